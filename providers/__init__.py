@@ -1,0 +1,1 @@
+"""Adapters for vendors' push services. Nothing in here knows of the relay."""

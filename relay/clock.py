@@ -1,0 +1,79 @@
+"""Time as an argument: the only module that reads a clock.
+
+Instants are integer milliseconds UTC; durations of the event loop are seconds. Every timer of the relay goes through
+`Clock`, so a whole relay can run in virtual time.
+"""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+STEP_MS_MAX = 60_000  # a larger jump of the wall clock is not believed at once (safety FLT-26)
+STEP_LASTS_MS = 15 * 60_000  # ... but after it has lasted this long
+
+
+class Clock(Protocol):
+    """What the core knows of time."""
+
+    def now_ms(self) -> int:
+        """Wall-clock time, UTC, guarded against steps: for rows, expiry, knocks."""
+        ...
+
+    def monotonic_ms(self) -> int:
+        """Time that never steps, from an arbitrary origin: for leases and durations in memory."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class GuardedWall:
+    """A wall clock that does not follow a step of more than a minute until it has lasted 15 minutes.
+
+    Until then it goes on from the last trusted time at the monotonic clock's pace.
+    """
+
+    def __init__(self) -> None:
+        self._trusted_ms: int | None = None
+        self._at_ms = 0
+        self._stepped_at_ms: int | None = None
+
+    def read(self, *, wall_ms: int, monotonic_ms: int) -> int:
+        if self._trusted_ms is None:
+            self._trusted_ms, self._at_ms = wall_ms, monotonic_ms
+            return wall_ms
+        expected_ms = self._trusted_ms + (monotonic_ms - self._at_ms)
+        if abs(wall_ms - expected_ms) > STEP_MS_MAX:
+            if self._stepped_at_ms is None:
+                self._stepped_at_ms = monotonic_ms
+            if monotonic_ms - self._stepped_at_ms < STEP_LASTS_MS:
+                return expected_ms
+        self._stepped_at_ms = None
+        self._trusted_ms, self._at_ms = wall_ms, monotonic_ms
+        return wall_ms
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the wall clock is at present not believed."""
+        return self._stepped_at_ms is not None
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def __init__(self) -> None:
+        self.wall = GuardedWall()
+
+    def now_ms(self) -> int:
+        return self.wall.read(wall_ms=time.time_ns() // 1_000_000, monotonic_ms=self.monotonic_ms())
+
+    def monotonic_ms(self) -> int:
+        return time.monotonic_ns() // 1_000_000
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)  # noqa: TID251 - the one place
+
+
+def rfc3339(ms: int) -> str:
+    """`2026-05-03T09:12:44.018Z`."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
