@@ -1,0 +1,1 @@
+"""The store: every table, every SQL statement, and the engines that run them."""

@@ -1,0 +1,113 @@
+"""The few places where SQLite and PostgreSQL want different words. Everything else in the store is the same for both."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, Table, bindparam, func, select, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import BigInteger, LargeBinary, Text
+
+import msgspec
+
+Row = Mapping[str, Any]
+
+
+def is_sqlite(conn: Connection) -> bool:
+    return conn.dialect.name == "sqlite"
+
+
+def in_list(conn: Connection, column: Column[Any], name: str) -> ColumnElement[bool]:
+    """`column IN (list)` with the whole list as one parameter called `name`: one cached statement for every length.
+
+    The value to pass is `as_list(conn, values)`.
+    """
+    if is_sqlite(conn):
+        return column.in_(select(func.json_each(bindparam(name)).table_valued("value").c.value))
+    return column == func.any(bindparam(name, type_=postgresql.ARRAY(_pg_type(column))))
+
+
+def as_list(conn: Connection, values: Iterable[str] | Iterable[int]) -> Any:
+    listed = list(values)
+    return msgspec.json.encode(listed).decode() if is_sqlite(conn) else listed
+
+
+def insert_rows(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Inserts all rows; one statement, one round trip. Every row has the same keys."""
+    if rows:
+        _insert(conn, table, rows, missing_only=False)
+
+
+def insert_missing(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Inserts the rows that are not there yet, in the order given (sort them: it is the order of the locks)."""
+    if rows:
+        _insert(conn, table, rows, missing_only=True)
+
+
+def _insert(conn: Connection, table: Table, rows: Sequence[Row], *, missing_only: bool) -> None:
+    columns = tuple(rows[0])
+    if is_sqlite(conn):
+        statement = _sqlite_insert(table, columns, missing_only=missing_only)
+        conn.exec_driver_sql(statement, [tuple(row.values()) for row in rows])
+    else:
+        conn.execute(_pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns})
+
+
+@lru_cache(maxsize=256)
+def _sqlite_insert(table: Table, columns: tuple[str, ...], *, missing_only: bool) -> str:
+    verb = "INSERT OR IGNORE" if missing_only else "INSERT"
+    names, marks = ", ".join(columns), ", ".join("?" for _ in columns)
+    return f'{verb} INTO "{table.name}" ({names}) VALUES ({marks})'  # noqa: S608 - names come from the schema
+
+
+@lru_cache(maxsize=256)
+def _pg_insert(table: Table, columns: tuple[str, ...], *, missing_only: bool) -> Any:
+    names = ", ".join(columns)
+    arrays = ", ".join(f"CAST(:{c} AS {_pg_name(table.c[c])}[])" for c in columns)
+    tail = " ON CONFLICT DO NOTHING" if missing_only else ""
+    statement = f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays}){tail}'  # noqa: S608 - as above
+    return text(statement).bindparams(
+        *(bindparam(c, type_=postgresql.ARRAY(_pg_type(table.c[c]))) for c in columns)
+    )
+
+
+def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping[str, str]) -> None:
+    """Inserts rows; where the key exists, sets `set_` (column -> SQL over `excluded` and the table's own columns)."""
+    if not rows:
+        return
+    columns = tuple(rows[0])
+    key = ", ".join(c.name for c in table.primary_key.columns)
+    changes = ", ".join(f"{column} = {value}" for column, value in set_.items())
+    tail = f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    if is_sqlite(conn):
+        statement = _sqlite_insert(table, columns, missing_only=False) + tail
+        conn.exec_driver_sql(statement, [tuple(row.values()) for row in rows])
+    else:
+        base = _pg_insert(table, columns, missing_only=False)
+        statement = text(base.text + tail).bindparams(
+            *(bindparam(c, type_=postgresql.ARRAY(_pg_type(table.c[c]))) for c in columns)
+        )
+        conn.execute(statement, {c: [row[c] for row in rows] for c in columns})
+
+
+def least(conn: Connection, *parts: Any) -> Any:
+    """The smallest of several expressions, none of which may be null."""
+    return func.min(*parts) if is_sqlite(conn) else func.least(*parts)
+
+
+def greatest(conn: Connection, *parts: Any) -> Any:
+    """The largest of several expressions, none of which may be null."""
+    return func.max(*parts) if is_sqlite(conn) else func.greatest(*parts)
+
+
+def _pg_type(column: Column[Any]) -> Any:
+    kind = column.type
+    if isinstance(kind, LargeBinary):
+        return postgresql.BYTEA()
+    return Text() if isinstance(kind, Text) else BigInteger()
+
+
+def _pg_name(column: Column[Any]) -> str:
+    return str(_pg_type(column).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+
+
