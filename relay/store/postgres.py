@@ -104,7 +104,7 @@ class PostgresEngine:
         group, rest = [first], deque[Job]()
         while self._waiting and len(group) < GROUP_MAX:
             job = self._waiting.popleft()
-            (group if job.batched and job.work is first.work else rest).append(job)
+            (group if job.batched and job.work == first.work else rest).append(job)
         self._waiting.extendleft(reversed(rest))
         return group
 

@@ -168,8 +168,6 @@ Index(
     inbox_entry.c.user_id,
     inbox_entry.c.message_id,
     inbox_entry.c.kind,
-    inbox_entry.c.only_device,
-    unique=True,
 )
 Index(
     "inbox_entry_expiring",
@@ -344,6 +342,8 @@ push_job = _table(
     _int("knock"),  # knocks done since the last contact
     _int("told_ms", null=True),  # first `accepted` since then: knocks count from it
     _int("tries"),  # failed attempts in a row
+    _int("retry_ms", null=True),  # not before then, after a failed attempt
+    _int("bare_seq", default=0),  # entries up to here go as a bare wake-up: the vendor refused their content
     _int("address_index"),  # where in the chain of addresses the next attempt begins
     _text("claim", null=True),
     _int("claim_token"),
@@ -447,7 +447,7 @@ Index(
     sqlite_where=text("sequence IS NULL"),
     postgresql_where=text("sequence IS NULL"),
 )
-Index("event_by_age", event.c.created_ms)
+Index("event_by_age", event.c.app_id, event.c.created_ms, event.c.event_id)
 endpoint = _table(
     "endpoint",
     _text("app_id"),
@@ -458,7 +458,8 @@ endpoint = _table(
     _blob("secret_sealed"),
     _blob("old_secret_sealed", null=True),
     _int("old_secret_until_ms", null=True),
-    _text("state"),  # active, failing, disabled
+    _blob("headers_sealed", null=True),  # JSON object: headers of the app's own
+    _text("state"),  # active, failing, disabled; deleted: until its deliveries are swept away
     _int("failing_since_ms", null=True),
     _int("created_ms"),
     key=("app_id", "endpoint_id"),
@@ -480,8 +481,19 @@ delivery = _table(
     key=("app_id", "endpoint_id", "event_id"),
 )
 Index(
-    "delivery_due",
+    "delivery_due",  # per endpoint: one endpoint's backlog is never in the way of another
+    delivery.c.app_id,
+    delivery.c.endpoint_id,
     delivery.c.due_ms,
     sqlite_where=text("due_ms IS NOT NULL"),
     postgresql_where=text("due_ms IS NOT NULL"),
 )
+Index(
+    "delivery_claimed",
+    delivery.c.app_id,
+    delivery.c.endpoint_id,
+    delivery.c.claim_until_ms,
+    sqlite_where=text("claim_until_ms IS NOT NULL"),
+    postgresql_where=text("claim_until_ms IS NOT NULL"),
+)
+Index("delivery_by_age", delivery.c.app_id, delivery.c.endpoint_id, delivery.c.created_ms, delivery.c.event_id)

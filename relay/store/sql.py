@@ -1,14 +1,13 @@
 """The few places where SQLite and PostgreSQL want different words. Everything else in the store is the same for both."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from sqlalchemy import Column, ColumnElement, Connection, Table, bindparam, func, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import BigInteger, LargeBinary, Text
-
-import msgspec
 
 Row = Mapping[str, Any]
 
@@ -17,12 +16,21 @@ def is_sqlite(conn: Connection) -> bool:
     return conn.dialect.name == "sqlite"
 
 
-def in_list(conn: Connection, column: Column[Any], name: str) -> ColumnElement[bool]:
+S = TypeVar("S")
+
+
+def per_dialect(build: Callable[[bool], S]) -> Callable[[Connection], S]:
+    """Builds a statement once per dialect: `build` is told whether it is for SQLite."""
+    built = lru_cache(maxsize=2)(build)
+    return lambda conn: built(conn.dialect.name == "sqlite")
+
+
+def in_list(column: Column[Any], name: str, *, sqlite: bool) -> ColumnElement[bool]:
     """`column IN (list)` with the whole list as one parameter called `name`: one cached statement for every length.
 
     The value to pass is `as_list(conn, values)`.
     """
-    if is_sqlite(conn):
+    if sqlite:
         return column.in_(select(func.json_each(bindparam(name)).table_valued("value").c.value))
     return column == func.any(bindparam(name, type_=postgresql.ARRAY(_pg_type(column))))
 

@@ -1,0 +1,33 @@
+"""The bus of a single node: calls who listens here, at once."""
+
+from collections.abc import Callable, Iterable
+
+from relay.model import DeviceKey, UserKey
+
+Listener = Callable[[UserKey], None]
+Closer = Callable[[DeviceKey, int], None]
+
+
+class LocalBus:
+    """Carries hints, no content and no order. Nobody may rely on one to arrive."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._closers: list[Closer] = []
+
+    def on_wake(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def on_close(self, closer: Closer) -> None:
+        self._closers.append(closer)
+
+    def wake(self, users: Iterable[UserKey]) -> None:
+        """Something has changed in these inboxes."""
+        for user in users:
+            for listener in self._listeners:
+                listener(user)
+
+    def close(self, device: DeviceKey, newer_than: int) -> None:
+        """Sessions of this device older than `newer_than` are over."""
+        for closer in self._closers:
+            closer(device, newer_than)

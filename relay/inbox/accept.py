@@ -1,0 +1,390 @@
+"""Accepting messages: one transaction that makes the promise (protocol 12.1).
+
+Keys first, then the locks in order, then numbers, the message once, entries, and the wish to push. Nothing here waits or
+talks; when it has committed, the sender may forget the message.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from relay.errors import Conflict, Invalid, Problem, Throttled
+from relay.inbox import rules
+from relay.inbox.ending import entry_row
+from relay.inbox.locked import Locked, PolicyOf, with_rows
+from relay.inbox.locked import flush as flush_users
+from relay.inbox.reports import end
+from relay.model import EVERYWHERE, GATEWAY, DeviceKey, EntryState, Kind, NotifyPolicy, Scope, UserKey
+from relay.store import inbox as inbox_rows
+from relay.store import queue as job_rows
+from relay.store.engine import Conn
+
+ZERO_TTL_MS = 30_000  # `ttl_s: 0` = now or never
+KEY_KEPT_MS = 72 * 3_600_000
+KEY_AFTER_LIFE_MS = 24 * 3_600_000
+SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """One message to accept, validated, with its id made. JSON stays text from here on."""
+
+    app_id: str
+    message_id: str
+    id_from_key: bool  # the id is the same whenever this key comes again
+    key: str | None  # with its namespace
+    body_hash: bytes
+    nonce: str  # random: tells our idempotency row from one that was there
+    users: tuple[str, ...]
+    type: str
+    conversation_type: str = "direct"
+    conversation_id: str | None = None
+    sender_user: str | None = None
+    sender_device: str | None = None
+    client_ref: str | None = None
+    priority: str = "normal"
+    body: str
+    h: str
+    push: str | None = None
+    collapse_key: str | None = None
+    min_schema: int | None = None
+    min_app_version: str | None = None
+    fallback: str | None = None
+    fallback_h: str | None = None
+    hold: bool = True
+    scope: Scope = EVERYWHERE
+    notify_policy: NotifyPolicy | None = None
+    ttl_s: int
+
+
+class Recipient(NamedTuple):
+    """What became of one receiver: a number in the inbox, or a code of why not."""
+
+    user_id: str
+    seq: int | None
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What the sender is told; `wakes` and `due_ms` are hints for after the commit."""
+
+    message_id: str
+    accepted_ms: int
+    expires_ms: int
+    recipients: tuple[Recipient, ...]
+    replay: bool = False
+    wakes: tuple[UserKey, ...] = ()
+    due_ms: int | None = None
+
+
+REFUSALS: dict[str, Callable[[str], Problem]] = {
+    "recipient_unknown": lambda who: Invalid(
+        f"There is no user {who[:64]!r}; register a device of it first, or set app.create_users.",
+        code="recipient_unknown",
+    ),
+    "recipient_queue_full": lambda who: Throttled(
+        f"The inbox of {who[:64]!r} is full; its devices must catch up first.", code="recipient_queue_full", retry_after_s=60
+    ),
+}
+
+
+def accept(
+    conn: Conn, now_ms: int, sends: Sequence[Send], policy_of: PolicyOf, new_epoch: Callable[[], str]
+) -> list[Accepted | Exception]:
+    """Accepts many messages in one transaction; a refused one leaves no trace and does not disturb the others."""
+    batch = _Batch(conn, now_ms, sends, policy_of)
+    batch.claim_keys()
+    batch.lock(new_epoch)
+    for index, send in enumerate(sends):
+        if batch.answers[index] is None:
+            batch.take(index, send)
+    batch.write()
+    return batch.finished()
+
+
+class _Batch:
+    """The work of one transaction: what is gathered before it is written."""
+
+    def __init__(self, conn: Conn, now_ms: int, sends: Sequence[Send], policy_of: PolicyOf) -> None:
+        self.conn = conn
+        self.now_ms = now_ms
+        self.sends = sends
+        self.policy_of = policy_of
+        self.answers: list[Accepted | Exception | None] = [None] * len(sends)
+        self.same_as: dict[int, int] = {}  # a repeat within the batch -> the one it repeats
+        self.users: dict[UserKey, Locked] = {}
+        self.messages: list[dict[str, Any]] = []
+        self.entries: list[dict[str, Any]] = []
+        self.collapsed: dict[tuple[UserKey, str], dict[str, Any]] = {}
+        self.dues: dict[DeviceKey, int] = {}
+        self.dropped_keys: list[tuple[str, str]] = []
+        self.open_room: dict[UserKey, int] = {}
+
+    # --- keys ---
+
+    def claim_keys(self) -> None:
+        first: dict[tuple[str, str], int] = {}
+        rows = []
+        for index, send in enumerate(self.sends):
+            if send.key is None:
+                continue
+            name = (send.app_id, send.key)
+            if name in first:
+                self.same_as[index] = first[name]
+                continue
+            first[name] = index
+            life_ms = max(KEY_KEPT_MS, send.ttl_s * 1000 + KEY_AFTER_LIFE_MS)
+            rows.append(
+                {
+                    "app_id": send.app_id,
+                    "key": send.key,
+                    "body_hash": send.body_hash,
+                    "message_id": send.message_id,
+                    "writer": send.nonce,
+                    "expires_ms": self.now_ms + life_ms,
+                }
+            )
+        if not rows:
+            return
+        standing = inbox_rows.claim_keys(self.conn, rows)
+        again: dict[int, str] = {}
+        kept: dict[str, list[int]] = {}
+        for name, index in first.items():
+            send, row = self.sends[index], standing[name]
+            if row.writer == send.nonce:
+                if send.id_from_key:
+                    kept.setdefault(send.app_id, []).append(index)
+            elif row.body_hash != send.body_hash:
+                self.answers[index] = _conflict()
+            else:
+                again[index] = row.message_id
+        self._answer_again(again)
+        self._answer_kept(kept)
+
+    def _answer_again(self, again: dict[int, str]) -> None:
+        """Answers repeats with what was answered the first time."""
+        apps: dict[str, set[str]] = {}
+        for index, id_ in again.items():
+            apps.setdefault(self.sends[index].app_id, set()).add(id_)
+        rows = {app_id: inbox_rows.messages(self.conn, app_id, ids) for app_id, ids in apps.items()}
+        for index, id_ in again.items():
+            self.answers[index] = replayed(rows[self.sends[index].app_id][id_])
+
+    def _answer_kept(self, kept: dict[str, list[int]]) -> None:
+        """A key whose record had ended, but whose message is still here (its id comes from the key): a repeat as well."""
+        for app_id, indexes in kept.items():
+            rows = inbox_rows.messages(self.conn, app_id, [self.sends[i].message_id for i in indexes])
+            for index in indexes:
+                if row := rows.get(self.sends[index].message_id):
+                    self.answers[index] = replayed(row)
+
+    # --- locks ---
+
+    def lock(self, new_epoch: Callable[[], str]) -> None:
+        wanted: set[UserKey] = set()
+        made: dict[UserKey, str] = {}
+        for index, send in enumerate(self.sends):
+            if self.answers[index] is not None or index in self.same_as:
+                continue
+            keys = [UserKey(send.app_id, user) for user in send.users]
+            wanted.update(keys)
+            if self.policy_of(send.app_id).create_users:
+                made.update((key, new_epoch()) for key in keys)
+            if send.sender_user is not None:
+                wanted.add(UserKey(send.app_id, send.sender_user))
+        inbox_rows.create_inboxes(self.conn, self.now_ms, made)
+        inboxes = inbox_rows.lock_inboxes(self.conn, wanted)
+        self.users = with_rows(self.conn, self.now_ms, inboxes.values(), self.policy_of)
+
+    # --- one message ---
+
+    def take(self, index: int, send: Send) -> None:
+        if index in self.same_as:
+            return
+        recipients: list[Recipient] = []
+        for user_id in send.users:
+            locked = self.users.get(UserKey(send.app_id, user_id))
+            if locked is None:
+                recipients.append(Recipient(user_id, None, "recipient_unknown"))
+            elif not self._has_room(locked, send):
+                recipients.append(Recipient(user_id, None, "recipient_queue_full"))
+            else:
+                recipients.append(Recipient(user_id, 0, None))
+        refused = [one for one in recipients if one.refusal is not None]
+        if refused and len(refused) == len(recipients):
+            who, _, code = refused[0]
+            assert code is not None
+            self.answers[index] = REFUSALS[code](who)
+            if send.key is not None:
+                self.dropped_keys.append((send.app_id, send.key))
+            return
+        expires_ms = self.now_ms + (send.ttl_s * 1000 or ZERO_TTL_MS)
+        notifiable = send.push is not None and send.ttl_s > 0
+        due_ms: int | None = None
+        for place, one in enumerate(recipients):
+            if one.refusal is None:
+                locked = self.users[UserKey(send.app_id, one.user_id)]
+                seq = self._append(locked, send, Kind.MESSAGE, expires_ms=expires_ms, notifiable=notifiable)
+                recipients[place] = Recipient(one.user_id, seq, None)
+                if notifiable:
+                    due_ms = _earlier(due_ms, self._lower(locked, send))
+        self._own_copy(send, expires_ms)
+        self.messages.append(self._message_row(send, recipients, expires_ms))
+        self.answers[index] = Accepted(
+            message_id=send.message_id,
+            accepted_ms=self.now_ms,
+            expires_ms=expires_ms,
+            recipients=tuple(recipients),
+            wakes=tuple(UserKey(send.app_id, one.user_id) for one in recipients if one.refusal is None),
+            due_ms=due_ms,
+        )
+
+    def _has_room(self, locked: Locked, send: Send) -> bool:
+        """Protocol 11.4: only when the cheap bound is passed are live entries counted."""
+        reserve = locked.policy.system_reserve if send.conversation_type == SYSTEM else 0
+        limit = locked.policy.inbox_max + reserve
+        active = [d.acked_seq for d in locked.devices.values() if d.state == "active"]
+        low = min(active, default=locked.inbox.floor_seq)
+        if locked.head_seq - low < limit:
+            return True
+        if locked.key not in self.open_room:
+            live = inbox_rows.count_live_above(self.conn, locked.key, low)
+            self.open_room[locked.key] = live - (locked.inbox.head_seq)
+        return self.open_room[locked.key] + locked.head_seq < limit
+
+    def _append(self, locked: Locked, send: Send, kind: Kind, *, expires_ms: int, notifiable: bool) -> int:
+        seq = locked.next_seq()
+        origin = locked.devices.get(send.sender_device or "") if kind is Kind.OWN else None
+        row = entry_row(
+            locked,
+            seq=seq,
+            id_=send.message_id,
+            kind=kind,
+            expires_ms=expires_ms,
+            origin_device=None if origin is None else origin.device_id,
+            origin_session=None if origin is None else origin.session,
+            collapse_key=send.collapse_key if kind is Kind.MESSAGE else None,
+            notifiable=notifiable,
+        )
+        if row["collapse_key"] is not None:
+            self._supersede(locked, send.collapse_key or "", seq)
+            self.collapsed[locked.key, send.collapse_key or ""] = row
+        self.entries.append(row)
+        return seq
+
+    def _supersede(self, locked: Locked, collapse_key: str, seq: int) -> None:
+        """Ends what the new entry replaces. Entries of this very batch are written first, so that they can end too."""
+        if (locked.key, collapse_key) in self.collapsed:
+            self._write_rows()
+        old = inbox_rows.live_of_collapse_key(self.conn, locked.key, collapse_key)
+        if old:
+            end(locked, inbox_rows.entries_at(self.conn, locked.key, old), EntryState.SUPERSEDED, by=seq)
+
+    def _lower(self, locked: Locked, send: Send) -> int | None:
+        """Makes the jobs of all devices in scope due in time, online or not: rows, not presence, carry the promise."""
+        due_ms: int | None = None
+        for device in locked.devices.values():
+            if not device.has_address or not rules.in_scope(send.scope, device):
+                continue
+            at_ms, _ = rules.waits_until(
+                device,
+                accepted_ms=self.now_ms,
+                policy=locked.policy,
+                now_ms=self.now_ms,
+                gateway=device.node_id == GATEWAY,
+            )
+            self.dues[device.key] = min(at_ms, self.dues.get(device.key, at_ms))
+            due_ms = _earlier(due_ms, at_ms)
+        return due_ms
+
+    def _own_copy(self, send: Send, expires_ms: int) -> None:
+        """The sender's other devices see what was sent (protocol 12.3)."""
+        if send.sender_user is None or send.sender_user in send.users:
+            return
+        locked = self.users.get(UserKey(send.app_id, send.sender_user))
+        if locked is not None and locked.policy.sender_copies:
+            self._append(locked, send, Kind.OWN, expires_ms=expires_ms, notifiable=False)
+
+    def _message_row(self, send: Send, recipients: Sequence[Recipient], expires_ms: int) -> dict[str, Any]:
+        return {
+            "app_id": send.app_id,
+            "message_id": send.message_id,
+            "type": send.type,
+            "conversation_type": send.conversation_type,
+            "conversation_id": send.conversation_id,
+            "sender_user": send.sender_user,
+            "sender_device": send.sender_device,
+            "client_ref": send.client_ref,
+            "priority": send.priority,
+            "body": send.body,
+            "h": send.h,
+            "push": send.push,
+            "collapse_key": send.collapse_key,
+            "min_schema": send.min_schema,
+            "min_app_version": send.min_app_version,
+            "fallback": send.fallback,
+            "fallback_h": send.fallback_h,
+            "hold": int(send.hold),
+            "scope": inbox_rows.scope_text(send.scope),
+            "notify_policy": send.notify_policy,
+            "key": send.key,
+            "recipients": msgspec.json.encode(recipients).decode(),
+            "accepted_ms": self.now_ms,
+            "expires_ms": expires_ms,
+        }
+
+    # --- writing ---
+
+    def _write_rows(self) -> None:
+        inbox_rows.append(self.conn, self.messages, self.entries)
+        self.messages, self.entries = [], []
+
+    def write(self) -> None:
+        inbox_rows.drop_keys(self.conn, self.dropped_keys)
+        self._write_rows()
+        flush_users(self.conn, self.now_ms, self.users.values())
+        job_rows.lower_due(self.conn, self.dues)
+
+    def finished(self) -> list[Accepted | Exception]:
+        done: list[Accepted | Exception] = []
+        for index, answer in enumerate(self.answers):
+            if index in self.same_as:
+                original = self.answers[self.same_as[index]]
+                same = self.sends[index].body_hash == self.sends[self.same_as[index]].body_hash
+                answer = _repeat_of(original) if same else _conflict()  # noqa: PLW2901
+            assert answer is not None
+            done.append(answer)
+        return done
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
+def _conflict() -> Conflict:
+    return Conflict(
+        "This key was used for a message with another content; use a new key for a new message.",
+        code="idempotency_conflict",
+    )
+
+
+def _repeat_of(answer: Accepted | Exception | None) -> Accepted | Exception:
+    if isinstance(answer, Accepted):
+        return replace(answer, replay=True, wakes=(), due_ms=None)
+    assert answer is not None
+    return answer
+
+
+def replayed(row: Any) -> Accepted:
+    """The answer that was given for this message."""
+    return Accepted(
+        message_id=row.message_id,
+        accepted_ms=row.accepted_ms,
+        expires_ms=row.expires_ms,
+        recipients=tuple(Recipient(*one) for one in msgspec.json.decode(row.recipients)),
+        replay=True,
+    )
+

@@ -1,0 +1,287 @@
+"""A device's word that it has stored something: cumulative, selective, refused, read (protocol 8.6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from relay.errors import Conflict, CursorRefused, Malformed, Problem, Unauthenticated
+from relay.inbox import rules
+from relay.inbox.cursor import Cursor, epoch8
+from relay.inbox.ending import append_control, end_for_others
+from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.reports import Ledger, Reported, complete, is_delivery, tell
+from relay.inbox.rules import View
+from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Conn
+
+CHUNK = 500
+TRIES_MAX = 3  # app versions that may fail to decode a message before its delivery has failed
+NACK_WHY = {"unknown_type": "unknown_type", "undecodable": "poison", "too_big": "poison"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckRequest:
+    """Everything a device may say in one ack. All parts are optional and idempotent."""
+
+    device: DeviceKey
+    session: int | None = None  # of the socket it came from; None for plain HTTP
+    upto: int | None = None  # a socket's: at most what this connection was sent
+    cursor: Cursor | None = None
+    ids: tuple[str, ...] = ()
+    nacks: tuple[tuple[str, str], ...] = ()  # (message id, code)
+    reads: tuple[tuple[str, int], ...] = ()  # (conversation, read_seq)
+    receipts: tuple[tuple[str, str], ...] = ()  # (message id, shown | opened)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AckAnswer:
+    acked_seq: int
+    results: dict[str, str]
+    wakes: bool  # other devices of the user have something new to read
+
+
+def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: PolicyOf) -> list[AckAnswer | Exception]:
+    """Takes acks of many devices in one transaction."""
+    users = lock(conn, now_ms, {request.device.user for request in requests}, policy_of)
+    store_epoch = inbox_rows.store_epoch(conn)
+    answers: list[AckAnswer | Exception] = []
+    for request in requests:
+        locked = users.get(request.device.user)
+        try:
+            answers.append(_ack_one(locked, request, store_epoch))
+        except Problem as problem:
+            answers.append(problem)
+    flush(conn, now_ms, users.values())
+    return answers
+
+
+def known_device(locked: Locked | None, key: DeviceKey, session: int | None) -> Device:
+    """The device as it stands; refuses one that is gone, and words of a session that a newer one has replaced."""
+    device = None if locked is None else locked.devices.get(key.device_id)
+    if device is None:
+        raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
+    if session is not None and session != device.session:
+        raise Conflict("A newer session of this device has taken over.")
+    return device
+
+
+def _ack_one(locked: Locked | None, request: AckRequest, store_epoch: str) -> AckAnswer:
+    device = known_device(locked, request.device, request.session)
+    assert locked is not None
+    upto = _target(locked, device, request, store_epoch)
+    # What may be refused has been; from here on everything is applied.
+    refused = _take_nacks(locked, device, request.nacks)
+    results: dict[str, str] = {}
+    if request.ids:
+        results = _take_ids(locked, locked.devices[device.device_id], request.ids, refused)
+    if request.cursor is not None and upto is not None:
+        device = locked.devices[device.device_id]
+        locked.put(replace(device, conf_session=max(device.conf_session, request.cursor.session)))
+    if upto is not None:
+        advance(locked, locked.devices[device.device_id], upto)
+    wakes = _take_reads(locked, request)
+    _take_receipts(locked, request)
+    return AckAnswer(acked_seq=locked.devices[device.device_id].acked_seq, results=results, wakes=wakes)
+
+
+def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: str) -> int | None:
+    """The number up to which the request acks; None if it says nothing of that, or speaks of a past lineage."""
+    cursor = request.cursor
+    if cursor is not None:
+        if cursor.epoch8 != epoch8(store_epoch, locked.inbox.epoch):
+            raise CursorRefused("The numbering has begun anew; shake hands again.")
+        if cursor.session < device.lineage_session:
+            return None
+        if cursor.seq > locked.head_seq or cursor.session > device.session:
+            raise Malformed("This cursor is ahead of the inbox; shake hands again.", code="invalid_cursor")
+        return cursor.seq
+    if request.upto is not None and request.upto > locked.head_seq:
+        raise Malformed("`upto` is beyond what was sent on this connection.", code="invalid_cursor")
+    return request.upto
+
+
+def advance(locked: Locked, device: Device, upto: int) -> None:
+    """The cumulative ack: everything up to `upto` is stored. Judged by the device's facts as they stand in `device`."""
+    if upto <= device.acked_seq:
+        return
+    acks = locked.acks_of(device.device_id)
+    held = {seq: why for seq, why, _ in device_rows.held_rows(locked.conn, device.key)}
+    newly: list[Entry] = []
+    to_hold: list[tuple[int, str]] = []
+    unhold: list[int] = []
+    after = device.acked_seq
+    while after < upto:
+        entries = inbox_rows.entries_between(locked.conn, locked.key, after=after, upto=upto, limit=CHUNK)
+        for entry in entries:
+            if not entry.live(locked.now_ms) or entry.kind not in CARRIES_MESSAGE:
+                continue
+            seen = rules.view(entry, device)
+            why = held.get(entry.seq)
+            if why in {"unknown_type", "poison"}:
+                continue  # it passed what it could not read: the delivery stays open
+            if seen is View.HELD:
+                to_hold.append((entry.seq, "held"))
+                continue
+            if seen not in {View.FULL, View.FALLBACK}:
+                continue
+            was_open = why == "held"
+            if was_open:
+                unhold.append(entry.seq)
+            if seen is View.FALLBACK:
+                to_hold.append((entry.seq, "fallback"))
+            if was_open or (entry.seq > device.acked_high and not acks.reported(entry.seq)):
+                newly.append(entry)
+        if len(entries) < CHUNK:
+            break
+        after = entries[-1].seq
+    device_rows.drop_held(locked.conn, device.key, unhold)
+    device_rows.add_held(locked.conn, device.key, to_hold)
+    fallbacks = {seq for seq, why in to_hold if why == "fallback"}
+    tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, to_hold, "held")])
+    tell(locked, device, "delivery.fallback", [(e, None) for e in newly if e.seq in fallbacks])
+    locked.put_acks(device.device_id, acks.passing(upto))
+    high = max(device.acked_high, upto)
+    locked.put(
+        replace(
+            device,
+            acked_seq=upto,
+            acked_high=high,
+            pushed_seq=max(device.pushed_seq, high),
+            progress_ms=locked.now_ms,
+            contact_ms=locked.now_ms,
+        )
+    )
+    _acked(locked, device.device_id, newly)
+    locked.rearm(device.device_id, anew=True)
+
+
+def _at(locked: Locked, rows: Sequence[tuple[int, str]], why: str) -> list[Entry]:
+    seqs = [seq for seq, reason in rows if reason == why]
+    if not seqs:
+        return []
+    return [entry for entry in inbox_rows.entries_at(locked.conn, locked.key, seqs) if is_delivery(entry)]
+
+
+def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> None:
+    """Reports deliveries that have just been acked, and what follows from that for the user's other devices."""
+    reportable: list[Reported] = [(entry, None) for entry in newly if is_delivery(entry)]
+    if not reportable:
+        return
+    tell(locked, locked.devices[device_id], "delivery.acked", reportable)
+    first_wins = [entry for entry, _ in reportable if entry.scope.first_ack_wins]
+    if first_wins:
+        end_for_others(locked, first_wins)
+    complete(locked, [entry for entry, _ in reportable if entry not in first_wins], Ledger(locked))
+    for other in locked.devices:
+        if other != device_id:
+            locked.rearm(other)
+
+
+def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[int]) -> dict[str, str]:
+    """Selective acks: what came by push or range. They never move the cursor."""
+    results = dict.fromkeys(ids, "unknown")
+    acks = locked.acks_of(device.device_id)
+    newly: list[Entry] = []
+    late: list[Reported] = []
+    for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, ids):
+        if (
+            entry.kind not in CARRIES_MESSAGE
+            or entry.seq <= device.start_seq
+            or entry.seq in refused
+            or rules.view(entry, device) is View.NONE
+        ):
+            continue
+        if entry.seq <= device.acked_seq or acks.reported(entry.seq):
+            results[entry.message_id] = "already"
+        elif entry.state is not EntryState.LIVE or entry.expires_ms <= locked.now_ms:
+            results[entry.message_id] = "expired"
+            late.append((entry, str(entry.state)))
+        else:
+            results[entry.message_id] = "acked"
+            newly.append(entry)
+    if newly:
+        locked.put_acks(device.device_id, acks.adding(entry.seq for entry in newly))
+        locked.put(replace(device, progress_ms=locked.now_ms, contact_ms=locked.now_ms))
+        _acked(locked, device.device_id, [entry for entry in newly if entry.seq > device.acked_high])
+        locked.rearm(device.device_id, anew=True)
+    tell(locked, device, "delivery.late_ack", late)
+    return results
+
+
+def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]) -> set[int]:
+    """What the device could not read stays owed, in rows of its own; undecodable thrice has failed."""
+    if not nacks:
+        return set()
+    codes = dict(nacks)
+    known = {seq: (why, tries) for seq, why, tries in device_rows.held_rows(locked.conn, device.key)}
+    refused: set[int] = set()
+    failed: list[Reported] = []
+    for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, codes):
+        if not entry.live(locked.now_ms) or rules.view(entry, device) is View.NONE or entry.seq <= device.start_seq:
+            continue
+        if entry.seq <= device.acked_high and entry.seq not in known:
+            continue  # acked and reported before: an ack is not taken back
+        refused.add(entry.seq)
+        why = NACK_WHY[codes[entry.message_id]]
+        tries = known.get(entry.seq, ("", 0))[1] + 1
+        if why == "poison" and tries >= TRIES_MAX:
+            failed.append((entry, "undecodable"))
+            device_rows.drop_held(locked.conn, device.key, [entry.seq])
+            locked.put_acks(
+                device.device_id, replace_again(locked.acks_of(device.device_id), entry.seq)
+            )
+            continue
+        device_rows.drop_held(locked.conn, device.key, [entry.seq])
+        device_rows.add_held(locked.conn, device.key, [(entry.seq, why)])
+        device_rows.set_held_tries(locked.conn, device.key, seq=entry.seq, tries=tries)
+    tell(locked, device, "delivery.failed", failed)
+    locked.rearm(device.device_id, anew=True)
+    return refused
+
+
+def replace_again(acks: rules.Acks, seq: int) -> rules.Acks:
+    """Counts a number as reported."""
+    return rules.Acks(acks.ranges, rules.merged([*acks.again, (seq, seq)]))
+
+
+def _take_reads(locked: Locked, request: AckRequest) -> bool:
+    """Read markers belong to the user, grow only, and reach the other devices as `read` entries."""
+    changed = False
+    for conversation_id, read_seq in request.reads:
+        seq = min(read_seq, locked.head_seq)
+        if seq <= locked.read_markers.get(conversation_id, 0):
+            continue
+        inbox_rows.set_read_marker(
+            locked.conn, locked.key, locked.now_ms, conversation_id=conversation_id, seq=seq
+        )
+        locked.read_markers[conversation_id] = seq
+        append_control(
+            locked,
+            Kind.READ,
+            data={"conversation": conversation_id, "read_seq": seq},
+            collapse_key=f"\x00read:{conversation_id}",
+        )
+        changed = True
+    if changed:
+        locked.rearm_all()
+    return changed
+
+
+def _take_receipts(locked: Locked, request: AckRequest) -> None:
+    """`shown` and `opened` are passed on to the sender."""
+    if not request.receipts:
+        return
+    what = dict(request.receipts)
+    entries = [
+        entry
+        for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, what)
+        if entry.kind in CARRIES_MESSAGE and rules.view(entry, locked.devices[request.device.device_id]) is not View.NONE
+    ]
+    tell(
+        locked,
+        locked.devices[request.device.device_id],
+        "delivery.receipt",
+        [(entry, what[entry.message_id]) for entry in entries],
+    )
+

@@ -1,0 +1,105 @@
+"""Where a device can be reached, and who owns a token (protocol §5)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from relay.inbox.locked import Locked
+from relay.model import Address, Device, DeviceKey, UserKey
+from relay.store import devices as device_rows
+
+TOMBSTONE_MS = 30 * 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAddress:
+    """An address as a device or its backend brings it: the token sealed, and its keyed hash for look-ups."""
+
+    account: str
+    kind: str
+    token_sealed: bytes
+    token_hash: bytes
+
+
+def set_addresses(
+    users: Mapping[UserKey, Locked], device: Device, addresses: Sequence[NewAddress]
+) -> tuple[tuple[str, str], ...]:
+    """Replaces a device's addresses, in order of preference; gives (account, state) of each.
+
+    A token that somebody else holds moves here, in the same transaction, unless both name the same installation and
+    different users: then it is shared. The users who hold one must be locked (their rows are in `users`); a holder who
+    appeared since then keeps it, and this device's address is "taken" until its next handshake.
+    """
+    locked = users[device.key.user]
+    known = {
+        (one.account, one.token_hash): one
+        for one in device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
+    }
+    rows: list[Address] = []
+    for preference, new in enumerate(addresses):
+        state, shared = _claim(users, locked, device, new)
+        rows.append(
+            Address(
+                preference=preference,
+                account=new.account,
+                kind=new.kind,
+                token_sealed=new.token_sealed,
+                token_hash=new.token_hash,
+                registered_ms=locked.now_ms,  # again at every contact: older "unregistered" answers do not count
+                state=state,
+                shared=int(shared),
+            )
+        )
+    device_rows.set_addresses(locked.conn, device.key, rows)
+    fresh = any((row.account, row.token_hash) not in known for row in rows if row.state == "active")
+    usable = any(row.state == "active" for row in rows)
+    after = replace(locked.devices[device.device_id], has_address=int(usable))
+    if fresh:
+        after = replace(after, pushed_seq=after.acked_high)  # what went to the old token may never have arrived
+    locked.put(after)
+    locked.rearm(device.device_id, anew=fresh)
+    return tuple((row.account, row.state) for row in rows)
+
+
+def _claim(users: Mapping[UserKey, Locked], locked: Locked, device: Device, new: NewAddress) -> tuple[str, bool]:
+    shared = False
+    for owner in device_rows.owners_of(locked.conn, locked.key.app_id, account=new.account, token_hash=new.token_hash):
+        if owner == device.key:
+            continue
+        theirs = users.get(owner.user)
+        if theirs is None:
+            return "taken", False
+        other = theirs.devices.get(owner.device_id)
+        same_install = (
+            other is not None and device.install_id is not None and other.install_id == device.install_id
+        )
+        if same_install and owner.user != device.key.user:
+            shared = True
+            device_rows.share_address(locked.conn, owner, account=new.account, token_hash=new.token_hash)
+            continue
+        lose_address(theirs, owner, account=new.account, token_hash=new.token_hash, state="taken")
+    device_rows.unbury_address(locked.conn, locked.key.app_id, account=new.account, token_hash=new.token_hash)
+    return "active", shared
+
+
+def lose_address(locked: Locked, owner: DeviceKey, *, account: str, token_hash: bytes, state: str) -> None:
+    """The device's address is dead or taken; its job is recomputed."""
+    device_rows.set_address_state(locked.conn, owner, account=account, token_hash=token_hash, state=state)
+    left = device_rows.addresses_of(locked.conn, [owner.user]).get(owner, [])
+    device = locked.devices.get(owner.device_id)
+    if device is not None:
+        locked.put(replace(device, has_address=int(any(one.state == "active" for one in left))))
+        locked.rearm(owner.device_id)
+
+
+def drop_addresses(locked: Locked, device: Device) -> None:
+    """The device signs out: its tokens are remembered as buried, so that a late push finds nobody."""
+    for one in device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, []):
+        device_rows.bury_address(
+            locked.conn,
+            locked.key.app_id,
+            account=one.account,
+            token_hash=one.token_hash,
+            until_ms=locked.now_ms + TOMBSTONE_MS,
+        )
+    device_rows.set_addresses(locked.conn, device.key, [])
+    locked.put(replace(locked.devices[device.device_id], has_address=0))

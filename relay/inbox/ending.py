@@ -1,0 +1,197 @@
+"""Entries that end, and entries of the relay's own: expiry, cancelling, superseding, pruning, control entries."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from relay.errors import Conflict, Missing
+from relay.ids import message_id, tag_of
+from relay.inbox import rules
+from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.reports import Ledger, end
+from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Conn
+
+CONTROL_TTL_MS = 28 * 86_400_000
+SWEEP_ENTRIES_MAX = 1000
+PRUNE_STEP = 500
+
+
+def entry_row(
+    locked: Locked,
+    *,
+    seq: int,
+    id_: str,
+    kind: Kind,
+    expires_ms: int,
+    only_device: str = "",
+    origin_device: str | None = None,
+    origin_session: int | None = None,
+    collapse_key: str | None = None,
+    notifiable: bool = False,
+    data: str | None = None,
+) -> dict[str, Any]:
+    """A live entry's row."""
+    return {
+        "app_id": locked.key.app_id,
+        "user_id": locked.key.user_id,
+        "seq": seq,
+        "message_id": id_,
+        "kind": str(kind),
+        "only_device": only_device,
+        "origin_device": origin_device,
+        "origin_session": origin_session,
+        "collapse_key": collapse_key,
+        "notifiable": int(notifiable),
+        "data": data,
+        "state": str(EntryState.LIVE),
+        "ended_by_seq": None,
+        "ended_ms": None,
+        "completed_ms": None,
+        "accepted_ms": locked.now_ms,
+        "expires_ms": expires_ms,
+    }
+
+
+def append_control(
+    locked: Locked, kind: Kind, *, data: Mapping[str, Any], collapse_key: str | None = None
+) -> int:
+    """Appends an entry of the relay's own (recall, read, notice); an older one of the same key is superseded."""
+    seq = locked.next_seq()
+    if collapse_key is not None:
+        old = inbox_rows.live_of_collapse_key(locked.conn, locked.key, collapse_key)
+        inbox_rows.end_entries(
+            locked.conn, locked.key, locked.now_ms, seqs=old, state=EntryState.SUPERSEDED, by=seq
+        )
+    # Its id is derived from where it stands, so that a repeated transaction gives the same one.
+    place = f"{locked.inbox.epoch}:{locked.key.user_id}:{seq}"
+    id_ = message_id(locked.now_ms, tag_of(place, namespace="control", secret=locked.inbox.epoch.encode()))
+    row = entry_row(
+        locked,
+        seq=seq,
+        id_=id_,
+        kind=kind,
+        expires_ms=locked.now_ms + CONTROL_TTL_MS,
+        collapse_key=collapse_key,
+        data=msgspec.json.encode(data).decode(),
+    )
+    inbox_rows.append(locked.conn, [], [row])
+    return seq
+
+
+def end_for_others(locked: Locked, entries: Sequence[Entry]) -> None:
+    """`first_ack_wins`: one device has acked, so the entry ends for the others."""
+    end(locked, entries, EntryState.SUPERSEDED)
+
+
+def expire(conn: Conn, now_ms: int, policy_of: PolicyOf, *, limit: int = SWEEP_ENTRIES_MAX) -> int:
+    """Ends entries whose time is over, at most `limit`; gives their number. Each sweep is one transaction."""
+    due = inbox_rows.expiring(conn, now_ms, limit=limit)
+    users = lock(conn, now_ms, due, policy_of)
+    count = 0
+    for key, locked in users.items():
+        entries = [e for e in inbox_rows.entries_at(conn, key, due[key]) if e.expires_ms <= now_ms]
+        end(locked, entries, EntryState.EXPIRED)
+        count += len(entries)
+    flush(conn, now_ms, users.values())
+    return count
+
+
+def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message: str) -> tuple[str, list[UserKey]]:
+    """Takes a message back: `cancelled` where nobody acked it yet, else `recalled`, with an entry that tells the devices.
+
+    Raises Missing for an unknown message, Conflict where every delivery has ended.
+    """
+    row = inbox_rows.messages(conn, app_id, [message]).get(message)
+    if row is None:
+        raise Missing("There is no such message.")
+    recipients = [UserKey(app_id, user) for user, seq, _ in msgspec.json.decode(row.recipients) if seq is not None]
+    if row.sender_user is not None:
+        recipients.append(UserKey(app_id, row.sender_user))
+    users = lock(conn, now_ms, set(recipients), policy_of)
+    words: set[str] = set()
+    for key, locked in users.items():
+        entries = [
+            e
+            for e in inbox_rows.entries_of_messages(conn, key, [message])
+            if e.live(now_ms) and e.kind in CARRIES_MESSAGE
+        ]
+        if not entries:
+            continue
+        ledger = Ledger(locked)
+        acked = any(ledger.acked(e, d) for e in entries for d in locked.devices.values() if ledger.concerned(e, d))
+        if not acked:
+            end(locked, entries, EntryState.CANCELLED)
+            words.add("cancelled")
+            continue
+        seq = append_control(locked, Kind.RECALL, data={"of": [message]})
+        end(locked, entries, EntryState.RECALLED, by=seq)
+        words.add("recalled")
+    if not words:
+        raise Conflict("Every delivery of this message has ended.")
+    flush(conn, now_ms, users.values())
+    return "recalled" if "recalled" in words else "cancelled", list(users)
+
+
+# --- the floor (protocol 11.3) ----------------------------------------------------------------------------------------
+
+
+def prunable(
+    entry: Entry, devices: Iterable[Device], ledger: Ledger, held: set[int], *, now_ms: int, window_ms: int
+) -> bool:
+    """Whether this entry is ended for every device, or acked by every active one in scope and past the replay window."""
+    if entry.state is not EntryState.LIVE:
+        return True
+    active = [d for d in devices if d.state is DeviceState.ACTIVE]
+    concerned = [d for d in active if ledger.concerned(entry, d)]
+    return (
+        bool(active)
+        and entry.accepted_ms + window_ms <= now_ms
+        and entry.seq not in held
+        and any(ledger.acked(entry, d) for d in concerned or active)
+        and all(d.acked_seq >= entry.seq or ledger.holds(entry, d) for d in concerned)
+    )
+
+
+def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserKey], frozen_until_ms: int) -> int:
+    """Raises the floor of these inboxes over what nobody needs any more; gives how many entries went."""
+    if now_ms < frozen_until_ms:
+        return 0
+    gone = 0
+    for key, locked in lock(conn, now_ms, users, policy_of).items():
+        if now_ms < locked.inbox.pinned_until_ms:
+            continue
+        ledger = Ledger(locked)
+        held = device_rows.held_seqs(conn, key)
+        floor = locked.inbox.floor_seq
+        entries = inbox_rows.entries_between(conn, key, after=floor, upto=locked.head_seq, limit=PRUNE_STEP)
+        for entry in entries:
+            if not prunable(
+                entry,
+                locked.devices.values(),
+                ledger,
+                held,
+                now_ms=now_ms,
+                window_ms=locked.policy.replay_window_ms,
+            ):
+                break
+            floor = entry.seq
+        if floor > locked.inbox.floor_seq:
+            inbox_rows.prune_entries(conn, key, floor=floor)
+            gone += floor - locked.inbox.floor_seq
+    return gone
+
+
+def silence(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Iterable[UserKey]) -> None:
+    """Devices without contact for 30 days become dormant: they do not hold the floor any more."""
+    locked_users = lock(conn, now_ms, users, policy_of)
+    for locked in locked_users.values():
+        for device in list(locked.devices.values()):
+            idle_ms = now_ms - device.contact_ms
+            if device.state is DeviceState.ACTIVE and not device.online and idle_ms >= locked.policy.dormant_ms:
+                locked.put(rules.dormant(device))
+                locked.rearm(device.device_id)
+    flush(conn, now_ms, locked_users.values())

@@ -1,0 +1,346 @@
+"""The handshake: who is here, in which version, with what in its store; and what that means (protocol §10).
+
+One transaction under the user's lock. If its answer is lost, the client comes again with what it had, and the same rows
+give the same verdict.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import msgspec
+
+from relay.clock import rfc3339
+from relay.errors import Problem, Unauthenticated
+from relay.inbox import rules
+from relay.inbox.ack import advance
+from relay.inbox.addresses import NewAddress, set_addresses
+from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
+from relay.inbox.ending import entry_row
+from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.page import Snapshot, tail_same
+from relay.inbox.reports import RELEASED_FALLBACK, RELEASED_HELD, tell_device
+from relay.inbox.rules import Evidence, Judgement, Reason, Verdict, View
+from relay.model import Device, DeviceKey, DeviceState, Kind
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Conn
+from relay.store.events import derived_id
+
+S = TypeVar("S")
+RELEASES_MAX = 1000  # in one handshake; the rest with the next
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """What a device says of itself. None: it did not say, and what was known stays."""
+
+    device: DeviceKey
+    node_id: str
+    cursor: str | None = None
+    store_id: str | None = None
+    app_version: str | None = None
+    schema: int | None = None
+    types: tuple[str, ...] | None = None
+    platform: str | None = None
+    locale: str | None = None
+    tz: str | None = None
+    background: bool = False
+    install_id: str | None = None
+    replaces: str | None = None
+    addresses: tuple[NewAddress, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """The answer. `cursor` is good for the device's new session; `previous_session` tells whom to close."""
+
+    verdict: Verdict
+    reason: Reason | None
+    session: int
+    previous_session: int
+    epoch: str
+    cursor: str
+    head_seq: int
+    floor_seq: int
+    acked_seq: int
+    missing: int
+    loss: dict[str, Any] | None
+    upgrade: dict[str, Any] | None
+    addresses: tuple[tuple[str, str], ...]  # (account, state)
+
+
+def hello(
+    conn: Conn,
+    now_ms: int,
+    hellos: Sequence[Hello],
+    policy_of: PolicyOf,
+    keys: CursorKeys,
+    new_epoch: Callable[[], str],
+) -> list[Welcome | Exception]:
+    """Shakes hands with many devices in one transaction."""
+    wanted = {one.device.user for one in hellos}
+    wanted |= owners_to_lock(conn, hellos)
+    users = lock(conn, now_ms, wanted, policy_of)
+    store_epoch = inbox_rows.store_epoch(conn)
+    answers: list[Welcome | Exception] = []
+    for one in hellos:
+        try:
+            answers.append(_hello_one(users, one, store_epoch, keys, new_epoch))
+        except Problem as problem:
+            answers.append(problem)
+    flush(conn, now_ms, users.values())
+    return answers
+
+
+def owners_to_lock(conn: Conn, hellos: Sequence[Hello]) -> set[Any]:
+    """Users who hold a token that a device now brings: their locks are needed as well, before anything is decided."""
+    return {
+        owner.user
+        for one in hellos
+        for address in one.addresses or ()
+        for owner in device_rows.owners_of(
+            conn, one.device.app_id, account=address.account, token_hash=address.token_hash
+        )
+    }
+
+
+def _hello_one(
+    users: dict[Any, Locked], one: Hello, store_epoch: str, keys: CursorKeys, new_epoch: Callable[[], str]
+) -> Welcome:
+    locked = users.get(one.device.user)
+    old = None if locked is None else locked.devices.get(one.device.device_id)
+    if locked is None or old is None:
+        raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
+    cursor = _unsealed(one, keys)
+    evidence = _evidence(locked, old, one, cursor, store_epoch)
+    judgement = rules.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)
+    session = max(old.session, cursor.session if cursor else 0) + 1
+    if judgement.new_epoch:
+        locked.inbox = replace(locked.inbox, epoch=new_epoch())
+        inbox_rows.set_inbox(locked.conn, locked.key, epoch=locked.inbox.epoch)
+    loss = _loss(judgement, evidence, locked)
+    _believe(locked, old, judgement, cursor, session)
+    _write_facts(locked, one, session)
+    if one.replaces is not None and one.replaces != one.device.device_id:
+        _replace_device(locked, one.device.device_id, one.replaces)
+    taken: tuple[tuple[str, str], ...] = ()
+    if one.addresses is not None:
+        taken = set_addresses(users, locked.devices[one.device.device_id], one.addresses)
+    released = _release(locked, locked.devices[one.device.device_id])
+    upgrade = _note_upgrade(locked, old, judgement, released)
+    if judgement.reason is not None and old.session > 0:
+        tell_device(
+            locked, locked.devices[one.device.device_id], "device.resync", reason=str(judgement.reason), session=session
+        )
+    if old.offline_told or old.online_since_ms is None:
+        tell_device(locked, locked.devices[one.device.device_id], "device.online", session=session)
+    locked.rearm(one.device.device_id, anew=True)
+    locked.rearm_all()
+    return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, taken, old.session)
+
+
+def _unsealed(one: Hello, keys: CursorKeys) -> Cursor | None:
+    if one.cursor is None:
+        return None
+    try:
+        cursor = unseal(one.cursor, one.device, keys)
+    except Problem:
+        return None
+    return cursor if cursor.kind == KIND_INBOX and cursor.timeline8 == INBOX8 else None
+
+
+def _evidence(locked: Locked, old: Device, one: Hello, cursor: Cursor | None, store_epoch: str) -> Evidence:
+    if one.cursor is None:
+        return Evidence(given=False)
+    if cursor is None:
+        return Evidence(given=True)
+    epoch_same = cursor.epoch8 == epoch8(store_epoch, locked.inbox.epoch)
+    stated = one.store_id or ""
+    return Evidence(
+        given=True,
+        readable=True,
+        epoch_same=epoch_same,
+        store_same=cursor.store8 == short(stated) and stated == (old.store_id or ""),
+        seq=cursor.seq,
+        session=cursor.session,
+        tail_same=not epoch_same or tail_same(locked.conn, replace(locked.inbox, head_seq=locked.head_seq), cursor),
+    )
+
+
+def _loss(judgement: Judgement, evidence: Evidence, locked: Locked) -> dict[str, Any] | None:
+    if judgement.reason is not Reason.TOO_OLD:
+        return None
+    floor = locked.inbox.floor_seq
+    return {"from": evidence.seq + 1, "to": floor, "count": floor - evidence.seq, "known": True}
+
+
+def _believe(locked: Locked, old: Device, judgement: Judgement, cursor: Cursor | None, session: int) -> None:
+    """Step 5 and 6: the implied ack, judged by what the OLD version could show; or a rebase."""
+    if not judgement.rebase:
+        assert cursor is not None
+        advance(locked, old, judgement.acked_seq)
+        device = locked.devices[old.device_id]
+        locked.put(replace(device, conf_session=max(device.conf_session, cursor.session)))
+        return
+    # Held rows stay: what was never shown in any form is open until it is acked in full, wherever the cursor stands.
+    locked.put_acks(old.device_id, locked.acks_of(old.device_id).rewound(judgement.acked_seq))
+    locked.put(replace(old, acked_seq=judgement.acked_seq, lineage_session=session))
+
+
+def _write_facts(locked: Locked, one: Hello, session: int) -> None:
+    device = locked.devices[one.device.device_id]
+    locked.put(
+        replace(
+            device,
+            session=session,
+            state=DeviceState.ACTIVE,
+            node_id=one.node_id,
+            online_since_ms=locked.now_ms,
+            offline_since_ms=None,
+            linger_until_ms=None,
+            offline_told=0,
+            contact_ms=locked.now_ms,
+            background=int(one.background),
+            open_conversation=None,
+            store_id=one.store_id,
+            app_version=_said(one.app_version, device.app_version),
+            schema=_said(one.schema, device.schema),
+            types=device.types if one.types is None else msgspec.json.encode(one.types).decode(),
+            platform=_said(one.platform, device.platform),
+            locale=_said(one.locale, device.locale),
+            tz=_said(one.tz, device.tz),
+            install_id=_said(one.install_id, device.install_id),
+        )
+    )
+
+
+def _said(new: S | None, known: S | None) -> S | None:
+    return known if new is None else new
+
+
+def _replace_device(locked: Locked, device_id: str, predecessor_id: str) -> None:
+    """A reinstall names the installation it follows. The old one goes once this one has what it lacked (see `sign_off`)."""
+    predecessor, device = locked.devices.get(predecessor_id), locked.devices[device_id]
+    if predecessor is None or device.predecessor == predecessor_id:
+        return
+    # The predecessor's pushes may have gone to a dead token: what it had not acked is told again.
+    locked.put(
+        replace(
+            device,
+            predecessor=predecessor_id,
+            acked_high=max(device.acked_seq, min(device.acked_high, predecessor.acked_high)),
+            pushed_seq=max(device.acked_seq, min(device.pushed_seq, predecessor.acked_high)),
+        )
+    )
+
+
+def _release(locked: Locked, device: Device) -> int:
+    """Step 8: what was passed without its full form, and can be shown now, comes again under a new number."""
+    released = 0
+    rows = []
+    done: list[int] = []
+    held = [row for row in device_rows.held_rows(locked.conn, device.key) if row[0] <= device.acked_seq]
+    entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, [seq for seq, _, _ in held])}
+    for seq, why, _ in held[:RELEASES_MAX]:
+        entry = entries.get(seq)
+        if entry is None or not entry.live(locked.now_ms):
+            done.append(seq)
+            continue
+        if rules.view(entry, device) is not View.FULL:
+            continue
+        was_fallback = why == "fallback"
+        rows.append(
+            entry_row(
+                locked,
+                seq=locked.next_seq(),
+                id_=entry.message_id,
+                kind=Kind.RELEASE,
+                expires_ms=entry.expires_ms,
+                only_device=device.device_id,
+                notifiable=entry.notifiable and not was_fallback,
+                data=RELEASED_FALLBACK if was_fallback else RELEASED_HELD,
+            )
+        )
+        done.append(seq)
+        released += 1
+    if rows:
+        inbox_rows.append(locked.conn, [], rows)
+    device_rows.drop_held(locked.conn, device.key, done)
+    return released
+
+
+def _note_upgrade(locked: Locked, old: Device, judgement: Judgement, released: int) -> dict[str, Any] | None:
+    """Step 9: the version has changed: pin what is kept, and remember how it went."""
+    device = locked.devices[old.device_id]
+    if old.app_version is None or device.app_version == old.app_version:
+        return None
+    pinned_ms = locked.now_ms + locked.policy.upgrade_pin_ms
+    inbox_rows.set_inbox(locked.conn, locked.key, pinned_until_ms=max(pinned_ms, locked.inbox.pinned_until_ms))
+    upgrade_id = derived_id("up_", *device.key, device.session)
+    device_rows.add_upgrade(
+        locked.conn,
+        {
+            "app_id": device.app_id,
+            "user_id": device.user_id,
+            "device_id": device.device_id,
+            "upgrade_id": upgrade_id,
+            "from_version": old.app_version,
+            "to_version": device.app_version,
+            "at_ms": locked.now_ms,
+            "verdict": str(judgement.verdict),
+            "reason": None if judgement.reason is None else str(judgement.reason),
+            "released": released,
+            "verify_state": None,
+            "missing_found": None,
+        },
+    )
+    tell_device(
+        locked,
+        device,
+        "device.upgraded",
+        **{"from": old.app_version, "to": device.app_version, "verdict": str(judgement.verdict), "released": released},
+    )
+    return {
+        "id": upgrade_id,
+        "from": old.app_version,
+        "to": device.app_version,
+        "released": released,
+        "pinned_until": rfc3339(pinned_ms),
+        "verify_by": rfc3339(locked.now_ms + locked.policy.upgrade_verify_ms),
+    }
+
+
+def _welcome(
+    locked: Locked,
+    one: Hello,
+    judgement: Judgement,
+    store_epoch: str,
+    keys: CursorKeys,
+    loss: dict[str, Any] | None,
+    upgrade: dict[str, Any] | None,
+    taken: tuple[tuple[str, str], ...],
+    previous_session: int,
+) -> Welcome:
+    device = locked.devices[one.device.device_id]
+    snap = Snapshot(store_epoch=store_epoch, inbox=replace(locked.inbox, head_seq=locked.head_seq), device=device)
+    resync = judgement.verdict is Verdict.RESYNC
+    seq = snap.start_seq if resync else judgement.acked_seq
+    verdict = judgement.verdict
+    if not resync:
+        verdict = Verdict.RESUME if seq == locked.head_seq else Verdict.DELTA
+    return Welcome(
+        verdict=verdict,
+        reason=judgement.reason,
+        session=device.session,
+        previous_session=previous_session,
+        epoch=snap.epoch8.hex(),
+        cursor=snap.cursor(seq, inbox_rows.id_at(locked.conn, locked.key, seq), keys),
+        head_seq=locked.head_seq,
+        floor_seq=locked.inbox.floor_seq,
+        acked_seq=device.acked_seq,
+        missing=locked.head_seq - seq,
+        loss=loss,
+        upgrade=upgrade,
+        addresses=taken,
+    )

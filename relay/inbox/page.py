@@ -1,0 +1,275 @@
+"""One reading path for every transport: `page(device, cursor, limit)` (protocol §8).
+
+A page covers a range: its entries and its gaps together name every number of (from, to] exactly once, so a client can
+tell a skip from a hole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from relay.clock import rfc3339
+from relay.errors import CursorRefused, Malformed, Unauthenticated, Unavailable
+from relay.inbox import rules
+from relay.inbox.cursor import INBOX, INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, seal, short, tail8
+from relay.inbox.rules import View
+from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Why
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Conn
+
+PAGE_ENTRIES_MAX = 200
+PAGE_BYTES_MAX = 1024 * 1024
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A device and its inbox as of one reading."""
+
+    store_epoch: str
+    inbox: Inbox
+    device: Device
+
+    @property
+    def epoch8(self) -> bytes:
+        return epoch8(self.store_epoch, self.inbox.epoch)
+
+    @property
+    def start_seq(self) -> int:
+        """Where a device without a cursor begins."""
+        return max(self.inbox.floor_seq, self.device.start_seq)
+
+    def cursor(self, seq: int, last_id: str | None, keys: CursorKeys) -> str:
+        """The cursor that says "everything up to `seq`". Hand it out only with the page, or the reset, that it covers."""
+        return seal(
+            Cursor(
+                epoch8=self.epoch8,
+                timeline8=INBOX8,
+                session=self.device.session,
+                seq=seq,
+                store8=short(self.device.store_id or ""),
+                tail8=tail8(last_id),
+            ),
+            self.device.key,
+            keys,
+        )
+
+    @property
+    def etag(self) -> str:
+        """The server's data version: changes whenever a page for this device could."""
+        return f'"{short(f"{self.epoch8.hex()}:{self.device.schema}:{self.device.session}:{self.inbox.head_seq}").hex()}"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A page, ready to be sent: `json` is the batch object of protocol 8.1."""
+
+    from_seq: int
+    to_seq: int
+    head_seq: int
+    more: bool
+    cursor: str
+    entries: int
+    json: bytes
+
+    @property
+    def caught_up(self) -> bool:
+        return self.to_seq == self.head_seq
+
+
+def snapshot(conn: Conn, key: DeviceKey) -> Snapshot:
+    """Head, floor and device from one snapshot. Raises Unauthenticated for a device that is gone."""
+    device = device_rows.device_row(conn, key)
+    inbox = inbox_rows.inbox_of(conn, key.user)
+    if device is None or inbox is None or device.state == "gone":
+        raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
+    return Snapshot(store_epoch=inbox_rows.store_epoch(conn), inbox=inbox, device=device)
+
+
+def check(conn: Conn, snap: Snapshot, cursor: Cursor, keys: CursorKeys) -> None:
+    """Refuses a cursor that is no good, by the table of protocol 8.5, with what the client needs to begin again."""
+    if cursor.kind != KIND_INBOX or cursor.timeline8 != INBOX8:
+        raise Malformed("This cursor belongs to another timeline.", code="invalid_cursor")
+    if cursor.epoch8 != snap.epoch8:
+        raise refused(conn, snap, keys, reason="epoch")
+    if rules.below_floor(cursor.seq, snap.device, snap.inbox.floor_seq):
+        raise refused(conn, snap, keys, reason="too_old", past=cursor.seq)
+    forked = cursor.seq > snap.inbox.head_seq or cursor.session > snap.device.session
+    if forked or not tail_same(conn, snap.inbox, cursor):
+        raise refused(conn, snap, keys, reason="forked")
+
+
+def tail_same(conn: Conn, inbox: Inbox, cursor: Cursor) -> bool:
+    """Whether the number the cursor ends at still stands for the same message, as far as that can be told."""
+    if cursor.tail8 == tail8(None) or cursor.seq <= inbox.floor_seq:
+        return True
+    found = inbox_rows.id_at(conn, inbox.key, cursor.seq)
+    return found is not None and tail8(found) == cursor.tail8
+
+
+def reset_data(
+    conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, past: int | None = None
+) -> dict[str, Any]:
+    """Where to begin again, and what ended or went unread in between."""
+    start = snap.start_seq
+    data: dict[str, Any] = {
+        "reason": reason,
+        "epoch": snap.epoch8.hex(),
+        "cursor": snap.cursor(start, inbox_rows.id_at(conn, snap.inbox.key, start), keys),
+        "floor": snap.inbox.floor_seq,
+        "head": snap.inbox.head_seq,
+    }
+    if past is not None:
+        data["loss"] = {"from": past + 1, "to": start, "count": start - past, "known": True}
+    return data
+
+
+def refused(conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, past: int | None = None) -> CursorRefused:
+    code = "cursor_too_old" if reason == "too_old" else "cursor_epoch_changed"
+    return CursorRefused(
+        "Store the cursor of `resync`, keep your messages, and go on from there.",
+        code=code,
+        extra={"resync": reset_data(conn, snap, keys, reason=reason, past=past)},
+    )
+
+
+def page(
+    conn: Conn,
+    now_ms: int,
+    snap: Snapshot,
+    keys: CursorKeys,
+    *,
+    after: int,
+    limit: int = PAGE_ENTRIES_MAX,
+    bytes_max: int = PAGE_BYTES_MAX,
+    upto: int | None = None,
+    cursor: bool = True,
+) -> Batch:
+    """The page after number `after`: at most `limit` numbers, cut at `bytes_max` (but never before its first entry).
+
+    `upto` bounds it for filling a range; then `cursor` is False, since filling never moves a cursor.
+    """
+    head, floor = snap.inbox.head_seq, snap.inbox.floor_seq
+    gaps: list[tuple[int, int, Why]] = []
+    position = after
+    if position < floor:
+        why = Why.EXPIRED if cursor else Why.PRUNED
+        position = min(floor, head if upto is None else upto)
+        gaps.append((after, position, why))
+    bound = head if upto is None else min(upto, head)
+    rows = inbox_rows.page_rows(conn, snap.inbox.key, after=position, upto=bound, limit=limit)
+    entries: list[bytes] = []
+    size, last_id = 0, None
+    for row in rows:
+        if row.seq != position + 1:
+            raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")
+        entry = inbox_rows.entry_of(row)
+        why_not = Why.PRUNED if row.seq <= snap.device.start_seq else rules.gap_reason(entry, snap.device, now_ms)
+        if why_not is None:
+            one = _entry_json(row, entry, snap.device)
+            if one is None:
+                why_not = Why.QUARANTINED
+            elif entries and size + len(one) > bytes_max:
+                break
+            else:
+                entries.append(one)
+                size += len(one)
+        if why_not is not None:
+            _extend(gaps, position, why_not)
+        position, last_id = row.seq, row.message_id
+    if not rows and position < bound:
+        raise Unavailable("Numbers of this inbox have no rows: the store is damaged.", code="storage_failed")
+    sealed = ""
+    if cursor:
+        if last_id is None:
+            last_id = inbox_rows.id_at(conn, snap.inbox.key, position)
+        sealed = snap.cursor(position, last_id, keys)
+    more = position < bound
+    return Batch(
+        from_seq=after,
+        to_seq=position,
+        head_seq=head,
+        more=more,
+        cursor=sealed,
+        entries=len(entries),
+        json=_batch_json(snap, after, position, entries, gaps, sealed, more=more),
+    )
+
+
+def _extend(gaps: list[tuple[int, int, Why]], position: int, why: Why) -> None:
+    if gaps and gaps[-1][1] == position and gaps[-1][2] is why:
+        gaps[-1] = (gaps[-1][0], position + 1, why)
+    else:
+        gaps.append((position, position + 1, why))
+
+
+def _batch_json(
+    snap: Snapshot,
+    after: int,
+    to: int,
+    entries: Sequence[bytes],
+    gaps: Sequence[tuple[int, int, Why]],
+    cursor: str,
+    *,
+    more: bool,
+) -> bytes:
+    listed = _encode([{"from": low, "to": high, "why": why} for low, high, why in gaps])
+    sealed = f',"cursor":"{cursor}"' if cursor else ""
+    head = (
+        f'{{"timeline":"{INBOX}","epoch":"{snap.epoch8.hex()}","from":{after},"to":{to},'
+        f'"head":{snap.inbox.head_seq},"entries":['
+    )
+    tail = f'{sealed},"more":{"true" if more else "false"}}}'
+    return head.encode() + b",".join(entries) + b'],"gaps":' + listed + tail.encode()
+
+
+class _Line(msgspec.Struct, omit_defaults=False):
+    seq: int
+    id: str
+    kind: str
+    h: str
+    accepted_at: str
+    expires_at: str
+    conversation: dict[str, str | None]
+    sender: dict[str, str | None] | None
+    type: str
+    body: msgspec.Raw
+    form: str
+    priority: str
+    collapse_key: str | None
+    client_ref: str | None
+
+
+def _entry_json(row: Any, entry: Entry, device: Device) -> bytes | None:
+    """One entry as the device sees it; None if its message can't be rendered (it is quarantined, others go on)."""
+    if entry.kind not in CARRIES_MESSAGE:
+        head = {"seq": entry.seq, "kind": entry.kind, "id": entry.message_id}
+        return _encode(head | msgspec.json.decode(entry.data or "{}"))
+    full = rules.view(entry, device) is View.FULL
+    body, h = (row.body, row.h) if full else (row.fallback, row.fallback_h)
+    if body is None or h is None:
+        return None
+    sender = None
+    if row.sender_user is not None:
+        sender = {"user": row.sender_user, "device": row.sender_device}
+    return _encode(
+        _Line(
+            seq=entry.seq,
+            id=entry.message_id,
+            kind=entry.kind,
+            h=h,
+            accepted_at=rfc3339(entry.accepted_ms),
+            expires_at=rfc3339(entry.expires_ms),
+            conversation={"type": row.conversation_type, "id": entry.conversation_id},
+            sender=sender,
+            type=row.type,
+            body=msgspec.Raw(body.encode()),
+            form="full" if full else "fallback",
+            priority=row.priority,
+            collapse_key=row.message_collapse_key,
+            client_ref=row.client_ref,
+        )
+    )

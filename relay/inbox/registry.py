@@ -1,0 +1,307 @@
+"""Devices come and go: registering, signing out, going offline, words of heartbeats that change a row (protocol §5, §6)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from relay.errors import Invalid, Missing
+from relay.inbox.addresses import NewAddress, drop_addresses, set_addresses
+from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.reports import fail_device, tell_device
+from relay.model import GATEWAY, Device, DeviceKey, DeviceState
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store import queue as job_rows
+from relay.store.engine import Conn
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A device as the backend names it. None: leave as it is."""
+
+    device: DeviceKey
+    platform: str | None = None
+    app_version: str | None = None
+    schema: int | None = None
+    locale: str | None = None
+    tz: str | None = None
+    install_id: str | None = None
+    replaces: str | None = None
+    addresses: tuple[NewAddress, ...] | None = None
+
+
+def register(
+    conn: Conn, now_ms: int, one: Registration, policy_of: PolicyOf, new_epoch: Callable[[], str]
+) -> tuple[Device, bool]:
+    """Makes the device (and its user's inbox) or changes it; gives it, and whether it is new. Repeatable."""
+    inbox_rows.create_inboxes(conn, now_ms, {one.device.user: new_epoch()})
+    owners = {
+        owner.user
+        for address in one.addresses or ()
+        for owner in device_rows.owners_of(
+            conn, one.device.app_id, account=address.account, token_hash=address.token_hash
+        )
+    }
+    users = lock(conn, now_ms, {one.device.user, *owners}, policy_of)
+    locked = users[one.device.user]
+    device = locked.devices.get(one.device.device_id)
+    new = device is None
+    if device is None:
+        if len(locked.devices) >= locked.policy.devices_max:
+            raise Invalid(f"A user may have at most {locked.policy.devices_max} devices; remove one first.")
+        device = _create(locked, one)
+    locked.put(
+        replace(
+            device,
+            platform=one.platform if one.platform is not None else device.platform,
+            app_version=one.app_version if one.app_version is not None else device.app_version,
+            schema=one.schema if one.schema is not None else device.schema,
+            locale=one.locale if one.locale is not None else device.locale,
+            tz=one.tz if one.tz is not None else device.tz,
+            install_id=one.install_id if one.install_id is not None else device.install_id,
+        )
+    )
+    if one.addresses is not None:
+        set_addresses(users, locked.devices[device.device_id], one.addresses)
+    locked.rearm(device.device_id)
+    flush(conn, now_ms, users.values())
+    return locked.devices[device.device_id], new
+
+
+def _create(locked: Locked, one: Registration) -> Device:
+    gone = device_rows.device_row(locked.conn, one.device)
+    head = locked.head_seq
+    told_seq = head  # what was sent before a device existed is synced, not notified
+    start_seq = _start(locked)
+    predecessor = locked.devices.get(one.replaces) if one.replaces else None
+    if predecessor is not None:
+        told_seq = max(start_seq, predecessor.acked_high)
+    device = Device(
+        app_id=one.device.app_id,
+        user_id=one.device.user_id,
+        device_id=one.device.device_id,
+        state=DeviceState.ACTIVE,
+        session=0 if gone is None else gone.session,  # never repeats, also if the same id comes again
+        conf_session=0 if gone is None else gone.session,
+        lineage_session=0 if gone is None else gone.session + 1,
+        online_since_ms=None,
+        offline_since_ms=None,
+        linger_until_ms=None,
+        offline_told=1,
+        node_id=None,
+        start_seq=start_seq,
+        acked_seq=start_seq,
+        acked_high=start_seq,
+        pushed_seq=told_seq,
+        progress_ms=0,
+        store_id=None,
+        app_version=one.app_version,
+        schema=one.schema,
+        types=None,
+        platform=one.platform,
+        locale=one.locale,
+        tz=one.tz,
+        background=0,
+        open_conversation=None,
+        has_address=0,
+        install_id=one.install_id,
+        predecessor=one.replaces if predecessor is not None else None,
+        created_ms=locked.now_ms,
+        contact_ms=locked.now_ms,
+    )
+    if gone is None:
+        device_rows.insert_device(locked.conn, device)
+    else:
+        device_rows.save_devices(locked.conn, [(gone, device)])
+    job_rows.create_job(locked.conn, device.key)
+    locked.jobs = {
+        key.device_id: job for key, job in job_rows.jobs_of(locked.conn, [locked.key]).items()
+    }
+    locked.devices[device.device_id] = device
+    return device
+
+
+def _start(locked: Locked) -> int:
+    """Where a new device begins: the app's start policy."""
+    policy = locked.policy.start
+    if policy == "now":
+        return locked.head_seq
+    if policy.startswith("days:"):
+        since_ms = locked.now_ms - int(policy.removeprefix("days:")) * DAY_MS
+        return inbox_rows.last_seq_before(locked.conn, locked.key, since_ms, floor=locked.inbox.floor_seq)
+    return locked.inbox.floor_seq
+
+
+def sign_out(conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf) -> Device:
+    """The device is gone: its open deliveries have failed, its addresses are buried. Raises Missing."""
+    users = lock(conn, now_ms, [key.user], policy_of)
+    locked = users.get(key.user)
+    device = None if locked is None else locked.devices.get(key.device_id)
+    if locked is None or device is None:
+        raise Missing("There is no such device.")
+    remove(locked, device, detail="device_gone")
+    flush(conn, now_ms, users.values())
+    return device
+
+
+def remove(locked: Locked, device: Device, *, detail: str) -> None:
+    fail_device(locked, device, detail=detail)
+    drop_addresses(locked, device)
+    locked.put(
+        replace(
+            locked.devices[device.device_id],
+            state=DeviceState.GONE,
+            offline_since_ms=device.offline_since_ms if device.offline_since_ms is not None else locked.now_ms,
+            node_id=None,
+        )
+    )
+    locked.rearm(device.device_id)
+
+
+def replace_addresses(
+    conn: Conn, now_ms: int, key: DeviceKey, addresses: Sequence[NewAddress], policy_of: PolicyOf
+) -> tuple[tuple[str, str], ...]:
+    """The device's whole list of addresses, in order of preference. Raises Missing."""
+    owners = {
+        owner.user
+        for address in addresses
+        for owner in device_rows.owners_of(conn, key.app_id, account=address.account, token_hash=address.token_hash)
+    }
+    users = lock(conn, now_ms, {key.user, *owners}, policy_of)
+    locked = users.get(key.user)
+    if locked is None or key.device_id not in locked.devices:
+        raise Missing("There is no such device.")
+    states = set_addresses(users, locked.devices[key.device_id], addresses)
+    flush(conn, now_ms, users.values())
+    return states
+
+
+# --- presence transitions (protocol 6.1) ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bye:
+    """A device went away. `linger_ms`: it may be back at once. `tell`: the lease is over, or it said goodbye."""
+
+    device: DeviceKey
+    session: int
+    linger_ms: int = 0
+    tell: bool = True
+
+
+def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> list[bool | Exception]:
+    """Devices go offline; a word of an older session changes nothing. Gives whether each changed a row."""
+    users = lock(conn, now_ms, {one.device.user for one in byes}, policy_of)
+    answers: list[bool | Exception] = []
+    for one in byes:
+        locked = users.get(one.device.user)
+        device = None if locked is None else locked.devices.get(one.device.device_id)
+        if locked is None or device is None or device.session != one.session:
+            answers.append(False)
+            continue
+        if device.online:
+            device = replace(
+                device,
+                offline_since_ms=now_ms,
+                linger_until_ms=now_ms + one.linger_ms if one.linger_ms else None,
+                open_conversation=None,
+            )
+        elif device.offline_told or not one.tell:
+            answers.append(False)
+            continue
+        if one.tell and not device.offline_told:
+            tell_device(locked, device, "device.offline", session=device.session)
+            device = replace(device, offline_told=1)
+        locked.put(device)
+        locked.rearm_all()  # others may have waited because somebody looked at this one
+        answers.append(True)
+    flush(conn, now_ms, users.values())
+    return answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A heartbeat that changes a row: back from offline, to the background, another conversation open."""
+
+    device: DeviceKey
+    session: int
+    node_id: str
+    background: bool = False
+    open_conversation: str | None = None
+
+
+def word(conn: Conn, now_ms: int, words: Sequence[Word], policy_of: PolicyOf) -> list[bool | Exception]:
+    """Applies heartbeats that change something; gives whether the session is still the device's."""
+    users = lock(conn, now_ms, {one.device.user for one in words}, policy_of)
+    answers: list[bool | Exception] = []
+    for one in words:
+        locked = users.get(one.device.user)
+        device = None if locked is None else locked.devices.get(one.device.device_id)
+        if locked is None or device is None or device.session != one.session:
+            answers.append(False)
+            continue
+        answers.append(True)
+        _online_again(locked, device, one)
+    flush(conn, now_ms, users.values())
+    return answers
+
+
+def _online_again(locked: Locked, device: Device, one: Word) -> None:
+    back = not device.online
+    if back and device.offline_told:
+        tell_device(locked, device, "device.online", session=device.session)
+    locked.put(
+        replace(
+            device,
+            state=DeviceState.ACTIVE,
+            online_since_ms=locked.now_ms if back else device.online_since_ms,
+            offline_since_ms=None,
+            linger_until_ms=None,
+            offline_told=0 if back else device.offline_told,
+            node_id=one.node_id,
+            contact_ms=locked.now_ms,
+            background=int(one.background),
+            open_conversation=one.open_conversation,
+        )
+    )
+    if back:
+        locked.rearm(device.device_id, anew=True)
+    locked.rearm_all()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignWord:
+    """What the app's own gateway says of a device whose socket it holds (protocol 9.5)."""
+
+    device: DeviceKey
+    state: str  # foreground, background, offline
+
+
+def foreign_word(conn: Conn, now_ms: int, words: Sequence[ForeignWord], policy_of: PolicyOf) -> list[int | Exception]:
+    """Applies a gateway's presence; gives the session of each device (made, if it had none)."""
+    users = lock(conn, now_ms, {one.device.user for one in words}, policy_of)
+    answers: list[int | Exception] = []
+    for one in words:
+        locked = users.get(one.device.user)
+        device = None if locked is None else locked.devices.get(one.device.device_id)
+        if locked is None or device is None:
+            answers.append(Missing("There is no such device."))
+            continue
+        if one.state == "offline":
+            if device.online:
+                tell_device(locked, device, "device.offline", session=device.session)
+                locked.put(replace(device, offline_since_ms=now_ms, offline_told=1, open_conversation=None))
+                locked.rearm_all()
+        else:
+            background = one.state == "background"
+            if not device.online or device.node_id != GATEWAY or bool(device.background) != background:
+                _online_again(
+                    locked,
+                    device,
+                    Word(device=device.key, session=device.session, node_id=GATEWAY, background=background),
+                )
+        answers.append(device.session)
+    flush(conn, now_ms, users.values())
+    return answers
+

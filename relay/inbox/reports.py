@@ -1,0 +1,208 @@
+"""How deliveries end: one final state each, with the event for the sender in the same transaction (protocol 11)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from relay.clock import rfc3339
+from relay.inbox import rules
+from relay.inbox.locked import Locked
+from relay.inbox.rules import View
+from relay.model import Device, Entry, EntryState, Kind
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id
+
+Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
+
+# Only these are deliveries of a message to a receiver. Copies for the sender's own devices and control entries are not.
+DELIVERIES = frozenset({Kind.MESSAGE, Kind.RELEASE, Kind.POINTER})
+RELEASED_FALLBACK = '{"was":"fallback"}'  # `data` of a release whose delivery was reported with its fallback
+RELEASED_HELD = '{"was":"held"}'
+
+
+def is_delivery(entry: Entry) -> bool:
+    """Whether an end of this entry is to be reported."""
+    return entry.kind in DELIVERIES and entry.data != RELEASED_FALLBACK
+
+
+def tell(locked: Locked, device: Device | None, type_: str, items: Sequence[Reported]) -> None:
+    """Adds events of `type_` about these deliveries, at most 500 in each. No device: nobody had one."""
+    device_id = None if device is None else device.device_id
+    for chunk in _chunks(items):
+        listed = []
+        for entry, detail in chunk:
+            one = {
+                "id": derived_id("dlv_", *locked.key, device_id or "", entry.message_id, type_),
+                "message_id": entry.message_id,
+                "seq": entry.seq,
+            }
+            if detail is not None:
+                one["detail"] = detail
+            listed.append(one)
+        locked.events.append(
+            NewEvent(
+                app_id=locked.key.app_id,
+                event_id=derived_id("evt_", type_, *(str(one["id"]) for one in listed)),
+                type=type_,
+                data={
+                    "user": locked.key.user_id,
+                    "device": device_id,
+                    "at": rfc3339(locked.now_ms),
+                    "deliveries": listed,
+                },
+            )
+        )
+
+
+def tell_device(locked: Locked, device: Device, type_: str, **data: object) -> None:
+    """Adds an event about a device itself."""
+    locked.events.append(
+        NewEvent(
+            app_id=locked.key.app_id,
+            event_id=derived_id("evt_", type_, *device.key, device.session, locked.now_ms),
+            type=type_,
+            data={"user": locked.key.user_id, "device": device.device_id, "at": rfc3339(locked.now_ms), **data},
+        )
+    )
+
+
+def _chunks(items: Sequence[Reported]) -> Iterator[Sequence[Reported]]:
+    for start in range(0, len(items), DELIVERIES_MAX):
+        yield items[start : start + DELIVERIES_MAX]
+
+
+class Ledger:
+    """Which devices' deliveries of an entry are still open. Read once per transaction and user."""
+
+    def __init__(self, locked: Locked) -> None:
+        self._locked = locked
+        self._held: dict[int, set[str]] | None = None
+
+    def passed_open(self, seq: int) -> set[str]:
+        """Devices that passed this entry without being able to show it: their deliveries are open."""
+        if self._held is None:
+            self._held = device_rows.open_held_of_user(self._locked.conn, self._locked.key)
+        return self._held.get(seq, set())
+
+    def acked(self, entry: Entry, device: Device) -> bool:
+        """Whether this delivery ended by an ack."""
+        done = device.acked_high >= entry.seq or self._locked.acks_of(device.device_id).reported(entry.seq)
+        return done and device.device_id not in self.passed_open(entry.seq)
+
+    def holds(self, entry: Entry, device: Device) -> bool:
+        """Whether the device has this entry by a selective ack (one that is offered again does not count)."""
+        return self._locked.acks_of(device.device_id).has(entry.seq)
+
+    def concerned(self, entry: Entry, device: Device) -> bool:
+        """Whether there is a delivery of this entry to this device at all."""
+        return entry.seq > device.start_seq and rules.view(entry, device) is not View.NONE
+
+
+def complete(locked: Locked, entries: Iterable[Entry], ledger: Ledger) -> None:
+    """Tells of messages whose last delivery to this user has just been acked."""
+    done: list[tuple[Entry, int]] = []
+    for entry in entries:
+        if entry.completed_ms is not None:
+            continue
+        concerned = [d for d in locked.devices.values() if ledger.concerned(entry, d)]
+        if all(ledger.acked(entry, d) for d in concerned):
+            done.append((entry, len(concerned)))
+    if done:
+        _tell_completed(locked, [(entry, {"acked": count}) for entry, count in done])
+
+
+def _tell_completed(locked: Locked, done: Sequence[tuple[Entry, dict[str, int]]]) -> None:
+    inbox_rows.mark_completed(locked.conn, locked.key, locked.now_ms, [entry.seq for entry, _ in done])
+    for start in range(0, len(done), DELIVERIES_MAX):
+        chunk = done[start : start + DELIVERIES_MAX]
+        locked.events.append(
+            NewEvent(
+                app_id=locked.key.app_id,
+                event_id=derived_id("evt_", "completed", *locked.key, *(entry.message_id for entry, _ in chunk)),
+                type="message.completed",
+                data={
+                    "user": locked.key.user_id,
+                    "at": rfc3339(locked.now_ms),
+                    "messages": [
+                        {"message_id": entry.message_id, "seq": entry.seq, "counts": counts} for entry, counts in chunk
+                    ],
+                },
+            )
+        )
+
+
+EVENT_OF = {
+    EntryState.EXPIRED: "delivery.expired",
+    EntryState.CANCELLED: "delivery.cancelled",
+    EntryState.RECALLED: "delivery.cancelled",
+    EntryState.SUPERSEDED: "delivery.superseded",
+    EntryState.FAILED: "delivery.failed",
+}
+
+
+def end(locked: Locked, entries: Sequence[Entry], state: EntryState, *, by: int | None = None) -> None:
+    """Ends live entries for every device that has not acked them, with a report each. Acked deliveries stay acked.
+
+    `by` is the number of the entry that replaced or recalled them.
+    """
+    entries = [entry for entry in entries if entry.state is EntryState.LIVE]
+    if not entries:
+        return
+    inbox_rows.end_entries(
+        locked.conn, locked.key, locked.now_ms, seqs=[entry.seq for entry in entries], state=state, by=by
+    )
+    ledger = Ledger(locked)
+    open_: dict[str, list[Reported]] = {}
+    nobody: list[Reported] = []
+    completed: list[tuple[Entry, dict[str, int]]] = []
+    for entry in entries:
+        if not is_delivery(entry):
+            continue
+        concerned = [d for d in locked.devices.values() if ledger.concerned(entry, d)]
+        waiting = [d for d in concerned if not ledger.acked(entry, d)]
+        for device in waiting:
+            open_.setdefault(device.device_id, []).append((entry, _detail(entry, device, ledger)))
+        if not concerned:
+            nobody.append((entry, "never_online"))
+        if entry.completed_ms is None and entry.kind is not Kind.RELEASE:
+            counts = {"acked": len(concerned) - len(waiting), str(state): max(len(waiting), 0 if concerned else 1)}
+            completed.append((entry, {word: count for word, count in counts.items() if count}))
+    for device_id, items in open_.items():
+        tell(locked, locked.devices[device_id], EVENT_OF[state], items)
+        locked.rearm(device_id)
+    if nobody:
+        tell(locked, None, EVENT_OF[state], nobody)
+    if completed:
+        _tell_completed(locked, completed)
+
+
+def _detail(entry: Entry, device: Device, ledger: Ledger) -> str:
+    """Why the delivery had not been acked when it ended."""
+    if device.device_id in ledger.passed_open(entry.seq) or rules.view(entry, device) is View.HELD:
+        return f"held: needs schema {entry.min_schema}" if entry.min_schema is not None else "held"
+    if device.online_since_ms is not None and (device.online or (device.offline_since_ms or 0) > entry.accepted_ms):
+        return "online_not_acked"
+    if not device.has_address:
+        return "no_address"
+    return "never_online"
+
+
+def fail_device(locked: Locked, device: Device, *, detail: str) -> None:
+    """A device is gone: what it had not acked has failed for it."""
+    ledger = Ledger(locked)
+    after = device.start_seq
+    while True:
+        entries = inbox_rows.entries_between(
+            locked.conn, locked.key, after=after, upto=locked.head_seq, limit=DELIVERIES_MAX
+        )
+        items: list[Reported] = [
+            (entry, detail)
+            for entry in entries
+            if entry.state is EntryState.LIVE
+            and is_delivery(entry)
+            and ledger.concerned(entry, device)
+            and not ledger.acked(entry, device)
+        ]
+        tell(locked, device, "delivery.failed", items)
+        if len(entries) < DELIVERIES_MAX:
+            return
+        after = entries[-1].seq

@@ -1,0 +1,240 @@
+"""The inbox room's face: each method is one transaction (or one reading), and the hints that follow its commit."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from relay import ids
+from relay.clock import Clock
+from relay.inbox import registry
+from relay.inbox.accept import Accepted, Send, accept
+from relay.inbox.ack import AckAnswer, AckRequest, ack
+from relay.inbox.addresses import NewAddress
+from relay.inbox.cursor import Cursor, CursorKeys, unseal
+from relay.inbox.ending import cancel, expire, prune, silence
+from relay.inbox.handshake import Hello, Welcome, hello
+from relay.inbox.locked import PolicyOf
+from relay.inbox.page import Batch, Snapshot, check, page, snapshot
+from relay.inbox.registry import Bye, ForeignWord, Registration, Word
+from relay.model import Device, DeviceKey, DeviceState, Facts, UserKey
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store import meta
+from relay.store.engine import Conn, Engine
+
+
+class Hints(Protocol):
+    """What the rest of the relay is told after a commit. All of it may be lost."""
+
+    def wake(self, users: Iterable[UserKey]) -> None: ...
+
+    def close(self, device: DeviceKey, newer_than: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a sync found: a page, or that there is nothing newer."""
+
+    snap: Snapshot
+    batch: Batch | None  # None: not modified
+
+
+@dataclass(slots=True, kw_only=True)
+class InboxService:
+    """Everything that is done to inboxes, on one engine."""
+
+    engine: Engine
+    clock: Clock
+    rng: random.Random
+    policy_of: PolicyOf
+    keys: CursorKeys
+    hints: Hints
+    node_id: str
+    push_due: Callable[[int | None], None] = lambda _: None
+    _accept: Any = field(init=False)
+    _ack: Any = field(init=False)
+    _hello: Any = field(init=False)
+    _bye: Any = field(init=False)
+    _word: Any = field(init=False)
+    _foreign: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        # One callable each, so that the engine can see which items belong together.
+        self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
+        self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
+        self._hello = lambda conn, now_ms, items: hello(
+            conn, now_ms, items, self.policy_of, self.keys, self.new_epoch
+        )
+        self._bye = lambda conn, now_ms, items: registry.bye(conn, now_ms, items, self.policy_of)
+        self._word = lambda conn, now_ms, items: registry.word(conn, now_ms, items, self.policy_of)
+        self._foreign = lambda conn, now_ms, items: registry.foreign_word(conn, now_ms, items, self.policy_of)
+
+    def new_epoch(self) -> str:
+        return ids.random_hex(self.rng, bits=64)
+
+    # --- accepting ---
+
+    async def accept(self, send: Send) -> Accepted:
+        """Stores one message. When this returns, it is on disk."""
+        accepted: Accepted = await self.engine.write_batched(self._accept, send)
+        self._told([accepted])
+        return accepted
+
+    async def accept_many(self, sends: Sequence[Send]) -> list[Accepted | Exception]:
+        """Stores a batch in one transaction; each item has its own result."""
+        results: list[Accepted | Exception] = await self.engine.write(
+            lambda conn, now_ms: accept(conn, now_ms, sends, self.policy_of, self.new_epoch)
+        )
+        self._told([one for one in results if isinstance(one, Accepted)])
+        return results
+
+    def _told(self, accepted: Sequence[Accepted]) -> None:
+        self.hints.wake([user for one in accepted for user in one.wakes])
+        due = [one.due_ms for one in accepted if one.due_ms is not None]
+        if due:
+            self.push_due(min(due))
+
+    async def cancel(self, app_id: str, message_id: str) -> str:
+        """`cancelled` or `recalled`. Raises Missing, Conflict."""
+        word, users = await self.engine.write(
+            lambda conn, now_ms: cancel(conn, now_ms, self.policy_of, app_id=app_id, message=message_id)
+        )
+        self.hints.wake(users)
+        return word
+
+    # --- devices ---
+
+    async def register(self, one: Registration) -> tuple[Device, bool]:
+        device, new = await self.engine.write(
+            lambda conn, now_ms: registry.register(conn, now_ms, one, self.policy_of, self.new_epoch)
+        )
+        self.push_due(self.clock.now_ms())
+        return device, new
+
+    async def sign_out(self, key: DeviceKey) -> None:
+        device = await self.engine.write(lambda conn, now_ms: registry.sign_out(conn, now_ms, key, self.policy_of))
+        self.hints.close(key, device.session + 1)
+
+    async def replace_addresses(self, key: DeviceKey, addresses: Sequence[NewAddress]) -> tuple[tuple[str, str], ...]:
+        states = await self.engine.write(
+            lambda conn, now_ms: registry.replace_addresses(conn, now_ms, key, addresses, self.policy_of)
+        )
+        self.push_due(self.clock.now_ms())
+        return states
+
+    async def hello(self, one: Hello) -> Welcome:
+        """Shakes hands; older connections of the device are told to close."""
+        welcome: Welcome = await self.engine.write_batched(self._hello, one)
+        self.hints.close(one.device, welcome.session)
+        return welcome
+
+    # --- presence transitions ---
+
+    async def went(self, device: DeviceKey, session: int, *, linger_ms: int, tell: bool) -> bool:
+        changed: bool = await self.engine.write_batched(
+            self._bye, Bye(device=device, session=session, linger_ms=linger_ms, tell=tell)
+        )
+        self.push_due(self.clock.now_ms() + linger_ms)
+        return changed
+
+    async def said(self, device: DeviceKey, session: int, facts: Facts) -> bool:
+        current: bool = await self.engine.write_batched(
+            self._word,
+            Word(
+                device=device,
+                session=session,
+                node_id=self.node_id,
+                background=facts.background,
+                open_conversation=facts.open_conversation,
+            ),
+        )
+        return current
+
+    async def foreign(self, one: ForeignWord) -> int:
+        """A gateway's word about a device; gives the device's session. Raises Missing."""
+        session: int = await self.engine.write_batched(self._foreign, one)
+        self.push_due(self.clock.now_ms())
+        return session
+
+    # --- acks ---
+
+    async def ack(self, request: AckRequest) -> AckAnswer:
+        answer: AckAnswer = await self.engine.write_batched(self._ack, request)
+        if answer.wakes:
+            self.hints.wake([request.device.user])
+        return answer
+
+    # --- reading ---
+
+    def unseal(self, text: str, device: DeviceKey) -> Cursor:
+        """Raises Malformed (invalid_cursor)."""
+        return unseal(text, device, self.keys)
+
+    async def read(
+        self,
+        device: DeviceKey,
+        cursor: Cursor | None,
+        *,
+        limit: int,
+        etag: str | None = None,
+        range_: tuple[int, int] | None = None,
+    ) -> Reading:
+        """One page after `cursor` (or of `range_`, which moves no cursor); batch None if `etag` still holds."""
+
+        def work(conn: Conn, now_ms: int) -> Reading:
+            snap = snapshot(conn, device)
+            if range_ is not None:
+                low, high = range_
+                batch = page(conn, now_ms, snap, self.keys, after=low, upto=high, limit=limit, cursor=False)
+                return Reading(snap=snap, batch=batch)
+            if cursor is not None and etag is not None and etag == snap.etag and cursor.seq == snap.inbox.head_seq:
+                if cursor.epoch8 == snap.epoch8:
+                    return Reading(snap=snap, batch=None)
+            if cursor is not None:
+                check(conn, snap, cursor, self.keys)
+            after = snap.start_seq if cursor is None else cursor.seq
+            return Reading(snap=snap, batch=page(conn, now_ms, snap, self.keys, after=after, limit=limit))
+
+        return await self.engine.read(work)
+
+    async def read_after(self, device: DeviceKey, seq: int, *, limit: int, bytes_max: int) -> Reading:
+        """The next page of a connection that was sent everything up to `seq`."""
+
+        def work(conn: Conn, now_ms: int) -> Reading:
+            snap = snapshot(conn, device)
+            return Reading(
+                snap=snap,
+                batch=page(conn, now_ms, snap, self.keys, after=seq, limit=limit, bytes_max=bytes_max),
+            )
+
+        return await self.engine.read(work)
+
+    async def heads(self, users: Iterable[UserKey]) -> dict[UserKey, int]:
+        """Newest numbers, for the poll that finds lost hints."""
+        wanted = list(users)
+        return await self.engine.read(lambda conn, _: inbox_rows.heads_of(conn, wanted))
+
+    # --- chores ---
+
+    async def expire(self) -> int:
+        """Ends what is over; gives how many entries."""
+        return await self.engine.write(lambda conn, now_ms: expire(conn, now_ms, self.policy_of))
+
+    async def prune(self, users: Sequence[UserKey]) -> int:
+        def work(conn: Conn, now_ms: int) -> int:
+            frozen_ms = meta.pruning_frozen_until_ms(conn)
+            return prune(conn, now_ms, self.policy_of, users=users, frozen_until_ms=frozen_ms)
+
+        return await self.engine.write(work)
+
+    async def silence(self, *, before_ms: int, limit: int) -> int:
+        """Devices without contact since then become dormant; gives how many were looked at."""
+        silent = await self.engine.read(
+            lambda conn, _: device_rows.silent_since(conn, state=DeviceState.ACTIVE, before_ms=before_ms, limit=limit)
+        )
+        users = {device.key.user for device in silent}
+        if users:
+            await self.engine.write(lambda conn, now_ms: silence(conn, now_ms, self.policy_of, users=users))
+        return len(silent)
+

@@ -1,0 +1,1 @@
+"""Presence: a device is online while its lease runs, and heartbeats renew it without touching a row."""

@@ -1,0 +1,137 @@
+"""Heartbeats in, changes out: rows change on a transition only, and every transition is a transaction of the inbox room."""
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from relay.clock import Clock
+from relay.errors import Conflict, Problem
+from relay.model import Device, DeviceKey, Facts
+from relay.presence.leases import LeaseBook
+from relay.presence.rules import Beat, negotiate
+
+log = structlog.get_logger("relay.presence")
+
+SWEEP_S = 1.0
+OUTAGE_MS = 5_000  # a sweep that comes this late, or fails this long, was our absence and not the devices'
+
+
+class Transitions(Protocol):
+    """What presence asks of the inbox room."""
+
+    async def went(self, device: DeviceKey, session: int, *, linger_ms: int, tell: bool) -> bool: ...
+
+    async def said(self, device: DeviceKey, session: int, facts: Facts) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rhythm:
+    """The configured heartbeat."""
+
+    interval_s: int = 30
+    factor: float = 2.5
+    linger_ms: int = 5_000
+    linger_restart_ms: int = 30_000
+
+
+class PresenceService:
+    """The leases of this node's devices."""
+
+    def __init__(self, transitions: Transitions, clock: Clock, rhythm: Rhythm) -> None:
+        self._transitions = transitions
+        self._clock = clock
+        self._rhythm = rhythm
+        self.book = LeaseBook()
+        self._away_since_ms: int | None = None
+
+    def beat(self, offer: tuple[float, float, float] | None = None) -> Beat:
+        """The interval for a client that offers (min, max, prefer) seconds."""
+        low, high, prefer = offer or (10, 600, self._rhythm.interval_s)
+        return negotiate(min_s=low, max_s=high, prefer_s=prefer, factor=self._rhythm.factor)
+
+    def resume(self, devices: Iterable[Device], *, lease_s: float | None = None) -> None:
+        """After a start: everyone who was online gets a full lease from now."""
+        length_ms = int((lease_s or self.beat().lease_s) * 1000)
+        for device in devices:
+            self.book.grant(
+                device.key,
+                session=device.session,
+                now_ms=self._clock.monotonic_ms(),
+                length_ms=length_ms,
+                facts=Facts(bool(device.background), device.open_conversation),
+            )
+
+    def connected(self, device: DeviceKey, session: int, beat: Beat, facts: Facts) -> None:
+        """A handshake has made this session the device's."""
+        now_ms = self._clock.monotonic_ms()
+        self.book.grant(device, session=session, now_ms=now_ms, length_ms=int(beat.lease_s * 1000), facts=facts)
+
+    def renew(self, device: DeviceKey, session: int) -> bool:
+        """Something was heard on the session's connection: no row, no wait."""
+        return self.book.renew(device, session, self._clock.monotonic_ms())
+
+    async def heartbeat(self, device: DeviceKey, session: int, facts: Facts, beat: Beat | None = None) -> None:
+        """A heartbeat. Only what changes a row costs a transaction. Raises Conflict for a session that was replaced."""
+        lease = self.book.get(device)
+        if lease is not None and session < lease.session:
+            raise Conflict("A newer session of this device has taken over.")
+        if lease is not None and lease.session == session and lease.facts == facts:
+            if beat is not None:
+                lease.length_ms = int(beat.lease_s * 1000)
+            self.renew(device, session)
+            return
+        if not await self._transitions.said(device, session, facts):
+            raise Conflict("A newer session of this device has taken over.")
+        self.connected(device, session, beat or self.beat(), facts)
+
+    async def closed(self, device: DeviceKey, session: int, *, goodbye: bool, restart: bool = False) -> None:
+        """The connection ended. Without a goodbye the device lingers: it may be back at once."""
+        self.book.drop(device, session)
+        if goodbye:
+            await self._transitions.went(device, session, linger_ms=0, tell=True)
+            return
+        linger_ms = self._rhythm.linger_restart_ms if restart else self._rhythm.linger_ms
+        changed = await self._transitions.went(device, session, linger_ms=linger_ms, tell=False)
+        if changed and not restart:  # after the linger it is announced as offline, unless it came back
+            self.book.grant(
+                device, session=session, now_ms=self._clock.monotonic_ms(), length_ms=linger_ms, facts=_LINGERING
+            )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Once a second: leases that are over end, together."""
+        last_ms = self._clock.monotonic_ms()
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(SWEEP_S):
+                    await stop.wait()
+            except TimeoutError:
+                pass
+            now_ms = self._clock.monotonic_ms()
+            if now_ms - last_ms > OUTAGE_MS:  # we slept; the devices could not be heard
+                self.book.extend_all(now_ms - last_ms)
+            last_ms = now_ms
+            await self.sweep()
+
+    async def sweep(self) -> None:
+        now_ms = self._clock.monotonic_ms()
+        over = self.book.overdue(now_ms)
+        if not over:
+            return
+        try:
+            await asyncio.gather(*(self._over(device, session) for device, session in over))
+        except Problem as problem:
+            # Nobody goes offline while the store could not have been told. They get what the outage took.
+            log.warning("presence.store_unavailable", code=problem.code)
+            for device, session in over:
+                self.book.grant(
+                    device, session=session, now_ms=now_ms, length_ms=int(self.beat().lease_s * 1000), facts=None
+                )
+
+    def _over(self, device: DeviceKey, session: int) -> Awaitable[bool]:
+        return self._transitions.went(device, session, linger_ms=0, tell=True)
+
+
+_LINGERING = object()

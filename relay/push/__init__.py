@@ -1,0 +1,1 @@
+"""The offline path: which device is told what, by which vendor, and what became of it."""

@@ -1,0 +1,158 @@
+"""What holds one account's pushes back: bucket, circuit, pause, retry budget, and the brake on dead tokens. Pure; time is an
+argument (monotonic milliseconds)."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+WINDOW_MS = 10_000
+CALLS_MIN = 20  # calls in the window before a circuit may open
+FAILURES_SHARE = 0.5
+PROBE_MS = 5_000
+CLOSE_AFTER = 3  # successes in a row
+PAUSE_MS_MIN, PAUSE_MS_DEFAULT, PAUSE_MS_MAX = 1_000, 60_000, 3_600_000
+BRAKE_WINDOW_MS = 600_000
+BRAKE_DEAD_MIN = 50
+BRAKE_SHARE = 0.05
+BUDGET_SHARE = 0.1
+BUDGET_PER_S = 5.0
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A token bucket: `rate` a second, at most `burst` at once."""
+
+    rate_per_s: float
+    burst: float
+    _tokens: float = field(init=False)
+    _at_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self._tokens = self.burst
+
+    def _refill(self, now_ms: int) -> None:
+        self._tokens = min(self.burst, self._tokens + max(0, now_ms - self._at_ms) / 1000 * self.rate_per_s)
+        self._at_ms = now_ms
+
+    def available(self, now_ms: int) -> int:
+        self._refill(now_ms)
+        return int(self._tokens)
+
+    def take(self, now_ms: int, count: float = 1) -> bool:
+        self._refill(now_ms)
+        if self._tokens < count:
+            return False
+        self._tokens -= count
+        return True
+
+    def wait_ms(self) -> int:
+        """How long until there is one again."""
+        return 0 if self._tokens >= 1 else int((1 - self._tokens) / self.rate_per_s * 1000) + 1
+
+
+@dataclass(slots=True)
+class _Window:
+    """Two counts over the last while."""
+
+    length_ms: int
+    _events: deque[tuple[int, bool]] = field(default_factory=deque)
+    _hits: int = 0
+
+    def add(self, now_ms: int, *, hit: bool) -> None:
+        self._events.append((now_ms, hit))
+        self._hits += hit
+        self._drop(now_ms)
+
+    def _drop(self, now_ms: int) -> None:
+        while self._events and self._events[0][0] <= now_ms - self.length_ms:
+            self._hits -= self._events.popleft()[1]
+
+    def counts(self, now_ms: int) -> tuple[int, int]:
+        """(all, hits)"""
+        self._drop(now_ms)
+        return len(self._events), self._hits
+
+    def clear(self) -> None:
+        self._events.clear()
+        self._hits = 0
+
+
+@dataclass(slots=True)
+class Circuit:
+    """Opens when half of at least 20 calls in 10 s failed; probes every 5 s; closes after 3 successes."""
+
+    _calls: _Window = field(default_factory=lambda: _Window(WINDOW_MS))
+    _open: bool = False
+    _probe_at_ms: int = 0
+    _good: int = 0
+
+    @property
+    def open(self) -> bool:
+        return self._open
+
+    def closed_for_ms(self, now_ms: int) -> int:
+        """How long no call may be made; 0: one may. Asking is free; `probe` says that it is being made."""
+        return max(0, self._probe_at_ms - now_ms) if self._open else 0
+
+    def probe(self, now_ms: int) -> None:
+        if self._open:
+            self._probe_at_ms = now_ms + PROBE_MS
+
+    def succeeded(self, now_ms: int) -> None:
+        if self._open:
+            self._good += 1
+            self._probe_at_ms = now_ms  # the next one at once
+            if self._good >= CLOSE_AFTER:
+                self._open = False
+                self._calls.clear()
+        else:
+            self._calls.add(now_ms, hit=False)
+
+    def failed(self, now_ms: int) -> None:
+        self._good = 0
+        if self._open:
+            self._probe_at_ms = now_ms + PROBE_MS
+            return
+        self._calls.add(now_ms, hit=True)
+        count, failures = self._calls.counts(now_ms)
+        if count >= CALLS_MIN and failures >= FAILURES_SHARE * count:
+            self._open = True
+            self._probe_at_ms = now_ms + PROBE_MS
+
+
+@dataclass(slots=True)
+class Brake:
+    """Against mass removal: if many sends end in "dead token", it is more likely the account than the phones."""
+
+    _sends: _Window = field(default_factory=lambda: _Window(BRAKE_WINDOW_MS))
+
+    def told(self, now_ms: int, *, dead: bool) -> None:
+        self._sends.add(now_ms, hit=dead)
+
+    def holds(self, now_ms: int) -> bool:
+        """Whether tokens must not be removed at present."""
+        count, dead = self._sends.counts(now_ms)
+        return dead >= BRAKE_DEAD_MIN and dead > BRAKE_SHARE * count
+
+
+@dataclass(slots=True)
+class RetryBudget:
+    """Retries an account may make: a tenth of its first attempts, plus five a second."""
+
+    _extra: Bucket = field(default_factory=lambda: Bucket(BUDGET_PER_S, BUDGET_PER_S * 10))
+    _earned: float = 0.0
+
+    def first_attempt(self) -> None:
+        self._earned = min(1000.0, self._earned + BUDGET_SHARE)
+
+    def may_retry(self, now_ms: int) -> bool:
+        if self._earned >= 1:
+            self._earned -= 1
+            return True
+        return self._extra.take(now_ms)
+
+
+def pause_ms(retry_after_s: float | None) -> int:
+    """How long a vendor's "too many" stops an account or a device."""
+    if retry_after_s is None:
+        return PAUSE_MS_DEFAULT
+    return int(min(max(retry_after_s * 1000, PAUSE_MS_MIN), PAUSE_MS_MAX))

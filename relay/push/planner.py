@@ -1,0 +1,248 @@
+"""What to tell one device now, if anything: a pure function of what is outstanding (protocol 7.2)."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from providers.contract import Capabilities
+from relay.inbox import rules
+from relay.inbox.rules import Later, Rest
+from relay.model import Address, Device, DeviceState, Entry, Notification, Policy, PushJob
+
+ITEMS_MAX = 200  # outstanding entries looked at in full
+IDS_MAX = 10  # ids named in one push; cut first when it is too large
+EXPIRING_MS = 2_000  # entries with less left are not worth a notification
+SUMMARY_PRIORITY_URGENT = frozenset({"high", "urgent"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One outstanding entry with what it would show."""
+
+    entry: Entry
+    push: Notification
+    priority: str
+    collapse_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountView:
+    """What an account can do at this moment. `free`: pushes that may start now."""
+
+    capabilities: Capabilities
+    parked: bool = False
+    closed_for_ms: int = 0  # circuit open, or the vendor asked us to wait
+    free: int = 100
+    wait_ms: int = 0  # until there is room again
+    private: bool = False  # privacy: never show content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One notification of a plan, in neutral words. No title and no body: a silent wake-up."""
+
+    push_id: str
+    collapse_key: str
+    shows: Notification | None
+    urgent: bool
+    ttl_s: int
+    ids: tuple[str, ...]
+    count: int
+
+
+class Form:
+    """How an attempt tells: each message, a summary, a bare wake-up, or again (a knock)."""
+
+    EACH = "each"
+    SUMMARY = "summary"
+    WAKE = "wake"
+    KNOCK = "knock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    address: Address
+    notes: tuple[Note, ...]
+    from_seq: int
+    upto_seq: int
+    form: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    at_ms: int
+    reason: Later
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    reason: Rest
+
+
+Plan = Send | Wait | Stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything a plan depends on."""
+
+    now_ms: int
+    device: Device
+    job: PushJob
+    untold: tuple[Item, ...]  # W(d), oldest first, the newest ITEMS_MAX
+    untold_count: int
+    told: tuple[Item, ...]  # owed, at or below pushed_seq: what a knock is about
+    upto_seq: int  # highest number looked at
+    addresses: tuple[Address, ...]
+    accounts: Mapping[str, AccountView]
+    policy: Policy
+    elsewhere: bool = False
+    gateway: bool = False
+    grace_until_ms: int = 0  # devices of the time before a restart are given until then to come back
+
+
+def plan(s: Situation) -> Plan:
+    """Rest, wait, or send."""
+    if s.device.state is DeviceState.GONE:
+        return Stop(reason=Rest.GONE)
+    if s.untold:
+        waiting = _not_yet(s)
+        if waiting is not None:
+            return waiting
+        return _send(s, s.untold, knock=False)
+    if not s.told:
+        return Stop(reason=Rest.NOTHING_OWED)
+    if s.device.state is DeviceState.DORMANT or s.job.knock >= len(s.policy.knocks_ms):
+        return Stop(reason=Rest.TOLD)
+    due_ms = (s.job.told_ms or s.now_ms) + s.policy.knocks_ms[s.job.knock]
+    if s.now_ms < due_ms:
+        return Wait(at_ms=due_ms, reason=Later.KNOCK)
+    return _send(s, s.told, knock=True)
+
+
+def _not_yet(s: Situation) -> Wait | None:
+    at_ms, reason = rules.waits_until(
+        s.device,
+        accepted_ms=s.untold[0].entry.accepted_ms,
+        policy=s.policy,
+        now_ms=s.now_ms,
+        elsewhere=s.elsewhere,
+        gateway=s.gateway,
+    )
+    if s.now_ms < at_ms:
+        return Wait(at_ms=at_ms, reason=reason)
+    if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
+        return Wait(at_ms=s.job.retry_ms, reason=Later.BACKOFF)
+    if s.now_ms < s.grace_until_ms and s.device.online and not any(_urgent(item) for item in s.untold):
+        return Wait(at_ms=s.grace_until_ms, reason=Later.GRACE)
+    return None
+
+
+def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
+    usable = [one for one in s.addresses if one.state == "active"]
+    if not usable:
+        return Stop(reason=Rest.NO_ADDRESS)
+    known = [one for one in usable if one.account in s.accounts]
+    ready = [one for one in known if not s.accounts[one.account].parked]
+    if not ready:
+        return Stop(reason=Rest.ACCOUNT_PARKED)
+    address = ready[s.job.address_index % len(ready)]
+    account = s.accounts[address.account]
+    if account.closed_for_ms > 0:
+        return Wait(at_ms=s.now_ms + account.closed_for_ms, reason=Later.CIRCUIT)
+    if account.free <= 0:
+        return Wait(at_ms=s.now_ms + max(1, account.wait_ms), reason=Later.RATE)
+    fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]
+    low, high = items[0].entry.seq, max(s.upto_seq, items[-1].entry.seq)
+    if not fresh:
+        return Stop(reason=Rest.NOTHING_OWED)
+    form, notes = _notes(s, fresh, account, knock=knock)
+    return Send(address=address, notes=tuple(notes), from_seq=low, upto_seq=high, form=form)
+
+
+def _notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: bool) -> tuple[str, list[Note]]:
+    newest = _newest_per_key(items)
+    capabilities = account.capabilities
+    if knock:
+        known = all(item.entry.seq <= s.device.acked_high for item in items)
+        return Form.KNOCK, [_summary(s, items, capabilities, shown=not known and not account.private, urgent=False)]
+    if account.private or any(item.entry.seq <= s.job.bare_seq for item in items):
+        return Form.WAKE, [_summary(s, items, capabilities, shown=False, urgent=any(map(_urgent, items)))]
+    if len(newest) <= s.policy.separate_max and s.untold_count <= len(items):
+        return Form.EACH, [_own(s, item, capabilities) for item in newest[: max(1, account.free)]]
+    conversations: dict[str | None, list[Item]] = {}
+    for item in items:
+        conversations.setdefault(item.entry.conversation_id, []).append(item)
+    if len(conversations) <= min(s.policy.separate_max, max(1, account.free)):
+        return Form.SUMMARY, [
+            _summary(s, some, capabilities, shown=True, urgent=any(map(_urgent, some)))
+            for some in conversations.values()
+        ]
+    return Form.SUMMARY, [_summary(s, items, capabilities, shown=True, urgent=any(map(_urgent, items)))]
+
+
+def _urgent(item: Item) -> bool:
+    return item.priority in SUMMARY_PRIORITY_URGENT
+
+
+def _newest_per_key(items: Sequence[Item]) -> list[Item]:
+    last: dict[str, int] = {item.collapse_key: item.entry.seq for item in items if item.collapse_key is not None}
+    return [item for item in items if item.collapse_key is None or last[item.collapse_key] == item.entry.seq]
+
+
+def _ttl_s(s: Situation, items: Sequence[Item], capabilities: Capabilities) -> int:
+    """The shortest useful life: the vendor must not show what has expired."""
+    rest_ms = max(item.entry.expires_ms for item in items) - s.now_ms
+    return max(1, min(rest_ms // 1000, capabilities.ttl_s_max))
+
+
+def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
+    return Note(
+        push_id=item.entry.message_id,
+        collapse_key=item.collapse_key or item.entry.message_id,
+        shows=item.push,
+        urgent=item.priority != "low",
+        ttl_s=_ttl_s(s, [item], capabilities),
+        ids=(item.entry.message_id,),
+        count=1,
+    )
+
+
+def _summary(
+    s: Situation, items: Sequence[Item], capabilities: Capabilities, *, shown: bool, urgent: bool
+) -> Note:
+    """One notification for several messages; the same for the same conversation, so that it replaces the last one."""
+    newest = items[-1]
+    conversations = {item.entry.conversation_id for item in items}
+    about = next(iter(conversations)) if len(conversations) == 1 else None
+    count = max(len(items), s.untold_count if about is None else len(items))
+    id_ = summary_id(s.device.device_id, about)
+    text = Notification(
+        title=newest.push.title,
+        body=newest.push.body if count == 1 else f"{count} new messages",
+        sound=newest.push.sound,
+        channel=newest.push.channel,
+        thread=newest.push.thread,
+        click=newest.push.click,
+        badge=newest.push.badge,
+    )
+    return Note(
+        push_id=id_,
+        collapse_key=id_,
+        shows=text if shown else None,
+        urgent=urgent,
+        ttl_s=_ttl_s(s, items, capabilities),
+        ids=tuple(item.entry.message_id for item in items[-IDS_MAX:]),
+        count=count,
+    )
+
+
+def summary_id(device_id: str, conversation_id: str | None) -> str:
+    digest = hashlib.sha256(f"{device_id}\x1f{conversation_id or ''}".encode()).digest()[:15]
+    return "s" + base64.b32encode(digest).decode().lower()
+
+
+def device_hint(user_id: str) -> str:
+    """Tells a client whether a push is for its present user, without naming anybody (protocol 7.6)."""
+    return hashlib.sha256(user_id.encode()).hexdigest()[:16]

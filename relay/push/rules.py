@@ -1,0 +1,70 @@
+"""What an attempt's verdict means for its job, as a table."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from providers.contract import Outcome, Scope, Verdict
+from relay.push.planner import Form
+
+
+class Then(StrEnum):
+    """What happens to the job after an attempt."""
+
+    TOLD = "told"  # pushed_seq rises; entries stay owed until acked
+    AGAIN = "again"  # after a while
+    NEXT_ADDRESS = "next_address"
+    BARE = "bare"  # once more, without content
+    GIVE_UP = "give_up"  # this channel can't carry it; the message waits for sync
+    PARK = "park"  # an operator must act
+    MOOT = "moot"
+
+
+NOT_NEEDED = "not_needed"  # the pre-send check found nothing to do
+
+AFTER: dict[Verdict, Then] = {
+    Verdict.ACCEPTED: Then.TOLD,
+    Verdict.RETRY: Then.AGAIN,
+    Verdict.TOKEN_DEAD: Then.NEXT_ADDRESS,
+    Verdict.REFUSED: Then.BARE,
+    Verdict.TOO_LARGE: Then.BARE,
+    Verdict.MISCONFIGURED: Then.PARK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An attempt's end: the vendor's outcome, or None if nothing was sent."""
+
+    outcome: Outcome | None
+
+    @property
+    def word(self) -> str:
+        return NOT_NEEDED if self.outcome is None else str(self.outcome.verdict)
+
+
+def after(result: Result, form: str) -> Then:
+    """The table, with its two refinements: a bare wake-up that is refused too is given up; and a misconfiguration that
+    concerns one target only (say, the APNs key behind an FCM project) goes on to the next address."""
+    if result.outcome is None:
+        return Then.MOOT
+    then = AFTER[result.outcome.verdict]
+    if then is Then.BARE and form == Form.WAKE:
+        return Then.GIVE_UP
+    if then is Then.PARK and result.outcome.scope is not Scope.ACCOUNT:
+        return Then.AGAIN
+    return then
+
+
+SEVERITY = (
+    Verdict.MISCONFIGURED,
+    Verdict.TOKEN_DEAD,
+    Verdict.RETRY,
+    Verdict.TOO_LARGE,
+    Verdict.REFUSED,
+    Verdict.ACCEPTED,
+)
+
+
+def worst(outcomes: list[Outcome]) -> Outcome:
+    """The outcome of an attempt that made several calls: the one that decides what happens next."""
+    return min(outcomes, key=lambda one: SEVERITY.index(one.verdict))

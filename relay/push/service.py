@@ -1,0 +1,377 @@
+"""The two transactions of a push, PLAN and SETTLE, and the look between them (protocol 7.3).
+
+PLAN takes the user's lock, asks the planner, and writes what it said: rest, later, or a claim with an attempt begun. The
+vendor is called outside any transaction. SETTLE takes the lock again; a result whose claim is not the live one changes
+nothing but the log.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from relay.inbox import rules
+from relay.inbox.addresses import lose_address
+from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
+from relay.inbox.locked import lock as lock_users
+from relay.inbox.reports import Reported, tell, tell_device
+from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
+from relay.push.planner import ITEMS_MAX, AccountView, Form, Item, Plan, Send, Situation, Stop, Wait, plan
+from relay.push.rules import Result, Then, after
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store import queue as job_rows
+from relay.store.engine import Conn
+
+AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try that a worker holds a claim for."""
+
+    device: DeviceKey
+    epoch: str
+    head_seq: int
+    token: int  # the claim's
+    knock: bool
+    tries: int  # failed ones before this
+    started_ms: int
+    send: Send
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    attempts: tuple[Attempt, ...]
+    looked: int  # users looked at: as many as asked for means there may be more
+
+
+def plan_due(
+    conn: Conn,
+    now_ms: int,
+    policy_of: PolicyOf,
+    accounts_of: AccountViews,
+    *,
+    owner: str,
+    limit: int,
+    boot_ms: int,
+) -> Planned:
+    """Takes due jobs of up to `limit` users whose locks are free, and decides each."""
+    due = job_rows.due_users(conn, now_ms, limit=limit)
+    free = job_rows.lock_free_inboxes(conn, due)
+    inboxes = inbox_rows.lock_inboxes(conn, free)
+    users = with_rows(conn, now_ms, inboxes.values(), policy_of)
+    addresses = device_rows.addresses_of(conn, list(users))
+    attempts: list[Attempt] = []
+    rows = []
+    room: dict[tuple[str, str], int] = {}
+    for key, locked in users.items():
+        views = _with_room(key.app_id, accounts_of(key.app_id), room)
+        for device in locked.devices.values():
+            job = locked.jobs.get(device.device_id)
+            if job is None or not _claimable(job, now_ms):
+                continue
+            found = _plan_one(locked, device, job, addresses.get(device.key, []), views, boot_ms)
+            if isinstance(found, Send):
+                room[key.app_id, found.address.account] = (
+                    room.get((key.app_id, found.address.account), views[found.address.account].free) - len(found.notes)
+                )
+                views = _with_room(key.app_id, accounts_of(key.app_id), room)
+                attempts.append(_attempt(locked, device, job, found))
+            else:
+                rows.append((device.key, _rested(job, found)))
+    job_rows.set_rearmed(conn, rows)
+    job_rows.set_claims(
+        conn,
+        [(one.device, owner, one.token, now_ms + policy_of(one.device.app_id).claim_ms) for one in attempts],
+    )
+    job_rows.start_attempts(conn, [_attempt_row(one) for one in attempts])
+    return Planned(attempts=tuple(attempts), looked=len(due))
+
+
+def _with_room(
+    app_id: str, views: Mapping[str, AccountView], room: Mapping[tuple[str, str], int]
+) -> Mapping[str, AccountView]:
+    return {
+        name: replace(view, free=room[app_id, name]) if (app_id, name) in room else view for name, view in views.items()
+    }
+
+
+def _claimable(job: PushJob, now_ms: int) -> bool:
+    return job.due_ms is not None and job.due_ms <= now_ms and (job.claim_until_ms or 0) <= now_ms
+
+
+def _plan_one(
+    locked: Locked,
+    device: Device,
+    job: PushJob,
+    addresses: Sequence[Address],
+    views: Mapping[str, AccountView],
+    boot_ms: int,
+) -> Plan:
+    from_before = device.online_since_ms is not None and device.online_since_ms < boot_ms
+    untold, count = _items(locked, device, after=max(device.acked_seq, device.pushed_seq), upto=locked.head_seq)
+    told: list[Item] = []
+    if not untold and device.pushed_seq > device.acked_seq:
+        told, _ = _items(locked, device, after=device.acked_seq, upto=device.pushed_seq)
+    return plan(
+        Situation(
+            now_ms=locked.now_ms,
+            device=device,
+            job=job,
+            untold=tuple(untold),
+            untold_count=count,
+            told=tuple(told),
+            upto_seq=locked.head_seq if untold else device.pushed_seq,
+            addresses=tuple(addresses),
+            accounts=views,
+            policy=locked.policy,
+            elsewhere=rules.someone_looks(device, locked.devices.values()),
+            gateway=device.node_id == GATEWAY,
+            grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
+        )
+    )
+
+
+def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[list[Item], int]:
+    """What is worth telling in (after, upto]: the newest ones with their content, and the number of all."""
+    if after >= upto:
+        return [], 0
+    facts = locked.facts()
+    mine = facts.of(device.device_id)
+    worth: list[Entry] = []
+    while after < upto:
+        entries = inbox_rows.notifiable_between(
+            locked.conn, locked.key, locked.now_ms, after=after, upto=upto, limit=ITEMS_MAX
+        )
+        worth += [
+            entry
+            for entry in entries
+            if not mine.has(entry.seq) and rules.worth_telling(entry, device, facts, locked.policy, locked.now_ms)
+        ]
+        if len(entries) < ITEMS_MAX:
+            break
+        after = entries[-1].seq
+    oldest, newest = worth[:1], worth[-(ITEMS_MAX - 1) :]
+    kept = newest if oldest and oldest[0] in newest else oldest + newest
+    contents = inbox_rows.pushes_of(locked.conn, locked.key.app_id, {entry.message_id for entry in kept})
+    items = [
+        Item(
+            entry=entry,
+            push=msgspec.json.decode(contents[entry.message_id].push, type=Notification),
+            priority=contents[entry.message_id].priority,
+            collapse_key=contents[entry.message_id].collapse_key,
+        )
+        for entry in kept
+        if entry.message_id in contents
+    ]
+    return items, len(worth)
+
+
+def _attempt(locked: Locked, device: Device, job: PushJob, send: Send) -> Attempt:
+    return Attempt(
+        device=device.key,
+        epoch=locked.inbox.epoch,
+        head_seq=locked.head_seq,
+        token=job.claim_token + 1,
+        knock=send.form == Form.KNOCK,
+        tries=job.tries,
+        started_ms=locked.now_ms,
+        send=send,
+    )
+
+
+def _rested(job: PushJob, found: Wait | Stop) -> dict[str, object]:
+    due_ms = found.at_ms if isinstance(found, Wait) else None
+    return job_values(replace(job, due_ms=due_ms, reason=found.reason))
+
+
+def job_values(job: PushJob) -> dict[str, object]:
+    return {
+        "due": job.due_ms,
+        "why": job.reason,
+        "told": job.told_ms,
+        "k": job.knock,
+        "n": job.tries,
+        "retry": job.retry_ms,
+        "bare": job.bare_seq,
+        "index": job.address_index,
+    }
+
+
+def _attempt_row(one: Attempt) -> dict[str, object]:
+    return {
+        "app_id": one.device.app_id,
+        "user_id": one.device.user_id,
+        "device_id": one.device.device_id,
+        "claim_token": one.token,
+        "account": one.send.address.account,
+        "token_hash": one.send.address.token_hash,
+        "push_id": one.send.notes[0].push_id,
+        "from_seq": one.send.from_seq,
+        "upto_seq": one.send.upto_seq,
+        "form": one.send.form,
+        "started_ms": one.started_ms,
+        "ended_ms": None,
+        "verdict": None,
+        "vendor_id": None,
+        "vendor_code": None,
+    }
+
+
+# --- the look before sending ------------------------------------------------------------------------------------------
+
+
+def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[bool]:
+    """For each attempt: not acked past it, the address still this device's own, and something in it still alive.
+
+    Without a lock: what changes after this look costs at most one push that the client drops.
+    """
+    keys = {one.device.user for one in attempts}
+    devices = {d.key: d for found in device_rows.devices_of(conn, keys).values() for d in found}
+    addresses = device_rows.addresses_of(conn, keys)
+    return [_needed(devices.get(one.device), addresses.get(one.device, []), one) for one in attempts]
+
+
+def _needed(device: Device | None, addresses: Sequence[Address], one: Attempt) -> bool:
+    if device is None or device.acked_seq >= one.send.upto_seq:
+        return False
+    mine = one.send.address
+    return any(a.account == mine.account and a.token_hash == mine.token_hash and a.state == "active" for a in addresses)
+
+
+# --- settling ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """An attempt and what became of it. `retry_ms`: when to try again, if it is to be. `spare`: a dead token is not to be
+    removed now (the brake holds)."""
+
+    attempt: Attempt
+    result: Result
+    retry_ms: int
+    spare: bool = False
+
+
+def settle(
+    conn: Conn, now_ms: int, settlements: Sequence[Settlement], policy_of: PolicyOf
+) -> list[Then | None | Exception]:
+    """Writes results; None for one whose claim had passed to another worker."""
+    users = lock_users(conn, now_ms, {one.attempt.device.user for one in settlements}, policy_of)
+    ends, freed = [], []
+    answers: list[Then | None | Exception] = []
+    for one in settlements:
+        outcome = one.result.outcome
+        ends.append(
+            (
+                one.attempt.device,
+                {
+                    "token": one.attempt.token,
+                    "now": now_ms,
+                    "word": one.result.word,
+                    "vid": None if outcome is None else outcome.vendor_id,
+                    "vcode": None if outcome is None else outcome.vendor_code,
+                },
+            )
+        )
+        locked = users.get(one.attempt.device.user)
+        job = None if locked is None else locked.jobs.get(one.attempt.device.device_id)
+        if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:
+            answers.append(None)
+            continue
+        freed.append((one.attempt.device, one.attempt.token))
+        answers.append(_settle_one(locked, job, one))
+    job_rows.end_attempts(conn, ends)
+    job_rows.release_claims(conn, freed)
+    flush(conn, now_ms, users.values())
+    return answers
+
+
+def _settle_one(locked: Locked, job: PushJob, one: Settlement) -> Then:
+    device_id = one.attempt.device.device_id
+    device = locked.devices.get(device_id)
+    then = after(one.result, one.attempt.send.form)
+    if device is None:
+        return Then.MOOT
+    match then:
+        case Then.TOLD | Then.GIVE_UP:
+            _told(locked, device, job, one)
+        case Then.AGAIN:
+            locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms))
+        case Then.NEXT_ADDRESS:
+            _dead(locked, device, job, one)
+        case Then.BARE:
+            locked.put_job(replace(job, tries=job.tries + 1, bare_seq=one.attempt.send.upto_seq, retry_ms=None))
+        case Then.PARK:
+            assert one.result.outcome is not None
+            job_rows.park_account(
+                locked.conn,
+                locked.now_ms,
+                app_id=locked.key.app_id,
+                account=one.attempt.send.address.account,
+                code=one.result.outcome.vendor_code,
+            )
+            locked.rearm(device_id)  # due again at once: the planner then finds the account parked, or the next one
+        case Then.MOOT:
+            locked.rearm(device_id)
+    return then
+
+
+def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None:
+    """The vendor took it over (or never will): told. Nothing is acked by that."""
+    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, locked.head_seq))))
+    knocks = job.knock + 1 if one.attempt.knock else job.knock
+    locked.put_job(
+        replace(
+            job,
+            knock=knocks,
+            told_ms=job.told_ms if job.told_ms is not None else locked.now_ms,
+            tries=0,
+            retry_ms=None,
+            address_index=job.address_index + 1 if one.attempt.knock else job.address_index,
+        )
+    )
+    if one.attempt.knock and knocks >= len(locked.policy.knocks_ms):
+        tell_device(locked, device, "device.unreachable", reason="told")
+    outcome = one.result.outcome
+    if outcome is not None and not one.attempt.knock:
+        entries = inbox_rows.notifiable_between(
+            locked.conn,
+            locked.key,
+            locked.now_ms,
+            after=one.attempt.send.from_seq - 1,
+            upto=one.attempt.send.upto_seq,
+            limit=ITEMS_MAX,
+        )
+        pushed: list[Reported] = [(entry, outcome.vendor_code) for entry in entries]
+        if one.result.word == "accepted":
+            tell(locked, device, "delivery.pushed", pushed)
+
+
+def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None:
+    """The vendor says the token is dead: believed only for this very token, and if it has not been registered since."""
+    assert one.result.outcome is not None
+    address = one.attempt.send.address
+    since_ms = one.result.outcome.dead_since_ms
+    when_ms = one.attempt.started_ms if since_ms is None else since_ms
+    current = [
+        a
+        for a in device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
+        if a.account == address.account and a.token_hash == address.token_hash and a.state == "active"
+    ]
+    if not current or when_ms <= current[0].registered_ms or one.spare:
+        locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms if one.spare or current else None))
+        return
+    lose_address(locked, device.key, account=address.account, token_hash=address.token_hash, state="dead")
+    tell_device(
+        locked,
+        device,
+        "device.token_invalid",
+        account=address.account,
+        code=one.result.outcome.vendor_code,
+    )
+    if not locked.devices[device.device_id].has_address:
+        tell_device(locked, device, "device.unreachable", reason="no_address")
+    locked.put_job(replace(job, tries=0, retry_ms=None))
+

@@ -1,0 +1,240 @@
+"""The dispatcher: plans due jobs, calls vendors, settles. The rows are the queue; this only holds claims.
+
+Killed at any point it loses nothing: a claim ends by itself, and its job is due again.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from providers.contract import Outcome, Push, Verdict
+from relay.backoff import backoff_ms
+from relay.clock import Clock
+from relay.errors import Problem
+from relay.inbox.locked import PolicyOf
+from relay.push.accounts import Account, Accounts
+from relay.push.limits import pause_ms
+from relay.push.planner import Note, device_hint
+from relay.push.rules import Result, worst
+from relay.push.service import Attempt, Planned, Settlement, plan_due, settle, still_needed
+from relay.store.engine import Conn, Engine
+
+log = structlog.get_logger("relay.push")
+
+BATCH_USERS = 64  # users looked at in one PLAN
+POLL_S = 1.0
+IN_FLIGHT_MAX = 512  # attempts at once, over all accounts
+CALL_S = 20.0  # a vendor's call never outlives its claim
+FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
+SPARED_MS = 3_600_000
+BRAKED_MS = 3_600_000
+
+OpenToken = Callable[[str, bytes], str]  # (app, sealed) -> token
+Told = Callable[[str, str, str], None]  # (account, provider, verdict)
+
+
+class PushWorker:
+    """One node's dispatcher."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        rng: random.Random,
+        accounts: Accounts,
+        policy_of: PolicyOf,
+        *,
+        node_id: str,
+        open_token: OpenToken,
+        told: Told = lambda *_: None,
+        boot_ms: int = 0,
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._rng = rng
+        self._accounts = accounts
+        self._policy_of = policy_of
+        self._owner = node_id
+        self._open_token = open_token
+        self._told = told
+        self._boot_ms = boot_ms
+        self._woken = asyncio.Event()
+        self._wake_at_ms: int | None = None
+        self._in_flight = 0
+
+    def nudge(self, due_ms: int | None) -> None:
+        """A hint that something will be due then; the poll finds it all the same."""
+        if due_ms is not None and (self._wake_at_ms is None or due_ms < self._wake_at_ms):
+            self._wake_at_ms = due_ms
+            self._woken.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until asked to stop; then takes no more and waits for what is in flight."""
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                try:
+                    busy = await self._round(group)
+                except Problem as problem:  # the store is away: say so once a round, and come again
+                    log.warning("push.store_unavailable", code=problem.code)
+                    busy = False
+                if not busy:
+                    await self._rest(stop)
+
+    async def _round(self, group: asyncio.TaskGroup) -> bool:
+        room = min(BATCH_USERS, IN_FLIGHT_MAX - self._in_flight)
+        if room <= 0:
+            return False
+        self._wake_at_ms = None
+        planned = await self._engine.write(lambda conn, now_ms: self._plan(conn, now_ms, room))
+        if planned.attempts:
+            needed = await self._engine.read(lambda conn, now_ms: still_needed(conn, now_ms, planned.attempts))
+            for attempt, is_needed in zip(planned.attempts, needed, strict=True):
+                self._in_flight += 1
+                group.create_task(self._attempt(attempt, needed=is_needed), name="push-attempt")
+        return planned.looked >= room
+
+    def _plan(self, conn: Conn, now_ms: int, limit: int) -> Planned:
+        monotonic_ms = self._clock.monotonic_ms()
+        return plan_due(
+            conn,
+            now_ms,
+            self._policy_of,
+            lambda app_id: self._accounts.views(app_id, monotonic_ms),
+            owner=self._owner,
+            limit=limit,
+            boot_ms=self._boot_ms,
+        )
+
+    async def _rest(self, stop: asyncio.Event) -> None:
+        """Until a hint falls due, a poll is due, or the end."""
+        wait_s = POLL_S
+        if self._wake_at_ms is not None:
+            wait_s = min(wait_s, max(0.0, (self._wake_at_ms - self._clock.now_ms()) / 1000))
+        self._woken.clear()
+        if wait_s <= 0:
+            return
+        waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._woken.wait())]
+        try:
+            await asyncio.wait(waits, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waits:
+                one.cancel()
+
+    async def _attempt(self, attempt: Attempt, *, needed: bool) -> None:
+        try:
+            account = self._accounts.get(attempt.device.app_id, attempt.send.address.account)
+            outcome = None if not needed or account is None else await self._send(account, attempt)
+            spare = (
+                outcome is not None
+                and account is not None
+                and outcome.verdict is Verdict.TOKEN_DEAD
+                and account.brake.holds(self._clock.monotonic_ms())
+            )
+            settlement = Settlement(
+                attempt=attempt,
+                result=Result(outcome),
+                retry_ms=self._clock.now_ms() + self._retry_in_ms(account, attempt, outcome, spare=spare),
+                spare=spare,
+            )
+            await self._settle(settlement)
+        finally:
+            self._in_flight -= 1
+            self._woken.set()
+
+    async def _send(self, account: Account, attempt: Attempt) -> Outcome:
+        """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
+        retry = attempt.tries > 0
+        outcomes: list[Outcome] = []
+        token = self._open_token(attempt.device.app_id, attempt.send.address.token_sealed)
+        for note in attempt.send.notes:
+            account.started(self._clock.monotonic_ms(), calls=1, retry=retry)
+            try:
+                async with asyncio.timeout(CALL_S):
+                    outcome = await account.provider.send(self._push(account, attempt, note, token))
+            except TimeoutError:
+                outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
+            account.ended(self._clock.monotonic_ms(), outcome)
+            self._told(account.name, account.provider.name, str(outcome.verdict))
+            outcomes.append(outcome)
+            if outcome.verdict is not Verdict.ACCEPTED:
+                break
+        return worst(outcomes)
+
+    def _push(self, account: Account, attempt: Attempt, note: Note, token: str) -> Push:
+        shows = note.shows
+        relay = {
+            "v": 1,
+            "app": attempt.device.app_id,
+            "device": attempt.device.device_id,
+            "user_hint": device_hint(attempt.device.user_id),
+            "epoch8": attempt.epoch[:16],
+            "head": attempt.head_seq,
+            "ids": list(note.ids),
+            "n": note.count,
+        }
+        if shows is None:
+            return Push(
+                id=note.push_id,
+                token=token,
+                kind=attempt.send.address.kind,
+                urgent=note.urgent,
+                ttl_s=note.ttl_s,
+                collapse_key=note.collapse_key,
+                relay=relay,
+            )
+        return Push(
+            id=note.push_id,
+            token=token,
+            kind=attempt.send.address.kind,
+            title=shows.title,
+            body=shows.body,
+            image=shows.image,
+            data=shows.data,
+            badge=shows.badge,
+            sound=shows.sound,
+            channel=shows.channel,
+            thread=shows.thread,
+            click=shows.click,
+            mutable=shows.mutable,
+            urgent=note.urgent,
+            ttl_s=note.ttl_s,
+            collapse_key=note.collapse_key,
+            overrides=shows.overrides.get(account.provider.name, {}),
+            relay=relay,
+        )
+
+    def _retry_in_ms(self, account: Account | None, attempt: Attempt, outcome: Outcome | None, *, spare: bool) -> int:
+        if outcome is None or account is None:
+            return 0
+        if spare:
+            return BRAKED_MS
+        if outcome.verdict is Verdict.MISCONFIGURED:
+            return SPARED_MS
+        if outcome.retry_after_s is not None:
+            wait_ms = pause_ms(outcome.retry_after_s)
+            return wait_ms + self._rng.randint(0, wait_ms // 4)
+        wait_ms = backoff_ms(attempt.tries + 1, first_ms=FIRST_RETRY_MS, limit_ms=RETRY_MS_MAX, rng=self._rng)
+        if not account.budget.may_retry(self._clock.monotonic_ms()):
+            wait_ms += RETRY_MS_MAX // 10
+        return max(wait_ms, int(account.provider.capabilities.retry_s_min * 1000))
+
+    async def _settle(self, settlement: Settlement) -> None:
+        try:
+            then = await self._engine.write_batched(self._settle_batch, settlement)
+        except Problem as problem:  # the claim ends by itself; the push is planned again
+            log.warning("push.not_settled", code=problem.code)
+            return
+        log.info(
+            "push.settled",
+            app=settlement.attempt.device.app_id,
+            device=settlement.attempt.device.device_id,
+            account=settlement.attempt.send.address.account,
+            form=settlement.attempt.send.form,
+            verdict=settlement.result.word,
+            then=None if then is None else str(then),
+        )
+
+    def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
+        return list(settle(conn, now_ms, items, self._policy_of))

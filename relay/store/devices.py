@@ -1,0 +1,351 @@
+"""Rows of devices: their numbers, selective acks, held entries, addresses."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, delete, select, text, update
+
+from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
+from relay.store.schema import address, address_tombstone, device, device_ack, device_held, upgrade
+from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
+
+FIELDS = tuple(field.name for field in fields(Device))
+_columns = [device.c[name] for name in FIELDS]
+_STATES = {str(state): state for state in DeviceState}
+_STATE_AT = FIELDS.index("state")
+
+
+def device_of(row: Sequence[Any]) -> Device:
+    values = dict(zip(FIELDS, row, strict=True))
+    values["state"] = _STATES[values["state"]]
+    return Device(**values)
+
+
+@per_dialect
+def _of_users(sqlite: bool) -> Select[Any]:  # noqa: FBT001 - see per_dialect
+    return (
+        select(*_columns)
+        .where(
+            device.c.app_id == bindparam("app"),
+            in_list(device.c.user_id, "users", sqlite=sqlite),
+            device.c.state != "gone",
+        )
+        .order_by(device.c.user_id, device.c.device_id)
+    )
+
+
+def devices_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, list[Device]]:
+    """All devices of these users that are not gone; every user has an entry."""
+    found: dict[UserKey, list[Device]] = {key: [] for key in keys}
+    apps: dict[str, list[str]] = {}
+    for key in found:
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    for app_id, users in apps.items():
+        for row in conn.execute(_of_users(conn), {"app": app_id, "users": as_list(conn, users)}):
+            one = device_of(row)
+            found[one.key.user].append(one)
+    return found
+
+
+_here = (
+    device.c.app_id == bindparam("app"),
+    device.c.user_id == bindparam("user"),
+    device.c.device_id == bindparam("device"),
+)
+_one = select(*_columns).where(*_here)
+
+
+def _key(key: DeviceKey) -> dict[str, Any]:
+    return {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+
+
+def device_row(conn: Connection, key: DeviceKey) -> Device | None:
+    """The device, gone or not."""
+    row = conn.execute(_one, _key(key)).first()
+    return None if row is None else device_of(row)
+
+
+def insert_device(conn: Connection, new: Device) -> None:
+    insert_rows(conn, device, [{name: _plain(getattr(new, name)) for name in FIELDS}])
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, DeviceState) else value
+
+
+@lru_cache(maxsize=512)
+def _update(names: tuple[str, ...]) -> Any:
+    return update(device).where(*_here).values({name: bindparam(f"new_{name}") for name in names})
+
+
+def save_devices(conn: Connection, changes: Sequence[tuple[Device, Device]]) -> None:
+    """Writes what differs between the rows as read and as they should be; one statement per set of changed columns."""
+    shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for old, new in changes:
+        names = tuple(name for name in FIELDS if getattr(old, name) != getattr(new, name))
+        if names:
+            values = {f"new_{name}": _plain(getattr(new, name)) for name in names}
+            shapes.setdefault(names, []).append(_key(new.key) | values)
+    for names, rows in shapes.items():
+        conn.execute(_update(names), rows)
+
+
+_by_node = select(*_columns).where(
+    device.c.node_id == bindparam("node"), device.c.offline_since_ms.is_(None), device.c.state != "gone"
+)
+
+
+def online_at(conn: Connection, node_id: str) -> list[Device]:
+    """Devices whose sessions this node held."""
+    return [device_of(row) for row in conn.execute(_by_node, {"node": node_id})]
+
+
+_online = (
+    select(*_columns)
+    .where(device.c.online_since_ms.is_not(None), device.c.offline_since_ms.is_(None), device.c.state != "gone")
+    .order_by(device.c.app_id, device.c.user_id, device.c.device_id)
+)
+
+
+def online_devices(conn: Connection) -> list[Device]:
+    """Everyone whose row says online: what a starting relay must grant a fresh lease."""
+    return [device_of(row) for row in conn.execute(_online)]
+
+
+_silent = (
+    select(*_columns)
+    .where(device.c.state == bindparam("state"), device.c.contact_ms <= bindparam("before"))
+    .order_by(device.c.contact_ms)
+    .limit(bindparam("count"))
+)
+
+
+def silent_since(conn: Connection, *, state: DeviceState, before_ms: int, limit: int) -> list[Device]:
+    """Devices in `state` without contact since then."""
+    params = {"state": str(state), "before": before_ms, "count": limit}
+    return [device_of(row) for row in conn.execute(_silent, params)]
+
+
+# --- selective acks, held entries -------------------------------------------------------------------------------------
+
+
+@per_dialect
+def _acks(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    c = device_ack.c
+    return (
+        select(c.user_id, c.device_id, c.from_seq, c.to_seq, c.offered_again)
+        .where(c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite))
+        .order_by(c.user_id, c.device_id, c.from_seq)
+    )
+
+
+Ranges = tuple[list[tuple[int, int]], list[tuple[int, int]]]  # held, offered again
+
+
+def ack_ranges(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, Ranges]:
+    """Ranges acked beyond `acked_seq`, by device: few have any."""
+    found: dict[DeviceKey, Ranges] = {}
+    apps: dict[str, list[str]] = {}
+    for key in keys:
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    for app_id, users in apps.items():
+        for row in conn.execute(_acks(conn), {"app": app_id, "users": as_list(conn, users)}):
+            pair = found.setdefault(DeviceKey(app_id, row.user_id, row.device_id), ([], []))
+            pair[row.offered_again].append((row.from_seq, row.to_seq))
+    return found
+
+
+_drop_acks = delete(device_ack).where(
+    device_ack.c.app_id == bindparam("app"),
+    device_ack.c.user_id == bindparam("user"),
+    device_ack.c.device_id == bindparam("device"),
+)
+
+
+def set_ack_ranges(
+    conn: Connection, key: DeviceKey, *, ranges: Iterable[tuple[int, int]], again: Iterable[tuple[int, int]]
+) -> None:
+    conn.execute(_drop_acks, _key(key))
+    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    rows = [
+        head | {"from_seq": low, "to_seq": high, "offered_again": kind}
+        for kind, some in ((0, ranges), (1, again))
+        for low, high in some
+    ]
+    insert_missing(conn, device_ack, rows)
+
+
+_held_here = (
+    device_held.c.app_id == bindparam("app"),
+    device_held.c.user_id == bindparam("user"),
+    device_held.c.device_id == bindparam("device"),
+)
+_held = select(device_held.c.seq, device_held.c.why, device_held.c.tries).where(*_held_here).order_by(device_held.c.seq)
+
+
+def held_rows(conn: Connection, key: DeviceKey) -> list[tuple[int, str, int]]:
+    """(seq, why, tries) of entries that the device passed without having them in full."""
+    return [(row.seq, row.why, row.tries) for row in conn.execute(_held, _key(key))]
+
+
+def add_held(conn: Connection, key: DeviceKey, rows: Iterable[tuple[int, str]]) -> None:
+    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    insert_missing(conn, device_held, [head | {"seq": seq, "why": why, "tries": 0} for seq, why in rows])
+
+
+_drop_held = delete(device_held).where(*_held_here, device_held.c.seq == bindparam("seq"))
+_drop_held_above = delete(device_held).where(*_held_here, device_held.c.seq > bindparam("seq"))
+
+
+def drop_held(conn: Connection, key: DeviceKey, seqs: Iterable[int]) -> None:
+    rows = [_key(key) | {"seq": seq} for seq in seqs]
+    if rows:
+        conn.execute(_drop_held, rows)
+
+
+def drop_held_above(conn: Connection, key: DeviceKey, seq: int) -> None:
+    conn.execute(_drop_held_above, _key(key) | {"seq": seq})
+
+
+_set_tries = update(device_held).where(*_held_here, device_held.c.seq == bindparam("s")).values(tries=bindparam("n"))
+
+
+def set_held_tries(conn: Connection, key: DeviceKey, *, seq: int, tries: int) -> None:
+    conn.execute(_set_tries, _key(key) | {"s": seq, "n": tries})
+
+
+_open_held = select(device_held.c.device_id, device_held.c.seq).where(
+    device_held.c.app_id == bindparam("app"),
+    device_held.c.user_id == bindparam("user"),
+    device_held.c.why != "fallback",
+)
+
+
+def open_held_of_user(conn: Connection, key: UserKey) -> dict[int, set[str]]:
+    """seq -> devices that passed it without being able to show it in any form."""
+    found: dict[int, set[str]] = {}
+    for row in conn.execute(_open_held, {"app": key.app_id, "user": key.user_id}):
+        found.setdefault(row.seq, set()).add(row.device_id)
+    return found
+
+
+_held_seqs = select(device_held.c.seq).where(
+    device_held.c.app_id == bindparam("app"), device_held.c.user_id == bindparam("user")
+)
+
+
+def held_seqs(conn: Connection, key: UserKey) -> set[int]:
+    """Numbers that some device passed without the full form: they keep the floor."""
+    return set(conn.execute(_held_seqs, {"app": key.app_id, "user": key.user_id}).scalars())
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+_ADDRESS = tuple(field.name for field in fields(Address))
+
+
+@per_dialect
+def _addresses(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    c = address.c
+    return (
+        select(c.user_id, c.device_id, *(c[name] for name in _ADDRESS))
+        .where(c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite))
+        .order_by(c.user_id, c.device_id, c.preference)
+    )
+
+
+def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, list[Address]]:
+    """Addresses of all devices of these users, in order of preference."""
+    found: dict[DeviceKey, list[Address]] = {}
+    apps: dict[str, list[str]] = {}
+    for key in keys:
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    for app_id, users in apps.items():
+        for user_id, device_id, *rest in conn.execute(
+            _addresses(conn), {"app": app_id, "users": as_list(conn, users)}
+        ):
+            one = Address(**dict(zip(_ADDRESS, rest, strict=True)))
+            found.setdefault(DeviceKey(app_id, user_id, device_id), []).append(one)
+    return found
+
+
+_address_here = (
+    address.c.app_id == bindparam("app"),
+    address.c.user_id == bindparam("user"),
+    address.c.device_id == bindparam("device"),
+)
+_drop_addresses = delete(address).where(*_address_here)
+
+
+def set_addresses(conn: Connection, key: DeviceKey, addresses: Iterable[Address]) -> None:
+    """Replaces a device's addresses. Owners of the same tokens must have been dealt with before (`owners_of`)."""
+    conn.execute(_drop_addresses, _key(key))
+    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    insert_rows(conn, address, [head | {name: getattr(one, name) for name in _ADDRESS} for one in addresses])
+
+
+_set_state = (
+    update(address)
+    .where(*_address_here, address.c.account == bindparam("of"), address.c.token_hash == bindparam("hash"))
+    .values(state=bindparam("to"))
+)
+
+
+def set_address_state(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes, state: str) -> None:
+    conn.execute(_set_state, _key(key) | {"of": account, "hash": token_hash, "to": state})
+
+
+_share = (
+    update(address)
+    .where(*_address_here, address.c.account == bindparam("of"), address.c.token_hash == bindparam("hash"))
+    .values(shared=1)
+)
+
+
+def share_address(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes) -> None:
+    """Two users of one installation: the token reaches both, and each push names its user."""
+    conn.execute(_share, _key(key) | {"of": account, "hash": token_hash})
+
+
+_owners = select(
+    address.c.user_id, address.c.device_id, address.c.shared, address.c.registered_ms
+).where(
+    address.c.app_id == bindparam("app"),
+    address.c.account == bindparam("of"),
+    address.c.token_hash == bindparam("hash"),
+    address.c.state == "active",
+)
+
+
+def owners_of(conn: Connection, app_id: str, *, account: str, token_hash: bytes) -> list[DeviceKey]:
+    """The devices that hold this token at present: one, unless it is shared."""
+    rows = conn.execute(_owners, {"app": app_id, "of": account, "hash": token_hash})
+    return [DeviceKey(app_id, row.user_id, row.device_id) for row in rows]
+
+
+_bury = text(
+    "INSERT INTO address_tombstone (app_id, account, token_hash, until_ms) VALUES (:app, :of, :hash, :until) "
+    "ON CONFLICT (app_id, account, token_hash) DO UPDATE SET until_ms = excluded.until_ms"
+)
+
+
+def bury_address(conn: Connection, app_id: str, *, account: str, token_hash: bytes, until_ms: int) -> None:
+    """Remembers that this token's owner signed out: a late push job finds no address."""
+    conn.execute(_bury, {"app": app_id, "of": account, "hash": token_hash, "until": until_ms})
+
+
+_unbury = delete(address_tombstone).where(
+    address_tombstone.c.app_id == bindparam("app"),
+    address_tombstone.c.account == bindparam("of"),
+    address_tombstone.c.token_hash == bindparam("hash"),
+)
+
+
+def unbury_address(conn: Connection, app_id: str, *, account: str, token_hash: bytes) -> None:
+    conn.execute(_unbury, {"app": app_id, "of": account, "hash": token_hash})
+
+
+def add_upgrade(conn: Connection, row: Mapping[str, Any]) -> None:
+    insert_missing(conn, upgrade, [row])

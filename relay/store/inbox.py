@@ -1,0 +1,493 @@
+"""Rows of inboxes: the lock, the numbers, messages and entries."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, select, text, update
+
+from relay.model import EVERYWHERE, Entry, EntryState, Inbox, Kind, NotifyPolicy, Scope, UserKey
+from relay.store.schema import idempotency, inbox, inbox_entry, message, read_marker, store_meta
+from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
+
+e, m = inbox_entry.c, message.c
+
+# --- the lock and the numbers -----------------------------------------------------------------------------------------
+
+
+@per_dialect
+def _lock(sqlite: bool) -> Select[Any]:  # noqa: FBT001 - see per_dialect
+    return (
+        select(inbox)
+        .where(inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite))
+        .order_by(inbox.c.user_id)
+        .with_for_update(key_share=True)  # FOR NO KEY UPDATE; SQLite's writer is alone anyway
+    )
+
+
+def lock_inboxes(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, Inbox]:
+    """Takes L(u) of every user, in order, and gives their inboxes; users without one are left out.
+
+    Nothing else may be read in this statement: on PostgreSQL other tables would still show the time before the wait.
+    """
+    found: dict[UserKey, Inbox] = {}
+    for app_id, users in _by_app(keys).items():
+        rows = conn.execute(_lock(conn), {"app": app_id, "users": as_list(conn, sorted(users))})
+        for row in rows:
+            found[UserKey(app_id, row.user_id)] = Inbox(**row._mapping)  # noqa: SLF001 - SQLAlchemy's documented way
+    return found
+
+
+def _by_app(keys: Iterable[UserKey]) -> dict[str, set[str]]:
+    apps: dict[str, set[str]] = {}
+    for key in sorted(keys):
+        apps.setdefault(key.app_id, set()).add(key.user_id)
+    return apps
+
+
+_inbox_of = select(inbox).where(inbox.c.app_id == bindparam("app"), inbox.c.user_id == bindparam("user"))
+
+
+def inbox_of(conn: Connection, key: UserKey) -> Inbox | None:
+    """The inbox as of this snapshot, without its lock."""
+    row = conn.execute(_inbox_of, {"app": key.app_id, "user": key.user_id}).first()
+    return None if row is None else Inbox(**row._mapping)  # noqa: SLF001
+
+
+def create_inboxes(conn: Connection, now_ms: int, epochs: Mapping[UserKey, str]) -> None:
+    """Makes the inboxes that do not exist yet; `epochs` gives a fresh random epoch for each."""
+    rows = [
+        {
+            "app_id": key.app_id,
+            "user_id": key.user_id,
+            "epoch": epochs[key],
+            "head_seq": 0,
+            "floor_seq": 0,
+            "pinned_until_ms": 0,
+            "created_ms": now_ms,
+        }
+        for key in sorted(epochs)
+    ]
+    insert_missing(conn, inbox, rows)
+
+
+_set_head = (
+    update(inbox)
+    .where(inbox.c.app_id == bindparam("app"), inbox.c.user_id == bindparam("user"))
+    .values(head_seq=bindparam("head"))
+)
+
+
+def set_heads(conn: Connection, heads: Mapping[UserKey, int]) -> None:
+    if heads:
+        conn.execute(_set_head, [{"app": k.app_id, "user": k.user_id, "head": head} for k, head in heads.items()])
+
+
+def set_inbox(conn: Connection, key: UserKey, **values: Any) -> None:
+    conn.execute(update(inbox).where(inbox.c.app_id == key.app_id, inbox.c.user_id == key.user_id).values(**values))
+
+
+@per_dialect
+def _heads(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    return select(inbox.c.user_id, inbox.c.head_seq).where(
+        inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite)
+    )
+
+
+def heads_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, int]:
+    """Newest numbers of many inboxes, one query an app."""
+    return {
+        UserKey(app_id, row.user_id): row.head_seq
+        for app_id, users in _by_app(keys).items()
+        for row in conn.execute(_heads(conn), {"app": app_id, "users": as_list(conn, users)})
+    }
+
+
+_store_epoch = select(store_meta.c.epoch).where(store_meta.c.id == 1)
+
+
+def store_epoch(conn: Connection) -> str:
+    return str(conn.execute(_store_epoch).scalar_one())
+
+
+# --- idempotency ------------------------------------------------------------------------------------------------------
+
+
+@per_dialect
+def _keys(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    c = idempotency.c
+    return select(c.key, c.body_hash, c.message_id, c.writer).where(
+        c.app_id == bindparam("app"), in_list(c.key, "keys", sqlite=sqlite)
+    )
+
+
+def claim_keys(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Row[Any]]:
+    """Inserts idempotency rows, first of all; gives the row that stands for each (app, key): ours, or an earlier one."""
+    rows = sorted(rows, key=lambda row: (row["app_id"], row["key"]))
+    insert_missing(conn, idempotency, rows)
+    apps: dict[str, list[str]] = {}
+    for row in rows:
+        apps.setdefault(row["app_id"], []).append(row["key"])
+    found: dict[tuple[str, str], Row[Any]] = {}
+    for app_id, keys in apps.items():
+        for row in conn.execute(_keys(conn), {"app": app_id, "keys": as_list(conn, keys)}):
+            found[app_id, row.key] = row
+    return found
+
+
+_drop_key = delete(idempotency).where(idempotency.c.app_id == bindparam("app"), idempotency.c.key == bindparam("k"))
+
+
+def drop_keys(conn: Connection, keys: Iterable[tuple[str, str]]) -> None:
+    """Takes keys back whose sends were refused: nothing is stored for them."""
+    rows = [{"app": app_id, "k": key} for app_id, key in keys]
+    if rows:
+        conn.execute(_drop_key, rows)
+
+
+# --- messages and entries ---------------------------------------------------------------------------------------------
+
+
+def append(conn: Connection, messages: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> None:
+    insert_rows(conn, message, messages)
+    insert_rows(conn, inbox_entry, entries)
+
+
+@per_dialect
+def _messages(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    return select(message).where(m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite))
+
+
+def messages(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row[Any]]:
+    rows = conn.execute(_messages(conn), {"app": app_id, "ids": as_list(conn, ids)})
+    return {row.message_id: row for row in rows}
+
+
+@per_dialect
+def _pushes(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    return select(m.message_id, m.push, m.priority, m.collapse_key).where(
+        m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite), m.push.is_not(None)
+    )
+
+
+def pushes_of(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row[Any]]:
+    """What these messages would show, by id."""
+    rows = conn.execute(_pushes(conn), {"app": app_id, "ids": as_list(conn, ids)})
+    return {row.message_id: row for row in rows}
+
+
+# The columns that decide who gets an entry and how: everything but the content.
+_deciding = (
+    e.user_id,
+    e.seq,
+    e.message_id,
+    e.kind,
+    e.only_device,
+    e.origin_device,
+    e.origin_session,
+    e.notifiable,
+    e.state,
+    e.accepted_ms,
+    e.expires_ms,
+    e.completed_ms,
+    e.data,
+    m.conversation_id,
+    m.min_schema,
+    m.min_app_version,
+    m.fallback_h.label("fallback_h"),
+    m.hold,
+    m.scope,
+    m.notify_policy,
+)
+_joined = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
+_KINDS = {str(kind): kind for kind in Kind}
+_STATES = {str(state): state for state in EntryState}
+
+
+class _ScopeRow(msgspec.Struct):
+    devices: tuple[str, ...] = ()
+    exclude_devices: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    first_ack_wins: bool = False
+
+
+def scope_of(text_: str | None) -> Scope:
+    if text_ is None:
+        return EVERYWHERE
+    row = msgspec.json.decode(text_, type=_ScopeRow)
+    return Scope(
+        devices=row.devices,
+        exclude_devices=row.exclude_devices,
+        platforms=row.platforms,
+        first_ack_wins=row.first_ack_wins,
+    )
+
+
+def scope_text(scope: Scope) -> str | None:
+    if scope == EVERYWHERE:
+        return None
+    return msgspec.json.encode(
+        _ScopeRow(scope.devices, scope.exclude_devices, scope.platforms, scope.first_ack_wins)
+    ).decode()
+
+
+def entry_of(row: Any) -> Entry:
+    return Entry(
+        seq=row.seq,
+        message_id=row.message_id,
+        kind=_KINDS[row.kind],
+        only_device=row.only_device,
+        origin_device=row.origin_device,
+        origin_session=row.origin_session,
+        notifiable=bool(row.notifiable),
+        state=_STATES[row.state],
+        accepted_ms=row.accepted_ms,
+        expires_ms=row.expires_ms,
+        completed_ms=row.completed_ms,
+        data=row.data,
+        conversation_id=row.conversation_id,
+        min_schema=row.min_schema,
+        min_app_version=row.min_app_version,
+        has_fallback=row.fallback_h is not None,
+        hold=bool(row.hold),
+        scope=scope_of(row.scope),
+        notify_policy=None if row.notify_policy is None else NotifyPolicy(row.notify_policy),
+    )
+
+
+_here = (e.app_id == bindparam("app"), e.user_id == bindparam("user"))
+_between = (
+    select(*_deciding)
+    .select_from(_joined)
+    .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
+    .order_by(e.seq)
+    .limit(bindparam("count"))
+)
+
+
+def entries_between(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[Entry]:
+    """Entries with numbers in (after, upto], without their content, at most `limit`."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
+    return [entry_of(row) for row in conn.execute(_between, params)]
+
+
+_notifiable = (
+    select(*_deciding)
+    .select_from(_joined)
+    .where(
+        *_here,
+        e.seq > bindparam("after"),
+        e.seq <= bindparam("upto"),
+        e.notifiable == 1,
+        e.state == "live",
+        e.expires_ms > bindparam("now"),
+    )
+    .order_by(e.seq)
+    .limit(bindparam("count"))
+)
+
+
+def notifiable_between(
+    conn: Connection, key: UserKey, now_ms: int, *, after: int, upto: int, limit: int
+) -> list[Entry]:
+    """As `entries_between`, only what is live and may be worth a notification."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit, "now": now_ms}
+    return [entry_of(row) for row in conn.execute(_notifiable, params)]
+
+
+@per_dialect
+def _by_message(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    return (
+        select(*_deciding)
+        .select_from(_joined)
+        .where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
+        .order_by(e.seq)
+    )
+
+
+def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> list[Entry]:
+    params = {"app": key.app_id, "user": key.user_id, "ids": as_list(conn, ids)}
+    return [entry_of(row) for row in conn.execute(_by_message(conn), params)]
+
+
+@per_dialect
+def _by_seq(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    return select(*_deciding).select_from(_joined).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)
+
+
+def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entry]:
+    params = {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs)}
+    return [entry_of(row) for row in conn.execute(_by_seq(conn), params)]
+
+
+_by_collapse = (
+    select(e.seq)
+    .where(*_here, e.collapse_key == bindparam("collapse"), e.state == "live")
+    .order_by(e.seq)
+)
+
+
+def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> list[int]:
+    params = {"app": key.app_id, "user": key.user_id, "collapse": collapse_key}
+    return list(conn.execute(_by_collapse, params).scalars())
+
+
+_id_at = select(e.message_id).where(*_here, e.seq == bindparam("seq"))
+
+
+def id_at(conn: Connection, key: UserKey, seq: int) -> str | None:
+    """The id of the entry with this number; None if it has been pruned (or never was)."""
+    return conn.execute(_id_at, {"app": key.app_id, "user": key.user_id, "seq": seq}).scalar_one_or_none()
+
+
+_live_above = select(func.count()).select_from(inbox_entry).where(*_here, e.seq > bindparam("after"), e.state == "live")
+
+
+def count_live_above(conn: Connection, key: UserKey, seq: int) -> int:
+    return int(conn.execute(_live_above, {"app": key.app_id, "user": key.user_id, "after": seq}).scalar_one())
+
+
+_page = (
+    select(
+        *_deciding,
+        m.type,
+        m.body,
+        m.h,
+        m.fallback,
+        m.conversation_type,
+        m.sender_user,
+        m.sender_device,
+        m.client_ref,
+        m.priority,
+        m.collapse_key.label("message_collapse_key"),
+    )
+    .select_from(_joined)
+    .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
+    .order_by(e.seq)
+    .limit(bindparam("count"))
+)
+
+
+def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> Sequence[Row[Any]]:
+    """Entries in (after, upto] with everything that a page shows; `entry_of` reads what decides."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
+    return conn.execute(_page, params).all()
+
+
+_last_before = select(func.max(e.seq)).where(*_here, e.accepted_ms < bindparam("since"))
+
+
+def last_seq_before(conn: Connection, key: UserKey, since_ms: int, *, floor: int) -> int:
+    """The highest number accepted before then, or the floor."""
+    found = conn.execute(_last_before, {"app": key.app_id, "user": key.user_id, "since": since_ms}).scalar()
+    return floor if found is None else max(int(found), floor)
+
+
+@per_dialect
+def _end(sqlite: bool) -> Any:  # noqa: FBT001
+    return (
+        update(inbox_entry)
+        .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite), e.state == "live")
+        .values(state=bindparam("to"), ended_ms=bindparam("now"), ended_by_seq=bindparam("by"))
+    )
+
+
+def end_entries(
+    conn: Connection, key: UserKey, now_ms: int, *, seqs: Iterable[int], state: EntryState, by: int | None
+) -> None:
+    """Ends live entries; one that has ended stays as it was."""
+    conn.execute(
+        _end(conn),
+        {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "to": str(state), "now": now_ms, "by": by},
+    )
+
+
+@per_dialect
+def _complete(sqlite: bool) -> Any:  # noqa: FBT001
+    return (
+        update(inbox_entry)
+        .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite))
+        .values(completed_ms=bindparam("now"))
+    )
+
+
+def mark_completed(conn: Connection, key: UserKey, now_ms: int, seqs: Iterable[int]) -> None:
+    conn.execute(
+        _complete(conn), {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "now": now_ms}
+    )
+
+
+_expiring = (
+    select(e.app_id, e.user_id, e.seq)
+    .where(e.state == "live", e.expires_ms <= bindparam("now"))
+    .order_by(e.expires_ms)
+    .limit(bindparam("count"))
+)
+
+
+def expiring(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, list[int]]:
+    """Live entries whose time is over, by user. Read again under the lock before ending them."""
+    found: dict[UserKey, list[int]] = {}
+    for row in conn.execute(_expiring, {"now": now_ms, "count": limit}):
+        found.setdefault(UserKey(row.app_id, row.user_id), []).append(row.seq)
+    return found
+
+
+# --- read markers -----------------------------------------------------------------------------------------------------
+
+_markers = select(read_marker.c.conversation_id, read_marker.c.read_seq).where(
+    read_marker.c.app_id == bindparam("app"), read_marker.c.user_id == bindparam("user")
+)
+
+
+def read_markers(conn: Connection, key: UserKey) -> dict[str, int]:
+    rows = conn.execute(_markers, {"app": key.app_id, "user": key.user_id})
+    return {row.conversation_id: row.read_seq for row in rows}
+
+
+_raise_marker = text(
+    "INSERT INTO read_marker (app_id, user_id, conversation_id, read_seq, updated_ms) "
+    "VALUES (:app, :user, :conversation, :seq, :now) "
+    "ON CONFLICT (app_id, user_id, conversation_id) DO UPDATE "
+    "SET read_seq = excluded.read_seq, updated_ms = excluded.updated_ms"
+)
+
+
+def set_read_marker(conn: Connection, key: UserKey, now_ms: int, *, conversation_id: str, seq: int) -> None:
+    """Writes a marker; the caller has seen under the lock that it grows."""
+    conn.execute(
+        _raise_marker,
+        {"app": key.app_id, "user": key.user_id, "conversation": conversation_id, "seq": seq, "now": now_ms},
+    )
+
+
+# --- the floor --------------------------------------------------------------------------------------------------------
+
+_prune = delete(inbox_entry).where(*_here, e.seq <= bindparam("floor"))
+
+
+def prune_entries(conn: Connection, key: UserKey, *, floor: int) -> None:
+    """Removes everything up to `floor` and raises the floor. Messages go by their own age, when nobody can ask for them."""
+    conn.execute(_prune, {"app": key.app_id, "user": key.user_id, "floor": floor})
+    set_inbox(conn, key, floor_seq=floor)
+
+
+_forget_keys = text("DELETE FROM idempotency WHERE expires_ms <= :now")
+
+
+def forget_keys(conn: Connection, now_ms: int) -> int:
+    """Removes idempotency records whose time is over."""
+    return conn.execute(_forget_keys, {"now": now_ms}).rowcount
+
+
+_prunable_users = select(inbox.c.app_id, inbox.c.user_id).where(inbox.c.head_seq > inbox.c.floor_seq)
+
+
+def inboxes_after(conn: Connection, after: UserKey | None, *, limit: int) -> list[UserKey]:
+    """Users with entries, in key order, for chores that walk all inboxes."""
+    statement = _prunable_users.order_by(inbox.c.app_id, inbox.c.user_id).limit(limit)
+    if after is not None:
+        statement = statement.where(
+            (inbox.c.app_id > after.app_id) | ((inbox.c.app_id == after.app_id) & (inbox.c.user_id > after.user_id))
+        )
+    return [UserKey(row.app_id, row.user_id) for row in conn.execute(statement)]

@@ -1,0 +1,106 @@
+"""The store's own row: its epoch, its ticks, and the witness outside that notices when the store was set back."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import Connection, select, text, update
+
+from relay.ids import random_hex
+from relay.store.schema import node, store_meta
+from relay.store.sql import insert_missing, upsert
+
+FREEZE_MS = 7 * 86_400_000
+TICK_S = 5.0
+
+
+def prepare(conn: Connection, now_ms: int, rng: random.Random) -> None:
+    """Makes the store's row, once."""
+    insert_missing(
+        conn,
+        store_meta,
+        [
+            {
+                "id": 1,
+                "epoch": random_hex(rng, bits=128),
+                "epoch_since_ms": now_ms,
+                "ticks": 0,
+                "timeline_mark": None,
+                "pruning_frozen_until_ms": 0,
+            }
+        ],
+    )
+
+
+def pruning_frozen_until_ms(conn: Connection) -> int:
+    return int(conn.execute(select(store_meta.c.pruning_frozen_until_ms)).scalar_one())
+
+
+def begin_epoch(conn: Connection, now_ms: int, rng: random.Random) -> tuple[str, str]:
+    """Numbers were lost: every cursor made before is void from here on, and nothing acked is pruned for a week.
+
+    Gives the old and the new epoch.
+    """
+    old = str(conn.execute(select(store_meta.c.epoch)).scalar_one())
+    new = random_hex(rng, bits=128)
+    conn.execute(
+        update(store_meta).values(epoch=new, epoch_since_ms=now_ms, pruning_frozen_until_ms=now_ms + FREEZE_MS)
+    )
+    return old, new
+
+
+class Witness(msgspec.Struct, frozen=True):
+    """What the witness file says: this epoch had come at least this far."""
+
+    epoch: str
+    ticks: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessFile:
+    """A small file beside the store's, but outside it: a copied-back database doesn't bring its witness along."""
+
+    path: Path
+
+    def read(self) -> Witness | None:
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Witness)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def write(self, witness: Witness) -> None:
+        new = self.path.with_name(self.path.name + ".new")
+        new.write_bytes(msgspec.json.encode(witness))
+        new.replace(self.path)
+
+
+def behind(conn: Connection, witness: Witness | None) -> bool:
+    """Whether the store is behind its witness: it was set back without being told so."""
+    if witness is None:
+        return False
+    row = conn.execute(select(store_meta.c.epoch, store_meta.c.ticks)).one()
+    return bool(row.epoch == witness.epoch and row.ticks < witness.ticks)
+
+
+def tick(conn: Connection, now_ms: int, node_id: str) -> Witness:
+    """Every 5 s: the store moves on, and so does this node's row. Gives what the witness is to remember."""
+    conn.execute(update(store_meta).values(ticks=store_meta.c.ticks + 1))
+    upsert(
+        conn,
+        node,
+        [{"node_id": node_id, "started_ms": now_ms, "beat_ms": now_ms}],
+        set_={"beat_ms": "excluded.beat_ms"},
+    )
+    row = conn.execute(select(store_meta.c.epoch, store_meta.c.ticks)).one()
+    return Witness(epoch=row.epoch, ticks=row.ticks, at_ms=now_ms)
+
+
+_last_beat = text("SELECT max(beat_ms) FROM node")
+
+
+def last_beat_ms(conn: Connection) -> int | None:
+    """When any node was last alive."""
+    found = conn.execute(_last_beat).scalar()
+    return None if found is None else int(found)

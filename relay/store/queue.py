@@ -1,0 +1,253 @@
+"""Rows of push jobs and attempts: when each device is to be told, who is telling it, and what became of it.
+
+`due_ms` may be lowered blindly (`lower_due`) but is raised or cleared only by `set_rearmed`. A claim has columns of its
+own, so lowering `due_ms` never opens a job to a second worker.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select, update
+
+from relay.model import DeviceKey, PushJob, UserKey
+from relay.store.schema import account_state, inbox, push_attempt, push_job
+from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect, upsert
+
+j = push_job.c
+FIELDS = tuple(field.name for field in fields(PushJob))
+_columns = [j[name] for name in FIELDS]
+_here = (j.app_id == bindparam("app"), j.user_id == bindparam("user"), j.device_id == bindparam("device"))
+
+
+def _key(key: DeviceKey) -> dict[str, Any]:
+    return {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+
+
+def create_job(conn: Connection, key: DeviceKey) -> None:
+    """A device's one job, resting; left alone if it is there."""
+    insert_missing(
+        conn,
+        push_job,
+        [
+            {
+                "app_id": key.app_id,
+                "user_id": key.user_id,
+                "device_id": key.device_id,
+                "due_ms": None,
+                "reason": "nothing_owed",
+                "knock": 0,
+                "told_ms": None,
+                "tries": 0,
+                "retry_ms": None,
+                "bare_seq": 0,
+                "address_index": 0,
+                "claim": None,
+                "claim_token": 0,
+                "claim_until_ms": None,
+            }
+        ],
+    )
+
+
+@per_dialect
+def _jobs(sqlite: bool) -> Select[Any]:  # noqa: FBT001 - see per_dialect
+    return select(*_columns).where(j.app_id == bindparam("app"), in_list(j.user_id, "users", sqlite=sqlite))
+
+
+def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJob]:
+    found: dict[DeviceKey, PushJob] = {}
+    apps: dict[str, list[str]] = {}
+    for key in keys:
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    for app_id, users in apps.items():
+        for row in conn.execute(_jobs(conn), {"app": app_id, "users": as_list(conn, users)}):
+            job = PushJob(**dict(zip(FIELDS, row, strict=True)))
+            found[job.key] = job
+    return found
+
+
+@per_dialect
+def _lower(sqlite: bool) -> Any:  # noqa: FBT001
+    smaller = func.min if sqlite else func.least
+    at = bindparam("at")
+    return update(push_job).where(*_here).values(due_ms=smaller(func.coalesce(j.due_ms, at), at), reason=None)
+
+
+def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
+    """Makes jobs due at these times at the latest, whatever they waited for: unconditional, nothing is read."""
+    if dues:
+        conn.execute(_lower(conn), [_key(key) | {"at": due_ms} for key, due_ms in dues.items()])
+
+
+_rearm = (
+    update(push_job)
+    .where(*_here)
+    .values(
+        due_ms=bindparam("due"),
+        reason=bindparam("why"),
+        told_ms=bindparam("told"),
+        knock=bindparam("k"),
+        tries=bindparam("n"),
+        retry_ms=bindparam("retry"),
+        bare_seq=bindparam("bare"),
+        address_index=bindparam("index"),
+    )
+)
+
+
+def set_rearmed(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
+    """Writes what `rearm` decided: the only statement that raises or clears `due_ms`.
+
+    Each row: due, why, told, k (knocks), n (tries), retry, bare, index.
+    """
+    if rows:
+        conn.execute(_rearm, [_key(key) | dict(values) for key, values in rows])
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+_claimable = and_(
+    j.due_ms.is_not(None), j.due_ms <= bindparam("now"), or_(j.claim_until_ms.is_(None), j.claim_until_ms <= bindparam("now"))
+)
+_due_users = (
+    select(j.app_id, j.user_id).where(_claimable).order_by(j.due_ms).limit(bindparam("count"))
+)
+
+
+def due_users(conn: Connection, now_ms: int, *, limit: int) -> list[UserKey]:
+    """Users with a job that is due and free, oldest first; read again under their locks."""
+    rows = conn.execute(_due_users, {"now": now_ms, "count": limit})
+    return list(dict.fromkeys(UserKey(row.app_id, row.user_id) for row in rows))
+
+
+_next_due = select(func.min(j.due_ms)).where(j.due_ms.is_not(None))
+
+
+def next_due_ms(conn: Connection) -> int | None:
+    return conn.execute(_next_due).scalar_one_or_none()
+
+
+@per_dialect
+def _lock_free(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+    return (
+        select(inbox.c.user_id)
+        .where(inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite))
+        .order_by(inbox.c.user_id)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+
+
+def lock_free_inboxes(conn: Connection, keys: Iterable[UserKey]) -> list[UserKey]:
+    """Takes L(u) of those users whose lock is free at once; the others are busy and come round again."""
+    apps: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    return [
+        UserKey(app_id, row.user_id)
+        for app_id, users in apps.items()
+        for row in conn.execute(_lock_free(conn), {"app": app_id, "users": as_list(conn, users)})
+    ]
+
+
+_claim = (
+    update(push_job)
+    .where(*_here)
+    .values(claim=bindparam("owner"), claim_token=bindparam("token"), claim_until_ms=bindparam("until"))
+)
+
+
+def set_claims(conn: Connection, rows: Sequence[tuple[DeviceKey, str, int, int]]) -> None:
+    """(device, owner, token, until) of jobs that a worker takes. Under L(u)."""
+    if rows:
+        conn.execute(
+            _claim,
+            [_key(key) | {"owner": owner, "token": token, "until": until} for key, owner, token, until in rows],
+        )
+
+
+_unclaim = update(push_job).where(*_here, j.claim_token == bindparam("token")).values(claim=None, claim_until_ms=None)
+
+
+def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int]]) -> None:
+    """Gives claims back, if they are still held under that token."""
+    params = [_key(key) | {"token": token} for key, token in rows]
+    if params:
+        conn.execute(_unclaim, params)
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+def start_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    insert_rows(conn, push_attempt, rows)
+
+
+_a = push_attempt.c
+_end = (
+    update(push_attempt)
+    .where(
+        _a.app_id == bindparam("app"),
+        _a.user_id == bindparam("user"),
+        _a.device_id == bindparam("device"),
+        _a.claim_token == bindparam("token"),
+        _a.ended_ms.is_(None),
+    )
+    .values(
+        ended_ms=bindparam("now"),
+        verdict=bindparam("word"),
+        vendor_id=bindparam("vid"),
+        vendor_code=bindparam("vcode"),
+    )
+)
+
+
+def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
+    """Each row: token, now, word (verdict), vid, vcode. The log keeps late results too."""
+    if rows:
+        conn.execute(_end, [_key(key) | dict(values) for key, values in rows])
+
+
+def attempts_of(conn: Connection, key: UserKey, *, seq: int, limit: int) -> Sequence[Any]:
+    """The trace of one entry: attempts that covered it, oldest first."""
+    statement = (
+        select(push_attempt)
+        .where(_a.app_id == key.app_id, _a.user_id == key.user_id, _a.from_seq <= seq, _a.upto_seq >= seq)
+        .order_by(_a.started_ms, _a.device_id, _a.claim_token)
+        .limit(limit)
+    )
+    return conn.execute(statement).all()
+
+
+# --- accounts ---------------------------------------------------------------------------------------------------------
+
+
+def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, code: str | None) -> None:
+    upsert(
+        conn,
+        account_state,
+        [{"app_id": app_id, "account": account, "parked_ms": now_ms, "parked_code": code}],
+        set_={"parked_ms": "coalesce(account_state.parked_ms, excluded.parked_ms)", "parked_code": "excluded.parked_code"},
+    )
+
+
+def unpark_account(conn: Connection, now_ms: int, *, app_id: str, account: str) -> int:
+    """The account is mended: every job that rested for it is due again. Gives their number."""
+    conn.execute(
+        update(account_state)
+        .where(account_state.c.app_id == app_id, account_state.c.account == account)
+        .values(parked_ms=None, parked_code=None)
+    )
+    return conn.execute(
+        update(push_job)
+        .where(j.app_id == app_id, j.due_ms.is_(None), j.reason == "account_parked")
+        .values(due_ms=now_ms, reason=None)
+    ).rowcount
+
+
+def parked_accounts(conn: Connection) -> dict[tuple[str, str], str | None]:
+    c = account_state.c
+    rows = conn.execute(select(c.app_id, c.account, c.parked_code).where(c.parked_ms.is_not(None)))
+    return {(row.app_id, row.account): row.parked_code for row in rows}
+
+

@@ -1,0 +1,371 @@
+"""What a webhook decides: which events an endpoint wants, when it is tried again, what its answer means. Pure.
+
+A delivery:  waiting → delivered ● | waiting (by the plan) | abandoned ●
+An endpoint: active → failing (a failure) → active (a success) | disabled (410, or 120 h of only failures)
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from relay.backoff import around
+from relay.clock import rfc3339
+from relay.errors import FieldError
+from relay.ids import Rng
+
+# --- which events an endpoint wants (protocol 11.5) -------------------------------------------------------------------
+
+EVENT_TYPES: Final = frozenset(
+    {
+        "clock_step",
+        "delivery.acked",
+        "delivery.cancelled",
+        "delivery.expired",
+        "delivery.failed",
+        "delivery.fallback",
+        "delivery.held",
+        "delivery.late_ack",
+        "delivery.pushed",
+        "delivery.superseded",
+        "device.offline",
+        "device.online",
+        "device.resync",
+        "device.token_invalid",
+        "device.token_reuse",
+        "device.unreachable",
+        "device.upgrade_verified",
+        "device.upgraded",
+        "endpoint.disabled",
+        "endpoint.test",
+        "message.completed",
+        "store.restored",
+        "store.rolled_back",
+    }
+)
+OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed"})  # only for who names them
+EVERY: Final = "*"  # all types that are on by default, also those that later releases add
+
+
+def wants(types: Sequence[str], event_type: str) -> bool:
+    """Whether an endpoint with this list is told of events of this type."""
+    if EVERY in types:
+        return event_type not in OFF_BY_DEFAULT
+    return event_type in types
+
+
+def type_errors(types: Sequence[str], *, pointer: str = "/types") -> list[FieldError]:
+    """Every mistake in a list of event types: `["*"]` or names, each once (safety B099)."""
+    if not types:
+        return [FieldError(pointer, "too_short", 'Name at least one event type, or ["*"] for all.')]
+    if len(types) > len(EVENT_TYPES):
+        return [FieldError(pointer, "too_long", f"There are {len(EVENT_TYPES)} event types; name each once.")]
+    if EVERY in types and len(types) > 1:
+        return [FieldError(pointer, "value", '"*" stands alone; leave out the other types, or name them all.')]
+    errors = []
+    seen: set[str] = set()
+    for place, name in enumerate(types):
+        if name != EVERY and name not in EVENT_TYPES:
+            errors.append(FieldError(f"{pointer}/{place}", "unknown", "There is no event type of this name."))
+        elif name in seen:
+            errors.append(FieldError(f"{pointer}/{place}", "duplicate", "This event type is named twice."))
+        seen.add(name)
+    return errors
+
+
+# --- headers of the app's own (safety B101) ---------------------------------------------------------------------------
+
+HEADERS_MAX = 10
+HEADER_CHARS_MAX = 1000
+HEADERS_OURS: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+        "via",
+    }
+)
+HEADERS_OURS_BEGIN: Final = ("webhook-", "proxy-", "sec-", ":")
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
+
+
+def header_errors(headers: Mapping[str, str], *, pointer: str = "/headers") -> list[FieldError]:
+    """Every mistake in the headers that an app wants on its webhooks."""
+    if len(headers) > HEADERS_MAX:
+        return [FieldError(pointer, "too_long", f"At most {HEADERS_MAX} headers of your own.")]
+    errors = []
+    seen: set[str] = set()
+    for name, value in headers.items():
+        place = f"{pointer}/{name[:64].replace('~', '~0').replace('/', '~1')}"
+        lower = name.lower()
+        if not _HEADER_NAME.fullmatch(name):
+            errors.append(FieldError(pointer, "value", "A header's name may only have letters, digits and '-'."))
+        elif lower in HEADERS_OURS or lower.startswith(HEADERS_OURS_BEGIN):
+            errors.append(FieldError(place, "value", "This header is set by the relay; choose another name."))
+        elif lower in seen:
+            errors.append(FieldError(place, "duplicate", "This header is named twice."))
+        elif len(value) > HEADER_CHARS_MAX or not _HEADER_VALUE.fullmatch(value):
+            errors.append(
+                FieldError(place, "value", f"A header's value is up to {HEADER_CHARS_MAX} printable ASCII characters.")
+            )
+        seen.add(lower)
+    return errors
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+BODY_BYTES_MAX = 20_000
+
+
+def body_of(*, event_type: str, created_ms: int, sequence: int, data: str, event_id: str) -> bytes:
+    """The body of an event, the same bytes for every attempt. `data` is JSON.
+
+    One that is too large keeps its plain members and says `"truncated": true`: `GET /v1/events` has it whole.
+    """
+
+    def encoded(content: Any) -> bytes:
+        return msgspec.json.encode(
+            {
+                "type": event_type,
+                "timestamp": rfc3339(created_ms),
+                "sequence": sequence,
+                "data": content,
+                "id": event_id,
+            }
+        )
+
+    body = encoded(msgspec.Raw(data.encode()))
+    if len(body) <= BODY_BYTES_MAX:
+        return body
+    whole = msgspec.json.decode(data)
+    plain = {k: v for k, v in whole.items() if not isinstance(v, dict | list)} if isinstance(whole, dict) else {}
+    body = encoded(plain | {"truncated": True})
+    return body if len(body) <= BODY_BYTES_MAX else encoded({"truncated": True})
+
+
+# --- what an answer means ---------------------------------------------------------------------------------------------
+
+
+class Effect(StrEnum):
+    """What an attempt means for its delivery."""
+
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    RETRY_SLOWLY = "retry_slowly"  # the other side is overwhelmed: at least a minute
+    GONE = "gone"  # never again, and nothing else to this endpoint either
+    NOT_TRIED = "not_tried"  # we could not even try: no attempt was burnt
+
+
+# Words for attempts without an answer. With `status_<n>` they are all that a tenant ever sees (safety SEC-8, rule 6).
+ADDRESS_DENIED: Final = "endpoint_address_denied"
+ANSWER_TOO_LARGE: Final = "answer_too_large"
+KEY_MISSING: Final = "key_missing"
+EFFECT_OF_WORD: Final[dict[str, Effect]] = {
+    "timeout": Effect.RETRY_SLOWLY,
+    "connect_failed": Effect.RETRY,
+    "dns_failed": Effect.RETRY,
+    "tls_failed": Effect.RETRY,
+    ADDRESS_DENIED: Effect.RETRY,  # names change their addresses: it may be right again tomorrow
+    ANSWER_TOO_LARGE: Effect.RETRY,  # a 2xx that does not end is none (safety B098)
+    KEY_MISSING: Effect.NOT_TRIED,  # the operator's key is missing
+}
+EFFECT_OF_STATUS: Final[dict[int, Effect]] = {410: Effect.GONE, 429: Effect.RETRY_SLOWLY}
+EFFECT_OF_CLASS: Final[dict[int, Effect]] = {
+    1: Effect.RETRY,
+    2: Effect.DELIVERED,  # these alone count
+    3: Effect.RETRY,  # a redirect is never followed
+    4: Effect.RETRY,  # also 400 and 404: receivers are deployed wrongly, and mended
+    5: Effect.RETRY,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """How one attempt went: its word for the log, what it means, what the receiver wished."""
+
+    word: str
+    effect: Effect
+    retry_after_ms: int | None = None
+
+
+def answered(status: int, *, truncated: bool, retry_after: str | None, now_ms: int) -> Attempt:
+    """The attempt that got this answer. `truncated`: its body went on beyond what is read."""
+    effect = EFFECT_OF_STATUS.get(status) or EFFECT_OF_CLASS.get(status // 100, Effect.RETRY)
+    if effect is Effect.DELIVERED and truncated:
+        return unanswered(ANSWER_TOO_LARGE)
+    return Attempt(word=f"status_{status}", effect=effect, retry_after_ms=retry_after_ms(retry_after, now_ms=now_ms))
+
+
+def unanswered(word: str) -> Attempt:
+    return Attempt(word=word, effect=EFFECT_OF_WORD[word])
+
+
+def retry_after_ms(text: str | None, *, now_ms: int) -> int | None:
+    """The wait that a Retry-After header asks for (RFC 9110 §10.2.3: seconds or a date); None if it says nothing."""
+    if text is None or len(text) > 64:
+        return None
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return min(int(text), 10**9) * 1000
+    try:
+        at = parsedate_to_datetime(text)
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=UTC)
+        return max(0, round(at.timestamp() * 1000) - now_ms)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+# --- when it is tried again -------------------------------------------------------------------------------------------
+
+PLAN_S: Final = (0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)  # before each attempt: 75 h 35 min
+ATTEMPTS_MAX: Final = len(PLAN_S)
+JITTER = 0.2
+SLOW_MS = 60_000
+NOT_TRIED_MS = 60_000
+
+
+class DeliveryState(StrEnum):
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    ABANDONED = "abandoned"
+
+
+# What an attempt leaves: with tries left, and with none.
+AFTER_ATTEMPT: Final[dict[Effect, tuple[DeliveryState, DeliveryState]]] = {
+    Effect.DELIVERED: (DeliveryState.DELIVERED, DeliveryState.DELIVERED),
+    Effect.RETRY: (DeliveryState.WAITING, DeliveryState.ABANDONED),
+    Effect.RETRY_SLOWLY: (DeliveryState.WAITING, DeliveryState.ABANDONED),
+    Effect.GONE: (DeliveryState.ABANDONED, DeliveryState.ABANDONED),
+    Effect.NOT_TRIED: (DeliveryState.WAITING, DeliveryState.WAITING),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Next:
+    """What becomes of a delivery. `wait_ms` is None when it is done."""
+
+    state: DeliveryState
+    attempts: int
+    wait_ms: int | None
+
+
+def after_attempt(attempts: int, attempt: Attempt, rng: Rng) -> Next:
+    """What becomes of a delivery that had `attempts` before this one."""
+    if attempt.effect is not Effect.NOT_TRIED:
+        attempts += 1
+    state = AFTER_ATTEMPT[attempt.effect][attempts >= ATTEMPTS_MAX]
+    if state is not DeliveryState.WAITING:
+        return Next(state=state, attempts=attempts, wait_ms=None)
+    return Next(state=state, attempts=attempts, wait_ms=wait_ms(attempts, attempt, rng))
+
+
+def wait_ms(attempts: int, attempt: Attempt, rng: Rng) -> int:
+    """How long the next attempt is away, after `attempts`: the plan ± 20 %, stretched up to twofold on request."""
+    if attempt.effect is Effect.NOT_TRIED:
+        return round(around(NOT_TRIED_MS, share=JITTER, rng=rng))
+    planned = around(PLAN_S[attempts] * 1000, share=JITTER, rng=rng)
+    if attempt.effect is Effect.RETRY_SLOWLY and planned < SLOW_MS:
+        planned = SLOW_MS * rng.uniform(1, 1 + JITTER)
+    if attempt.retry_after_ms is not None:
+        planned = min(max(planned, attempt.retry_after_ms), 2 * planned)
+    return round(planned)
+
+
+# --- how an endpoint fares --------------------------------------------------------------------------------------------
+
+FAILING_MS_MAX: Final = 120 * 3_600_000
+
+
+class EndpointState(StrEnum):
+    ACTIVE = "active"
+    FAILING = "failing"
+    DISABLED = "disabled"
+
+
+class Signal(StrEnum):
+    SUCCESS = "success"
+    FAILURE = "failure"
+    FAILURE_LAST = "failure_last"  # a failure, after 120 h of nothing else
+    GONE = "gone"
+    ENABLE = "enable"  # by hand, here and below
+    DISABLE = "disable"
+
+
+A, F, D = EndpointState.ACTIVE, EndpointState.FAILING, EndpointState.DISABLED
+AFTER_SIGNAL: Final[dict[tuple[EndpointState, Signal], EndpointState]] = {
+    (A, Signal.SUCCESS): A,
+    (A, Signal.FAILURE): F,
+    (A, Signal.FAILURE_LAST): F,  # cannot be: an active endpoint has not begun to fail
+    (A, Signal.GONE): D,
+    (F, Signal.SUCCESS): A,
+    (F, Signal.FAILURE): F,
+    (F, Signal.FAILURE_LAST): D,
+    (F, Signal.GONE): D,
+    (D, Signal.SUCCESS): D,  # an answer to what was under way
+    (D, Signal.FAILURE): D,
+    (D, Signal.FAILURE_LAST): D,
+    (D, Signal.GONE): D,
+    (A, Signal.ENABLE): A,
+    (F, Signal.ENABLE): A,
+    (D, Signal.ENABLE): A,
+    (A, Signal.DISABLE): D,
+    (F, Signal.DISABLE): D,
+    (D, Signal.DISABLE): D,
+}
+SIGNAL_OF: Final[dict[Effect, Signal | None]] = {
+    Effect.DELIVERED: Signal.SUCCESS,
+    Effect.RETRY: Signal.FAILURE,
+    Effect.RETRY_SLOWLY: Signal.FAILURE,
+    Effect.GONE: Signal.GONE,
+    Effect.NOT_TRIED: None,
+}
+# Of several results that are settled together, the weightiest first: the order in which they came is not known.
+WEIGHT: Final = (Signal.GONE, Signal.SUCCESS, Signal.FAILURE)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How an endpoint fares; `failing_since_ms` is set exactly while it fails (and kept when that disabled it)."""
+
+    state: EndpointState
+    failing_since_ms: int | None = None
+
+
+def signal_of(effects: Iterable[Effect]) -> Signal | None:
+    """The one signal of several results of one endpoint."""
+    signals = {SIGNAL_OF[effect] for effect in effects}
+    return next((signal for signal in WEIGHT if signal in signals), None)
+
+
+def after_signal(health: Health, signal: Signal, *, now_ms: int) -> Health:
+    """The endpoint's health after `signal`."""
+    since_ms = health.failing_since_ms
+    if signal is Signal.FAILURE and since_ms is not None and now_ms - since_ms >= FAILING_MS_MAX:
+        signal = Signal.FAILURE_LAST
+    state = AFTER_SIGNAL[health.state, signal]
+    if state is EndpointState.ACTIVE:
+        return Health(state)
+    if state is EndpointState.FAILING and health.state is EndpointState.ACTIVE:
+        since_ms = now_ms
+    return Health(state, since_ms)

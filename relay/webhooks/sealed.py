@@ -1,0 +1,41 @@
+"""What the store keeps of an endpoint's secrets: sealed and bound to it, so that none opens in another's place."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from relay.store.webhooks import EndpointKey, Sealed
+from relay.webhooks.signing import SigningKey, signing_key
+
+
+class Seals(Protocol):
+    """The key ring, as far as webhooks go."""
+
+    def seal(self, plaintext: bytes, aad: tuple[str, ...]) -> bytes: ...
+
+    def open(self, sealed: bytes, aad: tuple[str, ...]) -> bytes:
+        """Raises ValueError if no key fits, or what is sealed was altered."""
+        ...
+
+
+def seal_secret(seals: Seals, key: EndpointKey, secret: str) -> bytes:
+    return seals.seal(secret.encode(), ("endpoint.secret", *key))
+
+
+def open_secret(seals: Seals, key: EndpointKey, sealed: bytes) -> str:
+    """Raises ValueError."""
+    return seals.open(sealed, ("endpoint.secret", *key)).decode()
+
+
+def seal_headers(seals: Seals, key: EndpointKey, headers: Mapping[str, str]) -> bytes | None:
+    return seals.seal(msgspec.json.encode(dict(headers)), ("endpoint.headers", *key)) if headers else None
+
+
+def opened(seals: Seals, key: EndpointKey, sealed: Sealed) -> tuple[list[SigningKey], dict[str, str]]:
+    """The signing keys, newest first, and the app's own headers. Raises ValueError."""
+    secrets = [sealed.secret, *([sealed.old_secret] if sealed.old_secret is not None else [])]
+    keys = [signing_key(open_secret(seals, key, secret)) for secret in secrets]
+    if sealed.headers is None:
+        return keys, {}
+    return keys, msgspec.json.decode(seals.open(sealed.headers, ("endpoint.headers", *key)), type=dict[str, str])

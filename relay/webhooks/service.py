@@ -1,0 +1,447 @@
+"""What backends do with their endpoints and events: the API's handlers call this and print what it gives."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from providers.guard import URL_INVALID, Target, TargetRefused
+from providers.http import TransportError
+from relay.errors import Conflict, CursorRefused, FieldError, Invalid, Malformed
+from relay.ids import Rng, random_hex
+from relay.store import webhooks as store
+from relay.store.engine import Conn, Engine
+from relay.store.webhooks import Delivery, DeliveryKey, Endpoint, EndpointKey
+from relay.webhooks import rules
+from relay.webhooks.cursor import DeliveryPlace, EventPlace, ReplayPlace, epoch8, parsed, printed
+from relay.webhooks.rules import EVERY, OFF_BY_DEFAULT, EndpointState, Signal
+from relay.webhooks.sealed import Seals, open_secret, seal_headers, seal_secret
+from relay.webhooks.signing import Scheme, mint_secret, scheme_of, shown_secret
+from relay.webhooks.worker import judge
+
+ENDPOINTS_MAX = 50  # of one app
+DESCRIPTION_CHARS_MAX = 256
+PAGE_MAX = 200
+PAGE_DEFAULT = 50
+REPLAY_IDS_MAX = 500
+REPLAY_RANGE_MAX = 1000  # events of a range that one call replays
+KEEP_OLD_S = 24 * 3600
+KEEP_OLD_S_MAX = 7 * 24 * 3600
+CHORE_MAX = 1000  # rows of one transaction
+
+Prune = Callable[[Conn, int], int]
+
+
+class CheckUrl(Protocol):
+    """Judges a URL now, with its name resolved: `HttpTransport.check`. Raises TargetRefused or TransportError."""
+
+    async def __call__(self, url: str, /) -> Target: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A new endpoint. `secret` (`whsec_…`, or the public key `whpk_…`) is shown this once."""
+
+    endpoint: Endpoint
+    secret: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotated:
+    secret: str
+    old_secret_until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What an update sets; None leaves as it is. An empty description or no headers: none any more."""
+
+    url: str | None = None
+    types: Sequence[str] | None = None
+    description: str | None = None
+    headers: Mapping[str, str] | None = None
+    enabled: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryPage:
+    deliveries: tuple[Delivery, ...]
+    next: str | None  # None: that was the last one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    count: int
+    next: str | None = None  # there is more in the range: call again with it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PulledEvent:
+    id: str
+    type: str
+    created_ms: int
+    sequence: int
+    data: msgspec.Raw  # JSON as it stands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    events: tuple[PulledEvent, ...]
+    cursor: str  # for the next call; there always is one
+    more: bool  # False: that is all for now
+
+
+class WebhookService:
+    """Endpoints, their deliveries, and events by pull. `nudge` wakes the worker on this node."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        seals: Seals,
+        check_url: CheckUrl,
+        *,
+        rng: Rng,
+        nudge: Callable[[], None] = lambda: None,
+        endpoints_max: int = ENDPOINTS_MAX,
+    ) -> None:
+        self._engine = engine
+        self._seals = seals
+        self._check_url = check_url
+        self._rng = rng
+        self._nudge = nudge
+        self._endpoints_max = endpoints_max
+
+    # --- endpoints ---
+
+    async def create(
+        self,
+        app_id: str,
+        *,
+        url: str,
+        types: Sequence[str] = (EVERY,),
+        description: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        scheme: Scheme = Scheme.HMAC,
+    ) -> Created:
+        """A new endpoint; the first thing it gets is an `endpoint.test`. Raises Invalid, Missing."""
+        _refuse([*rules.type_errors(types), *rules.header_errors(headers or {}), *_description_errors(description)])
+        target = await self._checked(url)
+        key = EndpointKey(app_id, f"ep_{random_hex(self._rng, bits=128)}")
+        secret = mint_secret(self._rng, scheme)
+        secret_sealed = seal_secret(self._seals, key, secret)
+        headers_sealed = seal_headers(self._seals, key, headers or {})
+        test = self._event_key(key)
+
+        def work(conn: Conn, now_ms: int) -> tuple[Endpoint, bool]:
+            store.lock_app(conn, app_id)
+            others = store.endpoints_of(conn, app_id)
+            if len(others) >= self._endpoints_max:
+                raise Invalid(f"An app has at most {self._endpoints_max} endpoints; delete one first.")
+            made = store.create_endpoint(
+                conn,
+                now_ms,
+                key,
+                url=target.url,
+                description=description or None,
+                types=types,
+                secret_sealed=secret_sealed,
+                headers_sealed=headers_sealed,
+            )
+            store.tell_one(conn, now_ms, test, type_="endpoint.test", data=_test_data(key))
+            return made, any(other.url == target.url for other in others)
+
+        endpoint, twice = await self._engine.write(work)
+        self._nudge()
+        warnings = ("Another endpoint has the same URL: it is told of an event by each of them.",) if twice else ()
+        return Created(endpoint=endpoint, secret=shown_secret(secret), warnings=warnings)
+
+    async def list(self, app_id: str) -> list[Endpoint]:
+        """All endpoints of the app, oldest first."""
+        return await self._engine.read(lambda conn, _: store.endpoints_of(conn, app_id))
+
+    async def get(self, app_id: str, endpoint_id: str) -> Endpoint:
+        """Raises Missing."""
+        return await self._engine.read(lambda conn, _: store.get_endpoint(conn, EndpointKey(app_id, endpoint_id)))
+
+    async def update(self, app_id: str, endpoint_id: str, changes: Changes) -> Endpoint:
+        """The endpoint after the changes. Enabling it lets what still waits for it go on. Raises Invalid, Missing."""
+        key = EndpointKey(app_id, endpoint_id)
+        _refuse(
+            [
+                *(rules.type_errors(changes.types) if changes.types is not None else []),
+                *rules.header_errors(changes.headers or {}),
+                *_description_errors(changes.description),
+            ]
+        )
+        values: dict[str, Any] = {}
+        if changes.url is not None:
+            values["url"] = (await self._checked(changes.url)).url
+        if changes.types is not None:
+            values["types"] = changes.types
+        if changes.description is not None:
+            values["description"] = changes.description or None
+        if changes.headers is not None:
+            values["headers_sealed"] = seal_headers(self._seals, key, changes.headers)
+
+        def work(conn: Conn, now_ms: int) -> Endpoint:
+            store.get_endpoint(conn, key, lock=True)
+            store.change_endpoint(conn, key, values)
+            if changes.enabled is not None:
+                judge(conn, now_ms, {key: Signal.ENABLE if changes.enabled else Signal.DISABLE})
+            return store.get_endpoint(conn, key)
+
+        endpoint = await self._engine.write(work)
+        self._nudge()
+        return endpoint
+
+    async def delete(self, app_id: str, endpoint_id: str) -> None:
+        """Raises Missing."""
+        await self._engine.write(lambda conn, _: store.delete_endpoint(conn, EndpointKey(app_id, endpoint_id)))
+
+    async def rotate(self, app_id: str, endpoint_id: str, *, keep_old_s: int = KEEP_OLD_S) -> Rotated:
+        """A new secret of the same scheme. The old one signs beside it for `keep_old_s`. Raises Invalid, Missing."""
+        if not 0 <= keep_old_s <= KEEP_OLD_S_MAX:
+            raise _invalid("/keep_old_s", "range", f"Keep the old secret for 0 to {KEEP_OLD_S_MAX} seconds.")
+        key = EndpointKey(app_id, endpoint_id)
+        sealed = await self._engine.read(lambda conn, now_ms: store.sealed_of(conn, now_ms, key))
+        try:
+            scheme = scheme_of(open_secret(self._seals, key, sealed.secret))
+        except ValueError:  # its sealing key is lost: a rotation is the way out
+            scheme = Scheme.HMAC
+        secret = mint_secret(self._rng, scheme)
+        secret_sealed = seal_secret(self._seals, key, secret)
+
+        def work(conn: Conn, now_ms: int) -> int:
+            store.get_endpoint(conn, key, lock=True)
+            until_ms = now_ms + keep_old_s * 1000
+            store.rotate_secret(conn, key, secret_sealed=secret_sealed, old_until_ms=until_ms)
+            return until_ms
+
+        return Rotated(secret=shown_secret(secret), old_secret_until_ms=await self._engine.write(work))
+
+    async def test(self, app_id: str, endpoint_id: str) -> str:
+        """Sends an `endpoint.test` to this endpoint alone; gives its id. Raises Missing, Conflict."""
+        key = EndpointKey(app_id, endpoint_id)
+        test = self._event_key(key)
+
+        def work(conn: Conn, now_ms: int) -> None:
+            store.lock_app(conn, app_id)  # before the endpoint's, as everywhere
+            _enabled(store.get_endpoint(conn, key, lock=True))
+            store.tell_one(conn, now_ms, test, type_="endpoint.test", data=_test_data(key))
+
+        await self._engine.write(work)
+        self._nudge()
+        return test.event_id
+
+    def _event_key(self, key: EndpointKey) -> DeliveryKey:
+        return DeliveryKey(*key, f"evt_{random_hex(self._rng, bits=128)}")
+
+    async def _checked(self, url: str) -> Target:
+        try:
+            return await self._check_url(url)
+        except TargetRefused as refused:
+            raise _invalid("/url", "value", refused.detail, code=refused.code) from None
+        except TransportError:
+            raise _invalid("/url", "value", "The URL's host has no address at present.", code=URL_INVALID) from None
+
+    # --- deliveries ---
+
+    async def deliveries(
+        self, app_id: str, endpoint_id: str, *, cursor: str | None = None, limit: int = PAGE_DEFAULT
+    ) -> DeliveryPage:
+        """An endpoint's deliveries, newest first. Raises Missing, Malformed (invalid_cursor), Invalid."""
+        _page_limit(limit)
+        key = EndpointKey(app_id, endpoint_id)
+        place = _place(cursor, DeliveryPlace, key)
+        before = None if place is None else (place.created_ms, place.event_id)
+
+        def work(conn: Conn, _: int) -> list[Delivery]:
+            store.get_endpoint(conn, key)
+            return store.deliveries_of(conn, key, before=before, limit=limit + 1)
+
+        found = await self._engine.read(work)
+        page = tuple(found[:limit])
+        following = None
+        if len(found) > limit:
+            last = page[-1]
+            following = printed(DeliveryPlace(endpoint_id, last.created_ms, last.key.event_id), app_id=app_id)
+        return DeliveryPage(deliveries=page, next=following)
+
+    async def replay(self, app_id: str, endpoint_id: str, event_ids: Collection[str]) -> Replayed:
+        """Sends these events again, whatever their type, with a whole plan of attempts.
+
+        Raises Invalid, Missing, Conflict.
+        """
+        ids = set(event_ids)
+        if not 0 < len(ids) <= REPLAY_IDS_MAX:
+            raise _invalid("/event_ids", "length", f"Name 1 to {REPLAY_IDS_MAX} events, or a range of time.")
+        key = EndpointKey(app_id, endpoint_id)
+
+        def work(conn: Conn, now_ms: int) -> int:
+            _enabled(store.get_endpoint(conn, key, lock=True))
+            unknown = ids - store.known_events(conn, app_id, ids)
+            if unknown:
+                raise _invalid("/event_ids", "unknown", "Some of these events do not exist, or not any more.")
+            return store.replay(conn, now_ms, key, ids)
+
+        count = await self._engine.write(work)
+        self._nudge()
+        return Replayed(count=count)
+
+    async def replay_range(
+        self,
+        app_id: str,
+        endpoint_id: str,
+        *,
+        from_ms: int,
+        to_ms: int,
+        undelivered_only: bool = False,
+        cursor: str | None = None,
+    ) -> Replayed:
+        """Sends again what the endpoint wants of the events made from `from_ms` to before `to_ms`.
+
+        A call looks at a thousand events; go on with `next` and the same range while there is one. Raises as `replay`.
+        """
+        if from_ms >= to_ms:
+            raise _invalid("/to", "range", "The range ends after it begins.")
+        key = EndpointKey(app_id, endpoint_id)
+        place = _place(cursor, ReplayPlace, key)
+        after = None if place is None else (place.created_ms, place.event_id)
+
+        def work(conn: Conn, now_ms: int) -> Replayed:
+            endpoint = _enabled(store.get_endpoint(conn, key, lock=True))
+            found = store.events_between(
+                conn, app_id, from_ms=from_ms, to_ms=to_ms, after=after, limit=REPLAY_RANGE_MAX
+            )
+            ids = [event_id for _, event_id, type_ in found if rules.wants(endpoint.types, type_)]
+            count = store.replay(conn, now_ms, key, ids, undelivered_only=undelivered_only)
+            following = None
+            if len(found) == REPLAY_RANGE_MAX:
+                created_ms, event_id, _ = found[-1]
+                following = printed(ReplayPlace(endpoint_id, created_ms, event_id), app_id=app_id)
+            return Replayed(count=count, next=following)
+
+        replayed = await self._engine.write(work)
+        self._nudge()
+        return replayed
+
+    # --- events by pull ---
+
+    async def events(
+        self,
+        app_id: str,
+        *,
+        cursor: str | None = None,
+        limit: int = PAGE_DEFAULT,
+        types: Sequence[str] = (EVERY,),
+    ) -> EventPage:
+        """Events after the cursor, in the order of their numbers; without one, from the oldest that is kept.
+
+        Raises Malformed (invalid_cursor), CursorRefused (cursor_too_old, cursor_epoch_changed; `resync.cursor` in its
+        `extra` is where to go on), Invalid.
+        """
+        _page_limit(limit)
+        _refuse(rules.type_errors(types))
+        place: EventPlace | None = None if cursor is None else parsed(cursor, EventPlace, app_id=app_id)
+        every = EVERY in types
+        found = await self._engine.read(
+            lambda conn, _: store.events_after(
+                conn,
+                app_id,
+                after_seq=None if place is None else place.sequence,
+                limit=limit,
+                types=OFF_BY_DEFAULT if every else types,
+                all_but=every,
+            )
+        )
+
+        def cursor_at(sequence: int) -> str:
+            return printed(EventPlace(epoch8(found.epoch), sequence), app_id=app_id)
+
+        if place is not None:
+            resync = {"resync": {"cursor": cursor_at(found.floor_seq)}}
+            if place.epoch8 != epoch8(found.epoch) or place.sequence > found.head_seq:
+                detail = (
+                    "The numbering of events has begun anew; go on from the cursor in `resync`, dropping known ids."
+                )
+                raise CursorRefused(detail, extra=resync)
+            if place.sequence < found.floor_seq:
+                detail = "Some events after this cursor are gone; go on from the cursor in `resync`."
+                raise CursorRefused(detail, code="cursor_too_old", extra=resync)
+        return EventPage(
+            events=tuple(
+                PulledEvent(
+                    id=one.event_id,
+                    type=one.type,
+                    created_ms=one.created_ms,
+                    sequence=one.sequence,
+                    data=msgspec.Raw(one.data.encode()),
+                )
+                for one in found.rows
+            ),
+            cursor=cursor_at(found.upto_seq),
+            more=found.upto_seq < found.head_seq,
+        )
+
+    # --- chores ---
+
+    async def tidy(self) -> int:
+        """Removes what is past its time: old events, deliveries of deleted endpoints, old secrets. Gives rows removed.
+
+        In small transactions; harmless on any number of nodes.
+        """
+        chores: tuple[Prune, ...] = (
+            lambda conn, now_ms: store.prune_events(conn, now_ms, limit=CHORE_MAX),
+            lambda conn, _: store.sweep_deleted(conn, limit=CHORE_MAX),
+        )
+        await self._engine.write(store.forget_old_secrets)
+        total = 0
+        for chore in chores:
+            removed = CHORE_MAX
+            while removed >= CHORE_MAX:
+                removed = await self._engine.write(chore)
+                total += removed
+        return total
+
+
+def _test_data(key: EndpointKey) -> dict[str, str]:
+    return {"endpoint_id": key.endpoint_id}
+
+
+def _enabled(endpoint: Endpoint) -> Endpoint:
+    if endpoint.state == EndpointState.DISABLED:
+        raise Conflict("The endpoint is disabled; enable it first.")
+    return endpoint
+
+
+def _place(cursor: str | None, kind: type[Any], key: EndpointKey) -> Any:
+    """Where a list goes on, if it is this endpoint's list."""
+    if cursor is None:
+        return None
+    place = parsed(cursor, kind, app_id=key.app_id)
+    if place.endpoint_id != key.endpoint_id:
+        raise Malformed("This cursor is another endpoint's.", code="invalid_cursor")
+    return place
+
+
+def _page_limit(limit: int) -> None:
+    if not 1 <= limit <= PAGE_MAX:
+        raise _invalid("/limit", "range", f"A page has 1 to {PAGE_MAX} rows.")
+
+
+def _description_errors(description: str | None) -> list[FieldError]:
+    if description is not None and (len(description) > DESCRIPTION_CHARS_MAX or not description.isprintable()):
+        detail = f"A description is up to {DESCRIPTION_CHARS_MAX} printable characters."
+        return [FieldError("/description", "value", detail)]
+    return []
+
+
+def _refuse(errors: Sequence[FieldError]) -> None:
+    if errors:
+        raise Invalid(errors[0].detail, errors=tuple(errors))
+
+
+def _invalid(pointer: str, word: str, detail: str, *, code: str | None = None) -> Invalid:
+    return Invalid(detail, code=code, errors=(FieldError(pointer, word, detail),))

@@ -1,0 +1,409 @@
+"""Numbers events, and sends each to the endpoints that want it, until it is delivered or the plan is over.
+
+All it has to do is in rows; what it holds in memory are claims. Whoever dies between the POST and the settling leaves a
+claim that lapses, and the event is sent again under the same id.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from providers.guard import TargetRefused
+from providers.http import Reason, Request, TransportError
+from providers.transport import HttpTransport
+from relay.backoff import around, backoff_ms
+from relay.clock import Clock, rfc3339
+from relay.errors import Unavailable
+from relay.store import webhooks as store
+from relay.store.engine import Conn, Engine
+from relay.store.events import NewEvent, derived_id, emit
+from relay.store.webhooks import Claimed, EndpointKey, Settled
+from relay.webhooks import rules, signing
+from relay.webhooks.rules import Attempt, EndpointState, Health, Next, Signal
+from relay.webhooks.sealed import Seals, opened
+
+CONNECT_S = 5.0
+TOTAL_S = 15.0
+ANSWER_BYTES_MAX = 4096
+CLAIM_MS = 30_000  # longer than an attempt and its settling take
+IN_FLIGHT_MAX = 256  # of one node; each has its connection
+RESERVE = IN_FLIGHT_MAX // 4  # of these, for endpoints that have nothing in flight
+NUMBER_MAX = 500  # events numbered in one transaction
+POLL_S = 1.0
+DRAIN_S = 5.0
+STORE_AWAY_MS = (250, 5000)
+
+log = structlog.get_logger("relay.webhooks")
+
+
+# --- the way out ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an endpoint answered; its body is dropped."""
+
+    status: int
+    retry_after: str | None = None
+    truncated: bool = False  # it went on beyond `answer_bytes_max`
+
+
+class PostFailed(Exception):  # noqa: N818 - a Tuesday
+    """There is no answer; `word` is a key of rules.EFFECT_OF_WORD."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+class Post(Protocol):
+    """One guarded POST, done or failed within `timeout_s`."""
+
+    async def __call__(
+        self, *, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float, answer_bytes_max: int
+    ) -> Answer: ...
+
+
+WORD_OF_REASON: dict[Reason, str] = {
+    Reason.DNS_FAILED: "dns_failed",
+    Reason.CONNECT_FAILED: "connect_failed",
+    Reason.TLS_FAILED: "tls_failed",
+    Reason.TIMEOUT: "timeout",
+    Reason.RESET: "connect_failed",
+    Reason.GARBAGE: "connect_failed",
+}
+
+
+def posting(transport: HttpTransport) -> Post:
+    """POSTs through a guarded transport: the checks of safety SEC-8 at every send."""
+    if transport.guard is None:
+        raise ValueError("Webhooks go through a guarded transport.")
+
+    async def post(
+        *, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float, answer_bytes_max: int
+    ) -> Answer:
+        request = Request(
+            url=url,
+            headers=headers,
+            body=body,
+            connect_s=CONNECT_S,
+            total_s=timeout_s,
+            answer_bytes_max=answer_bytes_max,
+        )
+        try:
+            response = await transport(request)
+        except TargetRefused:
+            raise PostFailed(rules.ADDRESS_DENIED) from None
+        except TransportError as error:
+            raise PostFailed(WORD_OF_REASON[error.reason]) from None
+        return Answer(status=response.status, retry_after=response.header("retry-after"), truncated=response.truncated)
+
+    return post
+
+
+# --- transactions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An attempt that ended, and what becomes of its delivery."""
+
+    claimed: Claimed
+    attempt: Attempt
+    next: Next
+
+
+def settle(conn: Conn, now_ms: int, done: Sequence[Done]) -> int:
+    """Writes results and what they mean for their endpoints. Gives how many came too late and were dropped."""
+    results = [
+        Settled(
+            key=one.claimed.key,
+            claim=one.claimed.claim,
+            claim_token=one.claimed.claim_token,
+            state=one.next.state,
+            attempts=one.next.attempts,
+            due_ms=None if one.next.wait_ms is None else now_ms + one.next.wait_ms,
+            result=one.attempt.word,
+        )
+        for one in done
+    ]
+    # Endpoints are locked before their deliveries, as a replay does it. Hardly ever is there one to lock.
+    signals = _signals(done)
+    store.health_of(conn, _moving(conn, now_ms, signals).keys(), lock=True)
+    kept = {(one.key, one.claim_token) for one in store.settle_deliveries(conn, now_ms, results)}
+    in_time = [one for one in done if (one.claimed.key, one.claimed.claim_token) in kept]
+    judge(conn, now_ms, signals if len(in_time) == len(done) else _signals(in_time))
+    return len(done) - len(in_time)
+
+
+def _signals(done: Iterable[Done]) -> dict[EndpointKey, Signal]:
+    effects: dict[EndpointKey, list[rules.Effect]] = {}
+    for one in done:
+        effects.setdefault(one.claimed.key.endpoint, []).append(one.attempt.effect)
+    return {key: signal for key, found in effects.items() if (signal := rules.signal_of(found)) is not None}
+
+
+Moving = dict[EndpointKey, tuple[Health, Health]]  # before and after
+
+
+def _moving(conn: Conn, now_ms: int, signals: Mapping[EndpointKey, Signal], *, lock: bool = False) -> Moving:
+    """The endpoints whose health these signals change."""
+    found = {}
+    for key, (state, since_ms) in store.health_of(conn, signals.keys(), lock=lock).items():
+        before = Health(EndpointState(state), since_ms)
+        after = rules.after_signal(before, signals[key], now_ms=now_ms)
+        if after != before:
+            found[key] = before, after
+    return found
+
+
+def judge(conn: Conn, now_ms: int, signals: Mapping[EndpointKey, Signal]) -> None:
+    """Moves endpoints to the state that follows from these signals; tells of those that this disables."""
+
+    moving = _moving(conn, now_ms, signals)
+    if moving:  # looked at without a lock first; what is written is decided under it
+        moving = _moving(conn, now_ms, {key: signals[key] for key in moving}, lock=True)
+    for key, (_, after) in moving.items():
+        store.set_health(conn, key, state=after.state, failing_since_ms=after.failing_since_ms)
+    emit(conn, now_ms, [_disabled(key, after, signals[key], now_ms) for key, after in _newly_disabled(moving)])
+
+
+def _newly_disabled(moving: Moving) -> Iterable[tuple[EndpointKey, Health]]:
+    for key, (before, after) in moving.items():
+        if after.state is EndpointState.DISABLED and before.state is not EndpointState.DISABLED:
+            yield key, after
+
+
+REASON_OF_SIGNAL = {Signal.GONE: "gone", Signal.FAILURE: "failing", Signal.DISABLE: "by_hand"}
+
+
+def _disabled(key: EndpointKey, health: Health, signal: Signal, now_ms: int) -> NewEvent:
+    since_ms = health.failing_since_ms
+    return NewEvent(
+        app_id=key.app_id,
+        event_id=derived_id("evt_", "endpoint.disabled", *key, now_ms),
+        type="endpoint.disabled",
+        data={
+            "endpoint_id": key.endpoint_id,
+            "reason": REASON_OF_SIGNAL[signal],
+            "failing_since": None if since_ms is None else rfc3339(since_ms),
+        },
+    )
+
+
+# --- the worker -------------------------------------------------------------------------------------------------------
+
+
+class Watch(Protocol):
+    """Told of each attempt that ended, and how many are under way."""
+
+    def attempted(self, word: str, seconds: float) -> None: ...
+
+    def in_flight(self, count: int) -> None: ...
+
+    def late(self, count: int) -> None: ...
+
+
+class NoWatch:
+    def attempted(self, word: str, seconds: float) -> None: ...
+
+    def in_flight(self, count: int) -> None: ...
+
+    def late(self, count: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How much at a time, and how often; the tests' way to be small."""
+
+    in_flight_max: int = IN_FLIGHT_MAX
+    reserve: int = RESERVE
+    number_max: int = NUMBER_MAX
+    claim_ms: int = CLAIM_MS
+    timeout_s: float = TOTAL_S
+    poll_s: float = POLL_S
+    drain_s: float = DRAIN_S
+
+
+@dataclass(slots=True)
+class _Hands:
+    """What the worker has in hand: tasks that send, results to be settled. Both together stay within in_flight_max."""
+
+    sending: set["asyncio.Task[None]"] = field(default_factory=set)
+    done: list[Done] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.sending) + len(self.done)
+
+
+class WebhookWorker:
+    """`run` it until it is asked to stop. `owner` is unique to this start of this process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        post: Post,
+        seals: Seals,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        owner: str,
+        pace: Pace | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self._engine = engine
+        self._post = post
+        self._seals = seals
+        self._clock = clock
+        self._rng = rng
+        self._owner = owner
+        self._pace = pace or Pace()
+        self._watch = watch or NoWatch()
+        self._hands = _Hands()
+        self._woken = asyncio.Event()
+        self._away = 0  # turns in a row that the store was away
+        self._began = False
+
+    @property
+    def in_flight(self) -> int:
+        return self._hands.count
+
+    def nudge(self) -> None:
+        """There may be something to do: look now, not within the second. From the loop's thread."""
+        self._woken.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            heeding = group.create_task(self._heed(stop), name="webhooks-stop")
+            while not stop.is_set():
+                self._woken.clear()
+                try:
+                    more = await self._turn(group)
+                except Unavailable as problem:
+                    await self._sit_out(problem, stop)
+                    continue
+                self._back()
+                if not more:
+                    await _event(self._woken, within_s=around(self._pace.poll_s, share=0.2, rng=self._rng))
+            heeding.cancel()
+            await self._drain()
+
+    async def _heed(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._woken.set()
+
+    async def _turn(self, group: asyncio.TaskGroup) -> bool:
+        """Settles, numbers, claims and begins to send. True: there is more to do at once."""
+        if not self._began:
+            await self._engine.write(lambda conn, _: store.free_orphans(conn, owner=self._owner))
+            self._began = True
+        await self._settle()
+        pace = self._pace
+        numbered = await self._engine.write(
+            lambda conn, now_ms: store.number_events(conn, now_ms, limit=pace.number_max, wants=rules.wants)
+        )
+        free = pace.in_flight_max - self._hands.count
+        if free > 0:
+            claimed = await self._engine.write(
+                lambda conn, now_ms: store.claim_deliveries(
+                    conn, now_ms, owner=self._owner, hold_ms=pace.claim_ms, limit=free, reserve=pace.reserve
+                )
+            )
+            for one in claimed:
+                task = group.create_task(self._send(one), name="webhook")
+                self._hands.sending.add(task)
+                task.add_done_callback(self._hands.sending.discard)
+            self._watch.in_flight(self._hands.count)
+        return numbered >= pace.number_max or bool(self._hands.done)
+
+    async def _settle(self) -> None:
+        batch = list(self._hands.done)
+        if not batch:
+            return
+        late = await self._engine.write(lambda conn, now_ms: settle(conn, now_ms, batch))
+        del self._hands.done[: len(batch)]  # only now: a store that is away leaves them for the next turn
+        if late:
+            self._watch.late(late)
+
+    async def _send(self, claimed: Claimed) -> None:
+        began_ms = self._clock.monotonic_ms()
+        attempt = await self._attempt(claimed)
+        done = Done(claimed, attempt, rules.after_attempt(claimed.attempts, attempt, self._rng))
+        self._hands.done.append(done)
+        self._watch.attempted(attempt.word, (self._clock.monotonic_ms() - began_ms) / 1000)
+        log.debug(
+            "webhook.attempted",
+            endpoint=claimed.key.endpoint_id,
+            event_id=claimed.key.event_id,
+            attempt=done.next.attempts,
+            result=attempt.word,
+        )
+        self._woken.set()
+
+    async def _attempt(self, claimed: Claimed) -> Attempt:
+        try:
+            keys, headers = opened(self._seals, claimed.key.endpoint, claimed.sealed)
+        except ValueError:
+            log.warning("webhook.key_missing", endpoint=claimed.key.endpoint_id)
+            return rules.unanswered(rules.KEY_MISSING)
+        body = rules.body_of(
+            event_type=claimed.type,
+            created_ms=claimed.created_ms,
+            sequence=claimed.sequence,
+            data=claimed.data,
+            event_id=claimed.key.event_id,
+        )
+        now_ms = self._clock.now_ms()
+        signed = signing.headers(keys, event_id=claimed.key.event_id, timestamp_s=now_ms // 1000, body=body)
+        try:
+            answer = await self._post(
+                url=claimed.url,
+                headers={**headers, "content-type": "application/json", **signed},
+                body=body,
+                timeout_s=self._pace.timeout_s,
+                answer_bytes_max=ANSWER_BYTES_MAX,
+            )
+        except PostFailed as failed:
+            return rules.unanswered(failed.word)
+        return rules.answered(
+            answer.status, truncated=answer.truncated, retry_after=answer.retry_after, now_ms=self._clock.now_ms()
+        )
+
+    async def _sit_out(self, problem: Unavailable, stop: asyncio.Event) -> None:
+        """The store is away: says so once, and waits longer each time."""
+        self._away += 1
+        if self._away == 1:
+            log.warning("webhooks.store_away", code=problem.code)
+        first_ms, limit_ms = STORE_AWAY_MS
+        wait_ms = backoff_ms(self._away, first_ms=first_ms, limit_ms=limit_ms, rng=self._rng)
+        await _event(stop, within_s=wait_ms / 1000)
+
+    def _back(self) -> None:
+        if self._away:
+            log.info("webhooks.store_back")
+            self._away = 0
+
+    async def _drain(self) -> None:
+        """Waits a little for what is under way, then lets go: what is cut off is sent again, by whoever comes next."""
+        tasks = list(self._hands.sending)
+        if tasks:
+            _, slow = await asyncio.wait(tasks, timeout=self._pace.drain_s)
+            for task in slow:
+                task.cancel()
+            if slow:
+                await asyncio.wait(slow)
+        with suppress(Unavailable):  # then the claims lapse by themselves
+            await self._settle()
+            await self._engine.write(lambda conn, _: store.release_claims(conn, owner=self._owner))
+
+
+async def _event(event: asyncio.Event, *, within_s: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await event.wait()
