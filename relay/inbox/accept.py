@@ -86,7 +86,9 @@ REFUSALS: dict[str, Callable[[str], Problem]] = {
         code="recipient_unknown",
     ),
     "recipient_queue_full": lambda who: Throttled(
-        f"The inbox of {who[:64]!r} is full; its devices must catch up first.", code="recipient_queue_full", retry_after_s=60
+        f"The inbox of {who[:64]!r} is full; its devices must catch up first.",
+        code="recipient_queue_full",
+        retry_after_s=60,
     ),
 }
 
@@ -387,4 +389,3 @@ def replayed(row: Any) -> Accepted:
         recipients=tuple(Recipient(*one) for one in msgspec.json.decode(row.recipients)),
         replay=True,
     )
-

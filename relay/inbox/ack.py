@@ -228,9 +228,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
         if why == "poison" and tries >= TRIES_MAX:
             failed.append((entry, "undecodable"))
             device_rows.drop_held(locked.conn, device.key, [entry.seq])
-            locked.put_acks(
-                device.device_id, replace_again(locked.acks_of(device.device_id), entry.seq)
-            )
+            locked.put_acks(device.device_id, replace_again(locked.acks_of(device.device_id), entry.seq))
             continue
         device_rows.drop_held(locked.conn, device.key, [entry.seq])
         device_rows.add_held(locked.conn, device.key, [(entry.seq, why)])
@@ -252,9 +250,7 @@ def _take_reads(locked: Locked, request: AckRequest) -> bool:
         seq = min(read_seq, locked.head_seq)
         if seq <= locked.read_markers.get(conversation_id, 0):
             continue
-        inbox_rows.set_read_marker(
-            locked.conn, locked.key, locked.now_ms, conversation_id=conversation_id, seq=seq
-        )
+        inbox_rows.set_read_marker(locked.conn, locked.key, locked.now_ms, conversation_id=conversation_id, seq=seq)
         locked.read_markers[conversation_id] = seq
         append_control(
             locked,
@@ -276,7 +272,8 @@ def _take_receipts(locked: Locked, request: AckRequest) -> None:
     entries = [
         entry
         for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, what)
-        if entry.kind in CARRIES_MESSAGE and rules.view(entry, locked.devices[request.device.device_id]) is not View.NONE
+        if entry.kind in CARRIES_MESSAGE
+        and rules.view(entry, locked.devices[request.device.device_id]) is not View.NONE
     ]
     tell(
         locked,
@@ -284,4 +281,3 @@ def _take_receipts(locked: Locked, request: AckRequest) -> None:
         "delivery.receipt",
         [(entry, what[entry.message_id]) for entry in entries],
     )
-

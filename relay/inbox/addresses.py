@@ -69,9 +69,7 @@ def _claim(users: Mapping[UserKey, Locked], locked: Locked, device: Device, new:
         if theirs is None:
             return "taken", False
         other = theirs.devices.get(owner.device_id)
-        same_install = (
-            other is not None and device.install_id is not None and other.install_id == device.install_id
-        )
+        same_install = other is not None and device.install_id is not None and other.install_id == device.install_id
         if same_install and owner.user != device.key.user:
             shared = True
             device_rows.share_address(locked.conn, owner, account=new.account, token_hash=new.token_hash)

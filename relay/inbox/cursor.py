@@ -99,6 +99,4 @@ def unseal(text: str, device: DeviceKey, keys: CursorKeys) -> Cursor:
     if version != VERSION or key is None or not hmac.compare_digest(mac, _mac(key, device, body)):
         raise refused
     assert seq <= SEQ_MAX
-    return Cursor(
-        epoch8=epoch, timeline8=timeline, session=session, seq=seq, store8=store, tail8=tail, kind=kind
-    )
+    return Cursor(epoch8=epoch, timeline8=timeline, session=session, seq=seq, store8=store, tail8=tail, kind=kind)

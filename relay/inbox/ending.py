@@ -56,16 +56,12 @@ def entry_row(
     }
 
 
-def append_control(
-    locked: Locked, kind: Kind, *, data: Mapping[str, Any], collapse_key: str | None = None
-) -> int:
+def append_control(locked: Locked, kind: Kind, *, data: Mapping[str, Any], collapse_key: str | None = None) -> int:
     """Appends an entry of the relay's own (recall, read, notice); an older one of the same key is superseded."""
     seq = locked.next_seq()
     if collapse_key is not None:
         old = inbox_rows.live_of_collapse_key(locked.conn, locked.key, collapse_key)
-        inbox_rows.end_entries(
-            locked.conn, locked.key, locked.now_ms, seqs=old, state=EntryState.SUPERSEDED, by=seq
-        )
+        inbox_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=old, state=EntryState.SUPERSEDED, by=seq)
     # Its id is derived from where it stands, so that a repeated transaction gives the same one.
     place = f"{locked.inbox.epoch}:{locked.key.user_id}:{seq}"
     id_ = message_id(locked.now_ms, tag_of(place, namespace="control", secret=locked.inbox.epoch.encode()))

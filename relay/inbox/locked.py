@@ -153,9 +153,7 @@ class Locked:
     def write_acks(self) -> None:
         for device_id in self._acks_changed:
             acks = self.acks[device_id]
-            device_rows.set_ack_ranges(
-                self.conn, DeviceKey(*self.key, device_id), ranges=acks.ranges, again=acks.again
-            )
+            device_rows.set_ack_ranges(self.conn, DeviceKey(*self.key, device_id), ranges=acks.ranges, again=acks.again)
 
 
 def lock(conn: Conn, now_ms: int, keys: Iterable[UserKey], policy_of: PolicyOf) -> dict[UserKey, Locked]:

@@ -60,7 +60,9 @@ class Snapshot:
     @property
     def etag(self) -> str:
         """The server's data version: changes whenever a page for this device could."""
-        return f'"{short(f"{self.epoch8.hex()}:{self.device.schema}:{self.device.session}:{self.inbox.head_seq}").hex()}"'
+        return (
+            f'"{short(f"{self.epoch8.hex()}:{self.device.schema}:{self.device.session}:{self.inbox.head_seq}").hex()}"'
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +112,7 @@ def tail_same(conn: Conn, inbox: Inbox, cursor: Cursor) -> bool:
     return found is not None and tail8(found) == cursor.tail8
 
 
-def reset_data(
-    conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, past: int | None = None
-) -> dict[str, Any]:
+def reset_data(conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, past: int | None = None) -> dict[str, Any]:
     """Where to begin again, and what ended or went unread in between."""
     start = snap.start_seq
     data: dict[str, Any] = {

@@ -115,9 +115,7 @@ def _create(locked: Locked, one: Registration) -> Device:
     else:
         device_rows.save_devices(locked.conn, [(gone, device)])
     job_rows.create_job(locked.conn, device.key)
-    locked.jobs = {
-        key.device_id: job for key, job in job_rows.jobs_of(locked.conn, [locked.key]).items()
-    }
+    locked.jobs = {key.device_id: job for key, job in job_rows.jobs_of(locked.conn, [locked.key]).items()}
     locked.devices[device.device_id] = device
     return device
 
@@ -304,4 +302,3 @@ def foreign_word(conn: Conn, now_ms: int, words: Sequence[ForeignWord], policy_o
         answers.append(device.session)
     flush(conn, now_ms, users.values())
     return answers
-

@@ -65,11 +65,7 @@ def view(entry: Entry, device: Device) -> View:
         return View.NONE
     if not in_scope(entry.scope, device):
         return View.NONE
-    if (
-        entry.kind is Kind.OWN
-        and entry.origin_device == device.device_id
-        and entry.origin_session == device.session
-    ):
+    if entry.kind is Kind.OWN and entry.origin_device == device.device_id and entry.origin_session == device.session:
         return View.OWN
     if shows(entry, device):
         return View.FULL
@@ -272,7 +268,14 @@ def someone_looks(device: Device, devices: Iterable[Device]) -> bool:
 
 
 def rearm(
-    device: Device, job: PushJob, outstanding: Outstanding, *, policy: Policy, now_ms: int, elsewhere: bool, gateway: bool
+    device: Device,
+    job: PushJob,
+    outstanding: Outstanding,
+    *,
+    policy: Policy,
+    now_ms: int,
+    elsewhere: bool,
+    gateway: bool,
 ) -> Rearmed:
     """When the device's push job is due, recomputed from the rows: the only thing that may raise or clear `due_ms`."""
     if device.state is DeviceState.GONE:

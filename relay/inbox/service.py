@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from relay import ids
 from relay.clock import Clock
+from relay.errors import Missing
 from relay.inbox import registry
 from relay.inbox.accept import Accepted, Send, accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
@@ -15,9 +16,10 @@ from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.locked import PolicyOf
-from relay.inbox.page import Batch, Snapshot, check, page, snapshot
+from relay.inbox.page import Batch, Snapshot, check, page, reset_data, snapshot
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
-from relay.model import Device, DeviceKey, DeviceState, Facts, UserKey
+from relay.inbox.trace import Trace, trace
+from relay.model import Address, Device, DeviceKey, DeviceState, Facts, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta
@@ -63,9 +65,7 @@ class InboxService:
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
-        self._hello = lambda conn, now_ms, items: hello(
-            conn, now_ms, items, self.policy_of, self.keys, self.new_epoch
-        )
+        self._hello = lambda conn, now_ms, items: hello(conn, now_ms, items, self.policy_of, self.keys, self.new_epoch)
         self._bye = lambda conn, now_ms, items: registry.bye(conn, now_ms, items, self.policy_of)
         self._word = lambda conn, now_ms, items: registry.word(conn, now_ms, items, self.policy_of)
         self._foreign = lambda conn, now_ms, items: registry.foreign_word(conn, now_ms, items, self.policy_of)
@@ -103,7 +103,28 @@ class InboxService:
         self.hints.wake(users)
         return word
 
+    async def trace(self, app_id: str, message_id: str) -> Trace:
+        """What became of a message. Raises Missing."""
+        return await self.engine.read(
+            lambda conn, now_ms: trace(conn, now_ms, self.policy_of, app_id=app_id, message_id=message_id)
+        )
+
     # --- devices ---
+
+    async def device(self, key: DeviceKey) -> tuple[Device, list[Address]]:
+        """A device that is not gone, with its addresses. Raises Missing."""
+
+        def work(conn: Conn, _: int) -> tuple[Device, list[Address]]:
+            device = device_rows.device_row(conn, key)
+            if device is None or device.state is DeviceState.GONE:
+                raise Missing("There is no such device.")
+            return device, device_rows.addresses_of(conn, [key.user]).get(key, [])
+
+        return await self.engine.read(work)
+
+    async def devices(self, users: Iterable[UserKey]) -> dict[UserKey, list[Device]]:
+        wanted = list(users)
+        return await self.engine.read(lambda conn, _: device_rows.devices_of(conn, wanted))
 
     async def register(self, one: Registration) -> tuple[Device, bool]:
         device, new = await self.engine.write(
@@ -210,6 +231,12 @@ class InboxService:
 
         return await self.engine.read(work)
 
+    async def reset(self, device: DeviceKey, *, reason: str) -> dict[str, Any]:
+        """Where a device begins again."""
+        return await self.engine.read(
+            lambda conn, _: reset_data(conn, snapshot(conn, device), self.keys, reason=reason)
+        )
+
     async def heads(self, users: Iterable[UserKey]) -> dict[UserKey, int]:
         """Newest numbers, for the poll that finds lost hints."""
         wanted = list(users)
@@ -237,4 +264,3 @@ class InboxService:
         if users:
             await self.engine.write(lambda conn, now_ms: silence(conn, now_ms, self.policy_of, users=users))
         return len(silent)
-

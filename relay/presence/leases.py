@@ -50,8 +50,7 @@ class LeaseBook:
         if lease is None or lease.session != session:
             return False
         until_ms = now_ms + lease.length_ms
-        if until_ms > lease.until_ms:
-            lease.until_ms = until_ms
+        lease.until_ms = max(lease.until_ms, until_ms)
         return True
 
     def drop(self, key: DeviceKey, session: int) -> None:

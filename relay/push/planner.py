@@ -209,9 +209,7 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
     )
 
 
-def _summary(
-    s: Situation, items: Sequence[Item], capabilities: Capabilities, *, shown: bool, urgent: bool
-) -> Note:
+def _summary(s: Situation, items: Sequence[Item], capabilities: Capabilities, *, shown: bool, urgent: bool) -> Note:
     """One notification for several messages; the same for the same conversation, so that it replaces the last one."""
     newest = items[-1]
     conversations = {item.entry.conversation_id for item in items}

@@ -73,9 +73,9 @@ def plan_due(
                 continue
             found = _plan_one(locked, device, job, addresses.get(device.key, []), views, boot_ms)
             if isinstance(found, Send):
-                room[key.app_id, found.address.account] = (
-                    room.get((key.app_id, found.address.account), views[found.address.account].free) - len(found.notes)
-                )
+                room[key.app_id, found.address.account] = room.get(
+                    (key.app_id, found.address.account), views[found.address.account].free
+                ) - len(found.notes)
                 views = _with_room(key.app_id, accounts_of(key.app_id), room)
                 attempts.append(_attempt(locked, device, job, found))
             else:
@@ -260,7 +260,7 @@ def settle(
     """Writes results; None for one whose claim had passed to another worker."""
     users = lock_users(conn, now_ms, {one.attempt.device.user for one in settlements}, policy_of)
     ends, freed = [], []
-    answers: list[Then | None | Exception] = []
+    answers: list[Then | Exception | None] = []
     for one in settlements:
         outcome = one.result.outcome
         ends.append(
@@ -374,4 +374,3 @@ def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
     if not locked.devices[device.device_id].has_address:
         tell_device(locked, device, "device.unreachable", reason="no_address")
     locked.put_job(replace(job, tries=0, retry_ms=None))
-

@@ -111,9 +111,7 @@ def add_device_token(conn: Connection, row: Mapping[str, Any]) -> None:
 
 def mark_rotated(conn: Connection, now_ms: int, *, token_id: str) -> None:
     """A younger token of the family exists: this one stays good for a short while."""
-    conn.execute(
-        update(device_token).where(_t.token_id == token_id, _t.rotated_ms.is_(None)).values(rotated_ms=now_ms)
-    )
+    conn.execute(update(device_token).where(_t.token_id == token_id, _t.rotated_ms.is_(None)).values(rotated_ms=now_ms))
 
 
 def revoke_family(conn: Connection, now_ms: int, key: DeviceKey, family: str) -> int:

@@ -24,7 +24,7 @@ def device_of(row: Sequence[Any]) -> Device:
 
 
 @per_dialect
-def _of_users(sqlite: bool) -> Select[Any]:  # noqa: FBT001 - see per_dialect
+def _of_users(sqlite: bool) -> Select[Any]:
     return (
         select(*_columns)
         .where(
@@ -65,6 +65,16 @@ def device_row(conn: Connection, key: DeviceKey) -> Device | None:
     """The device, gone or not."""
     row = conn.execute(_one, _key(key)).first()
     return None if row is None else device_of(row)
+
+
+_gone = select(*_columns).where(
+    device.c.app_id == bindparam("app"), device.c.user_id == bindparam("user"), device.c.state == "gone"
+)
+
+
+def gone_devices(conn: Connection, key: UserKey) -> list[Device]:
+    """Devices that are no more, for looking back."""
+    return [device_of(row) for row in conn.execute(_gone, {"app": key.app_id, "user": key.user_id})]
 
 
 def insert_device(conn: Connection, new: Device) -> None:
@@ -132,7 +142,7 @@ def silent_since(conn: Connection, *, state: DeviceState, before_ms: int, limit:
 
 
 @per_dialect
-def _acks(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _acks(sqlite: bool) -> Select[Any]:
     c = device_ack.c
     return (
         select(c.user_id, c.device_id, c.from_seq, c.to_seq, c.offered_again)
@@ -247,7 +257,7 @@ _ADDRESS = tuple(field.name for field in fields(Address))
 
 
 @per_dialect
-def _addresses(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _addresses(sqlite: bool) -> Select[Any]:
     c = address.c
     return (
         select(c.user_id, c.device_id, *(c[name] for name in _ADDRESS))
@@ -263,9 +273,7 @@ def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, l
     for key in keys:
         apps.setdefault(key.app_id, []).append(key.user_id)
     for app_id, users in apps.items():
-        for user_id, device_id, *rest in conn.execute(
-            _addresses(conn), {"app": app_id, "users": as_list(conn, users)}
-        ):
+        for user_id, device_id, *rest in conn.execute(_addresses(conn), {"app": app_id, "users": as_list(conn, users)}):
             one = Address(**dict(zip(_ADDRESS, rest, strict=True)))
             found.setdefault(DeviceKey(app_id, user_id, device_id), []).append(one)
     return found
@@ -309,9 +317,7 @@ def share_address(conn: Connection, key: DeviceKey, *, account: str, token_hash:
     conn.execute(_share, _key(key) | {"of": account, "hash": token_hash})
 
 
-_owners = select(
-    address.c.user_id, address.c.device_id, address.c.shared, address.c.registered_ms
-).where(
+_owners = select(address.c.user_id, address.c.device_id, address.c.shared, address.c.registered_ms).where(
     address.c.app_id == bindparam("app"),
     address.c.account == bindparam("of"),
     address.c.token_hash == bindparam("hash"),

@@ -189,9 +189,11 @@ class OwnerLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise ConfigError([
-                f"store: another relay is using the database of {path.name!r}; stop it, or give this one another store.url."
-            ]) from None
+            raise ConfigError(
+                [
+                    f"store: another relay is using the database of {path.name!r}; stop it, or give this one another store.url."
+                ]
+            ) from None
 
     def release(self) -> None:
         self._file.close()
@@ -252,10 +254,12 @@ class SqliteEngine:
             raise ConfigError([f"store: SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed."])
         kind = file_system_of(path.parent)
         if kind in NETWORK_FILE_SYSTEMS and not unsafe_storage:
-            raise ConfigError([
-                f"store.url: {path} lies on a network file system ({kind}), whose locks and syncs can't be trusted; "
-                "use a local disk, PostgreSQL, or unsafe_storage = true."
-            ])
+            raise ConfigError(
+                [
+                    f"store.url: {path} lies on a network file system ({kind}), whose locks and syncs can't be trusted; "
+                    "use a local disk, PostgreSQL, or unsafe_storage = true."
+                ]
+            )
         self.path = path
         self._clock = clock
         self._watch = watch or NoWatch()
@@ -283,10 +287,14 @@ class SqliteEngine:
         return self._queue.qsize()
 
     async def write(self, work: Work[T]) -> T:
-        return cast(T, await self._put(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future())))
+        return cast(
+            T, await self._put(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future()))
+        )
 
     async def write_batched(self, work: Batch[I, R], item: I) -> R:
-        return cast(R, await self._put(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future())))
+        return cast(
+            R, await self._put(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future()))
+        )
 
     async def _put(self, job: Job) -> Any:
         if self._failed:

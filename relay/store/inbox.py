@@ -16,7 +16,7 @@ e, m = inbox_entry.c, message.c
 
 
 @per_dialect
-def _lock(sqlite: bool) -> Select[Any]:  # noqa: FBT001 - see per_dialect
+def _lock(sqlite: bool) -> Select[Any]:
     return (
         select(inbox)
         .where(inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite))
@@ -88,7 +88,7 @@ def set_inbox(conn: Connection, key: UserKey, **values: Any) -> None:
 
 
 @per_dialect
-def _heads(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _heads(sqlite: bool) -> Select[Any]:
     return select(inbox.c.user_id, inbox.c.head_seq).where(
         inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite)
     )
@@ -114,7 +114,7 @@ def store_epoch(conn: Connection) -> str:
 
 
 @per_dialect
-def _keys(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _keys(sqlite: bool) -> Select[Any]:
     c = idempotency.c
     return select(c.key, c.body_hash, c.message_id, c.writer).where(
         c.app_id == bindparam("app"), in_list(c.key, "keys", sqlite=sqlite)
@@ -130,8 +130,8 @@ def claim_keys(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[tupl
         apps.setdefault(row["app_id"], []).append(row["key"])
     found: dict[tuple[str, str], Row[Any]] = {}
     for app_id, keys in apps.items():
-        for row in conn.execute(_keys(conn), {"app": app_id, "keys": as_list(conn, keys)}):
-            found[app_id, row.key] = row
+        for standing in conn.execute(_keys(conn), {"app": app_id, "keys": as_list(conn, keys)}):
+            found[app_id, standing.key] = standing
     return found
 
 
@@ -154,7 +154,7 @@ def append(conn: Connection, messages: Sequence[Mapping[str, Any]], entries: Seq
 
 
 @per_dialect
-def _messages(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _messages(sqlite: bool) -> Select[Any]:
     return select(message).where(m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite))
 
 
@@ -164,7 +164,7 @@ def messages(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row
 
 
 @per_dialect
-def _pushes(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _pushes(sqlite: bool) -> Select[Any]:
     return select(m.message_id, m.push, m.priority, m.collapse_key).where(
         m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite), m.push.is_not(None)
     )
@@ -296,7 +296,7 @@ def notifiable_between(
 
 
 @per_dialect
-def _by_message(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _by_message(sqlite: bool) -> Select[Any]:
     return (
         select(*_deciding)
         .select_from(_joined)
@@ -311,7 +311,7 @@ def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> l
 
 
 @per_dialect
-def _by_seq(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _by_seq(sqlite: bool) -> Select[Any]:
     return select(*_deciding).select_from(_joined).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)
 
 
@@ -320,11 +320,7 @@ def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entr
     return [entry_of(row) for row in conn.execute(_by_seq(conn), params)]
 
 
-_by_collapse = (
-    select(e.seq)
-    .where(*_here, e.collapse_key == bindparam("collapse"), e.state == "live")
-    .order_by(e.seq)
-)
+_by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), e.state == "live").order_by(e.seq)
 
 
 def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> list[int]:
@@ -368,7 +364,7 @@ _page = (
 )
 
 
-def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> Sequence[Row[Any]]:
+def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> Sequence[Any]:
     """Entries in (after, upto] with everything that a page shows; `entry_of` reads what decides."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
     return conn.execute(_page, params).all()
@@ -384,7 +380,7 @@ def last_seq_before(conn: Connection, key: UserKey, since_ms: int, *, floor: int
 
 
 @per_dialect
-def _end(sqlite: bool) -> Any:  # noqa: FBT001
+def _end(sqlite: bool) -> Any:
     return (
         update(inbox_entry)
         .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite), e.state == "live")
@@ -398,23 +394,26 @@ def end_entries(
     """Ends live entries; one that has ended stays as it was."""
     conn.execute(
         _end(conn),
-        {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "to": str(state), "now": now_ms, "by": by},
+        {
+            "app": key.app_id,
+            "user": key.user_id,
+            "seqs": as_list(conn, seqs),
+            "to": str(state),
+            "now": now_ms,
+            "by": by,
+        },
     )
 
 
 @per_dialect
-def _complete(sqlite: bool) -> Any:  # noqa: FBT001
+def _complete(sqlite: bool) -> Any:
     return (
-        update(inbox_entry)
-        .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite))
-        .values(completed_ms=bindparam("now"))
+        update(inbox_entry).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).values(completed_ms=bindparam("now"))
     )
 
 
 def mark_completed(conn: Connection, key: UserKey, now_ms: int, seqs: Iterable[int]) -> None:
-    conn.execute(
-        _complete(conn), {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "now": now_ms}
-    )
+    conn.execute(_complete(conn), {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "now": now_ms})
 
 
 _expiring = (

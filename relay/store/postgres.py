@@ -45,7 +45,9 @@ SESSION = {
 class PostgresEngine:
     """PostgreSQL through asyncpg; `workers` transactions at a time, reads beside them."""
 
-    def __init__(self, url: str, clock: Clock, rng: random.Random, *, workers: int = 8, watch: Watch | None = None) -> None:
+    def __init__(
+        self, url: str, clock: Clock, rng: random.Random, *, workers: int = 8, watch: Watch | None = None
+    ) -> None:
         self._engine: AsyncEngine = create_async_engine(
             url.replace("postgresql://", "postgresql+asyncpg://", 1),
             pool_size=workers * 2,
@@ -68,10 +70,14 @@ class PostgresEngine:
         return len(self._waiting)
 
     async def write(self, work: Work[T]) -> T:
-        return cast(T, await self._put(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future())))
+        return cast(
+            T, await self._put(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future()))
+        )
 
     async def write_batched(self, work: Batch[I, R], item: I) -> R:
-        return cast(R, await self._put(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future())))
+        return cast(
+            R, await self._put(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future()))
+        )
 
     async def _put(self, job: Job) -> Any:
         if self._closed:

@@ -51,7 +51,7 @@ def create_job(conn: Connection, key: DeviceKey) -> None:
 
 
 @per_dialect
-def _jobs(sqlite: bool) -> Select[Any]:  # noqa: FBT001 - see per_dialect
+def _jobs(sqlite: bool) -> Select[Any]:
     return select(*_columns).where(j.app_id == bindparam("app"), in_list(j.user_id, "users", sqlite=sqlite))
 
 
@@ -68,9 +68,9 @@ def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJo
 
 
 @per_dialect
-def _lower(sqlite: bool) -> Any:  # noqa: FBT001
+def _lower(sqlite: bool) -> Any:
     smaller = func.min if sqlite else func.least
-    at = bindparam("at")
+    at: Any = bindparam("at")
     return update(push_job).where(*_here).values(due_ms=smaller(func.coalesce(j.due_ms, at), at), reason=None)
 
 
@@ -108,11 +108,11 @@ def set_rearmed(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, A
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 _claimable = and_(
-    j.due_ms.is_not(None), j.due_ms <= bindparam("now"), or_(j.claim_until_ms.is_(None), j.claim_until_ms <= bindparam("now"))
+    j.due_ms.is_not(None),
+    j.due_ms <= bindparam("now"),
+    or_(j.claim_until_ms.is_(None), j.claim_until_ms <= bindparam("now")),
 )
-_due_users = (
-    select(j.app_id, j.user_id).where(_claimable).order_by(j.due_ms).limit(bindparam("count"))
-)
+_due_users = select(j.app_id, j.user_id).where(_claimable).order_by(j.due_ms).limit(bindparam("count"))
 
 
 def due_users(conn: Connection, now_ms: int, *, limit: int) -> list[UserKey]:
@@ -129,7 +129,7 @@ def next_due_ms(conn: Connection) -> int | None:
 
 
 @per_dialect
-def _lock_free(sqlite: bool) -> Select[Any]:  # noqa: FBT001
+def _lock_free(sqlite: bool) -> Select[Any]:
     return (
         select(inbox.c.user_id)
         .where(inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite))
@@ -227,7 +227,10 @@ def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, co
         conn,
         account_state,
         [{"app_id": app_id, "account": account, "parked_ms": now_ms, "parked_code": code}],
-        set_={"parked_ms": "coalesce(account_state.parked_ms, excluded.parked_ms)", "parked_code": "excluded.parked_code"},
+        set_={
+            "parked_ms": "coalesce(account_state.parked_ms, excluded.parked_ms)",
+            "parked_code": "excluded.parked_code",
+        },
     )
 
 
@@ -249,5 +252,3 @@ def parked_accounts(conn: Connection) -> dict[tuple[str, str], str | None]:
     c = account_state.c
     rows = conn.execute(select(c.app_id, c.account, c.parked_code).where(c.parked_ms.is_not(None)))
     return {(row.app_id, row.account): row.parked_code for row in rows}
-
-

@@ -58,14 +58,16 @@ def _insert(conn: Connection, table: Table, rows: Sequence[Row], *, missing_only
         statement = _sqlite_insert(table, columns, missing_only=missing_only)
         conn.exec_driver_sql(statement, [tuple(row.values()) for row in rows])
     else:
-        conn.execute(_pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns})
+        conn.execute(
+            _pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns}
+        )
 
 
 @lru_cache(maxsize=256)
 def _sqlite_insert(table: Table, columns: tuple[str, ...], *, missing_only: bool) -> str:
     verb = "INSERT OR IGNORE" if missing_only else "INSERT"
     names, marks = ", ".join(columns), ", ".join("?" for _ in columns)
-    return f'{verb} INTO "{table.name}" ({names}) VALUES ({marks})'  # noqa: S608 - names come from the schema
+    return f'{verb} INTO "{table.name}" ({names}) VALUES ({marks})'
 
 
 @lru_cache(maxsize=256)
@@ -74,9 +76,7 @@ def _pg_insert(table: Table, columns: tuple[str, ...], *, missing_only: bool) ->
     arrays = ", ".join(f"CAST(:{c} AS {_pg_name(table.c[c])}[])" for c in columns)
     tail = " ON CONFLICT DO NOTHING" if missing_only else ""
     statement = f'INSERT INTO "{table.name}" ({names}) SELECT * FROM unnest({arrays}){tail}'  # noqa: S608 - as above
-    return text(statement).bindparams(
-        *(bindparam(c, type_=postgresql.ARRAY(_pg_type(table.c[c]))) for c in columns)
-    )
+    return text(statement).bindparams(*(bindparam(c, type_=postgresql.ARRAY(_pg_type(table.c[c]))) for c in columns))
 
 
 def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping[str, str]) -> None:
@@ -88,8 +88,8 @@ def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping
     changes = ", ".join(f"{column} = {value}" for column, value in set_.items())
     tail = f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
     if is_sqlite(conn):
-        statement = _sqlite_insert(table, columns, missing_only=False) + tail
-        conn.exec_driver_sql(statement, [tuple(row.values()) for row in rows])
+        plain = _sqlite_insert(table, columns, missing_only=False) + tail
+        conn.exec_driver_sql(plain, [tuple(row.values()) for row in rows])
     else:
         base = _pg_insert(table, columns, missing_only=False)
         statement = text(base.text + tail).bindparams(
@@ -117,5 +117,3 @@ def _pg_type(column: Column[Any]) -> Any:
 
 def _pg_name(column: Column[Any]) -> str:
     return str(_pg_type(column).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
-
-

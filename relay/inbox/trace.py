@@ -1,0 +1,116 @@
+"""What became of a message: its state for each device, and every attempt to tell, with its reason."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from relay.clock import rfc3339
+from relay.errors import Missing
+from relay.inbox import rules
+from relay.inbox.locked import Locked, PolicyOf, with_rows
+from relay.inbox.reports import Ledger
+from relay.inbox.rules import View
+from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, UserKey
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store import queue as job_rows
+from relay.store.engine import Conn
+
+ATTEMPTS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A message's row and, by user, what its devices have of it. JSON-ready, without its content."""
+
+    message: dict[str, Any]
+    recipients: list[dict[str, Any]]
+
+
+def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_id: str) -> Trace:
+    """Reads it all on one snapshot. Raises Missing."""
+    row = inbox_rows.messages(conn, app_id, [message_id]).get(message_id)
+    if row is None:
+        raise Missing("There is no such message.")
+    answered = msgspec.json.decode(row.recipients)
+    users = [UserKey(app_id, user) for user, seq, _ in answered if seq is not None]
+    inboxes = [one for one in (inbox_rows.inbox_of(conn, key) for key in users) if one is not None]
+    rows = with_rows(conn, now_ms, inboxes, policy_of)
+    message = {
+        "id": row.message_id,
+        "type": row.type,
+        "conversation": {"type": row.conversation_type, "id": row.conversation_id},
+        "sender": None if row.sender_user is None else {"user": row.sender_user, "device": row.sender_device},
+        "priority": row.priority,
+        "collapse_key": row.collapse_key,
+        "accepted_at": rfc3339(row.accepted_ms),
+        "expires_at": rfc3339(row.expires_ms),
+    }
+    recipients = []
+    for user, seq, refusal in answered:
+        locked = rows.get(UserKey(app_id, user))
+        if refusal is not None or locked is None:
+            recipients.append({"user": user, "seq": seq, "status": "rejected", "code": refusal, "devices": []})
+        else:
+            recipients.append(_of_user(conn, locked, message_id, user, seq))
+    return Trace(message=message, recipients=recipients)
+
+
+def _of_user(conn: Conn, locked: Locked, message_id: str, user: str, seq: int) -> dict[str, Any]:
+    entries = [e for e in inbox_rows.entries_of_messages(conn, locked.key, [message_id]) if e.kind in CARRIES_MESSAGE]
+    original = next((e for e in entries if e.kind in {Kind.MESSAGE, Kind.POINTER}), None)
+    head: dict[str, Any] = {"user": user, "seq": seq, "status": "accepted"}
+    if original is None:
+        return head | {"state": "pruned", "devices": []}
+    ledger = Ledger(locked)
+    attempts = job_rows.attempts_of(conn, locked.key, seq=original.seq, limit=ATTEMPTS_MAX)
+    gone = [d for d in device_rows.gone_devices(conn, locked.key) if d.created_ms <= original.accepted_ms]
+    devices = []
+    for device in [*locked.devices.values(), *gone]:
+        if not ledger.concerned(original, device):
+            continue
+        mine = [one for one in attempts if one.device_id == device.device_id]
+        job = locked.jobs.get(device.device_id)
+        devices.append(
+            {
+                "device": device.device_id,
+                "state": device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine)),
+                "form": str(rules.view(original, device)),
+                "waiting": None if job is None or device.acked_high >= original.seq else _waiting(job),
+                "attempts": [_attempt(one) for one in mine],
+            }
+        )
+    return head | {"state": str(original.state), "devices": devices}
+
+
+def device_state(entry: Entry, device: Device, ledger: Ledger, *, pushed: bool) -> str:
+    """The delivery's state: final words first, then how far it has come."""
+    if ledger.acked(entry, device):
+        return "acked"
+    if device.state == "gone":
+        return "failed"
+    if entry.state is not EntryState.LIVE:
+        return "cancelled" if entry.state is EntryState.RECALLED else str(entry.state)
+    if rules.view(entry, device) is View.HELD or device.device_id in ledger.passed_open(entry.seq):
+        return "held"
+    return "pushed" if pushed else "queued"
+
+
+def _waiting(job: Any) -> dict[str, Any]:
+    """When the device is told next, or why it is not."""
+    return {"reason": job.reason, "until": None if job.due_ms is None else rfc3339(job.due_ms)}
+
+
+def _attempt(row: Any) -> dict[str, Any]:
+    return {
+        "account": row.account,
+        "form": row.form,
+        "from_seq": row.from_seq,
+        "upto_seq": row.upto_seq,
+        "started_at": rfc3339(row.started_ms),
+        "ended_at": None if row.ended_ms is None else rfc3339(row.ended_ms),
+        "verdict": row.verdict,
+        "vendor_id": row.vendor_id,
+        "vendor_code": row.vendor_code,
+    }

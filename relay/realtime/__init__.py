@@ -1,0 +1,1 @@
+"""Live connections of devices: what they may say, who is connected here, and what is written to each."""

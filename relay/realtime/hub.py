@@ -1,0 +1,172 @@
+"""Who is connected to this node, and who waits: hints in, looks at the inbox out.
+
+A hint may be lost, so the heads of all users with somebody here are polled as well; one query for all of them.
+"""
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import structlog
+
+from relay.backoff import around
+from relay.clock import Clock
+from relay.errors import Problem
+from relay.model import DeviceKey, UserKey
+
+log = structlog.get_logger("relay.realtime")
+
+POLL_S = 5.0
+WAITS_MAX = 3  # long-polls of one device at once; of more, the oldest returns empty
+
+
+class Connection(Protocol):
+    """A live connection, as the hub sees it."""
+
+    device: DeviceKey
+    session: int
+
+    def look(self) -> None:
+        """There may be something new in the inbox."""
+        ...
+
+    def replaced(self) -> None:
+        """A newer session has taken over."""
+        ...
+
+    def ping(self) -> None: ...
+
+    def drain(self, reconnect_ms: int) -> None: ...
+
+
+class Wait:
+    """One long-poll. `changed` is set by a hint, the poll of heads, or when its time is up."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.dismissed = False
+
+
+class Hub:
+    """Connections and waits of this node."""
+
+    def __init__(
+        self, clock: Clock, rng: random.Random, heads: Callable[[Iterable[UserKey]], Awaitable[dict[UserKey, int]]]
+    ) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._heads = heads
+        self._connections: defaultdict[UserKey, set[Connection]] = defaultdict(set)
+        self._waits: defaultdict[UserKey, dict[DeviceKey, list[Wait]]] = defaultdict(dict)
+        self._known: dict[UserKey, int] = {}
+        self.draining = False
+
+    def __len__(self) -> int:
+        return sum(map(len, self._connections.values()))
+
+    def all(self) -> list[Connection]:
+        return [connection for some in self._connections.values() for connection in some]
+
+    def of_device(self, device: DeviceKey) -> int:
+        """How many connections this device has here."""
+        return sum(one.device == device for one in self._connections.get(device.user, ()))
+
+    @contextmanager
+    def connected(self, connection: Connection) -> Iterator[None]:
+        user = connection.device.user
+        self._connections[user].add(connection)
+        try:
+            yield
+        finally:
+            self._connections[user].discard(connection)
+            if not self._connections[user]:
+                del self._connections[user]
+
+    @contextmanager
+    def waiting(self, device: DeviceKey) -> Iterator[Wait]:
+        """Register first, then read, then wait: a message in between is not missed."""
+        waits = self._waits[device.user].setdefault(device, [])
+        wait = Wait()
+        waits.append(wait)
+        if len(waits) > WAITS_MAX:
+            oldest = waits.pop(0)
+            oldest.dismissed = True
+            oldest.changed.set()
+        try:
+            yield wait
+        finally:
+            if wait in waits:
+                waits.remove(wait)
+            if not waits:
+                self._waits.get(device.user, {}).pop(device, None)
+            if not self._waits.get(device.user):
+                self._waits.pop(device.user, None)
+
+    # --- hints ---
+
+    def wake(self, user: UserKey) -> None:
+        for connection in self._connections.get(user, ()):
+            connection.look()
+        for waits in self._waits.get(user, {}).values():
+            for wait in waits:
+                wait.changed.set()
+
+    def close(self, device: DeviceKey, newer_than: int) -> None:
+        """Sessions older than `newer_than` are over."""
+        for connection in list(self._connections.get(device.user, ())):
+            if connection.device == device and connection.session < newer_than:
+                connection.replaced()
+
+    # --- the poll that heals lost hints ---
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(around(POLL_S, share=0.2, rng=self._rng)):
+                    await stop.wait()
+            except TimeoutError:
+                pass
+            try:
+                await self.poll()
+            except Problem as problem:
+                log.warning("realtime.poll_failed", code=problem.code)
+
+    async def poll(self) -> None:
+        users = set(self._connections) | set(self._waits)
+        heads = await self._heads(users) if users else {}
+        for user, head in heads.items():
+            if self._known.get(user) != head:
+                self.wake(user)
+        self._known = heads
+
+    async def run_pings(self, stop: asyncio.Event, *, every_s: float) -> None:
+        """Pings every connection about every `every_s`, spread over the time: one task for all of them."""
+        while not stop.is_set():
+            connections = self.all()
+            pause_s = around(every_s, share=0.2, rng=self._rng) / max(1, min(len(connections), 100))
+            per_step = max(1, len(connections) // 100)
+            for start in range(0, max(1, len(connections)), per_step):
+                for connection in connections[start : start + per_step]:
+                    connection.ping()
+                try:
+                    async with asyncio.timeout(pause_s):
+                        await stop.wait()
+                    return
+                except TimeoutError:
+                    continue
+
+    # --- the end ---
+
+    def drain(self, *, reconnect_s_max: float) -> None:
+        """Tells everybody to come back a little later, each at another time, and lets the waits go."""
+        self.draining = True
+        for connection in self.all():
+            connection.drain(self._rng.randint(0, int(reconnect_s_max * 1000)))
+        for waits in list(self._waits.values()):
+            for some in list(waits.values()):
+                for wait in some:
+                    wait.dismissed = True
+                    wait.changed.set()

@@ -1,0 +1,201 @@
+"""What a device may say, over HTTP or in frames, and the words of the answers. Pure.
+
+HTTP refuses fields that it does not know; frames ignore them, so that a newer client can talk to an older relay.
+"""
+
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from relay.model import SEQ_MAX
+
+SUBPROTOCOL = "relay.v1.json"
+TICKET_PREFIX = "relay.ticket."
+FRAME_BYTES_MAX = 64 * 1024
+FRAMES_PER_S, FRAMES_BURST = 20, 40
+BAD_FRAMES_MAX = 10
+HELLO_S = 5.0
+PING_S = 25.0
+PING_MISSES_MAX = 2
+WRITE_S = 20.0
+WINDOW_ENTRIES, WINDOW_BYTES = 200, 1024 * 1024
+
+
+class Close(IntEnum):
+    """WebSocket close codes."""
+
+    NORMAL = 1000
+    TOO_BIG = 1009
+    RESTART = 1012
+    TRY_LATER = 1013
+    REPLACED = 4001
+    SLOW = 4008
+    RATE = 4029
+    BAD_FRAME = 4400
+    UNAUTHENTICATED = 4401
+    FORBIDDEN = 4403
+
+
+Id = Annotated[
+    str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]+$")
+]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+Sealed = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+MessageIdText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Seq = Annotated[int, Field(ge=0, le=SEQ_MAX)]
+State = Literal["foreground", "background"]
+Timeline = Literal["inbox"]
+
+
+class Said(BaseModel):
+    """Base of everything a device says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class StoreBody(Said):
+    """The client's message database. `id` is made in the transaction that creates it, and lives inside it."""
+
+    id: Id
+    migrated_from: Id | None = None
+    entries: Seq | None = None
+    repair: bool = False
+
+
+class HeartbeatOffer(Said):
+    """What the client can keep up; the relay answers what it shall."""
+
+    min_s: float = Field(10, ge=0, le=3600)
+    max_s: float = Field(600, ge=1, le=86_400)
+    prefer_s: float = Field(30, ge=1, le=86_400)
+    network: Annotated[str, StringConstraints(max_length=128)] | None = None
+
+
+class AddressBody(Said):
+    """Where a vendor reaches the device: a configured account and the vendor's token, in order of preference."""
+
+    account: Word
+    token: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[\x20-\x7e]+$")]
+    kind: Word = "token"
+
+
+class WindowBody(Said):
+    """How much may be sent without being acked."""
+
+    entries: int = Field(WINDOW_ENTRIES, ge=1, le=WINDOW_ENTRIES)
+    bytes: int = Field(WINDOW_BYTES, ge=1, le=WINDOW_BYTES)
+
+
+class CursorsBody(Said):
+    """Cursors by timeline; `inbox` is the device's own."""
+
+    inbox: Sealed | None = None
+
+
+class DigestBody(Said):
+    n: Seq
+    fp: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,32}$")]
+
+
+class HelloBody(Said):
+    """The handshake (protocol 10.1): at every process start, after every upgrade, on every socket."""
+
+    app_version: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    build: int | None = None
+    previous_app_version: Annotated[str, StringConstraints(max_length=64)] | None = None
+    schema_: int | None = Field(None, alias="schema", ge=0, le=1_000_000)
+    types: Annotated[list[Word], Field(max_length=200)] | None = None
+    sdk: Annotated[str, StringConstraints(max_length=64)] | None = None
+    platform: Word | None = None
+    os: Annotated[str, StringConstraints(max_length=64)] | None = None
+    locale: Annotated[str, StringConstraints(max_length=35)] | None = None
+    tz: Annotated[str, StringConstraints(max_length=64)] | None = None
+    state: State = "foreground"
+    store: StoreBody | None = None
+    cursors: CursorsBody = CursorsBody()
+    digest: DigestBody | None = None
+    addresses: Annotated[list[AddressBody], Field(max_length=8)] | None = None
+    install_id: Id | None = None
+    replaces: Id | None = None
+    heartbeat: HeartbeatOffer | None = None
+    window: WindowBody = WindowBody()
+
+
+class NackBody(Said):
+    id: MessageIdText
+    code: Literal["unknown_type", "undecodable", "too_big"]
+
+
+class ReadBody(Said):
+    """ "Read up to here" of a conversation; the number is one of the user's inbox."""
+
+    conversation: Id
+    read_seq: Seq
+
+
+class ReceiptBody(Said):
+    id: MessageIdText
+    what: Literal["shown", "opened"]
+    at: Annotated[str, StringConstraints(max_length=40)] | None = None
+
+
+class AckBody(Said):
+    """ "I have stored this." All parts are optional and may be repeated."""
+
+    cursor: Sealed | None = None
+    ids: Annotated[list[MessageIdText], Field(min_length=1, max_length=500)] | None = None
+    nack: Annotated[list[NackBody], Field(min_length=1, max_length=500)] | None = None
+    read: Annotated[list[ReadBody], Field(min_length=1, max_length=200)] | None = None
+    receipts: Annotated[list[ReceiptBody], Field(min_length=1, max_length=500)] | None = None
+
+
+class AckFrame(AckBody):
+    upto: Seq | None = None
+    timeline: Timeline = "inbox"
+
+
+class HeartbeatBody(Said):
+    """A sign of life. The cursor is for comparing, it acks nothing."""
+
+    session: Seq
+    cursor: Sealed | None = None
+    state: State = "foreground"
+    open_conversation: Id | None = None
+    battery: float | None = Field(None, ge=0, le=1)
+    heartbeat: HeartbeatOffer | None = None
+
+
+class HeartbeatFrame(Said):
+    cursor: Sealed | None = None
+    state: State = "foreground"
+    open_conversation: Id | None = None
+    battery: float | None = Field(None, ge=0, le=1)
+    heartbeat: HeartbeatOffer | None = None
+
+
+class FillFrame(Said):
+    """Asks for a range once more; moves no cursor."""
+
+    timeline: Timeline = "inbox"
+    from_: Seq = Field(alias="from")
+    to: Seq
+
+
+class ByeFrame(Said):
+    reason: Literal["background", "quit", "switch"] = "quit"
+
+
+FRAMES: dict[str, type[Said]] = {
+    "hello": HelloBody,
+    "hb": HeartbeatFrame,
+    "ack": AckFrame,
+    "fill": FillFrame,
+    "bye": ByeFrame,
+}
+FRAME_WORDS = frozenset({"type", "ref", "ticket"})  # of the frame itself
+
+
+def body_of(frame: dict[str, Any]) -> dict[str, Any]:
+    """The frame without its own words."""
+    return {key: value for key, value in frame.items() if key not in FRAME_WORDS}

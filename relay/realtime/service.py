@@ -1,0 +1,203 @@
+"""What devices ask for, whichever way they came: handshake, heartbeat, sync, ack. HTTP and sockets both call this."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relay.clock import Clock, rfc3339
+from relay.errors import FieldError, Invalid
+from relay.inbox.ack import AckAnswer, AckRequest
+from relay.inbox.addresses import NewAddress
+from relay.inbox.handshake import Hello, Welcome
+from relay.inbox.service import InboxService
+from relay.model import DeviceKey, Facts, Policy
+from relay.presence.rules import Beat
+from relay.presence.service import PresenceService
+from relay.push.accounts import Accounts
+from relay.realtime.protocol import AckBody, AddressBody, HeartbeatBody, HeartbeatOffer, HelloBody, WindowBody
+
+SealToken = Callable[[str, str, str], tuple[bytes, bytes]]  # (app, account, token) -> sealed, hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeted:
+    """A handshake's outcome: the answer to print, and what a connection needs."""
+
+    welcome: Welcome
+    beat: Beat
+    answer: dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class DeviceService:
+    """The device's face of the relay."""
+
+    inbox: InboxService
+    presence: PresenceService
+    accounts: Accounts
+    clock: Clock
+    policy_of: Callable[[str], Policy]
+    seal_token: SealToken
+    node_id: str
+    poll_client_s: int = 5
+    upgrade_advice: dict[str, Any] | None = None
+
+    # --- handshake ---
+
+    async def hello(self, device: DeviceKey, body: HelloBody) -> Greeted:
+        """Shakes hands and counts the device as online."""
+        welcome = await self.inbox.hello(self._hello(device, body))
+        beat = self.presence.beat(offered(body.heartbeat))
+        background = body.state == "background"
+        self.presence.connected(device, welcome.session, beat, Facts(background, None))
+        return Greeted(welcome=welcome, beat=beat, answer=self._answer(device, welcome, beat, body.window))
+
+    def _hello(self, device: DeviceKey, body: HelloBody) -> Hello:
+        addresses = None if body.addresses is None else self.sealed(device.app_id, body.addresses)
+        return Hello(
+            device=device,
+            node_id=self.node_id,
+            cursor=body.cursors.inbox,
+            store_id=None if body.store is None else body.store.id,
+            app_version=body.app_version,
+            schema=body.schema_,
+            types=None if body.types is None else tuple(body.types),
+            platform=body.platform,
+            locale=body.locale,
+            tz=body.tz,
+            background=body.state == "background",
+            install_id=body.install_id,
+            replaces=body.replaces,
+            addresses=addresses,
+        )
+
+    def sealed(self, app_id: str, addresses: Sequence[AddressBody]) -> tuple[NewAddress, ...]:
+        """Addresses with their tokens sealed. Raises Invalid for an account that is not configured, or named twice."""
+        errors: list[FieldError] = []
+        seen: set[tuple[str, str]] = set()
+        out: list[NewAddress] = []
+        for index, one in enumerate(addresses):
+            account = self.accounts.get(app_id, one.account)
+            pointer = f"/addresses/{index}"
+            if account is None:
+                known = ", ".join(sorted(self.accounts.of(app_id))) or "none"
+                errors.append(
+                    FieldError(f"{pointer}/account", "unknown", f"no such account is configured; there are: {known}")
+                )
+                continue
+            kinds = account.provider.capabilities.kinds
+            if one.kind not in kinds:
+                errors.append(
+                    FieldError(f"{pointer}/kind", "unknown", f"this account takes: {', '.join(sorted(kinds))}")
+                )
+            if (one.account, one.token) in seen:
+                continue
+            seen.add((one.account, one.token))
+            sealed, token_hash = self.seal_token(app_id, one.account, one.token)
+            out.append(NewAddress(account=one.account, kind=one.kind, token_sealed=sealed, token_hash=token_hash))
+        if errors:
+            raise Invalid(f"{len(errors)} field(s) of the addresses are not valid.", errors=tuple(errors))
+        return tuple(out)
+
+    def _answer(self, device: DeviceKey, welcome: Welcome, beat: Beat, window: WindowBody) -> dict[str, Any]:
+        policy = self.policy_of(device.app_id)
+        answer: dict[str, Any] = {
+            "verdict": welcome.verdict,
+            "reason": welcome.reason,
+            "session": welcome.session,
+            "epoch": welcome.epoch,
+            "cursors": {"inbox": welcome.cursor},
+            "head": welcome.head_seq,
+            "floor": welcome.floor_seq,
+            "acked": welcome.acked_seq,
+            "missing": welcome.missing,
+            "upgrade": welcome.upgrade,
+            "heartbeat": {"interval_s": beat.interval_s, "lease_s": beat.lease_s},
+            "ack_wait_s": policy.ack_wait_ms / 1000,
+            "window": {"entries": window.entries, "bytes": window.bytes},
+            "addresses": [{"account": account, "state": state} for account, state in welcome.addresses],
+            "next_poll_s": self.poll_client_s,
+            "now": rfc3339(self.clock.now_ms()),
+            "advice": self.upgrade_advice or {"min_app_version": None, "upgrade": "none"},
+        }
+        if welcome.loss is not None:
+            answer["loss"] = welcome.loss
+        return answer
+
+    # --- heartbeat ---
+
+    async def heartbeat(self, device: DeviceKey, body: HeartbeatBody) -> dict[str, Any]:
+        """Renews the lease. Raises Conflict for a session that a newer one replaced."""
+        beat = await self._renew(
+            device, body.session, state=body.state, open_conversation=body.open_conversation, offer=body.heartbeat
+        )
+        heads = await self.inbox.heads([device.user])
+        return self.beat_answer(heads.get(device.user, 0), beat, behind=self._behind(device, body.cursor, heads))
+
+    async def _renew(
+        self,
+        device: DeviceKey,
+        session: int,
+        *,
+        state: str,
+        open_conversation: str | None,
+        offer: HeartbeatOffer | None,
+    ) -> Beat:
+        beat = self.presence.beat(offered(offer))
+        facts = Facts(state == "background", open_conversation)
+        await self.presence.heartbeat(device, session, facts, beat)
+        return beat
+
+    def _behind(self, device: DeviceKey, cursor: str | None, heads: dict[Any, int]) -> bool:
+        if cursor is None:
+            return False
+        return self.inbox.unseal(cursor, device).seq < heads.get(device.user, 0)
+
+    def beat_answer(self, head: int, beat: Beat, *, behind: bool) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "head": head,
+            "interval_s": beat.interval_s,
+            "lease_s": beat.lease_s,
+            "now": rfc3339(self.clock.now_ms()),
+        }
+        if behind:
+            answer["do"] = "sync"
+        return answer
+
+    async def socket_heartbeat(
+        self,
+        device: DeviceKey,
+        session: int,
+        *,
+        state: str,
+        open_conversation: str | None,
+        offer: HeartbeatOffer | None,
+    ) -> Beat:
+        return await self._renew(device, session, state=state, open_conversation=open_conversation, offer=offer)
+
+    # --- acks ---
+
+    async def ack(
+        self, device: DeviceKey, body: AckBody, *, session: int | None = None, upto: int | None = None
+    ) -> AckAnswer:
+        """Takes an ack. Raises CursorRefused, Malformed (invalid_cursor), Conflict."""
+        return await self.inbox.ack(
+            AckRequest(
+                device=device,
+                session=session,
+                upto=upto,
+                cursor=None if body.cursor is None else self.inbox.unseal(body.cursor, device),
+                ids=tuple(dict.fromkeys(body.ids or ())),
+                nacks=tuple((one.id, one.code) for one in body.nack or ()),
+                reads=tuple((one.conversation, one.read_seq) for one in body.read or ()),
+                receipts=tuple((one.id, one.what) for one in body.receipts or ()),
+            )
+        )
+
+
+def ack_answer(answer: AckAnswer) -> dict[str, Any]:
+    return {"acked": answer.acked_seq, "results": answer.results}
+
+
+def offered(offer: HeartbeatOffer | None) -> tuple[float, float, float] | None:
+    return None if offer is None else (offer.min_s, offer.max_s, offer.prefer_s)

@@ -1,0 +1,342 @@
+"""One WebSocket connection of a device (protocol 9.1, 9.2).
+
+It holds no queue: it remembers the highest number that it has sent, and reads the inbox again from there whenever it is
+told to look. So live messages and catch-up take one path, in order.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+import msgspec
+import structlog
+from aiohttp import WSMessage, WSMsgType, web
+from pydantic import ValidationError
+
+from relay.clock import Clock
+from relay.errors import CursorRefused, Malformed, Problem, Unauthenticated
+from relay.inbox.page import Batch
+from relay.model import DeviceKey
+from relay.push.limits import Bucket
+from relay.realtime import protocol
+from relay.realtime.hub import Hub
+from relay.realtime.protocol import (
+    AckFrame,
+    ByeFrame,
+    Close,
+    FillFrame,
+    HeartbeatFrame,
+    HelloBody,
+)
+from relay.realtime.service import DeviceService, ack_answer
+from relay.strictjson import parse
+
+log = structlog.get_logger("relay.realtime")
+
+PAGE_MAX = 200
+_encode = msgspec.json.Encoder().encode
+
+
+class Session:
+    """A connection from its hello to its close."""
+
+    def __init__(
+        self, ws: web.WebSocketResponse, device: DeviceKey, service: DeviceService, hub: Hub, clock: Clock
+    ) -> None:
+        self.device = device
+        self.session = 0
+        self._ws = ws
+        self._service = service
+        self._hub = hub
+        self._clock = clock
+        self._group: asyncio.TaskGroup | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._again = False
+        self._sent_seq = 0
+        self._acked_seq = 0
+        self._epoch = ""
+        self._told_caught_up = False
+        self._unacked: deque[tuple[int, int, int]] = deque()  # (to_seq, entries, bytes) of batches not yet acked
+        self._window_entries = protocol.WINDOW_ENTRIES
+        self._window_bytes = protocol.WINDOW_BYTES
+        self._head_seq = 0
+        self._missed_pongs = 0
+        self._bad_frames = 0
+        self._rate = Bucket(protocol.FRAMES_PER_S, protocol.FRAMES_BURST)
+        self._goodbye = False
+        self._restart = False
+
+    # --- life ---
+
+    async def run(self, first: dict[str, Any]) -> None:
+        """Serves the connection; `first` is its hello, already read. Returns when it is closed."""
+        if not await self._greet(first):
+            return
+        try:
+            with self._hub.connected(self):
+                async with asyncio.TaskGroup() as group:
+                    self._group = group
+                    self.look()
+                    await self._read()
+                    if self._pump is not None:
+                        self._pump.cancel()
+        finally:
+            self._group = None
+            await self._service.presence.closed(self.device, self.session, goodbye=self._goodbye, restart=self._restart)
+
+    async def _greet(self, first: dict[str, Any]) -> bool:
+        ref = first.get("ref")
+        try:
+            body = HelloBody.model_validate(protocol.body_of(first), extra="ignore")
+            greeted = await self._service.hello(self.device, body)
+        except ValidationError:
+            await self._error(Malformed("The hello is not valid; see the protocol.", code="validation_failed"), ref)
+            await self._close(Close.BAD_FRAME)
+            return False
+        except Problem as problem:
+            await self._error(problem, ref)
+            code = Close.UNAUTHENTICATED if problem.status in {401, 403} else Close.TRY_LATER
+            await self._close(code)
+            return False
+        welcome = greeted.welcome
+        self.session = welcome.session
+        self._epoch = welcome.epoch
+        self._head_seq = welcome.head_seq
+        self._sent_seq = self._acked_seq = welcome.head_seq - welcome.missing
+        self._window_entries, self._window_bytes = body.window.entries, body.window.bytes
+        await self._send({"type": "welcome", "ref": ref, **greeted.answer})
+        return True
+
+    async def _read(self) -> None:
+        async for message in self._ws:
+            if not await self._take(cast(WSMessage, message)):
+                return
+
+    async def _take(self, message: WSMessage) -> bool:
+        """Handles what came; False ends the connection."""
+        if not self._service.presence.renew(self.device, self.session) and message.type is WSMsgType.PONG:
+            self.look()  # the lease had run out while the connection stood: the next heartbeat brings it back
+        match message.type:
+            case WSMsgType.PONG:
+                self._missed_pongs = 0
+                return True
+            case WSMsgType.PING:
+                if not self._rate.take(self._clock.monotonic_ms()):
+                    await self._close(Close.RATE)
+                    return False
+                await self._ws.pong(message.data)
+                return True
+            case WSMsgType.TEXT:
+                in_rate = self._rate.take(self._clock.monotonic_ms())
+                going_on = await self._frame(message.data)
+                if not in_rate:  # what it said was heard all the same: an ack is never refused for its rate
+                    await self._close(Close.RATE)
+                    return False
+                return going_on
+            case WSMsgType.BINARY:
+                await self._error(Malformed("Frames are JSON text.", code="json_invalid"), None)
+                await self._close(Close.BAD_FRAME)
+                return False
+            case _:
+                return False
+
+    # --- what the client says ---
+
+    async def _frame(self, data: bytes) -> bool:
+        ref = None
+        try:
+            frame = parse(data)
+            if not isinstance(frame, dict):
+                raise Malformed("A frame is a JSON object.", code="validation_failed")
+            ref = frame.get("ref") if isinstance(frame.get("ref"), str) else None
+            kind = frame.get("type")
+            model = protocol.FRAMES.get(kind) if isinstance(kind, str) else None
+            if model is None or model is HelloBody:
+                raise Malformed(f"There is no frame to handle as {str(kind)[:32]!r} here.", code="validation_failed")
+            body = model.model_validate(protocol.body_of(frame), extra="ignore")
+            return await self._handle(body, ref)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = "/" + "/".join(map(str, first["loc"]))
+            return await self._bad(Malformed(f"{where}: {first['msg']}"[:300], code="validation_failed"), ref)
+        except CursorRefused as problem:
+            await self._error(problem, ref)
+            return True
+        except Malformed as problem:
+            return await self._bad(problem, ref)
+        except Problem as problem:
+            await self._error(problem, ref)
+            if problem.code == "state_conflict":
+                await self._close(Close.REPLACED)
+                return False
+            return problem.status not in {401, 403}
+
+    async def _bad(self, problem: Problem, ref: str | None) -> bool:
+        self._bad_frames += 1
+        await self._error(problem, ref)
+        if self._bad_frames >= protocol.BAD_FRAMES_MAX:
+            await self._close(Close.BAD_FRAME)
+            return False
+        return True
+
+    async def _handle(self, body: protocol.Said, ref: str | None) -> bool:
+        match body:
+            case AckFrame():
+                await self._ack(body, ref)
+            case HeartbeatFrame():
+                beat = await self._service.socket_heartbeat(
+                    self.device,
+                    self.session,
+                    state=body.state,
+                    open_conversation=body.open_conversation,
+                    offer=body.heartbeat,
+                )
+                answer = self._service.beat_answer(self._head_seq, beat, behind=False)
+                await self._send({"type": "hb", "ref": ref, **answer})
+                if self._head_seq > self._sent_seq:
+                    self.look()
+            case FillFrame():
+                await self._fill(body, ref)
+            case ByeFrame():
+                self._goodbye = True
+                await self._close(Close.NORMAL)
+                return False
+            case _:
+                raise AssertionError(body)
+        return True
+
+    async def _ack(self, body: AckFrame, ref: str | None) -> None:
+        if body.upto is not None and body.upto > self._sent_seq:
+            raise Malformed("`upto` is beyond what was sent on this connection.", code="invalid_cursor")
+        answer = await self._service.ack(self.device, body, session=self.session, upto=body.upto)
+        self._acked_seq = max(self._acked_seq, answer.acked_seq)
+        while self._unacked and self._unacked[0][0] <= self._acked_seq:
+            self._unacked.popleft()
+        await self._send({"type": "ack", "ref": ref, **ack_answer(answer)})
+        self.look()
+
+    async def _fill(self, body: FillFrame, ref: str | None) -> None:
+        if body.to <= body.from_:
+            raise Malformed("`to` must be above `from`.", code="validation_failed")
+        reading = await self._service.inbox.read(self.device, None, limit=PAGE_MAX, range_=(body.from_, body.to))
+        assert reading.batch is not None
+        await self._send_batch(reading.batch, extra={"ref": ref, "fill": True})
+
+    # --- what the client is sent ---
+
+    def look(self) -> None:
+        """There may be something to send: runs the pump, or has it look again."""
+        self._again = True
+        if self._group is not None and (self._pump is None or self._pump.done()) and not self._ws.closed:
+            self._pump = self._group.create_task(self._send_what_is_new(), name="session-pump")
+
+    async def _send_what_is_new(self) -> None:
+        while self._again and not self._ws.closed:
+            self._again = False
+            try:
+                while await self._send_page():
+                    pass
+            except Unauthenticated:
+                await self._close(Close.UNAUTHENTICATED)
+            except Problem as problem:
+                if problem.status != 503:
+                    raise
+                # The store is away. The connection stays; the poll of heads has us look again.
+                await self._send({"type": "degraded", "until": None})
+                return
+
+    async def _send_page(self) -> bool:
+        """Sends one page if the window allows and there is one; gives whether there may be more."""
+        room = self._window_entries - sum(entries for _, entries, _ in self._unacked)
+        room_bytes = self._window_bytes - sum(size for _, _, size in self._unacked)
+        if self._unacked and (room <= 0 or room_bytes <= 0):
+            return False
+        reading = await self._service.inbox.read_after(
+            self.device, self._sent_seq, limit=min(PAGE_MAX, max(1, room)), bytes_max=max(1, room_bytes)
+        )
+        snap, batch = reading.snap, reading.batch
+        assert batch is not None
+        if snap.device.session != self.session:
+            await self._close(Close.REPLACED)
+            return False
+        if snap.epoch8.hex() != self._epoch:
+            await self._resync()
+            return False
+        self._head_seq = batch.head_seq
+        if batch.to_seq == self._sent_seq and (self._told_caught_up or not batch.caught_up):
+            return False
+        self._sent_seq = batch.to_seq
+        if batch.entries:
+            self._unacked.append((batch.to_seq, batch.entries, len(batch.json)))
+        self._told_caught_up = self._told_caught_up or batch.caught_up
+        await self._send_batch(batch, extra={"caught_up": batch.caught_up})
+        return batch.more
+
+    async def _resync(self) -> None:
+        data = await self._service.inbox.reset(self.device, reason="epoch")
+        await self._send({"type": "resync_required", "resync": data})
+        await self._close(Close.RESTART)
+
+    async def _send_batch(self, batch: Batch, *, extra: dict[str, Any]) -> None:
+        more = _encode(extra)[1:-1]
+        await self._write(b'{"type":"batch",' + more + b"," + batch.json[1:])
+
+    async def _send(self, frame: dict[str, Any]) -> None:
+        await self._write(_encode(frame))
+
+    async def _error(self, problem: Problem, ref: str | None) -> None:
+        frame: dict[str, Any] = {"type": "error", "code": problem.code, "ref": ref, "detail": problem.detail}
+        if problem.retry_after_s is not None:
+            frame["retry_after_ms"] = int(problem.retry_after_s * 1000)
+        frame |= problem.extra
+        await self._send(frame)
+
+    async def _write(self, data: bytes) -> None:
+        """Writes a frame; a client that does not read for 20 s is closed, and served later."""
+        if self._ws.closed:
+            return
+        try:
+            async with asyncio.timeout(protocol.WRITE_S):
+                await self._ws.send_frame(data, WSMsgType.TEXT)
+        except TimeoutError:
+            log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
+            await self._close(Close.SLOW)
+        except ConnectionError:
+            return
+
+    async def _close(self, code: Close) -> None:
+        if not self._ws.closed:
+            await self._ws.close(code=int(code), message=b"")
+
+    # --- what the hub says ---
+
+    def replaced(self) -> None:
+        self._later(self._close(Close.REPLACED))
+
+    def ping(self) -> None:
+        if self._missed_pongs >= protocol.PING_MISSES_MAX:
+            self._later(self._close(Close.TRY_LATER))
+            return
+        self._missed_pongs += 1
+        self._later(self._ws.ping())
+
+    def drain(self, reconnect_ms: int) -> None:
+        self._restart = True
+        self._later(self._say_drain(reconnect_ms))
+
+    async def _say_drain(self, reconnect_ms: int) -> None:
+        await self._send({"type": "drain", "reconnect_ms": reconnect_ms, "resume_hint": self._sent_seq})
+        await self._close(Close.RESTART)
+
+    def _later(self, what: Any) -> None:
+        if self._group is None or self._ws.closed:
+            what.close()
+            return
+        self._group.create_task(_quietly(what), name="session-word")
+
+
+async def _quietly(what: Any) -> None:
+    try:
+        await what
+    except ConnectionError:
+        return

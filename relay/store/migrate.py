@@ -1,0 +1,43 @@
+"""Brings a database to this relay's schema. Alembic is imported only when there is something to do."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from relay.errors import ConfigError
+
+HEAD = "0001"  # the newest step under migrations/versions
+HERE = Path(__file__).parent / "migrations"
+
+
+def revision(conn: Connection) -> str | None:
+    """The schema step the database is at; None for an empty one."""
+    if not inspect(conn).has_table("alembic_version"):
+        return None
+    return conn.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def migrate(conn: Connection, now_ms: int) -> str | None:
+    """Runs the steps that are missing, within the caller's transaction; gives the step before, or None if it was empty.
+
+    Raises ConfigError for a database that a newer relay has written.
+    """
+    del now_ms
+    at = revision(conn)
+    if at == HEAD:
+        return at
+    import alembic.command  # noqa: PLC0415 - 0.3 s that most starts don't need
+    import alembic.config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(HERE))
+    config.set_main_option("path_separator", "os")
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if at is not None and at not in known:
+        raise ConfigError(
+            [f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."]
+        )
+    config.attributes["connection"] = conn
+    alembic.command.upgrade(config, HEAD)
+    return at

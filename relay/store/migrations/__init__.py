@@ -1,0 +1,1 @@
+"""Schema steps, run by Alembic. Each is one transaction; a database newer than this relay is refused."""
