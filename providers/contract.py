@@ -1,0 +1,152 @@
+"""What a provider is: the words that the relay and an adapter for a vendor exchange."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from providers.http import Request, Response
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Capabilities",
+    "Outcome",
+    "Provider",
+    "ProviderConfig",
+    "Push",
+    "Scope",
+    "Transport",
+    "Verdict",
+    "slimmer",
+]
+
+CONTRACT_VERSION = 1  # a provider class may state its own as `contract`; unstated means 1
+
+
+class Verdict(StrEnum):
+    """What became of one push. The relay's queue acts on this word alone."""
+
+    ACCEPTED = "accepted"  # the vendor took it over
+    RETRY = "retry"  # not our fault, not final: try again later
+    REAUTH = "reauth"  # the credential went stale: renew it, try once more; never leaves `send`
+    TOKEN_DEAD = "token_dead"  # noqa: S105 - this address will never work again
+    REFUSED = "refused"  # this message will never work, the address is fine
+    TOO_LARGE = "too_large"  # as REFUSED, but a smaller one might work
+    MISCONFIGURED = "misconfigured"  # an operator must act: park, delete nothing
+
+
+class Scope(StrEnum):
+    """How much should slow down or stop."""
+
+    MESSAGE = "message"
+    TOKEN = "token"  # noqa: S105
+    ACCOUNT = "account"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    verdict: Verdict
+    scope: Scope = Scope.MESSAGE
+    retry_after_s: float | None = None  # the vendor's wish, if it stated one
+    dead_since_ms: int | None = None  # TOKEN_DEAD only: newer registrations survive
+    maybe_sent: bool = False  # the answer was lost: a retry may show twice
+    vendor_id: str | None = None
+    vendor_code: str | None = None  # short and stable; never a body, token or title
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """One notification for one device, in words that every vendor can translate."""
+
+    id: str  # stable across retries: the vendor's idempotency key
+    token: str = field(repr=False)
+    kind: str = "token"  # what sort of address `token` is: Capabilities.kinds
+    title: str | None = field(default=None, repr=False)  # no title and no body: a silent wake-up
+    body: str | None = field(default=None, repr=False)
+    image: str | None = field(default=None, repr=False)  # URL
+    data: Mapping[str, str] = field(default_factory=dict, repr=False)
+    badge: int | None = None  # absolute number
+    sound: str | None = None
+    channel: str | None = None  # Android's channel, Apple's category
+    thread: str | None = None  # what the notification is grouped by
+    click: str | None = field(default=None, repr=False)  # a URL or the name of an action
+    mutable: bool = False  # the app may change it before it is shown
+    urgent: bool = True
+    ttl_s: float = 86_400
+    collapse_key: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict, repr=False)  # in this vendor's own words
+    relay: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the relay's own small object (protocol 7.6)
+
+    @property
+    def silent(self) -> bool:
+        return self.title is None and self.body is None
+
+
+def slimmer(push: Push) -> Push | None:
+    """The same push with only the newer half of `relay["ids"]`; None when there is nothing left to cut.
+
+    Ids are a convenience for the app (it syncs anyway), so they go before any of the message does.
+    """
+    ids = push.relay.get("ids")
+    if not isinstance(ids, list | tuple) or not ids:
+        return None
+    kept = list(ids)[-(len(ids) // 2) :] if len(ids) > 1 else []
+    rest = {key: value for key, value in push.relay.items() if key != "ids"}
+    return replace(push, relay={**rest, "ids": kept} if kept else rest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What the vendor can do. The planner and the contract tests both read it."""
+
+    payload_bytes_max: int
+    ttl_s_max: int
+    kinds: frozenset[str] = frozenset({"token"})
+    silent: bool = True
+    collapse: bool = False
+    idempotent: bool = False
+    withdraw: bool = False
+    badge: bool = False
+    image: bool = False
+    mutable: bool = False
+    tells_dead: bool = True  # whether the vendor ever says that a token is dead
+    guarded: bool = False  # its URL is data of the account: hand it a guarded transport (safety SEC-8)
+    retry_s_min: float = 0.0  # the vendor's published shortest wait before any retry
+
+
+class ProviderConfig(BaseModel):
+    """Base of every provider's settings: unknown keys are errors, values never change, secrets never print."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    operator_only: ClassVar[frozenset[str]] = frozenset()  # keys that may only stand in the operator's own file
+
+
+class Transport(Protocol):
+    """Carries one request and gives its answer. Raises `TransportError` or, when guarded, `TargetRefused`."""
+
+    async def __call__(self, request: "Request", /) -> "Response": ...
+
+
+class Provider(Protocol):
+    """One vendor's adapter, for one account."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+    Config: ClassVar[type[ProviderConfig]]
+
+    def __init__(self, config: Any, *, transport: Transport, now: Callable[[], float]) -> None: ...
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """Every mistake in `Push.overrides`, each a sentence; empty when the vendor can take them."""
+        ...
+
+    def send(self, push: Push) -> Awaitable[Outcome]:
+        """Hands the push over. Never raises for anything a network or a vendor can do."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,316 @@
+"""Firebase Cloud Messaging, HTTP v1: one POST per device, an OAuth bearer from a service account.
+
+Source: vendor sheet `fcm` (Firebase documentation of autumn 2026): authentication §2, request §3, limits §4, errors §6,
+mapping §8.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote, urlencode, urlsplit
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.fcm_message import DURATION, LABEL, TTL_S_MAX, message_of, override_mistakes, payload_bytes
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Refusal,
+    Request,
+    Response,
+    bearer_from,
+    by_status,
+    code_from,
+    json_body,
+    retry_after_s,
+)
+
+__all__ = ["FcmConfig", "FcmProvider", "ServiceAccount"]
+
+PAYLOAD_BYTES_MAX = 4096
+SERVICE_ACCOUNT_BYTES_MAX = 64 * 1024
+RSA_BITS_MIN = 2048
+ASSERTION_S = 3600  # the longest that Google takes
+TOKEN_CHARS_MAX = 4096
+
+BASE_URL = "https://fcm.googleapis.com"
+TOKEN_URL = "https://oauth2.googleapis.com/token"  # noqa: S105
+SCOPE_URL = "https://www.googleapis.com/auth/firebase.messaging"
+GOOGLE_LOGIN_HOSTS = frozenset({"oauth2.googleapis.com", "accounts.google.com"})
+
+FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+QUOTA_FAILURE = "type.googleapis.com/google.rpc.QuotaFailure"
+RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
+
+# FcmError.errorCode -> verdict, scope, and the HTTP statuses with which it is believed. Asked first.
+BY_ERROR_CODE: dict[str, tuple[Verdict, Scope, frozenset[int]]] = {
+    "UNREGISTERED": (Verdict.TOKEN_DEAD, Scope.TOKEN, frozenset({400, 404, 410})),
+    "SENDER_ID_MISMATCH": (Verdict.TOKEN_DEAD, Scope.TOKEN, frozenset({400, 403})),
+    # The project lacks Apple's or the browser's key: its Android devices are fine, so not the whole account.
+    "THIRD_PARTY_AUTH_ERROR": (Verdict.MISCONFIGURED, Scope.TOKEN, frozenset({400, 401, 403})),
+    "APNS_AUTH_ERROR": (Verdict.MISCONFIGURED, Scope.TOKEN, frozenset({400, 401, 403})),
+    "INTERNAL": (Verdict.RETRY, Scope.MESSAGE, frozenset({400, 409})),
+    "UNAVAILABLE": (Verdict.RETRY, Scope.MESSAGE, frozenset({400, 409})),
+}
+# google.rpc status -> verdict, scope. Asked second, for answers of 4xx.
+BY_RPC_STATUS: dict[str, tuple[Verdict, Scope]] = {
+    "INVALID_ARGUMENT": (Verdict.REFUSED, Scope.MESSAGE),
+    "UNAUTHENTICATED": (Verdict.REAUTH, Scope.ACCOUNT),
+    "PERMISSION_DENIED": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "NOT_FOUND": (Verdict.MISCONFIGURED, Scope.ACCOUNT),  # a wrong project id looks like this: nobody's token is dead
+    "INTERNAL": (Verdict.RETRY, Scope.MESSAGE),
+    "UNAVAILABLE": (Verdict.RETRY, Scope.MESSAGE),
+    "DEADLINE_EXCEEDED": (Verdict.RETRY, Scope.MESSAGE),
+    "ABORTED": (Verdict.RETRY, Scope.MESSAGE),
+}
+
+_TOKEN_INVALID = re.compile(r"\bnot a valid FCM registration token\b", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"\btoo (big|large|long)\b|\bexceed(s|ed|ing)\b.*\b(size|bytes|4096)\b", re.IGNORECASE)
+_PER_DEVICE = re.compile(r"\bdevice\b", re.IGNORECASE)
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,99}")
+_TEXT = re.compile(r"[^\x00-\x1f\x7f]+")
+
+
+class ServiceAccount(BaseModel):
+    """The parts of Google's key file that we use."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    type: Literal["service_account"]
+    project_id: Annotated[str, Field(pattern=rf"^{_PROJECT.pattern}$")]
+    private_key_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
+    private_key: SecretStr
+    client_email: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,300}$")]
+    token_uri: Annotated[str, Field(max_length=2048)]
+    auth_uri: Annotated[str, Field(max_length=2048)] | None = None
+    universe_domain: Literal["googleapis.com"] = "googleapis.com"
+
+    @field_validator("private_key")
+    @classmethod
+    def _signs(cls, key: SecretStr) -> SecretStr:
+        _private_key(key.get_secret_value())
+        return key
+
+
+def _private_key(pem: str, *, checked: bool = False) -> RSAPrivateKey:
+    try:
+        # Checking the primes takes most of the time; once is enough.
+        key = load_pem_private_key(
+            pem.encode("utf-8", "replace"), password=None, unsafe_skip_rsa_key_validation=checked
+        )
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("must be an unencrypted RSA private key in PEM form") from None
+    if not isinstance(key, RSAPrivateKey) or key.key_size < RSA_BITS_MIN:
+        raise ValueError(f"must be an RSA key of at least {RSA_BITS_MIN} bits")
+    return key
+
+
+class FcmConfig(ProviderConfig):
+    """Give `service_account` (the object, or its text) or `service_account_file` (its path)."""
+
+    service_account: ServiceAccount
+    mode: Literal["display", "data"] = "display"  # data: the app draws what it gets; Apple devices still get an alert
+    analytics_label: str | None = None
+    validate_only: bool = False  # Google checks, and sends nothing
+    base_url: HttpUrl = HttpUrl(BASE_URL)
+    token_url: HttpUrl | None = None  # another place to log in, e.g. the sandbox's
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"service_account_file", "base_url", "token_url"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        settings = dict(given)
+        path = settings.pop("service_account_file", None)
+        if path is None:
+            return settings
+        if "service_account" in settings:
+            raise ValueError("service_account_file: give this or service_account, not both")
+        try:
+            with Path(str(path)).open("rb") as file:
+                settings["service_account"] = file.read(SERVICE_ACCOUNT_BYTES_MAX + 1).decode("utf-8-sig")
+        except OSError as error:
+            raise ValueError(f"service_account_file: cannot be read ({error.strerror})") from None
+        except ValueError:
+            raise ValueError("service_account_file: is not UTF-8 text") from None
+        return settings
+
+    @field_validator("service_account", mode="before")
+    @classmethod
+    def _parsed(cls, given: Any) -> Any:
+        if isinstance(given, ServiceAccount):
+            return given
+        text = given.get_secret_value() if isinstance(given, SecretStr) else given
+        try:
+            text = text if isinstance(text, str) else json.dumps(text)
+            account = json.loads(text) if len(text) <= SERVICE_ACCOUNT_BYTES_MAX else None
+        except (ValueError, TypeError, RecursionError):
+            raise ValueError("must be the JSON object of a Google service account") from None
+        if len(text) > SERVICE_ACCOUNT_BYTES_MAX:
+            raise ValueError(f"must not be larger than {SERVICE_ACCOUNT_BYTES_MAX} bytes")
+        return account
+
+    @field_validator("analytics_label")
+    @classmethod
+    def _labelled(cls, label: str | None) -> str | None:
+        if label is not None and not LABEL.fullmatch(label):
+            raise ValueError("must be 1 to 50 of a-z A-Z 0-9 - _ . ~ %")
+        return label
+
+    @model_validator(mode="after")
+    def _at_google(self) -> "FcmConfig":
+        """A key file may not send our assertion elsewhere (safety SEC-7)."""
+        for key in ("token_uri", "auth_uri"):
+            uri = getattr(self.service_account, key)
+            if uri is not None and not (_googles(uri) or uri == str(self.token_url)):
+                raise ValueError(f"service_account.{key}: is not Google's; set token_url if that is meant")
+        return self
+
+
+def _googles(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        return parts.scheme == "https" and parts.netloc in GOOGLE_LOGIN_HOSTS
+    except ValueError:
+        return False
+
+
+class FcmProvider(HttpProvider):
+    name: ClassVar[str] = "fcm"
+    contract: ClassVar[int] = 1
+    Config: ClassVar[type[ProviderConfig]] = FcmConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        payload_bytes_max=PAYLOAD_BYTES_MAX,
+        ttl_s_max=TTL_S_MAX,
+        kinds=frozenset({"token", "fid"}),
+        collapse=True,
+        badge=True,
+        image=True,
+        mutable=True,
+        retry_s_min=10.0,
+    )
+    config: FcmConfig
+
+    def __init__(self, config: FcmConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        self._key = _private_key(config.service_account.private_key.get_secret_value(), checked=True)
+        project = quote(config.service_account.project_id, safe="")
+        self._send_url = f"{str(config.base_url).rstrip('/')}/v1/projects/{project}/messages:send"
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: the parts of FCM's `message` except its target; null takes a field of ours away."""
+        return list(override_mistakes(overrides))
+
+    async def credential(self) -> Credential:
+        """See `HttpProvider`: a signed assertion for a bearer (sheet §2)."""
+        account, now_s = self.config.service_account, int(self.now())
+        claims = {
+            "iss": account.client_email,
+            "scope": SCOPE_URL,
+            "aud": TOKEN_URL,  # fixed, wherever we post it
+            "iat": now_s,
+            "exp": now_s + ASSERTION_S,
+        }
+        assertion = jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": account.private_key_id})
+        form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
+        request = Request(
+            url=str(self.config.token_url or TOKEN_URL),
+            headers={"content-type": "application/x-www-form-urlencoded"},
+            body=urlencode(form).encode(),
+        )
+        return bearer_from(await self.call(request), now_s=self.now())
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`: the mapping of sheet §8."""
+        if not push.token or len(push.token) > TOKEN_CHARS_MAX or not _TEXT.fullmatch(push.token):
+            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed"))
+        message = message_of(
+            push, shown_by_app=self.config.mode == "data", now_s=self.now(), label=self.config.analytics_label
+        )
+        body: dict[str, Any] = {"message": {push.kind: push.token, **message}}
+        if self.config.validate_only:
+            body["validate_only"] = True
+        return Request(
+            url=self._send_url,
+            headers={
+                "authorization": f"Bearer {credential}",
+                "content-type": "application/json; charset=UTF-8",
+                "x-goog-api-format-version": "2",
+            },
+            body=json_body(body),
+            payload_bytes=payload_bytes(message),
+        )
+
+    def decode(self, response: Response) -> Outcome:
+        """See `HttpProvider`: the table of sheet §6."""
+        answer = response.json()
+        if response.status == 200:
+            name = answer.get("name")
+            if isinstance(name, str) and name.startswith("projects/") and "error" not in answer:
+                return Outcome(verdict=Verdict.ACCEPTED, vendor_id=name[:256])
+            return by_status(response, now_s=self.now(), code="answer_garbled")
+        return _fault(response, answer, now_s=self.now())
+
+
+def _fault(response: Response, answer: dict[str, Any], *, now_s: float) -> Outcome:
+    error = answer.get("error")
+    error = error if isinstance(error, dict) else {}
+    details = [item for item in _listed(error.get("details")) if isinstance(item, dict)]
+    word = next((code_from(item.get("errorCode")) for item in details if item.get("@type") == FCM_ERROR), None)
+    rpc = code_from(error.get("status"))
+    said = error.get("message") if isinstance(error.get("message"), str) else ""
+    code = word or rpc
+    status = response.status
+
+    if status >= 500 or status < 400:
+        return by_status(response, now_s=now_s, code=code)
+    if status == 429 or word == "QUOTA_EXCEEDED" or rpc == "RESOURCE_EXHAUSTED":
+        wait_s = retry_after_s(response, now_s=now_s) or _retry_info_s(details) or THROTTLED_S
+        scope = Scope.TOKEN if _about_device(details, str(said)) else Scope.ACCOUNT
+        return Outcome(verdict=Verdict.RETRY, scope=scope, retry_after_s=wait_s, vendor_code=code)
+    if word in BY_ERROR_CODE and status in BY_ERROR_CODE[word][2]:
+        verdict, scope, _ = BY_ERROR_CODE[word]
+        return Outcome(verdict=verdict, scope=scope, vendor_code=code)
+    if status == 400:
+        if _TOO_LARGE.search(str(said)):
+            return Outcome(verdict=Verdict.TOO_LARGE, vendor_code=code)
+        # Only this sentence speaks of the token; every other 400 is about a field of ours.
+        if word == "INVALID_ARGUMENT" and _TOKEN_INVALID.search(str(said)):
+            return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=code)
+    if rpc in BY_RPC_STATUS:
+        verdict, scope = BY_RPC_STATUS[rpc]
+        return Outcome(verdict=verdict, scope=scope, vendor_code=code)
+    return by_status(response, now_s=now_s, code=code)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _about_device(details: list[dict[str, Any]], said: str) -> bool:
+    texts = [said]
+    for item in details:
+        if item.get("@type") == QUOTA_FAILURE:
+            for violation in _listed(item.get("violations")):
+                if isinstance(violation, dict):
+                    texts += [str(violation.get("subject")), str(violation.get("description"))]
+    return any(_PER_DEVICE.search(text) for text in texts)
+
+
+def _retry_info_s(details: list[dict[str, Any]]) -> float | None:
+    for item in details:
+        delay = item.get("retryDelay")
+        if item.get("@type") == RETRY_INFO and isinstance(delay, str) and (match := DURATION.fullmatch(delay)):
+            return min(max(float(delay[:-1]), 1.0), 3600.0) if match else None
+    return None

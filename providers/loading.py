@@ -1,0 +1,120 @@
+"""Which providers are installed, and how an account's provider is built from its settings."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from providers.contract import CONTRACT_VERSION, Capabilities, Provider, ProviderConfig, Transport
+
+__all__ = ["GROUP", "Loaded", "SettingsInvalid", "build", "configured", "discover"]
+
+GROUP = "relay.providers"
+OURS = "push-relay"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A provider that is installed; `provider` is None if it cannot be used, and `reason` says why."""
+
+    name: str
+    origin: str  # distribution and version
+    provider: type[Provider] | None = None
+    reason: str | None = None
+
+
+class SettingsInvalid(ValueError):  # noqa: N818
+    """All that is wrong with an account's settings: `mistakes` are sentences without the values."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("; ".join(mistakes))
+        self.mistakes = mistakes
+
+
+def discover(found: Iterable[EntryPoint] | None = None) -> tuple[Loaded, ...]:
+    """Every installed provider, by name. One that does not work takes nothing else down with it.
+
+    If two distributions offer the same name, ours stands, else the first by the distribution's name; the other is
+    listed with the reason.
+    """
+    points = entry_points(group=GROUP) if found is None else found
+    taken: dict[str, str] = {}
+    listed = []
+    for point in sorted(points, key=lambda point: (point.name, _origin(point) != OURS, _origin(point))):
+        loaded = _load(point)
+        if point.name in taken:
+            reason = f"the name {point.name!r} belongs to {taken[point.name]}"
+            loaded = Loaded(name=point.name, origin=loaded.origin, reason=reason)
+        taken.setdefault(point.name, loaded.origin)
+        listed.append(loaded)
+    return tuple(listed)
+
+
+def _origin(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown"
+
+
+def _load(point: EntryPoint) -> Loaded:
+    origin = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "unknown"
+    try:
+        found = point.load()
+    except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything while it is imported
+        return Loaded(name=point.name, origin=origin, reason=f"cannot be imported: {type(error).__name__}: {error}")
+    if reason := _unfit(found, point.name):
+        return Loaded(name=point.name, origin=origin, reason=reason)
+    return Loaded(name=point.name, origin=origin, provider=found)
+
+
+def _unfit(found: Any, name: str) -> str | None:
+    if not isinstance(found, type):
+        return f"{found!r:.80} is not a class"
+    version = getattr(found, "contract", 1)
+    if version != CONTRACT_VERSION:
+        return f"is written for contract version {version!r:.20}, this is {CONTRACT_VERSION}"
+    if getattr(found, "name", None) != name:
+        return f"is installed as {name!r} but names itself {getattr(found, 'name', None)!r:.80}"
+    if not isinstance(getattr(found, "capabilities", None), Capabilities):
+        return "has no capabilities"
+    config = getattr(found, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, ProviderConfig)):
+        return "has no Config that derives from ProviderConfig"
+    missing = [method for method in ("send", "aclose", "check_overrides") if not callable(getattr(found, method, None))]
+    if missing:
+        return f"has no {', '.join(missing)}"
+    if left := getattr(found, "__abstractmethods__", None):
+        return f"does not say how to {', '.join(sorted(left))}"
+    return None
+
+
+def build(
+    provider: type[Provider],
+    settings: Mapping[str, Any],
+    *,
+    transport: Transport,
+    now: Callable[[], float],
+    trusted: bool = True,
+) -> Provider:
+    """An account's provider. Raises SettingsInvalid with all mistakes.
+
+    `trusted` is whether the operator wrote these settings; a tenant may not set those that name a host or a file.
+    """
+    return provider(configured(provider, settings, trusted=trusted), transport=transport, now=now)
+
+
+def configured(provider: type[Provider], settings: Mapping[str, Any], *, trusted: bool = True) -> ProviderConfig:
+    """The settings, checked. Raises SettingsInvalid with all mistakes."""
+    if not trusted and (foreign := sorted(provider.Config.operator_only & set(settings))):
+        raise SettingsInvalid([f"{key}: only the operator's configuration file may set this" for key in foreign])
+    try:
+        return provider.Config.model_validate(dict(settings))
+    except ValidationError as invalid:
+        # Its own text, and its cause, would show the values.
+        errors = invalid.errors(include_url=False, include_context=False, include_input=False)
+    mistakes = []
+    for error in errors:
+        where = ".".join(str(part) for part in error["loc"])
+        said = error["msg"].removeprefix("Value error, ")
+        mistakes.append(f"{where}: {said}" if where else said)
+    raise SettingsInvalid(mistakes)

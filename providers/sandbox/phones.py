@@ -1,0 +1,205 @@
+"""Virtual phones: what each has received and what stands on its screen. Bounded in memory; times by the given clock."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+
+import msgspec
+
+from providers.sandbox.checks import Json
+
+SHOWN_MAX = 50  # notifications on a screen; the oldest go
+WAITERS_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhoneLimits:
+    """At the first, a phone forgets its oldest delivery; at the others, the phone that was quiet longest goes."""
+
+    deliveries_max: int = 1000  # of one phone
+    phones_max: int = 10_000
+    bytes_max: int = 256 * 1024 * 1024  # all deliveries together, roughly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a message says to a phone."""
+
+    vendor: str
+    name: str  # the vendor's name of the message
+    kind: str  # how it was addressed: token, fid, topic, condition
+    platform: str
+    shown_by: str | None  # "system", "app" (data-only with a title or body), None: nothing to see
+    title: str | None = None
+    body: str | None = None
+    data: Json = field(default_factory=dict)
+    collapse: str | None = None  # replaces what stands there under the same key
+    badge: int | None = None
+    sound: str | None = None
+    channel: str | None = None
+    priority: str | None = None
+    ttl: str | None = None
+    message: Json = field(default_factory=dict)  # as it came
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """`seq` counts all deliveries of the sandbox, `at` is in seconds since 1970."""
+
+    seq: int
+    at: float
+    content: Content
+    size: int
+
+
+class Phone:
+    __slots__ = ("count", "first_seq", "received", "shown", "size", "token")
+
+    def __init__(self, token: str, first_seq: int, deliveries_max: int) -> None:
+        self.token = token
+        self.first_seq = first_seq
+        self.count = 0  # ever received; `received` keeps the newest
+        self.received: deque[Delivery] = deque(maxlen=deliveries_max)
+        self.shown: dict[str, Delivery] = {}  # oldest first
+        self.size = 0
+
+    def take(self, delivery: Delivery) -> None:
+        if len(self.received) == self.received.maxlen:
+            self.size -= self.received[0].size
+        self.received.append(delivery)
+        self.size += delivery.size
+        self.count += 1
+        content = delivery.content
+        if content.shown_by is not None:
+            key = str(delivery.seq) if content.collapse is None else f"={content.collapse}"
+            self.shown.pop(key, None)
+            self.shown[key] = delivery
+            if len(self.shown) > SHOWN_MAX:
+                del self.shown[next(iter(self.shown))]
+
+
+class Phones:
+    """All phones, by the address that messages name (a token, a FID)."""
+
+    def __init__(self, *, now: Callable[[], float], limits: PhoneLimits | None = None) -> None:
+        self.limits = limits or PhoneLimits()
+        self.version = 0  # changes with every change
+        self.delivered = 0  # ever, on all phones
+        self.forgotten = 0  # phones that went to keep within the limits
+        self._now = now
+        self._seq = 0
+        self._size = 0
+        self._phones: dict[str, Phone] = {}  # quiet longest first
+        self._waiters: dict[str | None, list[tuple[int, asyncio.Future[None]]]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Calls of `wait` under way."""
+        return sum(map(len, self._waiters.values()))
+
+    def __len__(self) -> int:
+        return len(self._phones)
+
+    def deliver(self, token: str, content: Content, *, size: int) -> None:
+        """`size` is roughly what it takes in memory, in bytes."""
+        self._seq += 1
+        self.version += 1
+        self.delivered += 1
+        phone = self._phones.pop(token, None)
+        if phone is None:
+            phone = Phone(token, self._seq, self.limits.deliveries_max)
+        self._phones[token] = phone  # at the end: the liveliest
+        before = phone.size
+        phone.take(Delivery(self._seq, self._now(), content, size))
+        self._size += phone.size - before
+        while len(self._phones) > self.limits.phones_max or (
+            self._size > self.limits.bytes_max and len(self._phones) > 1
+        ):
+            quiet = self._phones.pop(next(iter(self._phones)))
+            self._size -= quiet.size
+            self.forgotten += 1
+        if self._waiters:
+            self._wake(token)
+            self._wake(None)
+
+    def clear(self) -> None:
+        self.version += 1
+        self.delivered = 0
+        self.forgotten = 0
+        self._size = 0
+        self._phones.clear()
+
+    def count(self, token: str | None) -> int:
+        """Deliveries so far: of one phone, or of all."""
+        if token is None:
+            return self.delivered
+        phone = self._phones.get(token)
+        return 0 if phone is None else phone.count
+
+    def view(
+        self, *, token: str | None = None, phones_max: int, received_max: int | None = None, with_message: bool = True
+    ) -> list[Json]:
+        """The liveliest phone first; its deliveries oldest first, the newest `received_max` of them."""
+        if token is not None:
+            chosen = [self._phones[token]] if token in self._phones else []
+        else:
+            chosen = list(islice(reversed(self._phones.values()), phones_max))
+        return [_phone_view(phone, received_max, with_message) for phone in chosen]
+
+    async def wait(self, token: str | None, count: int, *, timeout_s: float) -> bool:
+        """True as soon as `count` deliveries have been made (to that phone, or at all); False when time is up."""
+        if self.count(token) >= count:
+            return True
+        if self.waiting >= WAITERS_MAX:
+            return False
+        arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = (count, arrived)
+        self._waiters.setdefault(token, []).append(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await arrived
+        except TimeoutError:
+            pass
+        finally:
+            waiters = self._waiters[token]
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[token]
+        return self.count(token) >= count
+
+    def release(self) -> None:
+        """Ends every wait, for a stop."""
+        for waiters in self._waiters.values():
+            for _, arrived in waiters:
+                _settle(arrived)
+
+    def _wake(self, token: str | None) -> None:
+        for count, arrived in self._waiters.get(token, ()):
+            if self.count(token) >= count:
+                _settle(arrived)
+
+
+def _settle(arrived: asyncio.Future[None]) -> None:
+    if not arrived.done():
+        arrived.set_result(None)
+
+
+def _phone_view(phone: Phone, received_max: int | None, with_message: bool) -> Json:
+    skipped = 0 if received_max is None else max(0, len(phone.received) - received_max)
+    received = islice(phone.received, skipped, None)
+    return {
+        "token": phone.token,
+        "first_seq": phone.first_seq,
+        "count": phone.count,
+        "received": [_delivery_view(delivery, with_message) for delivery in received],
+        "shown": [_delivery_view(delivery, with_message) for delivery in phone.shown.values()],
+    }
+
+
+def _delivery_view(delivery: Delivery, with_message: bool) -> Json:
+    view: Json = {"seq": delivery.seq, "at": delivery.at, **msgspec.to_builtins(delivery.content)}
+    if not with_message:
+        del view["message"]
+    return view

@@ -1,0 +1,204 @@
+"""The signed call to a gateway: the contract, the vectors of Standard Webhooks, the outcome table."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from providers.contract import Push, Scope, Verdict
+from providers.guard import Guard, TargetRefused
+from providers.http import Request, Response
+from providers.http_call import HttpCallProvider, secret_key, sign
+from providers.loading import SettingsInvalid, build, configured
+from providers.testing import NOW_S, ProviderContract, Scripted
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER = "whsec_YGFiY2RlZmdoaWprbG1ub3BxcnN0dXZ3"
+CURRENT = "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="
+SETTINGS = {"url": "https://gateway.example/push?x=1", "secret": SECRET}
+EVENT = (
+    '{"type":"message.expired","timestamp":"2025-11-24T16:00:00.000Z","data":{"message_id":"m_0001",'
+    '"device_id":"d_42","reason":"ttl","attempts":3,"note":"café ✓"}}'
+).encode()
+
+
+class TestHttpCallContract(ProviderContract):
+    provider = HttpCallProvider
+    settings = SETTINGS
+    token = "device-42/tok+en"
+    answers = {  # noqa: RUF012
+        "ok": (Response(status=204), Verdict.ACCEPTED),
+        "gone": (Response(status=422, body=b'{"error":"token_dead"}'), Verdict.TOKEN_DEAD),
+        "bad": (Response(status=422), Verdict.REFUSED),
+        "big": (Response(status=413), Verdict.TOO_LARGE),
+        "key": (Response(status=401), Verdict.MISCONFIGURED),
+        "busy": (Response(status=503), Verdict.RETRY),
+        "slow down": (Response(status=429, headers={"retry-after": "30"}), Verdict.RETRY),
+    }
+
+
+def made(transport: Any = None, **settings: Any) -> HttpCallProvider:
+    call = transport or Scripted(lambda _: Response(status=204))
+    provider = build(HttpCallProvider, {**SETTINGS, **settings}, transport=call, now=lambda: NOW_S)
+    assert isinstance(provider, HttpCallProvider)
+    return provider
+
+
+@pytest.mark.parametrize(
+    ("secrets", "message_id", "timestamp_s", "body", "signature"),
+    [
+        (
+            [SECRET],
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1614265330,
+            b'{"test": 2432232314}',
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        ),
+        (
+            [CURRENT],
+            "evt_01JD8Q6Z5T9X3K7M2N4P6R8S0V",
+            1764000000,
+            EVENT,
+            "v1,FrfbDKjExY6z8hJ78esn0JtZG0VgThQhqhWSoImIICw=",
+        ),
+        (
+            [CURRENT, OTHER],
+            "evt_01JD8Q6Z5T9X3K7M2N4P6R8S0V",
+            1764000000,
+            EVENT,
+            "v1,FrfbDKjExY6z8hJ78esn0JtZG0VgThQhqhWSoImIICw= v1,q7CiXp26OJVEkvgezrx5MgpI8CgnDWVKhuVTzOMi9eY=",
+        ),
+    ],
+)
+def test_the_vectors(secrets: list[str], message_id: str, timestamp_s: int, body: bytes, signature: str) -> None:
+    keys = [secret_key(secret) for secret in secrets]
+    assert sign(keys, message_id=message_id, timestamp_s=timestamp_s, body=body) == signature
+    if body == EVENT:
+        assert sign(keys[:1], message_id=message_id, timestamp_s=timestamp_s + 1, body=body) != signature
+        assert sign(keys[:1], message_id=message_id, timestamp_s=timestamp_s, body=body + b" ") == (
+            "v1,CWJtr2y9MQAdaOpOB9S4fwsn0NjKU8oC5xwXE+vD0dE="
+        )
+
+
+def test_the_reference_library_signs_the_same() -> None:
+    for secret, message_id, timestamp_s, body in (
+        (SECRET, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, '{"test": 2432232314}'),
+        (CURRENT, "evt_01JD8Q6Z5T9X3K7M2N4P6R8S0V", 1764000000, EVENT.decode()),
+    ):
+        theirs = Webhook(secret).sign(message_id, datetime.fromtimestamp(timestamp_s, UTC), body)
+        assert theirs == sign([secret_key(secret)], message_id=message_id, timestamp_s=timestamp_s, body=body.encode())
+
+
+def test_the_reference_library_accepts_what_we_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its clock is the machine's; ours is not.
+    monkeypatch.setattr(Webhook, "_Webhook__verify_timestamp", lambda _, at: datetime.fromtimestamp(int(at), UTC))
+    request = made(old_secret=OTHER).encode(Push(id="m-1", token="d-1", title="café ✓"), "")
+    for secret in (SECRET, OTHER):
+        assert Webhook(secret).verify(request.body, dict(request.headers))["type"] == "push"
+
+
+def test_the_body() -> None:
+    push = Push(id="m-1", token="d-1", title="Hi", data={"k": "v"}, ttl_s=60, relay={"v": 1, "ids": ["m-1"]}, badge=0)
+    request = made().encode(push, "")
+    assert request.url == "https://gateway.example/push?x=1"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["webhook-id"] == "m-1"
+    assert request.headers["webhook-timestamp"] == "1764000000"
+    assert json.loads(request.body) == {
+        "type": "push",
+        "timestamp": "2025-11-24T16:00:00Z",
+        "data": {
+            "id": "m-1",
+            "token": "d-1",
+            "kind": "token",
+            "title": "Hi",
+            "data": {"k": "v"},
+            "badge": 0,
+            "silent": False,
+            "urgent": True,
+            "ttl_s": 60,
+            "relay": {"v": 1, "ids": ["m-1"]},
+        },
+    }
+
+
+@pytest.mark.parametrize("push_id", ["a.b", "a b", "", "é", "x" * 200, "a\r\nb", "\ud800"])
+def test_an_id_that_could_forge_the_signed_text_is_hashed(push_id: str) -> None:
+    first, second = (made().encode(Push(id=push_id, token="d"), "").headers["webhook-id"] for _ in range(2))
+    assert first == second
+    assert first.startswith("h_")
+    assert "." not in first
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "scope", "headers", "wait_s"),
+    [
+        (200, Verdict.ACCEPTED, Scope.MESSAGE, {}, None),
+        (202, Verdict.ACCEPTED, Scope.MESSAGE, {}, None),
+        (299, Verdict.ACCEPTED, Scope.MESSAGE, {}, None),
+        (301, Verdict.RETRY, Scope.MESSAGE, {}, None),
+        (307, Verdict.RETRY, Scope.MESSAGE, {}, None),
+        (400, Verdict.REFUSED, Scope.MESSAGE, {}, None),
+        (404, Verdict.REFUSED, Scope.MESSAGE, {}, None),
+        (405, Verdict.REFUSED, Scope.MESSAGE, {}, None),
+        (415, Verdict.REFUSED, Scope.MESSAGE, {}, None),
+        (422, Verdict.REFUSED, Scope.MESSAGE, {}, None),
+        (401, Verdict.MISCONFIGURED, Scope.ACCOUNT, {}, None),
+        (403, Verdict.MISCONFIGURED, Scope.ACCOUNT, {}, None),
+        (410, Verdict.MISCONFIGURED, Scope.ACCOUNT, {}, None),
+        (413, Verdict.TOO_LARGE, Scope.MESSAGE, {}, None),
+        (429, Verdict.RETRY, Scope.ACCOUNT, {}, 60),
+        (429, Verdict.RETRY, Scope.ACCOUNT, {"retry-after": "5"}, 5),
+        (500, Verdict.RETRY, Scope.MESSAGE, {}, None),
+        (502, Verdict.RETRY, Scope.ACCOUNT, {}, None),
+        (503, Verdict.RETRY, Scope.MESSAGE, {"Retry-After": "7"}, 7),
+        (504, Verdict.RETRY, Scope.ACCOUNT, {}, None),
+    ],
+)
+def test_the_outcomes(
+    status: int, verdict: Verdict, scope: Scope, headers: dict[str, str], wait_s: float | None
+) -> None:
+    outcome = made().decode(Response(status=status, headers=headers))
+    assert (outcome.verdict, outcome.scope, outcome.retry_after_s) == (verdict, scope, wait_s)
+    assert not outcome.maybe_sent
+
+
+async def test_a_guarded_transports_refusal_is_the_operators_to_mend() -> None:
+    async def refusing(request: Request, /) -> Response:
+        Guard().parse(request.url)
+        raise TargetRefused("endpoint_address_denied", "x")
+
+    outcome = await made(refusing).send(Push(id="m", token="d"))
+    assert (outcome.verdict, outcome.vendor_code) == (Verdict.MISCONFIGURED, "endpoint_address_denied")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "http://gateway.example/"},
+        {"url": "https://user:pw@gateway.example/"},
+        {"url": "https://gateway.example/#x"},
+        {"url": "ftp://gateway.example/"},
+        {"secret": "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
+        {"secret": "whsec_"},
+        {"secret": "whsec_!!!"},
+        {"secret": "whsec_" + base64.b64encode(b"x" * 23).decode()},
+        {"secret": "whsec_" + base64.b64encode(b"x" * 65).decode()},
+        {"old_secret": "whsk_x"},
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        configured(HttpCallProvider, {**SETTINGS, **settings})
+    assert SECRET not in str(caught.value)
+    assert "MfKQ9" not in str(caught.value)
+
+
+def test_http_is_the_operators_switch() -> None:
+    settings = {"url": "http://gateway.example/", "secret": SECRET, "allow_http": True}
+    assert configured(HttpCallProvider, settings)
+    with pytest.raises(SettingsInvalid):
+        configured(HttpCallProvider, settings, trusted=False)

@@ -1,0 +1,224 @@
+"""The public face of `providers`: names, loading, the shell's helpers, the log provider."""
+
+import importlib
+import logging
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+
+import providers
+from providers.contract import CONTRACT_VERSION, Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict, slimmer
+from providers.fcm import FcmProvider
+from providers.http import Response, by_status, code_from, json_body, retry_after_s
+from providers.http_call import HttpCallProvider
+from providers.loading import SettingsInvalid, build, configured, discover
+from providers.log import LogProvider
+from providers.testing import NOW_S, Scripted
+
+PUBLIC = {
+    "providers.contract": """CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push Scope Transport Verdict
+        slimmer""",
+    "providers.fcm": "FcmConfig FcmProvider ServiceAccount",
+    "providers.fcm_message": "message_of override_mistakes payload_bytes ttl",
+    "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",
+    "providers.http": """Credential HttpProvider Reason Refusal Request RequestInvalid Response TransportError
+        bearer_from by_status code_from json_body retry_after_s""",
+    "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
+    "providers.loading": "GROUP Loaded SettingsInvalid build configured discover",
+    "providers.log": "LogConfig LogProvider",
+    "providers.testing": "NOW_S ProviderContract Scripted",
+    "providers.transport": "HttpTransport Resolve system_resolve",
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names(name: str) -> None:
+    module = importlib.import_module(name)
+    assert sorted(module.__all__) == sorted(PUBLIC[name].split())
+    assert all(hasattr(module, public) for public in module.__all__)
+
+
+def test_every_verdict_and_scope() -> None:
+    assert {verdict.value for verdict in Verdict} == {
+        *("accepted", "retry", "reauth", "token_dead", "refused", "too_large", "misconfigured")
+    }
+    assert {scope.value for scope in Scope} == {"message", "token", "account"}
+
+
+def test_testing_code_is_not_imported_by_the_rest() -> None:
+    for name in PUBLIC:
+        if name != "providers.testing":
+            module = importlib.import_module(name)
+            assert not any(
+                "testing" in getattr(value, "__name__", "")
+                for value in vars(module).values()
+                if isinstance(value, ModuleType)
+            )
+
+
+def test_a_push_and_an_outcome_do_not_show_what_is_private() -> None:
+    push = Push(id="m", token="tok-en", title="Ti-tle", body="Bo-dy", data={"k": "v-al"}, relay={"ids": ["i-d"]})
+    for private in ("tok-en", "Ti-tle", "Bo-dy", "v-al", "i-d"):
+        assert private not in repr(push)
+
+
+# Cutting ids.
+
+
+def test_ids_are_halved_the_newest_stay_then_they_go() -> None:
+    push: Push | None = Push(id="m", token="t", relay={"v": 1, "ids": list("abcde"), "n": 5})
+    left = []
+    while push is not None:
+        left.append("".join(push.relay.get("ids", "-")))
+        assert (push.relay["v"], push.relay["n"]) == (1, 5)
+        push = slimmer(push)
+    assert left == ["abcde", "de", "e", "-"]
+    assert slimmer(Push(id="m", token="t")) is None
+
+
+# The helpers.
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"),
+    [
+        ("30", 30),
+        ("0", 1),
+        ("99999", 3600),
+        ("9" * 400, 3600),
+        ("Mon, 24 Nov 2025 16:01:00 GMT", 60),
+        ("Mon, 24 Nov 2025 15:00:00 GMT", 1),
+        ("Monday, 24-Nov-25 16:01:00 GMT", 60),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("٣٠", None),
+        ("Mon, 99 Nov 2025 16:01:00 GMT", None),
+        ("Mon, 24 Nov 999999 16:01:00 GMT", None),
+    ],
+)
+def test_retry_after(text: str, wait_s: float | None) -> None:
+    assert retry_after_s(Response(status=503, headers={"Retry-After": text}), now_s=NOW_S) == wait_s
+
+
+def test_no_status_alone_kills_a_token() -> None:
+    for status in range(100, 600):
+        outcome = by_status(Response(status=status), now_s=NOW_S)
+        assert outcome.verdict not in {Verdict.TOKEN_DEAD, Verdict.ACCEPTED}
+        if status >= 500:
+            assert outcome.verdict is Verdict.RETRY
+
+
+def test_json_never_raises() -> None:
+    for body in (b"", b"[1]", b"nul", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b'{"a":NaN}', b"9" * 10_000):
+        assert Response(status=200, body=body).json() == {}
+    assert Response(status=200, body=b'{"a":1}').json() == {"a": 1}
+    assert json_body({"a": "\ud800é"}) == b'{"a":"?\xc3\xa9"}'
+
+
+def test_a_code_is_a_word_not_a_text() -> None:
+    assert code_from("UNREGISTERED") == "UNREGISTERED"
+    for value in ("a text", "", "x" * 65, "a\nb", 7, None, ["x"]):
+        assert code_from(value, "other") == "other"
+
+
+# Loading.
+
+
+def test_ours_are_found_like_anyones() -> None:
+    found = {loaded.name: loaded for loaded in discover()}
+    for name, provider in (("fcm", FcmProvider), ("http", HttpCallProvider), ("log", LogProvider)):
+        assert found[name].provider is provider
+        assert found[name].origin.startswith("push-relay ")
+        assert found[name].reason is None
+
+
+class Fine(LogProvider):
+    name: ClassVar[str] = "fine"
+
+
+class Ancient(Fine):
+    contract: ClassVar[int] = CONTRACT_VERSION + 1
+
+
+class Unfinished(HttpCallProvider):
+    name: ClassVar[str] = "fine"
+    Config: ClassVar[type[Any]] = dict
+
+
+class Wordless:
+    name = "fine"
+    capabilities = Capabilities(payload_bytes_max=1, ttl_s_max=1)
+    Config = ProviderConfig
+
+
+not_a_class = 7
+
+
+def points(*names: tuple[str, str]) -> Iterator[EntryPoint]:
+    for name, value in names:
+        yield EntryPoint(name=name, value=value, group="relay.providers")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("fine", "no.such.module:X", "cannot be imported: ModuleNotFoundError"),
+        ("fine", f"{__name__}:Missing", "cannot be imported: AttributeError"),
+        ("fine", f"{__name__}:not_a_class", "not a class"),
+        ("fine", f"{__name__}:Ancient", "contract version"),
+        ("other", f"{__name__}:Fine", "names itself 'fine'"),
+        ("fine", f"{__name__}:Unfinished", "Config"),
+        ("fine", f"{__name__}:Wordless", "has no send, aclose, check_overrides"),
+    ],
+)
+def test_a_broken_plug_in_breaks_only_itself(name: str, value: str, reason: str) -> None:
+    broken, good = discover(
+        [*points((name, value)), *points(("zzz", f"{__name__}:Fine"), ("fcm", "providers.fcm:FcmProvider"))]
+    )[0:2]
+    listed = {loaded.name: loaded for loaded in (broken, good)}
+    assert listed["fcm"].provider is FcmProvider
+    assert listed[name].provider is None
+    assert reason in (listed[name].reason or "")
+
+
+def test_a_name_can_be_taken_once() -> None:
+    first, second = discover(points(("fine", f"{__name__}:Fine"), ("fine", f"{__name__}:Fine")))
+    assert first.provider is Fine
+    assert second.provider is None
+    assert "belongs to" in (second.reason or "")
+
+
+def test_all_mistakes_are_told_without_the_values() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        configured(HttpCallProvider, {"url": "nonsense-s3cr3t", "secret": "s3cr3t", "surprise": "s3cr3t"})
+    assert len(caught.value.mistakes) == 3
+    assert "s3cr3t" not in str(caught.value)
+
+
+# The log provider.
+
+
+async def test_the_log_provider_writes_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="relay.provider.log")
+    provider = build(LogProvider, {}, transport=Scripted(lambda _: Response(status=500)), now=lambda: NOW_S)
+    push = Push(id="m-1", token="tok-en", title="Hello\nworld", body="Bo-dy")
+    outcome = await provider.send(push)
+    assert isinstance(outcome, Outcome)
+    assert outcome.verdict is Verdict.ACCEPTED
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert "m-1" in line
+    assert "Hello\\nworld" in line
+    assert "tok-en" not in line
+    assert "Bo-dy" not in line
+    assert "\n" not in line
+    await provider.aclose()
+
+
+def test_the_package_says_what_it_is() -> None:
+    assert providers.__doc__
