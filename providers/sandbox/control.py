@@ -82,6 +82,7 @@ class Control:
             "count": len(self._phones),
             "delivered": self._phones.delivered,
             "forgotten": self._phones.forgotten,
+            "kept_bytes": self._phones.kept_bytes,
             "waiting": self._phones.waiting,
         }
         return json_response({"now": self._now(), "phones": phones, "fcm": state_of(self._fcm)})

@@ -32,7 +32,6 @@ from providers.sandbox.phones import Phones
 REQUESTS_KEPT = 1000  # the newest, for GET /_control/state
 TOPICS_PER_PHONE_MAX = 2000
 SUBSCRIBERS_MAX = 10_000
-DELIVERY_OVERHEAD_BYTES = 3000  # a delivery's objects, besides its text (measured: 3.5 kB for a small message)
 RESET_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, not FIN
 
 
@@ -101,20 +100,19 @@ class FcmEmulator:
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/projects/{project}/messages:send`."""
-        checked = await self._checked(request)
-        if isinstance(checked, Answer):
-            outcome = f"refused:{checked.status}"
+        sent = await self._checked(request)
+        if isinstance(sent, Answer):
+            outcome = f"refused:{sent.status}"
             self.outcomes[outcome] += 1
             self.seen.append(Seen(self._now(), "", outcome))
-            return _response(checked)
-        body_bytes, sent = checked
+            return _response(sent)
         struck = self.faults.strike(Place.SEND, sent.target)
         if struck is None:
             self._note("accepted", sent)
-            return _response(self._accept(sent, body_bytes))
+            return _response(self._accept(sent))
         name, fault = struck
         self._note(name, sent)
-        usual = self._accept(sent, body_bytes, arrives=fault.arrives)
+        usual = self._accept(sent, arrives=fault.arrives)
         return await self._fail(request, fault, fault.answer or usual)
 
     async def subscribe(self, request: web.Request) -> web.StreamResponse:
@@ -152,7 +150,7 @@ class FcmEmulator:
             return fcm_faults.oauth_error(400, "invalid_request", "The body must be application/x-www-form-urlencoded.")
         return self.oauth.answer(await request.read())
 
-    async def _checked(self, request: web.Request) -> Answer | tuple[int, FcmRequest]:
+    async def _checked(self, request: web.Request) -> Answer | FcmRequest:
         refused = self._refused(request)
         if refused is not None:
             return refused
@@ -166,7 +164,7 @@ class FcmEmulator:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _unreadable(f"Invalid JSON payload received. {error}")
         checked = check_request(body, body_bytes=len(raw))
-        return (len(raw), checked) if isinstance(checked, FcmRequest) else invalid(checked)
+        return checked if isinstance(checked, FcmRequest) else invalid(checked)
 
     def _refused(self, request: web.Request) -> Answer | None:
         scheme, _, access_token = request.headers.get("Authorization", "").partition(" ")
@@ -176,17 +174,17 @@ class FcmEmulator:
             return fcm_faults.NO_SUCH_PROJECT
         return None
 
-    def _accept(self, sent: FcmRequest, body_bytes: int, *, arrives: bool = True) -> Answer:
+    def _accept(self, sent: FcmRequest, *, arrives: bool = True) -> Answer:
         if sent.validate_only:
             message_id = "fake_message_id"
         else:
             message_id = f"0:{int(self._now() * 1e6)}%{self._rng.getrandbits(64):016x}"
         name = f"projects/{self._account.project_id}/messages/{message_id}"
         if arrives and not sent.validate_only:
-            size = body_bytes + DELIVERY_OVERHEAD_BYTES
+            message = msgspec.json.encode(sent.message)
             for token in self._receivers(sent):
                 content = content_of(sent, name=name, platform=platform_of(token))
-                self._phones.deliver(token, content, size=size)
+                self._phones.deliver(token, content, message=message)
         return Answer(status=200, body=msgspec.json.encode({"name": name}))
 
     def _receivers(self, sent: FcmRequest) -> Iterable[str]:

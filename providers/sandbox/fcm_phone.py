@@ -42,7 +42,6 @@ def _on_android(request: FcmRequest, name: str) -> Content:
         channel=_text(shown, "channel_id"),
         priority=_text(android, "priority") or ("HIGH" if by_system else "NORMAL"),
         ttl=_text(android, "ttl"),
-        message=message,
     )
 
 
@@ -71,7 +70,6 @@ def _on_ios(request: FcmRequest, name: str) -> Content:
         channel=_text(aps, "category"),
         priority=_text(headers, "apns-priority") or ("10" if by_system else "5"),
         ttl=_text(headers, "apns-expiration"),
-        message=message,
     )
 
 
@@ -94,7 +92,6 @@ def _on_web(request: FcmRequest, name: str) -> Content:
         collapse=_text(shown, "tag") or _text(headers, "topic"),
         priority=_text(headers, "urgency"),
         ttl=_text(headers, "ttl"),
-        message=message,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, select, text, update
 
+from relay.ids import message_id
 from relay.model import EVERYWHERE, Entry, EntryState, Inbox, Kind, NotifyPolicy, Scope, UserKey
 from relay.store.schema import idempotency, inbox, inbox_entry, message, read_marker, store_meta
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
@@ -477,6 +478,31 @@ _forget_keys = text("DELETE FROM idempotency WHERE expires_ms <= :now")
 def forget_keys(conn: Connection, now_ms: int) -> int:
     """Removes idempotency records whose time is over."""
     return conn.execute(_forget_keys, {"now": now_ms}).rowcount
+
+
+_FORGET = 500
+_forgettable = (
+    select(m.message_id, m.expires_ms)
+    .where(m.app_id == bindparam("app"), m.message_id < bindparam("older"), m.expires_ms <= bindparam("before"))
+    .order_by(m.message_id)
+    .limit(_FORGET)
+)
+_forget_message = delete(message).where(m.app_id == bindparam("app"), m.message_id == bindparam("id"))
+LIFE_MS_MAX = 28 * 86_400_000
+MESSAGE_KEPT_MS = 8 * 86_400_000  # after its life: longer than any idempotency record and the replay window
+
+
+def forget_messages(conn: Connection, now_ms: int, app_id: str) -> bool:
+    """Removes messages long after their end; gives whether there may be more.
+
+    Ids begin with the time, so the oldest are found by their key and need no index of their own.
+    """
+    older = message_id(now_ms - LIFE_MS_MAX - MESSAGE_KEPT_MS, 0)
+    params = {"app": app_id, "older": older, "before": now_ms - MESSAGE_KEPT_MS}
+    rows = conn.execute(_forgettable, params).all()
+    if rows:
+        conn.execute(_forget_message, [{"app": app_id, "id": row.message_id} for row in rows])
+    return len(rows) == _FORGET
 
 
 _prunable_users = select(inbox.c.app_id, inbox.c.user_id).where(inbox.c.head_seq > inbox.c.floor_seq)

@@ -57,6 +57,22 @@ class DeliveryKey(NamedTuple):
         return EndpointKey(self.app_id, self.endpoint_id)
 
 
+def _among(*columns: Any, sqlite: bool) -> ColumnElement[bool]:
+    """Whether the columns together are one of the `keys`, which `_keys` writes.
+
+    SQLite reads the whole table for `(a, b) IN (VALUES …)`, so there it is a join with the list.
+    """
+    if sqlite:
+        one = func.json_each(bindparam("keys")).table_valued("value").c.value
+        return and_(*(column == func.json_extract(one, f"$[{place}]") for place, column in enumerate(columns)))
+    return tuple_(*columns).in_(bindparam("keys", expanding=True))
+
+
+def _keys(conn: Connection, keys: Iterable[tuple[str, ...]]) -> Any:
+    listed = sorted(set(keys))
+    return msgspec.json.encode(listed).decode() if is_sqlite(conn) else listed
+
+
 # --- endpoints --------------------------------------------------------------------------------------------------------
 
 
@@ -231,23 +247,24 @@ def delete_endpoint(conn: Connection, key: EndpointKey) -> None:
         raise Missing("There is no such endpoint.")
 
 
+@per_dialect
+def _health(sqlite: bool) -> Select[Any]:
+    return (
+        select(e.app_id, e.endpoint_id, e.state, e.failing_since_ms)
+        .where(_among(e.app_id, e.endpoint_id, sqlite=sqlite), e.state != "deleted")
+        .order_by(e.app_id, e.endpoint_id)
+    )
+
+
 def health_of(
     conn: Connection, keys: Collection[EndpointKey], *, lock: bool = False
 ) -> dict[EndpointKey, tuple[str, int | None]]:
     """(state, failing_since_ms) of endpoints, in the order of their keys; deleted ones are left out."""
     if not keys:
         return {}
-    statement = select(e.app_id, e.endpoint_id, e.state, e.failing_since_ms).where(
-        _among_endpoints, e.state != "deleted"
-    )
-    statement = statement.order_by(e.app_id, e.endpoint_id)
-    if lock:
-        statement = statement.with_for_update(key_share=True)
-    rows = conn.execute(statement, {"keys": sorted(keys)})
+    statement = _health(conn).with_for_update(key_share=True) if lock else _health(conn)
+    rows = conn.execute(statement, {"keys": _keys(conn, keys)})
     return {EndpointKey(row.app_id, row.endpoint_id): (row.state, row.failing_since_ms) for row in rows}
-
-
-_among_endpoints = tuple_(e.app_id, e.endpoint_id).in_(bindparam("keys", expanding=True))
 
 
 def set_health(conn: Connection, key: EndpointKey, *, state: str, failing_since_ms: int | None) -> None:
@@ -404,25 +421,42 @@ _candidates = (
     .order_by(_endpoints_due.c.busy, _endpoints_due.c.oldest)
     .limit(CANDIDATES_MAX)
 )
-_lock_endpoints = (
-    select(
-        e.app_id,
-        e.endpoint_id,
-        e.url,
-        e.secret_sealed,
-        e.old_secret_sealed,
-        e.old_secret_until_ms,
-        e.headers_sealed,
+
+
+@per_dialect
+def _lock_endpoints(sqlite: bool) -> Select[Any]:
+    return (
+        select(
+            e.app_id,
+            e.endpoint_id,
+            e.url,
+            e.secret_sealed,
+            e.old_secret_sealed,
+            e.old_secret_until_ms,
+            e.headers_sealed,
+        )
+        .where(_among(e.app_id, e.endpoint_id, sqlite=sqlite), e.state.in_(LIVE))
+        .order_by(e.app_id, e.endpoint_id)
+        .with_for_update(key_share=True, skip_locked=True)
     )
-    .where(_among_endpoints, e.state.in_(LIVE))
-    .order_by(e.app_id, e.endpoint_id)
-    .with_for_update(key_share=True, skip_locked=True)
-)
-_in_flight = (
-    select(d.app_id, d.endpoint_id, func.count().label("busy"))
-    .where(tuple_(d.app_id, d.endpoint_id).in_(bindparam("keys", expanding=True)), d.claim_until_ms > _now)
-    .group_by(d.app_id, d.endpoint_id)
-)
+
+
+@per_dialect
+def _in_flight(sqlite: bool) -> Select[Any]:
+    return (
+        select(d.app_id, d.endpoint_id, func.count().label("busy"))
+        .where(_among(d.app_id, d.endpoint_id, sqlite=sqlite), d.claim_until_ms > _now)
+        .group_by(d.app_id, d.endpoint_id)
+    )
+
+
+@per_dialect
+def _contents(sqlite: bool) -> Select[Any]:
+    return select(ev.app_id, ev.event_id, ev.type, ev.data, ev.sequence, ev.created_ms).where(
+        _among(ev.app_id, ev.event_id, sqlite=sqlite)
+    )
+
+
 _ripe = (
     select(d.event_id, d.claim_token, d.attempts)
     .where(d.app_id == bindparam("app"), d.endpoint_id == bindparam("endpoint"), _free)
@@ -435,9 +469,6 @@ _claim = (
     update(delivery)
     .where(_this)
     .values(claim=bindparam("owner"), claim_token=bindparam("token"), claim_until_ms=bindparam("until"))
-)
-_contents = select(ev.app_id, ev.event_id, ev.type, ev.data, ev.sequence, ev.created_ms).where(
-    tuple_(ev.app_id, ev.event_id).in_(bindparam("keys", expanding=True))
 )
 
 
@@ -457,13 +488,14 @@ def claim_deliveries(
     # Claims of one endpoint are taken under its lock, so that two nodes together stay within the five. Whoever has
     # the lock now is claiming or settling for it; nobody waits here.
     locked = {
-        EndpointKey(row.app_id, row.endpoint_id): row for row in conn.execute(_lock_endpoints, {"keys": sorted(wanted)})
+        EndpointKey(row.app_id, row.endpoint_id): row
+        for row in conn.execute(_lock_endpoints(conn), {"keys": _keys(conn, wanted)})
     }
     if not locked:
         return []
     busy = {
         EndpointKey(row.app_id, row.endpoint_id): row.busy
-        for row in conn.execute(_in_flight, {"keys": sorted(locked), "now": now_ms})
+        for row in conn.execute(_in_flight(conn), {"keys": _keys(conn, locked), "now": now_ms})
     }
     shares = _shares([key for key in wanted if key in locked], busy, limit=limit, reserve=reserve)
     taken: list[tuple[DeliveryKey, int, int]] = []
@@ -476,7 +508,9 @@ def claim_deliveries(
     conn.execute(_claim, [_named(key) | {"owner": owner, "token": t, "until": until_ms} for key, t, _ in taken])
     events = {
         (row.app_id, row.event_id): row
-        for row in conn.execute(_contents, {"keys": sorted({(key.app_id, key.event_id) for key, _, _ in taken})})
+        for row in conn.execute(
+            _contents(conn), {"keys": _keys(conn, ((key.app_id, key.event_id) for key, _, _ in taken))}
+        )
     }
     return [
         Claimed(
@@ -528,15 +562,16 @@ class Settled:
     result: str
 
 
-_held = (
-    select(d.app_id, d.endpoint_id, d.event_id, d.claim, d.claim_token)
-    .where(
-        tuple_(d.app_id, d.endpoint_id, d.event_id).in_(bindparam("keys", expanding=True)),
-        d.claim_until_ms.is_not(None),
+@per_dialect
+def _held(sqlite: bool) -> Select[Any]:
+    return (
+        select(d.app_id, d.endpoint_id, d.event_id, d.claim, d.claim_token)
+        .where(_among(d.app_id, d.endpoint_id, d.event_id, sqlite=sqlite), d.claim_until_ms.is_not(None))
+        .order_by(d.app_id, d.endpoint_id, d.event_id)
+        .with_for_update()
     )
-    .order_by(d.app_id, d.endpoint_id, d.event_id)
-    .with_for_update()
-)
+
+
 _settle = (
     update(delivery)
     .where(_this, d.claim_token == bindparam("token"))
@@ -558,7 +593,7 @@ def settle_deliveries(conn: Connection, now_ms: int, results: Sequence[Settled])
         return []
     held = {
         DeliveryKey(row.app_id, row.endpoint_id, row.event_id): (row.claim, row.claim_token)
-        for row in conn.execute(_held, {"keys": sorted({tuple(one.key) for one in results})})
+        for row in conn.execute(_held(conn), {"keys": _keys(conn, (one.key for one in results))})
     }
     ours = [one for one in results if held.get(one.key) == (one.claim, one.claim_token)]
     if ours:

@@ -306,7 +306,7 @@ async def test_reset_forgets_everything_but_the_access_tokens(http: aiohttp.Clie
     await send("unavailable1-a")
     await control(http, "reset")
     state = await get(http, "/_control/state")
-    assert state["phones"] == {"count": 0, "delivered": 0, "forgotten": 0, "waiting": 0}
+    assert state["phones"] == {"count": 0, "delivered": 0, "forgotten": 0, "kept_bytes": 0, "waiting": 0}
     assert state["fcm"] == {"outcomes": {}, "key_deleted": False, "faults": [], "requests": []}
     assert await send("a") == 200
 
@@ -461,7 +461,7 @@ def content(collapse: str | None = None) -> Content:
 def test_a_phone_forgets_its_oldest_deliveries_but_counts_them() -> None:
     phones = Phones(now=lambda: NOW, limits=PhoneLimits(deliveries_max=3))
     for _ in range(5):
-        phones.deliver("a", content(), size=10)
+        phones.deliver("a", content(), message=b"{}")
     (phone,) = phones.view(phones_max=1)
     assert phone["count"] == 5
     assert [each["seq"] for each in phone["received"]] == [3, 4, 5]  # type: ignore[attr-defined]
@@ -470,7 +470,7 @@ def test_a_phone_forgets_its_oldest_deliveries_but_counts_them() -> None:
 def test_a_screen_holds_so_many_notifications() -> None:
     phones = Phones(now=lambda: NOW)
     for _ in range(SHOWN_MAX + 5):
-        phones.deliver("a", content(), size=10)
+        phones.deliver("a", content(), message=b"{}")
     (phone,) = phones.view(phones_max=1)
     assert len(phone["shown"]) == SHOWN_MAX  # type: ignore[arg-type]
 
@@ -478,17 +478,19 @@ def test_a_screen_holds_so_many_notifications() -> None:
 def test_the_phone_that_was_quiet_longest_goes_first() -> None:
     phones = Phones(now=lambda: NOW, limits=PhoneLimits(phones_max=2))
     for token in ("a", "b", "a", "c"):
-        phones.deliver(token, content(), size=10)
+        phones.deliver(token, content(), message=b"{}")
     assert [phone["token"] for phone in phones.view(phones_max=9)] == ["c", "a"]
     assert (len(phones), phones.forgotten, phones.delivered) == (2, 1, 4)
 
 
 def test_memory_is_bounded_in_bytes() -> None:
-    phones = Phones(now=lambda: NOW, limits=PhoneLimits(deliveries_max=2, bytes_max=100))
+    one = Phones(now=lambda: NOW)
+    one.deliver("a", content(), message=b"{}")
+    phones = Phones(now=lambda: NOW, limits=PhoneLimits(deliveries_max=2, bytes_max=4 * one.kept_bytes))
     for token in ("a", "a", "a", "b", "c"):  # the first `a` is forgotten by its phone: it no longer counts
-        phones.deliver(token, content(), size=25)
+        phones.deliver(token, content(), message=b"{}")
     assert len(phones) == 3
-    phones.deliver("d", content(), size=25)
+    phones.deliver("d", content(), message=b"{}")
     assert [phone["token"] for phone in phones.view(phones_max=9)] == ["d", "c", "b"]
 
 

@@ -1,0 +1,1 @@
+"""HTTP in: every route parses, calls one service method, and prints."""

@@ -1,0 +1,374 @@
+"""The backend's calls: each parses, calls one service method, and prints."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from relay import ids
+from relay.api.principal import Principal
+from relay.api.problems import from_pydantic, problem_body
+from relay.api.routes import Answer, Call
+from relay.api.schemas import BatchBody, BatchItem, DeviceBody, PresenceBody, PresenceItem, PresenceQuery, SendBody
+from relay.clock import Clock, rfc3339
+from relay.errors import FieldError, Invalid, Malformed, Problem, TooLarge
+from relay.ids import Rng
+from relay.inbox.accept import Accepted, Send
+from relay.inbox.ack import AckRequest
+from relay.inbox.registry import ForeignWord, Registration
+from relay.inbox.service import InboxService
+from relay.model import EVERYWHERE, Device, DeviceKey, Facts, NotifyPolicy, Policy, Scope, UserKey
+from relay.presence.rules import Beat
+from relay.presence.service import PresenceService
+from relay.realtime.service import DeviceService
+
+BATCH_MAX = 500
+RECIPIENTS_MAX = 200
+PAYLOAD_BYTES_MAX = 64 * 1024
+KEY_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+_encode = msgspec.json.Encoder().encode
+
+CheckPush = Callable[[str, Mapping[str, Mapping[str, Any]]], list[FieldError]]  # (app, overrides) -> mistakes
+
+
+def idempotency_key(text: str | None) -> str | None:
+    """The header's value, checked. Raises Malformed."""
+    if text is None:
+        return None
+    if not 1 <= len(text) <= 128 or not KEY_CHARS.issuperset(text):
+        raise Malformed(
+            "An Idempotency-Key is 1 to 128 characters of A-Z a-z 0-9 . _ : -", code="idempotency_key_invalid"
+        )
+    return text
+
+
+@dataclass(slots=True, kw_only=True)
+class Sends:
+    """Makes a `Send` of what a backend asks for: ids, hashes, canonical text."""
+
+    clock: Clock
+    rng: Rng
+    policy_of: Callable[[str], Policy]
+    id_secret: Callable[[str], bytes]
+    check_push: CheckPush
+
+    def send(self, app_id: str, body: SendBody, raw: Mapping[str, Any], key: str | None) -> Send:
+        """Raises Invalid, Malformed, TooLarge; nothing is stored by that."""
+        policy = self.policy_of(app_id)
+        if key is None and policy.require_idempotency_key:
+            raise Malformed("Send an Idempotency-Key, so that a repeat is known as one.", code="idempotency_key_required")
+        users, scope = self._receivers(body)
+        content = _encode(body.body)
+        fallback = None if body.fallback is None else _encode(body.fallback)
+        push = None if body.push is None else _encode(body.push.model_dump(exclude_none=True))
+        if len(content) + len(push or b"") + len(fallback or b"") > PAYLOAD_BYTES_MAX:
+            raise TooLarge(f"`body`, `push` and `fallback` may have {PAYLOAD_BYTES_MAX} bytes together.", code="payload_too_large")
+        if body.push is not None and body.push.overrides:
+            errors = self.check_push(app_id, body.push.overrides)
+            if errors:
+                raise Invalid("The overrides are not valid for their providers.", errors=tuple(errors))
+        message_id, from_key = self._id(app_id, key, body.id)
+        return Send(
+            app_id=app_id,
+            message_id=message_id,
+            id_from_key=from_key,
+            key=None if key is None else f"b{ids.NEVER_KEYED}{key}",
+            body_hash=body_hash(raw),
+            nonce=ids.random_hex(self.rng, bits=64),
+            users=users,
+            type=body.type,
+            conversation_type=body.conversation.type,
+            conversation_id=body.conversation.id,
+            sender_user=None if body.sender is None else body.sender.user,
+            sender_device=None if body.sender is None else body.sender.device,
+            client_ref=body.client_ref,
+            priority=body.priority,
+            body=content.decode(),
+            h=fingerprint(content),
+            push=None if push is None else push.decode(),
+            collapse_key=body.collapse_key,
+            min_schema=body.min_schema,
+            min_app_version=body.min_app_version,
+            fallback=None if fallback is None else fallback.decode(),
+            fallback_h=None if fallback is None else fingerprint(fallback),
+            hold=body.hold,
+            scope=scope,
+            notify_policy=None if body.notify is None else NotifyPolicy(body.notify),
+            ttl_s=policy.ttl_s if body.ttl_s is None else body.ttl_s,
+        )
+
+    def _receivers(self, body: SendBody) -> tuple[tuple[str, ...], Scope]:
+        """The users, each once, and the scope: single devices are users with a scope of their own."""
+        given = body.scope
+        scope = EVERYWHERE
+        if given is not None:
+            scope = Scope(
+                devices=tuple(given.devices or ()),
+                exclude_devices=tuple(given.exclude_devices or ()),
+                platforms=tuple(given.platforms or ()),
+                first_ack_wins=given.first_ack_wins,
+            )
+        if body.to.users is not None:
+            users = tuple(dict.fromkeys(body.to.users))
+        else:
+            assert body.to.devices is not None
+            users = tuple(dict.fromkeys(one.user for one in body.to.devices))
+            if scope.devices:
+                raise Invalid(
+                    "Name devices once.",
+                    errors=(FieldError("/scope/devices", "conflict", "leave it out when `to.devices` is given"),),
+                )
+            named = tuple(dict.fromkeys(one.device for one in body.to.devices))
+            wanted = {(one.user, one.device) for one in body.to.devices}
+            if len(wanted) != len(users) * len(named):
+                raise Invalid(
+                    "One message goes to the same devices of each user; send one message per user.",
+                    errors=(FieldError("/to/devices", "mixed", "devices of several users must carry the same ids"),),
+                )
+            scope = Scope(
+                devices=named,
+                exclude_devices=scope.exclude_devices,
+                platforms=scope.platforms,
+                first_ack_wins=scope.first_ack_wins,
+            )
+        if len(users) > RECIPIENTS_MAX:
+            raise Invalid(
+                f"A message may have {RECIPIENTS_MAX} receivers.",
+                code="too_many_recipients",
+                errors=(FieldError("/to", "too_long", f"at most {RECIPIENTS_MAX}; send several messages"),),
+            )
+        return users, scope
+
+    def _id(self, app_id: str, key: str | None, given: str | None) -> tuple[str, bool]:
+        """The message's id, and whether the same key always makes the same one (protocol 2.1)."""
+        if key is None:
+            if given is not None:
+                raise Invalid(
+                    "An id needs the key that it was made from.",
+                    errors=(FieldError("/id", "needs_key", "send the Idempotency-Key of the first time"),),
+                )
+            return ids.message_id(self.clock.now_ms(), self.rng.getrandbits(ids.TAG_BITS)), False
+        tag = ids.tag_of(key, namespace="b", secret=self.id_secret(app_id))
+        if given is not None:
+            if not ids.is_message_id(given) or ids.tag_of_id(given) != tag:
+                raise Invalid(
+                    "This id was not made from this key.",
+                    errors=(FieldError("/id", "mismatch", "leave it out, or send the id of the earlier answer"),),
+                )
+            return given, True
+        key_ms = ids.uuid7_ms(key)
+        return ids.message_id(self.clock.now_ms() if key_ms is None else key_ms, tag), key_ms is not None
+
+
+def fingerprint(content: bytes) -> str:
+    """`h` of protocol 2.1: the first 8 bytes of SHA-256 of the delivered form."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def body_hash(raw: Mapping[str, Any]) -> bytes:
+    """Of everything that is stored, without `id` and `key`: equal content in another order is the same."""
+    return hashlib.sha256(_canonical({k: v for k, v in raw.items() if k not in {"id", "key"}})).digest()
+
+
+def accepted_json(accepted: Accepted) -> dict[str, Any]:
+    return {
+        "id": accepted.message_id,
+        "accepted_at": rfc3339(accepted.accepted_ms),
+        "expires_at": rfc3339(accepted.expires_ms),
+        "recipients": [
+            {"user": user, "status": "accepted", "seq": seq}
+            if refusal is None
+            else {"user": user, "status": "rejected", "code": refusal}
+            for user, seq, refusal in accepted.recipients
+        ],
+    }
+
+
+@dataclass(slots=True, kw_only=True)
+class BackendApi:
+    """Handlers of the backend's routes."""
+
+    inbox: InboxService
+    presence: PresenceService
+    devices: DeviceService
+    sends: Sends
+    clock: Clock
+
+    # --- messages ---
+
+    async def send(self, call: Call) -> Answer:
+        key = idempotency_key(call.request.headers.get("Idempotency-Key"))
+        accepted = await self.inbox.accept(self.sends.send(call.principal.app_id, call.body, call.raw, key))
+        if accepted.replay:
+            return Answer(200, accepted_json(accepted), headers={"Idempotent-Replay": "true"})
+        return Answer(202, accepted_json(accepted))
+
+    async def send_batch(self, call: Call) -> Answer:
+        body: BatchBody = call.body
+        if len(body.messages) > BATCH_MAX:
+            raise TooLarge(f"A batch may have {BATCH_MAX} messages.", code="batch_too_large")
+        app_id = call.principal.app_id
+        results: list[dict[str, Any]] = [{} for _ in body.messages]
+        sends: list[tuple[int, Send]] = []
+        for index, raw in enumerate(body.messages):
+            try:
+                sends.append((index, self._batch_item(app_id, raw)))
+            except Problem as problem:
+                results[index] = _rejected(index, problem)
+        answers = await self.inbox.accept_many([send for _, send in sends]) if sends else []
+        for (index, _), answer in zip(sends, answers, strict=True):
+            if isinstance(answer, Accepted):
+                status = "replayed" if answer.replay else "accepted"
+                results[index] = {"index": index, "status": status, **accepted_json(answer)}
+            elif isinstance(answer, Problem):
+                results[index] = _rejected(index, answer)
+            else:
+                raise answer
+        rejected = sum(one["status"] == "rejected" for one in results)
+        return Answer(202, {"accepted": len(results) - rejected, "rejected": rejected, "results": results})
+
+    def _batch_item(self, app_id: str, raw: Any) -> Send:
+        try:
+            item = BatchItem.model_validate(raw)
+        except ValidationError as error:
+            raise from_pydantic(error) from None
+        return self.sends.send(app_id, item, raw, item.key)
+
+    async def look_up(self, call: Call) -> Answer:
+        found = await self.inbox.trace(call.principal.app_id, call.path["message"])
+        return Answer(200, {**found.message, "recipients": found.recipients})
+
+    async def cancel(self, call: Call) -> Answer:
+        word = await self.inbox.cancel(call.principal.app_id, call.path["message"])
+        return Answer(200, {"id": call.path["message"], "status": word})
+
+    # --- devices ---
+
+    async def put_device(self, call: Call) -> Answer:
+        body: DeviceBody = call.body
+        key = _device(call)
+        addresses = None if body.addresses is None else self.devices.sealed(key.app_id, body.addresses)
+        _, new = await self.inbox.register(
+            Registration(
+                device=key,
+                platform=body.platform,
+                app_version=body.app_version,
+                schema=body.schema_,
+                locale=body.locale,
+                tz=body.tz,
+                install_id=body.install_id,
+                replaces=body.replaces,
+                addresses=addresses,
+            )
+        )
+        return Answer(201 if new else 200, await self._device_json(key))
+
+    async def get_device(self, call: Call) -> Answer:
+        return Answer(200, await self._device_json(_device(call)))
+
+    async def _device_json(self, key: DeviceKey) -> dict[str, Any]:
+        device, addresses = await self.inbox.device(key)
+        return {
+            "user": key.user_id,
+            "device": key.device_id,
+            "state": device.state,
+            "online": device.online,
+            "platform": device.platform,
+            "app_version": device.app_version,
+            "schema": device.schema,
+            "locale": device.locale,
+            "tz": device.tz,
+            "session": device.session,
+            "acked": device.acked_seq,
+            "created_at": rfc3339(device.created_ms),
+            "last_contact_at": rfc3339(device.contact_ms),
+            "addresses": [
+                {
+                    "account": one.account,
+                    "kind": one.kind,
+                    "state": one.state,
+                    "registered_at": rfc3339(one.registered_ms),
+                }
+                for one in addresses
+            ],
+        }
+
+    async def delete_device(self, call: Call) -> Answer:
+        await self.inbox.sign_out(_device(call))
+        return Answer(204, None)
+
+    # --- presence ---
+
+    async def post_presence(self, call: Call) -> Answer:
+        """Heartbeats of a gateway: a lease each, a row only where something changed."""
+        body: PresenceBody = call.body
+        beat = self.presence.beat()
+        lease_s = body.lease_s or beat.lease_s
+        beat = Beat(interval_s=beat.interval_s, lease_s=lease_s)
+        results = [await self._one_presence(call.principal, item, beat) for item in body.devices]
+        return Answer(200, {"lease_s": lease_s, "results": results})
+
+    async def _one_presence(self, principal: Principal, item: PresenceItem, beat: Beat) -> dict[str, Any]:
+        device = DeviceKey(principal.app_id, item.user, item.device)
+        head = {"user": item.user, "device": item.device}
+        try:
+            facts = Facts(item.state == "background", None)
+            lease = self.presence.book.get(device)
+            if item.state == "offline":
+                session = await self.inbox.foreign(ForeignWord(device=device, state=item.state))
+                self.presence.book.drop(device, session)
+            elif lease is not None and lease.facts == facts:
+                self.presence.renew(device, lease.session)
+            else:
+                session = await self.inbox.foreign(ForeignWord(device=device, state=item.state))
+                self.presence.connected(device, session, beat, facts)
+            if item.acked is not None:
+                await self.inbox.ack(
+                    AckRequest(device=device, upto=item.acked.upto, ids=tuple(dict.fromkeys(item.acked.ids or ())))
+                )
+        except Problem as problem:
+            if problem.status >= 500:
+                raise
+            return {**head, "status": "rejected", "code": "not_found" if problem.status == 401 else problem.code}
+        return {**head, "status": "ok"}
+
+    async def user_presence(self, call: Call) -> Answer:
+        key = UserKey(call.principal.app_id, call.path["user"])
+        found = await self.inbox.devices([key])
+        return Answer(200, _presence_json(key.user_id, found[key]))
+
+    async def query_presence(self, call: Call) -> Answer:
+        body: PresenceQuery = call.body
+        keys = [UserKey(call.principal.app_id, user) for user in dict.fromkeys(body.users)]
+        found = await self.inbox.devices(keys)
+        return Answer(200, {"users": [_presence_json(key.user_id, found[key]) for key in keys]})
+
+
+def _device(call: Call) -> DeviceKey:
+    return DeviceKey(call.principal.app_id, call.path["user"], call.path["device"])
+
+
+def _rejected(index: int, problem: Problem) -> dict[str, Any]:
+    return {"index": index, "status": "rejected", "problem": problem_body(problem)}
+
+
+def _presence_json(user: str, devices: Sequence[Device]) -> dict[str, Any]:
+    listed = [
+        {
+            "device": one.device_id,
+            "online": one.online,
+            "state": "offline" if not one.online else "background" if one.background else "foreground",
+            "since": _since(one),
+        }
+        for one in devices
+    ]
+    return {"user": user, "online": any(one.online for one in devices), "devices": listed}
+
+
+def _since(device: Device) -> str | None:
+    at_ms = device.online_since_ms if device.online else device.offline_since_ms
+    return None if at_ms is None else rfc3339(at_ms)

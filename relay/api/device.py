@@ -1,0 +1,227 @@
+"""The device's calls over HTTP, and the door to its socket."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import WSMsgType, web
+
+from relay.api.auth import Authenticator
+from relay.api.routes import Answer, Call
+from relay.api.schemas import AddressesBody
+from relay.clock import Clock, rfc3339
+from relay.errors import Forbidden, Invalid, Malformed, Problem, Throttled, Unauthenticated, Unavailable
+from relay.inbox.service import InboxService, Reading
+from relay.model import DeviceKey
+from relay.realtime import protocol
+from relay.realtime.hub import Hub
+from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody
+from relay.realtime.service import DeviceService, ack_answer
+from relay.realtime.session import Session
+from relay.strictjson import parse
+
+SOCKETS_PER_DEVICE_MAX = 3
+SOCKETS_MAX = 20_000
+
+
+@dataclass(slots=True, kw_only=True)
+class DeviceApi:
+    """Handlers of the device's routes."""
+
+    inbox: InboxService
+    devices: DeviceService
+    hub: Hub
+    auth: Authenticator
+    clock: Clock
+    origins: tuple[str, ...] = ()
+    sockets_max: int = SOCKETS_MAX
+
+    async def handshake(self, call: Call) -> Answer:
+        body: HelloBody = call.body
+        greeted = await self.devices.hello(_key(call), body)
+        return Answer(200, greeted.answer)
+
+    async def heartbeat(self, call: Call) -> Answer:
+        body: HeartbeatBody = call.body
+        return Answer(200, await self.devices.heartbeat(_key(call), body))
+
+    async def ack(self, call: Call) -> Answer:
+        body: AckBody = call.body
+        return Answer(200, ack_answer(await self.devices.ack(_key(call), body)))
+
+    async def addresses(self, call: Call) -> Answer:
+        body: AddressesBody = call.body
+        key = _key(call)
+        states = await self.inbox.replace_addresses(key, self.devices.sealed(key.app_id, body.addresses))
+        return Answer(200, {"addresses": [{"account": account, "state": state} for account, state in states]})
+
+    async def ticket(self, call: Call) -> Answer:
+        ticket, expires_ms = await self.auth.mint_ticket(_key(call), origin=call.request.headers.get("Origin"))
+        return Answer(201, {"ticket": ticket, "expires_at": rfc3339(expires_ms)})
+
+    # --- sync ---
+
+    async def sync(self, call: Call) -> Answer:
+        """Register, read, wait, read: what comes in between is not missed (protocol 8.4)."""
+        key, query = _key(call), call.query
+        if query.range is not None:
+            return await self._range(call)
+        cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
+        etag = call.request.headers.get("If-None-Match")
+        with self.hub.waiting(key) as wait:
+            reading = await self.inbox.read(key, cursor, limit=query.limit, etag=etag)
+            if query.wait and _nothing(reading) and not self.hub.draining:
+                try:
+                    async with asyncio.timeout(query.wait):
+                        while _nothing(reading) and not wait.dismissed:
+                            wait.changed.clear()
+                            await wait.changed.wait()
+                            self.devices.presence.renew(key, reading.snap.device.session)
+                            if not wait.dismissed:
+                                reading = await self.inbox.read(key, cursor, limit=query.limit, etag=etag)
+                except TimeoutError:
+                    pass
+        self.devices.presence.renew(key, reading.snap.device.session)
+        return self._synced(reading)
+
+    def _synced(self, reading: Reading) -> Answer:
+        snap, batch = reading.snap, reading.batch
+        headers = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+        if batch is None:
+            return Answer(304, None, headers=headers | {"ETag": snap.etag})
+        if batch.caught_up:
+            headers["ETag"] = snap.etag
+        body = {
+            "batches": [msgspec.Raw(batch.json)],
+            "caught_up": batch.caught_up,
+            "more": batch.more,
+            "shared": [],
+            "session": snap.device.session,
+            "next_poll_s": self.devices.poll_client_s,
+            "now": rfc3339(self.clock.now_ms()),
+        }
+        return Answer(200, body, headers=headers)
+
+    async def _range(self, call: Call) -> Answer:
+        low, dash, high = call.query.range.partition("-")
+        if not (dash and low.isdecimal() and high.isdecimal() and len(low) < 16 and len(high) < 16 and int(low) < int(high)):
+            raise Invalid("`range` is a-b: the numbers after a, up to b.")
+        if call.query.wait:
+            raise Invalid("A range is filled at once: leave `wait` out.")
+        reading = await self.inbox.read(_key(call), None, limit=call.query.limit, range_=(int(low), int(high)))
+        assert reading.batch is not None
+        return self._synced(reading)
+
+    # --- the socket ---
+
+    async def socket(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/device/ws`: checks who may come in, then hands over to the session."""
+        self._check_upgrade(request)
+        device, protocols = await self._who(request)
+        ws = web.WebSocketResponse(
+            protocols=protocols,
+            autoping=False,
+            compress=False,
+            max_msg_size=protocol.FRAME_BYTES_MAX,
+            timeout=1.0,
+            decode_text=False,
+        )
+        await ws.prepare(request)
+        first = await self._first_frame(ws)
+        if first is None:
+            return ws
+        if device is None:
+            device = await self._by_ticket(ws, request, first)
+            if device is None:
+                return ws
+        await Session(ws, device, self.devices, self.hub, self.clock).run(first)
+        return ws
+
+    def _check_upgrade(self, request: web.Request) -> None:
+        headers = request.headers
+        upgrade = headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in headers.get("Connection", "").lower()
+        if not upgrade or headers.get("Sec-WebSocket-Version") != "13":
+            raise Problem("Ask for a WebSocket of version 13.", code="upgrade_required")
+        origin = headers.get("Origin")
+        if origin is not None and origin not in self.origins:
+            raise Forbidden("This origin may not connect; add it to app.allowed_origins.")
+        offered = {one.strip() for one in headers.get("Sec-WebSocket-Protocol", "").split(",")}
+        if protocol.SUBPROTOCOL not in offered:
+            raise Malformed(f"Offer the subprotocol {protocol.SUBPROTOCOL}.", code="malformed_http")
+        if self.hub.draining:
+            raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+        if len(self.hub) >= self.sockets_max:
+            raise Unavailable("This node has all the connections it can take.", retry_after_s=10)
+
+    async def _who(self, request: web.Request) -> tuple[DeviceKey | None, tuple[str, ...]]:
+        """The device of a bearer token or of a ticket among the subprotocols; None if the hello is to bring a ticket."""
+        device: DeviceKey | None = None
+        if "Authorization" in request.headers:
+            device = (await self.auth.authenticate(request)).device_key
+            if device is None:
+                raise Forbidden("A device's token is needed here, not an API key.")
+        else:
+            for offered in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+                text = offered.strip()
+                if text.startswith(protocol.TICKET_PREFIX):
+                    device = await self.auth.take_ticket(
+                        text.removeprefix(protocol.TICKET_PREFIX), origin=request.headers.get("Origin")
+                    )
+        if device is not None and self.hub.of_device(device) >= SOCKETS_PER_DEVICE_MAX:
+            raise Throttled("This device has too many connections; close one first.", retry_after_s=2)
+        return device, (protocol.SUBPROTOCOL,)
+
+    async def _first_frame(self, ws: web.WebSocketResponse) -> dict[str, Any] | None:
+        """The hello, within 5 s; None after closing the connection."""
+        try:
+            async with asyncio.timeout(protocol.HELLO_S):
+                message = await ws.receive()
+        except TimeoutError:
+            await ws.close(code=int(Close.UNAUTHENTICATED))
+            return None
+        try:
+            frame = parse(message.data) if message.type is WSMsgType.TEXT else None
+        except Problem:
+            frame = None
+        if not isinstance(frame, dict) or frame.get("type") != "hello":
+            if not ws.closed:
+                await ws.send_frame(
+                    msgspec.json.encode(
+                        {"type": "error", "code": "validation_failed", "ref": None, "detail": "Say hello first."}
+                    ),
+                    WSMsgType.TEXT,
+                )
+                await ws.close(code=int(Close.BAD_FRAME))
+            return None
+        return frame
+
+    async def _by_ticket(
+        self, ws: web.WebSocketResponse, request: web.Request, first: dict[str, Any]
+    ) -> DeviceKey | None:
+        ticket = first.get("ticket")
+        try:
+            if not isinstance(ticket, str):
+                raise Unauthenticated("Bring a bearer token, or a ticket.")
+            return await self.auth.take_ticket(ticket, origin=request.headers.get("Origin"))
+        except Problem as problem:
+            await ws.send_frame(
+                msgspec.json.encode(
+                    {"type": "error", "code": problem.code, "ref": first.get("ref"), "detail": problem.detail}
+                ),
+                WSMsgType.TEXT,
+            )
+            await ws.close(code=int(Close.UNAUTHENTICATED))
+            return None
+
+
+def _nothing(reading: Reading) -> bool:
+    """Whether there is nothing to say yet: not modified, or an empty page at the head."""
+    batch = reading.batch
+    return batch is None or batch.to_seq == batch.from_seq
+
+
+def _key(call: Call) -> DeviceKey:
+    device = call.principal.device_key
+    assert device is not None  # the route table says so
+    return device

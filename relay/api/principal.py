@@ -1,0 +1,29 @@
+"""Who is calling. Only authentication makes one of these."""
+
+from dataclasses import dataclass
+
+from relay.model import DeviceKey
+
+SCOPES = (
+    "messages:write",
+    "messages:read",
+    "messages:cancel",
+    "devices:write",
+    "devices:token",
+    "events:read",
+    "webhooks:write",
+    "credentials:write",
+    "admin:read",
+    "admin:write",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A backend with its scopes, or one device."""
+
+    app_id: str
+    credential_id: str
+    scopes: frozenset[str] = frozenset()
+    device_key: DeviceKey | None = None
+    expires_ms: int | None = None

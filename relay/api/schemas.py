@@ -1,0 +1,455 @@
+"""What the backend may say and what it is answered: the models that validate are the ones that the document shows."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from relay.realtime.protocol import AddressBody, Id, MessageIdText, Word
+
+TTL_S_MAX = 28 * 86_400
+RECIPIENTS_MAX = 200
+PAYLOAD_BYTES_MAX = 64 * 1024
+BIDI = "\u202a-\u202e\u2066-\u2069"
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=rf"^[^{BIDI}]+$")]
+
+
+def _link(text: str) -> str:
+    scheme = text.partition(":")[0].lower()
+    if not text.isascii() or not text.isprintable() or " " in text or ":" not in text:
+        raise ValueError("must be an absolute URL in visible ASCII characters")
+    if scheme in {"javascript", "data", "file", "vbscript", "blob"}:
+        raise ValueError(f"may not be a {scheme}: URL")
+    return text
+
+
+Url = Annotated[str, StringConstraints(min_length=3, max_length=2048), AfterValidator(_link)]
+Plain = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@/+=-]*[A-Za-z0-9._:@+=-]$")]
+DataKey = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+DataValue = Annotated[str, StringConstraints(max_length=4096)]
+Version = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class In(BaseModel):
+    """Base of what callers send: unknown fields are mistakes, and nothing is guessed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Out(BaseModel):
+    """Base of what is answered."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+class DeviceRef(In):
+    user: Id
+    device: Id
+
+
+class To(In):
+    """Who receives: users (all their devices), or single devices."""
+
+    users: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
+    devices: Annotated[list[DeviceRef], Field(min_length=1, max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "To":
+        if (self.users is None) == (self.devices is None):
+            raise ValueError("give either `users` or `devices`")
+        return self
+
+
+class ConversationBody(In):
+    """The conversation that the message belongs to, as the app names it."""
+
+    type: Literal["direct", "group", "system"] = "direct"
+    id: Id | None = None
+
+
+class SenderBody(In):
+    """Who wrote it. If it is a user of the app, its other devices get a copy."""
+
+    user: Id
+    device: Id | None = None
+
+
+class PushBody(In):
+    """What to show on a device that is offline, in neutral words; `overrides` has a vendor's own fields, by provider."""
+
+    title: Text | None = None
+    body: Text | None = None
+    image: Url | None = None
+    sound: Plain | None = None
+    badge: int | None = Field(None, ge=0, le=99_999)
+    channel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    thread: Plain | None = None
+    click: Url | None = None
+    mutable: bool = False
+    data: dict[DataKey, DataValue] = Field(default_factory=dict, max_length=100)
+    overrides: dict[Word, dict[str, Any]] = Field(default_factory=dict, max_length=20)
+
+
+class ScopeBody(In):
+    """Which of the receiver's devices it is for; nothing means all."""
+
+    devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = None
+    exclude_devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = None
+    platforms: Annotated[list[Word], Field(min_length=1, max_length=20)] | None = None
+    first_ack_wins: bool = False
+
+
+class SendBody(In):
+    """One message. `body` is any JSON and reaches the device as it is."""
+
+    to: To
+    conversation: ConversationBody = ConversationBody()
+    sender: SenderBody | None = None
+    type: Word = "text"
+    body: Any
+    push: PushBody | None = None
+    ttl_s: int | None = Field(None, ge=0, le=TTL_S_MAX)
+    priority: Literal["low", "normal", "high", "urgent"] = "normal"
+    collapse_key: Plain | None = None
+    notify: Literal["each_device", "until_read", "first_device"] | None = None
+    scope: ScopeBody | None = None
+    min_schema: int | None = Field(None, ge=0, le=1_000_000)
+    min_app_version: Version | None = None
+    fallback: Any = None
+    hold: bool = True
+    client_ref: Id | None = None
+    id: MessageIdText | None = None
+
+
+class BatchItem(SendBody):
+    """A message of a batch, with its own key."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
+
+
+class BatchBody(In):
+    """Up to 500 messages; each has its own result."""
+
+    messages: Annotated[list[Any], Field(min_length=1)]
+
+
+class RecipientOut(Out):
+    user: str
+    status: Literal["accepted", "rejected"]
+    seq: int | None = None
+    code: str | None = None
+
+
+class AcceptedOut(Out):
+    """The promise: this message is on disk."""
+
+    id: str
+    accepted_at: str
+    expires_at: str
+    recipients: list[RecipientOut]
+
+
+class ItemOut(Out):
+    """One item of a batch: `accepted`, `replayed`, or `rejected` with a problem."""
+
+    index: int
+    status: Literal["accepted", "replayed", "rejected"]
+    id: str | None = None
+    accepted_at: str | None = None
+    expires_at: str | None = None
+    recipients: list[RecipientOut] | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BatchOut(Out):
+    accepted: int
+    rejected: int
+    results: list[ItemOut]
+
+
+class TraceOut(Out):
+    """A message's state for each device, and every attempt to tell."""
+
+    id: str
+    type: str
+    conversation: dict[str, str | None]
+    sender: dict[str, str | None] | None
+    priority: str
+    collapse_key: str | None
+    accepted_at: str
+    expires_at: str
+    recipients: list[dict[str, Any]]
+
+
+class CancelledOut(Out):
+    id: str
+    status: Literal["cancelled", "recalled"]
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+class DeviceBody(In):
+    """A device as the backend knows it. What is left out stays as it is."""
+
+    platform: Word | None = None
+    app_version: Version | None = None
+    schema_: int | None = Field(None, alias="schema", ge=0, le=1_000_000)
+    locale: Annotated[str, StringConstraints(max_length=35)] | None = None
+    tz: Annotated[str, StringConstraints(max_length=64)] | None = None
+    install_id: Id | None = None
+    replaces: Id | None = None
+    addresses: Annotated[list[AddressBody], Field(max_length=8)] | None = None
+
+
+class AddressesBody(In):
+    """The whole list of addresses, in order of preference."""
+
+    addresses: Annotated[list[AddressBody], Field(max_length=8)]
+
+
+class AddressOut(Out):
+    account: str
+    kind: str | None = None
+    state: str
+    registered_at: str | None = None
+
+
+class AddressesOut(Out):
+    addresses: list[AddressOut]
+
+
+class DeviceOut(Out):
+    user: str
+    device: str
+    state: str
+    online: bool
+    platform: str | None
+    app_version: str | None
+    schema_: int | None = Field(None, alias="schema")
+    locale: str | None
+    tz: str | None
+    session: int
+    acked: int
+    created_at: str
+    last_contact_at: str
+    addresses: list[AddressOut]
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class TokenOut(Out):
+    """The device's credential; shown once."""
+
+    token: str
+    expires_at: str
+
+
+class TicketOut(Out):
+    """A single-use stand-in for the token, for a browser's socket or stream."""
+
+    ticket: str
+    expires_at: str
+
+
+# --- presence ---------------------------------------------------------------------------------------------------------
+
+
+class AckedBody(In):
+    """What the gateway's client has stored: ids, or everything up to a number of the inbox."""
+
+    ids: Annotated[list[MessageIdText], Field(min_length=1, max_length=500)] | None = None
+    upto: int | None = Field(None, ge=0, le=2**53 - 1)
+
+
+class PresenceItem(In):
+    user: Id
+    device: Id
+    state: Literal["foreground", "background", "offline"]
+    acked: AckedBody | None = None
+
+
+class PresenceBody(In):
+    """Heartbeats of devices whose sockets somebody else owns."""
+
+    devices: Annotated[list[PresenceItem], Field(min_length=1, max_length=500)]
+    lease_s: float | None = Field(None, ge=10, le=3600)
+
+
+class PresenceResult(Out):
+    user: str
+    device: str
+    status: Literal["ok", "rejected"]
+    code: str | None = None
+
+
+class PresenceOut(Out):
+    lease_s: float
+    results: list[PresenceResult]
+
+
+class PresenceQuery(In):
+    users: Annotated[list[Id], Field(min_length=1, max_length=500)]
+
+
+class DevicePresence(Out):
+    device: str
+    online: bool
+    state: Literal["foreground", "background", "offline"]
+    since: str | None
+
+
+class UserPresence(Out):
+    user: str
+    online: bool
+    devices: list[DevicePresence]
+
+
+class PresencesOut(Out):
+    users: list[UserPresence]
+
+
+# --- devices' own answers ---------------------------------------------------------------------------------------------
+
+
+class WelcomeOut(Out):
+    """The handshake's answer."""
+
+    model_config = ConfigDict(extra="allow")
+
+    verdict: Literal["resume", "delta", "resync"]
+    reason: str | None
+    session: int
+    epoch: str
+    cursors: dict[str, str]
+    head: int
+    floor: int
+    acked: int
+    missing: int
+    now: str
+
+
+class BeatOut(Out):
+    head: int
+    interval_s: float
+    lease_s: float
+    now: str
+    do: str | None = None
+
+
+class SyncOut(Out):
+    """Pages of what is missing. `caught_up`: everything up to the head has been given."""
+
+    batches: list[dict[str, Any]]
+    caught_up: bool
+    more: bool
+    shared: list[dict[str, Any]]
+    session: int
+    next_poll_s: int
+    now: str
+
+
+class AckOut(Out):
+    acked: int
+    results: dict[str, Literal["acked", "already", "expired", "unknown"]]
+
+
+# --- webhooks and events ----------------------------------------------------------------------------------------------
+
+
+EventTypes = Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=100)]
+Headers = dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, StringConstraints(max_length=1024)]]
+
+
+class EndpointBody(In):
+    """Where events are told, and which. `*` means all that are on by default."""
+
+    url: Annotated[str, StringConstraints(max_length=4096)]
+    types: EventTypes = ["*"]
+    description: Annotated[str, StringConstraints(max_length=256)] | None = None
+    headers: Headers = Field(default_factory=dict, max_length=20)
+
+
+class EndpointChanges(In):
+    """What is left out stays as it is."""
+
+    url: Annotated[str, StringConstraints(max_length=4096)] | None = None
+    types: EventTypes | None = None
+    description: Annotated[str, StringConstraints(max_length=256)] | None = None
+    headers: Headers | None = Field(None, max_length=20)
+    enabled: bool | None = None
+
+
+class EndpointOut(Out):
+    id: str
+    url: str
+    types: list[str]
+    description: str | None
+    state: str
+    failing_since: str | None
+    created_at: str
+
+
+class NewEndpointOut(EndpointOut):
+    """With the secret that signs; shown once."""
+
+    secret: str
+    warnings: list[str]
+
+
+class EndpointsOut(Out):
+    endpoints: list[EndpointOut]
+
+
+class ReplayBody(In):
+    """Which events to send again: some by id, or those of a time range, a thousand a call."""
+
+    events: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=500)] | None = None
+    since: Annotated[str, StringConstraints(max_length=40)] | None = None
+    until: Annotated[str, StringConstraints(max_length=40)] | None = None
+    undelivered_only: bool = False
+    cursor: Annotated[str, StringConstraints(max_length=512)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "ReplayBody":
+        if (self.events is None) == (self.since is None or self.until is None):
+            raise ValueError("give either `events`, or `since` and `until`")
+        return self
+
+
+class RotateBody(In):
+    """How long the old secret goes on signing beside the new one."""
+
+    overlap_s: int = Field(86_400, ge=0, le=7 * 86_400)
+
+
+class RotatedOut(Out):
+    secret: str
+    old_secret_until: str
+
+
+class ReplayedOut(Out):
+    count: int
+    next: str | None
+
+
+class EventsOut(Out):
+    events: list[dict[str, Any]]
+    cursor: str
+    more: bool
+
+
+class DeliveriesOut(Out):
+    deliveries: list[dict[str, Any]]
+    next: str | None = None
+
+
+class TestEventOut(Out):
+    event: str
+
+
+class HealthOut(Out):
+    status: str

@@ -1,0 +1,97 @@
+"""Chores: what must happen now and then on any number of nodes, each idempotent. APScheduler only says when."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from relay.clock import Clock
+from relay.errors import Problem
+from relay.inbox.ending import SWEEP_ENTRIES_MAX
+from relay.inbox.service import InboxService
+from relay.model import UserKey
+from relay.store import apps as app_rows
+from relay.store import inbox as inbox_rows
+from relay.store import meta
+from relay.store.engine import Conn, Engine
+
+log = structlog.get_logger("relay.jobs")
+
+DAY_MS = 86_400_000
+WALK_USERS = 200
+SWEEPS_MAX = 200  # in one round, so that a storm of expiries is worked off without starving others
+
+
+@dataclass(slots=True, kw_only=True)
+class Chores:
+    """The chores themselves, callable at any time (and so by the simulation)."""
+
+    engine: Engine
+    inbox: InboxService
+    clock: Clock
+    node_id: str
+    witness: meta.WitnessFile | None
+    dormant_ms: int
+    prune_events: Callable[[], Awaitable[object]]
+
+    async def tick(self) -> None:
+        """The store's clockwork, and the witness that remembers how far it had come."""
+        witness = await self.engine.write(lambda conn, now_ms: meta.tick(conn, now_ms, self.node_id))
+        if self.witness is not None:
+            self.witness.write(witness)
+
+    async def expire(self) -> None:
+        for _ in range(SWEEPS_MAX):
+            if await self.inbox.expire() < SWEEP_ENTRIES_MAX:
+                return
+
+    async def prune(self) -> None:
+        """Walks all inboxes, a few at a time, and raises their floors."""
+        after: UserKey | None = None
+        while True:
+            last = after
+            users = await self.engine.read(lambda conn, _: inbox_rows.inboxes_after(conn, last, limit=WALK_USERS))
+            if not users:
+                return
+            await self.inbox.prune(users)
+            after = users[-1]
+
+    async def silence(self) -> None:
+        await self.inbox.silence(before_ms=self.clock.now_ms() - self.dormant_ms, limit=1000)
+
+    async def forget(self) -> None:
+        """Records whose time is over: keys, tickets, tokens, messages nobody can ask for, old events."""
+        await self.engine.write(inbox_rows.forget_keys)
+        await self.engine.write(app_rows.forget_credentials)
+        for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
+            while await self.engine.write(partial(_forget_messages, app_id)):
+                pass
+        await self.prune_events()
+
+    def scheduler(self) -> AsyncIOScheduler:
+        """A scheduler that does them all, not yet started."""
+        scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
+        for chore, seconds in (
+            (self.tick, int(meta.TICK_S)),
+            (self.expire, 5),
+            (self.prune, 60),
+            (self.silence, 3600),
+            (self.forget, 600),
+        ):
+            scheduler.add_job(_calmly, IntervalTrigger(seconds=seconds), args=[chore], name=chore.__name__)
+        return scheduler
+
+
+def _forget_messages(app_id: str, conn: Conn, now_ms: int) -> bool:
+    return inbox_rows.forget_messages(conn, now_ms, app_id)
+
+
+async def _calmly(chore: Callable[[], Awaitable[None]]) -> None:
+    """A store that is away is no reason to end a chore for good."""
+    try:
+        await chore()
+    except Problem as problem:
+        log.warning("chore.put_off", chore=chore.__name__, code=problem.code)
