@@ -1,112 +1,198 @@
 """What is refused before it costs anything: forms of requests, bodies, and callers who come too often."""
 
 import asyncio
+import json
 import re
 from collections import OrderedDict
-from collections.abc import Hashable
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from relay.errors import Malformed, Problem, Throttled, TooLarge
+from relay.api.strictjson import parse
+from relay.errors import CODES, RETRYABLE, Malformed, Problem, Throttled, TooLarge, Unauthenticated
 from relay.push.limits import Bucket
 
-BODY_S = 30.0
-KEYS_MAX = 50_000
-URL_BYTES_MAX = 8 * 1024
-_CREDENTIALS: Final = frozenset({"api_key", "apikey", "token", "access_token", "key", "authorization", "auth"})
-_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_COOKIES = re.compile(r"\b(rk|rd)_[A-Za-z0-9]")
+BODY_S: Final = 30.0
+BODY_SLOW_S: Final = 5.0  # from then on, a body must have come at this pace:
+BODY_BYTES_PER_S_MIN: Final = 1024
+HEAD_S: Final = 10.0
+LINGER_S: Final = 2.0  # how long the rest of a refused body is read and dropped before the connection is cut
+KEYS_MAX: Final = 50_000
+HEADERS_BYTES_MAX: Final = 32 * 1024
 
-# For web.AppRunner: limits that the parser itself keeps (safety B006, B007).
-PARSER: dict[str, Any] = {"max_line_size": 8190, "max_field_size": 8190, "max_headers": 64}
+# Names of parameters and fields under which people send credentials where these leak.
+CREDENTIAL_NAMES: Final = frozenset({"api_key", "apikey", "token", "access_token", "key", "authorization", "auth"})
+_CREDENTIAL = re.compile(r"(?:rk_(?:live|test)|rd)_[a-z2-7]{12}_")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+
+# For web.AppRunner: what aiohttp's parser keeps by itself (safety B002 to B006, B009, B011). Bodies are never inflated.
+PARSER: Final[dict[str, Any]] = {
+    "max_line_size": 8190,
+    "max_field_size": 8190,
+    "max_headers": 64,
+    "auto_decompress": False,
+    "lingering_time": LINGER_S,
+}
+
+COMPILED: Final = HttpRequestParser is not HttpRequestParserPy
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+# --- the form of a request --------------------------------------------------------------------------------------------
 
 
 def check_form(request: web.Request) -> None:
-    """Refuses paths that could be read in two ways, and credentials where they leak. Raises Malformed."""
+    """Refuses what can be read in two ways, and credentials where they leak. Raises Malformed, Unauthenticated."""
+    if request.version not in {HttpVersion10, HttpVersion11}:
+        raise Malformed("Speak HTTP/1.1.", code="malformed_http")
     raw = request.raw_path
     path, _, query = raw.partition("?")
-    if _ESCAPE.search(raw):
-        raise Malformed("The path or query has a broken percent escape.", code="malformed_http")
     if "%" in raw:
-        _check_escapes(path, query)
-    if "//" in path or "/./" in path or "/../" in path or path.endswith(("/.", "/..")):
-        raise Malformed("The path has empty or dot segments.", code="malformed_http")
-    if query and any(name.lower() in _CREDENTIALS for name in request.query):
-        raise Malformed("Credentials go into the Authorization header, never into the URL.", code="credential_in_url")
-    if "Cookie" in request.headers and _COOKIES.search(request.headers["Cookie"]):
+        if _BROKEN_ESCAPE.search(raw):
+            raise Malformed("The path or query has a broken percent escape.", code="malformed_http")
+        path, query = "/".join(map(_decoded, path.split("/"))), _decoded(query)
+    if not raw.startswith("/") or "//" in raw.partition("?")[0]:
+        raise Malformed("The path must begin with one slash and have no empty segments.", code="malformed_http")
+    if "/." in path and not {".", ".."}.isdisjoint(path.split("/")):
+        raise Malformed("The path has dot segments.", code="malformed_http")
+    if query:
+        _check_query(request, query)
+    headers = request.headers
+    hosts = headers.getall(hdrs.HOST, ())
+    if len(hosts) != 1 or "@" in hosts[0]:
+        raise Malformed("Send one Host header, without a user name.", code="malformed_http")
+    if sum([len(name) + len(value) + 4 for name, value in request.raw_headers]) > HEADERS_BYTES_MAX:
+        raise Malformed(f"All headers together may have {HEADERS_BYTES_MAX} bytes.", code="malformed_http")
+    if hdrs.COOKIE in headers and any(map(_CREDENTIAL.search, headers.getall(hdrs.COOKIE))):
         raise Malformed("Credentials go into the Authorization header, never into a cookie.", code="credential_in_url")
-    if len(request.headers.getall("Authorization", ())) > 1:
-        raise Problem("Send one Authorization header.", code="unauthenticated")
+    if len(headers.getall(hdrs.AUTHORIZATION, ())) > 1:
+        raise Unauthenticated("Send one Authorization header.")
 
 
-def _check_escapes(path: str, query: str) -> None:
-    for text in (path, query):
-        try:
-            decoded = _unquote(text)
-        except UnicodeDecodeError:
-            raise Malformed("The path or query is not UTF-8.", code="malformed_http") from None
-        if "\x00" in decoded:
-            raise Malformed("The path or query has a zero byte.", code="malformed_http")
-    if re.search(r"%2[ef]", path, re.IGNORECASE):
-        raise Malformed("The path has escaped dots or slashes.", code="malformed_http")
+def _check_query(request: web.Request, query: str) -> None:
+    if _CREDENTIAL.search(query) or not CREDENTIAL_NAMES.isdisjoint(map(str.lower, request.query)):
+        raise Malformed("Credentials go into the Authorization header, never into the URL.", code="credential_in_url")
 
 
-def _unquote(text: str) -> str:
-    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda m: bytes.fromhex(m[1].decode()), text.encode()).decode()
+def _decoded(text: str) -> str:
+    """Percent-decoded, once. A segment of the path that holds an escaped slash keeps it from counting as one."""
+    if "%" not in text:
+        return text
+    try:
+        plain = unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise Malformed("The path or query is not UTF-8.", code="malformed_http") from None
+    if _UNSAFE.search(plain):
+        raise Malformed("The path or query has control characters.", code="malformed_http")
+    return plain.replace("/", "%2F")
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
 
 
 def check_content(request: web.Request) -> None:
-    """The body must be plain JSON. Raises Problem (415)."""
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"}:
-        raise Problem("Send the body uncompressed.", code="unsupported_encoding")
-    kinds = request.headers.getall("Content-Type", ())
-    if len(kinds) != 1:
-        raise Problem("Send one Content-Type: application/json.", code="unsupported_media_type")
-    kind, _, parameters = kinds[0].lower().partition(";")
-    charset = parameters.replace(" ", "").replace('"', "")
-    if kind.strip() != "application/json" or charset not in {"", "charset=utf-8"}:
-        raise Problem("Send Content-Type: application/json (UTF-8).", code="unsupported_media_type")
+    """The body must be plain JSON in UTF-8. Raises Problem: unsupported_encoding, unsupported_media_type."""
+    headers = request.headers
+    if hdrs.CONTENT_ENCODING in headers:
+        encodings = [one.strip().lower() for one in headers.getall(hdrs.CONTENT_ENCODING)]
+        if any(one not in {"", "identity"} for one in encodings):
+            raise Problem("Send the body uncompressed, without Content-Encoding.", code="unsupported_encoding")
+    kinds = headers.getall(hdrs.CONTENT_TYPE, ())
+    if len(kinds) == 1:
+        if kinds[0] == "application/json":
+            return
+        kind, _, parameters = kinds[0].lower().partition(";")
+        charset = parameters.replace(" ", "").replace('"', "")
+        if kind.strip() == "application/json" and charset in {"", "charset=utf-8"}:
+            return
+    raise Problem("Send one Content-Type: application/json (in UTF-8).", code="unsupported_media_type")
+
+
+async def expect_later(request: web.Request) -> None:
+    """For `expect_handler` of routes: `100 Continue` is said by `read_body`, once the caller is known and the body may
+    come. aiohttp's own handler would say it before anything is checked."""
 
 
 async def read_body(request: web.Request, *, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes, within 30 s. Raises TooLarge, or Problem (408)."""
+    """The whole body, of at most `limit` bytes.
+
+    It may take 30 s, and after 5 s must have come at 1 KiB/s. Raises TooLarge; Malformed; Problem: request_timeout.
+    """
     length = request.content_length
     if length is not None and length > limit:
-        raise TooLarge(f"The body may have {limit} bytes.")
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        raise _too_large(limit)
+    content = request.content
+    if content.is_eof():  # it came together with the head, as nearly all do
+        body = content.read_nowait()
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    await _go_on(request)
+    chunks = bytearray()
+    began_s = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(BODY_S):
-            if length is not None:
-                return await request.content.readexactly(length)
-            chunks = bytearray()
-            async for chunk in request.content.iter_any():
+        async with asyncio.timeout_at(began_s + BODY_SLOW_S) as deadline:
+            while chunk := await content.readany():
                 chunks += chunk
                 if len(chunks) > limit:
-                    raise TooLarge(f"The body may have {limit} bytes.")
-            return bytes(chunks)
+                    raise _too_large(limit)
+                allowed_s = min(BODY_S, max(BODY_SLOW_S, len(chunks) / BODY_BYTES_PER_S_MIN))
+                deadline.reschedule(began_s + allowed_s)
     except TimeoutError:
         raise Problem("The body took too long to arrive.", code="request_timeout") from None
-    except asyncio.IncompleteReadError:
-        raise Malformed("The body was cut off.", code="malformed_http") from None
+    except (ConnectionError, web.RequestPayloadError):
+        raise Malformed("The body was cut off or is not framed as announced.", code="malformed_http") from None
+    return bytes(chunks)
+
+
+async def read_json(request: web.Request, limit: int) -> Any:
+    """The body as strict JSON. Raises what `check_content`, `read_body` and `strictjson.parse` raise."""
+    check_content(request)
+    return parse(await read_body(request, limit=limit))
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body may have {limit} bytes.")
+
+
+async def _go_on(request: web.Request) -> None:
+    expected = request.headers.get(hdrs.EXPECT)
+    if expected is None or request.version != HttpVersion11:
+        return
+    if expected.lower() != "100-continue":
+        raise Malformed("The only Expect that is understood is 100-continue.", code="malformed_http")
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer itself has not begun
+
+
+# --- callers who come too often ---------------------------------------------------------------------------------------
 
 
 class RateLimiter:
-    """A bucket for each caller, at most `KEYS_MAX` of them; the one not seen for longest goes first."""
+    """A bucket for each caller, at most `keys_max` of them; the one not seen for longest goes first."""
 
-    def __init__(self, *, rate_per_s: float, burst: float) -> None:
+    def __init__(self, *, rate_per_s: float, burst: float, keys_max: int = KEYS_MAX) -> None:
         self._rate_per_s = rate_per_s
         self._burst = burst
+        self._keys_max = keys_max
         self._buckets: OrderedDict[Hashable, Bucket] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._buckets)
+
     def take(self, key: Hashable, now_ms: int, count: float = 1) -> bool:
+        """Whether this caller may go on; if so, it has `count` less."""
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(self._rate_per_s, self._burst)
-            if len(self._buckets) > KEYS_MAX:
+            if len(self._buckets) > self._keys_max:
                 self._buckets.popitem(last=False)
         else:
             self._buckets.move_to_end(key)
@@ -119,15 +205,176 @@ class RateLimiter:
 
 
 def network_of(remote: str | None) -> str:
-    """What an address counts as: itself, or its /64 in IPv6."""
+    """What an address counts as: itself, or its /64 in IPv6. An IPv4 address in IPv6 form is what it is in IPv4."""
     try:
         address = ip_address(remote or "")
     except ValueError:
         return "unknown"
     if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
         return str(IPv6Address(int(address) >> 64 << 64))
     return str(address)
 
 
 def slow_down(what: str) -> Throttled:
+    """429, to be tried again in about a second."""
     return Throttled(f"Too many {what}; slow down.", retry_after_s=1)
+
+
+def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Any:
+    """Middleware, the outermost: gives a request that comes through these proxies its caller's address.
+
+    That is the right-most one in X-Forwarded-For that is not a proxy itself; everything to the left of it the caller may
+    have made up. From any other peer the header means nothing. `Forwarded` is never read: a proxy that writes the one
+    header passes the other on as it came.
+    """
+
+    def ours(text: str) -> bool:
+        try:
+            address = ip_address(text)
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in trusted)
+
+    @web.middleware
+    async def from_afar(request: web.Request, handler: Handler) -> web.StreamResponse:
+        remote = request.remote or ""
+        if not ours(remote):
+            return await handler(request)
+        hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())).split(",")
+        for hop in reversed(hops):
+            try:
+                remote = str(ip_address(hop.strip()))
+            except ValueError:
+                break
+            if not ours(remote):
+                break
+        return await handler(request.clone(remote=remote))
+
+    return from_afar
+
+
+# --- connections ------------------------------------------------------------------------------------------------------
+
+
+class Runner(web.AppRunner):
+    """An AppRunner with the limits of PARSER, whose connections have 10 s for a request's head, and which answers what
+    is not HTTP in our words and without naming its software. Raises RuntimeError if aiohttp lacks its compiled parser.
+    """
+
+    def __init__(self, app: web.Application, **kwargs: Any) -> None:
+        if not COMPILED:
+            raise RuntimeError("aiohttp runs without its compiled parser, which is the strict one; reinstall it.")
+        super().__init__(app, **PARSER | kwargs)
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            **made._kwargs,  # noqa: SLF001
+        )
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    """One connection. aiohttp by itself would wait for a request's head for as long as the peer cares to send it."""
+
+    __slots__ = ("_head_begun", "_head_timer")
+
+    def __init__(self, manager: web.Server, **kwargs: Any) -> None:
+        super().__init__(manager, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._head_begun = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._await_no_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._busy():
+            if self._head_timer is not None:
+                self._await_no_head()
+        elif data:
+            self._head_begun = True
+            if self._head_timer is None:
+                self._await_head()
+
+    def _busy(self) -> bool:
+        """Whether a whole request is here. Between requests, and only then, aiohttp has a waiter for the next."""
+        return bool(self._messages) or self._upgraded or (self._waiter is None and self._request_count > 0)
+
+    def _await_head(self) -> None:
+        self._head_timer = self._loop.call_later(HEAD_S, self._head_is_late)
+
+    def _await_no_head(self) -> None:
+        self._head_begun = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._busy() or self.transport is None:
+            return
+        if self._head_begun:  # else nothing was asked, so nothing is answered
+            self.transport.write(_TOO_SLOW)
+        self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What did not even reach the application: not HTTP, mostly."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        if request.writer.output_size > 0:
+            raise ConnectionError("The answer has begun already.")
+        answer = _Nameless(status=400, body=_NOT_HTTP, content_type="application/problem+json")
+        answer.force_close()
+        return answer
+
+
+class _Nameless(web.Response):
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.pop(hdrs.SERVER, None)
+
+
+def _bare_problem(code: str, detail: str) -> bytes:
+    """A problem for a peer that has no request yet, so no request id either."""
+    status, title = CODES[code]
+    return json.dumps(
+        {
+            "type": f"urn:problem:relay:{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+            "retryable": code in RETRYABLE,
+        }
+    ).encode()
+
+
+_NOT_HTTP = _bare_problem("malformed_http", "This is not a request in HTTP/1.1 that only one reading fits.")
+_SLOW = _bare_problem("request_timeout", "The head of the request took too long to arrive.")
+_TOO_SLOW = (
+    b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(_SLOW)
+) + _SLOW

@@ -1,15 +1,18 @@
 """Every error as application/problem+json (RFC 9457): one middleware, one registry of codes."""
 
 import math
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
 import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from relay.errors import FieldError, Invalid, Malformed, Problem
 from relay.ids import Rng, random_hex
@@ -17,13 +20,23 @@ from relay.telemetry import Metrics
 
 log = structlog.get_logger("relay.api")
 
-ERRORS_MAX = 20
-DETAIL_MAX = 300
-RETRY_AFTER_S = 1.0
+ERRORS_MAX: Final = 20
+DETAIL_MAX: Final = 300
+INPUT_MAX: Final = 64  # characters of the caller's own that an answer repeats
+RETRY_AFTER_S: Final = 1.0
+CLOSES: Final = frozenset({408, 413})  # the rest of the body is not wanted, so the connection can't go on
 
 REQUEST_ID = web.RequestKey("request_id", str)
 ROUTE = web.RequestKey("route", str)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(text: str, limit: int = INPUT_MAX) -> str:
+    """At most `limit` printable characters of what a caller sent."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", cut)
 
 
 def problem_body(problem: Problem, request_id: str | None = None, retry_after_s: float | None = None) -> dict[str, Any]:
@@ -32,7 +45,7 @@ def problem_body(problem: Problem, request_id: str | None = None, retry_after_s:
         "type": f"urn:problem:relay:{problem.code}",
         "title": problem.title,
         "status": problem.status,
-        "detail": problem.detail[:DETAIL_MAX],
+        "detail": shown(problem.detail, DETAIL_MAX),
         "code": problem.code,
         "retryable": problem.retryable,
     }
@@ -45,25 +58,30 @@ def problem_body(problem: Problem, request_id: str | None = None, retry_after_s:
         body["errors"] = [
             {"pointer": one.pointer, "code": one.code, "detail": one.detail} for one in problem.errors[:ERRORS_MAX]
         ]
-    return body | problem.extra
+    return problem.extra | body
 
 
 def response(problem: Problem, request_id: str, rng: Rng) -> web.Response:
+    """The answer, with the headers that belong to its status. Waiting times are spread, so callers don't come as one."""
     headers: dict[str, str] = {"Cache-Control": "no-store"}
     retry_after_s: float | None = None
     if problem.status in {429, 503}:
-        retry_after_s = (problem.retry_after_s or RETRY_AFTER_S) * rng.uniform(0.75, 1.25)
+        wait_s = RETRY_AFTER_S if problem.retry_after_s is None else problem.retry_after_s
+        retry_after_s = wait_s * rng.uniform(0.75, 1.25)
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if problem.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="relay"'
     if problem.status == 426:
         headers |= {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-    return web.Response(
+    answer = web.Response(
         status=problem.status,
         body=msgspec.json.encode(problem_body(problem, request_id, retry_after_s)),
         content_type="application/problem+json",
         headers=headers,
     )
+    if problem.status in CLOSES:
+        answer.force_close()
+    return answer
 
 
 # What aiohttp itself refuses, in our words.
@@ -87,19 +105,28 @@ def middleware(rng: Rng, metrics: Metrics) -> Any:
         try:
             answer = await handler(request)
         except Problem as problem:
+            _not_begun(request, problem)
             answer = response(problem, request_id, rng)
-            if problem.status >= 500:
+            if problem.status == 500:
+                log.exception("http.bug", request_id=request_id, code=problem.code, route=request.get(ROUTE))
+            elif problem.status > 500:
                 log.warning("http.unavailable", request_id=request_id, code=problem.code, route=request.get(ROUTE))
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            code, detail = FRAMEWORK.get(error.status, ("malformed_http", "The request could not be served."))
-            answer = response(Problem(detail, code=code), request_id, rng)
+            answer = response(_ours(error), request_id, rng)
             if "Allow" in error.headers:
                 answer.headers["Allow"] = error.headers["Allow"]
-        except Exception:
+        except Exception as error:
+            if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+                raise  # the caller has gone; nobody is there to be answered
             log.exception("http.bug", request_id=request_id, route=request.get(ROUTE))
-            answer = response(Problem("The relay met something it should not have; tell its operator the request id."), request_id, rng)
+            _not_begun(request, error)
+            answer = response(
+                Problem("The relay met something it should not have; tell its operator the request id."),
+                request_id,
+                rng,
+            )
         if not answer.prepared:
             answer.headers["X-Request-Id"] = request_id
         metrics.request(request.get(ROUTE, "unknown"), request.method, answer.status, time.perf_counter() - began)
@@ -108,48 +135,143 @@ def middleware(rng: Rng, metrics: Metrics) -> Any:
     return problems
 
 
+def _not_begun(request: web.Request, error: Exception) -> None:
+    """An answer that has begun can't become another one: the connection is cut, so that nobody takes it for whole."""
+    if request.writer.output_size > 0:
+        raise ConnectionError("The answer had begun when it failed.") from error
+
+
+def _ours(error: web.HTTPException) -> Problem:
+    fallback = ("malformed_http", "The request could not be served.") if error.status < 500 else None
+    known = FRAMEWORK.get(error.status, fallback)
+    if known is None:
+        return Problem("The relay met something it should not have; tell its operator the request id.")
+    code, detail = known
+    return Problem(detail, code=code)
+
+
 # --- mistakes that pydantic found -------------------------------------------------------------------------------------
 
-_WRONG_TYPE = ("_type", "_parsing", "_from_float", "is_instance_of")
-_RANGE = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
-_SIZE = {"too_long": "too_long", "too_short": "too_short", "string_too_long": "too_long", "string_too_short": "too_short"}
+
+def from_pydantic(
+    error: ValidationError, model: type[BaseModel] | None = None, *, prefix: str = "", value: Any = None
+) -> Problem:
+    """All mistakes as one problem: 400 if a field is unknown, else 422. Values are not repeated, only named.
+
+    `model` is searched for what an unknown field may have been meant as. With `value`, what was validated, pointers lead
+    only through what is in it. The prefix "?" is for query parameters, which have names instead of pointers.
+    """
+    found = error.errors(include_url=False, include_input=False, include_context=True)
+    errors = tuple(_field_error(one, model, prefix, value) for one in found[:ERRORS_MAX])
+    unknown = next((one for one in found if one["type"] == "extra_forbidden"), None)
+    text = "1 field is not valid" if len(found) == 1 else f"{len(found)} fields are not valid"
+    worst = errors[0] if unknown is None else _field_error(unknown, model, prefix, value)
+    stop = "" if worst.detail.endswith((".", "?")) else "."
+    detail = f"{text}: {worst.pointer or 'the body'} {worst.detail}{stop}"[:DETAIL_MAX]
+    if unknown is not None:
+        kept = errors if worst in errors else (worst, *errors[:-1])
+        return Malformed(detail, code="unknown_field", errors=kept)
+    return Invalid(detail, errors=errors)
 
 
-def from_pydantic(error: ValidationError, model: type[BaseModel] | None = None, *, prefix: str = "") -> Problem:
-    """All mistakes as one problem: 400 if a field is unknown, else 422. Values are not repeated, only named."""
-    errors = []
-    unknown = False
-    for one in error.errors(include_url=False, include_input=False):
-        pointer = prefix + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in one["loc"])[:256]
+def _field_error(one: ErrorDetails, model: type[BaseModel] | None, prefix: str, value: Any) -> FieldError:
+    loc = _path_in(value, one["loc"], one["type"]) if value is not None else one["loc"]
+    steps = [shown(str(step)).replace("~", "~0").replace("/", "~1") for step in loc]
+    pointer = f"?{'.'.join(steps)}" if prefix == "?" else prefix + "".join(f"/{step}" for step in steps)
+    if one["type"] == "extra_forbidden":
+        code, detail = "unknown_field", _did_you_mean(one["loc"], model)
+    else:
         code, detail = _mistake(one)
-        if one["type"] == "extra_forbidden":
-            unknown = True
-            code, detail = "unknown_field", _did_you_mean(str(one["loc"][-1]), model if len(one["loc"]) == 1 else None)
-        errors.append(FieldError(pointer, code, detail[:DETAIL_MAX]))
-    text = f"{len(errors)} field{'' if len(errors) == 1 else 's'} {'is' if len(errors) == 1 else 'are'} not valid"
-    if unknown:
-        return Malformed(f"{text}: {errors[0].pointer[:64]} is not known here.", code="unknown_field", errors=tuple(errors))
-    return Invalid(f"{text}: {errors[0].pointer[:64] or '/'} {errors[0].detail}"[:DETAIL_MAX], errors=tuple(errors))
+    return FieldError(_cut(pointer), code, shown(detail, DETAIL_MAX))
 
 
-def _mistake(one: Any) -> tuple[str, str]:
-    kind, detail = str(one["type"]), str(one["msg"])
-    if kind == "missing":
-        return "missing", "is required"
-    if kind in _RANGE:
-        return "out_of_range", detail
-    if kind in _SIZE:
-        return _SIZE[kind], detail
-    if kind == "string_pattern_mismatch":
-        return "wrong_form", "has characters that are not allowed here"
-    if kind == "value_error":
-        return "wrong_form", detail.removeprefix("Value error, ")
+def _cut(pointer: str) -> str:
+    return pointer if len(pointer) <= 256 else pointer[:255] + "…"
+
+
+def _path_in(value: Any, loc: tuple[int | str, ...], kind: str) -> list[int | str]:
+    """The steps that lead somewhere in `value`: pydantic also names the branches of unions, and "[key]"."""
+    path: list[int | str] = []
+    for place, step in enumerate(loc):
+        inside = (isinstance(value, dict) and step in value) or (
+            isinstance(value, list) and isinstance(step, int) and step < len(value)
+        )
+        if inside:
+            value = value[step]
+        elif not (kind == "missing" and place == len(loc) - 1):
+            continue
+        path.append(step)
+    return path
+
+
+_WRONG_TYPE: Final = ("_type", "_parsing", "_from_float", "is_instance_of")
+_WANTED: Final = {
+    "bool": "must be true or false",
+    "date": "must be a date",
+    "dict": "must be an object",
+    "float": "must be a number",
+    "int": "must be a whole number",
+    "list": "must be a list",
+    "mapping": "must be an object",
+    "model": "must be an object",
+    "string": "must be a string",
+}
+# Kind of mistake: our code for it, and how to mend it, from pydantic's context.
+_MISTAKES: Final[dict[str, tuple[str, str]]] = {
+    "missing": ("missing", "is required"),
+    "greater_than": ("out_of_range", "must be greater than {gt}"),
+    "greater_than_equal": ("out_of_range", "must be at least {ge}"),
+    "less_than": ("out_of_range", "must be less than {lt}"),
+    "less_than_equal": ("out_of_range", "must be at most {le}"),
+    "finite_number": ("out_of_range", "must be a finite number"),
+    "multiple_of": ("out_of_range", "must be a multiple of {multiple_of}"),
+    "too_long": ("too_long", "may have at most {max_length} entries"),
+    "too_short": ("too_short", "must have at least {min_length} entries"),
+    "string_too_long": ("too_long", "may have at most {max_length} characters"),
+    "string_too_short": ("too_short", "must have at least {min_length} characters"),
+    "literal_error": ("not_allowed", "must be {expected}"),
+    "enum": ("not_allowed", "must be {expected}"),
+    "string_pattern_mismatch": ("wrong_form", "must have the form {pattern}"),
+    "none_required": ("wrong_type", "must be null"),
+}
+
+
+def _mistake(one: ErrorDetails) -> tuple[str, str]:
+    """Our short code, and how to mend it."""
+    kind, message = one["type"], one["msg"]
+    if kind in _MISTAKES:
+        code, form = _MISTAKES[kind]
+        return code, form.format_map(one.get("ctx", {}))
+    if kind in {"value_error", "assertion_error"}:
+        return "wrong_form", message.partition(", ")[2]
     if kind.endswith(_WRONG_TYPE):
-        return "wrong_type", detail
-    return "invalid", detail
+        return "wrong_type", _WANTED.get(kind.partition("_")[0], message)
+    return "invalid", message
 
 
-def _did_you_mean(name: str, model: type[BaseModel] | None) -> str:
-    known = [] if model is None else [field.alias or key for key, field in model.model_fields.items()]
-    close = get_close_matches(name, known, n=1)
-    return f"is not known; did you mean {close[0]!r}?" if close else "is not known"
+def _did_you_mean(loc: tuple[int | str, ...], model: type[BaseModel] | None) -> str:
+    inner = _model_at(model, loc[:-1])
+    known = [] if inner is None else [field.alias or name for name, field in inner.model_fields.items()]
+    close = get_close_matches(str(loc[-1])[:INPUT_MAX], known, n=1)
+    return f"is not known here; did you mean {close[0]!r}?" if close else "is not known here"
+
+
+def _model_at(model: type[BaseModel] | None, loc: Sequence[int | str]) -> type[BaseModel] | None:
+    """The model that describes what stands at `loc`, if one alone can."""
+    for step in loc:
+        if model is None or isinstance(step, int):
+            continue
+        field = model.model_fields.get(step) or next(
+            (one for one in model.model_fields.values() if one.alias == step), None
+        )
+        model = None if field is None else _model_in(field.annotation)
+    return model
+
+
+def _model_in(kind: Any) -> type[BaseModel] | None:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    if get_origin(kind) in {Annotated, Union, UnionType, list, tuple}:
+        found = {one for one in map(_model_in, get_args(kind)) if one is not None}
+        return found.pop() if len(found) == 1 else None
+    return None

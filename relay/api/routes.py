@@ -5,22 +5,23 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from relay.api import limits
-from relay.api.principal import Principal
-from relay.api.problems import ROUTE, from_pydantic
-from relay.errors import FieldError, Forbidden, Invalid, Malformed, Missing
+from relay.api.principal import SCOPES, Principal
+from relay.api.problems import ERRORS_MAX, ROUTE, from_pydantic, shown
+from relay.api.strictjson import parse
+from relay.errors import CODES, FieldError, Forbidden, Invalid, Malformed, Missing, TooLarge
 from relay.realtime.protocol import Id
-from relay.strictjson import parse
 
 PUBLIC = "public"
 DEVICE = "device"
 
+_NO_STORE = {"Cache-Control": "no-store"}
+_JSON = {"Content-Type": "application/json; charset=utf-8"}
 _encode = msgspec.json.Encoder().encode
 _path_id: TypeAdapter[str] = TypeAdapter(Id)
 
@@ -85,21 +86,43 @@ class Route:
     too_large: str = "body_too_large"
     headers: Mapping[str, str] = field(default_factory=dict)  # request headers it reads: name -> what for
     raw: bool = False  # the handler answers by itself (sockets, pages)
+    head: bool = False  # HEAD is answered as well
     tag: str = "messages"
 
 
 def register(app: web.Application, routes: Sequence[Route], handlers: Mapping[str, Any], auth: Authenticator) -> None:
-    """Adds every route; a handler that is missing, or is in no row, is a mistake at start."""
+    """Adds every route, to an application that does not name its software.
+
+    A handler that is missing or in no row, and a row that says too little, are mistakes at start.
+    """
     named = {route.handler for route in routes}
     if named != set(handlers):
         raise AssertionError(f"routes and handlers differ: {sorted(named ^ set(handlers))}")
+    app.on_response_prepare.append(_nameless)
     for route in routes:
+        _check(route)
         handler = handlers[route.handler]
         wrapped = _raw(route, handler, auth) if route.raw else _served(route, handler, auth)
-        if route.method == "GET":
-            app.router.add_get(route.path, wrapped, allow_head=False)
-        else:
-            app.router.add_route(route.method, route.path, wrapped)
+        app.router.add_route(route.method, route.path, wrapped, expect_handler=limits.expect_later)
+        if route.head:
+            app.router.add_route("HEAD", route.path, wrapped, expect_handler=limits.expect_later)
+
+
+async def _nameless(_: web.Request, answer: web.StreamResponse) -> None:
+    """Nobody is told which software, in which version, this is (safety SEC-19)."""
+    answer.headers.pop("Server", None)
+
+
+def _check(route: Route) -> None:
+    """A row that would let somebody in whom nobody looked at, or promise what is not kept, is a mistake at start."""
+    assert route.access in {PUBLIC, DEVICE, *SCOPES}, f"{route.handler}: {route.access!r} is not an access"
+    assert route.raw or route.access != PUBLIC, f"{route.handler}: a public route answers by itself"
+    assert not route.raw or route.access in {PUBLIC, DEVICE}, f"{route.handler}: nobody would check the scope"
+    assert not (route.raw and route.request), f"{route.handler}: a raw route's body is not read"
+    assert route.responses, f"{route.handler}: no answer is declared"
+    unknown = [code for code in (*route.errors, route.too_large) if code not in CODES]
+    assert not unknown, f"{route.handler}: {unknown} are not codes"
+    assert not route.head or route.method == "GET", f"{route.handler}: HEAD goes with GET"
 
 
 def _raw(route: Route, handler: Raw, auth: Authenticator) -> Raw:
@@ -115,85 +138,96 @@ def _raw(route: Route, handler: Raw, auth: Authenticator) -> Raw:
 
 def _served(route: Route, handler: Handler, auth: Authenticator) -> Raw:
     names = re.findall(r"\{(\w+)\}", route.path)
+    path, query, model = route.path, route.query, route.request
 
     async def serve(request: web.Request) -> web.StreamResponse:
-        request[ROUTE] = route.path
+        request[ROUTE] = path
         limits.check_form(request)
         principal = await auth.authenticate(request)
         auth.check_rate(request, principal)
-        _allow(route, principal)
-        call = Call(request=request, principal=principal, path=_path(request, names))
-        call.query = _query(route, request)
-        if route.request is not None:
+        _allow(route.access, principal)
+        call = Call(request=request, principal=principal, path=_path(request, names) if names else {})
+        if query is not None or request.query_string:
+            call.query = _query(query, request)
+        if model is not None:
             limits.check_content(request)
             call.raw = parse(await _body(route, request))
-            call.body = _model(route.request, call.raw)
+            call.body = _model(model, call.raw)
         return printed(await handler(call))
 
     return serve
 
 
-def _allow(route: Route, principal: Principal) -> None:
-    if route.access == DEVICE:
+def _allow(access: str, principal: Principal) -> None:
+    if access == DEVICE:
         if principal.device_key is None:
             raise Forbidden("A device's token is needed here, not an API key.")
     elif principal.device_key is not None:
         raise Forbidden("An API key is needed here, not a device's token.")
-    elif route.access not in principal.scopes:
-        raise Forbidden(f"This key lacks the scope {route.access}.")
+    elif access not in principal.scopes:
+        raise Forbidden(f"This key lacks the scope {access}.")
 
 
 def _path(request: web.Request, names: Sequence[str]) -> dict[str, str]:
     found = {}
     for name in names:
-        value = unquote(request.match_info[name]) if "%" in request.match_info[name] else request.match_info[name]
         try:
-            found[name] = _path_id.validate_python(value)
+            # aiohttp has decoded it, once; a second time would make "100%2541" another's id.
+            found[name] = _path_id.validate_python(request.match_info[name])
         except ValidationError:
             raise Missing(f"There is no such {name}.") from None
     return found
 
 
-def _query(route: Route, request: web.Request) -> Any:
-    given = request.query
-    if route.query is None:
-        if given:
-            name = next(iter(given))[:64]
-            raise Malformed(
-                "This call takes no parameters.",
-                code="unknown_field",
-                errors=(FieldError(f"?{name}", "unknown_field", "is not known here"),),
-            )
-        return None
+def _query(model: type[Query] | None, request: web.Request) -> Any:
     values: dict[str, Any] = {}
-    for name in given:
-        all_ = given.getall(name)
-        if len(all_) > 1:
-            raise Invalid(f"The parameter {name[:64]!r} is given twice.")
-        values[name] = all_[0]
+    for name, value in request.query.items():
+        if name in values:
+            raise Invalid(
+                "A parameter is given twice.", errors=(FieldError(f"?{shown(name)}", "repeated", "must stand once"),)
+            )
+        values[name] = value
+    if model is None:
+        if not values:
+            return None
+        raise Malformed(
+            "This call takes no parameters.",
+            code="unknown_field",
+            errors=tuple(FieldError(f"?{shown(name)}", "unknown_field", "is not known here") for name in values)[
+                :ERRORS_MAX
+            ],
+        )
     try:
-        return route.query.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise from_pydantic(error, route.query, prefix="?") from None
+        raise from_pydantic(error, model, prefix="?") from None
 
 
 async def _body(route: Route, request: web.Request) -> bytes:
     try:
         return await limits.read_body(request, limit=route.body_bytes_max)
-    except limits.TooLarge as problem:
-        raise limits.TooLarge(problem.detail, code=route.too_large) from None
+    except TooLarge as problem:
+        raise TooLarge(problem.detail, code=route.too_large) from None
 
 
 def _model(model: type[BaseModel], value: Any) -> BaseModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise from_pydantic(error, model) from None
+        problem = from_pydantic(error, model, value=value)
+        if problem.code == "unknown_field" and isinstance(value, dict):
+            _check_names(set(value) - set(model.model_fields))
+        raise problem from None
+
+
+def _check_names(unknown: set[str]) -> None:
+    if not limits.CREDENTIAL_NAMES.isdisjoint(map(str.lower, unknown)):
+        raise Malformed("Credentials go into the Authorization header, never into the body.", code="credential_in_url")
 
 
 def printed(answer: Answer) -> web.Response:
-    headers = {"Cache-Control": "no-store", **answer.headers}
+    """The answer on its way: JSON, and kept by nobody unless the handler says so."""
+    headers = {**_NO_STORE, **answer.headers}
     if answer.body is None:
         return web.Response(status=answer.status, headers=headers)
-    headers["Content-Type"] = "application/json; charset=utf-8"
-    return web.Response(status=answer.status, body=_encode(answer.body), headers=headers)
+    return web.Response(status=answer.status, body=_encode(answer.body), headers=_JSON | headers)

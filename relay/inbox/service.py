@@ -54,6 +54,7 @@ class InboxService:
     hints: Hints
     node_id: str
     push_due: Callable[[int | None], None] = lambda _: None
+    facts_told: Callable[[], None] = lambda: None  # events may have been written
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
     _hello: Any = field(init=False)
@@ -101,6 +102,7 @@ class InboxService:
             lambda conn, now_ms: cancel(conn, now_ms, self.policy_of, app_id=app_id, message=message_id)
         )
         self.hints.wake(users)
+        self.facts_told()
         return word
 
     async def trace(self, app_id: str, message_id: str) -> Trace:
@@ -148,6 +150,7 @@ class InboxService:
         """Shakes hands; older connections of the device are told to close."""
         welcome: Welcome = await self.engine.write_batched(self._hello, one)
         self.hints.close(one.device, welcome.session)
+        self.facts_told()
         return welcome
 
     # --- presence transitions ---
@@ -157,6 +160,7 @@ class InboxService:
             self._bye, Bye(device=device, session=session, linger_ms=linger_ms, tell=tell)
         )
         self.push_due(self.clock.now_ms() + linger_ms)
+        self.facts_told()
         return changed
 
     async def said(self, device: DeviceKey, session: int, facts: Facts) -> bool:
@@ -182,6 +186,7 @@ class InboxService:
 
     async def ack(self, request: AckRequest) -> AckAnswer:
         answer: AckAnswer = await self.engine.write_batched(self._ack, request)
+        self.facts_told()
         if answer.wakes:
             self.hints.wake([request.device.user])
         return answer

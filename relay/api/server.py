@@ -1,0 +1,102 @@
+"""The HTTP application: routes, handlers and middleware put together."""
+
+from typing import Any
+
+from aiohttp import web
+
+from relay.api import problems, table
+from relay.api.auth import Authenticator
+from relay.api.backend import BackendApi
+from relay.api.device import DeviceApi
+from relay.api.routes import Answer, Call, register
+from relay.api.system import SystemApi
+from relay.api.webhooks import WebhookApi
+from relay.clock import rfc3339
+from relay.errors import Unavailable
+from relay.ids import Rng
+from relay.model import DeviceKey
+from relay.telemetry import Metrics
+
+
+def application(
+    *,
+    backend: BackendApi,
+    device: DeviceApi,
+    webhooks: WebhookApi,
+    system: SystemApi,
+    auth: Authenticator,
+    rng: Rng,
+    metrics: Metrics,
+    handlers_max: int,
+) -> web.Application:
+    """The application; nothing listens yet."""
+
+    async def mint_token(call: Call) -> Answer:
+        key = DeviceKey(call.principal.app_id, call.path["user"], call.path["device"])
+        token, expires_ms = await auth.mint_device_token(key)
+        return Answer(201, {"token": token, "expires_at": rfc3339(expires_ms)})
+
+    handlers: dict[str, Any] = {
+        "send": backend.send,
+        "send_batch": backend.send_batch,
+        "look_up": backend.look_up,
+        "cancel": backend.cancel,
+        "put_device": backend.put_device,
+        "get_device": backend.get_device,
+        "delete_device": backend.delete_device,
+        "mint_token": mint_token,
+        "post_presence": backend.post_presence,
+        "user_presence": backend.user_presence,
+        "query_presence": backend.query_presence,
+        "create_endpoint": webhooks.create,
+        "list_endpoints": webhooks.list,
+        "get_endpoint": webhooks.get,
+        "update_endpoint": webhooks.update,
+        "delete_endpoint": webhooks.delete,
+        "test_endpoint": webhooks.test,
+        "rotate_secret": webhooks.rotate,
+        "list_deliveries": webhooks.deliveries,
+        "replay": webhooks.replay,
+        "pull_events": webhooks.events,
+        "handshake": device.handshake,
+        "heartbeat": device.heartbeat,
+        "sync": device.sync,
+        "ack": device.ack,
+        "put_addresses": device.addresses,
+        "ticket": device.ticket,
+        "socket": device.socket,
+        "healthz": system.healthz,
+        "readyz": system.readyz,
+        "metrics": system.metrics_page,
+        "openapi": system.openapi,
+        "docs": system.docs,
+    }
+    app = web.Application(middlewares=[problems.middleware(rng, metrics), _bounded(handlers_max)])
+    register(app, table.ROUTES, handlers, auth)
+    app.router.add_get("/docs.css", system.style, allow_head=False)
+    app.on_response_prepare.append(_no_server_header)
+    return app
+
+
+def _bounded(handlers_max: int) -> Any:
+    """At most so many requests in handlers at once; waiting ones (long-polls, sockets) do not count."""
+    busy = 0
+
+    @web.middleware
+    async def bounded(request: web.Request, handler: problems.Handler) -> web.StreamResponse:
+        nonlocal busy
+        if request.path in {"/v1/device/ws", "/v1/device/sync", "/healthz", "/v1/device/ack"}:
+            return await handler(request)
+        if busy >= handlers_max:
+            raise Unavailable("Too many requests at once.", retry_after_s=1)
+        busy += 1
+        try:
+            return await handler(request)
+        finally:
+            busy -= 1
+
+    return bounded
+
+
+async def _no_server_header(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.pop("Server", None)

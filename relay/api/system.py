@@ -1,0 +1,95 @@
+"""About the relay itself: health, readiness, metrics, the document."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from relay.api import openapi
+from relay.api.limits import network_of
+from relay.api.routes import Authenticator, Route
+from relay.clock import Clock
+from relay.errors import Forbidden, Problem
+from relay.store.engine import Engine
+from relay.telemetry import Metrics
+
+PROBE_MS = 2_000  # how old the last successful write may be
+LOOPBACK = frozenset({"127.0.0.1", "::"})  # ::1 as its /64
+
+
+class Readiness:
+    """Whether messages can be taken: the store takes writes, and nobody has asked us to stop."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._probed_ms = 0
+        self.draining = False
+
+    async def ready(self) -> bool:
+        if self.draining or self._engine.failed:
+            return False
+        if self._clock.monotonic_ms() - self._probed_ms < PROBE_MS:
+            return True
+        try:
+            async with asyncio.timeout(PROBE_MS / 1000):
+                await self._engine.write(lambda conn, _: None)
+        except (Problem, TimeoutError):
+            return False
+        self._probed_ms = self._clock.monotonic_ms()
+        return True
+
+
+@dataclass(slots=True, kw_only=True)
+class SystemApi:
+    """Handlers that answer by themselves."""
+
+    readiness: Readiness
+    metrics: Metrics
+    auth: Authenticator
+    gauges: Callable[[], None]
+    document: dict[str, Any]
+    page: str
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        if await self.readiness.ready():
+            return _json({"status": "ready"})
+        return _json({"status": "not ready"}, status=503)
+
+    async def metrics_page(self, request: web.Request) -> web.Response:
+        if network_of(request.remote) not in LOOPBACK:
+            principal = await self.auth.authenticate(request)
+            if "admin:read" not in principal.scopes:
+                raise Forbidden("Metrics need a key of scope admin:read, or a caller on this machine.")
+        self.gauges()
+        return web.Response(
+            body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        return _json(self.document)
+
+    async def docs(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.page, content_type="text/html", headers=openapi.PAGE_HEADERS)
+
+    async def style(self, request: web.Request) -> web.Response:
+        return web.Response(text=openapi.STYLE, content_type="text/css", headers=openapi.PAGE_HEADERS)
+
+
+def _json(value: Any, *, status: int = 200) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(value),
+        status=status,
+        headers={"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"},
+    )
+
+
+def documents(routes: tuple[Route, ...]) -> tuple[dict[str, Any], str]:
+    document = openapi.document(routes)
+    return document, openapi.page(document)

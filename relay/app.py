@@ -1,0 +1,418 @@
+"""The composition root: builds everything from the settings, owns every lifetime, starts and stops in order."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from providers import loading
+from providers.guard import Exemption, Guard
+from providers.transport import HttpTransport
+from relay.api import limits, table
+from relay.api.auth import Authenticator
+from relay.api.backend import BackendApi, Sends
+from relay.api.device import DeviceApi
+from relay.api.principal import SCOPES
+from relay.api.server import application
+from relay.api.system import Readiness, SystemApi, documents
+from relay.api.webhooks import WebhookApi
+from relay.bus.local import LocalBus
+from relay.clock import Clock
+from relay.config import Settings
+from relay.errors import ConfigError, FieldError
+from relay.ids import Rng, random_hex
+from relay.inbox.cursor import CursorKeys
+from relay.inbox.service import InboxService
+from relay.jobs import Chores
+from relay.keys import KeyRing
+from relay.model import Policy
+from relay.presence.service import PresenceService, Rhythm
+from relay.push.accounts import Account, Accounts
+from relay.push.limits import Bucket
+from relay.push.worker import PushWorker
+from relay.realtime import protocol
+from relay.realtime.hub import Hub
+from relay.realtime.service import DeviceService
+from relay.store import apps as app_rows
+from relay.store import devices as device_rows
+from relay.store import meta
+from relay.store import queue as job_rows
+from relay.store.engine import Engine, SqliteEngine, wal_reset_affected
+from relay.store.events import NewEvent, derived_id, emit
+from relay.store.migrate import migrate
+from relay.store.postgres import PostgresEngine
+from relay.telemetry import Metrics
+from relay.webhooks.service import WebhookService
+from relay.webhooks.worker import WebhookWorker, posting
+
+log = structlog.get_logger("relay.app")
+
+DEFAULT_APP = "default"
+STOP_GRACE_S = 20.0
+QUIET_S = 1.0  # readiness says no for this long before connections are refused
+DEVICES_CLOSE_S = 10.0
+RECONNECT_S_MAX = 15.0
+LAG_S = 0.5
+
+
+def open_engine(settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) -> Engine:
+    """The engine of the configured store. Needs a running loop for PostgreSQL. Raises ConfigError."""
+    path = settings.sqlite_path()
+    if path is not None:
+        return SqliteEngine(
+            path,
+            clock,
+            readers=settings.store.readers,
+            watch=metrics,
+            unsafe_storage=settings.store.unsafe_storage,
+        )
+    return PostgresEngine(settings.store.url, clock, rng, workers=settings.store.workers, watch=metrics)
+
+
+def open_ring(settings: Settings, rng: Rng, *, store_is_new: bool) -> KeyRing:
+    """The key ring; made only together with a new store. Raises ConfigError."""
+    path = settings.keys.file
+    if not path.exists() and store_is_new:
+        return KeyRing.create(path, rng)
+    return KeyRing.load(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstStart:
+    """What a first start made and shows once."""
+
+    api_key: str | None
+
+
+class Relay:
+    """One node: everything that runs in this process."""
+
+    def __init__(self, settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.rng = rng
+        self.metrics = metrics
+        self.node_id = f"n{random_hex(rng, bits=64)}"
+        self.port = settings.server.port
+        self._boot_ms = clock.now_ms()
+
+    # --- building ---
+
+    async def open(self) -> FirstStart:
+        """Opens the store, brings it to this version's schema, and builds the services. Raises ConfigError."""
+        settings, clock, rng = self.settings, self.clock, self.rng
+        path = settings.sqlite_path()
+        new_file = path is not None and not path.exists()
+        if new_file and path is not None and not path.parent.is_dir():
+            raise ConfigError([f"store.url: the folder {path.parent} does not exist."])
+        self.engine = open_engine(settings, clock, rng, self.metrics)
+        was = await self.engine.write(migrate)
+        self.ring = open_ring(settings, rng, store_is_new=was is None)
+        await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
+        await self._check_witness(path)
+        policy = settings.policy()
+        newest, cursor_keys = self.ring.cursor_keys()
+        self._secrets = await self._apps()
+        self.bus = LocalBus()
+        self.accounts = build_accounts(settings, clock)
+        await self._load_parked()
+        self.inbox = InboxService(
+            engine=self.engine,
+            clock=clock,
+            rng=rng,
+            policy_of=lambda _: policy,
+            keys=CursorKeys(newest, cursor_keys),
+            hints=self.bus,
+            node_id=self.node_id,
+            push_due=lambda due_ms: self.push.nudge(due_ms),
+            facts_told=lambda: self.webhook_worker.nudge(),
+        )
+        rhythm = Rhythm(
+            interval_s=settings.heartbeat.interval_s,
+            factor=settings.heartbeat.lease_factor,
+            linger_ms=policy.linger_ms,
+            linger_restart_ms=policy.linger_restart_ms,
+        )
+        self.presence = PresenceService(self.inbox, clock, rhythm)
+        self.devices = DeviceService(
+            inbox=self.inbox,
+            presence=self.presence,
+            accounts=self.accounts,
+            clock=clock,
+            policy_of=lambda _: policy,
+            seal_token=self._seal_token,
+            node_id=self.node_id,
+            poll_client_s=settings.poll.client_s,
+        )
+        self.push = PushWorker(
+            self.engine,
+            clock,
+            rng,
+            self.accounts,
+            lambda _: policy,
+            node_id=self.node_id,
+            open_token=self._open_token,
+            told=self.metrics.pushed,
+            boot_ms=self._boot_ms,
+        )
+        self.hub = Hub(clock, rng, self.inbox.heads)
+        self.bus.on_wake(self.hub.wake)
+        self.bus.on_close(self.hub.close)
+        guard = Guard(
+            exemptions=tuple(map(Exemption.parse, settings.webhooks.exempt)),
+            allow_http=settings.webhooks.allow_http,
+        )
+        self._webhook_transport = HttpTransport(guard=guard)
+        self.webhook_worker = WebhookWorker(
+            self.engine,
+            posting(self._webhook_transport),
+            self.ring,
+            clock=clock,
+            rng=rng,
+            owner=self.node_id,
+            watch=self.metrics,
+        )
+        self.webhooks = WebhookService(
+            self.engine, self.ring, self._webhook_transport.check, rng=rng, nudge=self.webhook_worker.nudge
+        )
+        self.auth = Authenticator(
+            self.engine,
+            self.ring,
+            clock,
+            rng,
+            rate_per_s=settings.limits.send_rate_per_s,
+            burst=settings.limits.send_burst,
+            anonymous_per_s=settings.limits.anonymous_per_s,
+            anonymous_burst=settings.limits.anonymous_burst,
+        )
+        self.chores = Chores(
+            engine=self.engine,
+            inbox=self.inbox,
+            clock=clock,
+            node_id=self.node_id,
+            witness=self._witness,
+            dormant_ms=policy.dormant_ms,
+            prune_events=self.webhooks.tidy,
+        )
+        self.readiness = Readiness(self.engine, clock)
+        self.web = self._web(policy)
+        return await self._first_start()
+
+    async def _check_witness(self, path: Path | None) -> None:
+        """A store that is behind its witness was set back: its numbers must not be trusted any more (protocol §4)."""
+        self._witness = None if path is None else meta.WitnessFile(path.with_name(path.name + ".witness"))
+        if self._witness is None:
+            return
+        seen = self._witness.read()
+
+        def work(conn: Any, now_ms: int) -> str | None:
+            if not meta.behind(conn, seen):
+                return None
+            old, new = meta.begin_epoch(conn, now_ms, self.rng)
+            for app_id in app_rows.apps(conn):
+                emit(
+                    conn,
+                    now_ms,
+                    [
+                        NewEvent(
+                            app_id=app_id,
+                            event_id=derived_id("evt_", "store.rolled_back", app_id, new),
+                            type="store.rolled_back",
+                            data={"old_epoch": old, "new_epoch": new},
+                        )
+                    ],
+                )
+            return new
+
+        if await self.engine.write(work) is not None:
+            log.warning("store.rolled_back")
+
+    async def _apps(self) -> dict[str, bytes]:
+        secret = self.rng.randbytes(32)
+
+        def work(conn: Any, now_ms: int) -> dict[str, bytes]:
+            app_rows.create_app(conn, now_ms, app_id=DEFAULT_APP, id_secret=secret)
+            return app_rows.apps(conn)
+
+        return await self.engine.write(work)
+
+    async def _load_parked(self) -> None:
+        for (app_id, name), code in (await self.engine.read(lambda conn, _: job_rows.parked_accounts(conn))).items():
+            account = self.accounts.get(app_id, name)
+            if account is not None:  # a restart is an operator's word that it is mended: try it again
+                log.info("account.unparked", app=app_id, account=name, code=code)
+                await self.engine.write(
+                    lambda conn, now_ms, a=app_id, n=name: job_rows.unpark_account(conn, now_ms, app_id=a, account=n)  # type: ignore[misc]
+                )
+
+    async def _first_start(self) -> FirstStart:
+        if await self.engine.read(lambda conn, now_ms: app_rows.has_api_key(conn, now_ms, DEFAULT_APP)):
+            return FirstStart(api_key=None)
+        return FirstStart(api_key=await self.auth.mint_api_key(DEFAULT_APP, name="first", scopes=SCOPES))
+
+    def _seal_token(self, app_id: str, account: str, token: str) -> tuple[bytes, bytes]:
+        return self.ring.seal(token.encode(), ("address", app_id)), self.ring.token_hash(app_id, account, token)
+
+    def _open_token(self, app_id: str, sealed: bytes) -> str:
+        return self.ring.open(sealed, ("address", app_id)).decode()
+
+    def _web(self, policy: Policy) -> web.Application:
+        sends = Sends(
+            clock=self.clock,
+            rng=self.rng,
+            policy_of=lambda _: policy,
+            id_secret=lambda app_id: self._secrets[app_id],
+            check_push=self._check_push,
+        )
+        document, page = documents(table.ROUTES)
+        return application(
+            backend=BackendApi(
+                inbox=self.inbox, presence=self.presence, devices=self.devices, sends=sends, clock=self.clock
+            ),
+            device=DeviceApi(
+                inbox=self.inbox,
+                devices=self.devices,
+                hub=self.hub,
+                auth=self.auth,
+                clock=self.clock,
+                origins=tuple(self.settings.server.allowed_origins),
+                sockets_max=self.settings.limits.sockets_per_node,
+            ),
+            webhooks=WebhookApi(webhooks=self.webhooks),
+            system=SystemApi(
+                readiness=self.readiness,
+                metrics=self.metrics,
+                auth=self.auth,
+                gauges=self._gauges,
+                document=document,
+                page=page,
+            ),
+            auth=self.auth,
+            rng=self.rng,
+            metrics=self.metrics,
+            handlers_max=self.settings.server.handlers_max,
+        )
+
+    def _check_push(self, app_id: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
+        """Mistakes in a send's overrides, by the providers they are for."""
+        providers = {one.provider.name: type(one.provider) for one in self.accounts.of(app_id).values()}
+        errors = []
+        for name, own in overrides.items():
+            pointer = f"/push/overrides/{name}"
+            if name not in providers:
+                errors.append(FieldError(pointer, "unknown", "no account of this provider is configured"))
+            else:
+                errors += [FieldError(pointer, "invalid", text) for text in providers[name].check_overrides(own)]
+        return errors
+
+    def _gauges(self) -> None:
+        self.metrics.gauges(
+            sockets=len(self.hub),
+            leased=len(self.presence.book),
+            queue=self.engine.depth() if isinstance(self.engine, (SqliteEngine, PostgresEngine)) else 0,
+            circuits={one.name: one.circuit.open for one in self.accounts.all()},
+            parked={one.name: one.parked for one in self.accounts.all()},
+            wal_reset=isinstance(self.engine, SqliteEngine) and wal_reset_affected(),
+        )
+
+    # --- running ---
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serves for as long as the block lasts; then drains, in the order and the time of safety OPS-1."""
+        online = await self.engine.read(lambda conn, _: device_rows.online_devices(conn))
+        self.presence.resume(online)
+        runner = web.AppRunner(
+            self.web,
+            access_log=None,
+            keepalive_timeout=75,
+            shutdown_timeout=STOP_GRACE_S,
+            handler_cancellation=False,
+            **limits.PARSER,
+        )
+        await runner.setup()
+        site = web.TCPSite(runner, self.settings.server.host, self.settings.server.port, backlog=1024)
+        await site.start()
+        self.port = runner.addresses[0][1]
+        stop = asyncio.Event()
+        scheduler = self.chores.scheduler()
+        async with asyncio.TaskGroup() as group:
+            for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run):
+                group.create_task(worker(stop), name=worker.__qualname__)
+            group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
+            group.create_task(self._watch_loop(stop), name="loop-lag")
+            scheduler.start()
+            await self.chores.tick()
+            try:
+                yield
+            finally:
+                log.info("relay.draining")
+                self.readiness.draining = True
+                await self.clock.sleep(QUIET_S)
+                await site.stop()
+                stop.set()
+                scheduler.shutdown(wait=False)
+                self.hub.drain(reconnect_s_max=RECONNECT_S_MAX)
+                await runner.cleanup()
+        await self.chores.tick()
+
+    async def _watch_loop(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            before_ms = self.clock.monotonic_ms()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAG_S):
+                    await stop.wait()
+            self.metrics.lag(max(0.0, (self.clock.monotonic_ms() - before_ms) / 1000 - LAG_S))
+
+    async def close(self) -> None:
+        """Closes what `open` opened."""
+        await self.accounts.aclose()
+        await self._webhook_transport.aclose()
+        await self.engine.close()
+
+
+def build_accounts(settings: Settings, clock: Clock) -> Accounts:
+    """Every configured account with its provider. Raises ConfigError with all mistakes."""
+    found = {one.name: one for one in loading.discover()}
+    mistakes: list[str] = []
+    accounts: list[Account] = []
+    for name, one in settings.accounts.items():
+        loaded = found.get(one.provider)
+        if loaded is None or loaded.provider is None:
+            known = ", ".join(sorted(found))
+            why = (
+                f"could not be loaded: {loaded.reason}"
+                if loaded is not None
+                else f"is not installed; there are: {known}"
+            )
+            mistakes.append(f"[accounts.{name}] provider: {one.provider!r} {why}.")
+            continue
+        now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
+        guarded = loaded.provider.capabilities.guarded
+        guard = Guard(
+            exemptions=tuple(map(Exemption.parse, settings.webhooks.exempt)), allow_http=settings.webhooks.allow_http
+        )
+        transport = HttpTransport(guard=guard) if guarded else HttpTransport()
+        try:
+            provider = loading.build(loaded.provider, one.settings, transport=transport, now=now_s)
+        except loading.SettingsInvalid as error:
+            mistakes += [f"[accounts.{name}] {mistake}" for mistake in error.mistakes]
+            continue
+        accounts.append(
+            Account(
+                app_id=DEFAULT_APP,
+                name=name,
+                provider=provider,
+                bucket=Bucket(one.rate_per_s or settings.push.rate_per_s, one.burst or settings.push.burst),
+                concurrency=one.concurrency or settings.push.concurrency,
+                private=(one.privacy or settings.app.privacy) == "none",
+            )
+        )
+    if mistakes:
+        raise ConfigError(mistakes)
+    return Accounts(accounts)

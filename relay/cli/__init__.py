@@ -1,0 +1,47 @@
+"""The command line: `relay serve`, `relay demo`, `relay sandbox`, and what an operator needs beside them."""
+
+import sys
+from importlib.metadata import version
+
+import click
+
+from relay.errors import ConfigError
+
+EX_CONFIG = 78  # of sysexits.h: something in the configuration must be mended first
+
+
+class Relay(click.Group):
+    """Prints every configuration mistake the same way, and ends with 78."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            click.echo("The configuration is not right:", err=True)
+            for mistake in error.mistakes:
+                click.echo(f"  - {mistake}", err=True)
+            sys.exit(EX_CONFIG)
+
+
+@click.group(cls=Relay, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("push-relay"), prog_name="relay")
+def main() -> None:
+    """The offline push notification relay: no message to a user's device is ever lost.
+
+    Start with `relay demo`, which shows the main job in a minute. Then `relay serve`.
+    """
+
+
+def _add_commands() -> None:
+    from relay.cli import admin, demo, sandbox, serve  # noqa: PLC0415 - after `main` is there
+
+    main.add_command(serve.serve)
+    main.add_command(serve.check)
+    main.add_command(serve.migrate)
+    main.add_command(admin.keys)
+    main.add_command(admin.providers)
+    main.add_command(sandbox.sandbox)
+    main.add_command(demo.demo)
+
+
+_add_commands()

@@ -1,0 +1,32 @@
+"""What several commands need: settings, and a loop."""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay.config import Settings, load
+
+config_option = click.option(
+    "--config",
+    "-c",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The configuration file. Default: ./relay.toml, then the user's and the system's; none is needed.",
+)
+
+
+def settings_from(path: Path | None) -> Settings:
+    """Raises ConfigError with every mistake."""
+    return load(path, os.environ)
+
+
+def run(main: Coroutine[Any, Any, int]) -> int:
+    """Runs `main` on uvloop if it is installed (extra `fast`), else on asyncio's own loop."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return asyncio.run(main)
+    return uvloop.run(main)

@@ -1,0 +1,53 @@
+"""`relay sandbox`: vendors' push services on this machine, for people without vendor accounts."""
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from relay.cli.runtime import run
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=9090, show_default=True, type=int, help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--state",
+    default=Path(".relay/sandbox"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the sandbox keeps its service account, so that a restart accepts the same one.",
+)
+@click.option("--account", default="fcm-sandbox", show_default=True, help="The account's name in the printed configuration.")
+def sandbox(host: str, port: int, state: Path, account: str) -> None:
+    """Run the vendors' emulators: they check what a vendor checks, and answer with its real codes.
+
+    Prints ready-made account configuration for relay.toml. The page shows what the phones received; tokens like
+    `unregistered-1` or `unavailable-x` provoke a vendor's failures (see GET /_control/faults).
+    """
+    sys.exit(run(_run(host, port, state, account)))
+
+
+async def _run(host: str, port: int, state: Path, account: str) -> int:
+    from providers.sandbox import Sandbox  # noqa: PLC0415 - emulators are loaded only by those who ask for them
+
+    state.mkdir(parents=True, exist_ok=True)
+    vendors = Sandbox(now=time.time, rng=random.SystemRandom(), state_dir=state)  # noqa: TID251 - the machine's clock
+    try:
+        await vendors.start(host, port)
+    except (OSError, ValueError) as error:
+        click.echo(f"The sandbox can't start: {error}", err=True)
+        return 1
+    click.echo(f"The phones: {vendors.url}/\n\nFor relay.toml:\n\n{vendors.account_toml(account)}")
+    sys.stdout.flush()
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, told.set)
+    await told.wait()
+    await vendors.stop()
+    return 0

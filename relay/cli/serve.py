@@ -1,0 +1,142 @@
+"""`relay serve`, and looking at the configuration and the store without serving."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+import structlog
+
+from relay.app import Relay, build_accounts, open_engine
+from relay.cli.runtime import config_option, run, settings_from
+from relay.clock import SystemClock
+from relay.config import Settings
+from relay.ids import system_rng
+from relay.keys import KeyRing
+from relay.store.migrate import HEAD, revision
+from relay.store.migrate import migrate as migrate_store
+from relay.telemetry import Metrics, setup_logging
+
+log = structlog.get_logger("relay.app")
+
+EX_IOERR = 74  # of sysexits.h: the store failed; start again, recovery begins from the log
+FAILED_POLL_S = 0.5
+
+
+@click.command()
+@config_option
+@click.option("--host", help="Address to listen on. Default: 127.0.0.1, or server.host.")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one. Default: 8080, or server.port.")
+def serve(config: Path | None, host: str | None, port: int | None) -> None:
+    """Run the relay: SQLite file in this folder, no other service, unless the configuration says otherwise.
+
+    The first start makes the database, the key file beside it, the app `default` and its API key, which is printed once.
+    SIGTERM drains: readiness says no, devices are told to come back, what is in flight is finished.
+    """
+    environ = dict(os.environ)
+    if host is not None:
+        environ["RELAY_SERVER__HOST"] = host
+    if port is not None:
+        environ["RELAY_SERVER__PORT"] = str(port)
+    from relay.config import load  # noqa: PLC0415
+
+    settings = load(config, environ)
+    sys.exit(run(_serve(settings)))
+
+
+async def _serve(settings: Settings) -> int:
+    clock, rng, metrics = SystemClock(), system_rng(), Metrics()
+    logs = setup_logging(settings.log.level, settings.log.format, sys.stderr, metrics)
+    relay = Relay(settings, clock, rng, metrics)
+    try:
+        first = await relay.open()
+        try:
+            async with relay.running():
+                _greet(relay, first.api_key)
+                return await _until_told(relay, clock)
+        finally:
+            await relay.close()
+    finally:
+        log.info("relay.stopped")
+        logs.stop()
+
+
+def _greet(relay: Relay, api_key: str | None) -> None:
+    url = f"http://{relay.settings.server.host}:{relay.port}"
+    if api_key is not None:
+        click.echo(f"The API key of the app 'default', shown this once:\n\n  {api_key}\n")
+    click.echo(f"Ready: {url}  (what it can do: {url}/docs)")
+    sys.stdout.flush()
+    log.info("relay.ready", port=relay.port, node=relay.node_id)
+
+
+async def _until_told(relay: Relay, clock: SystemClock) -> int:
+    """Until SIGTERM or SIGINT (0), or the store fails for good (74). A second signal ends at once."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if told.is_set():
+            os._exit(1)
+        told.set()
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(one, stop)
+    while not told.is_set():
+        if relay.engine.failed:
+            log.error("store.failed")
+            os._exit(EX_IOERR)  # nothing is flushed: recovery begins from the log
+        try:
+            async with asyncio.timeout(FAILED_POLL_S):
+                await told.wait()
+        except TimeoutError:
+            continue
+    return 0
+
+
+@click.command()
+@config_option
+def check(config: Path | None) -> None:
+    """Read the configuration, and say all that is wrong with it; nothing is started or changed."""
+    settings = settings_from(config)
+    clock = SystemClock()
+
+    async def look() -> int:
+        accounts = build_accounts(settings, clock)
+        path = settings.sqlite_path()
+        click.echo(f"store     {settings.store.url}" if path is not None else "store     postgresql")
+        if settings.keys.file.exists():
+            KeyRing.load(settings.keys.file)
+            click.echo(f"keys      {settings.keys.file}")
+        else:
+            click.echo(f"keys      {settings.keys.file} (made at the first start, with the store)")
+        for account in accounts.all():
+            click.echo(f"account   {account.name}: provider {account.provider.name}")
+        for exempt in settings.webhooks.exempt:
+            click.echo(f"exempt    {exempt}: webhooks may call it although it is internal")
+        await accounts.aclose()
+        click.echo("The configuration is right.")
+        return 0
+
+    sys.exit(run(look()))
+
+
+@click.command()
+@config_option
+def migrate(config: Path | None) -> None:
+    """Bring the store to this version's schema (`serve` does it as well)."""
+    settings = settings_from(config)
+
+    async def work() -> int:
+        engine = open_engine(settings, SystemClock(), system_rng(), Metrics())
+        try:
+            was = await engine.write(migrate_store)
+            now = await engine.read(lambda conn, _: revision(conn))
+        finally:
+            await engine.close()
+        click.echo(f"The store was at {was or 'nothing'}; it is at {now} (newest: {HEAD}).")
+        return 0
+
+    sys.exit(run(work()))
