@@ -71,7 +71,7 @@ def open_engine(settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) ->
             watch=metrics,
             unsafe_storage=settings.store.unsafe_storage,
         )
-    return PostgresEngine(settings.store.url, clock, rng, workers=settings.store.workers, watch=metrics)
+    return PostgresEngine(settings.store.url.reveal(), clock, rng, workers=settings.store.workers, watch=metrics)
 
 
 def open_ring(settings: Settings, rng: Rng, *, store_is_new: bool) -> KeyRing:

@@ -13,9 +13,9 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
-from relay.api.strictjson import parse
 from relay.errors import CODES, RETRYABLE, Malformed, Problem, Throttled, TooLarge, Unauthenticated
 from relay.push.limits import Bucket
+from relay.strictjson import parse
 
 BODY_S: Final = 30.0
 BODY_SLOW_S: Final = 5.0  # from then on, a body must have come at this pace:

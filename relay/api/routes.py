@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from relay.api import limits
 from relay.api.principal import SCOPES, Principal
 from relay.api.problems import ERRORS_MAX, ROUTE, from_pydantic, shown
-from relay.api.strictjson import parse
 from relay.errors import CODES, FieldError, Forbidden, Invalid, Malformed, Missing, TooLarge
 from relay.realtime.protocol import Id
+from relay.strictjson import parse
 
 PUBLIC = "public"
 DEVICE = "device"

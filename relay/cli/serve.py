@@ -106,7 +106,7 @@ def check(config: Path | None) -> None:
     async def look() -> int:
         accounts = build_accounts(settings, clock)
         path = settings.sqlite_path()
-        click.echo(f"store     {settings.store.url}" if path is not None else "store     postgresql")
+        click.echo(f"store     {path}" if path is not None else "store     postgresql")
         if settings.keys.file.exists():
             KeyRing.load(settings.keys.file)
             click.echo(f"keys      {settings.keys.file}")

@@ -6,7 +6,7 @@ told to look. So live messages and catch-up take one path, in order.
 
 import asyncio
 from collections import deque
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import structlog
@@ -109,7 +109,7 @@ class Session:
 
     async def _read(self) -> None:
         async for message in self._ws:
-            if not await self._take(cast(WSMessage, message)):
+            if not await self._take(message):
                 return
 
     async def _take(self, message: WSMessage) -> bool:

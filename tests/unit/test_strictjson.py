@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.api.strictjson import LIMITS, Limits, parse
 from relay.errors import Malformed
+from relay.strictjson import LIMITS, Limits, parse
 
 SEND = b'{"to":{"users":["ann"]},"type":"text","body":{"text":"Lunch? \\u2615","n":12,"f":0.5},"push":null,"hold":true}'
 
@@ -263,7 +263,7 @@ HOSTILE = {
     "long integer": b"7" * 5_000,
     "long fraction": b"0." + b"7" * 5_000,
     "many keys": b"{" + b",".join(b'"%d":1' % i for i in range(100_000)) + b"}",
-    "commas": b"," * 1_000_000,
+    "commas": b"," * 250_000,
     "open string of quotes": b"[" * 10 + b"," * 300 + b'"' + b'\\"' * 60_000,
     "deep, then quotes": b"[" * 17 + b'"' + b'\\"' * 60_000,
     "backslashes": b"[" * 17 + b"\\" * 120_000,
