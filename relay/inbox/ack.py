@@ -256,7 +256,7 @@ def _take_reads(locked: Locked, request: AckRequest) -> bool:
             locked,
             Kind.READ,
             data={"conversation": conversation_id, "read_seq": seq},
-            collapse_key=f"\x00read:{conversation_id}",
+            collapse_key=f"\x1fread:{conversation_id}",
         )
         changed = True
     if changed:

@@ -34,6 +34,7 @@ CANDIDATES_MAX = 1000  # endpoints that one claim looks at
 EVENTS_KEEP_MS = 30 * 86_400_000
 SCAN_MAX = 5000  # numbers that one page of events looks at when it is filtered by type
 LIVE = ("active", "failing")
+EVENT_GONE = "event_gone"
 
 a, e, d, ev = app.c, endpoint.c, delivery.c, event.c
 
@@ -413,12 +414,14 @@ _busy = (
     .scalar_subquery()
 )
 _endpoints_due = (
-    select(e.app_id, e.endpoint_id, _busy.label("busy"), _oldest.label("oldest")).where(e.state.in_(LIVE)).subquery()
+    select(e.app_id, e.endpoint_id, e.state, _busy.label("busy"), _oldest.label("oldest"))
+    .where(e.state.in_(LIVE))
+    .subquery()
 )
 _candidates = (
     select(_endpoints_due.c.app_id, _endpoints_due.c.endpoint_id)
-    .where(_endpoints_due.c.oldest.is_not(None), _endpoints_due.c.busy < ENDPOINT_IN_FLIGHT_MAX)
-    .order_by(_endpoints_due.c.busy, _endpoints_due.c.oldest)
+    .where(_endpoints_due.c.oldest.is_not(None), _endpoints_due.c.busy < bindparam("most"))
+    .order_by(_endpoints_due.c.state, _endpoints_due.c.busy, _endpoints_due.c.oldest)  # active before failing
     .limit(CANDIDATES_MAX)
 )
 
@@ -429,6 +432,7 @@ def _lock_endpoints(sqlite: bool) -> Select[Any]:
         select(
             e.app_id,
             e.endpoint_id,
+            e.state,
             e.url,
             e.secret_sealed,
             e.old_secret_sealed,
@@ -473,35 +477,43 @@ _claim = (
 
 
 def claim_deliveries(
-    conn: Connection, now_ms: int, *, owner: str, hold_ms: int, limit: int, reserve: int = 0
+    conn: Connection,
+    now_ms: int,
+    *,
+    owner: str,
+    hold_ms: int,
+    limit: int,
+    reserve: int = 0,
+    per_endpoint: int = ENDPOINT_IN_FLIGHT_MAX,
 ) -> list[Claimed]:
-    """Takes up to `limit` deliveries that are due, fairly: endpoints with least in flight first, and at most five each.
+    """Takes up to `limit` deliveries that are due, fairly: endpoints with least in flight first, at most `per_endpoint` each.
 
-    Of the limit, `reserve` is only for endpoints that have nothing in flight: many slow ones together must not keep
-    out the others either.
+    Of the limit, `reserve` is only for endpoints that are well and have nothing in flight: many bad ones together must
+    not keep out the others either.
     """
     if limit <= 0:
         return []
-    wanted = [EndpointKey(row.app_id, row.endpoint_id) for row in conn.execute(_candidates, {"now": now_ms})]
+    due = conn.execute(_candidates, {"now": now_ms, "most": per_endpoint})
+    wanted = [EndpointKey(row.app_id, row.endpoint_id) for row in due]
     if not wanted:
         return []
-    # Claims of one endpoint are taken under its lock, so that two nodes together stay within the five. Whoever has
+    # Claims of one endpoint are taken under its lock, so that nodes together stay within its bound. Whoever has
     # the lock now is claiming or settling for it; nobody waits here.
-    locked = {
-        EndpointKey(row.app_id, row.endpoint_id): row
-        for row in conn.execute(_lock_endpoints(conn), {"keys": _keys(conn, wanted)})
-    }
+    free = conn.execute(_lock_endpoints(conn), {"keys": _keys(conn, wanted)})
+    locked = {EndpointKey(row.app_id, row.endpoint_id): row for row in free}
     if not locked:
         return []
     busy = {
         EndpointKey(row.app_id, row.endpoint_id): row.busy
         for row in conn.execute(_in_flight(conn), {"keys": _keys(conn, locked), "now": now_ms})
     }
-    shares = _shares([key for key in wanted if key in locked], busy, limit=limit, reserve=reserve)
+    ours = [key for key in wanted if key in locked]
+    failing = {key for key, row in locked.items() if row.state == "failing"}
+    shares = _shares(ours, busy, failing, limit=limit, reserve=reserve, per_endpoint=per_endpoint)
     taken: list[tuple[DeliveryKey, int, int]] = []
-    for key, n in shares.items():
-        ripe = conn.execute(_ripe, {"app": key.app_id, "endpoint": key.endpoint_id, "n": n, "now": now_ms})
-        taken += [(DeliveryKey(*key, row.event_id), row.claim_token + 1, row.attempts) for row in ripe]
+    for place, n in shares.items():
+        ripe = conn.execute(_ripe, {"app": place.app_id, "endpoint": place.endpoint_id, "n": n, "now": now_ms})
+        taken += [(DeliveryKey(*place, row.event_id), row.claim_token + 1, row.attempts) for row in ripe]
     if not taken:
         return []
     until_ms = now_ms + hold_ms
@@ -512,22 +524,28 @@ def claim_deliveries(
             _contents(conn), {"keys": _keys(conn, ((key.app_id, key.event_id) for key, _, _ in taken))}
         )
     }
-    return [
-        Claimed(
-            key=key,
-            claim=owner,
-            claim_token=token,
-            attempts=attempts,
-            url=locked[key.endpoint].url,
-            sealed=_sealed(locked[key.endpoint], now_ms),
-            type=content.type,
-            data=content.data,
-            sequence=content.sequence,
-            created_ms=content.created_ms,
+    claimed = []
+    for key, token, attempts in taken:
+        content = events.get((key.app_id, key.event_id))
+        if content is None:  # pruned while somebody asked for a replay
+            row = {"token": token, "to": "abandoned", "n": attempts, "due": None, "result": EVENT_GONE, "now": now_ms}
+            conn.execute(_settle, _named(key) | row)
+            continue
+        claimed.append(
+            Claimed(
+                key=key,
+                claim=owner,
+                claim_token=token,
+                attempts=attempts,
+                url=locked[key.endpoint].url,
+                sealed=_sealed(locked[key.endpoint], now_ms),
+                type=content.type,
+                data=content.data,
+                sequence=content.sequence,
+                created_ms=content.created_ms,
+            )
         )
-        for key, token, attempts in taken
-        for content in [events[key.app_id, key.event_id]]
-    ]
+    return claimed
 
 
 def _named(key: DeliveryKey) -> dict[str, Any]:
@@ -535,15 +553,19 @@ def _named(key: DeliveryKey) -> dict[str, Any]:
 
 
 def _shares(
-    wanted: Sequence[EndpointKey], busy: Mapping[EndpointKey, int], *, limit: int, reserve: int
+    wanted: Sequence[EndpointKey],
+    busy: Mapping[EndpointKey, int],
+    failing: Collection[EndpointKey],
+    *,
+    limit: int,
+    reserve: int,
+    per_endpoint: int,
 ) -> dict[EndpointKey, int]:
-    """How many each endpoint may take: one in turn; beyond its first in flight, only while the reserve stays whole."""
+    """How many each endpoint may take: one in turn. The reserve is for the first in flight of one that does not fail."""
     shares = dict.fromkeys(wanted, 0)
-    for place in range(1, ENDPOINT_IN_FLIGHT_MAX + 1):
+    for place in range(1, per_endpoint + 1):
         for key in wanted:
-            if limit <= (reserve if place > 1 else 0):
-                break
-            if busy.get(key, 0) < place:
+            if busy.get(key, 0) < place and limit > (reserve if place > 1 or key in failing else 0):
                 shares[key] += 1
                 limit -= 1
     return {key: n for key, n in shares.items() if n}
@@ -712,7 +734,6 @@ def _replay(sqlite: bool) -> Any:
             d.app_id == bindparam("app"),
             d.endpoint_id == bindparam("endpoint"),
             in_list(d.event_id, "ids", sqlite=sqlite),
-            or_(d.claim_until_ms.is_(None), d.claim_until_ms <= _now),  # the others are being sent right now
         )
         .values(state="waiting", attempts=0, due_ms=_now, updated_ms=_now)
     )
@@ -732,6 +753,8 @@ def replay(
     conn: Connection, now_ms: int, key: EndpointKey, event_ids: Collection[str], *, undelivered_only: bool = False
 ) -> int:
     """Begins these deliveries anew, all attempts before them; also those that never were. Gives how many.
+
+    One that is under way right now stays with its worker, whose result then stands.
 
     Under the endpoint's lock (`get_endpoint(lock=True)`), so that it is not deleted meanwhile.
     """

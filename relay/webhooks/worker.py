@@ -30,7 +30,8 @@ from relay.webhooks.sealed import Seals, opened
 CONNECT_S = 5.0
 TOTAL_S = 15.0
 ANSWER_BYTES_MAX = 4096
-CLAIM_MS = 30_000  # longer than an attempt and its settling take
+CLAIM_MS = 30_000
+SETTLING_MS = 15_000  # a claim outlives its attempt by this at least
 IN_FLIGHT_MAX = 256  # of one node; each has its connection
 RESERVE = IN_FLIGHT_MAX // 4  # of these, for endpoints that have nothing in flight
 NUMBER_MAX = 500  # events numbered in one transaction
@@ -219,15 +220,19 @@ class NoWatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How much at a time, and how often; the tests' way to be small."""
+    """How much at a time, and how often."""
 
     in_flight_max: int = IN_FLIGHT_MAX
+    per_endpoint: int = store.ENDPOINT_IN_FLIGHT_MAX  # over all nodes
     reserve: int = RESERVE
     number_max: int = NUMBER_MAX
-    claim_ms: int = CLAIM_MS
     timeout_s: float = TOTAL_S
     poll_s: float = POLL_S
     drain_s: float = DRAIN_S
+
+    @property
+    def claim_ms(self) -> int:
+        return max(CLAIM_MS, round(self.timeout_s * 1000) + SETTLING_MS)
 
 
 @dataclass(slots=True)
@@ -312,7 +317,13 @@ class WebhookWorker:
         if free > 0:
             claimed = await self._engine.write(
                 lambda conn, now_ms: store.claim_deliveries(
-                    conn, now_ms, owner=self._owner, hold_ms=pace.claim_ms, limit=free, reserve=pace.reserve
+                    conn,
+                    now_ms,
+                    owner=self._owner,
+                    hold_ms=pace.claim_ms,
+                    limit=free,
+                    reserve=pace.reserve,
+                    per_endpoint=pace.per_endpoint,
                 )
             )
             for one in claimed:

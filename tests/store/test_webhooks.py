@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.event import listen, remove
 
 from relay.errors import Missing
@@ -170,7 +170,7 @@ async def test_many_sequencers_and_writers_leave_no_hole_that_a_reader_could_see
         while not stop.is_set():
             await house.number(limit=7)
 
-    async with asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(read())
         numbering = [group.create_task(number()) for _ in range(3)]
         await asyncio.gather(write(), write())
@@ -259,6 +259,23 @@ async def test_workers_together_stay_within_five_and_take_nothing_twice(house: H
     assert len(everything) == len(set(everything)) == 20
 
 
+async def test_a_claim_that_has_not_committed_counts_among_the_five(house: House) -> None:
+    if not isinstance(house.engine, PostgresEngine):
+        pytest.skip("SQLite has one writer")
+    await house.app("a")
+    await house.endpoint("one")
+    await house.emit(20)
+    await house.number()
+    async with house.engine._engine.connect() as other:
+        claimed = await other.run_sync(
+            lambda conn: store.claim_deliveries(conn, house.clock.ms, owner="n1", hold_ms=30_000, limit=9)
+        )
+        assert len(claimed) == 5
+        assert await house.claim(owner="n2") == []
+        await other.commit()
+    assert await house.claim(owner="n2") == []
+
+
 async def test_a_large_backlog_is_no_endpoints_neighbours_trouble(house: House) -> None:
     await house.app("a")
     await house.endpoint("busy")
@@ -339,6 +356,18 @@ async def test_after_a_restart_on_sqlite_claims_of_the_dead_are_free_at_once(hou
     assert freed == 1
     assert [one.key for one in await house.claim(owner="me")] == [first.key]
     assert await house.settle([mine]) == 0
+
+
+async def test_a_delivery_whose_event_was_pruned_meanwhile_is_abandoned(house: House) -> None:
+    await house.app("a")
+    await house.endpoint("one")
+    gone, kept = await house.emit(2)
+    await house.number()
+    await house.engine.write(lambda conn, _: conn.execute(delete(event).where(event.c.event_id == gone)) and None)
+    assert ids(await house.claim()) == [kept]
+    assert await house.rows(
+        delivery.c.state, delivery.c.last_result, delivery.c.claim, where=delivery.c.event_id == gone
+    ) == [("abandoned", "event_gone", None)]
 
 
 # --- what results do ---

