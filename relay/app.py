@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ from relay.store.migrate import migrate
 from relay.store.postgres import PostgresEngine
 from relay.telemetry import Metrics
 from relay.webhooks.service import WebhookService
-from relay.webhooks.worker import WebhookWorker, posting
+from relay.webhooks.worker import Pace, WebhookWorker, posting
 
 log = structlog.get_logger("relay.app")
 
@@ -77,9 +78,9 @@ def open_engine(settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) ->
 def open_ring(settings: Settings, rng: Rng, *, store_is_new: bool) -> KeyRing:
     """The key ring; made only together with a new store. Raises ConfigError."""
     path = settings.keys.file
-    if not path.exists() and store_is_new:
+    if store_is_new and not path.exists() and "RELAY_KEYS" not in os.environ:
         return KeyRing.create(path, rng)
-    return KeyRing.load(path)
+    return KeyRing.find(path, os.environ, rng)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +176,7 @@ class Relay:
             clock=clock,
             rng=rng,
             owner=self.node_id,
+            pace=Pace(timeout_s=settings.webhooks.timeout_s, per_endpoint=settings.webhooks.per_endpoint),
             watch=self.metrics,
         )
         self.webhooks = WebhookService(
@@ -296,6 +298,7 @@ class Relay:
             rng=self.rng,
             metrics=self.metrics,
             handlers_max=self.settings.server.handlers_max,
+            trusted_proxies=self.settings.server.trusted_proxies,
         )
 
     def _check_push(self, app_id: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
@@ -327,13 +330,12 @@ class Relay:
         """Serves for as long as the block lasts; then drains, in the order and the time of safety OPS-1."""
         online = await self.engine.read(lambda conn, _: device_rows.online_devices(conn))
         self.presence.resume(online)
-        runner = web.AppRunner(
+        runner = limits.Runner(
             self.web,
             access_log=None,
             keepalive_timeout=75,
             shutdown_timeout=STOP_GRACE_S,
             handler_cancellation=False,
-            **limits.PARSER,
         )
         await runner.setup()
         site = web.TCPSite(runner, self.settings.server.host, self.settings.server.port, backlog=1024)

@@ -11,7 +11,7 @@ from typing import Final
 Rng = random.Random
 
 TAG_BITS: Final = 74
-NEVER_KEYED = "\x00"  # separates namespace and key; no key may hold it
+NEVER_KEYED = "\x1f"  # separates namespace and key; no key may hold it
 
 
 def system_rng() -> Rng:

@@ -1,10 +1,12 @@
 """The HTTP application: routes, handlers and middleware put together."""
 
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from aiohttp import web
 
-from relay.api import problems, table
+from relay.api import limits, problems, table
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
@@ -28,6 +30,7 @@ def application(
     rng: Rng,
     metrics: Metrics,
     handlers_max: int,
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
 ) -> web.Application:
     """The application; nothing listens yet."""
 
@@ -71,10 +74,15 @@ def application(
         "openapi": system.openapi,
         "docs": system.docs,
     }
-    app = web.Application(middlewares=[problems.middleware(rng, metrics), _bounded(handlers_max)])
+    app = web.Application(
+        middlewares=[
+            limits.behind_proxies(trusted_proxies),
+            problems.middleware(rng, metrics),
+            _bounded(handlers_max),
+        ]
+    )
     register(app, table.ROUTES, handlers, auth)
     app.router.add_get("/docs.css", system.style, allow_head=False)
-    app.on_response_prepare.append(_no_server_header)
     return app
 
 
@@ -97,6 +105,3 @@ def _bounded(handlers_max: int) -> Any:
 
     return bounded
 
-
-async def _no_server_header(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.pop("Server", None)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from relay.store.schema import event
 from relay.store.sql import insert_missing
 
-DELIVERIES_MAX = 500  # deliveries listed in one event
+DELIVERIES_MAX = 150  # deliveries listed in one event: a webhook's body stays below 20 kB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
