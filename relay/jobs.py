@@ -52,8 +52,7 @@ class Chores:
         """Walks all inboxes, a few at a time, and raises their floors."""
         after: UserKey | None = None
         while True:
-            last = after
-            users = await self.engine.read(lambda conn, _: inbox_rows.inboxes_after(conn, last, limit=WALK_USERS))
+            users = await self.engine.read(partial(_inboxes_after, after))
             if not users:
                 return
             await self.inbox.prune(users)
@@ -83,6 +82,10 @@ class Chores:
         ):
             scheduler.add_job(_calmly, IntervalTrigger(seconds=seconds), args=[chore], name=chore.__name__)
         return scheduler
+
+
+def _inboxes_after(after: UserKey | None, conn: Conn, now_ms: int) -> list[UserKey]:
+    return inbox_rows.inboxes_after(conn, after, limit=WALK_USERS)
 
 
 def _forget_messages(app_id: str, conn: Conn, now_ms: int) -> bool:

@@ -51,7 +51,9 @@ class Authenticator:
         self._known: OrderedDict[str, tuple[Principal, int]] = OrderedDict()  # header -> who, and until when
         self._rates = RateLimiter(rate_per_s=rate_per_s, burst=burst)
         self._anonymous = RateLimiter(rate_per_s=anonymous_per_s, burst=anonymous_burst)
-        self._failed_addresses = RateLimiter(rate_per_s=FAILED_PER_ADDRESS_PER_MIN / 60, burst=FAILED_PER_ADDRESS_PER_MIN)
+        self._failed_addresses = RateLimiter(
+            rate_per_s=FAILED_PER_ADDRESS_PER_MIN / 60, burst=FAILED_PER_ADDRESS_PER_MIN
+        )
         self._failed_keys = RateLimiter(rate_per_s=FAILED_PER_KEY_PER_MIN / 60, burst=FAILED_PER_KEY_PER_MIN)
 
     # --- who ---
@@ -218,4 +220,6 @@ def _refused() -> Unauthenticated:
 
 
 def _throttled() -> Problem:
-    return Throttled("Too many failed logins from this address; wait a minute.", code="auth_throttled", retry_after_s=60)
+    return Throttled(
+        "Too many failed logins from this address; wait a minute.", code="auth_throttled", retry_after_s=60
+    )

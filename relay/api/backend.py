@@ -60,13 +60,17 @@ class Sends:
         """Raises Invalid, Malformed, TooLarge; nothing is stored by that."""
         policy = self.policy_of(app_id)
         if key is None and policy.require_idempotency_key:
-            raise Malformed("Send an Idempotency-Key, so that a repeat is known as one.", code="idempotency_key_required")
+            raise Malformed(
+                "Send an Idempotency-Key, so that a repeat is known as one.", code="idempotency_key_required"
+            )
         users, scope = self._receivers(body)
         content = _encode(body.body)
         fallback = None if body.fallback is None else _encode(body.fallback)
         push = None if body.push is None else _encode(body.push.model_dump(exclude_none=True))
         if len(content) + len(push or b"") + len(fallback or b"") > PAYLOAD_BYTES_MAX:
-            raise TooLarge(f"`body`, `push` and `fallback` may have {PAYLOAD_BYTES_MAX} bytes together.", code="payload_too_large")
+            raise TooLarge(
+                f"`body`, `push` and `fallback` may have {PAYLOAD_BYTES_MAX} bytes together.", code="payload_too_large"
+            )
         if body.push is not None and body.push.overrides:
             errors = self.check_push(app_id, body.push.overrides)
             if errors:

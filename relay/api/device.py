@@ -105,7 +105,9 @@ class DeviceApi:
 
     async def _range(self, call: Call) -> Answer:
         low, dash, high = call.query.range.partition("-")
-        if not (dash and low.isdecimal() and high.isdecimal() and len(low) < 16 and len(high) < 16 and int(low) < int(high)):
+        if not (
+            dash and low.isdecimal() and high.isdecimal() and len(low) < 16 and len(high) < 16 and int(low) < int(high)
+        ):
             raise Invalid("`range` is a-b: the numbers after a, up to b.")
         if call.query.wait:
             raise Invalid("A range is filled at once: leave `wait` out.")
@@ -140,7 +142,9 @@ class DeviceApi:
 
     def _check_upgrade(self, request: web.Request) -> None:
         headers = request.headers
-        upgrade = headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in headers.get("Connection", "").lower()
+        upgrade = (
+            headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in headers.get("Connection", "").lower()
+        )
         if not upgrade or headers.get("Sec-WebSocket-Version") != "13":
             raise Problem("Ask for a WebSocket of version 13.", code="upgrade_required")
         origin = headers.get("Origin")

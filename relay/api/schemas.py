@@ -24,7 +24,9 @@ def _link(text: str) -> str:
 
 
 Url = Annotated[str, StringConstraints(min_length=3, max_length=2048), AfterValidator(_link)]
-Plain = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@/+=-]*[A-Za-z0-9._:@+=-]$")]
+Plain = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@/+=-]*[A-Za-z0-9._:@+=-]$")
+]
 DataKey = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 DataValue = Annotated[str, StringConstraints(max_length=4096)]
 Version = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -407,7 +409,9 @@ class EndpointsOut(Out):
 class ReplayBody(In):
     """Which events to send again: some by id, or those of a time range, a thousand a call."""
 
-    events: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=500)] | None = None
+    events: (
+        Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(min_length=1, max_length=500)] | None
+    ) = None
     since: Annotated[str, StringConstraints(max_length=40)] | None = None
     until: Annotated[str, StringConstraints(max_length=40)] | None = None
     undelivered_only: bool = False

@@ -104,4 +104,3 @@ def _bounded(handlers_max: int) -> Any:
             busy -= 1
 
     return bounded
-

@@ -44,9 +44,7 @@ class WebhookApi:
             headers=body.headers,
             enabled=body.enabled,
         )
-        return Answer(
-            200, _endpoint(await self.webhooks.update(call.principal.app_id, call.path["endpoint"], changes))
-        )
+        return Answer(200, _endpoint(await self.webhooks.update(call.principal.app_id, call.path["endpoint"], changes)))
 
     async def delete(self, call: Call) -> Answer:
         await self.webhooks.delete(call.principal.app_id, call.path["endpoint"])
@@ -58,9 +56,7 @@ class WebhookApi:
 
     async def rotate(self, call: Call) -> Answer:
         body: RotateBody = call.body
-        rotated = await self.webhooks.rotate(
-            call.principal.app_id, call.path["endpoint"], keep_old_s=body.overlap_s
-        )
+        rotated = await self.webhooks.rotate(call.principal.app_id, call.path["endpoint"], keep_old_s=body.overlap_s)
         return Answer(200, {"secret": rotated.secret, "old_secret_until": rfc3339(rotated.old_secret_until_ms)})
 
     async def deliveries(self, call: Call) -> Answer:

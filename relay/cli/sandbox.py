@@ -22,20 +22,22 @@ from relay.cli.runtime import run
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the sandbox keeps its service account, so that a restart accepts the same one.",
 )
-@click.option("--account", default="fcm-sandbox", show_default=True, help="The account's name in the printed configuration.")
+@click.option(
+    "--account", default="fcm-sandbox", show_default=True, help="The account's name in the printed configuration."
+)
 def sandbox(host: str, port: int, state: Path, account: str) -> None:
     """Run the vendors' emulators: they check what a vendor checks, and answer with its real codes.
 
     Prints ready-made account configuration for relay.toml. The page shows what the phones received; tokens like
     `unregistered-1` or `unavailable-x` provoke a vendor's failures (see GET /_control/faults).
     """
+    state.mkdir(parents=True, exist_ok=True)
     sys.exit(run(_run(host, port, state, account)))
 
 
 async def _run(host: str, port: int, state: Path, account: str) -> int:
     from providers.sandbox import Sandbox  # noqa: PLC0415 - emulators are loaded only by those who ask for them
 
-    state.mkdir(parents=True, exist_ok=True)
     vendors = Sandbox(now=time.time, rng=random.SystemRandom(), state_dir=state)  # noqa: TID251 - the machine's clock
     try:
         await vendors.start(host, port)
