@@ -356,7 +356,7 @@ class _Batch:
             if index in self.same_as:
                 original = self.answers[self.same_as[index]]
                 same = self.sends[index].body_hash == self.sends[self.same_as[index]].body_hash
-                answer = _repeat_of(original) if same else _conflict()  # noqa: PLW2901
+                answer = _repeat_of(original) if same else _conflict()
             assert answer is not None
             done.append(answer)
         return done
