@@ -132,6 +132,7 @@ class Relay:
             node_id=self.node_id,
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
+            counted=self.metrics.accepted.inc,
         )
         rhythm = Rhythm(
             interval_s=settings.heartbeat.interval_s,

@@ -55,6 +55,7 @@ class InboxService:
     node_id: str
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
+    counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
     _hello: Any = field(init=False)
@@ -91,6 +92,7 @@ class InboxService:
         return results
 
     def _told(self, accepted: Sequence[Accepted]) -> None:
+        self.counted(sum(not one.replay for one in accepted))
         self.hints.wake([user for one in accepted for user in one.wakes])
         due = [one.due_ms for one in accepted if one.due_ms is not None]
         if due:
