@@ -1,0 +1,188 @@
+"""The relay through its public faces: HTTP and WebSocket, in one process, over real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from relay.app import Relay
+from relay.clock import SystemClock
+from relay.config import load
+from relay.ids import system_rng
+from relay.telemetry import Metrics
+
+
+@dataclass
+class Face:
+    """A client of a running relay."""
+
+    http: aiohttp.ClientSession
+    url: str
+    key: str
+
+    async def call(self, method: str, path: str, body: Any = None, *, token: str | None = None, **headers: str) -> Any:
+        headers["Authorization"] = f"Bearer {token or self.key}"
+        async with self.http.request(method, self.url + path, json=body, headers=headers) as answer:
+            text = await answer.read()
+            return answer.status, (await answer.json(content_type=None)) if text else None, answer.headers
+
+    async def device(self, user: str = "ann", device: str = "phone") -> str:
+        """Registers a device and gives its token."""
+        assert (await self.call("PUT", f"/v1/users/{user}/devices/{device}", {}))[0] == 201
+        status, body, _ = await self.call("POST", f"/v1/users/{user}/devices/{device}/token")
+        assert status == 201
+        return str(body["token"])
+
+    async def send(self, body: Any = "hi", **more: Any) -> str:
+        status, answer, _ = await self.call("POST", "/v1/messages", {"to": {"users": ["ann"]}, "body": body} | more)
+        assert status == 202, answer
+        return str(answer["id"])
+
+    async def connect(self, token: str, **hello: Any) -> aiohttp.ClientWebSocketResponse:
+        ws = await self.http.ws_connect(
+            self.url + "/v1/device/ws", headers={"Authorization": f"Bearer {token}"}, protocols=["relay.v1.json"]
+        )
+        await ws.send_json({"type": "hello", "ref": "1", "store": {"id": "s"}} | hello)
+        return ws
+
+
+@pytest.fixture
+async def face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Face]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("relay.app.QUIET_S", 0)
+    relay = Relay(load(None, {"RELAY_SERVER__PORT": "0"}), SystemClock(), system_rng(), Metrics())
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        yield Face(http, f"http://127.0.0.1:{relay.port}", first.api_key)
+    await relay.close()
+
+
+async def next_frame(ws: aiohttp.ClientWebSocketResponse, type_: str) -> dict[str, Any]:
+    while True:
+        frame = await ws.receive_json(timeout=10)
+        if frame["type"] == type_:
+            return dict(frame)
+
+
+async def test_what_was_sent_before_and_after_the_hello_comes_in_order_on_one_path(face: Face) -> None:
+    token = await face.device()
+    before = [await face.send(n) for n in range(3)]
+    ws = await face.connect(token)
+    assert (await next_frame(ws, "welcome"))["missing"] == 3
+    first = await next_frame(ws, "batch")
+    assert [entry["id"] for entry in first["entries"]] == before
+    assert first["caught_up"]
+    live = await face.send("live")
+    second = await next_frame(ws, "batch")
+    assert [entry["id"] for entry in second["entries"]] == [live]
+    assert second["from"] == first["to"]
+    await ws.close()
+
+
+async def test_nothing_beyond_the_window_is_sent_before_it_is_acked(face: Face) -> None:
+    token = await face.device()
+    for n in range(5):
+        await face.send(n)
+    ws = await face.connect(token, window={"entries": 2, "bytes": 1_000_000})
+    first = await next_frame(ws, "batch")
+    assert first["to"] == 2
+    with pytest.raises(TimeoutError):
+        await ws.receive(timeout=0.3)
+    await ws.send_json({"type": "ack", "ref": "2", "upto": 2})
+    assert (await next_frame(ws, "batch"))["to"] == 4
+    await ws.close()
+
+
+async def test_an_ack_beyond_what_was_sent_is_refused(face: Face) -> None:
+    ws = await face.connect(await face.device())
+    await next_frame(ws, "welcome")
+    await ws.send_json({"type": "ack", "ref": "2", "upto": 99})
+    assert (await next_frame(ws, "error"))["code"] == "invalid_cursor"
+    await ws.close()
+
+
+async def test_a_newer_session_closes_the_older_one(face: Face) -> None:
+    token = await face.device()
+    old = await face.connect(token)
+    await next_frame(old, "welcome")
+    new = await face.connect(token)
+    await next_frame(new, "welcome")
+    async with asyncio.timeout(10):
+        while not old.closed:
+            await old.receive()
+    assert old.close_code == 4001
+    await new.close()
+
+
+async def test_ten_frames_that_mean_nothing_end_the_connection(face: Face) -> None:
+    ws = await face.connect(await face.device())
+    for _ in range(10):
+        await ws.send_json({"type": "nonsense"})
+    async with asyncio.timeout(10):
+        while not ws.closed:
+            await ws.receive()
+    assert ws.close_code == 4400
+
+
+async def test_a_long_poll_returns_as_soon_as_there_is_something(face: Face) -> None:
+    token = await face.device()
+    _, welcome, _ = await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=token)
+    path = f"/v1/device/sync?wait=30&cursor={welcome['cursors']['inbox']}"
+    poll = asyncio.create_task(face.call("GET", path, token=token))
+    sent = await face.send()
+    async with asyncio.timeout(10):
+        status, body, _ = await poll
+    assert status == 200
+    assert [entry["id"] for entry in body["batches"][0]["entries"]] == [sent]
+
+
+async def test_304_when_there_is_nothing_newer(face: Face) -> None:
+    token = await face.device()
+    _, welcome, _ = await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=token)
+    path = f"/v1/device/sync?cursor={welcome['cursors']['inbox']}"
+    _, _, headers = await face.call("GET", path, token=token)
+    assert (await face.call("GET", path, token=token, **{"If-None-Match": headers["ETag"]}))[0] == 304
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "as_device"),
+    [("POST", "/v1/messages", True), ("GET", "/v1/events", True), ("GET", "/v1/device/sync", False)],
+)
+async def test_a_credential_of_the_other_kind_is_forbidden(face: Face, method: str, path: str, as_device: bool) -> None:
+    token = await face.device() if as_device else None
+    status, body, _ = await face.call(method, path, token=token)
+    assert (status, body["code"]) == (403, "forbidden")
+
+
+async def test_a_signed_out_device_is_a_stranger(face: Face) -> None:
+    token = await face.device()
+    assert (await face.call("DELETE", "/v1/users/ann/devices/phone"))[0] == 204
+    status, body, _ = await face.call("GET", "/v1/device/sync", token=token)
+    assert (status, body["code"]) == (401, "unauthenticated")
+
+
+async def test_a_foreign_gateway_reports_presence_in_batches(face: Face) -> None:
+    await face.device()
+    items = [
+        {"user": "ann", "device": "phone", "state": "foreground"},
+        {"user": "ann", "device": "nobody", "state": "foreground"},
+    ]
+    status, body, _ = await face.call("POST", "/v1/presence", {"devices": items})
+    assert status == 200
+    assert [one["status"] for one in body["results"]] == ["ok", "rejected"]
+    assert (await face.call("GET", "/v1/users/ann/presence"))[1]["online"]
+
+
+async def test_a_cancelled_message_is_never_delivered_and_the_trace_says_so(face: Face) -> None:
+    token = await face.device()
+    sent = await face.send()
+    assert (await face.call("DELETE", f"/v1/messages/{sent}"))[1]["status"] == "cancelled"
+    _, body, _ = await face.call("GET", "/v1/device/sync", token=token)
+    assert body["batches"][0]["entries"] == []
+    _, trace, _ = await face.call("GET", f"/v1/messages/{sent}")
+    assert trace["recipients"][0]["devices"][0]["state"] == "cancelled"
