@@ -1,0 +1,180 @@
+"""PLAN and SETTLE on both stores: who is told, when, and what a vendor's verdict changes."""
+
+import random
+from typing import Any
+
+import pytest
+
+from providers.contract import Capabilities, Outcome, Verdict
+from relay.bus.local import LocalBus
+from relay.inbox.accept import Send
+from relay.inbox.ack import AckRequest
+from relay.inbox.addresses import NewAddress
+from relay.inbox.cursor import CursorKeys
+from relay.inbox.registry import Registration
+from relay.inbox.service import InboxService
+from relay.model import DeviceKey, Policy
+from relay.push.planner import AccountView
+from relay.push.rules import Result, Then
+from relay.push.service import Attempt, Settlement, plan_due, settle, still_needed
+from relay.store import meta
+from relay.store import queue as job_rows
+from relay.store.engine import Engine
+
+PHONE = DeviceKey("shop", "ann", "phone")
+POLICY = Policy()
+VIEWS = {"v": AccountView(capabilities=Capabilities(payload_bytes_max=4096, ttl_s_max=86_400))}
+
+
+class Desk:
+    """One device with one address, and a dispatcher that moves by hand."""
+
+    def __init__(self, engine: Engine, clock: Any) -> None:
+        self.engine, self.clock = engine, clock
+        self.sent = 0
+        self.inbox = InboxService(
+            engine=engine,
+            clock=clock,
+            rng=random.Random(1),
+            policy_of=lambda _: POLICY,
+            keys=CursorKeys(1, {1: b"k" * 32}),
+            hints=LocalBus(),
+            node_id="n1",
+        )
+
+    async def begin(self) -> None:
+        await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, random.Random(2)))
+        address = NewAddress(account="v", kind="token", token_sealed=b"s", token_hash=b"h")
+        await self.inbox.register(Registration(device=PHONE, addresses=(address,)))
+        self.clock.forward(s=1)
+
+    async def send(self) -> str:
+        self.sent += 1
+        id_ = f"01900000-0000-7000-8000-{self.sent:012d}"
+        await self.inbox.accept(
+            Send(
+                app_id="shop",
+                message_id=id_,
+                id_from_key=False,
+                key=None,
+                body_hash=b"",
+                nonce="",
+                users=("ann",),
+                type="text",
+                body="1",
+                h="00",
+                push='{"title":"t"}',
+                ttl_s=604_800,
+            )
+        )
+        return id_
+
+    async def plan(self) -> tuple[Attempt, ...]:
+        planned = await self.engine.write(
+            lambda conn, now_ms: plan_due(
+                conn, now_ms, lambda _: POLICY, lambda _: VIEWS, owner="n1", limit=10, boot_ms=0
+            )
+        )
+        return planned.attempts
+
+    async def settle(self, attempt: Attempt, verdict: Verdict, **more: Any) -> Any:
+        one = Settlement(
+            attempt=attempt,
+            result=Result(Outcome(verdict=verdict, **more)),
+            retry_ms=self.clock.now_ms() + 5_000,
+        )
+        (then,) = await self.engine.write(lambda conn, now_ms: settle(conn, now_ms, [one], lambda _: POLICY))
+        return then
+
+    async def job(self) -> Any:
+        jobs = await self.engine.read(lambda conn, _: job_rows.jobs_of(conn, [PHONE.user]))
+        return jobs[PHONE]
+
+
+@pytest.fixture
+async def desk(engine: Engine, clock: Any) -> Desk:
+    desk = Desk(engine, clock)
+    await desk.begin()
+    return desk
+
+
+async def test_an_offline_device_is_told_after_the_debounce_and_not_before(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    assert await desk.plan() == ()
+    clock.forward(ms=500)
+    (attempt,) = await desk.plan()
+    assert (attempt.send.from_seq, attempt.send.upto_seq) == (1, 1)
+    assert await desk.plan() == (), "one claim at a time"
+
+
+async def test_accepted_means_told_and_the_knocks_follow(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    for wait_s, knock in ((1, False), (3600, True), (18_000, True), (64_800, True)):
+        clock.forward(s=wait_s)
+        (attempt,) = await desk.plan()
+        assert attempt.knock == knock
+        assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
+    job = await desk.job()
+    assert (job.due_ms, job.reason) == (None, "told")
+    await desk.send()
+    assert (await desk.job()).due_ms is not None, "a new message starts anew"
+
+
+async def test_a_thousand_messages_are_one_summary(desk: Desk, clock: Any) -> None:
+    for _ in range(30):
+        await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    assert attempt.send.form == "summary"
+    assert len(attempt.send.notes) == 1
+    assert attempt.send.notes[0].count == 30
+
+
+async def test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothing(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (lost,) = await desk.plan()
+    clock.forward(s=31)
+    (second,) = await desk.plan()
+    assert await desk.settle(lost, Verdict.TOKEN_DEAD) is None
+    assert await desk.settle(second, Verdict.ACCEPTED) is Then.TOLD
+    assert (await desk.inbox.device(PHONE))[0].has_address == 1
+
+
+async def test_a_dead_token_is_believed_only_for_what_was_registered_before(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    fresh = NewAddress(account="v", kind="token", token_sealed=b"s", token_hash=b"h")
+    clock.forward(s=1)
+    await desk.inbox.register(Registration(device=PHONE, addresses=(fresh,)))
+    await desk.settle(attempt, Verdict.TOKEN_DEAD)
+    assert (await desk.inbox.device(PHONE))[0].has_address == 1
+    clock.forward(s=10)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.TOKEN_DEAD)
+    assert (await desk.inbox.device(PHONE))[0].has_address == 0
+    job = await desk.job()
+    assert (job.due_ms, job.reason) == (None, "no_address")
+
+
+async def test_a_failed_attempt_waits_even_if_more_arrives(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    assert await desk.settle(attempt, Verdict.RETRY) is Then.AGAIN
+    await desk.send()
+    clock.forward(s=1)
+    assert await desk.plan() == ()
+    clock.forward(s=5)
+    (attempt,) = await desk.plan()
+    assert attempt.send.upto_seq == 2
+
+
+async def test_what_was_acked_meanwhile_is_not_sent(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    attempts = await desk.plan()
+    await desk.inbox.ack(AckRequest(device=PHONE, upto=1))
+    needed = await desk.engine.read(lambda conn, now_ms: still_needed(conn, now_ms, attempts))
+    assert needed == [False]
