@@ -1,15 +1,12 @@
 """`relay demo`: the main job with real processes and real sockets, every step checked."""
 
 import asyncio
-import itertools
-import json
-import os
 import re
 import signal
+import socket
+import struct
 import sys
 import tempfile
-import time
-from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,263 +14,213 @@ from typing import Any
 import aiohttp
 import click
 from aiohttp import web
-from rich.console import Console
 
+from relay.cli.demo_steps import BURST, SETTLES_S, STEP_S, Backend, Failed, Process, Receiver, Timeline
 from relay.cli.runtime import run
-from relay.webhooks.signing import SignatureRefused, verify, verifying_key
 
-STARTS_S = 20.0
-STEP_S = 25.0
-BURST = 200
+OFFLINE = 3
 TOKEN = "ann-phone-1"  # noqa: S105 - the sandbox's phone
 STORE = {"id": "demo-database-1"}
 SUBPROTOCOL = "relay.v1.json"
+NEXT = (
+    "\n[bold green]Nothing was lost, nothing came twice.[/]\n\nNext: [bold]relay serve[/] runs it for you in this folder; "
+    "its /docs page has every call, and the README a tour with curl."
+)
 
 
-class Failed(Exception):  # noqa: N818
-    """A check that did not hold."""
+class Story:
+    """What has been started, and what a step leaves to the next ones."""
 
+    def __init__(self, timeline: Timeline, home: Path, stack: AsyncExitStack) -> None:
+        self.timeline, self.home, self.stack = timeline, home, stack
+        self.receiver = Receiver()
+        self.phones = ""  # the sandbox's URL
+        self.key = ""
+        self.port = 0
+        self.relay = Process(home, "serve")
 
-class Timeline:
-    """Prints what happened, when, and whether it was right."""
-
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
-        self._began = time.monotonic()  # noqa: TID251 - a person's clock
-
-    def say(self, text: str) -> None:
-        self._console.print(f"[dim]{time.monotonic() - self._began:5.1f} s[/]   {text}")  # noqa: TID251
-
-    def check(self, held: object, text: str) -> None:
-        """Raises Failed if it does not hold."""
-        self.say(f"[{'green' if held else 'red'}]{'✓' if held else '✗'}[/] {text}")
-        if not held:
-            raise Failed(text)
-
-    def end(self, text: str) -> None:
-        self._console.print(text)
-
-
-class Process:
-    """A child process that says on its output when it is ready, and as what."""
-
-    def __init__(self, home: Path, *arguments: str) -> None:
-        self._arguments = arguments
-        self._home = home
-        self._child: asyncio.subprocess.Process | None = None
-
-    async def start(self, ready: str) -> str:
-        """Starts it; gives its output up to the line that matches `ready`."""
-        log = await asyncio.to_thread(open, self._home / "relay.log", "ab")
-        with log:
-            self._child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "relay",
-                *self._arguments,
-                cwd=self._home,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-            )
-        assert self._child.stdout is not None
-        said = ""
-        async with asyncio.timeout(STARTS_S):
-            while not re.search(ready, said):
-                line = (await self._child.stdout.readline()).decode()
-                if not line:
-                    raise Failed(f"`relay {self._arguments[0]}` ended at once")
-                said += line
-        return said
-
-    async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(how)
-            await self._child.wait()
-
-
-class Receiver:
-    """The backend's webhook endpoint: verifies every signature, and remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.secret: str | None = None
-        self.bad = 0
-        self.good = 0
-        self.events: list[dict[str, Any]] = []
-        self.changed = asyncio.Event()
-
-    async def take(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        while self.secret is None:  # noqa: ASYNC110 - the endpoint's first event may be quicker than the answer with its secret
-            await asyncio.sleep(0.02)  # noqa: TID251
-        try:
-            self._verify(body, request)
-        except (ValueError, SignatureRefused):
-            self.bad += 1
-            return web.Response(status=400)
-        self.good += 1
-        event = json.loads(body)
-        if all(event["id"] != known["id"] for known in self.events):  # deliveries may come twice; the id tells
-            self.events.append(event)
-        self.changed.set()
-        return web.Response(status=204)
-
-    def _verify(self, body: bytes, request: web.Request) -> None:
-        """By the reference library of Standard Webhooks if it is installed, else by ours."""
-        assert self.secret is not None
-        try:
-            from standardwebhooks.webhooks import Webhook, WebhookVerificationError  # noqa: PLC0415
-        except ImportError:
-            verify([verifying_key(self.secret)], request.headers, body, now_s=int(time.time()))  # noqa: TID251
-            return
-        try:
-            Webhook(self.secret).verify(body, dict(request.headers.items()))
-        except WebhookVerificationError as error:
-            raise ValueError(str(error)) from None
-
-    def acked(self) -> Counter[str]:
-        return Counter(
-            one["message_id"]
-            for event in self.events
-            if event["type"] == "delivery.acked"
-            for one in event["data"]["deliveries"]
+    async def set_up(self) -> None:
+        """Sandbox, webhook receiver, relay; the endpoint, the device, its token."""
+        hook = await _listen(self.receiver, self.stack)
+        vendors = Process(self.home, "sandbox", "--port", "0", "--state", str(self.home / "sandbox"))
+        self.stack.push_async_callback(vendors.end)
+        said = await vendors.start(r"\[accounts\.[^\]]+\](.|\n)*token_url")
+        self.phones = _found(r"The phones: (\S+?)/\n", said)
+        (self.home / "relay.toml").write_text(
+            f'[webhooks]\nallow_http = true\nexempt = ["127.0.0.1/32:{hook}"]\n'
+            "[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n[push]\nlinger_s = 1\n" + said[said.index("[accounts") :]
         )
+        self.stack.push_async_callback(lambda: self.relay.end())
+        said = await self.serve()
+        self.key = _found(r"(rk_\S+)", said)
+        self.port = int(_found(r"Ready: \S+?:(\d+)", said))
+        timeout = aiohttp.ClientTimeout(total=STEP_S)
+        self.http = await self.stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        self.backend = Backend(self.http, f"http://127.0.0.1:{self.port}", self.key)
+        self.timeline.say(f"relay, vendor emulator and webhook receiver run; the relay is at {self.backend.url}")
+        endpoint = {"url": f"http://127.0.0.1:{hook}/hook", "types": ["*"]}
+        self.receiver.secret = (await self.backend.call("POST", "/v1/webhooks", endpoint))["secret"]
+        device = {"platform": "android", "addresses": [{"account": "fcm-sandbox", "token": TOKEN}]}
+        await self.backend.call("PUT", "/v1/users/ann/devices/phone", device)
+        token = (await self.backend.call("POST", "/v1/users/ann/devices/phone/token"))["token"]
+        self.device = {"Authorization": f"Bearer {token}"}
 
-    async def until(self, holds: Any) -> bool:
-        try:
-            async with asyncio.timeout(STEP_S):
-                while not holds():
-                    self.changed.clear()
-                    await self.changed.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def serve(self) -> str:
+        """Starts the relay: on a free port at first, on the same one after that."""
+        self.relay = Process(self.home, "serve", "--config", str(self.home / "relay.toml"), "--port", str(self.port))
+        return await self.relay.start(r"Ready: \S+.*\n")
 
+    async def tell(self) -> None:
+        """All of it, step by step."""
+        await self.set_up()
+        live, cursor = await self.connect()
+        offline = await self.push()
+        burst = await self.crash()
+        missing = [*offline, *burst]
+        await self.come_back(cursor, missing)
+        await self.hear({live, *missing})
 
-class Backend:
-    """The app's backend: sends, and repeats with the same key until it has an answer."""
+    async def connect(self) -> tuple[str, str]:
+        """The device gets a message live, and is killed; gives the message and the cursor that its store holds."""
+        check = self.timeline.check
+        async with aiohttp.ClientSession() as phone:
+            ws = await phone.ws_connect(
+                f"{self.backend.url}/v1/device/ws", headers=self.device, protocols=[SUBPROTOCOL], autoping=True
+            )
+            await ws.send_json({"type": "hello", "ref": "1", "app_version": "1.0", "store": STORE})
+            welcome = await ws.receive_json(timeout=STEP_S)
+            check(welcome["type"] == "welcome", "a device (app 1.0) connected and shook hands")
+            sent = await self.backend.send("hello, live")
+            batch = await ws.receive_json(timeout=STEP_S)
+            while not batch.get("entries"):
+                batch = await ws.receive_json(timeout=STEP_S)
+            check([entry["id"] for entry in batch["entries"]] == [sent], "it got a message live, over its socket")
+            await ws.send_json({"type": "ack", "ref": "2", "upto": batch["to"]})
+            answer = await ws.receive_json(timeout=STEP_S)
+            check(answer.get("acked") == batch["to"], "... and acked it")
+            # Closing now resets the connection: no close frame, as when a system kills an app.
+            ws.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.timeline.say("the device's app is killed; its connection is reset")
+        return sent, str(batch["cursor"])
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, key: str) -> None:
-        self._http, self.url = http, url
-        self._headers = {"Authorization": f"Bearer {key}"}
-        self._keys = itertools.count(1)
+    async def push(self) -> list[str]:
+        """The device is offline; three messages reach it by its vendor."""
+        check = self.timeline.check
+        gone = await self.receiver.until(lambda: self.receiver.has("device.offline"))
+        check(gone, "it did not come back in time: the relay counts it as offline, and told the backend")
+        offline = [await self.backend.send(f"while you were away {n}") for n in range(1, OFFLINE + 1)]
+        query = {"token": TOKEN, "count": str(OFFLINE), "timeout": "20"}
+        async with self.http.get(f"{self.phones}/_phones/wait", params=query) as answer:
+            seen = await answer.json()
+        shown = len(seen["phones"][0]["shown"]) if seen["phones"] else 0
+        text = f"{OFFLINE} messages were pushed by its vendor; the phone shows {shown} notifications"
+        check(shown == seen["count"] == OFFLINE, text)
+        return offline
 
-    async def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        async with self._http.request(method, self.url + path, json=body, headers=self._headers | headers) as answer:
-            text = await answer.text()
-            if answer.status >= 300:
-                raise Failed(f"{method} {path}: {answer.status} {text}")
-            return json.loads(text) if text else None
+    async def crash(self) -> list[str]:
+        """A burst, and SIGKILL in the middle; the sender repeats what it has no answer to. Gives what was accepted."""
+        check = self.timeline.check
+        ids: dict[str, str] = {}
+        sending = asyncio.create_task(self.backend.burst(ids))
+        while len(ids) < BURST // 4 and not sending.done():  # noqa: ASYNC110 - a moment, not an event
+            await asyncio.sleep(0.002)  # noqa: TID251
+        was_running = self.relay.runs
+        await self.relay.end(signal.SIGKILL)
+        await sending
+        answered = dict(ids)
+        middle = was_running and 0 < len(answered) < BURST
+        check(middle, f"the relay was killed (SIGKILL) in a burst: {len(answered)} of {BURST} sends were answered")
+        await self.serve()
+        await self.backend.burst(ids)
+        again, known = BURST - len(answered), self.backend.replayed
+        text = (
+            f"restarted; the {again} others were repeated with their keys: {again - known} new, {known} known already"
+        )
+        check(len(ids) == len(set(ids.values())) == BURST, text)
+        return list(ids.values())
 
-    async def send(self, text: str, *, key: str | None = None) -> str:
-        body = {
-            "to": {"users": ["ann"]},
-            "conversation": {"type": "direct", "id": "c1"},
-            "body": {"text": text},
-            "push": {"title": "Bob", "body": text},
-        }
-        answer = await self.call("POST", "/v1/messages", body, **{"Idempotency-Key": key or f"demo-{next(self._keys)}"})
-        return str(answer["id"])
+    async def come_back(self, cursor: str, missing: list[str]) -> None:
+        """The device comes back as a newer version with its old cursor, and gets exactly what it misses."""
+        check, url = self.timeline.check, f"{self.backend.url}/v1/device"
+        hello = {"app_version": "2.0.0", "store": STORE, "cursors": {"inbox": cursor}}
+        async with self.http.put(url, json=hello, headers=self.device) as answer:
+            welcome = await answer.json()
+        upgraded = welcome.get("verdict") == "delta" and (welcome.get("upgrade") or {}).get("from") == "1.0"
+        check(upgraded, f"it is back as app 2.0.0, with its old cursor: {welcome.get('missing')} missing")
+        cursor = welcome["cursors"]["inbox"]
+        entries: list[dict[str, Any]] = []
+        page: dict[str, Any] = {"caught_up": False}
+        while not page["caught_up"]:
+            query = {"cursor": cursor, "limit": "50"}
+            async with self.http.get(f"{url}/sync", params=query, headers=self.device) as answer:
+                page, etag = await answer.json(), answer.headers.get("ETag", "")
+            if answer.status != 200 or not (page["caught_up"] or page["batches"][0]["entries"]):
+                raise Failed(f"a page of the sync brought nothing: {answer.status} {page}")
+            for batch in page["batches"]:
+                entries += batch["entries"]
+                cursor = batch["cursor"]
+        got = sorted(entry["id"] for entry in entries)
+        check(got == sorted(missing), f"it synced exactly the {len(missing)} missing messages: none lost, none twice")
+        seqs = [entry["seq"] for entry in entries]
+        check(seqs == list(range(seqs[0], seqs[0] + len(seqs))), "... in order, without a hole")
+        async with self.http.post(f"{url}/ack", json={"cursor": cursor}, headers=self.device) as answer:
+            check(answer.status == 200, "... and acked them")
+        headers = self.device | {"If-None-Match": etag}
+        async with self.http.get(f"{url}/sync", params={"cursor": cursor}, headers=headers) as answer:
+            check(answer.status == 304, "the next poll answers 304: nothing newer")
 
-    async def burst(self, ids: dict[str, str]) -> None:
-        """Sends all at once; `ids` gets what was answered. What is not answered is for the caller to repeat."""
+    async def hear(self, accepted: set[str]) -> None:
+        """The backend hears of every ack, of each once, in webhooks that are all signed."""
+        check, receiver = self.timeline.check, self.receiver
+        await receiver.until(lambda: accepted <= receiver.acked_messages())
+        await asyncio.sleep(SETTLES_S)  # noqa: TID251 - for what should not come
+        told = receiver.acked_messages()
+        check(told == accepted, f"webhooks told the backend of {len(told)} acks, for {len(accepted)} accepted messages")
+        check(receiver.told_once(), "... of each exactly once")
+        good = receiver.good > 0 and receiver.bad == 0
+        check(good, f"webhooks whose signature is right: {receiver.good}; wrong: {receiver.bad}")
 
-        async def one(key: str) -> None:
-            try:
-                ids[key] = await self.send(f"message {key}", key=key)
-            except (aiohttp.ClientError, OSError):
-                return
-
-        await asyncio.gather(*(one(f"burst-{n}") for n in range(BURST) if f"burst-{n}" not in ids))
+    async def keep(self) -> None:
+        """Leaves everything running until Ctrl-C."""
+        self.timeline.end(
+            f"\nStill running: relay {self.backend.url}/docs, phones {self.phones}/\n"
+            f"API key {self.key}\nFolder {self.home}\nCtrl-C ends it."
+        )
+        stop = asyncio.Event()
+        for one in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(one, stop.set)
+        await stop.wait()
 
 
 async def demonstrate(keep: bool) -> int:
     """The whole story; gives the exit status."""
     timeline = Timeline()
-    with tempfile.TemporaryDirectory(prefix="relay-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="relay-demo-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         try:
             async with AsyncExitStack() as stack:
-                await _story(timeline, home, stack, keep=keep)
-        except (Failed, TimeoutError, aiohttp.ClientError) as error:
-            timeline.end(f"\n[red]The demo failed:[/] {error or type(error).__name__}\n\nThe relay's log ends with:")
-            log = (home / "relay.log").read_text(errors="replace") if (home / "relay.log").exists() else ""
-            timeline.end("\n".join(log.splitlines()[-15:]))
+                story = Story(timeline, home, stack)
+                await story.tell()
+                timeline.end(NEXT)
+                if keep:
+                    await story.keep()
+        except (Failed, OSError, aiohttp.ClientError, LookupError, TypeError, ValueError) as error:
+            why = str(error) if isinstance(error, Failed) else repr(error)
+            timeline.failed(why, home / "serve.log")
             return 1
     return 0
 
 
-async def _story(timeline: Timeline, home: Path, stack: AsyncExitStack, *, keep: bool) -> None:
-    receiver = Receiver()
-    hook = await _receiver(receiver, stack)
-    vendors = Process(home, "sandbox", "--port", "0", "--state", str(home / "sandbox"))
-    stack.push_async_callback(vendors.end)
-    said = await vendors.start(r"\[accounts\.[^\]]+\](.|\n)*token_url")
-    phones = re.search(r"The phones: (\S+?)/\n", said)
-    assert phones is not None
-    port = _free_port()
-    (home / "relay.toml").write_text(
-        f'[server]\nport = {port}\n[webhooks]\nallow_http = true\nexempt = ["127.0.0.1/32:{hook}"]\n'
-        "[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n[push]\nlinger_s = 1\n" + said[said.index("[accounts") :]
-    )
-    relay = Process(home, "serve")
-    stack.push_async_callback(lambda: relay.end())
-    said = await relay.start(r"Ready: \S+")
-    key = re.search(r"rk_\S+", said)
-    assert key is not None
-    http = await stack.enter_async_context(aiohttp.ClientSession())
-    backend = Backend(http, f"http://127.0.0.1:{port}", key[0])
-    timeline.say(f"relay, vendor emulator and webhook receiver run; the relay is at {backend.url}")
-    made = await backend.call("POST", "/v1/webhooks", {"url": f"http://127.0.0.1:{hook}/hook", "types": ["*"]})
-    receiver.secret = made["secret"]
-    await backend.call(
-        "PUT",
-        "/v1/users/ann/devices/phone",
-        {"platform": "android", "addresses": [{"account": "fcm-sandbox", "token": TOKEN}]},
-    )
-    token = (await backend.call("POST", "/v1/users/ann/devices/phone/token"))["token"]
-    cursor = await _live(timeline, backend, token)
-    timeline.check(
-        await receiver.until(lambda: any(e["type"] == "device.offline" for e in receiver.events)),
-        "nothing is heard of it any more: the relay counts it as offline, and told the backend",
-    )
-    offline = [await backend.send(f"while you were away {n}") for n in (1, 2, 3)]
-    async with http.get(f"{phones[1]}/_phones/wait", params={"token": TOKEN, "count": "3", "timeout": "20"}) as answer:
-        timeline.check(
-            (await answer.json())["count"] >= 3, "three messages to the offline phone: its vendor showed them"
-        )
-    burst: dict[str, str] = {}
-    sending = asyncio.create_task(backend.burst(burst))
-    while len(burst) < BURST // 4:  # noqa: ASYNC110 - a moment, not an event
-        await asyncio.sleep(0.005)  # noqa: TID251
-    await relay.end(signal.SIGKILL)
-    await sending
-    timeline.check(
-        len(burst) < BURST, f"the relay was killed (SIGKILL) in the middle of a burst: {len(burst)} of {BURST} answered"
-    )
-    relay = Process(home, "serve")
-    await relay.start(r"Ready: \S+")
-    await backend.burst(burst)
-    timeline.check(len(burst) == BURST, "restarted; the sender repeated what had no answer, with the same keys")
-    await _return(timeline, http, backend, token, cursor, [*offline, *burst.values()])
-    expected = {*offline, *burst.values()}
-    told = await receiver.until(lambda: expected <= set(receiver.acked()))
-    timeline.check(told, "the backend was told of every ack by webhook")
-    timeline.check(set(receiver.acked().values()) == {1}, "... of each exactly once")
-    timeline.check(receiver.good and not receiver.bad, f"all {receiver.good} webhooks were signed rightly")
-    timeline.end(
-        "\n[bold green]Nothing was lost, nothing came twice.[/]\n\nNext: [bold]relay serve[/] runs it for you in this folder; "
-        "its /docs page has every call, and the README a tour with curl."
-    )
-    if keep:
-        timeline.end(
-            f"\nStill running: relay {backend.url}/docs, phones {phones[1]}/\nAPI key {key[0]}\nCtrl-C ends it."
-        )
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
-        await stop.wait()
+def _found(pattern: str, text: str) -> str:
+    """What the pattern's group matched. Raises Failed if nothing does."""
+    match = re.search(pattern, text)
+    if match is None:
+        raise Failed(f"a process said something unexpected when it started: {text}")
+    return match[1]
 
 
-async def _receiver(receiver: Receiver, stack: AsyncExitStack) -> int:
+async def _listen(receiver: Receiver, stack: AsyncExitStack) -> int:
+    """Serves the webhook receiver on a free port, and gives that."""
     app = web.Application()
     app.router.add_post("/hook", receiver.take)
     runner = web.AppRunner(app, access_log=None)
@@ -281,71 +228,6 @@ async def _receiver(receiver: Receiver, stack: AsyncExitStack) -> int:
     stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     return int(runner.addresses[0][1])
-
-
-def _free_port() -> int:
-    import socket  # noqa: PLC0415
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-async def _live(timeline: Timeline, backend: Backend, token: str) -> str:
-    """The device connects, gets a message live, and is killed; gives the cursor that its store holds."""
-    headers = {"Authorization": f"Bearer {token}"}
-    phone = aiohttp.ClientSession()
-    ws = await phone.ws_connect(f"{backend.url}/v1/device/ws", headers=headers, protocols=[SUBPROTOCOL], heartbeat=None)
-    await ws.send_json({"type": "hello", "ref": "1", "app_version": "1.0.0", "store": STORE})
-    welcome = await ws.receive_json(timeout=STEP_S)
-    timeline.check(welcome["type"] == "welcome", "a device (app 1.0.0) connected and shook hands")
-    sent = await backend.send("hello, live")
-    batch = await ws.receive_json(timeout=STEP_S)
-    while not batch.get("entries"):
-        batch = await ws.receive_json(timeout=STEP_S)
-    timeline.check([entry["id"] for entry in batch["entries"]] == [sent], "it got a message live, over its socket")
-    await ws.send_json({"type": "ack", "ref": "2", "upto": batch["to"]})
-    answer = await ws.receive_json(timeout=STEP_S)
-    timeline.check(answer.get("acked") == batch["to"], "... and said that it is stored")
-    await phone.close()  # its sockets, without a word: the app was killed
-    timeline.say("the device is killed")
-    return str(batch["cursor"])
-
-
-async def _return(
-    timeline: Timeline, http: aiohttp.ClientSession, backend: Backend, token: str, cursor: str, accepted: list[str]
-) -> None:
-    """The device comes back as a newer version with its old cursor, and gets exactly what is missing."""
-    headers = {"Authorization": f"Bearer {token}"}
-    hello = {"app_version": "2.0.0", "store": STORE, "cursors": {"inbox": cursor}}
-    async with http.put(f"{backend.url}/v1/device", json=hello, headers=headers) as answer:
-        welcome = await answer.json()
-    timeline.check(
-        welcome["verdict"] == "delta" and welcome["upgrade"]["from"] == "1.0.0",
-        f"it is back as app 2.0.0, with its old cursor: {welcome['missing']} missing",
-    )
-    cursor, got, seqs, etag, more = welcome["cursors"]["inbox"], [], [], "", True
-    while more:
-        async with http.get(
-            f"{backend.url}/v1/device/sync", params={"cursor": cursor, "limit": "50"}, headers=headers
-        ) as answer:
-            page = await answer.json()
-            etag = answer.headers.get("ETag", "")
-        batch = page["batches"][0]
-        got += [entry["id"] for entry in batch["entries"]]
-        seqs += [entry["seq"] for entry in batch["entries"]]
-        cursor, more = batch["cursor"], page["more"]
-    timeline.check(
-        sorted(got) == sorted(accepted),
-        f"it synced exactly the {len(accepted)} missing messages: none lost, none twice",
-    )
-    timeline.check(seqs == list(range(seqs[0], seqs[0] + len(seqs))), "... in order, without a hole")
-    async with http.post(f"{backend.url}/v1/device/ack", json={"cursor": cursor}, headers=headers) as answer:
-        timeline.check(answer.status == 200, "... and acked them")
-    async with http.get(
-        f"{backend.url}/v1/device/sync", params={"cursor": cursor}, headers=headers | {"If-None-Match": etag}
-    ) as answer:
-        timeline.check(answer.status == 304, "the next poll answers 304: nothing newer")
 
 
 @click.command()
@@ -356,5 +238,4 @@ def demo(keep: bool) -> None:
     Starts a relay, a vendor emulator and a webhook receiver on free ports, in a temporary folder. The exit status is 0
     only if every step was checked.
     """
-    os.environ.pop("RELAY_CONFIG", None)
     sys.exit(run(demonstrate(keep)))
