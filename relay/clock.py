@@ -37,15 +37,17 @@ class GuardedWall:
         self._trusted_ms: int | None = None
         self._at_ms = 0
         self._stepped_at_ms: int | None = None
+        self._step_ms = 0
 
     def read(self, *, wall_ms: int, monotonic_ms: int) -> int:
         if self._trusted_ms is None:
             self._trusted_ms, self._at_ms = wall_ms, monotonic_ms
             return wall_ms
         expected_ms = self._trusted_ms + (monotonic_ms - self._at_ms)
-        if abs(wall_ms - expected_ms) > STEP_MS_MAX:
-            if self._stepped_at_ms is None:
-                self._stepped_at_ms = monotonic_ms
+        step_ms = wall_ms - expected_ms
+        if abs(step_ms) > STEP_MS_MAX:
+            if self._stepped_at_ms is None or abs(step_ms - self._step_ms) > STEP_MS_MAX:  # another jump lasts anew
+                self._stepped_at_ms, self._step_ms = monotonic_ms, step_ms
             if monotonic_ms - self._stepped_at_ms < STEP_LASTS_MS:
                 return expected_ms
         self._stepped_at_ms = None

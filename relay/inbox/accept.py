@@ -129,13 +129,14 @@ class _Batch:
 
     def claim_keys(self) -> None:
         first: dict[tuple[str, str], int] = {}
+        repeats: list[int] = []
         rows = []
         for index, send in enumerate(self.sends):
             if send.key is None:
                 continue
             name = (send.app_id, send.key)
             if name in first:
-                self.same_as[index] = first[name]
+                repeats.append(index)
                 continue
             first[name] = index
             life_ms = max(KEY_KEPT_MS, send.ttl_s * 1000 + KEY_AFTER_LIFE_MS)
@@ -154,15 +155,17 @@ class _Batch:
         standing = inbox_rows.claim_keys(self.conn, rows)
         again: dict[int, str] = {}
         kept: dict[str, list[int]] = {}
-        for name, index in first.items():
-            send, row = self.sends[index], standing[name]
-            if row.writer == send.nonce:
-                if send.id_from_key:
-                    kept.setdefault(send.app_id, []).append(index)
-            elif row.body_hash != send.body_hash:
+        for index in [*first.values(), *repeats]:
+            send = self.sends[index]
+            row, leader = standing[send.app_id, send.key or ""], first[send.app_id, send.key or ""]
+            if row.body_hash != send.body_hash:
                 self.answers[index] = _conflict()
-            else:
+            elif row.writer != self.sends[leader].nonce:
                 again[index] = row.message_id
+            elif index != leader:
+                self.same_as[index] = leader
+            elif send.id_from_key:
+                kept.setdefault(send.app_id, []).append(index)
         self._answer_again(again)
         self._answer_kept(kept)
 
@@ -233,14 +236,16 @@ class _Batch:
                 recipients[place] = Recipient(one.user_id, seq, None)
                 if notifiable:
                     due_ms = _earlier(due_ms, self._lower(locked, send))
-        self._own_copy(send, expires_ms)
+        wakes = [UserKey(send.app_id, one.user_id) for one in recipients if one.refusal is None]
+        if self._own_copy(send, expires_ms):
+            wakes.append(UserKey(send.app_id, send.sender_user or ""))
         self.messages.append(self._message_row(send, recipients, expires_ms))
         self.answers[index] = Accepted(
             message_id=send.message_id,
             accepted_ms=self.now_ms,
             expires_ms=expires_ms,
             recipients=tuple(recipients),
-            wakes=tuple(UserKey(send.app_id, one.user_id) for one in recipients if one.refusal is None),
+            wakes=tuple(wakes),
             due_ms=due_ms,
         )
 
@@ -302,13 +307,15 @@ class _Batch:
             due_ms = _earlier(due_ms, at_ms)
         return due_ms
 
-    def _own_copy(self, send: Send, expires_ms: int) -> None:
-        """The sender's other devices see what was sent (protocol 12.3)."""
+    def _own_copy(self, send: Send, expires_ms: int) -> bool:
+        """The sender's other devices see what was sent (protocol 12.3); gives whether there is a copy for them."""
         if send.sender_user is None or send.sender_user in send.users:
-            return
+            return False
         locked = self.users.get(UserKey(send.app_id, send.sender_user))
-        if locked is not None and locked.policy.sender_copies:
-            self._append(locked, send, Kind.OWN, expires_ms=expires_ms, notifiable=False)
+        if locked is None or not locked.policy.sender_copies:
+            return False
+        self._append(locked, send, Kind.OWN, expires_ms=expires_ms, notifiable=False)
+        return True
 
     def _message_row(self, send: Send, recipients: Sequence[Recipient], expires_ms: int) -> dict[str, Any]:
         return {
@@ -354,9 +361,7 @@ class _Batch:
         done: list[Accepted | Exception] = []
         for index, answer in enumerate(self.answers):
             if index in self.same_as:
-                original = self.answers[self.same_as[index]]
-                same = self.sends[index].body_hash == self.sends[self.same_as[index]].body_hash
-                answer = _repeat_of(original) if same else _conflict()
+                answer = _repeat_of(self.answers[self.same_as[index]])
             assert answer is not None
             done.append(answer)
         return done

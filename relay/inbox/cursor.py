@@ -93,6 +93,8 @@ def unseal(text: str, device: DeviceKey, keys: CursorKeys) -> Cursor:
         raw = base64.b64decode(text, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise refused from None
+    if len(raw) != LENGTH:  # padding took the place of its last bytes
+        raise refused
     body, mac = raw[:-MAC_LENGTH], raw[-MAC_LENGTH:]
     version, key_id, kind, epoch, timeline, session, seq, store, tail = _BODY.unpack(body)
     key = keys.keys.get(key_id)

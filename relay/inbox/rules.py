@@ -65,6 +65,8 @@ def view(entry: Entry, device: Device) -> View:
         return View.NONE
     if not in_scope(entry.scope, device):
         return View.NONE
+    if entry.scope.devices and device.created_ms > entry.accepted_ms:
+        return View.NONE  # it was named before it existed (or in an earlier life)
     if entry.kind is Kind.OWN and entry.origin_device == device.device_id and entry.origin_session == device.session:
         return View.OWN
     if shows(entry, device):

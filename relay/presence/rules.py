@@ -18,7 +18,7 @@ def negotiate(*, min_s: float, max_s: float, prefer_s: float, factor: float, at_
 
     `at_least_s` raises it under load: the relay asks for fewer heartbeats before it refuses anything.
     """
-    low = max(min_s, INTERVAL_MIN_S, at_least_s)
+    low = min(max(min_s, INTERVAL_MIN_S, at_least_s), INTERVAL_MAX_S)
     high = max(low, min(max_s, INTERVAL_MAX_S))
     interval_s = int(min(max(prefer_s, low), high))
     return Beat(interval_s=interval_s, lease_s=interval_s * factor)

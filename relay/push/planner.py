@@ -118,6 +118,8 @@ def plan(s: Situation) -> Plan:
     due_ms = (s.job.told_ms or s.now_ms) + s.policy.knocks_ms[s.job.knock]
     if s.now_ms < due_ms:
         return Wait(at_ms=due_ms, reason=Later.KNOCK)
+    if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
+        return Wait(at_ms=s.job.retry_ms, reason=Later.BACKOFF)
     return _send(s, s.told, knock=True)
 
 
@@ -169,12 +171,13 @@ def _notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: 
         return Form.KNOCK, [_summary(s, items, capabilities, shown=not known and not account.private, urgent=False)]
     if account.private or any(item.entry.seq <= s.job.bare_seq for item in items):
         return Form.WAKE, [_summary(s, items, capabilities, shown=False, urgent=any(map(_urgent, items)))]
-    if len(newest) <= s.policy.separate_max and s.untold_count <= len(items):
-        return Form.EACH, [_own(s, item, capabilities) for item in newest[: max(1, account.free)]]
+    room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
+    if len(newest) <= room and s.untold_count <= len(s.untold):
+        return Form.EACH, [_own(s, item, capabilities) for item in newest]
     conversations: dict[str | None, list[Item]] = {}
     for item in items:
         conversations.setdefault(item.entry.conversation_id, []).append(item)
-    if len(conversations) <= min(s.policy.separate_max, max(1, account.free)):
+    if len(conversations) <= room:
         return Form.SUMMARY, [
             _summary(s, some, capabilities, shown=True, urgent=any(map(_urgent, some)))
             for some in conversations.values()

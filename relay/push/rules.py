@@ -43,12 +43,12 @@ class Result:
 
 
 def after(result: Result, form: str) -> Then:
-    """The table, with its two refinements: a bare wake-up that is refused too is given up; and a misconfiguration that
-    concerns one target only (say, the APNs key behind an FCM project) goes on to the next address."""
+    """The table, with its refinements: a bare wake-up that is refused too is given up, and so is a knock (the next one
+    follows); a misconfiguration that concerns one target only (say, the APNs key behind an FCM project) parks nobody."""
     if result.outcome is None:
         return Then.MOOT
     then = AFTER[result.outcome.verdict]
-    if then is Then.BARE and form == Form.WAKE:
+    if then is Then.BARE and form in {Form.WAKE, Form.KNOCK}:
         return Then.GIVE_UP
     if then is Then.PARK and result.outcome.scope is not Scope.ACCOUNT:
         return Then.AGAIN

@@ -1,0 +1,113 @@
+"""What holds an account back: its bucket, its circuit, the brake on dead tokens, the budget of retries."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.push.limits import (
+    BRAKE_DEAD_MIN,
+    CALLS_MIN,
+    CLOSE_AFTER,
+    PAUSE_MS_DEFAULT,
+    PAUSE_MS_MAX,
+    PAUSE_MS_MIN,
+    PROBE_MS,
+    WINDOW_MS,
+    Brake,
+    Bucket,
+    Circuit,
+    RetryBudget,
+    pause_ms,
+)
+
+
+@given(st.floats(0.1, 100), st.integers(1, 50), st.lists(st.integers(0, 3000), min_size=1, max_size=100))
+def test_a_bucket_never_gives_more_than_its_burst_and_its_rate(rate: float, burst: int, gaps: list[int]) -> None:
+    bucket, now_ms, given_at = Bucket(rate, burst), 5_000, []
+    for gap_ms in gaps:
+        now_ms += gap_ms
+        ahead = bucket.available(now_ms)
+        assert 0 <= ahead <= burst
+        if bucket.take(now_ms):
+            given_at.append(now_ms)
+            assert ahead >= 1
+    for first in range(len(given_at)):
+        for last in range(first, len(given_at)):
+            took_ms = given_at[last] - given_at[first]
+            assert last - first + 1 <= burst + rate * took_ms / 1000 + 1e-6
+
+
+@given(st.floats(0.1, 100), st.integers(1, 20))
+def test_after_the_wait_that_a_bucket_names_there_is_one_again(rate: float, burst: int) -> None:
+    bucket = Bucket(rate, burst)
+    while bucket.take(0):
+        pass
+    assert bucket.available(bucket.wait_ms()) >= 1
+    assert Bucket(rate, burst).wait_ms() == 0
+
+
+def failing(count: int, *, good: int = 0, every_ms: int = 10) -> tuple[Circuit, int]:
+    circuit, now_ms = Circuit(), 0
+    for n in range(count + good):
+        now_ms += every_ms
+        circuit.succeeded(now_ms) if n < good else circuit.failed(now_ms)
+    return circuit, now_ms
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_a_circuit_opens_when_half_of_twenty_calls_failed(bad: int, good: int) -> None:
+    circuit, _ = failing(bad, good=good)
+    reached = any(good + n >= CALLS_MIN and n * 2 >= good + n for n in range(1, bad + 1))
+    assert circuit.open == reached
+
+
+def test_failures_that_lie_too_far_apart_do_not_open_it() -> None:
+    circuit, _ = failing(100, every_ms=WINDOW_MS // (CALLS_MIN - 1) + 1)
+    assert not circuit.open
+
+
+def test_an_open_circuit_lets_one_probe_through_every_five_seconds() -> None:
+    circuit, now_ms = failing(CALLS_MIN)
+    assert circuit.closed_for_ms(now_ms) == PROBE_MS
+    assert circuit.closed_for_ms(now_ms + PROBE_MS) == 0
+    circuit.probe(now_ms + PROBE_MS)
+    assert circuit.closed_for_ms(now_ms + PROBE_MS) == PROBE_MS
+
+
+def test_three_good_probes_in_a_row_close_it_and_a_bad_one_begins_anew() -> None:
+    circuit, now_ms = failing(CALLS_MIN)
+    for _ in range(CLOSE_AFTER - 1):
+        circuit.succeeded(now_ms)
+    circuit.failed(now_ms)
+    for _ in range(CLOSE_AFTER - 1):
+        circuit.succeeded(now_ms)
+        assert circuit.open
+    circuit.succeeded(now_ms)
+    assert not circuit.open
+    circuit.failed(now_ms)
+    assert not circuit.open, "what failed before is forgotten"
+
+
+@given(st.integers(0, 120), st.integers(0, 3000))
+def test_the_brake_holds_when_many_and_more_than_a_twentieth_died(dead: int, alive: int) -> None:
+    brake = Brake()
+    for n in range(dead + alive):
+        brake.told(1000, dead=n < dead)
+    assert brake.holds(1000) == (dead >= BRAKE_DEAD_MIN and dead * 20 > dead + alive)
+    assert not brake.holds(1000 + 600_000)
+
+
+@given(st.integers(0, 500))
+def test_retries_are_a_tenth_of_first_attempts_beyond_the_allowance(firsts: int) -> None:
+    budget, allowed = RetryBudget(), 0
+    for _ in range(firsts):
+        budget.first_attempt()
+    while budget.may_retry(0):
+        allowed += 1
+    assert abs(allowed - (50 + firsts // 10)) <= 1
+    assert budget.may_retry(1000), "five a second come back"
+
+
+@given(st.none() | st.floats(-10, 1e7))
+def test_a_pause_keeps_its_bounds(wish_s: float | None) -> None:
+    assert PAUSE_MS_MIN <= pause_ms(wish_s) <= PAUSE_MS_MAX
+    assert pause_ms(None) == PAUSE_MS_DEFAULT
