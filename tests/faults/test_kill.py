@@ -143,7 +143,7 @@ class Client:
         assert status == 201
         self._tokens[user, device] = answer["token"]
 
-    async def send(self, key: str, body: dict[str, Any]) -> tuple[int, Any]:
+    async def send(self, key: str, body: dict[str, Any]) -> Any:
         return await self.call("POST", "/v1/messages", body, **{"Idempotency-Key": key})
 
     async def keep_sending(self, name: str) -> None:
