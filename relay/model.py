@@ -1,8 +1,14 @@
-"""The nouns of the relay. Words are those of the glossary; instants are integer milliseconds UTC."""
+"""The nouns of the relay. Words are those of the glossary; instants are integer milliseconds UTC.
+
+What is made of rows by the thousand (inboxes, devices, jobs, entries) is a msgspec Struct: made in C, an eighth of the
+time of a frozen dataclass. Their fields stand in the order of the columns.
+"""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 SEQ_MAX = 2**53 - 1
 GATEWAY = "gateway"  # stands for a node in `Device.node_id` when somebody else owns the socket
@@ -112,8 +118,7 @@ class Notification:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """A line of an inbox together with what decides who gets it and how. `seq` counts from 1 without gaps."""
 
     seq: int
@@ -141,8 +146,7 @@ class Entry:
         return self.state is EntryState.LIVE and self.expires_ms > now_ms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inbox:
+class Inbox(Struct, frozen=True):
     """A user's numbering. Its row's lock is the one lock of everything that belongs to the user."""
 
     app_id: str
@@ -158,8 +162,7 @@ class Inbox:
         return UserKey(self.app_id, self.user_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class Device(Struct, frozen=True):
     """A device's row: a set of numbers, and whether it was last heard of as online."""
 
     app_id: str
@@ -229,8 +232,7 @@ class Address:
     shared: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushJob:
+class PushJob(Struct, frozen=True):
     """The durable wish to tell one device about what it has not acked. `due_ms` None: resting, for `reason`."""
 
     app_id: str

@@ -1,7 +1,9 @@
 """A device's word that it has stored something: cumulative, selective, refused, read (protocol 8.6)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from relay.errors import Conflict, CursorRefused, Malformed, Problem, Unauthenticated
 from relay.inbox import rules

@@ -1,7 +1,9 @@
 """Where a device can be reached, and who owns a token (protocol §5)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from relay.inbox.locked import Locked
 from relay.model import Address, Device, DeviceKey, UserKey

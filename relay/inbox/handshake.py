@@ -5,10 +5,11 @@ give the same verdict.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.errors import Problem, Unauthenticated

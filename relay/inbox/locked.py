@@ -5,8 +5,10 @@ gathered and written together, so that a batch costs a handful of statements, wh
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from relay.inbox import rules
 from relay.inbox.rules import NOTHING, Acks, Outstanding, UserFacts

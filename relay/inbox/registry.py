@@ -1,7 +1,9 @@
 """Devices come and go: registering, signing out, going offline, words of heartbeats that change a row (protocol §5, §6)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from relay.errors import Invalid, Missing
 from relay.inbox.addresses import NewAddress, drop_addresses, set_addresses

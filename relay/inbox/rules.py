@@ -6,8 +6,10 @@ each of them decides from the rows it read under that lock.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec.structs import replace
 
 from relay.model import (
     Device,

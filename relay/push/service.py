@@ -5,10 +5,12 @@ vendor is called outside any transaction. SETTLE takes the lock again; a result 
 nothing but the log.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.inbox import rules
 from relay.inbox.addresses import lose_address
@@ -93,7 +95,8 @@ def _with_room(
     app_id: str, views: Mapping[str, AccountView], room: Mapping[tuple[str, str], int]
 ) -> Mapping[str, AccountView]:
     return {
-        name: replace(view, free=room[app_id, name]) if (app_id, name) in room else view for name, view in views.items()
+        name: dataclasses.replace(view, free=room[app_id, name]) if (app_id, name) in room else view
+        for name, view in views.items()
     }
 
 

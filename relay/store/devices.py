@@ -11,16 +11,16 @@ from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
 from relay.store.schema import address, address_tombstone, device, device_ack, device_held, upgrade
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
-FIELDS = tuple(field.name for field in fields(Device))
+FIELDS = Device.__struct_fields__
 _columns = [device.c[name] for name in FIELDS]
 _STATES = {str(state): state for state in DeviceState}
 _STATE_AT = FIELDS.index("state")
 
 
 def device_of(row: Sequence[Any]) -> Device:
-    values = dict(zip(FIELDS, row, strict=True))
-    values["state"] = _STATES[values["state"]]
-    return Device(**values)
+    values = list(row)
+    values[_STATE_AT] = _STATES[values[_STATE_AT]]
+    return Device(*values)
 
 
 @per_dialect

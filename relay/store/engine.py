@@ -139,6 +139,7 @@ PRAGMAS: dict[str, str | int] = {
     "mmap_size": 0,
     "journal_size_limit": 64 * 1024 * 1024,
     "cell_size_check": 1,
+    "cache_size": -32 * 1024,  # KiB
 }
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "fuse"})
 SQLITE_MIN = (3, 37, 0)  # STRICT tables, RETURNING

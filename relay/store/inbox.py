@@ -12,6 +12,7 @@ from relay.store.schema import idempotency, inbox, inbox_entry, message, read_ma
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 e, m = inbox_entry.c, message.c
+_inbox = [inbox.c[name] for name in Inbox.__struct_fields__]
 
 # --- the lock and the numbers -----------------------------------------------------------------------------------------
 
@@ -19,7 +20,7 @@ e, m = inbox_entry.c, message.c
 @per_dialect
 def _lock(sqlite: bool) -> Select[Any]:
     return (
-        select(inbox)
+        select(*_inbox)
         .where(inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite))
         .order_by(inbox.c.user_id)
         .with_for_update(key_share=True)  # FOR NO KEY UPDATE; SQLite's writer is alone anyway
@@ -34,8 +35,8 @@ def lock_inboxes(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, Inb
     found: dict[UserKey, Inbox] = {}
     for app_id, users in _by_app(keys).items():
         rows = conn.execute(_lock(conn), {"app": app_id, "users": as_list(conn, sorted(users))})
-        for row in rows:
-            found[UserKey(app_id, row.user_id)] = Inbox(**row._mapping)  # noqa: SLF001 - SQLAlchemy's documented way
+        for row in rows.all():
+            found[UserKey(app_id, row.user_id)] = Inbox(*row)
     return found
 
 
@@ -46,13 +47,13 @@ def _by_app(keys: Iterable[UserKey]) -> dict[str, set[str]]:
     return apps
 
 
-_inbox_of = select(inbox).where(inbox.c.app_id == bindparam("app"), inbox.c.user_id == bindparam("user"))
+_inbox_of = select(*_inbox).where(inbox.c.app_id == bindparam("app"), inbox.c.user_id == bindparam("user"))
 
 
 def inbox_of(conn: Connection, key: UserKey) -> Inbox | None:
     """The inbox as of this snapshot, without its lock."""
     row = conn.execute(_inbox_of, {"app": key.app_id, "user": key.user_id}).first()
-    return None if row is None else Inbox(**row._mapping)  # noqa: SLF001
+    return None if row is None else Inbox(*row)
 
 
 def create_inboxes(conn: Connection, now_ms: int, epochs: Mapping[UserKey, str]) -> None:
@@ -233,26 +234,48 @@ def scope_text(scope: Scope) -> str | None:
 
 
 def entry_of(row: Any) -> Entry:
+    (
+        _,
+        seq,
+        id_,
+        kind,
+        only_device,
+        origin_device,
+        origin_session,
+        notifiable,
+        state,
+        accepted_ms,
+        expires_ms,
+        completed_ms,
+        data,
+        conversation_id,
+        min_schema,
+        min_app_version,
+        fallback_h,
+        hold,
+        scope,
+        notify,
+    ) = row[: len(_deciding)]
     return Entry(
-        seq=row.seq,
-        message_id=row.message_id,
-        kind=_KINDS[row.kind],
-        only_device=row.only_device,
-        origin_device=row.origin_device,
-        origin_session=row.origin_session,
-        notifiable=bool(row.notifiable),
-        state=_STATES[row.state],
-        accepted_ms=row.accepted_ms,
-        expires_ms=row.expires_ms,
-        completed_ms=row.completed_ms,
-        data=row.data,
-        conversation_id=row.conversation_id,
-        min_schema=row.min_schema,
-        min_app_version=row.min_app_version,
-        has_fallback=row.fallback_h is not None,
-        hold=bool(row.hold),
-        scope=scope_of(row.scope),
-        notify_policy=None if row.notify_policy is None else NotifyPolicy(row.notify_policy),
+        seq,
+        id_,
+        _KINDS[kind],
+        only_device,
+        origin_device,
+        origin_session,
+        bool(notifiable),
+        _STATES[state],
+        accepted_ms,
+        expires_ms,
+        completed_ms,
+        data,
+        conversation_id,
+        min_schema,
+        min_app_version,
+        fallback_h is not None,
+        bool(hold),
+        EVERYWHERE if scope is None else scope_of(scope),
+        None if notify is None else NotifyPolicy(notify),
     )
 
 

@@ -5,7 +5,6 @@ own, so lowering `due_ms` never opens a job to a second worker.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select, update
@@ -15,7 +14,7 @@ from relay.store.schema import account_state, inbox, push_attempt, push_job
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect, upsert
 
 j = push_job.c
-FIELDS = tuple(field.name for field in fields(PushJob))
+FIELDS = PushJob.__struct_fields__
 _columns = [j[name] for name in FIELDS]
 _here = (j.app_id == bindparam("app"), j.user_id == bindparam("user"), j.device_id == bindparam("device"))
 
@@ -61,8 +60,8 @@ def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJo
     for key in keys:
         apps.setdefault(key.app_id, []).append(key.user_id)
     for app_id, users in apps.items():
-        for row in conn.execute(_jobs(conn), {"app": app_id, "users": as_list(conn, users)}):
-            job = PushJob(**dict(zip(FIELDS, row, strict=True)))
+        for row in conn.execute(_jobs(conn), {"app": app_id, "users": as_list(conn, users)}).all():
+            job = PushJob(*row)
             found[job.key] = job
     return found
 

@@ -1,12 +1,13 @@
 """What an inbox decides, table by table: who sees an entry, when a push is due, what a cursor is worth."""
 
-from dataclasses import replace
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from relay.inbox import rules
 from relay.inbox.rules import (
@@ -50,7 +51,7 @@ SEC = 1000
 
 
 def device(**more: Any) -> Device:
-    values: dict[str, Any] = dict.fromkeys(Device.__dataclass_fields__) | {
+    values: dict[str, Any] = dict.fromkeys(Device.__struct_fields__) | {
         "app_id": "shop",
         "user_id": "ann",
         "device_id": "phone",
@@ -77,7 +78,7 @@ def online(**more: Any) -> Device:
 
 
 def entry(**more: Any) -> Entry:
-    values: dict[str, Any] = dict.fromkeys(Entry.__dataclass_fields__) | {
+    values: dict[str, Any] = dict.fromkeys(Entry.__struct_fields__) | {
         "seq": 11,
         "message_id": "m",
         "kind": Kind.MESSAGE,
@@ -94,7 +95,7 @@ def entry(**more: Any) -> Entry:
 
 
 def job(**more: Any) -> PushJob:
-    values: dict[str, Any] = dict.fromkeys(PushJob.__dataclass_fields__) | {
+    values: dict[str, Any] = dict.fromkeys(PushJob.__struct_fields__) | {
         "app_id": "shop",
         "user_id": "ann",
         "device_id": "phone",
@@ -293,7 +294,7 @@ def test_until_when_a_push_waits(who: Device, how: dict[str, Any], until_ms: int
 
 
 def test_an_app_that_trusts_its_gateway_is_told_by_it() -> None:
-    trusting = replace(POLICY, trust_presence=True)
+    trusting = dataclasses.replace(POLICY, trust_presence=True)
     until_ms, _ = waits_until(online(), accepted_ms=NOW, policy=trusting, now_ms=NOW, gateway=True)
     assert until_ms >= NOW + 86_400 * SEC
     assert waits_until(online(), accepted_ms=NOW, policy=trusting, now_ms=NOW) == (NOW + 10 * SEC, Later.ONLINE)
@@ -331,7 +332,7 @@ REARMS = [
     (device(), job(told_ms=NOW - 2 * HOUR, retry_ms=NOW + 5), TOLD, NOW + 5, Later.KNOCK),
     (device(state=DeviceState.DORMANT), job(told_ms=NOW), TOLD, None, Rest.TOLD),
     (device(state=DeviceState.DORMANT), job(), UNTOLD, NOW + 500, Later.DEBOUNCE),
-    (device(), job(knock=3, told_ms=NOW), replace(TOLD, untold_ms=NOW), NOW + 500, Later.DEBOUNCE),
+    (device(), job(knock=3, told_ms=NOW), dataclasses.replace(TOLD, untold_ms=NOW), NOW + 500, Later.DEBOUNCE),
 ]
 
 

@@ -1,12 +1,13 @@
 """The planner (protocol 7.2): rest, wait or send, from what is outstanding alone."""
 
+import dataclasses
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from providers.contract import Capabilities
 from relay.inbox import rules
@@ -44,7 +45,7 @@ CAPABILITIES = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
 
 
 def device(**more: Any) -> Device:
-    values: dict[str, Any] = dict.fromkeys(Device.__dataclass_fields__) | {
+    values: dict[str, Any] = dict.fromkeys(Device.__struct_fields__) | {
         "app_id": "shop",
         "user_id": "ann",
         "device_id": "phone",
@@ -60,7 +61,7 @@ def device(**more: Any) -> Device:
 
 
 def job(**more: Any) -> PushJob:
-    values: dict[str, Any] = dict.fromkeys(PushJob.__dataclass_fields__) | {
+    values: dict[str, Any] = dict.fromkeys(PushJob.__struct_fields__) | {
         "app_id": "shop",
         "user_id": "ann",
         "device_id": "phone",
@@ -74,7 +75,7 @@ def job(**more: Any) -> PushJob:
 
 
 def item(seq: int, *, key: str | None = None, priority: str = "normal", **more: Any) -> Item:
-    values: dict[str, Any] = dict.fromkeys(Entry.__dataclass_fields__) | {
+    values: dict[str, Any] = dict.fromkeys(Entry.__struct_fields__) | {
         "seq": seq,
         "message_id": f"m{seq}",
         "kind": Kind.MESSAGE,
@@ -305,11 +306,11 @@ def drawn(seed: int) -> Situation:
 
 def ripened(s: Situation) -> Situation:
     """The same with nothing left to wait for, except that the account may have no room."""
-    return replace(
+    return dataclasses.replace(
         s,
         device=replace(s.device, state=DeviceState.ACTIVE, online_since_ms=None, linger_until_ms=None),
         job=replace(s.job, retry_ms=None, told_ms=NOW - 30 * HOUR, knock=0),
-        untold=tuple(replace(one, entry=replace(one.entry, accepted_ms=NOW - HOUR)) for one in s.untold),
+        untold=tuple(dataclasses.replace(one, entry=replace(one.entry, accepted_ms=NOW - HOUR)) for one in s.untold),
         elsewhere=False,
     )
 
@@ -387,4 +388,4 @@ def test_a_wait_lies_ahead_and_a_rest_has_a_reason_that_an_event_ends(s: Situati
 
 @whatever
 def test_the_same_situation_has_the_same_plan(s: Situation) -> None:
-    assert plan(s) == plan(replace(s))
+    assert plan(s) == plan(dataclasses.replace(s))

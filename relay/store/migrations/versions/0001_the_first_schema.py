@@ -17,7 +17,6 @@ def upgrade() -> None:
         sa.Column("parked_code", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "account"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "address",
@@ -34,7 +33,6 @@ def upgrade() -> None:
         sa.Column("shared", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "preference"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index(
         "address_owner",
@@ -52,7 +50,6 @@ def upgrade() -> None:
         sa.Column("until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "account", "token_hash"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "api_key",
@@ -67,7 +64,6 @@ def upgrade() -> None:
         sa.Column("used_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "key_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index("api_key_by_id", "api_key", ["key_id"], unique=True)
     op.create_table(
@@ -84,7 +80,6 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "conversation",
@@ -97,7 +92,6 @@ def upgrade() -> None:
         sa.Column("members_version", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "conversation_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "delivery",
@@ -115,7 +109,6 @@ def upgrade() -> None:
         sa.Column("updated_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "endpoint_id", "event_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index("delivery_by_age", "delivery", ["app_id", "endpoint_id", "created_ms", "event_id"], unique=False)
     op.create_index(
@@ -184,7 +177,6 @@ def upgrade() -> None:
         sa.Column("contact_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index("device_by_contact", "device", ["state", "contact_ms"], unique=False)
     op.create_index("device_by_node", "device", ["node_id", "offline_since_ms"], unique=False)
@@ -198,7 +190,6 @@ def upgrade() -> None:
         sa.Column("offered_again", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "from_seq"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "device_held",
@@ -210,7 +201,6 @@ def upgrade() -> None:
         sa.Column("tries", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "seq"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "device_shared",
@@ -222,7 +212,6 @@ def upgrade() -> None:
         sa.Column("pushed_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "conversation_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "device_token",
@@ -238,7 +227,6 @@ def upgrade() -> None:
         sa.Column("revoked_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "token_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index("device_token_by_id", "device_token", ["token_id"], unique=True)
     op.create_table(
@@ -257,7 +245,6 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "endpoint_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "event",
@@ -269,7 +256,6 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "event_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index("event_by_age", "event", ["app_id", "created_ms", "event_id"], unique=False)
     op.create_index("event_sequence", "event", ["app_id", "sequence"], unique=True)
@@ -298,7 +284,6 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "job_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "idempotency",
@@ -310,7 +295,6 @@ def upgrade() -> None:
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "key"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index("idempotency_expiring", "idempotency", ["expires_ms"], unique=False)
     op.create_table(
@@ -324,7 +308,6 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "inbox_entry",
@@ -347,7 +330,6 @@ def upgrade() -> None:
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "seq"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index(
         "inbox_entry_by_collapse",
@@ -379,7 +361,6 @@ def upgrade() -> None:
         sa.Column("wake_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "conversation_id", "user_id", "joined_version"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "message",
@@ -409,7 +390,6 @@ def upgrade() -> None:
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "message_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "node",
@@ -418,7 +398,6 @@ def upgrade() -> None:
         sa.Column("beat_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("node_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "preference",
@@ -428,7 +407,6 @@ def upgrade() -> None:
         sa.Column("updated_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "push_attempt",
@@ -449,7 +427,6 @@ def upgrade() -> None:
         sa.Column("vendor_code", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "claim_token"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "push_job",
@@ -474,7 +451,6 @@ def upgrade() -> None:
         sa.Column("claim_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index(
         "push_job_due",
@@ -493,7 +469,6 @@ def upgrade() -> None:
         sa.Column("updated_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "conversation_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "store_meta",
@@ -505,7 +480,6 @@ def upgrade() -> None:
         sa.Column("pruning_frozen_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_table(
         "ticket",
@@ -517,7 +491,6 @@ def upgrade() -> None:
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "ticket_mac"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     op.create_index("ticket_by_mac", "ticket", ["ticket_mac"], unique=True)
     op.create_table(
@@ -536,7 +509,6 @@ def upgrade() -> None:
         sa.Column("missing_found", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "upgrade_id"),
         sqlite_strict=True,
-        sqlite_with_rowid=False,
     )
     # ### end Alembic commands ###
 
