@@ -168,6 +168,9 @@ def _responses(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
         one: dict[str, Any] = {"description": _DESCRIPTIONS.get(status, "Done.")}
         if model is not None:
             one["content"] = {"application/json": {"schema": refs[model]}}
+        elif status == 200:
+            kind = "object" if route.media == "application/json" else "string"
+            one["content"] = {route.media: {"schema": {"type": kind}}}
         found[str(status)] = one
     by_status: dict[int, list[str]] = {}
     for code in route.errors:

@@ -86,6 +86,7 @@ class Route:
     too_large: str = "body_too_large"
     headers: Mapping[str, str] = field(default_factory=dict)  # request headers it reads: name -> what for
     raw: bool = False  # the handler answers by itself (sockets, pages)
+    media: str = "application/json"  # of an answer with a body but without a model
     head: bool = False  # HEAD is answered as well
     tag: str = "messages"
 
@@ -106,6 +107,20 @@ def register(app: web.Application, routes: Sequence[Route], handlers: Mapping[st
         app.router.add_route(route.method, route.path, wrapped, expect_handler=limits.expect_later)
         if route.head:
             app.router.add_route("HEAD", route.path, wrapped, expect_handler=limits.expect_later)
+    for path in dict.fromkeys(route.path for route in routes):
+        app.router.add_route("*", path, _other_methods(path, routes), expect_handler=limits.expect_later)
+
+
+def _other_methods(path: str, routes: Sequence[Route]) -> Raw:
+    """Refuses what the table does not have for this very path, so that `/batch` is never taken for a `/{message}`."""
+    allowed = {method for one in routes if one.path == path for method in (one.method, *(["HEAD"] if one.head else []))}
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        request[ROUTE] = path
+        limits.check_form(request)
+        raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))
+
+    return refuse
 
 
 async def _nameless(_: web.Request, answer: web.StreamResponse) -> None:

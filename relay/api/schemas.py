@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from relay.realtime.protocol import AddressBody, Id, MessageIdText, Word
 
@@ -29,6 +29,8 @@ Plain = Annotated[
 ]
 DataKey = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 DataValue = Annotated[str, StringConstraints(max_length=4096)]
+# Checked where it is read, as `invalid_cursor`.
+Place = Annotated[str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 512})]
 Version = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -415,11 +417,12 @@ class ReplayBody(In):
     since: Annotated[str, StringConstraints(max_length=40)] | None = None
     until: Annotated[str, StringConstraints(max_length=40)] | None = None
     undelivered_only: bool = False
-    cursor: Annotated[str, StringConstraints(max_length=512)] | None = None
+    cursor: Place | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> "ReplayBody":
-        if (self.events is None) == (self.since is None or self.until is None):
+        ranged = self.since is not None or self.until is not None
+        if (self.events is None) != ranged or (ranged and (self.since is None or self.until is None)):
             raise ValueError("give either `events`, or `since` and `until`")
         return self
 

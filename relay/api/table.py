@@ -6,12 +6,13 @@ from pydantic import Field, StringConstraints
 
 from relay.api import schemas as s
 from relay.api.routes import DEVICE, PUBLIC, Query, Route
-from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody
+from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed
 
 BATCH_BYTES_MAX = 1024 * 1024
 SEND_BYTES_MAX = 128 * 1024  # the message itself may have 64 KiB; its JSON may be written wastefully
 KEY_HEADER = {"Idempotency-Key": "Makes a repeat of this send known as one: 1 to 128 of A-Z a-z 0-9 . _ : -"}
 CALLER = ("unauthenticated", "forbidden", "rate_limited", "auth_throttled", "credential_in_url", "malformed_http")
+PASSER_BY = ("malformed_http", "credential_in_url", "rate_limited")
 STORE = ("overloaded", "draining", "storage_unavailable", "storage_full", "storage_failed")
 COMMIT = (*STORE, "commit_unknown")
 BODY = (
@@ -33,14 +34,14 @@ CURSOR = ("invalid_cursor", "cursor_epoch_changed", "cursor_too_old")
 class SyncQuery(Query):
     """Where the device stands, how much it wants, and how long it would wait."""
 
-    cursor: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    cursor: Sealed | None = None
     limit: int = Field(200, ge=1, le=200)
     wait: int = Field(0, ge=0, le=60)
     range: Annotated[str, StringConstraints(max_length=40)] | None = None
 
 
 class PageQuery(Query):
-    cursor: Annotated[str, StringConstraints(max_length=512)] | None = None
+    cursor: s.Place | None = None
     limit: int = Field(50, ge=1, le=200)
 
 
@@ -372,6 +373,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Whether the process lives.",
         access=PUBLIC,
         responses={200: s.HealthOut},
+        errors=PASSER_BY,
         raw=True,
         tag="operation",
     ),
@@ -382,6 +384,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Whether it can take messages now.",
         access=PUBLIC,
         responses={200: s.HealthOut, 503: s.HealthOut},
+        errors=PASSER_BY,
         raw=True,
         tag="operation",
     ),
@@ -392,8 +395,9 @@ ROUTES: tuple[Route, ...] = (
         summary="Prometheus metrics; only from loopback, or with a key of scope admin:read.",
         access=PUBLIC,
         responses={200: None},
-        errors=("forbidden",),
+        errors=CALLER,
         raw=True,
+        media="text/plain",
         tag="operation",
     ),
     Route(
@@ -403,6 +407,7 @@ ROUTES: tuple[Route, ...] = (
         summary="This document.",
         access=PUBLIC,
         responses={200: None},
+        errors=PASSER_BY,
         raw=True,
         tag="operation",
     ),
@@ -413,7 +418,9 @@ ROUTES: tuple[Route, ...] = (
         summary="The same, to read.",
         access=PUBLIC,
         responses={200: None},
+        errors=PASSER_BY,
         raw=True,
+        media="text/html",
         tag="operation",
     ),
 )

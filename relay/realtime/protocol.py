@@ -6,7 +6,7 @@ HTTP refuses fields that it does not know; frames ignore them, so that a newer c
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from relay.model import SEQ_MAX
 
@@ -41,7 +41,8 @@ Id = Annotated[
     str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]+$")
 ]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
-Sealed = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+# What is no cursor of ours is `invalid_cursor` where it is unsealed, however long: so this is only said, not checked.
+Sealed = Annotated[str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 256})]
 MessageIdText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=SEQ_MAX)]
 State = Literal["foreground", "background"]
@@ -90,7 +91,7 @@ class WindowBody(Said):
 class CursorsBody(Said):
     """Cursors by timeline; `inbox` is the device's own."""
 
-    inbox: Sealed | None = None
+    inbox: str | None = None  # of what is no cursor, a resync is made
 
 
 class DigestBody(Said):
