@@ -10,7 +10,7 @@ from relay.inbox import rules
 from relay.inbox.cursor import Cursor, epoch8
 from relay.inbox.ending import append_control, end_for_others
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
-from relay.inbox.reports import Ledger, Reported, complete, is_delivery, tell
+from relay.inbox.reports import Ledger, Reported, complete, end, is_delivery, tell
 from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind
 from relay.store import devices as device_rows
@@ -110,13 +110,18 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
     acks = locked.acks_of(device.device_id)
     held = {seq: why for seq, why, _ in device_rows.held_rows(locked.conn, device.key)}
     newly: list[Entry] = []
+    overdue: list[Entry] = []
     to_hold: list[tuple[int, str]] = []
     unhold: list[int] = []
     after = device.acked_seq
     while after < upto:
         entries = inbox_rows.entries_between(locked.conn, locked.key, after=after, upto=upto, limit=CHUNK)
         for entry in entries:
-            if not entry.live(locked.now_ms) or entry.kind not in CARRIES_MESSAGE:
+            if not entry.live(locked.now_ms):
+                if entry.state is EntryState.LIVE:
+                    overdue.append(entry)
+                continue
+            if entry.kind not in CARRIES_MESSAGE:
                 continue
             seen = rules.view(entry, device)
             why = held.get(entry.seq)
@@ -137,6 +142,8 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
         if len(entries) < CHUNK:
             break
         after = entries[-1].seq
+    # What is over but not yet swept ends here: once this ack has passed it, the sweep would take it for acked.
+    end(locked, overdue, EntryState.EXPIRED)
     device_rows.drop_held(locked.conn, device.key, unhold)
     device_rows.add_held(locked.conn, device.key, to_hold)
     fallbacks = {seq for seq, why in to_hold if why == "fallback"}

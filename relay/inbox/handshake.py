@@ -186,7 +186,17 @@ def _believe(locked: Locked, old: Device, judgement: Judgement, cursor: Cursor |
         return
     # Held rows stay: what was never shown in any form is open until it is acked in full, wherever the cursor stands.
     locked.put_acks(old.device_id, locked.acks_of(old.device_id).rewound(judgement.acked_seq))
-    locked.put(replace(old, acked_seq=judgement.acked_seq, lineage_session=session))
+    # A floor may lie above all that the device ever acked: what was below it has ended, and counts as passed and told.
+    high = max(old.acked_high, judgement.acked_seq)
+    locked.put(
+        replace(
+            old,
+            acked_seq=judgement.acked_seq,
+            acked_high=high,
+            pushed_seq=max(old.pushed_seq, high),
+            lineage_session=session,
+        )
+    )
 
 
 def _write_facts(locked: Locked, one: Hello, session: int) -> None:

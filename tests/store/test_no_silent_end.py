@@ -1,0 +1,96 @@
+"""Ends that fall between two transactions are told all the same; found by the simulation, kept here on both stores."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from relay.bus.local import LocalBus
+from relay.inbox.accept import Send
+from relay.inbox.ack import AckRequest
+from relay.inbox.cursor import CursorKeys
+from relay.inbox.handshake import Hello
+from relay.inbox.registry import Registration
+from relay.inbox.service import InboxService
+from relay.model import DeviceKey, Policy
+from relay.store import meta
+from relay.store.engine import Engine
+
+PHONE = DeviceKey("shop", "ann", "phone")
+TABLET = DeviceKey("shop", "ann", "tablet")
+
+
+@pytest.fixture
+async def inbox(engine: Engine, clock: Any) -> InboxService:
+    rng = random.Random(7)
+    await engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
+    policy = Policy()
+    return InboxService(
+        engine=engine,
+        clock=clock,
+        rng=rng,
+        policy_of=lambda _: policy,
+        keys=CursorKeys(1, {1: b"k" * 32}),
+        hints=LocalBus(),
+        node_id="n1",
+    )
+
+
+def send(number: int, *, ttl_s: int = 3600) -> Send:
+    return Send(
+        app_id="shop",
+        message_id=f"01900000-0000-7000-8000-{number:012d}",
+        id_from_key=False,
+        key=None,
+        body_hash=b"h",
+        nonce=str(number),
+        users=("ann",),
+        type="text",
+        body="1",
+        h="00",
+        ttl_s=ttl_s,
+    )
+
+
+async def ends(inbox: InboxService) -> list[tuple[str, str]]:
+    """(device, type) of every delivery that ended."""
+    rows = await inbox.engine.read(lambda conn, _: conn.exec_driver_sql("SELECT type, data FROM event").all())
+    wanted = {"delivery.acked", "delivery.expired"}
+    return sorted((json.loads(data)["device"], type_) for type_, data in rows if type_ in wanted)
+
+
+@pytest.mark.parametrize("device_had_it", [True, False])
+async def test_an_ack_that_passes_a_message_between_its_expiry_and_the_sweep_hides_no_end(
+    inbox: InboxService, clock: Any, device_had_it: bool
+) -> None:
+    for device in (PHONE, TABLET):
+        await inbox.register(Registration(device=device))
+    await inbox.accept(send(1, ttl_s=20))
+    welcome = await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s"))
+    if device_had_it:
+        reading = await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=10)
+        clock.forward(s=21)
+    else:
+        clock.forward(s=21)
+        reading = await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=10)
+    assert reading.batch is not None
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(reading.batch.cursor, PHONE)))
+
+    await inbox.expire()
+
+    assert await ends(inbox) == [("phone", "delivery.expired"), ("tablet", "delivery.expired")]
+
+
+async def test_a_first_handshake_above_the_floor_counts_what_was_below_as_passed_and_told(
+    inbox: InboxService,
+) -> None:
+    await inbox.register(Registration(device=PHONE))
+    accepted = await inbox.accept(send(2))
+    await inbox.cancel("shop", accepted.message_id)
+    assert await inbox.prune([PHONE.user]) == 1
+
+    await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s"))
+
+    device, _ = await inbox.device(PHONE)
+    assert (device.acked_seq, device.acked_high, device.pushed_seq) == (1, 1, 1)
