@@ -6,9 +6,11 @@ Instants are integer milliseconds UTC; durations of the event loop are seconds. 
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - only ever printed, with a Z
 STEP_MS_MAX = 60_000  # a larger jump of the wall clock is not believed at once (safety FLT-26)
 STEP_LASTS_MS = 15 * 60_000  # ... but after it has lasted this long
 
@@ -78,4 +80,10 @@ class SystemClock:
 
 def rfc3339(ms: int) -> str:
     """`2026-05-03T09:12:44.018Z`."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, rest = divmod(ms, 1000)
+    return f"{_to_the_second(second)}.{rest:03}Z"
+
+
+@lru_cache(maxsize=4096)  # a page's messages share their seconds
+def _to_the_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds")

@@ -5,10 +5,11 @@ talks; when it has committed, the sender may forget the message.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from relay.errors import Conflict, Invalid, Problem, Throttled
 from relay.inbox import rules
@@ -16,7 +17,7 @@ from relay.inbox.ending import entry_row
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.locked import flush as flush_users
 from relay.inbox.reports import end
-from relay.model import EVERYWHERE, GATEWAY, DeviceKey, EntryState, Kind, NotifyPolicy, Scope, UserKey
+from relay.model import EVERYWHERE, GATEWAY, DeviceKey, DeviceState, EntryState, Kind, NotifyPolicy, Scope, UserKey
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
@@ -27,8 +28,7 @@ KEY_AFTER_LIFE_MS = 24 * 3_600_000
 SYSTEM = "system"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
+class Send(Struct, frozen=True, kw_only=True):
     """One message to accept, validated, with its id made. JSON stays text from here on."""
 
     app_id: str
@@ -38,6 +38,7 @@ class Send:
     body_hash: bytes
     nonce: str  # random: tells our idempotency row from one that was there
     users: tuple[str, ...]
+    devices_named: bool = False  # the devices of the scope are the receivers, so they must exist
     type: str
     conversation_type: str = "direct"
     conversation_id: str | None = None
@@ -67,8 +68,7 @@ class Recipient(NamedTuple):
     refusal: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True):
     """What the sender is told; `wakes` and `due_ms` are hints for after the commit."""
 
     message_id: str
@@ -82,7 +82,7 @@ class Accepted:
 
 REFUSALS: dict[str, Callable[[str], Problem]] = {
     "recipient_unknown": lambda who: Invalid(
-        f"There is no user {who[:64]!r}; register a device of it first, or set app.create_users.",
+        f"There is no user {who[:64]!r}, or not with these devices; register them first, or set app.create_users.",
         code="recipient_unknown",
     ),
     "recipient_queue_full": lambda who: Throttled(
@@ -202,41 +202,36 @@ class _Batch:
                 wanted.add(UserKey(send.app_id, send.sender_user))
         inbox_rows.create_inboxes(self.conn, self.now_ms, made)
         inboxes = inbox_rows.lock_inboxes(self.conn, wanted)
-        self.users = with_rows(self.conn, self.now_ms, inboxes.values(), self.policy_of)
+        self.users = with_rows(self.conn, self.now_ms, inboxes, self.policy_of)
 
     # --- one message ---
 
     def take(self, index: int, send: Send) -> None:
         if index in self.same_as:
             return
+        expires_ms = self.now_ms + (send.ttl_s * 1000 or ZERO_TTL_MS)
+        notifiable = send.push is not None and send.ttl_s > 0
         recipients: list[Recipient] = []
+        wakes: list[UserKey] = []
+        due_ms: int | None = None
         for user_id in send.users:
             locked = self.users.get(UserKey(send.app_id, user_id))
-            if locked is None:
+            if locked is None or (send.devices_named and not _has_devices(locked, send.scope.devices)):
                 recipients.append(Recipient(user_id, None, "recipient_unknown"))
             elif not self._has_room(locked, send):
                 recipients.append(Recipient(user_id, None, "recipient_queue_full"))
             else:
-                recipients.append(Recipient(user_id, 0, None))
-        refused = [one for one in recipients if one.refusal is not None]
-        if refused and len(refused) == len(recipients):
-            who, _, code = refused[0]
-            assert code is not None
-            self.answers[index] = REFUSALS[code](who)
+                seq = self._append(locked, send, Kind.MESSAGE, expires_ms=expires_ms, notifiable=notifiable)
+                recipients.append(Recipient(user_id, seq, None))
+                wakes.append(locked.key)
+                if notifiable:
+                    due_ms = _earlier(due_ms, self._lower(locked, send))
+        if not wakes:
+            who, _, code = recipients[0]
+            self.answers[index] = REFUSALS[code or ""](who)
             if send.key is not None:
                 self.dropped_keys.append((send.app_id, send.key))
             return
-        expires_ms = self.now_ms + (send.ttl_s * 1000 or ZERO_TTL_MS)
-        notifiable = send.push is not None and send.ttl_s > 0
-        due_ms: int | None = None
-        for place, one in enumerate(recipients):
-            if one.refusal is None:
-                locked = self.users[UserKey(send.app_id, one.user_id)]
-                seq = self._append(locked, send, Kind.MESSAGE, expires_ms=expires_ms, notifiable=notifiable)
-                recipients[place] = Recipient(one.user_id, seq, None)
-                if notifiable:
-                    due_ms = _earlier(due_ms, self._lower(locked, send))
-        wakes = [UserKey(send.app_id, one.user_id) for one in recipients if one.refusal is None]
         if self._own_copy(send, expires_ms):
             wakes.append(UserKey(send.app_id, send.sender_user or ""))
         self.messages.append(self._message_row(send, recipients, expires_ms))
@@ -253,7 +248,9 @@ class _Batch:
         """Protocol 11.4: only when the cheap bound is passed are live entries counted."""
         reserve = locked.policy.system_reserve if send.conversation_type == SYSTEM else 0
         limit = locked.policy.inbox_max + reserve
-        active = [d.acked_seq for d in locked.devices.values() if d.state == "active"]
+        if locked.head_seq - locked.inbox.floor_seq < limit:
+            return True
+        active = [d.acked_seq for d in locked.devices.values() if d.state is DeviceState.ACTIVE]
         low = min(active, default=locked.inbox.floor_seq)
         if locked.head_seq - low < limit:
             return True
@@ -365,6 +362,12 @@ class _Batch:
             assert answer is not None
             done.append(answer)
         return done
+
+
+def _has_devices(locked: Locked, names: Sequence[str]) -> bool:
+    """Whether the user has all of them, now: a device that comes later is not meant (protocol 12.4)."""
+    found = [locked.devices.get(name) for name in names]
+    return all(one is not None and one.state != DeviceState.GONE for one in found)
 
 
 def _earlier(one: int | None, other: int | None) -> int | None:

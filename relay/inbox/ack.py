@@ -108,7 +108,7 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
     if upto <= device.acked_seq:
         return
     acks = locked.acks_of(device.device_id)
-    held = {seq: why for seq, why, _ in device_rows.held_rows(locked.conn, device.key)}
+    held = {seq: why for seq, why, _ in locked.held(device.device_id)}
     newly: list[Entry] = []
     overdue: list[Entry] = []
     to_hold: list[tuple[int, str]] = []
@@ -144,8 +144,8 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
         after = entries[-1].seq
     # What is over but not yet swept ends here: once this ack has passed it, the sweep would take it for acked.
     end(locked, overdue, EntryState.EXPIRED)
-    device_rows.drop_held(locked.conn, device.key, unhold)
-    device_rows.add_held(locked.conn, device.key, to_hold)
+    locked.unhold(device.device_id, unhold)
+    locked.hold(device.device_id, to_hold)
     fallbacks = {seq for seq, why in to_hold if why == "fallback"}
     tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, to_hold, "held")])
     tell(locked, device, "delivery.fallback", [(e, None) for e in newly if e.seq in fallbacks])
@@ -181,7 +181,7 @@ def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> None:
     first_wins = [entry for entry, _ in reportable if entry.scope.first_ack_wins]
     if first_wins:
         end_for_others(locked, first_wins)
-    complete(locked, [entry for entry, _ in reportable if entry not in first_wins], Ledger(locked))
+    complete(locked, device_id, [entry for entry, _ in reportable if entry not in first_wins], Ledger(locked))
     for other in locked.devices:
         if other != device_id:
             locked.rearm(other)
@@ -223,7 +223,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
     if not nacks:
         return set()
     codes = dict(nacks)
-    known = {seq: (why, tries) for seq, why, tries in device_rows.held_rows(locked.conn, device.key)}
+    known = {seq: (why, tries) for seq, why, tries in locked.held(device.device_id)}
     refused: set[int] = set()
     failed: list[Reported] = []
     for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, codes):
@@ -236,11 +236,11 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
         tries = known.get(entry.seq, ("", 0))[1] + 1
         if why == "poison" and tries >= TRIES_MAX:
             failed.append((entry, "undecodable"))
-            device_rows.drop_held(locked.conn, device.key, [entry.seq])
+            locked.unhold(device.device_id, [entry.seq])
             locked.put_acks(device.device_id, replace_again(locked.acks_of(device.device_id), entry.seq))
             continue
-        device_rows.drop_held(locked.conn, device.key, [entry.seq])
-        device_rows.add_held(locked.conn, device.key, [(entry.seq, why)])
+        locked.unhold(device.device_id, [entry.seq])
+        locked.hold(device.device_id, [(entry.seq, why)])
         device_rows.set_held_tries(locked.conn, device.key, seq=entry.seq, tries=tries)
     tell(locked, device, "delivery.failed", failed)
     locked.rearm(device.device_id, anew=True)

@@ -36,8 +36,8 @@ def entry_row(
 ) -> dict[str, Any]:
     """A live entry's row."""
     return {
-        "app_id": locked.key.app_id,
-        "user_id": locked.key.user_id,
+        "app_id": locked.inbox.app_id,
+        "user_id": locked.inbox.user_id,
         "seq": seq,
         "message_id": id_,
         "kind": str(kind),

@@ -251,7 +251,9 @@ def _release(locked: Locked, device: Device) -> int:
     released = 0
     rows = []
     done: list[int] = []
-    held = [row for row in device_rows.held_rows(locked.conn, device.key) if row[0] <= device.acked_seq]
+    held = [row for row in locked.held(device.device_id) if row[0] <= device.acked_seq]
+    if not held:
+        return 0
     entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, [seq for seq, _, _ in held])}
     for seq, why, _ in held[:RELEASES_MAX]:
         entry = entries.get(seq)
@@ -277,7 +279,7 @@ def _release(locked: Locked, device: Device) -> int:
         released += 1
     if rows:
         inbox_rows.append(locked.conn, [], rows)
-    device_rows.drop_held(locked.conn, device.key, done)
+    locked.unhold(device.device_id, done)
     return released
 
 

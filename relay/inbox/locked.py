@@ -4,8 +4,9 @@ Every transaction of protocol 6.4 begins with `lock`, decides from what it finds
 gathered and written together, so that a batch costs a handful of statements, whatever its size.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, emit
 
-SCAN = 50  # entries read at a time when looking for the first one worth telling
+SCAN, SCAN_MAX = 2, 100  # entries read when looking for the first one worth telling: it is nearly always the first
 
 PolicyOf = Callable[[str], Policy]
 
@@ -30,28 +31,69 @@ class Locked:
 
     conn: Conn
     now_ms: int
+    together: "Together"
+    key: UserKey
     inbox: Inbox
     policy: Policy
     devices: dict[str, Device]
-    jobs: dict[str, PushJob]
-    acks: dict[str, Acks]
     events: list[NewEvent] = field(default_factory=list)
     head_seq: int = 0
     _before: dict[str, Device] = field(default_factory=dict)
     _acks_changed: set[str] = field(default_factory=set)
     _to_rearm: dict[str, bool] = field(default_factory=dict)
     _jobs_changed: set[str] = field(default_factory=set)
+    _jobs: dict[str, PushJob] | None = None
+    _acks: dict[str, Acks] | None = None
     _read: dict[str, int] | None = None
+    _holds: bool | None = None
 
     @property
-    def key(self) -> UserKey:
-        return self.inbox.key
+    def jobs(self) -> dict[str, PushJob]:
+        """Push jobs by device."""
+        if self._jobs is None:
+            self._jobs = self.together.jobs.get(self.key, {})
+        return self._jobs
+
+    def forget_jobs(self) -> None:
+        """Has the jobs read again: one was made."""
+        self._jobs = {key.device_id: job for key, job in job_rows.jobs_of(self.conn, [self.key]).items()}
+
+    @property
+    def acks(self) -> dict[str, Acks]:
+        """Ranges acked beyond `acked_seq`, of the devices that have any."""
+        if self._acks is None:
+            self._acks = self.together.acks.get(self.key, {})
+        return self._acks
 
     @property
     def read_markers(self) -> dict[str, int]:
         if self._read is None:
-            self._read = inbox_rows.read_markers(self.conn, self.key)
+            self._read = self.together.read_markers.get(self.key, {})
         return self._read
+
+    # --- entries that were passed, but not in their full form ---
+
+    @property
+    def holds(self) -> bool:
+        """Whether any device of the user may have passed something that it could not show: few have."""
+        if self._holds is None:
+            self._holds = self.key in self.together.holders
+        return self._holds
+
+    def held(self, device_id: str) -> list[tuple[int, str, int]]:
+        """What the device passed without its full form: (seq, why, tries)."""
+        return device_rows.held_rows(self.conn, DeviceKey(*self.key, device_id)) if self.holds else []
+
+    def hold(self, device_id: str, rows: Sequence[tuple[int, str]]) -> None:
+        if rows:
+            self._holds = True
+            device_rows.add_held(self.conn, DeviceKey(*self.key, device_id), rows)
+
+    def unhold(self, device_id: str, seqs: Sequence[int]) -> None:
+        if seqs:
+            device_rows.drop_held(self.conn, DeviceKey(*self.key, device_id), seqs)
+
+    # --- changes ---
 
     def put(self, device: Device) -> None:
         """The device's row as it should be."""
@@ -92,9 +134,10 @@ class Locked:
     def first_worth_telling(self, device: Device, *, after: int, upto: int) -> Entry | None:
         """The oldest entry in (after, upto] that the device has not acked and should be told about."""
         facts: UserFacts | None = None
+        scan = SCAN
         while after < upto:
             entries = inbox_rows.notifiable_between(
-                self.conn, self.key, self.now_ms, after=after, upto=upto, limit=SCAN
+                self.conn, self.key, self.now_ms, after=after, upto=upto, limit=scan
             )
             for entry in entries:
                 facts = facts or self.facts()
@@ -102,9 +145,9 @@ class Locked:
                     entry, device, facts, self.policy, self.now_ms
                 ):
                     return entry
-            if len(entries) < SCAN:
+            if len(entries) < scan:
                 return None
-            after = entries[-1].seq
+            after, scan = entries[-1].seq, SCAN_MAX
         return None
 
     def outstanding(self, device: Device) -> Outstanding:
@@ -161,34 +204,59 @@ class Locked:
 def lock(conn: Conn, now_ms: int, keys: Iterable[UserKey], policy_of: PolicyOf) -> dict[UserKey, Locked]:
     """Takes the locks in order, and only then reads everything that belongs to these users. Unknown users are left out."""
     inboxes = inbox_rows.lock_inboxes(conn, keys)
-    return with_rows(conn, now_ms, inboxes.values(), policy_of)
+    return with_rows(conn, now_ms, inboxes, policy_of)
 
 
-def with_rows(conn: Conn, now_ms: int, inboxes: Iterable[Inbox], policy_of: PolicyOf) -> dict[UserKey, Locked]:
+class Together:
+    """What is seldom needed, read for all users of a transaction at once when the first of them needs it.
+
+    Their locks are held, so it makes no difference when in the transaction that is.
+    """
+
+    def __init__(self, conn: Conn, users: Sequence[UserKey]) -> None:
+        self._conn = conn
+        self._users = users
+
+    @cached_property
+    def jobs(self) -> dict[UserKey, dict[str, PushJob]]:
+        found: dict[UserKey, dict[str, PushJob]] = {}
+        for key, job in job_rows.jobs_of(self._conn, self._users).items():
+            found.setdefault(key.user, {})[key.device_id] = job
+        return found
+
+    @cached_property
+    def acks(self) -> dict[UserKey, dict[str, Acks]]:
+        found: dict[UserKey, dict[str, Acks]] = {}
+        for key, (has, again) in device_rows.ack_ranges(self._conn, self._users).items():
+            found.setdefault(key.user, {})[key.device_id] = Acks(tuple(has), tuple(again))
+        return found
+
+    @cached_property
+    def read_markers(self) -> dict[UserKey, dict[str, int]]:
+        return inbox_rows.read_markers(self._conn, self._users)
+
+    @cached_property
+    def holders(self) -> set[UserKey]:
+        return device_rows.holders(self._conn, self._users)
+
+
+def with_rows(conn: Conn, now_ms: int, inboxes: Mapping[UserKey, Inbox], policy_of: PolicyOf) -> dict[UserKey, Locked]:
     """The rows of users whose locks are held (or, for a reader, as of its snapshot)."""
-    inboxes = list(inboxes)
-    users = [one.key for one in inboxes]
-    devices = device_rows.devices_of(conn, users)
-    jobs = job_rows.jobs_of(conn, users)
-    ranges = device_rows.ack_ranges(conn, users)
-    found: dict[UserKey, Locked] = {}
-    for one in inboxes:
-        mine = {device.device_id: device for device in devices[one.key]}
-        found[one.key] = Locked(
+    together = Together(conn, list(inboxes))
+    devices = device_rows.devices_of(conn, inboxes)
+    return {
+        key: Locked(
             conn=conn,
             now_ms=now_ms,
+            together=together,
+            key=key,
             inbox=one,
-            policy=policy_of(one.app_id),
-            devices=mine,
-            jobs={name: jobs[device.key] for name, device in mine.items() if device.key in jobs},
-            acks={
-                name: Acks(tuple(ranges[device.key][0]), tuple(ranges[device.key][1]))
-                for name, device in mine.items()
-                if device.key in ranges
-            },
+            policy=policy_of(key.app_id),
+            devices={device.device_id: device for device in devices[key]},
             head_seq=one.head_seq,
         )
-    return found
+        for key, one in inboxes.items()
+    }
 
 
 def flush(conn: Conn, now_ms: int, users: Iterable[Locked]) -> None:

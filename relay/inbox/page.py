@@ -19,6 +19,7 @@ from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Why
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
+from relay.store.inbox import Content
 
 PAGE_ENTRIES_MAX = 200
 PAGE_BYTES_MAX = 1024 * 1024
@@ -163,13 +164,13 @@ def page(
     rows = inbox_rows.page_rows(conn, snap.inbox.key, after=position, upto=bound, limit=limit)
     entries: list[bytes] = []
     size, last_id = 0, None
-    for row in rows:
-        if row.seq != position + 1:
+    for entry, content in rows:
+        if entry.seq != position + 1:
             raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")
-        entry = inbox_rows.entry_of(row)
-        why_not = Why.PRUNED if row.seq <= snap.device.start_seq else rules.gap_reason(entry, snap.device, now_ms)
+        seen = rules.view(entry, snap.device)
+        why_not = Why.PRUNED if entry.seq <= snap.device.start_seq else rules.gap_reason(entry, seen, now_ms)
         if why_not is None:
-            one = _entry_json(row, entry, snap.device)
+            one = _entry_json(entry, content, seen)
             if one is None:
                 why_not = Why.QUARANTINED
             elif entries and size + len(one) > bytes_max:
@@ -179,7 +180,7 @@ def page(
                 size += len(one)
         if why_not is not None:
             _extend(gaps, position, why_not)
-        position, last_id = row.seq, row.message_id
+        position, last_id = entry.seq, entry.message_id
     if not rows and position < bound:
         raise Unavailable("Numbers of this inbox have no rows: the store is damaged.", code="storage_failed")
     sealed = ""
@@ -226,15 +227,15 @@ def _batch_json(
     return head.encode() + b",".join(entries) + b'],"gaps":' + listed + tail.encode()
 
 
-class _Line(msgspec.Struct, omit_defaults=False):
+class _Line(msgspec.Struct):
     seq: int
     id: str
     kind: str
     h: str
     accepted_at: str
     expires_at: str
-    conversation: dict[str, str | None]
-    sender: dict[str, str | None] | None
+    conversation: "_Conversation"
+    sender: "_Sender | None"
     type: str
     body: msgspec.Raw
     form: str
@@ -243,33 +244,41 @@ class _Line(msgspec.Struct, omit_defaults=False):
     client_ref: str | None
 
 
-def _entry_json(row: Any, entry: Entry, device: Device) -> bytes | None:
+class _Conversation(msgspec.Struct):
+    type: str
+    id: str | None
+
+
+class _Sender(msgspec.Struct):
+    user: str
+    device: str | None
+
+
+def _entry_json(entry: Entry, content: Content, seen: View) -> bytes | None:
     """One entry as the device sees it; None if its message can't be rendered (it is quarantined, others go on)."""
     if entry.kind not in CARRIES_MESSAGE:
         head = {"seq": entry.seq, "kind": entry.kind, "id": entry.message_id}
         return _encode(head | msgspec.json.decode(entry.data or "{}"))
-    full = rules.view(entry, device) is View.FULL
-    body, h = (row.body, row.h) if full else (row.fallback, row.fallback_h)
+    full = seen is View.FULL
+    body, h = (content.body, content.h) if full else (content.fallback, content.fallback_h)
     if body is None or h is None:
         return None
-    sender = None
-    if row.sender_user is not None:
-        sender = {"user": row.sender_user, "device": row.sender_device}
+    sender = None if content.sender_user is None else _Sender(content.sender_user, content.sender_device)
     return _encode(
         _Line(
-            seq=entry.seq,
-            id=entry.message_id,
-            kind=entry.kind,
-            h=h,
-            accepted_at=rfc3339(entry.accepted_ms),
-            expires_at=rfc3339(entry.expires_ms),
-            conversation={"type": row.conversation_type, "id": entry.conversation_id},
-            sender=sender,
-            type=row.type,
-            body=msgspec.Raw(body.encode()),
-            form="full" if full else "fallback",
-            priority=row.priority,
-            collapse_key=row.message_collapse_key,
-            client_ref=row.client_ref,
+            entry.seq,
+            entry.message_id,
+            entry.kind,
+            h,
+            rfc3339(entry.accepted_ms),
+            rfc3339(entry.expires_ms),
+            _Conversation(content.conversation_type, entry.conversation_id),
+            sender,
+            content.type,
+            msgspec.Raw(body.encode()),
+            "full" if full else "fallback",
+            content.priority,
+            content.collapse_key,
+            content.client_ref,
         )
     )

@@ -13,6 +13,7 @@ from relay.model import GATEWAY, Device, DeviceKey, DeviceState
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
+from relay.store import tokens
 from relay.store.engine import Conn
 
 DAY_MS = 86_400_000
@@ -117,7 +118,7 @@ def _create(locked: Locked, one: Registration) -> Device:
     else:
         device_rows.save_devices(locked.conn, [(gone, device)])
     job_rows.create_job(locked.conn, device.key)
-    locked.jobs = {key.device_id: job for key, job in job_rows.jobs_of(locked.conn, [locked.key]).items()}
+    locked.forget_jobs()
     locked.devices[device.device_id] = device
     return device
 
@@ -146,8 +147,16 @@ def sign_out(conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf) -> De
 
 
 def remove(locked: Locked, device: Device, *, detail: str) -> None:
+    """The device is no more: what it had not acked has failed for it, and neither addresses nor tokens lead to it."""
     fail_device(locked, device, detail=detail)
     drop_addresses(locked, device)
+    tokens.revoke(
+        locked.conn,
+        locked.now_ms,
+        app_id=locked.key.app_id,
+        user_id=locked.key.user_id,
+        device_id=device.device_id,
+    )
     locked.put(
         replace(
             locked.devices[device.device_id],

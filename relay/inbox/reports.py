@@ -80,7 +80,8 @@ class Ledger:
     def passed_open(self, seq: int) -> set[str]:
         """Devices that passed this entry without being able to show it: their deliveries are open."""
         if self._held is None:
-            self._held = device_rows.open_held_of_user(self._locked.conn, self._locked.key)
+            locked = self._locked
+            self._held = device_rows.open_held_of_user(locked.conn, locked.key) if locked.holds else {}
         return self._held.get(seq, set())
 
     def acked(self, entry: Entry, device: Device) -> bool:
@@ -97,15 +98,16 @@ class Ledger:
         return entry.seq > device.start_seq and rules.view(entry, device) is not View.NONE
 
 
-def complete(locked: Locked, entries: Iterable[Entry], ledger: Ledger) -> None:
-    """Tells of messages whose last delivery to this user has just been acked."""
+def complete(locked: Locked, device_id: str, entries: Iterable[Entry], ledger: Ledger) -> None:
+    """Tells of messages whose last delivery to this user this device has just acked."""
+    others = [device for name, device in locked.devices.items() if name != device_id]
     done: list[tuple[Entry, int]] = []
     for entry in entries:
-        if entry.completed_ms is not None:
+        if entry.completed_ms is not None or device_id in ledger.passed_open(entry.seq):
             continue
-        concerned = [d for d in locked.devices.values() if ledger.concerned(entry, d)]
+        concerned = [d for d in others if ledger.concerned(entry, d)]
         if all(ledger.acked(entry, d) for d in concerned):
-            done.append((entry, len(concerned)))
+            done.append((entry, 1 + len(concerned)))
     if done:
         _tell_completed(locked, [(entry, {"acked": count}) for entry, count in done])
 

@@ -88,11 +88,10 @@ ENDED_WHY: dict[EntryState, Why] = {
 VIEW_WHY: dict[View, Why] = {View.OWN: Why.OWN, View.HELD: Why.HELD, View.NONE: Why.SCOPE}
 
 
-def gap_reason(entry: Entry, device: Device, now_ms: int) -> Why | None:
-    """Why a page skips this entry for this device; None if it carries it."""
+def gap_reason(entry: Entry, seen: View, now_ms: int) -> Why | None:
+    """Why a page skips this entry for a device that sees it so; None if it carries it."""
     if entry.state is not EntryState.LIVE:
         return ENDED_WHY[entry.state]
-    seen = view(entry, device)
     if seen in VIEW_WHY:
         return VIEW_WHY[seen]
     return Why.EXPIRED if entry.expires_ms <= now_ms else None

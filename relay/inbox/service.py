@@ -138,8 +138,8 @@ class InboxService:
         return device, new
 
     async def sign_out(self, key: DeviceKey) -> None:
-        device = await self.engine.write(lambda conn, now_ms: registry.sign_out(conn, now_ms, key, self.policy_of))
-        self.hints.close(key, device.session + 1)
+        """Signs a device out. Its connections end with its tokens, which whoever watches these sees to."""
+        await self.engine.write(lambda conn, now_ms: registry.sign_out(conn, now_ms, key, self.policy_of))
 
     async def replace_addresses(self, key: DeviceKey, addresses: Sequence[NewAddress]) -> tuple[tuple[str, str], ...]:
         states = await self.engine.write(

@@ -36,7 +36,7 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
     answered = msgspec.json.decode(row.recipients)
     users = [UserKey(app_id, user) for user, seq, _ in answered if seq is not None]
     inboxes = [one for one in (inbox_rows.inbox_of(conn, key) for key in users) if one is not None]
-    rows = with_rows(conn, now_ms, inboxes, policy_of)
+    rows = with_rows(conn, now_ms, {one.key: one for one in inboxes}, policy_of)
     message = {
         "id": row.message_id,
         "type": row.type,

@@ -62,7 +62,7 @@ def plan_due(
     due = job_rows.due_users(conn, now_ms, limit=limit)
     free = job_rows.lock_free_inboxes(conn, due)
     inboxes = inbox_rows.lock_inboxes(conn, free)
-    users = with_rows(conn, now_ms, inboxes.values(), policy_of)
+    users = with_rows(conn, now_ms, inboxes, policy_of)
     addresses = device_rows.addresses_of(conn, list(users))
     attempts: list[Attempt] = []
     rows = []

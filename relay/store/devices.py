@@ -43,9 +43,9 @@ def devices_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, list[
     for key in found:
         apps.setdefault(key.app_id, []).append(key.user_id)
     for app_id, users in apps.items():
-        for row in conn.execute(_of_users(conn), {"app": app_id, "users": as_list(conn, users)}):
+        for row in conn.execute(_of_users(conn), {"app": app_id, "users": as_list(conn, users)}).all():
             one = device_of(row)
-            found[one.key.user].append(one)
+            found[UserKey(app_id, one.user_id)].append(one)
     return found
 
 
@@ -74,7 +74,7 @@ _gone = select(*_columns).where(
 
 def gone_devices(conn: Connection, key: UserKey) -> list[Device]:
     """Devices that are no more, for looking back."""
-    return [device_of(row) for row in conn.execute(_gone, {"app": key.app_id, "user": key.user_id})]
+    return [device_of(row) for row in conn.execute(_gone, {"app": key.app_id, "user": key.user_id}).all()]
 
 
 def insert_device(conn: Connection, new: Device) -> None:
@@ -109,7 +109,7 @@ _by_node = select(*_columns).where(
 
 def online_at(conn: Connection, node_id: str) -> list[Device]:
     """Devices whose sessions this node held."""
-    return [device_of(row) for row in conn.execute(_by_node, {"node": node_id})]
+    return [device_of(row) for row in conn.execute(_by_node, {"node": node_id}).all()]
 
 
 _online = (
@@ -121,7 +121,7 @@ _online = (
 
 def online_devices(conn: Connection) -> list[Device]:
     """Everyone whose row says online: what a starting relay must grant a fresh lease."""
-    return [device_of(row) for row in conn.execute(_online)]
+    return [device_of(row) for row in conn.execute(_online).all()]
 
 
 _silent = (
@@ -135,7 +135,7 @@ _silent = (
 def silent_since(conn: Connection, *, state: DeviceState, before_ms: int, limit: int) -> list[Device]:
     """Devices in `state` without contact since then."""
     params = {"state": str(state), "before": before_ms, "count": limit}
-    return [device_of(row) for row in conn.execute(_silent, params)]
+    return [device_of(row) for row in conn.execute(_silent, params).all()]
 
 
 # --- selective acks, held entries -------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def ack_ranges(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, Ran
     for key in keys:
         apps.setdefault(key.app_id, []).append(key.user_id)
     for app_id, users in apps.items():
-        for row in conn.execute(_acks(conn), {"app": app_id, "users": as_list(conn, users)}):
+        for row in conn.execute(_acks(conn), {"app": app_id, "users": as_list(conn, users)}).all():
             pair = found.setdefault(DeviceKey(app_id, row.user_id, row.device_id), ([], []))
             pair[row.offered_again].append((row.from_seq, row.to_seq))
     return found
@@ -197,7 +197,7 @@ _held = select(device_held.c.seq, device_held.c.why, device_held.c.tries).where(
 
 def held_rows(conn: Connection, key: DeviceKey) -> list[tuple[int, str, int]]:
     """(seq, why, tries) of entries that the device passed without having them in full."""
-    return [(row.seq, row.why, row.tries) for row in conn.execute(_held, _key(key))]
+    return [(row.seq, row.why, row.tries) for row in conn.execute(_held, _key(key)).all()]
 
 
 def add_held(conn: Connection, key: DeviceKey, rows: Iterable[tuple[int, str]]) -> None:
@@ -236,9 +236,27 @@ _open_held = select(device_held.c.device_id, device_held.c.seq).where(
 def open_held_of_user(conn: Connection, key: UserKey) -> dict[int, set[str]]:
     """seq -> devices that passed it without being able to show it in any form."""
     found: dict[int, set[str]] = {}
-    for row in conn.execute(_open_held, {"app": key.app_id, "user": key.user_id}):
+    for row in conn.execute(_open_held, {"app": key.app_id, "user": key.user_id}).all():
         found.setdefault(row.seq, set()).add(row.device_id)
     return found
+
+
+@per_dialect
+def _holders(sqlite: bool) -> Select[Any]:
+    c = device_held.c
+    return select(c.user_id).where(c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite)).distinct()
+
+
+def holders(conn: Connection, keys: Iterable[UserKey]) -> set[UserKey]:
+    """Those of these users who have a held row."""
+    apps: dict[str, list[str]] = {}
+    for key in keys:
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    return {
+        UserKey(app_id, user_id)
+        for app_id, users in apps.items()
+        for user_id in conn.execute(_holders(conn), {"app": app_id, "users": as_list(conn, users)}).scalars().all()
+    }
 
 
 _held_seqs = select(device_held.c.seq).where(

@@ -4,7 +4,6 @@ An event gets its per-app sequence number after the commit, from one sequencer, 
 for the whole app (protocol §13).
 """
 
-import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +28,7 @@ class NewEvent:
 
 def derived_id(prefix: str, *parts: str | int) -> str:
     """An id made from what it is about: the same fact told twice has the same id. No dot in it (Standard Webhooks)."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:16]
-    return prefix + base64.b32encode(digest).decode().rstrip("=").lower()
+    return prefix + hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
 def emit(conn: Connection, now_ms: int, events: Sequence[NewEvent]) -> None:

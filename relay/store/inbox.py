@@ -132,7 +132,7 @@ def claim_keys(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[tupl
         apps.setdefault(row["app_id"], []).append(row["key"])
     found: dict[tuple[str, str], Row[Any]] = {}
     for app_id, keys in apps.items():
-        for standing in conn.execute(_keys(conn), {"app": app_id, "keys": as_list(conn, keys)}):
+        for standing in conn.execute(_keys(conn), {"app": app_id, "keys": as_list(conn, keys)}).all():
             found[app_id, standing.key] = standing
     return found
 
@@ -226,14 +226,14 @@ def scope_of(text_: str | None) -> Scope:
 
 
 def scope_text(scope: Scope) -> str | None:
-    if scope == EVERYWHERE:
+    if scope is EVERYWHERE or scope == EVERYWHERE:
         return None
     return msgspec.json.encode(
         _ScopeRow(scope.devices, scope.exclude_devices, scope.platforms, scope.first_ack_wins)
     ).decode()
 
 
-def entry_of(row: Any) -> Entry:
+def entry_of(row: Sequence[Any]) -> Entry:
     (
         _,
         seq,
@@ -292,7 +292,7 @@ _between = (
 def entries_between(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[Entry]:
     """Entries with numbers in (after, upto], without their content, at most `limit`."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
-    return [entry_of(row) for row in conn.execute(_between, params)]
+    return [entry_of(row) for row in conn.execute(_between, params).all()]
 
 
 _notifiable = (
@@ -316,7 +316,7 @@ def notifiable_between(
 ) -> list[Entry]:
     """As `entries_between`, only what is live and may be worth a notification."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit, "now": now_ms}
-    return [entry_of(row) for row in conn.execute(_notifiable, params)]
+    return [entry_of(row) for row in conn.execute(_notifiable, params).all()]
 
 
 @per_dialect
@@ -331,7 +331,7 @@ def _by_message(sqlite: bool) -> Select[Any]:
 
 def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> list[Entry]:
     params = {"app": key.app_id, "user": key.user_id, "ids": as_list(conn, ids)}
-    return [entry_of(row) for row in conn.execute(_by_message(conn), params)]
+    return [entry_of(row) for row in conn.execute(_by_message(conn), params).all()]
 
 
 @per_dialect
@@ -341,7 +341,7 @@ def _by_seq(sqlite: bool) -> Select[Any]:
 
 def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entry]:
     params = {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs)}
-    return [entry_of(row) for row in conn.execute(_by_seq(conn), params)]
+    return [entry_of(row) for row in conn.execute(_by_seq(conn), params).all()]
 
 
 _by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), e.state == "live").order_by(e.seq)
@@ -367,20 +367,24 @@ def count_live_above(conn: Connection, key: UserKey, seq: int) -> int:
     return int(conn.execute(_live_above, {"app": key.app_id, "user": key.user_id, "after": seq}).scalar_one())
 
 
+class Content(msgspec.Struct, frozen=True):
+    """What a page shows of an entry's message; all None for control entries."""
+
+    type: str
+    body: str | None
+    h: str
+    fallback: str | None
+    fallback_h: str | None
+    conversation_type: str
+    sender_user: str | None
+    sender_device: str | None
+    client_ref: str | None
+    priority: str
+    collapse_key: str | None
+
+
 _page = (
-    select(
-        *_deciding,
-        m.type,
-        m.body,
-        m.h,
-        m.fallback,
-        m.conversation_type,
-        m.sender_user,
-        m.sender_device,
-        m.client_ref,
-        m.priority,
-        m.collapse_key.label("message_collapse_key"),
-    )
+    select(*_deciding, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
     .select_from(_joined)
     .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
     .order_by(e.seq)
@@ -388,10 +392,11 @@ _page = (
 )
 
 
-def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> Sequence[Any]:
-    """Entries in (after, upto] with everything that a page shows; `entry_of` reads what decides."""
+def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[tuple[Entry, Content]]:
+    """Entries in (after, upto] with everything that a page shows, in order."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
-    return conn.execute(_page, params).all()
+    split = len(_deciding)
+    return [(entry_of(row), Content(*row[split:])) for row in conn.execute(_page, params).all()]
 
 
 _last_before = select(func.max(e.seq)).where(*_here, e.accepted_ms < bindparam("since"))
@@ -451,21 +456,31 @@ _expiring = (
 def expiring(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, list[int]]:
     """Live entries whose time is over, by user. Read again under the lock before ending them."""
     found: dict[UserKey, list[int]] = {}
-    for row in conn.execute(_expiring, {"now": now_ms, "count": limit}):
+    for row in conn.execute(_expiring, {"now": now_ms, "count": limit}).all():
         found.setdefault(UserKey(row.app_id, row.user_id), []).append(row.seq)
     return found
 
 
 # --- read markers -----------------------------------------------------------------------------------------------------
 
-_markers = select(read_marker.c.conversation_id, read_marker.c.read_seq).where(
-    read_marker.c.app_id == bindparam("app"), read_marker.c.user_id == bindparam("user")
-)
+
+@per_dialect
+def _markers(sqlite: bool) -> Select[Any]:
+    c = read_marker.c
+    return select(c.user_id, c.conversation_id, c.read_seq).where(
+        c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite)
+    )
 
 
-def read_markers(conn: Connection, key: UserKey) -> dict[str, int]:
-    rows = conn.execute(_markers, {"app": key.app_id, "user": key.user_id})
-    return {row.conversation_id: row.read_seq for row in rows}
+def read_markers(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, dict[str, int]]:
+    """How far each user has read, by conversation; users without a marker are left out."""
+    found: dict[UserKey, dict[str, int]] = {}
+    for app_id, users in _by_app(keys).items():
+        for user_id, conversation_id, seq in conn.execute(
+            _markers(conn), {"app": app_id, "users": as_list(conn, users)}
+        ).all():
+            found.setdefault(UserKey(app_id, user_id), {})[conversation_id] = seq
+    return found
 
 
 _raise_marker = text(
@@ -538,4 +553,4 @@ def inboxes_after(conn: Connection, after: UserKey | None, *, limit: int) -> lis
         statement = statement.where(
             (inbox.c.app_id > after.app_id) | ((inbox.c.app_id == after.app_id) & (inbox.c.user_id > after.user_id))
         )
-    return [UserKey(row.app_id, row.user_id) for row in conn.execute(statement)]
+    return [UserKey(row.app_id, row.user_id) for row in conn.execute(statement).all()]

@@ -158,7 +158,8 @@ GAPS = [
 
 @pytest.mark.parametrize(("about", "why"), GAPS)
 def test_why_a_page_skips_an_entry(about: dict[str, Any], why: Why | None) -> None:
-    assert rules.gap_reason(entry(**about), device(), NOW) is why
+    one = entry(**about)
+    assert rules.gap_reason(one, rules.view(one, device()), NOW) is why
 
 
 def test_every_end_of_an_entry_and_every_lesser_view_has_a_word() -> None:
