@@ -54,7 +54,8 @@ class Account:
         match outcome.verdict:
             case Verdict.RETRY if outcome.retry_after_s is not None or outcome.scope is not Scope.MESSAGE:
                 if outcome.scope is Scope.ACCOUNT:
-                    self._paused_until_ms = now_ms + pause_ms(outcome.retry_after_s)
+                    until_ms = now_ms + pause_ms(outcome.retry_after_s)
+                    self._paused_until_ms = max(self._paused_until_ms, until_ms)  # calls under way may be told less
                 if outcome.scope is not Scope.TOKEN:
                     self.circuit.failed(now_ms)
             case Verdict.RETRY:

@@ -59,7 +59,7 @@ class Hub:
         self._clock = clock
         self._rng = rng
         self._heads = heads
-        self._connections: defaultdict[UserKey, set[Connection]] = defaultdict(set)
+        self._connections: defaultdict[UserKey, dict[Connection, None]] = defaultdict(dict)  # in the order they came
         self._waits: defaultdict[UserKey, dict[DeviceKey, list[Wait]]] = defaultdict(dict)
         self._known: dict[UserKey, int] = {}
         self.draining = False
@@ -77,11 +77,11 @@ class Hub:
     @contextmanager
     def connected(self, connection: Connection) -> Iterator[None]:
         user = connection.device.user
-        self._connections[user].add(connection)
+        self._connections[user][connection] = None
         try:
             yield
         finally:
-            self._connections[user].discard(connection)
+            self._connections[user].pop(connection, None)
             if not self._connections[user]:
                 del self._connections[user]
 
@@ -135,7 +135,7 @@ class Hub:
                 log.warning("realtime.poll_failed", code=problem.code)
 
     async def poll(self) -> None:
-        users = set(self._connections) | set(self._waits)
+        users = dict.fromkeys((*self._connections, *self._waits))
         heads = await self._heads(users) if users else {}
         for user, head in heads.items():
             if self._known.get(user) != head:
