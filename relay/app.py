@@ -18,9 +18,11 @@ from relay.api import limits, table
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
+from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
 from relay.api.server import application
 from relay.api.system import Readiness, SystemApi, documents
+from relay.api.watch import CredentialWatch
 from relay.api.webhooks import WebhookApi
 from relay.bus.local import LocalBus
 from relay.clock import Clock
@@ -31,7 +33,7 @@ from relay.inbox.cursor import CursorKeys
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.keys import KeyRing
-from relay.model import Policy
+from relay.model import DeviceKey, Policy
 from relay.presence.service import PresenceService, Rhythm
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
@@ -47,6 +49,7 @@ from relay.store.engine import Engine, SqliteEngine, wal_reset_affected
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.migrate import migrate
 from relay.store.postgres import PostgresEngine
+from relay.store.vault import Vault, address_place, give_keys
 from relay.telemetry import Metrics
 from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import Pace, WebhookWorker, posting
@@ -119,6 +122,7 @@ class Relay:
         policy = settings.policy()
         newest, cursor_keys = self.ring.cursor_keys()
         self._secrets = await self._apps()
+        self._vault = await self._open_vault()
         self.bus = LocalBus()
         self.accounts = build_accounts(settings, clock)
         await self._load_parked()
@@ -173,7 +177,7 @@ class Relay:
         self.webhook_worker = WebhookWorker(
             self.engine,
             posting(self._webhook_transport),
-            self.ring,
+            self._vault,
             clock=clock,
             rng=rng,
             owner=self.node_id,
@@ -181,18 +185,22 @@ class Relay:
             watch=self.metrics,
         )
         self.webhooks = WebhookService(
-            self.engine, self.ring, self._webhook_transport.check, rng=rng, nudge=self.webhook_worker.nudge
+            self.engine, self._vault, self._webhook_transport.check, rng=rng, nudge=self.webhook_worker.nudge
         )
         self.auth = Authenticator(
             self.engine,
             self.ring,
             clock,
-            rng,
             rate_per_s=settings.limits.send_rate_per_s,
             burst=settings.limits.send_burst,
             anonymous_per_s=settings.limits.anonymous_per_s,
             anonymous_burst=settings.limits.anonymous_burst,
         )
+        self.issuer = Issuer(self.engine, self.ring, rng)
+        self.watch = CredentialWatch(
+            self.engine, clock, rng, auth=self.auth, hub=self.hub, also=lambda: self.engine.read(self._vault.learn)
+        )
+        self.auth.revoked = self.watch.sweep
         self.chores = Chores(
             engine=self.engine,
             inbox=self.inbox,
@@ -256,13 +264,20 @@ class Relay:
     async def _first_start(self) -> FirstStart:
         if await self.engine.read(lambda conn, now_ms: app_rows.has_api_key(conn, now_ms, DEFAULT_APP)):
             return FirstStart(api_key=None)
-        return FirstStart(api_key=await self.auth.mint_api_key(DEFAULT_APP, name="first", scopes=SCOPES))
+        return FirstStart(api_key=await self.issuer.api_key(DEFAULT_APP, name="first", scopes=SCOPES))
 
-    def _seal_token(self, app_id: str, account: str, token: str) -> tuple[bytes, bytes]:
-        return self.ring.seal(token.encode(), ("address", app_id)), self.ring.token_hash(app_id, account, token)
+    async def _open_vault(self) -> Vault:
+        await self.engine.write(lambda conn, now_ms: give_keys(conn, now_ms, self.ring, self.rng))
+        vault = Vault(self.ring, self.rng)
+        await self.engine.read(vault.learn)
+        return vault
 
-    def _open_token(self, app_id: str, sealed: bytes) -> str:
-        return self.ring.open(sealed, ("address", app_id)).decode()
+    def _seal_token(self, device: DeviceKey, account: str, token: str) -> tuple[bytes, bytes]:
+        sealed = self._vault.seal(token.encode(), address_place(device, account))
+        return sealed, self.ring.token_hash(device.app_id, account, token)
+
+    def _open_token(self, place: tuple[str, ...], sealed: bytes) -> str:
+        return self._vault.open(sealed, place).decode()
 
     def _web(self, policy: Policy) -> web.Application:
         sends = Sends(
@@ -275,13 +290,20 @@ class Relay:
         document, page = documents(table.ROUTES)
         return application(
             backend=BackendApi(
-                inbox=self.inbox, presence=self.presence, devices=self.devices, sends=sends, clock=self.clock
+                inbox=self.inbox,
+                presence=self.presence,
+                devices=self.devices,
+                sends=sends,
+                issuer=self.issuer,
+                revoked=self.watch.sweep,
+                clock=self.clock,
             ),
             device=DeviceApi(
                 inbox=self.inbox,
                 devices=self.devices,
                 hub=self.hub,
                 auth=self.auth,
+                issuer=self.issuer,
                 clock=self.clock,
                 origins=tuple(self.settings.server.allowed_origins),
                 sockets_max=self.settings.limits.sockets_per_node,
@@ -345,7 +367,7 @@ class Relay:
         stop = asyncio.Event()
         scheduler = self.chores.scheduler()
         async with asyncio.TaskGroup() as group:
-            for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run):
+            for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run, self.watch.run):
                 group.create_task(worker(stop), name=worker.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
             group.create_task(self._watch_loop(stop), name="loop-lag")

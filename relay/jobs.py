@@ -15,7 +15,7 @@ from relay.inbox.service import InboxService
 from relay.model import UserKey
 from relay.store import apps as app_rows
 from relay.store import inbox as inbox_rows
-from relay.store import meta
+from relay.store import meta, tokens
 from relay.store.engine import Conn, Engine
 
 log = structlog.get_logger("relay.jobs")
@@ -64,7 +64,7 @@ class Chores:
     async def forget(self) -> None:
         """Records whose time is over: keys, tickets, tokens, messages nobody can ask for, old events."""
         await self.engine.write(inbox_rows.forget_keys)
-        await self.engine.write(app_rows.forget_credentials)
+        await self.engine.write(tokens.forget)
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
             while await self.engine.write(partial(_forget_messages, app_id)):
                 pass

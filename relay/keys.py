@@ -182,7 +182,7 @@ class KeyRing:
         It comes from the *oldest* key, the last of the file, so a new key at the front leaves every look-up as it was.
         Whoever removes the last key makes all addresses unfindable until their devices register anew.
         """
-        return hmac.digest(self._subkey("token-hash", self._oldest), _bound((app_id, account, token)), hashlib.sha256)
+        return hmac.digest(self._subkey("token-hash", self._oldest), bound((app_id, account, token)), hashlib.sha256)
 
     # --- sealing ---
 
@@ -190,7 +190,7 @@ class KeyRing:
         """Sealed with the newest key and bound to `aad`: table, column, and the row's own key."""
         header = bytes((VERSION, self._newest))
         nonce = self._rng.randbytes(NONCE_BYTES)
-        return header + nonce + self._ciphers[self._newest].encrypt(nonce, plaintext, header + _bound(aad))
+        return header + nonce + self._ciphers[self._newest].encrypt(nonce, plaintext, header + bound(aad))
 
     def open(self, sealed: bytes, aad: tuple[str, ...]) -> bytes:
         """What was sealed with this very `aad`. Raises SealBroken."""
@@ -201,7 +201,7 @@ class KeyRing:
             raise SealBroken
         header, rest = bytes(sealed[:HEADER_BYTES]), sealed[HEADER_BYTES:]
         try:
-            return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], header + _bound(aad))
+            return cipher.decrypt(rest[:NONCE_BYTES], rest[NONCE_BYTES:], header + bound(aad))
         except InvalidTag:
             raise SealBroken from None
 
@@ -221,7 +221,7 @@ class KeyRing:
         return found
 
 
-def _bound(parts: tuple[str, ...]) -> bytes:
+def bound(parts: tuple[str, ...]) -> bytes:
     """One byte string for these parts and no others."""
     coded = [part.encode() for part in parts]
     return b"".join(len(part).to_bytes(4, "big") + part for part in coded)

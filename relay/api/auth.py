@@ -1,32 +1,34 @@
 """Credentials: API keys, device tokens, tickets. Stored as keyed hashes, looked up by id, compared in constant time."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import msgspec
+import structlog
 from aiohttp import web
 
 from relay import keys as creds
+from relay.api.family import Standing, renew_ms, settle, standing
+from relay.api.issuing import API_KEY, DEVICE_TOKEN, TICKET
 from relay.api.limits import RateLimiter, network_of, slow_down
 from relay.api.principal import Principal
 from relay.clock import Clock
-from relay.errors import Missing, Problem, Throttled, Unauthenticated
-from relay.ids import Rng, random_hex
+from relay.errors import Problem, Throttled, Unauthenticated
 from relay.keys import KeyRing
-from relay.model import DeviceKey, DeviceState
+from relay.model import DeviceKey
 from relay.store import apps as rows
-from relay.store import devices as device_rows
+from relay.store import tokens
 from relay.store.engine import Conn, Engine
+
+log = structlog.get_logger("relay.auth")
 
 CACHE_MS = 5_000  # a revoked credential works this much longer, at most
 CACHE_MAX = 50_000
-TOKEN_LIFE_MS = 30 * 86_400_000
-ROTATED_MS = 10 * 60_000  # how long a token stays good beside a younger one
-TICKET_LIFE_MS = 60_000
 FAILED_PER_ADDRESS_PER_MIN, FAILED_PER_KEY_PER_MIN = 20, 10
-
-API_KEY, DEVICE_TOKEN, TICKET = "api-key", "device-token", "ticket"
 
 
 class Authenticator:
@@ -37,7 +39,6 @@ class Authenticator:
         engine: Engine,
         ring: KeyRing,
         clock: Clock,
-        rng: Rng,
         *,
         rate_per_s: float,
         burst: float,
@@ -47,8 +48,9 @@ class Authenticator:
         self._engine = engine
         self._ring = ring
         self._clock = clock
-        self._rng = rng
         self._known: OrderedDict[str, tuple[Principal, int]] = OrderedDict()  # header -> who, and until when
+        self.revoked: Callable[[], Awaitable[None]] = _nobody_to_tell  # called when a family of tokens was revoked
+        self._used: dict[str, int] = {}  # API key -> when it was last used, until that is written down
         self._rates = RateLimiter(rate_per_s=rate_per_s, burst=burst)
         self._anonymous = RateLimiter(rate_per_s=anonymous_per_s, burst=anonymous_burst)
         self._failed_addresses = RateLimiter(
@@ -63,7 +65,7 @@ class Authenticator:
         header = request.headers.get("Authorization", "")
         known = self._known.get(header)
         if known is not None and known[1] > self._clock.monotonic_ms():
-            return known[0]
+            return self._let_in(known[0], request)
         network = network_of(request.remote)
         if self._failed_addresses.empty(network, self._clock.monotonic_ms()):
             raise _throttled()
@@ -72,10 +74,19 @@ class Authenticator:
             if scheme.lower() != "bearer":
                 raise _refused()
             principal = await self._credential(text.strip(), network)
+            self._remember(header, principal)
+            return self._let_in(principal, request)
         except Unauthenticated:
             self._failed_addresses.take(network, self._clock.monotonic_ms())
             raise
-        self._remember(header, principal)
+
+    def _let_in(self, principal: Principal, request: web.Request) -> Principal:
+        """Whoever may come, from where it comes. A stranger with a stolen key is not told that it is a good one."""
+        if principal.device_key is None:
+            if principal.networks and not _within(request.remote, principal.networks):
+                log.warning("auth.address_refused", key=principal.credential_id)
+                raise _refused()
+            self._used[principal.credential_id] = self._clock.now_ms()
         return principal
 
     async def _credential(self, text: str, network: str) -> Principal:
@@ -97,19 +108,29 @@ class Authenticator:
             credential_id=key_id,
             scopes=frozenset(msgspec.json.decode(row.scopes)),
             expires_ms=row.expires_ms,
+            networks=tuple(map(ip_network, msgspec.json.decode(row.networks))) if row.networks else (),
         )
 
     async def _device_token(self, token_id: str, secret: str, network: str) -> Principal:
         self._check_guesses(token_id, network)
-        row = await self._engine.read(lambda conn, _: rows.device_token_row(conn, token_id))
-        now_ms = self._clock.now_ms()
+        row = await self._engine.read(lambda conn, _: tokens.token_row(conn, token_id))
         fits = self._fits(DEVICE_TOKEN, secret, None if row is None else row.secret_mac)
-        if row is None or not fits or row.revoked_ms is not None or row.device_state in {None, "gone"}:
+        if row is None or not fits or _gone(row):
             raise self._guessed(token_id, network)
-        if row.expires_ms <= now_ms or (row.rotated_ms is not None and row.rotated_ms + ROTATED_MS <= now_ms):
+        bearer = _bearer(row)
+        assert bearer.device_key is not None
+        found = standing(row, self._clock.now_ms())
+        if found in {Standing.FRESH, Standing.REUSED}:
+            act = partial(settle, key=bearer.device_key, family=row.family, token_id=token_id)
+            found = await self._engine.write(lambda conn, now_ms: act(conn, now_ms))
+        if found is Standing.EXPIRED:
             raise Unauthenticated("This token has expired; ask the app's backend for a new one.", code="token_expired")
-        device = DeviceKey(row.app_id, row.user_id, row.device_id)
-        return Principal(app_id=row.app_id, credential_id=token_id, device_key=device, expires_ms=row.expires_ms)
+        if found is Standing.REUSED:
+            log.warning("auth.token_reuse", app=row.app_id, device=row.device_id)
+            await self.revoked()
+        if found in {Standing.REUSED, Standing.REVOKED}:
+            raise self._guessed(token_id, network)
+        return bearer
 
     def _fits(self, purpose: str, secret: str, mac: bytes | None) -> bool:
         """Compares under every key of the ring; an unknown id costs as much as a known one."""
@@ -135,9 +156,15 @@ class Authenticator:
         if len(self._known) > CACHE_MAX:
             self._known.popitem(last=False)
 
-    def forget(self) -> None:
-        """A credential was revoked here: everybody is looked up again."""
-        self._known.clear()
+    def forget(self, credential_ids: Collection[str]) -> None:
+        """These were revoked: their bearers are looked up again."""
+        for header in [header for header, (who, _) in self._known.items() if who.credential_id in credential_ids]:
+            del self._known[header]
+
+    def used(self) -> dict[str, int]:
+        """When each API key was last used, of those used since this was asked before."""
+        used, self._used = self._used, {}
+        return used
 
     # --- how often ---
 
@@ -150,69 +177,55 @@ class Authenticator:
         elif principal.device_key is None and not self._rates.take(principal.credential_id, now_ms):
             raise slow_down("requests with this key")
 
-    # --- making them ---
+    # --- tickets ---
 
-    async def mint_api_key(self, app_id: str, *, name: str, scopes: Iterable[str]) -> str:
-        """A new API key; its text is shown this once."""
-        text, key_id, secret = creds.mint_api_key(self._rng)
-        mac = self._ring.mac(API_KEY, secret.encode())
+    async def take_ticket(self, text: str, *, origin: str | None) -> Principal:
+        """The bearer of the token that this ticket stands for; it works once. Raises Unauthenticated.
 
-        def work(conn: Conn, now_ms: int) -> None:
-            rows.add_api_key(conn, now_ms, app_id=app_id, key_id=key_id, secret_mac=mac, scopes=scopes, name=name)
-
-        await self._engine.write(work)
-        return text
-
-    async def mint_device_token(self, device: DeviceKey) -> tuple[str, int]:
-        """A token for this device and when it ends. Raises Missing."""
-        text, token_id, secret = creds.mint_device_token(self._rng)
-        mac = self._ring.mac(DEVICE_TOKEN, secret.encode())
-        family = random_hex(self._rng, bits=64)
-
-        def work(conn: Conn, now_ms: int) -> int:
-            found = device_rows.device_row(conn, device)
-            if found is None or found.state is DeviceState.GONE:
-                raise Missing("There is no such device; register it first.")
-            row: dict[str, Any] = {
-                "app_id": device.app_id,
-                "user_id": device.user_id,
-                "device_id": device.device_id,
-                "token_id": token_id,
-                "secret_mac": mac,
-                "family": family,
-                "created_ms": now_ms,
-                "expires_ms": now_ms + TOKEN_LIFE_MS,
-                "rotated_ms": None,
-                "revoked_ms": None,
-            }
-            rows.add_device_token(conn, row)
-            return now_ms + TOKEN_LIFE_MS
-
-        return text, await self._engine.write(work)
-
-    async def mint_ticket(self, device: DeviceKey, *, origin: str | None) -> tuple[str, int]:
-        """A single-use stand-in for the device's token, good for a minute and for this origin."""
-        text = creds.mint_ticket(self._rng)
-        mac = self._ring.mac(TICKET, text.encode())
-
-        def work(conn: Conn, now_ms: int) -> int:
-            rows.add_ticket(conn, device, ticket_mac=mac, origin=origin, expires_ms=now_ms + TICKET_LIFE_MS)
-            return now_ms + TICKET_LIFE_MS
-
-        return text, await self._engine.write(work)
-
-    async def take_ticket(self, text: str, *, origin: str | None) -> DeviceKey:
-        """The device that this ticket stands for; it works once. Raises Unauthenticated."""
+        Nobody gets another token for a ticket: one seen in a URL must not turn into a month.
+        """
         macs = list(self._ring.macs(TICKET, text[:128].encode()))
 
-        def work(conn: Conn, now_ms: int) -> DeviceKey:
+        def work(conn: Conn, now_ms: int) -> Principal:
             for mac in macs:
-                row = rows.take_ticket(conn, mac)
-                if row is not None and row.expires_ms > now_ms and row.origin == origin:
-                    return DeviceKey(row.app_id, row.user_id, row.device_id)
+                row = tokens.take_ticket(conn, mac)
+                if row is None or row.expires_ms <= now_ms or row.origin != origin:
+                    continue
+                token = tokens.token_row(conn, row.token_id)
+                if token is not None and not _gone(token) and standing(token, now_ms) is Standing.GOOD:
+                    return replace(_bearer(token), renew_ms=None)
             raise _refused()
 
         return await self._engine.write(work)
+
+
+async def _nobody_to_tell() -> None:
+    return None
+
+
+def _gone(token: Any) -> bool:
+    return token.device_state in {None, "gone"}
+
+
+def _bearer(token: Any) -> Principal:
+    return Principal(
+        app_id=token.app_id,
+        credential_id=token.token_id,
+        device_key=DeviceKey(token.app_id, token.user_id, token.device_id),
+        expires_ms=token.expires_ms,
+        family=token.family,
+        renew_ms=renew_ms(token),
+    )
+
+
+def _within(remote: str | None, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    try:
+        address: IPv4Address | IPv6Address = ip_address(remote or "")
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in networks)
 
 
 def _refused() -> Unauthenticated:

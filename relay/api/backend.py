@@ -1,7 +1,7 @@
 """The backend's calls: each parses, calls one service method, and prints."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import msgspec
 from pydantic import ValidationError
 
 from relay import ids
+from relay.api.issuing import Issuer
 from relay.api.principal import Principal
 from relay.api.problems import from_pydantic, problem_body
 from relay.api.routes import Answer, Call
@@ -35,13 +36,14 @@ _encode = msgspec.json.Encoder().encode
 CheckPush = Callable[[str, Mapping[str, Mapping[str, Any]]], list[FieldError]]  # (app, overrides) -> mistakes
 
 
-def idempotency_key(text: str | None) -> str | None:
-    """The header's value, checked. Raises Malformed."""
-    if text is None:
+def idempotency_key(values: Sequence[str]) -> str | None:
+    """The header's value, checked, if there is one. Raises Malformed."""
+    if not values:
         return None
-    if not 1 <= len(text) <= 128 or not KEY_CHARS.issuperset(text):
+    text = values[0]
+    if len(values) > 1 or not 1 <= len(text) <= 128 or not KEY_CHARS.issuperset(text):
         raise Malformed(
-            "An Idempotency-Key is 1 to 128 characters of A-Z a-z 0-9 . _ : -", code="idempotency_key_invalid"
+            "Send one Idempotency-Key of 1 to 128 characters of A-Z a-z 0-9 . _ : -", code="idempotency_key_invalid"
         )
     return text
 
@@ -84,6 +86,7 @@ class Sends:
             body_hash=body_hash(raw),
             nonce=ids.random_hex(self.rng, bits=64),
             users=users,
+            devices_named=body.to.devices is not None,
             type=body.type,
             conversation_type=body.conversation.type,
             conversation_id=body.conversation.id,
@@ -200,12 +203,14 @@ class BackendApi:
     presence: PresenceService
     devices: DeviceService
     sends: Sends
+    issuer: Issuer
+    revoked: Callable[[], Awaitable[None]]  # ends at once what was opened with a revoked token
     clock: Clock
 
     # --- messages ---
 
     async def send(self, call: Call) -> Answer:
-        key = idempotency_key(call.request.headers.get("Idempotency-Key"))
+        key = idempotency_key(call.request.headers.getall("Idempotency-Key", ()))
         accepted = await self.inbox.accept(self.sends.send(call.principal.app_id, call.body, call.raw, key))
         if accepted.replay:
             return Answer(200, accepted_json(accepted), headers={"Idempotent-Replay": "true"})
@@ -255,7 +260,7 @@ class BackendApi:
     async def put_device(self, call: Call) -> Answer:
         body: DeviceBody = call.body
         key = _device(call)
-        addresses = None if body.addresses is None else self.devices.sealed(key.app_id, body.addresses)
+        addresses = None if body.addresses is None else self.devices.sealed(key, body.addresses)
         _, new = await self.inbox.register(
             Registration(
                 device=key,
@@ -303,6 +308,23 @@ class BackendApi:
 
     async def delete_device(self, call: Call) -> Answer:
         await self.inbox.sign_out(_device(call))
+        await self.revoked()
+        return Answer(204, None)
+
+    # --- the devices' credentials ---
+
+    async def mint_token(self, call: Call) -> Answer:
+        return Answer(201, (await self.issuer.first_token(_device(call))).printed())
+
+    async def revoke_device_tokens(self, call: Call) -> Answer:
+        return await self._revoke(_device(call).user, _device(call).device_id)
+
+    async def revoke_user_tokens(self, call: Call) -> Answer:
+        return await self._revoke(UserKey(call.principal.app_id, call.path["user"]), None)
+
+    async def _revoke(self, user: UserKey, device_id: str | None) -> Answer:
+        await self.issuer.revoke_tokens(user.app_id, user_id=user.user_id, device_id=device_id)
+        await self.revoked()
         return Answer(204, None)
 
     # --- presence ---

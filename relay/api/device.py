@@ -2,12 +2,15 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
 from aiohttp import WSMsgType, web
 
 from relay.api.auth import Authenticator
+from relay.api.issuing import Issuer
+from relay.api.principal import Principal
 from relay.api.routes import Answer, Call
 from relay.api.schemas import AddressesBody
 from relay.clock import Clock, rfc3339
@@ -15,7 +18,7 @@ from relay.errors import Forbidden, Invalid, Malformed, Problem, Throttled, Unau
 from relay.inbox.service import InboxService, Reading
 from relay.model import DeviceKey
 from relay.realtime import protocol
-from relay.realtime.hub import Hub
+from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody
 from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.session import Session
@@ -33,6 +36,7 @@ class DeviceApi:
     devices: DeviceService
     hub: Hub
     auth: Authenticator
+    issuer: Issuer
     clock: Clock
     origins: tuple[str, ...] = ()
     sockets_max: int = SOCKETS_MAX
@@ -40,7 +44,13 @@ class DeviceApi:
     async def handshake(self, call: Call) -> Answer:
         body: HelloBody = call.body
         greeted = await self.devices.hello(_key(call), body)
-        return Answer(200, greeted.answer)
+        return Answer(200, greeted.answer | {"token": await self._next_token(call.principal)})
+
+    async def renew_token(self, call: Call) -> Answer:
+        return Answer(200, await self._next_token(call.principal))
+
+    async def _next_token(self, bearer: Principal) -> dict[str, Any]:
+        return (await self.issuer.next_token(bearer, self.clock.now_ms())).printed()
 
     async def heartbeat(self, call: Call) -> Answer:
         body: HeartbeatBody = call.body
@@ -53,11 +63,11 @@ class DeviceApi:
     async def addresses(self, call: Call) -> Answer:
         body: AddressesBody = call.body
         key = _key(call)
-        states = await self.inbox.replace_addresses(key, self.devices.sealed(key.app_id, body.addresses))
+        states = await self.inbox.replace_addresses(key, self.devices.sealed(key, body.addresses))
         return Answer(200, {"addresses": [{"account": account, "state": state} for account, state in states]})
 
     async def ticket(self, call: Call) -> Answer:
-        ticket, expires_ms = await self.auth.mint_ticket(_key(call), origin=call.request.headers.get("Origin"))
+        ticket, expires_ms = await self.issuer.ticket(call.principal, origin=call.request.headers.get("Origin"))
         return Answer(201, {"ticket": ticket, "expires_at": rfc3339(expires_ms)})
 
     # --- sync ---
@@ -69,7 +79,7 @@ class DeviceApi:
             return await self._range(call)
         cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
         etag = call.request.headers.get("If-None-Match")
-        with self.hub.waiting(key) as wait:
+        with self.hub.waiting(key, _credential(call.principal)) as wait:
             reading = await self.inbox.read(key, cursor, limit=query.limit, etag=etag)
             if query.wait and _nothing(reading) and not self.hub.draining:
                 try:
@@ -82,6 +92,8 @@ class DeviceApi:
                                 reading = await self.inbox.read(key, cursor, limit=query.limit, etag=etag)
                 except TimeoutError:
                     pass
+            if wait.expelled:
+                raise Unauthenticated("The token of this request counts no more.")
         self.devices.presence.renew(key, reading.snap.device.session)
         return self._synced(reading)
 
@@ -120,7 +132,7 @@ class DeviceApi:
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/device/ws`: checks who may come in, then hands over to the session."""
         self._check_upgrade(request)
-        device, protocols = await self._who(request)
+        bearer, protocols = await self._who(request)
         ws = web.WebSocketResponse(
             protocols=protocols,
             autoping=False,
@@ -133,11 +145,21 @@ class DeviceApi:
         first = await self._first_frame(ws)
         if first is None:
             return ws
-        if device is None:
-            device = await self._by_ticket(ws, request, first)
-            if device is None:
+        if bearer is None:
+            bearer = await self._by_ticket(ws, request, first)
+            if bearer is None:
                 return ws
-        await Session(ws, device, self.devices, self.hub, self.clock).run(first)
+        assert bearer.device_key is not None
+        session = Session(
+            ws,
+            bearer.device_key,
+            self.devices,
+            self.hub,
+            self.clock,
+            credential=_credential(bearer),
+            next_token=partial(self._next_token, bearer),
+        )
+        await session.run(first)
         return ws
 
     def _check_upgrade(self, request: web.Request) -> None:
@@ -158,23 +180,27 @@ class DeviceApi:
         if len(self.hub) >= self.sockets_max:
             raise Unavailable("This node has all the connections it can take.", retry_after_s=10)
 
-    async def _who(self, request: web.Request) -> tuple[DeviceKey | None, tuple[str, ...]]:
-        """The device of a bearer token or of a ticket among the subprotocols; None if the hello is to bring a ticket."""
-        device: DeviceKey | None = None
+    async def _who(self, request: web.Request) -> tuple[Principal | None, tuple[str, ...]]:
+        """Who brings a token, or a ticket among the subprotocols; None if the hello is to bring a ticket."""
+        bearer: Principal | None = None
         if "Authorization" in request.headers:
-            device = (await self.auth.authenticate(request)).device_key
-            if device is None:
+            bearer = await self.auth.authenticate(request)
+            if bearer.device_key is None:
                 raise Forbidden("A device's token is needed here, not an API key.")
         else:
             for offered in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
                 text = offered.strip()
                 if text.startswith(protocol.TICKET_PREFIX):
-                    device = await self.auth.take_ticket(
+                    bearer = await self.auth.take_ticket(
                         text.removeprefix(protocol.TICKET_PREFIX), origin=request.headers.get("Origin")
                     )
-        if device is not None and self.hub.of_device(device) >= SOCKETS_PER_DEVICE_MAX:
+        if bearer is not None and bearer.device_key is not None:
+            self._check_count(bearer.device_key)
+        return bearer, (protocol.SUBPROTOCOL,)
+
+    def _check_count(self, device: DeviceKey) -> None:
+        if self.hub.of_device(device) >= SOCKETS_PER_DEVICE_MAX:
             raise Throttled("This device has too many connections; close one first.", retry_after_s=2)
-        return device, (protocol.SUBPROTOCOL,)
 
     async def _first_frame(self, ws: web.WebSocketResponse) -> dict[str, Any] | None:
         """The hello, within 5 s; None after closing the connection."""
@@ -202,7 +228,7 @@ class DeviceApi:
 
     async def _by_ticket(
         self, ws: web.WebSocketResponse, request: web.Request, first: dict[str, Any]
-    ) -> DeviceKey | None:
+    ) -> Principal | None:
         ticket = first.get("ticket")
         try:
             if not isinstance(ticket, str):
@@ -223,6 +249,10 @@ def _nothing(reading: Reading) -> bool:
     """Whether there is nothing to say yet: not modified, or an empty page at the head."""
     batch = reading.batch
     return batch is None or batch.to_seq == batch.from_seq
+
+
+def _credential(bearer: Principal) -> Credential:
+    return Credential(bearer.credential_id, bearer.expires_ms)
 
 
 def _key(call: Call) -> DeviceKey:

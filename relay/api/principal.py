@@ -1,6 +1,7 @@
 """Who is calling. Only authentication makes one of these."""
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from relay.model import DeviceKey
 
@@ -27,3 +28,6 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     device_key: DeviceKey | None = None
     expires_ms: int | None = None
+    family: str = ""  # of a device's token
+    renew_ms: int | None = None  # when a device's token is due to be followed by another
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()  # where a backend may call from; none named: anywhere

@@ -1,6 +1,9 @@
 """What the backend may say and what it is answered: the models that validate are the ones that the document shows."""
 
+import re
+from itertools import groupby
 from typing import Annotated, Any, Literal
+from unicodedata import category
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
@@ -11,7 +14,28 @@ RECIPIENTS_MAX = 200
 PAYLOAD_BYTES_MAX = 64 * 1024
 BIDI = "\u202a-\u202e\u2066-\u2069"
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=rf"^[^{BIDI}]+$")]
+MARKS_MAX = 30  # in a row: the bound of the Unicode Standard's stream-safe text (UAX #15)
+_CONTROL = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{BIDI}]")
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Mn", "Me", "Zl", "Zp", "Zs"})
+
+
+def _readable(text: str) -> str:
+    """Refuses what shows nothing, and what spoils the text around it."""
+    if _CONTROL.search(text):
+        raise ValueError("may have no control characters but tab and line breaks, and none that turn its direction")
+    kinds = [] if text.isascii() else [category(character) for character in text]
+    if text.isspace() or (kinds and _INVISIBLE.issuperset(kinds)):
+        raise ValueError("must have a visible character")
+    if (
+        max((len(list(run)) for is_mark, run in groupby(kind[0] == "M" for kind in kinds) if is_mark), default=0)
+        > MARKS_MAX
+    ):
+        raise ValueError(f"may have {MARKS_MAX} combining marks in a row")
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_readable)]
 
 
 def _link(text: str) -> str:
@@ -55,10 +79,10 @@ class DeviceRef(In):
 
 
 class To(In):
-    """Who receives: users (all their devices), or single devices."""
+    """Who receives: users (all their devices), or single devices; at most 200 users, each once."""
 
-    users: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
-    devices: Annotated[list[DeviceRef], Field(min_length=1, max_length=1000)] | None = None
+    users: Annotated[list[Id], Field(min_length=1)] | None = None
+    devices: Annotated[list[DeviceRef], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> "To":
@@ -246,10 +270,22 @@ class DeviceOut(Out):
 
 
 class TokenOut(Out):
-    """The device's credential; shown once."""
+    """The device's credential; shown once. From `renew_at` on, the device is handed its successor."""
 
     token: str
     expires_at: str
+    renew_at: str
+
+
+class NextTokenOut(Out):
+    """The token that follows the one in use. Null: there is none yet, and `renew_at` says when to ask again.
+
+    The device stores the new token before it uses it: with its first use, the old one ends ten minutes later.
+    """
+
+    token: str | None
+    expires_at: str
+    renew_at: str | None
 
 
 class TicketOut(Out):
@@ -333,6 +369,7 @@ class WelcomeOut(Out):
     floor: int
     acked: int
     missing: int
+    token: NextTokenOut
     now: str
 
 

@@ -10,13 +10,11 @@ from relay.api import limits, problems, table
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
-from relay.api.routes import Answer, Call, register
+from relay.api.routes import register
 from relay.api.system import SystemApi
 from relay.api.webhooks import WebhookApi
-from relay.clock import rfc3339
 from relay.errors import Unavailable
 from relay.ids import Rng
-from relay.model import DeviceKey
 from relay.telemetry import Metrics
 
 
@@ -34,11 +32,6 @@ def application(
 ) -> web.Application:
     """The application; nothing listens yet."""
 
-    async def mint_token(call: Call) -> Answer:
-        key = DeviceKey(call.principal.app_id, call.path["user"], call.path["device"])
-        token, expires_ms = await auth.mint_device_token(key)
-        return Answer(201, {"token": token, "expires_at": rfc3339(expires_ms)})
-
     handlers: dict[str, Any] = {
         "send": backend.send,
         "send_batch": backend.send_batch,
@@ -47,7 +40,9 @@ def application(
         "put_device": backend.put_device,
         "get_device": backend.get_device,
         "delete_device": backend.delete_device,
-        "mint_token": mint_token,
+        "mint_token": backend.mint_token,
+        "revoke_device_tokens": backend.revoke_device_tokens,
+        "revoke_user_tokens": backend.revoke_user_tokens,
         "post_presence": backend.post_presence,
         "user_presence": backend.user_presence,
         "query_presence": backend.query_presence,
@@ -66,6 +61,7 @@ def application(
         "sync": device.sync,
         "ack": device.ack,
         "put_addresses": device.addresses,
+        "renew_token": device.renew_token,
         "ticket": device.ticket,
         "socket": device.socket,
         "healthz": system.healthz,

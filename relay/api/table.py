@@ -146,6 +146,26 @@ ROUTES: tuple[Route, ...] = (
         errors=(*CALLER, *COMMIT, "not_found"),
         tag="devices",
     ),
+    Route(
+        method="DELETE",
+        path="/v1/users/{user}/devices/{device}/token",
+        handler="revoke_device_tokens",
+        summary="Revoke all tokens of a device; it stays registered, its connections end.",
+        access="devices:token",
+        responses={204: None},
+        errors=(*CALLER, *COMMIT),
+        tag="devices",
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/users/{user}/tokens",
+        handler="revoke_user_tokens",
+        summary="Revoke all tokens of all devices of a user.",
+        access="devices:token",
+        responses={204: None},
+        errors=(*CALLER, *COMMIT),
+        tag="devices",
+    ),
     # --- presence ---
     Route(
         method="POST",
@@ -342,6 +362,16 @@ ROUTES: tuple[Route, ...] = (
         request=s.AddressesBody,
         responses={200: s.AddressesOut},
         errors=(*CALLER, *BODY, *COMMIT, "not_found"),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/token",
+        handler="renew_token",
+        summary="The successor of the device's token, past half of its life; the handshake's answer has it as well.",
+        access=DEVICE,
+        responses={200: s.NextTokenOut},
+        errors=(*CALLER, *COMMIT),
         tag="device",
     ),
     Route(

@@ -14,12 +14,14 @@ from relay.backoff import backoff_ms
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.locked import PolicyOf
+from relay.keys import SealBroken
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import pause_ms
 from relay.push.planner import Note, device_hint
 from relay.push.rules import Result, worst
 from relay.push.service import Attempt, Planned, Settlement, plan_due, settle, still_needed
 from relay.store.engine import Conn, Engine
+from relay.store.vault import address_place
 
 log = structlog.get_logger("relay.push")
 
@@ -31,7 +33,7 @@ FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
 SPARED_MS = 3_600_000
 BRAKED_MS = 3_600_000
 
-OpenToken = Callable[[str, bytes], str]  # (app, sealed) -> token
+OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 Told = Callable[[str, str, str], None]  # (account, provider, verdict)
 
 
@@ -147,7 +149,12 @@ class PushWorker:
         """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
         retry = attempt.tries > 0
         outcomes: list[Outcome] = []
-        token = self._open_token(attempt.device.app_id, attempt.send.address.token_sealed)
+        address = attempt.send.address
+        try:
+            token = self._open_token(address_place(attempt.device, address.account), address.token_sealed)
+        except SealBroken:
+            log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
+            return Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken")
         for note in attempt.send.notes:
             account.started(self._clock.monotonic_ms(), calls=1, retry=retry)
             try:

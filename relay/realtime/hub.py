@@ -6,8 +6,9 @@ A hint may be lost, so the heads of all users with somebody here are polled as w
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -23,11 +24,23 @@ POLL_S = 5.0
 WAITS_MAX = 3  # long-polls of one device at once; of more, the oldest returns empty
 
 
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What somebody was let in with: it ends what it opened."""
+
+    id: str
+    expires_ms: int | None = None
+
+    def over(self, revoked: Collection[str], now_ms: int) -> bool:
+        return self.id in revoked or (self.expires_ms is not None and self.expires_ms <= now_ms)
+
+
 class Connection(Protocol):
     """A live connection, as the hub sees it."""
 
     device: DeviceKey
     session: int
+    credential: Credential
 
     def look(self) -> None:
         """There may be something new in the inbox."""
@@ -35,6 +48,10 @@ class Connection(Protocol):
 
     def replaced(self) -> None:
         """A newer session has taken over."""
+        ...
+
+    def expelled(self) -> None:
+        """The credential that it was opened with counts no more."""
         ...
 
     def ping(self) -> None: ...
@@ -45,9 +62,16 @@ class Connection(Protocol):
 class Wait:
     """One long-poll. `changed` is set by a hint, the poll of heads, or when its time is up."""
 
-    def __init__(self) -> None:
+    def __init__(self, credential: Credential) -> None:
+        self.credential = credential
         self.changed = asyncio.Event()
         self.dismissed = False
+        self.expelled = False  # its credential counts no more
+
+    def dismiss(self, *, expelled: bool = False) -> None:
+        """It is to return now."""
+        self.dismissed, self.expelled = True, expelled
+        self.changed.set()
 
 
 class Hub:
@@ -86,15 +110,13 @@ class Hub:
                 del self._connections[user]
 
     @contextmanager
-    def waiting(self, device: DeviceKey) -> Iterator[Wait]:
+    def waiting(self, device: DeviceKey, credential: Credential) -> Iterator[Wait]:
         """Register first, then read, then wait: a message in between is not missed."""
         waits = self._waits[device.user].setdefault(device, [])
-        wait = Wait()
+        wait = Wait(credential)
         waits.append(wait)
         if len(waits) > WAITS_MAX:
-            oldest = waits.pop(0)
-            oldest.dismissed = True
-            oldest.changed.set()
+            waits.pop(0).dismiss()
         try:
             yield wait
         finally:
@@ -119,6 +141,18 @@ class Hub:
         for connection in list(self._connections.get(device.user, ())):
             if connection.device == device and connection.session < newer_than:
                 connection.replaced()
+
+    def end(self, revoked: Collection[str], now_ms: int) -> None:
+        """Credentials with these ids were revoked; whoever came with one of them, or with one that has expired, leaves."""
+        for connection in self.all():
+            if connection.credential.over(revoked, now_ms):
+                connection.expelled()
+        for wait in self._all_waits():
+            if wait.credential.over(revoked, now_ms):
+                wait.dismiss(expelled=True)
+
+    def _all_waits(self) -> list[Wait]:
+        return [wait for waits in self._waits.values() for some in waits.values() for wait in some]
 
     # --- the poll that heals lost hints ---
 
@@ -165,8 +199,5 @@ class Hub:
         self.draining = True
         for connection in self.all():
             connection.drain(self._rng.randint(0, int(reconnect_s_max * 1000)))
-        for waits in list(self._waits.values()):
-            for some in list(waits.values()):
-                for wait in some:
-                    wait.dismissed = True
-                    wait.changed.set()
+        for wait in self._all_waits():
+            wait.dismiss()

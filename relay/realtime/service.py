@@ -16,7 +16,7 @@ from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
 from relay.realtime.protocol import AckBody, AddressBody, HeartbeatBody, HeartbeatOffer, HelloBody, WindowBody
 
-SealToken = Callable[[str, str, str], tuple[bytes, bytes]]  # (app, account, token) -> sealed, hash
+SealToken = Callable[[DeviceKey, str, str], tuple[bytes, bytes]]  # (device, account, token) -> sealed, hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class DeviceService:
         return Greeted(welcome=welcome, beat=beat, answer=self._answer(device, welcome, beat, body.window))
 
     def _hello(self, device: DeviceKey, body: HelloBody) -> Hello:
-        addresses = None if body.addresses is None else self.sealed(device.app_id, body.addresses)
+        addresses = None if body.addresses is None else self.sealed(device, body.addresses)
         return Hello(
             device=device,
             node_id=self.node_id,
@@ -71,8 +71,9 @@ class DeviceService:
             addresses=addresses,
         )
 
-    def sealed(self, app_id: str, addresses: Sequence[AddressBody]) -> tuple[NewAddress, ...]:
+    def sealed(self, device: DeviceKey, addresses: Sequence[AddressBody]) -> tuple[NewAddress, ...]:
         """Addresses with their tokens sealed. Raises Invalid for an account that is not configured, or named twice."""
+        app_id = device.app_id
         errors: list[FieldError] = []
         seen: set[tuple[str, str]] = set()
         out: list[NewAddress] = []
@@ -93,7 +94,7 @@ class DeviceService:
             if (one.account, one.token) in seen:
                 continue
             seen.add((one.account, one.token))
-            sealed, token_hash = self.seal_token(app_id, one.account, one.token)
+            sealed, token_hash = self.seal_token(device, one.account, one.token)
             out.append(NewAddress(account=one.account, kind=one.kind, token_sealed=sealed, token_hash=token_hash))
         if errors:
             raise Invalid(f"{len(errors)} field(s) of the addresses are not valid.", errors=tuple(errors))

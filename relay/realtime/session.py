@@ -6,6 +6,7 @@ told to look. So live messages and catch-up take one path, in order.
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from relay.inbox.page import Batch
 from relay.model import DeviceKey
 from relay.push.limits import Bucket
 from relay.realtime import protocol
-from relay.realtime.hub import Hub
+from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import (
     AckFrame,
     ByeFrame,
@@ -35,20 +36,31 @@ log = structlog.get_logger("relay.realtime")
 
 PAGE_MAX = 200
 _encode = msgspec.json.Encoder().encode
+NextToken = Callable[[], Awaitable[dict[str, Any]]]  # what the welcome says of the device's token
 
 
 class Session:
     """A connection from its hello to its close."""
 
     def __init__(
-        self, ws: web.WebSocketResponse, device: DeviceKey, service: DeviceService, hub: Hub, clock: Clock
+        self,
+        ws: web.WebSocketResponse,
+        device: DeviceKey,
+        service: DeviceService,
+        hub: Hub,
+        clock: Clock,
+        *,
+        credential: Credential,
+        next_token: NextToken,
     ) -> None:
         self.device = device
+        self.credential = credential
         self.session = 0
         self._ws = ws
         self._service = service
         self._hub = hub
         self._clock = clock
+        self._next_token = next_token
         self._group: asyncio.TaskGroup | None = None
         self._pump: asyncio.Task[None] | None = None
         self._again = False
@@ -89,6 +101,7 @@ class Session:
         try:
             body = HelloBody.model_validate(protocol.body_of(first), extra="ignore")
             greeted = await self._service.hello(self.device, body)
+            token = await self._next_token()
         except ValidationError:
             await self._error(Malformed("The hello is not valid; see the protocol.", code="validation_failed"), ref)
             await self._close(Close.BAD_FRAME)
@@ -104,7 +117,7 @@ class Session:
         self._head_seq = welcome.head_seq
         self._sent_seq = self._acked_seq = welcome.head_seq - welcome.missing
         self._window_entries, self._window_bytes = body.window.entries, body.window.bytes
-        await self._send({"type": "welcome", "ref": ref, **greeted.answer})
+        await self._send({"type": "welcome", "ref": ref, **greeted.answer, "token": token})
         return True
 
     async def _read(self) -> None:
@@ -312,6 +325,13 @@ class Session:
 
     def replaced(self) -> None:
         self._later(self._close(Close.REPLACED))
+
+    def expelled(self) -> None:
+        self._later(self._say_expelled())
+
+    async def _say_expelled(self) -> None:
+        await self._error(Unauthenticated("The token that this connection was opened with counts no more."), None)
+        await self._close(Close.UNAUTHENTICATED)
 
     def ping(self) -> None:
         if self._missed_pongs >= protocol.PING_MISSES_MAX:

@@ -1,13 +1,12 @@
-"""Rows of apps and credentials: API keys, device tokens, tickets. Secrets are stored as keyed hashes only."""
+"""Rows of apps and their API keys. Secrets are stored as keyed hashes only."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, bindparam, delete, select, update
+from sqlalchemy import Connection, Row, bindparam, case, func, select, update
 
-from relay.model import DeviceKey
-from relay.store.schema import api_key, app, device, device_token, ticket
+from relay.store.schema import api_key, app
 from relay.store.sql import insert_missing, insert_rows
 
 
@@ -37,6 +36,7 @@ def add_api_key(
     scopes: Iterable[str],
     name: str,
     expires_ms: int | None = None,
+    networks: Iterable[str] = (),
 ) -> None:
     insert_rows(
         conn,
@@ -52,6 +52,7 @@ def add_api_key(
                 "expires_ms": expires_ms,
                 "revoked_ms": None,
                 "used_ms": None,
+                "networks": msgspec.json.encode(list(networks)).decode() if networks else None,
             }
         ],
     )
@@ -77,101 +78,52 @@ def has_api_key(conn: Connection, now_ms: int, app_id: str) -> bool:
     return conn.execute(usable.limit(1)).first() is not None
 
 
+def valid_api_keys(conn: Connection, now_ms: int, app_id: str, name: str) -> list[Row[Any]]:
+    """The keys of this name that work, locked: whether there may be one more hangs on them."""
+    c = api_key.c
+    ours = select(api_key).where(
+        c.app_id == app_id,
+        c.name == name,
+        c.revoked_ms.is_(None),
+        (c.expires_ms.is_(None)) | (c.expires_ms > now_ms),
+    )
+    return list(conn.execute(ours.order_by(c.created_ms, c.key_id).with_for_update()))
+
+
+def add_successor(conn: Connection, now_ms: int, old: Row[Any], *, key_id: str, secret_mac: bytes) -> None:
+    """A key that may what `old` may, for as long as it would have."""
+    kept = ("app_id", "scopes", "name", "networks", "expires_ms")
+    new = {"key_id": key_id, "secret_mac": secret_mac, "created_ms": now_ms, "revoked_ms": None, "used_ms": None}
+    insert_rows(conn, api_key, [new | {name: getattr(old, name) for name in kept}])
+
+
+def end_api_key_at(conn: Connection, ends_ms: int, *, app_id: str, key_id: str) -> None:
+    """The key ends then, if it does not end before."""
+    c = api_key.c
+    ends = func.coalesce(case((c.expires_ms < ends_ms, c.expires_ms)), ends_ms)
+    conn.execute(update(api_key).where(c.app_id == app_id, c.key_id == key_id).values(expires_ms=ends))
+
+
+_used = update(api_key).where(api_key.c.key_id == bindparam("id")).values(used_ms=bindparam("now"))
+
+
+def api_keys_used(conn: Connection, used: Mapping[str, int]) -> None:
+    """When each of these keys was last used."""
+    if used:
+        conn.execute(_used, [{"id": key_id, "now": at_ms} for key_id, at_ms in sorted(used.items())])
+
+
+_revoked = select(api_key.c.key_id).where(api_key.c.revoked_ms >= bindparam("since"))
+
+
+def revoked_since(conn: Connection, since_ms: int) -> set[str]:
+    """Ids of the keys that were revoked since then, of all apps."""
+    return set(conn.execute(_revoked, {"since": since_ms}).scalars())
+
+
 def revoke_api_key(conn: Connection, now_ms: int, *, app_id: str, key_id: str) -> bool:
     c = api_key.c
     changed = conn.execute(
         update(api_key).where(c.app_id == app_id, c.key_id == key_id, c.revoked_ms.is_(None)).values(revoked_ms=now_ms)
     )
     return changed.rowcount == 1
-
-
-# --- device tokens ----------------------------------------------------------------------------------------------------
-
-_t = device_token.c
-_by_token_id = (
-    select(device_token, device.c.state.label("device_state"))
-    .select_from(
-        device_token.outerjoin(
-            device,
-            (device.c.app_id == _t.app_id) & (device.c.user_id == _t.user_id) & (device.c.device_id == _t.device_id),
-        )
-    )
-    .where(_t.token_id == bindparam("id"))
-)
-
-
-def device_token_row(conn: Connection, token_id: str) -> Row[Any] | None:
-    """The token's row, with the state of its device."""
-    return conn.execute(_by_token_id, {"id": token_id}).first()
-
-
-def add_device_token(conn: Connection, row: Mapping[str, Any]) -> None:
-    insert_rows(conn, device_token, [row])
-
-
-def mark_rotated(conn: Connection, now_ms: int, *, token_id: str) -> None:
-    """A younger token of the family exists: this one stays good for a short while."""
-    conn.execute(update(device_token).where(_t.token_id == token_id, _t.rotated_ms.is_(None)).values(rotated_ms=now_ms))
-
-
-def revoke_family(conn: Connection, now_ms: int, key: DeviceKey, family: str) -> int:
-    changed = conn.execute(
-        update(device_token)
-        .where(
-            _t.app_id == key.app_id,
-            _t.user_id == key.user_id,
-            _t.device_id == key.device_id,
-            _t.family == family,
-            _t.revoked_ms.is_(None),
-        )
-        .values(revoked_ms=now_ms)
-    )
-    return changed.rowcount
-
-
-def revoke_device_tokens(conn: Connection, now_ms: int, key: DeviceKey) -> None:
-    conn.execute(
-        update(device_token)
-        .where(
-            _t.app_id == key.app_id,
-            _t.user_id == key.user_id,
-            _t.device_id == key.device_id,
-            _t.revoked_ms.is_(None),
-        )
-        .values(revoked_ms=now_ms)
-    )
-
-
-# --- tickets ----------------------------------------------------------------------------------------------------------
-
-
-def add_ticket(conn: Connection, key: DeviceKey, *, ticket_mac: bytes, origin: str | None, expires_ms: int) -> None:
-    insert_rows(
-        conn,
-        ticket,
-        [
-            {
-                "app_id": key.app_id,
-                "user_id": key.user_id,
-                "device_id": key.device_id,
-                "ticket_mac": ticket_mac,
-                "origin": origin,
-                "expires_ms": expires_ms,
-            }
-        ],
-    )
-
-
-def take_ticket(conn: Connection, ticket_mac: bytes) -> Row[Any] | None:
-    """The ticket, which is gone by that: it works once."""
-    row = conn.execute(select(ticket).where(ticket.c.ticket_mac == ticket_mac).with_for_update()).first()
-    if row is None:
-        return None
-    gone = conn.execute(delete(ticket).where(ticket.c.ticket_mac == ticket_mac))
-    return row if gone.rowcount == 1 else None
-
-
-def forget_credentials(conn: Connection, now_ms: int) -> None:
-    """Removes tickets and tokens whose time is long over."""
-    conn.execute(delete(ticket).where(ticket.c.expires_ms <= now_ms))
-    conn.execute(delete(device_token).where(_t.expires_ms <= now_ms - 86_400_000))

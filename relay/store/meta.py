@@ -37,6 +37,11 @@ def pruning_frozen_until_ms(conn: Connection) -> int:
     return int(conn.execute(select(store_meta.c.pruning_frozen_until_ms)).scalar_one())
 
 
+def epoch_since_ms(conn: Connection) -> int:
+    """When the store was made, or last found set back."""
+    return int(conn.execute(select(store_meta.c.epoch_since_ms)).scalar_one())
+
+
 def begin_epoch(conn: Connection, now_ms: int, rng: random.Random) -> tuple[str, str]:
     """Numbers were lost: every cursor made before is void from here on, and nothing acked is pruned for a week.
 

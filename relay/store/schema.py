@@ -69,9 +69,25 @@ api_key = _table(
     _int("expires_ms", null=True),
     _int("revoked_ms", null=True),
     _int("used_ms", null=True),
+    _text("networks", null=True),  # JSON list of the networks it may be used from; null: from anywhere
     key=("app_id", "key_id"),
 )
 Index("api_key_by_id", api_key.c.key_id, unique=True)
+Index(
+    "api_key_revoked",
+    api_key.c.revoked_ms,
+    sqlite_where=text("revoked_ms IS NOT NULL"),
+    postgresql_where=text("revoked_ms IS NOT NULL"),
+)
+data_key = _table(
+    "data_key",  # what seals an app's secrets; itself sealed by the key ring
+    _text("app_id"),
+    _int("number"),
+    _blob("wrapped"),
+    _int("created_ms"),
+    key=("app_id", "number"),
+)
+Index("data_key_by_age", data_key.c.created_ms)
 device_token = _table(
     "device_token",
     _text("app_id"),
@@ -79,19 +95,28 @@ device_token = _table(
     _text("device_id"),
     _text("token_id"),
     _blob("secret_mac"),
-    _text("family"),
+    _text("family"),  # the token the backend asked for, and all its successors
+    _int("generation"),
     _int("created_ms"),
     _int("expires_ms"),
-    _int("rotated_ms", null=True),  # a younger one of its family exists since then
+    _int("used_ms", null=True),  # a successor's first use; the backend's own counts as used
+    _int("rotated_ms", null=True),  # another one of its family is in use since then
     _int("revoked_ms", null=True),
     key=("app_id", "user_id", "device_id", "token_id"),
 )
 Index("device_token_by_id", device_token.c.token_id, unique=True)
+Index(
+    "device_token_revoked",
+    device_token.c.revoked_ms,
+    sqlite_where=text("revoked_ms IS NOT NULL"),
+    postgresql_where=text("revoked_ms IS NOT NULL"),
+)
 ticket = _table(
     "ticket",
     _text("app_id"),
     _text("user_id"),
     _text("device_id"),
+    _text("token_id"),  # the token it was got with: they end together
     _blob("ticket_mac"),
     _text("origin", null=True),
     _int("expires_ms"),

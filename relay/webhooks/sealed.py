@@ -5,31 +5,32 @@ from typing import Protocol
 
 import msgspec
 
+from relay.store.vault import headers_place, secret_place
 from relay.store.webhooks import EndpointKey, Sealed
 from relay.webhooks.signing import SigningKey, signing_key
 
 
 class Seals(Protocol):
-    """The key ring, as far as webhooks go."""
+    """The vault, as far as webhooks go."""
 
-    def seal(self, plaintext: bytes, aad: tuple[str, ...]) -> bytes: ...
+    def seal(self, plaintext: bytes, place: tuple[str, ...]) -> bytes: ...
 
-    def open(self, sealed: bytes, aad: tuple[str, ...]) -> bytes:
+    def open(self, sealed: bytes, place: tuple[str, ...]) -> bytes:
         """Raises ValueError if no key fits, or what is sealed was altered."""
         ...
 
 
 def seal_secret(seals: Seals, key: EndpointKey, secret: str) -> bytes:
-    return seals.seal(secret.encode(), ("endpoint.secret", *key))
+    return seals.seal(secret.encode(), secret_place(*key))
 
 
 def open_secret(seals: Seals, key: EndpointKey, sealed: bytes) -> str:
     """Raises ValueError."""
-    return seals.open(sealed, ("endpoint.secret", *key)).decode()
+    return seals.open(sealed, secret_place(*key)).decode()
 
 
 def seal_headers(seals: Seals, key: EndpointKey, headers: Mapping[str, str]) -> bytes | None:
-    return seals.seal(msgspec.json.encode(dict(headers)), ("endpoint.headers", *key)) if headers else None
+    return seals.seal(msgspec.json.encode(dict(headers)), headers_place(*key)) if headers else None
 
 
 def opened(seals: Seals, key: EndpointKey, sealed: Sealed) -> tuple[list[SigningKey], dict[str, str]]:
@@ -38,4 +39,4 @@ def opened(seals: Seals, key: EndpointKey, sealed: Sealed) -> tuple[list[Signing
     keys = [signing_key(open_secret(seals, key, secret)) for secret in secrets]
     if sealed.headers is None:
         return keys, {}
-    return keys, msgspec.json.decode(seals.open(sealed.headers, ("endpoint.headers", *key)), type=dict[str, str])
+    return keys, msgspec.json.decode(seals.open(sealed.headers, headers_place(*key)), type=dict[str, str])

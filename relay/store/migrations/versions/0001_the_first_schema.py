@@ -62,10 +62,29 @@ def upgrade() -> None:
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("revoked_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("used_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
+        sa.Column("networks", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "key_id"),
         sqlite_strict=True,
     )
     op.create_index("api_key_by_id", "api_key", ["key_id"], unique=True)
+    op.create_index(
+        "api_key_revoked",
+        "api_key",
+        ["revoked_ms"],
+        unique=False,
+        sqlite_where=sa.text("revoked_ms IS NOT NULL"),
+        postgresql_where=sa.text("revoked_ms IS NOT NULL"),
+    )
+    op.create_table(
+        "data_key",
+        sa.Column("app_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("wrapped", sa.LargeBinary(), nullable=False),
+        sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.PrimaryKeyConstraint("app_id", "number"),
+        sqlite_strict=True,
+    )
+    op.create_index("data_key_by_age", "data_key", ["created_ms"], unique=False)
     op.create_table(
         "app",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -221,14 +240,24 @@ def upgrade() -> None:
         sa.Column("token_id", sa.Text(), nullable=False),
         sa.Column("secret_mac", sa.LargeBinary(), nullable=False),
         sa.Column("family", sa.Text(), nullable=False),
+        sa.Column("generation", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("used_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("rotated_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("revoked_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "token_id"),
         sqlite_strict=True,
     )
     op.create_index("device_token_by_id", "device_token", ["token_id"], unique=True)
+    op.create_index(
+        "device_token_revoked",
+        "device_token",
+        ["revoked_ms"],
+        unique=False,
+        sqlite_where=sa.text("revoked_ms IS NOT NULL"),
+        postgresql_where=sa.text("revoked_ms IS NOT NULL"),
+    )
     op.create_table(
         "endpoint",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -486,6 +515,7 @@ def upgrade() -> None:
         sa.Column("app_id", sa.Text(), nullable=False),
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.Column("device_id", sa.Text(), nullable=False),
+        sa.Column("token_id", sa.Text(), nullable=False),
         sa.Column("ticket_mac", sa.LargeBinary(), nullable=False),
         sa.Column("origin", sa.Text(), nullable=True),
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),

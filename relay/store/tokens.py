@@ -1,0 +1,143 @@
+"""Rows of device tokens and tickets. Secrets are stored as keyed hashes only."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, delete, select, update
+
+from relay.model import DeviceKey
+from relay.store.schema import device, device_token, ticket
+from relay.store.sql import insert_rows
+
+KEPT_MS = 86_400_000  # a token's row outlives it by this, so that a late use is known for what it is
+
+_t = device_token.c
+_here = (
+    _t.app_id == bindparam("app"),
+    _t.user_id == bindparam("user"),
+    _t.device_id == bindparam("device"),
+)
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+_by_id = (
+    select(device_token, device.c.state.label("device_state"))
+    .select_from(
+        device_token.outerjoin(
+            device,
+            (device.c.app_id == _t.app_id) & (device.c.user_id == _t.user_id) & (device.c.device_id == _t.device_id),
+        )
+    )
+    .where(_t.token_id == bindparam("id"))
+)
+
+
+def token_row(conn: Connection, token_id: str) -> Row[Any] | None:
+    """The token's row, with the state of its device."""
+    return conn.execute(_by_id, {"id": token_id}).first()
+
+
+_family = (
+    select(device_token)
+    .where(*_here, _t.family == bindparam("of"))
+    .order_by(_t.token_id)
+    .with_for_update(of=device_token)
+)
+
+
+def locked_family(conn: Connection, key: DeviceKey, family: str) -> list[Row[Any]]:
+    """All tokens of the family, locked."""
+    return list(conn.execute(_family, _key(key) | {"of": family}))
+
+
+_revoked = select(_t.token_id).where(_t.revoked_ms >= bindparam("since"))
+
+
+def revoked_since(conn: Connection, since_ms: int) -> set[str]:
+    """Ids of the tokens that were revoked since then, of all apps."""
+    return set(conn.execute(_revoked, {"since": since_ms}).scalars())
+
+
+# --- changing ---------------------------------------------------------------------------------------------------------
+
+
+def add(conn: Connection, row: Mapping[str, Any]) -> None:
+    insert_rows(conn, device_token, [row])
+
+
+_drop = delete(device_token).where(*_here, _t.token_id == bindparam("id"))
+
+
+def drop(conn: Connection, key: DeviceKey, token_ids: list[str]) -> None:
+    if token_ids:
+        conn.execute(_drop, [_key(key) | {"id": token_id} for token_id in token_ids])
+
+
+_used = update(device_token).where(*_here, _t.token_id == bindparam("id")).values(used_ms=bindparam("now"))
+_rotated = (
+    update(device_token)
+    .where(
+        *_here,
+        _t.family == bindparam("of"),
+        _t.token_id != bindparam("id"),
+        _t.generation <= bindparam("upto"),
+        _t.rotated_ms.is_(None),
+    )
+    .values(rotated_ms=bindparam("now"))
+)
+
+
+def take_over(conn: Connection, now_ms: int, key: DeviceKey, *, family: str, token_id: str, generation: int) -> None:
+    """This token is in use from now on; its elders and siblings are rotated."""
+    conn.execute(_used, _key(key) | {"id": token_id, "now": now_ms})
+    conn.execute(_rotated, _key(key) | {"of": family, "id": token_id, "upto": generation, "now": now_ms})
+
+
+def revoke(
+    conn: Connection,
+    now_ms: int,
+    *,
+    app_id: str,
+    user_id: str | None = None,
+    device_id: str | None = None,
+    family: str | None = None,
+) -> int:
+    """Revokes the tokens of an app, a user, a device or a family, whichever is named; gives how many there were."""
+    assert device_id is None or user_id is not None
+    assert family is None or device_id is not None
+    named = ((_t.user_id, user_id), (_t.device_id, device_id), (_t.family, family))
+    narrow = [column == value for column, value in named if value is not None]
+    changed = conn.execute(
+        update(device_token).where(_t.app_id == app_id, *narrow, _t.revoked_ms.is_(None)).values(revoked_ms=now_ms)
+    )
+    return changed.rowcount
+
+
+# --- tickets ----------------------------------------------------------------------------------------------------------
+
+
+def add_ticket(
+    conn: Connection, key: DeviceKey, *, token_id: str, ticket_mac: bytes, origin: str | None, expires_ms: int
+) -> None:
+    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    tail = {"token_id": token_id, "ticket_mac": ticket_mac, "origin": origin, "expires_ms": expires_ms}
+    insert_rows(conn, ticket, [head | tail])
+
+
+def take_ticket(conn: Connection, ticket_mac: bytes) -> Row[Any] | None:
+    """The ticket, which is gone by that: it works once."""
+    row = conn.execute(select(ticket).where(ticket.c.ticket_mac == ticket_mac).with_for_update()).first()
+    if row is None:
+        return None
+    gone = conn.execute(delete(ticket).where(ticket.c.ticket_mac == ticket_mac))
+    return row if gone.rowcount == 1 else None
+
+
+def forget(conn: Connection, now_ms: int) -> None:
+    """Removes tickets and tokens whose time is long over."""
+    conn.execute(delete(ticket).where(ticket.c.expires_ms <= now_ms))
+    conn.execute(delete(device_token).where(_t.expires_ms <= now_ms - KEPT_MS))
+
+
+def _key(key: DeviceKey) -> dict[str, Any]:
+    return {"app": key.app_id, "user": key.user_id, "device": key.device_id}
