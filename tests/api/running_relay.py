@@ -1,22 +1,30 @@
 """A whole relay on a port of its own, in a thread of this process, and a client for it: for tests from outside."""
 
 import asyncio
+import io
 import itertools
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+from yarl import URL
 
+from relay.api.principal import SCOPES
 from relay.app import Relay
 from relay.clock import Clock, SystemClock
 from relay.config import load
 from relay.ids import system_rng
+from relay.store import apps
 from relay.telemetry import Metrics
 
-STARTS_WITHIN_S = 30
+WITHIN_S = 30
+OTHER_APP = "other"
 # Requests are not to be slowed down here, except where a test is about that.
 UNHURRIED = {
     "RELAY_SERVER__PORT": "0",
@@ -29,14 +37,18 @@ UNHURRIED = {
 
 @dataclass
 class Running:
-    """Where a running relay is, and the key of its backend, which may do everything."""
+    """Where a running relay is, and keys of two apps' backends, which may do everything there."""
 
-    url: str
     port: int
     key: str
+    other_key: str
     relay: Relay
     loop: asyncio.AbstractEventLoop
     names: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 @contextmanager
@@ -45,20 +57,28 @@ def running(
 ) -> Iterator[Running]:
     """Serves from `folder` for as long as the block lasts, then drains without waiting."""
     files = {"RELAY_STORE__URL": f"sqlite:///{folder / 'relay.db'}", "RELAY_KEYS__FILE": str(folder / "relay.keys")}
+    loaded = load(None, UNHURRIED | files | dict(settings or {}))
     up, stop = threading.Event(), asyncio.Event()
     box: list[Running] = []
     failed: list[BaseException] = []
 
+    def made() -> Relay:
+        return Relay(loaded, clock or SystemClock(), system_rng(), Metrics())
+
     async def serve() -> None:
-        relay = Relay(
-            load(None, UNHURRIED | files | dict(settings or {})), clock or SystemClock(), system_rng(), Metrics()
+        first = made()
+        key = (await first.open()).api_key
+        assert key is not None
+        await first.engine.write(
+            lambda conn, now_ms: apps.create_app(conn, now_ms, app_id=OTHER_APP, id_secret=bytes(32))
         )
-        first = await relay.open()
-        assert first.api_key is not None
+        other_key = await first.auth.mint_api_key(OTHER_APP, name="other", scopes=SCOPES)
+        await first.close()
+        relay = made()
+        await relay.open()
         try:
             async with relay.running():
-                loop = asyncio.get_running_loop()
-                box.append(Running(f"http://127.0.0.1:{relay.port}", relay.port, first.api_key, relay, loop))
+                box.append(Running(relay.port, key, other_key, relay, asyncio.get_running_loop()))
                 up.set()
                 await stop.wait()
         finally:
@@ -77,12 +97,111 @@ def running(
         patch.setattr("relay.app.QUIET_S", 0)
         thread = threading.Thread(target=main, name="relay")
         thread.start()
-        assert up.wait(STARTS_WITHIN_S)
+        assert up.wait(WITHIN_S)
         if failed:
             raise failed[0]
         try:
             yield box[0]
         finally:
             box[0].loop.call_soon_threadsafe(stop.set)
-            thread.join(STARTS_WITHIN_S)
+            thread.join(WITHIN_S)
             assert not thread.is_alive()
+
+
+@dataclass
+class Answer:
+    """What came back, read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def code(self) -> str | None:
+        """The problem's code; None if it is no problem."""
+        return self.json["code"] if self.headers.get("Content-Type") == "application/problem+json" else None
+
+    @property
+    def pointers(self) -> list[str]:
+        """The fields that a problem names."""
+        return [one["pointer"] for one in self.json.get("errors", ())]
+
+    def refused(self, status: int, code: str) -> bool:
+        """Whether it is this problem, and says nothing that would make the caller try the same again."""
+        assert (self.status, self.code) == (status, code), self.text
+        return True
+
+
+@dataclass
+class Face:
+    """A client of a running relay, with a user of its own who has one device."""
+
+    http: aiohttp.ClientSession
+    of: Running
+    user: str
+    token: str = ""
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        token: str | None = None,
+        raw: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """As the backend, or with this token. `raw` is sent as JSON as it stands."""
+        sent: dict[str, str] = {"Authorization": f"Bearer {token or self.of.key}", **(headers or {})}
+        data = raw if raw is not None else None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        if data is not None:
+            sent.setdefault("Content-Type", "application/json")
+        url = URL(self.of.url + path, encoded=True)
+        async with self.http.request(
+            method, url, data=None if data is None else io.BytesIO(data), headers=sent
+        ) as answer:
+            return Answer(answer.status, answer.headers, (await answer.read()).decode())
+
+    async def send(self, *, key: str | None = None, token: str | None = None, **fields: Any) -> Answer:
+        """Sends to this face's user; `fields` are added to a good message or take the place of its own."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        body = {"to": {"users": [self.user]}, "body": "hi"} | fields
+        return await self.call("POST", "/v1/messages", body, token=token, headers=headers)
+
+    async def sent(self, **fields: Any) -> str:
+        """The id of a message that was accepted."""
+        answer = await self.send(**fields)
+        assert answer.status == 202, answer.text
+        return str(answer.json["id"])
+
+    async def device(self, user: str | None = None, device: str = "phone", *, key: str | None = None) -> str:
+        """Registers a device and gives its token."""
+        path = f"/v1/users/{user or self.user}/devices/{device}"
+        assert (await self.call("PUT", path, {}, token=key)).status in {200, 201}
+        return str((await self.call("POST", f"{path}/token", token=key)).json["token"])
+
+    async def sync(self, *, token: str | None = None, **query: Any) -> Answer:
+        words = "&".join(f"{name}={value}" for name, value in query.items())
+        return await self.call("GET", f"/v1/device/sync?{words}", token=token or self.token)
+
+    async def inbox(self, *, token: str | None = None) -> list[Any]:
+        """All entries that the device has not acked."""
+        return list((await self.sync(token=token)).json["batches"][0]["entries"])
+
+    async def head(self) -> int:
+        """How much was ever stored for this user."""
+        return int((await self.sync()).json["batches"][0]["head"])
+
+    async def still_serves(self) -> bool:
+        """Whether the relay goes on as if nothing had been, and met no bug."""
+        stranger = f"{self.user}.after"
+        token = await self.device(stranger)
+        assert (await self.call("GET", "/healthz")).status == 200
+        assert (await self.send(to={"users": [stranger]}, body="after")).status == 202
+        assert [one["body"] for one in await self.inbox(token=token)] == ["after"]
+        assert 'status="500"' not in (await self.call("GET", "/metrics")).text
+        return True

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 import requests
 import schemathesis
-from running_relay import running
+from running_relay import Running
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.config import SchemathesisConfig
@@ -64,9 +64,8 @@ class Known:
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Known]:
-    exempt = {"RELAY_WEBHOOKS__EXEMPT": '["127.0.0.1:9"]'}  # nothing listens there
-    with running(tmp_path_factory.mktemp("relay"), exempt) as relay, requests.Session() as http:
+def known(relay: Running) -> Iterator[Known]:
+    with requests.Session() as http:
         known = Known(relay.url, http, {"backend": relay.key}, {"user": "ann", "device": "tablet"})
         for device in ("phone", "tablet"):
             known.call("PUT", f"/v1/users/ann/devices/{device}", {})
