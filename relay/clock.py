@@ -13,6 +13,7 @@ from typing import Protocol
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - only ever printed, with a Z
 STEP_MS_MAX = 60_000  # a larger jump of the wall clock is not believed at once (safety FLT-26)
 STEP_LASTS_MS = 15 * 60_000  # ... but after it has lasted this long
+READING_MS_MAX = 1_000  # a reading of the store's clock that took longer is not used
 
 
 class Clock(Protocol):
@@ -76,6 +77,40 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)  # noqa: TID251 - the one place
+
+
+class StoreClock:
+    """The clock of a store that several relays share, so that a deadline in a row means the same to each of them.
+
+    It is read now and then and goes on at the pace of our monotonic clock; a step of it is believed no sooner than one
+    of our own would be (protocol §6.7). Until the first reading it is our own.
+    """
+
+    def __init__(self, own: Clock) -> None:
+        self._own = own
+        self._wall: GuardedWall | None = None
+        self._theirs_ms = 0
+        self._at_ms = 0
+
+    def now_ms(self) -> int:
+        if self._wall is None:
+            return self._own.now_ms()
+        at_ms = self._own.monotonic_ms()
+        return self._wall.read(wall_ms=self._theirs_ms + at_ms - self._at_ms, monotonic_ms=at_ms)
+
+    def monotonic_ms(self) -> int:
+        return self._own.monotonic_ms()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._own.sleep(seconds)
+
+    def follow(self, theirs_ms: int, *, asked_ms: int) -> None:
+        """Takes a reading that was asked for at `asked_ms` (monotonic) and has just come; a slow one says too little."""
+        at_ms = self._own.monotonic_ms()
+        if self._wall is not None and at_ms - asked_ms > READING_MS_MAX:
+            return
+        self._wall = self._wall or GuardedWall()
+        self._theirs_ms, self._at_ms = theirs_ms, (asked_ms + at_ms) // 2
 
 
 def rfc3339(ms: int) -> str:

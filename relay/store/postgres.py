@@ -1,20 +1,24 @@
 """Store functions on PostgreSQL: a few workers, each with a connection of its own, run them through asyncpg.
 
-Batched work that waits is taken together, so one round trip serves many requests. Serialisation failures and deadlocks
-repeat the whole transaction.
+Batched work that waits is taken together, so a few round trips serve many requests. Serialization failures and
+deadlocks repeat the whole transaction, and so does a connection that broke before its COMMIT.
 """
 
 import asyncio
+import contextlib
 import random
 from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+import structlog
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from relay.clock import Clock
-from relay.errors import Unavailable
+from relay.clock import Clock, StoreClock
+from relay.errors import ConfigError, Problem, Unavailable
 from relay.store.engine import (
     GROUP_MAX,
     QUEUE_MAX,
@@ -26,45 +30,209 @@ from relay.store.engine import (
     run_group,
     settle_futures,
 )
+from relay.store.postgres_session import Server, driver, look, open_session
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
+log = structlog.get_logger("relay.store")
+
 TRIES_MAX = 5
 REPEATABLE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
-SESSION = {
-    "application_name": "push-relay",
-    "synchronous_commit": "on",
-    "statement_timeout": "5000",
-    "lock_timeout": "2000",
-    "idle_in_transaction_session_timeout": "15000",
-}
+PAUSE_S = (0.01, 0.2)  # between tries
+IDLE_MS = 30_000  # a connection unused for longer is asked before it is trusted
+PING_S = 2.0
+WORK_S = 30.0  # a transaction that hasn't come to its COMMIT by then has lost its server
+COMMIT_S = 15.0  # as long may COMMIT wait for its replica; then it is unknown
+LOOK_S = 10.0  # how often the server is looked at
+CLOCK_S = 1.0  # how often its clock is read
+STATEMENTS_KEPT = 512  # prepared, for each connection
+
+# The statement timeout would end COMMIT's wait for the synchronous replica: it is lifted in the same round trip.
+_COMMIT = "SET LOCAL statement_timeout = 0; COMMIT"
+_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+OnServer = Callable[[Any, int, Server], None]  # a store function that is told of another server
 
 
 class PostgresEngine:
-    """PostgreSQL through asyncpg; `workers` transactions at a time, reads beside them."""
+    """PostgreSQL through asyncpg; `workers` writing transactions at a time, as many reading ones beside them.
+
+    Without `begin` it is usable, but asks nothing of the server: neither is its safety known, nor its time.
+    """
 
     def __init__(
-        self, url: str, clock: Clock, rng: random.Random, *, workers: int = 8, watch: Watch | None = None
+        self,
+        url: str,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        workers: int = 8,
+        watch: Watch | None = None,
+        unsafe_storage: bool = False,
     ) -> None:
+        self._asyncpg = driver()
+        # What may come from below: of SQLAlchemy, of asyncpg itself, of the network.
+        self._errors = (
+            DBAPIError,
+            PoolTimeout,
+            self._asyncpg.PostgresError,
+            self._asyncpg.InterfaceError,
+            OSError,
+            TimeoutError,
+        )
+        self._url = url
         self._engine: AsyncEngine = create_async_engine(
-            url.replace("postgresql://", "postgresql+asyncpg://", 1),
-            pool_size=workers * 2,
+            "postgresql+asyncpg://",
+            isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are said here
+            pool_size=workers * 2 + 1,  # the clock's reader has one too
             max_overflow=0,
             pool_timeout=2,
-            pool_pre_ping=False,
-            connect_args={"server_settings": SESSION, "timeout": 5},
+            connect_args={"async_creator_fn": self._open, "prepared_statement_cache_size": STATEMENTS_KEPT},
         )
+        event.listen(self._engine.sync_engine, "checkout", self._ping_if_idle)
+        event.listen(self._engine.sync_engine, "checkin", self._mark_used)
         self._clock = clock
         self._rng = rng
         self._watch = watch or NoWatch()
+        self._unsafe_storage = unsafe_storage
         self._waiting: deque[Job] = deque()
         self._wake = asyncio.Semaphore(0)
+        self._readers = asyncio.Semaphore(workers)
         self._workers = [asyncio.create_task(self._work(), name=f"store-writer-{n}") for n in range(workers)]
+        self._follower: asyncio.Task[None] | None = None
         self._closed = False
-        self._offset_ms = 0  # the store's clock decides: ours plus this
-        self.failed = False
+        self._told: set[int] = set()  # pids of connections whose server sent a warning
+        self._server: Server | None = None
+        self._on_server: OnServer | None = None
+        self._met: str | None = None  # the mark of the server that `_on_server` was told of
+        self._meeting = asyncio.Lock()
+        self.failed = False  # a server that failed recovers by itself; we only wait for it
+
+    # --- the server ---
+
+    @property
+    def durability(self) -> str:
+        """Where a committed transaction is, as when last looked."""
+        return "single-node" if self._server is None else self._server.durability
+
+    @property
+    def dangers(self) -> tuple[str, ...]:
+        """Why the server can't be trusted with messages; empty if it can, or if the operator said that it may not be."""
+        return () if self._server is None else self._server.dangers()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether messages may be taken: no dangers, or the operator accepts them."""
+        return self._unsafe_storage or not self.dangers
+
+    async def begin(self, on_server: OnServer) -> None:
+        """Looks at the server, and goes on looking at it and at its clock.
+
+        `on_server` runs in a transaction of its own before anything else runs on a server with another mark.
+        Raises ConfigError for a server that won't have us, Unavailable for one that can't be reached.
+        """
+        self._on_server = on_server
+        try:
+            async with self._connection() as conn:
+                await self._read_clock(conn)
+        except (*self._errors, ValueError) as error:
+            raise _at_start(error) from error
+        for danger in self.dangers:
+            log.warning("store.unsafe", danger=danger)
+        self._follower = asyncio.create_task(self._follow(), name="store-clock")
+
+    async def _follow(self) -> None:
+        """The store's clock decides (safety DUR-15): it is read once a second, and extrapolated between."""
+        since_look_s = 0.0
+        while True:
+            await self._clock.sleep(CLOCK_S)
+            since_look_s += CLOCK_S
+            try:
+                async with self._connection() as conn:
+                    await self._read_clock(conn)
+                    if since_look_s >= LOOK_S:
+                        since_look_s = 0
+                        self._saw(await look(await _driver_of(conn)))
+            except (*self._errors, Problem):
+                continue  # away: its time goes on at the pace of ours
+            except Exception:  # a bug in telling of a new server must not stop the clock
+                log.exception("store.follow_failed")
+
+    async def _read_clock(self, conn: AsyncConnection) -> None:
+        if isinstance(self._clock, StoreClock):
+            connection = await _driver_of(conn)
+            asked_ms = self._clock.monotonic_ms()
+            self._clock.follow(await connection.fetchval(_CLOCK), asked_ms=asked_ms)
+
+    def _saw(self, server: Server) -> None:
+        before, self._server = self._server, server
+        if before is not None and before.dangers() != server.dangers():
+            log.warning("store.unsafe" if server.dangers() else "store.safe", dangers=list(server.dangers()))
+        if before is not None and before.durability != server.durability:
+            log.warning("store.durability_changed", before=before.durability, now=server.durability)
+
+    async def _open(self, **_: Any) -> Any:
+        connection, server = await open_session(self._url)
+        if server.in_recovery:  # the old primary of a failover, say: it takes no writes, and reads may be old
+            connection.terminate()
+            raise ConnectionError("the server is a standby")
+        connection.add_log_listener(self._warned)
+        self._saw(server)
+        return connection
+
+    def _warned(self, connection: Any, message: Any) -> None:
+        if message.severity_en == "WARNING":
+            self._told.add(id(connection))
+            log.warning("store.warning", code=message.sqlstate)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        """A connection to a server that `on_server` knows of. One that is not clean afterwards is thrown away."""
+        async with self._engine.connect() as conn:
+            connection = await _driver_of(conn)
+            try:
+                await self._meet(conn)
+                yield conn
+            finally:
+                if connection.is_closed() or connection.is_in_transaction():
+                    connection.terminate()
+                    await conn.invalidate()
+
+    async def _meet(self, conn: AsyncConnection) -> None:
+        on_server = self._on_server
+        if on_server is None or self._server is None or self._server.mark == self._met:
+            return
+        async with self._meeting:
+            server = self._server
+            if server.mark == self._met:
+                return
+            connection = await _driver_of(conn)
+            await connection.execute("BEGIN")
+            await conn.run_sync(lambda sync: on_server(sync, self._clock.now_ms(), server))
+            await connection.execute(_COMMIT)
+            self._met = server.mark
+
+    def _ping_if_idle(self, dbapi: Any, record: Any, _: Any) -> None:
+        if dbapi.driver_connection.is_closed():
+            raise DisconnectionError  # the pool opens another one
+        used_ms = record.info.get("used_ms")
+        if used_ms is None or self._clock.monotonic_ms() - used_ms <= IDLE_MS:
+            return
+        timer = asyncio.get_running_loop().call_later(PING_S, dbapi.driver_connection.terminate)
+        try:
+            dbapi.ping()
+        except Exception as error:
+            raise InvalidatePoolError from error  # the others will be no better
+        finally:
+            timer.cancel()
+
+    def _mark_used(self, _: Any, record: Any) -> None:
+        record.info["used_ms"] = self._clock.monotonic_ms()
+
+    # --- writing ---
 
     def depth(self) -> int:
         return len(self._waiting)
@@ -115,66 +283,110 @@ class PostgresEngine:
         return group
 
     async def _outcomes(self, group: list[Job]) -> list[Any]:
+        """What each job came to; never raises, so that a worker lives as long as the engine."""
+        try:
+            return await self._repeated(lambda: self._transaction(group))
+        except Problem as problem:
+            if isinstance(problem, _Weather) or len(group) == 1:
+                return [problem] * len(group)
+        except Exception as error:  # noqa: BLE001 - the work's own refusal, or a bug: the request's answer either way
+            if len(group) == 1:
+                return [error]
+        return [outcome for job in group for outcome in await self._outcomes([job])]
+
+    async def _repeated(self, transaction: Callable[[], Awaitable[T]]) -> T:
+        """Runs a whole transaction again where that is safe and may help. Raises _Weather, and what the work raises."""
+        fresh = True
         for attempt in range(1, TRIES_MAX + 1):
             try:
-                return await self._transaction(group)
-            except DBAPIError as error:
-                if _sqlstate(error) in REPEATABLE and attempt < TRIES_MAX:
-                    await self._clock.sleep(self._rng.uniform(0.01, 0.2))
-                    continue
-                return [_problem(error)] * len(group)
-            except (OSError, TimeoutError) as error:
-                return [_problem(error)] * len(group)
-            except Exception as error:  # noqa: BLE001 - the work's own refusal, or a bug: the request's answer either way
-                if len(group) == 1:
-                    return [error]
-                return [outcome for job in group for outcome in await self._outcomes([job])]
+                return await transaction()
+            except self._errors as error:
+                if attempt < TRIES_MAX and sqlstate(error) in REPEATABLE:
+                    await self._clock.sleep(self._rng.uniform(*PAUSE_S))
+                elif fresh and self._is_broken(error):
+                    fresh = False  # it broke while it lay in the pool, say: another one may do
+                else:
+                    raise _weather(error) from error
         raise AssertionError("unreachable")
 
+    def _is_broken(self, error: BaseException) -> bool:
+        cause = getattr(error, "orig", error)
+        return isinstance(cause, self._asyncpg.InterfaceError) or sqlstate(error).startswith(("08", "57P0"))
+
     async def _transaction(self, group: list[Job]) -> list[Any]:
-        committing = False
+        async with self._connection() as conn:
+            connection = await _driver_of(conn)
+            with self._at_most(WORK_S, connection):
+                await connection.execute("BEGIN")
+                try:
+                    outcomes = await conn.run_sync(lambda sync: run_group(sync, self._clock.now_ms(), group))
+                except BaseException:
+                    await _rollback(connection)
+                    raise
+            await self._commit(connection)
+            return outcomes
+
+    async def _commit(self, connection: Any) -> None:
+        """Raises CommitUnknown unless the server said that it is done, without a reservation."""
+        self._told.discard(id(connection))
         try:
-            async with self._engine.connect() as conn:
-                outcomes = await conn.run_sync(lambda sync: run_group(sync, self._now_ms(), group))
-                committing = True
-                await conn.commit()
-                return outcomes
-        except (DBAPIError, OSError) as error:
-            if committing and _sqlstate(error) not in REPEATABLE:
+            with self._at_most(COMMIT_S, connection):
+                said = await connection.execute(_COMMIT)
+        except self._asyncpg.PostgresError as error:
+            if connection.is_closed() or sqlstate(error).startswith(("08", "57P", "58", "XX")):
                 raise CommitUnknown from error
-            raise
+            raise  # refused, so not stored
+        except Exception as error:
+            raise CommitUnknown from error
+        if said != "COMMIT" or id(connection) in self._told:
+            self._told.discard(id(connection))
+            raise CommitUnknown
+
+    @contextlib.contextmanager
+    def _at_most(self, seconds: float, connection: Any) -> Any:
+        """Cuts the connection when the time is over: asking the server to cancel would end a COMMIT's wait."""
+        timer = asyncio.get_running_loop().call_later(seconds, connection.terminate)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    # --- reading ---
 
     async def read(self, work: Work[T]) -> T:
-        try:
-            async with self._engine.connect() as conn:
-                conn = await conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-                return await conn.run_sync(lambda sync: work(sync, self._now_ms()))
-        except (DBAPIError, OSError, TimeoutError) as error:
-            raise _problem(error) from error
+        async with self._readers:
+            return await self._repeated(lambda: self._snapshot(work))
 
-    def _now_ms(self) -> int:
-        return self._clock.now_ms() + self._offset_ms
-
-    async def follow_clock(self) -> None:
-        """Measures how far the store's clock is from ours; deadlines in rows go by the store's."""
-        async with self._engine.connect() as conn:
-            theirs = await conn.scalar(text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"))
-            self._offset_ms = int(theirs or 0) - self._clock.now_ms()
+    async def _snapshot(self, work: Work[T]) -> T:
+        async with self._connection() as conn:
+            connection = await _driver_of(conn)
+            with self._at_most(WORK_S, connection):
+                await connection.execute(_BEGIN_READ)
+                try:
+                    return await conn.run_sync(lambda sync: work(sync, self._clock.now_ms()))
+                finally:
+                    await _rollback(connection)
 
     async def close(self) -> None:
+        """Runs what waits, and closes the connections."""
         if self._closed:
             return
         self._closed = True
-        for _ in self._workers:
-            self._wake.release()
-        for _ in range(len(self._waiting)):
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+        for _ in range(len(self._workers) + len(self._waiting)):
             self._wake.release()
         await asyncio.gather(*self._workers)
         await self._engine.dispose()
 
 
-class CommitUnknown(Unavailable):
-    """The connection broke while COMMIT ran: stored or not, nobody can tell."""
+class _Weather(Unavailable):
+    """The store, not the work, is the reason: what holds for one job of a group holds for all."""
+
+
+class CommitUnknown(_Weather):
+    """The answer to COMMIT was lost, or it says that the replica may not have it: stored or not, nobody can tell."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -182,19 +394,45 @@ class CommitUnknown(Unavailable):
         )
 
 
-def _sqlstate(error: BaseException) -> str:
-    return str(getattr(getattr(error, "orig", None), "sqlstate", "") or "")
+async def _driver_of(conn: AsyncConnection) -> Any:
+    """asyncpg's connection."""
+    return (await conn.get_raw_connection()).driver_connection
 
 
-def _problem(error: BaseException) -> Unavailable:
-    state = _sqlstate(error)
-    if state in {"55P03", "57014"} or state in REPEATABLE:
-        problem = Unavailable("The store is busy; repeat with the same key.", code="overloaded", retry_after_s=1)
-    elif state == "53100":
-        problem = Unavailable("The store's disk is full.", code="storage_full", retry_after_s=60)
-    elif state and not state.startswith(("08", "57", "53")):
-        raise error  # our own mistake in SQL: a bug, not weather
-    else:
-        problem = Unavailable("The store cannot be reached.", code="storage_unavailable", retry_after_s=2)
-    problem.__cause__ = error
-    return problem
+async def _rollback(connection: Any) -> None:
+    """Ends the transaction; a connection that can't even do this is found unclean when it is given back."""
+    with contextlib.suppress(Exception):
+        if connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
+
+
+def sqlstate(error: BaseException) -> str:
+    """The five characters of PostgreSQL's error code; "" for an error without one."""
+    cause = getattr(error, "orig", error)
+    return str(getattr(cause, "sqlstate", "") or "")
+
+
+def _weather(error: BaseException) -> BaseException:
+    """The answer for a driver's error. A mistake in our own SQL stays what it is: a bug, not weather."""
+    state = sqlstate(error)
+    if state in {"55P03", "57014"} or state in REPEATABLE or isinstance(error, PoolTimeout):
+        return _Weather("The store is busy; repeat with the same key.", code="overloaded", retry_after_s=1)
+    if state == "53100":
+        return _Weather("The store's disk is full.", code="storage_full", retry_after_s=60)
+    if state.startswith(("58", "XX")):  # the server's disk, or its data
+        log.error("store.server_failed", code=state)
+        return _Weather("The store reported an error.", code="storage_failed", retry_after_s=5)
+    # 25006: a primary that became a standby; 25P03: it gave us up; 28, 3D: it won't have us any more.
+    gone = state in {"", "25006", "25P03"} or state.startswith(("08", "28", "3D", "53", "57"))
+    if not gone:
+        return error
+    return _Weather("The store cannot be reached.", code="storage_unavailable", retry_after_s=2)
+
+
+def _at_start(error: BaseException) -> BaseException:
+    """A server that won't have us is a mistake in the configuration; one that is away may come."""
+    state = sqlstate(error)
+    if state.startswith(("28", "3D")) or isinstance(error, ValueError):
+        # The server's own words name the role and the database, never the password.
+        return ConfigError([f"store.url: the server refuses: {getattr(error, 'orig', error)}."])
+    return _weather(error)
