@@ -1,7 +1,7 @@
 """The backend's calls: each parses, calls one service method, and prints."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import msgspec
 from pydantic import ValidationError
 
 from relay import ids
+from relay.api.issuing import Issuer
 from relay.api.principal import Principal
 from relay.api.problems import from_pydantic, problem_body
 from relay.api.routes import Answer, Call
@@ -202,6 +203,8 @@ class BackendApi:
     presence: PresenceService
     devices: DeviceService
     sends: Sends
+    issuer: Issuer
+    revoked: Callable[[], Awaitable[None]]  # ends at once what was opened with a revoked token
     clock: Clock
 
     # --- messages ---
@@ -257,7 +260,7 @@ class BackendApi:
     async def put_device(self, call: Call) -> Answer:
         body: DeviceBody = call.body
         key = _device(call)
-        addresses = None if body.addresses is None else self.devices.sealed(key.app_id, body.addresses)
+        addresses = None if body.addresses is None else self.devices.sealed(key, body.addresses)
         _, new = await self.inbox.register(
             Registration(
                 device=key,
@@ -305,6 +308,23 @@ class BackendApi:
 
     async def delete_device(self, call: Call) -> Answer:
         await self.inbox.sign_out(_device(call))
+        await self.revoked()
+        return Answer(204, None)
+
+    # --- the devices' credentials ---
+
+    async def mint_token(self, call: Call) -> Answer:
+        return Answer(201, (await self.issuer.first_token(_device(call))).printed())
+
+    async def revoke_device_tokens(self, call: Call) -> Answer:
+        return await self._revoke(_device(call).user, _device(call).device_id)
+
+    async def revoke_user_tokens(self, call: Call) -> Answer:
+        return await self._revoke(UserKey(call.principal.app_id, call.path["user"]), None)
+
+    async def _revoke(self, user: UserKey, device_id: str | None) -> Answer:
+        await self.issuer.revoke_tokens(user.app_id, user_id=user.user_id, device_id=device_id)
+        await self.revoked()
         return Answer(204, None)
 
     # --- presence ---

@@ -270,10 +270,22 @@ class DeviceOut(Out):
 
 
 class TokenOut(Out):
-    """The device's credential; shown once."""
+    """The device's credential; shown once. From `renew_at` on, the device is handed its successor."""
 
     token: str
     expires_at: str
+    renew_at: str
+
+
+class NextTokenOut(Out):
+    """The token that follows the one in use. Null: there is none yet, and `renew_at` says when to ask again.
+
+    The device stores the new token before it uses it: with its first use, the old one ends ten minutes later.
+    """
+
+    token: str | None
+    expires_at: str
+    renew_at: str | None
 
 
 class TicketOut(Out):
@@ -357,6 +369,7 @@ class WelcomeOut(Out):
     floor: int
     acked: int
     missing: int
+    token: NextTokenOut
     now: str
 
 
