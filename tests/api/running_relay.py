@@ -72,7 +72,7 @@ def running(
         await first.engine.write(
             lambda conn, now_ms: apps.create_app(conn, now_ms, app_id=OTHER_APP, id_secret=bytes(32))
         )
-        other_key = await first.auth.mint_api_key(OTHER_APP, name="other", scopes=SCOPES)
+        other_key = await first.issuer.api_key(OTHER_APP, name="other", scopes=SCOPES)
         await first.close()
         relay = made()
         await relay.open()
