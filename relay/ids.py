@@ -3,10 +3,12 @@
 Everything takes an `Rng` (a `random.Random`): the machine's secure one in a real relay, a seeded one in the simulation.
 """
 
-import hashlib
-import hmac
+import os
 import random
+import threading
 from typing import Final
+
+from relay.mac import hmac_sha256
 
 Rng = random.Random
 
@@ -14,9 +16,38 @@ TAG_BITS: Final = 74
 NEVER_KEYED = "\x1f"  # separates namespace and key; no key may hold it
 
 
+class SystemRng(random.SystemRandom):
+    """The operating system's generator, asked for 4 KiB at a time: asking gives the interpreter's lock away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._ready = b""
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._ready = b""
+
+    def randbytes(self, n: int) -> bytes:
+        with self._lock:
+            if len(self._ready) < n:
+                self._ready = os.urandom(max(n, 4096))  # noqa: TID251 - the one place
+            taken, self._ready = self._ready[:n], self._ready[n:]
+            return taken
+
+    def getrandbits(self, k: int, /) -> int:
+        if k < 0:
+            raise ValueError("number of bits must be non-negative")
+        size = (k + 7) // 8
+        return int.from_bytes(self.randbytes(size), "big") >> (size * 8 - k)
+
+    def random(self) -> float:
+        return self.getrandbits(53) * 2**-53
+
+
 def system_rng() -> Rng:
-    """The operating system's generator: for secrets, ids and jitter alike."""
-    return random.SystemRandom()
+    """The machine's secure generator: for secrets, ids and jitter alike."""
+    return SystemRng()
 
 
 def message_id(ms: int, tag: int) -> str:
@@ -28,7 +59,7 @@ def message_id(ms: int, tag: int) -> str:
 
 def tag_of(key: str, *, namespace: str, secret: bytes) -> int:
     """The tag of a message sent with an idempotency key: 74 bits of HMAC-SHA-256 (protocol 2.1)."""
-    digest = hmac.digest(secret, f"{namespace}{NEVER_KEYED}{key}".encode(), hashlib.sha256)
+    digest = hmac_sha256(secret, f"{namespace}{NEVER_KEYED}{key}".encode())
     return int.from_bytes(digest[:10], "big") >> 6
 
 

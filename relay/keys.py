@@ -9,7 +9,6 @@ Stored form of what is sealed: version (1 byte) | key id (1) | nonce (12) | AES-
 import base64
 import binascii
 import contextlib
-import hashlib
 import hmac
 import json
 import os
@@ -29,6 +28,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from relay.errors import ConfigError
 from relay.ids import Rng, system_rng
+from relay.mac import hmac_sha256
 
 KEYS_ENV: Final = "RELAY_KEYS"  # holds what the file would
 KEY_BYTES: Final = 32
@@ -164,9 +164,7 @@ class KeyRing:
 
     def mac(self, purpose: str, data: bytes, key_id: int | None = None) -> bytes:
         """32 bytes of HMAC-SHA-256, by default with the newest key. Compare with `macs`: rotation changes it."""
-        return hmac.digest(
-            self._subkey(f"mac:{purpose}", self._newest if key_id is None else key_id), data, hashlib.sha256
-        )
+        return hmac_sha256(self._subkey(f"mac:{purpose}", self._newest if key_id is None else key_id), data)
 
     def macs(self, purpose: str, data: bytes) -> list[bytes]:
         """What `mac` gives under each key, newest first: one of them is the stored one."""
@@ -182,7 +180,7 @@ class KeyRing:
         It comes from the *oldest* key, the last of the file, so a new key at the front leaves every look-up as it was.
         Whoever removes the last key makes all addresses unfindable until their devices register anew.
         """
-        return hmac.digest(self._subkey("token-hash", self._oldest), bound((app_id, account, token)), hashlib.sha256)
+        return hmac_sha256(self._subkey("token-hash", self._oldest), bound((app_id, account, token)))
 
     # --- sealing ---
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relay.errors import Malformed
+from relay.mac import hmac_sha256
 from relay.model import SEQ_MAX, DeviceKey
 
 VERSION = 1
@@ -66,7 +67,7 @@ INBOX8 = short(INBOX)
 
 def _mac(key: bytes, device: DeviceKey, body: bytes) -> bytes:
     bound = "\x1f".join(device).encode() + b"\x1f" + body
-    return hmac.digest(key, bound, hashlib.sha256)[:MAC_LENGTH]
+    return hmac_sha256(key, bound)[:MAC_LENGTH]
 
 
 def seal(cursor: Cursor, device: DeviceKey, keys: CursorKeys) -> str:
