@@ -91,6 +91,11 @@ class Hub:
     def __len__(self) -> int:
         return sum(map(len, self._connections.values()))
 
+    @property
+    def waits(self) -> int:
+        """How many long-polls wait here."""
+        return len(self._all_waits())
+
     def all(self) -> list[Connection]:
         return [connection for some in self._connections.values() for connection in some]
 
