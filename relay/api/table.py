@@ -350,7 +350,7 @@ ROUTES: tuple[Route, ...] = (
         access=DEVICE,
         request=AckBody,
         responses={200: s.AckOut},
-        errors=(*CALLER, *BODY, *COMMIT, "invalid_cursor", "cursor_epoch_changed"),
+        errors=(*CALLER, *BODY, *COMMIT, "invalid_cursor", "cursor_epoch_changed", "batch_too_large"),
         tag="device",
     ),
     Route(

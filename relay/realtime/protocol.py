@@ -19,6 +19,7 @@ HELLO_S = 5.0
 PING_S = 25.0
 PING_MISSES_MAX = 2
 WRITE_S = 20.0
+ACK_IDS_MAX = 500
 WINDOW_ENTRIES, WINDOW_BYTES = 200, 1024 * 1024
 
 
@@ -77,7 +78,7 @@ class AddressBody(Said):
     """Where a vendor reaches the device: a configured account and the vendor's token, in order of preference."""
 
     account: Word
-    token: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[\x20-\x7e]+$")]
+    token: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
     kind: Word = "token"
 
 
@@ -145,7 +146,7 @@ class AckBody(Said):
     """ "I have stored this." All parts are optional and may be repeated."""
 
     cursor: Sealed | None = None
-    ids: Annotated[list[MessageIdText], Field(min_length=1, max_length=500)] | None = None
+    ids: Annotated[list[MessageIdText], Field(min_length=1)] | None = None  # at most ACK_IDS_MAX
     nack: Annotated[list[NackBody], Field(min_length=1, max_length=500)] | None = None
     read: Annotated[list[ReadBody], Field(min_length=1, max_length=200)] | None = None
     receipts: Annotated[list[ReceiptBody], Field(min_length=1, max_length=500)] | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.clock import Clock, rfc3339
-from relay.errors import FieldError, Invalid
+from relay.errors import FieldError, Invalid, TooLarge
 from relay.inbox.ack import AckAnswer, AckRequest
 from relay.inbox.addresses import NewAddress
 from relay.inbox.handshake import Hello, Welcome
@@ -14,7 +14,15 @@ from relay.model import DeviceKey, Facts, Policy
 from relay.presence.rules import Beat
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
-from relay.realtime.protocol import AckBody, AddressBody, HeartbeatBody, HeartbeatOffer, HelloBody, WindowBody
+from relay.realtime.protocol import (
+    ACK_IDS_MAX,
+    AckBody,
+    AddressBody,
+    HeartbeatBody,
+    HeartbeatOffer,
+    HelloBody,
+    WindowBody,
+)
 
 SealToken = Callable[[DeviceKey, str, str], tuple[bytes, bytes]]  # (device, account, token) -> sealed, hash
 
@@ -181,7 +189,9 @@ class DeviceService:
     async def ack(
         self, device: DeviceKey, body: AckBody, *, session: int | None = None, upto: int | None = None
     ) -> AckAnswer:
-        """Takes an ack. Raises CursorRefused, Malformed (invalid_cursor), Conflict."""
+        """Takes an ack. Raises CursorRefused, Malformed (invalid_cursor), Conflict, TooLarge."""
+        if body.ids is not None and len(body.ids) > ACK_IDS_MAX:
+            raise TooLarge(f"An ack may name {ACK_IDS_MAX} messages.", code="batch_too_large")
         return await self.inbox.ack(
             AckRequest(
                 device=device,

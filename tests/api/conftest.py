@@ -6,11 +6,13 @@ import aiohttp
 import pytest
 from running_relay import Face, Running, running
 
+# Two targets that webhooks may call although they are internal; nothing listens at them.
+SETTINGS = {"RELAY_WEBHOOKS__EXEMPT": '["127.0.0.1:9,10"]', "RELAY_ACCOUNTS__LOG__PROVIDER": "log"}
+
 
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    # Two targets that webhooks may call although they are internal; nothing listens at them.
-    with running(tmp_path_factory.mktemp("relay"), {"RELAY_WEBHOOKS__EXEMPT": '["127.0.0.1:9,10"]'}) as one:
+    with running(tmp_path_factory.mktemp("relay"), SETTINGS) as one:
         yield one
 
 
