@@ -18,6 +18,7 @@ from relay.api import limits, table
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
+from relay.api.gate import Gate, stop_listening
 from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
 from relay.api.server import application
@@ -27,6 +28,7 @@ from relay.api.webhooks import WebhookApi
 from relay.bus.local import LocalBus
 from relay.clock import Clock
 from relay.config import Settings
+from relay.drain import timeline
 from relay.errors import ConfigError, FieldError
 from relay.ids import Rng, random_hex
 from relay.inbox.cursor import CursorKeys
@@ -57,10 +59,7 @@ from relay.webhooks.worker import Pace, WebhookWorker, posting
 log = structlog.get_logger("relay.app")
 
 DEFAULT_APP = "default"
-STOP_GRACE_S = 20.0
-QUIET_S = 1.0  # readiness says no for this long before connections are refused
-DEVICES_CLOSE_S = 10.0
-RECONNECT_S_MAX = 15.0
+LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
 
 
@@ -104,6 +103,7 @@ class Relay:
         self.node_id = f"n{random_hex(rng, bits=64)}"
         self.port = settings.server.port
         self._boot_ms = clock.now_ms()
+        self._stages = timeline(drain_s=settings.server.drain_s, quiet_s=settings.server.quiet_s)
 
     # --- building ---
 
@@ -165,6 +165,7 @@ class Relay:
             open_token=self._open_token,
             told=self.metrics.pushed,
             boot_ms=self._boot_ms,
+            drain_s=self._stages.finish_s,
         )
         self.hub = Hub(clock, rng, self.inbox.heads)
         self.bus.on_wake(self.hub.wake)
@@ -181,7 +182,11 @@ class Relay:
             clock=clock,
             rng=rng,
             owner=self.node_id,
-            pace=Pace(timeout_s=settings.webhooks.timeout_s, per_endpoint=settings.webhooks.per_endpoint),
+            pace=Pace(
+                timeout_s=settings.webhooks.timeout_s,
+                per_endpoint=settings.webhooks.per_endpoint,
+                drain_s=self._stages.finish_s,
+            ),
             watch=self.metrics,
         )
         self.webhooks = WebhookService(
@@ -211,6 +216,7 @@ class Relay:
             prune_events=self.webhooks.tidy,
         )
         self.readiness = Readiness(self.engine, clock)
+        self.gate = Gate()
         self.web = self._web(policy)
         return await self._first_start()
 
@@ -318,6 +324,7 @@ class Relay:
                 page=page,
             ),
             auth=self.auth,
+            gate=self.gate,
             rng=self.rng,
             metrics=self.metrics,
             handlers_max=self.settings.server.handlers_max,
@@ -350,25 +357,29 @@ class Relay:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Serves for as long as the block lasts; then drains, in the order and the time of safety OPS-1."""
+        """Serves for as long as the block lasts; then drains (safety OPS-1)."""
         online = await self.engine.read(lambda conn, _: device_rows.online_devices(conn))
         self.presence.resume(online)
         runner = limits.Runner(
             self.web,
             access_log=None,
             keepalive_timeout=75,
-            shutdown_timeout=STOP_GRACE_S,
+            shutdown_timeout=self._stages.last_s / 4,  # aiohttp waits twice as long, after our own waiting
             handler_cancellation=False,
         )
         await runner.setup()
         site = web.TCPSite(runner, self.settings.server.host, self.settings.server.port, backlog=1024)
         await site.start()
         self.port = runner.addresses[0][1]
-        stop = asyncio.Event()
+        no_more, stop = asyncio.Event(), asyncio.Event()
         scheduler = self.chores.scheduler()
         async with asyncio.TaskGroup() as group:
-            for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run, self.watch.run):
-                group.create_task(worker(stop), name=worker.__qualname__)
+            workers = [
+                group.create_task(worker(no_more), name=worker.__qualname__)
+                for worker in (self.push.run, self.webhook_worker.run)
+            ]
+            for service in (self.presence.run, self.hub.run, self.watch.run):
+                group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
             group.create_task(self._watch_loop(stop), name="loop-lag")
             scheduler.start()
@@ -376,15 +387,38 @@ class Relay:
             try:
                 yield
             finally:
-                log.info("relay.draining")
-                self.readiness.draining = True
-                await self.clock.sleep(QUIET_S)
-                await site.stop()
+                await self._drain(runner, site, no_more, workers)
                 stop.set()
                 scheduler.shutdown(wait=False)
-                self.hub.drain(reconnect_s_max=RECONNECT_S_MAX)
                 await runner.cleanup()
         await self.chores.tick()
+
+    async def _drain(
+        self,
+        runner: web.AppRunner,
+        site: web.TCPSite,
+        no_more: asyncio.Event,
+        workers: list["asyncio.Task[None]"],
+    ) -> None:
+        """Says that we go, takes nothing new, and lets end what is under way. Workers let go by themselves."""
+        stages = self._stages
+        log.info("relay.draining", sockets=len(self.hub))
+        self.readiness.draining = True
+        self.gate.leave()
+        await self.clock.sleep(stages.quiet_s)
+        assert runner.server is not None
+        await stop_listening(site, runner.server)
+        self.gate.shut()
+        no_more.set()
+        self.hub.drain(reconnect_s_max=stages.reconnect_s)
+        try:
+            async with asyncio.timeout(stages.finish_s):
+                await self.hub.restart(within_s=stages.close_s)
+                await self.clock.sleep(LAST_REQUESTS_S)
+                await self.gate.idle()
+        except TimeoutError:
+            log.warning("relay.cut_off", requests=self.gate.busy)
+        await asyncio.wait(workers, timeout=stages.finish_s + stages.last_s / 4)  # until then, callers get an answer
 
     async def _watch_loop(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

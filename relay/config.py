@@ -114,6 +114,7 @@ class Server(Section):
     )
     handlers_max: int = Field(512, ge=1, le=4096)
     drain_s: float = Field(28, ge=0, le=600)
+    quiet_s: float = Field(1, ge=0, le=300)
 
 
 class Store(Section):

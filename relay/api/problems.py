@@ -79,7 +79,7 @@ def response(problem: Problem, request_id: str, rng: Rng) -> web.Response:
         content_type="application/problem+json",
         headers=headers,
     )
-    if problem.status in CLOSES:
+    if problem.status in CLOSES or problem.code == "draining":
         answer.force_close()
     return answer
 

@@ -10,6 +10,7 @@ from relay.api import limits, problems, table
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
+from relay.api.gate import Gate
 from relay.api.routes import register
 from relay.api.system import SystemApi
 from relay.api.webhooks import WebhookApi
@@ -25,6 +26,7 @@ def application(
     webhooks: WebhookApi,
     system: SystemApi,
     auth: Authenticator,
+    gate: Gate,
     rng: Rng,
     metrics: Metrics,
     handlers_max: int,
@@ -74,6 +76,7 @@ def application(
         middlewares=[
             limits.behind_proxies(trusted_proxies),
             problems.middleware(rng, metrics),
+            gate.middleware,
             _bounded(handlers_max),
         ]
     )

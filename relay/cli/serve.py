@@ -22,6 +22,7 @@ from relay.telemetry import Metrics, setup_logging
 log = structlog.get_logger("relay.app")
 
 EX_IOERR = 74  # of sysexits.h: the store failed; start again, recovery begins from the log
+EX_CUT_OFF = 1  # the drain did not come to its end
 FAILED_POLL_S = 0.5
 
 
@@ -54,8 +55,9 @@ async def _serve(settings: Settings) -> int:
         first = await relay.open()
         try:
             async with relay.running():
+                told = _on_signals(relay)  # first: who is told that it is ready may stop it
                 _greet(relay, first.api_key)
-                return await _until_told(relay, clock)
+                return await _until(told, relay)
         finally:
             await relay.close()
     finally:
@@ -72,18 +74,25 @@ def _greet(relay: Relay, api_key: str | None) -> None:
     log.info("relay.ready", port=relay.port, node=relay.node_id)
 
 
-async def _until_told(relay: Relay, clock: SystemClock) -> int:
-    """Until SIGTERM or SIGINT (0), or the store fails for good (74). A second signal ends at once."""
+def _on_signals(relay: Relay) -> asyncio.Event:
+    """Set by SIGTERM or SIGINT. A second signal ends at once, and so does a drain that takes longer than it may: to be
+    killed is no harm."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         if told.is_set():
-            os._exit(1)
+            os._exit(EX_CUT_OFF)
         told.set()
+        loop.call_later(relay.settings.server.drain_s, os._exit, EX_CUT_OFF)
 
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, stop)
+    return told
+
+
+async def _until(told: asyncio.Event, relay: Relay) -> int:
+    """Until it is told to stop (0), or the store fails for good (74)."""
     while not told.is_set():
         if relay.engine.failed:
             log.error("store.failed")

@@ -17,9 +17,11 @@ class Then(StrEnum):
     GIVE_UP = "give_up"  # this channel can't carry it; the message waits for sync
     PARK = "park"  # an operator must act
     MOOT = "moot"
+    FREE = "free"  # cut off by a stop of the relay: due at once, not counted as a try
 
 
 NOT_NEEDED = "not_needed"  # the pre-send check found nothing to do
+CUT_OFF = "cut_off"  # the relay stopped before the vendor answered
 
 AFTER: dict[Verdict, Then] = {
     Verdict.ACCEPTED: Then.TOLD,
@@ -33,12 +35,15 @@ AFTER: dict[Verdict, Then] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An attempt's end: the vendor's outcome, or None if nothing was sent."""
+    """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer."""
 
     outcome: Outcome | None
+    cut_off: bool = False
 
     @property
     def word(self) -> str:
+        if self.cut_off:
+            return CUT_OFF
         return NOT_NEEDED if self.outcome is None else str(self.outcome.verdict)
 
 
@@ -46,7 +51,7 @@ def after(result: Result, form: str) -> Then:
     """The table, with its refinements: a bare wake-up that is refused too is given up, and so is a knock (the next one
     follows); a misconfiguration that concerns one target only (say, the APNs key behind an FCM project) parks nobody."""
     if result.outcome is None:
-        return Then.MOOT
+        return Then.FREE if result.cut_off else Then.MOOT
     then = AFTER[result.outcome.verdict]
     if then is Then.BARE and form in {Form.WAKE, Form.KNOCK}:
         return Then.GIVE_UP

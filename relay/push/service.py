@@ -316,7 +316,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement) -> Then:
                 code=one.result.outcome.vendor_code,
             )
             locked.rearm(device_id)  # due again at once: the planner then finds the account parked, or the next one
-        case Then.MOOT:
+        case Then.MOOT | Then.FREE:
             locked.rearm(device_id)
     return then
 

@@ -29,6 +29,7 @@ BATCH_USERS = 64  # users looked at in one PLAN
 POLL_S = 1.0
 IN_FLIGHT_MAX = 512  # attempts at once, over all accounts
 CALL_S = 20.0  # a vendor's call never outlives its claim
+DRAIN_S = 15.0  # after a stop, for calls under way
 FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
 SPARED_MS = 3_600_000
 BRAKED_MS = 3_600_000
@@ -52,6 +53,7 @@ class PushWorker:
         open_token: OpenToken,
         told: Told = lambda *_: None,
         boot_ms: int = 0,
+        drain_s: float = DRAIN_S,
     ) -> None:
         self._engine = engine
         self._clock = clock
@@ -62,9 +64,12 @@ class PushWorker:
         self._open_token = open_token
         self._told = told
         self._boot_ms = boot_ms
+        self._drain_s = drain_s
         self._woken = asyncio.Event()
         self._wake_at_ms: int | None = None
-        self._in_flight = 0
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._calling: set[asyncio.Task[None]] = set()  # of these, who wait for a vendor
+        self._cutting = False
 
     def nudge(self, due_ms: int | None) -> None:
         """A hint that something will be due then; the poll finds it all the same."""
@@ -73,7 +78,7 @@ class PushWorker:
             self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Works until asked to stop; then takes no more and waits for what is in flight."""
+        """Works until asked to stop; then takes no more, and gives what is in flight its time to end."""
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():
                 try:
@@ -83,9 +88,18 @@ class PushWorker:
                     busy = False
                 if not busy:
                     await self._rest(stop)
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Lets go of calls that take too long: their jobs are due again at once, as if they had not been tried."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=self._drain_s)
+        self._cutting = True
+        for task in list(self._calling):
+            task.cancel()
 
     async def _round(self, group: asyncio.TaskGroup) -> bool:
-        room = min(BATCH_USERS, IN_FLIGHT_MAX - self._in_flight)
+        room = min(BATCH_USERS, IN_FLIGHT_MAX - len(self._in_flight))
         if room <= 0:
             return False
         self._wake_at_ms = None
@@ -93,8 +107,9 @@ class PushWorker:
         if planned.attempts:
             needed = await self._engine.read(lambda conn, now_ms: still_needed(conn, now_ms, planned.attempts))
             for attempt, is_needed in zip(planned.attempts, needed, strict=True):
-                self._in_flight += 1
-                group.create_task(self._attempt(attempt, needed=is_needed), name="push-attempt")
+                task = group.create_task(self._attempt(attempt, needed=is_needed), name="push-attempt")
+                self._in_flight.add(task)
+                task.add_done_callback(self._ended)
         return planned.looked >= room
 
     def _plan(self, conn: Conn, now_ms: int, limit: int) -> Planned:
@@ -124,26 +139,44 @@ class PushWorker:
             for one in waits:
                 one.cancel()
 
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._in_flight.discard(task)
+        self._woken.set()
+
     async def _attempt(self, attempt: Attempt, *, needed: bool) -> None:
-        try:
-            account = self._accounts.get(attempt.device.app_id, attempt.send.address.account)
-            outcome = None if not needed or account is None else await self._send(account, attempt)
-            spare = (
-                outcome is not None
-                and account is not None
-                and outcome.verdict is Verdict.TOKEN_DEAD
-                and account.brake.holds(self._clock.monotonic_ms())
-            )
-            settlement = Settlement(
+        account = self._accounts.get(attempt.device.app_id, attempt.send.address.account)
+        result = Result(None) if not needed or account is None else await self._result(account, attempt)
+        outcome = result.outcome
+        spare = (
+            outcome is not None
+            and account is not None
+            and outcome.verdict is Verdict.TOKEN_DEAD
+            and account.brake.holds(self._clock.monotonic_ms())
+        )
+        await self._settle(
+            Settlement(
                 attempt=attempt,
-                result=Result(outcome),
+                result=result,
                 retry_ms=self._clock.now_ms() + self._retry_in_ms(account, attempt, outcome, spare=spare),
                 spare=spare,
             )
-            await self._settle(settlement)
+        )
+
+    async def _result(self, account: Account, attempt: Attempt) -> Result:
+        """What the vendor said; or that we did not wait for it, because we stop."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self._cutting:
+            return Result(None, cut_off=True)
+        self._calling.add(task)
+        try:
+            return Result(await self._send(account, attempt))
+        except asyncio.CancelledError:
+            if not self._cutting or task.uncancel() > 0:  # somebody else cancels as well
+                raise
+            return Result(None, cut_off=True)
         finally:
-            self._in_flight -= 1
-            self._woken.set()
+            self._calling.discard(task)
 
     async def _send(self, account: Account, attempt: Attempt) -> Outcome:
         """All notifications of one attempt, one after the other: what a vendor shows first was said first."""

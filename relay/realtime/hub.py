@@ -21,6 +21,8 @@ from relay.model import DeviceKey, UserKey
 log = structlog.get_logger("relay.realtime")
 
 POLL_S = 5.0
+CLOSES_PER_S = 100.0  # at a stop, if there is time enough
+CLOSES_IN_S_MIN = 1.0  # for a device to finish what it is saying
 WAITS_MAX = 3  # long-polls of one device at once; of more, the oldest returns empty
 
 
@@ -56,7 +58,13 @@ class Connection(Protocol):
 
     def ping(self) -> None: ...
 
-    def drain(self, reconnect_ms: int) -> None: ...
+    def drain(self, reconnect_ms: int) -> None:
+        """The relay is about to stop."""
+        ...
+
+    def restart(self) -> None:
+        """The relay stops: close."""
+        ...
 
 
 class Wait:
@@ -200,9 +208,24 @@ class Hub:
     # --- the end ---
 
     def drain(self, *, reconnect_s_max: float) -> None:
-        """Tells everybody to come back a little later, each at another time, and lets the waits go."""
+        """Tells everybody to come back a little later, each at another time, and lets the waits go. Closes nothing."""
         self.draining = True
         for connection in self.all():
             connection.drain(self._rng.randint(0, int(reconnect_s_max * 1000)))
         for wait in self._all_waits():
             wait.dismiss()
+
+    async def restart(self, *, within_s: float) -> None:
+        """Closes every connection, one after the other in no order, over at most `within_s`; a few are done sooner."""
+        connections = self.all()
+        self._rng.shuffle(connections)
+        over_s = min(within_s, CLOSES_IN_S_MIN + len(connections) / CLOSES_PER_S)
+        steps = 100
+        for step in reversed(range(steps)):  # of a few, all are closed towards the end
+            if not self._connections:
+                return
+            await self._clock.sleep(over_s / steps)
+            for connection in connections[step::steps]:
+                connection.restart()
+        for connection in self.all():  # came in while the others went
+            connection.restart()

@@ -342,11 +342,11 @@ class Session:
 
     def drain(self, reconnect_ms: int) -> None:
         self._restart = True
-        self._later(self._say_drain(reconnect_ms))
+        self._later(self._send({"type": "drain", "reconnect_ms": reconnect_ms, "resume_hint": self._sent_seq}))
 
-    async def _say_drain(self, reconnect_ms: int) -> None:
-        await self._send({"type": "drain", "reconnect_ms": reconnect_ms, "resume_hint": self._sent_seq})
-        await self._close(Close.RESTART)
+    def restart(self) -> None:
+        self._restart = True
+        self._later(self._close(Close.RESTART))
 
     def _later(self, what: Any) -> None:
         if self._group is None or self._ws.closed:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 from yarl import URL
 
 from relay.api.principal import SCOPES
@@ -28,6 +27,7 @@ OTHER_APP = "other"
 # Requests are not to be slowed down here, except where a test is about that.
 UNHURRIED = {
     "RELAY_SERVER__PORT": "0",
+    "RELAY_SERVER__QUIET_S": "0",
     "RELAY_LIMITS__SEND_RATE_PER_S": "100000",
     "RELAY_LIMITS__SEND_BURST": "100000",
     "RELAY_LIMITS__ANONYMOUS_PER_S": "10000",
@@ -93,19 +93,17 @@ def running(
         finally:
             up.set()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("relay.app.QUIET_S", 0)
-        thread = threading.Thread(target=main, name="relay")
-        thread.start()
-        assert up.wait(WITHIN_S)
-        if failed:
-            raise failed[0]
-        try:
-            yield box[0]
-        finally:
-            box[0].loop.call_soon_threadsafe(stop.set)
-            thread.join(WITHIN_S)
-            assert not thread.is_alive()
+    thread = threading.Thread(target=main, name="relay")
+    thread.start()
+    assert up.wait(WITHIN_S)
+    if failed:
+        raise failed[0]
+    try:
+        yield box[0]
+    finally:
+        box[0].loop.call_soon_threadsafe(stop.set)
+        thread.join(WITHIN_S)
+        assert not thread.is_alive()
 
 
 @dataclass

@@ -53,8 +53,9 @@ class Face:
 @pytest.fixture
 async def face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Face]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("relay.app.QUIET_S", 0)
-    relay = Relay(load(None, {"RELAY_SERVER__PORT": "0"}), SystemClock(), system_rng(), Metrics())
+    relay = Relay(
+        load(None, {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0"}), SystemClock(), system_rng(), Metrics()
+    )
     first = await relay.open()
     assert first.api_key is not None
     async with relay.running(), aiohttp.ClientSession() as http:

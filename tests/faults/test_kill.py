@@ -12,9 +12,7 @@ import asyncio
 import json
 import os
 import random
-import re
 import signal
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -23,8 +21,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-
-from relay.config import Server
+from relay_process import RelayProcess
 
 KILLS = int(os.environ.get("RELAY_KILLS", "6"))
 SEED = int(os.environ.get("RELAY_SEED", "1"))
@@ -32,58 +29,6 @@ USERS = ("ann", "bob", "cid", "dan", "eve")
 SENDERS = 16
 GONE = (aiohttp.ClientError, OSError)  # what a client sees of a relay that was killed
 ENVIRON = {"RELAY_LIMITS__SEND_RATE_PER_S": "100000", "RELAY_LIMITS__SEND_BURST": "100000"}
-
-
-class Relay:
-    """The process under test, on one port and one database, started again and again."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.key = ""
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port = one.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.child: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        with (self.home / "log").open("ab") as log:
-            self.child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "relay", "serve", "--port", str(self.port)),
-                cwd=self.home,
-                env=os.environ | ENVIRON,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-            )
-        assert self.child.stdout is not None
-        async with asyncio.timeout(60):
-            while True:
-                line = (await self.child.stdout.readline()).decode()
-                assert line, (self.home / "log").read_text()[-2000:]
-                if found := re.search(r"rk_\S+", line):
-                    self.key = found[0]
-                if line.startswith("Ready"):
-                    return
-
-    async def end(self, how: signal.Signals) -> int:
-        assert self.child is not None
-        child, self.child = self.child, None
-        child.send_signal(how)
-        try:
-            async with asyncio.timeout(Server().drain_s):
-                await child.communicate()
-        except TimeoutError:
-            child.kill()
-            await child.communicate()
-            raise
-        assert child.returncode is not None
-        return child.returncode
-
-    async def aclose(self) -> None:
-        """Leaves no process behind, whatever the test came to."""
-        if self.child is not None:
-            await self.end(signal.SIGKILL)
 
 
 class Ledger:
@@ -127,7 +72,7 @@ class Ledger:
 class Client:
     """Senders and devices of the relay under test."""
 
-    def __init__(self, http: aiohttp.ClientSession, relay: Relay, ledger: Ledger) -> None:
+    def __init__(self, http: aiohttp.ClientSession, relay: RelayProcess, ledger: Ledger) -> None:
         self._http, self.relay, self.ledger = http, relay, ledger
         self._tokens: dict[tuple[str, str], str] = {}
         self._cursors: dict[str, str] = {}
@@ -228,15 +173,15 @@ class Client:
 
 
 @pytest.fixture
-async def relay(tmp_path: Path) -> AsyncIterator[Relay]:
-    relay = Relay(tmp_path)
+async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
+    relay = RelayProcess(tmp_path, ENVIRON)
     await relay.start()
     yield relay
     await relay.aclose()
 
 
 @pytest.fixture
-async def client(relay: Relay, tmp_path: Path) -> AsyncIterator[Client]:
+async def client(relay: RelayProcess, tmp_path: Path) -> AsyncIterator[Client]:
     ledger = Ledger(tmp_path / "ledger")
     async with aiohttp.ClientSession() as http:
         client = Client(http, relay, ledger)
@@ -276,7 +221,9 @@ async def repeats_find_what_is_there(client: Client, stored: dict[str, dict[str,
     return kinds
 
 
-async def test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed(relay: Relay, client: Client) -> None:
+async def test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed(
+    relay: RelayProcess, client: Client
+) -> None:
     rng = random.Random(SEED)
     for round_ in range(KILLS):
         load = []
@@ -298,7 +245,7 @@ async def test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed(rel
     assert await relay.end(signal.SIGTERM) == 0
 
 
-async def test_sigterm_under_load_ends_with_0_and_what_got_a_202_is_stored(relay: Relay, client: Client) -> None:
+async def test_sigterm_under_load_ends_with_0_and_what_got_a_202_is_stored(relay: RelayProcess, client: Client) -> None:
     senders = [asyncio.create_task(client.keep_sending(str(n))) for n in range(SENDERS)]
     await client.ledger.warm.wait()
     assert await relay.end(signal.SIGTERM) == 0  # within server.drain_s
@@ -308,7 +255,7 @@ async def test_sigterm_under_load_ends_with_0_and_what_got_a_202_is_stored(relay
     assert (await client.stored()).keys() == client.ledger.read("mean").keys()
 
 
-async def test_a_second_relay_on_the_same_database_is_refused(relay: Relay, client: Client) -> None:
+async def test_a_second_relay_on_the_same_database_is_refused(relay: RelayProcess, client: Client) -> None:
     second = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "relay", "serve", "--port", "0"),

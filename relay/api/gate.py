@@ -1,0 +1,97 @@
+"""Who is still let in while the relay stops, and when the last request has been answered."""
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from typing import Any, Final
+
+from aiohttp import web
+
+from relay.api.problems import Handler
+from relay.errors import Unavailable
+
+# What is told to the end: that a message has arrived, or is not to be sent after all; and how the relay does.
+ALWAYS: Final = frozenset(
+    {("POST", "/v1/device/ack"), ("GET", "/healthz"), ("GET", "/readyz"), ("HEAD", "/readyz"), ("GET", "/metrics")}
+)
+CANCEL: Final = ("DELETE", "/v1/messages/")
+
+
+class Gate:
+    """Open, until the relay is asked to stop (safety OPS-1, OPS-2).
+
+    `leave`: all is served, but each answer is its connection's last. So a caller with requests on the way sees its
+    connection closed between two of them, and does not write the next into a connection that is just being cut.
+    `shut`: requests on connections that are left get 503 `draining`.
+    """
+
+    def __init__(self) -> None:
+        self._leaving = False
+        self._shut = False
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def leave(self) -> None:
+        self._leaving = True
+
+    def shut(self) -> None:
+        self._leaving = self._shut = True
+
+    @property
+    def busy(self) -> int:
+        """Requests under way."""
+        return self._busy
+
+    async def idle(self) -> None:
+        """Returns when no request is under way; a device's socket is one."""
+        await self._idle.wait()
+
+    @property
+    def middleware(self) -> Any:
+        @web.middleware
+        async def gated(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if self._shut and not _always(request):
+                raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+            self._busy += 1
+            self._idle.clear()
+            try:
+                answer = await handler(request)
+            finally:
+                self._busy -= 1
+                if not self._busy:
+                    self._idle.set()
+            if self._leaving and not answer.prepared:
+                answer.force_close()
+            return answer
+
+        return gated
+
+
+async def stop_listening(site: web.BaseSite, server: web.Server) -> None:
+    """Nobody new comes in; but who stands in the kernel's queue has connected, and may have sent, so is let in.
+
+    By itself the kernel would reset them.
+    """
+    listening = site._server  # noqa: SLF001 - aiohttp shows the addresses only
+    assert listening is not None
+    doors = [socket.socket(fileno=os.dup(one.fileno())) for one in listening.sockets]  # type: ignore[attr-defined]
+    await site.stop()
+    last: list[socket.socket] = []
+    for door in doors:
+        door.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                last.append(door.accept()[0])
+        door.close()
+    loop = asyncio.get_running_loop()
+    for one in last:
+        one.setblocking(False)
+        with suppress(OSError):  # gone meanwhile
+            await loop.connect_accepted_socket(server, one)
+
+
+def _always(request: web.Request) -> bool:
+    method, prefix = CANCEL
+    return (request.method, request.path) in ALWAYS or (request.method == method and request.path.startswith(prefix))
