@@ -22,7 +22,7 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.page import Snapshot, tail_same
 from relay.inbox.reports import RELEASED_FALLBACK, RELEASED_HELD, tell_device
 from relay.inbox.rules import Evidence, Judgement, Reason, Verdict, View
-from relay.model import Device, DeviceKey, DeviceState, Kind
+from relay.model import Device, DeviceKey, DeviceState, EntryState, Kind
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
@@ -257,10 +257,11 @@ def _release(locked: Locked, device: Device) -> int:
     entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, [seq for seq, _, _ in held])}
     for seq, why, _ in held[:RELEASES_MAX]:
         entry = entries.get(seq)
-        if entry is None or not entry.live(locked.now_ms):
+        if entry is None or entry.state is not EntryState.LIVE:
             done.append(seq)
             continue
-        if rules.view(entry, device) is not View.FULL:
+        # One that is over but not yet swept keeps its row: without it the sweep would take the delivery for acked.
+        if not entry.live(locked.now_ms) or rules.view(entry, device) is not View.FULL:
             continue
         was_fallback = why == "fallback"
         rows.append(

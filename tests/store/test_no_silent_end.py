@@ -37,7 +37,7 @@ async def inbox(engine: Engine, clock: Any) -> InboxService:
     )
 
 
-def send(number: int, *, ttl_s: int = 3600) -> Send:
+def send(number: int, *, ttl_s: int = 3600, min_schema: int | None = None) -> Send:
     return Send(
         app_id="shop",
         message_id=f"01900000-0000-7000-8000-{number:012d}",
@@ -50,6 +50,7 @@ def send(number: int, *, ttl_s: int = 3600) -> Send:
         body="1",
         h="00",
         ttl_s=ttl_s,
+        min_schema=min_schema,
     )
 
 
@@ -80,6 +81,23 @@ async def test_an_ack_that_passes_a_message_between_its_expiry_and_the_sweep_hid
     await inbox.expire()
 
     assert await ends(inbox) == [("phone", "delivery.expired"), ("tablet", "delivery.expired")]
+
+
+async def test_a_handshake_between_the_expiry_of_a_held_message_and_the_sweep_hides_no_end(
+    inbox: InboxService, clock: Any
+) -> None:
+    await inbox.register(Registration(device=PHONE))
+    await inbox.accept(send(3, ttl_s=20, min_schema=7))
+    welcome = await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s", schema=6))
+    reading = await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=10)
+    assert reading.batch is not None
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(reading.batch.cursor, PHONE)))
+    clock.forward(s=21)
+    await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s", cursor=reading.batch.cursor))
+
+    await inbox.expire()
+
+    assert await ends(inbox) == [("phone", "delivery.expired")]
 
 
 async def test_a_first_handshake_above_the_floor_counts_what_was_below_as_passed_and_told(
