@@ -26,10 +26,10 @@ from relay.api.system import Readiness, SystemApi, documents
 from relay.api.watch import CredentialWatch
 from relay.api.webhooks import WebhookApi
 from relay.bus.local import LocalBus
-from relay.clock import Clock
+from relay.clock import Clock, StoreClock
 from relay.config import Settings
 from relay.drain import timeline
-from relay.errors import ConfigError, FieldError
+from relay.errors import ConfigError, FieldError, Unavailable
 from relay.ids import Rng, random_hex
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.service import InboxService
@@ -45,12 +45,12 @@ from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
-from relay.store import meta
+from relay.store import meta, rollback
 from relay.store import queue as job_rows
 from relay.store.engine import Engine, SqliteEngine, wal_reset_affected
-from relay.store.events import NewEvent, derived_id, emit
 from relay.store.migrate import migrate
 from relay.store.postgres import PostgresEngine
+from relay.store.postgres_session import Server
 from relay.store.vault import Vault, address_place, give_keys
 from relay.telemetry import Metrics
 from relay.webhooks.service import WebhookService
@@ -59,6 +59,7 @@ from relay.webhooks.worker import Pace, WebhookWorker, posting
 log = structlog.get_logger("relay.app")
 
 DEFAULT_APP = "default"
+STORE_TRIES = 60  # one a second
 LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
 
@@ -74,7 +75,14 @@ def open_engine(settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) ->
             watch=metrics,
             unsafe_storage=settings.store.unsafe_storage,
         )
-    return PostgresEngine(settings.store.url.reveal(), clock, rng, workers=settings.store.workers, watch=metrics)
+    return PostgresEngine(
+        settings.store.url.reveal(),
+        clock,
+        rng,
+        workers=settings.store.workers,
+        watch=metrics,
+        unsafe_storage=settings.store.unsafe_storage,
+    )
 
 
 def open_ring(settings: Settings, rng: Rng, *, store_is_new: bool) -> KeyRing:
@@ -97,12 +105,12 @@ class Relay:
 
     def __init__(self, settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) -> None:
         self.settings = settings
-        self.clock = clock
+        # Relays that share a store share its clock.
+        self.clock = clock if settings.sqlite_path() is not None else StoreClock(clock)
         self.rng = rng
         self.metrics = metrics
         self.node_id = f"n{random_hex(rng, bits=64)}"
         self.port = settings.server.port
-        self._boot_ms = clock.now_ms()
         self._stages = timeline(drain_s=settings.server.drain_s, quiet_s=settings.server.quiet_s)
 
     # --- building ---
@@ -115,10 +123,12 @@ class Relay:
         if new_file and path is not None and not path.parent.is_dir():
             raise ConfigError([f"store.url: the folder {path.parent} does not exist."])
         self.engine = open_engine(settings, clock, rng, self.metrics)
-        was = await self.engine.write(migrate)
-        self.ring = open_ring(settings, rng, store_is_new=was is None)
+        await self._reach_store()
+        self._boot_ms = clock.now_ms()  # the store's
+        await self.engine.write(migrate)
+        self.ring = open_ring(settings, rng, store_is_new=await self.engine.read(meta.is_new))
         await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
-        await self._check_witness(path)
+        await self._check_history(path or settings.keys.file)
         policy = settings.policy()
         newest, cursor_keys = self.ring.cursor_keys()
         self._secrets = await self._apps()
@@ -214,39 +224,41 @@ class Relay:
             witness=self._witness,
             dormant_ms=policy.dormant_ms,
             prune_events=self.webhooks.tidy,
+            was_set_back=self._was_set_back,
         )
         self.readiness = Readiness(self.engine, clock)
         self.gate = Gate()
         self.web = self._web(policy)
         return await self._first_start()
 
-    async def _check_witness(self, path: Path | None) -> None:
-        """A store that is behind its witness was set back: its numbers must not be trusted any more (protocol §4)."""
-        self._witness = None if path is None else meta.WitnessFile(path.with_name(path.name + ".witness"))
-        if self._witness is None:
-            return
+    async def _reach_store(self) -> None:
+        """A PostgreSQL that starts beside us may take a while. Raises ConfigError, Unavailable."""
+        left = STORE_TRIES
+        while isinstance(self.engine, PostgresEngine):
+            try:
+                await self.engine.begin()
+                break
+            except Unavailable as problem:
+                left -= 1
+                if not left:
+                    raise
+                log.warning("store.awaited", code=problem.code)
+                await self.clock.sleep(1)
+
+    async def _check_history(self, path: Path) -> None:
+        """A store that was set back must not be trusted with its numbers any more (protocol §4)."""
+        self._witness = meta.WitnessFile(path.with_name(path.name + ".witness"))
         seen = self._witness.read()
+        if await self.engine.write(lambda conn, now_ms: self._was_set_back(conn, now_ms, seen)):
+            log.warning("store.rolled_back")
+        if isinstance(self.engine, PostgresEngine):
+            await self.engine.watch_server(self._met_server)
 
-        def work(conn: Any, now_ms: int) -> str | None:
-            if not meta.behind(conn, seen):
-                return None
-            old, new = meta.begin_epoch(conn, now_ms, self.rng)
-            for app_id in app_rows.apps(conn):
-                emit(
-                    conn,
-                    now_ms,
-                    [
-                        NewEvent(
-                            app_id=app_id,
-                            event_id=derived_id("evt_", "store.rolled_back", app_id, new),
-                            type="store.rolled_back",
-                            data={"old_epoch": old, "new_epoch": new},
-                        )
-                    ],
-                )
-            return new
+    def _was_set_back(self, conn: Any, now_ms: int, seen: meta.Witness | None) -> bool:
+        return rollback.check_witness(conn, now_ms, self.rng, seen)
 
-        if await self.engine.write(work) is not None:
+    def _met_server(self, conn: Any, now_ms: int, server: Server) -> None:
+        if rollback.check_server(conn, now_ms, self.rng, mark=server.mark, durability=server.durability):
             log.warning("store.rolled_back")
 
     async def _apps(self) -> dict[str, bytes]:
@@ -316,6 +328,7 @@ class Relay:
             ),
             webhooks=WebhookApi(webhooks=self.webhooks),
             system=SystemApi(
+                engine=self.engine,
                 readiness=self.readiness,
                 metrics=self.metrics,
                 auth=self.auth,

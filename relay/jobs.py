@@ -36,12 +36,28 @@ class Chores:
     witness: meta.WitnessFile | None
     dormant_ms: int
     prune_events: Callable[[], Awaitable[object]]
+    was_set_back: Callable[[Conn, int, meta.Witness | None], bool] = lambda conn, now_ms, seen: False
+    _seen: meta.Witness | None = None
 
     async def tick(self) -> None:
-        """The store's clockwork, and the witness that remembers how far it had come."""
-        witness = await self.engine.write(lambda conn, now_ms: meta.tick(conn, now_ms, self.node_id))
+        """The store's clockwork, and the witness that remembers how far it had come.
+
+        A store that is behind what this very process has seen was set back under it: by a failover, say.
+        """
+
+        def work(conn: Conn, now_ms: int) -> tuple[bool, meta.Witness]:
+            set_back = self.was_set_back(conn, now_ms, self._seen)
+            return set_back, meta.tick(conn, now_ms, self.node_id)
+
+        set_back, seen = await self.engine.write(work)
+        self._seen = seen
+        if set_back:
+            log.warning("store.rolled_back")
         if self.witness is not None:
-            self.witness.write(witness)
+            try:
+                self.witness.write(seen)
+            except OSError as error:  # no reason to stop: the store itself is well
+                log.warning("store.witness_not_written", reason=error.strerror)
 
     async def expire(self) -> None:
         for _ in range(SWEEPS_MAX):

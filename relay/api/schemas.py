@@ -497,3 +497,5 @@ class TestEventOut(Out):
 
 class HealthOut(Out):
     status: str
+    durability: Literal["single-node", "sync-replica", "async-replica"]
+    unsafe_storage: list[str]

@@ -30,7 +30,7 @@ class Readiness:
         self.draining = False
 
     async def ready(self) -> bool:
-        if self.draining or self._engine.failed:
+        if self.draining or self._engine.failed or not self._engine.trusted:
             return False
         if self._clock.monotonic_ms() - self._probed_ms < PROBE_MS:
             return True
@@ -47,6 +47,7 @@ class Readiness:
 class SystemApi:
     """Handlers that answer by themselves."""
 
+    engine: Engine
     readiness: Readiness
     metrics: Metrics
     auth: Authenticator
@@ -55,12 +56,15 @@ class SystemApi:
     page: str
 
     async def healthz(self, request: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        return _json({"status": "ok", **self._store()})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        if await self.readiness.ready():
-            return _json({"status": "ready"})
-        return _json({"status": "not ready"}, status=503)
+        ready = await self.readiness.ready()
+        return _json({"status": "ready" if ready else "not ready", **self._store()}, status=200 if ready else 503)
+
+    def _store(self) -> dict[str, Any]:
+        """Where what was accepted is, and why it might be lost there (safety DUR-5)."""
+        return {"durability": self.engine.durability, "unsafe_storage": self.engine.dangers}
 
     async def metrics_page(self, request: web.Request) -> web.Response:
         if network_of(request.remote) not in LOOPBACK:

@@ -5,13 +5,14 @@ from importlib.metadata import version
 
 import click
 
-from relay.errors import ConfigError
+from relay.errors import ConfigError, Unavailable
 
 EX_CONFIG = 78  # of sysexits.h: something in the configuration must be mended first
+EX_UNAVAILABLE = 69  # of sysexits.h: the store is away; try again
 
 
 class Relay(click.Group):
-    """Prints every configuration mistake the same way, and ends with 78."""
+    """Prints every configuration mistake the same way, and ends with 78; with 69 if the store is away."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -21,6 +22,9 @@ class Relay(click.Group):
             for mistake in error.mistakes:
                 click.echo(f"  - {mistake}", err=True)
             sys.exit(EX_CONFIG)
+        except Unavailable as problem:
+            click.echo(f"{problem.detail} ({problem.__cause__ or problem.code})", err=True)
+            sys.exit(EX_UNAVAILABLE)
 
 
 @click.group(cls=Relay, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -13,10 +13,13 @@ from relay.app import Relay, build_accounts, open_engine
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import SystemClock
 from relay.config import Settings
+from relay.errors import ConfigError
 from relay.ids import system_rng
 from relay.keys import KeyRing
 from relay.store.migrate import HEAD, revision
 from relay.store.migrate import migrate as migrate_store
+from relay.store.postgres import PostgresEngine
+from relay.store.postgres_session import driver
 from relay.telemetry import Metrics, setup_logging
 
 log = structlog.get_logger("relay.app")
@@ -107,7 +110,8 @@ async def _until(told: asyncio.Event, relay: Relay) -> int:
 
 @click.command()
 @config_option
-def check(config: Path | None) -> None:
+@click.option("--store", "ask", is_flag=True, help="Ask the PostgreSQL server as well: can it keep what it confirms?")
+def check(config: Path | None, ask: bool) -> None:
     """Read the configuration, and say all that is wrong with it; nothing is started or changed."""
     settings = settings_from(config)
     clock = SystemClock()
@@ -115,7 +119,11 @@ def check(config: Path | None) -> None:
     async def look() -> int:
         accounts = build_accounts(settings, clock)
         path = settings.sqlite_path()
-        click.echo(f"store     {path}" if path is not None else "store     postgresql")
+        if path is not None:
+            click.echo(f"store     {path}")
+        else:
+            driver()
+            click.echo(f"store     postgresql{await _asked(settings) if ask else ''}")
         if settings.keys.file.exists():
             KeyRing.load(settings.keys.file)
             click.echo(f"keys      {settings.keys.file}")
@@ -132,6 +140,18 @@ def check(config: Path | None) -> None:
     sys.exit(run(look()))
 
 
+async def _asked(settings: Settings) -> str:
+    """What the PostgreSQL server says of itself. Raises ConfigError if it can't be trusted."""
+    engine = PostgresEngine(settings.store.url.reveal(), SystemClock(), system_rng(), workers=1)
+    try:
+        await engine.begin()
+        if engine.dangers and not settings.store.unsafe_storage:
+            raise ConfigError([f"store: {one}; mend it, or set store.unsafe_storage." for one in engine.dangers])
+        return f", {engine.durability}{''.join(f'; unsafe: {one}' for one in engine.dangers)}"
+    finally:
+        await engine.close()
+
+
 @click.command()
 @config_option
 def migrate(config: Path | None) -> None:
@@ -141,6 +161,8 @@ def migrate(config: Path | None) -> None:
     async def work() -> int:
         engine = open_engine(settings, SystemClock(), system_rng(), Metrics())
         try:
+            if isinstance(engine, PostgresEngine):
+                await engine.begin()
             was = await engine.write(migrate_store)
             now = await engine.read(lambda conn, _: revision(conn))
         finally:

@@ -85,6 +85,21 @@ class Engine(Protocol):
         """True after a storage error that only a restart can mend (safety DUR-8)."""
         ...
 
+    @property
+    def durability(self) -> str:
+        """Where a committed transaction is: `single-node`, `sync-replica` or `async-replica`."""
+        ...
+
+    @property
+    def dangers(self) -> tuple[str, ...]:
+        """Why what was committed may be lost all the same, in words for an operator; empty if it can't."""
+        ...
+
+    @property
+    def trusted(self) -> bool:
+        """Whether messages may be taken: there are no dangers, or the operator accepts them."""
+        ...
+
 
 @dataclass(slots=True)
 class Job:
@@ -241,6 +256,10 @@ def is_storage_error(error: BaseException) -> bool:
 
 class SqliteEngine:
     """SQLite in WAL mode with FULL syncs: one writer thread, group commit; readers beside it."""
+
+    durability = "single-node"
+    dangers: tuple[str, ...] = ()  # none: what could be one is refused at the start
+    trusted = True
 
     def __init__(
         self,
@@ -431,6 +450,9 @@ class InlineEngine:
     conn: Connection = field(default_factory=lambda: _connection(_open(":memory:", read_only=False)))
     after_write: Callable[[Connection], None] | None = None
     failed: bool = False
+    durability: str = "single-node"
+    dangers: tuple[str, ...] = ()
+    trusted: bool = True
 
     async def write(self, work: Work[T]) -> T:
         return cast(T, self._run(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future())))

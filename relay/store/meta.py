@@ -33,6 +33,12 @@ def prepare(conn: Connection, now_ms: int, rng: random.Random) -> None:
     )
 
 
+def is_new(conn: Connection, now_ms: int) -> bool:
+    """Whether nothing has been kept here yet: there are at most empty tables."""
+    del now_ms
+    return conn.execute(select(store_meta.c.id)).first() is None
+
+
 def pruning_frozen_until_ms(conn: Connection) -> int:
     return int(conn.execute(select(store_meta.c.pruning_frozen_until_ms)).scalar_one())
 
@@ -65,7 +71,7 @@ class Witness(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class WitnessFile:
-    """A small file beside the store's, but outside it: a copied-back database doesn't bring its witness along."""
+    """A small file outside the store: a database that was set back doesn't bring its witness along."""
 
     path: Path
 

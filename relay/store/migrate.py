@@ -5,8 +5,10 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, text
 
 from relay.errors import ConfigError
+from relay.store.sql import is_sqlite
 
 HEAD = "0001"  # the newest step under migrations/versions
+LOCK = 0x72656C6179  # "relay": the number of the lock under which a PostgreSQL database is migrated
 HERE = Path(__file__).parent / "migrations"
 
 
@@ -23,6 +25,8 @@ def migrate(conn: Connection, now_ms: int) -> str | None:
     Raises ConfigError for a database that a newer relay has written.
     """
     del now_ms
+    if not is_sqlite(conn):
+        _alone(conn)
     at = revision(conn)
     if at == HEAD:
         return at
@@ -41,3 +45,10 @@ def migrate(conn: Connection, now_ms: int) -> str | None:
     config.attributes["connection"] = conn
     alembic.command.upgrade(config, HEAD)
     return at
+
+
+def _alone(conn: Connection) -> None:
+    """Several relays may start at once: one migrates, the others wait for it. No statement is cut in the middle."""
+    conn.execute(text("SET LOCAL lock_timeout = '25s'"))
+    conn.execute(text("SET LOCAL statement_timeout = 0"))
+    conn.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

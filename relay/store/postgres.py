@@ -60,7 +60,7 @@ OnServer = Callable[[Any, int, Server], None]  # a store function that is told o
 class PostgresEngine:
     """PostgreSQL through asyncpg; `workers` writing transactions at a time, as many reading ones beside them.
 
-    Without `begin` it is usable, but asks nothing of the server: neither is its safety known, nor its time.
+    Usable at once; `begin` has it follow the server's clock and safety as well.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class PostgresEngine:
         self._told: set[int] = set()  # pids of connections whose server sent a warning
         self._server: Server | None = None
         self._on_server: OnServer | None = None
-        self._met: str | None = None  # the mark of the server that `_on_server` was told of
+        self._met: object = None  # what `_on_server` was told of last
         self._meeting = asyncio.Lock()
         self.failed = False  # a server that failed recovers by itself; we only wait for it
 
@@ -128,13 +128,11 @@ class PostgresEngine:
         """Whether messages may be taken: no dangers, or the operator accepts them."""
         return self._unsafe_storage or not self.dangers
 
-    async def begin(self, on_server: OnServer) -> None:
+    async def begin(self) -> None:
         """Looks at the server, and goes on looking at it and at its clock.
 
-        `on_server` runs in a transaction of its own before anything else runs on a server with another mark.
         Raises ConfigError for a server that won't have us, Unavailable for one that can't be reached.
         """
-        self._on_server = on_server
         try:
             async with self._connection() as conn:
                 await self._read_clock(conn)
@@ -143,6 +141,12 @@ class PostgresEngine:
         for danger in self.dangers:
             log.warning("store.unsafe", danger=danger)
         self._follower = asyncio.create_task(self._follow(), name="store-clock")
+
+    async def watch_server(self, on_server: OnServer) -> None:
+        """Runs `on_server` now, and later in a transaction of its own before anything else is done on another server."""
+        self._on_server = on_server
+        async with self._connection():
+            pass
 
     async def _follow(self) -> None:
         """The store's clock decides (safety DUR-15): it is read once a second, and extrapolated between."""
@@ -202,18 +206,17 @@ class PostgresEngine:
                     await conn.invalidate()
 
     async def _meet(self, conn: AsyncConnection) -> None:
-        on_server = self._on_server
-        if on_server is None or self._server is None or self._server.mark == self._met:
+        on_server, server = self._on_server, self._server
+        if on_server is None or server is None or _history(server) == self._met:
             return
         async with self._meeting:
-            server = self._server
-            if server.mark == self._met:
+            if _history(server) == self._met:
                 return
             connection = await _driver_of(conn)
             await connection.execute("BEGIN")
             await conn.run_sync(lambda sync: on_server(sync, self._clock.now_ms(), server))
             await connection.execute(_COMMIT)
-            self._met = server.mark
+            self._met = _history(server)
 
     def _ping_if_idle(self, dbapi: Any, record: Any, _: Any) -> None:
         if dbapi.driver_connection.is_closed():
@@ -392,6 +395,10 @@ class CommitUnknown(_Weather):
         super().__init__(
             "The store's answer to COMMIT was lost; repeat with the same key.", code="commit_unknown", retry_after_s=1
         )
+
+
+def _history(server: Server) -> tuple[str, str]:
+    return server.mark, server.durability
 
 
 async def _driver_of(conn: AsyncConnection) -> Any:

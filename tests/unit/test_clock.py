@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.clock import STEP_LASTS_MS, STEP_MS_MAX, GuardedWall, rfc3339
+from relay.clock import STEP_LASTS_MS, STEP_MS_MAX, GuardedWall, StoreClock, rfc3339
 
 START_MS = 1_764_000_000_000
 DAY_MS = 86_400_000
@@ -61,3 +61,60 @@ def test_a_jump_from_a_jump_begins_to_last_anew() -> None:
 def test_times_are_printed_in_utc_with_milliseconds() -> None:
     assert rfc3339(1_777_799_564_018) == "2026-05-03T09:12:44.018Z"
     assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
+
+
+class TestStoreClock:
+    """The clock of a store that several relays share."""
+
+    class Own:
+        def __init__(self) -> None:
+            self.wall_ms, self.mono_ms = 1_000_000, 5_000
+
+        def now_ms(self) -> int:
+            return self.wall_ms
+
+        def monotonic_ms(self) -> int:
+            return self.mono_ms
+
+        async def sleep(self, seconds: float) -> None:
+            raise AssertionError
+
+    def test_it_is_our_own_until_it_was_read_once(self) -> None:
+        own = self.Own()
+        assert StoreClock(own).now_ms() == own.wall_ms
+
+    def test_it_goes_on_at_our_pace_whatever_our_wall_clock_says(self) -> None:
+        own = self.Own()
+        clock = StoreClock(own)
+        clock.follow(9_000_000, asked_ms=own.mono_ms)
+        own.mono_ms += 300
+        own.wall_ms = 0
+        assert clock.now_ms() == 9_000_300
+
+    def test_a_reading_counts_for_the_middle_of_its_round_trip(self) -> None:
+        own = self.Own()
+        clock = StoreClock(own)
+        asked_ms, own.mono_ms = own.mono_ms, own.mono_ms + 100
+        clock.follow(9_000_000, asked_ms=asked_ms)
+        assert clock.now_ms() == 9_000_050
+
+    def test_a_slow_reading_changes_nothing(self) -> None:
+        own = self.Own()
+        clock = StoreClock(own)
+        clock.follow(9_000_000, asked_ms=own.mono_ms)
+        asked_ms, own.mono_ms = own.mono_ms, own.mono_ms + 1_001
+        clock.follow(9_030_000, asked_ms=asked_ms)
+        assert clock.now_ms() == 9_001_001
+
+    def test_a_step_of_the_stores_clock_is_believed_after_15_minutes(self) -> None:
+        """A failover to a server whose clock is wrong expires nothing."""
+        own = self.Own()
+        clock = StoreClock(own)
+        clock.follow(9_000_000, asked_ms=own.mono_ms)
+        assert clock.now_ms() == 9_000_000
+        for _ in range(15):
+            clock.follow(90_000_000 + own.mono_ms, asked_ms=own.mono_ms)
+            assert clock.now_ms() == 9_000_000 + own.mono_ms - 5_000
+            own.mono_ms += 60_000
+        clock.follow(90_000_000 + own.mono_ms, asked_ms=own.mono_ms)
+        assert clock.now_ms() == 90_000_000 + own.mono_ms

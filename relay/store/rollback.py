@@ -1,0 +1,69 @@
+"""Whether the store was set back, by what the witness and the server say; and what follows from it (protocol §4).
+
+A store that was set back hands out numbers again that a device has already seen with other contents: a new epoch voids
+every cursor made before.
+"""
+
+import random
+
+from sqlalchemy import Connection, select, update
+
+from relay.store import apps, meta
+from relay.store.events import NewEvent, derived_id, emit
+from relay.store.meta import Witness
+from relay.store.schema import store_meta
+
+# Several relays may ask at once: the first to hold the row decides, the others find what it did.
+_row = select(store_meta.c.timeline_mark).where(store_meta.c.id == 1).with_for_update()
+
+
+def check_witness(conn: Connection, now_ms: int, rng: random.Random, witness: Witness | None) -> bool:
+    """Begins a new epoch if the store is behind what it was seen at; gives whether it did."""
+    conn.execute(_row)
+    if not meta.behind(conn, witness):
+        return False
+    _set_back(conn, now_ms, rng)
+    return True
+
+
+def check_server(conn: Connection, now_ms: int, rng: random.Random, *, mark: str, durability: str) -> bool:
+    """Begins a new epoch if this server's history is not the one that was seen before; gives whether it did.
+
+    `mark` is "SYSTEM/TIMELINE", with empty parts for what the role may not read. A promotion loses nothing if every
+    COMMIT waited for the replica when the server was last seen; another system is never the same store.
+    """
+    row = conn.execute(_row).one_or_none()
+    if row is None:  # made by this very start
+        return False
+    lost = row.timeline_mark is not None and _is_other(row.timeline_mark, mark)
+    seen = f"{mark}/{durability}"
+    if seen != row.timeline_mark:
+        conn.execute(update(store_meta).values(timeline_mark=seen))
+    if lost:
+        _set_back(conn, now_ms, rng)
+    return lost
+
+
+def _is_other(before: str, mark: str) -> bool:
+    system, timeline, durability = before.split("/")
+    system_now, timeline_now = mark.split("/")
+    if system and system_now and system != system_now:
+        return True
+    return bool(timeline and timeline_now) and timeline != timeline_now and durability != "sync-replica"
+
+
+def _set_back(conn: Connection, now_ms: int, rng: random.Random) -> None:
+    old, new = meta.begin_epoch(conn, now_ms, rng)
+    emit(
+        conn,
+        now_ms,
+        [
+            NewEvent(
+                app_id=app_id,
+                event_id=derived_id("evt_", "store.rolled_back", app_id, new),
+                type="store.rolled_back",
+                data={"old_epoch": old, "new_epoch": new},
+            )
+            for app_id in apps.apps(conn)
+        ],
+    )
