@@ -1,0 +1,227 @@
+"""The backends of apps: they send until they get a 2xx, take messages back, and hear what became of them."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from relay import ids
+from relay.api.backend import Sends
+from relay.api.schemas import SendBody
+from relay.errors import Conflict, CursorRefused, Missing, Problem
+from relay.model import Policy
+from relay.webhooks.worker import Answer, PostFailed
+
+from .client import Broken
+from .loop import now_s, sleep
+from .net import Lost
+from .node import APP_SECRET, Node
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+@dataclass(slots=True)
+class Sent:
+    """One message of a backend, from its making to its end."""
+
+    key: str
+    raw: dict[str, Any]
+    users: tuple[str, ...]
+    ttl_s: int
+    id: str | None = None  # set by the first 2xx
+    accepted_ms: int = 0
+
+
+@dataclass(slots=True)
+class Heard:
+    """An event that reached the backend."""
+
+    type: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class Backend:
+    """One app's backend."""
+
+    world: "World"
+    app_id: str
+    users: tuple[str, ...]
+    sent: dict[str, Sent] = field(default_factory=dict)  # by key
+    by_id: dict[str, Sent] = field(default_factory=dict)
+    heard: dict[str, Heard] = field(default_factory=dict)  # by webhook
+    pulled: dict[str, str] = field(default_factory=dict)  # id -> type
+    cursor: str | None = None
+    down: bool = False  # its webhook receiver
+    secret: bytes = b""
+    numbers: list[int] = field(default_factory=list)
+    open: int = 0
+
+    # --- sending ---
+
+    async def run(self, stop: asyncio.Event) -> None:
+        draws = self.world.draws.stream(f"backend/{self.app_id}")
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                await sleep(draws.after_s(self.world.scenario.send_s))
+                if stop.is_set():
+                    return
+                sent = self._made()
+                self.sent[sent.key] = sent
+                group.create_task(self.deliver(sent), name=f"send {sent.key}")
+                if draws.chance(0.05) and self.by_id:
+                    await self._cancel(draws.pick(list(self.by_id.values())))
+
+    def _made(self) -> Sent:
+        draws = self.world.draws.stream(f"message/{self.app_id}")
+        rng = self.world.draws.ids(f"key/{self.app_id}/{len(self.sent)}")
+        uuid_key = draws.chance(0.5)
+        key = (
+            ids.message_id(self.world.wall.true_ms(), rng.getrandbits(ids.TAG_BITS))
+            if uuid_key
+            else f"k{len(self.sent)}"
+        )
+        users = tuple(dict.fromkeys(draws.pick(self.users) for _ in range(draws.pick((1, 1, 1, 1, 2, 4)))))
+        schema = draws.pick((1, 1, 1, 1, 2, 3, 5))
+        sender = draws.pick((None, None, draws.pick(self.users)))
+        reach = sorted({*users, *([sender] if sender else [])})
+        body = {"for": reach, "schema": schema, "n": len(self.sent), "hush": f"hush-{len(self.sent)}"}
+        raw: dict[str, Any] = {"to": {"users": list(users)}, "body": body}
+        if schema > 1:
+            raw["min_schema"] = schema
+            if draws.chance(0.5):
+                raw["fallback"] = {**body, "schema": 1}
+        if draws.chance(0.7):
+            raw["push"] = {"title": "hush-title"}
+        if draws.chance(0.15):
+            raw["collapse_key"] = draws.pick(("a", "b"))
+        if draws.chance(0.1):
+            raw["scope"] = draws.pick(({"devices": ["d0"]}, {"first_ack_wins": True}, {"exclude_devices": ["d1"]}))
+        if sender:
+            raw["sender"] = {"user": sender, "device": "d0"}
+        if draws.chance(0.3):
+            raw["conversation"] = {"type": "direct", "id": draws.pick(("c1", "c2"))}
+        ttl_s = draws.pick((604_800, 604_800, 604_800, 3600, 300, 20))
+        raw["ttl_s"] = ttl_s
+        return Sent(key, raw, users, ttl_s)
+
+    async def deliver(self, sent: Sent) -> None:
+        """Until there is a 2xx: the same key each time."""
+        failures = 0
+        self.open += 1
+        try:
+            while True:
+                try:
+                    accepted = await self.world.call(lambda node: _accept(node, self, sent))
+                except (Lost, Problem) as error:
+                    if isinstance(error, Problem) and not error.retryable:
+                        raise Broken(f"a send was refused for good: {error.code} {error.detail}") from error
+                    failures = min(6, failures + 1)
+                    await sleep(self.world.draws.stream("backoff").between(0.5, 2**failures))
+                    continue
+                break
+        finally:
+            self.open -= 1
+        if sent.id is not None and accepted.message_id != sent.id and sent.accepted_ms:
+            raise Broken(f"I37: key {sent.key} had id {sent.id}, now {accepted.message_id}")
+        sent.id, sent.accepted_ms = accepted.message_id, accepted.accepted_ms
+        self.by_id[sent.id] = sent
+        self.world.story.tell("accepted", self.app_id, sent.id, *sent.users, "replay" if accepted.replay else "new")
+
+    async def _cancel(self, sent: Sent) -> None:
+        assert sent.id is not None
+        try:
+            word = await self.world.call(lambda node: node.inbox.cancel(self.app_id, sent.id or ""))
+            self.world.story.tell("cancel", sent.id, word)
+        except (Lost, Conflict, Missing):
+            return
+        except Problem as problem:
+            if not problem.retryable:
+                raise
+
+    def set_back(self) -> None:
+        """The relay lost its last messages, and said so: they are sent again, with their keys."""
+        kept = {row[0] for row in self.world.store.raw.execute("SELECT message_id FROM message")}
+        for id_, sent in list(self.by_id.items()):
+            if id_ not in kept:
+                del self.by_id[id_]
+                if not ids.uuid7_ms(sent.key):
+                    sent.id, sent.accepted_ms = None, 0  # only its tag is the same
+                self.world.later(self.deliver(sent), f"send again {sent.key}")
+        self.heard.clear()  # a fact that was lost with its event is told anew, under the same id
+        self.pulled.clear()
+        self.numbers.clear()
+        self.cursor = None
+
+    # --- hearing, by webhook ---
+
+    async def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
+        faults, draws = self.world.faults, self.world.draws.stream(f"receiver/{self.app_id}")
+        slow = faults.strikes("receiver_slow")
+        await sleep(draws.between(5, 30) if slow else draws.between(0.01, 0.3))
+        if self.down:
+            raise PostFailed("connect_failed")
+        id_ = self._verified(headers, body)
+        if faults.strikes("receiver_5xx"):
+            return Answer(status=500)
+        known = self.heard.setdefault(id_, Heard(json.loads(body)["type"], body))
+        if json.loads(known.body)["data"] != json.loads(body)["data"]:
+            raise Broken(f"I16: event {id_} changed between two attempts")
+        if faults.strikes("receiver_lost"):
+            raise PostFailed("timeout")
+        return Answer(status=204)
+
+    def _verified(self, headers: Mapping[str, str], body: bytes) -> str:
+        """Standard Webhooks, by hand: the signature is over id, time and the bytes of the body."""
+        id_, at = headers["webhook-id"], headers["webhook-timestamp"]
+        mac = hmac.digest(self.secret, f"{id_}.{at}.".encode() + body, hashlib.sha256)
+        if f"v1,{base64.b64encode(mac).decode()}" not in headers["webhook-signature"].split(" "):
+            raise Broken(f"I16: the signature of {id_} does not fit")
+        return id_
+
+    # --- hearing, by pull ---
+
+    async def pull(self) -> None:
+        """Everything new since the last time."""
+        more = True
+        while more:
+            try:
+                page = await self.world.call(lambda node: node.webhooks.events(self.app_id, cursor=self.cursor))
+            except CursorRefused as refused:
+                self.cursor = refused.extra["resync"]["cursor"]
+                continue
+            for event in page.events:
+                if event.id in self.pulled:
+                    raise Broken(f"event {event.id} was pulled twice")
+                self.pulled[event.id] = event.type
+                self.numbers.append(event.sequence)
+            self.cursor, more = page.cursor, page.more
+        if self.numbers != sorted(self.numbers):
+            raise Broken("events were pulled out of order")
+
+
+async def _accept(node: Node, backend: Backend, sent: Sent) -> Any:
+    sends = Sends(
+        clock=node.clock,
+        rng=node.inbox.rng,
+        policy_of=lambda _: Policy(),
+        id_secret=lambda _: APP_SECRET,
+        check_push=lambda *_: [],
+    )
+    raw = sent.raw if sent.id is None else {**sent.raw, "id": sent.id}
+    send = sends.send(backend.app_id, SendBody.model_validate(raw), raw, sent.key)
+    return await node.inbox.accept(send)
+
+
+async def until_quiet(backends: list[Backend], limit_s: float) -> None:
+    """Waits until every send has its 2xx."""
+    end_s = now_s() + limit_s
+    while any(one.open for one in backends):
+        if now_s() > end_s:
+            raise Broken("a send got no 2xx though everything was healed")
+        await sleep(1)

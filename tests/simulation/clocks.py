@@ -1,0 +1,37 @@
+"""The machine's clocks as a node sees them: one that never steps, and a wall clock that may."""
+
+from relay.clock import GuardedWall
+
+from .loop import now_s, sleep
+
+START_MS = 1_764_000_000_000
+
+
+class Wall:
+    """The true time, and how far the machine's wall clock is off."""
+
+    def __init__(self) -> None:
+        self.off_ms = 0
+
+    def true_ms(self) -> int:
+        return START_MS + round(now_s() * 1000)
+
+    def read_ms(self) -> int:
+        return self.true_ms() + self.off_ms
+
+
+class NodeClock:
+    """`relay.clock.SystemClock` on virtual clocks."""
+
+    def __init__(self, wall: Wall) -> None:
+        self._wall = wall
+        self._guarded = GuardedWall()
+
+    def now_ms(self) -> int:
+        return self._guarded.read(wall_ms=self._wall.read_ms(), monotonic_ms=self.monotonic_ms())
+
+    def monotonic_ms(self) -> int:
+        return round(now_s() * 1000)
+
+    async def sleep(self, seconds: float) -> None:
+        await sleep(seconds)

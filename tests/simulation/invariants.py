@@ -1,0 +1,229 @@
+"""The referee: reads the rows after every commit, and everything at the end, and says what must not be (protocol §17).
+
+It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from relay.model import DeviceKey
+
+from .client import FULL, Broken
+
+if TYPE_CHECKING:
+    from .phone import Phone
+    from .store import Store
+
+TERMINAL = frozenset(
+    {"delivery.acked", "delivery.expired", "delivery.failed", "delivery.cancelled", "delivery.superseded"}
+)
+RESTS = frozenset({"no_address", "account_parked", "gone"})  # why a job may rest although something is untold
+
+_DEVICES = """
+SELECT device_id, state, session, lineage_session, start_seq, acked_seq, acked_high, pushed_seq, has_address, schema
+FROM device WHERE app_id = ? AND user_id = ?"""
+_JOBS = "SELECT device_id, due_ms, reason, claim, claim_token FROM push_job WHERE app_id = ? AND user_id = ?"
+_ENTRIES = "SELECT count(*), min(seq), max(seq) FROM inbox_entry WHERE app_id = ? AND user_id = ?"
+_UNTOLD = """
+SELECT e.seq FROM inbox_entry e JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id
+WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.notifiable = 1 AND e.state = 'live' AND e.expires_ms > ?
+  AND e.only_device IN ('', ?) AND m.conversation_id IS NULL AND m.scope IS NULL
+  AND (coalesce(m.min_schema, 0) <= ? OR m.fallback IS NOT NULL)
+  AND NOT EXISTS (SELECT 1 FROM device_ack a WHERE a.app_id = e.app_id AND a.user_id = e.user_id AND a.device_id = ?
+                  AND e.seq BETWEEN a.from_seq AND a.to_seq)
+LIMIT 1"""
+
+
+class Row(NamedTuple):
+    """A device's row."""
+
+    device_id: str
+    state: str
+    session: int
+    lineage_session: int
+    start_seq: int
+    acked_seq: int
+    acked_high: int
+    pushed_seq: int
+    has_address: int
+    schema: int | None
+
+
+class Referee:
+    """What was, so that what is can be judged."""
+
+    def __init__(self, store: "Store") -> None:
+        self._store = store
+        self._inboxes: dict[tuple[str, str], tuple[str, int, int]] = {}
+        self._devices: dict[tuple[str, str], dict[str, Row]] = {}
+        self._claims: dict[DeviceKey, int] = {}
+        self._ids: dict[tuple[str, str, str, int], str] = {}
+        self.now_ms = 0
+        self.checks = 0
+
+    def forget(self) -> None:
+        """The store was set back: what was is no measure any more. What clients have seen of an epoch stays."""
+        self._inboxes.clear()
+        self._devices.clear()
+        self._claims.clear()
+
+    # --- after every commit ---
+
+    def committed(self, users: Iterable[tuple[str, str]]) -> None:
+        raw = self._store.raw
+        if raw.execute("SELECT 1 FROM broken LIMIT 1").fetchone():
+            raise Broken(raw.execute("SELECT group_concat(what) FROM broken").fetchone()[0])
+        for user in sorted(users):
+            self.checks += 1
+            self._inbox(user)
+            self._rows(user)
+
+    def _inbox(self, user: tuple[str, str]) -> None:
+        raw = self._store.raw
+        row = raw.execute(
+            "SELECT epoch, head_seq, floor_seq FROM inbox WHERE app_id = ? AND user_id = ?", user
+        ).fetchone()
+        if row is None:
+            return
+        epoch, head, floor = row
+        before = self._inboxes.get(user)
+        if before is not None and before[0] == epoch:
+            if floor < before[2]:
+                raise Broken(f"I16: the floor of {user} fell from {before[2]} to {floor}")
+            if head < before[1]:
+                raise Broken(f"I1: the head of {user} fell from {before[1]} to {head}")
+        if before != row:
+            self._inboxes[user] = row
+            count, low, high = raw.execute(_ENTRIES, user).fetchone()
+            if count != head - floor or (count and (low, high) != (floor + 1, head)):
+                raise Broken(f"I1: {user} has {count} entries {low}..{high} for numbers {floor + 1}..{head}")
+
+    def _rows(self, user: tuple[str, str]) -> None:
+        raw = self._store.raw
+        inbox = self._inboxes.get(user)
+        if inbox is None:
+            return
+        head = inbox[1]
+        before = self._devices.get(user, {})
+        now: dict[str, Row] = {}
+        for found in raw.execute(_DEVICES, user).fetchall():
+            row = Row(*found)
+            now[row.device_id] = row
+            if row.state != "gone":
+                self._device(user, row, head, before.get(row.device_id))
+        self._devices[user] = now
+        for device_id, due_ms, reason, claim, token in raw.execute(_JOBS, user).fetchall():
+            key = DeviceKey(*user, device_id)
+            if token < self._claims.get(key, 0):
+                raise Broken(f"I20: the claim token of {key} fell to {token}")
+            self._claims[key] = token
+            row = now[device_id]
+            if due_ms is None and claim is None and row.state != "gone":
+                self._may_rest(user, row, reason)
+
+    def _device(self, user: tuple[str, str], row: Row, head: int, before: Row | None) -> None:
+        if not row.start_seq <= row.acked_seq <= head:
+            raise Broken(f"I8: {user} {row} with head {head}")
+        if not row.acked_seq <= row.acked_high <= row.pushed_seq <= head:
+            raise Broken(f"I9: {user} {row} with head {head}")
+        low = row.acked_seq
+        for from_seq, to_seq in self._store.raw.execute(
+            "SELECT from_seq, to_seq FROM device_ack WHERE app_id = ? AND user_id = ? AND device_id = ? "
+            "AND offered_again = 0 ORDER BY from_seq",
+            (*user, row.device_id),
+        ):
+            if from_seq <= low or to_seq < from_seq:
+                raise Broken(f"I10: {user} {row} has a range {from_seq}..{to_seq} after {low}")
+            low = to_seq
+        if before is None or before.state == "gone":
+            return
+        if row.session < before.session:
+            raise Broken(f"I26: the session of {user} {row.device_id} fell to {row.session}")
+        if row.acked_seq < before.acked_seq and row.lineage_session == before.lineage_session:
+            raise Broken(f"I8: acked_seq of {user} {row.device_id} fell to {row.acked_seq} without a rebase")
+
+    def _may_rest(self, user: tuple[str, str], row: Row, reason: str | None) -> None:
+        """I18: who has an address and lacks something untold has a time at which it will be told."""
+        if not row.has_address or reason in RESTS:
+            return
+        after = max(row.acked_seq, row.pushed_seq)
+        found = self._store.raw.execute(
+            _UNTOLD, (*user, after, self.now_ms, row.device_id, row.schema or 0, row.device_id)
+        ).fetchone()
+        if found is not None:
+            raise Broken(f"I18: {user} {row.device_id} is stranded before {found[0]}: its job rests ({reason})")
+
+    # --- what clients are told ---
+
+    def page(self, device: DeviceKey, batch: dict[str, Any]) -> None:
+        """I4: in one epoch a number stands for one message, for ever."""
+        for entry in batch["entries"]:
+            place = (*device.user, batch["epoch"], entry["seq"])
+            known = self._ids.setdefault(place, entry["id"])
+            if known != entry["id"]:
+                raise Broken(f"I4: {place} was {known}, is {entry['id']}")
+
+    # --- at the end ---
+
+    def converged(self, phones: Iterable["Phone"]) -> None:
+        """Everything live is where it belongs, and every delivery has one end."""
+        ends = self._ends()
+        for phone in phones:
+            self._phone(phone, ends)
+
+    def _ends(self) -> dict[tuple[str, str, str, str], list[str]]:
+        """Terminal events by (app, user, device, message)."""
+        ends: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+        for app_id, type_, data in self._store.raw.execute("SELECT app_id, type, data FROM event"):
+            if type_ in TERMINAL:
+                told = json.loads(data)
+                for one in told["deliveries"]:
+                    ends[app_id, told["user"], told["device"] or "", one["message_id"]].append(type_)
+        for delivery, types in ends.items():
+            if len(types) > 1:
+                raise Broken(f"I13: {delivery} ended {len(types)} times: {types}")
+        return ends
+
+    def _phone(self, phone: "Phone", ends: dict[tuple[str, str, str, str], list[str]]) -> None:
+        key = phone.key
+        start, created_ms, acked, head = self._store.raw.execute(
+            "SELECT d.start_seq, d.created_ms, d.acked_seq, i.head_seq FROM device d JOIN inbox i USING (app_id, user_id) "
+            "WHERE d.app_id = ? AND d.user_id = ? AND d.device_id = ?",
+            key,
+        ).fetchone()
+        if acked != head:
+            raise Broken(f"{key} has acked {acked} of {head} though everything was healed")
+        for row in self._store.raw.execute(
+            "SELECT e.message_id, e.kind, e.state, e.ended_ms, m.scope, m.min_schema, m.fallback IS NOT NULL, "
+            "m.sender_device, m.sender_user, e.seq FROM inbox_entry e "
+            "JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id "
+            "WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.only_device IN ('', ?)",
+            (*key.user, start, key.device_id),
+        ).fetchall():
+            id_, kind, state, ended_ms, scope, schema, fallback, sender_device, sender_user, seq = row
+            if not _in_scope(scope, key.device_id):
+                continue
+            if kind == "own" and (sender_user, sender_device) == (key.user_id, key.device_id):
+                continue
+            form = phone.client.database.messages.get(id_)
+            full = (schema or 0) <= phone.client.schema
+            if state == "live" and ((full and form != FULL) or (fallback and form is None)):
+                raise Broken(f"LOST: {key} lacks {id_} ({seq}): it has {form}, its schema is {phone.client.schema}")
+            if kind != "message":
+                continue
+            ended = ends.get((*key, id_), []) or ends.get((*key.user, "", id_), [])
+            late = ended_ms is not None and created_ms >= ended_ms
+            if not ended and not late and (state != "live" or full or fallback):
+                raise Broken(f"I13: {key} never ended {id_} ({seq}, {state})")
+            if "delivery.acked" in ended and id_ not in phone.client.ever_stored:
+                raise Broken(f"I12: {key} is said to have acked {id_}, which it never had")
+
+
+def _in_scope(scope: str | None, device_id: str) -> bool:
+    if scope is None:
+        return True
+    found = json.loads(scope)
+    devices, excluded = found.get("devices") or (), found.get("exclude_devices") or ()
+    return (not devices or device_id in devices) and device_id not in excluded

@@ -1,0 +1,252 @@
+"""A phone: it comes, stays a while, goes without a word; it is upgraded, wiped, set back and cloned in the middle of everything.
+
+It talks as a real one does, over a socket or by polling; what it decides is in `client.py`.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from providers.contract import Push
+from relay.errors import CursorRefused, Malformed, Problem
+from relay.model import DeviceKey
+from relay.realtime.protocol import AckBody, HelloBody
+
+from .client import Client, Database
+from .draws import Stream
+from .loop import now_s, sleep
+from .net import Link, Lost
+
+if TYPE_CHECKING:
+    from .vendors import Vendor
+    from .world import World
+
+HEARTBEAT_S = 30.0
+BACKUPS_MAX = 3
+PAGE = 7
+
+
+class Phone:
+    """One device of one user."""
+
+    def __init__(self, world: "World", app_id: str, user_id: str, device_id: str, vendor: "Vendor") -> None:
+        self.key = DeviceKey(app_id, user_id, device_id)
+        self.name = f"{user_id}/{device_id}"
+        self.world = world
+        self.draws: Stream = world.draws.stream(f"phone/{app_id}/{self.name}")
+        self._ids = world.draws.ids(f"phone/{app_id}/{self.name}")
+        self.client = Client(user_id, device_id, Database(self._new_id()))
+        self.vendor = vendor
+        self.token = ""
+        self.stay = False  # the healed world: it comes and stays
+        self._woken = asyncio.Event()
+        self._visit: asyncio.Task[None] | None = None
+        self._backups: list[Database] = []
+        self._safe = self.client.database.copy()
+        self.link: Link | None = None
+        self.rotate_token()
+
+    def _new_id(self) -> str:
+        return f"{self._ids.getrandbits(64):016x}"
+
+    def rotate_token(self) -> None:
+        self.vendor.forget(self.token)
+        self.token = f"tok-{self._new_id()}"
+        self.vendor.register(self.token, self.key.device_id, self.pushed)
+
+    # --- what comes over it ---
+
+    def pushed(self, push: Push) -> None:
+        """A notification: at times the app is woken by it, and looks."""
+        if self.draws.chance(0.3):
+            self._woken.set()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def befall(self, what: Callable[["Phone"], None]) -> None:
+        """Something happens to the phone: its app is not running while it does."""
+        self.cut_off()
+        what(self)
+
+    def cut_off(self) -> None:
+        """Whatever it is doing ends here."""
+        if self.link is not None:
+            self.link.reset()
+        if self._visit is not None:
+            self._visit.cancel()
+
+    def upgrade(self) -> None:
+        self.client.version += 1
+        self.client.schema = min(9, self.client.schema + self.draws.count(0, 2))
+
+    def downgrade(self) -> None:
+        self.client.version = max(1, self.client.version - 1)
+        self.client.schema = max(1, self.client.schema - self.draws.count(0, 2))
+
+    def wipe(self) -> None:
+        """The store is gone; some keep their cursor elsewhere, which they must not (F48)."""
+        kept = self.client.database.cursor if self.draws.chance(0.3) else None
+        self.client.database = Database(self._new_id(), cursor=kept)
+        self._safe = self.client.database.copy()
+
+    def set_back(self) -> None:
+        """The store is one from a backup: the same store id, an older cursor."""
+        if self._backups:
+            self.client.database = self.draws.pick(self._backups).copy()
+            self._safe = self.client.database.copy()
+
+    def back_up(self) -> None:
+        self._backups = [*self._backups, self.client.database.copy()][-BACKUPS_MAX:]
+
+    def crash(self) -> None:
+        """The process ends here; some databases lose what was not yet safe (F46)."""
+        if self.world.faults.strikes("client_forgets"):
+            self.client.database = self._safe.copy()
+        raise Lost
+
+    # --- its life ---
+
+    async def live(self) -> None:
+        """Until the end of the run."""
+        failures = 0
+        while True:
+            if not self.stay:
+                await self._away()
+            elif failures:
+                await sleep(self.draws.between(0, min(60, 2**failures)))
+            self._safe = self.client.database.copy()
+            try:
+                by_socket = self.stay or self.draws.chance(0.6)
+                self._visit = asyncio.create_task(
+                    self._by_socket() if by_socket else self._by_polling(), name=self.name
+                )
+                await asyncio.wait([self._visit])
+                if not self._visit.cancelled():
+                    self._visit.result()
+                failures = 0
+            except (Lost, Problem) as error:
+                failures = min(6, failures + 1)
+                self.world.story.tell("phone.lost", self.name, type(error).__name__)
+            if self.draws.chance(0.1):
+                self.back_up()
+
+    async def _away(self) -> None:
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(self.draws.between(1, self.world.scenario.away_s)):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    # --- by polling ---
+
+    async def _by_polling(self) -> None:
+        call = self.world.call
+        said = self._hello()
+        greeted = await call(lambda node: node.devices.hello(self.key, HelloBody.model_validate(said)))
+        self._welcomed(greeted.answer)
+        for _ in range(self.draws.count(1, 6)):
+            try:
+                while await self._sync():
+                    pass
+            except CursorRefused as refused:
+                self.client.reset(refused.extra["resync"])
+                return
+            except Malformed as refused:
+                if refused.code != "invalid_cursor":
+                    raise
+                self.client.forget_cursor()
+                return
+            await sleep(self.draws.between(1, 30))
+            if self.stay:
+                return
+
+    async def _sync(self) -> bool:
+        """One page, stored and acked; gives whether there is more."""
+        cursor = self.client.database.cursor
+        assert cursor is not None
+        reading = await self.world.call(
+            lambda node: node.inbox.read(self.key, node.inbox.unseal(cursor, self.key), limit=PAGE)
+        )
+        batch = reading.batch
+        assert batch is not None
+        self._store(json.loads(batch.json))
+        said = {"cursor": self.client.database.cursor}
+        try:
+            await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+        except CursorRefused:
+            return False
+        return batch.more
+
+    # --- by a socket ---
+
+    async def _by_socket(self) -> None:
+        node = await self.world.reach()
+        link = self.link = Link(self.world.net, self.world.faults, Context())
+        node.serve(self.key, link, {"type": "hello", **self._hello()})
+        until_s = now_s() + self.draws.between(2, self.world.scenario.stay_s)
+        beat_s = now_s() + HEARTBEAT_S
+        try:
+            while self.stay or now_s() < until_s:
+                data = await link.client_receive(max(0.01, min(beat_s, until_s if not self.stay else beat_s) - now_s()))
+                if data is not None:
+                    self._frame(link, json.loads(data))
+                if now_s() >= beat_s:
+                    beat_s = now_s() + HEARTBEAT_S
+                    self._say(link, {"type": "hb", "state": "foreground"})
+            if self.draws.chance(0.3):
+                self._say(link, {"type": "bye"})
+                await link.client_receive(5)
+        finally:
+            self.link = None
+            link.client_close()
+
+    def _say(self, link: Link, frame: dict[str, Any]) -> None:
+        link.client_send(json.dumps(frame).encode())
+
+    def _frame(self, link: Link, frame: dict[str, Any]) -> None:
+        match frame["type"]:
+            case "welcome":
+                self._welcomed(frame)
+            case "batch":
+                if self._store(frame):
+                    said: dict[str, Any] = {"type": "ack", "cursor": self.client.database.cursor}
+                    if self.draws.chance(0.5):
+                        said = {"type": "ack", "upto": self.client.database.seq}
+                    self._say(link, said)
+                    if self.world.faults.strikes("ack_twice"):
+                        self._say(link, said)
+            case "resync_required":
+                self.client.reset(frame["resync"])
+                raise Lost
+            case "error" if frame["code"] == "invalid_cursor":
+                self.client.forget_cursor()
+                raise Lost
+            case "error" | "drain" | "degraded":
+                raise Lost
+            case _:
+                return
+
+    # --- both ways ---
+
+    def _hello(self) -> dict[str, Any]:
+        return self.client.hello(background=self.draws.chance(0.3), token=(self.vendor.account, self.token))
+
+    def _welcomed(self, answer: dict[str, Any]) -> None:
+        self.world.story.tell("welcome", self.name, answer["verdict"], answer["reason"], answer["session"])
+        self.client.welcomed(answer)
+
+    def _store(self, batch: dict[str, Any]) -> bool:
+        if self.world.faults.strikes("client_crash"):
+            self.crash()
+        self.world.referee.page(self.key, batch)
+        if not self.client.batch(batch):
+            self.world.story.tell("misfit", self.name, batch["from"], self.client.database.seq)
+            raise Lost
+        self.world.story.tell("stored", self.name, batch["to"], *(entry["id"] for entry in batch["entries"]))
+        if self.world.faults.strikes("client_crash"):
+            self.crash()
+        return True

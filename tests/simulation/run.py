@@ -1,0 +1,70 @@
+"""One run: a scenario in, its story and what broke out."""
+
+import time
+from dataclasses import dataclass
+
+import structlog
+
+from .draws import Draws
+from .loop import now_s, run
+from .scenario import Scenario
+from .story import Story
+from .world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of a run."""
+
+    scenario: Scenario
+    hash: str
+    error: BaseException | None
+    story: Story
+    fired: dict[str, int]
+    draws: dict[str, int]
+    virtual_s: float
+    cpu_s: float
+    commits: int
+
+    @property
+    def speed(self) -> float:
+        return self.virtual_s / self.cpu_s
+
+
+def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
+    """Runs a scenario to its end, or to the first thing that must not be."""
+    story = Story(keep=keep)
+    worlds: list[World] = []
+
+    async def main() -> None:
+        world = World(scenario, story)
+        worlds.append(world)
+        try:
+            await world.run()
+        finally:
+            ended.append(now_s())
+
+    ended: list[float] = []
+    began = time.process_time()
+    error: BaseException | None = None
+    order = Draws(scenario.seed).ids("order") if scenario.shuffle else None
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    try:
+        run(main, order=order)
+    except Exception as broken:  # noqa: BLE001 - whatever it is, it is what the run found
+        error = broken
+    finally:
+        structlog.reset_defaults()
+    world = worlds[0]
+    world.store.close()
+    return Result(
+        scenario=scenario,
+        hash=story.hash,
+        error=error,
+        story=story,
+        fired=dict(world.faults.fired),
+        draws=world.draws.counts(),
+        virtual_s=ended[-1],
+        cpu_s=time.process_time() - began,
+        commits=world.store.commits,
+    )

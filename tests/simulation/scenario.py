@@ -1,0 +1,50 @@
+"""What a run is made of: everything that its seed doesn't decide, as a small file that replays it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from .draws import Draws, Stretch
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """A run, whole: the same scenario gives the same history."""
+
+    seed: int
+    minutes: float = 30
+    apps: int = 1
+    users: int = 6
+    devices: int = 12
+    send_s: float = 20  # a message of each app every so often, on average
+    away_s: float = 240  # a phone is away for at most this
+    stay_s: float = 120
+    shuffle: bool = True
+    without: tuple[str, ...] = ()  # fault kinds taken out
+    zeroed: Mapping[str, Sequence[Stretch]] = {}
+
+    def print(self) -> str:
+        return msgspec.json.format(msgspec.json.encode(self)).decode()
+
+
+def drawn(seed: int, *, minutes: float) -> Scenario:
+    """The scenario of a seed in the standard mix."""
+    rng = Draws(seed).ids("scenario")
+    apps = rng.choice((1, 1, 1, 2, 3))
+    devices = rng.choice((10, 10, 12, 15, 20, 30, 200))
+    crowd = devices / 12
+    return Scenario(
+        seed=seed,
+        minutes=minutes,
+        apps=apps,
+        users=max(2, round(devices / rng.choice((1.2, 2, 3)))),
+        devices=devices,
+        send_s=rng.choice((10, 20, 40, 80)) * apps * max(1, crowd / 2),
+        away_s=rng.choice((60, 240, 900)) * crowd,
+        stay_s=rng.choice((20, 120, 600)),
+        shuffle=rng.random() < 0.5,
+    )
+
+
+def read(path: Path) -> Scenario:
+    return msgspec.json.decode(path.read_bytes(), type=Scenario)

@@ -1,0 +1,111 @@
+"""Vendors: each takes pushes for the tokens it gave out, or fails in one of the ways vendors do (safety FLT-1 to FLT-9)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
+
+from .client import Broken
+from .clocks import Wall
+from .draws import Stream
+from .faults import Faults
+from .loop import NODE, now_s, sleep
+from .story import Story
+
+PAUSE_SLACK_S = 25.0  # what had been claimed before the vendor said "wait" may still come
+
+Arrived = Callable[[Push], None]
+
+
+class Vendor:
+    """One vendor, as seen through its account."""
+
+    name: ClassVar[str] = "vendor"
+    Config: ClassVar[type[ProviderConfig]] = ProviderConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
+
+    def __init__(self, account: str, *, faults: Faults, draws: Stream, story: Story, wall: Wall) -> None:
+        self.account = account
+        self.outage = False
+        self.misconfigured = False
+        self.accepted = 0
+        self.showed = 0
+        self._faults = faults
+        self._draws = draws
+        self._story = story
+        self._wall = wall
+        self._tokens: dict[str, tuple[str, Arrived]] = {}  # token -> device it was given to, its phone
+        self._dead: dict[str, int] = {}
+        self._wait: dict[tuple[str | None, str], tuple[float, float]] = {}  # (node, app) -> told when, to wait until
+
+    def register(self, token: str, device: str, arrived: Arrived) -> None:
+        self._tokens[token] = device, arrived
+
+    def forget(self, token: str) -> None:
+        """The app got another token, or was removed."""
+        if self._tokens.pop(token, None) is not None:
+            self._dead[token] = self._wall.true_ms()
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        return []
+
+    async def aclose(self) -> None:
+        return None
+
+    async def send(self, push: Push) -> Outcome:
+        self._check(push)
+        outcome = self._outcome(push)
+        self._story.tell("vendor", self.account, push.token, outcome.verdict, *push.relay["ids"])
+        slow = self._faults.strikes("vendor_slow") and not self.outage
+        await sleep(self._draws.between(5, 40) if slow else self._draws.between(0.02, 1.0))
+        if outcome.scope is Scope.ACCOUNT and outcome.retry_after_s is not None:
+            self._told_to_wait(push, outcome.retry_after_s)
+        return outcome
+
+    def _check(self, push: Push) -> None:
+        owner = self._tokens.get(push.token)
+        if owner is not None and owner[0] != push.relay["device"]:
+            raise Broken(f"I10: a push for {push.relay['device']} went to the token of {owner[0]}")
+        told_s, until_s = self._wait.get((NODE.get(), push.relay["app"]), (0.0, 0.0))
+        if told_s + PAUSE_SLACK_S < now_s() < until_s:
+            raise Broken(f"I11: {self.account} had asked to be left alone until {until_s:.0f}")
+
+    def _outcome(self, push: Push) -> Outcome:
+        strikes = self._faults.strikes
+        if self.outage:
+            return Outcome(verdict=Verdict.RETRY, vendor_code="down")
+        if self.misconfigured:
+            return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="bad_credential")
+        if strikes("vendor_5xx"):
+            return Outcome(verdict=Verdict.RETRY, vendor_code="503")
+        if strikes("vendor_429"):
+            return self._too_many()
+        if push.token in self._dead:
+            return Outcome(verdict=Verdict.TOKEN_DEAD, dead_since_ms=self._dead[push.token], vendor_code="410")
+        if strikes("false_dead"):
+            return Outcome(verdict=Verdict.TOKEN_DEAD, dead_since_ms=self._wall.true_ms() - 10 * 86_400_000)
+        if not push.silent and strikes("vendor_refuses"):
+            return Outcome(verdict=Verdict.REFUSED, vendor_code="400")
+        if not push.silent and strikes("vendor_too_large"):
+            return Outcome(verdict=Verdict.TOO_LARGE, vendor_code="413")
+        self.accepted += 1
+        if not strikes("vendor_silent") and (owner := self._tokens.get(push.token)) is not None:
+            self.showed += 1
+            owner[1](push)
+        if strikes("vendor_ambiguous"):
+            return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="reset")
+        return Outcome(verdict=Verdict.ACCEPTED, vendor_id=push.id)
+
+    def _too_many(self) -> Outcome:
+        if self._draws.chance(0.5):
+            return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, retry_after_s=self._draws.count(1, 120))
+        wait_s = self._draws.count(1, 300)
+        return Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code="429")
+
+    def _told_to_wait(self, push: Push, wait_s: float) -> None:
+        client = NODE.get(), push.relay["app"]
+        told_s, until_s = self._wait.get(client, (0.0, 0.0))
+        if now_s() > until_s:
+            told_s = now_s()
+        self._wait[client] = told_s, max(until_s, now_s() + wait_s)

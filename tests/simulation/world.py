@@ -1,0 +1,349 @@
+"""The world of a run: its node, vendors, backends and phones, what befalls them, and how it all ends (safety SIM-2, SIM-7)."""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from relay.errors import Problem
+from relay.inbox.registry import Registration
+from relay.model import Policy
+from relay.store.meta import Witness
+from relay.webhooks.worker import Answer
+
+from .backend import Backend, until_quiet
+from .client import Broken
+from .clocks import NodeClock, Wall
+from .draws import Draws
+from .faults import Faults
+from .invariants import Referee
+from .loop import now_s, sleep
+from .net import Lost, Net
+from .node import Node
+from .phone import Phone
+from .scenario import Scenario
+from .store import NodeEngine, Store
+from .story import Story
+from .vendors import Vendor
+
+T = TypeVar("T")
+VENDORS = 3
+CONVERGE_S = 15 * 60.0
+
+
+class World:
+    """Everything, from the first registration to the last check."""
+
+    def __init__(self, scenario: Scenario, story: Story) -> None:
+        self.scenario = scenario
+        self.story = story
+        self.draws = Draws(scenario.seed, scenario.zeroed)
+        self.faults = Faults(self.draws, scenario.without)
+        self.wall = Wall()
+        self.store = Store(self.wall)
+        self.referee = Referee(self.store)
+        self.store.after_commit = self._committed
+        self.net = Net(self.faults, self.draws.stream("net"))
+        self.policy = Policy()
+        self.node: Node | None = None
+        self._clock = NodeClock(self.wall)
+        self._starts = 0
+        self._witness: Witness | None = None
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._restarting = False
+        self._group: asyncio.TaskGroup
+        self.vendors = [
+            Vendor(f"v{n}", faults=self.faults, draws=self.draws.stream(f"vendor/{n}"), story=story, wall=self.wall)
+            for n in range(VENDORS)
+        ]
+        self.backends: list[Backend] = []
+        self.phones: list[Phone] = []
+        for n in range(scenario.apps):
+            app_id = f"app{n}"
+            share = max(1, scenario.users // scenario.apps)
+            users = tuple(f"u{n}-{m}" for m in range(share))
+            self.backends.append(Backend(self, app_id, users))
+            for d in range(max(share, scenario.devices // scenario.apps)):
+                self.phones.append(
+                    Phone(self, app_id, users[d % share], f"d{d // share}", self._vendor(len(self.phones)))
+                )
+
+    def _vendor(self, n: int) -> Vendor:
+        return self.vendors[n % VENDORS]
+
+    def _committed(self, users: set[tuple[str, str]]) -> None:
+        self.referee.now_ms = self._clock.now_ms()
+        try:
+            self.referee.committed(users)
+        except Broken as broken:
+            self.fail(broken)
+
+    def fail(self, error: BaseException) -> None:
+        """An invariant does not hold: the run ends here."""
+        if not self._broken.done():
+            self._broken.set_exception(error)
+
+    # --- the way to the relay ---
+
+    async def reach(self) -> Node:
+        """The node, if something answers there. Raises Lost."""
+        await sleep(self.net.delay_s())
+        if self.node is None or not self.node.up:
+            raise Lost
+        return self.node
+
+    async def call(self, ask: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
+        """One request. Raises Lost, Problem."""
+        node = await self.reach()
+        return await self.net.call(node.spawn, lambda: ask(node))
+
+    def later(self, what: Coroutine[Any, Any, Any], name: str) -> None:
+        self._group.create_task(what, name=name)
+
+    # --- the node ---
+
+    async def start_node(self) -> None:
+        """Starts the relay, again and again until it is up."""
+        while True:
+            self._starts += 1
+            clock = self._clock = NodeClock(self.wall)
+            engine = NodeEngine(self.store, clock, self.faults, self.draws.stream("latency"), self.story)
+            node = Node(
+                f"n{self._starts}",
+                engine=engine,
+                clock=clock,
+                rng=self.draws.ids(f"node/{self._starts}"),
+                apps=[backend.app_id for backend in self.backends],
+                vendors=self.vendors,
+                post=self._post,
+                policy=self.policy,
+                hint_lost=lambda: self.faults.strikes("hint_lost"),
+                witness=self._witness,
+            )
+            node.on_broken = self.fail
+            engine.on_failed = lambda: self.later(self.restart(planned=False), "restart")
+            self.node = node
+            try:
+                await node.spawn(node.start(), name="start")
+            except (Problem, asyncio.CancelledError):
+                node.kill()
+                await sleep(1)
+                continue
+            self.story.tell("node.up", node.name)
+            return
+
+    async def restart(self, *, planned: bool, before_start: Callable[[], None] = lambda: None) -> None:
+        """The node ends, by a kill or by a drain, and comes back after a while."""
+        if self._restarting or self.node is None:
+            return
+        self._restarting = True
+        node = self.node
+        self.story.tell("node.drain" if planned else "node.kill", node.name)
+        if planned:
+            await node.drain()
+        else:
+            node.kill()
+        self._witness = node.witness
+        for phone in self.phones:
+            if phone.link is not None:
+                phone.link.reset()
+        await sleep(self.draws.stream("restart").between(0.5, 30))
+        if abs(self.wall.off_ms) > 60_000:
+            self.wall.off_ms = 0  # the machine's clock was put right before anything was started on it
+        before_start()
+        self._restarting = False
+        await self.start_node()
+
+    async def _post(self, *, url: str, headers: Any, body: bytes, timeout_s: float, answer_bytes_max: int) -> Answer:
+        backend = self.backends[int(url.rsplit("/", 1)[1])]
+        return await backend.post(headers, body)
+
+    # --- the run ---
+
+    async def run(self) -> None:
+        """Raises Broken, or whatever else an invariant's failure is."""
+        life = asyncio.create_task(self._run(), name="world")
+        done, _ = await asyncio.wait([life, self._broken], return_when=asyncio.FIRST_COMPLETED)
+        if self._broken in done:
+            life.cancel()
+            await asyncio.wait([life])
+        elif life in done and life.exception() is not None:
+            error = life.exception()
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            assert error is not None
+            raise error
+        if self._broken.done():
+            await self._broken
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await self.start_node()
+            await self._begin()
+            stop = asyncio.Event()
+            sending = [group.create_task(one.run(stop), name=f"backend {one.app_id}") for one in self.backends]
+            lives = [group.create_task(one.live(), name=f"phone {one.name}") for one in self.phones]
+            befalls = [group.create_task(one, name="fate") for one in self._fates()]
+            await sleep(self.scenario.minutes * 60)
+            stop.set()
+            for one in befalls:
+                one.cancel()
+            await self._heal()
+            await asyncio.gather(*sending)
+            await self._converge()
+            for one in lives:
+                one.cancel()
+            assert self.node is not None
+            self.node.kill()
+
+    async def _begin(self) -> None:
+        """Endpoints, users and devices, without faults: a run is about what comes after."""
+        faults, self.faults.healed = self.faults.healed, True
+        for n, backend in enumerate(self.backends):
+            await self.call(partial(_endpoint, n, backend))
+        for phone in self.phones:
+            await self.call(partial(_register, phone))
+        self.faults.healed = faults
+
+    async def _heal(self) -> None:
+        """All faults end; a parked account is mended by a restart, as an operator does it."""
+        self.story.tell("healed")
+        self.faults.heal()
+        self.wall.off_ms = 0
+        for vendor in self.vendors:
+            vendor.outage = vendor.misconfigured = False
+        for backend in self.backends:
+            backend.down = False
+        while self._restarting:
+            await sleep(1)
+        await self.restart(planned=True)
+        for phone in self.phones:
+            phone.stay = True
+            phone.wake()
+
+    async def _converge(self) -> None:
+        await until_quiet(self.backends, CONVERGE_S)
+        end_s = now_s() + CONVERGE_S
+        while True:
+            await sleep(20)
+            try:
+                self.referee.converged(self.phones)
+                break
+            except Broken:
+                if now_s() > end_s:
+                    raise
+        await sleep(5)  # the last events get their numbers
+        for backend in self.backends:
+            await backend.pull()
+            backend_check(self, backend)
+
+    # --- what befalls it ---
+
+    def _fates(self) -> list[Coroutine[Any, Any, None]]:
+        fates: dict[str, Callable[[], Awaitable[None]]] = {
+            "node_crash": lambda: self.restart(planned=False),
+            "node_restart": lambda: self.restart(planned=True),
+            "node_pause": self._pause,
+            "clock_step": self._step,
+            "vendor_outage": self._outage,
+            "vendor_misconfigured": self._misconfigured,
+            "receiver_outage": self._receiver_down,
+            "storm": self._storm,
+            "half_open": self._half_open,
+            "store_restored": self._set_back,
+            "upgrade": lambda: self._to_a_phone(Phone.upgrade),
+            "downgrade": lambda: self._to_a_phone(Phone.downgrade),
+            "wipe": lambda: self._to_a_phone(Phone.wipe),
+            "restored_backup": lambda: self._to_a_phone(Phone.set_back),
+            "token_rotated": lambda: self._to_a_phone(Phone.rotate_token),
+        }
+        return [self._fate(kind, strike) for kind, strike in fates.items()]
+
+    async def _fate(self, kind: str, strike: Callable[[], Awaitable[None]]) -> None:
+        while (wait_s := self.faults.wait_s(kind)) is not None:
+            await sleep(wait_s)
+            self.faults.happened(kind)
+            self.story.tell(f"fate.{kind}")
+            await strike()
+
+    async def _to_a_phone(self, what: Callable[[Phone], None]) -> None:
+        self.draws.stream("fate/phone").pick(self.phones).befall(what)
+
+    async def _pause(self) -> None:
+        node, loop = self.node, asyncio.get_running_loop()
+        if node is None or not node.up:
+            return
+        loop.pause(node.name)  # type: ignore[attr-defined]
+        await sleep(self.draws.stream("fate/pause").between(1, 300))
+        loop.resume(node.name)  # type: ignore[attr-defined]
+
+    async def _step(self) -> None:
+        draws = self.draws.stream("fate/clock")
+        size_ms = draws.pick((1_000, 30_000, 300_000, 3_600_000, 30 * 86_400_000)) * draws.pick((1, -1))
+        self.wall.off_ms = size_ms
+        await sleep(draws.between(10, 600))
+        self.wall.off_ms = 0
+
+    async def _outage(self) -> None:
+        vendor = self.draws.stream("fate/vendor").pick(self.vendors)
+        vendor.outage = True
+        await sleep(self.draws.stream("fate/vendor").between(10, 900))
+        vendor.outage = False
+
+    async def _misconfigured(self) -> None:
+        vendor = self.draws.stream("fate/vendor").pick(self.vendors)
+        vendor.misconfigured = True
+        await sleep(self.draws.stream("fate/vendor").between(10, 300))
+        vendor.misconfigured = False
+
+    async def _receiver_down(self) -> None:
+        backend = self.draws.stream("fate/receiver").pick(self.backends)
+        backend.down = True
+        await sleep(self.draws.stream("fate/receiver").between(10, 900))
+        backend.down = False
+
+    async def _storm(self) -> None:
+        """Everybody is cut off and comes back within the same second."""
+        for phone in self.phones:
+            phone.cut_off()
+            phone.wake()
+
+    async def _half_open(self) -> None:
+        phones = [phone for phone in self.phones if phone.link is not None]
+        if phones:
+            link = self.draws.stream("fate/half_open").pick(phones).link
+            assert link is not None
+            link.deaf = True
+
+    async def _set_back(self) -> None:
+        """The operator restores an old backup, without a word to the relay (F74)."""
+        copy = self.store.backup()
+        await sleep(self.draws.stream("fate/restore").between(10, 600))
+
+        def restore() -> None:
+            self.store.restore(copy)
+            self.referee.forget()
+            for backend in self.backends:
+                backend.set_back()
+
+        await self.restart(planned=False, before_start=restore)
+
+
+async def _endpoint(n: int, backend: Backend, node: Node) -> None:
+    created = await node.webhooks.create(backend.app_id, url=f"https://backend.example/{n}")
+    backend.secret = base64.b64decode(created.secret.removeprefix("whsec_"))
+
+
+async def _register(phone: Phone, node: Node) -> None:
+    await node.inbox.register(Registration(device=phone.key))
+
+
+def backend_check(world: World, backend: Backend) -> None:
+    """What the backend heard by webhook it can pull, and nothing was pulled that is not in the store."""
+    rows = world.store.raw.execute(
+        "SELECT event_id FROM event WHERE app_id = ? AND type <> 'delivery.pushed'", (backend.app_id,)
+    )
+    if set(backend.pulled) != {row[0] for row in rows}:
+        raise Broken(f"{backend.app_id} can pull {len(backend.pulled)} events, which are not those of the store")
