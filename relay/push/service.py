@@ -239,8 +239,13 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
 def _needed(device: Device | None, addresses: Sequence[Address], one: Attempt) -> bool:
     if device is None or device.acked_seq >= one.send.upto_seq:
         return False
-    mine = one.send.address
-    return any(a.account == mine.account and a.token_hash == mine.token_hash and a.state == "active" for a in addresses)
+    return _current(addresses, one.send.address) is not None
+
+
+def _current(addresses: Sequence[Address], used: Address) -> Address | None:
+    """The device's own active address with the token that an attempt uses, if it still has it."""
+    same = (a for a in addresses if a.account == used.account and a.token_hash == used.token_hash)
+    return next((a for a in same if a.state == "active"), None)
 
 
 # --- settling ---------------------------------------------------------------------------------------------------------
@@ -262,6 +267,7 @@ def settle(
 ) -> list[Then | None | Exception]:
     """Writes results; None for one whose claim had passed to another worker."""
     users = lock_users(conn, now_ms, {one.attempt.device.user for one in settlements}, policy_of)
+    addresses = device_rows.addresses_of(conn, users)
     ends, freed = [], []
     answers: list[Then | Exception | None] = []
     for one in settlements:
@@ -284,26 +290,29 @@ def settle(
             answers.append(None)
             continue
         freed.append((one.attempt.device, one.attempt.token))
-        answers.append(_settle_one(locked, job, one))
+        answers.append(_settle_one(locked, job, one, addresses.get(one.attempt.device, [])))
     job_rows.end_attempts(conn, ends)
     job_rows.release_claims(conn, freed)
     flush(conn, now_ms, users.values())
     return answers
 
 
-def _settle_one(locked: Locked, job: PushJob, one: Settlement) -> Then:
+def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequence[Address]) -> Then:
     device_id = one.attempt.device.device_id
     device = locked.devices.get(device_id)
     then = after(one.result, one.attempt.send.form)
     if device is None:
         return Then.MOOT
+    current = _current(addresses, one.attempt.send.address)
+    if current is None and then in {Then.TOLD, Then.GIVE_UP}:
+        then = Then.MOOT  # what a token before this one was told may never have arrived
     match then:
         case Then.TOLD | Then.GIVE_UP:
             _told(locked, device, job, one)
         case Then.AGAIN:
             locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms))
         case Then.NEXT_ADDRESS:
-            _dead(locked, device, job, one)
+            _dead(locked, device, job, one, current)
         case Then.BARE:
             locked.put_job(replace(job, tries=job.tries + 1, bare_seq=one.attempt.send.upto_seq, retry_ms=None))
         case Then.PARK:
@@ -352,19 +361,15 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
             tell(locked, device, "delivery.pushed", pushed)
 
 
-def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None:
+def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement, current: Address | None) -> None:
     """The vendor says the token is dead: believed only for this very token, and if it has not been registered since."""
     assert one.result.outcome is not None
     address = one.attempt.send.address
     since_ms = one.result.outcome.dead_since_ms
     when_ms = one.attempt.started_ms if since_ms is None else since_ms
-    current = [
-        a
-        for a in device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
-        if a.account == address.account and a.token_hash == address.token_hash and a.state == "active"
-    ]
-    if not current or when_ms <= current[0].registered_ms or one.spare:
-        locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms if one.spare or current else None))
+    if current is None or when_ms <= current.registered_ms or one.spare:
+        waits = one.spare or current is not None
+        locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms if waits else None))
         return
     lose_address(locked, device.key, account=address.account, token_hash=address.token_hash, state="dead")
     tell_device(
