@@ -5,6 +5,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -230,6 +231,7 @@ def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Any:
     header passes the other on as it came.
     """
 
+    @lru_cache(maxsize=4096)
     def ours(text: str) -> bool:
         try:
             address = ip_address(text)

@@ -24,8 +24,12 @@ def _readable(text: str) -> str:
     """Refuses what shows nothing, and what spoils the text around it."""
     if _CONTROL.search(text):
         raise ValueError("may have no control characters but tab and line breaks, and none that turn its direction")
-    kinds = [] if text.isascii() else [category(character) for character in text]
-    if text.isspace() or (kinds and _INVISIBLE.issuperset(kinds)):
+    if text.isspace():
+        raise ValueError("must have a visible character")
+    if text.isascii():
+        return text
+    kinds = [category(character) for character in text]
+    if _INVISIBLE.issuperset(kinds):
         raise ValueError("must have a visible character")
     if (
         max((len(list(run)) for is_mark, run in groupby(kind[0] == "M" for kind in kinds) if is_mark), default=0)

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m tests.bench` measures the relay beside the raw limits of the machine, in one run."""
