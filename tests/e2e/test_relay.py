@@ -1,4 +1,4 @@
-"""The relay through its public faces: HTTP and WebSocket, in one process, over real sockets."""
+"""The relay through its public faces, on both stores: HTTP and WebSocket, in one process, over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from postgres_databases import fresh
 
 from relay.app import Relay
 from relay.clock import SystemClock
@@ -50,12 +51,21 @@ class Face:
         return ws
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+async def store_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """An empty store of each kind."""
+    if request.param == "sqlite":
+        yield "sqlite:///relay.db"
+    else:
+        async with fresh(request.getfixturevalue("postgres_server"), "template1") as url:
+            yield url
+
+
 @pytest.fixture
-async def face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Face]:
+async def face(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Face]:
     monkeypatch.chdir(tmp_path)
-    relay = Relay(
-        load(None, {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0"}), SystemClock(), system_rng(), Metrics()
-    )
+    settings = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_STORE__URL": store_url}
+    relay = Relay(load(None, settings), SystemClock(), system_rng(), Metrics())
     first = await relay.open()
     assert first.api_key is not None
     async with relay.running(), aiohttp.ClientSession() as http:

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from conftest import SetClock
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
@@ -21,14 +20,14 @@ PID = text("SELECT pg_backend_pid()")
 
 
 @pytest.fixture
-async def postgres(postgres_url: str, clock: SetClock) -> AsyncIterator[PostgresEngine]:
+async def postgres(postgres_url: str, clock: Any) -> AsyncIterator[PostgresEngine]:
     engine = PostgresEngine(postgres_url, clock, random.Random(1), workers=2)
     yield engine
     await engine.close()
 
 
 @pytest.fixture
-async def other(postgres_url: str, clock: SetClock) -> AsyncIterator[PostgresEngine]:
+async def other(postgres_url: str, clock: Any) -> AsyncIterator[PostgresEngine]:
     """Somebody else on the same database."""
     engine = PostgresEngine(postgres_url, clock, random.Random(2), workers=1)
     yield engine
@@ -257,7 +256,7 @@ class Wire:
 
 
 async def test_a_connection_that_lay_idle_is_asked_before_it_is_trusted(
-    postgres_url: str, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A half-open one looks healthy until it is used (FLT-14)."""
     monkeypatch.setattr("relay.store.postgres.PING_S", 0.2)
@@ -278,7 +277,7 @@ async def test_a_connection_that_lay_idle_is_asked_before_it_is_trusted(
         await wire.aclose()
 
 
-async def test_a_server_that_is_away_is_a_503_and_needs_no_restart_of_ours(postgres_url: str, clock: SetClock) -> None:
+async def test_a_server_that_is_away_is_a_503_and_needs_no_restart_of_ours(postgres_url: str, clock: Any) -> None:
     """FLT-10."""
     with tempfile.TemporaryDirectory() as folder:
         host = socket_of(postgres_url)
