@@ -9,13 +9,12 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from relay.clock import Clock, StoreClock
 from relay.errors import ConfigError, Problem, Unavailable
@@ -31,6 +30,9 @@ from relay.store.engine import (
     settle_futures,
 )
 from relay.store.postgres_session import Server, driver, look, open_session
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
@@ -84,6 +86,8 @@ class PostgresEngine:
             TimeoutError,
         )
         self._url = url
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - brings the ORM: 0.3 s of a start
+
         self._engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             isolation_level="AUTOCOMMIT",  # BEGIN and COMMIT are said here
@@ -165,7 +169,7 @@ class PostgresEngine:
             except Exception:  # a bug in telling of a new server must not stop the clock
                 log.exception("store.follow_failed")
 
-    async def _read_clock(self, conn: AsyncConnection) -> None:
+    async def _read_clock(self, conn: "AsyncConnection") -> None:
         if isinstance(self._clock, StoreClock):
             connection = await _driver_of(conn)
             asked_ms = self._clock.monotonic_ms()
@@ -193,7 +197,7 @@ class PostgresEngine:
             log.warning("store.warning", code=message.sqlstate)
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+    async def _connection(self) -> "AsyncIterator[AsyncConnection]":
         """A connection to a server that `on_server` knows of. One that is not clean afterwards is thrown away."""
         async with self._engine.connect() as conn:
             connection = await _driver_of(conn)
@@ -205,7 +209,7 @@ class PostgresEngine:
                     connection.terminate()
                     await conn.invalidate()
 
-    async def _meet(self, conn: AsyncConnection) -> None:
+    async def _meet(self, conn: "AsyncConnection") -> None:
         on_server, server = self._on_server, self._server
         if on_server is None or server is None or _history(server) == self._met:
             return
@@ -401,7 +405,7 @@ def _history(server: Server) -> tuple[str, str]:
     return server.mark, server.durability
 
 
-async def _driver_of(conn: AsyncConnection) -> Any:
+async def _driver_of(conn: "AsyncConnection") -> Any:
     """asyncpg's connection."""
     return (await conn.get_raw_connection()).driver_connection
 
