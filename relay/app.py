@@ -212,9 +212,7 @@ class Relay:
             anonymous_burst=settings.limits.anonymous_burst,
         )
         self.issuer = Issuer(self.engine, self.ring, rng)
-        self.watch = CredentialWatch(
-            self.engine, clock, rng, auth=self.auth, hub=self.hub, also=lambda: self.engine.read(self._vault.learn)
-        )
+        self.watch = CredentialWatch(self.engine, clock, rng, auth=self.auth, hub=self.hub, also=self._follow_vault)
         self.auth.revoked = self.watch.sweep
         self.chores = Chores(
             engine=self.engine,
@@ -287,8 +285,11 @@ class Relay:
     async def _open_vault(self) -> Vault:
         await self.engine.write(lambda conn, now_ms: give_keys(conn, now_ms, self.ring, self.rng))
         vault = Vault(self.ring, self.rng)
-        await self.engine.read(vault.learn)
+        vault.learn(await self.engine.read(vault.news), self.clock.now_ms())
         return vault
+
+    async def _follow_vault(self) -> None:
+        self._vault.learn(await self.engine.read(self._vault.news), self.clock.now_ms())
 
     def _seal_token(self, device: DeviceKey, account: str, token: str) -> tuple[bytes, bytes]:
         sealed = self._vault.seal(token.encode(), address_place(device, account))

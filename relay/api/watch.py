@@ -13,7 +13,7 @@ import structlog
 from relay.api.auth import Authenticator
 from relay.backoff import around
 from relay.clock import Clock
-from relay.errors import Problem
+from relay.errors import ConfigError, Problem
 from relay.realtime.hub import Hub
 from relay.store import apps, tokens
 from relay.store.engine import Conn, Engine
@@ -68,6 +68,8 @@ class CredentialWatch:
                 await self._also()
         except Problem as problem:
             log.warning("auth.watch_failed", code=problem.code)
+        except ConfigError:  # another node sealed with a key that this one lacks: what it has goes on
+            log.error("auth.watch_failed", code="keys_differ")  # noqa: TRY400 - no trace
         self._auth.forget(revoked)
         self._hub.end(revoked, now_ms)
 

@@ -22,7 +22,7 @@ from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import Clock, SystemClock, rfc3339
 from relay.errors import Problem
 from relay.ids import Rng, system_rng
-from relay.keys import KeyRing, SealBroken
+from relay.keys import KeyRing
 from relay.store import apps, vault
 from relay.store.engine import Engine, SqliteEngine
 from relay.store.migrate import migrate
@@ -248,13 +248,7 @@ def rewrap(config: Path | None, new_data_keys: bool) -> None:
 
     async def work(store: Store) -> int:
         with _progress() as progress:
-            try:
-                await _rewrap_keys(store, progress)
-            except SealBroken:
-                click.echo(
-                    "A data key cannot be opened: put the ring key that wrapped it back into the ring.", err=True
-                )
-                return EX_NOT_DONE
+            await _rewrap_keys(store, progress)
             if new_data_keys:
                 made = await store.engine.write(lambda conn, now: vault.add_keys(conn, now, store.ring, store.rng))
                 progress.console.print(f"New data keys: {made}")
@@ -292,7 +286,7 @@ async def _reseal(store: Store, progress: Progress, *, wait: bool) -> int:
     if wait and not alone:
         await store.clock.sleep(vault.RIPE_MS / 1000)
     opened = vault.Vault(store.ring, store.rng, ripe_ms=0 if alone else vault.RIPE_MS)
-    await store.engine.read(opened.learn)
+    opened.learn(await store.engine.read(opened.news), store.clock.now_ms())
     broken = done = 0
     for one in SEALED:
         sealed, unopened = await _reseal_column(store, progress, opened, one)

@@ -41,25 +41,22 @@ class Vault:
 
     # --- its keys ---
 
-    def learn(self, conn: Connection, now_ms: int) -> None:
-        """Reads the data keys that are new. Raises ConfigError if the ring cannot open one."""
-        rows = conn.execute(_since, {"since": self._learned_ms - LATE_MS}).all()
-        self._learned_ms = now_ms
+    def news(self, conn: Connection, _: int) -> list[Row[Any]]:
+        """The rows of data keys that it may not know."""
+        return list(conn.execute(_since, {"since": self._learned_ms - LATE_MS}))
+
+    def learn(self, rows: Iterable[Row[Any]], now_ms: int) -> None:
+        """Takes what `news` gave. Raises ConfigError if the ring cannot open one."""
         for row in rows:
             if row.number in self._ciphers.get(row.app_id, {}):
                 continue
-            try:
-                key = self._ring.open(row.wrapped, _place(row.app_id, row.number))
-            except SealBroken:
-                raise ConfigError(
-                    [f"keys: the ring has not the key that app {row.app_id!r} was sealed with; restore the key file."]
-                ) from None
-            self._ciphers.setdefault(row.app_id, {})[row.number] = AESGCM(key)
+            self._ciphers.setdefault(row.app_id, {})[row.number] = AESGCM(_unwrapped(self._ring, row))
             self._born_ms.setdefault(row.app_id, {})[row.number] = row.created_ms
         for app_id, born in self._born_ms.items():
             first = min(born)
             ripe = [number for number, born_ms in born.items() if number == first or born_ms + self._ripe_ms <= now_ms]
             self._newest[app_id] = max(ripe)
+        self._learned_ms = now_ms
 
     def newest(self, app_id: str) -> int:
         """The number of the data key that seals."""
@@ -135,6 +132,16 @@ _rewrap = (
 )
 
 
+def _unwrapped(ring: KeyRing, row: Row[Any]) -> bytes:
+    """The data key itself. Raises ConfigError."""
+    try:
+        return ring.open(row.wrapped, _place(row.app_id, row.number))
+    except SealBroken:
+        raise ConfigError(
+            [f"keys: the ring has not the key that app {row.app_id!r} was sealed with; restore the key file."]
+        ) from None
+
+
 def give_keys(conn: Connection, now_ms: int, ring: KeyRing, rng: Rng) -> None:
     """Makes the first data key of every app that has none."""
     _add(conn, now_ms, ring, rng, [(app_id, 1) for app_id in conn.execute(_bare).scalars()])
@@ -167,14 +174,14 @@ def rewrap_some(
 ) -> tuple[tuple[str, int] | None, int, int]:
     """Wraps the next data keys under the ring's newest key; gives where it came to, how many it saw and wrapped.
 
-    Repeatable, and nothing changes for relays that run: they hold the data keys themselves. Raises SealBroken.
+    Repeatable, and nothing changes for relays that run: they hold the data keys themselves. Raises ConfigError.
     """
     rows: list[Row[Any]] = list(conn.execute(_wrapped, {"app": after[0], "number": after[1], "count": limit}))
     changes = []
     for row in rows:
         if ring.stale(row.wrapped):
             place = _place(row.app_id, row.number)
-            new = ring.seal(ring.open(row.wrapped, place), place)
+            new = ring.seal(_unwrapped(ring, row), place)
             changes.append({"app": row.app_id, "of": row.number, "old": row.wrapped, "new": new})
     if changes:
         conn.execute(_rewrap, changes)

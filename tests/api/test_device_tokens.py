@@ -111,10 +111,9 @@ class House:
 @pytest.fixture
 async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("relay.app.QUIET_S", 0)
     monkeypatch.setattr(watch, "SWEEP_S", 0.05)
     clock = Ahead()
-    relay = Relay(load(None, {"RELAY_SERVER__PORT": "0"}), clock, system_rng(), Metrics())
+    relay = Relay(load(None, {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__DRAIN_S": "0"}), clock, system_rng(), Metrics())
     first = await relay.open()
     assert first.api_key is not None
     async with relay.running(), aiohttp.ClientSession() as http:
