@@ -1,6 +1,6 @@
 """For development: a provider that hands pushes to nobody and writes one line for each.
 
-The line has the title, because a developer wants to see what would be shown; so do not use it with real messages.
+What would be shown stays out of the log (safety SEC-12) unless the account says `show_titles = true`.
 """
 
 import logging
@@ -19,10 +19,11 @@ logger = logging.getLogger("relay.provider.log")
 
 class LogConfig(ProviderConfig):
     hash_key: SecretStr = SecretStr("development")  # tokens are written as a hash with this key
+    show_titles: bool = False  # write titles too: only where nobody's messages are real
 
 
 class LogProvider:
-    """Accepts everything and tells the logger `relay.provider.log`: id, hashed token, title, never the body."""
+    """Accepts everything and tells the logger `relay.provider.log`: id, hashed token, never the body."""
 
     name: ClassVar[str] = "log"
     contract: ClassVar[int] = 1
@@ -53,7 +54,8 @@ class LogProvider:
         """See `Provider`."""
         key = blake2b(self.config.hash_key.get_secret_value().encode()).digest()
         token = blake2b(push.token.encode("utf-8", "replace"), key=key, digest_size=8).hexdigest()
-        logger.info("push.logged id=%r token=%s title=%.200r silent=%s", push.id, token, push.title, push.silent)
+        title = f" title={push.title!r:.200}" if self.config.show_titles else ""
+        logger.info("push.logged id=%r token=%s silent=%s%s", push.id, token, push.silent, title)
         return Outcome(verdict=Verdict.ACCEPTED, vendor_id=f"log-{token}")
 
     async def aclose(self) -> None:
