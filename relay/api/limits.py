@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
+from relay.api.frames import Frames
 from relay.errors import CODES, RETRYABLE, Malformed, Problem, Throttled, TooLarge, Unauthenticated
 from relay.push.limits import Bucket
 from relay.strictjson import parse
@@ -314,6 +315,9 @@ class _Connection(web.RequestHandler):
             self._head_begun = True
             if self._head_timer is None:
                 self._await_head()
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        super().set_parser(Frames(parser), data_received_cb)  # type: ignore[arg-type]  # it is used as one
 
     def _busy(self) -> bool:
         """Whether a whole request is here. Between requests, and only then, aiohttp has a waiter for the next."""

@@ -27,6 +27,7 @@ class Close(IntEnum):
     """WebSocket close codes."""
 
     NORMAL = 1000
+    NOT_UTF8 = 1007
     TOO_BIG = 1009
     RESTART = 1012
     TRY_LATER = 1013

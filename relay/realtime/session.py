@@ -132,6 +132,9 @@ class Session:
         match message.type:
             case WSMsgType.PONG:
                 self._missed_pongs = 0
+                if not self._rate.take(self._clock.monotonic_ms()):
+                    await self._close(Close.RATE)
+                    return False
                 return True
             case WSMsgType.PING:
                 if not self._rate.take(self._clock.monotonic_ms()):
@@ -176,6 +179,10 @@ class Session:
             await self._error(problem, ref)
             return True
         except Malformed as problem:
+            if problem.code == "json_not_utf8":  # RFC 6455 8.1: the connection has failed
+                await self._error(problem, ref)
+                await self._close(Close.NOT_UTF8)
+                return False
             return await self._bad(problem, ref)
         except Problem as problem:
             await self._error(problem, ref)
