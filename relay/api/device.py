@@ -158,6 +158,7 @@ class DeviceApi:
             self.clock,
             credential=_credential(bearer),
             next_token=partial(self._next_token, bearer),
+            cut=partial(_cut, request),
         )
         await session.run(first)
         return ws
@@ -233,7 +234,9 @@ class DeviceApi:
         try:
             if not isinstance(ticket, str):
                 raise Unauthenticated("Bring a bearer token, or a ticket.")
-            return await self.auth.take_ticket(ticket, origin=request.headers.get("Origin"))
+            bearer = await self.auth.take_ticket(ticket, origin=request.headers.get("Origin"))
+            assert bearer.device_key is not None
+            self._check_count(bearer.device_key)
         except Problem as problem:
             await ws.send_frame(
                 msgspec.json.encode(
@@ -241,14 +244,20 @@ class DeviceApi:
                 ),
                 WSMsgType.TEXT,
             )
-            await ws.close(code=int(Close.UNAUTHENTICATED))
+            await ws.close(code=int(Close.UNAUTHENTICATED if problem.status == 401 else Close.TRY_LATER))
             return None
+        return bearer
 
 
 def _nothing(reading: Reading) -> bool:
     """Whether there is nothing to say yet: not modified, or an empty page at the head."""
     batch = reading.batch
     return batch is None or batch.to_seq == batch.from_seq
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _credential(bearer: Principal) -> Credential:

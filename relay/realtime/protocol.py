@@ -19,6 +19,7 @@ HELLO_S = 5.0
 PING_S = 25.0
 PING_MISSES_MAX = 2
 WRITE_S = 20.0
+CLOSE_S = 2.0  # for the close frame and its answer; then the connection is cut
 ACK_IDS_MAX = 500
 WINDOW_ENTRIES, WINDOW_BYTES = 200, 1024 * 1024
 

@@ -7,6 +7,7 @@ told to look. So live messages and catch-up take one path, in order.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from relay.strictjson import parse
 log = structlog.get_logger("relay.realtime")
 
 PAGE_MAX = 200
+SAY_S = 0.5  # to say why, before a connection is closed that must not last
 _encode = msgspec.json.Encoder().encode
 NextToken = Callable[[], Awaitable[dict[str, Any]]]  # what the welcome says of the device's token
 
@@ -52,6 +54,7 @@ class Session:
         *,
         credential: Credential,
         next_token: NextToken,
+        cut: Callable[[], None],
     ) -> None:
         self.device = device
         self.credential = credential
@@ -61,6 +64,7 @@ class Session:
         self._hub = hub
         self._clock = clock
         self._next_token = next_token
+        self._cut = cut
         self._group: asyncio.TaskGroup | None = None
         self._pump: asyncio.Task[None] | None = None
         self._again = False
@@ -325,8 +329,14 @@ class Session:
             return
 
     async def _close(self, code: Close) -> None:
-        if not self._ws.closed:
-            await self._ws.close(code=int(code), message=b"")
+        """Closes the connection; one whose client does not read is cut, for the close frame cannot get to it either."""
+        if self._ws.closed:
+            return
+        try:
+            async with asyncio.timeout(protocol.CLOSE_S):
+                await self._ws.close(code=int(code), message=b"")
+        except TimeoutError:
+            self._cut()
 
     # --- what the hub says ---
 
@@ -337,7 +347,11 @@ class Session:
         self._later(self._say_expelled())
 
     async def _say_expelled(self) -> None:
-        await self._error(Unauthenticated("The token that this connection was opened with counts no more."), None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SAY_S):
+                await self._error(
+                    Unauthenticated("The token that this connection was opened with counts no more."), None
+                )
         await self._close(Close.UNAUTHENTICATED)
 
     def ping(self) -> None:

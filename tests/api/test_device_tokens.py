@@ -1,6 +1,7 @@
 """Credentials through the public faces, over days that pass at once (safety SEC-1 to SEC-4)."""
 
 import asyncio
+import socket
 import statistics
 import time
 from collections.abc import AsyncIterator, Callable
@@ -470,3 +471,27 @@ def _resigned(key: str, *, other_id: bool) -> str:
 def test_a_family_s_times_are_those_of_the_rules() -> None:
     assert (family.LIFE_MS, family.HALF_LIFE_MS) == (30 * DAY_S * 1000, 15 * DAY_S * 1000)
     assert (family.GRACE_MS, family.EPOCH_GRACE_MS) == (10 * MINUTE_S * 1000, DAY_S * 1000)
+
+
+def _small(info: Any) -> socket.socket:
+    """A socket that takes little in."""
+    found = socket.socket(info[0], info[1], info[2])
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    return found
+
+
+async def test_a_device_that_does_not_read_is_out_in_time_all_the_same(house: House) -> None:
+    token = await house.token()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_small)) as http:
+        ws = await House(house.relay, house.clock, http, house.key).connect(token)
+        await next_frame(ws, "welcome")
+        ws._response.connection.protocol.pause_reading()  # type: ignore[union-attr]
+        for n in range(20):
+            body = {"to": {"users": ["ann"]}, "body": f"{n}" + "x" * 60_000}
+            assert (await house.call("POST", "/v1/messages", body))[0] == 202
+        for _ in range(20):  # more than the system's buffers hold
+            await ws.send_json({"type": "fill", "from": 0, "to": 20})
+        await asyncio.sleep(1)  # noqa: TID251 - until they are full
+        await house.call("DELETE", f"{PHONE}/token")
+        async with asyncio.timeout(5):
+            await eventually(lambda: _is_true(len(house.relay.hub) == 0))

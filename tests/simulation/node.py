@@ -245,6 +245,7 @@ class Node:
             self.clock,
             credential=Credential("simulated"),
             next_token=_no_token,
+            cut=link.reset,
         )
         self.spawn(_served(session, link, first), name=f"session {device}")
 
