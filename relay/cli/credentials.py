@@ -30,6 +30,7 @@ from relay.store.reseal import SEALED, Sealed, count, reseal_some
 from relay.telemetry import Metrics
 
 STEP = 500  # rows in one transaction: short enough to run beside a relay
+SETTLED_S = 5  # from then on, every node seals with a data key that has become ripe
 EX_NOT_DONE = 1
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -284,7 +285,7 @@ async def _reseal(store: Store, progress: Progress, *, wait: bool) -> int:
     """Gives how many secrets could not be opened."""
     alone = isinstance(store.engine, SqliteEngine)  # one process owns the file: nobody has to learn of a key first
     if wait and not alone:
-        await store.clock.sleep(vault.RIPE_MS / 1000)
+        await store.clock.sleep(vault.RIPE_MS / 1000 + SETTLED_S)
     opened = vault.Vault(store.ring, store.rng, ripe_ms=0 if alone else vault.RIPE_MS)
     opened.learn(await store.engine.read(opened.news), store.clock.now_ms())
     broken = done = 0
