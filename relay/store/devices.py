@@ -67,14 +67,13 @@ def device_row(conn: Connection, key: DeviceKey) -> Device | None:
     return None if row is None else device_of(row)
 
 
-_gone = select(*_columns).where(
-    device.c.app_id == bindparam("app"), device.c.user_id == bindparam("user"), device.c.state == "gone"
-)
+_all_of_user = select(*_columns).where(device.c.app_id == bindparam("app"), device.c.user_id == bindparam("user"))
 
 
 def gone_devices(conn: Connection, key: UserKey) -> list[Device]:
     """Devices that are no more, for looking back."""
-    return [device_of(row) for row in conn.execute(_gone, {"app": key.app_id, "user": key.user_id}).all()]
+    rows = conn.execute(_all_of_user, {"app": key.app_id, "user": key.user_id}).all()
+    return [one for one in map(device_of, rows) if one.state is DeviceState.GONE]
 
 
 def insert_device(conn: Connection, new: Device) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, select, text, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, literal_column, select, text, update
 
 from relay.ids import message_id
 from relay.model import EVERYWHERE, Entry, EntryState, Inbox, Kind, NotifyPolicy, Scope, UserKey
@@ -12,6 +12,7 @@ from relay.store.schema import idempotency, inbox, inbox_entry, message, read_ma
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 e, m = inbox_entry.c, message.c
+_live = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
 _inbox = [inbox.c[name] for name in Inbox.__struct_fields__]
 
 # --- the lock and the numbers -----------------------------------------------------------------------------------------
@@ -303,7 +304,7 @@ _notifiable = (
         e.seq > bindparam("after"),
         e.seq <= bindparam("upto"),
         e.notifiable == 1,
-        e.state == "live",
+        _live,
         e.expires_ms > bindparam("now"),
     )
     .order_by(e.seq)
@@ -320,18 +321,37 @@ def notifiable_between(
 
 
 @per_dialect
-def _by_message(sqlite: bool) -> Select[Any]:
-    return (
-        select(*_deciding)
-        .select_from(_joined)
-        .where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
-        .order_by(e.seq)
+def _alive(sqlite: bool) -> Select[Any]:
+    return select(e.user_id, e.message_id, e.seq).where(
+        e.app_id == bindparam("app"),
+        in_list(e.user_id, "users", sqlite=sqlite),
+        in_list(e.message_id, "ids", sqlite=sqlite),
+        e.notifiable == 1,
+        _live,
+        e.expires_ms > bindparam("now"),
     )
+
+
+def alive(
+    conn: Connection, now_ms: int, app_id: str, users: Iterable[str], ids: Iterable[str]
+) -> dict[tuple[str, str], list[int]]:
+    """Numbers of the entries of these messages that still live and may be worth a notification, by user and message."""
+    found: dict[tuple[str, str], list[int]] = {}
+    params = {"app": app_id, "users": as_list(conn, users), "ids": as_list(conn, ids), "now": now_ms}
+    for row in conn.execute(_alive(conn), params):
+        found.setdefault((row.user_id, row.message_id), []).append(row.seq)
+    return found
+
+
+@per_dialect
+def _by_message(sqlite: bool) -> Select[Any]:
+    return select(*_deciding).select_from(_joined).where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
 
 
 def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> list[Entry]:
     params = {"app": key.app_id, "user": key.user_id, "ids": as_list(conn, ids)}
-    return [entry_of(row) for row in conn.execute(_by_message(conn), params).all()]
+    # Asked for in order, SQLite would rather walk the whole inbox than sort a handful.
+    return sorted((entry_of(row) for row in conn.execute(_by_message(conn), params).all()), key=lambda one: one.seq)
 
 
 @per_dialect
@@ -344,12 +364,12 @@ def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entr
     return [entry_of(row) for row in conn.execute(_by_seq(conn), params).all()]
 
 
-_by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), e.state == "live").order_by(e.seq)
+_by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), _live)
 
 
 def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> list[int]:
     params = {"app": key.app_id, "user": key.user_id, "collapse": collapse_key}
-    return list(conn.execute(_by_collapse, params).scalars())
+    return sorted(conn.execute(_by_collapse, params).scalars().all())
 
 
 _id_at = select(e.message_id).where(*_here, e.seq == bindparam("seq"))
@@ -360,7 +380,7 @@ def id_at(conn: Connection, key: UserKey, seq: int) -> str | None:
     return conn.execute(_id_at, {"app": key.app_id, "user": key.user_id, "seq": seq}).scalar_one_or_none()
 
 
-_live_above = select(func.count()).select_from(inbox_entry).where(*_here, e.seq > bindparam("after"), e.state == "live")
+_live_above = select(func.count()).select_from(inbox_entry).where(*_here, e.seq > bindparam("after"), _live)
 
 
 def count_live_above(conn: Connection, key: UserKey, seq: int) -> int:
@@ -412,7 +432,7 @@ def last_seq_before(conn: Connection, key: UserKey, since_ms: int, *, floor: int
 def _end(sqlite: bool) -> Any:
     return (
         update(inbox_entry)
-        .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite), e.state == "live")
+        .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite), _live)
         .values(state=bindparam("to"), ended_ms=bindparam("now"), ended_by_seq=bindparam("by"))
     )
 
@@ -447,7 +467,7 @@ def mark_completed(conn: Connection, key: UserKey, now_ms: int, seqs: Iterable[i
 
 _expiring = (
     select(e.app_id, e.user_id, e.seq)
-    .where(e.state == "live", e.expires_ms <= bindparam("now"))
+    .where(_live, e.expires_ms <= bindparam("now"))
     .order_by(e.expires_ms)
     .limit(bindparam("count"))
 )

@@ -321,6 +321,7 @@ Index(
     sqlite_where=text("shared = 0 AND state = 'active'"),
     postgresql_where=text("shared = 0 AND state = 'active'"),
 )
+Index("address_by_token", address.c.app_id, address.c.account, address.c.token_hash)
 address_tombstone = _table(
     "address_tombstone",
     _text("app_id"),

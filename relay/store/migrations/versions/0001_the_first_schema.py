@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "preference"),
         sqlite_strict=True,
     )
+    op.create_index("address_by_token", "address", ["app_id", "account", "token_hash"], unique=False)
     op.create_index(
         "address_owner",
         "address",
@@ -617,6 +618,7 @@ def downgrade() -> None:
     op.drop_index("api_key_by_id", table_name="api_key")
     op.drop_table("api_key")
     op.drop_table("address_tombstone")
+    op.drop_index("address_by_token", table_name="address")
     op.drop_index(
         "address_owner",
         table_name="address",
