@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from relay.inbox.locked import Locked
 from relay.model import Address, Device, DeviceKey, UserKey
 from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
 
 TOMBSTONE_MS = 30 * 86_400_000
 
@@ -55,8 +56,8 @@ def set_addresses(
     fresh = any((row.account, row.token_hash) not in known for row in rows if row.state == "active")
     usable = any(row.state == "active" for row in rows)
     after = replace(locked.devices[device.device_id], has_address=int(usable))
-    if fresh:
-        after = replace(after, pushed_seq=after.acked_high)  # what went to the old token may never have arrived
+    if fresh:  # what went to the old token may never have arrived
+        after = replace(after, pushed_seq=min(after.pushed_seq, max(after.acked_high, _untold_from(locked, after))))
     locked.put(after)
     locked.rearm(device.device_id, anew=fresh)
     return tuple((row.account, row.state) for row in rows)
@@ -79,6 +80,14 @@ def _claim(users: Mapping[UserKey, Locked], locked: Locked, device: Device, new:
         lose_address(theirs, owner, account=new.account, token_hash=new.token_hash, state="taken")
     device_rows.unbury_address(locked.conn, locked.key.app_id, account=new.account, token_hash=new.token_hash)
     return "active", shared
+
+
+def _untold_from(locked: Locked, device: Device) -> int:
+    """Up to where nobody need be told: what came before the device, or was acked by the one it follows, is only synced."""
+    if device.predecessor is not None:
+        before = device_rows.device_row(locked.conn, DeviceKey(*locked.key, device.predecessor))
+        return 0 if before is None else before.acked_high
+    return inbox_rows.last_seq_before(locked.conn, locked.key, device.created_ms, floor=0)
 
 
 def lose_address(locked: Locked, owner: DeviceKey, *, account: str, token_hash: bytes, state: str) -> None:

@@ -20,6 +20,7 @@ from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, s
 from relay.inbox.ending import entry_row
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.page import Snapshot, tail_same
+from relay.inbox.registry import inherited_from, remove
 from relay.inbox.reports import RELEASED_FALLBACK, RELEASED_HELD, tell_device
 from relay.inbox.rules import Evidence, Judgement, Reason, Verdict, View
 from relay.model import Device, DeviceKey, DeviceState, EntryState, Kind
@@ -111,7 +112,7 @@ def _hello_one(
 ) -> Welcome:
     locked = users.get(one.device.user)
     old = None if locked is None else locked.devices.get(one.device.device_id)
-    if locked is None or old is None:
+    if locked is None or old is None or old.state is DeviceState.GONE:  # also if it went in this very batch
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
     cursor = _unsealed(one, keys)
     evidence = _evidence(locked, old, one, cursor, store_epoch)
@@ -124,7 +125,7 @@ def _hello_one(
     _believe(locked, old, judgement, cursor, session)
     _write_facts(locked, one, session)
     if one.replaces is not None and one.replaces != one.device.device_id:
-        _replace_device(locked, one.device.device_id, one.replaces)
+        _replace_device(locked, one.device.device_id, one.replaces, judgement)
     taken: tuple[tuple[str, str], ...] = ()
     if one.addresses is not None:
         taken = set_addresses(users, locked.devices[one.device.device_id], one.addresses)
@@ -230,20 +231,26 @@ def _said(new: S | None, known: S | None) -> S | None:
     return known if new is None else new
 
 
-def _replace_device(locked: Locked, device_id: str, predecessor_id: str) -> None:
-    """A reinstall names the installation it follows. The old one goes once this one has what it lacked (see `sign_off`)."""
+def _replace_device(locked: Locked, device_id: str, predecessor_id: str, judgement: Judgement) -> None:
+    """A reinstall names the installation it follows: that one goes, with its addresses, once what it lacked is in the
+    view of this one."""
     predecessor, device = locked.devices.get(predecessor_id), locked.devices[device_id]
-    if predecessor is None or device.predecessor == predecessor_id:
+    if predecessor is None or predecessor.state is DeviceState.GONE:
         return
+    start_seq = inherited_from(locked, predecessor)
+    if start_seq < device.start_seq:
+        if judgement.verdict is not Verdict.RESYNC:
+            return  # it reads on from its cursor: what lies before that would never be offered
+        device = replace(device, start_seq=start_seq, acked_seq=start_seq)
     # The predecessor's pushes may have gone to a dead token: what it had not acked is told again.
     locked.put(
         replace(
             device,
             predecessor=predecessor_id,
-            acked_high=max(device.acked_seq, min(device.acked_high, predecessor.acked_high)),
-            pushed_seq=max(device.acked_seq, min(device.pushed_seq, predecessor.acked_high)),
+            pushed_seq=max(device.acked_high, min(device.pushed_seq, predecessor.acked_high)),
         )
     )
+    remove(locked, predecessor, detail="device_gone")
 
 
 def _release(locked: Locked, device: Device) -> int:

@@ -67,6 +67,8 @@ def register(
     )
     if one.addresses is not None:
         set_addresses(users, locked.devices[device.device_id], one.addresses)
+    if new:
+        locked.put(replace(locked.devices[device.device_id], pushed_seq=device.pushed_seq))
     locked.rearm(device.device_id)
     flush(conn, now_ms, users.values())
     return locked.devices[device.device_id], new
@@ -77,9 +79,11 @@ def _create(locked: Locked, one: Registration) -> Device:
     head = locked.head_seq
     told_seq = head  # what was sent before a device existed is synced, not notified
     start_seq = _start(locked)
-    predecessor = locked.devices.get(one.replaces) if one.replaces else None
+    predecessor = locked.devices.get(one.replaces) if one.replaces and one.replaces != one.device.device_id else None
     if predecessor is not None:
+        start_seq = min(start_seq, inherited_from(locked, predecessor))
         told_seq = max(start_seq, predecessor.acked_high)
+        remove(locked, predecessor, detail="device_gone")  # what it lacked is in the view of this one
     device = Device(
         app_id=one.device.app_id,
         user_id=one.device.user_id,
@@ -121,6 +125,12 @@ def _create(locked: Locked, one: Registration) -> Device:
     locked.forget_jobs()
     locked.devices[device.device_id] = device
     return device
+
+
+def inherited_from(locked: Locked, predecessor: Device) -> int:
+    """The number after which a successor must begin to have everything in its view that its predecessor lacked."""
+    passed = (seq - 1 for seq, _, _ in device_rows.held_rows(locked.conn, predecessor.key))
+    return max(locked.inbox.floor_seq, min([predecessor.acked_seq, *passed]))
 
 
 def _start(locked: Locked) -> int:

@@ -226,20 +226,34 @@ def _attempt_row(one: Attempt) -> dict[str, object]:
 
 
 def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[bool]:
-    """For each attempt: not acked past it, the address still this device's own, and something in it still alive.
+    """For each attempt: the address is still this device's own, and something it names still lives and is not acked.
 
-    Without a lock: what changes after this look costs at most one push that the client drops.
+    Without a lock: what changes after this look costs at most one push that the client drops. What it names no more, but
+    the device still lacks, is planned again.
     """
     keys = {one.device.user for one in attempts}
     devices = {d.key: d for found in device_rows.devices_of(conn, keys).values() for d in found}
     addresses = device_rows.addresses_of(conn, keys)
-    return [_needed(devices.get(one.device), addresses.get(one.device, []), one) for one in attempts]
+    acks = device_rows.ack_ranges(conn, keys)
+    alive: dict[str, Mapping[tuple[str, str], Sequence[int]]] = {}
+    for app_id in {key.app_id for key in keys}:
+        here = [one for one in attempts if one.device.app_id == app_id]
+        ids = {id_ for one in here for id_ in _named(one)}
+        alive[app_id] = inbox_rows.alive(conn, now_ms, app_id, {one.device.user_id for one in here}, ids)
+
+    def needed(one: Attempt) -> bool:
+        device = devices.get(one.device)
+        if device is None or _current(addresses.get(one.device, []), one.send.address) is None:
+            return False
+        acked, _ = acks.get(one.device, ((), ()))
+        seqs = (seq for id_ in _named(one) for seq in alive[one.device.app_id].get((one.device.user_id, id_), ()))
+        return any(seq > device.acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)
+
+    return [needed(one) for one in attempts]
 
 
-def _needed(device: Device | None, addresses: Sequence[Address], one: Attempt) -> bool:
-    if device is None or device.acked_seq >= one.send.upto_seq:
-        return False
-    return _current(addresses, one.send.address) is not None
+def _named(one: Attempt) -> set[str]:
+    return {id_ for note in one.send.notes for id_ in note.ids}
 
 
 def _current(addresses: Sequence[Address], used: Address) -> Address | None:

@@ -42,6 +42,7 @@ log = structlog.get_logger("relay.store")
 
 TRIES_MAX = 5
 REPEATABLE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+RACED = "23505"  # unique_violation: somebody wrote the same at the same time; the next try sees it
 PAUSE_S = (0.01, 0.2)  # between tries
 IDLE_MS = 30_000  # a connection unused for longer is asked before it is trusted
 PING_S = 2.0
@@ -308,7 +309,7 @@ class PostgresEngine:
             try:
                 return await transaction()
             except self._errors as error:
-                if attempt < TRIES_MAX and sqlstate(error) in REPEATABLE:
+                if attempt < TRIES_MAX and sqlstate(error) in {RACED, *REPEATABLE}:
                     await self._clock.sleep(self._rng.uniform(*PAUSE_S))
                 elif fresh and self._is_broken(error):
                     fresh = False  # it broke while it lay in the pool, say: another one may do

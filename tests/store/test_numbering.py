@@ -8,16 +8,15 @@ import asyncio
 import random
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import law
 import pytest
+from beside import held, until_blocked
 from house import House
-from sqlalchemy import text
 
 from relay.errors import Unavailable
-from relay.inbox.accept import Accepted, Send, accept
+from relay.inbox.accept import Accepted, accept
 from relay.model import Policy
 from relay.store.engine import Engine, SqliteEngine
 from relay.store.postgres import PostgresEngine
@@ -44,38 +43,6 @@ async def postgres(postgres_url: str, clock: Any) -> AsyncIterator[House]:
     await engine.close()
 
 
-class Held:
-    """A transaction that has accepted messages and has not committed yet."""
-
-    def __init__(self, house: House, conn: Any) -> None:
-        self.house, self.conn = house, conn
-
-    async def accept(self, *sends: Send) -> list[Any]:
-        house = self.house
-        return await self.conn.run_sync(
-            lambda conn: accept(conn, house.clock.now_ms(), sends, lambda _: house.policy, house.inbox.new_epoch)
-        )
-
-    async def pid(self) -> int:
-        return int((await self.conn.execute(text("SELECT pg_backend_pid()"))).scalar_one())
-
-
-@asynccontextmanager
-async def held(house: House) -> AsyncIterator[Held]:
-    """A connection of its own with a transaction that its test ends."""
-    assert isinstance(house.engine, PostgresEngine)
-    async with house.engine._engine.connect() as conn:
-        yield Held(house, conn)
-
-
-async def until_blocked(house: House, count: int = 1) -> None:
-    """Until so many of the other connections wait for a lock."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    async with asyncio.timeout(10):
-        while (await house.rows(waiting))[0]["count"] < count:
-            pass
-
-
 async def seen(house: House) -> list[int]:
     """What ann's phone would read now."""
     return (await house.page("ann/phone", store=False)).seqs
@@ -94,7 +61,7 @@ async def test_f1_a_reader_never_sees_a_number_before_the_one_below_it(postgres:
         await until_blocked(postgres)
         assert await seen(postgres) == [1, 2, 3, 4, 5]
         assert not b.done()
-        await a.conn.commit()
+        await a.commit()
     assert (await b).recipients[0].seq == 7
     page = await postgres.page("ann/phone")
     assert page.seqs == [1, 2, 3, 4, 5, 6, 7]
@@ -106,7 +73,7 @@ async def test_f1_another_users_inbox_does_not_wait(postgres: House) -> None:
     async with held(postgres) as a:
         await a.accept(postgres.message("ann"))
         assert (await postgres.send("bob")).recipients[0].seq == 1
-        await a.conn.rollback()
+        await a.rollback()
 
 
 async def test_f2_a_number_that_was_rolled_back_is_given_again(postgres: House) -> None:
@@ -116,7 +83,7 @@ async def test_f2_a_number_that_was_rolled_back_is_given_again(postgres: House) 
         (lost,) = await a.accept(postgres.message())
         b = asyncio.create_task(postgres.send())
         await until_blocked(postgres)
-        await a.conn.rollback()
+        await a.rollback()
     assert (await b).recipients[0].seq == 6
     page = await postgres.page("ann/phone")
     assert page.seqs == [1, 2, 3, 4, 5, 6]
@@ -142,7 +109,7 @@ async def test_a_writer_that_waits_too_long_is_told_to_come_again_and_leaves_not
         with pytest.raises(Unavailable) as refused:
             await postgres.send()
         assert refused.value.code == "overloaded"
-        await a.conn.commit()
+        await a.commit()
     assert (await postgres.send()).recipients[0].seq == 2
 
 
@@ -203,7 +170,7 @@ async def test_f3_32_writers_of_three_users_each_never_deadlock(postgres: House)
     async def writer(trio: list[str]) -> list[Accepted]:
         async with room, held(house) as mine:
             answers = await mine.accept(house.message(*trio))
-            await mine.conn.commit()
+            await mine.commit()
             return answers
 
     trios = [rng.sample(users, 3) for _ in range(32)]
