@@ -1,6 +1,7 @@
 """The shell of every adapter that speaks HTTP: it talks, renews the credential, retries once; subclasses translate."""
 
 import asyncio
+import contextlib
 import json
 import math
 import re
@@ -11,6 +12,8 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, ClassVar, Never
 from urllib.parse import urlsplit
+
+import msgspec
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict, slimmer
 from providers.guard import TargetRefused
@@ -184,7 +187,7 @@ class HttpProvider(ABC):
         """See `Provider`."""
         if push.kind not in self.capabilities.kinds:
             return Outcome(verdict=Verdict.REFUSED, vendor_code="kind_unknown")
-        if self.check_overrides(push.overrides):
+        if push.overrides and self.check_overrides(push.overrides):
             return Outcome(verdict=Verdict.REFUSED, vendor_code="overrides_invalid")
         try:
             credential = await self._current()
@@ -256,6 +259,8 @@ def _without_private(outcome: Outcome, push: Push) -> Outcome:
 
 def json_body(value: Any) -> bytes:
     """Compact UTF-8 JSON. What UTF-8 cannot carry (a lone surrogate) becomes a question mark."""
+    with contextlib.suppress(UnicodeEncodeError):
+        return msgspec.json.encode(value)
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", errors="replace")
 

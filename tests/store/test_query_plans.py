@@ -61,7 +61,7 @@ def test_no_statement_walks_a_table(conn: Connection) -> None:
         (name, line)
         for name, statement in statements(conn)
         for line in plan(conn, statement)
-        if line.startswith("SCAN") and line.split()[1] in tables - WALKED
+        if line.startswith("SCAN") and line.split()[1] in tables - WALKED and line.split()[-1] not in PARTIAL
     ]
     assert not walks
 
