@@ -10,7 +10,7 @@ from relay.inbox import rules
 from relay.inbox.cursor import Cursor, epoch8
 from relay.inbox.ending import append_control, end_for_others
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
-from relay.inbox.reports import Ledger, Reported, complete, end, is_delivery, tell
+from relay.inbox.reports import Ledger, Reported, complete, end, is_delivery, released, tell
 from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind
 from relay.store import devices as device_rows
@@ -223,7 +223,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
     if not nacks:
         return set()
     codes = dict(nacks)
-    known = {seq: (why, tries) for seq, why, tries in locked.held(device.device_id)}
+    known = {seq for seq, _, _ in locked.held(device.device_id)}
     refused: set[int] = set()
     failed: list[Reported] = []
     for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, codes):
@@ -233,7 +233,9 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
             continue  # acked and reported before: an ack is not taken back
         refused.add(entry.seq)
         why = NACK_WHY[codes[entry.message_id]]
-        tries = known.get(entry.seq, ("", 0))[1] + 1
+        # A release is another version's try; the same refusal said twice is still one.
+        release = released(entry)
+        tries = 1 if release is None else release.tries + 1
         if why == "poison" and tries >= TRIES_MAX:
             failed.append((entry, "undecodable"))
             locked.unhold(device.device_id, [entry.seq])

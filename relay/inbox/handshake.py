@@ -21,7 +21,7 @@ from relay.inbox.ending import entry_row
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.page import Snapshot, tail_same
 from relay.inbox.registry import inherited_from, remove
-from relay.inbox.reports import RELEASED_FALLBACK, RELEASED_HELD, tell_device
+from relay.inbox.reports import Released, released, tell_device
 from relay.inbox.rules import Evidence, Judgement, Reason, Verdict, View
 from relay.model import Device, DeviceKey, DeviceState, EntryState, Kind
 from relay.store import devices as device_rows
@@ -129,8 +129,7 @@ def _hello_one(
     taken: tuple[tuple[str, str], ...] = ()
     if one.addresses is not None:
         taken = set_addresses(users, locked.devices[one.device.device_id], one.addresses)
-    released = _release(locked, locked.devices[one.device.device_id])
-    upgrade = _note_upgrade(locked, old, judgement, released)
+    upgrade = _note_upgrade(locked, old, judgement, _release(locked, old, locked.devices[one.device.device_id]))
     if judgement.reason is not None and old.session > 0:
         tell_device(
             locked, locked.devices[one.device.device_id], "device.resync", reason=str(judgement.reason), session=session
@@ -253,16 +252,17 @@ def _replace_device(locked: Locked, device_id: str, predecessor_id: str, judgeme
     remove(locked, predecessor, detail="device_gone")
 
 
-def _release(locked: Locked, device: Device) -> int:
+def _release(locked: Locked, old: Device, device: Device) -> int:
     """Step 8: what was passed without its full form, and can be shown now, comes again under a new number."""
-    released = 0
-    rows = []
+    rows: list[dict[str, Any]] = []
     done: list[int] = []
     held = [row for row in locked.held(device.device_id) if row[0] <= device.acked_seq]
     if not held:
         return 0
     entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, [seq for seq, _, _ in held])}
-    for seq, why, _ in held[:RELEASES_MAX]:
+    for seq, why, tries in held:
+        if len(rows) == RELEASES_MAX:
+            break
         entry = entries.get(seq)
         if entry is None or entry.state is not EntryState.LIVE:
             done.append(seq)
@@ -270,7 +270,11 @@ def _release(locked: Locked, device: Device) -> int:
         # One that is over but not yet swept keeps its row: without it the sweep would take the delivery for acked.
         if not entry.live(locked.now_ms) or rules.view(entry, device) is not View.FULL:
             continue
-        was_fallback = why == "fallback"
+        if not rules.may_read_now(why, old, device):
+            continue
+        before = released(entry)
+        was_fallback = why == "fallback" or (before is not None and before.was == "fallback")
+        data = Released("fallback" if was_fallback else "held", tries)
         rows.append(
             entry_row(
                 locked,
@@ -280,15 +284,14 @@ def _release(locked: Locked, device: Device) -> int:
                 expires_ms=entry.expires_ms,
                 only_device=device.device_id,
                 notifiable=entry.notifiable and not was_fallback,
-                data=RELEASED_FALLBACK if was_fallback else RELEASED_HELD,
+                data=msgspec.json.encode(data).decode(),
             )
         )
         done.append(seq)
-        released += 1
     if rows:
         inbox_rows.append(locked.conn, [], rows)
     locked.unhold(device.device_id, done)
-    return released
+    return len(rows)
 
 
 def _note_upgrade(locked: Locked, old: Device, judgement: Judgement, released: int) -> dict[str, Any] | None:

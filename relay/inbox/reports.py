@@ -1,6 +1,9 @@
 """How deliveries end: one final state each, with the event for the sender in the same transaction (protocol 11)."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import msgspec
 
 from relay.clock import rfc3339
 from relay.inbox import rules
@@ -15,13 +18,28 @@ Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
 
 # Only these are deliveries of a message to a receiver. Copies for the sender's own devices and control entries are not.
 DELIVERIES = frozenset({Kind.MESSAGE, Kind.RELEASE, Kind.POINTER})
-RELEASED_FALLBACK = '{"was":"fallback"}'  # `data` of a release whose delivery was reported with its fallback
-RELEASED_HELD = '{"was":"held"}'
+
+
+class Released(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`data` of a release: what the device had of the message before, and how many versions of its app choked on it."""
+
+    was: Literal["fallback", "held"]  # with its fallback a delivery was reported already
+    tries: int = 0
+
+
+def released(entry: Entry) -> Released | None:
+    """What a release says of its message; None for any other entry."""
+    if entry.kind is not Kind.RELEASE or entry.data is None:
+        return None
+    return msgspec.json.decode(entry.data, type=Released)
 
 
 def is_delivery(entry: Entry) -> bool:
     """Whether an end of this entry is to be reported."""
-    return entry.kind in DELIVERIES and entry.data != RELEASED_FALLBACK
+    if entry.kind not in DELIVERIES:
+        return False
+    release = released(entry)
+    return release is None or release.was != "fallback"
 
 
 def tell(locked: Locked, device: Device | None, type_: str, items: Sequence[Reported]) -> None:

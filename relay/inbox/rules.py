@@ -97,6 +97,15 @@ def gap_reason(entry: Entry, seen: View, now_ms: int) -> Why | None:
     return Why.EXPIRED if entry.expires_ms <= now_ms else None
 
 
+def may_read_now(why: str, before: Device, device: Device) -> bool:
+    """Whether what the device could not read is worth another try: it is another version by now (protocol 8.6)."""
+    if why == "poison":
+        return device.app_version != before.app_version
+    if why == "unknown_type":
+        return (device.app_version, device.schema, device.types) != (before.app_version, before.schema, before.types)
+    return True
+
+
 # --- sets of acked numbers --------------------------------------------------------------------------------------------
 
 RANGES_MAX = 64  # ranges of selective acks a device may have; of more, the lowest are offered again

@@ -1,0 +1,120 @@
+"""What a device could not read: it waits for another version of the app, is tried again there, and fails after three."""
+
+import json
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from relay.bus.local import LocalBus
+from relay.inbox.accept import Send
+from relay.inbox.ack import AckRequest
+from relay.inbox.cursor import CursorKeys
+from relay.inbox.handshake import Hello
+from relay.inbox.registry import Registration
+from relay.inbox.service import InboxService
+from relay.model import DeviceKey, Policy
+from relay.store import meta
+from relay.store.engine import Engine
+
+PHONE = DeviceKey("shop", "ann", "phone")
+ID = "01900000-0000-7000-8000-000000000001"
+
+
+class App:
+    """The app on ann's phone, which can't decode the message."""
+
+    def __init__(self, inbox: InboxService) -> None:
+        self.inbox = inbox
+        self.cursor: str | None = None
+
+    async def start(self, version: str) -> None:
+        said = Hello(device=PHONE, node_id="n1", store_id="s", app_version=version, cursor=self.cursor)
+        self.cursor = (await self.inbox.hello(said)).cursor
+
+    async def catch_up(self, *, refuses: str | None = None, times: int = 1) -> list[str]:
+        """Reads to the end and acks; `refuses` is the code for what it can't read. Gives the ids that came."""
+        assert self.cursor is not None
+        reading = await self.inbox.read(PHONE, self.inbox.unseal(self.cursor, PHONE), limit=100)
+        assert reading.batch is not None
+        ids = [entry["id"] for entry in json.loads(reading.batch.json)["entries"]]
+        self.cursor = reading.batch.cursor
+        nacks = tuple((id_, refuses) for id_ in ids) if refuses is not None else ()
+        for _ in range(times):
+            await self.inbox.ack(AckRequest(device=PHONE, cursor=self.inbox.unseal(self.cursor, PHONE), nacks=nacks))
+        return ids
+
+    async def ends(self) -> Counter[str]:
+        rows = await self.inbox.engine.read(lambda conn, _: conn.exec_driver_sql("SELECT type FROM event").all())
+        return Counter(type_ for (type_,) in rows if type_ in {"delivery.acked", "delivery.failed"})
+
+
+@pytest.fixture
+async def app(engine: Engine, clock: Any) -> App:
+    rng = random.Random(7)
+    await engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
+    policy = Policy()
+    inbox = InboxService(
+        engine=engine,
+        clock=clock,
+        rng=rng,
+        policy_of=lambda _: policy,
+        keys=CursorKeys(1, {1: b"k" * 32}),
+        hints=LocalBus(),
+        node_id="n1",
+    )
+    await inbox.register(Registration(device=PHONE))
+    await inbox.accept(
+        Send(
+            app_id="shop",
+            message_id=ID,
+            id_from_key=False,
+            key=None,
+            body_hash=b"h",
+            nonce="1",
+            users=("ann",),
+            type="text",
+            body="1",
+            h="00",
+            ttl_s=86_400,
+        )
+    )
+    return App(inbox)
+
+
+@pytest.mark.parametrize("code", ["undecodable", "unknown_type"])
+async def test_it_does_not_come_again_to_the_version_that_refused_it(app: App, code: str) -> None:
+    await app.start("5.4.0")
+    assert await app.catch_up(refuses=code) == [ID]
+
+    for _ in range(5):
+        await app.start("5.4.0")
+        assert await app.catch_up() == []
+
+    assert await app.ends() == {}
+
+
+@pytest.mark.parametrize("code", ["undecodable", "unknown_type"])
+async def test_the_next_version_gets_it_again_and_acks_it(app: App, code: str) -> None:
+    await app.start("5.4.0")
+    await app.catch_up(refuses=code)
+    await app.start("5.4.1")
+
+    assert await app.catch_up() == [ID]
+
+    assert await app.ends() == {"delivery.acked": 1}
+
+
+async def test_three_versions_that_can_not_decode_it_are_its_end_however_often_each_says_so(app: App) -> None:
+    for version in ("5.4.0", "5.4.1"):
+        await app.start(version)
+        assert await app.catch_up(refuses="undecodable", times=4) == [ID]
+        assert await app.ends() == {}
+    await app.start("5.4.2")
+    assert await app.catch_up(refuses="undecodable") == [ID]
+    assert await app.ends() == {"delivery.failed": 1}
+
+    await app.start("5.4.3")
+
+    assert await app.catch_up() == []
