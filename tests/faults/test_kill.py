@@ -1,180 +1,55 @@
 """`kill -9` of a real `relay serve` under load loses no message that got a 202, and no ack that got a 200.
 
-Fewer kills run in CI. Fifty by hand, one process, output shown:
+On both stores; on PostgreSQL its server is killed too. Fewer kills run in CI. Fifty by hand, one process, output shown:
 
-    RELAY_KILLS=50 pytest tests/faults -n 0 -s
+    RELAY_KILLS=50 pytest tests/faults/test_kill.py -n 0 -s
 
 RELAY_SEED draws other moments for the kills. What a failed run leaves behind is in its tmp_path: `ledger` has what the
 senders meant and were told, `log` what the relay said, `relay.db` what it kept.
 """
 
 import asyncio
-import json
 import os
 import random
 import signal
 import sys
-from collections import Counter
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
+from load import (
+    ENVIRON,
+    SENDERS,
+    USERS,
+    Client,
+    client_of,
+    every_accepted_key_is_stored,
+    repeats_find_what_is_there,
+)
+from postgres_databases import fresh
 from relay_process import RelayProcess
 
 KILLS = int(os.environ.get("RELAY_KILLS", "6"))
 SEED = int(os.environ.get("RELAY_SEED", "1"))
-USERS = ("ann", "bob", "cid", "dan", "eve")
-SENDERS = 16
-GONE = (aiohttp.ClientError, OSError)  # what a client sees of a relay that was killed
-ENVIRON = {"RELAY_LIMITS__SEND_RATE_PER_S": "100000", "RELAY_LIMITS__SEND_BURST": "100000"}
+BACK_S = 5  # FLT-14: the first success comes within this time after the server accepts again
+NOT_STORED = frozenset({"storage_unavailable", "overloaded"})
 
 
-class Ledger:
-    """What was meant, before it is sent, and what was answered: each line is on the disk before anything else is done."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("a")
-        self.answers = 0
-        self.warm = asyncio.Event()  # there are some answers: the load is on
-
-    def _write(self, *line: Any) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def mean(self, key: str, body: dict[str, Any]) -> None:
-        self._write("mean", key, body)
-
-    def accepted(self, key: str, answer: dict[str, Any]) -> None:
-        self._write("accepted", key, answer)
-        self.answers += 1
-        if self.answers >= 3 * SENDERS:
-            self.warm.set()
-
-    def unknown(self, key: str, why: object) -> None:
-        self._write("unknown", key, str(why))
-
-    def acked(self, user: str, seq: int) -> None:
-        self._write("acked", user, seq)
-
-    def read(self, what: str) -> dict[str, Any]:
-        """The last line of each key, from the file."""
-        lines = (json.loads(line) for line in self._path.read_text().splitlines())
-        return {key: value for kind, key, value in lines if kind == what}
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class Client:
-    """Senders and devices of the relay under test."""
-
-    def __init__(self, http: aiohttp.ClientSession, relay: RelayProcess, ledger: Ledger) -> None:
-        self._http, self.relay, self.ledger = http, relay, ledger
-        self._tokens: dict[tuple[str, str], str] = {}
-        self._cursors: dict[str, str] = {}
-
-    async def call(self, method: str, path: str, body: Any = None, *, bearer: str = "", **headers: str) -> Any:
-        headers["Authorization"] = f"Bearer {bearer or self.relay.key}"
-        async with self._http.request(method, self.relay.url + path, json=body, headers=headers) as answer:
-            return answer.status, json.loads(await answer.read() or b"null")
-
-    async def device(self, user: str, device: str) -> None:
-        assert (await self.call("PUT", f"/v1/users/{user}/devices/{device}", {}))[0] == 201
-        status, answer = await self.call("POST", f"/v1/users/{user}/devices/{device}/token")
-        assert status == 201
-        self._tokens[user, device] = answer["token"]
-
-    async def send(self, key: str, body: dict[str, Any]) -> Any:
-        return await self.call("POST", "/v1/messages", body, **{"Idempotency-Key": key})
-
-    async def keep_sending(self, name: str) -> None:
-        """Until the relay is gone, or says that it goes."""
-        for number in range(1_000_000):
-            key = f"{name}-{number}"
-            body = {"to": {"users": [USERS[number % len(USERS)]]}, "body": {"key": key, "text": "é" * (number % 50)}}
-            self.ledger.mean(key, body)
-            try:
-                status, answer = await self.send(key, body)
-            except GONE as error:
-                self.ledger.unknown(key, repr(error))
-                return
-            if status == 503 and answer["code"] == "draining":
-                self.ledger.unknown(key, status)
-                return
-            assert status == 202, answer
-            self.ledger.accepted(key, answer)
-
-    async def hello(self, user: str) -> None:
-        """Comes back with the newest page's cursor, whether its ack was answered or not: what was shown was durable."""
-        bearer, cursor = self._tokens[user, "acker"], self._cursors.get(user)
-        body = {"store": {"id": "s"}} | ({} if cursor is None else {"cursors": {"inbox": cursor}})
-        status, welcome = await self.call("PUT", "/v1/device", body, bearer=bearer)
-        assert status == 200, welcome
-        assert (welcome["verdict"] == "resync") == (cursor is None), welcome
-        self._cursors[user] = welcome["cursors"]["inbox"]
-
-    async def every_ack_is_kept(self) -> dict[str, int]:
-        """L6. The backend is asked, and before any hello: a hello's cursor acks, and would hide that an ack was lost."""
-        acked = self.ledger.read("acked")
-        for user, seq in acked.items():
-            status, device = await self.call("GET", f"/v1/users/{user}/devices/acker")
-            assert status == 200
-            assert device["acked"] >= seq, f"lost: an ack of {user}'s up to {seq}; it is at {device['acked']}"
-        return acked
-
-    async def keep_acking(self, user: str) -> None:
-        """Acks page after page until the relay is gone. An ack that got a 200 is in the ledger."""
-        bearer = self._tokens[user, "acker"]
-        try:
-            while True:
-                path = f"/v1/device/sync?wait=5&limit=20&cursor={self._cursors[user]}"
-                status, page = await self.call("GET", path, bearer=bearer)
-                assert status == 200, page
-                self._cursors[user] = cursor = page["batches"][0]["cursor"]
-                status, answer = await self.call("POST", "/v1/device/ack", {"cursor": cursor}, bearer=bearer)
-                assert status == 200, answer
-                assert answer["acked"] >= page["batches"][0]["to"]
-                self.ledger.acked(user, answer["acked"])
-        except GONE:
-            return
-
-    async def inbox(self, user: str) -> list[dict[str, Any]]:
-        """Everything in a user's inbox, as a device gets it that never acks."""
-        entries: list[dict[str, Any]] = []
-        path = "/v1/device/sync"
-        while True:
-            status, page = await self.call("GET", path, bearer=self._tokens[user, "referee"])
-            assert status == 200, page
-            (batch,) = page["batches"]
-            assert not batch["gaps"]
-            entries += batch["entries"]
-            path = f"/v1/device/sync?cursor={batch['cursor']}"
-            if page["caught_up"]:
-                assert [entry["seq"] for entry in entries] == list(range(1, len(entries) + 1))
-                return entries
-
-    async def stored(self) -> dict[str, dict[str, Any]]:
-        """Every user's entries by the key in their body; none is there twice, each is its sender's (L1, L4)."""
-        meant = self.ledger.read("mean")
-        found: dict[str, dict[str, Any]] = {}
-        for user in USERS:
-            for entry in await self.inbox(user):
-                key = entry["body"]["key"]
-                assert key not in found
-                assert entry["body"] == meant[key]["body"]
-                assert meant[key]["to"]["users"] == [user]
-                found[key] = entry
-        assert len({entry["id"] for entry in found.values()}) == len(found)
-        return found
+@pytest.fixture(params=["sqlite", "postgres"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, str]]:
+    """The settings that name an empty store of each kind."""
+    if request.param == "sqlite":
+        yield {}
+    else:
+        async with fresh(request.getfixturevalue("postgres_server"), "template1") as url:
+            yield {"RELAY_STORE__URL": url}
 
 
 @pytest.fixture
-async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
-    relay = RelayProcess(tmp_path, ENVIRON)
+async def relay(store: dict[str, str], tmp_path: Path) -> AsyncIterator[RelayProcess]:
+    relay = RelayProcess(tmp_path, ENVIRON | store)
     await relay.start()
     yield relay
     await relay.aclose()
@@ -182,43 +57,8 @@ async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
 
 @pytest.fixture
 async def client(relay: RelayProcess, tmp_path: Path) -> AsyncIterator[Client]:
-    ledger = Ledger(tmp_path / "ledger")
-    async with aiohttp.ClientSession() as http:
-        client = Client(http, relay, ledger)
-        for user in USERS:
-            await client.device(user, "acker")
-            await client.device(user, "referee")
+    async with client_of(relay, tmp_path) as client:
         yield client
-    ledger.close()
-
-
-async def every_accepted_key_is_stored(client: Client) -> dict[str, dict[str, Any]]:
-    stored = await client.stored()
-    for key, answer in client.ledger.read("accepted").items():
-        assert key in stored, f"lost: {key} {answer}"
-        assert stored[key]["id"] == answer["id"]
-    return stored
-
-
-async def repeats_find_what_is_there(client: Client, stored: dict[str, dict[str, Any]]) -> Counter[str]:
-    """The sender repeats every key: the same answer if it's stored, accepted now if it isn't (L2, L3)."""
-    accepted, kinds = client.ledger.read("accepted"), Counter[str]()
-    waiting = list(client.ledger.read("mean").items())
-
-    async def repeat() -> None:
-        while waiting:
-            key, body = waiting.pop()
-            status, answer = await client.send(key, body)
-            if key in stored:
-                assert (status, answer["id"]) == (200, stored[key]["id"]), answer
-            else:
-                assert status == 202, answer
-            if key in accepted:
-                assert answer == accepted[key]
-            kinds["accepted" if key in accepted else "unknown, stored" if key in stored else "unknown, absent"] += 1
-
-    await asyncio.gather(*(repeat() for _ in range(SENDERS)))
-    return kinds
 
 
 async def test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed(
@@ -231,6 +71,7 @@ async def test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed(
             await client.hello(user)
             load.append(asyncio.create_task(client.keep_acking(user)))
         load += [asyncio.create_task(client.keep_sending(f"{round_}-{n}")) for n in range(SENDERS)]
+        await client.ledger.all_acked.wait()
         await asyncio.sleep(rng.uniform(0.05, 1.5))  # noqa: TID251 - the moment of the kill is the test
         assert await relay.end(signal.SIGKILL) == -signal.SIGKILL
         await asyncio.gather(*load)
@@ -255,6 +96,7 @@ async def test_sigterm_under_load_ends_with_0_and_what_got_a_202_is_stored(relay
     assert (await client.stored()).keys() == client.ledger.read("mean").keys()
 
 
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 async def test_a_second_relay_on_the_same_database_is_refused(relay: RelayProcess, client: Client) -> None:
     second = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -268,3 +110,53 @@ async def test_a_second_relay_on_the_same_database_is_refused(relay: RelayProces
     assert b"another relay is using the database" in said
     assert (await client.send("k", {"to": {"users": ["ann"]}, "body": 1}))[0] == 202  # the first is none the worse
     assert await relay.end(signal.SIGTERM) == 0
+
+
+async def test_no_message_that_got_a_202_is_lost_when_the_database_server_is_killed(
+    own_postgres: Any, tmp_path: Path
+) -> None:
+    """CR-5, CR-8: an immediate stop is a crash of the server; every other time the relay is killed with it."""
+    rng, kills = random.Random(SEED), max(2, KILLS // 2)
+    relay = RelayProcess(tmp_path, ENVIRON | {"RELAY_STORE__URL": own_postgres.url})
+    await relay.start()
+    async with client_of(relay, tmp_path) as client:
+        client.weather = NOT_STORED | {"commit_unknown"}
+        slowest_s = 0.0
+        for round_ in range(kills):
+            load = []
+            for user in USERS:
+                await client.hello(user)
+                load.append(asyncio.create_task(client.keep_acking(user)))
+            load += [asyncio.create_task(client.keep_sending(f"{round_}-{n}")) for n in range(SENDERS)]
+            await client.ledger.all_acked.wait()
+            await asyncio.sleep(rng.uniform(0.05, 1.5))  # noqa: TID251 - the moment of the kill is the test
+            await asyncio.to_thread(own_postgres.stop, "immediate")
+            both = round_ % 2 == 1
+            if both:
+                await relay.end(signal.SIGKILL)
+            else:
+                await asyncio.sleep(rng.uniform(0, 1))  # noqa: TID251 - as long as it is away
+                client.ledger.success.clear()
+            await asyncio.to_thread(own_postgres.start)
+            if not both:
+                began = time.monotonic()  # noqa: TID251
+                async with asyncio.timeout(BACK_S):
+                    await client.ledger.success.wait()
+                slowest_s = max(slowest_s, time.monotonic() - began)  # noqa: TID251
+                assert (await client.call("GET", "/readyz"))[0] == 200
+                await relay.end(signal.SIGKILL)
+            await asyncio.gather(*load)
+            await relay.start()
+            acked = await client.every_ack_is_kept()
+        for user in USERS:
+            await client.hello(user)
+        stored = await every_accepted_key_is_stored(client)
+        unknown = client.ledger.read("unknown")
+        for key, code in unknown.items():
+            assert code not in NOT_STORED or key not in stored, f"stored, but the sender was told {code}: {key}"
+        kinds = await repeats_find_what_is_there(client, stored)
+        told = {code: list(unknown.values()).count(code) for code in client.weather}
+        print(f"{kills} kills, seed {SEED}: {dict(kinds)}, told {told}, acked {acked}, back after {slowest_s:.2f} s")
+        assert (await client.stored()).keys() == client.ledger.read("mean").keys()
+        assert await relay.end(signal.SIGTERM) == 0
+    await relay.aclose()
