@@ -7,7 +7,7 @@ altered, cut, or made for another app.
 import base64
 import binascii
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -16,28 +16,32 @@ from relay.errors import Malformed
 CHECK_BYTES = 9  # 12 characters
 TEXT_LENGTH_MAX = 512
 
+# Anybody can make one, so it holds nothing that a store could not compare with.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+Name = Annotated[str, msgspec.Meta(max_length=64, pattern="^[A-Za-z0-9_-]+$")]
+
 
 class EventPlace(msgspec.Struct, frozen=True, tag="e", array_like=True):
     """Has every event up to `sequence`, as numbered in this epoch."""
 
-    epoch8: str
-    sequence: int
+    epoch8: Name
+    sequence: Number
 
 
 class DeliveryPlace(msgspec.Struct, frozen=True, tag="d", array_like=True):
     """After this row of a list of deliveries, which runs from the newest to the oldest."""
 
-    endpoint_id: str
-    created_ms: int
-    event_id: str
+    endpoint_id: Name
+    created_ms: Number
+    event_id: Name
 
 
 class ReplayPlace(msgspec.Struct, frozen=True, tag="r", array_like=True):
     """After this event of a range that is replayed, which runs from the oldest to the newest."""
 
-    endpoint_id: str
-    created_ms: int
-    event_id: str
+    endpoint_id: Name
+    created_ms: Number
+    event_id: Name
 
 
 Place = EventPlace | DeliveryPlace | ReplayPlace

@@ -203,7 +203,7 @@ class WebhookService:
     async def rotate(self, app_id: str, endpoint_id: str, *, keep_old_s: int = KEEP_OLD_S) -> Rotated:
         """A new secret of the same scheme. The old one signs beside it for `keep_old_s`. Raises Invalid, Missing."""
         if not 0 <= keep_old_s <= KEEP_OLD_S_MAX:
-            raise _invalid("/keep_old_s", "range", f"Keep the old secret for 0 to {KEEP_OLD_S_MAX} seconds.")
+            raise _invalid("/overlap_s", "range", f"Keep the old secret for 0 to {KEEP_OLD_S_MAX} seconds.")
         key = EndpointKey(app_id, endpoint_id)
         sealed = await self._engine.read(lambda conn, now_ms: store.sealed_of(conn, now_ms, key))
         try:
@@ -276,14 +276,14 @@ class WebhookService:
         """
         ids = set(event_ids)
         if not 0 < len(ids) <= REPLAY_IDS_MAX:
-            raise _invalid("/event_ids", "length", f"Name 1 to {REPLAY_IDS_MAX} events, or a range of time.")
+            raise _invalid("/events", "length", f"Name 1 to {REPLAY_IDS_MAX} events, or a range of time.")
         key = EndpointKey(app_id, endpoint_id)
 
         def work(conn: Conn, now_ms: int) -> int:
             _enabled(store.get_endpoint(conn, key, lock=True))
             unknown = ids - store.known_events(conn, app_id, ids)
             if unknown:
-                raise _invalid("/event_ids", "unknown", "Some of these events do not exist, or not any more.")
+                raise _invalid("/events", "unknown", "Some of these events do not exist, or not any more.")
             return store.replay(conn, now_ms, key, ids)
 
         count = await self._engine.write(work)
@@ -305,7 +305,7 @@ class WebhookService:
         A call looks at a thousand events; go on with `next` and the same range while there is one. Raises as `replay`.
         """
         if from_ms >= to_ms:
-            raise _invalid("/to", "range", "The range ends after it begins.")
+            raise _invalid("/until", "range", "The range ends after it begins.")
         key = EndpointKey(app_id, endpoint_id)
         place = _place(cursor, ReplayPlace, key)
         after = None if place is None else (place.created_ms, place.event_id)
