@@ -223,6 +223,7 @@ class Relay:
             dormant_ms=policy.dormant_ms,
             prune_events=self.webhooks.tidy,
             was_set_back=self._was_set_back,
+            imbalanced=self.metrics.imbalanced,
         )
         self.readiness = Readiness(self.engine, clock)
         self.gate = Gate()

@@ -1,6 +1,6 @@
 """Chores: what must happen now and then on any number of nodes, each idempotent. APScheduler only says when."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,8 +14,9 @@ from relay.inbox.ending import SWEEP_ENTRIES_MAX
 from relay.inbox.service import InboxService
 from relay.model import UserKey
 from relay.store import apps as app_rows
+from relay.store import audit, meta, tokens
 from relay.store import inbox as inbox_rows
-from relay.store import meta, tokens
+from relay.store.audit import Imbalance
 from relay.store.engine import Conn, Engine
 
 log = structlog.get_logger("relay.jobs")
@@ -36,6 +37,7 @@ class Chores:
     witness: meta.WitnessFile | None
     dormant_ms: int
     prune_events: Callable[[], Awaitable[object]]
+    imbalanced: Callable[[Mapping[str, int]], None] = lambda counts: None
     was_set_back: Callable[[Conn, int, meta.Witness | None], bool] = lambda conn, now_ms, seen: False
     _seen: meta.Witness | None = None
 
@@ -74,6 +76,18 @@ class Chores:
             await self.inbox.prune(users)
             after = users[-1]
 
+    async def audit(self) -> None:
+        """Recomputes from the rows what must add up, user by user, and says where it does not (safety DUR-17)."""
+        after: UserKey | None = None
+        counts = dict.fromkeys(Imbalance, 0)
+        while users := await self.engine.read(partial(_inboxes_after, after)):
+            for what, wrong in (await self.engine.read(partial(_imbalances, users))).items():
+                counts[what] += len(wrong)
+                for key in sorted(wrong):
+                    log.error("ledger.imbalance", what=str(what), app=key.app_id, user=key.user_id)
+            after = users[-1]
+        self.imbalanced({str(what): count for what, count in counts.items()})
+
     async def silence(self) -> None:
         await self.inbox.silence(before_ms=self.clock.now_ms() - self.dormant_ms, limit=1000)
 
@@ -95,6 +109,7 @@ class Chores:
             (self.prune, 60),
             (self.silence, 3600),
             (self.forget, 600),
+            (self.audit, 600),
         ):
             scheduler.add_job(_calmly, IntervalTrigger(seconds=seconds), args=[chore], name=chore.__name__)
         return scheduler
@@ -102,6 +117,10 @@ class Chores:
 
 def _inboxes_after(after: UserKey | None, conn: Conn, now_ms: int) -> list[UserKey]:
     return inbox_rows.inboxes_after(conn, after, limit=WALK_USERS)
+
+
+def _imbalances(users: Sequence[UserKey], conn: Conn, now_ms: int) -> dict[Imbalance, set[UserKey]]:
+    return audit.imbalances(conn, now_ms, users)
 
 
 def _forget_messages(app_id: str, conn: Conn, now_ms: int) -> bool:

@@ -450,6 +450,9 @@ class Metrics:
         self.sqlite_wal_reset_affected = Gauge(
             "relay_sqlite_wal_reset_affected", "1 if this SQLite has the WAL-reset bug.", registry=r
         )
+        self.ledger_imbalance = Gauge(
+            "relay_ledger_imbalance", "Users whose bookkeeping does not add up; must be 0.", ("what",), registry=r
+        )
         self.loop_lag_seconds = Gauge("relay_loop_lag_seconds", "How late the event loop runs.", registry=r)
         self._answers = lru_cache(maxsize=1024)(self._labelled)  # finding a label's child is dearer than counting
 
@@ -483,6 +486,10 @@ class Metrics:
 
     def late(self, count: int) -> None:
         self.webhook_late.inc(count)
+
+    def imbalanced(self, counts: Mapping[str, int]) -> None:
+        for what, count in counts.items():
+            self.ledger_imbalance.labels(what).set(count)
 
     def lag(self, seconds: float) -> None:
         self.loop_lag_seconds.set(seconds)
