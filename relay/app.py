@@ -47,10 +47,13 @@ from relay.store import apps as app_rows
 from relay.store import devices as device_rows
 from relay.store import meta, rollback
 from relay.store import queue as job_rows
-from relay.store.engine import Engine, SqliteEngine, wal_reset_affected
+from relay.store.engine import Engine, SqliteEngine
 from relay.store.migrate import migrate
+from relay.store.outage import StoreWatch
 from relay.store.postgres import PostgresEngine
 from relay.store.postgres_session import Server
+from relay.store.room import MIB, Boundless, ReadSpace, Room, space_of
+from relay.store.sqlite_file import sqlite_version, wal_reset_affected
 from relay.store.vault import Vault, address_place, give_keys
 from relay.telemetry import Metrics
 from relay.webhooks.service import WebhookService
@@ -64,8 +67,10 @@ LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
 
 
-def open_engine(settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) -> Engine:
-    """The engine of the configured store. Needs a running loop for PostgreSQL. Raises ConfigError."""
+def open_engine(
+    settings: Settings, clock: Clock, rng: Rng, metrics: Metrics, *, release: Callable[[], bool] = lambda: False
+) -> Engine:
+    """The engine of the configured store. Needs a running loop for PostgreSQL. Raises ConfigError, StoreDamaged."""
     path = settings.sqlite_path()
     if path is not None:
         return SqliteEngine(
@@ -74,6 +79,7 @@ def open_engine(settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) ->
             readers=settings.store.readers,
             watch=metrics,
             unsafe_storage=settings.store.unsafe_storage,
+            release=release,
         )
     return PostgresEngine(
         settings.store.url.reveal(),
@@ -103,7 +109,9 @@ class FirstStart:
 class Relay:
     """One node: everything that runs in this process."""
 
-    def __init__(self, settings: Settings, clock: Clock, rng: Rng, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, rng: Rng, metrics: Metrics, *, read_space: ReadSpace = space_of
+    ) -> None:
         self.settings = settings
         # Relays that share a store share its clock.
         self.clock = clock if settings.sqlite_path() is not None else StoreClock(clock)
@@ -111,6 +119,7 @@ class Relay:
         self.metrics = metrics
         self.node_id = f"n{random_hex(rng, bits=64)}"
         self.port = settings.server.port
+        self._read_space = read_space
         self._stages = timeline(drain_s=settings.server.drain_s, quiet_s=settings.server.quiet_s)
 
     # --- building ---
@@ -122,7 +131,10 @@ class Relay:
         new_file = path is not None and not path.exists()
         if new_file and path is not None and not path.parent.is_dir():
             raise ConfigError([f"store.url: the folder {path.parent} does not exist."])
-        self.engine = open_engine(settings, clock, rng, self.metrics)
+        self.room = self._room(path)
+        self.engine = open_engine(settings, clock, rng, self.metrics, release=self.room.release)
+        if path is not None and wal_reset_affected():
+            log.warning("store.wal_reset_affected", sqlite=sqlite_version, harm="none, as only one connection writes")
         await self._reach_store()
         self._boot_ms = clock.now_ms()  # the store's
         await self.engine.write(migrate)
@@ -144,6 +156,7 @@ class Relay:
             keys=CursorKeys(newest, cursor_keys),
             hints=self.bus,
             node_id=self.node_id,
+            room=self.room,
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
             counted=self.metrics.accepted.inc,
@@ -225,7 +238,8 @@ class Relay:
             was_set_back=self._was_set_back,
             imbalanced=self.metrics.imbalanced,
         )
-        self.readiness = Readiness(self.engine, clock)
+        self.readiness = Readiness(self.engine, clock, full=lambda: self.room.full)
+        self.store_watch = StoreWatch(self.engine, clock, away=self._store_away, back=self._store_back)
         self.gate = Gate()
         self.web = self._web(policy)
         return await self._first_start()
@@ -375,6 +389,7 @@ class Relay:
         """Serves for as long as the block lasts; then drains (safety OPS-1)."""
         online = await self.engine.read(lambda conn, _: device_rows.online_devices(conn))
         self.presence.resume(online)
+        self.room.look()
         runner = limits.Runner(
             self.web,
             access_log=None,
@@ -393,7 +408,7 @@ class Relay:
                 group.create_task(worker(no_more), name=worker.__qualname__)
                 for worker in (self.push.run, self.webhook_worker.run)
             ]
-            for service in (self.presence.run, self.hub.run, self.watch.run):
+            for service in (self.presence.run, self.hub.run, self.watch.run, self.store_watch.run, self.room.run):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
             group.create_task(self._watch_loop(stop), name="loop-lag")
@@ -435,6 +450,25 @@ class Relay:
             log.warning("relay.cut_off", requests=self.gate.busy)
         await asyncio.wait(workers, timeout=stages.finish_s + stages.last_s / 4)  # until then, callers get an answer
 
+    def _room(self, path: Path | None) -> Room | Boundless:
+        store = self.settings.store
+        if path is None:
+            return Boundless()
+        return Room(
+            path,
+            read=self._read_space,
+            free_min_bytes=store.free_min_mib * MIB,
+            free_min_share=store.free_min_percent / 100,
+        )
+
+    def _store_away(self) -> None:
+        self.presence.store_away()
+        self.hub.store_away()
+
+    def _store_back(self, outage_ms: int) -> None:
+        self.presence.store_back(outage_ms)
+        self.hub.store_back()
+
     async def _watch_loop(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             before_ms = self.clock.monotonic_ms()
@@ -448,6 +482,7 @@ class Relay:
         await self.accounts.aclose()
         await self._webhook_transport.aclose()
         await self.engine.close()
+        self.room.close()
 
 
 def build_accounts(settings: Settings, clock: Clock) -> Accounts:

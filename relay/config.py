@@ -123,6 +123,8 @@ class Store(Section):
         description="sqlite:///PATH (without ?, # and %) or postgresql://USER@HOST/DATABASE",
     )
     unsafe_storage: bool = False
+    free_min_mib: int = Field(512, ge=0, le=1024 * 1024)
+    free_min_percent: float = Field(5, ge=0, le=50)
     readers: int = Field(2, ge=1, le=64)
     workers: int = Field(8, ge=1, le=64)
 

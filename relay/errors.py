@@ -145,6 +145,10 @@ class Unavailable(Problem):
     default = "overloaded"
 
 
+class StoreDamaged(Exception):  # noqa: N818 - not an error of ours
+    """The database file is none any more, or its pages contradict each other. Somebody must look at it."""
+
+
 class ConfigError(Exception):
     """Everything that is wrong with the configuration, all at once: (where, key, found, what would be right)."""
 

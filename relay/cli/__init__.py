@@ -5,14 +5,12 @@ from importlib.metadata import version
 
 import click
 
-from relay.errors import ConfigError, Unavailable
-
-EX_CONFIG = 78  # of sysexits.h: something in the configuration must be mended first
-EX_UNAVAILABLE = 69  # of sysexits.h: the store is away; try again
+from relay.cli.exits import EX_CONFIG, EX_IOERR, EX_UNAVAILABLE
+from relay.errors import ConfigError, StoreDamaged, Unavailable
 
 
 class Relay(click.Group):
-    """Prints every configuration mistake the same way, and ends with 78; with 69 if the store is away."""
+    """Prints every configuration mistake the same way, and ends with 78; with 69 if the store is away, 74 if it is damaged."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -25,6 +23,9 @@ class Relay(click.Group):
         except Unavailable as problem:
             click.echo(f"{problem.detail} ({problem.__cause__ or problem.code})", err=True)
             sys.exit(EX_UNAVAILABLE)
+        except StoreDamaged as error:
+            click.echo(f"The store is damaged; restore a backup, or have it looked at: {error}", err=True)
+            sys.exit(EX_IOERR)
 
 
 @click.group(cls=Relay, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -10,6 +10,7 @@ import click
 import structlog
 
 from relay.app import Relay, build_accounts, open_engine
+from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import SystemClock
 from relay.config import Settings
@@ -24,8 +25,6 @@ from relay.telemetry import Metrics, setup_logging
 
 log = structlog.get_logger("relay.app")
 
-EX_IOERR = 74  # of sysexits.h: the store failed; start again, recovery begins from the log
-EX_CUT_OFF = 1  # the drain did not come to its end
 FAILED_POLL_S = 0.5
 
 
@@ -60,9 +59,10 @@ async def _serve(settings: Settings) -> int:
             async with relay.running():
                 told = _on_signals(relay)  # first: who is told that it is ready may stop it
                 _greet(relay, first.api_key)
-                return await _until(told, relay)
+                await _until(told, relay)
         finally:
             await relay.close()
+        return EX_IOERR if relay.engine.failed else 0  # it may fail while we drain
     finally:
         log.info("relay.stopped")
         logs.stop()
@@ -94,18 +94,17 @@ def _on_signals(relay: Relay) -> asyncio.Event:
     return told
 
 
-async def _until(told: asyncio.Event, relay: Relay) -> int:
-    """Until it is told to stop (0), or the store fails for good (74)."""
+async def _until(told: asyncio.Event, relay: Relay) -> None:
+    """Until it is told to stop. If the store fails for good, the process ends with 74."""
     while not told.is_set():
         if relay.engine.failed:
-            log.error("store.failed")
+            log.error("relay.store_failed")
             os._exit(EX_IOERR)  # nothing is flushed: recovery begins from the log
         try:
             async with asyncio.timeout(FAILED_POLL_S):
                 await told.wait()
         except TimeoutError:
             continue
-    return 0
 
 
 @click.command()

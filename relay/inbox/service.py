@@ -24,6 +24,7 @@ from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta
 from relay.store.engine import Conn, Engine
+from relay.store.room import Boundless, HasRoom
 
 
 class Hints(Protocol):
@@ -53,6 +54,7 @@ class InboxService:
     keys: CursorKeys
     hints: Hints
     node_id: str
+    room: HasRoom = field(default_factory=Boundless)
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
@@ -79,12 +81,14 @@ class InboxService:
 
     async def accept(self, send: Send) -> Accepted:
         """Stores one message. When this returns, it is on disk."""
+        self.room.for_sends()
         accepted: Accepted = await self.engine.write_batched(self._accept, send)
         self._told([accepted])
         return accepted
 
     async def accept_many(self, sends: Sequence[Send]) -> list[Accepted | Exception]:
         """Stores a batch in one transaction; each item has its own result."""
+        self.room.for_sends()
         results: list[Accepted | Exception] = await self.engine.write(
             lambda conn, now_ms: accept(conn, now_ms, sends, self.policy_of, self.new_epoch)
         )
@@ -131,6 +135,7 @@ class InboxService:
         return await self.engine.read(lambda conn, _: device_rows.devices_of(conn, wanted))
 
     async def register(self, one: Registration) -> tuple[Device, bool]:
+        self.room.for_others()
         device, new = await self.engine.write(
             lambda conn, now_ms: registry.register(conn, now_ms, one, self.policy_of, self.new_epoch)
         )
@@ -142,6 +147,7 @@ class InboxService:
         await self.engine.write(lambda conn, now_ms: registry.sign_out(conn, now_ms, key, self.policy_of))
 
     async def replace_addresses(self, key: DeviceKey, addresses: Sequence[NewAddress]) -> tuple[tuple[str, str], ...]:
+        self.room.for_others()
         states = await self.engine.write(
             lambda conn, now_ms: registry.replace_addresses(conn, now_ms, key, addresses, self.policy_of)
         )
@@ -150,6 +156,7 @@ class InboxService:
 
     async def hello(self, one: Hello) -> Welcome:
         """Shakes hands; older connections of the device are told to close."""
+        self.room.for_others()
         welcome: Welcome = await self.engine.write_batched(self._hello, one)
         self.hints.close(one.device, welcome.session)
         self.facts_told()

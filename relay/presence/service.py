@@ -45,7 +45,7 @@ class PresenceService:
         self._clock = clock
         self._rhythm = rhythm
         self.book = LeaseBook()
-        self._away_since_ms: int | None = None
+        self._away = False  # the store
 
     def beat(self, offer: tuple[float, float, float] | None = None) -> Beat:
         """The interval for a client that offers (min, max, prefer) seconds."""
@@ -100,6 +100,15 @@ class PresenceService:
                 device, session=session, now_ms=self._clock.monotonic_ms(), length_ms=linger_ms, facts=_LINGERING
             )
 
+    def store_away(self) -> None:
+        """Nothing could be written: nobody goes offline meanwhile."""
+        self._away = True
+
+    def store_back(self, outage_ms: int) -> None:
+        """Every lease goes on from where it stood."""
+        self._away = False
+        self.book.extend_all(outage_ms)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Once a second: leases that are over end, together."""
         last_ms = self._clock.monotonic_ms()
@@ -116,6 +125,8 @@ class PresenceService:
             await self.sweep()
 
     async def sweep(self) -> None:
+        if self._away:
+            return
         now_ms = self._clock.monotonic_ms()
         over = self.book.overdue(now_ms)
         if not over:

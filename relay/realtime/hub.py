@@ -58,6 +58,10 @@ class Connection(Protocol):
 
     def ping(self) -> None: ...
 
+    def degraded(self) -> None:
+        """The store is away; the connection stays."""
+        ...
+
     def drain(self, reconnect_ms: int) -> None:
         """The relay is about to stop."""
         ...
@@ -204,6 +208,17 @@ class Hub:
                     return
                 except TimeoutError:
                     continue
+
+    # --- the store is away ---
+
+    def store_away(self) -> None:
+        for connection in self.all():
+            connection.degraded()
+
+    def store_back(self) -> None:
+        """Whatever there was to tell meanwhile is told now."""
+        for user in set(self._connections) | set(self._waits):
+            self.wake(user)
 
     # --- the end ---
 

@@ -37,6 +37,7 @@ log = structlog.get_logger("relay.realtime")
 
 PAGE_MAX = 200
 SAY_S = 0.5  # to say why, before a connection is closed that must not last
+_DEGRADED = {"type": "degraded", "until": None}
 _encode = msgspec.json.Encoder().encode
 NextToken = Callable[[], Awaitable[dict[str, Any]]]  # what the welcome says of the device's token
 
@@ -266,7 +267,7 @@ class Session:
                 if problem.status != 503:
                     raise
                 # The store is away. The connection stays; the poll of heads has us look again.
-                await self._send({"type": "degraded", "until": None})
+                await self._send(_DEGRADED)
                 return
 
     async def _send_page(self) -> bool:
@@ -364,6 +365,9 @@ class Session:
     def drain(self, reconnect_ms: int) -> None:
         self._restart = True
         self._later(self._send({"type": "drain", "reconnect_ms": reconnect_ms, "resume_hint": self._sent_seq}))
+
+    def degraded(self) -> None:
+        self._later(self._send(_DEGRADED))
 
     def restart(self) -> None:
         self._restart = True

@@ -14,24 +14,25 @@ tear a transaction nor poison a connection.
 
 import asyncio
 import contextlib
-import os
 import queue
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import sqlalchemy
+import structlog
 from sqlalchemy import Connection
-from sqlalchemy.pool import StaticPool
 
 from relay.clock import Clock
-from relay.errors import ConfigError, Problem, Unavailable
+from relay.errors import ConfigError, Problem, StoreDamaged, Unavailable
+from relay.store import sqlite_file
+
+log = structlog.get_logger("relay.store")
 
 Conn = Connection  # what services hand through to store functions without knowing what it is
 T = TypeVar("T")
@@ -146,112 +147,34 @@ def run_group(conn: Connection, now_ms: int, group: list[Job]) -> list[Any]:
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------
 
-PRAGMAS: dict[str, str | int] = {
-    "journal_mode": "wal",
-    "synchronous": 2,  # FULL: NORMAL loses acknowledged messages at power loss
-    "busy_timeout": 5000,
-    "foreign_keys": 1,
-    "mmap_size": 0,
-    "journal_size_limit": 64 * 1024 * 1024,
-    "cell_size_check": 1,
-    "cache_size": -32 * 1024,  # KiB
-}
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "fuse.s3fs", "fuse"})
-SQLITE_MIN = (3, 37, 0)  # STRICT tables, RETURNING
+FULL: Final = frozenset({sqlite3.SQLITE_FULL})
+AWAY: Final = frozenset(  # another program holds it, or there is no file descriptor left for it
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL}
+)
+FATAL: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
-def wal_reset_affected(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> bool:
-    """Whether this SQLite has the WAL-reset bug (harmless with one writer; shown as a metric)."""
-    return not (version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51, 0) or (3, 44, 6) <= version < (3, 45, 0))
-
-
-def _open(path: str, *, read_only: bool) -> sqlite3.Connection:
-    """The connection factory: no other code opens the database."""
-    if path == ":memory:":
-        raw = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
-    else:
-        mode = "ro" if read_only else "rwc"
-        raw = sqlite3.connect(
-            f"file:{path}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, cached_statements=512
-        )
-    wanted = dict(PRAGMAS)
-    if path == ":memory:":
-        del wanted["journal_mode"], wanted["mmap_size"]
-    if sys.platform == "darwin":
-        wanted |= {"fullfsync": 1, "checkpoint_fullfsync": 1}
-    wanted |= {"query_only": 1, "wal_autocheckpoint": 0} if read_only else {"wal_autocheckpoint": 1000}
-    for name, value in wanted.items():
-        raw.execute(f"PRAGMA {name} = {value}").fetchall()
-        found = raw.execute(f"PRAGMA {name}").fetchone()
-        if found is None or str(found[0]).lower() != str(value):
-            raw.close()
-            raise ConfigError([f"store: PRAGMA {name} must be {value}, but the database says {found and found[0]!r}."])
-    return raw
-
-
-def _connection(raw: sqlite3.Connection) -> Connection:
-    engine = sqlalchemy.create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-
-
-class OwnerLock:
-    """An exclusive lock file beside the database: one relay per file."""
-
-    def __init__(self, path: Path) -> None:
-        import fcntl  # noqa: PLC0415 - POSIX only, like the relay
-
-        self._file = path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise ConfigError(
-                [
-                    f"store: another relay is using the database of {path.name!r}; stop it, or give this one another store.url."
-                ]
-            ) from None
-
-    def release(self) -> None:
-        self._file.close()
-
-
-def file_system_of(path: Path) -> str:
-    """The type of the file system that holds `path`, by /proc/mounts; '' where that can't be told."""
-    try:
-        mounts = Path("/proc/mounts").read_text().splitlines()
-    except OSError:
-        return ""
-    here = str(path.resolve())
-    best, kind = "", ""
-    for line in mounts:
-        point, found = line.split()[1:3]
-        if (here == point or here.startswith(point.rstrip("/") + "/")) and len(point) > len(best):
-            best, kind = point, found
-    return kind
+def _code(error: BaseException) -> int | None:
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def storage_problem(error: BaseException) -> tuple[Problem, bool]:
     """The answer for a driver's error, and whether the store must not be used any more (safety DUR-8)."""
-    cause = getattr(error, "orig", error)
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return Unavailable("The disk is full.", code="storage_full", retry_after_s=60), False
-    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+    code = _code(error)
+    if code in FULL:
+        return Unavailable("The relay's disk is full.", code="storage_full", retry_after_s=60), False
+    if code in AWAY:
         return Unavailable("Another program holds the database.", code="storage_unavailable", retry_after_s=5), False
-    return Unavailable("The store reported an error; the relay stops.", code="storage_failed", retry_after_s=5), True
+    return failed(), True
 
 
-FATAL = frozenset(
-    {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
-)
+def failed() -> Unavailable:
+    return Unavailable("The store reported an error; the relay stops.", code="storage_failed", retry_after_s=5)
 
 
 def is_storage_error(error: BaseException) -> bool:
-    cause = getattr(error, "orig", error)
-    code = getattr(cause, "sqlite_errorcode", None)
-    if code is None:
-        return False
-    return code & 0xFF in FATAL or code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return _code(error) in FULL | AWAY | FATAL
 
 
 class SqliteEngine:
@@ -269,39 +192,55 @@ class SqliteEngine:
         readers: int = 2,
         watch: Watch | None = None,
         unsafe_storage: bool = False,
+        release: Callable[[], bool] = lambda: False,
     ) -> None:
-        if sqlite3.sqlite_version_info < SQLITE_MIN:
-            raise ConfigError([f"store: SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed."])
-        kind = file_system_of(path.parent)
-        if kind in NETWORK_FILE_SYSTEMS and not unsafe_storage:
-            raise ConfigError(
-                [
-                    f"store.url: {path} lies on a network file system ({kind}), whose locks and syncs can't be trusted; "
-                    "use a local disk, PostgreSQL, or unsafe_storage = true."
-                ]
-            )
+        """`release` is called when the disk is full; True if it made some room. Raises ConfigError, StoreDamaged."""
+        sqlite_file.check_version()
+        if not unsafe_storage:
+            sqlite_file.check_place(path)
         self.path = path
         self._clock = clock
         self._watch = watch or NoWatch()
-        self._lock = OwnerLock(path.with_name(path.name + ".lock"))
+        self._release = release
+        self._lock = sqlite_file.OwnerLock(path.with_name(path.name + ".lock"))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._failed = False
         self._closed = False
+        self._away = False
         try:
-            self._writer_conn = _connection(_open(str(path), read_only=False))
+            self._writer_conn, large = self._opened()
         except BaseException:
             self._lock.release()
             raise
+        self._check = sqlite_file.BackgroundCheck(path, quick=large, damaged=self._fail)
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
         self._local = threading.local()
         self._reader_conns: list[Connection] = []
         self._readers = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="store-reader")
         self._writer.start()
 
+    def _opened(self) -> tuple[Connection, bool]:
+        """The writing connection; and whether the file was too large to be looked through at once."""
+        raw = sqlite_file.connect(str(self.path), read_only=False)
+        try:
+            large = self.path.stat().st_size >= sqlite_file.CHECKED_AT_START_BYTES
+            if not large:
+                sqlite_file.quick_check(raw)
+        except sqlite3.DatabaseError as error:
+            raw.close()
+            raise StoreDamaged(f"{self.path}: {error}") from error
+        except BaseException:
+            raw.close()
+            raise
+        return sqlite_file.connection(raw), large
+
     @property
     def failed(self) -> bool:
         return self._failed
+
+    def _fail(self) -> None:
+        self._failed = True
 
     def depth(self) -> int:
         return self._queue.qsize()
@@ -317,10 +256,7 @@ class SqliteEngine:
         )
 
     async def _put(self, job: Job) -> Any:
-        if self._failed:
-            raise Unavailable("The store reported an error; the relay stops.", code="storage_failed", retry_after_s=5)
-        if self._closed:
-            raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+        self._check_open()
         if self._queue.qsize() >= QUEUE_MAX:
             self._watch.refused()
             raise Unavailable("The writer's queue is full.", code="overloaded", retry_after_s=1)
@@ -350,37 +286,69 @@ class SqliteEngine:
 
     def _commit(self, jobs: list[Job]) -> None:
         began = time.perf_counter()
+        outcomes: list[tuple[asyncio.Future[Any], Any]]
         try:
-            outcomes = commit_group(self._writer_conn, self._clock.now_ms(), jobs)
+            outcomes = self._outcomes(jobs)
+            self._away = False
         except Exception as error:  # noqa: BLE001 - every waiting request gets its answer
-            problem, fatal = storage_problem(error)
-            self._failed = self._failed or fatal
-            problem.__cause__ = error
+            problem = self._problem(error)
             outcomes = [(job.future, problem) for job in jobs]
         self._watch.committed(len(jobs), time.perf_counter() - began)
         loop = jobs[0].future.get_loop()
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
             loop.call_soon_threadsafe(settle_futures, outcomes)
 
-    async def read(self, work: Work[T]) -> T:
+    def _outcomes(self, jobs: list[Job]) -> list[tuple["asyncio.Future[Any]", Any]]:
+        if self._failed:  # a sync that failed is never tried again on the same handle: it would seem to work
+            raise failed()
+        try:
+            return commit_group(self._writer_conn, self._clock.now_ms(), jobs)
+        except sqlalchemy.exc.DBAPIError as error:
+            if _code(error) not in FULL or not self._release():
+                raise
+            return commit_group(self._writer_conn, self._clock.now_ms(), jobs)
+
+    def _problem(self, error: Exception) -> Problem:
+        """The answer for an error of the driver, told to the operator once."""
+        if isinstance(error, Problem):
+            return error
+        problem, fatal = storage_problem(error)
+        problem.__cause__ = error
+        if fatal and not self._failed:
+            self._failed = True
+            log.error("store.failed", error=str(getattr(error, "orig", error)))
+        if problem.code == "storage_unavailable" and not self._away:
+            self._away = True
+            log.error("store.locked", error=str(getattr(error, "orig", error)))
+        return problem
+
+    def _check_open(self) -> None:
+        if self._failed:
+            raise failed()
         if self._closed:
             raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+
+    async def read(self, work: Work[T]) -> T:
+        self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
     def _read(self, work: Work[T]) -> T:
-        conn = getattr(self._local, "conn", None)
-        if conn is None:
-            conn = self._local.conn = _connection(_open(str(self.path), read_only=True))
-            self._reader_conns.append(conn)
-        conn.exec_driver_sql("BEGIN")
         try:
-            return work(conn, self._clock.now_ms())
-        except sqlalchemy.exc.DBAPIError as error:
-            problem, fatal = storage_problem(error)
-            self._failed = self._failed or fatal
-            raise problem from error
-        finally:
-            conn.exec_driver_sql("ROLLBACK")
+            conn = getattr(self._local, "conn", None)
+            if conn is None:
+                conn = sqlite_file.connection(sqlite_file.connect(str(self.path), read_only=True))
+                self._local.conn = conn
+                self._reader_conns.append(conn)
+            conn.exec_driver_sql("BEGIN")
+            try:
+                return work(conn, self._clock.now_ms())
+            finally:
+                conn.exec_driver_sql("ROLLBACK")
+        except (sqlalchemy.exc.DBAPIError, ConfigError, StoreDamaged) as error:
+            cause = error.__cause__ if isinstance(error, (ConfigError, StoreDamaged)) else error
+            if cause is None or not is_storage_error(cause):
+                raise  # our own mistake in SQL: a bug, not weather
+            raise self._problem(cause) from error  # type: ignore[arg-type]
 
     async def close(self) -> None:
         """Commits what waits, folds the log back into the database file, and gives the file free."""
@@ -391,21 +359,16 @@ class SqliteEngine:
         await asyncio.get_running_loop().run_in_executor(None, self._shut)
 
     def _shut(self) -> None:
+        self._check.close()
         self._writer.join(timeout=STOP_S)
         self._readers.shutdown(wait=True)
         for conn in self._reader_conns:
-            _close(conn)
+            sqlite_file.close(conn)
         if not self._failed:
             with contextlib.suppress(Exception):
                 self._writer_conn.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        _close(self._writer_conn)
+        sqlite_file.close(self._writer_conn)
         self._lock.release()
-
-
-def _close(conn: Connection) -> None:
-    engine = conn.engine
-    conn.close()
-    engine.dispose()
 
 
 def commit_group(conn: Connection, now_ms: int, jobs: list[Job]) -> list[tuple["asyncio.Future[Any]", Any]]:
@@ -447,7 +410,9 @@ class InlineEngine:
     """
 
     clock: Clock
-    conn: Connection = field(default_factory=lambda: _connection(_open(":memory:", read_only=False)))
+    conn: Connection = field(
+        default_factory=lambda: sqlite_file.connection(sqlite_file.connect(":memory:", read_only=False))
+    )
     after_write: Callable[[Connection], None] | None = None
     failed: bool = False
     durability: str = "single-node"
@@ -477,9 +442,4 @@ class InlineEngine:
             self.conn.exec_driver_sql("ROLLBACK")
 
     async def close(self) -> None:
-        _close(self.conn)
-
-
-def database_size(path: Path) -> int:
-    """Bytes of the database file; 0 if there is none."""
-    return os.stat(path).st_size if path.exists() else 0
+        sqlite_file.close(self.conn)

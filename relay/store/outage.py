@@ -1,0 +1,57 @@
+"""When the store was away, and for how long: what runs on a deadline must not run on while nothing could be written
+(protocol 6.6)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from relay.clock import Clock
+from relay.errors import Problem
+from relay.store.engine import Engine
+
+log = structlog.get_logger("relay.store")
+
+PROBE_S: Final = 1.0
+ANSWER_S: Final = 2.0  # a store that takes longer is away
+
+
+class StoreWatch:
+    """Writes nothing, once a second, and tells when that fails for the first time and when it works again."""
+
+    def __init__(self, engine: Engine, clock: Clock, *, away: Callable[[], None], back: Callable[[int], None]) -> None:
+        """`back` is given the length of the outage: milliseconds from the last write that worked."""
+        self._engine = engine
+        self._clock = clock
+        self._tell_away = away
+        self._tell_back = back
+        self._worked_ms = clock.monotonic_ms()
+        self.away = False
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    await stop.wait()
+            except TimeoutError:
+                await self.probe()
+
+    async def probe(self) -> None:
+        began_ms = self._clock.monotonic_ms()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._engine.write(lambda conn, _: None)
+        except (Problem, TimeoutError) as error:
+            code = error.code if isinstance(error, Problem) else "timeout"
+            if code != "overloaded" and not self.away:  # a full queue is work, not weather
+                self.away = True
+                log.warning("store.away", code=code)
+                self._tell_away()
+            return
+        now_ms, since_ms = self._clock.monotonic_ms(), self._worked_ms
+        self._worked_ms = began_ms
+        if self.away:
+            self.away = False
+            log.warning("store.back", outage_ms=now_ms - since_ms)
+            self._tell_back(now_ms - since_ms)

@@ -1,0 +1,125 @@
+"""An outage of the store counts against nobody (protocol 6.6, F36)."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from relay.errors import Unavailable
+from relay.model import DeviceKey, Facts
+from relay.presence.rules import Beat
+from relay.presence.service import PresenceService, Rhythm
+from relay.store.outage import StoreWatch
+
+PHONE = DeviceKey("default", "ann", "phone")
+BEAT = Beat(interval_s=30, lease_s=75)
+
+
+class SetClock:
+    def __init__(self) -> None:
+        self.ms = 0
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def monotonic_ms(self) -> int:
+        return self.ms
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)  # noqa: TID251 - time goes when the test says so
+
+
+class Store:
+    """An engine that is there or not, and the transitions that were written to it."""
+
+    failed = False
+    trusted = True
+
+    def __init__(self) -> None:
+        self.code: str | None = None
+        self.went_offline: list[DeviceKey] = []
+
+    def check(self) -> None:
+        if self.code is not None:
+            raise Unavailable("The store is away.", code=self.code)
+
+    async def write(self, work: Callable[[Any, int], Any]) -> Any:
+        self.check()
+        return work(None, 0)
+
+    async def went(self, device: DeviceKey, session: int, *, linger_ms: int, tell: bool) -> bool:
+        self.check()
+        self.went_offline.append(device)
+        return True
+
+    async def said(self, device: DeviceKey, session: int, facts: Facts) -> bool:
+        self.check()
+        return True
+
+
+class House:
+    """Presence on a store that can be taken away, and second after second of it."""
+
+    def __init__(self) -> None:
+        self.clock, self.store = SetClock(), Store()
+        self.presence = PresenceService(self.store, self.clock, Rhythm())
+        self.told: list[Any] = []
+        self.watch = StoreWatch(self.store, self.clock, away=self.away, back=self.back)  # type: ignore[arg-type]
+
+    def away(self) -> None:
+        self.told.append("away")
+        self.presence.store_away()
+
+    def back(self, outage_ms: int) -> None:
+        self.told.append(outage_ms)
+        self.presence.store_back(outage_ms)
+
+    async def seconds(self, count: int) -> None:
+        for _ in range(count):
+            self.clock.ms += 1000
+            await self.watch.probe()
+            await self.presence.sweep()
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+async def test_nobody_is_offline_after_the_store_was_away_for_five_minutes(house: House) -> None:
+    house.presence.connected(PHONE, 1, BEAT, Facts(False, None))
+    await house.seconds(30)
+    house.store.code = "storage_unavailable"
+    await house.seconds(300)
+    house.store.code = None
+    await house.seconds(40)  # 70 of its 75 s without the outage
+    assert house.store.went_offline == []
+    await house.seconds(10)
+    assert house.store.went_offline == [PHONE]
+
+
+async def test_a_device_that_was_heard_meanwhile_keeps_its_lease(house: House) -> None:
+    house.presence.connected(PHONE, 1, BEAT, Facts(False, None))
+    house.store.code = "storage_unavailable"
+    for _ in range(10):
+        await house.seconds(30)
+        await house.presence.heartbeat(PHONE, 1, Facts(False, None))  # changes no row, so needs no store
+    house.store.code = None
+    await house.seconds(70)
+    assert house.store.went_offline == []
+
+
+async def test_an_outage_is_told_once_and_its_length_counts_from_the_last_write_that_worked(house: House) -> None:
+    await house.seconds(3)
+    house.store.code = "storage_unavailable"
+    await house.seconds(7)
+    house.store.code = None
+    await house.seconds(2)
+    assert house.told == ["away", 8000]
+
+
+async def test_a_full_queue_is_no_outage(house: House) -> None:
+    house.store.code = "overloaded"
+    await house.seconds(5)
+    assert house.told == []
