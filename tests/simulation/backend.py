@@ -13,6 +13,7 @@ from relay import ids
 from relay.api.backend import Sends
 from relay.api.schemas import SendBody
 from relay.errors import Conflict, CursorRefused, Missing, Problem
+from relay.inbox.accept import Accepted, Send
 from relay.model import Policy
 from relay.webhooks.worker import Answer, PostFailed
 
@@ -23,6 +24,21 @@ from .node import APP_SECRET, Node
 
 if TYPE_CHECKING:
     from .world import World
+
+BAD = (
+    (),
+    (),
+    (),
+    (),
+    (),
+    (),
+    (),
+    (),
+    (),
+    (1,),
+    (1, 2),
+    (1, 2, 3, 4, 5, 6, 7, 8, 9),
+)  # versions that choke on a message
 
 
 @dataclass(slots=True)
@@ -71,8 +87,11 @@ class Backend:
                 await sleep(draws.after_s(self.world.scenario.send_s))
                 if stop.is_set():
                     return
+                if draws.chance(0.1):
+                    some = [self._made() for _ in range(draws.count(2, 12))]
+                    group.create_task(self.deliver_many(some), name=f"send {some[0].key} and more")
+                    continue
                 sent = self._made()
-                self.sent[sent.key] = sent
                 group.create_task(self.deliver(sent), name=f"send {sent.key}")
                 if draws.chance(0.05) and self.by_id:
                     await self._cancel(draws.pick(list(self.by_id.values())))
@@ -90,7 +109,7 @@ class Backend:
         schema = draws.pick((1, 1, 1, 1, 2, 3, 5))
         sender = draws.pick((None, None, draws.pick(self.users)))
         reach = sorted({*users, *([sender] if sender else [])})
-        body = {"for": reach, "schema": schema, "n": len(self.sent), "hush": f"hush-{len(self.sent)}"}
+        body = {"for": reach, "schema": schema, "bad": draws.pick(BAD), "hush": f"hush-{len(self.sent)}"}
         raw: dict[str, Any] = {"to": {"users": list(users)}, "body": body}
         if schema > 1:
             raw["min_schema"] = schema
@@ -108,7 +127,8 @@ class Backend:
             raw["conversation"] = {"type": "direct", "id": draws.pick(("c1", "c2"))}
         ttl_s = draws.pick((604_800, 604_800, 604_800, 3600, 300, 20))
         raw["ttl_s"] = ttl_s
-        return Sent(key, raw, users, ttl_s)
+        sent = self.sent[key] = Sent(key, raw, users, ttl_s)
+        return sent
 
     async def deliver(self, sent: Sent) -> None:
         """Until there is a 2xx: the same key each time."""
@@ -127,6 +147,24 @@ class Backend:
                 break
         finally:
             self.open -= 1
+        self._accepted(sent, accepted)
+
+    async def deliver_many(self, some: list[Sent]) -> None:
+        """A batch: each item has its own result; what has none, or a wrong one, goes alone."""
+        self.open += 1
+        try:
+            results = await self.world.call(lambda node: _accept_many(node, self, some))
+        except (Lost, Problem):
+            results = [None] * len(some)
+        finally:
+            self.open -= 1
+        for sent, result in zip(some, results, strict=True):
+            if isinstance(result, Accepted):
+                self._accepted(sent, result)
+            else:
+                await self.deliver(sent)
+
+    def _accepted(self, sent: Sent, accepted: Accepted) -> None:
         if sent.id is not None and accepted.message_id != sent.id and sent.accepted_ms:
             raise Broken(f"I37: key {sent.key} had id {sent.id}, now {accepted.message_id}")
         sent.id, sent.accepted_ms = accepted.message_id, accepted.accepted_ms
@@ -205,7 +243,15 @@ class Backend:
             raise Broken("events were pulled out of order")
 
 
-async def _accept(node: Node, backend: Backend, sent: Sent) -> Any:
+async def _accept(node: Node, backend: Backend, sent: Sent) -> Accepted:
+    return await node.inbox.accept(_send(node, backend, sent))
+
+
+async def _accept_many(node: Node, backend: Backend, some: list[Sent]) -> list[Any]:
+    return await node.inbox.accept_many([_send(node, backend, one) for one in some])
+
+
+def _send(node: Node, backend: Backend, sent: Sent) -> Send:
     sends = Sends(
         clock=node.clock,
         rng=node.inbox.rng,
@@ -214,8 +260,7 @@ async def _accept(node: Node, backend: Backend, sent: Sent) -> Any:
         check_push=lambda *_: [],
     )
     raw = sent.raw if sent.id is None else {**sent.raw, "id": sent.id}
-    send = sends.send(backend.app_id, SendBody.model_validate(raw), raw, sent.key)
-    return await node.inbox.accept(send)
+    return sends.send(backend.app_id, SendBody.model_validate(raw), raw, sent.key)
 
 
 async def until_quiet(backends: list[Backend], limit_s: float) -> None:

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-FULL, FALLBACK = "full", "fallback"
+FULL, RAW = "full", "raw"
 
 
 class Broken(AssertionError):
@@ -39,6 +39,7 @@ class Client:
     version: int = 1
     schema: int = 1
     session: int = 0
+    nacks: dict[str, str] = field(default_factory=dict)  # of the page just stored: id -> why it can't be shown
     ever_stored: set[str] = field(default_factory=set)  # the referee's memory, over all databases
 
     # --- words ---
@@ -88,6 +89,7 @@ class Client:
         database = self.database
         if batch["epoch"] != database.epoch or batch["from"] != database.seq:
             return False
+        self.nacks = {}
         for entry in batch["entries"]:
             self._keep(entry)
         for gap in batch["gaps"]:
@@ -95,6 +97,14 @@ class Client:
                 database.holes[seq] = gap["why"]
         database.seq, database.cursor = batch["to"], batch["cursor"]
         return True
+
+    def fetched(self, batch: dict[str, Any]) -> list[str]:
+        """Keeps what came beside the cursor, and gives the ids to ack."""
+        _covered(batch)
+        self.nacks = {}
+        for entry in batch["entries"]:
+            self._keep(entry)
+        return [entry["id"] for entry in batch["entries"] if "body" in entry and entry["id"] not in self.nacks]
 
     def _keep(self, entry: dict[str, Any]) -> None:
         id_ = entry["id"]
@@ -107,6 +117,9 @@ class Client:
         form = entry["form"]
         if form == FULL and body["schema"] > self.schema:
             raise Broken(f"{id_} needs schema {body['schema']}, the client has {self.schema}")
+        if self.version in body["bad"] and form == FULL:
+            self.nacks[id_] = "undecodable"
+            form = RAW
         if self.database.messages.get(id_) != FULL:
             self.database.messages[id_] = form
         self.ever_stored.add(id_)

@@ -53,6 +53,7 @@ EVENTS: dict[str, tuple[float, float]] = {
     "cloned": (0.5, 4),
     "token_rotated": (2, 30),
     "user_switch": (0.5, 6),
+    "reinstalled": (0.5, 6),
     "store_restored": (0.3, 1.5),
 }
 KINDS = (*SITES, *EVENTS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.model import DeviceKey
 
-from .client import FULL, Broken
+from .client import FULL, RAW, Broken
 
 if TYPE_CHECKING:
     from .phone import Phone
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TERMINAL = frozenset(
     {"delivery.acked", "delivery.expired", "delivery.failed", "delivery.cancelled", "delivery.superseded"}
 )
+EXPIRING_MS = 2_000  # with less left, nobody is told any more
 RESTS = frozenset({"no_address", "account_parked", "gone"})  # why a job may rest although something is untold
 
 _DEVICES = """
@@ -150,7 +151,7 @@ class Referee:
             return
         after = max(row.acked_seq, row.pushed_seq)
         found = self._store.raw.execute(
-            _UNTOLD, (*user, after, self.now_ms, row.device_id, row.schema or 0, row.device_id)
+            _UNTOLD, (*user, after, self.now_ms + EXPIRING_MS, row.device_id, row.schema or 0, row.device_id)
         ).fetchone()
         if found is not None:
             raise Broken(f"I18: {user} {row.device_id} is stranded before {found[0]}: its job rests ({reason})")
@@ -188,37 +189,75 @@ class Referee:
 
     def _phone(self, phone: "Phone", ends: dict[tuple[str, str, str, str], list[str]]) -> None:
         key = phone.key
-        start, created_ms, acked, head = self._store.raw.execute(
-            "SELECT d.start_seq, d.created_ms, d.acked_seq, i.head_seq FROM device d JOIN inbox i USING (app_id, user_id) "
-            "WHERE d.app_id = ? AND d.user_id = ? AND d.device_id = ?",
-            key,
-        ).fetchone()
+        found = self._store.raw.execute(_DEVICE, key).fetchone()
+        if found is None:
+            raise Broken(f"{key} is not registered though everything was healed")
+        start, created_ms, acked, head = found
         if acked != head:
             raise Broken(f"{key} has acked {acked} of {head} though everything was healed")
-        for row in self._store.raw.execute(
-            "SELECT e.message_id, e.kind, e.state, e.ended_ms, m.scope, m.min_schema, m.fallback IS NOT NULL, "
-            "m.sender_device, m.sender_user, e.seq FROM inbox_entry e "
-            "JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id "
-            "WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.only_device IN ('', ?)",
-            (*key.user, start, key.device_id),
-        ).fetchall():
-            id_, kind, state, ended_ms, scope, schema, fallback, sender_device, sender_user, seq = row
-            if not _in_scope(scope, key.device_id):
+        for row in map(Owed._make, self._store.raw.execute(_OWED, (*key.user, start, key.device_id)).fetchall()):
+            if not _in_scope(row.scope, key.device_id):
                 continue
-            if kind == "own" and (sender_user, sender_device) == (key.user_id, key.device_id):
+            if row.kind == "own" and (row.sender_user, row.sender_device) == (key.user_id, key.device_id):
                 continue
-            form = phone.client.database.messages.get(id_)
-            full = (schema or 0) <= phone.client.schema
-            if state == "live" and ((full and form != FULL) or (fallback and form is None)):
-                raise Broken(f"LOST: {key} lacks {id_} ({seq}): it has {form}, its schema is {phone.client.schema}")
-            if kind != "message":
-                continue
-            ended = ends.get((*key, id_), []) or ends.get((*key.user, "", id_), [])
-            late = ended_ms is not None and created_ms >= ended_ms
-            if not ended and not late and (state != "live" or full or fallback):
-                raise Broken(f"I13: {key} never ended {id_} ({seq}, {state})")
-            if "delivery.acked" in ended and id_ not in phone.client.ever_stored:
-                raise Broken(f"I12: {key} is said to have acked {id_}, which it never had")
+            ended = ends.get((*key, row.id), []) or ends.get((*key.user, "", row.id), [])
+            _content(phone, row, ended)
+            if row.kind == "message":
+                _end(phone, row, ended, late=row.ended_ms is not None and created_ms >= row.ended_ms)
+
+
+_DEVICE = """
+SELECT d.start_seq, d.created_ms, d.acked_seq, i.head_seq FROM device d JOIN inbox i USING (app_id, user_id)
+WHERE d.app_id = ? AND d.user_id = ? AND d.device_id = ?"""
+_OWED = """
+SELECT e.message_id, e.seq, e.kind, e.state, e.ended_ms, m.scope, m.min_schema, m.fallback IS NOT NULL, m.body,
+       m.sender_user, m.sender_device
+FROM inbox_entry e JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id
+WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.only_device IN ('', ?)"""
+
+
+class Owed(NamedTuple):
+    """An entry in a device's view, with its message."""
+
+    id: str
+    seq: int
+    kind: str
+    state: str
+    ended_ms: int | None
+    scope: str | None
+    schema: int | None
+    fallback: int
+    body: str
+    sender_user: str | None
+    sender_device: str | None
+
+
+def _content(phone: "Phone", row: Owed, ended: list[str]) -> None:
+    """I6, I14: what is live is there, in the fullest form that this version can show."""
+    form = phone.client.database.messages.get(row.id)
+    if row.state != "live" or form == FULL:
+        return
+    if (
+        form == RAW
+    ):  # kept as it came; another version that can read it gets it again, unless it counts as acked or failed
+        chokes = phone.client.version in json.loads(row.body)["bad"]
+        if chokes or ended:
+            return
+    shows = (row.schema or 0) <= phone.client.schema
+    if shows or (row.fallback and form is None):
+        raise Broken(
+            f"LOST: {phone.key} lacks {row.id} ({row.seq}): it has {form}, its schema is {phone.client.schema}"
+        )
+
+
+def _end(phone: "Phone", row: Owed, ended: list[str], *, late: bool) -> None:
+    """I13: no delivery ends in silence, and none is acked by who never had it."""
+    form = phone.client.database.messages.get(row.id)
+    open_ = row.state == "live" and (form == RAW or ((row.schema or 0) > phone.client.schema and not row.fallback))
+    if not ended and not late and not open_:
+        raise Broken(f"I13: {phone.key} never ended {row.id} ({row.seq}, {row.state})")
+    if "delivery.acked" in ended and row.id not in phone.client.ever_stored:
+        raise Broken(f"I12: {phone.key} is said to have acked {row.id}, which it never had")
 
 
 def _in_scope(scope: str | None, device_id: str) -> bool:

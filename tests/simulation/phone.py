@@ -7,6 +7,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from providers.contract import Push
@@ -31,15 +32,21 @@ PAGE = 7
 class Phone:
     """One device of one user."""
 
-    def __init__(self, world: "World", app_id: str, user_id: str, device_id: str, vendor: "Vendor") -> None:
+    def __init__(
+        self, world: "World", app_id: str, user_id: str, device_id: str, vendor: "Vendor", *, clone: int = 0
+    ) -> None:
         self.key = DeviceKey(app_id, user_id, device_id)
         self.name = f"{user_id}/{device_id}"
         self.world = world
-        self.draws: Stream = world.draws.stream(f"phone/{app_id}/{self.name}")
-        self._ids = world.draws.ids(f"phone/{app_id}/{self.name}")
+        stream = f"phone/{app_id}/{self.name}/{clone}"
+        self.draws: Stream = world.draws.stream(stream)
+        self._ids = world.draws.ids(stream)
         self.client = Client(user_id, device_id, Database(self._new_id()))
         self.vendor = vendor
         self.token = ""
+        self.gone = False  # for good
+        self.installs = 0
+        self.follows: str | None = None
         self.stay = False  # the healed world: it comes and stays
         self._woken = asyncio.Event()
         self._visit: asyncio.Task[None] | None = None
@@ -53,15 +60,33 @@ class Phone:
 
     def rotate_token(self) -> None:
         self.vendor.forget(self.token)
+        self._new_token()
+
+    def _new_token(self) -> None:
         self.token = f"tok-{self._new_id()}"
-        self.vendor.register(self.token, self.key.device_id, self.pushed)
+        self.vendor.register(self.token, self.key, self.pushed)
+
+    def hand_over_to(self, other: "Phone") -> None:
+        """The other's user signs in on this device, and the app keeps its token; this one comes back elsewhere."""
+        if other.vendor is self.vendor and other.key.user != self.key.user:
+            other.cut_off()
+            self.vendor.forget(other.token)
+            other.token = self.token
+            self.vendor.hand_over(self.token, other.key, other.pushed)
+            self._new_token()
 
     # --- what comes over it ---
 
     def pushed(self, push: Push) -> None:
-        """A notification: at times the app is woken by it, and looks."""
+        """A notification: at times the app is woken by it, and looks; or an extension of it fetches what it is about."""
         if self.draws.chance(0.3):
             self._woken.set()
+        elif self.draws.chance(0.3) and not self.busy:
+            self._visit = asyncio.create_task(self._extension(push.relay["head"]), name=f"extension {self.name}")
+
+    @property
+    def busy(self) -> bool:
+        return self._visit is not None and not self._visit.done()
 
     def wake(self) -> None:
         self._woken.set()
@@ -70,6 +95,12 @@ class Phone:
         """Something happens to the phone: its app is not running while it does."""
         self.cut_off()
         what(self)
+
+    def leave(self) -> None:
+        """It is not seen again."""
+        self.gone = True
+        self.cut_off()
+        self.wake()
 
     def cut_off(self) -> None:
         """Whatever it is doing ends here."""
@@ -101,6 +132,27 @@ class Phone:
     def back_up(self) -> None:
         self._backups = [*self._backups, self.client.database.copy()][-BACKUPS_MAX:]
 
+    def reinstall(self, *, replaces: bool) -> DeviceKey:
+        """Removed and installed again: another device for the relay, which may name the one it follows. Gives the old key."""
+        old = self.key
+        self.installs += 1
+        name = f"{old.device_id.partition('r')[0]}r{self.installs}"
+        self.key = DeviceKey(old.app_id, old.user_id, name)
+        self.name = f"{old.user_id}/{name}"
+        self.follows = old.device_id if replaces else None
+        before = self.client
+        self.client = Client(old.user_id, name, Database(self._new_id()), version=before.version, schema=before.schema)
+        self._safe = self.client.database.copy()
+        self._backups = []
+        self.rotate_token()
+        return old
+
+    def clone(self, n: int) -> "Phone":
+        """A second installation from the same backup: same device, same store id, both alive (F51)."""
+        other = Phone(self.world, *self.key, self.vendor, clone=n)
+        other.client = replace(self.client, database=self.client.database.copy(), nacks={})
+        return other
+
     def crash(self) -> None:
         """The process ends here; some databases lose what was not yet safe (F46)."""
         if self.world.faults.strikes("client_forgets"):
@@ -117,6 +169,10 @@ class Phone:
                 await self._away()
             elif failures:
                 await sleep(self.draws.between(0, min(60, 2**failures)))
+            if self._visit is not None:
+                await asyncio.wait([self._visit])
+            if self.gone:
+                return
             self._safe = self.client.database.copy()
             try:
                 by_socket = self.stay or self.draws.chance(0.6)
@@ -164,6 +220,26 @@ class Phone:
             if self.stay:
                 return
 
+    async def _extension(self, head: int) -> None:
+        """Fetches a range beside the cursor, keeps it, and acks it by id (F57)."""
+        low = self.client.database.seq
+        if head <= low:
+            return
+        try:
+            reading = await self.world.call(
+                lambda node: node.inbox.read(self.key, None, limit=PAGE, range_=(low, max(head, low + 1)))
+            )
+            assert reading.batch is not None
+            batch = json.loads(reading.batch.json)
+            self.world.referee.page(self.key, batch)
+            ids = self.client.fetched(batch)
+            self.world.story.tell("fetched", self.name, *ids)
+            if ids:
+                said = {"ids": ids, "receipts": [{"id": ids[0], "what": "shown"}], **self._nacks()}
+                await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+        except (Lost, Problem):
+            return
+
     async def _sync(self) -> bool:
         """One page, stored and acked; gives whether there is more."""
         cursor = self.client.database.cursor
@@ -174,7 +250,7 @@ class Phone:
         batch = reading.batch
         assert batch is not None
         self._store(json.loads(batch.json))
-        said = {"cursor": self.client.database.cursor}
+        said = {"cursor": self.client.database.cursor, **self._nacks(), **self._read()}
         try:
             await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
         except CursorRefused:
@@ -216,6 +292,7 @@ class Phone:
                     said: dict[str, Any] = {"type": "ack", "cursor": self.client.database.cursor}
                     if self.draws.chance(0.5):
                         said = {"type": "ack", "upto": self.client.database.seq}
+                    said |= {**self._nacks(), **self._read()}
                     self._say(link, said)
                     if self.world.faults.strikes("ack_twice"):
                         self._say(link, said)
@@ -232,12 +309,25 @@ class Phone:
 
     # --- both ways ---
 
+    def _nacks(self) -> dict[str, Any]:
+        nacks = [{"id": id_, "code": code} for id_, code in self.client.nacks.items()]
+        return {"nack": nacks} if nacks else {}
+
+    def _read(self) -> dict[str, Any]:
+        """At times the user has read a conversation up to here."""
+        if not self.draws.chance(0.1):
+            return {}
+        return {"read": [{"conversation": self.draws.pick(("c1", "c2")), "read_seq": self.client.database.seq}]}
+
     def _hello(self) -> dict[str, Any]:
-        return self.client.hello(background=self.draws.chance(0.3), token=(self.vendor.account, self.token))
+        said = self.client.hello(background=self.draws.chance(0.3), token=(self.vendor.account, self.token))
+        return said if self.follows is None else {**said, "replaces": self.follows}
 
     def _welcomed(self, answer: dict[str, Any]) -> None:
         self.world.story.tell("welcome", self.name, answer["verdict"], answer["reason"], answer["session"])
         self.client.welcomed(answer)
+        if {"account": self.vendor.account, "state": "active"} in answer["addresses"]:
+            self.vendor.settled(self.token)
 
     def _store(self, batch: dict[str, Any]) -> bool:
         if self.world.faults.strikes("client_crash"):

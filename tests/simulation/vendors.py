@@ -1,9 +1,11 @@
 """Vendors: each takes pushes for the tokens it gave out, or fails in one of the ways vendors do (safety FLT-1 to FLT-9)."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
+from relay.model import DeviceKey
 
 from .client import Broken
 from .clocks import Wall
@@ -34,17 +36,29 @@ class Vendor:
         self._draws = draws
         self._story = story
         self._wall = wall
-        self._tokens: dict[str, tuple[str, Arrived]] = {}  # token -> device it was given to, its phone
+        self._tokens: dict[str, tuple[DeviceKey, Arrived]] = {}  # token -> device it was given to, its phone
+        self._former: dict[str, tuple[DeviceKey, float | None]] = {}  # token -> who had it before, and until when
         self._dead: dict[str, int] = {}
         self._wait: dict[tuple[str | None, str], tuple[float, float]] = {}  # (node, app) -> told when, to wait until
 
-    def register(self, token: str, device: str, arrived: Arrived) -> None:
+    def register(self, token: str, device: DeviceKey, arrived: Arrived) -> None:
         self._tokens[token] = device, arrived
 
     def forget(self, token: str) -> None:
         """The app got another token, or was removed."""
         if self._tokens.pop(token, None) is not None:
             self._dead[token] = self._wall.true_ms()
+
+    def hand_over(self, token: str, device: DeviceKey, arrived: Arrived) -> None:
+        """Another user signs in where somebody else was, with the app's token as it is (F72)."""
+        self._former[token] = self._tokens[token][0], None
+        self._tokens[token] = device, arrived
+
+    def settled(self, token: str) -> None:
+        """The relay has confirmed the new owner: from here on nothing may come for the old one."""
+        former = self._former.get(token)
+        if former is not None and former[1] is None:
+            self._former[token] = former[0], now_s()
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
@@ -64,9 +78,12 @@ class Vendor:
         return outcome
 
     def _check(self, push: Push) -> None:
-        owner = self._tokens.get(push.token)
-        if owner is not None and owner[0] != push.relay["device"]:
-            raise Broken(f"I10: a push for {push.relay['device']} went to the token of {owner[0]}")
+        owner, former = self._tokens.get(push.token), self._former.get(push.token)
+        if owner is not None and not _names(push, owner[0]):
+            if former is None or not _names(push, former[0]):
+                raise Broken(f"I10: a push for {push.relay['device']} went to the token of {owner[0]}")
+            if former[1] is not None and now_s() > former[1] + PAUSE_SLACK_S:
+                raise Broken(f"I22: {former[0]} was pushed to although its token had moved to {owner[0]}")
         told_s, until_s = self._wait.get((NODE.get(), push.relay["app"]), (0.0, 0.0))
         if told_s + PAUSE_SLACK_S < now_s() < until_s:
             raise Broken(f"I11: {self.account} had asked to be left alone until {until_s:.0f}")
@@ -109,3 +126,9 @@ class Vendor:
         if now_s() > until_s:
             told_s = now_s()
         self._wait[client] = told_s, max(until_s, now_s() + wait_s)
+
+
+def _names(push: Push, device: DeviceKey) -> bool:
+    """Whether the push is for this device of this user of this app."""
+    hint = hashlib.sha256(device.user_id.encode()).hexdigest()[:16]
+    return (push.relay["app"], push.relay["user_hint"], push.relay["device"]) == (device.app_id, hint, device.device_id)

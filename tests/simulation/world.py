@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
-from relay.errors import Problem
+from relay.errors import Missing, Problem
 from relay.inbox.registry import Registration
 from relay.model import Policy
 from relay.store.meta import Witness
@@ -30,6 +30,7 @@ from .vendors import Vendor
 T = TypeVar("T")
 VENDORS = 3
 CONVERGE_S = 15 * 60.0
+INSTALLS_MAX = 4
 
 
 class World:
@@ -59,6 +60,8 @@ class World:
         ]
         self.backends: list[Backend] = []
         self.phones: list[Phone] = []
+        self.clones: list[Phone] = []
+        self._clones = 0
         for n in range(scenario.apps):
             app_id = f"app{n}"
             share = max(1, scenario.users // scenario.apps)
@@ -145,7 +148,7 @@ class World:
         else:
             node.kill()
         self._witness = node.witness
-        for phone in self.phones:
+        for phone in (*self.phones, *self.clones):
             if phone.link is not None:
                 phone.link.reset()
         await sleep(self.draws.stream("restart").between(0.5, 30))
@@ -216,6 +219,8 @@ class World:
             vendor.outage = vendor.misconfigured = False
         for backend in self.backends:
             backend.down = False
+        for clone in self.clones:
+            clone.leave()
         while self._restarting:
             await sleep(1)
         await self.restart(planned=True)
@@ -257,6 +262,9 @@ class World:
             "downgrade": lambda: self._to_a_phone(Phone.downgrade),
             "wipe": lambda: self._to_a_phone(Phone.wipe),
             "restored_backup": lambda: self._to_a_phone(Phone.set_back),
+            "cloned": self._clone,
+            "user_switch": self._switch,
+            "reinstalled": self._reinstall,
             "token_rotated": lambda: self._to_a_phone(Phone.rotate_token),
         }
         return [self._fate(kind, strike) for kind, strike in fates.items()]
@@ -270,6 +278,46 @@ class World:
 
     async def _to_a_phone(self, what: Callable[[Phone], None]) -> None:
         self.draws.stream("fate/phone").pick(self.phones).befall(what)
+
+    async def _clone(self) -> None:
+        """For a while a device is there twice."""
+        phone = self.draws.stream("fate/phone").pick(self.phones)
+        self._clones += 1
+        clone = phone.clone(self._clones)
+        self.clones.append(clone)
+        self.later(clone.live(), f"clone {clone.name}")
+        await sleep(self.draws.stream("fate/clone").between(60, 900))
+        clone.leave()
+
+    async def _switch(self) -> None:
+        draws = self.draws.stream("fate/phone")
+        phone, other = draws.pick(self.phones), draws.pick(self.phones)
+        phone.cut_off()
+        phone.hand_over_to(other)
+
+    async def _reinstall(self) -> None:
+        draws = self.draws.stream("fate/phone")
+        phone = draws.pick(self.phones)
+        if phone.installs >= INSTALLS_MAX:
+            return
+        phone.cut_off()
+        replaces = draws.chance(0.5)
+        old = phone.reinstall(replaces=replaces)
+        self.later(self.persist(partial(_register, phone, replaces=phone.follows)), f"register {phone.name}")
+        if not replaces and draws.chance(0.5):
+            self.later(self.persist(lambda node: node.inbox.sign_out(old)), f"sign out {phone.name}")
+
+    async def persist(self, ask: Callable[[Node], Coroutine[Any, Any, Any]]) -> None:
+        """A backend's call that is made again until it has an answer."""
+        while True:
+            try:
+                await self.call(ask)
+            except Missing:
+                return
+            except (Lost, Problem):
+                await sleep(self.draws.stream("backoff").between(0.5, 20))
+                continue
+            return
 
     async def _pause(self) -> None:
         node, loop = self.node, asyncio.get_running_loop()
@@ -336,8 +384,8 @@ async def _endpoint(n: int, backend: Backend, node: Node) -> None:
     backend.secret = base64.b64decode(created.secret.removeprefix("whsec_"))
 
 
-async def _register(phone: Phone, node: Node) -> None:
-    await node.inbox.register(Registration(device=phone.key))
+async def _register(phone: Phone, node: Node, *, replaces: str | None = None) -> None:
+    await node.inbox.register(Registration(device=phone.key, replaces=replaces))
 
 
 def backend_check(world: World, backend: Backend) -> None:
