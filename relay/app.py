@@ -65,6 +65,7 @@ DEFAULT_APP = "default"
 STORE_TRIES = 60  # one a second
 LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
+CLOCK_MS_MAX = 253_339_228_800_000  # the year 9998: what begins now must end before times have five digits of years
 
 
 def open_engine(
@@ -127,6 +128,9 @@ class Relay:
     async def open(self) -> FirstStart:
         """Opens the store, brings it to this version's schema, and builds the services. Raises ConfigError."""
         settings, clock, rng = self.settings, self.clock, self.rng
+        if clock.now_ms() > CLOCK_MS_MAX:
+            raise ConfigError(["clock: it stands past the year 9997; set the machine's clock right."])
+        self.accounts = build_accounts(settings, clock)  # first of all: a mistake in it must leave nothing behind
         path = settings.sqlite_path()
         new_file = path is not None and not path.exists()
         if new_file and path is not None and not path.parent.is_dir():
@@ -146,7 +150,6 @@ class Relay:
         self._secrets = await self._apps()
         self._vault = await self._open_vault()
         self.bus = LocalBus()
-        self.accounts = build_accounts(settings, clock)
         await self._load_parked()
         self.inbox = InboxService(
             engine=self.engine,

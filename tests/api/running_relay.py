@@ -87,9 +87,8 @@ def running(
     def main() -> None:
         try:
             asyncio.run(serve())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
             failed.append(error)
-            raise
         finally:
             up.set()
 
@@ -97,6 +96,7 @@ def running(
     thread.start()
     assert up.wait(WITHIN_S)
     if failed:
+        thread.join(WITHIN_S)
         raise failed[0]
     try:
         yield box[0]
@@ -104,6 +104,7 @@ def running(
         box[0].loop.call_soon_threadsafe(stop.set)
         thread.join(WITHIN_S)
         assert not thread.is_alive()
+        assert not failed, failed
 
 
 @dataclass
