@@ -76,7 +76,7 @@ def tell_device(locked: Locked, device: Device, type_: str, **data: object) -> N
     locked.events.append(
         NewEvent(
             app_id=locked.key.app_id,
-            event_id=derived_id("evt_", type_, *device.key, device.session, locked.now_ms),
+            event_id=derived_id("evt_", type_, *device.key, device.session, locked.now_ms, *map(str, data.values())),
             type=type_,
             data={"user": locked.key.user_id, "device": device.device_id, "at": rfc3339(locked.now_ms), **data},
         )

@@ -384,7 +384,9 @@ def judge(evidence: Evidence, device: Device, inbox_head: int, inbox_floor: int)
     if below_floor(evidence.seq, device, inbox_floor):
         return resync(Reason.TOO_OLD)
     if evidence.seq < device.acked_seq:
-        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=evidence.seq, rebase=True)
+        # A cursor of an earlier life of this device may lie before the start of this one.
+        acked_seq = max(evidence.seq, device.start_seq)
+        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=acked_seq, rebase=True)
     verdict = Verdict.RESUME if evidence.seq == inbox_head else Verdict.DELTA
     return Judgement(verdict=verdict, reason=None, acked_seq=evidence.seq, rebase=False)
 
