@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, l
 from relay.ids import message_id
 from relay.model import EVERYWHERE, Entry, EntryState, Inbox, Kind, NotifyPolicy, Scope, UserKey
 from relay.store.schema import idempotency, inbox, inbox_entry, message, read_marker, store_meta
-from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
+from relay.store.sql import as_list, in_list, insert_missing, insert_rows, is_sqlite, per_dialect, update_rows
 
 e, m = inbox_entry.c, message.c
 _live = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
@@ -82,8 +82,13 @@ _set_head = (
 
 
 def set_heads(conn: Connection, heads: Mapping[UserKey, int]) -> None:
-    if heads:
+    if not heads:
+        return
+    if is_sqlite(conn):
         conn.execute(_set_head, [{"app": k.app_id, "user": k.user_id, "head": head} for k, head in heads.items()])
+    else:
+        rows = [{"app_id": k.app_id, "user_id": k.user_id, "head_seq": head} for k, head in heads.items()]
+        update_rows(conn, inbox, rows, key=("app_id", "user_id"), set_={"head_seq": "v.head_seq"})
 
 
 def set_inbox(conn: Connection, key: UserKey, **values: Any) -> None:

@@ -95,6 +95,7 @@ class PostgresEngine:
             pool_size=workers * 2 + 1,  # the clock's reader has one too
             max_overflow=0,
             pool_timeout=2,
+            pool_use_lifo=True,  # the one used last: its statements are prepared, its pages warm
             connect_args={"async_creator_fn": self._open, "prepared_statement_cache_size": STATEMENTS_KEPT},
         )
         event.listen(self._engine.sync_engine, "checkout", self._ping_if_idle)

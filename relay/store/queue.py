@@ -11,7 +11,16 @@ from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select, u
 
 from relay.model import DeviceKey, PushJob, UserKey
 from relay.store.schema import account_state, inbox, push_attempt, push_job
-from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect, upsert
+from relay.store.sql import (
+    as_list,
+    in_list,
+    insert_missing,
+    insert_rows,
+    is_sqlite,
+    per_dialect,
+    update_rows,
+    upsert,
+)
 
 j = push_job.c
 FIELDS = PushJob.__struct_fields__
@@ -66,33 +75,42 @@ def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJo
     return found
 
 
-@per_dialect
-def _lower(sqlite: bool) -> Any:
-    smaller = func.min if sqlite else func.least
-    at: Any = bindparam("at")
-    return update(push_job).where(*_here).values(due_ms=smaller(func.coalesce(j.due_ms, at), at), reason=None)
+_ROW = ("app_id", "user_id", "device_id")
+_lower = (
+    update(push_job)
+    .where(*_here)
+    .values(due_ms=func.min(func.coalesce(j.due_ms, bindparam("at")), bindparam("at")), reason=None)
+)
+
+
+def _row(key: DeviceKey) -> dict[str, Any]:
+    return dict(zip(_ROW, key, strict=True))
 
 
 def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
     """Makes jobs due at these times at the latest, whatever they waited for: unconditional, nothing is read."""
-    if dues:
-        conn.execute(_lower(conn), [_key(key) | {"at": due_ms} for key, due_ms in dues.items()])
+    if not dues:
+        return
+    if is_sqlite(conn):
+        conn.execute(_lower, [_key(key) | {"at": due_ms} for key, due_ms in dues.items()])
+    else:
+        lower = {"due_ms": "least(coalesce(t.due_ms, v.due_ms), v.due_ms)", "reason": "NULL"}
+        update_rows(
+            conn, push_job, [_row(key) | {"due_ms": due_ms} for key, due_ms in dues.items()], key=_ROW, set_=lower
+        )
 
 
-_rearm = (
-    update(push_job)
-    .where(*_here)
-    .values(
-        due_ms=bindparam("due"),
-        reason=bindparam("why"),
-        told_ms=bindparam("told"),
-        knock=bindparam("k"),
-        tries=bindparam("n"),
-        retry_ms=bindparam("retry"),
-        bare_seq=bindparam("bare"),
-        address_index=bindparam("index"),
-    )
-)
+_REARMED = {
+    "due": "due_ms",
+    "why": "reason",
+    "told": "told_ms",
+    "k": "knock",
+    "n": "tries",
+    "retry": "retry_ms",
+    "bare": "bare_seq",
+    "index": "address_index",
+}
+_rearm = update(push_job).where(*_here).values({column: bindparam(name) for name, column in _REARMED.items()})
 
 
 def set_rearmed(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
@@ -100,8 +118,13 @@ def set_rearmed(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, A
 
     Each row: due, why, told, k (knocks), n (tries), retry, bare, index.
     """
-    if rows:
+    if not rows:
+        return
+    if is_sqlite(conn):
         conn.execute(_rearm, [_key(key) | dict(values) for key, values in rows])
+    else:
+        named = [_row(key) | {_REARMED[name]: value for name, value in values.items()} for key, values in rows]
+        update_rows(conn, push_job, named, key=_ROW, set_={c: f"v.{c}" for c in _REARMED.values()})
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -158,11 +181,20 @@ _claim = (
 
 def set_claims(conn: Connection, rows: Sequence[tuple[DeviceKey, str, int, int]]) -> None:
     """(device, owner, token, until) of jobs that a worker takes. Under L(u)."""
-    if rows:
+    if not rows:
+        return
+    if is_sqlite(conn):
         conn.execute(
             _claim,
             [_key(key) | {"owner": owner, "token": token, "until": until} for key, owner, token, until in rows],
         )
+    else:
+        named = [
+            _row(key) | {"claim": owner, "claim_token": token, "claim_until_ms": until}
+            for key, owner, token, until in rows
+        ]
+        changes = {c: f"v.{c}" for c in ("claim", "claim_token", "claim_until_ms")}
+        update_rows(conn, push_job, named, key=_ROW, set_=changes)
 
 
 _unclaim = update(push_job).where(*_here, j.claim_token == bindparam("token")).values(claim=None, claim_until_ms=None)

@@ -98,6 +98,32 @@ def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping
         conn.execute(statement, {c: [row[c] for row in rows] for c in columns})
 
 
+def update_rows(
+    conn: Connection, table: Table, rows: Sequence[Row], *, key: tuple[str, ...], set_: Mapping[str, str]
+) -> None:
+    """PostgreSQL: updates many rows, each with its own values, in one statement (one for each row costs 30 µs each).
+
+    Every row has the same columns; `key` are those that find the row, `set_` gives SQL over `t` (the row as it is) and
+    `v` (the values) for each column to change.
+    """
+    if rows:
+        columns = tuple(rows[0])
+        statement = _pg_update(table, columns, key, tuple(set_.items()))
+        conn.execute(statement, {c: [row[c] for row in rows] for c in columns})
+
+
+@lru_cache(maxsize=64)
+def _pg_update(table: Table, columns: tuple[str, ...], key: tuple[str, ...], set_: tuple[tuple[str, str], ...]) -> Any:
+    arrays = ", ".join(f"CAST(:{c} AS {_pg_name(table.c[c])}[])" for c in columns)
+    changes = ", ".join(f"{column} = {value}" for column, value in set_)
+    same = " AND ".join(f"t.{c} = v.{c}" for c in key)
+    statement = (
+        f'UPDATE "{table.name}" AS t SET {changes} '  # noqa: S608 - names of ours
+        f"FROM unnest({arrays}) AS v({', '.join(columns)}) WHERE {same}"
+    )
+    return text(statement).bindparams(*(bindparam(c, type_=postgresql.ARRAY(_pg_type(table.c[c]))) for c in columns))
+
+
 def least(conn: Connection, *parts: Any) -> Any:
     """The smallest of several expressions, none of which may be null."""
     return func.min(*parts) if is_sqlite(conn) else func.least(*parts)
