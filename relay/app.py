@@ -361,6 +361,7 @@ class Relay:
             metrics=self.metrics,
             handlers_max=self.settings.server.handlers_max,
             trusted_proxies=self.settings.server.trusted_proxies,
+            https_only=self.settings.server.https_only,
         )
 
     def _check_push(self, app_id: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:

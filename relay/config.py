@@ -112,9 +112,17 @@ class Server(Section):
     trusted_proxies: Annotated[tuple[Network, ...], _LIST] = Field(
         (), description='a list of networks, each like "10.0.0.0/8", with no bits set after the prefix'
     )
+    https_only: bool = Field(False, description="true or false; true needs trusted_proxies, which end TLS")
     handlers_max: int = Field(512, ge=1, le=4096)
     drain_s: float = Field(28, ge=0, le=600)
     quiet_s: float = Field(1, ge=0, le=300)
+
+    @field_validator("https_only")
+    @classmethod
+    def _by_whom(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("trusted_proxies", True):
+            raise ValueError("needs trusted_proxies")
+        return value
 
 
 class Store(Section):

@@ -225,11 +225,11 @@ def slow_down(what: str) -> Throttled:
 
 
 def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Any:
-    """Middleware, the outermost: gives a request that comes through these proxies its caller's address.
+    """Middleware, the outermost: gives a request that comes through these proxies its caller's address and scheme.
 
     That is the right-most one in X-Forwarded-For that is not a proxy itself; everything to the left of it the caller may
     have made up. From any other peer the header means nothing. `Forwarded` is never read: a proxy that writes the one
-    header passes the other on as it came.
+    header passes the other on as it came. The scheme is the right-most one in X-Forwarded-Proto.
     """
 
     @lru_cache(maxsize=4096)
@@ -255,9 +255,20 @@ def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Any:
                 break
             if not ours(remote):
                 break
-        return await handler(request.clone(remote=remote))
+        scheme = ",".join(request.headers.getall(hdrs.X_FORWARDED_PROTO, ())).rpartition(",")[2].strip().lower()
+        return await handler(request.clone(remote=remote, scheme="https" if scheme == "https" else "http"))
 
     return from_afar
+
+
+@web.middleware
+async def refuse_http(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Middleware: only what came by HTTPS, as a trusted proxy says, goes on; and probes, which come straight."""
+    if request.scheme != "https" and request.path not in {"/healthz", "/readyz"}:
+        raise Malformed(
+            "Call by HTTPS; what was sent in clear should be taken for seen by others.", code="https_required"
+        )
+    return await handler(request)
 
 
 # --- connections ------------------------------------------------------------------------------------------------------

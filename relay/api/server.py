@@ -31,6 +31,7 @@ def application(
     metrics: Metrics,
     handlers_max: int,
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+    https_only: bool = False,
 ) -> web.Application:
     """The application; nothing listens yet."""
 
@@ -76,6 +77,7 @@ def application(
         middlewares=[
             limits.behind_proxies(trusted_proxies),
             problems.middleware(rng, metrics),
+            *([limits.refuse_http] if https_only else []),
             gate.middleware,
             _bounded(handlers_max),
         ]

@@ -11,7 +11,15 @@ from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed
 BATCH_BYTES_MAX = 1024 * 1024
 SEND_BYTES_MAX = 128 * 1024  # the message itself may have 64 KiB; its JSON may be written wastefully
 KEY_HEADER = {"Idempotency-Key": "Makes a repeat of this send known as one: 1 to 128 of A-Z a-z 0-9 . _ : -"}
-CALLER = ("unauthenticated", "forbidden", "rate_limited", "auth_throttled", "credential_in_url", "malformed_http")
+CALLER = (
+    "unauthenticated",
+    "forbidden",
+    "rate_limited",
+    "auth_throttled",
+    "credential_in_url",
+    "malformed_http",
+    "https_required",
+)
 PASSER_BY = ("malformed_http", "credential_in_url", "rate_limited")
 STORE = ("overloaded", "draining", "storage_unavailable", "storage_full", "storage_failed")
 COMMIT = (*STORE, "commit_unknown")
