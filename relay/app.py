@@ -42,6 +42,7 @@ from relay.push.limits import Bucket
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
 from relay.realtime.hub import Hub
+from relay.realtime.protocol import WindowBody
 from relay.realtime.service import DeviceService
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
@@ -160,6 +161,8 @@ class Relay:
             hints=self.bus,
             node_id=self.node_id,
             room=self.room,
+            page_entries=settings.page.entries,
+            page_bytes=settings.page.bytes,
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
             counted=self.metrics.accepted.inc,
@@ -180,6 +183,7 @@ class Relay:
             seal_token=self._seal_token,
             node_id=self.node_id,
             poll_client_s=settings.poll.client_s,
+            window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
         )
         self.push = PushWorker(
             self.engine,
@@ -193,7 +197,7 @@ class Relay:
             boot_ms=self._boot_ms,
             drain_s=self._stages.finish_s,
         )
-        self.hub = Hub(clock, rng, self.inbox.heads)
+        self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
         guard = Guard(
@@ -216,7 +220,12 @@ class Relay:
             watch=self.metrics,
         )
         self.webhooks = WebhookService(
-            self.engine, self._vault, self._webhook_transport.check, rng=rng, nudge=self.webhook_worker.nudge
+            self.engine,
+            self._vault,
+            self._webhook_transport.check,
+            rng=rng,
+            nudge=self.webhook_worker.nudge,
+            events_keep_ms=settings.retention.event_d * 86_400_000,
         )
         self.auth = Authenticator(
             self.engine,
@@ -237,6 +246,7 @@ class Relay:
             node_id=self.node_id,
             witness=self._witness,
             dormant_ms=policy.dormant_ms,
+            gone_ms=policy.gone_ms,
             prune_events=self.webhooks.tidy,
             was_set_back=self._was_set_back,
             imbalanced=self.metrics.imbalanced,
@@ -324,7 +334,9 @@ class Relay:
             id_secret=lambda app_id: self._secrets[app_id],
             check_push=self._check_push,
         )
-        document, page = documents(table.ROUTES)
+        own = self.settings.limits
+        routes = table.routes(send_bytes_max=own.body_bytes, batch_bytes_max=own.batch_bytes)
+        document, page = documents(routes)
         return application(
             backend=BackendApi(
                 inbox=self.inbox,
@@ -344,6 +356,7 @@ class Relay:
                 clock=self.clock,
                 origins=tuple(self.settings.server.allowed_origins),
                 sockets_max=self.settings.limits.sockets_per_node,
+                wait_max_s=self.settings.poll.wait_max_s,
             ),
             webhooks=WebhookApi(webhooks=self.webhooks),
             system=SystemApi(
@@ -359,6 +372,7 @@ class Relay:
             gate=self.gate,
             rng=self.rng,
             metrics=self.metrics,
+            routes=routes,
             handlers_max=self.settings.server.handlers_max,
             trusted_proxies=self.settings.server.trusted_proxies,
             https_only=self.settings.server.https_only,

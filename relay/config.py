@@ -190,6 +190,18 @@ class PushSection(Section):
 
 class Poll(Section):
     client_s: int = Field(5, ge=1, le=300)
+    session_s: float = Field(5, ge=0.5, le=60)
+    wait_max_s: int = Field(60, ge=0, le=60)
+
+
+class Page(Section):
+    entries: int = Field(200, ge=1, le=200)
+    bytes: int = Field(1024 * 1024, ge=1024, le=1024 * 1024)
+
+
+class Window(Section):
+    entries: int = Field(200, ge=1, le=200)
+    bytes: int = Field(1024 * 1024, ge=1024, le=1024 * 1024)
 
 
 class Retention(Section):
@@ -218,7 +230,7 @@ class Limits(Section):
     devices_per_user: int = Field(20, ge=1, le=100)
     addresses_per_device: int = Field(8, ge=1, le=8)
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)
-    body_bytes: int = Field(64 * 1024, ge=1024, le=256 * 1024)
+    body_bytes: int = Field(128 * 1024, ge=1024, le=256 * 1024)
     batch_bytes: int = Field(1024 * 1024, ge=1024, le=4 * 1024 * 1024)
 
 
@@ -261,6 +273,8 @@ class Settings(Section):
     heartbeat: Heartbeat = Heartbeat()
     push: PushSection = PushSection()
     poll: Poll = Poll()
+    page: Page = Page()
+    window: Window = Window()
     retention: Retention = Retention()
     limits: Limits = Limits()
     webhooks: Webhooks = Webhooks()

@@ -12,7 +12,7 @@ from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.ending import SWEEP_ENTRIES_MAX
 from relay.inbox.service import InboxService
-from relay.model import UserKey
+from relay.model import DeviceState, UserKey
 from relay.store import apps as app_rows
 from relay.store import audit, meta, tokens
 from relay.store import inbox as inbox_rows
@@ -23,6 +23,7 @@ log = structlog.get_logger("relay.jobs")
 
 DAY_MS = 86_400_000
 WALK_USERS = 200
+SILENT_DEVICES = 200
 SWEEPS_MAX = 200  # in one round, so that a storm of expiries is worked off without starving others
 
 
@@ -36,6 +37,7 @@ class Chores:
     node_id: str
     witness: meta.WitnessFile | None
     dormant_ms: int
+    gone_ms: int
     prune_events: Callable[[], Awaitable[object]]
     imbalanced: Callable[[Mapping[str, int]], None] = lambda counts: None
     was_set_back: Callable[[Conn, int, meta.Witness | None], bool] = lambda conn, now_ms, seen: False
@@ -89,12 +91,17 @@ class Chores:
         self.imbalanced({str(what): count for what, count in counts.items()})
 
     async def silence(self) -> None:
-        await self.inbox.silence(before_ms=self.clock.now_ms() - self.dormant_ms, limit=1000)
+        """Devices that were not heard of for long become dormant, and later gone."""
+        for state, idle_ms in ((DeviceState.ACTIVE, self.dormant_ms), (DeviceState.DORMANT, self.gone_ms)):
+            before_ms = self.clock.now_ms() - idle_ms
+            while await self.inbox.silence(state, before_ms=before_ms, limit=SILENT_DEVICES):
+                pass
 
     async def forget(self) -> None:
-        """Records whose time is over: keys, tickets, tokens, messages nobody can ask for, old events."""
+        """Records whose time is over: keys, tickets, tokens, nodes, messages nobody can ask for, old events."""
         await self.engine.write(inbox_rows.forget_keys)
         await self.engine.write(tokens.forget)
+        await self.engine.write(meta.forget_nodes)
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
             while await self.engine.write(partial(_forget_messages, app_id)):
                 pass

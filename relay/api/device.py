@@ -40,6 +40,7 @@ class DeviceApi:
     clock: Clock
     origins: tuple[str, ...] = ()
     sockets_max: int = SOCKETS_MAX
+    wait_max_s: int = 60
 
     async def handshake(self, call: Call) -> Answer:
         body: HelloBody = call.body
@@ -83,7 +84,7 @@ class DeviceApi:
             reading = await self.inbox.read(key, cursor, limit=query.limit, etag=etag)
             if query.wait and _nothing(reading) and not self.hub.draining:
                 try:
-                    async with asyncio.timeout(query.wait):
+                    async with asyncio.timeout(min(query.wait, self.wait_max_s)):
                         while _nothing(reading) and not wait.dismissed:
                             wait.changed.clear()
                             await wait.changed.wait()

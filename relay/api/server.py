@@ -6,12 +6,12 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.api import limits, problems, table
+from relay.api import limits, problems
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
-from relay.api.routes import register
+from relay.api.routes import Route, register
 from relay.api.system import SystemApi
 from relay.api.webhooks import WebhookApi
 from relay.errors import Unavailable
@@ -29,6 +29,7 @@ def application(
     gate: Gate,
     rng: Rng,
     metrics: Metrics,
+    routes: Sequence[Route],
     handlers_max: int,
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     https_only: bool = False,
@@ -82,7 +83,7 @@ def application(
             _bounded(handlers_max),
         ]
     )
-    register(app, table.ROUTES, handlers, auth)
+    register(app, routes, handlers, auth)
     app.router.add_get("/docs.css", system.style, allow_head=False)
     return app
 

@@ -1,5 +1,6 @@
 """All routes of the relay, in one table."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
@@ -8,8 +9,6 @@ from relay.api import schemas as s
 from relay.api.routes import DEVICE, PUBLIC, Query, Route
 from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed
 
-BATCH_BYTES_MAX = 1024 * 1024
-SEND_BYTES_MAX = 128 * 1024  # the message itself may have 64 KiB; its JSON may be written wastefully
 KEY_HEADER = {"Idempotency-Key": "Makes a repeat of this send known as one: 1 to 128 of A-Z a-z 0-9 . _ : -"}
 CALLER = (
     "unauthenticated",
@@ -79,7 +78,7 @@ ROUTES: tuple[Route, ...] = (
             "too_many_recipients",
             "payload_too_large",
         ),
-        body_bytes_max=SEND_BYTES_MAX,
+        body_bytes_max=128 * 1024,  # the message itself may have 64 KiB; its JSON may be written wastefully
         headers=KEY_HEADER,
     ),
     Route(
@@ -91,7 +90,7 @@ ROUTES: tuple[Route, ...] = (
         request=s.BatchBody,
         responses={202: s.BatchOut},
         errors=(*CALLER, *BODY, *COMMIT, "batch_too_large"),
-        body_bytes_max=BATCH_BYTES_MAX,
+        body_bytes_max=1024 * 1024,
         too_large="batch_too_large",
     ),
     Route(
@@ -462,3 +461,9 @@ ROUTES: tuple[Route, ...] = (
         tag="operation",
     ),
 )
+
+
+def routes(*, send_bytes_max: int, batch_bytes_max: int) -> tuple[Route, ...]:
+    """The table with the operator's limits of bodies."""
+    own = {"send": send_bytes_max, "send_batch": batch_bytes_max}
+    return tuple(replace(row, body_bytes_max=own[row.handler]) if row.handler in own else row for row in ROUTES)

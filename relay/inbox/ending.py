@@ -9,6 +9,7 @@ from relay.errors import Conflict, Missing
 from relay.ids import message_id, tag_of
 from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.registry import remove
 from relay.inbox.reports import Ledger, end
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
 from relay.store import devices as device_rows
@@ -181,13 +182,22 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
     return gone
 
 
-def silence(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Iterable[UserKey]) -> None:
-    """Devices without contact for 30 days become dormant: they do not hold the floor any more."""
+def silence(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Iterable[UserKey]) -> int:
+    """Devices without contact for 30 days become dormant: they do not hold the floor any more. After 180 days they are
+    gone: what they have not acked has failed for them. Gives how many changed."""
+    changed = 0
     locked_users = lock(conn, now_ms, users, policy_of)
     for locked in locked_users.values():
         for device in list(locked.devices.values()):
             idle_ms = now_ms - device.contact_ms
-            if device.state is DeviceState.ACTIVE and not device.online and idle_ms >= locked.policy.dormant_ms:
+            if device.online:
+                continue
+            if idle_ms >= locked.policy.gone_ms:
+                remove(locked, device, detail="device_gone")
+                changed += 1
+            elif device.state is DeviceState.ACTIVE and idle_ms >= locked.policy.dormant_ms:
                 locked.put(rules.dormant(device))
                 locked.rearm(device.device_id)
+                changed += 1
     flush(conn, now_ms, locked_users.values())
+    return changed

@@ -22,7 +22,7 @@ from relay.store.engine import Conn
 from relay.store.inbox import Content
 
 PAGE_ENTRIES_MAX = 200
-PAGE_BYTES_MAX = 1024 * 1024
+PAGE_ENTRIES_MAX, PAGE_BYTES_MAX = 200, 1024 * 1024
 _encode = msgspec.json.Encoder().encode
 
 

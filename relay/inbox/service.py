@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from relay import ids
@@ -16,7 +17,7 @@ from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.locked import PolicyOf
-from relay.inbox.page import Batch, Snapshot, check, page, reset_data, snapshot
+from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, check, page, reset_data, snapshot
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.trace import Trace, trace
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, UserKey
@@ -55,6 +56,8 @@ class InboxService:
     hints: Hints
     node_id: str
     room: HasRoom = field(default_factory=Boundless)
+    page_entries: int = PAGE_ENTRIES_MAX
+    page_bytes: int = PAGE_BYTES_MAX
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
@@ -219,17 +222,25 @@ class InboxService:
 
         def work(conn: Conn, now_ms: int) -> Reading:
             snap = snapshot(conn, device)
+            pages = partial(
+                page,
+                conn,
+                now_ms,
+                snap,
+                self.keys,
+                limit=min(limit, self.page_entries),
+                bytes_max=self.page_bytes,
+            )
             if range_ is not None:
                 low, high = range_
-                batch = page(conn, now_ms, snap, self.keys, after=low, upto=high, limit=limit, cursor=False)
-                return Reading(snap=snap, batch=batch)
+                return Reading(snap=snap, batch=pages(after=low, upto=high, cursor=False))
             if cursor is not None and etag is not None and etag == snap.etag and cursor.seq == snap.inbox.head_seq:
                 if cursor.epoch8 == snap.epoch8:
                     return Reading(snap=snap, batch=None)
             if cursor is not None:
                 check(conn, snap, cursor, self.keys)
             after = snap.start_seq if cursor is None else cursor.seq
-            return Reading(snap=snap, batch=page(conn, now_ms, snap, self.keys, after=after, limit=limit))
+            return Reading(snap=snap, batch=pages(after=after))
 
         return await self.engine.read(work)
 
@@ -240,7 +251,15 @@ class InboxService:
             snap = snapshot(conn, device)
             return Reading(
                 snap=snap,
-                batch=page(conn, now_ms, snap, self.keys, after=seq, limit=limit, bytes_max=bytes_max),
+                batch=page(
+                    conn,
+                    now_ms,
+                    snap,
+                    self.keys,
+                    after=seq,
+                    limit=min(limit, self.page_entries),
+                    bytes_max=min(bytes_max, self.page_bytes),
+                ),
             )
 
         return await self.engine.read(work)
@@ -269,12 +288,14 @@ class InboxService:
 
         return await self.engine.write(work)
 
-    async def silence(self, *, before_ms: int, limit: int) -> int:
-        """Devices without contact since then become dormant; gives how many were looked at."""
+    async def silence(self, state: DeviceState, *, before_ms: int, limit: int) -> int:
+        """Devices in `state` without contact since then become dormant, or gone; gives how many changed."""
         silent = await self.engine.read(
-            lambda conn, _: device_rows.silent_since(conn, state=DeviceState.ACTIVE, before_ms=before_ms, limit=limit)
+            lambda conn, _: device_rows.silent_since(conn, state=state, before_ms=before_ms, limit=limit)
         )
         users = {device.key.user for device in silent}
-        if users:
-            await self.engine.write(lambda conn, now_ms: silence(conn, now_ms, self.policy_of, users=users))
-        return len(silent)
+        if not users:
+            return 0
+        changed = await self.engine.write(lambda conn, now_ms: silence(conn, now_ms, self.policy_of, users=users))
+        self.facts_told()
+        return changed

@@ -90,11 +90,17 @@ class Hub:
     """Connections and waits of this node."""
 
     def __init__(
-        self, clock: Clock, rng: random.Random, heads: Callable[[Iterable[UserKey]], Awaitable[dict[UserKey, int]]]
+        self,
+        clock: Clock,
+        rng: random.Random,
+        heads: Callable[[Iterable[UserKey]], Awaitable[dict[UserKey, int]]],
+        *,
+        poll_s: float = POLL_S,
     ) -> None:
         self._clock = clock
         self._rng = rng
         self._heads = heads
+        self._poll_s = poll_s
         self._connections: defaultdict[UserKey, dict[Connection, None]] = defaultdict(dict)  # in the order they came
         self._waits: defaultdict[UserKey, dict[DeviceKey, list[Wait]]] = defaultdict(dict)
         self._known: dict[UserKey, int] = {}
@@ -176,7 +182,7 @@ class Hub:
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                async with asyncio.timeout(around(POLL_S, share=0.2, rng=self._rng)):
+                async with asyncio.timeout(around(self._poll_s, share=0.2, rng=self._rng)):
                     await stop.wait()
             except TimeoutError:
                 pass

@@ -1,7 +1,7 @@
 """What devices ask for, whichever way they came: handshake, heartbeat, sync, ack. HTTP and sockets both call this."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from relay.clock import Clock, rfc3339
@@ -33,6 +33,7 @@ class Greeted:
 
     welcome: Welcome
     beat: Beat
+    window: WindowBody
     answer: dict[str, Any]
 
 
@@ -48,6 +49,7 @@ class DeviceService:
     seal_token: SealToken
     node_id: str
     poll_client_s: int = 5
+    window: WindowBody = field(default_factory=WindowBody)  # the largest that is granted
     upgrade_advice: dict[str, Any] | None = None
 
     # --- handshake ---
@@ -58,7 +60,11 @@ class DeviceService:
         beat = self.presence.beat(offered(body.heartbeat))
         background = body.state == "background"
         self.presence.connected(device, welcome.session, beat, Facts(background, None))
-        return Greeted(welcome=welcome, beat=beat, answer=self._answer(device, welcome, beat, body.window))
+        window = WindowBody(
+            entries=min(body.window.entries, self.window.entries), bytes=min(body.window.bytes, self.window.bytes)
+        )
+        answer = self._answer(device, welcome, beat, window)
+        return Greeted(welcome=welcome, beat=beat, window=window, answer=answer)
 
     def _hello(self, device: DeviceKey, body: HelloBody) -> Hello:
         addresses = None if body.addresses is None else self.sealed(device, body.addresses)

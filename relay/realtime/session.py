@@ -121,7 +121,7 @@ class Session:
         self._epoch = welcome.epoch
         self._head_seq = welcome.head_seq
         self._sent_seq = self._acked_seq = welcome.head_seq - welcome.missing
-        self._window_entries, self._window_bytes = body.window.entries, body.window.bytes
+        self._window_entries, self._window_bytes = greeted.window.entries, greeted.window.bytes
         await self._send({"type": "welcome", "ref": ref, **greeted.answer, "token": token})
         return True
 

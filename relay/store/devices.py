@@ -5,7 +5,7 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, select, text, update
+from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text, update
 
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
 from relay.store.schema import address, address_tombstone, device, device_ack, device_held, upgrade
@@ -125,7 +125,11 @@ def online_devices(conn: Connection) -> list[Device]:
 
 _silent = (
     select(*_columns)
-    .where(device.c.state == bindparam("state"), device.c.contact_ms <= bindparam("before"))
+    .where(
+        device.c.state == bindparam("state"),
+        device.c.contact_ms <= bindparam("before"),
+        or_(device.c.online_since_ms.is_(None), device.c.offline_since_ms.is_not(None)),
+    )
     .order_by(device.c.contact_ms)
     .limit(bindparam("count"))
 )

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, delete, select, text, update
 
 from relay.ids import random_hex
 from relay.store.schema import node, store_meta
 from relay.store.sql import insert_missing, upsert
 
 FREEZE_MS = 7 * 86_400_000
+NODE_KEEP_MS = 86_400_000
 TICK_S = 5.0
 
 
@@ -115,3 +116,8 @@ def last_beat_ms(conn: Connection) -> int | None:
     """When any node was last alive."""
     found = conn.execute(_last_beat).scalar()
     return None if found is None else int(found)
+
+
+def forget_nodes(conn: Connection, now_ms: int) -> None:
+    """Drops the rows of nodes that have not beaten for a day: each start of a relay makes a new one."""
+    conn.execute(delete(node).where(node.c.beat_ms < now_ms - NODE_KEEP_MS))

@@ -105,12 +105,14 @@ class WebhookService:
         rng: Rng,
         nudge: Callable[[], None] = lambda: None,
         endpoints_max: int = ENDPOINTS_MAX,
+        events_keep_ms: int = store.EVENTS_KEEP_MS,
     ) -> None:
         self._engine = engine
         self._seals = seals
         self._check_url = check_url
         self._rng = rng
         self._nudge = nudge
+        self._events_keep_ms = events_keep_ms
         self._endpoints_max = endpoints_max
 
     # --- endpoints ---
@@ -393,7 +395,7 @@ class WebhookService:
         In small transactions; harmless on any number of nodes.
         """
         chores: tuple[Prune, ...] = (
-            lambda conn, now_ms: store.prune_events(conn, now_ms, limit=CHORE_MAX),
+            lambda conn, now_ms: store.prune_events(conn, now_ms, limit=CHORE_MAX, keep_ms=self._events_keep_ms),
             lambda conn, _: store.sweep_deleted(conn, limit=CHORE_MAX),
         )
         await self._engine.write(store.forget_old_secrets)

@@ -146,6 +146,7 @@ class Node:
             node_id=name,
             witness=None,
             dormant_ms=policy.dormant_ms,
+            gone_ms=policy.gone_ms,
             prune_events=self.webhooks.tidy,
         )
 

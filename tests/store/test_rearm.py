@@ -89,7 +89,7 @@ class Story:
 
     async def silence(self) -> None:
         before_ms = self.house.clock.now_ms() - self.house.policy.dormant_ms
-        await self.house.inbox.silence(before_ms=before_ms, limit=10)
+        await self.house.inbox.silence(DeviceState.ACTIVE, before_ms=before_ms, limit=10)
 
     async def register(self, name: str, tokens: tuple[str, ...] | None, install_id: str | None) -> None:
         await self.house.register(name, *(tokens or ()), install_id=install_id)
