@@ -273,7 +273,7 @@ class Relay:
 
     async def _check_history(self, path: Path) -> None:
         """A store that was set back must not be trusted with its numbers any more (protocol §4)."""
-        self._witness = meta.WitnessFile(path.with_name(path.name + ".witness"))
+        self._witness = meta.WitnessFile.beside(path)
         seen = self._witness.read()
         if await self.engine.write(lambda conn, now_ms: self._was_set_back(conn, now_ms, seen)):
             log.warning("store.rolled_back")

@@ -219,6 +219,11 @@ class KeyRing:
         return found
 
 
+def key_id_of(sealed: bytes) -> int:
+    """The id of the ring's key that sealed this."""
+    return sealed[1]
+
+
 def bound(parts: tuple[str, ...]) -> bytes:
     """One byte string for these parts and no others."""
     coded = [part.encode() for part in parts]

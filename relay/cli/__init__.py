@@ -38,11 +38,13 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from relay.cli import admin, credentials, demo, sandbox, serve  # noqa: PLC0415 - after `main` is there
+    from relay.cli import admin, backup, credentials, demo, sandbox, serve  # noqa: PLC0415 - after `main` is there
 
     main.add_command(serve.serve)
     main.add_command(serve.check)
     main.add_command(serve.migrate)
+    main.add_command(backup.backup)
+    main.add_command(backup.restore)
     main.add_command(credentials.keys)
     main.add_command(admin.providers)
     main.add_command(sandbox.sandbox)

@@ -30,7 +30,7 @@ from sqlalchemy import Connection
 
 from relay.clock import Clock
 from relay.errors import ConfigError, Problem, StoreDamaged, Unavailable
-from relay.store import sqlite_file
+from relay.store import replace, sqlite_file
 
 log = structlog.get_logger("relay.store")
 
@@ -209,6 +209,8 @@ class SqliteEngine:
         self._closed = False
         self._away = False
         try:
+            if replace.finish(path):
+                log.warning("store.restore_finished")
             self._writer_conn, large = self._opened()
         except BaseException:
             self._lock.release()

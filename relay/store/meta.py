@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 from sqlalchemy import Connection, delete, select, text, update
@@ -76,6 +77,11 @@ class WitnessFile:
 
     path: Path
 
+    @classmethod
+    def beside(cls, path: Path) -> Self:
+        """The witness of the store whose database, or whose key file, is at `path`."""
+        return cls(path.with_name(path.name + ".witness"))
+
     def read(self) -> Witness | None:
         try:
             return msgspec.json.decode(self.path.read_bytes(), type=Witness)
@@ -105,6 +111,11 @@ def tick(conn: Connection, now_ms: int, node_id: str) -> Witness:
         [{"node_id": node_id, "started_ms": now_ms, "beat_ms": now_ms}],
         set_={"beat_ms": "excluded.beat_ms"},
     )
+    return witness(conn, now_ms)
+
+
+def witness(conn: Connection, now_ms: int) -> Witness:
+    """How far the store has come."""
     row = conn.execute(select(store_meta.c.epoch, store_meta.c.ticks)).one()
     return Witness(epoch=row.epoch, ticks=row.ticks, at_ms=now_ms)
 

@@ -1,6 +1,7 @@
 """Brings a database to this relay's schema. Alembic is imported only when there is something to do."""
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
@@ -30,21 +31,32 @@ def migrate(conn: Connection, now_ms: int) -> str | None:
     at = revision(conn)
     if at == HEAD:
         return at
+    if at is not None and at not in known():
+        raise ConfigError(
+            [f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."]
+        )
     import alembic.command  # noqa: PLC0415 - 0.3 s that most starts don't need
-    import alembic.config  # noqa: PLC0415
+
+    config = _config()
+    config.attributes["connection"] = conn
+    alembic.command.upgrade(config, HEAD)
+    return at
+
+
+def known() -> set[str]:
+    """Every step that this relay knows."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
+def _config() -> Any:
+    import alembic.config  # noqa: PLC0415
 
     config = alembic.config.Config()
     config.set_main_option("script_location", str(HERE))
     config.set_main_option("path_separator", "os")
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if at is not None and at not in known:
-        raise ConfigError(
-            [f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."]
-        )
-    config.attributes["connection"] = conn
-    alembic.command.upgrade(config, HEAD)
-    return at
+    return config
 
 
 def _alone(conn: Connection) -> None:

@@ -8,6 +8,7 @@ import random
 
 from sqlalchemy import Connection, select, update
 
+from relay.clock import rfc3339
 from relay.store import apps, meta
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.meta import Witness
@@ -52,7 +53,18 @@ def _is_other(before: str, mark: str) -> bool:
     return bool(timeline and timeline_now) and timeline != timeline_now and durability != "sync-replica"
 
 
+def restored(conn: Connection, now_ms: int, rng: random.Random, *, at_ms: int) -> None:
+    """Begins a new epoch, as the store is that of `at_ms` again; senders may repeat what they sent since then."""
+    conn.execute(update(store_meta).values(timeline_mark=None))  # the server's history is known to have a new branch
+    _begin_epoch(conn, now_ms, rng, "store.restored", {"point_in_time": rfc3339(at_ms)})
+
+
 def _set_back(conn: Connection, now_ms: int, rng: random.Random) -> None:
+    _begin_epoch(conn, now_ms, rng, "store.rolled_back", {})
+
+
+def _begin_epoch(conn: Connection, now_ms: int, rng: random.Random, why: str, more: dict[str, str]) -> None:
+    """... and tells the backend of every app."""
     old, new = meta.begin_epoch(conn, now_ms, rng)
     emit(
         conn,
@@ -60,9 +72,9 @@ def _set_back(conn: Connection, now_ms: int, rng: random.Random) -> None:
         [
             NewEvent(
                 app_id=app_id,
-                event_id=derived_id("evt_", "store.rolled_back", app_id, new),
-                type="store.rolled_back",
-                data={"old_epoch": old, "new_epoch": new},
+                event_id=derived_id("evt_", why, app_id, new),
+                type=why,
+                data={"old_epoch": old, "new_epoch": new} | more,
             )
             for app_id in apps.apps(conn)
         ],

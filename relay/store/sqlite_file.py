@@ -130,6 +130,14 @@ def connect(path: str, *, read_only: bool) -> sqlite3.Connection:
     return raw
 
 
+def connect_copy(path: str) -> sqlite3.Connection:
+    """To a new file that nobody else knows yet, for a copy: whoever makes it syncs it, and throws it away if it fails."""
+    raw = sqlite3.connect(f"file:{path}?mode=rwc", uri=True, isolation_level=None)
+    for setting in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -2048", "cell_size_check = 1"):
+        raw.execute(f"PRAGMA {setting}").fetchall()
+    return raw
+
+
 def _wanted(*, memory: bool, read_only: bool) -> dict[str, str | int]:
     wanted = dict(PRAGMAS)
     if memory:
@@ -165,6 +173,13 @@ def close(conn: Connection) -> None:
 def quick_check(raw: sqlite3.Connection) -> None:
     """Raises StoreDamaged."""
     found = raw.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise StoreDamaged(str(found))
+
+
+def integrity_check(raw: sqlite3.Connection) -> None:
+    """Raises StoreDamaged."""
+    found = raw.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         raise StoreDamaged(str(found))
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, bindparam, func, or_, select, update
 
 from relay.errors import ConfigError
 from relay.ids import Rng
-from relay.keys import KEY_BYTES, NONCE_BYTES, TAG_BYTES, KeyRing, SealBroken, bound
+from relay.keys import KEY_BYTES, NONCE_BYTES, TAG_BYTES, KeyRing, SealBroken, bound, key_id_of
 from relay.model import DeviceKey
 from relay.store.schema import app, data_key
 from relay.store.sql import insert_missing
@@ -162,6 +162,17 @@ def _add(conn: Connection, now_ms: int, ring: KeyRing, rng: Rng, wanted: Iterabl
         wrapped = ring.seal(rng.randbytes(KEY_BYTES), _place(app_id, number))
         rows.append({"app_id": app_id, "number": number, "wrapped": wrapped, "created_ms": now_ms})
     insert_missing(conn, data_key, rows)  # another node may have been first: its key counts
+
+
+def ring_key_ids(conn: Connection) -> list[int]:
+    """The keys of the ring that some data key is wrapped under."""
+    return sorted({key_id_of(wrapped) for wrapped in conn.execute(select(k.wrapped)).scalars()})
+
+
+def check_ring(conn: Connection, ring: KeyRing) -> None:
+    """Raises ConfigError unless this ring opens every data key."""
+    for row in conn.execute(select(data_key)):
+        _unwrapped(ring, row)
 
 
 def keys_count(conn: Connection) -> int:
