@@ -374,12 +374,12 @@ async def begins_again(house: House, refused: CursorRefused, *, code: str, reaso
     return reset
 
 
-@pytest.mark.parametrize("text", ["", "x", "A" * 88, "é" * 88, "A" * 87 + "="])
-async def test_8_5_what_cannot_be_read_is_an_invalid_cursor(house: House, text: str) -> None:
+async def test_8_5_what_cannot_be_read_is_an_invalid_cursor(house: House) -> None:
     """Row 1, F60: unreadable or with another's seal."""
-    with pytest.raises(Malformed) as refused:
-        house.inbox.unseal(text, house.key("ann/phone"))
-    assert refused.value.code == "invalid_cursor"
+    for text in ("", "x", "A" * 88, "é" * 88, "A" * 87 + "="):
+        with pytest.raises(Malformed) as refused:
+            house.inbox.unseal(text, house.key("ann/phone"))
+        assert refused.value.code == "invalid_cursor"
 
 
 async def test_8_5_a_cursor_is_good_for_one_device_and_one_key_ring(house: House) -> None:
