@@ -5,17 +5,24 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from click.testing import CliRunner
 from conftest import SetClock
+from structlog.testing import capture_logs
 
 import relay
+from relay.app import Relay
 from relay.cli import main
+from relay.clock import SystemClock
+from relay.config import load
 from relay.errors import ConfigError, StoreDamaged
+from relay.ids import system_rng
 from relay.store import sqlite_file
 from relay.store.engine import SqliteEngine
 from relay.store.schema import metadata
 from relay.store.sqlite_file import PRAGMAS, check_version, connect, file_system_of, wal_reset_affected
+from relay.telemetry import Metrics
 
 
 def setting(raw: sqlite3.Connection, name: str) -> str:
@@ -268,3 +275,28 @@ async def test_a_whole_file_passes_and_a_check_that_is_not_done_is_given_up_at_a
     await engine.close()
     assert not engine._check._thread.is_alive()
     assert not engine.failed
+
+
+@pytest.mark.parametrize("affected", [True, False])
+async def test_a_version_with_the_bug_is_told_in_the_log_and_in_a_metric(
+    affected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.app.wal_reset_affected", lambda: affected)
+    environ = {
+        "RELAY_SERVER__PORT": "0",
+        "RELAY_SERVER__QUIET_S": "0",
+        "RELAY_STORE__URL": f"sqlite:///{tmp_path}/relay.db",
+        "RELAY_KEYS__FILE": f"{tmp_path}/relay.keys",
+    }
+    one = Relay(load(None, environ), SystemClock(), system_rng(), Metrics())
+    with capture_logs() as told:
+        await one.open()
+    async with (
+        one.running(),
+        aiohttp.ClientSession() as http,
+        http.get(f"http://127.0.0.1:{one.port}/metrics") as answer,
+    ):
+        text = await answer.text()
+    await one.close()
+    assert f"relay_sqlite_wal_reset_affected {float(affected)}" in text
+    assert ("store.wal_reset_affected" in {line["event"] for line in told}) is affected
