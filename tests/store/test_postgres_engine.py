@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -200,6 +201,29 @@ async def test_a_commit_that_did_not_wait_for_its_replica_is_unknown(postgres: P
     assert refused.value.code == "commit_unknown"
     await postgres.write(lambda conn, _: conn.execute(text("DROP TRIGGER warns ON node")))
     await postgres.write(add("b"))  # the connection's next COMMIT is none the worse
+
+
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+async def test_a_commit_whose_wait_for_a_replica_is_cancelled_is_unknown(own_postgres: Any, clock: Any) -> None:
+    """DUR-5, on a server whose replica is away: COMMIT waits longer than any timeout, until somebody ends its wait."""
+    await asyncio.to_thread(own_postgres.stop, "fast")
+    await asyncio.to_thread(own_postgres.start, synchronous_standby_names="absent")
+    operator = await asyncpg.connect(own_postgres.url, server_settings={"synchronous_commit": "local"})
+    await operator.execute("CREATE TABLE node (node_id text, started_ms bigint, beat_ms bigint)")
+    engine = PostgresEngine(own_postgres.url, clock, random.Random(1), workers=1)
+    writing = asyncio.create_task(engine.write(add("a")))
+    async with asyncio.timeout(10):
+        while (pid := await operator.fetchval(WAITING)) is None:
+            await asyncio.sleep(0.02)  # noqa: TID251 - until the server says that it waits
+    await operator.execute(f"SELECT pg_cancel_backend({pid})")
+    with pytest.raises(Unavailable) as refused:
+        await writing
+    assert refused.value.code == "commit_unknown"
+    assert await operator.fetchval("SELECT count(*) FROM node") == 1  # as it may be
+    await operator.close()
+    await engine.close()
 
 
 async def test_the_statement_timeout_does_not_hold_for_commit(postgres: PostgresEngine) -> None:
