@@ -127,17 +127,20 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
             why = held.get(entry.seq)
             if why in {"unknown_type", "poison"}:
                 continue  # it passed what it could not read: the delivery stays open
+            reported = entry.seq <= device.acked_high or acks.reported(entry.seq)
             if seen is View.HELD:
-                to_hold.append((entry.seq, "held"))
+                # What it acked before it lost its store does not open again; only the full form is still to come.
+                if why is None:
+                    to_hold.append((entry.seq, "fallback" if reported else "held"))
                 continue
             if seen not in {View.FULL, View.FALLBACK}:
                 continue
             was_open = why == "held"
-            if was_open:
+            if was_open or (why is not None and seen is View.FULL):
                 unhold.append(entry.seq)
             if seen is View.FALLBACK:
                 to_hold.append((entry.seq, "fallback"))
-            if was_open or (entry.seq > device.acked_high and not acks.reported(entry.seq)):
+            if was_open or (why is None and not reported):
                 newly.append(entry)
         if len(entries) < CHUNK:
             break

@@ -185,6 +185,14 @@ def _believe(locked: Locked, old: Device, judgement: Judgement, cursor: Cursor |
         locked.put(replace(device, conf_session=max(device.conf_session, cursor.session)))
         return
     # Held rows stay: what was never shown in any form is open until it is acked in full, wherever the cursor stands.
+    # What it refused and is now offered again, it may read this time.
+    offered = [
+        seq
+        for seq, why, _ in locked.held(old.device_id)
+        if seq > judgement.acked_seq and why in {"unknown_type", "poison"}
+    ]
+    locked.unhold(old.device_id, offered)
+    locked.hold(old.device_id, [(seq, "held") for seq in offered])
     locked.put_acks(old.device_id, locked.acks_of(old.device_id).rewound(judgement.acked_seq))
     # A floor may lie above all that the device ever acked: what was below it has ended, and counts as passed and told.
     high = max(old.acked_high, judgement.acked_seq)
@@ -259,7 +267,9 @@ def _release(locked: Locked, old: Device, device: Device) -> int:
     held = [row for row in locked.held(device.device_id) if row[0] <= device.acked_seq]
     if not held:
         return 0
-    entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, [seq for seq, _, _ in held])}
+    seqs = [seq for seq, _, _ in held]
+    entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, seqs)}
+    collapse_keys = inbox_rows.collapse_keys_at(locked.conn, locked.key, seqs)
     for seq, why, tries in held:
         if len(rows) == RELEASES_MAX:
             break
@@ -283,6 +293,7 @@ def _release(locked: Locked, old: Device, device: Device) -> int:
                 kind=Kind.RELEASE,
                 expires_ms=entry.expires_ms,
                 only_device=device.device_id,
+                collapse_key=collapse_keys.get(seq),  # what replaces the message replaces its release
                 notifiable=entry.notifiable and not was_fallback,
                 data=msgspec.json.encode(data).decode(),
             )

@@ -377,6 +377,17 @@ def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> l
     return sorted(conn.execute(_by_collapse, params).scalars().all())
 
 
+@per_dialect
+def _collapse_keys(sqlite: bool) -> Select[Any]:
+    return select(e.seq, e.collapse_key).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite))
+
+
+def collapse_keys_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> dict[int, str | None]:
+    """The collapse keys of these entries."""
+    params = {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs)}
+    return {row.seq: row.collapse_key for row in conn.execute(_collapse_keys(conn), params).all()}
+
+
 _id_at = select(e.message_id).where(*_here, e.seq == bindparam("seq"))
 
 

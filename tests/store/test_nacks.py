@@ -18,8 +18,26 @@ from relay.model import DeviceKey, Policy
 from relay.store import meta
 from relay.store.engine import Engine
 
+ENDS = {"delivery.acked", "delivery.failed", "delivery.cancelled"}
 PHONE = DeviceKey("shop", "ann", "phone")
 ID = "01900000-0000-7000-8000-000000000001"
+
+
+def message(id_: str, **more: Any) -> Send:
+    return Send(
+        app_id="shop",
+        message_id=id_,
+        id_from_key=False,
+        key=None,
+        body_hash=b"h",
+        nonce=id_,
+        users=("ann",),
+        type="text",
+        body="1",
+        h="00",
+        ttl_s=86_400,
+        **more,
+    )
 
 
 class App:
@@ -29,8 +47,8 @@ class App:
         self.inbox = inbox
         self.cursor: str | None = None
 
-    async def start(self, version: str) -> None:
-        said = Hello(device=PHONE, node_id="n1", store_id="s", app_version=version, cursor=self.cursor)
+    async def start(self, version: str, *, schema: int | None = None) -> None:
+        said = Hello(device=PHONE, node_id="n1", store_id="s", app_version=version, schema=schema, cursor=self.cursor)
         self.cursor = (await self.inbox.hello(said)).cursor
 
     async def catch_up(self, *, refuses: str | None = None, times: int = 1) -> list[str]:
@@ -47,7 +65,7 @@ class App:
 
     async def ends(self) -> Counter[str]:
         rows = await self.inbox.engine.read(lambda conn, _: conn.exec_driver_sql("SELECT type FROM event").all())
-        return Counter(type_ for (type_,) in rows if type_ in {"delivery.acked", "delivery.failed"})
+        return Counter(type_ for (type_,) in rows if type_ in ENDS)
 
 
 @pytest.fixture
@@ -65,21 +83,7 @@ async def app(engine: Engine, clock: Any) -> App:
         node_id="n1",
     )
     await inbox.register(Registration(device=PHONE))
-    await inbox.accept(
-        Send(
-            app_id="shop",
-            message_id=ID,
-            id_from_key=False,
-            key=None,
-            body_hash=b"h",
-            nonce="1",
-            users=("ann",),
-            type="text",
-            body="1",
-            h="00",
-            ttl_s=86_400,
-        )
-    )
+    await inbox.accept(message(ID))
     return App(inbox)
 
 
@@ -118,3 +122,43 @@ async def test_three_versions_that_can_not_decode_it_are_its_end_however_often_e
     await app.start("5.4.3")
 
     assert await app.catch_up() == []
+
+
+async def test_what_was_refused_counts_as_acked_when_it_was_read_after_a_new_start(app: App) -> None:
+    await app.start("5.4.0")
+    await app.catch_up(refuses="undecodable")
+    app.cursor = None  # the store is gone, and the version is a new one
+
+    await app.start("5.4.1")
+
+    assert await app.catch_up() == [ID]
+    assert await app.ends() == {"delivery.acked": 1}
+
+
+async def test_what_replaces_a_message_also_replaces_its_release(app: App) -> None:
+    first = "01900000-0000-7000-8000-000000000002"
+    await app.inbox.accept(message(first, collapse_key="weather"))
+    await app.start("5.4.0")
+    await app.catch_up(refuses="undecodable")
+    await app.start("5.4.1")  # both are released
+    newer = "01900000-0000-7000-8000-000000000003"
+
+    await app.inbox.accept(message(newer, collapse_key="weather"))
+
+    assert await app.catch_up() == [ID, newer]
+
+
+async def test_a_message_that_was_acked_has_no_second_end_when_its_store_is_lost_and_the_version_set_back(
+    app: App,
+) -> None:
+    demanding = "01900000-0000-7000-8000-000000000002"
+    await app.inbox.accept(message(demanding, min_schema=7))
+    await app.start("5.4.0", schema=7)
+    assert await app.catch_up() == [ID, demanding]
+    app.cursor = None
+    await app.start("5.3.0", schema=6)
+    assert await app.catch_up() == [ID]
+
+    await app.inbox.cancel("shop", demanding)
+
+    assert await app.ends() == {"delivery.acked": 1}  # one event, for both
