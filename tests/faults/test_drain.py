@@ -141,10 +141,11 @@ async def refused(relay: RelayProcess) -> bool:
 
 
 async def test_a_relay_with_nothing_to_do_ends_soon_and_with_0(relay: RelayProcess) -> None:
+    relay.environ["RELAY_SERVER__DRAIN_S"] = "60"
     await relay.start()
     began = time.perf_counter()
     assert await relay.end(signal.SIGTERM) == 0
-    assert time.perf_counter() - began < 4  # of the 12 that it has: 1 of quiet, and the ways in and out of Python
+    assert time.perf_counter() - began < 15  # of the 60 that it has; 2 on a machine that does nothing else
     assert not (relay.home / "relay.db-wal").exists()  # the log was folded back into the database
 
 
@@ -291,7 +292,7 @@ async def test_a_second_signal_ends_it_at_once(relay: RelayProcess, client: Clie
     await eventually(lambda: refused(relay))
     began = time.perf_counter()
     assert await relay.end(signal.SIGTERM) == 1
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 4  # the vendor's call would hold it for longer
 
 
 async def test_drains_under_load_lose_nothing_and_leave_at_most_one_send_unknown(
