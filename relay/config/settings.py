@@ -59,7 +59,8 @@ def _store_url(url: Secret) -> Secret:
         fits = len(text) > len("sqlite:///") and not set(text) & set("?#%")
     else:
         parts = urlsplit(text)
-        fits = parts.scheme == "postgresql" and bool(parts.netloc) and len(parts.path) > 1 and parts.port != 0
+        fits = parts.scheme == "postgresql" and bool(parts.netloc) and len(parts.path) > 1
+        fits = fits and ("," in parts.netloc or parts.port != 0)  # several hosts: the driver looks at each
     if not fits:
         raise ValueError("is no URL of a store")
     return url

@@ -186,9 +186,6 @@ class PostgresEngine:
 
     async def _open(self, **_: Any) -> Any:
         connection, server = await open_session(self._url)
-        if server.in_recovery:  # the old primary of a failover, say: it takes no writes, and reads may be old
-            connection.terminate()
-            raise ConnectionError("the server is a standby")
         connection.add_log_listener(self._warned)
         self._saw(server)
         return connection

@@ -35,7 +35,6 @@ class Server:
     standbys: int  # streaming from it, waited for or not
     system_id: str  # made with the cluster; "" where it can't be read
     timeline: str  # 8 hex digits, a new one with each promotion; "" where it can't be read
-    in_recovery: bool
 
     @property
     def durability(self) -> Durability:
@@ -61,8 +60,7 @@ class Server:
         return tuple(found)
 
 
-# The two control functions are open to everyone by default, but an operator may have closed them. The log's position can
-# only be asked of a server that is no standby.
+# The two functions are open to everyone by default, but an operator may have closed them.
 _LOOK = """
 SELECT current_setting('fsync') = 'on' AS fsync,
        current_setting('full_page_writes') = 'on' AS full_page_writes,
@@ -71,9 +69,8 @@ SELECT current_setting('fsync') = 'on' AS fsync,
        (SELECT count(*) FROM pg_stat_replication WHERE application_name <> 'pg_basebackup') AS standbys,
        CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
             THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE '' END AS system_id,
-       CASE WHEN NOT pg_is_in_recovery() AND has_function_privilege('pg_current_wal_lsn()', 'EXECUTE')
-            THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) ELSE '' END AS timeline,
-       pg_is_in_recovery() AS in_recovery
+       CASE WHEN has_function_privilege('pg_current_wal_lsn()', 'EXECUTE')
+            THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) ELSE '' END AS timeline
 """
 
 
@@ -94,11 +91,18 @@ async def look(connection: Any) -> Server:
 
 
 async def open_session(url: str) -> tuple[Any, Server]:
-    """A connection that is set up, and its server. Every libpq form of a URL is understood (several hosts, TLS).
+    """A connection that is set up, and its server: of several hosts in the URL, the one that takes writes.
 
-    `synchronous_commit` is `on`, or `remote_apply` if that is the server's own. Raises what the driver raises.
+    `synchronous_commit` is `on`, or `remote_apply` if that is the server's own. Raises what the driver raises, and
+    ConnectionError if there are only standbys: the old primary of a failover, say, whose rows may be old.
     """
-    connection = await driver().connect(url, server_settings=SETTINGS, timeout=CONNECT_S)
+    asyncpg = driver()
+    try:
+        connection = await asyncpg.connect(
+            url, server_settings=SETTINGS, timeout=CONNECT_S, target_session_attrs="read-write"
+        )
+    except asyncpg.TargetServerAttributeNotMatched as error:
+        raise ConnectionError("no server takes writes") from error
     try:
         if await connection.fetchval("SHOW synchronous_commit") != "remote_apply":
             await connection.execute("SET synchronous_commit = on")

@@ -203,6 +203,40 @@ async def test_a_commit_that_did_not_wait_for_its_replica_is_unknown(postgres: P
     await postgres.write(add("b"))  # the connection's next COMMIT is none the worse
 
 
+async def test_a_standby_is_not_used_until_it_is_promoted(own_postgres: Any, clock: Any) -> None:
+    """Its rows may be old, and it takes no writes: after a failover a URL's name may still lead to the old primary."""
+    signal = own_postgres.data / "standby.signal"
+    engine = PostgresEngine(own_postgres.url, clock, random.Random(1), workers=1)
+    await engine.write(lambda conn, _: conn.execute(text("SELECT 1")))
+    await asyncio.to_thread(own_postgres.stop, "fast")
+    signal.touch()
+    await asyncio.to_thread(own_postgres.start)
+    for call in (engine.write(lambda conn, _: None), engine.read(lambda conn, _: None)):
+        with pytest.raises(Unavailable) as refused:
+            await call
+        assert refused.value.code == "storage_unavailable"
+    await asyncio.to_thread(own_postgres.run, "pg_ctl", "-w", "-D", str(own_postgres.data), "promote")
+    await engine.write(lambda conn, _: conn.execute(text("SELECT 1")))
+    await engine.close()
+
+
+async def test_a_promotion_is_a_new_server_before_anything_else_is_done_on_it(own_postgres: Any, clock: Any) -> None:
+    """Protocol §4.1: its log may lack commits that were confirmed."""
+    engine = PostgresEngine(own_postgres.url, clock, random.Random(1), workers=1)
+    told: list[str] = []
+    await engine.begin()
+    await engine.watch_server(lambda conn, now_ms, server: told.append(server.mark))
+    await asyncio.to_thread(own_postgres.stop, "fast")
+    (own_postgres.data / "standby.signal").touch()
+    await asyncio.to_thread(own_postgres.start)
+    await asyncio.to_thread(own_postgres.run, "pg_ctl", "-w", "-D", str(own_postgres.data), "promote")
+    seen_first = await engine.write(lambda conn, _: list(told))
+    before, after = seen_first
+    assert before.split("/")[0] == after.split("/")[0]
+    assert (before.split("/")[1], after.split("/")[1]) == ("00000001", "00000002")
+    await engine.close()
+
+
 WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 

@@ -198,6 +198,11 @@ def test_postgres_has_no_path(file: Path) -> None:
     assert settings.store.url.reveal() == "postgresql://relay:hunter2@db.internal:5433/relay"
 
 
+def test_postgresql_may_be_at_several_hosts(file: Path) -> None:
+    url = "postgresql://relay@db1:5432,db2:5433/relay"
+    assert read(file, f'[store]\nurl = "{url}"\n').store.url.reveal() == url
+
+
 # --- the environment ---
 
 
