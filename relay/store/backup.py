@@ -48,9 +48,9 @@ def back_up(
 
     `keep_free_bytes` stay free on the target's disk. Raises Refused, ConfigError, StoreDamaged.
     """
-    if not database.exists():
+    size = database.stat().st_size if database.exists() else 0
+    if not size:
         raise Refused("absent", f"{database}: there is no store to back up.")
-    size = database.stat().st_size
     with new_folder(target) as folder:
         if space_of(folder).free < size + keep_free_bytes:
             raise Refused(
