@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from relay.errors import CursorRefused, Malformed, Problem
 from relay.inbox.cursor import CursorKeys, seal, tail8
-from relay.model import Policy, Scope
+from relay.model import DeviceState, Policy, Scope
 from relay.store import meta
 from relay.store.engine import Engine, InlineEngine
 from relay.store.schema import metadata
@@ -451,7 +451,7 @@ async def test_8_5_below_the_floor_and_dormant(house: House, clock: Any) -> None
     await house.sends(3, ttl_s=100_000)
     await house.catch_up("ann/tablet")
     clock.forward(s=3_601)
-    await house.inbox.silence(before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
+    await house.inbox.silence(DeviceState.ACTIVE, before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
     await house.inbox.prune([house.key("ann/phone").user])
     await house.sends(1)
     with pytest.raises(CursorRefused) as refused:

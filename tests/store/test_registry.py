@@ -366,7 +366,7 @@ async def test_silence_makes_a_device_dormant_and_a_word_wakes_it(house: House, 
     for seconds, state in ((29 * DAY_S, DeviceState.ACTIVE), (2 * DAY_S, DeviceState.DORMANT)):
         clock.forward(s=seconds)
         await house.inbox.expire()
-        await house.inbox.silence(before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
+        await house.inbox.silence(DeviceState.ACTIVE, before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
         assert (await house.device("ann/phone")).state is state
     await house.send()
     clock.forward(s=1)
@@ -457,7 +457,7 @@ async def test_a_dormant_device_does_not_hold_the_floor(house: House, clock: Any
     await house.catch_up("ann/tablet")
     clock.forward(s=11 * DAY_S)
     assert await pruned(house) == 0
-    await house.inbox.silence(before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
+    await house.inbox.silence(DeviceState.ACTIVE, before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
     assert await pruned(house) == 1
 
 
