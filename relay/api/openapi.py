@@ -52,6 +52,9 @@ TAGS = {
     "operation": "About the relay.",
 }
 _REF = "#/components/schemas/{model}"
+_HEADER_FORMS = {
+    "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9._:-]+$"},
+}
 _PATH_ID = {"type": "string", "minLength": 1, "maxLength": 128}
 
 
@@ -149,7 +152,13 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             for name, one in schema["properties"].items()
         ]
     found += [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": _HEADER_FORMS.get(name, {"type": "string"}),
+        }
         for name, text in route.headers.items()
     ]
     return found

@@ -160,7 +160,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Revoke all tokens of a device; it stays registered, its connections end.",
         access="devices:token",
         responses={204: None},
-        errors=(*CALLER, *COMMIT),
+        errors=(*CALLER, *COMMIT, "not_found"),
         tag="devices",
     ),
     Route(
@@ -170,7 +170,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Revoke all tokens of all devices of a user.",
         access="devices:token",
         responses={204: None},
-        errors=(*CALLER, *COMMIT),
+        errors=(*CALLER, *COMMIT, "not_found"),
         tag="devices",
     ),
     # --- presence ---
