@@ -121,12 +121,10 @@ class KeyRing:
     def create(cls, path: Path, rng: Rng) -> Self:
         """A new ring of one key in a new file that only its owner can read. Raises ConfigError; never overwrites."""
         text = _printed([(1, rng.randbytes(KEY_BYTES))])
+        # Whole before it has its name: a power cut leaves no half of a ring.
+        new = path.with_name(f"{path.name}.{rng.randbytes(4).hex()}.new")
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise ConfigError(
-                [f"{path}: exists already and is kept; without these keys, what they sealed is lost."]
-            ) from None
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(
                 [f"{path}: cannot be made ({error.strerror}); its folder must exist and be yours."]
@@ -137,11 +135,17 @@ class KeyRing:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            os.link(new, path)  # unlike a renaming, it never overwrites
             _sync_folder(path.parent)
+        except FileExistsError:
+            raise ConfigError(
+                [f"{path}: exists already and is kept; without these keys, what they sealed is lost."]
+            ) from None
         except OSError as error:
-            with contextlib.suppress(OSError):
-                path.unlink()
             raise ConfigError([f"{path}: cannot be written ({error.strerror})."]) from None
+        finally:
+            with contextlib.suppress(OSError):
+                new.unlink()
         return cls.parse(text, rng, origin=str(path))
 
     @classmethod

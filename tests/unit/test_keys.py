@@ -72,6 +72,7 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists already"):
         KeyRing.create(path, rng())
     assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]  # nothing half made stays beside it
 
 
 def test_a_ring_is_not_made_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
