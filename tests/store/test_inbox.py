@@ -118,6 +118,26 @@ async def test_64_equal_sends_are_one_message_and_63_replays(inbox: InboxService
     assert (await inbox.heads([ANN])) == {ANN: 1}
 
 
+async def test_a_repeat_long_after_is_answered_as_the_first_time(inbox: InboxService, clock: Any) -> None:
+    """The key's record decides, not the id, which differs when it was made of the time."""
+    await registered(inbox, PHONE)
+    first = await inbox.accept(send(key="same"))
+    clock.forward(s=3600)
+    again = await inbox.accept(send(key="same"))
+    assert again.replay
+    assert (again.message_id, again.recipients) == (first.message_id, first.recipients)
+    assert (await inbox.heads([ANN])) == {ANN: 1}
+
+
+async def test_nothing_is_acked_beyond_what_there_is(inbox: InboxService) -> None:
+    await registered(inbox, PHONE)
+    await inbox.accept(send())
+    with pytest.raises(Malformed):
+        await inbox.ack(AckRequest(device=PHONE, upto=2))
+    device, _ = await inbox.device(PHONE)
+    assert (device.acked_seq, device.acked_high) == (0, 0)
+
+
 async def test_the_same_key_with_another_body_is_a_conflict_and_stores_nothing(inbox: InboxService) -> None:
     await registered(inbox, PHONE)
     await inbox.accept(send(key="same"))

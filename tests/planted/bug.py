@@ -1,0 +1,41 @@
+"""What a planted bug is, and how it is planted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Unplantable(Exception):
+    """The place where the bug belongs is not (or not only once) in the code any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """In `file`, `old` (which stands there exactly once) becomes `new`."""
+
+    file: str
+    old: str
+    new: str
+
+    def text(self, project: Path) -> str:
+        """The file's text with the edit made. Raises Unplantable."""
+        path = project / self.file
+        text = path.read_text() if path.exists() else ""
+        if text.count(self.old) != 1:
+            raise Unplantable(f"{self.file} has {text.count(self.old)} places that read: {self.old!r:.200}")
+        return text.replace(self.old, self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """A bug, with the name of the failure it repeats, and the tests of which one must fail."""
+
+    name: str
+    history: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]  # pytest arguments: files, or nodes
+
+    def plant(self, project: Path) -> None:
+        """Makes the edits in a copy of the project. Raises Unplantable, and then changes nothing."""
+        texts = [(project / edit.file, edit.text(project)) for edit in self.edits]
+        for path, text in texts:
+            path.write_text(text)

@@ -1,0 +1,378 @@
+"""The catalogue. M numbers are those of safety §10; P numbers are rules of protocol.md that somebody would leave out."""
+
+from tests.planted.bug import Bug, Edit
+
+INBOX = "tests/store/test_inbox.py"
+PUSH = "tests/store/test_push.py"
+REARM = "tests/store/test_rearm.py"
+RACES = "tests/store/test_races.py"
+PAGES = "tests/store/test_pages.py"
+NUMBERING = "tests/store/test_numbering.py"
+REGISTRY = "tests/store/test_registry.py"
+RULES = "tests/unit/test_inbox_rules.py"
+PUSH_RULES = "tests/unit/test_push_rules.py"
+PLANNER = "tests/unit/test_planner.py"
+LIMITS = "tests/unit/test_limits.py"
+FCM = "tests/providers/test_fcm_meets_the_sandbox.py"
+SIMULATION = "tests/simulation"
+
+
+def one(file: str, old: str, new: str) -> tuple[Edit, ...]:
+    return (Edit(file, old, new),)
+
+
+BUGS = (
+    Bug(
+        "M01 answer before commit",
+        "202 for what a crash then took away",
+        one(
+            "relay/store/engine.py",
+            '        conn.exec_driver_sql("COMMIT")\n    except BaseException:',
+            "        if jobs[0].batched:\n"
+            "            jobs[0].future.get_loop().call_soon_threadsafe(settle_futures, outcomes)\n"
+            "            time.sleep(0.05)\n"
+            '        conn.exec_driver_sql("COMMIT")\n    except BaseException:',
+        ),
+        ("tests/faults/test_kill.py",),
+    ),
+    Bug(
+        "M02 synchronous=NORMAL",
+        "acknowledged messages lost at power loss",
+        one("relay/store/sqlite_file.py", '"synchronous": 2,', '"synchronous": 1,'),
+        ("tests/store/test_sqlite_start.py",),
+    ),
+    Bug(
+        "M05 key looked up before it is written",
+        "two equal sends at once became two messages",
+        one(
+            "relay/inbox/accept.py",
+            "            elif row.writer != self.sends[leader].nonce:\n                again[index] = row.message_id\n",
+            "            elif False:\n                again[index] = row.message_id\n",
+        ),
+        (INBOX, RACES),
+    ),
+    Bug(
+        "M06 numbers not from the inbox",
+        "a reader's cursor jumped over a number that committed later",
+        one("relay/inbox/locked.py", "        self.head_seq += 1\n", "        self.head_seq += 2\n"),
+        (INBOX, NUMBERING),
+    ),
+    Bug(
+        "M08 a page that starts after what it was asked for",
+        "live frames moved the cursor over a gap",
+        one(
+            "relay/inbox/page.py",
+            "inbox_rows.page_rows(conn, snap.inbox.key, after=position, upto=bound, limit=limit)",
+            "inbox_rows.page_rows(conn, snap.inbox.key, after=position + 1, upto=bound, limit=limit)",
+        ),
+        (PAGES, INBOX),
+    ),
+    Bug(
+        "M10 epoch not in the cursor's judgement",
+        "after a restore a cursor of the old numbering was believed",
+        one("relay/inbox/page.py", "    if cursor.epoch8 != snap.epoch8:", "    if False:"),
+        (PAGES, INBOX, SIMULATION),
+    ),
+    Bug(
+        "M11 a vendor's yes ends the delivery",
+        "accepted by the vendor, never shown, never repeated",
+        one(
+            "relay/push/service.py",
+            "    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, "
+            "locked.head_seq))))",
+            "    locked.put(replace(device, acked_seq=one.attempt.send.upto_seq, acked_high=one.attempt.send.upto_seq, "
+            "pushed_seq=one.attempt.send.upto_seq))",
+        ),
+        (PUSH, REARM),
+    ),
+    Bug(
+        "M12 too many requests is final",
+        "a vendor's 429 dropped pushes",
+        one("relay/push/rules.py", "    Verdict.RETRY: Then.AGAIN,", "    Verdict.RETRY: Then.GIVE_UP,"),
+        (PUSH_RULES, PUSH),
+    ),
+    Bug(
+        "M13 token removed for a server error",
+        "a vendor's outage emptied the token table",
+        one(
+            "providers/fcm.py",
+            "    if status >= 500 or status < 400:\n        return by_status",
+            "    if status >= 500:\n        return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)\n"
+            "    if status < 400:\n        return by_status",
+        ),
+        (FCM,),
+    ),
+    Bug(
+        "M15 claims without a fencing token",
+        "a worker that had slept overwrote its successor's result",
+        one(
+            "relay/push/service.py",
+            "        if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:",
+            "        if locked is None or job is None:",
+        ),
+        (PUSH, RACES),
+    ),
+    Bug(
+        "M17 the ack's report is left to somebody else",
+        "acked, but the sender never heard",
+        one(
+            "relay/inbox/ack.py",
+            '    tell(locked, locked.devices[device_id], "delivery.acked", reportable)\n',
+            "",
+        ),
+        (INBOX, SIMULATION),
+    ),
+    Bug(
+        "M18 an ack passes what was never handed out",
+        "a cursor from the future deleted what was undelivered",
+        one(
+            "relay/inbox/ack.py",
+            "    if request.upto is not None and request.upto > locked.head_seq:",
+            "    if False:",
+        ),
+        (INBOX, REARM, "tests/api/test_corpus_sockets.py"),
+    ),
+    Bug(
+        "M21 the oldest goes when the inbox is full",
+        "a full queue dropped in silence",
+        one(
+            "relay/inbox/accept.py",
+            "            elif not self._has_room(locked, send):",
+            "            elif False:",
+        ),
+        (INBOX, "tests/api/test_corpus_send.py"),
+    ),
+    Bug(
+        "M23 addresses are not looked at when it connects",
+        "a webhook's name changed its mind and reached the inside",
+        one(
+            "providers/guard.py",
+            "    if any(plain in net for net in also):\n        return True\n    if isinstance(plain, IPv4Address):",
+            "    return any(plain in net for net in also)\n    if isinstance(plain, IPv4Address):",
+        ),
+        ("tests/providers/test_guard.py",),
+    ),
+    Bug(
+        "M24 the signature covers something else",
+        "signatures over re-serialised JSON never verified",
+        one(
+            "relay/webhooks/signing.py",
+            "        scheme, raw = Scheme.HMAC, hmac.digest(key, content, hashlib.sha256)",
+            "        scheme, raw = Scheme.HMAC, hmac.digest(key, content + b' ', hashlib.sha256)",
+        ),
+        ("tests/unit/test_webhook_signing.py",),
+    ),
+    Bug(
+        "M25 messages are looked up without their app",
+        "one tenant read another's message by its id",
+        one(
+            "relay/store/inbox.py",
+            'return select(message).where(m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite))',
+            'return select(message).where(in_list(m.message_id, "ids", sqlite=sqlite), bindparam("app") != "")',
+        ),
+        ("tests/api/test_isolation_matrix.py", "tests/api/test_corpus_send.py"),
+    ),
+    Bug(
+        "M27 the wall clock is believed at once",
+        "a clock that jumped expired everything",
+        one("relay/clock.py", "STEP_MS_MAX = 60_000", "STEP_MS_MAX = 10**15"),
+        ("tests/unit/test_clock.py",),
+    ),
+    Bug(
+        "M28 a store that was set back keeps its epoch",
+        "numbers were handed out twice with other contents",
+        one(
+            "relay/store/meta.py", "def behind(", "def behind(*_: object) -> bool:\n    return False\n\n\ndef _behind("
+        ),
+        ("tests/store/test_rollback.py", SIMULATION),
+    ),
+    Bug(
+        "M30 the floor rises over open deliveries",
+        "a retention job deleted what a device had not read",
+        one(
+            "relay/inbox/ending.py",
+            "        and all(d.acked_seq >= entry.seq or ledger.holds(entry, d) for d in concerned)\n",
+            "",
+        ),
+        (INBOX, REGISTRY),
+    ),
+    Bug(
+        "P1 waking waits for presence",
+        "a message accepted while its device went offline was never pushed",
+        one(
+            "relay/inbox/accept.py",
+            "            if not device.has_address or not rules.in_scope(send.scope, device):",
+            "            if device.online or not device.has_address or not rules.in_scope(send.scope, device):",
+        ),
+        (REARM, RACES, INBOX),
+    ),
+    Bug(
+        "P2 a device that goes offline is not looked at",
+        "the other half of the same race",
+        one(
+            "relay/inbox/rules.py",
+            "    if outstanding.untold_ms is not None:\n        if not device.has_address:",
+            "    if outstanding.untold_ms is not None and device.online:\n        if not device.has_address:",
+        ),
+        (RULES, REARM),
+    ),
+    Bug(
+        "P3 handshake row 3: another epoch is believed",
+        "2,000 of 10,000 model runs lose",
+        one("relay/inbox/rules.py", "    if not evidence.epoch_same:\n        return resync(Reason.EPOCH)\n", ""),
+        (RULES,),
+    ),
+    Bug(
+        "P4 handshake row 4: another store is believed",
+        "the store was wiped, the cursor survived in the keychain",
+        one(
+            "relay/inbox/rules.py", "    if not evidence.store_same:\n        return resync(Reason.STORE_CHANGED)\n", ""
+        ),
+        (RULES, INBOX),
+    ),
+    Bug(
+        "P5 handshake row 6: a rolled-back store is believed",
+        "a phone restored from its backup lost three days",
+        one(
+            "relay/inbox/rules.py",
+            "    if evidence.session < device.conf_session:\n        return resync(Reason.STORE_ROLLED_BACK)\n",
+            "",
+        ),
+        (RULES, INBOX),
+    ),
+    Bug(
+        "P6 handshake row 8: acked numbers only grow",
+        "2,883 of 10,000 model runs lose",
+        one(
+            "relay/inbox/rules.py",
+            "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=acked_seq, rebase=True)",
+            "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=device.acked_seq, rebase=False)",
+        ),
+        (RULES, INBOX),
+    ),
+    Bug(
+        "P7 the implied ack is judged by the new version",
+        "1,755 of 10,000 model runs lose: a fallback counted as the full message",
+        one(
+            "relay/inbox/handshake.py",
+            "        advance(locked, old, judgement.acked_seq)",
+            "        advance(locked, replace(old, schema=10**6), judgement.acked_seq)",
+        ),
+        (INBOX, "tests/store/test_nacks.py", SIMULATION),
+    ),
+    Bug(
+        "P8 fallbacks are not remembered",
+        "after the upgrade the full message never came",
+        one(
+            "relay/inbox/ack.py", '                to_hold.append((entry.seq, "fallback"))\n', "                pass\n"
+        ),
+        (INBOX, SIMULATION),
+    ),
+    Bug(
+        "P9 selective acks move the cursor",
+        "what came by push was acked over what had not",
+        one(
+            "relay/inbox/ack.py",
+            "        locked.put_acks(device.device_id, acks.adding(entry.seq for entry in newly))\n",
+            "        device = replace(device, acked_seq=max(e.seq for e in newly))\n",
+        ),
+        (INBOX, RACES),
+    ),
+    Bug(
+        "P10 the sender's own device is skipped for ever",
+        "9,715 of 10,000 model runs lose the user's own messages after a wiped store",
+        one(
+            "relay/inbox/rules.py",
+            " and entry.origin_device == device.device_id and entry.origin_session == device.session:",
+            " and entry.origin_device == device.device_id:",
+        ),
+        (RULES, INBOX),
+    ),
+    Bug(
+        "P11 dead tokens are removed whoever says so",
+        "a vendor's late word removed a token that had been registered again",
+        one(
+            "relay/push/service.py",
+            "    if current is None or when_ms <= current.registered_ms or one.spare:",
+            "    if current is None:",
+        ),
+        (PUSH, REGISTRY),
+    ),
+    Bug(
+        "P12 no brake on dead tokens",
+        "a wrong project id emptied the token table",
+        one(
+            "relay/push/limits.py",
+            "        return dead >= BRAKE_DEAD_MIN and dead > BRAKE_SHARE * count",
+            "        return False",
+        ),
+        (LIMITS,),
+    ),
+    Bug(
+        "P13 a newer session does not fence the older",
+        "an old connection acked for the new one",
+        one(
+            "relay/inbox/ack.py",
+            "    if session is not None and session != device.session:",
+            "    if False:",
+        ),
+        (INBOX, RACES, REGISTRY),
+    ),
+    Bug(
+        "P14 an old lineage's ack counts",
+        "a cursor from before the rewind moved the device past what it lacks",
+        one("relay/inbox/ack.py", "        if cursor.session < device.lineage_session:\n            return None\n", ""),
+        (INBOX, REARM),
+    ),
+    Bug(
+        "P15 leases run on while nobody could be heard",
+        "a relay that had slept told everybody was offline",
+        one(
+            "relay/presence/service.py",
+            "            if now_ms - last_ms > OUTAGE_MS:  # we slept; the devices could not be heard\n",
+            "            if False:\n",
+        ),
+        (
+            "tests/unit/test_store_watch.py",
+            "tests/unit/test_leases.py",
+            "tests/unit/test_presence_rules.py",
+            SIMULATION,
+        ),
+    ),
+    Bug(
+        "P16 a circuit never opens",
+        "a vendor that was down was called without end",
+        one(
+            "relay/push/limits.py",
+            "        if count >= CALLS_MIN and failures >= FAILURES_SHARE * count:",
+            "        if False:",
+        ),
+        (LIMITS,),
+    ),
+    Bug(
+        "P17 an expired message is handed out",
+        "yesterday's code arrived today",
+        one(
+            "relay/inbox/rules.py",
+            "    return Why.EXPIRED if entry.expires_ms <= now_ms else None\n",
+            "    return None\n",
+        ),
+        (RULES, PAGES),
+    ),
+    Bug(
+        "P18 a cursor without its seal",
+        "a device made up a cursor and skipped its inbox",
+        one(
+            "relay/inbox/cursor.py",
+            "    if version != VERSION or key is None or not hmac.compare_digest(mac, _mac(key, device, body)):",
+            "    if version != VERSION or key is None:",
+        ),
+        ("tests/unit/test_cursor.py",),
+    ),
+    Bug(
+        "P19 a gap is not named",
+        "a client could not tell a skip from a hole",
+        one("relay/inbox/page.py", "            _extend(gaps, position, why_not)\n", "            pass\n"),
+        (PAGES,),
+    ),
+)
