@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -92,19 +93,21 @@ async def answers(port: int, requests: Sequence[bytes], *, connections: int = 16
 
 async def _loaded(port: int, work: Sequence[Sequence[bytes]], *, keep: bool) -> dict[str, Any]:
     asked = {"port": port, "keep": keep, "work": [[one.decode("latin-1") for one in some] for some in work]}
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.bench.load",
-        cwd=Path(__file__).resolve().parents[2],
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await child.communicate(json.dumps(asked).encode() + b"\n")
-    if child.returncode:
-        raise RuntimeError("the load generator failed")
-    answer: dict[str, Any] = json.loads(out)
-    return answer
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as folder:
+        found = Path(folder) / "found.json"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.bench.load",
+            str(found),
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=asyncio.subprocess.PIPE,
+        )
+        await child.communicate(json.dumps(asked).encode())
+        if child.returncode:
+            raise RuntimeError("the load generator failed")
+        answer: dict[str, Any] = json.loads(found.read_text())
+        return answer
 
 
 @contextlib.asynccontextmanager
