@@ -319,7 +319,7 @@ def number_events(conn: Connection, now_ms: int, *, limit: int, wants: Wants) ->
 
     Apps that another node's sequencer has at hand are left to it.
     """
-    apps = [row[0] for row in conn.execute(_waiting_apps, {"n": limit})]
+    apps = [row[0] for row in conn.execute(_waiting_apps, {"n": limit}).all()]
     if not apps:
         return 0
     # Locked first, read then: what another sequencer numbered meanwhile is seen as numbered.
@@ -329,7 +329,7 @@ def number_events(conn: Connection, now_ms: int, *, limit: int, wants: Wants) ->
     ours = as_list(conn, heads)
     fresh = conn.execute(_unnumbered(conn), {"apps": ours, "n": limit}).all()
     listening: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
-    for row in conn.execute(_listening(conn), {"apps": ours}):
+    for row in conn.execute(_listening(conn), {"apps": ours}).all():
         listening.setdefault(row.app_id, []).append((row.endpoint_id, tuple(msgspec.json.decode(row.types))))
 
     numbers, deliveries, grown = [], [], set()
@@ -723,7 +723,7 @@ def events_between(
     )
     if after is not None:
         statement = statement.where(ev.created_ms >= after[0], tuple_(ev.created_ms, ev.event_id) > tuple_(*after))
-    return [(row.created_ms, row.event_id, row.type) for row in conn.execute(statement)]
+    return [(row.created_ms, row.event_id, row.type) for row in conn.execute(statement).all()]
 
 
 @per_dialect
