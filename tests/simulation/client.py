@@ -39,6 +39,7 @@ class Client:
     version: int = 1
     schema: int = 1
     session: int = 0
+    twin: bool = False  # it has been cloned: somebody else speaks for this device, too
     nacks: dict[str, str] = field(default_factory=dict)  # of the page just stored: id -> why it can't be shown
     ever_stored: set[str] = field(default_factory=set)  # the referee's memory, over all databases
 
@@ -115,7 +116,9 @@ class Client:
         if self.user_id not in body["for"]:
             raise Broken(f"I45: {id_} is for {body['for']}, {self.user_id} got it")
         form = entry["form"]
-        if form == FULL and body["schema"] > self.schema:
+        if form == FULL and body["schema"] > self.schema and self.twin:
+            form = RAW  # the device's other installation told the relay what it can show
+        elif form == FULL and body["schema"] > self.schema:
             raise Broken(f"{id_} needs schema {body['schema']}, the client has {self.schema}")
         if self.version in body["bad"] and form == FULL:
             self.nacks[id_] = "undecodable"

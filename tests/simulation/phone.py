@@ -150,6 +150,7 @@ class Phone:
     def clone(self, n: int) -> "Phone":
         """A second installation from the same backup: same device, same store id, both alive (F51)."""
         other = Phone(self.world, *self.key, self.vendor, clone=n)
+        self.client.twin = True
         other.client = replace(self.client, database=self.client.database.copy(), nacks={})
         return other
 

@@ -102,6 +102,9 @@ class NodeEngine:
         self._failed = False
         self.killed = False
         self.on_failed: Callable[[], None] = lambda: None
+        self.durability = "single-node"
+        self.dangers: tuple[str, ...] = ()
+        self.trusted = True
 
     @property
     def failed(self) -> bool:

@@ -168,6 +168,8 @@ class World:
         """Raises Broken, or whatever else an invariant's failure is."""
         life = asyncio.create_task(self._run(), name="world")
         done, _ = await asyncio.wait([life, self._broken], return_when=asyncio.FIRST_COMPLETED)
+        if self.node is not None:
+            self.node.kill()
         if self._broken in done:
             life.cancel()
             await asyncio.wait([life])
@@ -198,8 +200,6 @@ class World:
             await self._converge()
             for one in lives:
                 one.cancel()
-            assert self.node is not None
-            self.node.kill()
 
     async def _begin(self) -> None:
         """Endpoints, users and devices, without faults: a run is about what comes after."""
