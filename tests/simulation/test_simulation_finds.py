@@ -1,0 +1,73 @@
+"""A referee is worth what it finds: each of these mistakes, planted into the relay, is found within a few seeds (safety §10)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay.inbox import ending, rules
+from relay.push import accounts
+from relay.store import inbox as inbox_rows
+
+from .run import simulate
+from .scenario import Scenario
+
+SEEDS_MAX = 8
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def the_relay_believes_itself_more_than_the_cursor(patch: pytest.MonkeyPatch) -> None:
+    judge = rules.judge
+
+    def believing(evidence: Any, device: Any, *more: Any) -> Any:
+        return judge(replace(evidence, seq=max(evidence.seq, device.acked_seq)), device, *more)
+
+    patch.setattr(rules, "judge", believing)
+
+
+def jobs_of_devices_that_are_away_rest(patch: pytest.MonkeyPatch) -> None:
+    rearm = rules.rearm
+
+    def resting(*args: Any, **more: Any) -> Any:
+        after = rearm(*args, **more)
+        return replace(after, due_ms=None) if after.reason == rules.Later.DEBOUNCE else after
+
+    patch.setattr(rules, "rearm", resting)
+
+
+def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(accounts, "pause_ms", lambda _: 0)
+
+
+def messages_expire_without_a_word(patch: pytest.MonkeyPatch) -> None:
+    def in_silence(locked: Any, entries: Any, state: Any, *, by: int | None = None) -> None:
+        seqs = [entry.seq for entry in entries]
+        inbox_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=seqs, state=state, by=by)
+
+    patch.setattr(ending, "end", in_silence)
+
+
+@pytest.mark.parametrize(
+    ("plant", "found"),
+    [
+        (the_relay_believes_itself_more_than_the_cursor, "LOST|I7"),
+        (jobs_of_devices_that_are_away_rest, "I18"),
+        (nobody_waits_when_a_vendor_asks_for_it, "I11"),
+        (messages_expire_without_a_word, "I13"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_it_is_found(monkeypatch: pytest.MonkeyPatch, plant: Plant, found: str) -> None:
+    plant(monkeypatch)
+    errors = []
+    for seed in range(SEEDS_MAX):
+        error = simulate(Scenario(seed=seed, minutes=6, send_s=10, away_s=60, stay_s=30), keep=False).error
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if error is not None:
+            errors.append(str(error))
+            break
+
+    assert errors, f"{SEEDS_MAX} seeds did not find it"
+    assert any(errors[0].startswith(word) for word in found.split("|")), errors
