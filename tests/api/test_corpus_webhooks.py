@@ -190,9 +190,10 @@ async def test_an_endpoint_that_is_none(face: Face, fields: dict[str, Any], poin
     answer = await create(face, **fields)
     await refused(face, answer, 422, "validation_failed", pointer)
     made = f"/v1/webhooks/{(await create(face)).json['id']}"
-    before = (await face.call("GET", made)).json
+    moving = {"state": None, "failing_since": None}  # nothing listens there, and events are on their way
+    before = (await face.call("GET", made)).json | moving
     assert (await face.call("PATCH", made, fields)).refused(422, "validation_failed")
-    assert (await face.call("GET", made)).json == before
+    assert (await face.call("GET", made)).json | moving == before
 
 
 async def test_b101_headers_of_their_own_are_never_shown(face: Face) -> None:

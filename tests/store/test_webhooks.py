@@ -189,11 +189,12 @@ async def test_a_sequencer_that_has_not_committed_holds_up_only_its_own_app(hous
     await house.emit(2)
     await house.emit(2, app_id="b")
     async with house.engine._engine.connect() as other:
+        await other.exec_driver_sql("BEGIN")
         await other.execute(select(app).where(app.c.app_id == "a").with_for_update(key_share=True))
         assert await house.number() == 2
         assert await house.sequences("a") == []
         assert await house.sequences("b") == [1, 2]
-        await other.rollback()
+        await other.exec_driver_sql("ROLLBACK")
     assert await house.number() == 2
 
 
@@ -267,12 +268,13 @@ async def test_a_claim_that_has_not_committed_counts_among_the_five(house: House
     await house.emit(20)
     await house.number()
     async with house.engine._engine.connect() as other:
+        await other.exec_driver_sql("BEGIN")
         claimed = await other.run_sync(
             lambda conn: store.claim_deliveries(conn, house.clock.ms, owner="n1", hold_ms=30_000, limit=9)
         )
         assert len(claimed) == 5
         assert await house.claim(owner="n2") == []
-        await other.commit()
+        await other.exec_driver_sql("COMMIT")
     assert await house.claim(owner="n2") == []
 
 
