@@ -292,7 +292,6 @@ async def test_f79_a_restore_that_is_killed_is_done_or_not_done(relay: RelayProc
     operator, rng = Operator(relay), random.Random(SEED)
     await sends(client, "ann", range(10))
     await operator.does("backup", "saved")
-    saved = {old := operator.manifest("saved")["epoch"]}
     await sends(client, "ann", range(10, 20))
     assert await relay.end(signal.SIGKILL) == -signal.SIGKILL
     began = asyncio.get_running_loop().time()
@@ -301,7 +300,6 @@ async def test_f79_a_restore_that_is_killed_is_done_or_not_done(relay: RelayProc
     for part in ("", "-wal"):  # back to what was there
         (relay.home / f"relay.db.replaced{part}").replace(relay.home / f"relay.db{part}")
     (relay.home / "relay.db.witness").unlink()
-    assert old in saved
 
     for _ in range(4):
         child = await operator.spawn("restore", "--force", "saved")

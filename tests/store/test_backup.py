@@ -19,19 +19,22 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from conftest import SetClock
+from house import House
 
 from relay.cli import main
 from relay.clock import SystemClock
 from relay.ids import system_rng
 from relay.keys import KeyRing
-from relay.store import apps, backup, manifest, meta, replace, vault
-from relay.store.engine import SqliteEngine
+from relay.store import apps, backup, manifest, meta, replace, rollback, vault
+from relay.store.engine import Engine, SqliteEngine
 from relay.store.events import NewEvent, emit
 from relay.store.migrate import HEAD, migrate
 from relay.store.sqlite_file import OwnerLock, connect
 
 NOWHERE = Path("/proc/relay-test")  # root or not, nobody can write there
 MIB = 1024 * 1024
+DAY_S = 86_400
 
 
 class Shell:
@@ -627,3 +630,31 @@ async def test_f79_a_relay_that_starts_completes_a_restore(
     assert place.epoch() != before
     assert not (shell.home / "relay.db.restored").exists()
     assert place.facts() == 300
+
+
+# --- what a new epoch keeps -------------------------------------------------------------------------------------------
+
+
+async def test_f78_a_device_that_stays_away_for_three_days_after_a_restore_gets_all_that_was_retained(
+    engine: Engine, clock: SetClock
+) -> None:
+    house = await House(engine, clock).begin()
+    await house.register("ann/phone")
+    await house.hello("ann/phone")
+    ids = await house.sends(5, ttl_s=28 * DAY_S)
+    await house.catch_up("ann/phone")
+    clock.forward(s=8 * DAY_S)  # acked, and older than the replay window: without a restore, they would go
+    at_ms = clock.now_ms() - 1000
+    await engine.write(lambda conn, now_ms: rollback.restored(conn, now_ms, house.rng, at_ms=at_ms))
+
+    clock.forward(s=3 * DAY_S)
+    assert await prune(house) == 0
+    assert (await house.hello("ann/phone")).reason == "epoch"
+    assert await house.catch_up("ann/phone") == ids
+
+    clock.forward(s=4 * DAY_S + 1)
+    assert await prune(house) == 5
+
+
+async def prune(house: House) -> int:
+    return await house.inbox.prune([house.key("ann/phone").user])
