@@ -120,7 +120,7 @@ def test_b118_a_key_file_that_is_gone_is_never_made_anew(folder: Path) -> None:
 
 @pytest.mark.parametrize("command", [["keys", "create"], ["keys", "list"], ["serve", "--port", "0"], ["migrate"]])
 def test_b119_a_store_that_a_running_relay_owns(folder: Path, command: list[str]) -> None:
-    """Refused, and nothing changed: one process owns the file. Backup and restore have no command yet."""
+    """Refused, and nothing changed: one process owns the file. Backup and restore: tests/store/test_backup.py."""
     with running(folder):
         environ = {"RELAY_STORE__URL": "sqlite:///relay.db", "RELAY_KEYS__FILE": "relay.keys"}
         done = CliRunner(env=environ).invoke(main, command)
