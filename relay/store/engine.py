@@ -208,14 +208,14 @@ class SqliteEngine:
         self._failed = False
         self._closed = False
         self._away = False
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.release)
             if replace.finish(path):
                 log.warning("store.restore_finished")
             self._writer_conn, large = self._opened()
-        except BaseException:
-            self._lock.release()
-            raise
-        self._check = sqlite_file.BackgroundCheck(path, quick=large, damaged=self._fail)
+            undo.callback(sqlite_file.close, self._writer_conn)
+            self._check = sqlite_file.BackgroundCheck(path, quick=large, damaged=self._fail)
+            undo.pop_all()
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
         self._local = threading.local()
         self._reader_conns: list[Connection] = []
@@ -314,7 +314,14 @@ class SqliteEngine:
         """The answer for an error of the driver, told to the operator once."""
         if isinstance(error, Problem):
             return error
+        at_commit, error = (True, error.error) if isinstance(error, CommitError) else (False, error)
         problem, fatal = storage_problem(error)
+        if at_commit:
+            problem = Unavailable(
+                "The store failed while this was committed: repeat it with the same key.",
+                code="commit_unknown",
+                retry_after_s=5,
+            )
         problem.__cause__ = error
         if fatal and not self._failed:
             self._failed = True
@@ -366,26 +373,60 @@ class SqliteEngine:
         self._readers.shutdown(wait=True)
         for conn in self._reader_conns:
             sqlite_file.close(conn)
-        if not self._failed:
+        if self._failed:
+            self._abandon()
+        else:
             with contextlib.suppress(Exception):
                 self._writer_conn.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        sqlite_file.close(self._writer_conn)
+            sqlite_file.close(self._writer_conn)
         self._lock.release()
+
+    def _abandon(self) -> None:
+        """Closes the failed handle without a write or a sync: the next start recovers from the log.
+
+        The last connection to close folds the log back, unless it may only read.
+        """
+        try:
+            last = sqlite_file.connect(str(self.path), read_only=True)
+        except (ConfigError, StoreDamaged):
+            return  # left open: the process ends with 74
+        sqlite_file.close(self._writer_conn)
+        last.close()
+
+
+class CommitError(Exception):
+    """COMMIT itself met an error of the disk: the log may hold all of it, and a restart then finds it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def commit_group(conn: Connection, now_ms: int, jobs: list[Job]) -> list[tuple["asyncio.Future[Any]", Any]]:
-    """Runs all jobs in one SQLite transaction; a piece of work that raises is undone alone. Raises for storage errors."""
+    """Runs all jobs in one SQLite transaction; a piece of work that raises is undone alone.
+
+    Raises for storage errors: CommitError if nobody can tell what became of the transaction.
+    """
     outcomes: list[tuple[asyncio.Future[Any], Any]] = []
     conn.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         for group in groups(jobs):
             outcomes += zip((job.future for job in group), _guarded(conn, now_ms, group), strict=True)
-        conn.exec_driver_sql("COMMIT")
+        _commit(conn)
     except BaseException:
         with contextlib.suppress(Exception):
             conn.exec_driver_sql("ROLLBACK")
         raise
     return outcomes
+
+
+def _commit(conn: Connection) -> None:
+    try:
+        conn.exec_driver_sql("COMMIT")
+    except sqlalchemy.exc.DBAPIError as error:
+        if _code(error) in FATAL:
+            raise CommitError(error) from error
+        raise
 
 
 def _guarded(conn: Connection, now_ms: int, group: list[Job]) -> list[Any]:
