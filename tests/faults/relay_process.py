@@ -15,6 +15,8 @@ from relay.config import Server
 class RelayProcess:
     """The process under test. What it says on stderr is in `home/log`."""
 
+    program: tuple[str, ...] = ("-m", "relay")
+
     def __init__(self, home: Path, environ: Mapping[str, str] | None = None) -> None:
         self.home = home
         self.environ = dict(environ or {})
@@ -29,7 +31,7 @@ class RelayProcess:
         with (self.home / "log").open("ab") as log:
             self.child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "relay", "serve", "--port", str(self.port)),
+                *(*self.program, "serve", "--port", str(self.port)),
                 cwd=self.home,
                 env=os.environ | self.environ,
                 stdout=asyncio.subprocess.PIPE,

@@ -51,6 +51,7 @@ class Ledger:
     epoch: str = ""
     ready_at: int = 0  # devices, tokens and the API key are promised from here on
     meant: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)  # answered with a 503 that says: nothing is stored
     promises: list[Sent | Acked] = field(default_factory=list)
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
     cursors: dict[str, str] = field(default_factory=dict)  # what the ackers have in their stores
@@ -110,13 +111,13 @@ async def _serve(home: Path, disk: Disk, ledger: Ledger, rng: random.Random, *, 
         load = Load(Face(http, f"http://127.0.0.1:{relay.port}", ledger.key), relay, disk, ledger, rng)
         if not ledger.epoch:
             await load.register()
-            ledger.epoch = await relay.engine.read(lambda conn, _: _epoch(conn))
+            ledger.epoch = await relay.engine.read(lambda conn, _: epoch(conn))
             ledger.ready_at = len(disk.events)
         await load.run(sends, name)
     await relay.close()
 
 
-def _epoch(conn: Any) -> str:
+def epoch(conn: Any) -> str:
     return str(conn.exec_driver_sql("SELECT epoch FROM store_meta").scalar_one())
 
 

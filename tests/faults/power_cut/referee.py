@@ -39,7 +39,7 @@ async def verdict(home: Path, files: dict[str, bytes], ledger: Ledger, at: int) 
 
 
 def rows(conn: Any, now_ms: int, ledger: Ledger, at: int) -> list[str]:
-    """L1, L4, L6, L8, L9 of safety §2, of one snapshot."""
+    """L1 to L4, L6, L8, L9 of safety §2, of one snapshot."""
     found = [f"integrity_check: {row[0]}" for row in conn.execute(text("PRAGMA integrity_check")) if row[0] != "ok"]
     found += [f"foreign_key_check: {row[0]}" for row in conn.execute(text("PRAGMA foreign_key_check"))]
     wrong = audit.imbalances(conn, now_ms, [UserKey(DEFAULT_APP, user) for user in USERS])
@@ -83,6 +83,8 @@ def _body(message: Any, entry: Any, ledger: Ledger) -> list[str]:
     meant = ledger.meant.get(body["key"])
     if meant is None or meant["body"] != body or meant["to"]["users"] != [entry.user_id]:
         return [f"nobody sent {entry.message_id} like this"]
+    if body["key"] in ledger.refused:
+        return [f"{body['key']} is stored, though its sender was told that it is not"]
     return []
 
 
