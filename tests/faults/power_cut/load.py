@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,16 @@ class Recording:
 
 
 async def record(home: Path, *, sends: int, seed: int) -> Recording:
-    """A first start, load, a stop; a new ring key and secrets sealed again; a second start, and load to the end."""
+    """A first start, load, a stop; a new ring key and secrets sealed again; a second start, load and a backup."""
     home.mkdir()
     disk, ledger, rng = Disk(home), Ledger(), random.Random(seed)
     with disk.recording():
         await _serve(home, disk, ledger, rng, sends=sends // 2, name="first")
         _new_ring_key(home / "relay.keys")
         await asyncio.to_thread(_rewrap, config(home))
+        backup = asyncio.create_task(_back_up(home))
         await _serve(home, disk, ledger, rng, sends=sends - sends // 2, name="second")
+        await backup
     return Recording(tuple(disk.events), ledger)
 
 
@@ -101,6 +104,16 @@ def _rewrap(config: Path) -> None:
         command(["keys", "rewrap", "--new-data-keys", "--config", str(config)], standalone_mode=False)
     except SystemExit as ended:
         assert ended.code == 0  # noqa: PT017 - the command ends the program in any case
+
+
+async def _back_up(home: Path) -> None:
+    """From another process, as it must be; while it reads, the log can't begin anew."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "relay", "backup", "--config", str(config(home)), "--rate", "2"),
+        str(home.with_name(home.name + "-backup")),
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    assert await child.wait() == 0
 
 
 async def _serve(home: Path, disk: Disk, ledger: Ledger, rng: random.Random, *, sends: int, name: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.keys import KeyRing
-from relay.store import sqlite_file
+from relay.store import replace, sqlite_file
 
 from .disk import Disk, Event, Made, Removed, Renamed, Sync, SyncFailed, SyncFolder, Truncate, Write
 from .images import SECTOR, Cut, Mode, Platter, images, sectors
@@ -23,6 +23,7 @@ from .run import opened_images
 IMAGES = int(os.environ.get("RELAY_IMAGES", "60"))
 SENDS = 300
 SEED = 1
+STORE = ("relay.db", "relay.db-wal")
 
 
 async def test_no_power_cut_loses_what_was_promised(tmp_path: Path) -> None:
@@ -67,6 +68,32 @@ def test_a_power_cut_leaves_a_whole_key_ring_or_none(tmp_path: Path, mode: Mode)
     ]
     assert set(left) == {None, whole}
     assert left[-1] == whole  # what was made is sure
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_power_cut_in_a_restore_leaves_the_old_store_or_the_new_one(tmp_path: Path, mode: Mode) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    database = home / "relay.db"
+    before = {"relay.db": b"old", "relay.db-wal": b"old log", replace.unready(database).name: b"new"}
+    for name, data in before.items():
+        (home / name).write_bytes(data)
+    disk = Disk(home)
+    with disk.recording():
+        replace.put(database)
+    events = disk.events
+    found = []
+    for seed in range(10):
+        for at in range(len(events) + 1):
+            ((_, files),) = images(events, [Cut(at, mode)], random.Random(seed), before)
+            folder = tmp_path / f"{seed}-{at}"
+            folder.mkdir()
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+            replace.finish(folder / "relay.db")
+            found.append(tuple((folder / name).exists() and (folder / name).read_bytes() for name in STORE))
+    assert set(found) == {(b"old", b"old log"), (b"new", False)}
+    assert found[-1] == (b"new", False)  # what was restored is sure
 
 
 # --- the disk itself --------------------------------------------------------------------------------------------------
