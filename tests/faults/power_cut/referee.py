@@ -28,6 +28,7 @@ async def verdict(home: Path, files: dict[str, bytes], ledger: Ledger, at: int) 
         (home / name).write_bytes(data)
     try:
         async with opened(home, ledger.key) as (relay, face):
+            await relay.chores.expire()  # what ran out since the recording is its first work
             found = await relay.engine.read(lambda conn, now_ms: rows(conn, now_ms, ledger, at))
             if at >= ledger.ready_at:
                 found += secrets(relay, await relay.engine.read(lambda conn, _: addresses(conn)), ledger)
