@@ -27,11 +27,11 @@ BUGS = (
         "202 for what a crash then took away",
         one(
             "relay/store/engine.py",
-            '        conn.exec_driver_sql("COMMIT")\n    except BaseException:',
+            "        _commit(conn)\n    except BaseException:",
             "        if jobs[0].batched:\n"
             "            jobs[0].future.get_loop().call_soon_threadsafe(settle_futures, outcomes)\n"
             "            time.sleep(0.05)\n"
-            '        conn.exec_driver_sql("COMMIT")\n    except BaseException:',
+            "        _commit(conn)\n    except BaseException:",
         ),
         ("tests/faults/test_kill.py",),
     ),
