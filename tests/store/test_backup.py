@@ -260,7 +260,7 @@ class Metronome:
         return round(self.s * 1000)
 
     async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
+        raise AssertionError("the pace is kept by the thread's own wait")
 
     def wait(self, seconds: float) -> None:
         self.s += seconds
