@@ -224,6 +224,19 @@ async def test_a_cursor_that_outlived_its_store_gets_everything_again(inbox: Inb
     assert await events(inbox) == {("delivery.acked", "phone", id_): 1 for id_ in sent}
 
 
+async def test_an_ack_of_a_past_lineage_changes_nothing(inbox: InboxService) -> None:
+    """A page was on its way when the client lost its store: the cursor of that page must not ack for the new store."""
+    await registered(inbox, PHONE)
+    sent = [(await inbox.accept(send())).message_id for _ in range(3)]
+    _, before = await everything(inbox, PHONE, (await hello(inbox, PHONE)).cursor)
+    again = await hello(inbox, PHONE, before, store_id="store-2")
+    answer = await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(before, PHONE)))
+    assert answer.acked_seq == 0
+    assert await events(inbox) == {}
+    ids, _ = await everything(inbox, PHONE, again.cursor)
+    assert ids == sent
+
+
 async def test_held_and_fallback_messages_come_in_full_after_the_upgrade(inbox: InboxService) -> None:
     await registered(inbox, PHONE)
     welcome = await hello(inbox, PHONE, schema=6)

@@ -123,3 +123,30 @@ async def test_a_full_queue_is_no_outage(house: House) -> None:
     house.store.code = "overloaded"
     await house.seconds(5)
     assert house.told == []
+
+
+@pytest.mark.parametrize(("asleep_s", "offline"), [(60, []), (4, [PHONE])], ids=["we slept", "we were here"])
+async def test_what_we_slept_through_counts_against_nobody(
+    house: House, monkeypatch: pytest.MonkeyPatch, asleep_s: int, offline: list[DeviceKey]
+) -> None:
+    """SIGSTOP, or a machine that was put to sleep: no heartbeat could be heard (FLT-27)."""
+    monkeypatch.setattr("relay.presence.service.SWEEP_S", 0.001)
+    swept = asyncio.Event()
+    sweep = house.presence.sweep
+
+    async def seen() -> None:
+        await sweep()
+        swept.set()
+
+    monkeypatch.setattr(house.presence, "sweep", seen)
+    stop = asyncio.Event()
+    house.presence.connected(PHONE, 1, BEAT, Facts(False, None))
+    house.clock.ms = 72_000  # of 75 s, and we were here all the time
+    running = asyncio.create_task(house.presence.run(stop))
+    await swept.wait()
+    house.clock.ms += asleep_s * 1000
+    swept.clear()
+    await swept.wait()
+    stop.set()
+    await running
+    assert house.store.went_offline == offline
