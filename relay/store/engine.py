@@ -31,6 +31,7 @@ from sqlalchemy import Connection
 from relay.clock import Clock
 from relay.errors import ConfigError, Problem, StoreDamaged, Unavailable
 from relay.store import replace, sqlite_file
+from relay.store.direct import DirectConnection
 
 log = structlog.get_logger("relay.store")
 
@@ -218,11 +219,11 @@ class SqliteEngine:
             undo.pop_all()
         self._writer = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
         self._local = threading.local()
-        self._reader_conns: list[Connection] = []
+        self._reader_conns: list[DirectConnection] = []
         self._readers = ThreadPoolExecutor(max_workers=readers, thread_name_prefix="store-reader")
         self._writer.start()
 
-    def _opened(self) -> tuple[Connection, bool]:
+    def _opened(self) -> tuple[DirectConnection, bool]:
         """The writing connection; and whether the file was too large to be looked through at once."""
         raw = sqlite_file.connect(str(self.path), read_only=False)
         try:
@@ -348,11 +349,11 @@ class SqliteEngine:
                 conn = sqlite_file.connection(sqlite_file.connect(str(self.path), read_only=True))
                 self._local.conn = conn
                 self._reader_conns.append(conn)
-            conn.exec_driver_sql("BEGIN")
+            conn.run("BEGIN")
             try:
                 return work(conn, self._clock.now_ms())
             finally:
-                conn.exec_driver_sql("ROLLBACK")
+                conn.run("ROLLBACK")
         except (sqlalchemy.exc.DBAPIError, ConfigError, StoreDamaged) as error:
             cause = error.__cause__ if isinstance(error, (ConfigError, StoreDamaged)) else error
             if cause is None or not is_storage_error(cause):
@@ -402,46 +403,46 @@ class CommitError(Exception):
         self.error = error
 
 
-def commit_group(conn: Connection, now_ms: int, jobs: list[Job]) -> list[tuple["asyncio.Future[Any]", Any]]:
+def commit_group(conn: DirectConnection, now_ms: int, jobs: list[Job]) -> list[tuple["asyncio.Future[Any]", Any]]:
     """Runs all jobs in one SQLite transaction; a piece of work that raises is undone alone.
 
     Raises for storage errors: CommitError if nobody can tell what became of the transaction.
     """
     outcomes: list[tuple[asyncio.Future[Any], Any]] = []
-    conn.exec_driver_sql("BEGIN IMMEDIATE")
+    conn.run("BEGIN IMMEDIATE")
     try:
         for group in groups(jobs):
             outcomes += zip((job.future for job in group), _guarded(conn, now_ms, group), strict=True)
         _commit(conn)
     except BaseException:
         with contextlib.suppress(Exception):
-            conn.exec_driver_sql("ROLLBACK")
+            conn.run("ROLLBACK")
         raise
     return outcomes
 
 
-def _commit(conn: Connection) -> None:
+def _commit(conn: DirectConnection) -> None:
     try:
-        conn.exec_driver_sql("COMMIT")
+        conn.run("COMMIT")
     except sqlalchemy.exc.DBAPIError as error:
         if _code(error) in FATAL:
             raise CommitError(error) from error
         raise
 
 
-def _guarded(conn: Connection, now_ms: int, group: list[Job]) -> list[Any]:
-    conn.exec_driver_sql("SAVEPOINT work")
+def _guarded(conn: DirectConnection, now_ms: int, group: list[Job]) -> list[Any]:
+    conn.run("SAVEPOINT work")
     try:
         outcomes = run_group(conn, now_ms, group)
     except Exception as error:
         if is_storage_error(error):
             raise
-        conn.exec_driver_sql("ROLLBACK TO work")
-        conn.exec_driver_sql("RELEASE work")
+        conn.run("ROLLBACK TO work")
+        conn.run("RELEASE work")
         if len(group) == 1:
             return [error]
         return [outcome for job in group for outcome in _guarded(conn, now_ms, [job])]
-    conn.exec_driver_sql("RELEASE work")
+    conn.run("RELEASE work")
     return outcomes
 
 
@@ -453,7 +454,7 @@ class InlineEngine:
     """
 
     clock: Clock
-    conn: Connection = field(
+    conn: DirectConnection = field(
         default_factory=lambda: sqlite_file.connection(sqlite_file.connect(":memory:", read_only=False))
     )
     after_write: Callable[[Connection], None] | None = None
@@ -478,11 +479,11 @@ class InlineEngine:
         return outcome
 
     async def read(self, work: Work[T]) -> T:
-        self.conn.exec_driver_sql("BEGIN")
+        self.conn.run("BEGIN")
         try:
             return work(self.conn, self.clock.now_ms())
         finally:
-            self.conn.exec_driver_sql("ROLLBACK")
+            self.conn.run("ROLLBACK")
 
     async def close(self) -> None:
         sqlite_file.close(self.conn)

@@ -9,6 +9,8 @@ from sqlalchemy import Column, ColumnElement, Connection, Table, bindparam, func
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
+from relay.store.direct import DirectConnection
+
 Row = Mapping[str, Any]
 
 
@@ -54,9 +56,9 @@ def insert_missing(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
 
 def _insert(conn: Connection, table: Table, rows: Sequence[Row], *, missing_only: bool) -> None:
     columns = tuple(rows[0])
-    if is_sqlite(conn):
+    if isinstance(conn, DirectConnection):
         statement = _sqlite_insert(table, columns, missing_only=missing_only)
-        conn.exec_driver_sql(statement, [tuple(row.values()) for row in rows])
+        conn.run(statement, [tuple(row.values()) for row in rows])
     else:
         conn.execute(
             _pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns}
@@ -87,9 +89,9 @@ def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping
     key = ", ".join(c.name for c in table.primary_key.columns)
     changes = ", ".join(f"{column} = {value}" for column, value in set_.items())
     tail = f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
-    if is_sqlite(conn):
+    if isinstance(conn, DirectConnection):
         plain = _sqlite_insert(table, columns, missing_only=False) + tail
-        conn.exec_driver_sql(plain, [tuple(row.values()) for row in rows])
+        conn.run(plain, [tuple(row.values()) for row in rows])
     else:
         base = _pg_insert(table, columns, missing_only=False)
         statement = text(base.text + tail).bindparams(

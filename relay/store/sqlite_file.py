@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.pool import StaticPool
 
 from relay.errors import ConfigError, StoreDamaged
+from relay.store.direct import DirectConnection
 
 log = structlog.get_logger("relay.store")
 
@@ -155,10 +156,12 @@ def _settle(raw: sqlite3.Connection, wanted: dict[str, str | int]) -> None:
             raise ConfigError([f"store: PRAGMA {name} must be {value}, but the database says {found and found[0]!r}."])
 
 
-def connection(raw: sqlite3.Connection) -> Connection:
+def connection(raw: sqlite3.Connection) -> DirectConnection:
     """The same as SQLAlchemy sees it; transactions are begun and ended by hand."""
     engine = sqlalchemy.create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    conn = DirectConnection(engine)
+    conn.execution_options(isolation_level="AUTOCOMMIT")
+    return conn
 
 
 def close(conn: Connection) -> None:
