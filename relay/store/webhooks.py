@@ -836,7 +836,7 @@ def events_after(
             "all_but": all_but,
             "n": limit,
         }
-        rows = tuple(Event(**row._asdict()) for row in conn.execute(_page(conn), params))  # noqa: SLF001 - its public name
+        rows = tuple(Event(**row._asdict()) for row in conn.execute(_page(conn), params))
         if len(rows) == limit:
             upto = rows[-1].sequence
     return Events(epoch=epoch or "", rows=rows, upto_seq=upto, head_seq=head, floor_seq=floor)
