@@ -1,25 +1,26 @@
 """The control API under `/_control`: faults, revocation, reset, state. For tests, demos and curious users.
 
-GET    /_control/state    numbers, faults in force, the newest requests
-GET    /_control/faults   every fault that can be had, with its meaning, and those in force
+Orders are for one vendor, `"vendor": "apns"` in the body or `?vendor=apns`; without a word for the first one served.
+
+GET    /_control/state    numbers, faults in force, the newest requests, by vendor
+GET    /_control/faults   every fault that can be had of a vendor, with its meaning, and those in force
 POST   /_control/faults   {"token": "t-1", "fault": "unregistered", "times": 3}
                           {"all": true, "fault": "unavailable", "seconds": 20, "retry_after": "5"}
                           {"on": "token", "fault": "invalid_grant"}      the OAuth token endpoint
-DELETE /_control/faults   all of them go
+DELETE /_control/faults   all of them go, of all vendors
 POST   /_control/revoke   the account's key and all access tokens; {"what": "access_tokens"} only these
-POST   /_control/reset    no faults, no deliveries, key restored, numbers at 0; good access tokens stay good
+POST   /_control/reset    all vendors: no faults, no deliveries, key restored, numbers at 0; good access tokens stay good
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Self
 
 import msgspec
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from providers.sandbox.emulator import Emulator
 from providers.sandbox.faults import DELAY_S_MAX, RULES_MAX, Place, Rule, TooManyRules
-from providers.sandbox.fcm import FcmEmulator, state_of
-from providers.sandbox.fcm_faults import FCM_FAULTS
 from providers.sandbox.phones import Phones
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -30,6 +31,7 @@ class FaultOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    vendor: str | None = None
     fault: str
     on: Literal["send", "token"] = "send"
     token: str | None = None  # or a FID or topic
@@ -54,17 +56,22 @@ class RevokeOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    vendor: str | None = None
     what: Literal["key", "access_tokens"] = "key"
 
 
+class UnknownVendor(Exception):  # noqa: N818 - it says what is the matter
+    """Its text says which there are."""
+
+
 class Control:
-    def __init__(self, fcm: FcmEmulator, phones: Phones, *, now: Callable[[], float]) -> None:
-        self._fcm = fcm
+    def __init__(self, emulators: Mapping[str, Emulator], phones: Phones, *, now: Callable[[], float]) -> None:
+        self._emulators = emulators
         self._phones = phones
         self._now = now
 
     def application(self) -> web.Application:
-        app = web.Application(middlewares=[_refuse_other_sites])
+        app = web.Application(middlewares=[_refuse_other_sites, _refuse_unknown_vendors])
         app.add_routes(
             [
                 web.get("/state", self.state),
@@ -85,19 +92,23 @@ class Control:
             "kept_bytes": self._phones.kept_bytes,
             "waiting": self._phones.waiting,
         }
-        return json_response({"now": self._now(), "phones": phones, "fcm": state_of(self._fcm)})
+        vendors = {name: emulator.state() for name, emulator in self._emulators.items()}
+        return json_response({"now": self._now(), "phones": phones, **vendors})
 
     async def faults(self, request: web.Request) -> web.Response:
+        emulator = self._vendor(request.query.get("vendor"))
         known = {
-            place.value: {name: fault.meaning for name, fault in faults.items()} for place, faults in FCM_FAULTS.items()
+            place.value: {name: fault.meaning for name, fault in faults.items()}
+            for place, faults in emulator.known_faults.items()
         }
-        return json_response({"known": known, "active": self._fcm.faults.rules()})
+        return json_response({"known": known, "active": emulator.faults.rules(), "vendors": list(self._emulators)})
 
     async def add_fault(self, request: web.Request) -> web.Response:
         try:
             order = FaultOrder.model_validate_json(await request.read())
         except ValidationError as error:
             return _refusal(400, _sentence(error))
+        emulator = self._vendor(order.vendor)
         rule = Rule(
             fault=order.fault,
             place=Place(order.on),
@@ -108,15 +119,17 @@ class Control:
             delay_s=order.delay_s,
         )
         try:
-            self._fcm.faults.add(rule)
+            emulator.faults.add(rule)
         except KeyError:
-            return _refusal(400, f"No such fault; there are: {', '.join(sorted(FCM_FAULTS[rule.place]))}.")
+            known = ", ".join(sorted(emulator.known_faults.get(rule.place, {}))) or "none"
+            return _refusal(400, f"No such fault; there are: {known}.")
         except TooManyRules:
             return _refusal(429, f"There are {RULES_MAX} rules already; DELETE /_control/faults makes room.")
         return json_response(rule, status=201)
 
     async def delete_faults(self, request: web.Request) -> web.Response:
-        self._fcm.faults.clear()
+        for emulator in self._emulators.values():
+            emulator.faults.clear()
         return web.Response(status=204)
 
     async def revoke(self, request: web.Request) -> web.Response:
@@ -124,15 +137,20 @@ class Control:
             order = RevokeOrder.model_validate_json(await request.read() or b"{}")
         except ValidationError as error:
             return _refusal(400, _sentence(error))
-        self._fcm.oauth.revoke_tokens()
-        if order.what == "key":
-            self._fcm.oauth.key_deleted = True
+        self._vendor(order.vendor).revoke(key=order.what == "key")
         return web.Response(status=204)
 
     async def reset(self, request: web.Request) -> web.Response:
-        self._fcm.reset()
+        for emulator in self._emulators.values():
+            emulator.reset()
         self._phones.clear()
         return web.Response(status=204)
+
+    def _vendor(self, name: str | None) -> Emulator:
+        emulator = next(iter(self._emulators.values())) if name is None else self._emulators.get(name)
+        if emulator is None:
+            raise UnknownVendor(f"No such vendor here; there are: {', '.join(self._emulators)}.")
+        return emulator
 
 
 def json_response(value: object, *, status: int = 200) -> web.Response:
@@ -149,6 +167,14 @@ async def _refuse_other_sites(request: web.Request, handler: Handler) -> web.Str
     if origin is not None and origin.partition("://")[2] != request.host:
         return _refusal(403, "The control API takes no orders from other sites' pages.")
     return await handler(request)
+
+
+@web.middleware
+async def _refuse_unknown_vendors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except UnknownVendor as unknown:
+        return _refusal(400, str(unknown))
 
 
 def _refusal(status: int, sentence: str) -> web.Response:

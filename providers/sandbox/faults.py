@@ -16,6 +16,7 @@ class Ending(StrEnum):
     ANSWER = "answer"
     SLOW = "slow"  # the answer, after a long time
     RESET = "reset"  # no answer: the connection is reset
+    GOAWAY = "goaway"  # HTTP/2 only: the connection is being ended, this stream was not worked on
 
 
 class Place(StrEnum):
@@ -31,6 +32,7 @@ class Answer:
     body: bytes
     content_type: str = "application/json; charset=UTF-8"
     retry_after: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # besides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,7 @@ class FaultBook:
 
     def add(self, rule: Rule) -> None:
         """Raises KeyError for a fault that this place does not know, and TooManyRules."""
-        self._faults[rule.place][rule.fault]
+        self._faults.get(rule.place, {})[rule.fault]
         self._drop_spent()
         if len(self._rules) >= RULES_MAX:
             raise TooManyRules
@@ -118,7 +120,7 @@ class FaultBook:
         word, dash, _ = token.partition("-")
         if not dash:
             return None
-        faults = self._faults[place]
+        faults = self._faults.get(place, {})
         fault = faults.get(word)
         if fault is not None:
             return word, fault

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from providers.sandbox.checks import Json, Violation
-from providers.sandbox.faults import Answer, Ending, Fault, Place
+from providers.sandbox.emulator import NETWORK_FAULTS
+from providers.sandbox.faults import Answer, Fault, Place
 
 RETRY_AFTER = "30"
 HUGE_BYTES = 4 * 1024 * 1024
@@ -112,6 +113,7 @@ _SEND: dict[str, Fault] = {
         answer=invalid([Violation("message.android", "Android message is too big", parsed=True)]),
     ),
     "badauth": Fault(meaning="401 without a code: the access token is not taken", answer=UNAUTHENTICATED),
+    "revoked": Fault(meaning="401 without a code: the common word for badauth", answer=UNAUTHENTICATED),
     "thirdparty": Fault(
         meaning="401 THIRD_PARTY_AUTH_ERROR: the APNs or Web Push key in Firebase is bad",
         answer=rpc_error(
@@ -185,6 +187,10 @@ _SEND: dict[str, Fault] = {
             },
         ),
     ),
+    "throttled": Fault(
+        meaning="429 without anything more",
+        answer=rpc_error(429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota)."),
+    ),
     "internal": Fault(
         meaning="500 INTERNAL", answer=rpc_error(500, "INTERNAL", "Internal error encountered.", code="INTERNAL")
     ),
@@ -206,6 +212,7 @@ _SEND: dict[str, Fault] = {
 
 # These strike the token endpoint as well.
 _ANYWHERE: dict[str, Fault] = {
+    **NETWORK_FAULTS,
     "gateway": Fault(
         meaning="502 as an HTML page",
         answer=html(502, "Server Error", "The server encountered a temporary error. Please try again in 30 seconds."),
@@ -214,9 +221,6 @@ _ANYWHERE: dict[str, Fault] = {
         meaning="504 as an HTML page",
         answer=html(504, "Gateway Timeout", "The upstream server did not answer in time."),
     ),
-    "slow": Fault(meaning="the usual 200, late: the message arrives at once", arrives=True, ending=Ending.SLOW),
-    "reset": Fault(meaning="connection reset after the message was taken", arrives=True, ending=Ending.RESET),
-    "cut": Fault(meaning="connection reset, the message was not taken", ending=Ending.RESET),
     "garbage": Fault(
         meaning="200 that is not JSON: the message was taken",
         answer=Answer(status=200, body=b'\x00\xff{"name": projects/'),

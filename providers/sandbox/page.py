@@ -27,6 +27,7 @@ HTML = """<!DOCTYPE html>
 <h1>Sandbox phones</h1>
 <p id="status" role="status">Connecting …</p>
 </header>
+<nav id="vendors" aria-label="Vendors"></nav>
 <main id="phones"></main>
 <p id="nothing" hidden>No phone has received anything yet. Send a push to any token, for example
 <code>phone-1</code>; one that begins with <code>ios-</code> or <code>web-</code> is an iPhone or a browser.</p>
@@ -34,7 +35,7 @@ HTML = """<!DOCTYPE html>
 <summary>Tokens that fail on purpose</summary>
 <p>A token that begins with one of these words and a hyphen fails every time (<code>quota-a</code>); with a number
 after the word, only so many times (<code>quota3-a</code>).</p>
-<dl id="known"></dl>
+<div id="known"></div>
 </details>
 <noscript><p>This page needs JavaScript; <a href="/_phones">the same as JSON</a>.</p></noscript>
 </body>
@@ -52,7 +53,12 @@ body { color: var(--ink); background: var(--ground); }
 header { display: flex; flex-wrap: wrap; gap: 0 1.5rem; align-items: baseline; }
 h1 { margin: 0; font-size: 1.4rem; }
 #status, .pale, time { color: var(--pale); font-size: .85rem; }
-#phones { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); margin: 1rem 0; }
+#vendors { display: flex; flex-wrap: wrap; gap: .4rem; margin-top: .6rem; }
+#vendors button { font: inherit; color: inherit; border: 0; border-radius: 1rem; padding: .2rem .8rem; cursor: pointer;
+  background: var(--card); }
+#vendors button[aria-pressed="true"] { background: var(--ink); color: var(--ground); }
+.board { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); margin: .5rem 0 1rem; }
+h3 { margin: 1rem 0 0; font-size: 1.05rem; }
 .phone { background: var(--card); border-radius: 1.2rem; padding: 1rem; min-width: 0; }
 .phone h2 { margin: 0; font-size: .95rem; overflow-wrap: anywhere; }
 .screen { background: var(--screen); border-radius: .8rem; padding: .5rem; margin: .6rem 0; min-height: 5rem;
@@ -71,6 +77,8 @@ dd { margin: 0; }
 JS = """"use strict";
 const EVERY_MS = 1000;
 const cards = new Map();
+const boards = new Map();
+let chosen = null;  // a vendor; null: all of them
 let etag = null;
 
 function make(tag, className, words) {
@@ -118,7 +126,7 @@ function cardFor(phone) {
   const list = make("ol");
   history.append(summary, list);
   root.append(make("h2", "", phone.token), screen, history);
-  card = { root, screen, summary, list, seq: 0, first: phone.first_seq };
+  card = { root, screen, summary, list, seq: 0, first: phone.first_seq, vendor: null };
   cards.set(phone.token, card);
   return card;
 }
@@ -128,10 +136,35 @@ function show(phone) {
   const newest = phone.received[phone.received.length - 1];
   if (card.seq === newest.seq) return;
   card.seq = newest.seq;
+  card.vendor = newest.vendor;
   card.screen.replaceChildren(...phone.shown.slice().reverse().map(notification));
   if (!phone.shown.length) card.screen.append(make("p", "pale", "Nothing to see: silent messages only."));
   card.summary.textContent = newest.platform + " · " + phone.count + " received";
   card.list.replaceChildren(...phone.received.slice().reverse().map(line));
+}
+
+function boardFor(vendor) {
+  let board = boards.get(vendor);
+  if (board) return board;
+  const root = make("section");
+  const list = make("div", "board");
+  root.append(make("h3", "", vendor), list);
+  document.getElementById("phones").append(root);
+  const button = make("button", "", vendor);
+  button.type = "button";
+  button.addEventListener("click", () => choose(chosen === vendor ? null : vendor));
+  document.getElementById("vendors").append(button);
+  board = { root, list, button };
+  boards.set(vendor, board);
+  return board;
+}
+
+function choose(vendor) {
+  chosen = vendor;
+  for (const [name, board] of boards) {
+    board.root.hidden = !board.list.children.length || (chosen !== null && chosen !== name);
+    board.button.setAttribute("aria-pressed", String(chosen === name));
+  }
 }
 
 function draw(state) {
@@ -140,13 +173,17 @@ function draw(state) {
     const now = state.phones.find((phone) => phone.token === token);
     if (!present.has(token) || now.first_seq !== card.first) { card.root.remove(); cards.delete(token); }
   }
-  const board = document.getElementById("phones");
+  const places = new Map();
   const sorted = state.phones.slice().sort((a, b) => a.first_seq - b.first_seq);
-  sorted.forEach((phone, place) => {
+  for (const phone of sorted) {
     show(phone);
-    const root = cards.get(phone.token).root;
+    const { root, vendor } = cards.get(phone.token);
+    const board = boardFor(vendor).list;
+    const place = places.get(vendor) || 0;
+    places.set(vendor, place + 1);
     if (board.children[place] !== root) board.insertBefore(root, board.children[place] || null);
-  });
+  }
+  choose(chosen);
   document.getElementById("nothing").hidden = state.phones.length > 0;
   const more = state.total > state.phones.length ? ", showing the liveliest " + state.phones.length : "";
   document.getElementById("status").textContent = state.total + " phones, " + state.delivered + " deliveries" + more;
@@ -167,12 +204,16 @@ async function refresh() {
 }
 
 async function explain() {
-  const answer = await fetch("/_control/faults");
-  const known = (await answer.json()).known.send;
-  for (const [word, meaning] of Object.entries(known)) {
-    const term = make("dt");
-    term.append(make("code", "", word + "-"));
-    document.getElementById("known").append(term, make("dd", "", meaning));
+  const first = await (await fetch("/_control/faults")).json();
+  for (const vendor of first.vendors) {
+    const answer = await fetch("/_control/faults?vendor=" + encodeURIComponent(vendor));
+    const list = make("dl");
+    for (const [word, meaning] of Object.entries((await answer.json()).known.send || {})) {
+      const term = make("dt");
+      term.append(make("code", "", word + "-"));
+      list.append(term, make("dd", "", meaning));
+    }
+    document.getElementById("known").append(make("h3", "", vendor), list);
   }
 }
 

@@ -57,6 +57,11 @@ class Delivery:
     message: bytes
 
     @property
+    def name(self) -> str:
+        """The vendor's name of the message."""
+        return str(msgspec.json.decode(self.content)["name"])
+
+    @property
     def size(self) -> int:
         return len(self.content) + len(self.message) + DELIVERY_OVERHEAD_BYTES
 
@@ -135,6 +140,17 @@ class Phones:
         if self._waiters:
             self._wake(token)
             self._wake(None)
+
+    def withdraw(self, token: str, key: str) -> bool:
+        """Takes what stands there under the collapse key, or under the vendor's name of the message, off the screen."""
+        phone = self._phones.get(token)
+        if phone is None:
+            return False
+        found = [place for place, one in phone.shown.items() if place == f"={key}" or one.name == key]
+        for place in found:
+            del phone.shown[place]
+        self.version += bool(found)
+        return bool(found)
 
     def clear(self) -> None:
         self.version += 1

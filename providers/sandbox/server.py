@@ -1,18 +1,17 @@
 """The sandbox as one small server: vendors' APIs, the control API, the phones, and a page that shows them."""
 
-import asyncio
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from providers.sandbox.account import ServiceAccount, open_account
+from providers.sandbox import registry
 from providers.sandbox.control import Control, json_response
-from providers.sandbox.fcm import FcmEmulator
+from providers.sandbox.emulator import Emulator, Host, response
 from providers.sandbox.fcm_faults import NO_SUCH_PATH
 from providers.sandbox.page import CSS, HTML, JS, PAGE_HEADERS
 from providers.sandbox.phones import PhoneLimits, Phones
@@ -29,8 +28,8 @@ EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S
 class Sandbox:
     """Emulated vendors on a local socket. Start it, give `account_settings()` to a relay, look at `url`.
 
-    With a `state_dir` the service account outlives the process. Stopping and starting again keeps everything else,
-    too: to a relay it looks like an outage.
+    With a `state_dir` keys and accounts outlive the process. Stopping and starting again keeps everything else, too: to
+    a relay it looks like an outage.
     """
 
     def __init__(
@@ -38,94 +37,86 @@ class Sandbox:
         *,
         now: Callable[[], float],
         rng: random.Random,
+        vendors: Iterable[str] = ("fcm",),
         state_dir: Path | None = None,
-        project_id: str = "relay-sandbox",
         slow_s: float = SLOW_S,
         limits: PhoneLimits | None = None,
     ) -> None:
-        """`now` gives seconds since 1970."""
+        """`now` gives seconds since 1970. Raises ValueError for a vendor that has no emulator (`registry.names()`)."""
         self.phones = Phones(now=now, limits=limits)
-        self._now = now
-        self._rng = rng
-        self._state_dir = state_dir
-        self._project_id = project_id
-        self._slow_s = slow_s
-        self._stopping = asyncio.Event()
+        self._host = Host(phones=self.phones, now=now, rng=rng, slow_s=slow_s, state_dir=state_dir)
+        self.emulators: dict[str, Emulator] = {kind.name: kind(self._host) for kind in registry.load(vendors)}
+        if not self.emulators:
+            raise ValueError("A sandbox needs one vendor at least.")
         self._boot = f"{rng.getrandbits(48):x}"
-        self._account: ServiceAccount | None = None
-        self._fcm: FcmEmulator | None = None
+        self._prepared = False
         self._runner: web.AppRunner | None = None
-        self._url = ""
 
     @property
     def url(self) -> str:
         """`http://127.0.0.1:8091`, without a slash at the end. Empty before the first start."""
-        return self._url
+        return self._host.url
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listens; port 0 takes a free one. Raises OSError when it cannot, ValueError when the account is spoilt."""
+        """Listens; port 0 takes a free one. Emulators with a listener of their own take the ports after it, in order.
+
+        Raises OSError when it cannot, ValueError when something kept in `state_dir` is spoilt.
+        """
         if self._runner is not None:
             raise RuntimeError("The sandbox is running already.")
-        self._stopping.clear()
-        runner = web.AppRunner(await self._application(), access_log=None, shutdown_timeout=STOP_S)
+        self._host.stopping.clear()
+        if not self._prepared:
+            for emulator in self.emulators.values():
+                await emulator.prepare()
+            self._prepared = True
+        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=STOP_S)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
+            for offset, emulator in enumerate(self.emulators.values(), start=1):
+                await emulator.open(host, port and port + offset)
         except OSError:
-            await runner.cleanup()
+            await self._close(runner)
             raise
         self._runner = runner
         reachable = EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
-        self._url = f"http://{reachable}:{runner.addresses[0][1]}"
+        self._host.url = f"http://{reachable}:{runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         """Ends waits and slow answers, then closes. Does nothing if it is not running."""
         runner, self._runner = self._runner, None
         if runner is not None:
-            self._stopping.set()
+            self._host.stopping.set()
             self.phones.release()
-            await runner.cleanup()
+            await self._close(runner)
 
-    def account_settings(self) -> dict[str, Any]:
-        """`{"provider": …, "settings": …}` for a relay's account, with the whole service account in it."""
-        settings = {"service_account": dict(self._known_account().document), **self._addresses()}
-        return {"provider": "fcm", "settings": settings}
+    def account_settings(self, vendor: str = "fcm") -> dict[str, Any]:
+        """`{"provider": …, "settings": …}` for a relay's account, with all its secrets in it."""
+        return {"provider": vendor, "settings": self._started(vendor).settings()}
 
-    def account_toml(self, name: str) -> str:
-        """The same as a table for the relay's configuration file. Raises ValueError without a `state_dir`."""
-        file = self._known_account().file
-        if file is None:
-            raise ValueError("A TOML table names the service account's file: give the sandbox a state_dir.")
+    def account_toml(self, name: str, vendor: str = "fcm") -> str:
+        """The same as a table for the relay's configuration file. Raises ValueError if a file is needed for that and
+        there is no `state_dir`."""
         key = name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)
-        values = {"provider": "fcm", "service_account_file": str(file), **self._addresses()}
+        values = {"provider": vendor, **self._started(vendor).settings_in_files()}
         lines = [f"[accounts.{key}]", *(f"{field} = {_toml(value)}" for field, value in values.items())]
         return "\n".join(lines) + "\n"
 
-    def _known_account(self) -> ServiceAccount:
-        if self._account is None:
+    def _started(self, vendor: str) -> Emulator:
+        if not self.url:
             raise RuntimeError("Start the sandbox first.")
-        return self._account
+        return self.emulators[vendor]
 
-    def _addresses(self) -> dict[str, str]:
-        return {"base_url": self._url, "token_url": f"{self._url}/token"}
+    async def _close(self, runner: web.AppRunner) -> None:
+        for emulator in self.emulators.values():
+            await emulator.close()
+        await runner.cleanup()
 
-    async def _application(self) -> web.Application:
-        if self._account is None:
-            self._account = await asyncio.to_thread(
-                open_account, self._state_dir, project_id=self._project_id, rng=self._rng
-            )
-        if self._fcm is None:
-            self._fcm = FcmEmulator(
-                self._account,
-                self.phones,
-                now=self._now,
-                rng=self._rng,
-                slow_s=self._slow_s,
-                stopping=self._stopping,
-            )
+    def _application(self) -> web.Application:
         app = web.Application(client_max_size=REQUEST_BYTES_MAX)
-        app.add_routes(self._fcm.routes())
-        app.add_subapp("/_control", Control(self._fcm, self.phones, now=self._now).application())
+        for emulator in self.emulators.values():
+            app.add_routes(emulator.routes())
+        app.add_subapp("/_control", Control(self.emulators, self.phones, now=self._host.now).application())
         app.add_routes(
             [
                 web.get("/_phones", self._list),
@@ -173,9 +164,13 @@ def _number(request: web.Request, name: str, default: float, *, high: float) -> 
     return float(text)
 
 
-def _toml(text: str) -> str:
-    """A basic string; JSON's escapes are TOML's, but for DEL."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _toml(value: object) -> str:
+    """A string, number, flag, list or inline table; JSON's escapes are TOML's, but for DEL."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml(key)} = {_toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 async def _page(request: web.Request) -> web.Response:
@@ -192,6 +187,4 @@ async def _script(request: web.Request) -> web.Response:
 
 async def _nothing_here(request: web.Request) -> web.Response:
     """As Google's front end answers a wrong path or method."""
-    return web.Response(
-        status=NO_SUCH_PATH.status, body=NO_SUCH_PATH.body, headers={"Content-Type": NO_SUCH_PATH.content_type}
-    )
+    return response(NO_SUCH_PATH)

@@ -42,9 +42,9 @@ class Story:
     async def set_up(self) -> None:
         """Sandbox, webhook receiver, relay; the endpoint, the device, its token."""
         hook = await _listen(self.receiver, self.stack)
-        vendors = Process(self.home, "sandbox", "--port", "0", "--state", str(self.home / "sandbox"))
+        vendors = Process(self.home, "sandbox", "--port", "0", "--vendor", "fcm", "--state", str(self.home / "sandbox"))
         self.stack.push_async_callback(vendors.end)
-        said = await vendors.start(r"\[accounts\.[^\]]+\](.|\n)*token_url")
+        said = await vendors.start(r"\[accounts\.[^\]]+\](.|\n)*# Ctrl-C")
         self.phones = _found(r"The phones: (\S+?)/\n", said)
         (self.home / "relay.toml").write_text(
             f'[webhooks]\nallow_http = true\nexempt = ["127.0.0.1/32:{hook}"]\n'

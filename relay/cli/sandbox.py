@@ -23,28 +23,30 @@ from relay.cli.runtime import run
     help="Where the sandbox keeps its service account, so that a restart accepts the same one.",
 )
 @click.option(
-    "--account", default="fcm-sandbox", show_default=True, help="The account's name in the printed configuration."
+    "--vendor", "vendors", multiple=True, help="Serve only this one; may be repeated. Default: all there are."
 )
-def sandbox(host: str, port: int, state: Path, account: str) -> None:
+def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...]) -> None:
     """Run the vendors' emulators: they check what a vendor checks, and answer with its real codes.
 
     Prints ready-made account configuration for relay.toml. The page shows what the phones received; tokens like
     `unregistered-1` or `unavailable-x` provoke a vendor's failures (see GET /_control/faults).
     """
     state.mkdir(parents=True, exist_ok=True)
-    sys.exit(run(_run(host, port, state, account)))
+    sys.exit(run(_run(host, port, state, vendors)))
 
 
-async def _run(host: str, port: int, state: Path, account: str) -> int:
-    from providers.sandbox import Sandbox  # noqa: PLC0415 - emulators are loaded only by those who ask for them
+async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...]) -> int:
+    from providers.sandbox import Sandbox, registry  # noqa: PLC0415 - loaded only by those who ask for emulators
 
-    vendors = Sandbox(now=time.time, rng=random.SystemRandom(), state_dir=state)  # noqa: TID251 - the machine's clock
+    clock = time.time  # noqa: TID251 - the machine's clock
     try:
+        vendors = Sandbox(now=clock, rng=random.SystemRandom(), vendors=wanted or registry.names(), state_dir=state)
         await vendors.start(host, port)
     except (OSError, ValueError) as error:
         click.echo(f"The sandbox can't start: {error}", err=True)
         return 1
-    click.echo(f"The phones: {vendors.url}/\n\nFor relay.toml:\n\n{vendors.account_toml(account)}")
+    accounts = "\n".join(vendors.account_toml(f"{name}-sandbox", name) for name in vendors.emulators)
+    click.echo(f"The phones: {vendors.url}/\n\nFor relay.toml:\n\n{accounts}\n# Ctrl-C ends it.")
     sys.stdout.flush()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -99,7 +99,7 @@ async def batch(home: Path, *, count: int) -> list[Figure]:
 
 async def push(home: Path, *, devices: int) -> list[Figure]:
     """A message for each of many offline devices, pushed through the FCM emulator, every attempt kept in rows."""
-    async with serving(home, "relay", "sandbox", "--port", "0") as sandbox:
+    async with serving(home, "relay", "sandbox", "--port", "0", "--vendor", "fcm") as sandbox:
         account = sandbox.said.partition("For relay.toml:")[2].strip()
         fast = "concurrency = 500\nrate_per_s = 100000\nburst = 100000\n"
         (home / "relay.toml").write_text(account.replace("\n", f"\n{fast}", 1))
