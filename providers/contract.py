@@ -1,6 +1,6 @@
 """What a provider is: the words that the relay and an adapter for a vendor exchange."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTRACT_VERSION",
+    "BatchProvider",
     "Capabilities",
     "Outcome",
     "Provider",
@@ -20,6 +21,7 @@ __all__ = [
     "Scope",
     "Transport",
     "Verdict",
+    "left_out",
     "slimmer",
 ]
 
@@ -66,6 +68,12 @@ class Push:
     kind: str = "token"  # what sort of address `token` is: Capabilities.kinds
     title: str | None = field(default=None, repr=False)  # no title and no body: a silent wake-up
     body: str | None = field(default=None, repr=False)
+    # Names of texts in the app's own resources, and what fills their gaps. Where the vendor has no such thing
+    # (Capabilities.localised), or the app lacks the name, title and body are shown: they go with the names.
+    title_loc_key: str | None = field(default=None, repr=False)
+    title_loc_args: Sequence[str] = field(default=(), repr=False)
+    body_loc_key: str | None = field(default=None, repr=False)
+    body_loc_args: Sequence[str] = field(default=(), repr=False)
     image: str | None = field(default=None, repr=False)  # URL
     data: Mapping[str, str] = field(default_factory=dict, repr=False)
     badge: int | None = None  # absolute number
@@ -112,9 +120,32 @@ class Capabilities:
     badge: bool = False
     image: bool = False
     mutable: bool = False
+    sound: bool = True
+    channel: bool = True
+    thread: bool = True
+    localised: bool = False  # title and body by names in the app's resources
+    batch_max: int = 1  # tokens in one call, all with the same content; above 1 it is a `BatchProvider`
     tells_dead: bool = True  # whether the vendor ever says that a token is dead
     guarded: bool = False  # its URL is data of the account: hand it a guarded transport (safety SEC-8)
     retry_s_min: float = 0.0  # the vendor's published shortest wait before any retry
+
+
+_NEEDS = {  # a field of what is shown -> the capability that it takes
+    "image": "image",
+    "badge": "badge",
+    "sound": "sound",
+    "channel": "channel",
+    "thread": "thread",
+    "mutable": "mutable",
+    "title_loc_key": "localised",
+    "body_loc_key": "localised",
+}
+
+
+def left_out(shown: object, capabilities: Capabilities) -> tuple[str, ...]:
+    """The names of what `shown` (a `Push`, or anything with its fields) has and the vendor cannot express."""
+    lacked = (field for field, capability in _NEEDS.items() if not getattr(capabilities, capability))
+    return tuple(field for field in lacked if getattr(shown, field) is not None and getattr(shown, field) is not False)
 
 
 class ProviderConfig(BaseModel):
@@ -150,3 +181,14 @@ class Provider(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class BatchProvider(Provider, Protocol):
+    """One that can tell many devices the same thing in one call: `capabilities.batch_max` is above 1."""
+
+    def send_many(self, pushes: Sequence[Push]) -> Awaitable[list[Outcome]]:
+        """Hands all of them over; one outcome for each, in their order. Never raises, as `send`.
+
+        Any pushes will do: those that differ in their token alone share a call.
+        """
+        ...

@@ -197,6 +197,7 @@ class FcmProvider(HttpProvider):
         badge=True,
         image=True,
         mutable=True,
+        localised=True,
         retry_s_min=10.0,
     )
     config: FcmConfig

@@ -88,6 +88,10 @@ def _string(value: Any) -> str:
 
 def _android(push: Push, *, ttl_s: float, drawn: bool) -> dict[str, Any]:
     shown = {
+        "title_loc_key": push.title_loc_key,  # in the app's resources; title and body stand in where they lack it
+        "title_loc_args": list(push.title_loc_args) or None,
+        "body_loc_key": push.body_loc_key,
+        "body_loc_args": list(push.body_loc_args) or None,
         "channel_id": push.channel,
         "sound": push.sound,
         "notification_count": push.badge,
@@ -117,9 +121,18 @@ def _apns(push: Push, *, ttl_s: float, now_s: float, drawn: bool) -> dict[str, A
     }
     if push.silent:
         return {"headers": headers, "payload": {"aps": _present({"content-available": 1, "badge": push.badge})}}
+    names = _present(
+        {
+            "title-loc-key": push.title_loc_key,
+            "title-loc-args": list(push.title_loc_args) or None,
+            "loc-key": push.body_loc_key,
+            "loc-args": list(push.body_loc_args) or None,
+        }
+    )
     aps = {
-        # In data mode there is no `notification`, and an Apple device without an alert would show nothing.
-        "alert": None if drawn else _present({"title": push.title, "body": push.body}),
+        # In data mode there is no `notification`, and an Apple device without an alert would show nothing; an alert
+        # of ours takes the place of the one that Google makes of `notification`, so it needs the texts, too.
+        "alert": None if drawn and not names else _present({"title": push.title, "body": push.body}) | names,
         "badge": push.badge,
         "sound": push.sound,
         "category": push.channel,

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from providers.batch import alike
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict, slimmer
 from providers.guard import TargetRefused
 
@@ -65,6 +66,7 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
     payload_bytes: int | None = None  # what the vendor counts against its limit, if not the body's length
+    payload_bytes_max: int | None = None  # that limit, if this kind of push has its own
     connect_s: float | None = None  # None: the transport's default, here and below
     total_s: float | None = None
     answer_bytes_max: int | None = None
@@ -183,29 +185,61 @@ class HttpProvider(ABC):
     def decode(self, response: Response) -> Outcome:
         """What the vendor's answer means. Pure, and total: no answer makes it raise."""
 
-    async def send(self, push: Push) -> Outcome:
-        """See `Provider`."""
+    def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
+        """The one request that carries these pushes, which differ in their token alone. As pure as `encode`.
+
+        For a vendor whose `batch_max` is above 1. Every token stands in it once; its `payload_bytes` leave them out if
+        the vendor does.
+        """
+        (push,) = pushes
+        return self.encode(push, credential)
+
+    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
+        """What the answer to `encode_many` means for each push, in their order. As pure and total as `decode`.
+
+        REAUTH concerns the whole call, or it is none.
+        """
+        return [self.decode(response)] * len(pushes)
+
+    def known(self, push: Push) -> Outcome | None:
+        """What becomes of a push that the vendor need not be asked about; None for all others."""
         if push.kind not in self.capabilities.kinds:
             return Outcome(verdict=Verdict.REFUSED, vendor_code="kind_unknown")
         if push.overrides and self.check_overrides(push.overrides):
             return Outcome(verdict=Verdict.REFUSED, vendor_code="overrides_invalid")
+        return None
+
+    async def send(self, push: Push) -> Outcome:
+        """See `Provider`."""
+        return self.known(push) or (await self._send_alike([push]))[0]
+
+    async def send_many(self, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `BatchProvider`; a vendor that takes one token a call gets one call after the other."""
+        outcomes = {place: outcome for place, push in enumerate(pushes) if (outcome := self.known(push))}
+        left = [place for place in range(len(pushes)) if place not in outcomes]
+        for group in alike(pushes, left, self.capabilities.batch_max):
+            found = await self._send_alike([pushes[place] for place in group])
+            outcomes |= dict(zip(group, found, strict=True))
+        return [outcomes[place] for place in range(len(pushes))]
+
+    async def _send_alike(self, pushes: Sequence[Push]) -> list[Outcome]:
+        """One call, or two if the credential went stale."""
         try:
             credential = await self._current()
-            outcome = await self._send_with(credential, push)
-            if outcome.verdict is Verdict.REAUTH:
+            outcomes = await self._send_with(credential, pushes)
+            if all(outcome.verdict is Verdict.REAUTH for outcome in outcomes):
                 credential = await self._current(instead_of=credential)
-                outcome = await self._send_with(credential, push)
+                outcomes = await self._send_with(credential, pushes)
         except Refusal as refusal:
-            return refusal.outcome
+            return [refusal.outcome] * len(pushes)
         except TransportError as error:
-            return Outcome(verdict=Verdict.RETRY, maybe_sent=error.sent, vendor_code=error.reason)
+            return [Outcome(verdict=Verdict.RETRY, maybe_sent=error.sent, vendor_code=error.reason)] * len(pushes)
         except TargetRefused as refused:
-            return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=refused.code)
+            outcome = Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=refused.code)
+            return [outcome] * len(pushes)
         except RequestInvalid:
-            return Outcome(verdict=Verdict.REFUSED, vendor_code="request_invalid")
-        if outcome.verdict is Verdict.REAUTH:  # a fresh one was refused too
-            return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=outcome.vendor_code)
-        return outcome
+            return [Outcome(verdict=Verdict.REFUSED, vendor_code="request_invalid")] * len(pushes)
+        return [_refused_twice(outcome) for outcome in outcomes]
 
     async def aclose(self) -> None:  # noqa: B027 - most need nothing more
         """Nothing to let go of: the transport belongs to whoever made it."""
@@ -233,15 +267,26 @@ class HttpProvider(ABC):
             finally:
                 self._renewals += 1
 
-    async def _send_with(self, credential: Credential, push: Push) -> Outcome:
-        lean: Push | None = push
+    async def _send_with(self, credential: Credential, pushes: Sequence[Push]) -> list[Outcome]:
+        lean: Push | None = pushes[0]
         while lean is not None:
-            request = self.encode(lean, credential.value)
+            one = len(pushes) == 1
+            leaner = [lean] if one else [replace(lean, token=push.token) for push in pushes]
+            request = self.encode(lean, credential.value) if one else self.encode_many(leaner, credential.value)
             size = len(request.body) if request.payload_bytes is None else request.payload_bytes
-            if size <= self.capabilities.payload_bytes_max:
-                return _without_private(self.decode(await self.call(request)), push)
+            if size <= (request.payload_bytes_max or self.capabilities.payload_bytes_max):
+                response = await self.call(request)
+                outcomes = [self.decode(response)] if one else self.decode_many(response, leaner)
+                return [_without_private(outcome, push) for outcome, push in zip(outcomes, pushes, strict=True)]
             lean = slimmer(lean)
-        return Outcome(verdict=Verdict.TOO_LARGE, vendor_code="measured_here")
+        return [Outcome(verdict=Verdict.TOO_LARGE, vendor_code="measured_here")] * len(pushes)
+
+
+def _refused_twice(outcome: Outcome) -> Outcome:
+    """A fresh credential was refused too: an operator must look."""
+    if outcome.verdict is not Verdict.REAUTH:
+        return outcome
+    return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=outcome.vendor_code)
 
 
 def _without_private(outcome: Outcome, push: Push) -> Outcome:

@@ -87,6 +87,7 @@ class HttpCallProvider(HttpProvider):
         badge=True,
         image=True,
         mutable=True,
+        localised=True,
         guarded=True,
     )
     config: HttpCallConfig
@@ -152,6 +153,10 @@ def _data(push: Push, *, ttl_s: float) -> dict[str, Any]:
         "kind": push.kind,
         "title": push.title,
         "body": push.body,
+        "title_loc_key": push.title_loc_key,
+        "title_loc_args": list(push.title_loc_args) or None,
+        "body_loc_key": push.body_loc_key,
+        "body_loc_args": list(push.body_loc_args) or None,
         "image": push.image,
         "data": dict(push.data),
         "badge": push.badge,

@@ -75,12 +75,14 @@ def _unfit(found: Any, name: str) -> str | None:
         return f"is written for contract version {version!r:.20}, this is {CONTRACT_VERSION}"
     if getattr(found, "name", None) != name:
         return f"is installed as {name!r} but names itself {getattr(found, 'name', None)!r:.80}"
-    if not isinstance(getattr(found, "capabilities", None), Capabilities):
+    capabilities = getattr(found, "capabilities", None)
+    if not isinstance(capabilities, Capabilities):
         return "has no capabilities"
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, ProviderConfig)):
         return "has no Config that derives from ProviderConfig"
-    missing = [method for method in ("send", "aclose", "check_overrides") if not callable(getattr(found, method, None))]
+    methods = ["send", "aclose", "check_overrides", *(["send_many"] if capabilities.batch_max > 1 else [])]
+    missing = [method for method in methods if not callable(getattr(found, method, None))]
     if missing:
         return f"has no {', '.join(missing)}"
     if left := getattr(found, "__abstractmethods__", None):

@@ -37,6 +37,7 @@ class LogProvider:
         badge=True,
         image=True,
         mutable=True,
+        localised=True,
         tells_dead=False,
     )
 

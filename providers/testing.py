@@ -29,6 +29,7 @@ _fuzz = settings(
     max_examples=150,
     suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+_some = settings(parent=_fuzz, max_examples=25)
 
 
 class Scripted:
@@ -79,6 +80,9 @@ class ProviderContract:
     token: ClassVar[str]
     login: ClassVar[Response | None] = None
     answers: ClassVar[Mapping[str, tuple[Response, Verdict]]]
+    one_dead: ClassVar[tuple[str, Response] | None] = (
+        None  # a vendor with batches: a token, and the answer that names it
+    )
     dead_statuses: ClassVar[frozenset[int]] = frozenset()  # vendors whose bare status means dead
 
     idle: ClassVar[HttpProvider]  # filled in here
@@ -173,6 +177,9 @@ class ProviderContract:
             thread="t",
             click="OPEN",
             mutable=True,
+            title_loc_key="T",
+            title_loc_args=("a", "\ud800"),
+            body_loc_key="B",
             collapse_key="é" * 200,
             relay={"v": 1, "ids": ["a"]},
         )
@@ -339,6 +346,128 @@ class ProviderContract:
         down = Scripted(_always(Response(status=503)))
         assert {outcome.verdict for outcome in asyncio.run(twenty(down))} == {Verdict.RETRY}
         assert len(down.requests) == 1
+
+    # Many at once.
+
+    def batch(self, tokens: list[str], **fields: Any) -> list[Push]:
+        return [self.push(token=token, **fields) for token in tokens]
+
+    def tokens(self, count: int) -> list[str]:
+        """Different ones in the vendor's form: the sample, with a number in the place of its end."""
+        return [f"{self.token[: -len(str(count))]}{n:0{len(str(count))}d}" for n in range(count)]
+
+    def _batches(self) -> None:
+        if self.provider.capabilities.batch_max == 1:
+            pytest.skip("This vendor takes one token a call.")
+
+    def test_a_batch_carries_each_token_once_and_the_content_of_one(self) -> None:
+        self._batches()
+        provider = self.unused()
+        pushes = self.batch(self.tokens(3))
+        request = provider.encode_many(pushes, "c1")
+        text = request.body.decode()
+        assert [text.count(json.dumps(push.token)) for push in pushes] == [1, 1, 1]
+        assert text.count("Telltale body") == 1
+        assert request == provider.encode_many(pushes, "c1")
+        counted = [
+            len(one.body) if one.payload_bytes is None else one.payload_bytes
+            for one in (request, provider.encode(pushes[0], "c1"))
+        ]
+        assert counted[0] == counted[1]  # tokens do not count
+
+    @_some
+    @given(
+        contents=st.lists(st.sampled_from(["a", "b", "c"]), max_size=12),
+        picks=st.lists(st.integers(0, 5), min_size=12, max_size=12),
+    )
+    def test_many_pushes_get_their_own_outcomes_whatever_is_among_them(
+        self, contents: list[str], picks: list[int]
+    ) -> None:
+        good = self.sample(Verdict.ACCEPTED)
+        assert good is not None
+        tokens = self.tokens(6)
+        scripted = self.scripted_many(tokens, _always(good))
+        pushes = [self.push(title=f"<{what}>", token=tokens[pick]) for what, pick in zip(contents, picks, strict=False)]
+        odd = self.push(kind="pigeon")
+        outcomes = asyncio.run(self.made(scripted).send_many([odd, *pushes]))
+        assert [one.verdict for one in outcomes] == [Verdict.REFUSED, *[Verdict.ACCEPTED] * len(pushes)]
+        calls = [request for request in scripted.requests if self._named(request, tokens)]
+        told = [
+            (mark, token)
+            for call in calls
+            for token in self._named(call, tokens)
+            for mark in {f"<{what}>" for what in "abc"}
+            if mark.encode() in call.body
+        ]
+        assert sorted(told) == sorted((str(push.title), push.token) for push in pushes)
+        assert all(len(self._named(call, tokens)) <= self.provider.capabilities.batch_max for call in calls)
+
+    def scripted_many(self, tokens: list[str], answer: Callable[[Request], Response]) -> Scripted:
+        return Scripted(
+            lambda request: answer(request) if self.login is None or self._named(request, tokens) else self.login
+        )
+
+    def _named(self, request: Request, tokens: list[str]) -> list[str]:
+        text = "\n".join([request.url, *request.headers.values(), request.body.decode("utf-8", "replace")])
+        return [token for token in tokens if token in text or quote(token, safe="") in text]
+
+    def test_more_than_fit_into_one_call_make_several(self) -> None:
+        self._batches()
+        most = self.provider.capabilities.batch_max
+        good = self.sample(Verdict.ACCEPTED)
+        assert good is not None
+        tokens = self.tokens(2 * most + 1)
+        scripted = self.scripted_many(tokens, _always(good))
+        outcomes = asyncio.run(self.made(scripted).send_many(self.batch(tokens)))
+        assert [one.verdict for one in outcomes] == [Verdict.ACCEPTED] * len(tokens)
+        calls = [request for request in scripted.requests if self._named(request, tokens)]
+        assert len(calls) <= 3
+        assert sum(any(json.dumps(token).encode() in call.body for call in calls) for token in tokens) == len(tokens)
+
+    def test_one_and_a_batch_of_one_mean_the_same(self) -> None:
+        provider = self.unused()
+        for response, _ in self.answers.values():
+            assert provider.decode_many(response, [self.push()]) == [provider.decode(response)]
+
+    def test_a_dead_token_takes_no_other_with_it(self) -> None:
+        self._batches()
+        assert self.one_dead is not None, "say `one_dead`"
+        dead, response = self.one_dead
+        others = [token for token in self.tokens(3) if token != dead]
+        for place in range(len(others) + 1):
+            tokens = [*others[:place], dead, *others[place:]]
+            verdicts = [one.verdict for one in self.unused().decode_many(response, self.batch(tokens))]
+            wanted = [Verdict.TOKEN_DEAD if token == dead else Verdict.ACCEPTED for token in tokens]
+            assert verdicts == wanted
+
+    @_some
+    @given(status=st.sampled_from([200, 400, 401, 403, 404, 429, 500, 503]), body=st.binary(max_size=100))
+    def test_no_answer_to_a_batch_raises_or_kills_a_token_by_accident(self, status: int, body: bytes) -> None:
+        self._batches()
+        for answer in (body, *(response.body for response, _ in self.answers.values())):
+            outcomes = self.unused().decode_many(Response(status=status, body=answer), self.batch(self.tokens(3)))
+            assert len(outcomes) == 3
+            if status >= 500:
+                assert {one.verdict for one in outcomes} == {Verdict.RETRY}
+            if answer is body and status not in self.dead_statuses:
+                assert Verdict.TOKEN_DEAD not in {one.verdict for one in outcomes}
+
+    def test_a_batch_that_got_lost_or_met_a_stale_credential_fares_as_one_push(self) -> None:
+        self._batches()
+        tokens = self.tokens(3)
+        pushes = self.batch(tokens)
+
+        def broken(_: Request) -> Response:
+            raise TransportError(Reason.RESET, sent=True)
+
+        outcomes = asyncio.run(self.made(self.scripted_many(tokens, broken)).send_many(pushes))
+        assert [(one.verdict, one.maybe_sent) for one in outcomes] == [(Verdict.RETRY, True)] * 3
+        stale, good = self.sample(Verdict.REAUTH), self.sample(Verdict.ACCEPTED)
+        if stale is None or good is None:
+            return
+        for script, verdict in (([stale, good], Verdict.ACCEPTED), ([stale, stale], Verdict.MISCONFIGURED)):
+            outcomes = asyncio.run(self.made(self.scripted_many(tokens, _each(*script))).send_many(pushes))
+            assert [one.verdict for one in outcomes] == [verdict] * 3
 
 
 def _echoing(value: Any, echo: str) -> Any:

@@ -107,6 +107,10 @@ class Notification:
 
     title: str | None = None
     body: str | None = None
+    title_loc_key: str | None = None
+    title_loc_args: tuple[str, ...] = ()
+    body_loc_key: str | None = None
+    body_loc_args: tuple[str, ...] = ()
     image: str | None = None
     sound: str | None = None
     badge: int | None = None

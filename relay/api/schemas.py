@@ -5,7 +5,17 @@ from itertools import groupby
 from typing import Annotated, Any, Literal
 from unicodedata import category
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from relay.realtime.protocol import AddressBody, Id, MessageIdText, Word
 
@@ -55,6 +65,8 @@ Url = Annotated[str, StringConstraints(min_length=3, max_length=2048), AfterVali
 Plain = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@/+=-]*[A-Za-z0-9._:@+=-]$")
 ]
+LocKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+LocArgs = Annotated[tuple[Text, ...], Field(max_length=10, strict=False)]
 DataKey = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 DataValue = Annotated[str, StringConstraints(max_length=4096)]
 # Checked where it is read, as `invalid_cursor`.
@@ -110,10 +122,18 @@ class SenderBody(In):
 
 
 class PushBody(In):
-    """What to show on a device that is offline, in neutral words; `overrides` has a vendor's own fields, by provider."""
+    """What to show on a device that is offline, in neutral words; `overrides` has a vendor's own fields, by provider.
+
+    `title_loc_key` and `body_loc_key` name texts in the app's own resources, whose gaps the `…_args` fill; `title` and
+    `body` are then what is shown where the vendor or the app has no such text.
+    """
 
     title: Text | None = None
     body: Text | None = None
+    title_loc_key: LocKey | None = None
+    title_loc_args: LocArgs = ()
+    body_loc_key: LocKey | None = None
+    body_loc_args: LocArgs = ()
     image: Url | None = None
     sound: Plain | None = None
     badge: int | None = Field(None, ge=0, le=99_999)
@@ -123,6 +143,22 @@ class PushBody(In):
     mutable: bool = False
     data: dict[DataKey, DataValue] = Field(default_factory=dict, max_length=100)
     overrides: dict[Word, dict[str, Any]] = Field(default_factory=dict, max_length=20)
+
+    @field_validator("title_loc_key", "body_loc_key")
+    @classmethod
+    def _with_text(cls, key: str | None, info: ValidationInfo) -> str | None:
+        part = str(info.field_name).partition("_")[0]
+        if key is not None and part in info.data and info.data[part] is None:
+            raise ValueError(f"needs `{part}` beside it: what is shown where nobody knows this name")
+        return key
+
+    @field_validator("title_loc_args", "body_loc_args")
+    @classmethod
+    def _of_a_key(cls, args: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        key = str(info.field_name).replace("args", "key")
+        if args and key in info.data and info.data[key] is None:
+            raise ValueError(f"needs `{key}` beside it")
+        return args
 
 
 class ScopeBody(In):

@@ -113,4 +113,5 @@ def _attempt(row: Any) -> dict[str, Any]:
         "verdict": row.verdict,
         "vendor_id": row.vendor_id,
         "vendor_code": row.vendor_code,
+        "left_out": row.left_out.split(",") if row.left_out else [],
     }

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from providers.contract import Capabilities
+from providers.contract import Capabilities, left_out
 from relay.inbox import rules
 from relay.inbox.rules import Later, Rest
 from relay.model import Address, Device, DeviceState, Entry, Notification, Policy, PushJob
@@ -49,6 +49,7 @@ class Note:
     ttl_s: int
     ids: tuple[str, ...]
     count: int
+    left_out: tuple[str, ...] = ()  # what the vendor cannot express of what is shown
 
 
 class Form:
@@ -209,6 +210,7 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
         ttl_s=_ttl_s(s, [item], capabilities),
         ids=(item.entry.message_id,),
         count=1,
+        left_out=left_out(item.push, capabilities),
     )
 
 
@@ -222,6 +224,10 @@ def _summary(s: Situation, items: Sequence[Item], capabilities: Capabilities, *,
     text = Notification(
         title=newest.push.title,
         body=newest.push.body if count == 1 else f"{count} new messages",
+        title_loc_key=newest.push.title_loc_key,
+        title_loc_args=newest.push.title_loc_args,
+        body_loc_key=newest.push.body_loc_key if count == 1 else None,
+        body_loc_args=newest.push.body_loc_args if count == 1 else (),
         sound=newest.push.sound,
         channel=newest.push.channel,
         thread=newest.push.thread,
@@ -236,6 +242,7 @@ def _summary(s: Situation, items: Sequence[Item], capabilities: Capabilities, *,
         ttl_s=_ttl_s(s, items, capabilities),
         ids=tuple(item.entry.message_id for item in items[-IDS_MAX:]),
         count=count,
+        left_out=left_out(text, capabilities) if shown else (),
     )
 
 

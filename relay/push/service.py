@@ -219,6 +219,7 @@ def _attempt_row(one: Attempt) -> dict[str, object]:
         "verdict": None,
         "vendor_id": None,
         "vendor_code": None,
+        "left_out": ",".join(dict.fromkeys(what for note in one.send.notes for what in note.left_out)),
     }
 
 

@@ -398,6 +398,7 @@ push_attempt = _table(
     _text("verdict", null=True),
     _text("vendor_id", null=True),
     _text("vendor_code", null=True),
+    _text("left_out"),  # fields that the vendor cannot express, with commas between
     key=("app_id", "user_id", "device_id", "claim_token"),
 )
 account_state = _table(

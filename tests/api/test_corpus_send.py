@@ -172,6 +172,22 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "B065-image-header": ({"push": {"image": "https://a.example/\r\nX-Injected: 1"}}, "/push/image"),
     "B065-type-header": ({"type": "a\r\nX-Injected: 1"}, "/type"),
     "B065-id-of-a-conversation": ({"conversation": {"id": "a\r\nb"}}, "/conversation/id"),
+    "B060-loc-key-path": ({"push": {"title": "x", "title_loc_key": "a/b"}}, "/push/title_loc_key"),
+    "B060-loc-key-long": ({"push": {"body": "x", "body_loc_key": "k" * 129}}, "/push/body_loc_key"),
+    "B060-loc-key-without-text": ({"push": {"title_loc_key": "k"}}, "/push/title_loc_key"),
+    "B060-loc-args-without-key": ({"push": {"title": "x", "title_loc_args": ["a"]}}, "/push/title_loc_args"),
+    "B060-loc-args-11": (
+        {"push": {"title": "x", "title_loc_key": "k", "title_loc_args": ["a"] * 11}},
+        "/push/title_loc_args",
+    ),
+    "B060-loc-args-number": (
+        {"push": {"title": "x", "title_loc_key": "k", "title_loc_args": [1]}},
+        "/push/title_loc_args/0",
+    ),
+    "B060-loc-args-text": (
+        {"push": {"title": "x", "title_loc_key": "k", "title_loc_args": "ab"}},
+        "/push/title_loc_args",
+    ),
     "B066-click-javascript": ({"push": {"click": "javascript:alert(1)"}}, "/push/click"),
     "B066-click-javascript-mixed": ({"push": {"click": "JaVaScRiPt:alert(1)"}}, "/push/click"),
     "B066-click-javascript-blank": ({"push": {"click": " javascript:alert(1)"}}, "/push/click"),

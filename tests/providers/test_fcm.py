@@ -567,3 +567,21 @@ def test_a_file_will_do(tmp_path: Path) -> None:
     assert "larger" in refused({"service_account_file": str(path)})
     path.write_bytes(b"\xff\xfe\xfd")
     assert "UTF-8" in refused({"service_account_file": str(path)})
+
+
+def test_texts_by_name_go_to_both_platforms_with_the_texts_that_stand_in_for_them() -> None:
+    push = Push(
+        id="m", token="t", title="Ann", body="hi", title_loc_key="FROM", title_loc_args=("Ann",), body_loc_key="B"
+    )
+    message = message_of(push, shown_by_app=False, now_s=NOW_S)
+    shown = message["android"]["notification"]
+    assert (shown["title_loc_key"], shown["title_loc_args"], shown["body_loc_key"]) == ("FROM", ["Ann"], "B")
+    assert "body_loc_args" not in shown
+    assert message["notification"] == {"title": "Ann", "body": "hi"}
+    assert message["apns"]["payload"]["aps"]["alert"] == {
+        "title": "Ann",
+        "body": "hi",
+        "title-loc-key": "FROM",
+        "title-loc-args": ["Ann"],
+        "loc-key": "B",
+    }

@@ -19,8 +19,9 @@ from providers.log import LogProvider
 from providers.testing import NOW_S, Scripted
 
 PUBLIC = {
-    "providers.contract": """CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push Scope Transport Verdict
-        slimmer""",
+    "providers.batch": "alike",
+    "providers.contract": """BatchProvider CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push Scope
+        Transport Verdict left_out slimmer""",
     "providers.fcm": "FcmConfig FcmProvider ServiceAccount",
     "providers.fcm_message": "message_of override_mistakes payload_bytes ttl",
     "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",

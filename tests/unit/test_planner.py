@@ -389,3 +389,28 @@ def test_a_wait_lies_ahead_and_a_rest_has_a_reason_that_an_event_ends(s: Situati
 @whatever
 def test_the_same_situation_has_the_same_plan(s: Situation) -> None:
     assert plan(s) == plan(dataclasses.replace(s))
+
+
+# --- what a vendor cannot express -------------------------------------------------------------------------------------
+
+
+def test_a_note_says_what_the_vendor_cannot_express_of_it() -> None:
+    shown = Notification(title="Ann", body="hi", title_loc_key="FROM", title_loc_args=("Ann",), badge=3)
+    rich = dataclasses.replace(CAPABILITIES, localised=True, badge=True)
+    for capabilities, missing in ((CAPABILITIES, ("badge", "title_loc_key")), (rich, ())):
+        found = plan(
+            situation(dataclasses.replace(item(1), push=shown), accounts={"v": view(capabilities=capabilities)})
+        )
+        assert isinstance(found, Send)
+        assert found.notes[0].left_out == missing
+
+
+def test_a_summary_of_many_keeps_the_title_s_name_and_drops_the_body_s() -> None:
+    shown = Notification(title="Ann", body="hi", title_loc_key="FROM", body_loc_key="SAID", body_loc_args=("hi",))
+    items = tuple(dataclasses.replace(item(n), push=shown) for n in range(1, 9))
+    found = plan(situation(*items))
+    assert isinstance(found, Send)
+    assert found.form == Form.SUMMARY
+    text = found.notes[0].shows
+    assert text is not None
+    assert (text.title_loc_key, text.body_loc_key, text.body_loc_args) == ("FROM", None, ())

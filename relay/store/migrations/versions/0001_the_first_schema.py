@@ -455,6 +455,7 @@ def upgrade() -> None:
         sa.Column("verdict", sa.Text(), nullable=True),
         sa.Column("vendor_id", sa.Text(), nullable=True),
         sa.Column("vendor_code", sa.Text(), nullable=True),
+        sa.Column("left_out", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "claim_token"),
         sqlite_strict=True,
     )
