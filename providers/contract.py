@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONTRACT_VERSION",
+    "AddressInvalid",
     "BatchProvider",
     "Capabilities",
     "Outcome",
@@ -38,6 +39,10 @@ class Verdict(StrEnum):
     REFUSED = "refused"  # this message will never work, the address is fine
     TOO_LARGE = "too_large"  # as REFUSED, but a smaller one might work
     MISCONFIGURED = "misconfigured"  # an operator must act: park, delete nothing
+
+
+class AddressInvalid(ValueError):  # noqa: N818
+    """No device can be reached at this. The sentence says what is wrong, without the address."""
 
 
 class Scope(StrEnum):
@@ -127,6 +132,7 @@ class Capabilities:
     batch_max: int = 1  # tokens in one call, all with the same content; above 1 it is a `BatchProvider`
     tells_dead: bool = True  # whether the vendor ever says that a token is dead
     guarded: bool = False  # its URL is data of the account: hand it a guarded transport (safety SEC-8)
+    own_hosts: bool = False  # each device brings its URL: a host's trouble is that device's, never the account's
     retry_s_min: float = 0.0  # the vendor's published shortest wait before any retry
 
 
@@ -174,6 +180,10 @@ class Provider(Protocol):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """Every mistake in `Push.overrides`, each a sentence; empty when the vendor can take them."""
+        ...
+
+    def address(self, kind: str, token: str) -> str:
+        """A device's address as it is kept, and later sent to. Raises AddressInvalid. `kind` is one of its kinds."""
         ...
 
     def send(self, push: Push) -> Awaitable[Outcome]:

@@ -173,6 +173,11 @@ class HttpProvider(ABC):
         """See `Provider`. A vendor without overrides takes none."""
         return [f"{cls.name} takes no overrides."] if overrides else []
 
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`. What is not looked at here is left to the vendor."""
+        del kind
+        return token
+
     @abstractmethod
     async def credential(self) -> Credential:
         """A fresh credential. A vendor with a static key returns that; Refusal when there is none."""
@@ -233,13 +238,19 @@ class HttpProvider(ABC):
         except Refusal as refusal:
             return [refusal.outcome] * len(pushes)
         except TransportError as error:
-            return [Outcome(verdict=Verdict.RETRY, maybe_sent=error.sent, vendor_code=error.reason)] * len(pushes)
-        except TargetRefused as refused:
-            outcome = Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=refused.code)
+            scope = Scope.TOKEN if self.capabilities.own_hosts else Scope.MESSAGE
+            outcome = Outcome(verdict=Verdict.RETRY, scope=scope, maybe_sent=error.sent, vendor_code=error.reason)
             return [outcome] * len(pushes)
+        except TargetRefused as refused:
+            scope = Scope.TOKEN if self.capabilities.own_hosts else Scope.ACCOUNT
+            return [Outcome(verdict=Verdict.MISCONFIGURED, scope=scope, vendor_code=refused.code)] * len(pushes)
         except RequestInvalid:
             return [Outcome(verdict=Verdict.REFUSED, vendor_code="request_invalid")] * len(pushes)
         return [_refused_twice(outcome) for outcome in outcomes]
+
+    def private(self, push: Push) -> list[str]:
+        """What of a push may stand in no outcome, because outcomes are logged and shown."""
+        return [text for text in (push.token, push.title, push.body) if text]
 
     async def aclose(self) -> None:  # noqa: B027 - most need nothing more
         """Nothing to let go of: the transport belongs to whoever made it."""
@@ -277,7 +288,10 @@ class HttpProvider(ABC):
             if size <= (request.payload_bytes_max or self.capabilities.payload_bytes_max):
                 response = await self.call(request)
                 outcomes = [self.decode(response)] if one else self.decode_many(response, leaner)
-                return [_without_private(outcome, push) for outcome, push in zip(outcomes, pushes, strict=True)]
+                return [
+                    _without_private(outcome, self.private(push))
+                    for outcome, push in zip(outcomes, pushes, strict=True)
+                ]
             lean = slimmer(lean)
         return [Outcome(verdict=Verdict.TOO_LARGE, vendor_code="measured_here")] * len(pushes)
 
@@ -286,12 +300,12 @@ def _refused_twice(outcome: Outcome) -> Outcome:
     """A fresh credential was refused too: an operator must look."""
     if outcome.verdict is not Verdict.REAUTH:
         return outcome
-    return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=outcome.vendor_code)
+    scope = Scope.TOKEN if outcome.scope is Scope.TOKEN else Scope.ACCOUNT
+    return Outcome(verdict=Verdict.MISCONFIGURED, scope=scope, vendor_code=outcome.vendor_code)
 
 
-def _without_private(outcome: Outcome, push: Push) -> Outcome:
+def _without_private(outcome: Outcome, private: Sequence[str]) -> Outcome:
     """The outcome without a code or an id in which the vendor echoes what it was sent."""
-    private = [text for text in (push.token, push.title, push.body) if text]
 
     def clean(text: str | None) -> str | None:
         return None if text is None or any(word in text for word in private) else text

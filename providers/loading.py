@@ -81,7 +81,7 @@ def _unfit(found: Any, name: str) -> str | None:
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, ProviderConfig)):
         return "has no Config that derives from ProviderConfig"
-    methods = ["send", "aclose", "check_overrides", *(["send_many"] if capabilities.batch_max > 1 else [])]
+    methods = ["send", "aclose", "address", "check_overrides", *(["send_many"] if capabilities.batch_max > 1 else [])]
     missing = [method for method in methods if not callable(getattr(found, method, None))]
     if missing:
         return f"has no {', '.join(missing)}"

@@ -51,6 +51,11 @@ class LogProvider:
         del overrides
         return []
 
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`: anything will do."""
+        del kind
+        return token
+
     async def send(self, push: Push) -> Outcome:
         """See `Provider`."""
         key = blake2b(self.config.hash_key.get_secret_value().encode()).digest()

@@ -12,7 +12,9 @@ import structlog
 from aiohttp import web
 
 from providers import loading
-from providers.guard import Exemption, Guard
+from providers.contract import Capabilities, ProviderConfig
+from providers.endpoints import EndpointConfig
+from providers.guard import Guard
 from providers.transport import HttpTransport
 from relay.api import limits, table
 from relay.api.auth import Authenticator
@@ -200,11 +202,7 @@ class Relay:
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
-        guard = Guard(
-            exemptions=tuple(map(Exemption.parse, settings.webhooks.exempt)),
-            allow_http=settings.webhooks.allow_http,
-        )
-        self._webhook_transport = HttpTransport(guard=guard)
+        self._webhook_transport = HttpTransport(guard=_webhook_guard(settings))
         self.webhook_worker = WebhookWorker(
             self.engine,
             posting(self._webhook_transport),
@@ -503,6 +501,17 @@ class Relay:
         self.room.close()
 
 
+def _guard(capabilities: Capabilities, config: ProviderConfig, settings: Settings) -> Guard | None:
+    """What holds an account's calls back, if its URLs are not the vendor's own."""
+    if isinstance(config, EndpointConfig):
+        return config.guard  # devices choose the URLs: what webhooks may call is none of their business
+    return _webhook_guard(settings) if capabilities.guarded else None
+
+
+def _webhook_guard(settings: Settings) -> Guard:
+    return Guard(exemptions=settings.webhooks.exemptions, allow_http=settings.webhooks.allow_http)
+
+
 def build_accounts(settings: Settings, clock: Clock) -> Accounts:
     """Every configured account with its provider. Raises ConfigError with all mistakes."""
     found = {one.name: one for one in loading.discover()}
@@ -520,16 +529,13 @@ def build_accounts(settings: Settings, clock: Clock) -> Accounts:
             mistakes.append(f"[accounts.{name}] provider: {one.provider!r} {why}.")
             continue
         now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
-        guarded = loaded.provider.capabilities.guarded
-        guard = Guard(
-            exemptions=tuple(map(Exemption.parse, settings.webhooks.exempt)), allow_http=settings.webhooks.allow_http
-        )
-        transport = HttpTransport(guard=guard) if guarded else HttpTransport()
         try:
-            provider = loading.build(loaded.provider, one.settings, transport=transport, now=now_s)
+            config = loading.configured(loaded.provider, one.settings)
         except loading.SettingsInvalid as error:
             mistakes += [f"[accounts.{name}] {mistake}" for mistake in error.mistakes]
             continue
+        guard = _guard(loaded.provider.capabilities, config, settings)
+        provider = loaded.provider(config, transport=HttpTransport(guard=guard), now=now_s)
         accounts.append(
             Account(
                 app_id=DEFAULT_APP,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from providers.contract import AddressInvalid
 from relay.clock import Clock, rfc3339
 from relay.errors import FieldError, Invalid, TooLarge
 from relay.inbox.ack import AckAnswer, AckRequest
@@ -105,10 +106,16 @@ class DeviceService:
                 errors.append(
                     FieldError(f"{pointer}/kind", "unknown", f"this account takes: {', '.join(sorted(kinds))}")
                 )
-            if (one.account, one.token) in seen:
                 continue
-            seen.add((one.account, one.token))
-            sealed, token_hash = self.seal_token(device, one.account, one.token)
+            try:
+                token = account.provider.address(one.kind, one.token)
+            except AddressInvalid as error:
+                errors.append(FieldError(f"{pointer}/token", "invalid", str(error)))
+                continue
+            if (one.account, token) in seen:
+                continue
+            seen.add((one.account, token))
+            sealed, token_hash = self.seal_token(device, one.account, token)
             out.append(NewAddress(account=one.account, kind=one.kind, token_sealed=sealed, token_hash=token_hash))
         if errors:
             raise Invalid(f"{len(errors)} field(s) of the addresses are not valid.", errors=tuple(errors))

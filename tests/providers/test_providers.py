@@ -20,8 +20,9 @@ from providers.testing import NOW_S, Scripted
 
 PUBLIC = {
     "providers.batch": "alike",
-    "providers.contract": """BatchProvider CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push Scope
+    "providers.contract": """AddressInvalid BatchProvider CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push Scope
         Transport Verdict left_out slimmer""",
+    "providers.endpoints": "EndpointConfig host_names on_host",
     "providers.fcm": "FcmConfig FcmProvider ServiceAccount",
     "providers.fcm_message": "message_of override_mistakes payload_bytes ttl",
     "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",
@@ -174,7 +175,7 @@ def points(*names: tuple[str, str]) -> Iterator[EntryPoint]:
         ("fine", f"{__name__}:Ancient", "contract version"),
         ("other", f"{__name__}:Fine", "names itself 'fine'"),
         ("fine", f"{__name__}:Unfinished", "Config"),
-        ("fine", f"{__name__}:Wordless", "has no send, aclose, check_overrides"),
+        ("fine", f"{__name__}:Wordless", "has no send, aclose, address, check_overrides"),
     ],
 )
 def test_a_broken_plug_in_breaks_only_itself(name: str, value: str, reason: str) -> None:

@@ -1,0 +1,54 @@
+"""Vendors whose devices bring the URL they are reached at: settings that say which hosts may be called (safety SEC-8)."""
+
+from typing import ClassVar
+
+from pydantic import field_validator
+
+from providers.contract import ProviderConfig
+from providers.guard import Exemption, Guard, Target
+
+__all__ = ["EndpointConfig", "host_names", "on_host"]
+
+
+def on_host(host: str, names: tuple[str, ...]) -> bool:
+    """Whether `host` is one of `names` or lies below one."""
+    return any(host == name or host.endswith(f".{name}") for name in names)
+
+
+class EndpointConfig(ProviderConfig):
+    """Public https hosts may be called, at port 443; what else may be is listed, host by host."""
+
+    exempt: tuple[str, ...] = ()  # "ntfy.lan:80", "10.1.0.0/16:443,8443": internal hosts, http, other ports
+    hosts_denied: tuple[str, ...] = ()  # never, nor what lies below them
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"exempt"})
+
+    @field_validator("exempt")
+    @classmethod
+    def _listed(cls, listed: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(Exemption.parse(text)) for text in listed)
+
+    @field_validator("hosts_denied")
+    @classmethod
+    def _named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return host_names(names)
+
+    @property
+    def guard(self) -> Guard:
+        """For the transport, and for the text of an endpoint before that."""
+        return Guard(
+            exemptions=tuple(map(Exemption.parse, self.exempt)),
+            names_denied=frozenset(self.hosts_denied),
+        )
+
+    def exempted(self, target: Target) -> bool:
+        """Whether the operator listed this host, or the range that it has to be in."""
+        return target.host_exempt or target.range_only
+
+
+def host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """In lower case. Raises ValueError for what is not the name of a host."""
+    for name in names:
+        if not name or name != name.strip(" .") or not all(c.isascii() and (c.isalnum() or c in "-.") for c in name):
+            raise ValueError("must be names of hosts, like push.example.org")
+    return tuple(name.lower() for name in names)
