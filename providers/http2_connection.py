@@ -1,0 +1,477 @@
+"""One HTTP/2 connection as a client sees it: requests in, answers out, and for each one left over whether it was processed.
+
+RFC 9113. GOAWAY frames are taken out before h2 sees them (it would refuse the answers that follow); streams above the
+last one that the server names, and refused streams, go back to whoever gave them. The connection decides nothing about
+where they go next.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    Event,
+    PingAckReceived,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import H2Error
+from h2.settings import SettingCodes, Settings
+from hpack import HeaderTuple, NeverIndexedHeaderTuple
+
+from providers.contract import Outcome, Scope, Verdict
+from providers.http import Reason, Refusal, Request, Response, TransportError
+from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
+
+__all__ = ["Connection", "Exchange", "Habits", "Home", "Limits", "about_certificate", "certificate_refused", "head_of"]
+
+HEADER_LIST_BYTES_MAX = 16_384  # of an answer
+UPLOAD_BYTES_MIN = 16_384  # a larger body starts with this much of a window
+PING = b"relay-up"
+# What a server's TLS says when it will not have our certificate.
+_CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
+
+Head = list[HeaderTuple]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds, and how much at a time."""
+
+    connect_s: float = 5.0  # name, TCP, TLS and the server's settings together
+    total_s: float = 10.0  # a request, with its wait for a connection
+    answer_bytes_max: int = 64 * 1024
+    connections_max: int = 4  # to one origin
+    streams_max: int = 200  # of one connection, if the server would have more
+    quiet_s: float = 60.0  # after such a silence, ask whether the other side is there before giving it a request
+    pong_s: float = 3.0  # for the answer to that
+    ping_s: float = 3600.0  # silence after which an idle connection is kept up by a ping
+    idle_s: float = 6 * 3600.0  # without a request: close
+    age_s: float = 12 * 3600.0  # then the name is resolved anew
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What a vendor does with its connections."""
+
+    spent: Callable[[Response], bool] = lambda _: False  # after this answer the connection takes no new request
+    refusal: Callable[[bytes], Outcome | None] = lambda _: None  # what GOAWAY's debug data says against us, if anything
+    unindexed: frozenset[str] = frozenset()  # headers that differ in every request: not for HPACK's small table
+    certified: bool = False  # we show a certificate: an alert about certificates means ours
+
+
+class Exchange:
+    """A request on its way to its answer."""
+
+    __slots__ = (
+        "answer",
+        "answer_bytes_max",
+        "answer_headers",
+        "body",
+        "connection",
+        "future",
+        "head",
+        "resends",
+        "sent",
+        "status",
+        "stream_id",
+        "unsent",
+    )
+
+    def __init__(
+        self, request: Request, head: Head, *, answer_bytes_max: int, future: "asyncio.Future[Response]"
+    ) -> None:
+        self.head = head
+        self.body = request.body
+        self.answer_bytes_max = answer_bytes_max
+        self.future = future
+        self.resends = 0
+        self.taken_back()
+
+    def taken_back(self) -> None:
+        """As if it had never been sent: the server has said so."""
+        self.connection: Connection | None = None
+        self.stream_id = 0
+        self.unsent = memoryview(self.body)
+        self.sent = False  # whether the other side may have seen it
+        self.status = 0
+        self.answer_headers: dict[str, str] = {}
+        self.answer = bytearray()
+
+    def end(self, response: Response) -> None:
+        if not self.future.done():
+            self.future.set_result(response)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Home(Protocol):
+    """Whoever holds a connection."""
+
+    def changed(self) -> None:
+        """There may be room for more, or less."""
+
+    def give_back(self, exchanges: list[Exchange]) -> None:
+        """These were certainly not processed; oldest first."""
+
+    def lost(self, connection: "Connection") -> None:
+        """It is closed, and everything on it has ended."""
+
+
+class Connection(asyncio.Protocol):
+    """Made by `loop.create_connection`; `ready` is done when the server's settings are here, or it failed before."""
+
+    def __init__(self, home: Home, limits: Limits, habits: Habits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._home = home
+        self._limits = limits
+        self._habits = habits
+        self._h2 = H2Connection(
+            H2Configuration(
+                client_side=True,
+                header_encoding=None,
+                validate_outbound_headers=False,  # `Request` has looked at them
+                normalize_outbound_headers=False,
+            )
+        )
+        self._h2.local_settings = Settings(
+            client=True,
+            initial_values={
+                SettingCodes.ENABLE_PUSH: 0,
+                SettingCodes.MAX_CONCURRENT_STREAMS: 100,  # of pushed ones, so none
+                SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_LIST_BYTES_MAX,
+            },
+        )
+        self._h2.decoder.max_header_list_size = HEADER_LIST_BYTES_MAX
+        self._filter = GoawayFilter()
+        self._streams: dict[int, Exchange] = {}
+        self._streams_max = limits.streams_max  # lower for a while after the server refused a stream
+        self._held: dict[int, Exchange] = {}  # their bodies wait for a window
+        self._transport: asyncio.Transport | None = None
+        self._flushing = False
+        self._paused = False
+        self._pong: asyncio.TimerHandle | None = None  # set while we ask whether the other side is there
+        self._timer: asyncio.TimerHandle | None = None
+        self._born_s = self._heard_s = self._used_s = self._loop.time()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.answered = 0  # requests
+        self.draining = False  # takes nothing new, ends what it has
+        self.closed = False
+        self.refusal: Outcome | None = None  # what the server had against us, when it said good-bye
+
+    # What its home asks.
+
+    @property
+    def load(self) -> int:
+        return len(self._streams)
+
+    @property
+    def promising(self) -> bool:
+        """It may get room by itself: it is being asked whether it is there, or has not yet answered its first request.
+
+        APNs opens with one stream and raises the limit once a token has proved good (sheet §3).
+        """
+        return self._pong is not None or (not self.answered and bool(self._streams))
+
+    def room(self, body_bytes: int) -> bool:
+        """Whether a request may start now: a stream is free, and a window for its body. May ask the other side first."""
+        if self.draining or self.closed or self._paused or self._pong is not None or not self.ready.done():
+            return False
+        if self._loop.time() - self._heard_s > self._limits.quiet_s:
+            self._probe()
+            return False
+        streams_max = min(self._h2.remote_settings.max_concurrent_streams, self._streams_max)
+        window = min(self._h2.outbound_flow_control_window, self._h2.remote_settings.initial_window_size)
+        return len(self._streams) < streams_max and window >= min(body_bytes, UPLOAD_BYTES_MIN)
+
+    def start(self, exchange: Exchange) -> None:
+        """Sends a request for which there is room."""
+        try:
+            stream_id = self._h2.get_next_available_stream_id()
+            self._h2.send_headers(stream_id, exchange.head, end_stream=not exchange.body)
+        except H2Error:  # no stream id is left, or h2 counts otherwise than we do: nothing was written
+            self.drain()
+            self._home.give_back([exchange])
+            return
+        exchange.connection = self
+        exchange.stream_id = stream_id
+        exchange.sent = True
+        self._streams[stream_id] = exchange
+        self._used_s = self._loop.time()
+        if exchange.body:
+            self._upload(exchange)
+        self._flush_soon()
+
+    def abandon(self, exchange: Exchange) -> None:
+        """Nobody waits for its answer any more."""
+        if self._streams.pop(exchange.stream_id, None) is None:
+            return
+        self._reset(exchange)
+        if self._loop.time() - self._heard_s > self._limits.pong_s and not self.closed:
+            self._probe()  # it was silent for long: is it there at all?
+        self._settled()
+
+    def drain(self) -> None:
+        """Takes no new requests; closes when the last has its answer."""
+        self.draining = True
+        self._settled()
+
+    def close(self) -> None:
+        """Ends it now. What has no answer yet fails."""
+        self._break(Reason.RESET)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._h2.initiate_connection()
+        self._flush()
+        self._tick()
+
+    def data_received(self, data: bytes) -> None:
+        if self.closed:
+            return
+        self._heard_s = self._loop.time()
+        try:
+            for part in self._filter.feed(data):
+                if isinstance(part, Goaway):
+                    self._goaway(part)
+                else:
+                    for event in self._h2.receive_data(part):
+                        self._handle(event)
+        except (H2Error, FramesBroken):
+            self._break(Reason.GARBAGE)
+            return
+        self._flush_soon()
+        self._settled()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+        self._home.changed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if not self.ready.done():
+            self.ready.set_exception(self._why_not(exc))
+            self.ready.exception()  # whoever waited may be gone
+        elif not self.answered and self._habits.certified and about_certificate(exc):
+            # TLS 1.3: the handshake is over before the server has looked at our certificate.
+            self._end_all(self._why_not(exc))
+        self._break(Reason.RESET)
+        self._home.lost(self)
+
+    def _why_not(self, exc: Exception | None) -> Exception:
+        if self._habits.certified and about_certificate(exc):
+            return certificate_refused()
+        return TransportError(Reason.TLS_FAILED if isinstance(exc, ssl.SSLError) else Reason.RESET, sent=False)
+
+    # What the server says.
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case RemoteSettingsChanged():
+                if not self.ready.done():
+                    self.ready.set_result(None)
+                self._upload_held()
+            case WindowUpdated():
+                self._upload_held()
+            case ResponseReceived(stream_id=int(stream_id), headers=headers) if stream_id in self._streams:
+                exchange = self._streams[stream_id]
+                for name, value in headers or ():
+                    if name == b":status":
+                        exchange.status = int(value) if value.isdigit() else 0
+                    elif not name.startswith(b":"):
+                        exchange.answer_headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            case DataReceived(stream_id=int(stream_id), data=data, flow_controlled_length=length):
+                if length:
+                    self._h2.acknowledge_received_data(length, stream_id)
+                found = self._streams.get(stream_id)
+                if found is not None and data:
+                    found.answer += data
+                    if len(found.answer) > found.answer_bytes_max:
+                        self._answer(found, truncated=True)
+            case StreamEnded(stream_id=int(stream_id)) if stream_id in self._streams:
+                self._answer(self._streams[stream_id], truncated=False)
+            case StreamReset(stream_id=int(stream_id), error_code=code) if stream_id in self._streams:
+                exchange = self._streams.pop(stream_id)
+                self._held.pop(stream_id, None)
+                if code == ErrorCodes.REFUSED_STREAM:
+                    self._streams_max = max(1, len(self._streams))
+                    exchange.taken_back()
+                    self._home.give_back([exchange])
+                else:
+                    exchange.fail(TransportError(Reason.RESET, sent=True))
+            case PingAckReceived(ping_data=data) if bytes(data or b"") == PING and self._pong is not None:
+                self._pong.cancel()
+                self._pong = None
+
+    def _goaway(self, goaway: Goaway) -> None:
+        self.draining = True
+        over = [stream_id for stream_id in self._streams if stream_id > goaway.last_stream_id]
+        exchanges = [self._streams.pop(stream_id) for stream_id in sorted(over)]
+        for stream_id in over:
+            self._held.pop(stream_id, None)
+        self.refusal = self._habits.refusal(goaway.debug)
+        for exchange in exchanges:
+            exchange.taken_back()
+            if self.refusal is not None:
+                exchange.fail(Refusal(self.refusal))
+        self._home.give_back([exchange for exchange in exchanges if not exchange.future.done()])
+
+    def _answer(self, exchange: Exchange, *, truncated: bool) -> None:
+        del self._streams[exchange.stream_id]
+        if truncated or exchange.unsent:
+            self._reset(exchange)
+        self.answered += 1
+        self._streams_max = min(self._streams_max + 1, self._limits.streams_max)
+        if not 200 <= exchange.status <= 999:
+            exchange.fail(TransportError(Reason.GARBAGE, sent=True))
+            return
+        response = Response(
+            status=exchange.status,
+            headers=exchange.answer_headers,
+            body=bytes(exchange.answer[: exchange.answer_bytes_max]),
+            truncated=truncated,
+        )
+        if self._habits.spent(response):
+            self.draining = True
+        exchange.end(response)
+
+    # What goes out.
+
+    def _upload(self, exchange: Exchange) -> None:
+        stream_id = exchange.stream_id
+        while exchange.unsent:
+            window = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+            if window <= 0:
+                self._held[stream_id] = exchange
+                return
+            piece, exchange.unsent = exchange.unsent[:window], exchange.unsent[window:]
+            self._h2.send_data(stream_id, bytes(piece), end_stream=not exchange.unsent)
+        self._held.pop(stream_id, None)
+
+    def _upload_held(self) -> None:
+        for exchange in list(self._held.values()):
+            self._upload(exchange)
+
+    def _reset(self, exchange: Exchange) -> None:
+        self._held.pop(exchange.stream_id, None)
+        try:
+            self._h2.reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
+        except H2Error:
+            return  # it has ended meanwhile
+        self._flush_soon()
+
+    def _probe(self) -> None:
+        if self._pong is None and not self.closed:
+            self._h2.ping(PING)
+            self._pong = self._loop.call_later(self._limits.pong_s, self._break, Reason.TIMEOUT)
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """Once for all that is said in this turn of the loop: fewer TLS records and system calls."""
+        if not self._flushing and not self.closed:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._transport is not None and not self.closed and (data := self._h2.data_to_send()):
+            self._transport.write(data)
+
+    # Its end.
+
+    def _settled(self) -> None:
+        if self.draining and not self._streams and not self.closed:
+            self._break(Reason.RESET)
+        self._home.changed()
+
+    def _tick(self) -> None:
+        """Keeps an idle connection up, and lets go of a useless or an old one."""
+        now_s, limits = self._loop.time(), self._limits
+        if now_s >= self._born_s + limits.age_s or (not self._streams and now_s >= self._used_s + limits.idle_s):
+            self.drain()
+        elif now_s >= self._heard_s + limits.ping_s:
+            self._probe()
+        if self.closed or self.draining:
+            return
+        heard_s = self._heard_s if self._pong is None else now_s
+        used_s = now_s if self._streams else self._used_s
+        next_s = min(self._born_s + limits.age_s, heard_s + limits.ping_s, used_s + limits.idle_s)
+        self._timer = self._loop.call_at(next_s, self._tick)
+
+    def _break(self, reason: Reason) -> None:
+        """Says good-bye and closes; whoever has no answer is told that there may have been one."""
+        if self.closed:
+            return
+        with suppress(H2Error):
+            self._h2.close_connection()
+        self._flush()
+        self.closed = self.draining = True
+        for timer in (self._pong, self._timer):
+            if timer is not None:
+                timer.cancel()
+        self._pong = None
+        self._end_all(TransportError(reason, sent=True))
+        if self._transport is not None:
+            if reason is Reason.TIMEOUT:
+                self._transport.abort()  # nobody is there to take a good-bye
+            else:
+                self._transport.close()
+
+    def _end_all(self, error: Exception) -> None:
+        for exchange in self._streams.values():
+            exchange.fail(error)
+        self._streams.clear()
+        self._held.clear()
+
+
+def certificate_refused() -> Refusal:
+    """The server will not have our certificate: an operator must act (sheet §3)."""
+    return Refusal(Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="certificate_refused"))
+
+
+def about_certificate(exc: BaseException | None) -> bool:
+    """Whether the other side's TLS complains of our certificate."""
+    said = str(getattr(exc, "reason", "") or "")
+    return isinstance(exc, ssl.SSLError) and "ALERT" in said and any(word in said for word in _CERTIFICATE_ALERTS)
+
+
+def head_of(request: Request, *, authority: str, scheme: str, path: str, habits: Habits, user_agent: str) -> Head:
+    """A request's header fields. What differs each time stays out of HPACK's table, so that the rest may stay in it."""
+    never = {"authorization", *habits.unindexed}
+    given = {name.lower(): value for name, value in request.headers.items()}
+    given.pop("host", None)
+    fields = {"user-agent": user_agent, **given}
+    if request.body:
+        fields["content-length"] = str(len(request.body))
+    head: Head = [
+        HeaderTuple(b":method", request.method.encode()),
+        HeaderTuple(b":scheme", scheme.encode()),
+        HeaderTuple(b":authority", authority.encode()),
+        NeverIndexedHeaderTuple(b":path", path.encode()),
+    ]
+    for name, value in fields.items():
+        kind = NeverIndexedHeaderTuple if name in never or name == "content-length" else HeaderTuple
+        head.append(kind(name.encode(), value.encode()))
+    return head

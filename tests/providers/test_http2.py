@@ -1,0 +1,718 @@
+"""Our HTTP/2 client over real sockets: what it waits for, what it sends again, and what it says about the rest."""
+
+import asyncio
+import random
+import socket
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
+from http2_scripted import Asked, Scripted, Wire, obliging, serving
+from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from providers.contract import Outcome, Scope, Verdict
+from providers.http import Reason, Refusal, Request, RequestInvalid, TransportError
+from providers.http2 import Habits, Http2Transport, Limits, tls_context
+from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
+from providers.sandbox.authority import Authority
+
+LIMITS = Limits(total_s=20, connect_s=10)
+STREAMS_MAX = SettingCodes.MAX_CONCURRENT_STREAMS
+WINDOW = SettingCodes.INITIAL_WINDOW_SIZE
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority.open(None)
+
+
+def transport(**limits: float) -> Http2Transport:
+    return Http2Transport(limits=replace(LIMITS, **limits))
+
+
+def request(server: Scripted, name: str = "r", body: bytes = b"x", **fields: object) -> Request:
+    return Request(url=f"{server.url}/3/device/{name}?a=b", headers={"x-id": name}, body=body, **fields)
+
+
+async def failing(client: Http2Transport, asked: Request) -> TransportError:
+    with pytest.raises(TransportError) as caught:
+        await client(asked)
+    return caught.value
+
+
+# The bytes before h2 sees them.
+
+FRAMES = st.lists(
+    st.one_of(
+        st.builds(lambda data: DataFrame(1, data).serialize(), st.binary(max_size=40)),
+        st.builds(lambda data: PingFrame(0, data).serialize(), st.binary(min_size=8, max_size=8)),
+        st.builds(
+            lambda last, code, debug: GoAwayFrame(0, last_stream_id=last, error_code=code, additional_data=debug),
+            st.integers(0, 2**31 - 1),
+            st.integers(0, 13),
+            st.binary(max_size=40),
+        ),
+    ),
+    max_size=8,
+)
+
+
+@given(FRAMES, st.lists(st.integers(0, 400), max_size=12))
+@settings(deadline=None)
+def test_goaway_is_taken_out_and_all_else_passes_however_the_bytes_are_cut(
+    frames: list[bytes | GoAwayFrame], cuts: list[int]
+) -> None:
+    stream = b"".join(one if isinstance(one, bytes) else one.serialize() for one in frames)
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    found: list[bytes | Goaway] = []
+    parts = GoawayFilter()
+    for start, end in pairwise(edges):
+        found += parts.feed(stream[start:end])
+    # Joined, in order: the cuts show in neither.
+    expected = [
+        one if isinstance(one, bytes) else Goaway(one.last_stream_id, one.error_code, one.additional_data)
+        for one in frames
+    ]
+    assert _joined(found) == _joined(expected)
+
+
+def _joined(parts: list[bytes | Goaway]) -> list[bytes | Goaway]:
+    joined: list[bytes | Goaway] = []
+    for part in parts:
+        if isinstance(part, bytes) and joined and isinstance(joined[-1], bytes):
+            joined[-1] += part
+        elif part != b"":
+            joined.append(part)
+    return joined
+
+
+@pytest.mark.parametrize("length", [0, 7, 16_385, 2**24 - 1])
+def test_a_goaway_that_cannot_be_one_is_refused_unread(length: int) -> None:
+    with pytest.raises(FramesBroken):
+        GoawayFilter().feed(length.to_bytes(3) + b"\x07\x00\x00\x00\x00\x00")
+
+
+# What goes out, what comes back.
+
+
+async def test_a_call_is_plain() -> None:
+    async with serving() as server, transport() as client:
+        answer = await client(request(server, "one", b"hello", method="POST"))
+        assert (answer.status, answer.body, answer.truncated) == (200, b"one", False)
+        (asked,) = server.all_asked
+        assert asked.headers[":method"] == "POST"
+        assert asked.headers[":path"] == "/3/device/one?a=b"
+        assert asked.headers[":authority"] == f"localhost:{server.port}"
+        assert asked.headers["user-agent"].startswith("push-relay/")
+        assert asked.headers["content-length"] == "5"
+        assert bytes(asked.body) == b"hello"
+
+
+async def test_answers_keep_their_headers_and_their_own_order() -> None:
+    held: list[tuple[Wire, Asked]] = []
+
+    def backwards(wire: Wire, asked: Asked) -> None:
+        held.append((wire, asked))
+        if len(held) == 3:
+            for wire, asked in reversed(held):
+                wire.answer(asked, status=410, body=b"of " + asked.id.encode(), apns_id=asked.id)
+
+    async with serving(Scripted(backwards)) as server, transport() as client:
+        answers = await asyncio.gather(*(client(request(server, str(n))) for n in range(3)))
+        assert [(a.status, a.header("apns-id"), a.body) for a in answers] == [
+            (410, str(n), f"of {n}".encode()) for n in range(3)
+        ]
+        assert len(server.wires) == 1
+
+
+async def test_a_request_without_a_body_and_another_method() -> None:
+    async with serving() as server, transport() as client:
+        assert (await client(request(server, "d", b"", method="DELETE"))).status == 200
+        assert server.all_asked[0].headers[":method"] == "DELETE"
+        assert "content-length" not in server.all_asked[0].headers
+
+
+async def test_a_url_that_says_more_than_it_may_is_refused() -> None:
+    async with transport() as client:
+        for url in ("http://user@localhost/", "https://:443/", "https://localhost:99999/"):
+            with pytest.raises(RequestInvalid):
+                await client(Request(url=url))
+
+
+async def test_what_differs_each_time_stays_out_of_the_header_table() -> None:
+    habits = Habits(unindexed=frozenset({"x-id"}))
+    async with serving() as server, Http2Transport(limits=LIMITS, habits=habits) as client:
+        for n in range(3):
+            asked = Request(url=f"{server.url}/{n}", headers={"x-id": str(n), "authorization": "bearer s", "x": "y"})
+            await client(asked)
+        table = {name for name, _ in server.wires[0].h2.decoder.header_table.dynamic_entries}
+        assert b"x" in table
+        assert not table & {b":path", b"x-id", b"authorization", b"content-length"}
+
+
+async def test_an_answer_is_read_up_to_its_limit_and_the_connection_goes_on() -> None:
+    def long(wire: Wire, asked: Asked) -> None:
+        wire.answer(asked, status=503, body=b"z" * 5000)
+
+    async with serving(Scripted(long)) as server, transport() as client:
+        answer = await client(request(server, answer_bytes_max=1000))
+        assert (answer.status, len(answer.body), answer.truncated) == (503, 1000, True)
+        assert (await client(request(server))).truncated is False
+        assert len(server.wires) == 1
+
+
+async def test_an_early_answer_ends_the_upload() -> None:
+    def never(wire: Wire, asked: Asked) -> None:
+        raise AssertionError("the body is never whole")
+
+    server = Scripted(never, settings={WINDOW: 20_000}, generous=False)
+    async with serving(server), transport() as client:
+        call = asyncio.ensure_future(client(request(server, "big", b"x" * 50_000)))
+        await server.until(lambda: bool(server.all_asked) and len(server.all_asked[0].body) == 20_000)
+        server.wires[0].answer(server.all_asked[0], status=413)
+        assert (await call).status == 413
+        await server.until(lambda: server.all_asked[0].reset or not server.wires[0].asked)
+
+
+# What it waits for.
+
+
+async def test_no_stream_more_than_the_server_allows() -> None:
+    server = Scripted(settings={STREAMS_MAX: 3})
+    async with serving(server), transport(connections_max=1) as client:
+        await asyncio.gather(*(client(request(server, str(n))) for n in range(50)))
+    assert server.open_max <= 3
+    assert server.processed == Counter({str(n): 1 for n in range(50)})
+
+
+async def test_one_stream_first_and_more_when_the_server_says_so() -> None:
+    held: list[Asked] = []
+
+    def opening(wire: Wire, asked: Asked) -> None:
+        if len(wire.order) == 1:
+            wire.set(max_concurrent_streams=10)
+            wire.answer(asked)
+            return
+        held.append(asked)
+        if len(held) == 10:  # never, if they came one by one
+            for one in held:
+                wire.answer(one)
+            held.clear()
+
+    server = Scripted(opening, settings={STREAMS_MAX: 1})
+    async with serving(server), transport() as client:
+        await asyncio.gather(*(client(request(server, str(n))) for n in range(41)))
+        assert len(server.wires) == 1, "a connection that is still opening up is no reason for another"
+
+
+async def test_a_limit_that_sinks_is_kept_and_one_that_rises_again_is_used() -> None:
+    held: list[Asked] = []
+    server = Scripted(lambda _, asked: held.append(asked), settings={STREAMS_MAX: 5})
+    async with serving(server), transport(connections_max=1) as client:
+        first = [asyncio.ensure_future(client(request(server, f"a{n}"))) for n in range(5)]
+        await server.until(lambda: len(held) == 5)
+        wire = server.wires[0]
+        wire.set(max_concurrent_streams=0)
+        for asked in held:
+            wire.answer(asked)
+        await asyncio.gather(*first)
+        more = asyncio.ensure_future(client(request(server, "b")))
+        await wire.round_trip()
+        assert len(held) == 5
+        wire.set(max_concurrent_streams=1)
+        await server.until(lambda: len(held) == 6)
+        wire.answer(held[-1])
+        assert (await more).status == 200
+
+
+async def test_a_body_waits_for_its_window_before_its_request_starts() -> None:
+    server = Scripted(settings={WINDOW: 1000})
+    async with serving(server), transport(connections_max=1) as client:
+        call = asyncio.ensure_future(client(request(server, "big", b"x" * 4000)))
+        await server.until(lambda: bool(server.wires))
+        await server.wires[0].round_trip()
+        assert not server.all_asked, "so that it is not said to have been sent if the window never comes"
+        server.wires[0].set(initial_window_size=4000)
+        assert (await call).status == 200
+        assert len(server.all_asked[0].body) == 4000
+
+
+async def test_a_large_body_goes_window_by_window() -> None:
+    server = Scripted(generous=True)
+    async with serving(server), transport() as client:
+        assert (await client(request(server, "big", b"x" * 300_000))).status == 200
+        assert len(server.all_asked[0].body) == 300_000
+
+
+async def test_a_window_shared_by_many_loses_none_of_them() -> None:
+    server = Scripted(generous=True)
+    async with serving(server), transport(connections_max=1) as client:
+        await asyncio.gather(*(client(request(server, str(n), b"x" * 5000)) for n in range(60)))
+    assert {len(asked.body) for asked in server.all_asked} == {5000}
+
+
+async def test_full_connections_get_company_but_not_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("providers.http2.GROW_S", 0.0)
+    held: list[tuple[Wire, Asked]] = []
+
+    def first_only(wire: Wire, asked: Asked) -> None:
+        if asked.id == "first":
+            wire.answer(asked)
+        else:
+            held.append((wire, asked))
+
+    server = Scripted(first_only, settings={STREAMS_MAX: 1})
+    async with serving(server), transport(connections_max=2) as client:
+        await client(request(server, "first"))
+        calls = [asyncio.ensure_future(client(request(server, str(n)))) for n in range(4)]
+        await server.until(lambda: len(held) == 2)
+        assert {id(wire) for wire, _ in held} == {id(wire) for wire in server.wires}
+        for n in range(4):
+            await server.until(lambda n=n: len(held) > n)
+            wire, asked = held[n]
+            wire.answer(asked)
+        await asyncio.gather(*calls)
+        assert len(server.wires) == 2
+
+
+# What it sends again, and nobody hears of it.
+
+
+async def test_streams_above_the_last_one_are_sent_again_and_the_others_get_their_answers() -> None:
+    held: list[Asked] = []
+
+    def goes(wire: Wire, asked: Asked) -> None:
+        if wire is not server.wires[0]:
+            wire.answer(asked)
+            return
+        held.append(asked)
+        if len(held) == 10:
+            wire.goaway(held[3].stream_id)  # four are worked on, six never were
+            for one in held[:4]:
+                wire.answer(one)
+
+    server = Scripted(goes)
+    async with serving(server), transport() as client:
+        answers = await asyncio.gather(*(client(request(server, str(n))) for n in range(10)))
+        assert {answer.status for answer in answers} == {200}
+        await server.until(lambda: server.gone == 1)  # and then it lets go of the old connection
+    assert server.processed == Counter({str(n): 1 for n in range(10)})
+
+
+async def test_a_graceful_goodbye_comes_in_two_steps() -> None:
+    """RFC 9113, 6.8: first the highest number there is, then the true one."""
+    held: list[Asked] = []
+
+    def goes(wire: Wire, asked: Asked) -> None:
+        if wire is not server.wires[0]:
+            wire.answer(asked)
+            return
+        held.append(asked)
+        if len(held) == 4:
+            wire.goaway(2**31 - 1)
+            wire.goaway(held[1].stream_id)
+            wire.answer(held[0])
+            wire.answer(held[1])
+
+    server = Scripted(goes)
+    async with serving(server), transport() as client:
+        await asyncio.gather(*(client(request(server, str(n))) for n in range(4)))
+    assert server.processed == Counter({str(n): 1 for n in range(4)})
+
+
+async def test_goaway_with_zero_means_that_nothing_was_processed() -> None:
+    def goes(wire: Wire, asked: Asked) -> None:
+        if wire is server.wires[0]:
+            wire.goaway(0, code=ErrorCodes.INTERNAL_ERROR, debug=b'{"reason":"Shutdown"}')
+            wire.close()
+        else:
+            wire.answer(asked)
+
+    server = Scripted(goes)
+    async with serving(server), transport() as client:
+        assert (await client(request(server))).status == 200
+    assert server.processed == Counter({"r": 1})
+
+
+async def test_a_refused_stream_is_sent_again() -> None:
+    def refuses(wire: Wire, asked: Asked) -> None:
+        if len(wire.order) <= 3:
+            wire.refuse(asked)
+        else:
+            wire.answer(asked)
+
+    async with serving(Scripted(refuses)) as server, transport() as client:
+        assert (await client(request(server))).status == 200
+        assert server.processed == Counter({"r": 1})
+
+
+async def test_a_server_that_refuses_for_ever_is_believed_in_the_end() -> None:
+    async with serving(Scripted(lambda wire, asked: wire.refuse(asked))) as server, transport() as client:
+        error = await failing(client, request(server))
+        assert not error.sent
+        assert len(server.all_asked) < 30
+
+
+async def test_repeated_goaways_lose_and_double_nothing() -> None:
+    rng = random.Random(7)
+    backlog: list[tuple[Wire, Asked]] = []
+
+    def capricious(wire: Wire, asked: Asked) -> None:
+        backlog.append((wire, asked))
+        if len(backlog) < rng.randint(1, 20):
+            return
+        rng.shuffle(backlog)
+        for owner, one in backlog:
+            if one.stream_id <= last.get(id(owner), 2**31):
+                owner.answer(one)
+        backlog.clear()
+        if rng.random() < 0.1 and id(wire) not in last:
+            # Everything that it has seen so far is answered; what comes later was never processed.
+            last[id(wire)] = wire.h2.highest_inbound_stream_id
+            wire.goaway()
+
+    def flushing(wire: Wire, asked: Asked) -> None:
+        capricious(wire, asked)
+        for owner, one in list(backlog):
+            if one.stream_id > last.get(id(owner), 2**31):
+                backlog.remove((owner, one))
+
+    last: dict[int, int] = {}
+    server = Scripted(flushing)
+    async with serving(server), transport(streams_max=30, connections_max=1) as client:
+        room = asyncio.Semaphore(200)
+
+        async def one(n: int) -> None:
+            async with room:
+                answer = await client(request(server, str(n)))
+                assert answer.body == str(n).encode() or answer.body == b""
+
+        calls = [asyncio.ensure_future(one(n)) for n in range(1500)]
+        while not all(call.done() for call in calls):
+            await asyncio.wait(calls, timeout=0.1)
+            for owner, left in backlog:
+                if left.stream_id <= last.get(id(owner), 2**31):
+                    owner.answer(left)
+            backlog.clear()
+        await asyncio.gather(*calls)
+    assert len(last) > 5, "there was more than one goodbye"
+    assert server.processed == Counter({str(n): 1 for n in range(1500)})
+
+
+async def test_what_a_goodbye_has_against_us_is_not_tried_again() -> None:
+    against = Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="BadCertificate")
+    habits = Habits(refusal=lambda debug: against if b"BadCertificate" in debug else None)
+    server = Scripted(lambda wire, _: wire.goaway(0, debug=b'{"reason":"BadCertificate"}'))
+    async with serving(server), Http2Transport(limits=LIMITS, habits=habits) as client:
+        with pytest.raises(Refusal) as caught:
+            await client(request(server))
+        assert caught.value.outcome == against
+        assert len(server.wires) == 1
+
+
+async def test_a_connection_that_is_spent_takes_nothing_new() -> None:
+    habits = Habits(spent=lambda response: response.status == 403)
+
+    def forbids(wire: Wire, asked: Asked) -> None:
+        wire.answer(asked, status=403 if wire is server.wires[0] else 200)
+
+    server = Scripted(forbids)
+    async with serving(server), Http2Transport(limits=LIMITS, habits=habits) as client:
+        assert (await client(request(server, "a"))).status == 403
+        assert (await client(request(server, "b"))).status == 200
+        assert len(server.wires) == 2
+
+
+# What may have arrived, and what certainly has not.
+
+
+@pytest.mark.parametrize("code", [ErrorCodes.INTERNAL_ERROR, ErrorCodes.CANCEL, ErrorCodes.ENHANCE_YOUR_CALM])
+async def test_any_other_reset_may_have_been_processed(code: ErrorCodes) -> None:
+    async with serving(Scripted(lambda wire, asked: wire.refuse(asked, code))) as server, transport() as client:
+        error = await failing(client, request(server))
+        assert (error.reason, error.sent) == (Reason.RESET, True)
+        assert len(server.all_asked) == 1
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_a_lost_connection_owns_up(orderly: bool) -> None:
+    def lose(wire: Wire, asked: Asked) -> None:
+        wire.close() if orderly else wire.drop()
+
+    async with serving(Scripted(lose)) as server, transport() as client:
+        error = await failing(client, request(server))
+        assert (error.reason, error.sent) == (Reason.RESET, True)
+
+
+async def test_a_connection_lost_after_goaway_owns_up_for_what_was_promised() -> None:
+    held: list[Asked] = []
+
+    def lose(wire: Wire, asked: Asked) -> None:
+        if wire is not server.wires[0]:
+            wire.answer(asked)
+            return
+        held.append(asked)
+        if len(held) == 3:
+            wire.goaway(held[0].stream_id)
+            wire.close()
+
+    server = Scripted(lose)
+    async with serving(server), transport() as client:
+        results = await asyncio.gather(*(client(request(server, str(n))) for n in range(3)), return_exceptions=True)
+        first, *others = results
+        assert isinstance(first, TransportError)
+        assert first.sent
+        assert all(not isinstance(one, BaseException) and one.status == 200 for one in others)
+
+
+async def test_nobody_listening_is_a_failure_to_connect() -> None:
+    async with serving() as server:
+        pass
+    async with transport() as client:
+        error = await failing(client, request(server))
+        assert (error.reason, error.sent) == (Reason.CONNECT_FAILED, False)
+
+
+async def test_a_name_without_an_address() -> None:
+    async def nowhere(host: str, port: int) -> list[str]:
+        raise OSError
+
+    async with Http2Transport(resolve=nowhere) as client:
+        error = await failing(client, Request(url="http://vendor.example/"))
+        assert (error.reason, error.sent) == (Reason.DNS_FAILED, False)
+
+
+async def test_the_next_address_is_tried_when_the_first_does_not_answer() -> None:
+    async def several(host: str, port: int) -> list[str]:
+        return ["127.0.0.2", "127.0.0.1", "127.0.0.3"]  # the server listens on one of them
+
+    async with serving() as server, Http2Transport(resolve=several, limits=LIMITS) as client:
+        assert (await client(request(server))).status == 200
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    async with serving(Scripted(mute=True)) as server, transport(connect_s=0.1) as client:
+        error = await failing(client, request(server))
+        assert (error.reason, error.sent) == (Reason.TIMEOUT, False)
+
+
+async def test_a_late_answer_is_a_timeout_and_the_stream_is_reset() -> None:
+    def late(wire: Wire, asked: Asked) -> None:
+        if asked.id != "late":
+            wire.answer(asked)
+
+    async with serving(Scripted(late)) as server, transport() as client:
+        error = await failing(client, request(server, "late", total_s=0.1))
+        assert (error.reason, error.sent) == (Reason.TIMEOUT, True)
+        await server.until(lambda: server.all_asked[0].reset)
+        assert (await client(request(server, "next"))).status == 200
+        assert len(server.wires) == 1
+
+
+async def test_a_request_that_never_left_the_queue_was_not_sent() -> None:
+    server = Scripted(lambda *_: None, settings={STREAMS_MAX: 1})
+    async with serving(server), transport(connections_max=1) as client:
+        first = asyncio.ensure_future(client(request(server, "first")))
+        await server.until(lambda: bool(server.all_asked))
+        error = await failing(client, request(server, "second", total_s=0.05))
+        assert (error.reason, error.sent) == (Reason.TIMEOUT, False)
+        first.cancel()
+        await asyncio.wait([first])
+
+
+async def test_a_cancelled_call_frees_its_stream() -> None:
+    def first_hangs(wire: Wire, asked: Asked) -> None:
+        if asked.id != "hangs":
+            wire.answer(asked)
+
+    server = Scripted(first_hangs, settings={STREAMS_MAX: 1})
+    async with serving(server), transport(connections_max=1) as client:
+        call = asyncio.ensure_future(client(request(server, "hangs")))
+        await server.until(lambda: bool(server.all_asked))
+        call.cancel()
+        await asyncio.wait([call])
+        assert (await client(request(server, "next"))).status == 200
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x00\x04\x00\x01", b"\xff" * 100])
+async def test_what_is_not_http2_is_garbage(garbage: bytes) -> None:
+    def babble(wire: Wire, asked: Asked) -> None:
+        wire.transport.write(garbage)
+        wire.transport.close()
+
+    async with serving(Scripted(babble)) as server, transport() as client:
+        error = await failing(client, request(server))
+        assert error.reason in {Reason.GARBAGE, Reason.RESET}
+        assert error.sent
+
+
+# Its connections through the hours.
+
+
+def after_silence(client: Http2Transport, silence_s: float) -> None:
+    for pool in client._pools.values():
+        for connection in pool._connections:
+            connection._heard_s -= silence_s
+
+
+async def test_a_quiet_connection_is_asked_first_and_a_dead_one_costs_no_request() -> None:
+    async with serving() as server, transport(pong_s=0.1) as client:
+        await client(request(server, "a"))
+        server.wires[0].deaf = True  # as behind a router that has forgotten us
+        after_silence(client, 61)
+        assert (await client(request(server, "b"))).status == 200
+        assert len(server.wires) == 2
+    assert server.processed == Counter({"a": 1, "b": 1})
+
+
+async def test_a_quiet_connection_that_answers_is_kept() -> None:
+    async with serving() as server, transport() as client:
+        await client(request(server, "a"))
+        after_silence(client, 61)
+        assert (await client(request(server, "b"))).status == 200
+        assert (len(server.wires), server.wires[0].pings) == (1, 1)
+
+
+async def test_an_idle_connection_is_kept_up_by_pings() -> None:
+    async with serving() as server, transport(ping_s=0.02) as client:
+        await client(request(server))
+        await server.until(lambda: server.wires[0].pings >= 3)
+
+
+async def test_an_idle_connection_is_closed_at_last() -> None:
+    async with serving() as server, transport(idle_s=0.05) as client:
+        await client(request(server, "a"))
+        await server.until(lambda: server.gone == 1)
+        assert (await client(request(server, "b"))).status == 200
+
+
+async def test_an_old_connection_ends_what_it_has_and_takes_nothing_new() -> None:
+    held: list[tuple[Wire, Asked]] = []
+    server = Scripted(lambda wire, asked: held.append((wire, asked)) if asked.id == "a" else wire.answer(asked))
+    async with serving(server), transport(age_s=0.1) as client:
+        call = asyncio.ensure_future(client(request(server, "a")))
+        await server.until(lambda: len(held) == 1)
+        while len(server.wires) < 2:
+            assert (await client(request(server, "b"))).status == 200
+        wire, asked = held[0]
+        wire.answer(asked)
+        assert (await call).status == 200
+
+
+async def test_a_server_that_hangs_up_on_everyone_is_not_hammered() -> None:
+    async with serving(Scripted(lambda wire, _: (wire.goaway(0), wire.close()))) as server, transport() as client:
+        error = await failing(client, request(server, total_s=0.5))
+        assert not error.sent
+        assert len(server.wires) < 8
+
+
+async def test_closing_fails_what_is_under_way() -> None:
+    async with serving(Scripted(lambda *_: None)) as server:
+        client = transport()
+        call = asyncio.ensure_future(client(request(server)))
+        await server.until(lambda: bool(server.all_asked))
+        await client.aclose()
+        with pytest.raises(TransportError) as caught:
+            await call
+        assert caught.value.sent
+        with pytest.raises(RuntimeError):
+            await client(request(server))
+
+
+async def test_closing_while_connecting_leaves_nothing_behind() -> None:
+    async with serving(Scripted(mute=True)) as server:
+        client = transport()
+        call = asyncio.ensure_future(client(request(server)))
+        await server.until(lambda: bool(server.wires))
+        await client.aclose()
+        with pytest.raises(TransportError) as caught:
+            await call
+        assert not caught.value.sent
+
+
+# TLS.
+
+
+async def test_over_tls(authority: Authority) -> None:
+    tls = authority.server_context(alpn=["h2"])
+    async with serving(tls=tls) as server, Http2Transport(tls=tls_context(ca_data=authority.pem)) as client:
+        answers = await asyncio.gather(*(client(request(server, str(n), b"x" * 4000)) for n in range(100)))
+        assert {answer.status for answer in answers} == {200}
+
+
+async def test_a_stranger_is_not_trusted(authority: Authority) -> None:
+    async with serving(tls=authority.server_context(alpn=["h2"])) as server, transport() as client:
+        error = await failing(client, request(server))
+        assert (error.reason, error.sent) == (Reason.TLS_FAILED, False)
+        assert not server.all_asked
+
+
+async def test_another_name_is_not_trusted(authority: Authority) -> None:
+    tls = authority.server_context(["other.example"], alpn=["h2"])
+    async with serving(tls=tls) as server, Http2Transport(tls=tls_context(ca_data=authority.pem)) as client:
+        assert (await failing(client, request(server))).reason is Reason.TLS_FAILED
+
+
+async def test_a_server_without_http2_is_garbage(authority: Authority) -> None:
+    tls = authority.server_context(alpn=["http/1.1"])
+    async with serving(tls=tls) as server, Http2Transport(tls=tls_context(ca_data=authority.pem)) as client:
+        error = await failing(client, request(server))
+        assert error.reason in {Reason.GARBAGE, Reason.TLS_FAILED}
+        assert not error.sent
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_certificate_that_the_server_will_not_have_is_the_operators_business(
+    authority: Authority, version: ssl.TLSVersion
+) -> None:
+    tls = authority.server_context(alpn=["h2"])
+    tls.verify_mode = ssl.CERT_REQUIRED  # and we show none
+    tls.load_verify_locations(cadata=authority.pem)
+    tls.minimum_version = tls.maximum_version = version
+    trusting = tls_context(ca_data=authority.pem)
+    with refusing(tls) as port:
+        asked = Request(url=f"https://localhost:{port}/")
+        async with Http2Transport(tls=trusting, limits=LIMITS, habits=Habits(certified=True)) as client:
+            with pytest.raises(Refusal) as caught:
+                await client(asked)
+            outcome = caught.value.outcome
+            assert (outcome.verdict, outcome.scope) == (Verdict.MISCONFIGURED, Scope.ACCOUNT)
+        async with Http2Transport(tls=trusting, limits=LIMITS) as plain:
+            assert not (await failing(plain, asked)).sent
+
+
+@contextmanager
+def refusing(tls: ssl.SSLContext) -> Iterator[int]:
+    """The port of a server that shakes hands and no more. Blocking: asyncio's server swallows its TLS alerts."""
+
+    def serve() -> None:
+        while True:
+            try:
+                raw, _ = listener.accept()
+            except OSError:
+                return
+            with suppress(OSError), tls.wrap_socket(raw, server_side=True) as secure:
+                secure.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+async def test_the_plainest_server_is_enough() -> None:
+    async with serving(Scripted(obliging)) as server, transport() as client:
+        for n in range(5):
+            assert (await client(request(server, str(n)))).body == str(n).encode()
+        assert len(server.wires) == 1
