@@ -1,0 +1,1 @@
+"""Vendors' delivery receipts: who may bring them, and what they say."""

@@ -1,0 +1,41 @@
+"""Receipts of Honor Push. Nothing about them is confirmed; they are said to look like Huawei's older ones.
+
+Source: vendor sheet `honor` §7. No signature is known, so the URL's secret is all there is.
+"""
+
+from dataclasses import replace
+
+from pydantic import model_validator
+
+from providers.receipts.contract import Callback, NotAuthentic, PathSettings, Reading, by_path_secret
+from providers.receipts.huawei import items_of, receipt_of
+
+__all__ = ["HonorReceiptSettings", "HonorReceipts"]
+
+ANSWER = b'{"code":"0","message":"success"}'  # Huawei's; the sheet has none for Honor
+
+
+class HonorReceiptSettings(PathSettings):
+    @model_validator(mode="after")
+    def _some_way(self) -> "HonorReceiptSettings":
+        if self.path_secret is None:
+            raise ValueError("receipts: give path_secret: nobody else may report")
+        return self
+
+
+class HonorReceipts:
+    """A `ReceiptReader`."""
+
+    def __init__(self, settings: HonorReceiptSettings) -> None:
+        self.settings = settings
+
+    def read(self, call: Callback, *, now_s: float) -> Reading:
+        """See `ReceiptReader`. Huawei's codes are a guess here, so no token is called dead by them."""
+        del now_s
+        if not by_path_secret(call, self.settings):
+            raise NotAuthentic("The call did not come by the secret path.")
+        found = [receipt_of(item) for item in items_of(call.body)]
+        return Reading(
+            receipts=tuple(replace(one, token_dead=False) for one in found if one is not None),
+            answer=ANSWER,
+        )
