@@ -1,0 +1,220 @@
+"""The backend's client: send, devices, tokens, presence, events. Repeats what may be repeated, and nothing else.
+
+Every send carries an idempotency key, made once per call: however often it has to be repeated, the relay stores it once.
+"""
+
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+from uuid_utils import uuid7
+
+from relay.client import http
+from relay.client.http import Answer, Problem, Unreachable
+from relay.clock import Clock, SystemClock
+from relay.ids import Rng, system_rng
+
+TRY_FOR_S = 60.0
+FIRST_S, LIMIT_S = 0.5, 15.0
+BATCH_MAX = 500
+Json = dict[str, Any]
+
+
+class Backend:
+    """A relay as its backend sees it: `async with Backend(url, key) as backend: await backend.send("ann", "hello")`.
+
+    Every method raises Problem when the relay refuses, and Unreachable when it could not be asked for `try_for_s`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        try_for_s: float = TRY_FOR_S,
+        session: aiohttp.ClientSession | None = None,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        """`key` is an API key (rk_…). A given `session` stays the caller's to close."""
+        self._url = url.rstrip("/")
+        self._key = key
+        self._try_for_ms = try_for_s * 1000
+        self._own_session = session is None
+        self._session = session
+        self._clock: Clock = clock or SystemClock()
+        self._rng: random.Random = rng or system_rng()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if self._own_session and self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # --- messages ---
+
+    async def send(self, users: str | Sequence[str], body: Any, *, key: str | None = None, **fields: Any) -> Json:
+        """Sends one message; the answer means that it is on disk. `fields` are those of `POST /v1/messages`.
+
+        Give `key` when your own process may die before it has the answer, and use the same one after that.
+        """
+        to = {"users": [users] if isinstance(users, str) else list(users)}
+        return await self._post("/v1/messages", {"to": to, "body": body} | fields, key=key or new_key())
+
+    async def send_batch(self, messages: Iterable[Mapping[str, Any]]) -> list[Json]:
+        """Sends many messages, 500 a request; gives a result per message, in their order. Those without `key` get one."""
+        items = [{"key": new_key()} | dict(one) for one in messages]
+        results: list[Json] = []
+        for start in range(0, len(items), BATCH_MAX):
+            answer = await self._post("/v1/messages/batch", {"messages": items[start : start + BATCH_MAX]})
+            results += [one | {"index": start + one["index"]} for one in answer["results"]]
+        return results
+
+    async def message(self, id_: str) -> Json:
+        """A message's state for each device, and every attempt to tell."""
+        return await self._json("GET", f"/v1/messages/{_safe(id_)}")
+
+    async def cancel(self, id_: str) -> Json:
+        """Takes a message back."""
+        return await self._json("DELETE", f"/v1/messages/{_safe(id_)}")
+
+    # --- devices and tokens ---
+
+    async def put_device(self, user: str, device: str, **facts: Any) -> Json:
+        """Registers a device, or changes what is known of it: platform, addresses, app_version, locale, tz, …"""
+        return await self._json("PUT", _device(user, device), facts)
+
+    async def device(self, user: str, device: str) -> Json:
+        return await self._json("GET", _device(user, device))
+
+    async def delete_device(self, user: str, device: str) -> None:
+        """Signs a device out."""
+        await self._call("DELETE", _device(user, device))
+
+    async def mint_token(self, user: str, device: str) -> str:
+        """A device's credential; pass it on to the app. Not repeated by itself: a second try makes a second token."""
+        answer = await self._once("POST", f"{_device(user, device)}/token")
+        return str(answer.json["token"])
+
+    async def revoke_tokens(self, user: str, device: str | None = None) -> None:
+        """Ends all tokens of a device, or of all devices of a user."""
+        path = f"/v1/users/{_safe(user)}/tokens" if device is None else f"{_device(user, device)}/token"
+        await self._call("DELETE", path)
+
+    # --- presence ---
+
+    async def presence(self, user: str) -> Json:
+        """Which of a user's devices are online."""
+        return await self._json("GET", f"/v1/users/{_safe(user)}/presence")
+
+    async def online(self, users: Sequence[str]) -> dict[str, bool]:
+        """Who of up to 500 users has a device online."""
+        answer = await self._json("POST", "/v1/presence/query", {"users": list(users)})
+        return {one["user"]: one["online"] for one in answer["users"]}
+
+    async def report_presence(self, devices: Sequence[Mapping[str, Any]], *, lease_s: float | None = None) -> Json:
+        """Heartbeats and states of up to 500 devices whose sockets you own."""
+        body: Json = {"devices": [dict(one) for one in devices]}
+        return await self._json("POST", "/v1/presence", body if lease_s is None else body | {"lease_s": lease_s})
+
+    # --- events ---
+
+    async def events(
+        self, cursor: str | None = None, *, types: Sequence[str] = (), poll_s: float | None = None
+    ) -> AsyncIterator[tuple[Json, str]]:
+        """Events in order, each with the cursor to go on from once its page is done. With `poll_s`, for ever."""
+        while True:
+            params = {"limit": "200"} | ({"cursor": cursor} if cursor else {})
+            if types:
+                params["types"] = ",".join(types)
+            answer = await self._json("GET", "/v1/events", params=params)
+            for event in answer["events"]:
+                yield event, answer["cursor"]
+            cursor = answer["cursor"]
+            if not answer["more"]:
+                if poll_s is None:
+                    return
+                await self._clock.sleep(poll_s)
+
+    # --- calls ---
+
+    async def _post(self, path: str, body: Json, *, key: str | None = None) -> Json:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        answer: Json = (await self._call("POST", path, body, headers=headers)).json
+        return answer
+
+    async def _json(self, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Json:
+        answer: Json = (await self._call(method, path, body, params=params)).json
+        return answer
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Repeats until there is an answer that repeating won't change, with full jitter, as long as `try_for_s`."""
+        until_ms = self._clock.monotonic_ms() + self._try_for_ms
+        tries = 0
+        while True:
+            try:
+                return await self._once(method, path, body, headers=headers, params=params)
+            except Problem as problem:
+                if not problem.retryable:
+                    raise
+                error: Problem | Unreachable = problem
+                asked_s = problem.retry_after_s or 0
+            except Unreachable as unreachable:
+                error, asked_s = unreachable, 0
+            wait_s = max(asked_s, self._rng.uniform(0, min(LIMIT_S, FIRST_S * 2 ** min(tries, 10))))
+            tries += 1
+            if self._clock.monotonic_ms() + wait_s * 1000 > until_ms:
+                raise error
+            await self._clock.sleep(wait_s)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Answer:
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        return await http.call(
+            self._session,
+            method,
+            self._url + path,
+            credential=self._key,
+            body=body,
+            params=params,
+            headers=headers,
+        )
+
+
+def new_key() -> str:
+    """An idempotency key: a UUIDv7, from which the relay always makes the same message id."""
+    return str(uuid7())
+
+
+def _safe(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _device(user: str, device: str) -> str:
+    return f"/v1/users/{_safe(user)}/devices/{_safe(device)}"

@@ -1,0 +1,367 @@
+"""The client's message database: messages, what has come by which number, and the cursor, in one SQLite file.
+
+Every method is one transaction. A page is stored with its cursor or not at all; a message is kept once, whatever way it
+came; a fuller form takes the place of a lesser one.
+"""
+
+import json
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relay.client import news, said
+from relay.client.cache_file import Migration, opened
+from relay.client.fingerprints import Extent, Row
+from relay.client.steps import UNKNOWN_SEQ, Position
+from relay.client.wire import CARRIES_BODY, KNOWN_KINDS, Page, Received, hash_of, instant_ms, stored_entry
+from relay.ids import is_message_id, tag_of_id
+
+INBOX = "inbox"
+HOLES = frozenset({"held", "skipped", "pruned"})  # gaps that may be filled later
+RANK = {"raw": 0, "fallback": 1, "full": 2}
+Check = Callable[[news.Message], None]  # raises ValueError for a message that this version of the app can't use
+
+
+class Moved(Exception):  # noqa: N818 - an outcome
+    """Another process has stored something meanwhile; `position` is where the database stands."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__()
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a transaction came to: where the database stands now, words owed to the relay, news for the app."""
+
+    position: Position
+    words: dict[str, dict[str, Any]] = field(default_factory=dict)
+    told: list[news.News] = field(default_factory=list)
+
+
+class Cache:
+    """An open cache. `set_aside`: where an unusable file went when it was opened, and why."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        rng: random.Random,
+        now_ms: int,
+        migrations: Sequence[Migration] = (),
+        types: Sequence[str] | None = None,
+        check: Check | None = None,
+    ) -> None:
+        """`migrations` are the app's own, for tables of its own in this file; they run once each, in order."""
+        self.path = Path(path)
+        self._lock = threading.RLock()  # the app may read while the client's own thread writes
+        self._db, self.set_aside = opened(self.path, app_migrations=migrations, rng=rng, now_ms=now_ms)
+        self._types = None if types is None else frozenset(types)
+        self._check = check
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    # --- what it holds ---
+
+    @property
+    def store_id(self) -> str:
+        return str(self._one("SELECT id FROM store")[0])
+
+    @property
+    def position(self) -> Position:
+        return Position(*self._one("SELECT epoch, seq, cursor FROM store"))
+
+    @property
+    def holds(self) -> int:
+        """How many messages it has."""
+        return int(self._one("SELECT count(*) FROM message WHERE ended IS NULL")[0])
+
+    def words(self) -> dict[str, dict[str, Any]]:
+        """What is owed to the relay (relay.client.said)."""
+        return {key: json.loads(text) for key, text in self._rows("SELECT key, said FROM word")}
+
+    def messages(
+        self, *, conversation: str | None = None, after: int = 0, limit: int = 200, now_ms: int = 0
+    ) -> list[news.Message]:
+        """Messages in the order of their numbers, without those that were taken back, replaced, deleted or have expired."""
+        rows = self._rows(
+            "SELECT raw, form FROM message WHERE ended IS NULL AND seq > ? AND (? IS NULL OR conversation = ?)"
+            " AND (expires_ms IS NULL OR expires_ms > ?) AND form <> 'control' ORDER BY seq LIMIT ?",
+            after,
+            conversation,
+            conversation,
+            now_ms,
+            limit,
+        )
+        return [news.Message.of(stored_entry(raw), form) for raw, form in rows]
+
+    def message(self, id_: str) -> news.Message | None:
+        """A message by its id; None if it is not (or no more) here."""
+        rows = self._rows("SELECT raw, form FROM message WHERE id = ? AND ended IS NULL AND form <> 'control'", id_)
+        return news.Message.of(stored_entry(rows[0][0]), rows[0][1]) if rows else None
+
+    def _one(self, sql: str, *values: Any) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self._rows(sql, *values)[0]
+        return row
+
+    # --- pages ---
+
+    def keep(self, at: Position, page: Page) -> Outcome:
+        """Stores a page and its cursor. Raises Moved if the database does not stand at `at`; sqlite3.Error."""
+        with self._transaction() as db:
+            here = self.position
+            if (here.epoch, here.seq) != (at.epoch, at.seq) or page.from_seq != here.seq:
+                raise Moved(here)
+            outcome = Outcome(Position(page.epoch, page.to_seq, page.cursor))
+            self._take(page.received, outcome)
+            self._take_gaps(page)
+            db.execute("UPDATE store SET seq = ?, cursor = ?", (page.to_seq, page.cursor))
+            if page.caught_up:
+                db.execute("UPDATE store SET by_tag = 0")
+            self._put_words(outcome.words)
+        return outcome
+
+    def fill(self, page: Page) -> tuple[Outcome, int]:
+        """Stores what came beside the cursor: by a range, or after a comparison. Gives how many messages were mended."""
+        with self._transaction() as db:
+            outcome = Outcome(self.position)
+            if page.epoch != outcome.position.epoch:
+                return outcome, 0
+            mended = self._take(page.received, outcome)
+            self._take_gaps(page)
+            for one in page.received:
+                db.execute("DELETE FROM hole WHERE from_seq >= ? AND to_seq <= ?", (one.entry.seq - 1, one.entry.seq))
+            self._put_words(outcome.words)
+        return outcome, mended
+
+    def _take(self, received: Sequence[Received], outcome: Outcome) -> int:
+        changed = 0
+        by_tag = bool(self._one("SELECT by_tag FROM store")[0])
+        for one in received:
+            entry = one.entry
+            if entry.carries_body and entry.kind in CARRIES_BODY:
+                changed += self._take_message(one, outcome, by_tag=by_tag)
+            elif entry.kind == "recall":
+                self._end(entry.of, "recalled", entry.seq, outcome)
+            elif entry.kind == "read" and entry.conversation_id is not None:
+                outcome.told.append(news.ReadElsewhere(entry.conversation_id, entry.read_seq or 0))
+            else:
+                self._keep_raw(one)
+                outcome.told.append(news.Noticed(entry.kind, one.raw))
+                if entry.kind not in KNOWN_KINDS:
+                    outcome.words.update([said.nack(entry.id, "unknown_type")])
+        return changed
+
+    def _keep_raw(self, one: Received) -> None:
+        entry = one.entry
+        self._db.execute(
+            "INSERT INTO message (id, seq, kind, form, raw) VALUES (?, ?, ?, 'control', ?) ON CONFLICT DO NOTHING",
+            (entry.id, entry.seq, entry.kind, one.raw),
+        )
+
+    def _take_message(self, one: Received, outcome: Outcome, *, by_tag: bool) -> int:
+        entry = one.entry
+        form, refusal = self._judged(one)
+        known = self._known(entry.id, by_tag=by_tag)
+        kept = entry.id if known is None else known[0]
+        expires_ms = instant_ms(entry.expires_at)
+        changed = True
+        if known is None:
+            self._db.execute(
+                "INSERT INTO message (id, tag, seq, kind, conversation, expires_ms, form, raw) VALUES (?,?,?,?,?,?,?,?)",
+                (entry.id, _tag(entry.id), entry.seq, entry.kind, entry.conversation_id, expires_ms, form, one.raw),
+            )
+            outcome.told.append(news.MessageArrived(news.Message.of(entry, form)))
+        elif known[2] is None and (RANK[form] > RANK[known[1]] or not _sound(known[3])):
+            self._db.execute("UPDATE message SET form = ?, raw = ? WHERE id = ?", (form, one.raw, kept))
+            outcome.told.append(news.MessageChanged(news.Message.of(entry, form)))
+        else:
+            changed = False
+        if refusal is not None:
+            outcome.words.update([said.nack(entry.id, refusal)])
+        self._enter(one, kept, expires_ms)
+        if entry.collapse_key is not None and entry.kind == "message":
+            older = self._db.execute(
+                "SELECT kept FROM ledger WHERE collapse_key = ? AND seq < ? AND ended_by IS NULL",
+                (entry.collapse_key, entry.seq),
+            ).fetchall()
+            self._end([id_ for (id_,) in older if id_ != kept], "superseded", entry.seq, outcome)
+        return int(changed)
+
+    def _known(self, id_: str, *, by_tag: bool) -> tuple[str, str, str | None, str] | None:
+        """(id, form, ended, raw) of the message as it is here already: by its id, or after an epoch change by its tag."""
+        columns = "SELECT id, form, ended, raw FROM message WHERE "
+        row: tuple[str, str, str | None, str] | None = self._db.execute(columns + "id = ?", (id_,)).fetchone()
+        if row is None and by_tag and (tag := _tag(id_)) is not None:
+            row = self._db.execute(columns + "tag = ?", (tag,)).fetchone()
+        return row
+
+    def _judged(self, one: Received) -> tuple[str, str | None]:
+        """The form to keep it in, and the code of a refusal."""
+        entry = one.entry
+        if self._types is not None and entry.type not in self._types:
+            return "raw", "unknown_type"
+        try:
+            if self._check is not None:
+                self._check(news.Message.of(entry, entry.form))
+        except ValueError:
+            return "raw", "undecodable"
+        return entry.form if entry.form in RANK else "full", None
+
+    def _enter(self, one: Received, kept: str, expires_ms: int | None) -> None:
+        entry = one.entry
+        if entry.h is None:
+            return
+        if entry.kind == "release":
+            self._db.execute(
+                "UPDATE ledger SET ended_by = ? WHERE id = ? AND seq < ? AND ended_by IS NULL",
+                (entry.seq, entry.id, entry.seq),
+            )
+        self._db.execute(
+            "INSERT INTO ledger (timeline, seq, id, h, expires_ms, collapse_key, kept) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (timeline, seq) DO UPDATE SET id = excluded.id, h = excluded.h, kept = excluded.kept,"
+            " expires_ms = excluded.expires_ms, collapse_key = excluded.collapse_key",
+            (INBOX, entry.seq, entry.id, entry.h, expires_ms, entry.collapse_key, kept),
+        )
+
+    def _end(self, ids: Sequence[str], why: str, by_seq: int, outcome: Outcome) -> None:
+        ended = []
+        for id_ in ids:
+            self._db.execute(
+                "UPDATE ledger SET ended_by = ? WHERE (id = ? OR kept = ?) AND seq < ? AND ended_by IS NULL",
+                (by_seq, id_, id_, by_seq),
+            )
+            changed = self._db.execute(
+                "UPDATE message SET ended = ?, raw = '' WHERE id = ? AND ended IS NULL", (why, id_)
+            )
+            ended += [id_] if changed.rowcount else []
+        if ended:
+            outcome.told.append(news.MessagesEnded(tuple(ended), why))
+
+    def _take_gaps(self, page: Page) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO hole (timeline, from_seq, to_seq, why) VALUES (?, ?, ?, ?)",
+            [(INBOX, gap.from_, gap.to, gap.why) for gap in page.gaps if gap.why in HOLES],
+        )
+
+    # --- where to go on ---
+
+    def adopt(self, position: Position, *, session: int | None, reason: str | None, floor: int) -> Outcome:
+        """Stores where reading goes on; every message stays. Under a new epoch, numbers of the past mean nothing."""
+        with self._transaction() as db:
+            here = self.position
+            if position.epoch != here.epoch:
+                db.execute("DELETE FROM ledger")
+                db.execute("DELETE FROM hole")
+                db.execute("UPDATE store SET by_tag = ?", (here.epoch != "",))
+            if (reason is not None or here.seq == UNKNOWN_SEQ) and position.seq != UNKNOWN_SEQ:
+                db.execute("UPDATE store SET base_seq = ?", (position.seq,))
+            db.execute(
+                "UPDATE store SET epoch = ?, seq = ?, cursor = ?, session = coalesce(?, session), floor_seq = ?",
+                (position.epoch, position.seq, position.cursor, session, floor),
+            )
+        return Outcome(position)
+
+    # --- words ---
+
+    def put_words(self, words: said.Words) -> None:
+        """Keeps words until the relay has heard them."""
+        with self._transaction():
+            self._put_words(words)
+
+    def _put_words(self, words: Mapping[str, Mapping[str, Any]]) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO word (key, said) VALUES (?, ?)",
+            [(key, json.dumps(said_)) for key, said_ in words.items()],
+        )
+
+    def drop_words(self, keys: Sequence[str]) -> None:
+        with self._transaction() as db:
+            db.executemany("DELETE FROM word WHERE key = ?", [(key,) for key in keys])
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Takes messages off this device; what came by which number stays known."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE message SET ended = 'deleted', raw = '' WHERE id = ? AND ended IS NULL", [(i,) for i in ids]
+            )
+
+    # --- to compare ---
+
+    @property
+    def extent(self) -> Extent:
+        base, floor, seq, cursor = self._one("SELECT base_seq, floor_seq, seq, cursor FROM store")
+        low = max(base, floor)
+        return Extent(low, max(low, seq), cursor)
+
+    def rows(self, extent: Extent, *, as_of_ms: int) -> list[Row]:
+        """What counts in a comparison (protocol 8.7). A row whose body is missing or has rotted does not."""
+        found = self._rows(
+            "SELECT l.seq, l.id, l.h, m.raw, m.ended FROM ledger l LEFT JOIN message m ON m.id = l.kept"
+            " WHERE l.timeline = ? AND l.seq > ? AND l.seq <= ? AND l.ended_by IS NULL"
+            " AND (l.expires_ms IS NULL OR l.expires_ms > ?) ORDER BY l.seq",
+            INBOX,
+            extent.from_seq,
+            extent.to_seq,
+            as_of_ms,
+        )
+        return [Row(seq, id_, h) for seq, id_, h, raw, ended in found if _has(raw, ended)]
+
+    # --- the app's version and token ---
+
+    def note_version(self, app_version: str | None) -> str | None:
+        """Remembers the app's version; gives the one that ran before."""
+        with self._transaction() as db:
+            before: str | None = self._one("SELECT app_version FROM store")[0]
+            db.execute("UPDATE store SET app_version = ?", (app_version,))
+        return before
+
+    def token_after(self, given: str) -> str:
+        """The token to use if the app brings `given`: its successor, if the relay has handed one out."""
+        known, token = self._one("SELECT token_given, token FROM store")
+        return str(token) if known == given and token is not None else given
+
+    def put_token(self, given: str, token: str) -> None:
+        """Keeps the successor of the token that the app brings. It must be stored before it is used."""
+        with self._transaction() as db:
+            db.execute("UPDATE store SET token_given = ?, token = ?", (given, token))
+
+
+def _tag(id_: str) -> str | None:
+    return f"{tag_of_id(id_):x}" if is_message_id(id_) else None
+
+
+def _sound(raw: str) -> bool:
+    """Whether a kept entry is what came: its body still has its hash."""
+    try:
+        entry = stored_entry(raw)
+    except ValueError:
+        return False
+    return entry.h is None or hash_of(entry.body) == entry.h
+
+
+def _has(raw: str | None, ended: str | None) -> bool:
+    """Whether a message has come and is whole, or was taken off this device on purpose."""
+    return raw is not None and (ended is not None or _sound(raw))

@@ -1,0 +1,95 @@
+"""Comparing the cache with what the relay says it should hold, round by round (protocol 8.7). Pure.
+
+The first question is about everything, in 16 parts; parts that differ are asked again in smaller ones, until the relay
+lists what it has of them. What the cache lacks is then fetched by range; what only the cache has is told, not dropped.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.client.fingerprints import Extent, Row, Span, sum_of, within
+
+ROUNDS_MAX = 8
+RANGES_MAX = 256
+EXTRA_MAX = 200  # of what only the cache has, so much is told
+RowsOf = Callable[[str | None], Sequence[Row]]  # what counts as of an instant (RFC 3339; None: now)
+
+
+@dataclass(slots=True, kw_only=True)
+class Comparison:
+    """One comparison: `request` gives the next question, `answered` takes its answer, until `request` gives None."""
+
+    extent: Extent
+    rows_of: RowsOf
+    purpose: str = "cache"
+    upgrade: str | None = None
+    rounds: int = 0
+    lacking: list[Span] = field(default_factory=list)  # to be fetched
+    extra: list[Row] = field(default_factory=list)
+    state: str | None = None  # the relay's verdict, once it has one
+    _as_of: str | None = None
+    _rows: Sequence[Row] = ()
+    _asked: list[Span] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        whole = Span(self.extent.from_seq, self.extent.to_seq)
+        self._asked = whole.parts() if whole.high > whole.low else []
+        self._rows = self.rows_of(None)
+
+    def request(self) -> dict[str, Any] | None:
+        """The body of the next `POST /v1/device/verify`; None when all is known, or eight rounds were not enough."""
+        if not self._asked:
+            return None
+        if self.rounds >= ROUNDS_MAX:
+            self.lacking += self._asked  # fetched whole instead
+            self._asked = []
+            return None
+        self.rounds += 1
+        body: dict[str, Any] = {
+            "cursor": self.extent.cursor,
+            "ranges": [self._range(span) for span in self._asked[:RANGES_MAX]],
+            "purpose": self.purpose,
+        }
+        if self._as_of is not None:
+            body["as_of"] = self._as_of
+        if self.upgrade is not None:
+            body["upgrade"] = self.upgrade
+        return body
+
+    def _range(self, span: Span) -> dict[str, Any]:
+        total = sum_of(within(self._rows, span))
+        return {"from": span.low, "to": span.high, "n": total.n, "fp": total.fp}
+
+    def answered(self, body: Mapping[str, Any]) -> None:
+        """Takes the answer to the last request."""
+        if self._as_of is None:
+            self._as_of = body["as_of"]
+            self._rows = self.rows_of(self._as_of)
+        later = self._asked[RANGES_MAX:]
+        again: list[Span] = []
+        for one in body["ranges"]:
+            span = Span(one["from"], one["to"])
+            match one["result"]:
+                case "split":
+                    again += span.parts()
+                case "items":
+                    self._listed(span, [Row(*item) for item in one["items"]])
+        self._asked = again + later
+
+    def _listed(self, span: Span, theirs: Sequence[Row]) -> None:
+        ours = within(self._rows, span)
+        here = set(ours)
+        there = set(theirs)
+        self.lacking += [Span(row.seq - 1, row.seq) for row in theirs if row not in here]
+        self.extra += [row for row in ours if row not in there]
+
+    def to_fetch(self) -> list[Span]:
+        """What the cache lacks, neighbours together."""
+        joined: list[Span] = []
+        for span in sorted(self.lacking, key=lambda one: one.low):
+            if joined and span.low <= joined[-1].high:
+                joined[-1] = Span(joined[-1].low, max(joined[-1].high, span.high))
+            else:
+                joined.append(span)
+        return joined

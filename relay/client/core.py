@@ -1,0 +1,518 @@
+"""The sync core: what a client does next, as a state machine without I/O, clock or chance of its own (protocol §15).
+
+`handle` takes one event and gives the commands that follow, in order. Whoever drives it carries them out and tells
+what came of them: the real client does so with sockets and SQLite, the simulation with lists. Three rules carry the
+promise: a page is kept only where its range begins, with its cursor in one transaction; nothing is acked before it is
+kept; and whatever goes wrong ends in a handshake with the cursor that the database holds.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from relay.client import news, said, steps
+from relay.client.steps import UNKNOWN_SEQ, Command, Event, Position, Reading, Timer
+from relay.client.wire import Frame, Page
+from relay.ids import Rng
+
+ACK_PAUSE_S = 0.25  # acks are at least this far apart, and at most this late
+ACK_ENTRIES = 50  # so many entries are acked at once
+ANSWER_S = 20.0
+BEHIND_S = 2.0
+DRAIN_S = 1.0  # for the last acks, after the relay has said that it will go
+CALM_S = 60.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
+SILENT_INTERVALS = 2.5
+GUARD_S = 120.0
+NOT_WAITED_S = 1.0  # a long poll that ended sooner without news is not repeated at once
+REPLACED, UNAUTHENTICATED, FORBIDDEN = 4001, frozenset({401, 4401}), frozenset({403, 4403})
+CURSOR_CODES = frozenset({"invalid_cursor", "cursor_epoch_changed", "cursor_too_old"})
+TRANSIENT = frozenset(
+    [
+        "rate_limited",
+        "overloaded",
+        "draining",
+        "storage_unavailable",
+        "storage_full",
+        "storage_failed",
+        "commit_unknown",
+    ]
+)
+
+
+class Phase(StrEnum):
+    """Where the conversation stands."""
+
+    IDLE = "idle"  # no connection; a timer or a word of the app begins one
+    CONNECTING = "connecting"
+    SAYING = "saying"  # refusals that the relay must hear before the handshake acks what they are about
+    GREETING = "greeting"
+    READING = "reading"
+    CLOSING = "closing"
+    OVER = "over"
+
+
+@dataclass(slots=True, kw_only=True)
+class Core:
+    """One device's side of the conversation. `facts` are the handshake's: app_version, schema, types, addresses, …"""
+
+    store_id: str
+    rng: Rng
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    foreground: bool = True
+    wait_s: float = 50  # how long a pull waits for news; 0: ask every `next_poll_s`
+    repair: bool = False  # compare the cache after the first catch-up, upgrade or not
+
+    phase: Phase = Phase.IDLE
+    position: Position = field(default_factory=Position)
+    session: int = 0
+    _words: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _in_flight: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    _waiting: deque[Frame] = field(default_factory=deque)  # what came while the database was written
+    _storing: bool = False
+    _held_open: bool = False  # a transport is ready, but the database is still being written
+    _reading: Reading = Reading.PUSHED
+    _refs: int = 0
+    _failures: int = 0
+    _renew: bool = False
+    _soon: bool = False  # the next connection may come at once
+    _reconnect_s: float | None = None
+    _interval_s: float = 30
+    _next_poll_s: float = 5
+    _head: int = 0
+    _unacked: int = 0  # entries kept and not yet acked
+    _acked: Position | None = None  # the position of the last ack said on this connection
+    _pausing: bool = False
+    _told_caught_up: bool = False
+    _welcome: Mapping[str, Any] = field(default_factory=dict)
+    _page_behind: Page | None = None  # the page that is being kept
+    _compared: set[str] = field(default_factory=set)
+
+    def handle(self, event: Event) -> list[Command]:
+        """What follows from an event. Unexpected ones change nothing."""
+        if self.phase is Phase.OVER and not isinstance(event, steps.Kept | steps.Closed):
+            return []
+        match event:
+            case steps.Started(position, words):
+                self.position, self._words = position, dict(words)
+                return self._connect()
+            case steps.Opened(reading):
+                return self._opened(reading)
+            case steps.Came(frame):
+                return self._came(frame)
+            case steps.Kept(position, words):
+                return self._kept(position, words)
+            case steps.NotKept(position, moved):
+                return self._not_kept(position, moved=moved)
+            case steps.Rang(timer):
+                return self._rang(timer)
+            case steps.Closed(code, retry_after_s):
+                return self._closed(code, retry_after_s)
+            case steps.Spoke(words):
+                self._words |= words
+                return self._ack_soon()
+            case steps.Turned(foreground):
+                return self._turned(foreground)
+            case steps.Poked():
+                return self._poked()
+            case steps.Stopped():
+                return self._stop()
+
+    # --- connecting ---
+
+    def _connect(self) -> list[Command]:
+        self.phase = Phase.CONNECTING
+        renew, self._renew = self._renew, False
+        return [steps.Connect(renew)]
+
+    def _opened(self, reading: Reading) -> list[Command]:
+        if self.phase is not Phase.CONNECTING:
+            return [steps.Close("not wanted")]
+        self._reading = reading
+        self._acked, self._unacked, self._pausing = None, 0, False
+        self._told_caught_up, self._head = False, 0
+        self._held_open = self._storing
+        return [] if self._storing else self._begin()
+
+    def _begin(self) -> list[Command]:
+        refusals = {key: word for key, word in self._words.items() if said.is_nack(key)}
+        if refusals:
+            # The cursor in the handshake acks what it has passed; a refusal said after that would come too late.
+            self.phase = Phase.SAYING
+            return [self._say_words(refusals, aside=True), steps.SetTimer(Timer.ANSWER, ANSWER_S)]
+        self.phase = Phase.GREETING
+        return [steps.Say(self.hello()), steps.SetTimer(Timer.ANSWER, ANSWER_S)]
+
+    def hello(self) -> dict[str, Any]:
+        """The handshake (protocol 10.1)."""
+        frame: dict[str, Any] = {"type": "hello", "ref": self._ref(), **self.facts}
+        frame["state"] = self._state
+        frame["store"] = {"id": self.store_id, **({"repair": True} if self.repair else {})}
+        if self.position.cursor is not None:
+            frame["cursors"] = {"inbox": self.position.cursor}
+        return frame
+
+    @property
+    def _state(self) -> str:
+        return "foreground" if self.foreground else "background"
+
+    def _ref(self) -> str:
+        self._refs += 1
+        return str(self._refs)
+
+    # --- what comes ---
+
+    def _came(self, frame: Frame) -> list[Command]:
+        if self.phase not in {Phase.SAYING, Phase.GREETING, Phase.READING}:
+            return []
+        if self._storing:
+            self._waiting.append(frame)
+            return []
+        commands = self._frame(frame)
+        if self.phase is Phase.READING and self._reading is Reading.PUSHED:
+            commands.append(steps.SetTimer(Timer.SILENCE, SILENT_INTERVALS * self._interval_s))
+        return commands
+
+    def _frame(self, frame: Frame) -> list[Command]:
+        if isinstance(frame, Page):
+            return self._page(frame)
+        match frame.get("type"):
+            case "welcome":
+                return self._welcomed(frame)
+            case "ack":
+                return self._ack_heard(frame)
+            case "hb":
+                return self._beat_heard(frame)
+            case "nothing":
+                return self._nothing(frame)
+            case "resync_required":
+                return self._reset(frame["resync"])
+            case "drain":
+                self._reconnect_s = frame.get("reconnect_ms", 0) / 1000
+                return [*self._ack_now(), steps.SetTimer(Timer.DRAIN, DRAIN_S)]
+            case "degraded":
+                return [steps.Tell(news.Degraded())]
+            case "withdraw":
+                return [steps.Tell(news.Withdrawn(tuple(frame.get("ids", ()))))]
+            case "error":
+                return self._error(frame)
+            case _:
+                return []
+
+    def _welcomed(self, frame: Mapping[str, Any]) -> list[Command]:
+        if self.phase is not Phase.GREETING:
+            return []
+        at = Position(frame["epoch"], frame["head"] - frame["missing"], frame["cursors"]["inbox"])
+        resync = frame["verdict"] == "resync"
+        here = self.position
+        astray = here.seq not in {at.seq, UNKNOWN_SEQ} or here.epoch != at.epoch
+        if not resync and (here.cursor is None or astray):
+            # It would go on elsewhere than we stand: believing it could skip messages, so begin without a cursor.
+            return self._forget()
+        self.session, self._welcome, self._head = frame["session"], frame, frame["head"]
+        self._take_beat(frame.get("heartbeat", {}))
+        self._next_poll_s = frame.get("next_poll_s", self._next_poll_s)
+        self._storing = True
+        reason = frame.get("reason") if resync else None
+        return [steps.StopTimer(Timer.ANSWER), steps.Adopt(at, self.session, reason, frame.get("floor", 0))]
+
+    def _take_beat(self, beat: Mapping[str, Any]) -> None:
+        self._interval_s = max(1.0, float(beat.get("interval_s", self._interval_s)))
+
+    def _reading_begins(self) -> list[Command]:
+        self.phase = Phase.READING
+        self._acked = self.position  # the handshake has acked it, where it was for the relay to believe
+        frame = self._welcome
+        told = news.Connected(
+            frame["verdict"],
+            frame.get("reason"),
+            self.session,
+            frame["missing"],
+            self._reading,
+            frame.get("advice") or {},
+            frame.get("loss"),
+        )
+        commands: list[Command] = [
+            steps.Tell(told),
+            steps.SetTimer(Timer.BEAT, self.rng.uniform(0, self._interval_s)),
+            steps.SetTimer(Timer.CALM, CALM_S),
+            steps.SetTimer(Timer.POLL, GUARD_S),
+        ]
+        if self._reading is not Reading.PUSHED:
+            commands.append(self._fetch())
+        return commands + self._ack_soon()
+
+    def _fetch(self, *, wait: bool = False) -> Command:
+        return steps.Fetch(self.position.cursor, self.wait_s if wait else 0)
+
+    # --- pages ---
+
+    def _page(self, page: Page) -> list[Command]:
+        if self.phase is not Phase.READING or page.fill or page.timeline != "inbox":
+            return []
+        here = self.position
+        if page.epoch != here.epoch:
+            return self._close("another epoch", soon=True)
+        if page.to_seq <= here.seq and page.from_seq != here.seq:
+            return self._pull_on(more=True)  # known: it came another way, or was kept by another process
+        if page.from_seq != here.seq:
+            return [self._fetch()]  # dropped: what lies between is missing
+        if not page.covers() or page.cursor is None:
+            return self._close("a page that leaves out a number")
+        self._head = max(self._head, page.head_seq)
+        if page.to_seq == here.seq:
+            return self._caught_up(page)  # what it answers has said `nothing`, too
+        self._storing, self._page_behind = True, page
+        return [steps.Keep(here, page)]
+
+    def _kept(self, position: Position, words: said.Words) -> list[Command]:
+        self._storing = False
+        self.position = position
+        self._words |= words
+        page, self._page_behind = self._page_behind, None
+        commands: list[Command] = []
+        if page is not None and self.phase is Phase.READING:
+            self._unacked += len(page.received)
+            commands += self._caught_up(page)
+            commands += self._ack_now() if page.urgent or self._unacked >= ACK_ENTRIES else self._ack_soon()
+            commands += self._pull_on(more=page.more)
+            commands.append(steps.SetTimer(Timer.POLL, GUARD_S))
+        elif page is None and self.phase is Phase.GREETING and self._welcome:
+            commands += self._reading_begins()
+        return commands + self._go_on()
+
+    def _go_on(self) -> list[Command]:
+        """The database is free again: what has waited for it."""
+        commands: list[Command] = []
+        if self._held_open:
+            self._held_open = False
+            commands += self._begin()
+        while self._waiting and not self._storing:
+            commands += self._came(self._waiting.popleft())
+        return commands
+
+    def _not_kept(self, position: Position, *, moved: bool) -> list[Command]:
+        self._storing, self._page_behind = False, None
+        if moved:
+            self.position = position
+        if self.phase not in {Phase.GREETING, Phase.READING}:
+            return self._go_on()
+        return self._close("another process moved the store" if moved else "the cache can't be written", soon=moved)
+
+    def _caught_up(self, page: Page) -> list[Command]:
+        if not page.caught_up or self._told_caught_up:
+            return []
+        self._told_caught_up = True
+        commands: list[Command] = [steps.Tell(news.CaughtUp(page.to_seq))]
+        upgrade = self._welcome.get("upgrade")
+        purpose = "upgrade" if upgrade else "cache" if self.repair else None
+        known = upgrade["id"] if upgrade else "repair"
+        if purpose is not None and known not in self._compared:
+            self._compared.add(known)
+            commands.append(steps.Compare(purpose, upgrade["id"] if upgrade else None))
+        return commands
+
+    def _pull_on(self, *, more: bool) -> list[Command]:
+        if self._reading is not Reading.PULLED:
+            return []
+        if more or self.wait_s > 0:
+            return [self._fetch(wait=not more)]
+        return [steps.SetTimer(Timer.POLL, self._next_poll_s)]
+
+    def _nothing(self, frame: Mapping[str, Any]) -> list[Command]:
+        if self._reading is not Reading.PULLED or self.phase is not Phase.READING:
+            return []
+        self._next_poll_s = frame.get("next_poll_s", self._next_poll_s)
+        if self.wait_s > 0 and (frame.get("asked_s", 0) == 0 or frame.get("waited_s", 0) >= NOT_WAITED_S):
+            return [self._fetch(wait=True)]
+        return [steps.SetTimer(Timer.POLL, self._next_poll_s)]
+
+    def _reset(self, resync: Mapping[str, Any]) -> list[Command]:
+        """The cursor is refused for good: the given one takes its place, and a handshake says what it stands for."""
+        self._storing = True
+        at = Position(resync["epoch"], UNKNOWN_SEQ, resync["cursor"])
+        adopt = steps.Adopt(at, None, resync.get("reason"), resync.get("floor", 0))
+        return [adopt, *self._close("resync", soon=True)]
+
+    def _forget(self) -> list[Command]:
+        self._storing = True
+        at = Position(self.position.epoch, UNKNOWN_SEQ, None)
+        return [steps.Adopt(at, None, "bad_cursor"), *self._close("without a cursor", soon=True)]
+
+    # --- words ---
+
+    def _ack_soon(self) -> list[Command]:
+        if self.phase is not Phase.READING or self._pausing or not self._something_to_say:
+            return []
+        self._pausing = True
+        return [steps.SetTimer(Timer.ACK, ACK_PAUSE_S)]
+
+    def _ack_now(self) -> list[Command]:
+        if self.phase is not Phase.READING or not self._something_to_say:
+            return []
+        flying = {key for sent in self._in_flight.values() for key in sent}
+        words = {key: word for key, word in self._words.items() if key not in flying}
+        words = dict(list(words.items())[: said.WORDS_MAX])
+        # The cursor may pass a message only together with its refusal, or after it.
+        if any(said.is_nack(key) for key in self._words if key not in flying and key not in words):
+            return [self._say_words(words), *self._rest()]
+        cursor = None if self._acked == self.position else self.position.cursor
+        self._acked, self._unacked = self.position, 0
+        return [self._say_words(words, cursor=cursor), *self._rest()]
+
+    @property
+    def _something_to_say(self) -> bool:
+        flying = {key for sent in self._in_flight.values() for key in sent}
+        return self._acked != self.position or any(key not in flying for key in self._words)
+
+    def _rest(self) -> list[Command]:
+        self._pausing = True
+        return [steps.SetTimer(Timer.ACK, ACK_PAUSE_S)]
+
+    def _say_words(
+        self, words: Mapping[str, Mapping[str, Any]], *, cursor: str | None = None, aside: bool = False
+    ) -> Command:
+        ref = self._ref()
+        self._in_flight[ref] = dict(words)
+        frame: dict[str, Any] = {"type": "ack", "ref": ref, **said.ack_body(words)}
+        if cursor is not None:
+            frame["cursor"] = cursor
+        return steps.Say(frame, aside)
+
+    def _ack_heard(self, frame: Mapping[str, Any]) -> list[Command]:
+        commands = self._heard(frame.get("ref"))
+        if self.phase is Phase.SAYING:
+            return commands + self._begin()
+        return [*commands, steps.Tell(news.Acked(frame.get("acked", 0)))]
+
+    def _heard(self, ref: str | None) -> list[Command]:
+        sent = self._in_flight.pop(ref or "", {})
+        heard = tuple(key for key, word in sent.items() if self._words.get(key) == word)
+        for key in heard:
+            del self._words[key]
+        return [steps.Drop(heard)] if heard else []
+
+    def _error(self, frame: Mapping[str, Any]) -> list[Command]:
+        code, ref = frame.get("code", ""), frame.get("ref")
+        told = steps.Tell(news.Refused(code, frame.get("detail", "")))
+        if ref in self._in_flight and code not in TRANSIENT | CURSOR_CODES:
+            # It will never take these words: they must not stand in the way of others.
+            commands = [told, *self._heard(ref)]
+            return commands + (self._begin() if self.phase is Phase.SAYING else [])
+        if ref in self._in_flight and code in TRANSIENT:
+            del self._in_flight[ref]
+            self._acked = None if self.phase is Phase.READING else self._acked
+            if self.phase is Phase.SAYING:
+                self._reconnect_s = frame.get("retry_after_ms", 1000) / 1000
+                return [told, *self._close("refused for now")]
+            self._pausing = True
+            return [steps.SetTimer(Timer.ACK, max(ACK_PAUSE_S, frame.get("retry_after_ms", 1000) / 1000))]
+        if isinstance(frame.get("resync"), Mapping):
+            return self._reset(frame["resync"])
+        if code == "invalid_cursor":
+            return self._forget()
+        if frame.get("retry_after_ms"):
+            self._reconnect_s = frame["retry_after_ms"] / 1000
+        return [told, *self._close("no welcome")] if self.phase is Phase.GREETING else [told]
+
+    # --- heartbeats ---
+
+    def _beat(self) -> list[Command]:
+        frame: dict[str, Any] = {"type": "hb", "ref": self._ref(), "state": self._state}
+        if self._reading is not Reading.PUSHED:
+            frame |= {"session": self.session, "cursor": self.position.cursor}
+        next_s = self._interval_s * self.rng.uniform(0.9, 1.0)
+        return [steps.Say(frame), steps.SetTimer(Timer.BEAT, next_s)]
+
+    def _beat_heard(self, frame: Mapping[str, Any]) -> list[Command]:
+        self._take_beat(frame)
+        if frame.get("do") == "handshake":
+            return self._close("asked to shake hands", soon=True)
+        self._head = max(self._head, frame.get("head", 0))
+        if self.phase is Phase.READING and self._head > self.position.seq:
+            return [steps.SetTimer(Timer.BEHIND, BEHIND_S)]
+        return []
+
+    # --- time ---
+
+    def _rang(self, timer: Timer) -> list[Command]:
+        match timer:
+            case Timer.CONNECT:
+                return self._connect() if self.phase is Phase.IDLE else []
+            case Timer.CALM:
+                self._failures = 0
+                return []
+            case Timer.ANSWER:
+                return self._close("no answer") if self.phase in {Phase.SAYING, Phase.GREETING} else []
+            case Timer.DRAIN:
+                return self._close("drained") if self.phase is Phase.READING else []
+            case _ if self.phase is not Phase.READING:
+                return []
+            case Timer.BEAT:
+                return self._beat()
+            case Timer.SILENCE:
+                return self._close("silence")
+            case Timer.BEHIND:
+                return [self._fetch()] if self._head > self.position.seq and not self._storing else []
+            case Timer.POLL:
+                return [self._fetch(), steps.SetTimer(Timer.POLL, GUARD_S)]
+            case Timer.ACK:
+                self._pausing = False
+                return self._ack_now()
+
+    # --- ends ---
+
+    def _close(self, why: str, *, soon: bool = False) -> list[Command]:
+        self.phase = Phase.CLOSING
+        self._soon = soon
+        return [steps.Close(why)]
+
+    def _closed(self, code: int | None, retry_after_s: float | None) -> list[Command]:
+        if self.phase is Phase.IDLE:
+            return []
+        self._in_flight.clear()
+        self._waiting.clear()
+        self._welcome = {}
+        self._pausing = self._held_open = False
+        commands: list[Command] = [steps.StopTimer(timer) for timer in Timer]
+        if self.phase is Phase.OVER:
+            return commands
+        self.phase = Phase.IDLE
+        asked_s, self._reconnect_s = self._reconnect_s, None
+        soon, self._soon = self._soon, False
+        if code == REPLACED and not self.foreground:
+            return [*commands, steps.Tell(news.Disconnected(code, None)), steps.Tell(news.Replaced())]
+        if code in FORBIDDEN:
+            told = news.Refused("forbidden", "The relay will not have this device.")
+            return [*commands, steps.Tell(news.Disconnected(code, None)), steps.Tell(told)]
+        self._renew = code in UNAUTHENTICATED
+        delay_s = 0.0
+        if not soon or self._failures > 1:
+            delay_s = self.rng.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 6)))
+        self._failures += 1
+        delay_s = max(delay_s, retry_after_s or 0, asked_s or 0)
+        return [*commands, steps.Tell(news.Disconnected(code, delay_s)), steps.SetTimer(Timer.CONNECT, delay_s)]
+
+    def _turned(self, foreground: bool) -> list[Command]:
+        self.foreground = foreground
+        if self.phase is Phase.READING:
+            return self._beat()
+        return self._poked() if foreground else []
+
+    def _poked(self) -> list[Command]:
+        if self.phase is Phase.IDLE:
+            return [steps.StopTimer(Timer.CONNECT), *self._connect()]
+        if self.phase is Phase.READING and self._reading is Reading.PULLED and not self._storing:
+            return [self._fetch()]
+        return []
+
+    def _stop(self) -> list[Command]:
+        commands: list[Command] = []
+        if self.phase is Phase.READING:
+            commands += self._ack_now()
+            commands.append(steps.Say({"type": "bye", "reason": "quit"}))
+        connected = self.phase not in {Phase.IDLE, Phase.OVER}
+        self.phase = Phase.OVER
+        return [*commands, *([steps.Close("done")] if connected else [])]

@@ -1,0 +1,447 @@
+"""The device's client: keeps a cache up to date over whichever way works, and tells the app what is new.
+
+It drives the sync core: carries out its commands with a transport, the cache and timers, and reports what came of them.
+"""
+
+import asyncio
+import functools
+import sqlite3
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import structlog
+
+from relay.client import http, news, said, steps, wire
+from relay.client.cache import Cache, Check, Moved, Outcome
+from relay.client.cache_file import Migration
+from relay.client.compare import Comparison
+from relay.client.core import Core
+from relay.client.http import Problem, Unreachable
+from relay.client.steps import Timer
+from relay.client.transports import WAYS, Gone, Ladder, Transport, Way, open_way
+from relay.client.wire import instant_ms
+from relay.clock import Clock, SystemClock, rfc3339
+from relay.ids import Rng, system_rng
+
+SDK = "relay-py/1.0"
+STOP_S = 3.0
+LONG_POLL_S = 50.0
+MINUTE_S, HOUR_S = 60.0, 3600.0
+T = TypeVar("T")
+TokenSource = Callable[[], Awaitable[str]]
+log = structlog.get_logger("relay.client")
+
+
+class Client:
+    """A device's inbox, kept in a file: `async with Client(url, token, cache="inbox.db") as client: …`.
+
+    What `messages()` and `events()` give is already stored and, in a moment, acked. The file is the truth: after a
+    restart the app shows what `history()` gives, and only what is new comes as news.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | TokenSource,
+        *,
+        cache: str | Path,
+        app_version: str | None = None,
+        schema: int | None = None,
+        types: Sequence[str] | None = None,
+        check: Check | None = None,
+        migrations: Sequence[Migration] = (),
+        facts: Mapping[str, Any] | None = None,
+        ways: Sequence[Way] = WAYS,
+        foreground: bool = True,
+        repair: bool = False,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        """`token` is a device token, or a function that asks your backend for one; `cache` the file of this device alone.
+
+        `schema` and `types` say what this version of the app can show. `check` raises ValueError for a message that it
+        can't use: such a message is kept, and comes again after an upgrade. `migrations` are for tables of the app's own
+        in the same file. `facts` are further fields of the handshake: platform, locale, tz, addresses, heartbeat, …
+        `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file that can't be opened.
+        """
+        self._url = url.rstrip("/")
+        self._token_source = token
+        self._clock: Clock = clock or SystemClock()
+        rng = rng or system_rng()
+        self.cache = Cache(cache, rng=rng, now_ms=self._clock.now_ms(), migrations=migrations, types=types, check=check)
+        before = self.cache.note_version(app_version)
+        known: dict[str, Any] = {
+            "app_version": app_version,
+            "schema": schema,
+            "types": None if types is None else list(types),
+        }
+        if before is not None and before != app_version:
+            known["previous_app_version"] = before
+        self.core = Core(
+            store_id=self.cache.store_id,
+            rng=rng,
+            facts={"sdk": SDK}
+            | {name: value for name, value in known.items() if value is not None}
+            | dict(facts or {}),
+            foreground=foreground,
+            repair=repair,
+        )
+        self._ladder = Ladder(tuple(ways))
+        self._news: list[asyncio.Queue[news.News | None]] = []
+        self._events: asyncio.Queue[steps.Event] = asyncio.Queue()
+        self._timers: dict[Timer, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="relay-cache")
+        self._transport: Transport | None = None
+        self._receiver: asyncio.Task[None] | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._given = ""
+        self._token = ""
+        self._welcomed = False
+        self._renewal: asyncio.Task[None] | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._caught_up = asyncio.Event()
+
+    # --- life ---
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession()
+        if self.cache.set_aside is not None:
+            path, why = self.cache.set_aside
+            self._tell(news.CacheSetAside(str(path), why))
+        self._events.put_nowait(steps.Started(self.cache.position, self.cache.words()))
+        self._main = asyncio.create_task(self._run(), name="relay-client")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Acks what is stored, says goodbye, and closes everything."""
+        if self._main is None:
+            return
+        self._events.put_nowait(steps.Stopped())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self._main
+        await self._abandon()
+
+    async def kill(self) -> None:
+        """Ends at once, as a process that is killed does: nothing more is acked or said."""
+        await self._abandon()
+
+    async def _abandon(self) -> None:
+        main, self._main = self._main, None
+        tasks = [
+            *self._timers.values(),
+            *self._tasks,
+            *([main] if main else []),
+            *([self._receiver] if self._receiver else []),
+        ]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._timers.clear()
+        if self._transport is not None:
+            await self._transport.close()
+            self._transport = None
+        if self._session is not None:
+            await self._session.close()
+        self._disk.shutdown(wait=True)
+        self.cache.close()
+        for queue in self._news:
+            queue.put_nowait(None)
+
+    # --- what the app asks ---
+
+    def events(self) -> AsyncIterator[news.News]:
+        """Everything that happens from now on (relay.client.news); ends with the client."""
+        queue: asyncio.Queue[news.News | None] = asyncio.Queue()
+        self._news.append(queue)
+        return self._listen(queue)
+
+    async def _listen(self, queue: "asyncio.Queue[news.News | None]") -> AsyncIterator[news.News]:
+        try:
+            while (one := await queue.get()) is not None:
+                yield one
+        finally:
+            self._news.remove(queue)
+
+    async def messages(self) -> AsyncIterator[news.Message]:
+        """New messages, each once, in order: those that arrive from the first use of this on."""
+        async for one in self.events():
+            if isinstance(one, news.MessageArrived):
+                yield one.message
+
+    async def history(self, *, conversation: str | None = None, after: int = 0, limit: int = 200) -> list[news.Message]:
+        """What the cache has, in order; `after` is the `seq` of the last one shown."""
+        now_ms = self._clock.now_ms()
+        return await self._on_disk(
+            lambda: self.cache.messages(conversation=conversation, after=after, limit=limit, now_ms=now_ms)
+        )
+
+    async def caught_up(self, timeout_s: float | None = None) -> None:
+        """Waits until everything up to the relay's head is in the cache. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            await self._caught_up.wait()
+
+    async def read(self, conversation: str, read_seq: int) -> None:
+        """The user has read a conversation up to this number; her other devices will know."""
+        await self._speak(dict([said.read(conversation, read_seq)]))
+
+    async def shown(self, *ids: str) -> None:
+        """These messages' notifications were shown here."""
+        await self._report(ids, "shown")
+
+    async def opened(self, *ids: str) -> None:
+        """The user opened these messages."""
+        await self._report(ids, "opened")
+
+    async def delete(self, *ids: str) -> None:
+        """Takes messages off this device."""
+        await self._on_disk(lambda: self.cache.delete(ids))
+
+    async def _report(self, ids: Sequence[str], what: str) -> None:
+        at = rfc3339(self._clock.now_ms())
+        await self._speak(dict(said.receipt(id_, what, at) for id_ in ids))
+
+    async def _speak(self, words: Mapping[str, Mapping[str, Any]]) -> None:
+        await self._on_disk(lambda: self.cache.put_words(words))
+        self._events.put_nowait(steps.Spoke(words))
+
+    def turn(self, *, foreground: bool) -> None:
+        """The app came to the foreground, or left it."""
+        self._events.put_nowait(steps.Turned(foreground))
+
+    def poke(self) -> None:
+        """There may be news: a push has come, or the network is back."""
+        self._events.put_nowait(steps.Poked())
+
+    async def verify(self) -> news.Verified:
+        """Compares the cache with the relay and fetches what differs. Raises Problem, Unreachable."""
+        return await self._compare("cache", None)
+
+    # --- the loop ---
+
+    async def _run(self) -> None:
+        while True:
+            event = await self._events.get()
+            await self._carry_out(self.core.handle(event))
+            if isinstance(event, steps.Stopped):
+                return
+
+    async def _carry_out(self, commands: Sequence[steps.Command]) -> None:
+        waiting = deque(commands)
+        while waiting:
+            event = await self._do(waiting.popleft())
+            if event is not None:  # what came of it comes before whatever else is in the queue
+                waiting.extendleft(reversed(self.core.handle(event)))
+
+    async def _do(self, command: steps.Command) -> steps.Event | None:
+        match command:
+            case steps.Connect(renew):
+                self._later(self._connect(renew=renew))
+            case steps.Say(frame, aside):
+                if self._transport is not None:
+                    await self._transport.say(frame, aside=aside)
+            case steps.Fetch(cursor, wait_s):
+                if self._transport is not None:
+                    await self._transport.fetch(cursor, wait_s)
+            case steps.Keep(at, page):
+                return await self._write(lambda: self.cache.keep(at, page))
+            case steps.Adopt(position, session, reason, floor):
+                adopt = functools.partial(self.cache.adopt, position, session=session, reason=reason, floor=floor)
+                return await self._write(adopt)
+            case steps.Drop(keys):
+                with suppress(sqlite3.Error):  # said once more, then
+                    await self._on_disk(lambda: self.cache.drop_words(keys))
+            case steps.SetTimer(timer, after_s):
+                self._set_timer(timer, after_s)
+            case steps.StopTimer(timer):
+                if (running := self._timers.pop(timer, None)) is not None:
+                    running.cancel()
+            case steps.Close(why):
+                return await self._close(why)
+            case steps.Compare(purpose, upgrade):
+                self._later(self._compared(purpose, upgrade))
+            case steps.Tell(what):
+                self._tell(what)
+        return None
+
+    async def _write(self, what: Callable[[], Outcome]) -> steps.Event:
+        try:
+            outcome = await self._on_disk(what)
+        except Moved as moved:
+            return steps.NotKept(moved.position, moved=True)
+        except sqlite3.Error as error:
+            self._tell(news.StorageFailed(str(error)))
+            return steps.NotKept(self.core.position, moved=False)
+        for one in outcome.told:
+            self._tell(one)
+        return steps.Kept(outcome.position, outcome.words)
+
+    async def _on_disk(self, what: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._disk, what)
+
+    def _later(self, what: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _set_timer(self, timer: Timer, after_s: float) -> None:
+        if (running := self._timers.pop(timer, None)) is not None:
+            running.cancel()
+        self._timers[timer] = asyncio.create_task(self._ring(timer, after_s))
+
+    async def _ring(self, timer: Timer, after_s: float) -> None:
+        await self._clock.sleep(after_s)
+        self._events.put_nowait(steps.Rang(timer))
+
+    def _tell(self, what: news.News) -> None:
+        if isinstance(what, news.Connected):
+            self._welcomed = True
+            self._ladder.worked()
+        elif isinstance(what, news.CaughtUp):
+            self._caught_up.set()
+        for queue in self._news:
+            queue.put_nowait(what)
+
+    # --- connections ---
+
+    async def _connect(self, *, renew: bool) -> None:
+        assert self._session is not None
+        now_ms = self._clock.monotonic_ms()
+        way = self._ladder.way(now_ms)
+        self.core.wait_s = 0 if way is Way.POLL else LONG_POLL_S
+        self._welcomed = False
+        try:
+            await self._take_token(renew=renew)
+            transport = await open_way(way, self._session, self._url, lambda: self._token, self._clock)
+        except Gone as gone:
+            self._ladder.failed(now_ms, unfit=gone.unfit)
+            self._events.put_nowait(steps.Closed(gone.code, gone.retry_after_s))
+            return
+        self._transport = transport
+        self._events.put_nowait(steps.Opened(transport.reading))
+        self._receiver = asyncio.create_task(self._receive(transport))
+
+    async def _take_token(self, *, renew: bool) -> None:
+        source = self._token_source
+        if isinstance(source, str):
+            given = source
+        elif renew or not self._given:
+            try:
+                given = await source()
+            except (Problem, Unreachable, OSError, TimeoutError) as error:
+                log.info("client.no_token", error=type(error).__name__)
+                raise Gone from error
+        else:
+            given = self._given
+        self._given = given
+        self._token = await self._on_disk(lambda: self.cache.token_after(given))
+
+    async def _receive(self, transport: Transport) -> None:
+        while True:
+            try:
+                frame = await transport.receive()
+            except Gone as gone:
+                if not self._welcomed:
+                    self._ladder.failed(self._clock.monotonic_ms(), unfit=gone.unfit)
+                elif gone.unfit:
+                    self._ladder.failed(self._clock.monotonic_ms(), unfit=True)
+                self._transport = None
+                self._later(transport.close())
+                self._events.put_nowait(steps.Closed(gone.code, gone.retry_after_s))
+                return
+            if not isinstance(frame, wire.Page) and frame.get("type") == "welcome":
+                await self._keep_token(frame.get("token") or {})
+            self._events.put_nowait(steps.Came(frame))
+
+    async def _keep_token(self, answer: Mapping[str, Any]) -> None:
+        """The token that follows ours is stored before it is used: its first use ends the one before."""
+        following = answer.get("token")
+        if isinstance(following, str):
+            given = self._given
+            with suppress(sqlite3.Error):
+                await self._on_disk(lambda: self.cache.put_token(given, following))
+                self._token = following
+        elif (renew_ms := instant_ms(answer.get("renew_at"))) is not None:
+            if self._renewal is not None:
+                self._renewal.cancel()
+            self._renewal = self._later(self._renew_token(max(MINUTE_S, (renew_ms - self._clock.now_ms()) / 1000)))
+
+    async def _renew_token(self, after_s: float) -> None:
+        """A connection may outlive its token: the next one is asked for in time."""
+        await self._clock.sleep(after_s)
+        try:
+            await self._keep_token((await self._call("POST", "/v1/device/token")).json)
+        except (Problem, Unreachable) as error:
+            log.info("client.token_not_renewed", error=type(error).__name__)
+            self._renewal = self._later(self._renew_token(HOUR_S))
+
+    async def _close(self, why: str) -> steps.Event | None:
+        transport, self._transport = self._transport, None
+        if transport is None:
+            return None  # its end is in the queue already
+        if self._receiver is not None:
+            self._receiver.cancel()
+        if not self._welcomed:
+            self._ladder.failed(self._clock.monotonic_ms(), unfit=False)
+        log.debug("client.close", why=why)
+        await transport.close()
+        return steps.Closed()
+
+    # --- comparing ---
+
+    async def _compared(self, purpose: str, upgrade: str | None) -> None:
+        try:
+            self._tell(await self._compare(purpose, upgrade))
+        except (Problem, Unreachable, sqlite3.Error) as error:
+            self._tell(
+                news.Refused(getattr(error, "code", "unreachable"), f"The comparison could not be made: {error}")
+            )
+
+    async def _compare(self, purpose: str, upgrade: str | None) -> news.Verified:
+        extent = await self._on_disk(lambda: self.cache.extent)
+
+        def rows_of(as_of: str | None) -> Any:
+            at_ms = self._clock.now_ms() if as_of is None else instant_ms(as_of) or 0
+            return self.cache.rows(extent, as_of_ms=at_ms)
+
+        comparison = await self._on_disk(
+            lambda: Comparison(extent=extent, rows_of=rows_of, purpose=purpose, upgrade=upgrade)
+        )
+        while (question := await self._on_disk(comparison.request)) is not None:
+            answer = await self._call("POST", "/v1/device/verify", body=question)
+            await self._on_disk(functools.partial(comparison.answered, answer.json))
+        fetched = 0
+        for span in comparison.to_fetch():
+            low = span.low
+            while low < span.high:
+                answer = await self._call("GET", "/v1/device/sync", params={"range": f"{low}-{span.high}"})
+                pages, _ = wire.pages(answer.body)
+                page = pages[0]
+                outcome, mended = await self._on_disk(functools.partial(self.cache.fill, page))
+                fetched += mended
+                for one in outcome.told:
+                    self._tell(one)
+                if outcome.words:
+                    self._events.put_nowait(steps.Spoke(outcome.words))
+                if page.to_seq <= low:
+                    break
+                low = page.to_seq
+        state = "repaired" if fetched else "ok"
+        return news.Verified(state, fetched, comparison.rounds, len(comparison.extra))
+
+    async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
+        assert self._session is not None
+        return await http.call(self._session, method, self._url + path, credential=self._token, **more)

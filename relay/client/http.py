@@ -1,0 +1,87 @@
+"""One HTTP call to a relay: its answer, or a `Problem` (RFC 9457), or `Unreachable`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+CALL_S = 30.0
+
+
+class ClientError(Exception):
+    """Base of what this client raises."""
+
+
+class Unreachable(ClientError):  # noqa: N818 - an outcome
+    """No answer: nobody can say whether the relay did it. Repeat it with the same key."""
+
+
+class Problem(ClientError):  # noqa: N818 - it is the word of RFC 9457
+    """The relay's refusal. `code` is a word of its registry, `errors` name the fields and how to mend them."""
+
+    def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
+        self.status = status
+        self.body = dict(body)
+        self.code = str(body.get("code", "internal"))
+        self.detail = str(body.get("detail", ""))
+        self.errors: list[dict[str, str]] = list(body.get("errors", ()))
+        self.retryable = bool(body.get("retryable", status in {408, 429, 502, 503, 504}))
+        self.retry_after_s = retry_after_s
+        where = "".join(f"; {one.get('pointer', '')}: {one.get('detail', '')}" for one in self.errors)
+        super().__init__(f"{status} {self.code}: {self.detail}{where}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx or 304."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body) if self.body else None
+
+
+def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
+    """The problem in an answer; of one that is none (a proxy's page, say), one that has its status."""
+    try:
+        read = json.loads(body)
+    except ValueError:
+        read = None
+    said: dict[str, Any] = {"code": f"http_{status}", "detail": "The answer is not the relay's."}
+    if isinstance(read, dict):
+        said = read
+    after_ms = said.get("retry_after_ms")
+    header = headers.get("Retry-After", "")
+    after_s = after_ms / 1000 if after_ms is not None else float(header) if header.isdecimal() else None
+    return Problem(status, said, after_s)
+
+
+async def call(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    *,
+    credential: str,
+    body: Any = None,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = CALL_S,
+) -> Answer:
+    """One request, once. Raises Problem, Unreachable."""
+    sent = {"Authorization": f"Bearer {credential}", **(headers or {})}
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    try:
+        async with session.request(
+            method, url, json=body, params=params, headers=sent, timeout=timeout, allow_redirects=False
+        ) as answer:
+            read = await answer.read()
+            if answer.status < 300 or answer.status == 304:
+                return Answer(answer.status, read, answer.headers)
+            raise problem_of(answer.status, answer.headers, read)
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Unreachable(f"{method} {url}: {type(error).__name__}") from error

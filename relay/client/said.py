@@ -1,0 +1,48 @@
+"""Words that a client owes the relay until it has heard them: refusals, read markers, receipts, single acks. Pure.
+
+Each has a key, so that a newer word takes the place of an older one, and lives in the cache until it is answered.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+WORDS_MAX = 200  # in one ack
+Words = Mapping[str, Mapping[str, Any]]
+
+_FIELDS = {"nack": "nack", "read": "read", "receipt": "receipts"}
+
+
+def nack(id_: str, code: str) -> tuple[str, dict[str, Any]]:
+    """The message can't be shown: `unknown_type`, `undecodable` or `too_big`."""
+    return f"nack:{id_}", {"id": id_, "code": code}
+
+
+def read(conversation: str, read_seq: int) -> tuple[str, dict[str, Any]]:
+    """The user has read the conversation up to this number of the inbox."""
+    return f"read:{conversation}", {"conversation": conversation, "read_seq": read_seq}
+
+
+def receipt(id_: str, what: str, at: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The message was `shown` or `opened` on this device."""
+    return f"receipt:{what}:{id_}", {"id": id_, "what": what} | ({} if at is None else {"at": at})
+
+
+def single_ack(id_: str) -> tuple[str, dict[str, Any]]:
+    """This message is stored, though the cursor has not passed it: it came by push or by a range."""
+    return f"id:{id_}", {"id": id_}
+
+
+def is_nack(key: str) -> bool:
+    return key.startswith("nack:")
+
+
+def ack_body(words: Words) -> dict[str, Any]:
+    """The parts of an ack that say these words."""
+    parts: dict[str, Any] = {}
+    for key, said in words.items():
+        kind = key.partition(":")[0]
+        if kind == "id":
+            parts.setdefault("ids", []).append(said["id"])
+        else:
+            parts.setdefault(_FIELDS[kind], []).append(dict(said))
+    return parts

@@ -1,0 +1,354 @@
+"""Four ways to the same pages: WebSocket, server-sent events, long poll, poll. The core sees frames, whichever it is.
+
+Over plain HTTP a call's answer is put into the words of a frame: `welcome` for the handshake, `ack` for an ack, `hb`
+for a heartbeat, pages for a sync, `nothing` for one that brought none.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any, Protocol
+
+import aiohttp
+import msgspec
+
+from relay.client import http, wire
+from relay.client.http import Problem, Unreachable
+from relay.client.steps import Reading
+from relay.client.wire import Frame
+from relay.clock import Clock
+
+SUBPROTOCOL = "relay.v1.json"
+OPEN_S = 15.0
+STREAM_SILENT_S = 75.0  # the relay says something every 25 s
+FRAME_BYTES_MAX = 8 * 1024 * 1024
+NO_STREAM = frozenset({404, 405, 406})  # a relay, or something before it, that has no such door
+CURSOR_STATUS = frozenset({409, 410})
+Token = Callable[[], str]  # the newest: an older one that is used beside it would end them all
+_CALLS = {"hello": ("PUT", "/v1/device"), "ack": ("POST", "/v1/device/ack"), "hb": ("POST", "/v1/device/heartbeat")}
+_ANSWERS = {"hello": "welcome", "ack": "ack", "hb": "hb"}
+
+
+class Way(StrEnum):
+    """How to reach the relay, the best first."""
+
+    WEBSOCKET = "websocket"
+    SSE = "sse"
+    LONG_POLL = "long-poll"
+    POLL = "poll"
+
+
+WAYS = tuple(Way)
+
+
+class Gone(Exception):  # noqa: N818 - an outcome
+    """The connection has ended, or could not be opened."""
+
+    def __init__(self, code: int | None = None, retry_after_s: float | None = None, *, unfit: bool = False) -> None:
+        """`unfit`: this way does not work here, another one may."""
+        super().__init__(code)
+        self.code = code
+        self.retry_after_s = retry_after_s
+        self.unfit = unfit
+
+
+class Transport(Protocol):
+    """An open way. `receive` raises Gone at its end; the other methods never fail, what goes wrong is received."""
+
+    reading: Reading
+
+    async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None: ...
+
+    async def fetch(self, cursor: str | None, wait_s: float) -> None: ...
+
+    async def receive(self) -> Frame: ...
+
+    async def close(self) -> None: ...
+
+
+class HttpWay:
+    """Everything by calls of its own: the poll, the long poll, and what the other ways do beside their connection."""
+
+    reading = Reading.PULLED
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> None:
+        self._session, self._url, self._token, self._clock = session, url, token, clock
+        self._came: asyncio.Queue[Frame | Gone] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_turn = asyncio.Lock()  # words reach the relay in the order in which they were said
+        self._pull: asyncio.Task[None] | None = None
+        self._etag: tuple[str | None, str] | None = None  # of the last answer that was caught up, and its cursor
+
+    async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None:
+        if frame["type"] in _CALLS:
+            self._later(self._said(frame))
+
+    async def fetch(self, cursor: str | None, wait_s: float) -> None:
+        if self._pull is not None:
+            self._pull.cancel()  # a new question takes the place of one that still waits
+        self._pull = self._later(self._fetched(cursor, wait_s))
+
+    async def receive(self) -> Frame:
+        came = await self._came.get()
+        if isinstance(came, Gone):
+            raise came
+        return came
+
+    async def close(self) -> None:
+        """Lets the last words be heard, and ends what waits."""
+        if self._pull is not None:
+            self._pull.cancel()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=2)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _later(self, what: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _said(self, frame: Mapping[str, Any]) -> None:
+        kind = frame["type"]
+        method, path = _CALLS[kind]
+        body = {name: value for name, value in frame.items() if name not in {"type", "ref"} and value is not None}
+        ref = {"ref": frame.get("ref")}
+        async with self._in_turn:
+            try:
+                answer = await self._call(method, path, body=body)
+                self._came.put_nowait({"type": _ANSWERS[kind], **ref, **answer.json})
+            except Problem as problem:
+                self._refused(problem, ref)
+            except Unreachable:
+                self._came.put_nowait(Gone())
+
+    async def _fetched(self, cursor: str | None, wait_s: float) -> None:
+        params = ({"cursor": cursor} if cursor else {}) | ({"wait": str(int(wait_s))} if wait_s else {})
+        headers = {"If-None-Match": self._etag[1]} if self._etag is not None and self._etag[0] == cursor else {}
+        began_ms = self._clock.monotonic_ms()
+        try:
+            answer = await self._call(
+                "GET", "/v1/device/sync", params=params, headers=headers, timeout_s=wait_s + http.CALL_S
+            )
+            if answer.status == 304:
+                self._nothing(wait_s, began_ms, {})
+                return
+            pages, rest = wire.pages(answer.body)
+        except Problem as problem:
+            self._refused(problem, {})
+            return
+        except (Unreachable, ValueError):
+            self._came.put_nowait(Gone())
+            return
+        brought = [page for page in pages if page.to_seq > page.from_seq or page.caught_up]
+        for page in brought:
+            self._came.put_nowait(page)
+            if page.caught_up and "ETag" in answer.headers:
+                self._etag = (page.cursor, answer.headers["ETag"])
+        if all(page.to_seq == page.from_seq for page in pages):
+            self._nothing(wait_s, began_ms, rest)
+
+    def _nothing(self, asked_s: float, began_ms: int, rest: Mapping[str, Any]) -> None:
+        waited = {"asked_s": asked_s, "waited_s": (self._clock.monotonic_ms() - began_ms) / 1000}
+        pause = {"next_poll_s": rest["next_poll_s"]} if "next_poll_s" in rest else {}
+        self._came.put_nowait({"type": "nothing", **waited, **pause})
+
+    def _refused(self, problem: Problem, ref: Mapping[str, Any]) -> None:
+        if problem.status in CURSOR_STATUS and "resync" in problem.body:
+            self._came.put_nowait({"type": "resync_required", "resync": problem.body["resync"]})
+        elif problem.code == "state_conflict":
+            self._came.put_nowait(Gone(4001))
+        elif problem.status in {401, 403} or (problem.retryable and not ref):
+            self._came.put_nowait(Gone(problem.status, problem.retry_after_s))
+        else:
+            frame = {"type": "error", "code": problem.code, "detail": problem.detail, **ref}
+            if problem.retry_after_s is not None:
+                frame["retry_after_ms"] = int(problem.retry_after_s * 1000)
+            self._came.put_nowait(frame)
+
+    async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
+        return await http.call(self._session, method, self._url + path, credential=self._token(), **more)
+
+
+class SocketWay(HttpWay):
+    """The WebSocket (protocol 9.1)."""
+
+    reading = Reading.PUSHED
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        token: Token,
+        clock: Clock,
+        socket: aiohttp.ClientWebSocketResponse,
+    ) -> None:
+        super().__init__(session, url, token, clock)
+        self._socket = socket
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def open(cls, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> "SocketWay":
+        """Raises Gone."""
+        try:
+            async with asyncio.timeout(OPEN_S):
+                socket = await session.ws_connect(
+                    url + "/v1/device/ws",
+                    protocols=[SUBPROTOCOL],
+                    headers={"Authorization": f"Bearer {token()}"},
+                    max_msg_size=FRAME_BYTES_MAX,
+                    autoping=True,
+                )
+        except aiohttp.WSServerHandshakeError as error:
+            after = error.headers.get("Retry-After", "") if error.headers is not None else ""
+            unfit = error.status not in {401, 403, 429, 503}
+            raise Gone(error.status, float(after) if after.isdecimal() else None, unfit=unfit) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Gone(unfit=True) from error
+        return cls(session, url, token, clock, socket)
+
+    async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None:
+        if aside:
+            await super().say(frame, aside=True)
+            return
+        with suppress(ConnectionError, aiohttp.ClientError, RuntimeError):  # `receive` tells of it
+            await self._socket.send_str(msgspec.json.encode(frame).decode())
+
+    async def close(self) -> None:
+        with suppress(Exception):
+            async with asyncio.timeout(3):
+                await self._socket.close()
+        self._reader.cancel()
+        await super().close()
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                try:
+                    self._came.put_nowait(wire.frame(message.data.encode()))
+                except ValueError:
+                    break  # not the relay's words: something between us makes up answers
+        self._came.put_nowait(Gone(self._socket.close_code))
+
+
+class StreamWay(HttpWay):
+    """Server-sent events (protocol 9.3): the stream begins with the first fetch, words go by calls of their own."""
+
+    reading = Reading.STREAMED
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> None:
+        super().__init__(session, url, token, clock)
+        self._stream: asyncio.Task[None] | None = None
+
+    async def fetch(self, cursor: str | None, wait_s: float) -> None:
+        if self._stream is None:
+            self._stream = asyncio.create_task(self._streamed(cursor))
+        else:
+            await super().fetch(cursor, 0)
+
+    async def close(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+            await asyncio.gather(self._stream, return_exceptions=True)
+        await super().close()
+
+    async def _streamed(self, cursor: str | None) -> None:
+        headers = {"Authorization": f"Bearer {self._token()}", "Accept": "text/event-stream"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=OPEN_S, sock_read=STREAM_SILENT_S)
+        params = {"cursor": cursor} if cursor else {}
+        url = self._url + "/v1/device/stream"
+        try:
+            async with self._session.get(url, params=params, headers=headers, timeout=timeout) as answer:
+                if answer.status != 200 or answer.content_type != "text/event-stream":
+                    problem = http.problem_of(answer.status, answer.headers, await answer.read())
+                    if answer.status in NO_STREAM or answer.status == 200:
+                        raise Gone(unfit=True)
+                    self._refused(problem, {})
+                    return
+                async for kind, data in events_of(answer.content):
+                    self._event(kind, data)
+        except Gone as gone:
+            self._came.put_nowait(gone)
+            return
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            pass
+        self._came.put_nowait(Gone())
+
+    def _event(self, kind: str, data: bytes) -> None:
+        if kind == "batch":
+            self._came.put_nowait(wire.page(data))
+        else:
+            self._came.put_nowait({"type": kind} | msgspec.json.decode(data, type=dict[str, Any]))
+
+
+async def events_of(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, bytes]]:
+    """(event, data) of a server-sent event stream (WHATWG HTML, "Server-sent events"); comments and ids are left out."""
+    kind, data = "message", bytearray()
+    async for chunk in long_lines(lines):
+        line = chunk.rstrip(b"\r\n")
+        if not line:
+            if data:
+                yield kind, bytes(data[:-1])
+            kind, data = "message", bytearray()
+            continue
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"event":
+            kind = value.decode()
+        elif name == b"data":
+            data += value + b"\n"
+
+
+async def long_lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length up to FRAME_BYTES_MAX. Raises ValueError for a longer one."""
+    rest = bytearray()
+    async for piece in stream.iter_any():
+        rest += piece
+        while (end := rest.find(b"\n")) >= 0:
+            yield bytes(rest[: end + 1])
+            del rest[: end + 1]
+        if len(rest) > FRAME_BYTES_MAX:
+            raise ValueError("a line without an end")
+
+
+async def open_way(way: Way, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> Transport:
+    """Raises Gone."""
+    match way:
+        case Way.WEBSOCKET:
+            return await SocketWay.open(session, url, token, clock)
+        case Way.SSE:
+            return StreamWay(session, url, token, clock)
+        case Way.LONG_POLL | Way.POLL:
+            return HttpWay(session, url, token, clock)
+
+
+class Ladder:
+    """Which way to take: down a step when one does not work, up again after a while. Pure."""
+
+    FAILURES_MAX = 2
+    STAY_MS = 600_000
+
+    def __init__(self, ways: tuple[Way, ...] = WAYS) -> None:
+        self._ways = ways
+        self._at = 0
+        self._failures = 0
+        self._since_ms = 0
+
+    def way(self, now_ms: int) -> Way:
+        """The way for the next connection."""
+        if self._at > 0 and now_ms - self._since_ms >= self.STAY_MS:
+            self._at, self._failures = 0, 0
+        return self._ways[self._at]
+
+    def failed(self, now_ms: int, *, unfit: bool) -> None:
+        """It could not be opened, or brought no welcome. `unfit`: it will not work next time either."""
+        self._failures += 1
+        if self._failures >= self.FAILURES_MAX or (unfit and self._at > 0):
+            self._at = (self._at + 1) % len(self._ways)
+            self._failures, self._since_ms = 0, now_ms
+
+    def worked(self) -> None:
+        self._failures = 0
