@@ -193,8 +193,14 @@ class Connection(asyncio.Protocol):
             self._probe()
             return False
         streams_max = min(self._h2.remote_settings.max_concurrent_streams, self._streams_max)
-        window = min(self._h2.outbound_flow_control_window, self._h2.remote_settings.initial_window_size)
-        return len(self._streams) < streams_max and window >= min(body_bytes, UPLOAD_BYTES_MIN)
+        if len(self._streams) >= streams_max:
+            return False
+        if not body_bytes:
+            return True
+        # A body that only trickles should not begin: it would count as sent. But nothing widens an unused window.
+        window = self._h2.outbound_flow_control_window
+        enough = window >= min(body_bytes, UPLOAD_BYTES_MIN) or (window > 0 and not self._streams)
+        return enough and self._h2.remote_settings.initial_window_size > 0
 
     def start(self, exchange: Exchange) -> None:
         """Sends a request for which there is room."""

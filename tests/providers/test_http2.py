@@ -235,15 +235,33 @@ async def test_a_limit_that_sinks_is_kept_and_one_that_rises_again_is_used() -> 
 
 
 async def test_a_body_waits_for_its_window_before_its_request_starts() -> None:
-    server = Scripted(settings={WINDOW: 1000})
+    def first_only(wire: Wire, asked: Asked) -> None:
+        if asked.id == "second":
+            wire.answer(asked)
+
+    server = Scripted(first_only, generous=False)
     async with serving(server), transport(connections_max=1) as client:
-        call = asyncio.ensure_future(client(request(server, "big", b"x" * 4000)))
+        first = asyncio.ensure_future(client(request(server, "first", b"x" * 63_000)))
+        await server.until(lambda: bool(server.all_asked) and len(server.all_asked[0].body) == 63_000)
+        second = asyncio.ensure_future(client(request(server, "second", b"x" * 4000)))
+        await server.wires[0].round_trip()
+        assert len(server.all_asked) == 1, "it would be said to have been sent if the window never came"
+        server.wires[0].widen(2000)
+        assert (await second).status == 200
+        assert len(server.all_asked[1].body) == 4000
+        server.wires[0].answer(server.all_asked[0])
+        await first
+
+
+async def test_no_window_at_all_is_waited_for() -> None:
+    server = Scripted(settings={WINDOW: 0})
+    async with serving(server), transport() as client:
+        call = asyncio.ensure_future(client(request(server, "r", b"x" * 4000)))
         await server.until(lambda: bool(server.wires))
         await server.wires[0].round_trip()
-        assert not server.all_asked, "so that it is not said to have been sent if the window never comes"
-        server.wires[0].set(initial_window_size=4000)
+        assert not server.all_asked
+        server.wires[0].set(initial_window_size=100)
         assert (await call).status == 200
-        assert len(server.all_asked[0].body) == 4000
 
 
 async def test_a_large_body_goes_window_by_window() -> None:
