@@ -16,10 +16,12 @@ from providers.contract import Capabilities, ProviderConfig
 from providers.endpoints import EndpointConfig
 from providers.guard import Guard
 from providers.transport import HttpTransport
+from relay.api.door import Door
 from relay.api import limits, table
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
+from relay.api.stream import StreamApi
 from relay.api.gate import Gate, stop_listening
 from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
@@ -330,6 +332,11 @@ class Relay:
             rng=self.rng,
             policy_of=lambda _: policy,
             id_secret=lambda app_id: self._secrets[app_id],
+        door = Door(
+            hub=self.hub,
+            origins=tuple(self.settings.server.allowed_origins),
+            connections_max=self.settings.limits.sockets_per_node,
+        )
             check_push=self._check_push,
         )
         own = self.settings.limits
@@ -350,10 +357,10 @@ class Relay:
                 devices=self.devices,
                 hub=self.hub,
                 auth=self.auth,
+            stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
                 issuer=self.issuer,
                 clock=self.clock,
-                origins=tuple(self.settings.server.allowed_origins),
-                sockets_max=self.settings.limits.sockets_per_node,
+                door=door,
                 wait_max_s=self.settings.poll.wait_max_s,
             ),
             webhooks=WebhookApi(webhooks=self.webhooks),

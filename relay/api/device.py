@@ -9,12 +9,13 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from relay.api.auth import Authenticator
+from relay.api.door import Door
 from relay.api.issuing import Issuer
 from relay.api.principal import Principal
 from relay.api.routes import Answer, Call
 from relay.api.schemas import AddressesBody
 from relay.clock import Clock, rfc3339
-from relay.errors import Forbidden, Invalid, Malformed, Problem, Throttled, Unauthenticated, Unavailable
+from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
 from relay.inbox.service import InboxService, Reading
 from relay.model import DeviceKey
 from relay.realtime import protocol
@@ -23,9 +24,6 @@ from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody
 from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.session import Session
 from relay.strictjson import parse
-
-SOCKETS_PER_DEVICE_MAX = 3
-SOCKETS_MAX = 20_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,8 +36,7 @@ class DeviceApi:
     auth: Authenticator
     issuer: Issuer
     clock: Clock
-    origins: tuple[str, ...] = ()
-    sockets_max: int = SOCKETS_MAX
+    door: Door
     wait_max_s: int = 60
 
     async def handshake(self, call: Call) -> Answer:
@@ -171,16 +168,11 @@ class DeviceApi:
         )
         if not upgrade or headers.get("Sec-WebSocket-Version") != "13":
             raise Problem("Ask for a WebSocket of version 13.", code="upgrade_required")
-        origin = headers.get("Origin")
-        if origin is not None and origin not in self.origins:
-            raise Forbidden("This origin may not connect; add it to app.allowed_origins.")
+        self.door.check_origin(headers.get("Origin"))
         offered = {one.strip() for one in headers.get("Sec-WebSocket-Protocol", "").split(",")}
         if protocol.SUBPROTOCOL not in offered:
             raise Malformed(f"Offer the subprotocol {protocol.SUBPROTOCOL}.", code="malformed_http")
-        if self.hub.draining:
-            raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
-        if len(self.hub) >= self.sockets_max:
-            raise Unavailable("This node has all the connections it can take.", retry_after_s=10)
+        self.door.check_room()
 
     async def _who(self, request: web.Request) -> tuple[Principal | None, tuple[str, ...]]:
         """Who brings a token, or a ticket among the subprotocols; None if the hello is to bring a ticket."""
@@ -197,12 +189,8 @@ class DeviceApi:
                         text.removeprefix(protocol.TICKET_PREFIX), origin=request.headers.get("Origin")
                     )
         if bearer is not None and bearer.device_key is not None:
-            self._check_count(bearer.device_key)
+            self.door.check_count(bearer.device_key)
         return bearer, (protocol.SUBPROTOCOL,)
-
-    def _check_count(self, device: DeviceKey) -> None:
-        if self.hub.of_device(device) >= SOCKETS_PER_DEVICE_MAX:
-            raise Throttled("This device has too many connections; close one first.", retry_after_s=2)
 
     async def _first_frame(self, ws: web.WebSocketResponse) -> dict[str, Any] | None:
         """The hello, within 5 s; None after closing the connection."""
@@ -237,7 +225,7 @@ class DeviceApi:
                 raise Unauthenticated("Bring a bearer token, or a ticket.")
             bearer = await self.auth.take_ticket(ticket, origin=request.headers.get("Origin"))
             assert bearer.device_key is not None
-            self._check_count(bearer.device_key)
+            self.door.check_count(bearer.device_key)
         except Problem as problem:
             await ws.send_frame(
                 msgspec.json.encode(

@@ -53,6 +53,7 @@ class Call:
     query: Any = None
 
 
+QUERY: web.RequestKey[Any] = web.RequestKey("query", object)  # of a raw route that has one, parsed
 Handler = Callable[[Call], Awaitable[Answer]]
 Raw = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -146,6 +147,8 @@ def _raw(route: Route, handler: Raw, auth: Authenticator) -> Raw:
         limits.check_form(request)
         if route.access == PUBLIC:
             auth.check_rate(request, None)
+        if route.query is not None:
+            request[QUERY] = _query(route.query, request)
         return await handler(request)
 
     return serve

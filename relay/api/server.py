@@ -12,17 +12,22 @@ from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
 from relay.api.routes import Route, register
+from relay.api.stream import StreamApi
 from relay.api.system import SystemApi
 from relay.api.webhooks import WebhookApi
 from relay.errors import Unavailable
 from relay.ids import Rng
 from relay.telemetry import Metrics
 
+# What waits, and what must always be heard: not counted among the requests in handlers.
+UNBOUNDED = frozenset({"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/v1/device/ack"})
+
 
 def application(
     *,
     backend: BackendApi,
     device: DeviceApi,
+    stream: StreamApi,
     webhooks: WebhookApi,
     system: SystemApi,
     auth: Authenticator,
@@ -68,6 +73,7 @@ def application(
         "renew_token": device.renew_token,
         "ticket": device.ticket,
         "socket": device.socket,
+        "stream": stream.stream,
         "healthz": system.healthz,
         "readyz": system.readyz,
         "metrics": system.metrics_page,
@@ -95,7 +101,7 @@ def _bounded(handlers_max: int) -> Any:
     @web.middleware
     async def bounded(request: web.Request, handler: problems.Handler) -> web.StreamResponse:
         nonlocal busy
-        if request.path in {"/v1/device/ws", "/v1/device/sync", "/healthz", "/v1/device/ack"}:
+        if request.path in UNBOUNDED:
             return await handler(request)
         if busy >= handlers_max:
             raise Unavailable("Too many requests at once.", retry_after_s=1)

@@ -47,6 +47,13 @@ class SyncQuery(Query):
     range: Annotated[str, StringConstraints(max_length=40)] | None = None
 
 
+class StreamQuery(Query):
+    """Where the device stands; and a ticket, for who can't send a header."""
+
+    cursor: Sealed | None = None
+    ticket: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+
 class PageQuery(Query):
     cursor: s.Place | None = None
     limit: int = Field(50, ge=1, le=200)
@@ -400,6 +407,20 @@ ROUTES: tuple[Route, ...] = (
         responses={101: None},
         errors=(*CALLER, "upgrade_required", "overloaded", "draining"),
         raw=True,
+        tag="device",
+    ),
+    Route(
+        method="GET",
+        path="/v1/device/stream",
+        handler="stream",
+        summary="Server-sent events: `batch`, `hb`, `resync_required`, `drain`. Shake hands first; ack by POST.",
+        access=DEVICE,
+        query=StreamQuery,
+        responses={200: None},
+        errors=(*CALLER, *STORE, "invalid_cursor", "state_conflict", "validation_failed", "unknown_field"),
+        headers={"Last-Event-ID": "The cursor that the last whole event ended with; the further one of both counts."},
+        raw=True,
+        media="text/event-stream",
         tag="device",
     ),
     # --- about the relay ---

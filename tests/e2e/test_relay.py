@@ -1,83 +1,9 @@
 """The relay through its public faces, on both stores: HTTP and WebSocket, in one process, over real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-from postgres_databases import fresh
-
-from relay.app import Relay
-from relay.clock import SystemClock
-from relay.config import load
-from relay.ids import system_rng
-from relay.telemetry import Metrics
-
-
-@dataclass
-class Face:
-    """A client of a running relay."""
-
-    http: aiohttp.ClientSession
-    url: str
-    key: str
-
-    async def call(self, method: str, path: str, body: Any = None, *, token: str | None = None, **headers: str) -> Any:
-        headers["Authorization"] = f"Bearer {token or self.key}"
-        async with self.http.request(method, self.url + path, json=body, headers=headers) as answer:
-            text = await answer.read()
-            return answer.status, (await answer.json(content_type=None)) if text else None, answer.headers
-
-    async def device(self, user: str = "ann", device: str = "phone") -> str:
-        """Registers a device and gives its token."""
-        assert (await self.call("PUT", f"/v1/users/{user}/devices/{device}", {}))[0] == 201
-        status, body, _ = await self.call("POST", f"/v1/users/{user}/devices/{device}/token")
-        assert status == 201
-        return str(body["token"])
-
-    async def send(self, body: Any = "hi", **more: Any) -> str:
-        status, answer, _ = await self.call("POST", "/v1/messages", {"to": {"users": ["ann"]}, "body": body} | more)
-        assert status == 202, answer
-        return str(answer["id"])
-
-    async def connect(self, token: str, **hello: Any) -> aiohttp.ClientWebSocketResponse:
-        ws = await self.http.ws_connect(
-            self.url + "/v1/device/ws", headers={"Authorization": f"Bearer {token}"}, protocols=["relay.v1.json"]
-        )
-        await ws.send_json({"type": "hello", "ref": "1", "store": {"id": "s"}} | hello)
-        return ws
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-async def store_url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """An empty store of each kind."""
-    if request.param == "sqlite":
-        yield "sqlite:///relay.db"
-    else:
-        async with fresh(request.getfixturevalue("postgres_server"), "template1") as url:
-            yield url
-
-
-@pytest.fixture
-async def face(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Face]:
-    monkeypatch.chdir(tmp_path)
-    settings = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_STORE__URL": store_url}
-    relay = Relay(load(None, settings), SystemClock(), system_rng(), Metrics())
-    first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        yield Face(http, f"http://127.0.0.1:{relay.port}", first.api_key)
-    await relay.close()
-
-
-async def next_frame(ws: aiohttp.ClientWebSocketResponse, type_: str) -> dict[str, Any]:
-    while True:
-        frame = await ws.receive_json(timeout=10)
-        if frame["type"] == type_:
-            return dict(frame)
+from relay_face import Face, next_frame
 
 
 async def test_what_was_sent_before_and_after_the_hello_comes_in_order_on_one_path(face: Face) -> None:

@@ -1,0 +1,97 @@
+"""`GET /v1/device/stream`: lets a device in, judges where it stands, then hands over to the stream (protocol 9.3)."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import hdrs, web
+
+from relay.api.auth import Authenticator
+from relay.api.door import Door
+from relay.api.principal import Principal
+from relay.api.problems import REQUEST_ID
+from relay.api.routes import QUERY
+from relay.errors import Conflict, CursorRefused, Forbidden
+from relay.inbox.cursor import Cursor
+from relay.inbox.service import InboxService
+from relay.model import DeviceKey
+from relay.realtime.hub import Credential, Hub
+from relay.realtime.service import DeviceService
+from relay.realtime.stream import PAGE_MAX, Stream, resync_event
+
+LAST_EVENT_ID = "Last-Event-ID"
+_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+@dataclass(slots=True, kw_only=True)
+class StreamApi:
+    """The handler of the event stream."""
+
+    inbox: InboxService
+    devices: DeviceService
+    hub: Hub
+    auth: Authenticator
+    door: Door
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """What is no cursor of ours is a problem; one that is no good any more is told in the stream itself, where the
+        script of a page can read it."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        self.door.check_origin(origin)
+        self.door.check_room()
+        bearer = await self._who(request, origin)
+        device = bearer.device_key
+        assert device is not None
+        self.door.check_count(device)
+        cursor = self._cursor(request, device)
+        out = web.StreamResponse(headers=_HEADERS | {"X-Request-Id": request[REQUEST_ID]})
+        if origin is not None:
+            out.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            out.headers[hdrs.VARY] = hdrs.ORIGIN
+        try:
+            first = await self.inbox.read(device, cursor, limit=PAGE_MAX)
+        except CursorRefused as refused:
+            await out.prepare(request)
+            await out.write(resync_event(refused.extra["resync"]))
+            return out
+        if not first.snap.device.session:
+            raise Conflict("Shake hands first: PUT /v1/device.")
+        await out.prepare(request)
+        stream = Stream(
+            out,
+            device,
+            self.devices,
+            self.hub,
+            first=first,
+            credential=Credential(bearer.credential_id, bearer.expires_ms),
+            gone=partial(_gone, request),
+            cut=partial(_cut, request),
+        )
+        await stream.run()
+        return out
+
+    async def _who(self, request: web.Request, origin: str | None) -> Principal:
+        """The bearer of a token, or of a ticket that stands for one. A page must come with its origin's ticket."""
+        ticket = request[QUERY].ticket
+        if hdrs.AUTHORIZATION in request.headers or ticket is None:
+            bearer = await self.auth.authenticate(request)
+        else:
+            bearer = await self.auth.take_ticket(ticket, origin=origin)
+        self.auth.check_rate(request, bearer)
+        if bearer.device_key is None:
+            raise Forbidden("A device's token is needed here, not an API key.")
+        return bearer
+
+    def _cursor(self, request: web.Request, device: DeviceKey) -> Cursor | None:
+        """The further one of `cursor` and Last-Event-ID. Raises Malformed (invalid_cursor)."""
+        given = [text for text in (request[QUERY].cursor, request.headers.get(LAST_EVENT_ID)) if text]
+        cursors = [self.inbox.unseal(text, device) for text in given]
+        return max(cursors, key=lambda one: (one.session, one.seq), default=None)
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _cut(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
