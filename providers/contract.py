@@ -58,6 +58,9 @@ class Outcome:
     verdict: Verdict
     scope: Scope = Scope.MESSAGE
     retry_after_s: float | None = None  # the vendor's wish, if it stated one
+    # RETRY only: a quota is used up until the vendor's day ends (Capabilities.zone): the whole account's (scope
+    # ACCOUNT), this device's (TOKEN), or that of the push's channel (MESSAGE).
+    spent: bool = False
     dead_since_ms: int | None = None  # TOKEN_DEAD only: newer registrations survive
     maybe_sent: bool = False  # the answer was lost: a retry may show twice
     vendor_id: str | None = None
@@ -134,6 +137,7 @@ class Capabilities:
     guarded: bool = False  # its URL is data of the account: hand it a guarded transport (safety SEC-8)
     own_hosts: bool = False  # each device brings its URL: a host's trouble is that device's, never the account's
     retry_s_min: float = 0.0  # the vendor's published shortest wait before any retry
+    zone: str = "UTC"  # by which the vendor's days and hours go
 
 
 _NEEDS = {  # a field of what is shown -> the capability that it takes

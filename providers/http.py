@@ -206,10 +206,17 @@ class HttpProvider(ABC):
         """
         return [self.decode(response)] * len(pushes)
 
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """The answer to `request`, which carries `pushes`. For vendors with whom that takes more than one call."""
+        del pushes, credential
+        return await self.call(request)
+
     def known(self, push: Push) -> Outcome | None:
         """What becomes of a push that the vendor need not be asked about; None for all others."""
         if push.kind not in self.capabilities.kinds:
             return Outcome(verdict=Verdict.REFUSED, vendor_code="kind_unknown")
+        if push.silent and not self.capabilities.silent:
+            return Outcome(verdict=Verdict.REFUSED, vendor_code="silent_unsupported")
         if push.overrides and self.check_overrides(push.overrides):
             return Outcome(verdict=Verdict.REFUSED, vendor_code="overrides_invalid")
         return None
@@ -222,10 +229,18 @@ class HttpProvider(ABC):
         """See `BatchProvider`; a vendor that takes one token a call gets one call after the other."""
         outcomes = {place: outcome for place, push in enumerate(pushes) if (outcome := self.known(push))}
         left = [place for place in range(len(pushes)) if place not in outcomes]
-        for group in alike(pushes, left, self.capabilities.batch_max):
+        for group in alike(pushes, left, self.batch_max):
             found = await self._send_alike([pushes[place] for place in group])
+            if len(group) > 1 and all(outcome.verdict is Verdict.TOKEN_DEAD for outcome in found):
+                # One dead token may have spoilt the call for all of them: each is asked about.
+                found = [(await self._send_alike([pushes[place]]))[0] for place in group]
             outcomes |= dict(zip(group, found, strict=True))
         return [outcomes[place] for place in range(len(pushes))]
+
+    @property
+    def batch_max(self) -> int:
+        """How many tokens go into one call; an account's settings may say fewer than the vendor takes."""
+        return self.capabilities.batch_max
 
     async def _send_alike(self, pushes: Sequence[Push]) -> list[Outcome]:
         """One call, or two if the credential went stale."""
@@ -286,12 +301,11 @@ class HttpProvider(ABC):
             request = self.encode(lean, credential.value) if one else self.encode_many(leaner, credential.value)
             size = len(request.body) if request.payload_bytes is None else request.payload_bytes
             if size <= (request.payload_bytes_max or self.capabilities.payload_bytes_max):
-                response = await self.call(request)
+                response = await self.exchange(request, leaner, credential.value)
                 outcomes = [self.decode(response)] if one else self.decode_many(response, leaner)
-                return [
-                    _without_private(outcome, self.private(push))
-                    for outcome, push in zip(outcomes, pushes, strict=True)
-                ]
+                private = [text for push in pushes for text in self.private(push)]
+                cleaned = {outcome: _without_private(outcome, private) for outcome in dict.fromkeys(outcomes)}
+                return [cleaned[outcome] for outcome in outcomes]
             lean = slimmer(lean)
         return [Outcome(verdict=Verdict.TOO_LARGE, vendor_code="measured_here")] * len(pushes)
 
@@ -325,7 +339,9 @@ def json_body(value: Any) -> bytes:
 
 
 def code_from(value: object, default: str | None = None) -> str | None:
-    """A vendor's error word, if it is one: short, plain characters. Texts, which may echo a token, are not."""
+    """A vendor's error word or number, if it is one: short, plain characters. Texts, which may echo a token, are not."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
+        value = str(value)
     return value if isinstance(value, str) and _CODE.fullmatch(value) else default
 
 
@@ -370,15 +386,17 @@ def by_status(response: Response, *, now_s: float, code: str | None = None) -> O
             )
 
 
-def bearer_from(response: Response, *, now_s: float) -> Credential:
-    """The bearer of an OAuth token answer (RFC 6749, 5.1), good for 80 % of its life.
+def bearer_from(response: Response, *, now_s: float, life_s: float | None = None) -> Credential:
+    """The bearer of an OAuth token answer (RFC 6749, 5.1), good for 80 % of its life (`life_s` if it states none).
 
     Raises Refusal: RETRY for 408, 429, 5xx and garbage, MISCONFIGURED when the vendor will not have our credential.
     Both are of the whole account: nobody's attempt should burn on it.
     """
     answer = response.json()
     if response.status == 200:
-        token, life_s = answer.get("access_token"), _seconds(answer.get("expires_in"))
+        token = answer.get("access_token")
+        if "expires_in" in answer:
+            life_s = _seconds(answer["expires_in"])
         if isinstance(token, str) and _BEARER.fullmatch(token) and life_s is not None:
             life_s = min(max(life_s, BEARER_LIFE_S[0]), BEARER_LIFE_S[1])
             return Credential(value=token, good_until_s=now_s + BEARER_SHARE * life_s)

@@ -1,0 +1,82 @@
+"""What adapters for Android's vendors say alike: cut texts, the app's own data, keys made of ids. Pure."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from providers.contract import Push
+from providers.http import json_body
+
+__all__ = ["app_data", "cut", "form_body", "number_for", "once_key", "present", "short", "texts"]
+
+ONCE_S = 1800  # a repeat later than this is meant as one: the earliest reminder comes after an hour
+OUR_KEYS = frozenset({"relay", "relay_id"})
+
+
+def cut(text: str, chars_max: int) -> str:
+    """At most so many characters (code points), the last an ellipsis if some are missing."""
+    return text if len(text) <= chars_max else f"{text[: chars_max - 1].rstrip()}…"
+
+
+def texts(push: Push, *, blank: str) -> tuple[str, str]:
+    """Title and body, neither blank: the one stands in for the other, `blank` for both."""
+    title, body = (text if text and text.strip() else None for text in (push.title, push.body))
+    return title or body or blank, body or title or blank
+
+
+def app_data(push: Push) -> dict[str, str]:
+    """The app's data and ours, all of it text. The app's gets underscores before a name that we need.
+
+    `relay_id` is what the app recognises a repeat by, `relay` the relay's own object as JSON; `click` and `thread` are
+    there for what a vendor cannot do itself.
+    """
+    ours = {
+        "relay_id": push.id,
+        "relay": json_body(dict(push.relay)).decode() if push.relay else None,
+        "click": push.click,
+        "thread": push.thread,
+    }
+    data = {key: value for key, value in ours.items() if value is not None}
+    for key, value in push.data.items():
+        name = key
+        while name in data or name in OUR_KEYS:
+            name = f"_{name}"
+        data[name] = value if isinstance(value, str) else json_body(value).decode()
+    return data
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is None."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def number_for(key: str, below: int) -> int:
+    """A number from 0 to `below` - 1 that stands for `key`."""
+    return int.from_bytes(_digest(key)[:8]) % below
+
+
+def short(key: str, chars: int) -> str:
+    """So many characters of [0-9A-Za-z_-] that stand for `key`, the first no underscore or hyphen."""
+    digest = _digest(key)
+    return f"{'abcdefghijklmnopqrstuvwxyz'[digest[0] % 26]}{base64.urlsafe_b64encode(digest[1:]).decode()}"[:chars]
+
+
+def once_key(push: Push, *, now_s: float, chars: int = 20) -> str:
+    """What a vendor may recognise a repeat of this very push by, for a while.
+
+    Not the push's id alone: a summary keeps its id while its messages become more, and a reminder keeps it for hours;
+    a vendor that took those for repeats would hide them.
+    """
+    said = [push.id, push.title, push.body, push.urgent, dict(push.relay), int(now_s // ONCE_S)]
+    return short(json_body(said).decode(), chars)
+
+
+def form_body(fields: Mapping[str, object]) -> bytes:
+    """`application/x-www-form-urlencoded` in UTF-8; what that cannot carry (a lone surrogate) becomes a question mark."""
+    return urlencode({key: str(value) for key, value in fields.items()}, errors="replace").encode()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "replace")).digest()

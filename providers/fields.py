@@ -1,0 +1,101 @@
+"""Overrides in a vendor's own words: a flat or nested schema, what is wrong with what was given, and laying it over. Pure.
+
+RULES = {"notify_id": whole(0, 2**31 - 1), "extra": {"callback": text(128)}}
+list(mistakes({"notify_id": -1}, RULES))  # ["notify_id must be a whole number from 0 to 2147483647."]
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["Rule", "Rules", "flag", "matching", "merged", "mistakes", "one_of", "strings", "text", "whole"]
+
+NAME_CHARS_MAX = 64  # of a name that is repeated in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a field may hold: `must` completes the sentence "X must be …"."""
+
+    holds: Callable[[object], bool]
+    must: str
+
+
+Rules: TypeAlias = "Mapping[str, Rule | Rules]"
+
+
+def text(chars_max: int, *, chars_min: int = 0) -> Rule:
+    def holds(value: object) -> bool:
+        return isinstance(value, str) and chars_min <= len(value) <= chars_max
+
+    return Rule(holds, f"text of {chars_min} to {chars_max} characters")
+
+
+def matching(pattern: str, must: str) -> Rule:
+    """Text that `pattern` describes from end to end."""
+    matches = re.compile(pattern).fullmatch
+    return Rule(lambda value: isinstance(value, str) and matches(value) is not None, must)
+
+
+def whole(low: int, high: int) -> Rule:
+    def holds(value: object) -> bool:
+        return type(value) is int and low <= value <= high
+
+    return Rule(holds, f"a whole number from {low} to {high}")
+
+
+def one_of(*allowed: int | str) -> Rule:
+    def holds(value: object) -> bool:
+        return any(type(value) is type(each) and value == each for each in allowed)
+
+    return Rule(holds, f"one of {', '.join(map(str, allowed))}")
+
+
+def strings(keys_max: int, chars_max: int) -> Rule:
+    """An object of text: so many keys, and so many characters of keys and values together."""
+
+    def holds(value: object) -> bool:
+        return (
+            isinstance(value, Mapping)
+            and len(value) <= keys_max
+            and all(isinstance(part, str) for pair in value.items() for part in pair)
+            and sum(len(key) + len(item) for key, item in value.items()) <= chars_max
+        )
+
+    return Rule(holds, f"an object of at most {keys_max} texts, {chars_max} characters with their names")
+
+
+flag = Rule(lambda value: isinstance(value, bool), "true or false")
+
+
+def mistakes(given: Mapping[str, Any], rules: Rules, *, under: str = "") -> Iterator[str]:
+    """Every mistake in `given`, each a sentence without the value. None is always right: it takes a field away."""
+    for name, value in given.items():
+        rule = rules.get(name) if isinstance(name, str) else None
+        where = f"{under}{str(name)[:NAME_CHARS_MAX]}"
+        if rule is None:
+            yield f"{where!r} may not be overridden; {', '.join(f'{under}{known}' for known in sorted(rules))} may."
+        elif value is None:
+            continue
+        elif isinstance(rule, Rule):
+            if not rule.holds(value):
+                yield f"{where} must be {rule.must}."
+        elif isinstance(value, Mapping):
+            yield from mistakes(value, rule, under=f"{where}.")
+        else:
+            yield f"{where} must be an object."
+
+
+def merged(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`overrides` laid over `fields` (JSON Merge Patch, RFC 7396)."""
+    result = dict(fields)
+    for key, value in overrides.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping):
+            under = result.get(key)
+            result[key] = merged(under if isinstance(under, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result

@@ -1,0 +1,290 @@
+"""Xiaomi MiPush: one form per call for up to a hundred devices with the same content, authorised by the app's secret.
+
+Source: vendor sheet `xiaomi` (documentation of 2024 to 2026): regions §1, authentication §2, request §3, answer §4,
+errors §5, channels §6, mapping §7. The answer has no word about single devices but for the ones it may list as bad;
+the rest comes by receipts (§8).
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from providers.app_message import app_data, cut, form_body, number_for, once_key, present, texts
+from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.fields import Rules, matching, merged, mistakes, one_of, text, whole
+from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
+
+__all__ = ["XiaomiConfig", "XiaomiProvider"]
+
+REGIONS = {
+    "cn": "https://api.xmpush.xiaomi.com",
+    "global": "https://api.xmpush.global.xiaomi.com",
+    "ru": "https://ru-api.xmpush.global.xiaomi.com",
+    "in": "https://idmb-api.xmpush.global.xiaomi.com",
+    "eu": "https://fr-api.xmpush.global.xiaomi.com",
+    "sg": "https://sgp-api.xmpush.global.xiaomi.com",
+}
+PAYLOAD_BYTES_MAX = 4095  # "less than 4 KB"
+TITLE_CHARS_MAX = 49  # "less than 50"
+BODY_CHARS_MAX = 127
+TTL_S_MAX = 1_209_600  # two weeks
+NOTIFY_ID_BELOW = 2**31
+TARGETS_MAX = 100  # an open library's cap; the vendor's own is said to be 1000, which nobody confirms
+SPENT_S = 3600.0
+
+_PACKAGE = r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+"
+_REGID = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}")  # no comma: that parts one from the next. The length is a guess.
+_SOUND = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
+# Xiaomi's codes to ours (sheet §5). Codes that are not here are none of a send's: unknown, so tried again.
+BY_CODE: dict[int, Outcome] = {
+    **dict.fromkeys((-1, 1, 10001, 10003, 20607, 26003, 65029), Outcome(verdict=RETRY)),
+    **dict.fromkeys((10037, 20215, 20216, 20301, 22102), Outcome(verdict=RETRY)),  # 10037: our clock, or slow
+    **dict.fromkeys(  # too often: the whole account slows down; 10030 to 10039 are about polling for reports
+        (10002, 10027, 10030, 10032, 10033, 10035, 10038, 10039, 26004, 26005, 65006),
+        Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S),
+    ),
+    10034: Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spent=True),
+    # Only the default and the public channels have a daily number (§6); chat goes on.
+    **dict.fromkeys((66108, 200001), Outcome(verdict=RETRY, retry_after_s=SPENT_S, spent=True)),  # 66108: unconfirmed
+    65003: Outcome(verdict=RETRY, scope=Scope.TOKEN),  # offline, so lost for now; the token stays
+    **dict.fromkeys((10029, 66105), Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)),  # 66105: unconfirmed
+    **dict.fromkeys((10008, 10016, 10017, 21305, 65011), Outcome(verdict=REFUSED)),
+    **dict.fromkeys((20209, 65010, 65013, 65035, 65007, 65008, 65012), Outcome(verdict=REFUSED)),
+    **dict.fromkeys((65014, 65015, 65016, 65017, 65030), Outcome(verdict=REFUSED)),
+    65009: Outcome(verdict=Verdict.TOO_LARGE),
+    **dict.fromkeys(
+        (10012, 10031, 10036, 21301, 21302, 21303, 22000, 22006, 22007, 22022, 26006, 65036, 65037, 65038),
+        Outcome(verdict=MISCONFIGURED, scope=Scope.ACCOUNT),
+    ),
+    27001: Outcome(verdict=MISCONFIGURED),  # this channel id alone is unknown or unapproved
+}
+BAD_REGID = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code="bad_regids")
+
+OVERRIDES: Rules = {
+    "title": text(TITLE_CHARS_MAX, chars_min=1),
+    "description": text(BODY_CHARS_MAX, chars_min=1),
+    "payload": text(PAYLOAD_BYTES_MAX, chars_min=1),
+    "pass_through": one_of(0, 1),
+    "notify_type": whole(-1, 7),
+    "notify_id": whole(0, NOTIFY_ID_BELOW - 1),
+    "time_to_live": whole(0, TTL_S_MAX * 1000),
+    "time_to_send": whole(0, 2**53),
+    "extra.channel_id": text(128, chars_min=1),
+    "extra.channel_name": text(128),
+    "extra.channel_description": text(512),
+    "extra.notify_effect": one_of("1", "2", "3"),
+    "extra.intent_uri": text(2048, chars_min=1),
+    "extra.web_uri": matching(r"https?://[\x21-\x7e]{1,2040}", "an http or https URL"),
+    "extra.notify_foreground": one_of("0", "1"),
+    "extra.sound_uri": matching(r"android\.resource://[\x21-\x7e]{1,500}", "an android.resource:// URI"),
+    "extra.ticker": text(128),
+    "extra.flow_control": matching(r"[0-9]{1,9}", "a number in text"),
+    "extra.jobkey": matching(r"[0-9A-Za-z-][0-9A-Za-z_-]{0,19}", "1 to 20 of 0-9 A-Z a-z _ -, not starting with _"),
+    "extra.only_send_once": one_of("0", "1"),
+    "extra.locale": text(512),
+    "extra.locale_not_in": text(512),
+    "extra.model": text(512),
+    "extra.model_not_in": text(512),
+    "extra.app_version": text(512),
+    "extra.app_version_not_in": text(512),
+    "extra.connpt": one_of("wifi"),
+    "extra.mi_template_id": text(128, chars_min=1),  # as aggregators name them; Xiaomi's own names are not confirmed
+    "extra.mi_template_param": text(1024, chars_min=1),
+}
+
+
+class XiaomiConfig(ProviderConfig):
+    """One app in one region: a device's registration id is known only where it registered."""
+
+    package: Annotated[str, Field(pattern=rf"^{_PACKAGE}$", max_length=255)]
+    app_secret: SecretStr
+    region: Literal["cn", "global", "ru", "in", "eu", "sg"] = "cn"
+    # The push's `channel` to Xiaomi's channel id; "default" is for all others. Without one Xiaomi refuses, or delivers
+    # one message a device and day (§6).
+    channels: Annotated[dict[str, str], Field(min_length=1, max_length=100)]
+    foreground: bool = True  # show it, too, while the app is in front
+    blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    targets_max: Annotated[int, Field(ge=1, le=1000)] = TARGETS_MAX
+    base_url: HttpUrl | None = None
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
+
+    @field_validator("app_secret")
+    @classmethod
+    def _fits_a_header(cls, secret: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"[\x21-\x7e]{1,256}", secret.get_secret_value()):
+            raise ValueError("must be 1 to 256 plain characters without blanks")
+        return secret
+
+    @model_validator(mode="after")
+    def _has_a_default(self) -> "XiaomiConfig":
+        if "default" not in self.channels:
+            raise ValueError('channels: name the channel id for "default", which all other messages take')
+        for name, channel_id in self.channels.items():
+            if not re.fullmatch(r"[\x21-\x7e]{1,128}", channel_id):
+                raise ValueError(f"channels.{name[:64]}: must be a channel id of Xiaomi's console, without blanks")
+        return self
+
+
+class XiaomiProvider(HttpProvider):
+    name: ClassVar[str] = "xiaomi"
+    contract: ClassVar[int] = 1
+    Config: ClassVar[type[ProviderConfig]] = XiaomiConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        payload_bytes_max=PAYLOAD_BYTES_MAX,
+        ttl_s_max=TTL_S_MAX,
+        collapse=True,
+        idempotent=True,
+        thread=False,
+        batch_max=TARGETS_MAX,
+        zone="Asia/Shanghai",
+    )
+    config: XiaomiConfig
+
+    def __init__(self, config: XiaomiConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        base = str(config.base_url or REGIONS[config.region]).rstrip("/")
+        self._send_url = f"{base}/v3/message/regid"
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: fields of the form by their own names; null takes one of ours away."""
+        return list(mistakes(overrides, OVERRIDES))
+
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`."""
+        del kind
+        if not _REGID.fullmatch(token):
+            raise AddressInvalid("A registration id of Xiaomi has no blanks and no commas.")
+        return token
+
+    @property
+    def batch_max(self) -> int:
+        return self.config.targets_max
+
+    def known(self, push: Push) -> Outcome | None:
+        """See `HttpProvider`."""
+        if not _REGID.fullmatch(push.token):  # a comma would make two of it
+            return Outcome(verdict=REFUSED, vendor_code="token_malformed")
+        return super().known(push)
+
+    async def credential(self) -> Credential:
+        """See `HttpProvider`: the secret itself, which never expires (sheet §2)."""
+        return Credential(value=self.config.app_secret.get_secret_value())
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`: the mapping of sheet §7."""
+        return self.encode_many([push], credential)
+
+    def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
+        """See `HttpProvider`."""
+        push = pushes[0]
+        fields = merged(self._fields(push), push.overrides)
+        fields["registration_id"] = ",".join(each.token for each in pushes)
+        return Request(
+            url=self._send_url,
+            headers={
+                "authorization": f"key={credential}",
+                "content-type": "application/x-www-form-urlencoded;charset=UTF-8",
+            },
+            body=form_body(fields),
+            payload_bytes=len(str(fields.get("payload", "")).encode("utf-8", "replace")),
+        )
+
+    def _fields(self, push: Push) -> dict[str, Any]:
+        config = self.config
+        ttl_s = min(max(push.ttl_s, 0), TTL_S_MAX)
+        fields = {
+            "restricted_package_name": config.package,
+            "pass_through": 1 if push.silent else 0,
+            "payload": json_body(app_data(push)).decode(),
+            "time_to_live": int(ttl_s * 1000) if ttl_s else None,  # milliseconds
+            "extra.only_send_once": None if ttl_s else "1",
+            "extra.channel_id": config.channels.get(push.channel or "default", config.channels["default"]),
+            # A device shows only the first of several with the same key: for repeats, never for collapsing.
+            "extra.jobkey": once_key(push, now_s=self.now()),
+        }
+        if push.silent:
+            return present(fields)
+        title, body = texts(push, blank=config.blank)
+        return present(
+            fields
+            | {
+                "title": cut(title, TITLE_CHARS_MAX),
+                "description": cut(body, BODY_CHARS_MAX),
+                "notify_type": -1 if push.urgent else 4,  # all, or the light alone
+                "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
+                "extra.notify_foreground": "1" if config.foreground else "0",
+                "extra.sound_uri": self._sound(push.sound),
+                **_click(push.click),
+            }
+        )
+
+    def _sound(self, sound: str | None) -> str | None:
+        """A file in the app's `raw` folder; heard only in a channel that was made for it."""
+        name = (sound or "default").rpartition("/")[2].partition(".")[0]
+        if name == "default" or not _SOUND.fullmatch(name):
+            return None
+        return f"android.resource://{self.config.package}/raw/{name}"
+
+    def decode(self, response: Response) -> Outcome:
+        """See `HttpProvider`: the table of sheet §5."""
+        outcome = self._outcome(response)
+        return BAD_REGID if outcome.verdict is Verdict.ACCEPTED and _bad(response) else outcome
+
+    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `HttpProvider`: one answer for all, but for the registration ids that it lists as bad."""
+        outcome = self._outcome(response)
+        bad = _bad(response) if outcome.verdict is Verdict.ACCEPTED else frozenset()
+        return [BAD_REGID if push.token in bad else outcome for push in pushes]
+
+    def _outcome(self, response: Response) -> Outcome:
+        answer = response.json()
+        code = _whole(answer.get("code"))
+        if response.status != 200 or code is None:
+            return by_status(response, now_s=self.now())
+        if code == 0:
+            return self._taken(response, answer)
+        return replace(BY_CODE.get(code, Outcome(verdict=RETRY)), vendor_code=str(code))
+
+    def _taken(self, response: Response, answer: Mapping[str, Any]) -> Outcome:
+        if answer.get("result") != "ok":
+            return by_status(response, now_s=self.now(), code="answer_garbled")
+        data = answer.get("data")
+        data = data if isinstance(data, dict) else {}
+        if str(data.get("channel_exceed_quota") or "0").lower() not in {"0", "false", "none"}:
+            # Said of calls with several messages only (§4), and not in which form: so believed everywhere.
+            return Outcome(
+                verdict=RETRY, retry_after_s=SPENT_S, spent=True, maybe_sent=True, vendor_code="channel_exceed_quota"
+            )
+        return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(data.get("id")))
+
+
+def _click(click: str | None) -> dict[str, str]:
+    """What a tap does. A deep link of another scheme opens the app, which finds it in its data."""
+    if click and click.startswith(("http://", "https://")):
+        return {"extra.notify_effect": "3", "extra.web_uri": click}
+    if click and click.startswith("intent:"):
+        return {"extra.notify_effect": "2", "extra.intent_uri": click}
+    return {"extra.notify_effect": "1"}
+
+
+def _bad(response: Response) -> frozenset[str]:
+    """`data.bad_regids`, as a list or joined by commas: the sheet does not know which (§4)."""
+    data = response.json().get("data")
+    listed = data.get("bad_regids") if isinstance(data, dict) else None
+    if isinstance(listed, str):
+        listed = listed.split(",")
+    return frozenset(one for one in listed if isinstance(one, str)) if isinstance(listed, list) else frozenset()
+
+
+def _whole(value: object) -> int | None:
+    """A code, which may come as text."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
+        return int(value)
+    return value if type(value) is int else None
