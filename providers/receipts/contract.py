@@ -15,8 +15,6 @@ from typing import Annotated, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
-from providers.http import code_from
-
 __all__ = [
     "Callback",
     "Fact",
@@ -28,7 +26,6 @@ __all__ = [
     "ReceiptReader",
     "Reports",
     "by_path_secret",
-    "code_of",
     "instant_ms",
     "short_id",
 ]
@@ -139,10 +136,3 @@ def instant_ms(value: object) -> int | None:
 def short_id(value: object) -> str | None:
     """An id or a token in a receipt, if it is one: text of a bearable length."""
     return value if isinstance(value, str) and 0 < len(value) <= TEXT_CHARS_MAX else None
-
-
-def code_of(value: object) -> str | None:
-    """A vendor's status as text, whether it came as a number or a word."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)[:20]
-    return code_from(value)

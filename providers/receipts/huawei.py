@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import SecretStr, model_validator
 
+from providers.http import code_from
 from providers.receipts.contract import (
     RECEIPTS_MAX,
     Callback,
@@ -25,7 +26,6 @@ from providers.receipts.contract import (
     Reading,
     Receipt,
     by_path_secret,
-    code_of,
     instant_ms,
     short_id,
 )
@@ -148,7 +148,7 @@ def receipt_of(item: Any) -> Receipt | None:
     if not isinstance(item, Mapping):
         return None
     inner = next((item[key] for key in ("deliveryStatus", "formStatus") if isinstance(item.get(key), Mapping)), None)
-    status = code_of(item.get("status") if inner is None else inner.get("result"))
+    status = code_from(item.get("status") if inner is None else inner.get("result"))
     at_ms = instant_ms(item.get("timestamp") if inner is None else inner.get("timestamp"))
     token = short_id(item.get("token"))
     if token is None or status is None:

@@ -1,0 +1,233 @@
+"""Huawei Push Kit, HMS line (Android, EMUI, HarmonyOS up to 4): up to a thousand tokens a call, an OAuth bearer.
+
+HarmonyOS 5 and later is another network: `providers.harmony`. Source: vendor sheet `huawei`: authentication §2.1, request
+§3, answers §5, classes §6, mapping §8.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+from urllib.parse import urlencode
+
+from pydantic import Field, HttpUrl, SecretStr, model_validator
+
+from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Request,
+    Response,
+    bearer_from,
+    by_status,
+    code_from,
+    json_body,
+    retry_after_s,
+)
+from providers.huawei_message import TTL_S, Category, Words, message_of, override_mistakes
+from providers.receipts.contract import ReceiptReader
+from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
+
+__all__ = ["HuaweiConfig", "HuaweiProvider", "is_token", "partial"]
+
+PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
+TOKENS_MAX = 1000
+TOKEN_CHARS_MAX = 4096  # the vendor promises no length
+BASE_URL = "https://push-api.cloud.huawei.com"
+TOKEN_URL = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # noqa: S105
+
+ACCEPTED, SOME_REFUSED = "80000000", "80100000"
+
+# §5, the rows that a send can meet; believed with status 200 and 400.
+VERDICTS: dict[str, tuple[Verdict, Scope]] = {
+    ACCEPTED: (Verdict.ACCEPTED, Scope.MESSAGE),
+    "80100001": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100002": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100003": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100004": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100013": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100016": (Verdict.REFUSED, Scope.MESSAGE),  # a sensitive word: this message's trouble alone (§10.8)
+    "80100017": (Verdict.RETRY, Scope.MESSAGE),
+    "80100018": (Verdict.REFUSED, Scope.MESSAGE),
+    "80200001": (Verdict.REAUTH, Scope.ACCOUNT),
+    "80200003": (Verdict.REAUTH, Scope.ACCOUNT),
+    "80300002": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "80300007": (Verdict.TOKEN_DEAD, Scope.TOKEN),  # every token; the guard against a wrong app id is the relay's brake
+    "80300008": (Verdict.TOO_LARGE, Scope.MESSAGE),
+    "80300010": (Verdict.REFUSED, Scope.MESSAGE),
+    "80300011": (Verdict.MISCONFIGURED, Scope.ACCOUNT),  # the setting `urgency_high` claims a right that is not there
+    "80300013": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "80600003": (Verdict.REAUTH, Scope.ACCOUNT),
+    "80000001": (Verdict.RETRY, Scope.MESSAGE),
+    "81000001": (Verdict.RETRY, Scope.MESSAGE),
+    "6003": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+}
+
+
+class HuaweiConfig(ProviderConfig):
+    """`project_id` makes it v2: one project that sends to several apps. Categories go by the push's channel."""
+
+    app_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
+    app_secret: Annotated[SecretStr, Field(min_length=1, max_length=512)]
+    project_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    category: Category | None = None  # without one, or without its right, all is marketing: two a day, no sound (§6)
+    categories: Annotated[dict[str, Category], Field(max_length=100)] = Field(default_factory=dict)
+    badge_class: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$")] | None = None
+    receipt_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    urgency_high: bool = False  # Huawei has granted the right to wake the app with data messages
+    cache_newest: bool = False  # while offline, keep the newest per collapse key (of which two may meet in one of 100)
+    test: bool = False  # 500 a day, without the caps per device
+    validate_only: bool = False  # Huawei checks, and sends nothing
+    receipts: HuaweiReceiptSettings | None = None
+    base_url: HttpUrl = HttpUrl(BASE_URL)
+    token_url: HttpUrl = HttpUrl(TOKEN_URL)
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"base_url", "token_url"})
+
+    @model_validator(mode="after")
+    def _reported(self) -> "HuaweiConfig":
+        if self.receipt_id is not None and self.receipts is None:
+            raise ValueError("receipt_id: needs the table receipts: nobody could bring what it asks for")
+        return self
+
+
+class HuaweiProvider(HttpProvider):
+    name: ClassVar[str] = "huawei"
+    contract: ClassVar[int] = 1
+    Config: ClassVar[type[ProviderConfig]] = HuaweiConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        payload_bytes_max=PAYLOAD_BYTES_MAX,
+        ttl_s_max=TTL_S[1],
+        collapse=True,
+        badge=True,
+        image=True,
+        localised=True,
+        batch_max=TOKENS_MAX,
+    )
+    config: HuaweiConfig
+
+    def __init__(self, config: HuaweiConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        path = f"v1/{config.app_id}" if config.project_id is None else f"v2/{config.project_id}"
+        self._send_url = f"{str(config.base_url).rstrip('/')}/{path}/messages:send"
+        self._words = Words(
+            category=config.category,
+            categories=config.categories,
+            badge_class=config.badge_class,
+            receipt_id=config.receipt_id,
+            urgency_high=config.urgency_high,
+            cache_newest=config.cache_newest,
+            test=config.test,
+        )
+        self.receipts: ReceiptReader | None = None if config.receipts is None else HuaweiReceipts(config.receipts)
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: the parts of Huawei's `message` but its tokens; null takes a field of ours away."""
+        return override_mistakes(overrides)
+
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`."""
+        if not is_token(token):
+            raise AddressInvalid(f"A token of Huawei's is 1 to {TOKEN_CHARS_MAX} visible ASCII characters.")
+        return super().address(kind, token)
+
+    def known(self, push: Push) -> Outcome | None:
+        """See `HttpProvider`."""
+        return super().known(push) or (
+            None if is_token(push.token) else Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed")
+        )
+
+    async def credential(self) -> Credential:
+        """See `HttpProvider`: client credentials for a bearer (sheet §2.1)."""
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self.config.app_id,
+            "client_secret": self.config.app_secret.get_secret_value(),
+        }
+        request = Request(
+            url=str(self.config.token_url),
+            headers={"content-type": "application/x-www-form-urlencoded"},
+            body=urlencode(form).encode(),
+        )
+        return bearer_from(await self.call(request), now_s=self.now())
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`."""
+        return self.encode_many([push], credential)
+
+    def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
+        """See `HttpProvider`: the mapping of sheet §8."""
+        message = message_of(pushes[0], self._words)
+        body = {
+            "validate_only": self.config.validate_only,
+            "message": {**message, "token": [push.token for push in pushes]},
+        }
+        return Request(
+            url=self._send_url,
+            headers={"authorization": f"Bearer {credential}", "content-type": "application/json; charset=UTF-8"},
+            body=json_body(body),
+            payload_bytes=len(json_body({**body, "message": {**message, "token": []}})),
+        )
+
+    def decode(self, response: Response) -> Outcome:
+        """See `HttpProvider`: the table of sheet §5. Of one token, whatever is listed is about it."""
+        return self._decoded(response, None)[0]
+
+    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `HttpProvider`."""
+        tokens = None if len(pushes) == 1 else [push.token for push in pushes]
+        return self._decoded(response, tokens)
+
+    def _decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+        answer = response.json()
+        code, count = code_from(answer.get("code")), 1 if tokens is None else len(tokens)
+        if response.status == 503:  # flow control (§5): the whole account slows down
+            wait_s = retry_after_s(response, now_s=self.now()) or THROTTLED_S
+            return [Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code)] * count
+        if response.status not in {200, 400} or code is None:
+            return [by_status(response, now_s=self.now(), code=code)] * count
+        if code == SOME_REFUSED:
+            return _sorted(answer, tokens)
+        if code not in VERDICTS:
+            return [by_status(response, now_s=self.now(), code=code)] * count
+        verdict, scope = VERDICTS[code]
+        if verdict is Verdict.ACCEPTED:
+            return [Outcome(verdict=verdict, vendor_id=request_id(answer))] * count
+        return [Outcome(verdict=verdict, scope=scope, vendor_code=code)] * count
+
+
+def _sorted(answer: Mapping[str, Any], tokens: list[str] | None) -> list[Outcome]:
+    """80100000: those that are listed are dead, the others have it (resending them would show twice, §10.2)."""
+    good = Outcome(verdict=Verdict.ACCEPTED, vendor_id=request_id(answer))
+    dead = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=SOME_REFUSED)
+    listed = partial(answer).get("illegal_tokens")
+    illegal = {token for token in listed if isinstance(token, str)} if isinstance(listed, list) else set()
+    if tokens is None:
+        return [dead if illegal else _some_of(1)[0]]
+    return [dead if token in illegal else good for token in tokens] if illegal & set(tokens) else _some_of(len(tokens))
+
+
+def _some_of(count: int) -> list[Outcome]:
+    """Some were refused, and nobody says which: again, for all. A repeat replaces what it repeats."""
+    return [Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code=SOME_REFUSED)] * count
+
+
+def partial(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The object in `msg`, which is JSON within JSON; an empty one if it is anything else."""
+    text = answer.get("msg")
+    try:
+        value = json.loads(text) if isinstance(text, str) else text
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def request_id(answer: Mapping[str, Any]) -> str | None:
+    """What joins a push with its receipts."""
+    value = answer.get("requestId")
+    return value if isinstance(value, str) and 0 < len(value) <= 256 else None
+
+
+def is_token(token: str) -> bool:
+    return 0 < len(token) <= TOKEN_CHARS_MAX and token.isascii() and token.isprintable() and " " not in token

@@ -1,0 +1,206 @@
+"""A push in the words of Huawei's HMS line: sheet `huawei` §3 (request), §6 (classes) and §8 (mapping). Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from providers.app_message import app_data, number_for, present, short, texts
+from providers.contract import Push
+from providers.field_lists import objects, several
+from providers.fields import Rule, Rules, flag, matching, merged, mistakes, one_of, text, whole
+from providers.http import json_body
+
+__all__ = ["Category", "Words", "message_of", "override_mistakes"]
+
+TTL_S = (1, 1_296_000)  # 15 days; what 0 means is untested, so "now or never" is the shortest life there is (§8)
+NOTIFY_ID_BELOW = 2**31
+BADGE_MAX = 99
+BI_TAG_BYTES_MAX = 64  # §4 says so of the other line; this one is silent
+CACHE_GROUPS = 100
+BLANK = " "  # for a notification that has neither title nor body: both are required
+
+# §6. MISS_CALL and SYSTEM_REMINDER are seen in some places only.
+Category = Literal[
+    "IM", "VOIP", "MISS_CALL", "TRAVEL", "HEALTH", "WORK", "ACCOUNT", "EXPRESS", "FINANCE", "DEVICE_REMINDER", "MAIL",
+    "SUBSCRIPTION", "PLAY_VOICE", "SYSTEM_REMINDER", "MARKETING",
+]  # fmt: skip
+
+_RESOURCE = re.compile(r"[a-z0-9_]{1,100}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What an account says beside the push itself."""
+
+    category: str | None = None
+    categories: Mapping[str, str] = field(default_factory=dict)
+    badge_class: str | None = None
+    receipt_id: str | None = None
+    urgency_high: bool = False
+    cache_newest: bool = False
+    test: bool = False
+
+
+def message_of(push: Push, words: Words) -> dict[str, Any]:
+    """Huawei's `message` without its tokens. A silent push is `data` alone: a pass-through message."""
+    ttl_s = min(max(int(push.ttl_s), TTL_S[0]), TTL_S[1])
+    android = {
+        "ttl": f"{ttl_s}s",  # text on this line (§10.1)
+        "collapse_key": _cache_group(push, words),
+        "category": words.categories.get(push.channel or "", words.category),
+        # Only for data messages, and HIGH without the right fails every call (§10.5).
+        "urgency": ("HIGH" if push.urgent and words.urgency_high else "NORMAL") if push.silent else None,
+        "bi_tag": push.id if len(push.id.encode("utf-8", "replace")) <= BI_TAG_BYTES_MAX else short(push.id, 32),
+        "receipt_id": words.receipt_id,
+        "target_user_type": 1 if words.test else None,
+        "notification": None if push.silent else _notification(push, words),
+    }
+    message = {"data": json_body(app_data(push)).decode(), "android": present(android)}
+    return merged(message, push.overrides)
+
+
+def _cache_group(push: Push, words: Words) -> int:
+    """Huawei keeps the newest of a group while a device is offline. There are 100 groups in all, so two conversations
+    may meet in one, and the older one's notification is lost: only for accounts that want it (§8 maps it always)."""
+    if not words.cache_newest or push.collapse_key in (None, push.id):
+        return -1
+    return 1 + number_for(str(push.collapse_key), CACHE_GROUPS)
+
+
+def _notification(push: Push, words: Words) -> dict[str, Any]:
+    title, body = texts(push, blank=BLANK)
+    sound = _sound(push.sound)
+    badge = None
+    if push.badge is not None and words.badge_class:  # without the launcher's class it is ignored (§10.9)
+        badge = {"set_num": min(max(push.badge, 0), BADGE_MAX), "class": words.badge_class}
+    return present(
+        {
+            "title": title,
+            "body": body,
+            "title_loc_key": push.title_loc_key,
+            "title_loc_args": list(push.title_loc_args) or None,
+            "body_loc_key": push.body_loc_key,
+            "body_loc_args": list(push.body_loc_args) or None,
+            "image": push.image if push.image and push.image.startswith("https://") else None,
+            "importance": "NORMAL" if push.urgent else "LOW",
+            # There is no idempotency key: a repeat replaces what it repeats (§8).
+            "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
+            "click_action": _click(push.click),
+            "badge": badge,
+            "sound": sound,
+            "default_sound": False if sound else None,
+            "channel_id": push.channel,
+            "group": push.thread,
+        }
+    )
+
+
+def _click(click: str | None) -> dict[str, Any]:
+    """Required (§10.3). A web page must be https; any other way of opening gets the app, which has `click` in its data."""
+    if click is None or click.startswith("http://"):
+        return {"type": 3}
+    if click.startswith("https://"):
+        return {"type": 2, "url": click}
+    return {"type": 1, "intent": click} if ":" in click else {"type": 1, "action": click}
+
+
+def _sound(sound: str | None) -> str | None:
+    """A resource of the app, by its name without an ending; None for the usual sound."""
+    name = (sound or "default").removeprefix("/raw/").partition(".")[0]
+    return f"/raw/{name}" if name != "default" and _RESOURCE.fullmatch(name) else None
+
+
+_TEXT = text(4096)
+_HTTPS = matching(r"https://[\x21-\x7e]{1,2048}", "an https URL")
+_LOC_ARGS = several(_TEXT, 100, "a list of texts")
+_CLICK: Rules = {"type": one_of(1, 2, 3), "intent": _TEXT, "action": _TEXT, "url": _HTTPS}
+_NOTIFICATION: Rules = {
+    "title": _TEXT,
+    "body": _TEXT,
+    "click_action": _CLICK,
+    "image": _HTTPS,
+    "icon": matching(r"/raw/[A-Za-z0-9_]{1,100}", 'like "/raw/name"'),
+    "color": matching(r"#[0-9A-Fa-f]{6}", 'like "#RRGGBB"'),
+    "sound": matching(r"/raw/[A-Za-z0-9_]{1,100}", 'like "/raw/name"'),
+    "default_sound": flag,
+    "channel_id": text(1000),
+    "importance": one_of("LOW", "NORMAL"),  # HIGH is granted to nobody any more
+    "notify_id": whole(-1, NOTIFY_ID_BELOW - 1),
+    "tag": text(1000),
+    "group": text(1000),
+    "style": one_of(0, 1, 3),
+    "big_title": _TEXT,
+    "big_body": _TEXT,
+    "inbox_content": several(text(1024), 5, "at most 5 texts of at most 1024 characters"),
+    "auto_clear": whole(0, 2**31 - 1),
+    "badge": {
+        "add_num": whole(1, 99),
+        "set_num": whole(0, 99),
+        "class": matching(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)+", "the full name of the launcher's class"),
+    },
+    "when": matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", "a time in UTC, like 2026-05-03T09:12:44Z"),
+    "foreground_show": flag,
+    "profile_id": text(64),
+    "buttons": objects(
+        {
+            "name": text(40),
+            "action_type": one_of(0, 1, 2, 3, 4),
+            "intent_type": one_of(0, 1),
+            "intent": _TEXT,
+            "data": text(1024),
+        },
+        3,
+        "at most 3 buttons (name up to 40, data up to 1024 characters, action_type 0 to 4)",
+    ),
+    "visibility": one_of("VISIBILITY_UNSPECIFIED", "PUBLIC", "SECRET", "PRIVATE"),
+    "title_loc_key": text(1000),
+    "title_loc_args": _LOC_ARGS,
+    "body_loc_key": text(1000),
+    "body_loc_args": _LOC_ARGS,
+    "multi_lang_key": Rule(
+        lambda value: (
+            isinstance(value, Mapping)
+            and all(isinstance(words, Mapping) and len(words) <= 3 for words in value.values())
+        ),
+        "an object of objects with at most 3 languages each",
+    ),
+    "vibrate_config": several(
+        matching(r"([1-9]|[1-5]\d|60)(\.\d{1,9})?s?|0\.\d{1,9}s?", "seconds"),
+        10,
+        "at most 10 durations of up to 60 s, like 1.5s",
+    ),
+}
+_RULES: Rules = {
+    "data": _TEXT,
+    "notification": {"title": _TEXT, "body": _TEXT, "image": _HTTPS},
+    "android": {
+        "collapse_key": whole(-1, 100),
+        "urgency": one_of("HIGH", "NORMAL"),
+        "category": one_of(*get_args(Category)),
+        "ttl": Rule(
+            lambda value: (
+                isinstance(value, str)
+                and re.fullmatch(r"[0-9]{1,7}s", value) is not None
+                and TTL_S[0] <= int(value[:-1]) <= TTL_S[1]
+            ),
+            f'like "3600s", from {TTL_S[0]}s to {TTL_S[1]}s',
+        ),
+        "bi_tag": text(1000),
+        "receipt_id": text(1000),
+        "target_user_type": one_of(0, 1),
+        "fast_app_target": one_of(1, 2),
+        "data": _TEXT,
+        "notification": _NOTIFICATION,
+    },
+}
+
+
+def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
+    """Every mistake in overrides for Huawei's `message`, each a sentence."""
+    found = list(mistakes(overrides, _RULES))
+    shown = overrides.get("android")
+    shown = shown.get("notification") if isinstance(shown, Mapping) else None
+    if isinstance(shown, Mapping) and "click_action" in shown and shown["click_action"] is None:
+        found.append("android.notification.click_action may not be taken away: Huawei requires it.")
+    return found
