@@ -32,6 +32,9 @@ PUBLIC = {
     "providers.loading": "GROUP Loaded SettingsInvalid build configured discover",
     "providers.log": "LogConfig LogProvider",
     "providers.testing": "NOW_S ProviderContract Scripted",
+    "providers.unifiedpush": "UnifiedPushConfig UnifiedPushProvider",
+    "providers.vapid": "Signer VapidConfig",
+    "providers.webpush": "WebPushConfig WebPushProvider",
     "providers.transport": "HttpTransport Resolve system_resolve",
 }
 

@@ -1,0 +1,324 @@
+"""Web Push: one encrypted POST to the URL that a browser gave us, signed with a key of our own.
+
+Source: vendor sheet `webpush` (RFC 8030, 8188, 8291, 8292; Mozilla, Google, Microsoft and Apple in autumn 2026): answers
+§5, what each service has of its own §6, mapping §7.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, ClassVar, NamedTuple
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pydantic import field_validator
+
+from providers.contract import (
+    AddressInvalid,
+    Capabilities,
+    Outcome,
+    ProviderConfig,
+    Push,
+    Scope,
+    Transport,
+    Verdict,
+    slimmer,
+)
+from providers.endpoints import host_names, on_host
+from providers.guard import Guard
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Refusal,
+    Request,
+    Response,
+    by_status,
+    code_from,
+    retry_after_s,
+)
+from providers.vapid import Signer, VapidConfig
+from providers.webpush_crypto import encrypt, own_key
+from providers.webpush_message import (
+    TTL_S_MAX,
+    Subscription,
+    check_point,
+    envelope,
+    override_mistakes,
+    padded,
+    subscription,
+    topic,
+    ttl,
+)
+
+__all__ = ["WebPushConfig", "WebPushProvider"]
+
+BODY_BYTES_MAX = 4096
+TOTAL_S = 15.0
+ID_CHARS_MAX = 256
+
+MOZILLA = ("push.services.mozilla.com",)
+GOOGLE = ("fcm.googleapis.com",)
+MICROSOFT = ("notify.windows.com",)
+APPLE = ("push.apple.com",)
+
+# Firefox for Android takes 2744 bytes and answers 413 to more; desktops take more than 4096 (sheet §6.1).
+MOZILLA_BODY_BYTES = 2700
+
+
+class Meaning(NamedTuple):
+    verdict: Verdict
+    statuses: frozenset[int]  # with which it is believed
+
+
+def _at(verdict: Verdict, *statuses: int) -> Meaning:
+    return Meaning(verdict, frozenset(statuses))
+
+
+# Apple's `reason` (sheet §6.4).
+BY_REASON: dict[str, Meaning] = {
+    "BadTtl": _at(Verdict.REFUSED, 400),
+    "BadUrgency": _at(Verdict.REFUSED, 400),
+    "BadWebPushTopic": _at(Verdict.REFUSED, 400),
+    "BadWebPushRequest": _at(Verdict.REFUSED, 400),
+    "VapidPkHashMismatch": _at(Verdict.TOKEN_DEAD, 400, 403),  # the subscription was made with another key
+    "BadAuthorizationHeader": _at(Verdict.REAUTH, 400, 401, 403),
+    "BadJwtToken": _at(Verdict.REAUTH, 400, 401, 403),
+    "BadVapidPublicKey": _at(Verdict.REAUTH, 400, 401, 403),
+    "IdleTimeout": _at(Verdict.RETRY, 400, 408),
+    "InternalServerError": _at(Verdict.RETRY, 400),
+    "ServiceUnavailable": _at(Verdict.RETRY, 400),
+    "Shutdown": _at(Verdict.RETRY, 400),
+    "PayloadTooLarge": _at(Verdict.TOO_LARGE, 400, 413),
+    "TooManyRequests": _at(Verdict.RETRY, 429),
+    "BadPath": _at(Verdict.REFUSED, 400, 404),  # a mistake of ours: the subscription is fine
+    "MethodNotAllowed": _at(Verdict.REFUSED, 400, 405),
+}
+# Mozilla's `errno` (sheet §6.1).
+BY_ERRNO: dict[int, Meaning] = {
+    101: _at(Verdict.REFUSED, 400),
+    102: _at(Verdict.TOKEN_DEAD, 404),
+    103: _at(Verdict.TOKEN_DEAD, 410),
+    104: _at(Verdict.TOO_LARGE, 413),
+    105: _at(Verdict.TOKEN_DEAD, 410),
+    106: _at(Verdict.TOKEN_DEAD, 410),
+    108: _at(Verdict.REFUSED, 400),
+    109: _at(Verdict.REAUTH, 401),
+    110: _at(Verdict.REFUSED, 400),
+    111: _at(Verdict.REFUSED, 400),
+    112: _at(Verdict.REFUSED, 400),
+    113: _at(Verdict.REFUSED, 400),
+    114: _at(Verdict.REFUSED, 400),
+}
+
+_GOOGLE_MISMATCH = re.compile(rb"VAPID credentials.{0,200}do not correspond", re.IGNORECASE | re.DOTALL)
+_GOOGLE_UNSIGNED = re.compile(rb"\bUnauthorizedRegistration\b", re.IGNORECASE)
+_GOOGLE_TTL = re.compile(rb"\bInvalidTtlParameter\b", re.IGNORECASE)
+_BLOCKED = re.compile(r"\bdomain\s*blocked\b", re.IGNORECASE)
+
+
+class WebPushConfig(VapidConfig):
+    """The keys, and the push services that subscriptions may name (safety SEC-8, rule 9)."""
+
+    hosts: tuple[str, ...] = (*MOZILLA, *GOOGLE, *MICROSOFT, *APPLE)  # and what lies below them
+
+    @field_validator("hosts")
+    @classmethod
+    def _services(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return host_names(names)
+
+
+class WebPushProvider(HttpProvider):
+    name: ClassVar[str] = "webpush"
+    contract: ClassVar[int] = 1
+    Config: ClassVar[type[ProviderConfig]] = WebPushConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        payload_bytes_max=BODY_BYTES_MAX,
+        ttl_s_max=TTL_S_MAX,
+        collapse=True,
+        badge=True,
+        image=True,
+        mutable=True,
+        localised=True,
+        guarded=True,
+        own_hosts=True,
+    )
+    endpoint_bytes_max: ClassVar[int] = 2048
+    config: VapidConfig
+
+    def __init__(self, config: VapidConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        self._guard: Guard = config.guard
+        self._signer = Signer(config.keys, config.vapid_subject)
+        self._seed = AESGCM.generate_key(256)  # of this process alone
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: `urgency`, `topic`, and `envelope` with members for the app."""
+        return list(override_mistakes(overrides))
+
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`: the subscription as the browser writes it in JSON; `vapid` says with which of our keys."""
+        del kind
+        known = self._subscription(token)
+        check_point(known)
+        return known.text
+
+    def private(self, push: Push) -> list[str]:
+        """See `HttpProvider`: the endpoint lets anybody send."""
+        try:
+            return [*super().private(push), self._subscription(push.token).endpoint]
+        except AddressInvalid:
+            return super().private(push)
+
+    async def credential(self) -> Credential:
+        """See `HttpProvider`: each origin has its own, made by the signer when it is needed."""
+        self._signer.renew(self.now())
+        return Credential(value="")
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`: the headers of sheet §4, and the envelope of §7 encrypted as in §3."""
+        del credential
+        try:
+            known = self._subscription(push.token)
+            check_point(known)
+        except AddressInvalid:  # it was fine when it was registered: a host or a key has left the settings since
+            outcome = Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.TOKEN, vendor_code="address_refused")
+            raise Refusal(outcome) from None
+        host, now_s = known.target.host, self.now()
+        if push.silent and on_host(host, APPLE):  # shown nothing, Safari takes the permission away (sheet §6.4)
+            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="silent_refused"))
+        body = self._body(push, known)
+        if on_host(host, MOZILLA):
+            while len(body) > MOZILLA_BODY_BYTES and (lean := slimmer(push)) is not None:
+                push, body = lean, self._body(lean, known)
+        headers = {
+            "content-type": "application/octet-stream",
+            "ttl": str(ttl(push.ttl_s)),
+            "urgency": str(push.overrides.get("urgency") or _urgency(push, host)),
+        }
+        if known.p256dh is not None:
+            headers["content-encoding"] = "aes128gcm"
+        name = push.overrides.get("topic") or (push.collapse_key and topic(push.collapse_key))
+        if name:
+            headers["topic"] = name
+        if on_host(host, MICROSOFT):
+            headers["x-wns-cache-policy"] = "cache" if ttl(push.ttl_s) else "no-cache"
+        signed_with = self._signed_with(known)
+        if signed_with is not None:
+            headers["authorization"] = self._signer.authorization(known.origin, signed_with, now_s=now_s)
+        return Request(url=known.endpoint, headers=headers, body=body, total_s=TOTAL_S)
+
+    def decode(self, response: Response) -> Outcome:
+        """See `HttpProvider`: each service says why in its own place; where none does, the table of sheet §5."""
+        if response.status >= 500 or response.status < 200:
+            return _this_device(by_status(response, now_s=self.now()))
+        if response.status < 300:
+            return _taken(response)
+        answer = response.json()
+        code, meaning = _said(response, answer)
+        if meaning is None or response.status not in meaning.statuses:
+            return _by_status(response, code=code, now_s=self.now())
+        return _outcome(meaning.verdict, response, code=code, now_s=self.now())
+
+    def _subscription(self, token: str) -> Subscription:
+        """Raises AddressInvalid."""
+        known = subscription(token, guard=self._guard, endpoint_bytes_max=self.endpoint_bytes_max)
+        hosts = self.config.hosts if isinstance(self.config, WebPushConfig) else ()
+        if hosts and not on_host(known.target.host, hosts) and not self.config.exempted(known.target):
+            raise AddressInvalid("the endpoint's host is not one of the push services that this account allows")
+        if known.p256dh is None:
+            raise AddressInvalid("the subscription lacks its keys")
+        if known.vapid is not None and not self._signer.knows(known.vapid):
+            raise AddressInvalid(f"vapid must be a key of this account; subscribe with {self._signer.current}")
+        return known
+
+    def _signed_with(self, known: Subscription) -> str | None:
+        """The public key of ours that the subscription was made with."""
+        return known.vapid or self._signer.current
+
+    def _body(self, push: Push, known: Subscription) -> bytes:
+        data = envelope(push, now_s=self.now())
+        if known.p256dh is None or known.auth is None:
+            return data
+        # Each part has a length of its own, so that no two messages are about the same bytes.
+        about = sha256(known.p256dh + known.auth + sha256(known.endpoint.encode()).digest() + data).digest()
+        salt, key = own_key(self._seed, about)
+        return encrypt(data, to=known.p256dh, auth=known.auth, salt=salt, key=key, record_bytes=padded(len(data)))
+
+
+def _urgency(push: Push, host: str) -> str:
+    """Sheet §7; but a silent push is about a message too, and a device may sit on `low` for hours."""
+    if push.silent:
+        return "normal" if push.urgent else "low"
+    if push.urgent or on_host(host, APPLE):  # elsewise iPhones get it late or never (sheet §6.4)
+        return "high"
+    return "normal"
+
+
+def _taken(response: Response) -> Outcome:
+    """Any 2xx. Microsoft says in a header that it was not quite so (sheet §6.3)."""
+    state = (response.header("x-wns-status") or response.header("x-wns-notificationstatus") or "").lower()
+    if state == "channelthrottled":
+        return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code=state)
+    if state == "dropped":
+        return Outcome(verdict=Verdict.REFUSED, vendor_code=state)
+    names = (response.header(name) for name in ("location", "apns-id", "x-wns-msg-id"))
+    vendor_id = next((name for name in names if name and len(name) <= ID_CHARS_MAX and name.isprintable()), None)
+    return Outcome(verdict=Verdict.ACCEPTED, vendor_id=vendor_id)
+
+
+def _said(response: Response, answer: Mapping[str, Any]) -> tuple[str | None, Meaning | None]:
+    """The service's own code for a refusal, and what it means if we know it."""
+    status = response.status
+    errno = answer.get("errno")
+    if isinstance(errno, int) and not isinstance(errno, bool) and 0 <= errno < 1000:
+        return f"errno_{errno}", BY_ERRNO.get(errno)
+    reason = code_from(answer.get("reason"))
+    if reason is not None:
+        return reason, BY_REASON.get(reason)
+    if status == 410 and _BLOCKED.search(response.header("x-wns-error-description") or ""):
+        return "domain_blocked", _at(Verdict.MISCONFIGURED, 410)  # we are: the subscriptions are fine (sheet §6.3)
+    if _GOOGLE_MISMATCH.search(response.body):
+        return "vapid_mismatch", _at(Verdict.TOKEN_DEAD, 403)
+    if _GOOGLE_UNSIGNED.search(response.body):
+        return "UnauthorizedRegistration", _at(Verdict.REAUTH, 400)
+    if _GOOGLE_TTL.search(response.body):
+        return "InvalidTtlParameter", _at(Verdict.REFUSED, 400)
+    return None, None
+
+
+def _by_status(response: Response, *, code: str | None, now_s: float) -> Outcome:
+    """The table of sheet §5 for 3xx and 4xx: here 404 and 410 are the protocol's own words (RFC 8030 §7.3)."""
+    match response.status:
+        case 404 | 410:
+            verdict = Verdict.TOKEN_DEAD
+        case 401 | 403:
+            verdict = Verdict.REAUTH
+        case 406 | 408 | 425 | 429:
+            verdict = Verdict.RETRY
+        case 413:
+            verdict = Verdict.TOO_LARGE
+        case _:
+            verdict = Verdict.REFUSED
+    return _outcome(verdict, response, code=code or f"status_{response.status}", now_s=now_s)
+
+
+def _outcome(verdict: Verdict, response: Response, *, code: str | None, now_s: float) -> Outcome:
+    if verdict is not Verdict.RETRY:
+        scope = Scope.MESSAGE if verdict in {Verdict.REFUSED, Verdict.TOO_LARGE} else Scope.TOKEN
+        return Outcome(verdict=verdict, scope=scope, vendor_code=code)
+    wait_s = retry_after_s(response, now_s=now_s)
+    if wait_s is None and response.status in {406, 429}:  # 406: Microsoft's way of saying it
+        wait_s = THROTTLED_S
+    return Outcome(verdict=verdict, scope=Scope.TOKEN, retry_after_s=wait_s, vendor_code=code)
+
+
+def _this_device(outcome: Outcome) -> Outcome:
+    """Other devices have other hosts, which may be well."""
+    return Outcome(
+        verdict=outcome.verdict,
+        scope=Scope.TOKEN,
+        retry_after_s=outcome.retry_after_s,
+        maybe_sent=outcome.maybe_sent,
+        vendor_code=outcome.vendor_code,
+    )
