@@ -11,21 +11,17 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from providers import loading
-from providers.contract import Capabilities, ProviderConfig
-from providers.endpoints import EndpointConfig
-from providers.guard import Guard
 from providers.transport import HttpTransport
-from relay.api.door import Door
 from relay.api import limits, table
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
-from relay.api.stream import StreamApi
+from relay.api.door import Door
 from relay.api.gate import Gate, stop_listening
 from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
 from relay.api.server import application
+from relay.api.stream import StreamApi
 from relay.api.system import Readiness, SystemApi, documents
 from relay.api.watch import CredentialWatch
 from relay.api.webhooks import WebhookApi
@@ -41,8 +37,8 @@ from relay.jobs import Chores
 from relay.keys import KeyRing
 from relay.model import DeviceKey, Policy
 from relay.presence.service import PresenceService, Rhythm
-from relay.push.accounts import Account, Accounts
-from relay.push.limits import Bucket
+from relay.push.building import DEFAULT_APP as DEFAULT_APP  # noqa: PLC0414 - also this module's
+from relay.push.building import build_accounts, webhook_guard
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
 from relay.realtime.hub import Hub
@@ -66,7 +62,6 @@ from relay.webhooks.worker import Pace, WebhookWorker, posting
 
 log = structlog.get_logger("relay.app")
 
-DEFAULT_APP = "default"
 STORE_TRIES = 60  # one a second
 LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
@@ -204,7 +199,7 @@ class Relay:
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
-        self._webhook_transport = HttpTransport(guard=_webhook_guard(settings))
+        self._webhook_transport = HttpTransport(guard=webhook_guard(settings))
         self.webhook_worker = WebhookWorker(
             self.engine,
             posting(self._webhook_transport),
@@ -332,16 +327,16 @@ class Relay:
             rng=self.rng,
             policy_of=lambda _: policy,
             id_secret=lambda app_id: self._secrets[app_id],
-        door = Door(
-            hub=self.hub,
-            origins=tuple(self.settings.server.allowed_origins),
-            connections_max=self.settings.limits.sockets_per_node,
-        )
             check_push=self._check_push,
         )
         own = self.settings.limits
         routes = table.routes(send_bytes_max=own.body_bytes, batch_bytes_max=own.batch_bytes)
         document, page = documents(routes)
+        door = Door(
+            hub=self.hub,
+            origins=tuple(self.settings.server.allowed_origins),
+            connections_max=self.settings.limits.sockets_per_node,
+        )
         return application(
             backend=BackendApi(
                 inbox=self.inbox,
@@ -357,12 +352,12 @@ class Relay:
                 devices=self.devices,
                 hub=self.hub,
                 auth=self.auth,
-            stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
                 issuer=self.issuer,
                 clock=self.clock,
                 door=door,
                 wait_max_s=self.settings.poll.wait_max_s,
             ),
+            stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
             webhooks=WebhookApi(webhooks=self.webhooks),
             system=SystemApi(
                 engine=self.engine,
@@ -506,53 +501,3 @@ class Relay:
         await self._webhook_transport.aclose()
         await self.engine.close()
         self.room.close()
-
-
-def _guard(capabilities: Capabilities, config: ProviderConfig, settings: Settings) -> Guard | None:
-    """What holds an account's calls back, if its URLs are not the vendor's own."""
-    if isinstance(config, EndpointConfig):
-        return config.guard  # devices choose the URLs: what webhooks may call is none of their business
-    return _webhook_guard(settings) if capabilities.guarded else None
-
-
-def _webhook_guard(settings: Settings) -> Guard:
-    return Guard(exemptions=settings.webhooks.exemptions, allow_http=settings.webhooks.allow_http)
-
-
-def build_accounts(settings: Settings, clock: Clock) -> Accounts:
-    """Every configured account with its provider. Raises ConfigError with all mistakes."""
-    found = {one.name: one for one in loading.discover()}
-    mistakes: list[str] = []
-    accounts: list[Account] = []
-    for name, one in settings.accounts.items():
-        loaded = found.get(one.provider)
-        if loaded is None or loaded.provider is None:
-            known = ", ".join(sorted(found))
-            why = (
-                f"could not be loaded: {loaded.reason}"
-                if loaded is not None
-                else f"is not installed; there are: {known}"
-            )
-            mistakes.append(f"[accounts.{name}] provider: {one.provider!r} {why}.")
-            continue
-        now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
-        try:
-            config = loading.configured(loaded.provider, one.settings)
-        except loading.SettingsInvalid as error:
-            mistakes += [f"[accounts.{name}] {mistake}" for mistake in error.mistakes]
-            continue
-        guard = _guard(loaded.provider.capabilities, config, settings)
-        provider = loaded.provider(config, transport=HttpTransport(guard=guard), now=now_s)
-        accounts.append(
-            Account(
-                app_id=DEFAULT_APP,
-                name=name,
-                provider=provider,
-                bucket=Bucket(one.rate_per_s or settings.push.rate_per_s, one.burst or settings.push.burst),
-                concurrency=one.concurrency or settings.push.concurrency,
-                private=(one.privacy or settings.app.privacy) == "none",
-            )
-        )
-    if mistakes:
-        raise ConfigError(mistakes)
-    return Accounts(accounts)

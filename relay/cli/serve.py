@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import structlog
 
-from relay.app import Relay, build_accounts, open_engine
+from relay.app import Relay, open_engine
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import SystemClock
@@ -17,6 +17,7 @@ from relay.config import Settings
 from relay.errors import ConfigError
 from relay.ids import system_rng
 from relay.keys import KeyRing
+from relay.push.building import build_accounts
 from relay.store.migrate import HEAD, revision
 from relay.store.migrate import migrate as migrate_store
 from relay.store.postgres import PostgresEngine

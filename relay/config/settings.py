@@ -18,6 +18,8 @@ TTL_S_MAX: Final = 28 * DAY_S
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _START = re.compile(r"retained|now|days:([1-9]|[1-9][0-9]|[12][0-9][0-9]|3[0-5][0-9]|36[0-5])")
+_HOURS = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
+_OFFSET = re.compile(r"[+-](0[0-9]|1[0-4]):[0-5][0-9]")
 _PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\])(:[1-9][0-9]{0,4})?")
 
@@ -136,7 +138,7 @@ class App(Section):
     notify: Annotated[NotifyPolicy, Field(strict=False)] = NotifyPolicy.UNTIL_READ
     ttl_s: int = Field(7 * DAY_S, ge=1, le=TTL_S_MAX)
     inbox_max: int = Field(10_000, ge=1, le=10_000)
-    privacy: Literal["full", "none"] = "full"
+    privacy: Literal["full", "title", "none"] = "full"
 
 
 class Heartbeat(Section):
@@ -163,6 +165,7 @@ class PushSection(Section):
     concurrency: int = Field(100, ge=1, le=10_000)
     rate_per_s: float = Field(500.0, ge=0.1, le=100_000)
     burst: int = Field(500, ge=1, le=100_000)
+    fallback_after_s: float = Field(60, ge=0, le=DAY_S)
 
     @field_validator("ack_wait_max_s")
     @classmethod
@@ -243,7 +246,15 @@ class Account(Section):
     concurrency: int = Field(100, ge=1, le=10_000)
     rate_per_s: float = Field(500.0, ge=0.1, le=100_000)
     burst: int = Field(500, ge=1, le=100_000)
-    privacy: Literal["full", "none"] = "full"
+    privacy: Literal["full", "title", "none"] = "full"
+    daily_quota: int | None = Field(None, ge=1, le=10_000_000_000, description="a whole number from 1")
+    hours: Annotated[str, _matches(_HOURS)] | None = Field(
+        None, description='when the vendor takes pushes, like "07:00-23:00"'
+    )
+    utc_offset: Annotated[str, _matches(_OFFSET)] = Field(
+        "+00:00", description='by which its days and hours go, like "+08:00"'
+    )
+    fallback: bool = True  # while it is out for long, a device's next address has the push
     settings: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)  # the provider's own; has secrets
 
 

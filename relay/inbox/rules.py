@@ -227,6 +227,8 @@ class Later(StrEnum):
     KNOCK = "knock"
     RATE = "rate"
     CIRCUIT = "circuit"
+    QUOTA = "quota"  # the account's quota of the day is used up
+    HOURS = "hours"  # the vendor takes nothing at this time of day
     BACKOFF = "backoff"
 
 

@@ -2,10 +2,25 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 
 from providers.contract import Outcome, Provider, Scope, Verdict
+from relay.inbox.rules import Later
+from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
-from relay.push.planner import AccountView
+from relay.push.planner import AccountView, Privacy, Quota
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the operator, or the vendor's contract, says of an account."""
+
+    concurrency: int = 100
+    privacy: Privacy = Privacy.FULL
+    daily_quota: int | None = None
+    hours: Hours | None = None  # of the day in which the vendor takes pushes; None: all
+    zone: tzinfo = UTC  # by which its days and hours go
+    falls_back_ms: int | None = 60_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -16,29 +31,40 @@ class Account:
     name: str
     provider: Provider
     bucket: Bucket
-    concurrency: int = 100
-    private: bool = False
+    terms: Terms = Terms()
     parked_code: str | None = None
-    parked: bool = False
+    parked: bool = False  # as last seen; PLAN reads the truth from the store
     circuit: Circuit = field(default_factory=Circuit)
     brake: Brake = field(default_factory=Brake)
     budget: RetryBudget = field(default_factory=RetryBudget)
     in_flight: int = 0
     _paused_until_ms: int = 0
 
-    def view(self, now_ms: int) -> AccountView:
-        """What the planner may use now. `now_ms` is monotonic."""
-        closed_ms = max(self.circuit.closed_for_ms(now_ms), self._paused_until_ms - now_ms, 0)
-        free = min(self.concurrency - self.in_flight, self.bucket.available(now_ms))
+    def view(self, monotonic_ms: int, now_ms: int) -> AccountView:
+        """What the planner may use now, but for what the store knows (parked, quota): see `Ledger`."""
+        terms = self.terms
+        closed_ms = max(self.circuit.closed_for_ms(monotonic_ms), self._paused_until_ms - monotonic_ms, 0)
+        free = min(terms.concurrency - self.in_flight, self.bucket.available(monotonic_ms))
         if self.circuit.open:
             free = min(free, 1)  # one probe
         return AccountView(
             capabilities=self.provider.capabilities,
             parked=self.parked,
             closed_for_ms=closed_ms,
+            ill_for_ms=self.circuit.open_for_ms(monotonic_ms),
+            shut_until_ms=now_ms if terms.hours is None else terms.hours.opens_ms(now_ms, terms.zone),
+            shut_why=Later.HOURS,
+            falls_back_ms=terms.falls_back_ms,
             free=free,
             wait_ms=max(self.bucket.wait_ms(), 50),
-            private=self.private,
+            privacy=terms.privacy,
+            quota=None
+            if terms.daily_quota is None
+            else Quota(
+                limit=terms.daily_quota,
+                day=day_of(now_ms, terms.zone),
+                ends_ms=next_day_ms(now_ms, terms.zone),
+            ),
         )
 
     def started(self, now_ms: int, *, calls: int, retry: bool) -> None:
@@ -54,6 +80,7 @@ class Account:
         match outcome.verdict:
             case Verdict.RETRY if outcome.retry_after_s is not None or outcome.scope is not Scope.MESSAGE:
                 if outcome.scope is Scope.ACCOUNT:
+                    self.bucket.too_many(now_ms)
                     until_ms = now_ms + pause_ms(outcome.retry_after_s)
                     self._paused_until_ms = max(self._paused_until_ms, until_ms)  # calls under way may be told less
                 if outcome.scope is not Scope.TOKEN:
@@ -88,8 +115,17 @@ class Accounts:
     def all(self) -> list[Account]:
         return [account for some in self._accounts.values() for account in some.values()]
 
-    def views(self, app_id: str, now_ms: int) -> dict[str, AccountView]:
-        return {name: account.view(now_ms) for name, account in self.of(app_id).items()}
+    def views(self, app_id: str, monotonic_ms: int, now_ms: int) -> dict[str, AccountView]:
+        return {name: account.view(monotonic_ms, now_ms) for name, account in self.of(app_id).items()}
+
+    def learn(self, parked: Mapping[tuple[str, str], str | None]) -> None:
+        """What the store says of who is parked. One that was mended starts with a clean circuit."""
+        for account in self.all():
+            code = parked.get((account.app_id, account.name))
+            if (account.app_id, account.name) in parked:
+                account.parked, account.parked_code = True, code
+            elif account.parked:
+                account.mended()
 
     async def aclose(self) -> None:
         for account in self.all():

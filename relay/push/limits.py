@@ -15,23 +15,41 @@ BRAKE_DEAD_MIN = 50
 BRAKE_SHARE = 0.05
 BUDGET_SHARE = 0.1
 BUDGET_PER_S = 5.0
+RATE_RISE = 0.05  # of the full rate, a second
+RATE_SHARE_MIN = 1 / 64  # the least that is left of it
+RATE_CUT_MS = 1_000
 
 
 @dataclass(slots=True)
 class Bucket:
-    """A token bucket: `rate` a second, at most `burst` at once."""
+    """A token bucket: `rate_per_s` a second at most, `burst` at once; slower for a while after the vendor's "too many".
+
+    Additive increase, multiplicative decrease: each "too many" halves the rate, at most once a second, since calls under
+    way together are refused together; each second without one gives a twentieth of the full rate back.
+    """
 
     rate_per_s: float
     burst: float
+    _rate: float = field(init=False)
     _tokens: float = field(init=False)
     _at_ms: int = 0
+    _cut_ms: int | None = None
 
     def __post_init__(self) -> None:
+        self._rate = self.rate_per_s
         self._tokens = self.burst
 
+    @property
+    def rate(self) -> float:
+        """What is allowed a second at present."""
+        return self._rate
+
     def _refill(self, now_ms: int) -> None:
-        self._tokens = min(self.burst, self._tokens + max(0, now_ms - self._at_ms) / 1000 * self.rate_per_s)
-        self._at_ms = now_ms
+        passed_s = max(0, now_ms - self._at_ms) / 1000
+        self._tokens = min(self.burst, self._tokens + passed_s * self._rate)
+        if self._rate < self.rate_per_s:
+            self._rate = min(self.rate_per_s, self._rate + passed_s * self.rate_per_s * RATE_RISE)
+        self._at_ms = max(now_ms, self._at_ms)
 
     def available(self, now_ms: int) -> int:
         self._refill(now_ms)
@@ -44,9 +62,17 @@ class Bucket:
         self._tokens -= count
         return True
 
+    def too_many(self, now_ms: int) -> None:
+        """The vendor said so: half the rate, and no burst left."""
+        self._refill(now_ms)
+        if self._cut_ms is None or now_ms - self._cut_ms >= RATE_CUT_MS:
+            self._cut_ms = now_ms
+            self._rate = max(self._rate / 2, self.rate_per_s * RATE_SHARE_MIN)
+            self._tokens = min(self._tokens, 1.0)
+
     def wait_ms(self) -> int:
         """How long until there is one again."""
-        return 0 if self._tokens >= 1 else int((1 - self._tokens) / self.rate_per_s * 1000) + 1
+        return 0 if self._tokens >= 1 else int((1 - self._tokens) / self._rate * 1000) + 1
 
 
 @dataclass(slots=True)
@@ -82,12 +108,17 @@ class Circuit:
 
     _calls: _Window = field(default_factory=lambda: _Window(WINDOW_MS))
     _open: bool = False
+    _opened_ms: int = 0
     _probe_at_ms: int = 0
     _good: int = 0
 
     @property
     def open(self) -> bool:
         return self._open
+
+    def open_for_ms(self, now_ms: int) -> int:
+        """How long the vendor has been away; 0 if it is not."""
+        return max(0, now_ms - self._opened_ms) if self._open else 0
 
     def closed_for_ms(self, now_ms: int) -> int:
         """How long no call may be made; 0: one may. Asking is free; `probe` says that it is being made."""
@@ -116,6 +147,7 @@ class Circuit:
         count, failures = self._calls.counts(now_ms)
         if count >= CALLS_MIN and failures >= FAILURES_SHARE * count:
             self._open = True
+            self._opened_ms = now_ms
             self._probe_at_ms = now_ms + PROBE_MS
 
 

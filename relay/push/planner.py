@@ -3,7 +3,8 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from providers.contract import Capabilities, left_out
 from relay.inbox import rules
@@ -13,6 +14,7 @@ from relay.model import Address, Device, DeviceState, Entry, Notification, Polic
 ITEMS_MAX = 200  # outstanding entries looked at in full
 IDS_MAX = 10  # ids named in one push; cut first when it is too large
 EXPIRING_MS = 2_000  # entries with less left are not worth a notification
+TRIES_PER_ADDRESS = 5  # failed tries in a row, then the next address of the chain has its turn
 SUMMARY_PRIORITY_URGENT = frozenset({"high", "urgent"})
 
 
@@ -27,15 +29,79 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    at_ms: int
+    reason: Later
+
+
+class Privacy(StrEnum):
+    """What a vendor may see of a message."""
+
+    FULL = "full"
+    TITLE = "title"  # title, sound and badge; no body, image or data
+    NONE = "none"  # ids alone: a wake-up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What an account may send in one of its vendor's days, which `ends_ms`."""
+
+    limit: int
+    day: str
+    ends_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountView:
     """What an account can do at this moment. `free`: pushes that may start now."""
 
     capabilities: Capabilities
     parked: bool = False
     closed_for_ms: int = 0  # circuit open, or the vendor asked us to wait
+    ill_for_ms: int = 0  # how long the circuit has been open
+    shut_until_ms: int = 0  # by the clock: the day's quota is used up, or the vendor takes nothing at this hour
+    shut_why: Later = Later.QUOTA
+    falls_back_ms: int | None = (
+        60_000  # a wait longer than this passes the push on to the next address; None: none does
+    )
     free: int = 100
     wait_ms: int = 0  # until there is room again
-    private: bool = False  # privacy: never show content
+    privacy: Privacy = Privacy.FULL
+    quota: Quota | None = None  # its limit; `counted` says what is left of it
+
+    def counted(self, sent: int) -> "AccountView":
+        """The same with that many sent today: the rest of the quota bounds what may go."""
+        if self.quota is None:
+            return self
+        left = self.quota.limit - sent
+        if left > 0:
+            return replace(self, free=min(self.free, left), quota=replace(self.quota, limit=left))
+        return replace(self, shut_until_ms=max(self.shut_until_ms, self.quota.ends_ms), shut_why=Later.QUOTA)
+
+    def used(self, calls: int) -> "AccountView":
+        """The same after so many calls were planned."""
+        left = replace(self, free=self.free - calls)
+        if self.quota is None:
+            return left
+        rest = replace(self.quota, limit=self.quota.limit - calls)
+        return replace(left, quota=rest).counted(0)
+
+    def waits(self, now_ms: int) -> Wait | None:
+        """Until when nothing can go, and why; None: a push may go now."""
+        if self.shut_until_ms > now_ms:
+            return Wait(at_ms=self.shut_until_ms, reason=self.shut_why)
+        if self.closed_for_ms > 0:
+            return Wait(at_ms=now_ms + self.closed_for_ms, reason=Later.CIRCUIT)
+        if self.free <= 0:
+            return Wait(at_ms=now_ms + max(1, self.wait_ms), reason=Later.RATE)
+        return None
+
+    def passes_on(self, now_ms: int) -> bool:
+        """Whether it is out for so long that the device's next address should have the push."""
+        if self.falls_back_ms is None:
+            return False
+        shut_ms = self.shut_until_ms - now_ms
+        return max(shut_ms, self.closed_for_ms, self.ill_for_ms if self.closed_for_ms else 0) > self.falls_back_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,12 +134,6 @@ class Send:
     from_seq: int
     upto_seq: int
     form: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
-    at_ms: int
-    reason: Later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,16 +206,14 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     usable = [one for one in s.addresses if one.state == "active"]
     if not usable:
         return Stop(reason=Rest.NO_ADDRESS)
-    known = [one for one in usable if one.account in s.accounts]
-    ready = [one for one in known if not s.accounts[one.account].parked]
+    ready = [one for one in usable if one.account in s.accounts and not s.accounts[one.account].parked]
     if not ready:
         return Stop(reason=Rest.ACCOUNT_PARKED)
-    address = ready[s.job.address_index % len(ready)]
+    address = _choose(s, ready)
     account = s.accounts[address.account]
-    if account.closed_for_ms > 0:
-        return Wait(at_ms=s.now_ms + account.closed_for_ms, reason=Later.CIRCUIT)
-    if account.free <= 0:
-        return Wait(at_ms=s.now_ms + max(1, account.wait_ms), reason=Later.RATE)
+    waits = account.waits(s.now_ms)
+    if waits is not None:
+        return waits
     fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]
     low, high = items[0].entry.seq, max(s.upto_seq, items[-1].entry.seq)
     if not fresh:
@@ -164,13 +222,36 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     return Send(address=address, notes=tuple(notes), from_seq=low, upto_seq=high, form=form)
 
 
+def _choose(s: Situation, ready: Sequence[Address]) -> Address:
+    """The address whose turn it is; a later one in the chain if its account is out for long and the later one is not.
+
+    Short waits (a full bucket, a circuit that is probed) are waited for: order is kept, and nothing shows twice. The probe
+    of a vendor that is away goes to the first address, by whoever is due when it falls due.
+    """
+    first = s.job.address_index + s.job.tries // TRIES_PER_ADDRESS
+    chain = [ready[(first + n) % len(ready)] for n in range(len(ready))]
+    for address in chain:
+        if not s.accounts[address.account].passes_on(s.now_ms):
+            return address
+    return min(chain, key=lambda one: _free_ms(s.accounts[one.account], s.now_ms))
+
+
+def _free_ms(account: AccountView, now_ms: int) -> int:
+    waits = account.waits(now_ms)
+    return now_ms if waits is None else waits.at_ms
+
+
 def _notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: bool) -> tuple[str, list[Note]]:
+    bare = account.privacy is Privacy.NONE
+    if account.privacy is Privacy.TITLE:
+        items = [replace(item, push=_title_only(item.push)) for item in items]
+        bare = any(item.push.title is None and item.push.title_loc_key is None for item in items)
     newest = _newest_per_key(items)
     capabilities = account.capabilities
     if knock:
         known = all(item.entry.seq <= s.device.acked_high for item in items)
-        return Form.KNOCK, [_summary(s, items, capabilities, shown=not known and not account.private, urgent=False)]
-    if account.private or any(item.entry.seq <= s.job.bare_seq for item in items):
+        return Form.KNOCK, [_summary(s, items, capabilities, shown=not known and not bare, urgent=False)]
+    if bare or any(item.entry.seq <= s.job.bare_seq for item in items):
         return Form.WAKE, [_summary(s, items, capabilities, shown=False, urgent=any(map(_urgent, items)))]
     room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
     if len(newest) <= room and s.untold_count <= len(s.untold):
@@ -184,6 +265,19 @@ def _notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: 
             for some in conversations.values()
         ]
     return Form.SUMMARY, [_summary(s, items, capabilities, shown=True, urgent=any(map(_urgent, items)))]
+
+
+def _title_only(push: Notification) -> Notification:
+    return Notification(
+        title=push.title,
+        title_loc_key=push.title_loc_key,
+        title_loc_args=push.title_loc_args,
+        sound=push.sound,
+        badge=push.badge,
+        channel=push.channel,
+        thread=push.thread,
+        mutable=push.mutable,
+    )
 
 
 def _urgent(item: Item) -> bool:

@@ -6,6 +6,7 @@ nothing but the log.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.planner import ITEMS_MAX, AccountView, Form, Item, Plan, Send, Situation, Stop, Wait, plan
 from relay.push.rules import Result, Then, after
+from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
@@ -46,6 +48,7 @@ class Attempt:
 class Planned:
     attempts: tuple[Attempt, ...]
     looked: int  # users looked at: as many as asked for means there may be more
+    parked: Mapping[tuple[str, str], str | None]  # who was parked, by the store's word
 
 
 def plan_due(
@@ -64,40 +67,50 @@ def plan_due(
     inboxes = inbox_rows.lock_inboxes(conn, free)
     users = with_rows(conn, now_ms, inboxes, policy_of)
     addresses = device_rows.addresses_of(conn, list(users))
+    parked = job_rows.parked_accounts(conn, hold=True)
+    apps = {app_id: _by_the_store(conn, app_id, accounts_of(app_id), parked) for app_id in {k.app_id for k in users}}
     attempts: list[Attempt] = []
     rows = []
-    room: dict[tuple[str, str], int] = {}
+    calls: Counter[quota.Day] = Counter()
     for key, locked in users.items():
-        views = _with_room(key.app_id, accounts_of(key.app_id), room)
+        views = apps[key.app_id]
         for device in locked.devices.values():
             job = locked.jobs.get(device.device_id)
             if job is None or not _claimable(job, now_ms):
                 continue
             found = _plan_one(locked, device, job, addresses.get(device.key, []), views, boot_ms)
             if isinstance(found, Send):
-                room[key.app_id, found.address.account] = room.get(
-                    (key.app_id, found.address.account), views[found.address.account].free
-                ) - len(found.notes)
-                views = _with_room(key.app_id, accounts_of(key.app_id), room)
+                name = found.address.account
+                if (limit_ := views[name].quota) is not None:
+                    calls[key.app_id, name, limit_.day] += len(found.notes)
+                views[name] = views[name].used(len(found.notes))
                 attempts.append(_attempt(locked, device, job, found))
             else:
                 rows.append((device.key, _rested(job, found)))
+    quota.count(conn, calls)
     job_rows.set_rearmed(conn, rows)
     job_rows.set_claims(
         conn,
         [(one.device, owner, one.token, now_ms + policy_of(one.device.app_id).claim_ms) for one in attempts],
     )
     job_rows.start_attempts(conn, [_attempt_row(one) for one in attempts])
-    return Planned(attempts=tuple(attempts), looked=len(due))
+    return Planned(attempts=tuple(attempts), looked=len(due), parked=parked)
 
 
-def _with_room(
-    app_id: str, views: Mapping[str, AccountView], room: Mapping[tuple[str, str], int]
-) -> Mapping[str, AccountView]:
-    return {
-        name: dataclasses.replace(view, free=room[app_id, name]) if (app_id, name) in room else view
-        for name, view in views.items()
-    }
+def _by_the_store(
+    conn: Conn, app_id: str, views: Mapping[str, AccountView], parked: Mapping[tuple[str, str], str | None]
+) -> dict[str, AccountView]:
+    """The accounts as this node sees them, with what only the store knows: who is parked, and what was sent today.
+
+    A node's own memory would do for neither: an operator may have unparked the account elsewhere a moment ago.
+    """
+    days = {name: (app_id, name, view.quota.day) for name, view in views.items() if view.quota is not None}
+    sent = quota.sent_on(conn, days.values())
+    seen = {}
+    for name, view in views.items():
+        known = dataclasses.replace(view, parked=(app_id, name) in parked)
+        seen[name] = known.counted(sent[days[name]]) if name in days else known
+    return seen
 
 
 def _claimable(job: PushJob, now_ms: int) -> bool:
@@ -322,8 +335,11 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
     if current is None and then in {Then.TOLD, Then.GIVE_UP}:
         then = Then.MOOT  # what a token before this one was told may never have arrived
     match then:
-        case Then.TOLD | Then.GIVE_UP:
+        case Then.TOLD:
             _told(locked, device, job, one)
+        case Then.GIVE_UP:
+            _told(locked, device, job, one)
+            _bury(locked, device, one)
         case Then.AGAIN:
             locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms))
         case Then.NEXT_ADDRESS:
@@ -374,6 +390,24 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
         pushed: list[Reported] = [(entry, outcome.vendor_code) for entry in entries]
         if one.result.word == "accepted":
             tell(locked, device, "delivery.pushed", pushed)
+
+
+def _bury(locked: Locked, device: Device, one: Settlement) -> None:
+    """No vendor will carry it: kept in the list of dead pushes until the device has the messages, or somebody requeues."""
+    outcome = one.result.outcome
+    assert outcome is not None
+    dead.put(
+        locked.conn,
+        device.key,
+        {
+            "dead_ms": locked.now_ms,
+            "account": one.attempt.send.address.account,
+            "verdict": str(outcome.verdict),
+            "vendor_code": outcome.vendor_code,
+            "from_seq": one.attempt.send.from_seq,
+            "upto_seq": one.attempt.send.upto_seq,
+        },
+    )
 
 
 def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement, current: Address | None) -> None:

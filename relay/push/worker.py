@@ -104,6 +104,7 @@ class PushWorker:
             return False
         self._wake_at_ms = None
         planned = await self._engine.write(lambda conn, now_ms: self._plan(conn, now_ms, room))
+        self._accounts.learn(planned.parked)
         if planned.attempts:
             needed = await self._engine.read(lambda conn, now_ms: still_needed(conn, now_ms, planned.attempts))
             for attempt, is_needed in zip(planned.attempts, needed, strict=True):
@@ -118,7 +119,7 @@ class PushWorker:
             conn,
             now_ms,
             self._policy_of,
-            lambda app_id: self._accounts.views(app_id, monotonic_ms),
+            lambda app_id: self._accounts.views(app_id, monotonic_ms, now_ms),
             owner=self._owner,
             limit=limit,
             boot_ms=self._boot_ms,

@@ -279,7 +279,29 @@ def unpark_account(conn: Connection, now_ms: int, *, app_id: str, account: str) 
     ).rowcount
 
 
-def parked_accounts(conn: Connection) -> dict[tuple[str, str], str | None]:
-    c = account_state.c
-    rows = conn.execute(select(c.app_id, c.account, c.parked_code).where(c.parked_ms.is_not(None)))
+_parked = select(account_state.c.app_id, account_state.c.account, account_state.c.parked_code).where(
+    account_state.c.parked_ms.is_not(None)
+)
+_parked_held = _parked.order_by(account_state.c.app_id, account_state.c.account).with_for_update(read=True)
+
+
+def parked_accounts(conn: Connection, *, hold: bool = False) -> dict[tuple[str, str], str | None]:
+    """Who is parked, with the vendor's code. `hold`: nobody is unparked before this transaction ends, so that what it lets
+    rest for them is seen by whoever unparks them."""
+    rows = conn.execute(_parked_held if hold and not is_sqlite(conn) else _parked)
     return {(row.app_id, row.account): row.parked_code for row in rows}
+
+
+_wake = select(func.max(_a.started_ms)).where(
+    _a.app_id == bindparam("app"),
+    _a.user_id == bindparam("user"),
+    _a.device_id == bindparam("device"),
+    _a.account == bindparam("acc"),
+    _a.form.in_(["wake", "knock"]),
+    _a.verdict == "accepted",
+)
+
+
+def last_wake_ms(conn: Connection, key: DeviceKey, account: str) -> int | None:
+    """When the device was last woken through this account."""
+    return conn.execute(_wake, _key(key) | {"acc": account}).scalar_one_or_none()

@@ -409,6 +409,27 @@ account_state = _table(
     _text("parked_code", null=True),
     key=("app_id", "account"),
 )
+account_day = _table(  # only of accounts with a daily quota
+    "account_day",
+    _text("app_id"),
+    _text("account"),
+    _text("day"),  # the vendor's, like 2026-11-26
+    _int("sent"),
+    key=("app_id", "account", "day"),
+)
+push_dead = _table(  # pushes that no vendor will carry; their messages wait for a sync
+    "push_dead",
+    _text("app_id"),
+    _text("user_id"),
+    _text("device_id"),
+    _int("dead_ms"),
+    _text("account"),
+    _text("verdict"),
+    _text("vendor_code", null=True),
+    _int("from_seq"),
+    _int("upto_seq"),
+    key=("app_id", "user_id", "device_id"),
+)
 
 # --- conversations, fan-out (rooms for larger groups) -----------------------------------------------------------------
 

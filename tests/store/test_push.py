@@ -1,11 +1,12 @@
 """PLAN and SETTLE on both stores: who is told, when, and what a vendor's verdict changes."""
 
+import dataclasses
 import random
 from typing import Any
 
 import pytest
 
-from providers.contract import Capabilities, Outcome, Verdict
+from providers.contract import Capabilities, Outcome, Scope, Verdict
 from relay.bus.local import LocalBus
 from relay.inbox.accept import Send
 from relay.inbox.ack import AckRequest
@@ -14,10 +15,10 @@ from relay.inbox.cursor import CursorKeys
 from relay.inbox.registry import Registration
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
-from relay.push.planner import AccountView
+from relay.push.planner import AccountView, Quota
 from relay.push.rules import Result, Then
 from relay.push.service import Attempt, Settlement, plan_due, settle, still_needed
-from relay.store import meta
+from relay.store import dead, meta
 from relay.store import queue as job_rows
 from relay.store.engine import Engine
 
@@ -31,6 +32,7 @@ class Desk:
 
     def __init__(self, engine: Engine, clock: Any) -> None:
         self.engine, self.clock = engine, clock
+        self.views = VIEWS
         self.sent = 0
         self.inbox = InboxService(
             engine=engine,
@@ -72,7 +74,7 @@ class Desk:
     async def plan(self) -> tuple[Attempt, ...]:
         planned = await self.engine.write(
             lambda conn, now_ms: plan_due(
-                conn, now_ms, lambda _: POLICY, lambda _: VIEWS, owner="n1", limit=10, boot_ms=0
+                conn, now_ms, lambda _: POLICY, lambda _: self.views, owner="n1", limit=10, boot_ms=0
             )
         )
         return planned.attempts
@@ -178,3 +180,84 @@ async def test_what_was_acked_meanwhile_is_not_sent(desk: Desk, clock: Any) -> N
     await desk.inbox.ack(AckRequest(device=PHONE, upto=1))
     needed = await desk.engine.read(lambda conn, now_ms: still_needed(conn, now_ms, attempts))
     assert needed == [False]
+
+
+PARK = {"verdict": Verdict.MISCONFIGURED, "scope": Scope.ACCOUNT, "vendor_code": "key_deleted"}
+
+
+async def unpark(desk: Desk) -> int:
+    return await desk.engine.write(
+        lambda conn, now_ms: job_rows.unpark_account(conn, now_ms, app_id="shop", account="v")
+    )
+
+
+async def test_who_is_parked_is_the_store_s_word_and_no_node_s_memory(desk: Desk, clock: Any) -> None:
+    """A node that saw the account parked must not let jobs rest for it after an operator unparked it elsewhere."""
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    assert await desk.settle(attempt, **PARK) is Then.PARK
+    assert await desk.plan() == ()
+    assert (await desk.job()).reason == "account_parked"
+
+    assert await unpark(desk) == 1
+    desk.views = {"v": dataclasses.replace(VIEWS["v"], parked=True)}
+    (attempt,) = await desk.plan()
+    assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
+
+
+async def test_a_node_that_has_not_heard_of_it_does_not_call_a_parked_account(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, **PARK)
+    desk.views = {"v": dataclasses.replace(VIEWS["v"], parked=False)}
+    await desk.send()
+    clock.forward(s=1)
+    assert await desk.plan() == ()
+
+
+async def test_the_quota_of_a_day_is_counted_in_the_store_and_waited_for(desk: Desk, clock: Any) -> None:
+    ends_ms = clock.now_ms() + 3_600_000
+    for day, goes in (("2026-11-26", True), ("2026-11-26", False), ("2026-11-27", True)):
+        quota = Quota(limit=1, day=day, ends_ms=ends_ms)
+        desk.views = {"v": dataclasses.replace(VIEWS["v"], quota=quota)}  # as after a restart: nothing is remembered
+        await desk.send()
+        clock.forward(s=1)
+        if not goes:
+            assert await desk.plan() == ()
+            assert ((await desk.job()).due_ms, (await desk.job()).reason) == (ends_ms, "quota")
+            clock.forward(s=3600)
+            continue
+        (attempt,) = await desk.plan()
+        assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
+
+
+async def test_what_no_vendor_carries_is_listed_until_the_device_has_it(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    for form in ("each", "wake"):
+        clock.forward(s=1)
+        (attempt,) = await desk.plan()
+        assert attempt.send.form == form
+        await desk.settle(attempt, Verdict.REFUSED, vendor_code="payload_invalid")
+    (listed,) = await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10))
+    assert (listed.user_id, listed.device_id, listed.why) == ("ann", "phone", "refused")
+    assert (listed.account, listed.verdict, listed.vendor_code) == ("v", "refused", "payload_invalid")
+    assert (listed.from_seq, listed.upto_seq) == (1, 1)
+    assert await desk.engine.read(lambda conn, _: dead.listed(conn, "other", limit=10)) == []
+
+    await desk.inbox.ack(AckRequest(device=PHONE, upto=1))
+    assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10)) == []
+
+
+async def test_a_job_that_rests_for_want_of_an_address_is_listed_too(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.TOKEN_DEAD)
+    clock.forward(s=1)
+    assert await desk.plan() == ()
+    (listed,) = await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10))
+    assert (listed.device_id, listed.why) == ("phone", "no_address")
+    assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10, after=("ann", "phone"))) == []
+    assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10, why="refused")) == []

@@ -20,4 +20,4 @@ def test_of_several_answers_that_ask_for_a_pause_the_longest_holds() -> None:
     account.ended(1_000, too_many(300))
     account.ended(2_000, too_many(5))
 
-    assert account.view(3_000).closed_for_ms == 298_000
+    assert account.view(3_000, 0).closed_for_ms == 298_000

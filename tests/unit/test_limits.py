@@ -1,5 +1,6 @@
 """What holds an account back: its bucket, its circuit, the brake on dead tokens, the budget of retries."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,3 +112,27 @@ def test_retries_are_a_tenth_of_first_attempts_beyond_the_allowance(firsts: int)
 def test_a_pause_keeps_its_bounds(wish_s: float | None) -> None:
     assert PAUSE_MS_MIN <= pause_ms(wish_s) <= PAUSE_MS_MAX
     assert pause_ms(None) == PAUSE_MS_DEFAULT
+
+
+def test_too_many_halves_the_rate_once_a_second_and_quiet_seconds_give_it_back() -> None:
+    bucket = Bucket(100, 100)
+    bucket.too_many(0)
+    assert bucket.available(0) <= 1, "no burst is left"
+    for ms in (200, 900):  # calls that were under way together
+        bucket.too_many(ms)
+    assert bucket.rate == pytest.approx(50, rel=0.1)
+    bucket.too_many(1_000)
+    slowest = bucket.rate
+    assert slowest == pytest.approx(25, rel=0.2)
+    bucket.available(11_000)
+    assert bucket.rate == pytest.approx(slowest + 50)
+    bucket.available(60_000)
+    assert bucket.rate == 100
+
+
+def test_however_often_it_is_too_many_a_little_goes_on() -> None:
+    bucket = Bucket(100, 100)
+    for second in range(1_000):
+        bucket.too_many(second * 1_000)
+    assert 100 / 64 <= bucket.rate < 15
+    assert bucket.wait_ms() < 1_000

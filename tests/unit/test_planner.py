@@ -30,6 +30,8 @@ from relay.push.planner import (
     AccountView,
     Form,
     Item,
+    Privacy,
+    Quota,
     Send,
     Situation,
     Stop,
@@ -161,6 +163,63 @@ def test_when_nothing_is_sent_it_says_why_and_until_when(s: Situation, planned: 
     assert plan(s) == planned
 
 
+MINUTE = 60_000
+BOTH = (address("v"), address("w"))
+AWAY = [
+    # account v of the chain v, w -> who gets the push, or until when it waits
+    (view(), "v"),
+    (view(closed_for_ms=5_000), (NOW + 5_000, Later.CIRCUIT)),  # soon probed: order is kept
+    (view(closed_for_ms=5_000, ill_for_ms=MINUTE + 1), "w"),  # away for long
+    (view(ill_for_ms=MINUTE + 1), "v"),  # ... but this one is the probe
+    (view(closed_for_ms=MINUTE + 1), "w"),  # a pause that the vendor asked for
+    (view(shut_until_ms=NOW + HOUR, shut_why=Later.HOURS), "w"),
+    (view(shut_until_ms=NOW + HOUR, shut_why=Later.HOURS, falls_back_ms=None), (NOW + HOUR, Later.HOURS)),
+    (view(free=0, wait_ms=70), (NOW + 70, Later.RATE)),
+    (view(parked=True), "w"),
+]
+
+
+@pytest.mark.parametrize(("first", "expected"), AWAY, ids=str)
+def test_a_push_moves_to_the_next_address_when_the_first_one_is_out_for_long(
+    first: AccountView, expected: str | tuple[int, Later]
+) -> None:
+    found = plan(situation(item(1), addresses=BOTH, accounts={"v": first, "w": view()}))
+    if isinstance(expected, str):
+        assert isinstance(found, Send)
+        assert found.address.account == expected
+    else:
+        assert found == Wait(at_ms=expected[0], reason=expected[1])
+
+
+def test_if_all_of_the_chain_is_out_it_waits_for_whoever_is_back_first() -> None:
+    accounts = {"v": view(shut_until_ms=NOW + 2 * HOUR), "w": view(shut_until_ms=NOW + HOUR)}
+    assert plan(situation(item(1), addresses=BOTH, accounts=accounts)) == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)
+
+
+def test_an_address_that_fails_again_and_again_gives_its_turn_to_the_next() -> None:
+    turns = [sent(situation(item(1), addresses=BOTH, job=job(tries=n))).address.account for n in range(0, 16, 5)]
+    assert turns == ["v", "w", "v", "w"]
+
+
+def test_a_quota_bounds_what_goes_today_and_then_waits_for_the_vendor_s_midnight() -> None:
+    limited = view(quota=Quota(limit=10, day="2026-11-26", ends_ms=NOW + HOUR))
+    assert limited.counted(8).free == 2
+    assert limited.counted(8).used(1).free == 1
+    for spent in (limited.counted(10), limited.counted(8).used(2)):
+        found = plan(situation(item(1), accounts={"v": spent}))
+        assert found == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)
+
+
+def test_title_only_hides_the_rest_of_the_message() -> None:
+    shown = Notification(title="Ann", body="secret", image="https://x/y", data={"k": "secret"}, click="secret", badge=3)
+    private = {"v": view(privacy=Privacy.TITLE)}
+    (note,) = sent(situation(dataclasses.replace(item(1), push=shown), accounts=private)).notes
+    assert note.shows == Notification(title="Ann", badge=3)
+    bodies = dataclasses.replace(item(1), push=Notification(body="secret"))
+    (note,) = sent(situation(bodies, accounts=private)).notes
+    assert note.shows is None, "without a title there is nothing that may be shown"
+
+
 def test_each_message_is_a_notification_of_its_own_as_long_as_they_are_few() -> None:
     found = sent(situation(item(1), item(2), item(3)))
     assert (found.form, found.from_seq, found.upto_seq) == (Form.EACH, 1, 3)
@@ -204,7 +263,7 @@ def test_what_is_about_to_expire_is_left_out_and_does_not_make_a_summary_of_the_
 @pytest.mark.parametrize(
     ("s", "form"),
     [
-        (situation(item(1), accounts={"v": view(private=True)}), Form.WAKE),
+        (situation(item(1), accounts={"v": view(privacy=Privacy.NONE)}), Form.WAKE),
         (situation(item(1), item(2), job=job(bare_seq=1)), Form.WAKE),
         (situation(item(2), job=job(bare_seq=1)), Form.EACH),
     ],
@@ -292,7 +351,7 @@ def drawn(seed: int) -> Situation:
         accounts={
             name: view(
                 parked=rng.choice(seldom),
-                private=rng.choice(seldom),
+                privacy=Privacy.NONE if rng.choice(seldom) else Privacy.FULL,
                 free=rng.randint(0, 4),
                 closed_for_ms=rng.choice([0, 0, 0, 700]),
             )
@@ -349,7 +408,7 @@ def test_it_sends_only_where_the_account_has_room(s: Situation) -> None:
         assert not account.parked
         assert account.closed_for_ms == 0
         assert 1 <= len(found.notes) <= min(s.policy.separate_max, account.free)
-        assert not account.private or all(note.shows is None for note in found.notes)
+        assert account.privacy is not Privacy.NONE or all(note.shows is None for note in found.notes)
 
 
 @whatever
