@@ -18,6 +18,7 @@ def on_host(host: str, names: tuple[str, ...]) -> bool:
 class EndpointConfig(ProviderConfig):
     """Public https hosts may be called, at port 443; what else may be is listed, host by host."""
 
+    hosts: tuple[str, ...] = ()  # these alone, and what lies below them; none named: all
     exempt: tuple[str, ...] = ()  # "ntfy.lan:80", "10.1.0.0/16:443,8443": internal hosts, http, other ports
     hosts_denied: tuple[str, ...] = ()  # never, nor what lies below them
 
@@ -28,7 +29,7 @@ class EndpointConfig(ProviderConfig):
     def _listed(cls, listed: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Exemption.parse(text)) for text in listed)
 
-    @field_validator("hosts_denied")
+    @field_validator("hosts", "hosts_denied")
     @classmethod
     def _named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return host_names(names)
@@ -41,9 +42,9 @@ class EndpointConfig(ProviderConfig):
             names_denied=frozenset(self.hosts_denied),
         )
 
-    def exempted(self, target: Target) -> bool:
-        """Whether the operator listed this host, or the range that it has to be in."""
-        return target.host_exempt or target.range_only
+    def allows(self, target: Target) -> bool:
+        """Whether `hosts` does, or the operator exempted the host or the range that it has to be in."""
+        return not self.hosts or on_host(target.host, self.hosts) or target.host_exempt or target.range_only
 
 
 def host_names(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ request §4, answers §5, ntfy §6, mapping §7. Whatever is not said here is as
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
 from providers.http import Response, code_from, retry_after_s
 from providers.vapid import VapidConfig
 from providers.webpush import WebPushProvider
-from providers.webpush_message import TTL_S_MAX, Subscription, subscription
+from providers.webpush_message import TTL_S_MAX, Subscription
 
 __all__ = ["UnifiedPushConfig", "UnifiedPushProvider"]
 
@@ -73,13 +73,9 @@ class UnifiedPushProvider(WebPushProvider):
             outcome = replace(outcome, verdict=Verdict.MISCONFIGURED)
         return replace(outcome, vendor_code=code or outcome.vendor_code)
 
-    def _subscription(self, token: str) -> Subscription:
-        known = subscription(token, guard=self._guard, endpoint_bytes_max=self.endpoint_bytes_max)
-        if known.p256dh is None and not self.config.allow_plaintext:
-            raise AddressInvalid("the subscription lacks its keys, and this account sends nothing in plain text")
-        if known.vapid is not None and not self._signer.knows(known.vapid):
-            raise AddressInvalid(f"vapid must be a key of this account; subscribe with {self._signer.current}")
-        return known
+    @property
+    def _plaintext_allowed(self) -> bool:
+        return self.config.allow_plaintext
 
     def _signed_with(self, known: Subscription) -> str | None:
         return known.vapid  # to a server that never saw our key, the header might be a login (sheet §4)

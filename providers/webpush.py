@@ -10,7 +10,6 @@ from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from pydantic import field_validator
 
 from providers.contract import (
     AddressInvalid,
@@ -23,7 +22,7 @@ from providers.contract import (
     Verdict,
     slimmer,
 )
-from providers.endpoints import host_names, on_host
+from providers.endpoints import on_host
 from providers.guard import Guard
 from providers.http import (
     THROTTLED_S,
@@ -120,11 +119,6 @@ class WebPushConfig(VapidConfig):
     """The keys, and the push services that subscriptions may name (safety SEC-8, rule 9)."""
 
     hosts: tuple[str, ...] = (*MOZILLA, *GOOGLE, *MICROSOFT, *APPLE)  # and what lies below them
-
-    @field_validator("hosts")
-    @classmethod
-    def _services(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return host_names(names)
 
 
 class WebPushProvider(HttpProvider):
@@ -223,14 +217,17 @@ class WebPushProvider(HttpProvider):
     def _subscription(self, token: str) -> Subscription:
         """Raises AddressInvalid."""
         known = subscription(token, guard=self._guard, endpoint_bytes_max=self.endpoint_bytes_max)
-        hosts = self.config.hosts if isinstance(self.config, WebPushConfig) else ()
-        if hosts and not on_host(known.target.host, hosts) and not self.config.exempted(known.target):
+        if not self.config.allows(known.target):
             raise AddressInvalid("the endpoint's host is not one of the push services that this account allows")
-        if known.p256dh is None:
-            raise AddressInvalid("the subscription lacks its keys")
+        if known.p256dh is None and not self._plaintext_allowed:
+            raise AddressInvalid("the subscription lacks its keys, and this account sends nothing in plain text")
         if known.vapid is not None and not self._signer.knows(known.vapid):
             raise AddressInvalid(f"vapid must be a key of this account; subscribe with {self._signer.current}")
         return known
+
+    @property
+    def _plaintext_allowed(self) -> bool:
+        return False
 
     def _signed_with(self, known: Subscription) -> str | None:
         """The public key of ours that the subscription was made with."""
