@@ -152,15 +152,15 @@ class _Batch:
             )
         if not rows:
             return
-        standing = inbox_rows.claim_keys(self.conn, rows)
+        earlier = inbox_rows.claim_keys(self.conn, rows)
         again: dict[int, str] = {}
         kept: dict[str, list[int]] = {}
         for index in [*first.values(), *repeats]:
             send = self.sends[index]
-            row, leader = standing[send.app_id, send.key or ""], first[send.app_id, send.key or ""]
-            if row.body_hash != send.body_hash:
+            row, leader = earlier.get((send.app_id, send.key or "")), first[send.app_id, send.key or ""]
+            if send.body_hash != (self.sends[leader] if row is None else row).body_hash:
                 self.answers[index] = _conflict()
-            elif row.writer != self.sends[leader].nonce:
+            elif row is not None:
                 again[index] = row.message_id
             elif index != leader:
                 self.same_as[index] = leader
@@ -190,18 +190,20 @@ class _Batch:
 
     def lock(self, new_epoch: Callable[[], str]) -> None:
         wanted: set[UserKey] = set()
-        made: dict[UserKey, str] = {}
+        may_be_made: set[UserKey] = set()
         for index, send in enumerate(self.sends):
             if self.answers[index] is not None or index in self.same_as:
                 continue
             keys = [UserKey(send.app_id, user) for user in send.users]
             wanted.update(keys)
             if self.policy_of(send.app_id).create_users:
-                made.update((key, new_epoch()) for key in keys)
+                may_be_made.update(keys)
             if send.sender_user is not None:
                 wanted.add(UserKey(send.app_id, send.sender_user))
-        inbox_rows.create_inboxes(self.conn, self.now_ms, made)
         inboxes = inbox_rows.lock_inboxes(self.conn, wanted)
+        if made := may_be_made - inboxes.keys():
+            inbox_rows.create_inboxes(self.conn, self.now_ms, {key: new_epoch() for key in made})
+            inboxes = inbox_rows.lock_inboxes(self.conn, wanted)
         self.users = with_rows(self.conn, self.now_ms, inboxes, self.policy_of)
 
     # --- one message ---

@@ -5,10 +5,10 @@ gathered and written together, so that a batch costs a handful of statements, wh
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from relay.inbox import rules
@@ -25,8 +25,7 @@ SCAN, SCAN_MAX = 2, 100  # entries read when looking for the first one worth tel
 PolicyOf = Callable[[str], Policy]
 
 
-@dataclass(slots=True)
-class Locked:
+class Locked(msgspec.Struct, kw_only=True):
     """One user under the lock. `devices` are those that are not gone, by id, as they will be after this transaction."""
 
     conn: Conn
@@ -36,12 +35,12 @@ class Locked:
     inbox: Inbox
     policy: Policy
     devices: dict[str, Device]
-    events: list[NewEvent] = field(default_factory=list)
+    events: list[NewEvent] = msgspec.field(default_factory=list)
     head_seq: int = 0
-    _before: dict[str, Device] = field(default_factory=dict)
-    _acks_changed: set[str] = field(default_factory=set)
-    _to_rearm: dict[str, bool] = field(default_factory=dict)
-    _jobs_changed: set[str] = field(default_factory=set)
+    _before: dict[str, Device] = msgspec.field(default_factory=dict)
+    _acks_changed: set[str] = msgspec.field(default_factory=set)
+    _to_rearm: dict[str, bool] = msgspec.field(default_factory=dict)
+    _jobs_changed: set[str] = msgspec.field(default_factory=set)
     _jobs: dict[str, PushJob] | None = None
     _acks: dict[str, Acks] | None = None
     _read: dict[str, int] | None = None

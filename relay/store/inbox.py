@@ -130,16 +130,19 @@ def _keys(sqlite: bool) -> Select[Any]:
 
 
 def claim_keys(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Row[Any]]:
-    """Inserts idempotency rows, first of all; gives the row that stands for each (app, key): ours, or an earlier one."""
+    """Inserts idempotency rows, first of all; gives the earlier rows that stand for keys which were there already."""
     rows = sorted(rows, key=lambda row: (row["app_id"], row["key"]))
-    insert_missing(conn, idempotency, rows)
+    if insert_missing(conn, idempotency, rows) == len(rows):
+        return {}
+    writers = {(row["app_id"], row["key"]): row["writer"] for row in rows}
     apps: dict[str, list[str]] = {}
     for row in rows:
         apps.setdefault(row["app_id"], []).append(row["key"])
     found: dict[tuple[str, str], Row[Any]] = {}
     for app_id, keys in apps.items():
         for standing in conn.execute(_keys(conn), {"app": app_id, "keys": as_list(conn, keys)}).all():
-            found[app_id, standing.key] = standing
+            if standing.writer != writers[app_id, standing.key]:
+                found[app_id, standing.key] = standing
     return found
 
 

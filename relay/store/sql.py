@@ -48,21 +48,23 @@ def insert_rows(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
         _insert(conn, table, rows, missing_only=False)
 
 
-def insert_missing(conn: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Inserts the rows that are not there yet, in the order given (sort them: it is the order of the locks)."""
-    if rows:
-        _insert(conn, table, rows, missing_only=True)
+def insert_missing(conn: Connection, table: Table, rows: Sequence[Row]) -> int:
+    """Inserts the rows that are not there yet, in the order given (sort them: it is the order of the locks).
+
+    Gives how many those were.
+    """
+    return _insert(conn, table, rows, missing_only=True) if rows else 0
 
 
-def _insert(conn: Connection, table: Table, rows: Sequence[Row], *, missing_only: bool) -> None:
+def _insert(conn: Connection, table: Table, rows: Sequence[Row], *, missing_only: bool) -> int:
     columns = tuple(rows[0])
     if isinstance(conn, DirectConnection):
         statement = _sqlite_insert(table, columns, missing_only=missing_only)
-        conn.run(statement, [tuple(row.values()) for row in rows])
-    else:
-        conn.execute(
-            _pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns}
-        )
+        return conn.run(statement, [tuple(row.values()) for row in rows])
+    inserted = conn.execute(
+        _pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns}
+    )
+    return inserted.rowcount
 
 
 @lru_cache(maxsize=256)
