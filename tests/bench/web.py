@@ -148,7 +148,7 @@ async def _watch_pushes(relay: Served, count: int) -> float:
                 first = now, done
             if first is not None and done >= count:
                 return (done - first[1]) / (now - first[0])
-            await CLOCK.sleep(0.05)
+            await CLOCK.sleep(0.25)  # each look costs the relay some milliseconds
 
 
 async def sockets(home: Path, *, count: int) -> list[Figure]:
