@@ -8,7 +8,8 @@ from relay.api.routes import Answer, Call
 from relay.api.schemas import EndpointBody, EndpointChanges, ReplayBody, RotateBody
 from relay.clock import rfc3339
 from relay.errors import FieldError, Invalid
-from relay.store.webhooks import Delivery, Endpoint
+from relay.store.deliveries import Delivery
+from relay.store.endpoints import Endpoint
 from relay.webhooks.service import Changes, WebhookService
 
 

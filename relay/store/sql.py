@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Connection, Table, bindparam, func, select, text
+from sqlalchemy import Column, ColumnElement, Connection, Table, and_, bindparam, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
@@ -39,6 +39,23 @@ def in_list(column: Column[Any], name: str, *, sqlite: bool) -> ColumnElement[bo
 
 def as_list(conn: Connection, values: Iterable[str] | Iterable[int]) -> Any:
     listed = list(values)
+    return msgspec.json.encode(listed).decode() if is_sqlite(conn) else listed
+
+
+def among(*columns: Any, sqlite: bool) -> ColumnElement[bool]:
+    """Whether the columns together are one of the `keys`, which `key_list` writes.
+
+    SQLite reads the whole table for `(a, b) IN (VALUES …)`, so there it is a join with the list.
+    """
+    if sqlite:
+        one = func.json_each(bindparam("keys")).table_valued("value").c.value
+        return and_(*(column == func.json_extract(one, f"$[{place}]") for place, column in enumerate(columns)))
+    return tuple_(*columns).in_(bindparam("keys", expanding=True))
+
+
+def key_list(conn: Connection, keys: Iterable[tuple[str, ...]]) -> Any:
+    """The value of `keys` for `among`."""
+    listed = sorted(set(keys))
     return msgspec.json.encode(listed).decode() if is_sqlite(conn) else listed
 
 

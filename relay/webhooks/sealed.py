@@ -5,8 +5,8 @@ from typing import Protocol
 
 import msgspec
 
+from relay.store.endpoints import EndpointKey, Sealed
 from relay.store.vault import headers_place, secret_place
-from relay.store.webhooks import EndpointKey, Sealed
 from relay.webhooks.signing import SigningKey, signing_key
 
 

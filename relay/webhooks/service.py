@@ -10,9 +10,10 @@ from providers.guard import URL_INVALID, Target, TargetRefused
 from providers.http import TransportError
 from relay.errors import Conflict, CursorRefused, FieldError, Invalid, Malformed
 from relay.ids import Rng, random_hex
-from relay.store import webhooks as store
+from relay.store import deliveries, endpoints, event_log, sequencer
+from relay.store.deliveries import Delivery
+from relay.store.endpoints import DeliveryKey, Endpoint, EndpointKey
 from relay.store.engine import Conn, Engine
-from relay.store.webhooks import Delivery, DeliveryKey, Endpoint, EndpointKey
 from relay.webhooks import rules
 from relay.webhooks.cursor import DeliveryPlace, EventPlace, ReplayPlace, epoch8, parsed, printed
 from relay.webhooks.rules import EVERY, OFF_BY_DEFAULT, EndpointState, Signal
@@ -105,7 +106,7 @@ class WebhookService:
         rng: Rng,
         nudge: Callable[[], None] = lambda: None,
         endpoints_max: int = ENDPOINTS_MAX,
-        events_keep_ms: int = store.EVENTS_KEEP_MS,
+        events_keep_ms: int = event_log.EVENTS_KEEP_MS,
     ) -> None:
         self._engine = engine
         self._seals = seals
@@ -137,11 +138,11 @@ class WebhookService:
         test = self._event_key(key)
 
         def work(conn: Conn, now_ms: int) -> tuple[Endpoint, bool]:
-            store.lock_app(conn, app_id)
-            others = store.endpoints_of(conn, app_id)
+            endpoints.lock_app(conn, app_id)
+            others = endpoints.endpoints_of(conn, app_id)
             if len(others) >= self._endpoints_max:
                 raise Invalid(f"An app has at most {self._endpoints_max} endpoints; delete one first.")
-            made = store.create_endpoint(
+            made = endpoints.create_endpoint(
                 conn,
                 now_ms,
                 key,
@@ -151,7 +152,7 @@ class WebhookService:
                 secret_sealed=secret_sealed,
                 headers_sealed=headers_sealed,
             )
-            store.tell_one(conn, now_ms, test, type_="endpoint.test", data=_test_data(key))
+            sequencer.tell_one(conn, now_ms, test, type_="endpoint.test", data=_test_data(key))
             return made, any(other.url == target.url for other in others)
 
         endpoint, twice = await self._engine.write(work)
@@ -161,11 +162,11 @@ class WebhookService:
 
     async def list(self, app_id: str) -> list[Endpoint]:
         """All endpoints of the app, oldest first."""
-        return await self._engine.read(lambda conn, _: store.endpoints_of(conn, app_id))
+        return await self._engine.read(lambda conn, _: endpoints.endpoints_of(conn, app_id))
 
     async def get(self, app_id: str, endpoint_id: str) -> Endpoint:
         """Raises Missing."""
-        return await self._engine.read(lambda conn, _: store.get_endpoint(conn, EndpointKey(app_id, endpoint_id)))
+        return await self._engine.read(lambda conn, _: endpoints.get_endpoint(conn, EndpointKey(app_id, endpoint_id)))
 
     async def update(self, app_id: str, endpoint_id: str, changes: Changes) -> Endpoint:
         """The endpoint after the changes. Enabling it lets what still waits for it go on. Raises Invalid, Missing."""
@@ -188,11 +189,11 @@ class WebhookService:
             values["headers_sealed"] = seal_headers(self._seals, key, changes.headers)
 
         def work(conn: Conn, now_ms: int) -> Endpoint:
-            store.get_endpoint(conn, key, lock=True)
-            store.change_endpoint(conn, key, values)
+            endpoints.get_endpoint(conn, key, lock=True)
+            endpoints.change_endpoint(conn, key, values)
             if changes.enabled is not None:
                 judge(conn, now_ms, {key: Signal.ENABLE if changes.enabled else Signal.DISABLE})
-            return store.get_endpoint(conn, key)
+            return endpoints.get_endpoint(conn, key)
 
         endpoint = await self._engine.write(work)
         self._nudge()
@@ -200,14 +201,14 @@ class WebhookService:
 
     async def delete(self, app_id: str, endpoint_id: str) -> None:
         """Raises Missing."""
-        await self._engine.write(lambda conn, _: store.delete_endpoint(conn, EndpointKey(app_id, endpoint_id)))
+        await self._engine.write(lambda conn, _: endpoints.delete_endpoint(conn, EndpointKey(app_id, endpoint_id)))
 
     async def rotate(self, app_id: str, endpoint_id: str, *, keep_old_s: int = KEEP_OLD_S) -> Rotated:
         """A new secret of the same scheme. The old one signs beside it for `keep_old_s`. Raises Invalid, Missing."""
         if not 0 <= keep_old_s <= KEEP_OLD_S_MAX:
             raise _invalid("/overlap_s", "range", f"Keep the old secret for 0 to {KEEP_OLD_S_MAX} seconds.")
         key = EndpointKey(app_id, endpoint_id)
-        sealed = await self._engine.read(lambda conn, now_ms: store.sealed_of(conn, now_ms, key))
+        sealed = await self._engine.read(lambda conn, now_ms: endpoints.sealed_of(conn, now_ms, key))
         try:
             scheme = scheme_of(open_secret(self._seals, key, sealed.secret))
         except ValueError:  # its sealing key is lost: a rotation is the way out
@@ -216,9 +217,9 @@ class WebhookService:
         secret_sealed = seal_secret(self._seals, key, secret)
 
         def work(conn: Conn, now_ms: int) -> int:
-            store.get_endpoint(conn, key, lock=True)
+            endpoints.get_endpoint(conn, key, lock=True)
             until_ms = now_ms + keep_old_s * 1000
-            store.rotate_secret(conn, key, secret_sealed=secret_sealed, old_until_ms=until_ms)
+            endpoints.rotate_secret(conn, key, secret_sealed=secret_sealed, old_until_ms=until_ms)
             return until_ms
 
         return Rotated(secret=shown_secret(secret), old_secret_until_ms=await self._engine.write(work))
@@ -229,9 +230,9 @@ class WebhookService:
         test = self._event_key(key)
 
         def work(conn: Conn, now_ms: int) -> None:
-            store.lock_app(conn, app_id)  # before the endpoint's, as everywhere
-            _enabled(store.get_endpoint(conn, key, lock=True))
-            store.tell_one(conn, now_ms, test, type_="endpoint.test", data=_test_data(key))
+            endpoints.lock_app(conn, app_id)  # before the endpoint's, as everywhere
+            _enabled(endpoints.get_endpoint(conn, key, lock=True))
+            sequencer.tell_one(conn, now_ms, test, type_="endpoint.test", data=_test_data(key))
 
         await self._engine.write(work)
         self._nudge()
@@ -260,8 +261,8 @@ class WebhookService:
         before = None if place is None else (place.created_ms, place.event_id)
 
         def work(conn: Conn, _: int) -> list[Delivery]:
-            store.get_endpoint(conn, key)
-            return store.deliveries_of(conn, key, before=before, limit=limit + 1)
+            endpoints.get_endpoint(conn, key)
+            return deliveries.deliveries_of(conn, key, before=before, limit=limit + 1)
 
         found = await self._engine.read(work)
         page = tuple(found[:limit])
@@ -282,11 +283,11 @@ class WebhookService:
         key = EndpointKey(app_id, endpoint_id)
 
         def work(conn: Conn, now_ms: int) -> int:
-            _enabled(store.get_endpoint(conn, key, lock=True))
-            unknown = ids - store.known_events(conn, app_id, ids)
+            _enabled(endpoints.get_endpoint(conn, key, lock=True))
+            unknown = ids - deliveries.known_events(conn, app_id, ids)
             if unknown:
                 raise _invalid("/events", "unknown", "Some of these events do not exist, or not any more.")
-            return store.replay(conn, now_ms, key, ids)
+            return deliveries.replay(conn, now_ms, key, ids)
 
         count = await self._engine.write(work)
         self._nudge()
@@ -313,12 +314,12 @@ class WebhookService:
         after = None if place is None else (place.created_ms, place.event_id)
 
         def work(conn: Conn, now_ms: int) -> Replayed:
-            endpoint = _enabled(store.get_endpoint(conn, key, lock=True))
-            found = store.events_between(
+            endpoint = _enabled(endpoints.get_endpoint(conn, key, lock=True))
+            found = deliveries.events_between(
                 conn, app_id, from_ms=from_ms, to_ms=to_ms, after=after, limit=REPLAY_RANGE_MAX
             )
             ids = [event_id for _, event_id, type_ in found if rules.wants(endpoint.types, type_)]
-            count = store.replay(conn, now_ms, key, ids, undelivered_only=undelivered_only)
+            count = deliveries.replay(conn, now_ms, key, ids, undelivered_only=undelivered_only)
             following = None
             if len(found) == REPLAY_RANGE_MAX:
                 created_ms, event_id, _ = found[-1]
@@ -349,7 +350,7 @@ class WebhookService:
         place: EventPlace | None = None if cursor is None else parsed(cursor, EventPlace, app_id=app_id)
         every = EVERY in types
         found = await self._engine.read(
-            lambda conn, _: store.events_after(
+            lambda conn, _: event_log.events_after(
                 conn,
                 app_id,
                 after_seq=None if place is None else place.sequence,
@@ -395,10 +396,10 @@ class WebhookService:
         In small transactions; harmless on any number of nodes.
         """
         chores: tuple[Prune, ...] = (
-            lambda conn, now_ms: store.prune_events(conn, now_ms, limit=CHORE_MAX, keep_ms=self._events_keep_ms),
-            lambda conn, _: store.sweep_deleted(conn, limit=CHORE_MAX),
+            lambda conn, now_ms: event_log.prune_events(conn, now_ms, limit=CHORE_MAX, keep_ms=self._events_keep_ms),
+            lambda conn, _: deliveries.sweep_deleted(conn, limit=CHORE_MAX),
         )
-        await self._engine.write(store.forget_old_secrets)
+        await self._engine.write(endpoints.forget_old_secrets)
         total = 0
         for chore in chores:
             removed = CHORE_MAX

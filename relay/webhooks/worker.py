@@ -19,10 +19,11 @@ from providers.transport import HttpTransport
 from relay.backoff import around, backoff_ms
 from relay.clock import Clock, rfc3339
 from relay.errors import Unavailable
-from relay.store import webhooks as store
+from relay.store import claims, endpoints, sequencer
+from relay.store.claims import Claimed, Settled
+from relay.store.endpoints import EndpointKey
 from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id, emit
-from relay.store.webhooks import Claimed, EndpointKey, Settled
 from relay.webhooks import rules, signing
 from relay.webhooks.rules import Attempt, EndpointState, Health, Next, Signal
 from relay.webhooks.sealed import Seals, opened
@@ -135,8 +136,8 @@ def settle(conn: Conn, now_ms: int, done: Sequence[Done]) -> int:
     ]
     # Endpoints are locked before their deliveries, as a replay does it. Hardly ever is there one to lock.
     signals = _signals(done)
-    store.health_of(conn, _moving(conn, now_ms, signals).keys(), lock=True)
-    kept = {(one.key, one.claim_token) for one in store.settle_deliveries(conn, now_ms, results)}
+    endpoints.health_of(conn, _moving(conn, now_ms, signals).keys(), lock=True)
+    kept = {(one.key, one.claim_token) for one in claims.settle_deliveries(conn, now_ms, results)}
     in_time = [one for one in done if (one.claimed.key, one.claimed.claim_token) in kept]
     judge(conn, now_ms, signals if len(in_time) == len(done) else _signals(in_time))
     return len(done) - len(in_time)
@@ -155,7 +156,7 @@ Moving = dict[EndpointKey, tuple[Health, Health]]  # before and after
 def _moving(conn: Conn, now_ms: int, signals: Mapping[EndpointKey, Signal], *, lock: bool = False) -> Moving:
     """The endpoints whose health these signals change."""
     found = {}
-    for key, (state, since_ms) in store.health_of(conn, signals.keys(), lock=lock).items():
+    for key, (state, since_ms) in endpoints.health_of(conn, signals.keys(), lock=lock).items():
         before = Health(EndpointState(state), since_ms)
         after = rules.after_signal(before, signals[key], now_ms=now_ms)
         if after != before:
@@ -170,7 +171,7 @@ def judge(conn: Conn, now_ms: int, signals: Mapping[EndpointKey, Signal]) -> Non
     if moving:  # looked at without a lock first; what is written is decided under it
         moving = _moving(conn, now_ms, {key: signals[key] for key in moving}, lock=True)
     for key, (_, after) in moving.items():
-        store.set_health(conn, key, state=after.state, failing_since_ms=after.failing_since_ms)
+        endpoints.set_health(conn, key, state=after.state, failing_since_ms=after.failing_since_ms)
     emit(conn, now_ms, [_disabled(key, after, signals[key], now_ms) for key, after in _newly_disabled(moving)])
 
 
@@ -223,7 +224,7 @@ class Pace:
     """How much at a time, and how often."""
 
     in_flight_max: int = IN_FLIGHT_MAX
-    per_endpoint: int = store.ENDPOINT_IN_FLIGHT_MAX  # over all nodes
+    per_endpoint: int = claims.ENDPOINT_IN_FLIGHT_MAX  # over all nodes
     reserve: int = RESERVE
     number_max: int = NUMBER_MAX
     timeout_s: float = TOTAL_S
@@ -306,17 +307,17 @@ class WebhookWorker:
     async def _turn(self, group: asyncio.TaskGroup) -> bool:
         """Settles, numbers, claims and begins to send. True: there is more to do at once."""
         if not self._began:
-            await self._engine.write(lambda conn, _: store.free_orphans(conn, owner=self._owner))
+            await self._engine.write(lambda conn, _: claims.free_orphans(conn, owner=self._owner))
             self._began = True
         await self._settle()
         pace = self._pace
         numbered = await self._engine.write(
-            lambda conn, now_ms: store.number_events(conn, now_ms, limit=pace.number_max, wants=rules.wants)
+            lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=pace.number_max, wants=rules.wants)
         )
         free = pace.in_flight_max - self._hands.count
         if free > 0:
             claimed = await self._engine.write(
-                lambda conn, now_ms: store.claim_deliveries(
+                lambda conn, now_ms: claims.claim_deliveries(
                     conn,
                     now_ms,
                     owner=self._owner,
@@ -411,7 +412,7 @@ class WebhookWorker:
                 await asyncio.wait(slow)
         with suppress(Unavailable):  # then the claims lapse by themselves
             await self._settle()
-            await self._engine.write(lambda conn, _: store.release_claims(conn, owner=self._owner))
+            await self._engine.write(lambda conn, _: claims.release_claims(conn, owner=self._owner))
 
 
 async def _event(event: asyncio.Event, *, within_s: float) -> None:

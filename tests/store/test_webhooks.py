@@ -11,13 +11,14 @@ from sqlalchemy import delete, select
 from sqlalchemy.event import listen, remove
 
 from relay.errors import Missing
-from relay.store import webhooks as store
+from relay.store import claims, deliveries, endpoints, event_log, sequencer
 from relay.store.apps import create_app
+from relay.store.claims import Claimed
+from relay.store.endpoints import DeliveryKey, EndpointKey
 from relay.store.engine import Engine
 from relay.store.events import NewEvent, emit
 from relay.store.postgres import PostgresEngine
 from relay.store.schema import app, delivery, endpoint, event
-from relay.store.webhooks import Claimed, DeliveryKey, EndpointKey
 from relay.webhooks import rules
 from relay.webhooks.rules import Signal
 from relay.webhooks.worker import Done, judge, settle
@@ -47,7 +48,7 @@ class House:
     async def endpoint(self, name: str, *types: str, app_id: str = "a") -> EndpointKey:
         key = EndpointKey(app_id, name)
         await self.engine.write(
-            lambda conn, now_ms: store.create_endpoint(
+            lambda conn, now_ms: endpoints.create_endpoint(
                 conn,
                 now_ms,
                 key,
@@ -69,12 +70,12 @@ class House:
 
     async def number(self, limit: int = 1000) -> int:
         return await self.engine.write(
-            lambda conn, now_ms: store.number_events(conn, now_ms, limit=limit, wants=rules.wants)
+            lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=limit, wants=rules.wants)
         )
 
     async def claim(self, limit: int = 100, *, owner: str = "n1", reserve: int = 0) -> list[Claimed]:
         return await self.engine.write(
-            lambda conn, now_ms: store.claim_deliveries(
+            lambda conn, now_ms: claims.claim_deliveries(
                 conn, now_ms, owner=owner, hold_ms=30_000, limit=limit, reserve=reserve
             )
         )
@@ -99,13 +100,13 @@ class House:
         return [cast("int", row[0]) for row in rows]
 
     async def health(self, key: EndpointKey) -> tuple[str, int | None]:
-        return (await self.engine.read(lambda conn, _: store.health_of(conn, [key])))[key]
+        return (await self.engine.read(lambda conn, _: endpoints.health_of(conn, [key])))[key]
 
     async def pull(
         self, after: int | None = None, *, limit: int = 100, types: Iterable[str] = (), all_but: bool = True
-    ) -> store.Events:
+    ) -> event_log.Events:
         return await self.engine.read(
-            lambda conn, _: store.events_after(
+            lambda conn, _: event_log.events_after(
                 conn, "a", after_seq=after, limit=limit, types=list(types), all_but=all_but
             )
         )
@@ -206,7 +207,7 @@ async def test_numbering_makes_a_delivery_for_each_endpoint_that_wants_it(house:
     off = await house.endpoint("off")
     await house.engine.write(lambda conn, now_ms: judge(conn, now_ms, {off: Signal.DISABLE}))
     gone = await house.endpoint("gone")
-    await house.engine.write(lambda conn, _: store.delete_endpoint(conn, gone))
+    await house.engine.write(lambda conn, _: endpoints.delete_endpoint(conn, gone))
     await house.number()  # what disabling told
     await house.settle(await house.claim())
     (acked,) = await house.emit(type_="delivery.acked")
@@ -270,7 +271,7 @@ async def test_a_claim_that_has_not_committed_counts_among_the_five(house: House
     async with house.engine._engine.connect() as other:
         await other.exec_driver_sql("BEGIN")
         claimed = await other.run_sync(
-            lambda conn: store.claim_deliveries(conn, house.clock.ms, owner="n1", hold_ms=30_000, limit=9)
+            lambda conn: claims.claim_deliveries(conn, house.clock.ms, owner="n1", hold_ms=30_000, limit=9)
         )
         assert len(claimed) == 5
         assert await house.claim(owner="n2") == []
@@ -339,7 +340,7 @@ async def test_claims_given_back_burn_no_attempt(house: House) -> None:
     await house.number()
     await house.claim(limit=2, owner="n1")
     await house.claim(limit=1, owner="n2")
-    assert await house.engine.write(lambda conn, _: store.release_claims(conn, owner="n1")) == 2
+    assert await house.engine.write(lambda conn, _: claims.release_claims(conn, owner="n1")) == 2
     again = await house.claim(owner="n3")
     assert [(one.attempts, one.claim_token) for one in again] == [(0, 2), (0, 2)]
 
@@ -351,7 +352,7 @@ async def test_after_a_restart_on_sqlite_claims_of_the_dead_are_free_at_once(hou
     await house.number()
     (first,) = await house.claim(limit=1, owner="dead")
     (mine,) = await house.claim(limit=1, owner="me")
-    freed = await house.engine.write(lambda conn, _: store.free_orphans(conn, owner="me"))
+    freed = await house.engine.write(lambda conn, _: claims.free_orphans(conn, owner="me"))
     if isinstance(house.engine, PostgresEngine):
         assert freed == 0  # it may well live, on another machine
         return
@@ -473,8 +474,8 @@ async def test_replays_and_settlings_at_once_do_not_get_in_each_others_way(house
 
     def begin(key: EndpointKey) -> Any:
         def again(conn: Any, now_ms: int) -> int:
-            store.get_endpoint(conn, key, lock=True)
-            return store.replay(conn, now_ms, key, every)
+            endpoints.get_endpoint(conn, key, lock=True)
+            return deliveries.replay(conn, now_ms, key, every)
 
         return house.engine.write(again)
 
@@ -499,18 +500,18 @@ async def test_endpoints_are_listed_changed_and_found_only_in_their_app(house: H
     await house.endpoint("one", app_id="b")
 
     def change(conn: Any, _: int) -> None:
-        store.change_endpoint(conn, key, {"types": ["*"], "url": "https://new.example/", "headers_sealed": b"h"})
+        endpoints.change_endpoint(conn, key, {"types": ["*"], "url": "https://new.example/", "headers_sealed": b"h"})
 
     await house.engine.write(change)
-    listed = await house.engine.read(lambda conn, _: store.endpoints_of(conn, "a"))
+    listed = await house.engine.read(lambda conn, _: endpoints.endpoints_of(conn, "a"))
     assert [(one.key.endpoint_id, one.url, one.types) for one in listed] == [
         ("one", "https://new.example/", ("*",)),
         ("two", "https://two.example/", ("*",)),
     ]
-    foreign = await house.engine.read(lambda conn, _: store.get_endpoint(conn, EndpointKey("b", "one")))
+    foreign = await house.engine.read(lambda conn, _: endpoints.get_endpoint(conn, EndpointKey("b", "one")))
     assert foreign.url == "https://one.example/"
     with pytest.raises(Missing):
-        await house.engine.read(lambda conn, _: store.get_endpoint(conn, EndpointKey("b", "two")))
+        await house.engine.read(lambda conn, _: endpoints.get_endpoint(conn, EndpointKey("b", "two")))
 
 
 async def test_an_old_secret_counts_until_its_time_is_over(house: House) -> None:
@@ -518,7 +519,7 @@ async def test_an_old_secret_counts_until_its_time_is_over(house: House) -> None
     key = await house.endpoint("one")
     until_ms = house.clock.ms + 1000
     await house.engine.write(
-        lambda conn, _: store.rotate_secret(conn, key, secret_sealed=b"new", old_until_ms=until_ms)
+        lambda conn, _: endpoints.rotate_secret(conn, key, secret_sealed=b"new", old_until_ms=until_ms)
     )
     await house.emit(2)
     await house.number()
@@ -527,7 +528,7 @@ async def test_an_old_secret_counts_until_its_time_is_over(house: House) -> None
     house.clock.forward(ms=1000)
     (claimed,) = await house.claim(limit=1)
     assert (claimed.sealed.secret, claimed.sealed.old_secret) == (b"new", None)
-    assert await house.engine.write(store.forget_old_secrets) == 1
+    assert await house.engine.write(endpoints.forget_old_secrets) == 1
     assert await house.rows(endpoint.c.old_secret_sealed) == [(None,)]
 
 
@@ -537,13 +538,13 @@ async def test_a_deleted_endpoint_is_gone_at_once_and_swept_bit_by_bit(house: Ho
     await house.emit(25)
     await house.number()
     await house.claim()
-    await house.engine.write(lambda conn, _: store.delete_endpoint(conn, key))
-    assert await house.engine.read(lambda conn, _: store.endpoints_of(conn, "a")) == []
+    await house.engine.write(lambda conn, _: endpoints.delete_endpoint(conn, key))
+    assert await house.engine.read(lambda conn, _: endpoints.endpoints_of(conn, "a")) == []
     with pytest.raises(Missing):
-        await house.engine.write(lambda conn, _: store.delete_endpoint(conn, key))
+        await house.engine.write(lambda conn, _: endpoints.delete_endpoint(conn, key))
     assert await house.claim() == []
     assert await house.rows(endpoint.c.url, endpoint.c.secret_sealed) == [("", b"")]
-    removed = [await house.engine.write(lambda conn, _: store.sweep_deleted(conn, limit=10)) for _ in range(5)]
+    removed = [await house.engine.write(lambda conn, _: deliveries.sweep_deleted(conn, limit=10)) for _ in range(5)]
     assert removed == [10, 10, 5, 1, 0]
     assert await house.rows(endpoint.c.endpoint_id) == await house.rows(delivery.c.event_id) == []
 
@@ -556,7 +557,7 @@ async def test_telling_one_endpoint_tells_no_other(house: House) -> None:
     await house.number()
     test = DeliveryKey(*key, "evt_test")
     await house.engine.write(
-        lambda conn, now_ms: store.tell_one(conn, now_ms, test, type_="endpoint.test", data={"endpoint_id": "one"})
+        lambda conn, now_ms: sequencer.tell_one(conn, now_ms, test, type_="endpoint.test", data={"endpoint_id": "one"})
     )
     await house.emit(1)
     assert await house.number() == 1
@@ -579,7 +580,7 @@ async def test_deliveries_are_listed_newest_first_in_pages(house: House) -> None
     before = None
     while True:
         page = await house.engine.read(
-            lambda conn, _, before=before: store.deliveries_of(conn, key, before=before, limit=2)  # type: ignore[misc]
+            lambda conn, _, before=before: deliveries.deliveries_of(conn, key, before=before, limit=2)  # type: ignore[misc]
         )
         if not page:
             break
@@ -602,7 +603,7 @@ async def test_a_replay_begins_anew_also_what_never_was(house: House) -> None:
 
     async def replay(*event_ids: str, undelivered_only: bool = False) -> int:
         return await house.engine.write(
-            lambda conn, now_ms: store.replay(conn, now_ms, key, event_ids, undelivered_only=undelivered_only)
+            lambda conn, now_ms: deliveries.replay(conn, now_ms, key, event_ids, undelivered_only=undelivered_only)
         )
 
     assert await replay(*told, undelivered_only=True) == 2
@@ -627,7 +628,7 @@ async def test_events_between_two_times_come_in_pages(house: House) -> None:
     after = None
     while True:
         page = await house.engine.read(
-            lambda conn, _, after=after: store.events_between(  # type: ignore[misc]
+            lambda conn, _, after=after: deliveries.events_between(  # type: ignore[misc]
                 conn, "a", from_ms=from_ms, to_ms=from_ms + 3, after=after, limit=3
             )
         )
@@ -658,7 +659,7 @@ async def test_a_page_covers_what_it_skips(house: House) -> None:
 
 
 async def test_a_page_of_a_rare_type_looks_only_so_far(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SCAN_MAX", 4)
+    monkeypatch.setattr(event_log, "SCAN_MAX", 4)
     await house.app("a")
     await house.emit(9)
     await house.emit(1, type_="device.online")
@@ -681,7 +682,7 @@ async def test_an_app_without_events_has_an_empty_page(house: House) -> None:
 
 
 async def prune(house: House, limit: int = 100) -> int:
-    return await house.engine.write(lambda conn, now_ms: store.prune_events(conn, now_ms, limit=limit))
+    return await house.engine.write(lambda conn, now_ms: event_log.prune_events(conn, now_ms, limit=limit))
 
 
 async def test_events_are_kept_30_days_and_then_go_with_their_deliveries(house: House) -> None:
@@ -746,17 +747,17 @@ async def test_no_statement_of_the_worker_or_a_page_reads_a_whole_table(house: H
     def everything(conn: Any, now_ms: int) -> list[str]:
         emit(conn, now_ms, [NewEvent(app_id="a", event_id=f"e{n}", type="device.online", data={}) for n in range(9)])
         listen(conn.engine, "before_cursor_execute", note)
-        store.number_events(conn, now_ms, limit=100, wants=rules.wants)
-        claimed = store.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=9)
+        sequencer.number_events(conn, now_ms, limit=100, wants=rules.wants)
+        claimed = claims.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=9)
         failed = rules.unanswered("timeout")
         settle(conn, now_ms, [Done(c, failed, rules.after_attempt(0, failed, random.Random(1))) for c in claimed])
-        store.release_claims(conn, owner="n")
-        store.free_orphans(conn, owner="m")
-        store.deliveries_of(conn, key, before=(now_ms, "e5"), limit=5)
-        store.events_between(conn, "a", from_ms=0, to_ms=now_ms + 1, after=(0, ""), limit=5)
-        store.replay(conn, now_ms, key, ["e1"], undelivered_only=True)
-        store.events_after(conn, "a", after_seq=2, limit=5, types=[])
-        store.prune_events(conn, now_ms + 99 * DAY_MS, limit=5)
+        claims.release_claims(conn, owner="n")
+        claims.free_orphans(conn, owner="m")
+        deliveries.deliveries_of(conn, key, before=(now_ms, "e5"), limit=5)
+        deliveries.events_between(conn, "a", from_ms=0, to_ms=now_ms + 1, after=(0, ""), limit=5)
+        deliveries.replay(conn, now_ms, key, ["e1"], undelivered_only=True)
+        event_log.events_after(conn, "a", after_seq=2, limit=5, types=[])
+        event_log.prune_events(conn, now_ms + 99 * DAY_MS, limit=5)
         remove(conn.engine, "before_cursor_execute", note)
         return [
             f"{row[3]}: {statement}"

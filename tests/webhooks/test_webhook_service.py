@@ -11,11 +11,11 @@ from webhook_bench import Bench, ToySeals
 from providers.guard import Guard, Target
 from providers.http import Reason, TransportError
 from relay.errors import Conflict, CursorRefused, Invalid, Malformed, Missing
-from relay.store import webhooks as store
+from relay.store import claims, event_log, sequencer
 from relay.store.apps import create_app
+from relay.store.endpoints import EndpointKey
 from relay.store.events import NewEvent, emit
 from relay.store.schema import app, delivery, endpoint, event, store_meta
-from relay.store.webhooks import EndpointKey
 from relay.webhooks import rules
 from relay.webhooks.sealed import opened
 from relay.webhooks.service import Changes, WebhookService
@@ -48,12 +48,12 @@ async def service(bench: Bench, nudges: list[int]) -> WebhookService:
 
 
 async def number(bench: Bench) -> None:
-    await bench.engine.write(lambda conn, now_ms: store.number_events(conn, now_ms, limit=5000, wants=rules.wants))
+    await bench.engine.write(lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=5000, wants=rules.wants))
 
 
-async def claimed(bench: Bench) -> list[store.Claimed]:
+async def claimed(bench: Bench) -> list[claims.Claimed]:
     return await bench.engine.write(
-        lambda conn, now_ms: store.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=100, per_endpoint=100)
+        lambda conn, now_ms: claims.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=100, per_endpoint=100)
     )
 
 
@@ -356,7 +356,7 @@ async def test_a_cursor_below_what_is_kept_says_so_and_where_to_go_on(bench: Ben
     cursor = (await service.events("a")).cursor
     await bench.tell(4)
     await number(bench)
-    await bench.engine.write(lambda conn, now_ms: store.prune_events(conn, now_ms + 1, limit=3, keep_ms=0))
+    await bench.engine.write(lambda conn, now_ms: event_log.prune_events(conn, now_ms + 1, limit=3, keep_ms=0))
     with pytest.raises(CursorRefused) as refused:
         await service.events("a", cursor=cursor)
     assert (refused.value.code, refused.value.status) == ("cursor_too_old", 410)

@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from relay.store import webhooks as store
+from relay.store import endpoints
 from relay.store.apps import create_app
+from relay.store.endpoints import EndpointKey
 from relay.store.engine import Engine, InlineEngine
 from relay.store.events import NewEvent, emit
 from relay.store.schema import delivery, metadata
-from relay.store.webhooks import EndpointKey
 from relay.webhooks.sealed import seal_secret
 
 SECRET = "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="
@@ -96,7 +96,7 @@ class Bench:
     ) -> EndpointKey:
         key = EndpointKey("a", name)
         await self.engine.write(
-            lambda conn, now_ms: store.create_endpoint(
+            lambda conn, now_ms: endpoints.create_endpoint(
                 conn,
                 now_ms,
                 key,
@@ -121,7 +121,7 @@ class Bench:
         return list(await self.engine.read(lambda conn, _: conn.execute(statement).all()))
 
     async def health(self, key: EndpointKey) -> str:
-        return (await self.engine.read(lambda conn, _: store.health_of(conn, [key])))[key][0]
+        return (await self.engine.read(lambda conn, _: endpoints.health_of(conn, [key])))[key][0]
 
 
 async def virtual_bench() -> Bench:
