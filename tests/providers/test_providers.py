@@ -28,7 +28,7 @@ PUBLIC = {
     "providers.fcm_message": "message_of override_mistakes payload_bytes ttl",
     "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",
     "providers.http": """Credential HttpProvider Reason Refusal Request RequestInvalid Response TransportError
-        bearer_from by_status code_from json_body retry_after_s""",
+        bearer_from by_status code_from json_body no_login retry_after_s""",
     "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
     "providers.http2": "Habits Http2Transport Limits tls_context",
     "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover transport_for",
