@@ -32,6 +32,7 @@ __all__ = [
     "by_status",
     "code_from",
     "json_body",
+    "no_login",
     "retry_after_s",
 ]
 
@@ -408,6 +409,23 @@ def bearer_from(response: Response, *, now_s: float, life_s: float | None = None
     if wait_s is None and response.status == 429:
         wait_s = THROTTLED_S
     raise Refusal(Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code))
+
+
+def no_login(outcome: Outcome) -> Refusal:
+    """What an answer to a login means for every push that waits for it: nobody was sent anything.
+
+    RETRY stays one; whatever else the vendor holds against our credential, an operator must look.
+    """
+    verdict = Verdict.RETRY if outcome.verdict is Verdict.RETRY else Verdict.MISCONFIGURED
+    code = None if outcome.vendor_code is None else f"login_{outcome.vendor_code}"
+    return Refusal(
+        Outcome(
+            verdict=verdict,
+            scope=Scope.ACCOUNT,
+            retry_after_s=outcome.retry_after_s if verdict is Verdict.RETRY else None,
+            vendor_code=code,
+        )
+    )
 
 
 def _seconds(value: object) -> float | None:

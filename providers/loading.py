@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from providers.contract import CONTRACT_VERSION, Capabilities, Provider, ProviderConfig, Transport
+from providers.guard import Guard
+from providers.transport import HttpTransport
 
-__all__ = ["GROUP", "Loaded", "SettingsInvalid", "build", "configured", "discover"]
+__all__ = ["GROUP", "Loaded", "OwnedTransport", "SettingsInvalid", "build", "configured", "discover", "transport_for"]
 
 GROUP = "relay.providers"
 OURS = "push-relay"
@@ -103,6 +105,21 @@ def build(
     `trusted` is whether the operator wrote these settings; a tenant may not set those that name a host or a file.
     """
     return provider(configured(provider, settings, trusted=trusted), transport=transport, now=now)
+
+
+class OwnedTransport(Transport, Protocol):
+    """A transport as its owner has it."""
+
+    async def aclose(self) -> None: ...
+
+
+def transport_for(provider: type[Provider], config: ProviderConfig, *, guard: Guard | None) -> OwnedTransport:
+    """A new one for an account's provider: HTTP/1.1, held back by `guard`, or what the provider makes by `own_transport`.
+
+    The latter is for vendors with demands on their connections: another protocol, a client certificate.
+    """
+    own: Callable[[ProviderConfig], OwnedTransport] | None = getattr(provider, "own_transport", None)
+    return HttpTransport(guard=guard) if own is None else own(config)
 
 
 def configured(provider: type[Provider], settings: Mapping[str, Any], *, trusted: bool = True) -> ProviderConfig:

@@ -238,7 +238,7 @@ class Core:
             steps.Tell(told),
             steps.SetTimer(Timer.BEAT, self.rng.uniform(0, self._interval_s)),
             steps.SetTimer(Timer.CALM, CALM_S),
-            steps.SetTimer(Timer.POLL, GUARD_S),
+            *self._guard(),
         ]
         if self._reading is not Reading.PUSHED:
             commands.append(self._fetch())
@@ -246,6 +246,10 @@ class Core:
 
     def _fetch(self, *, wait: bool = False) -> Command:
         return steps.Fetch(self.position.cursor, self.wait_s if wait else 0)
+
+    def _guard(self) -> list[Command]:
+        """Where pages come by themselves, they are asked for now and then all the same (protocol 9.4)."""
+        return [] if self._reading is Reading.PULLED else [steps.SetTimer(Timer.POLL, GUARD_S)]
 
     # --- pages ---
 
@@ -277,8 +281,7 @@ class Core:
             self._unacked += len(page.received)
             commands += self._caught_up(page)
             commands += self._ack_now() if page.urgent or self._unacked >= ACK_ENTRIES else self._ack_soon()
-            commands += self._pull_on(more=page.more)
-            commands.append(steps.SetTimer(Timer.POLL, GUARD_S))
+            commands += self._guard() + self._pull_on(more=page.more)
         elif page is None and self.phase is Phase.GREETING and self._welcome:
             commands += self._reading_begins()
         return commands + self._go_on()
@@ -457,7 +460,7 @@ class Core:
             case Timer.BEHIND:
                 return [self._fetch()] if self._head > self.position.seq and not self._storing else []
             case Timer.POLL:
-                return [self._fetch(), steps.SetTimer(Timer.POLL, GUARD_S)]
+                return [self._fetch(), *self._guard()]
             case Timer.ACK:
                 self._pausing = False
                 return self._ack_now()

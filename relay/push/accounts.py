@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 
 from providers.contract import Outcome, Provider, Scope, Verdict
+from providers.loading import OwnedTransport
 from relay.inbox.rules import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
@@ -30,6 +31,7 @@ class Account:
     app_id: str
     name: str
     provider: Provider
+    transport: OwnedTransport | None = None  # which the provider speaks through; closed with it
     bucket: Bucket
     terms: Terms = Terms()
     parked_code: str | None = None
@@ -66,6 +68,13 @@ class Account:
                 ends_ms=next_day_ms(now_ms, terms.zone),
             ),
         )
+
+    @property
+    def credential_expires_ms(self) -> int | None:
+        """When the provider's credential ends, if it knows (a certificate does, a key does not)."""
+        tell = getattr(self.provider, "credential_expires_s", None)
+        expires_s = tell() if callable(tell) else None
+        return None if expires_s is None else int(expires_s * 1000)
 
     def started(self, now_ms: int, *, calls: int, retry: bool) -> None:
         self.in_flight += calls
@@ -130,3 +139,5 @@ class Accounts:
     async def aclose(self) -> None:
         for account in self.all():
             await account.provider.aclose()
+            if account.transport is not None:
+                await account.transport.aclose()

@@ -6,7 +6,6 @@ from providers import loading
 from providers.contract import Capabilities, ProviderConfig
 from providers.endpoints import EndpointConfig
 from providers.guard import Guard
-from providers.transport import HttpTransport
 from relay.clock import Clock
 from relay.config import Settings
 from relay.config.settings import Account as AccountSettings
@@ -42,12 +41,14 @@ def build_accounts(settings: Settings, clock: Clock) -> Accounts:
             mistakes += [f"[accounts.{name}] {mistake}" for mistake in error.mistakes]
             continue
         guard = _guard(loaded.provider.capabilities, config, settings)
-        provider = loaded.provider(config, transport=HttpTransport(guard=guard), now=now_s)
+        transport = loading.transport_for(loaded.provider, config, guard=guard)
+        provider = loaded.provider(config, transport=transport, now=now_s)
         accounts.append(
             Account(
                 app_id=DEFAULT_APP,
                 name=name,
                 provider=provider,
+                transport=transport,
                 bucket=Bucket(one.rate_per_s, one.burst),
                 terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
             )

@@ -19,6 +19,7 @@ from providers.log import LogProvider
 from providers.testing import NOW_S, Scripted
 
 PUBLIC = {
+    "providers.apns": "ApnsConfig ApnsProvider",
     "providers.batch": "alike",
     "providers.contract": """AddressInvalid BatchProvider CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push Scope
         Transport Verdict left_out slimmer""",
@@ -27,9 +28,10 @@ PUBLIC = {
     "providers.fcm_message": "message_of override_mistakes payload_bytes ttl",
     "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",
     "providers.http": """Credential HttpProvider Reason Refusal Request RequestInvalid Response TransportError
-        bearer_from by_status code_from json_body retry_after_s""",
+        bearer_from by_status code_from json_body no_login retry_after_s""",
     "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
-    "providers.loading": "GROUP Loaded SettingsInvalid build configured discover",
+    "providers.http2": "Habits Http2Transport Limits tls_context",
+    "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover transport_for",
     "providers.log": "LogConfig LogProvider",
     "providers.testing": "NOW_S ProviderContract Scripted",
     "providers.unifiedpush": "UnifiedPushConfig UnifiedPushProvider",

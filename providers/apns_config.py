@@ -1,0 +1,141 @@
+"""An APNs account's settings: a signing key or a client certificate, and the app it is for (sheet `apns` §1, §2)."""
+
+import ssl
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, model_validator
+
+from providers.contract import ProviderConfig
+from providers.http2 import tls_context
+
+__all__ = ["ApnsConfig", "signing_key"]
+
+HOSTS = {"production": "api.push.apple.com", "sandbox": "api.sandbox.push.apple.com"}
+FILE_BYTES_MAX = 64 * 1024
+TOPIC_SUFFIXES = (".voip", ".push-type.liveactivity")  # ours to add
+
+Environment = Literal["production", "sandbox"]
+
+
+def signing_key(pem: str) -> EllipticCurvePrivateKey:
+    """The key of Apple's `.p8` file. Raises ValueError."""
+    try:
+        key = load_pem_private_key(pem.encode("utf-8", "replace"), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("must be the text of an unencrypted .p8 file (a private key in PEM form)") from None
+    if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+        raise ValueError("must be a P-256 key, as Apple hands them out: APNs takes ES256 alone")  # noqa: TRY004
+    return key
+
+
+def _signs(secret: SecretStr) -> SecretStr:
+    signing_key(secret.get_secret_value())
+    return secret
+
+
+def _certifies(secret: SecretStr) -> SecretStr:
+    pem = secret.get_secret_value().encode("utf-8", "replace")
+    try:
+        leaf = x509.load_pem_x509_certificates(pem)[0]
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, IndexError, UnsupportedAlgorithm):
+        raise ValueError("must be the certificate and its unencrypted private key, both in PEM form") from None
+    both = [
+        one.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for one in (leaf.public_key(), key.public_key())
+    ]
+    if both[0] != both[1]:
+        raise ValueError("the private key is not that of the first certificate")
+    return secret
+
+
+class ApnsConfig(ProviderConfig):
+    """Give `topic`, and either `key`, `key_id` and `team_id`, or `certificate`.
+
+    `key_file` and `certificate_file` are paths of the same.
+    """
+
+    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$", max_length=155)]  # the app's bundle id
+    team_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")] | None = None
+    key_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")] | None = None
+    key: Annotated[SecretStr, AfterValidator(_signs)] | None = None  # a .p8 file's text
+    certificate: Annotated[SecretStr, AfterValidator(_certifies)] | None = None
+    environment: Environment = "production"  # of addresses that do not name theirs
+    port: Literal[443, 2197] = 443
+    base_url: HttpUrl | None = None  # in place of both environments' hosts, e.g. the sandbox's
+    ca_file: str | None = None  # trusted in place of the machine's own authorities
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"key_file", "certificate_file", "base_url", "ca_file"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        settings = dict(given)
+        for name in ("key", "certificate"):
+            path = settings.pop(f"{name}_file", None)
+            if path is None:
+                continue
+            if name in settings:
+                raise ValueError(f"{name}_file: give this or {name}, not both")
+            settings[name] = _text_of(str(path), f"{name}_file")
+        return settings
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> "ApnsConfig":
+        if (self.key is None) == (self.certificate is None):
+            raise ValueError("give a key (with key_id and team_id) or a certificate, one of them")
+        for name in ("key_id", "team_id"):
+            if self.key is not None and getattr(self, name) is None:
+                raise ValueError(f"{name}: goes with the key; Apple shows it beside")
+            if self.key is None and getattr(self, name) is not None:
+                raise ValueError(f"{name}: has no meaning with a certificate")
+        if self.topic.endswith(TOPIC_SUFFIXES):
+            raise ValueError("topic: give the bundle id alone; what follows it is added for each kind of address")
+        if self.base_url is not None and self.base_url.scheme != "https":
+            raise ValueError("base_url: must be https")
+        if self.ca_file is not None:
+            try:
+                tls_context(ca_file=self.ca_file)
+            except (OSError, ssl.SSLError) as error:
+                raise ValueError(f"ca_file: cannot be read as certificates in PEM form ({error.strerror})") from None
+        return self
+
+    def origin(self, environment: str | None) -> str:
+        """`https://host:port` for addresses of that environment; None is the account's."""
+        if self.base_url is not None:
+            return str(self.base_url).rstrip("/")
+        host = HOSTS[environment or self.environment]
+        return f"https://{host}" if self.port == 443 else f"https://{host}:{self.port}"
+
+    def tls(self) -> ssl.SSLContext:
+        """Verifying, with the certificate if there is one."""
+        context = tls_context(ca_file=self.ca_file)
+        if self.certificate is not None:
+            with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # the ssl module reads files only; this is 0600
+                file.write(self.certificate.get_secret_value().encode())
+                file.flush()
+                context.load_cert_chain(file.name)
+        return context
+
+
+def _text_of(path: str, name: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            found = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ValueError(f"{name}: cannot be read ({error.strerror})") from None
+    if len(found) > FILE_BYTES_MAX:
+        raise ValueError(f"{name}: is larger than {FILE_BYTES_MAX} bytes")
+    try:
+        return found.decode("utf-8-sig")
+    except ValueError:
+        raise ValueError(f"{name}: is not text in PEM form") from None

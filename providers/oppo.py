@@ -1,0 +1,348 @@
+"""OPPO (HeyTap) Push, also OnePlus and realme: JSON inside a form, and a login by a signature over the time.
+
+Source: vendor sheet `oppo` (documents of 2024 and later, as mirrored): hosts §1, login §2, request §3, answer §4,
+errors §5, classes §6, mapping §7.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from providers.app_message import app_data, cut, form_body, number_for, once_key, present, texts
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.fields import Rules, flag, matching, merged, mistakes, one_of, text, whole
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Request,
+    Response,
+    by_status,
+    code_from,
+    json_body,
+    no_login,
+)
+
+__all__ = ["OppoClass", "OppoConfig", "OppoProvider"]
+
+REGIONS = {
+    "cn": "https://api-push-cn.heytapmobi.com",
+    "cn-old": "https://api.push.oppomobile.com",
+    "intl": "https://api-intl.push.oppomobile.com",
+}
+PARAMETERS_MAX = 4000  # of `action_parameters`; the sheet says neither characters nor bytes, so the stricter
+TITLE_CHARS_MAX = 50
+SHORT_CHARS_MAX = 50  # style 1; another copy of the document says 200
+LONG_CHARS_MAX = 128  # style 2; the vendor's SDK says 200
+TTL_S_MAX = 864_000  # ten days; an older document says three
+NOTIFY_ID_BELOW = 2**31
+BATCH_MAX = 100  # the vendor takes 1000, but each repeats the content
+TOKEN_LIFE_S = 20 * 3600.0  # of the 24 hours that it is good for
+SPENT_S = 3600.0
+REGISTRATION_ID = 2  # target_type
+
+RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
+# OPPO's codes to ours (sheet §5); unknown ones are tried again.
+BY_CODE: dict[int, Outcome] = {
+    **dict.fromkeys((-3, -1), Outcome(verdict=RETRY)),
+    **dict.fromkeys((-2, 13, 55), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
+    **dict.fromkeys((11, 29), Outcome(verdict=Verdict.REAUTH, scope=Scope.ACCOUNT)),
+    **dict.fromkeys(
+        (12, *range(14, 29), 30), Outcome(verdict=MISCONFIGURED, scope=Scope.ACCOUNT)
+    ),  # keys, signature, clock, address, rights
+    **dict.fromkeys((31, 34, 40, 41, 51, 59), Outcome(verdict=REFUSED)),  # 34 and 51 are about pictures: we send none
+    32: Outcome(verdict=Verdict.ACCEPTED),  # it has this one already
+    33: Outcome(verdict=RETRY, retry_after_s=SPENT_S, spent=True),  # only content and marketing has a daily number (§6)
+    **dict.fromkeys((54, 67), Outcome(verdict=MISCONFIGURED)),  # this class's template, category or level
+    10000: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),
+}
+BUSINESS_ERRORS = range(10001, 20001)
+ABOUT_REGID = re.compile(r"registration[ _]?id|reg[ _]?id", re.IGNORECASE)
+
+_TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
+_AUTH_TOKEN = re.compile(r"[\x21-\x7e]{1,1000}")
+_PLAIN = r"[\x21-\x7e]"
+
+OVERRIDES: Rules = {
+    "app_message_id": text(64, chars_min=1),
+    "style": one_of(1, 2),  # pictures (3) are for broadcasts
+    "title": text(TITLE_CHARS_MAX, chars_min=1),
+    "sub_title": text(10),
+    "content": text(LONG_CHARS_MAX, chars_min=1),
+    "click_action_type": one_of(0, 1, 2, 4, 5),
+    "click_action_activity": text(500, chars_min=1),
+    "click_action_url": text(2000, chars_min=1),
+    "action_parameters": text(PARAMETERS_MAX),
+    "off_line": flag,
+    "off_line_ttl": whole(1, TTL_S_MAX),
+    "show_ttl": whole(0, 86_400),
+    "show_time_type": one_of(0, 1),
+    "show_start_time": whole(0, 2**53),
+    "show_end_time": whole(0, 2**53),
+    "network_type": one_of(0, 1),
+    "channel_id": text(128, chars_min=1),
+    "notify_id": whole(0, NOTIFY_ID_BELOW - 1),
+    "category": matching(r"[A-Z][A-Z0-9_]{0,31}", "a category of OPPO in capitals"),
+    "notify_level": one_of(1, 2, 16),
+    "private_msg_template_id": text(128, chars_min=1),
+    "private_title_parameters": text(PARAMETERS_MAX),
+    "private_content_parameters": text(PARAMETERS_MAX),
+    "badge_operation_type": one_of(0, 1),
+    "badge_message_count": whole(0, 9999),
+}
+
+
+class OppoClass(BaseModel):
+    """What becomes of the pushes of one channel: OPPO's names for it, from its console."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    channel_id: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")]  # without one Android 9 and later show nothing
+    category: Annotated[str, Field(pattern="^[A-Z][A-Z0-9_]{0,31}$")] | None = None
+    template_id: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")] | None = None
+    title_parameter: Annotated[str, Field(min_length=1, max_length=64)] | None = (
+        None  # what the template calls the title
+    )
+    body_parameter: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "OppoClass":
+        if self.category == "IM" and self.template_id is None:
+            raise ValueError("template_id: OPPO takes the category IM with an approved template only (code 54)")
+        if self.template_id is not None and self.category is None:
+            raise ValueError("category: a template belongs to a category")
+        if self.template_id is None and (self.title_parameter or self.body_parameter):
+            raise ValueError("template_id: parameters belong to a template")
+        return self
+
+
+class OppoConfig(ProviderConfig):
+    app_key: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")]
+    master_secret: SecretStr  # the master secret, not the app secret
+    region: Literal["cn", "cn-old", "intl"] = "cn"
+    classes: Annotated[dict[str, OppoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
+    strong: bool = False  # OPPO granted banner, vibration and sound (notify_level 16)
+    blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    base_url: HttpUrl | None = None
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
+
+    @field_validator("master_secret")
+    @classmethod
+    def _is_plain(cls, secret: SecretStr) -> SecretStr:
+        if not re.fullmatch(rf"{_PLAIN}{{1,256}}", secret.get_secret_value()):
+            raise ValueError("must be 1 to 256 plain characters without blanks")
+        return secret
+
+    @model_validator(mode="after")
+    def _has_a_default(self) -> "OppoConfig":
+        if "default" not in self.classes:
+            raise ValueError('classes: say what "default" is, which all other messages take')
+        return self
+
+
+class OppoProvider(HttpProvider):
+    name: ClassVar[str] = "oppo"
+    contract: ClassVar[int] = 1
+    Config: ClassVar[type[ProviderConfig]] = OppoConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        payload_bytes_max=PARAMETERS_MAX,
+        ttl_s_max=TTL_S_MAX,
+        silent=False,
+        collapse=True,
+        idempotent=True,
+        badge=True,
+        sound=False,
+        thread=False,
+        batch_max=BATCH_MAX,
+        zone="Asia/Shanghai",
+    )
+    config: OppoConfig
+
+    def __init__(self, config: OppoConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        self._base = str(config.base_url or REGIONS[config.region]).rstrip("/")
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: fields of OPPO's `notification`; null takes one of ours away."""
+        found = list(mistakes(overrides, OVERRIDES))
+        objects = ("action_parameters", "private_title_parameters", "private_content_parameters")
+        given = ((field, overrides.get(field)) for field in objects)
+        garbled = (field for field, value in given if isinstance(value, str) and not _is_json_object(value))
+        return [*found, *(f"{field} must be a JSON object, as text." for field in garbled)]
+
+    def known(self, push: Push) -> Outcome | None:
+        """See `HttpProvider`."""
+        if not _TOKEN.fullmatch(push.token):
+            return Outcome(verdict=REFUSED, vendor_code="token_malformed")
+        return super().known(push)
+
+    async def credential(self) -> Credential:
+        """See `HttpProvider`: a token for a signature over the time (sheet §2)."""
+        key, now_s = self.config.app_key, self.now()
+        timestamp = str(int(now_s * 1000))
+        signed = f"{key}{timestamp}{self.config.master_secret.get_secret_value()}"
+        form = {"app_key": key, "sign": hashlib.sha256(signed.encode()).hexdigest(), "timestamp": timestamp}
+        response = await self.call(self._request("/server/v1/auth", form))
+        outcome = self.decode(response)
+        if outcome.verdict is not Verdict.ACCEPTED:
+            raise no_login(outcome)
+        data = response.json().get("data")
+        token = data.get("auth_token") if isinstance(data, dict) else None
+        if not isinstance(data, dict) or not isinstance(token, str) or not _AUTH_TOKEN.fullmatch(token):
+            raise no_login(Outcome(verdict=RETRY, vendor_code="garbled"))
+        return Credential(value=token, good_until_s=_created_s(data, now_s=now_s) + TOKEN_LIFE_S)
+
+    def _request(self, path: str, form: Mapping[str, str], *, payload_bytes: int | None = None) -> Request:
+        return Request(
+            url=f"{self._base}{path}",
+            headers={"content-type": "application/x-www-form-urlencoded;charset=UTF-8"},
+            body=form_body(form),
+            payload_bytes=payload_bytes,
+        )
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`: the mapping of sheet §7."""
+        notification = self._notification(push)
+        form = {"auth_token": credential, "message": json_body(_message(push.token, notification)).decode()}
+        path = "/server/v1/message/notification/unicast"
+        return self._request(path, form, payload_bytes=_counted(notification))
+
+    def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
+        """See `HttpProvider`."""
+        notification = self._notification(pushes[0])
+        messages = [_message(push.token, notification) for push in pushes]
+        form = {"auth_token": credential, "messages": json_body(messages).decode()}
+        path = "/server/v1/message/notification/unicast_batch"
+        return self._request(path, form, payload_bytes=_counted(notification))
+
+    def _notification(self, push: Push) -> dict[str, Any]:
+        config = self.config
+        class_ = config.classes.get(push.channel or "default", config.classes["default"])
+        title, body = texts(push, blank=config.blank)
+        short = len(body) <= SHORT_CHARS_MAX
+        title, body = cut(title, TITLE_CHARS_MAX), cut(body, SHORT_CHARS_MAX if short else LONG_CHARS_MAX)
+        level = 1 if not push.urgent else 16 if config.strong else 2
+        waits = push.ttl_s > 0
+        fields = {
+            # Not a key of the id alone: OPPO shows the same one once, and a summary that grew keeps its id.
+            "app_message_id": once_key(push, now_s=self.now(), chars=32),
+            "style": 1 if short else 2,
+            "title": title,
+            "content": body,
+            **_click(push.click),
+            "action_parameters": json_body(app_data(push)).decode(),  # text, not an object
+            "off_line": waits,
+            "off_line_ttl": min(max(int(push.ttl_s), 1), TTL_S_MAX) if waits else None,
+            "channel_id": class_.channel_id,
+            "category": class_.category,
+            "notify_level": level if class_.category else None,  # without a category: code 67
+            "private_msg_template_id": class_.template_id,
+            "private_title_parameters": _parameter(class_.title_parameter, title),
+            "private_content_parameters": _parameter(class_.body_parameter, body),
+            "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
+            "badge_operation_type": None if push.badge is None else 0,  # 0 sets, 1 adds
+            "badge_message_count": push.badge,
+        }
+        return merged(present(fields), push.overrides)
+
+    def decode(self, response: Response) -> Outcome:
+        """See `HttpProvider`: the table of sheet §5."""
+        answer = response.json()
+        code = answer.get("code")
+        if response.status != 200 or type(code) is not int:
+            return by_status(response, now_s=self.now())
+        if code == 0:
+            data = answer.get("data")
+            return Outcome(verdict=Verdict.ACCEPTED, vendor_id=_id_of(data) if isinstance(data, dict) else None)
+        return _by_code(code, answer.get("message"))
+
+    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `HttpProvider`: a code for the whole, and one for each item that has its own.
+
+        The names of an item's fields are not confirmed (sheet §4); an item that says no error counts as taken.
+        """
+        whole_ = self.decode(response)
+        items = response.json().get("data")
+        if whole_.verdict is not Verdict.ACCEPTED or not isinstance(items, list):
+            return [whole_] * len(pushes)
+        named = {str(item.get("registrationId")): item for item in items if isinstance(item, dict)}
+        in_order = len(items) == len(pushes)
+        outcomes = []
+        for place, push in enumerate(pushes):
+            item = named.get(push.token)
+            if item is None and in_order and isinstance(items[place], dict) and "registrationId" not in items[place]:
+                item = items[place]
+            outcomes.append(Outcome(verdict=Verdict.ACCEPTED) if item is None else _item(item))
+        return outcomes
+
+
+def _click(click: str | None) -> dict[str, Any]:
+    if not click:
+        return {"click_action_type": 0}
+    if click.startswith(("http://", "https://")):
+        return {"click_action_type": 2, "click_action_url": click[:2000]}
+    if ":" in click:
+        return {"click_action_type": 5, "click_action_url": click[:2000]}
+    return {"click_action_type": 1, "click_action_activity": click[:500]}  # an action of the app's manifest
+
+
+def _parameter(name: str | None, value: str) -> str | None:
+    return None if name is None else json_body({name: value}).decode()
+
+
+def _message(token: str, notification: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "target_type": REGISTRATION_ID,
+        "target_value": token,
+        "verify_registration_id": True,  # a phone whose id is another by now drops it
+        "notification": notification,
+    }
+
+
+def _counted(notification: Mapping[str, Any]) -> int:
+    return len(str(notification.get("action_parameters", "")).encode("utf-8", "replace"))
+
+
+def _by_code(code: int, said: object) -> Outcome:
+    outcome = BY_CODE.get(code, Outcome(verdict=REFUSED if code in BUSINESS_ERRORS else RETRY))
+    if code == 41 and isinstance(said, str) and ABOUT_REGID.search(said):
+        outcome = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)  # a malformed registration id
+    return replace(outcome, vendor_code=str(code))
+
+
+def _item(item: Mapping[str, Any]) -> Outcome:
+    code = item.get("errorCode")
+    if isinstance(code, str) and re.fullmatch(r"-?[0-9]{1,9}", code):
+        code = int(code)
+    if code is None or code == 0:
+        return Outcome(verdict=Verdict.ACCEPTED, vendor_id=_id_of(item))
+    outcome = _by_code(code, item.get("errorMessage")) if type(code) is int else Outcome(verdict=RETRY)
+    if outcome.verdict is Verdict.REAUTH:  # of one item alone: the next call brings the whole answer
+        return replace(outcome, verdict=RETRY)
+    return outcome
+
+
+def _id_of(item: Mapping[str, Any]) -> str | None:
+    return code_from(item.get("messageId"))
+
+
+def _created_s(data: Mapping[str, Any], *, now_s: float) -> float:
+    """When the token was made: it may be an older one. No later than now, and no earlier than its renewal would be."""
+    made_ms = data.get("create_time")
+    if type(made_ms) is not int:
+        return now_s
+    return min(max(made_ms / 1000, now_s - TOKEN_LIFE_S + 60), now_s)
+
+
+def _is_json_object(given: str) -> bool:
+    try:
+        return isinstance(json.loads(given), dict)
+    except (ValueError, RecursionError):
+        return False

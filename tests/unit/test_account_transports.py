@@ -1,0 +1,42 @@
+"""Each account has a transport of its own, of the kind that its vendor demands, closed with the account."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from providers.http import Request
+from providers.http2 import Http2Transport
+from providers.transport import HttpTransport
+from relay.clock import SystemClock
+from relay.config import Settings
+from relay.push.building import build_accounts
+
+
+def settings() -> Settings:
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    apns = {"topic": "app.example", "team_id": "DEF123GHIJ", "key_id": "ABC123DEFG", "key": key.decode()}
+    return Settings.model_validate(
+        {
+            "accounts": {
+                "apple": {"provider": "apns", "settings": apns},
+                "apple-too": {"provider": "apns", "settings": apns},
+                "log": {"provider": "log"},
+            }
+        }
+    )
+
+
+async def test_apple_gets_http2_and_nobody_shares_a_connection() -> None:
+    accounts = {one.name: one for one in build_accounts(settings(), SystemClock()).all()}
+    assert isinstance(accounts["apple"].transport, Http2Transport)
+    assert isinstance(accounts["log"].transport, HttpTransport)
+    assert accounts["apple"].transport is not accounts["apple-too"].transport
+
+
+async def test_transports_end_with_their_accounts() -> None:
+    accounts = build_accounts(settings(), SystemClock())
+    await accounts.aclose()
+    for account in accounts.all():
+        assert account.transport is not None
+        with pytest.raises(RuntimeError):
+            await account.transport(Request(url="https://vendor.example/"))

@@ -1,0 +1,377 @@
+"""The client's cache: a page and its cursor together or not at all, each message once, nothing ever deleted in passing."""
+
+import hashlib
+import json
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.client import news, said, wire
+from relay.client.cache import Cache, Moved
+from relay.client.cache_file import Migration
+from relay.client.compare import ROUNDS_MAX, Comparison
+from relay.client.fingerprints import Extent, Row, Span, sum_of, within
+from relay.client.steps import UNKNOWN_SEQ, Position
+from relay.ids import message_id
+
+Open = Callable[..., Cache]
+START = Position("e1", 0, "e1/0")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "inbox.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Any:
+    caches: list[Cache] = []
+
+    def opened(**more: Any) -> Cache:
+        caches.append(Cache(path, rng=random.Random(len(caches)), now_ms=1, **more))
+        return caches[-1]
+
+    yield opened
+    for cache in caches:
+        cache.close()
+
+
+def entry(seq: int, id_: str | None = None, *, body: Any = "hi", kind: str = "message", **more: Any) -> dict[str, Any]:
+    h = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
+    return {
+        "seq": seq,
+        "id": id_ or f"m{seq}",
+        "kind": kind,
+        "h": h,
+        "type": "text",
+        "body": body,
+        "form": "full",
+    } | more
+
+
+def a_page(low: int, *entries: dict[str, Any], to: int | None = None, epoch: str = "e1", **more: Any) -> wire.Page:
+    """A page with these entries; all other numbers of its range are in gaps."""
+    to = max([low, *(one["seq"] for one in entries)]) if to is None else to
+    named = {one["seq"] for one in entries}
+    gaps = [{"from": n - 1, "to": n, "why": more.get("why", "scope")} for n in range(low + 1, to + 1) if n not in named]
+    fields = {"epoch": epoch, "from": low, "to": to, "head": to, "entries": entries, "gaps": gaps}
+    return wire.page(json.dumps(fields | {"cursor": f"{epoch}/{to}"} | more).encode())
+
+
+def begun(cache: Cache, at: Position = START) -> Cache:
+    cache.adopt(at, session=1, reason="no_cursor", floor=0)
+    return cache
+
+
+def bodies(cache: Cache, **more: Any) -> list[Any]:
+    return [one.body for one in cache.messages(**more)]
+
+
+def test_a_page_moves_the_cursor_with_its_messages(opened: Open) -> None:
+    cache = begun(opened())
+    outcome = cache.keep(START, a_page(0, entry(1, body="a"), entry(2, body={"n": 2})))
+    assert outcome.position == cache.position == Position("e1", 2, "e1/2")
+    assert [one.message.body for one in outcome.told if isinstance(one, news.MessageArrived)] == ["a", {"n": 2}]
+    assert bodies(cache) == ["a", {"n": 2}]
+
+
+def test_a_page_that_fails_in_the_middle_leaves_nothing(opened: Open, path: Path) -> None:
+    cache = begun(opened())
+    with sqlite3.connect(path) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON message WHEN new.seq = 2 BEGIN SELECT raise(abort, 'full'); END"
+        )
+    with pytest.raises(sqlite3.Error):
+        cache.keep(START, a_page(0, entry(1), entry(2)))
+    assert cache.position == START
+    assert bodies(cache) == []
+
+
+def test_a_page_does_not_fit_where_another_process_has_stored_meanwhile(opened: Open) -> None:
+    mine, other = begun(opened()), opened()
+    other.keep(START, a_page(0, entry(1)))
+    with pytest.raises(Moved) as moved:
+        mine.keep(START, a_page(0, entry(1)))
+    assert moved.value.position == Position("e1", 1, "e1/1")
+    assert len(bodies(mine)) == 1
+
+
+def test_a_message_that_comes_again_is_kept_once(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1), entry(2)))
+    cache.adopt(START, session=2, reason="store_rolled_back", floor=0)
+    again = cache.keep(START, a_page(0, entry(1), entry(2), entry(3)))
+    assert [one.message.id for one in again.told if isinstance(one, news.MessageArrived)] == ["m3"]
+    assert len(bodies(cache)) == 3
+
+
+def test_after_an_epoch_change_a_message_is_known_by_the_tag_of_its_id_until_everything_has_come(opened: Open) -> None:
+    before, after, other = message_id(1_000, 77), message_id(2_000, 77), message_id(2_000, 78)
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, before)))
+    at = Position("e2", 0, "e2/0")
+    cache.adopt(at, session=2, reason="epoch", floor=0)
+    told = cache.keep(at, a_page(0, entry(1, after), epoch="e2")).told
+    assert told == []
+    told = cache.keep(Position("e2", 1), a_page(1, entry(2, other), epoch="e2", caught_up=True)).told
+    assert len(told) == 1
+    later = message_id(3_000, 77)
+    assert len(cache.keep(Position("e2", 2), a_page(2, entry(3, later), epoch="e2")).told) == 1
+
+
+def test_the_full_form_takes_the_place_of_the_fallback_and_is_no_new_message(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, "m1", body="please upgrade", form="fallback")))
+    outcome = cache.keep(Position("e1", 1), a_page(1, entry(2, "m1", body={"poll": 1}, kind="release")))
+    (changed,) = outcome.told
+    assert isinstance(changed, news.MessageChanged)
+    assert (changed.message.body, changed.message.form) == ({"poll": 1}, "full")
+    assert bodies(cache) == [{"poll": 1}]
+
+
+def test_the_fallback_never_takes_the_place_of_the_full_form(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, "m1", body="full")))
+    assert cache.keep(Position("e1", 1), a_page(1, entry(2, "m1", body="less", form="fallback"))).told == []
+    assert bodies(cache) == ["full"]
+
+
+def test_what_this_version_cannot_show_is_kept_raw_and_refused(opened: Open) -> None:
+    def check(message: news.Message) -> None:
+        if message.body == "bad":
+            raise ValueError
+
+    cache = begun(opened(types=["text"], check=check))
+    page = a_page(0, entry(1, body="bad"), entry(2, type="poll"), entry(3), {"seq": 4, "id": "x", "kind": "hologram"})
+    outcome = cache.keep(START, page)
+    expected = [("m1", "undecodable"), ("m2", "unknown_type"), ("x", "unknown_type")]
+    assert outcome.words == cache.words() == dict(said.nack(*one) for one in expected)
+    assert [one.form for one in cache.messages()] == ["raw", "raw", "full"]
+
+
+def test_words_survive_a_restart_until_they_are_heard(opened: Open) -> None:
+    first = opened()
+    first.put_words(dict([said.read("c-1", 4), said.receipt("m1", "shown")]))
+    second = opened()
+    assert set(second.words()) == {"read:c-1", "receipt:shown:m1"}
+    second.drop_words(["read:c-1"])
+    assert set(first.words()) == {"receipt:shown:m1"}
+
+
+def test_recalled_and_superseded_messages_leave_the_screen_and_their_text_the_disk(opened: Open, path: Path) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, body="secret"), entry(2, body="1:0", collapse_key="score")))
+    recall = {"seq": 3, "id": "r", "kind": "recall", "of": ["m1"]}
+    told = cache.keep(Position("e1", 2), a_page(2, recall, entry(4, body="2:0", collapse_key="score"))).told
+    assert news.MessagesEnded(("m1",), "recalled") in told
+    assert news.MessagesEnded(("m2",), "superseded") in told
+    assert bodies(cache) == ["2:0"]
+    with sqlite3.connect(path) as other:
+        assert not other.execute("SELECT 1 FROM message WHERE raw LIKE '%secret%'").fetchall()
+
+
+def test_what_was_taken_back_does_not_return_with_a_resync(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1)))
+    cache.delete(["m1"])
+    cache.adopt(START, session=2, reason="store_rolled_back", floor=0)
+    assert cache.keep(START, a_page(0, entry(1))).told == []
+    assert bodies(cache) == []
+
+
+def test_expired_messages_are_not_shown(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, expires_at="2026-05-03T09:12:44.018Z"), entry(2)))
+    assert len(cache.messages(now_ms=1777799564018)) == 1
+    assert len(cache.messages(now_ms=1777799564017)) == 2
+
+
+def test_messages_are_read_by_conversation_and_from_where_the_last_reading_ended(opened: Open) -> None:
+    cache = begun(opened())
+    in_conversation = {"conversation": {"type": "group", "id": "c-1"}}
+    cache.keep(START, a_page(0, entry(1, **in_conversation), entry(2), entry(3, body="late", **in_conversation)))
+    assert bodies(cache, conversation="c-1", after=1) == ["late"]
+
+
+def test_a_resync_keeps_every_message(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1), entry(2)))
+    cache.adopt(Position("e2", UNKNOWN_SEQ, "e2/0"), session=None, reason="epoch", floor=0)
+    cache.adopt(Position("e2", 0, "e2/0"), session=2, reason=None, floor=0)
+    assert len(bodies(cache)) == 2
+    assert cache.extent == Extent(0, 0, "e2/0")
+
+
+def test_a_store_keeps_its_id_for_life_and_a_new_file_is_another_store(opened: Open, path: Path) -> None:
+    first = opened()
+    id_ = first.store_id
+    assert opened().store_id == id_
+    first.close()
+    path.unlink()
+    assert opened().store_id != id_
+
+
+def _with_stars(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE star (id TEXT PRIMARY KEY)")
+
+
+def _that_fails(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE half (id TEXT)")
+    db.execute("INSERT INTO star VALUES ('x'), ('x')")
+
+
+def test_an_apps_migration_runs_once_and_touches_neither_messages_nor_the_store_id(opened: Open) -> None:
+    first = begun(opened())
+    first.keep(START, a_page(0, entry(1)))
+    migrations: list[Migration] = [_with_stars]
+    for _ in range(2):
+        upgraded = opened(migrations=migrations)
+        assert upgraded.set_aside is None
+        assert (upgraded.store_id, upgraded.position) == (first.store_id, Position("e1", 1, "e1/1"))
+        assert len(bodies(upgraded)) == 1
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(opened: Open, path: Path) -> None:
+    first = begun(opened())
+    first.keep(START, a_page(0, entry(1)))
+    with pytest.raises(sqlite3.IntegrityError):
+        opened(migrations=[_with_stars, _that_fails])
+    assert bodies(opened()) == ["hi"]
+    with sqlite3.connect(path) as other:
+        assert not other.execute("SELECT 1 FROM sqlite_master WHERE name IN ('star', 'half')").fetchall()
+
+
+def test_the_store_of_a_newer_version_is_moved_aside_whole(opened: Open) -> None:
+    newer = begun(opened(migrations=[_with_stars]))
+    newer.keep(START, a_page(0, entry(1)))
+    newer.close()
+    older = opened()
+    assert older.set_aside is not None
+    aside, why = older.set_aside
+    assert why == "newer"
+    assert older.position == Position()
+    assert older.store_id != Cache(aside, rng=random.Random(9), now_ms=1, migrations=[_with_stars]).store_id
+
+
+def test_a_file_that_is_no_database_is_moved_aside(opened: Open, path: Path) -> None:
+    path.write_bytes(b"what remained of it" * 1000)
+    cache = opened()
+    assert cache.set_aside is not None
+    assert cache.set_aside[0].read_bytes().startswith(b"what remained")
+    assert cache.holds == 0
+
+
+def test_a_token_is_followed_by_the_one_that_the_relay_handed_out_until_the_app_brings_another(opened: Open) -> None:
+    opened().put_token("given", "following")
+    assert opened().token_after("given") == "following"
+    assert opened().token_after("brought anew") == "brought anew"
+
+
+def test_a_body_that_rotted_counts_as_missing_and_is_mended_by_what_comes(opened: Open, path: Path) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, body="good"), entry(2)))
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE message SET raw = replace(raw, 'good', 'goof') WHERE id = 'm1'")
+        other.commit()
+    assert [row.id for row in cache.rows(cache.extent, as_of_ms=0)] == ["m2"]
+    outcome, mended = cache.fill(a_page(0, entry(1, body="good")))
+    assert mended == 1
+    assert isinstance(outcome.told[0], news.MessageChanged)
+    assert [row.id for row in cache.rows(cache.extent, as_of_ms=0)] == ["m1", "m2"]
+
+
+def test_filling_moves_no_cursor(opened: Open) -> None:
+    cache = begun(opened())
+    outcome, mended = cache.fill(a_page(4, entry(5)))
+    assert (outcome.position, mended) == (START, 1)
+    assert cache.position == START
+
+
+def test_what_has_expired_or_was_ended_by_a_later_entry_does_not_count_in_a_comparison(opened: Open) -> None:
+    cache = begun(opened())
+    recall = {"seq": 5, "id": "r", "kind": "recall", "of": ["m1"]}
+    cache.keep(
+        START,
+        a_page(
+            0,
+            entry(1),
+            entry(2, expires_at="1970-01-01T00:00:02Z"),
+            entry(3, "m3", form="fallback"),
+            entry(4, "m3", kind="release"),
+            recall,
+        ),
+    )
+    assert [(row.seq, row.id) for row in cache.rows(cache.extent, as_of_ms=2000)] == [(4, "m3")]
+
+
+def test_what_the_user_deleted_still_counts_as_received(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1)))
+    cache.delete(["m1"])
+    assert len(cache.rows(cache.extent, as_of_ms=0)) == 1
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def relay_answers(theirs: list[Row], question: dict[str, Any]) -> dict[str, Any]:
+    """What a relay with these entries says to a question (protocol 8.7)."""
+    results = []
+    for one in question["ranges"]:
+        span = Span(one["from"], one["to"])
+        rows = within(theirs, span)
+        total = sum_of(rows)
+        head = {"from": span.low, "to": span.high}
+        if (total.n, total.fp) == (one["n"], one["fp"]):
+            results.append(head | {"result": "same"})
+        elif span.high - span.low > 64:
+            results.append(head | {"result": "split"})
+        else:
+            results.append(head | {"result": "items", "items": [[row.seq, row.id, row.h] for row in rows]})
+    return {"as_of": "2026-05-03T09:12:44.018Z", "ranges": results}
+
+
+def compared(ours: list[Row], theirs: list[Row], *, high: int) -> Comparison:
+    comparison = Comparison(extent=Extent(0, high, "c"), rows_of=lambda _: ours)
+    while (question := comparison.request()) is not None:
+        assert len(question["ranges"]) <= 256
+        comparison.answered(relay_answers(theirs, question))
+    return comparison
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    high=st.integers(0, 3000),
+    lost=st.sets(st.integers(1, 3000), max_size=30),
+    rotten=st.sets(st.integers(1, 3000), max_size=5),
+    extra=st.sets(st.integers(1, 3000), max_size=5),
+)
+def test_a_comparison_finds_exactly_what_differs(high: int, lost: set[int], rotten: set[int], extra: set[int]) -> None:
+    everything = [Row(seq, f"m{seq}", "h") for seq in range(1, high + 1)]
+    theirs = [row for row in everything if row.seq not in extra - lost - rotten]
+    ours = [row for row in everything if row.seq not in lost]
+    ours = [Row(row.seq, row.id, "rot") if row.seq in rotten else row for row in ours]
+    comparison = compared(ours, theirs, high=high)
+    asked = {seq for span in comparison.to_fetch() for seq in range(span.low + 1, span.high + 1)}
+    assert asked == {row.seq for row in theirs if row.seq in lost | rotten}
+    assert {row.seq for row in comparison.extra} >= {row.seq for row in ours} - {row.seq for row in theirs}
+    assert comparison.rounds <= ROUNDS_MAX
+
+
+def test_equal_caches_are_known_as_such_after_one_question() -> None:
+    rows = [Row(seq, f"m{seq}", "h") for seq in range(1, 50_001)]
+    comparison = compared(rows, rows, high=50_000)
+    assert (comparison.rounds, comparison.to_fetch()) == (1, [])
+
+
+def test_one_damaged_stretch_takes_three_questions_or_four() -> None:
+    rows = [Row(seq, f"m{seq}", "h") for seq in range(1, 50_001)]
+    comparison = compared(rows[:30_000] + rows[30_030:], rows, high=50_000)
+    assert comparison.to_fetch() == [Span(30_000, 30_030)]
+    assert comparison.rounds <= 4
