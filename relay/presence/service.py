@@ -16,6 +16,7 @@ from relay.presence.rules import Beat, negotiate
 log = structlog.get_logger("relay.presence")
 
 SWEEP_S = 1.0
+SWEPT_TOGETHER = 1000  # leases ended at once: well below what the store's queue takes
 OUTAGE_MS = 5_000  # a sweep that comes this late, or fails this long, was our absence and not the devices'
 
 
@@ -90,11 +91,14 @@ class PresenceService:
     async def closed(self, device: DeviceKey, session: int, *, goodbye: bool, restart: bool = False) -> None:
         """The connection ended. Without a goodbye the device lingers: it may be back at once."""
         self.book.drop(device, session)
-        if goodbye:
-            await self._transitions.went(device, session, linger_ms=0, tell=True)
-            return
-        linger_ms = self._rhythm.linger_restart_ms if restart else self._rhythm.linger_ms
-        changed = await self._transitions.went(device, session, linger_ms=linger_ms, tell=False)
+        linger_ms = 0 if goodbye else self._rhythm.linger_restart_ms if restart else self._rhythm.linger_ms
+        try:
+            changed = await self._transitions.went(device, session, linger_ms=linger_ms, tell=goodbye)
+        except Problem as problem:  # the sweep will say it: nobody may stay online for want of a word
+            log.warning("presence.store_unavailable", code=problem.code)
+            changed = True
+        else:
+            changed = changed and not goodbye
         if changed and not restart:  # after the linger it is announced as offline, unless it came back
             self.book.grant(
                 device, session=session, now_ms=self._clock.monotonic_ms(), length_ms=linger_ms, facts=_LINGERING
@@ -129,17 +133,22 @@ class PresenceService:
             return
         now_ms = self._clock.monotonic_ms()
         over = self.book.overdue(now_ms)
-        if not over:
-            return
-        try:
-            await asyncio.gather(*(self._over(device, session) for device, session in over))
-        except Problem as problem:
-            # Nobody goes offline while the store could not have been told. They get what the outage took.
-            log.warning("presence.store_unavailable", code=problem.code)
-            for device, session in over:
-                self.book.grant(
-                    device, session=session, now_ms=now_ms, length_ms=int(self.beat().lease_s * 1000), facts=None
-                )
+        for at in range(0, len(over), SWEPT_TOGETHER):  # a whole network's phones may fall silent in one second
+            await self._end(over[at : at + SWEPT_TOGETHER], now_ms)
+
+    async def _end(self, over: list[tuple[DeviceKey, int]], now_ms: int) -> None:
+        answers = await asyncio.gather(*(self._over(*lease) for lease in over), return_exceptions=True)
+        refused: Problem | None = None
+        for (device, session), answer in zip(over, answers, strict=True):
+            if isinstance(answer, Problem):
+                # Nobody goes offline while the store could not have been told. They get what the outage took.
+                length_ms = int(self.beat().lease_s * 1000)
+                self.book.grant(device, session=session, now_ms=now_ms, length_ms=length_ms)
+                refused = answer
+            elif isinstance(answer, BaseException):
+                raise answer
+        if refused is not None:
+            log.warning("presence.store_unavailable", code=refused.code)
 
     def _over(self, device: DeviceKey, session: int) -> Awaitable[bool]:
         return self._transitions.went(device, session, linger_ms=0, tell=True)

@@ -59,23 +59,25 @@ async def serving(home: Path, *argv: str, environ: dict[str, str] | None = None)
         stdout=asyncio.subprocess.PIPE,
     )
     assert child.stdout is not None
-    key = ""
     try:
         async with asyncio.timeout(60):
-            while line := (await child.stdout.readline()).decode():
-                if found := re.search(r"rk_\S+", line):
-                    key = found[0]
-                if found := re.search(r"(?:Ready|The phones): (http://[^/\s]+)", line):
-                    ready_s = time.perf_counter() - began
-                    said = line + (await child.stdout.read(8192)).decode() if "phones" in line else line
-                    yield Served(found[1], key, child.pid, ready_s, said)
-                    break
-            else:
-                raise RuntimeError(f"{argv} ended before it was ready")
+            key, url, said = await _readiness(child.stdout)
+        yield Served(url, key, child.pid, time.perf_counter() - began, said)
     finally:
         with contextlib.suppress(ProcessLookupError):
             child.terminate()
         await child.wait()
+
+
+async def _readiness(said: asyncio.StreamReader) -> tuple[str, str, str]:
+    """The API key, the URL, and what the server said with it. Raises RuntimeError if it ends before it is ready."""
+    key = ""
+    while line := (await said.readline()).decode():
+        if found := re.search(r"rk_\S+", line):
+            key = found[0]
+        if found := re.search(r"(?:Ready|The phones): (http://[^/\s]+)", line):
+            return key, found[1], line + (await said.read(8192)).decode() if "phones" in line else line
+    raise RuntimeError("a server ended before it was ready")
 
 
 async def load(port: int, work: Sequence[Sequence[bytes]]) -> tuple[float, dict[str, int]]:
