@@ -95,8 +95,8 @@ class Scene:
     async def device(self, user: str, *accounts: str) -> str:
         """Registers a phone, which these accounts reach, and gives its token."""
         addresses = [{"account": name, "token": f"{user}.{name}"} for name in accounts]
-        status, _ = await self.call("PUT", f"/v1/users/{user}/devices/phone", {"addresses": addresses})
-        assert status in {200, 201}
+        status, body = await self.call("PUT", f"/v1/users/{user}/devices/phone", {"addresses": addresses})
+        assert status in {200, 201}, body
         self.users.append(user)
         status, body = await self.call("POST", f"/v1/users/{user}/devices/phone/token")
         assert status == 201, body
@@ -196,5 +196,5 @@ async def scene(home: Path, environ: Mapping[str, str] | None = None) -> AsyncIt
         stack.push_async_callback(relay.aclose)
         await relay.start()
         near = await stack.enter_async_context(wire_to(relay.port))
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         yield Scene(relay, http, near, vendors, wires, receiver, receiver_wire)
