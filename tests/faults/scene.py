@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +181,9 @@ async def _server(stack: AsyncExitStack, neighbour: Neighbour) -> Wire:
 
 
 @asynccontextmanager
-async def scene(home: Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[Scene]:
+async def scene(
+    home: Path, environ: Mapping[str, str] | None = None, *, also_exempt: Sequence[str] = ()
+) -> AsyncIterator[Scene]:
     """Everything started; the relay listens."""
     async with AsyncExitStack() as stack:
         vendors = {name: Neighbour() for name in ACCOUNTS}
@@ -189,7 +191,7 @@ async def scene(home: Path, environ: Mapping[str, str] | None = None) -> AsyncIt
         receiver = Neighbour()
         receiver_wire = await _server(stack, receiver)
         exempt = [f"127.0.0.1:{wire.port}" for wire in (*wires.values(), receiver_wire)]
-        settings = ENVIRON | {"RELAY_WEBHOOKS__EXEMPT": json.dumps(exempt)}
+        settings = ENVIRON | {"RELAY_WEBHOOKS__EXEMPT": json.dumps([*exempt, *also_exempt])}
         for name, wire in wires.items():
             settings |= account(name, f"http://127.0.0.1:{wire.port}/")
         relay = RelayProcess(home, settings | dict(environ or {}))
