@@ -105,7 +105,8 @@ class Http2Transport:
             user_agent=self.user_agent,
         )
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        exchange = Exchange(request, head, answer_bytes_max=limit, future=future)
+        pin = None if self.habits.pinned is None else request.headers.get(self.habits.pinned)
+        exchange = Exchange(request, head, pin=pin, answer_bytes_max=limit, future=future)
         try:
             async with asyncio.timeout(self.limits.total_s if request.total_s is None else request.total_s):
                 pool.submit(exchange)
@@ -213,7 +214,7 @@ class _Pool:
                 if exchange.future.done():
                     self._waiting.popleft()
                     continue
-                free = [one for one in self._connections if one.room(len(exchange.body))]
+                free = [one for one in self._connections if one.room(exchange)]
                 if not free:
                     self._grow()
                     return
@@ -223,8 +224,13 @@ class _Pool:
             self._pumping = False
 
     def _grow(self) -> None:
+        if self._connecting is not None:
+            return
         live = [one for one in self._connections if not one.draining]
-        if self._connecting is not None or len(live) >= self._transport.limits.connections_max:
+        if len(live) >= self._transport.limits.connections_max:
+            for one in live:
+                if not one.takes(self._waiting[0].pin):
+                    one.drain()  # it makes room for one that does
             return
         if any(one.promising for one in live):
             return

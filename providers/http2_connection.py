@@ -67,6 +67,8 @@ class Habits:
     spent: Callable[[Response], bool] = lambda _: False  # after this answer the connection takes no new request
     refusal: Callable[[bytes], Outcome | None] = lambda _: None  # what GOAWAY's debug data says against us, if anything
     unindexed: frozenset[str] = frozenset()  # headers that differ in every request: not for HPACK's small table
+    pinned: str | None = None  # a header whose value may change on one connection only every `pin_s`
+    pin_s: float = 0.0
     certified: bool = False  # we show a certificate: an alert about certificates means ours
 
 
@@ -81,6 +83,7 @@ class Exchange:
         "connection",
         "future",
         "head",
+        "pin",
         "resends",
         "sent",
         "status",
@@ -89,9 +92,16 @@ class Exchange:
     )
 
     def __init__(
-        self, request: Request, head: Head, *, answer_bytes_max: int, future: "asyncio.Future[Response]"
+        self,
+        request: Request,
+        head: Head,
+        *,
+        pin: str | None,
+        answer_bytes_max: int,
+        future: "asyncio.Future[Response]",
     ) -> None:
         self.head = head
+        self.pin = pin
         self.body = request.body
         self.answer_bytes_max = answer_bytes_max
         self.future = future
@@ -164,7 +174,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._pong: asyncio.TimerHandle | None = None  # set while we ask whether the other side is there
         self._timer: asyncio.TimerHandle | None = None
-        self._born_s = self._heard_s = self._used_s = self._loop.time()
+        self._pin: str | None = None
+        self._born_s = self._heard_s = self._used_s = self._pinned_s = self._loop.time()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.answered = 0  # requests
         self.draining = False  # takes nothing new, ends what it has
@@ -185,9 +196,21 @@ class Connection(asyncio.Protocol):
         """
         return self._pong is not None or (not self.answered and bool(self._streams))
 
-    def room(self, body_bytes: int) -> bool:
-        """Whether a request may start now: a stream is free, and a window for its body. May ask the other side first."""
-        if self.draining or self.closed or self._paused or self._pong is not None or not self.ready.done():
+    def takes(self, pin: str | None) -> bool:
+        """Whether the connection is bound to this value of the pinned header, or may change to it."""
+        if self._pin is None or self._pin == pin:
+            return True
+        return self._loop.time() - self._pinned_s >= self._habits.pin_s
+
+    def room(self, exchange: Exchange) -> bool:
+        """Whether it may start now: a stream is free, and a window for its body. May ask the other side first."""
+        body_bytes = len(exchange.body)
+        if (
+            self.draining
+            or self._paused
+            or self._pong is not None
+            or not (self.ready.done() and self.takes(exchange.pin))
+        ):
             return False
         if self._loop.time() - self._heard_s > self._limits.quiet_s:
             self._probe()
@@ -213,6 +236,8 @@ class Connection(asyncio.Protocol):
             return
         exchange.connection = self
         exchange.stream_id = stream_id
+        if exchange.pin != self._pin:
+            self._pin, self._pinned_s = exchange.pin, self._loop.time()
         exchange.sent = True
         self._streams[stream_id] = exchange
         self._used_s = self._loop.time()

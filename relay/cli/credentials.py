@@ -19,6 +19,7 @@ from relay.api.issuing import OVERLAP_MS_MAX, Issuer
 from relay.api.principal import SCOPES
 from relay.app import DEFAULT_APP, open_engine
 from relay.cli.runtime import config_option, run, settings_from
+from relay.cli.vapid import vapid
 from relay.clock import Clock, SystemClock, rfc3339
 from relay.errors import Problem
 from relay.ids import Rng, system_rng
@@ -105,11 +106,14 @@ def _with_store(config: Path | None, work: Callable[[Store], Awaitable[int]]) ->
 
 @click.group()
 def keys() -> None:
-    """API keys of the backend, tokens of devices, and the key ring.
+    """API keys of the backend, tokens of devices, the key ring, and keys for Web Push.
 
     Stop an embedded (SQLite) relay first: one process owns the file. On PostgreSQL all of this goes beside running
     relays; they follow within five seconds.
     """
+
+
+keys.add_command(vapid)
 
 
 # --- API keys ---------------------------------------------------------------------------------------------------------

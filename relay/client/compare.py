@@ -65,7 +65,8 @@ class Comparison:
         """Takes the answer to the last request."""
         if self._as_of is None:
             self._as_of = body["as_of"]
-            self._rows = self.rows_of(self._as_of)
+            self._rows = [row for row in self.rows_of(self._as_of) if row.seq > body["floor"]]
+        self.state = body.get("state") or self.state
         later = self._asked[RANGES_MAX:]
         again: list[Span] = []
         for one in body["ranges"]:

@@ -20,9 +20,9 @@ import structlog
 from relay.client import http, news, said, steps, wire
 from relay.client.cache import Cache, Check, Moved, Outcome
 from relay.client.cache_file import Migration
-from relay.client.compare import Comparison
 from relay.client.core import Core
 from relay.client.http import Problem, Unreachable
+from relay.client.repair import Repair
 from relay.client.steps import Timer
 from relay.client.transports import WAYS, Gone, Ladder, Transport, Way, open_way
 from relay.client.wire import instant_ms
@@ -411,36 +411,11 @@ class Client:
             )
 
     async def _compare(self, purpose: str, upgrade: str | None) -> news.Verified:
-        extent = await self._on_disk(lambda: self.cache.extent)
-
-        def rows_of(as_of: str | None) -> Any:
-            at_ms = self._clock.now_ms() if as_of is None else instant_ms(as_of) or 0
-            return self.cache.rows(extent, as_of_ms=at_ms)
-
-        comparison = await self._on_disk(
-            lambda: Comparison(extent=extent, rows_of=rows_of, purpose=purpose, upgrade=upgrade)
-        )
-        while (question := await self._on_disk(comparison.request)) is not None:
-            answer = await self._call("POST", "/v1/device/verify", body=question)
-            await self._on_disk(functools.partial(comparison.answered, answer.json))
-        fetched = 0
-        for span in comparison.to_fetch():
-            low = span.low
-            while low < span.high:
-                answer = await self._call("GET", "/v1/device/sync", params={"range": f"{low}-{span.high}"})
-                pages, _ = wire.pages(answer.body)
-                page = pages[0]
-                outcome, mended = await self._on_disk(functools.partial(self.cache.fill, page))
-                fetched += mended
-                for one in outcome.told:
-                    self._tell(one)
-                if outcome.words:
-                    self._events.put_nowait(steps.Spoke(outcome.words))
-                if page.to_seq <= low:
-                    break
-                low = page.to_seq
-        state = "repaired" if fetched else "ok"
-        return news.Verified(state, fetched, comparison.rounds, len(comparison.extra))
+        repair = Repair(self.cache, self._on_disk, self._call, self._tell, self._clock)
+        verified = await repair.run(purpose, upgrade)
+        if repair.words:
+            self._events.put_nowait(steps.Spoke(repair.words))
+        return verified
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
         assert self._session is not None

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,8 +95,8 @@ class Scene:
     async def device(self, user: str, *accounts: str) -> str:
         """Registers a phone, which these accounts reach, and gives its token."""
         addresses = [{"account": name, "token": f"{user}.{name}"} for name in accounts]
-        status, _ = await self.call("PUT", f"/v1/users/{user}/devices/phone", {"addresses": addresses})
-        assert status in {200, 201}
+        status, body = await self.call("PUT", f"/v1/users/{user}/devices/phone", {"addresses": addresses})
+        assert status in {200, 201}, body
         self.users.append(user)
         status, body = await self.call("POST", f"/v1/users/{user}/devices/phone/token")
         assert status == 201, body
@@ -181,7 +181,9 @@ async def _server(stack: AsyncExitStack, neighbour: Neighbour) -> Wire:
 
 
 @asynccontextmanager
-async def scene(home: Path, environ: Mapping[str, str] | None = None) -> AsyncIterator[Scene]:
+async def scene(
+    home: Path, environ: Mapping[str, str] | None = None, *, also_exempt: Sequence[str] = ()
+) -> AsyncIterator[Scene]:
     """Everything started; the relay listens."""
     async with AsyncExitStack() as stack:
         vendors = {name: Neighbour() for name in ACCOUNTS}
@@ -189,12 +191,12 @@ async def scene(home: Path, environ: Mapping[str, str] | None = None) -> AsyncIt
         receiver = Neighbour()
         receiver_wire = await _server(stack, receiver)
         exempt = [f"127.0.0.1:{wire.port}" for wire in (*wires.values(), receiver_wire)]
-        settings = ENVIRON | {"RELAY_WEBHOOKS__EXEMPT": json.dumps(exempt)}
+        settings = ENVIRON | {"RELAY_WEBHOOKS__EXEMPT": json.dumps([*exempt, *also_exempt])}
         for name, wire in wires.items():
             settings |= account(name, f"http://127.0.0.1:{wire.port}/")
         relay = RelayProcess(home, settings | dict(environ or {}))
         stack.push_async_callback(relay.aclose)
         await relay.start()
         near = await stack.enter_async_context(wire_to(relay.port))
-        http = await stack.enter_async_context(aiohttp.ClientSession())
+        http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         yield Scene(relay, http, near, vendors, wires, receiver, receiver_wire)

@@ -89,6 +89,8 @@ class Wire:
                 self._lines.discard(line)
                 writer.close()
                 far.close()
+        except asyncio.CancelledError:  # the wire itself ends
+            return
         finally:
             self._tasks.discard(task)
 

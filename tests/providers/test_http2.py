@@ -450,6 +450,37 @@ async def test_a_connection_that_is_spent_takes_nothing_new() -> None:
         assert len(server.wires) == 2
 
 
+async def test_a_pinned_header_changes_on_a_connection_only_after_its_time() -> None:
+    habits = Habits(pinned="authorization", pin_s=1200)
+    async with serving() as server, Http2Transport(limits=LIMITS, habits=habits) as client:
+
+        async def tell(token: str) -> None:
+            await client(Request(url=server.url, headers={"authorization": token}))
+
+        await tell("one")
+        await tell("one")
+        assert len(server.wires) == 1
+        await tell("two")
+        assert len(server.wires) == 2, "too soon for the first connection"
+        for pool in client._pools.values():
+            for connection in pool._connections:
+                connection._pinned_s -= 1200
+        await tell("three")
+        assert len(server.wires) == 2
+        seen = [[asked.headers["authorization"] for asked in wire.order] for wire in server.wires]
+        assert sorted(map(len, seen)) == [1, 3] or sorted(map(len, seen)) == [2, 2]
+
+
+async def test_full_of_connections_with_another_pin_room_is_made() -> None:
+    habits = Habits(pinned="authorization", pin_s=1200)
+    limits = replace(LIMITS, connections_max=1)
+    async with serving() as server, Http2Transport(limits=limits, habits=habits) as client:
+        for token in ("one", "two", "three"):
+            await client(Request(url=server.url, headers={"authorization": token}))
+        await server.until(lambda: server.gone == 2)
+        assert [len(wire.order) for wire in server.wires] == [1, 1, 1]
+
+
 # What may have arrived, and what certainly has not.
 
 

@@ -26,6 +26,7 @@ PUBLIC = {
     "providers.endpoints": "EndpointConfig host_names on_host",
     "providers.fcm": "FcmConfig FcmProvider ServiceAccount",
     "providers.fcm_message": "message_of override_mistakes payload_bytes ttl",
+    "providers.gotify": "GotifyConfig GotifyProvider",
     "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",
     "providers.http": """Credential HttpProvider Reason Refusal Request RequestInvalid Response TransportError
         bearer_from by_status code_from json_body no_login retry_after_s""",
@@ -33,6 +34,7 @@ PUBLIC = {
     "providers.http2": "Habits Http2Transport Limits tls_context",
     "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover transport_for",
     "providers.log": "LogConfig LogProvider",
+    "providers.ntfy": "NtfyConfig NtfyProvider",
     "providers.testing": "NOW_S ProviderContract Scripted",
     "providers.unifiedpush": "UnifiedPushConfig UnifiedPushProvider",
     "providers.vapid": "Signer VapidConfig",

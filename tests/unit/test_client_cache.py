@@ -334,7 +334,7 @@ def relay_answers(theirs: list[Row], question: dict[str, Any]) -> dict[str, Any]
             results.append(head | {"result": "split"})
         else:
             results.append(head | {"result": "items", "items": [[row.seq, row.id, row.h] for row in rows]})
-    return {"as_of": "2026-05-03T09:12:44.018Z", "ranges": results}
+    return {"as_of": "2026-05-03T09:12:44.018Z", "floor": 0, "ranges": results, "state": None}
 
 
 def compared(ours: list[Row], theirs: list[Row], *, high: int) -> Comparison:

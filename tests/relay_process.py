@@ -26,6 +26,7 @@ class RelayProcess:
             self.port = one.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.child: asyncio.subprocess.Process | None = None
+        self.stderr: int | None = None  # a file of the test's own, instead of the log
 
     async def start(self) -> None:
         with (self.home / "log").open("ab") as log:
@@ -35,7 +36,7 @@ class RelayProcess:
                 cwd=self.home,
                 env=os.environ | self.environ,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+                stderr=log if self.stderr is None else self.stderr,
             )
         assert self.child.stdout is not None
         async with asyncio.timeout(60):

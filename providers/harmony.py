@@ -1,0 +1,311 @@
+"""Huawei Push Kit for HarmonyOS 5 and later (v3): up to a thousand tokens a call, a self-signed JWT as the bearer.
+
+Older phones are another network: `providers.huawei`. Source: vendor sheet `huawei`: authentication §2.2, request §4, answers
+§5, classes §6, mapping §8.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.harmony_message import TTL_S, Category, Words, body_of, override_mistakes, push_type
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Request,
+    Response,
+    by_status,
+    code_from,
+    json_body,
+    retry_after_s,
+)
+from providers.huawei import is_token, partial, request_id
+from providers.receipts.contract import ReceiptReader
+from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
+
+__all__ = ["HarmonyConfig", "HarmonyProvider", "HuaweiServiceAccount"]
+
+PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
+TOKENS_MAX = 1000
+TEST_TOKENS_MAX = 10
+KEY_FILE_BYTES_MAX = 64 * 1024
+RSA_BITS_MIN = 2048  # samples have 4096; the sheet names no minimum
+JWT_S = 3600
+JWT_SPARE_S = 300.0  # before its end a new one is signed
+BASE_URL = "https://push-api.cloud.huawei.com"
+AUDIENCE = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # literally, wherever we post
+
+ACCEPTED, SOME_REFUSED, ALL_REFUSED = "80000000", "80100000", "80300007"
+
+# §5, the rows that a send can meet; believed with status 200 and 400.
+VERDICTS: dict[str, tuple[Verdict, Scope]] = {
+    ACCEPTED: (Verdict.ACCEPTED, Scope.MESSAGE),
+    "80100001": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100003": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100004": (Verdict.REFUSED, Scope.MESSAGE),
+    "80100022": (Verdict.REFUSED, Scope.MESSAGE),  # an image of the overrides that was not verified
+    "80200001": (Verdict.REAUTH, Scope.ACCOUNT),
+    "80200005": (Verdict.REAUTH, Scope.ACCOUNT),
+    "80300002": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "80300008": (Verdict.TOO_LARGE, Scope.MESSAGE),
+    "80300010": (Verdict.REFUSED, Scope.MESSAGE),
+    "80300029": (Verdict.RETRY, Scope.ACCOUNT),  # test messages come too fast
+    "80300030": (Verdict.REFUSED, Scope.MESSAGE),
+    "80300036": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "80300037": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "80000001": (Verdict.RETRY, Scope.MESSAGE),
+    "81000001": (Verdict.RETRY, Scope.MESSAGE),
+    "6003": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+}
+# Why a token was refused (§5). What concerns one right or kind of push parks nobody; the token is kept.
+REASONS: dict[str, tuple[Verdict, Scope]] = {
+    "tokenFormatError": (Verdict.TOKEN_DEAD, Scope.TOKEN),
+    "tokenPlatformNotSupport": (Verdict.TOKEN_DEAD, Scope.TOKEN),
+    # Another project's token, or one from before the phone's upgrade: dead "after it repeats", but a wrong project id
+    # looks the same, and an adapter remembers nothing. The app registers a new one anyway.
+    "noRight": (Verdict.MISCONFIGURED, Scope.TOKEN),
+    "noPushTypeRight": (Verdict.MISCONFIGURED, Scope.TOKEN),
+    "notSupportPlayVoice": (Verdict.MISCONFIGURED, Scope.TOKEN),
+    "noRightToSendThisLiveNotificationEvent": (Verdict.MISCONFIGURED, Scope.TOKEN),
+    "atomicUnableSendUnsubscribedMsg": (Verdict.REFUSED, Scope.MESSAGE),
+    "countryNotSupport": (Verdict.REFUSED, Scope.TOKEN),
+    "disableSendHuaweiMsgBecauseOfPenalty": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "appinfoError": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    "differentImgVerifyPolicy": (Verdict.REFUSED, Scope.MESSAGE),
+}
+
+
+class HuaweiServiceAccount(BaseModel):
+    """The parts of Huawei's key file that we use."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    project_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
+    key_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
+    private_key: SecretStr
+    sub_account: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
+
+    @field_validator("private_key")
+    @classmethod
+    def _signs(cls, key: SecretStr) -> SecretStr:
+        _private_key(key.get_secret_value())
+        return key
+
+
+def _private_key(pem: str, *, checked: bool = False) -> RSAPrivateKey:
+    try:
+        key = load_pem_private_key(
+            pem.encode("utf-8", "replace"), password=None, unsafe_skip_rsa_key_validation=checked
+        )
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("must be an unencrypted RSA private key in PEM form") from None
+    if not isinstance(key, RSAPrivateKey) or key.key_size < RSA_BITS_MIN:
+        raise ValueError(f"must be an RSA key of at least {RSA_BITS_MIN} bits")
+    return key
+
+
+class HarmonyConfig(ProviderConfig):
+    """Give `service_account` (the object, or its text) or `service_account_file` (its path)."""
+
+    service_account: HuaweiServiceAccount
+    category: Category  # required by Huawei; without its right all is marketing: two a day, no sound (§6)
+    categories: Annotated[dict[str, Category], Field(max_length=100)] = Field(default_factory=dict)  # by channel
+    receipt_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    cache_newest: bool = False  # while offline, keep the newest per collapse key (of which two may meet in one of 101)
+    background_im: bool = False  # Huawei has granted this to the app: silent pushes give it 30 s, twice an hour
+    test: bool = False  # a thousand a day in the project, ten tokens a call
+    receipts: HuaweiReceiptSettings | None = None
+    base_url: HttpUrl = HttpUrl(BASE_URL)
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"service_account_file", "base_url"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or given.get("service_account_file") is None:
+            return given
+        settings = dict(given)
+        path = settings.pop("service_account_file")
+        if "service_account" in settings:
+            raise ValueError("service_account_file: give this or service_account, not both")
+        try:
+            with Path(str(path)).open("rb") as file:
+                settings["service_account"] = file.read(KEY_FILE_BYTES_MAX + 1).decode("utf-8-sig")
+        except OSError as error:
+            raise ValueError(f"service_account_file: cannot be read ({error.strerror})") from None
+        except ValueError:
+            raise ValueError("service_account_file: is not UTF-8 text") from None
+        return settings
+
+    @field_validator("service_account", mode="before")
+    @classmethod
+    def _parsed(cls, given: Any) -> Any:
+        text = given.get_secret_value() if isinstance(given, SecretStr) else given
+        if not isinstance(text, str):
+            return given
+        if len(text) > KEY_FILE_BYTES_MAX:
+            raise ValueError(f"must not be larger than {KEY_FILE_BYTES_MAX} bytes")
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise ValueError("must be the JSON object of a Huawei service account") from None
+
+    @model_validator(mode="after")
+    def _reported(self) -> "HarmonyConfig":
+        if self.receipt_id is not None and self.receipts is None:
+            raise ValueError("receipt_id: needs the table receipts: nobody could bring what it asks for")
+        return self
+
+
+class HarmonyProvider(HttpProvider):
+    name: ClassVar[str] = "harmony"
+    contract: ClassVar[int] = 1
+    Config: ClassVar[type[ProviderConfig]] = HarmonyConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        payload_bytes_max=PAYLOAD_BYTES_MAX,
+        ttl_s_max=TTL_S[1],
+        collapse=True,
+        idempotent=True,
+        badge=True,
+        image=False,  # only those that Huawei has verified before (§4): an account's overrides may name one
+        channel=False,
+        thread=False,
+        batch_max=TOKENS_MAX,
+    )
+    config: HarmonyConfig
+
+    def __init__(self, config: HarmonyConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        self._key = _private_key(config.service_account.private_key.get_secret_value(), checked=True)
+        self._send_url = f"{str(config.base_url).rstrip('/')}/v3/{config.service_account.project_id}/messages:send"
+        self._words = Words(
+            category=config.category,
+            categories=config.categories,
+            receipt_id=config.receipt_id,
+            cache_newest=config.cache_newest,
+            background_im=config.background_im,
+            test=config.test,
+        )
+        self.receipts: ReceiptReader | None = None if config.receipts is None else HuaweiReceipts(config.receipts)
+
+    @property
+    def batch_max(self) -> int:
+        """See `HttpProvider`."""
+        return TEST_TOKENS_MAX if self.config.test else TOKENS_MAX
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: `payload.notification` and `pushOptions`; null takes a field of ours away."""
+        return override_mistakes(overrides)
+
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`."""
+        if not is_token(token):
+            raise AddressInvalid("A token of Huawei's is 1 to 4096 visible ASCII characters.")
+        return super().address(kind, token)
+
+    def known(self, push: Push) -> Outcome | None:
+        """See `HttpProvider`."""
+        return super().known(push) or (
+            None if is_token(push.token) else Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed")
+        )
+
+    async def credential(self) -> Credential:
+        """See `HttpProvider`: signed here and used as it is, for its whole life (sheet §2.2)."""
+        account, now_s = self.config.service_account, int(self.now())
+        claims = {"iss": account.sub_account, "aud": AUDIENCE, "iat": now_s, "exp": now_s + JWT_S}
+        value = jwt.encode(claims, self._key, algorithm="PS256", headers={"kid": account.key_id})
+        return Credential(value=value, good_until_s=now_s + JWT_S - JWT_SPARE_S)
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`."""
+        return self.encode_many([push], credential)
+
+    def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
+        """See `HttpProvider`: the mapping of sheet §8."""
+        body = body_of(pushes[0], self._words, now_s=self.now())
+        return Request(
+            url=self._send_url,
+            headers={
+                "authorization": f"Bearer {credential}",
+                "content-type": "application/json",
+                "push-type": push_type(pushes[0]),
+            },
+            body=json_body({**body, "target": {"token": [push.token for push in pushes]}}),
+            payload_bytes=len(json_body({**body, "target": {"token": []}})),
+        )
+
+    def decode(self, response: Response) -> Outcome:
+        """See `HttpProvider`: the table of sheet §5. Of one token, whatever reason is given is about it."""
+        return self._decoded(response, None)[0]
+
+    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `HttpProvider`."""
+        return self._decoded(response, None if len(pushes) == 1 else [push.token for push in pushes])
+
+    def _decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+        answer = response.json()
+        code, count = code_from(answer.get("code")), 1 if tokens is None else len(tokens)
+        wait_s = retry_after_s(response, now_s=self.now()) or THROTTLED_S
+        if response.status == 503:  # flow control (§5): the whole account slows down
+            return [Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code)] * count
+        if response.status not in {200, 400} or code is None:
+            return [by_status(response, now_s=self.now(), code=code)] * count
+        if code in {SOME_REFUSED, ALL_REFUSED}:
+            return _sorted(answer, code, tokens)
+        if code not in VERDICTS:
+            return [by_status(response, now_s=self.now(), code=code)] * count
+        verdict, scope = VERDICTS[code]
+        if verdict is Verdict.ACCEPTED:
+            return [Outcome(verdict=verdict, vendor_id=request_id(answer))] * count
+        slower_s = wait_s if (verdict, scope) == (Verdict.RETRY, Scope.ACCOUNT) else None
+        return [Outcome(verdict=verdict, scope=scope, retry_after_s=slower_s, vendor_code=code)] * count
+
+
+def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> list[Outcome]:
+    """By the reasons: those that are listed under one were refused for it, the others have the push."""
+    reasons = _reasons(answer)
+    if tokens is None:
+        first = next(iter(reasons.values()), None)
+        return [_unnamed(code) if first is None else _refused(first)]
+    named = [reasons.get(token) for token in tokens]
+    if not any(named):
+        return [_unnamed(code)] * len(tokens)
+    # With 80300007 nobody has it, so who is not listed was refused for a reason that we do not know.
+    rest = Outcome(verdict=Verdict.ACCEPTED, vendor_id=request_id(answer)) if code == SOME_REFUSED else _unnamed(code)
+    return [rest if reason is None else _refused(reason) for reason in named]
+
+
+def _reasons(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Token -> the reason why it was refused. The vendor's own sample has blanks around a reason."""
+    listed = partial(answer).get("illegalTokens")
+    if not isinstance(listed, dict):
+        return {}
+    return {
+        token: reason.strip()
+        for reason, tokens in listed.items()
+        if isinstance(tokens, list)
+        for token in tokens
+        if isinstance(token, str)
+    }
+
+
+def _refused(reason: str) -> Outcome:
+    verdict, scope = REASONS.get(reason, (Verdict.RETRY, Scope.TOKEN))
+    return Outcome(verdict=verdict, scope=scope, vendor_code=code_from(reason, SOME_REFUSED))
+
+
+def _unnamed(code: str) -> Outcome:
+    """Refused, and nobody says why: some of them (the repeat is known as one by its id), or all."""
+    if code == SOME_REFUSED:
+        return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code=code)
+    return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.TOKEN, vendor_code=code)

@@ -1,0 +1,365 @@
+"""vivo Push, also iQOO: JSON, a login by a signature over the time, and classes with hours and daily numbers.
+
+Source: vendor sheet `vivo` (documents of versions 2.7 and 2.9.2 and later pages, as mirrored): host §1, login §2,
+request §3, answer §4, errors §5, classes §6, mapping §7. The vendor lowers the allowance of those who go on after "used
+up", so such answers say that the day is over (`Outcome.spent`).
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+
+from providers.app_message import app_data, cut, number_for, once_key, present, short, texts
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.fields import Rules, flag, merged, mistakes, one_of, strings, text, whole
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Refusal,
+    Request,
+    Response,
+    TransportError,
+    by_status,
+    code_from,
+    json_body,
+    no_login,
+)
+
+__all__ = ["VivoClass", "VivoConfig", "VivoProvider"]
+
+BASE_URL = "https://api-push.vivo.com.cn"
+SYSTEM = ("IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION")
+OPERATIONAL = ("NEWS", "CONTENT", "MARKETING", "SOCIAL")
+CUSTOM_CHARS_MAX = 1024  # of names and values in `clientCustomMap`
+CUSTOM_KEYS_MAX = 10
+TITLE_CHARS_MAX = 40
+CONTENT_CHARS_MAX = 100
+SKIP_CHARS_MAX = 1024  # newest document: 2048
+TTL_S = (60, 86_400)
+NOTIFY_IDS = 2**31 - 1
+BATCH_MAX = 1000
+TOKEN_LIFE_S = 90 * 60.0  # good for 24 h; the vendor asks for a new one every hour or two
+SPENT_S = 3600.0
+BEIJING_S = 8 * 3600  # ahead of UTC, all year
+DAY_S = 86_400
+OPERATIONAL_S = (7 * 3600, 23 * 3600)  # of Beijing's day: the operational class goes out at no other time
+
+RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
+USED_UP = Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spent=True)
+# vivo's codes to ours (sheet §5); unknown ones are tried again.
+BY_CODE: dict[int, Outcome] = {
+    10000: Outcome(verdict=Verdict.REAUTH, scope=Scope.ACCOUNT),
+    **dict.fromkeys((10070, 10254), USED_UP),
+    10071: Outcome(verdict=RETRY),  # not at this hour: `decode` says until when
+    **dict.fromkeys((10040, 10072, 10093), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
+    10073: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone
+    10102: Outcome(verdict=RETRY),
+    10252: Outcome(verdict=RETRY),  # no more group bodies today: single pushes still go
+    # A text of digits, letters and signs alone, or one that looks like a test.
+    **dict.fromkeys((10085, 10104), Outcome(verdict=REFUSED)),
+    **dict.fromkeys((10045, 10050, 10054, *range(10055, 10068)), Outcome(verdict=REFUSED)),  # unconfirmed
+    **dict.fromkeys((10101, 10103), Outcome(verdict=REFUSED)),  # unconfirmed
+    **dict.fromkeys((10089, 10094, *range(10200, 10206)), Outcome(verdict=MISCONFIGURED, scope=Scope.ACCOUNT)),
+    **dict.fromkeys((10096, 10097, 10303), Outcome(verdict=MISCONFIGURED)),  # this class, or this call
+    10302: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),
+}
+# The status of an invalid user (sheet §4).
+BY_USER_STATUS: dict[int, Outcome] = {
+    1: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),  # not of this app
+    2: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),  # uninstalled, unsubscribed, or its data cleared
+    4: Outcome(verdict=MISCONFIGURED, scope=Scope.TOKEN),  # no test device, though we are in test mode
+}
+USER_UNEXPLAINED = Outcome(verdict=RETRY, scope=Scope.TOKEN)  # status 3 has been seen; nobody says what it means
+
+_PLAIN = r"[\x21-\x7e]"
+_TOKEN = re.compile(rf"{_PLAIN}{{1,128}}")  # 23 characters by one source
+_TASK_ID = re.compile(rf"{_PLAIN}{{1,128}}")
+
+OVERRIDES: Rules = {
+    "notifyType": whole(1, 4),
+    "title": text(TITLE_CHARS_MAX, chars_min=1),
+    "content": text(CONTENT_CHARS_MAX, chars_min=1),
+    "timeToLive": whole(*TTL_S),
+    "skipType": one_of(1, 2, 4),  # newer clients dropped 3
+    "skipContent": text(2048, chars_min=1),
+    "networkType": one_of(-1, 1),
+    "classification": one_of(0, 1),
+    "category": one_of(*SYSTEM, *OPERATIONAL),
+    "clientCustomMap": strings(CUSTOM_KEYS_MAX, CUSTOM_CHARS_MAX),
+    "notifyId": whole(1, NOTIFY_IDS),
+    "sendOnline": flag,
+    "foregroundShow": flag,
+    "addBadge": flag,
+    "timedDisplay": {"showStartTime": whole(0, 2**53), "showEndTime": whole(0, 2**53)},
+}
+
+
+class VivoClass(BaseModel):
+    """What the pushes of one channel are. The category decides on the class: system, or operational."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    category: Literal[
+        "IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION", "NEWS", "CONTENT", "MARKETING", "SOCIAL"
+    ]
+
+
+class VivoConfig(ProviderConfig):
+    app_id: Annotated[int, Field(ge=1, lt=2**53)]
+    app_key: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")]
+    app_secret: SecretStr
+    classes: Annotated[dict[str, VivoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
+    test: bool = False  # only test devices named in the console get it; all that an unreleased app may do
+    add_badge: bool = False  # raise the badge by one; vivo takes no number. The field is not confirmed.
+    foreground: bool = True  # show it, too, while the app is in front
+    blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    base_url: HttpUrl = HttpUrl(BASE_URL)
+
+    operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
+
+    @field_validator("app_key", mode="before")
+    @classmethod
+    def _stripped(cls, key: Any) -> Any:
+        return key.strip() if isinstance(key, str) else key  # blanks creep in when it is copied (sheet §2)
+
+    @field_validator("app_secret")
+    @classmethod
+    def _is_plain(cls, secret: SecretStr) -> SecretStr:
+        text_ = secret.get_secret_value().strip()
+        if not re.fullmatch(rf"{_PLAIN}{{1,256}}", text_):
+            raise ValueError("must be 1 to 256 plain characters without blanks")
+        return SecretStr(text_)
+
+    @model_validator(mode="after")
+    def _has_a_default(self) -> "VivoConfig":
+        if "default" not in self.classes:
+            raise ValueError('classes: say what "default" is, which all other messages take')
+        return self
+
+
+class VivoProvider(HttpProvider):
+    name: ClassVar[str] = "vivo"
+    contract: ClassVar[int] = 1
+    Config: ClassVar[type[ProviderConfig]] = VivoConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        payload_bytes_max=CUSTOM_CHARS_MAX,
+        ttl_s_max=TTL_S[1],
+        silent=False,
+        collapse=True,
+        sound=False,
+        thread=False,
+        batch_max=BATCH_MAX,
+        zone="Asia/Shanghai",
+    )
+    config: VivoConfig
+
+    def __init__(self, config: VivoConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        self._base = str(config.base_url).rstrip("/")
+        self._single_until_s = 0.0  # the day's group bodies are used up
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: fields of vivo's message; null takes one of ours away."""
+        found = list(mistakes(overrides, OVERRIDES))
+        category, class_ = overrides.get("category"), overrides.get("classification")
+        if not found and category is not None and class_ is not None and (category in SYSTEM) != (class_ == 1):
+            found.append("classification must be 1 for the system categories and 0 for the others (code 10097).")
+        return found
+
+    @property
+    def batch_max(self) -> int:
+        return 1 if self.now() < self._single_until_s else BATCH_MAX
+
+    def known(self, push: Push) -> Outcome | None:
+        """See `HttpProvider`: the operational class has its hours (sheet §5, code 10071)."""
+        if not _TOKEN.fullmatch(push.token):
+            return Outcome(verdict=REFUSED, vendor_code="token_malformed")
+        found = super().known(push)
+        if found is None and not self._class(push)["classification"]:
+            opens_s = _opens_in_s(self.now())
+            if opens_s:
+                return Outcome(verdict=RETRY, retry_after_s=min(max(opens_s, 1.0), SPENT_S), vendor_code="closed_hours")
+        return found
+
+    def _class(self, push: Push) -> dict[str, Any]:
+        """Category and class, which agree: whichever the override names brings the other with it."""
+        named = self.config.classes.get(push.channel or "default", self.config.classes["default"])
+        category = push.overrides.get("category") or named.category
+        class_ = push.overrides.get("classification")
+        if class_ is not None and (category in SYSTEM) != (class_ == 1):
+            return {"classification": class_}
+        return {"classification": 1 if category in SYSTEM else 0, "category": category}
+
+    async def credential(self) -> Credential:
+        """See `HttpProvider`: a token for a signature over the time (sheet §2)."""
+        config, timestamp = self.config, int(self.now() * 1000)
+        signed = f"{config.app_id}{config.app_key}{timestamp}{config.app_secret.get_secret_value()}"
+        body = {
+            "appId": config.app_id,
+            "appKey": config.app_key,
+            "timestamp": timestamp,
+            "sign": hashlib.md5(signed.encode()).hexdigest(),  # noqa: S324 - vivo's choice
+        }
+        response = await self.call(Request(url=f"{self._base}/message/auth", headers=_JSON, body=json_body(body)))
+        outcome = self.decode(response)
+        if outcome.verdict is not Verdict.ACCEPTED:
+            raise no_login(outcome)
+        token = response.json().get("authToken")
+        if not isinstance(token, str) or not re.fullmatch(rf"{_PLAIN}{{1,1000}}", token):
+            raise no_login(Outcome(verdict=RETRY, vendor_code="garbled"))
+        return Credential(value=token, good_until_s=self.now() + TOKEN_LIFE_S)
+
+    def _request(self, path: str, body: Mapping[str, Any], credential: str) -> Request:
+        custom = body.get("clientCustomMap", {})
+        return Request(
+            url=f"{self._base}{path}",
+            headers={**_JSON, "authtoken": credential},
+            body=json_body(body),
+            payload_bytes=sum(len(key) + len(value) for key, value in custom.items()),
+        )
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`: the mapping of sheet §7."""
+        return self._request("/message/send", {**self._message(push), "regId": push.token}, credential)
+
+    def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
+        """See `HttpProvider`: the content alone, which `exchange` gets a task id for."""
+        return self._request("/message/saveListPayload", self._message(pushes[0]), credential)
+
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`: what is for many is saved first, then sent by its task id."""
+        if len(pushes) == 1:
+            return await self.call(request)
+        try:
+            saved = await self.call(request)
+        except TransportError as error:
+            raise TransportError(error.reason, sent=False) from error  # nobody was sent anything yet
+        outcome = self.decode(saved)
+        if outcome.verdict is not Verdict.ACCEPTED:
+            if outcome.vendor_code == "10252":
+                self._single_until_s = _next_day_s(self.now())
+            return saved
+        task_id = saved.json().get("taskId")
+        if not isinstance(task_id, str) or not _TASK_ID.fullmatch(task_id):
+            raise Refusal(Outcome(verdict=RETRY, vendor_code="task_garbled"))
+        targets = {
+            "appId": self.config.app_id,
+            "regIds": [push.token for push in pushes],
+            "taskId": task_id,
+            "requestId": _request_id(pushes[0], "".join(push.token for push in pushes), now_s=self.now()),
+        }
+        return await self.call(self._request("/message/pushToList", targets, credential))
+
+    def _message(self, push: Push) -> dict[str, Any]:
+        config = self.config
+        title, body = texts(push, blank=config.blank)
+        waits = push.ttl_s > 0
+        fields = {
+            "appId": config.app_id,  # a number, not text
+            "requestId": _request_id(push, push.token, now_s=self.now()),
+            "notifyType": 4 if push.urgent else 1,
+            "title": cut(title, TITLE_CHARS_MAX),
+            "content": cut(body, CONTENT_CHARS_MAX),
+            "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
+            "sendOnline": None if waits else True,
+            **_click(push.click),
+            "clientCustomMap": _custom(app_data(push)),
+            "notifyId": 1 + number_for(push.collapse_key or push.id, NOTIFY_IDS),
+            "foregroundShow": config.foreground,
+            "addBadge": True if config.add_badge else None,
+            "pushMode": 1 if config.test else 0,
+        }
+        return merged(present(fields), {**push.overrides, **self._class(push)})
+
+    def decode(self, response: Response) -> Outcome:
+        """See `HttpProvider`: the table of sheet §5, and §4 of an invalid user."""
+        answer = response.json()
+        outcome = self._outcome(response, answer)
+        if response.status == 200 and (users := _invalid_users(answer)):
+            return next(iter(users.values()))
+        return outcome
+
+    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `HttpProvider`: those who are named as invalid, and the answer's code for the others."""
+        answer = response.json()
+        outcome = self._outcome(response, answer)
+        users = _invalid_users(answer) if response.status == 200 else {}
+        if users and outcome.verdict is Verdict.TOKEN_DEAD:
+            outcome = replace(outcome, verdict=RETRY)  # the code is about those who are named
+        return [users.get(push.token, outcome) for push in pushes]
+
+    def _outcome(self, response: Response, answer: Mapping[str, Any]) -> Outcome:
+        code = _whole(answer.get("result"))
+        if response.status != 200 or code is None:
+            return by_status(response, now_s=self.now())
+        if code == 0:
+            return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(answer.get("taskId")))
+        outcome = replace(BY_CODE.get(code, Outcome(verdict=RETRY)), vendor_code=str(code))
+        if code == 10071:
+            opens_s = _opens_in_s(self.now())
+            return replace(outcome, retry_after_s=min(max(opens_s, THROTTLED_S), SPENT_S))
+        return outcome
+
+
+_JSON = {"content-type": "application/json"}
+
+
+def _request_id(push: Push, tokens: str, *, now_s: float) -> str:
+    """At most 64 characters; the same for a repeat. Whether vivo looks at that is not documented."""
+    return f"{once_key(push, now_s=now_s)}-{short(tokens, 20)}"
+
+
+def _click(click: str | None) -> dict[str, Any]:
+    """What a tap does. A deep link of another scheme opens the app, which finds it in its data."""
+    if click and len(click) <= SKIP_CHARS_MAX:
+        if click.startswith(("http://", "https://")):
+            return {"skipType": 2, "skipContent": click}
+        if click.startswith("intent:"):
+            return {"skipType": 4, "skipContent": click}
+    return {"skipType": 1}
+
+
+def _custom(data: Mapping[str, str]) -> dict[str, str]:
+    """The app's data: as it is, or if those are too many names, as JSON under the one name `data`."""
+    if len(data) <= CUSTOM_KEYS_MAX:
+        return dict(data)
+    return {"data": json_body(data).decode()}
+
+
+def _invalid_users(answer: Mapping[str, Any]) -> dict[str, Outcome]:
+    """By registration id: a single push has an `invalidUser`, one to a list has `invalidUsers`."""
+    many = answer.get("invalidUsers")
+    listed = [answer.get("invalidUser"), *(many if isinstance(many, list) else [])]
+    found = {}
+    for user in listed:
+        token = user.get("userid") if isinstance(user, dict) else None
+        if isinstance(token, str) and token:
+            status = _whole(user.get("status"))
+            outcome = USER_UNEXPLAINED if status is None else BY_USER_STATUS.get(status, USER_UNEXPLAINED)
+            found[token] = replace(outcome, vendor_code=f"invalid_user_{status}")
+    return found
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _opens_in_s(now_s: float) -> float:
+    """How long until operational pushes may go; 0: now."""
+    second = (now_s + BEIJING_S) % DAY_S
+    if OPERATIONAL_S[0] <= second < OPERATIONAL_S[1]:
+        return 0.0
+    return (OPERATIONAL_S[0] - second) % DAY_S
+
+
+def _next_day_s(now_s: float) -> float:
+    """When Beijing's next day begins."""
+    return now_s + DAY_S - (now_s + BEIJING_S) % DAY_S
