@@ -1,5 +1,6 @@
 """Chores: what must happen now and then on any number of nodes, each idempotent. APScheduler only says when."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,7 +60,7 @@ class Chores:
             log.warning("store.rolled_back")
         if self.witness is not None:
             try:
-                self.witness.write(seen)
+                await asyncio.to_thread(self.witness.write, seen)  # it waits for the disk
             except OSError as error:  # no reason to stop: the store itself is well
                 log.warning("store.witness_not_written", reason=error.strerror)
 

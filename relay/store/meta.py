@@ -1,5 +1,6 @@
 """The store's own row: its epoch, its ticks, and the witness outside that notices when the store was set back."""
 
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +90,12 @@ class WitnessFile:
             return None
 
     def write(self, witness: Witness) -> None:
+        """Replaces it, whole even after a power cut: what it tells has been committed before. Raises OSError."""
         new = self.path.with_name(self.path.name + ".new")
-        new.write_bytes(msgspec.json.encode(witness))
+        with new.open("wb") as file:
+            file.write(msgspec.json.encode(witness))
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(self.path)
 
 
