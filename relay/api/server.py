@@ -11,6 +11,7 @@ from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
+from relay.api.push import PushApi
 from relay.api.routes import Route, register
 from relay.api.stream import StreamApi
 from relay.api.system import SystemApi
@@ -29,6 +30,7 @@ def application(
     device: DeviceApi,
     stream: StreamApi,
     webhooks: WebhookApi,
+    push: PushApi,
     system: SystemApi,
     auth: Authenticator,
     gate: Gate,
@@ -65,6 +67,10 @@ def application(
         "list_deliveries": webhooks.deliveries,
         "replay": webhooks.replay,
         "pull_events": webhooks.events,
+        "list_accounts": push.accounts,
+        "unpark_account": push.unpark,
+        "dead_pushes": push.dead,
+        "requeue_pushes": push.requeue,
         "handshake": device.handshake,
         "heartbeat": device.heartbeat,
         "sync": device.sync,

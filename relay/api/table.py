@@ -63,6 +63,10 @@ class EventsQuery(PageQuery):
     types: Annotated[str, StringConstraints(max_length=1024)] | None = None
 
 
+class DeadQuery(PageQuery):
+    why: Annotated[str, StringConstraints(max_length=64)] | None = None
+
+
 ROUTES: tuple[Route, ...] = (
     # --- messages ---
     Route(
@@ -320,6 +324,60 @@ ROUTES: tuple[Route, ...] = (
         responses={200: s.EventsOut},
         errors=(*CALLER, *STORE, *CURSOR, "validation_failed", "unknown_field"),
         tag="webhooks",
+    ),
+    # --- vendor accounts ---
+    Route(
+        method="GET",
+        path="/v1/push/accounts",
+        handler="list_accounts",
+        summary="Vendor accounts and how they are, as this node sees them.",
+        access="admin:read",
+        responses={200: s.AccountsOut},
+        errors=(*CALLER, *STORE),
+        tag="push",
+    ),
+    Route(
+        method="POST",
+        path="/v1/push/accounts/{account}/unpark",
+        handler="unpark_account",
+        summary="Say that a parked account is mended: what rested for it is due again.",
+        access="admin:write",
+        responses={200: s.UnparkedOut},
+        errors=(*CALLER, *COMMIT, "not_found"),
+        tag="push",
+    ),
+    Route(
+        method="GET",
+        path="/v1/push/dead",
+        handler="dead_pushes",
+        summary="Devices that are not told of what they lack, and why: refused, no address, account parked.",
+        access="admin:read",
+        query=DeadQuery,
+        responses={200: s.DeadPushesOut},
+        errors=(*CALLER, *STORE, "invalid_cursor", "validation_failed", "unknown_field"),
+        tag="push",
+    ),
+    Route(
+        method="POST",
+        path="/v1/push/dead/requeue",
+        handler="requeue_pushes",
+        summary="Try dead pushes again: those of one device, of one reason, or all.",
+        access="admin:write",
+        request=s.RequeueBody,
+        responses={200: s.RequeuedOut},
+        errors=(*CALLER, *BODY, *COMMIT, "not_found"),
+        tag="push",
+    ),
+    Route(
+        method="GET",
+        path="/v1/app-versions",
+        handler="app_versions",
+        summary="How upgrades to each app version went, of the last hours.",
+        access="admin:read",
+        query=VersionsQuery,
+        responses={200: s.VersionsOut},
+        errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
+        tag="operation",
     ),
     # --- devices' own ---
     Route(

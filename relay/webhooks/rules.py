@@ -23,6 +23,8 @@ from relay.ids import Rng
 
 EVENT_TYPES: Final = frozenset(
     {
+        "account.credential_expiring",
+        "account.parked",
         "clock_step",
         "delivery.acked",
         "delivery.cancelled",
