@@ -368,17 +368,6 @@ ROUTES: tuple[Route, ...] = (
         errors=(*CALLER, *BODY, *COMMIT, "not_found"),
         tag="push",
     ),
-    Route(
-        method="GET",
-        path="/v1/app-versions",
-        handler="app_versions",
-        summary="How upgrades to each app version went, of the last hours.",
-        access="admin:read",
-        query=VersionsQuery,
-        responses={200: s.VersionsOut},
-        errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
-        tag="operation",
-    ),
     # --- devices' own ---
     Route(
         method="PUT",
