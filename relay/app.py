@@ -71,6 +71,7 @@ LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
 CLOCK_MS_MAX = 253_339_228_800_000  # the year 9998: what begins now must end before times have five digits of years
 
+COMPARISONS_PER_H, ROUNDS_PER_H = 6, 56  # of a device's store with the inbox; beside them, those that prove an upgrade
 
 def open_engine(
     settings: Settings, clock: Clock, rng: Rng, metrics: Metrics, *, release: Callable[[], bool] = lambda: False
@@ -200,6 +201,8 @@ class Relay:
             window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
         )
         self.push = PushWorker(
+            comparisons=limits.RateLimiter(rate_per_s=COMPARISONS_PER_H / 3600, burst=COMPARISONS_PER_H),
+            rounds=limits.RateLimiter(rate_per_s=ROUNDS_PER_H / 3600, burst=ROUNDS_PER_H),
             self.engine,
             clock,
             rng,

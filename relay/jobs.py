@@ -28,6 +28,7 @@ DAYS_KEPT_MS = 3 * DAY_MS  # any vendor's day is over by then
 DEAD_KEPT_MS = 28 * DAY_MS  # no message lives longer
 WALK_USERS = 200
 SILENT_DEVICES = 200
+UPGRADES = 200
 SWEEPS_MAX = 200  # in one round, so that a storm of expiries is worked off without starving others
 
 
@@ -106,6 +107,14 @@ class Chores:
             while await self.inbox.silence(state, before_ms=before_ms, limit=SILENT_DEVICES):
                 pass
 
+    async def upgrades(self) -> None:
+        """What no comparison proved within a day; and versions of an app that look as if they lose messages."""
+        for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
+            while await self.inbox.give_up_upgrades(app_id, limit=UPGRADES) == UPGRADES:
+                pass
+            for one in await self.inbox.warn_of_versions(app_id):
+                log.error("app_version.suspect", app=app_id, version=one.version, upgrades=one.upgrades, bad=one.bad)
+
     async def forget(self) -> None:
         """Records whose time is over: keys, tickets, tokens, nodes, messages nobody can ask for, old events."""
         await self.engine.write(inbox_rows.forget_keys)
@@ -135,6 +144,7 @@ class Chores:
             (self.prune, 60),
             (self.silence, 3600),
             (self.forget, 600),
+            (self.upgrades, 600),
             (self.audit, 600),
             (self.push_books, 3600),
         ):

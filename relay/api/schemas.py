@@ -433,6 +433,46 @@ class SyncOut(Out):
     now: str
 
 
+class VersionOut(Out):
+    """How upgrades to one app version went. `suspect`: it looks as if it loses its users' messages."""
+
+    version: str
+    upgrades: int
+    verdicts: dict[str, int]
+    reasons: dict[str, int]
+    verified: dict[str, int]
+    messages_repaired: int
+    caught_up_s: float | None
+    silent: int
+    bad: int
+    suspect: bool
+
+
+class VersionsOut(Out):
+    since: str
+    versions: list[VersionOut]
+
+
+class VerifiedRange(Out):
+    """`split`: it differs; send its parts. `items`: it differs, and these are the entries that count: [seq, id, h]."""
+
+    from_: int = Field(alias="from")
+    to: int
+    result: Literal["same", "split", "items"]
+    items: list[tuple[int, str, str]] | None = None
+
+
+class VerifyOut(Out):
+    """`as_of` is to be repeated in later rounds; nothing up to `floor` counts. `state`: of the upgrade, if it is to be
+    proved."""
+
+    timeline: Literal["inbox"]
+    as_of: str
+    floor: int
+    ranges: list[VerifiedRange]
+    state: Literal["repairing", "ok", "repaired", "failed", "missing"] | None
+
+
 class AckOut(Out):
     acked: int
     results: dict[str, Literal["acked", "already", "expired", "unknown"]]

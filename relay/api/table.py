@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from relay.api import schemas as s
 from relay.api.routes import DEVICE, PUBLIC, Query, Route
-from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed
+from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed, VerifyBody
 
 KEY_HEADER = {"Idempotency-Key": "Makes a repeat of this send known as one: 1 to 128 of A-Z a-z 0-9 . _ : -"}
 CALLER = (
@@ -57,6 +57,10 @@ class StreamQuery(Query):
 class PageQuery(Query):
     cursor: s.Place | None = None
     limit: int = Field(50, ge=1, le=200)
+
+
+class VersionsQuery(Query):
+    hours: int = Field(24, ge=1, le=720)
 
 
 class EventsQuery(PageQuery):
@@ -368,6 +372,17 @@ ROUTES: tuple[Route, ...] = (
         errors=(*CALLER, *BODY, *COMMIT, "not_found"),
         tag="push",
     ),
+    Route(
+        method="GET",
+        path="/v1/app-versions",
+        handler="app_versions",
+        summary="How upgrades to each app version went, of the last hours.",
+        access="admin:read",
+        query=VersionsQuery,
+        responses={200: s.VersionsOut},
+        errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
+        tag="operation",
+    ),
     # --- devices' own ---
     Route(
         method="PUT",
@@ -412,6 +427,17 @@ ROUTES: tuple[Route, ...] = (
         request=AckBody,
         responses={200: s.AckOut},
         errors=(*CALLER, *BODY, *COMMIT, "invalid_cursor", "cursor_epoch_changed", "batch_too_large"),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/verify",
+        handler="verify",
+        summary="Compare what is stored here with what should be, by fingerprints; only differences are listed.",
+        access=DEVICE,
+        request=VerifyBody,
+        responses={200: s.VerifyOut},
+        errors=(*CALLER, *BODY, *COMMIT, *CURSOR),
         tag="device",
     ),
     Route(

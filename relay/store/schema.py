@@ -342,10 +342,12 @@ upgrade = _table(
     _text("verdict"),
     _text("reason", null=True),
     _int("released"),
-    _text("verify_state", null=True),
+    _text("verify_state", null=True),  # repairing: differences were listed; ok, repaired, failed, missing
     _int("missing_found", null=True),
+    _int("caught_up_ms", null=True),  # when the device first asked to be compared: it had caught up by then
     key=("app_id", "user_id", "device_id", "upgrade_id"),
 )
+Index("upgrade_by_age", upgrade.c.app_id, upgrade.c.at_ms)
 preference = _table(
     "preference",
     _text("app_id"),

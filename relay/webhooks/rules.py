@@ -23,6 +23,7 @@ from relay.ids import Rng
 
 EVENT_TYPES: Final = frozenset(
     {
+        "app_version.suspect",
         "account.credential_expiring",
         "account.parked",
         "clock_step",
@@ -34,6 +35,7 @@ EVENT_TYPES: Final = frozenset(
         "delivery.held",
         "delivery.late_ack",
         "delivery.pushed",
+        "delivery.receipt",
         "delivery.superseded",
         "device.offline",
         "device.online",

@@ -576,14 +576,17 @@ def downgrade() -> None:
     op.drop_table("store_meta")
     op.drop_table("read_marker")
     op.drop_index(
+        sa.Column("caught_up_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         "push_job_due",
         table_name="push_job",
         sqlite_where=sa.text("due_ms IS NOT NULL"),
+    op.create_index("upgrade_by_age", "upgrade", ["app_id", "at_ms"], unique=False)
         postgresql_where=sa.text("due_ms IS NOT NULL"),
     )
     op.drop_table("push_job")
     op.drop_table("push_dead")
     op.drop_table("push_attempt")
+    op.drop_index("upgrade_by_age", table_name="upgrade")
     op.drop_table("preference")
     op.drop_table("node")
     op.drop_table("message")
