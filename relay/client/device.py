@@ -5,6 +5,7 @@ It drives the sync core: carries out its commands with a transport, the cache an
 
 import asyncio
 import functools
+import logging
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -15,7 +16,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import aiohttp
-import structlog
 
 from relay.client import http, news, said, steps, wire
 from relay.client.cache import Cache, Check, Moved, Outcome
@@ -35,7 +35,7 @@ LONG_POLL_S = 50.0
 MINUTE_S, HOUR_S = 60.0, 3600.0
 T = TypeVar("T")
 TokenSource = Callable[[], Awaitable[str]]
-log = structlog.get_logger("relay.client")
+log = logging.getLogger("relay.client")
 
 
 class Client:
@@ -342,7 +342,7 @@ class Client:
             try:
                 given = await source()
             except (Problem, Unreachable, OSError, TimeoutError) as error:
-                log.info("client.no_token", error=type(error).__name__)
+                log.warning("No token could be had: %s", type(error).__name__)
                 raise Gone from error
         else:
             given = self._given
@@ -385,7 +385,7 @@ class Client:
         try:
             await self._keep_token((await self._call("POST", "/v1/device/token")).json)
         except (Problem, Unreachable) as error:
-            log.info("client.token_not_renewed", error=type(error).__name__)
+            log.warning("The token was not renewed: %s", type(error).__name__)
             self._renewal = self._later(self._renew_token(HOUR_S))
 
     async def _close(self, why: str) -> steps.Event | None:
@@ -396,7 +396,7 @@ class Client:
             self._receiver.cancel()
         if not self._welcomed:
             self._ladder.failed(self._clock.monotonic_ms(), unfit=False)
-        log.debug("client.close", why=why)
+        log.debug("Closing: %s", why)
         await transport.close()
         return steps.Closed()
 
