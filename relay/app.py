@@ -21,6 +21,7 @@ from relay.api.gate import Gate, stop_listening
 from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
 from relay.api.push import PushApi
+from relay.api.receipts import ReceiptApi
 from relay.api.server import application
 from relay.api.stream import StreamApi
 from relay.api.system import Readiness, SystemApi, documents
@@ -42,6 +43,7 @@ from relay.push.building import DEFAULT_APP as DEFAULT_APP  # noqa: PLC0414 - al
 from relay.push.building import build_accounts, webhook_guard
 from relay.push.desk import PushDesk
 from relay.push.expiry import ExpiryWatch
+from relay.push.receipts import ReceiptService
 from relay.push.reload import Reloader
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
@@ -388,6 +390,16 @@ class Relay:
             webhooks=WebhookApi(webhooks=self.webhooks),
             push=PushApi(
                 desk=PushDesk(engine=self.engine, clock=self.clock, accounts=self.accounts, policy_of=lambda _: policy)
+            ),
+            receipts=ReceiptApi(
+                receipts=ReceiptService(
+                    engine=self.engine,
+                    clock=self.clock,
+                    accounts=self.accounts,
+                    policy_of=lambda _: policy,
+                    hash_token=self.ring.token_hash,
+                    facts_told=lambda: self.webhook_worker.nudge(),
+                )
             ),
             system=SystemApi(
                 engine=self.engine,

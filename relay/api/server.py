@@ -12,6 +12,7 @@ from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
 from relay.api.push import PushApi
+from relay.api.receipts import ReceiptApi
 from relay.api.routes import Route, register
 from relay.api.stream import StreamApi
 from relay.api.system import SystemApi
@@ -30,6 +31,7 @@ def application(
     device: DeviceApi,
     stream: StreamApi,
     webhooks: WebhookApi,
+    receipts: ReceiptApi,
     push: PushApi,
     system: SystemApi,
     auth: Authenticator,
@@ -82,6 +84,7 @@ def application(
         "ticket": device.ticket,
         "socket": device.socket,
         "stream": stream.stream,
+        "take_receipts": receipts.take,
         "healthz": system.healthz,
         "readyz": system.readyz,
         "metrics": system.metrics_page,

@@ -497,6 +497,21 @@ ROUTES: tuple[Route, ...] = (
         tag="device",
     ),
     # --- about the relay ---
+    # --- vendors ---
+    *(
+        Route(
+            method="POST",
+            path=path,
+            handler="take_receipts",
+            summary="A vendor's delivery receipts; it signs, or knows the account's secret path, and gets its own answer.",
+            access=PUBLIC,
+            responses={200: None},
+            errors=(*PASSER_BY, *COMMIT, "unauthenticated", "not_found", "json_invalid", "body_too_large"),
+            raw=True,
+            tag="vendors",
+        )
+        for path in ("/v1/receipts/{account}", "/v1/receipts/{account}/{secret}")
+    ),
     Route(
         method="GET",
         path="/healthz",

@@ -403,6 +403,19 @@ push_attempt = _table(
     _text("left_out"),  # fields that the vendor cannot express, with commas between
     key=("app_id", "user_id", "device_id", "claim_token"),
 )
+push_receipt = _table(
+    "push_receipt",
+    _text("app_id"),
+    _text("user_id"),
+    _text("device_id"),
+    _int("claim_token"),  # the attempt's
+    _text("fact"),  # unknown, failed, delivered, clicked
+    _text("code"),  # the vendor's, or nothing
+    _text("reason", null=True),
+    _int("at_ms", null=True),  # when it happened, as the vendor says
+    _int("taken_ms"),
+    key=("app_id", "user_id", "device_id", "claim_token", "fact", "code"),
+)
 account_state = _table(
     "account_state",
     _text("app_id"),

@@ -37,6 +37,7 @@ EVENT_TYPES: Final = frozenset(
         "delivery.pushed",
         "delivery.receipt",
         "delivery.superseded",
+        "delivery.vendor_receipt",
         "device.offline",
         "device.online",
         "device.resync",
@@ -52,7 +53,7 @@ EVENT_TYPES: Final = frozenset(
         "store.rolled_back",
     }
 )
-OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed"})  # only for who names them
+OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed", "delivery.vendor_receipt"})  # only for who names them
 EVERY: Final = "*"  # all types that are on by default, also those that later releases add
 
 

@@ -483,6 +483,20 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_table(
+        "push_receipt",
+        sa.Column("app_id", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("device_id", sa.Text(), nullable=False),
+        sa.Column("claim_token", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("fact", sa.Text(), nullable=False),
+        sa.Column("code", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("at_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
+        sa.Column("taken_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "claim_token", "fact", "code"),
+        sqlite_strict=True,
+    )
+    op.create_table(
         "push_job",
         sa.Column("app_id", sa.Text(), nullable=False),
         sa.Column("user_id", sa.Text(), nullable=False),
@@ -585,6 +599,7 @@ def downgrade() -> None:
     )
     op.drop_table("push_job")
     op.drop_table("push_dead")
+    op.drop_table("push_receipt")
     op.drop_table("push_attempt")
     op.drop_index("upgrade_by_age", table_name="upgrade")
     op.drop_table("preference")
