@@ -71,9 +71,9 @@ log = structlog.get_logger("relay.app")
 STORE_TRIES = 60  # one a second
 LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
+COMPARISONS_PER_H, ROUNDS_PER_H = 6, 56  # of a device's store with the inbox; beside them, those that prove an upgrade
 CLOCK_MS_MAX = 253_339_228_800_000  # the year 9998: what begins now must end before times have five digits of years
 
-COMPARISONS_PER_H, ROUNDS_PER_H = 6, 56  # of a device's store with the inbox; beside them, those that prove an upgrade
 
 def open_engine(
     settings: Settings, clock: Clock, rng: Rng, metrics: Metrics, *, release: Callable[[], bool] = lambda: False
@@ -201,10 +201,10 @@ class Relay:
             node_id=self.node_id,
             poll_client_s=settings.poll.client_s,
             window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
-        )
-        self.push = PushWorker(
             comparisons=limits.RateLimiter(rate_per_s=COMPARISONS_PER_H / 3600, burst=COMPARISONS_PER_H),
             rounds=limits.RateLimiter(rate_per_s=ROUNDS_PER_H / 3600, burst=ROUNDS_PER_H),
+        )
+        self.push = PushWorker(
             self.engine,
             clock,
             rng,
