@@ -502,7 +502,7 @@ ROUTES: tuple[Route, ...] = (
         Route(
             method="POST",
             path=path,
-            handler="take_receipts",
+            handler=handler,
             summary="A vendor's delivery receipts; it signs, or knows the account's secret path, and gets its own answer.",
             access=PUBLIC,
             responses={200: None},
@@ -510,7 +510,10 @@ ROUTES: tuple[Route, ...] = (
             raw=True,
             tag="vendors",
         )
-        for path in ("/v1/receipts/{account}", "/v1/receipts/{account}/{secret}")
+        for handler, path in (
+            ("take_receipts", "/v1/receipts/{account}"),
+            ("take_receipts_by_path", "/v1/receipts/{account}/{secret}"),
+        )
     ),
     Route(
         method="GET",
