@@ -20,6 +20,8 @@ from relay.api.door import Door
 from relay.api.gate import Gate, stop_listening
 from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
+from relay.api.push import PushApi
+from relay.api.receipts import ReceiptApi
 from relay.api.server import application
 from relay.api.stream import StreamApi
 from relay.api.system import Readiness, SystemApi, documents
@@ -39,6 +41,10 @@ from relay.model import DeviceKey, Policy
 from relay.presence.service import PresenceService, Rhythm
 from relay.push.building import DEFAULT_APP as DEFAULT_APP  # noqa: PLC0414 - also this module's
 from relay.push.building import build_accounts, webhook_guard
+from relay.push.desk import PushDesk
+from relay.push.expiry import ExpiryWatch
+from relay.push.receipts import ReceiptService
+from relay.push.reload import Reloader
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
 from relay.realtime.hub import Hub
@@ -65,6 +71,7 @@ log = structlog.get_logger("relay.app")
 STORE_TRIES = 60  # one a second
 LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
 LAG_S = 0.5
+COMPARISONS_PER_H, ROUNDS_PER_H = 6, 56  # of a device's store with the inbox; beside them, those that prove an upgrade
 CLOCK_MS_MAX = 253_339_228_800_000  # the year 9998: what begins now must end before times have five digits of years
 
 
@@ -111,8 +118,17 @@ class Relay:
     """One node: everything that runs in this process."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, rng: Rng, metrics: Metrics, *, read_space: ReadSpace = space_of
+        self,
+        settings: Settings,
+        clock: Clock,
+        rng: Rng,
+        metrics: Metrics,
+        *,
+        read_space: ReadSpace = space_of,
+        read_settings: Callable[[], Settings] | None = None,
+        config_file: Path | None = None,
     ) -> None:
+        """`read_settings` gives the configuration anew, for a reload; `config_file` is watched for changes."""
         self.settings = settings
         # Relays that share a store share its clock.
         self.clock = clock if settings.sqlite_path() is not None else StoreClock(clock)
@@ -121,6 +137,8 @@ class Relay:
         self.node_id = f"n{random_hex(rng, bits=64)}"
         self.port = settings.server.port
         self._read_space = read_space
+        self._read_settings = read_settings or (lambda: settings)
+        self._config_file = config_file
         self._stages = timeline(drain_s=settings.server.drain_s, quiet_s=settings.server.quiet_s)
 
     # --- building ---
@@ -183,6 +201,8 @@ class Relay:
             node_id=self.node_id,
             poll_client_s=settings.poll.client_s,
             window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
+            comparisons=limits.RateLimiter(rate_per_s=COMPARISONS_PER_H / 3600, burst=COMPARISONS_PER_H),
+            rounds=limits.RateLimiter(rate_per_s=ROUNDS_PER_H / 3600, burst=ROUNDS_PER_H),
         )
         self.push = PushWorker(
             self.engine,
@@ -195,6 +215,14 @@ class Relay:
             told=self.metrics.pushed,
             boot_ms=self._boot_ms,
             drain_s=self._stages.finish_s,
+        )
+        self.reloader = Reloader(
+            read=self._read_settings,
+            config_file=self._config_file,
+            settings=settings,
+            accounts=self.accounts,
+            engine=self.engine,
+            clock=clock,
         )
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
@@ -244,6 +272,7 @@ class Relay:
             gone_ms=policy.gone_ms,
             prune_events=self.webhooks.tidy,
             was_set_back=self._was_set_back,
+            look_at_credentials=ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts).look,
             imbalanced=self.metrics.imbalanced,
         )
         self.readiness = Readiness(self.engine, clock, full=lambda: self.room.full)
@@ -359,6 +388,19 @@ class Relay:
             ),
             stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
             webhooks=WebhookApi(webhooks=self.webhooks),
+            push=PushApi(
+                desk=PushDesk(engine=self.engine, clock=self.clock, accounts=self.accounts, policy_of=lambda _: policy)
+            ),
+            receipts=ReceiptApi(
+                receipts=ReceiptService(
+                    engine=self.engine,
+                    clock=self.clock,
+                    accounts=self.accounts,
+                    policy_of=lambda _: policy,
+                    hash_token=self.ring.token_hash,
+                    facts_told=lambda: self.webhook_worker.nudge(),
+                )
+            ),
             system=SystemApi(
                 engine=self.engine,
                 readiness=self.readiness,
@@ -397,6 +439,12 @@ class Relay:
             queue=self.engine.depth() if isinstance(self.engine, (SqliteEngine, PostgresEngine)) else 0,
             circuits={one.name: one.circuit.open for one in self.accounts.all()},
             parked={one.name: one.parked for one in self.accounts.all()},
+            rates={one.name: one.bucket.rate for one in self.accounts.all()},
+            expires_s={
+                one.name: ends_ms / 1000
+                for one in self.accounts.all()
+                if (ends_ms := one.credential_expires_ms) is not None
+            },
             wal_reset=isinstance(self.engine, SqliteEngine) and wal_reset_affected(),
         )
 
@@ -426,7 +474,14 @@ class Relay:
                 group.create_task(worker(no_more), name=worker.__qualname__)
                 for worker in (self.push.run, self.webhook_worker.run)
             ]
-            for service in (self.presence.run, self.hub.run, self.watch.run, self.store_watch.run, self.room.run):
+            for service in (
+                self.presence.run,
+                self.hub.run,
+                self.watch.run,
+                self.store_watch.run,
+                self.room.run,
+                self.reloader.run,
+            ):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
             group.create_task(self._watch_loop(stop), name="loop-lag")

@@ -122,3 +122,11 @@ def rfc3339(ms: int) -> str:
 @lru_cache(maxsize=4096)  # a page's messages share their seconds
 def _to_the_second(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds")
+
+
+def from_rfc3339(text: str) -> int:
+    """Milliseconds of an instant with a zone. Raises ValueError."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("no zone")
+    return int(at.timestamp() * 1000)

@@ -101,6 +101,14 @@ class Invalid(Problem):
     default = "validation_failed"
 
 
+def not_an_instant(pointer: str) -> Invalid:
+    """The field is no time, or has no zone."""
+    return Invalid(
+        "Times are RFC 3339 with a zone.",
+        errors=(FieldError(pointer, "wrong_form", "for example 2026-05-03T09:12:44Z"),),
+    )
+
+
 class Malformed(Problem):
     """400: not even readable."""
 

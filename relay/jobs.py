@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from functools import partial
 
 import structlog
@@ -14,8 +15,9 @@ from relay.errors import Problem
 from relay.inbox.ending import SWEEP_ENTRIES_MAX
 from relay.inbox.service import InboxService
 from relay.model import DeviceState, UserKey
+from relay.push.calendar import day_of
 from relay.store import apps as app_rows
-from relay.store import audit, meta, tokens
+from relay.store import audit, dead, meta, quota, tokens
 from relay.store import inbox as inbox_rows
 from relay.store.audit import Imbalance
 from relay.store.engine import Conn, Engine
@@ -23,9 +25,16 @@ from relay.store.engine import Conn, Engine
 log = structlog.get_logger("relay.jobs")
 
 DAY_MS = 86_400_000
+DAYS_KEPT_MS = 3 * DAY_MS  # any vendor's day is over by then
+DEAD_KEPT_MS = 28 * DAY_MS  # no message lives longer
 WALK_USERS = 200
 SILENT_DEVICES = 200
+UPGRADES = 200
 SWEEPS_MAX = 200  # in one round, so that a storm of expiries is worked off without starving others
+
+
+async def _nothing() -> None:
+    return
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +49,7 @@ class Chores:
     dormant_ms: int
     gone_ms: int
     prune_events: Callable[[], Awaitable[object]]
+    look_at_credentials: Callable[[], Awaitable[object]] = _nothing
     imbalanced: Callable[[Mapping[str, int]], None] = lambda counts: None
     was_set_back: Callable[[Conn, int, meta.Witness | None], bool] = lambda conn, now_ms, seen: False
     _seen: meta.Witness | None = None
@@ -98,6 +108,14 @@ class Chores:
             while await self.inbox.silence(state, before_ms=before_ms, limit=SILENT_DEVICES):
                 pass
 
+    async def upgrades(self) -> None:
+        """What no comparison proved within a day; and versions of an app that look as if they lose messages."""
+        for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
+            while await self.inbox.give_up_upgrades(app_id, limit=UPGRADES) == UPGRADES:
+                pass
+            for one in await self.inbox.warn_of_versions(app_id):
+                log.error("app_version.suspect", app=app_id, version=one.version, upgrades=one.upgrades, bad=one.bad)
+
     async def forget(self) -> None:
         """Records whose time is over: keys, tickets, tokens, nodes, messages nobody can ask for, old events."""
         await self.engine.write(inbox_rows.forget_keys)
@@ -108,6 +126,16 @@ class Chores:
                 pass
         await self.prune_events()
 
+    async def push_books(self) -> None:
+        """Credentials that end soon are told of; counts of past days, and of pushes long given up, go."""
+        await self.look_at_credentials()
+
+        def work(conn: Conn, now_ms: int) -> None:
+            quota.forget(conn, day_of(now_ms - DAYS_KEPT_MS, UTC))
+            dead.forget(conn, now_ms - DEAD_KEPT_MS)
+
+        await self.engine.write(work)
+
     def scheduler(self) -> AsyncIOScheduler:
         """A scheduler that does them all, not yet started."""
         scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
@@ -117,7 +145,9 @@ class Chores:
             (self.prune, 60),
             (self.silence, 3600),
             (self.forget, 600),
+            (self.upgrades, 600),
             (self.audit, 600),
+            (self.push_books, 3600),
         ):
             scheduler.add_job(_calmly, IntervalTrigger(seconds=seconds), args=[chore], name=chore.__name__)
         return scheduler

@@ -446,6 +446,15 @@ class Metrics:
         self.account_parked = Gauge(
             "relay_account_parked", "1 while the account waits for its operator.", ("account",), registry=r
         )
+        self.account_rate = Gauge(
+            "relay_account_rate", "Calls a second that the account may make at present.", ("account",), registry=r
+        )
+        self.credential_expires = Gauge(
+            "relay_account_credential_expires_seconds",
+            "When the account's credential ends, in seconds since 1970, if it does by itself.",
+            ("account",),
+            registry=r,
+        )
         self.log_dropped = Counter("relay_log_dropped_total", "Log lines that the sink did not take.", registry=r)
         self.sqlite_wal_reset_affected = Gauge(
             "relay_sqlite_wal_reset_affected", "1 if this SQLite has the WAL-reset bug.", registry=r
@@ -502,6 +511,8 @@ class Metrics:
         queue: int,
         circuits: Mapping[str, bool],
         parked: Mapping[str, bool],
+        rates: Mapping[str, float] | None = None,
+        expires_s: Mapping[str, float] | None = None,
         wal_reset: bool,
     ) -> None:
         """What others count, as it is now; by account where it is a mapping."""
@@ -512,6 +523,9 @@ class Metrics:
         for gauge, by_account in ((self.circuit_open, circuits), (self.account_parked, parked)):
             for account, yes in by_account.items():
                 gauge.labels(account).set(yes)
+        for number, values in ((self.account_rate, rates or {}), (self.credential_expires, expires_s or {})):
+            for account, value in values.items():
+                number.labels(account).set(value)
 
     def render(self) -> bytes:
         """In Prometheus's text format (`text/plain; version=0.0.4`)."""

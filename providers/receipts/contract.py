@@ -86,18 +86,6 @@ class Garbled(Exception):  # noqa: N818
     """From the vendor, but not in its form."""
 
 
-class ReceiptReader(Protocol):
-    def read(self, call: Callback, *, now_s: float) -> Reading:
-        """Authenticates, then parses. Total, but for NotAuthentic and Garbled; parts it cannot read are left out."""
-        ...
-
-
-class Reports(Protocol):
-    """A provider whose vendor sends receipts."""
-
-    receipts: ReceiptReader | None
-
-
 def _unguessable(secret: SecretStr) -> SecretStr:
     if not _PATH_SECRET.fullmatch(secret.get_secret_value()):
         raise ValueError("must be 22 to 128 of A-Z a-z 0-9 _ - (128 random bits are 22 of them)")
@@ -114,6 +102,23 @@ class PathSettings(BaseModel):
 
     path_secret: PathSecret | None = None
     networks: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(max_length=100)] = ()  # none: from anywhere
+
+
+class ReceiptReader(Protocol):
+    @property
+    def settings(self) -> PathSettings:
+        """The account's; the relay looks at `networks` before it reads anything."""
+        ...
+
+    def read(self, call: Callback, *, now_s: float) -> Reading:
+        """Authenticates, then parses. Total, but for NotAuthentic and Garbled; parts it cannot read are left out."""
+        ...
+
+
+class Reports(Protocol):
+    """A provider whose vendor sends receipts."""
+
+    receipts: ReceiptReader | None
 
 
 def by_path_secret(call: Callback, settings: PathSettings) -> bool:

@@ -9,6 +9,7 @@ from providers.sandbox.emulator import Emulator
 GROUP = "relay.emulators"
 OURS = {
     "fcm": "providers.sandbox.fcm:FcmEmulator",
+    "webpush": "providers.sandbox.webpush:WebPushEmulator",
 }
 
 

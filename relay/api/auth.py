@@ -83,7 +83,7 @@ class Authenticator:
     def _let_in(self, principal: Principal, request: web.Request) -> Principal:
         """Whoever may come, from where it comes. A stranger with a stolen key is not told that it is a good one."""
         if principal.device_key is None:
-            if principal.networks and not _within(request.remote, principal.networks):
+            if principal.networks and not within(request.remote, principal.networks):
                 log.warning("auth.address_refused", key=principal.credential_id)
                 raise _refused()
             self._used[principal.credential_id] = self._clock.now_ms()
@@ -218,7 +218,8 @@ def _bearer(token: Any) -> Principal:
     )
 
 
-def _within(remote: str | None, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+def within(remote: str | None, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether a caller's address lies in one of these."""
     try:
         address: IPv4Address | IPv6Address = ip_address(remote or "")
     except ValueError:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -326,6 +326,11 @@ class BackendApi:
         await self.issuer.revoke_tokens(user.app_id, user_id=user.user_id, device_id=device_id)
         await self.revoked()
         return Answer(204, None)
+
+    async def app_versions(self, call: Call) -> Answer:
+        since_ms = self.clock.now_ms() - call.query.hours * 3_600_000
+        found = await self.inbox.versions(call.principal.app_id, since_ms=since_ms)
+        return Answer(200, {"since": rfc3339(since_ms), "versions": [asdict(one) for one in found]})
 
     # --- presence ---
 

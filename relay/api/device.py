@@ -20,7 +20,7 @@ from relay.inbox.service import InboxService, Reading
 from relay.model import DeviceKey
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub
-from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody
+from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, VerifyBody
 from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.session import Session
 from relay.strictjson import parse
@@ -57,6 +57,10 @@ class DeviceApi:
     async def ack(self, call: Call) -> Answer:
         body: AckBody = call.body
         return Answer(200, ack_answer(await self.devices.ack(_key(call), body)))
+
+    async def verify(self, call: Call) -> Answer:
+        body: VerifyBody = call.body
+        return Answer(200, await self.devices.verify(_key(call), body))
 
     async def addresses(self, call: Call) -> Answer:
         body: AddressesBody = call.body

@@ -433,6 +433,46 @@ class SyncOut(Out):
     now: str
 
 
+class VersionOut(Out):
+    """How upgrades to one app version went. `suspect`: it looks as if it loses its users' messages."""
+
+    version: str
+    upgrades: int
+    verdicts: dict[str, int]
+    reasons: dict[str, int]
+    verified: dict[str, int]
+    messages_repaired: int
+    caught_up_s: float | None
+    silent: int
+    bad: int
+    suspect: bool
+
+
+class VersionsOut(Out):
+    since: str
+    versions: list[VersionOut]
+
+
+class VerifiedRange(Out):
+    """`split`: it differs; send its parts. `items`: it differs, and these are the entries that count: [seq, id, h]."""
+
+    from_: int = Field(alias="from")
+    to: int
+    result: Literal["same", "split", "items"]
+    items: list[tuple[int, str, str]] | None = None
+
+
+class VerifyOut(Out):
+    """`as_of` is to be repeated in later rounds; nothing up to `floor` counts. `state`: of the upgrade, if it is to be
+    proved."""
+
+    timeline: Literal["inbox"]
+    as_of: str
+    floor: int
+    ranges: list[VerifiedRange]
+    state: Literal["repairing", "ok", "repaired", "failed", "missing"] | None
+
+
 class AckOut(Out):
     acked: int
     results: dict[str, Literal["acked", "already", "expired", "unknown"]]
@@ -529,6 +569,66 @@ class EventsOut(Out):
 class DeliveriesOut(Out):
     deliveries: list[dict[str, Any]]
     next: str | None = None
+
+
+class AccountOut(Out):
+    name: str
+    provider: str
+    state: Literal["ready", "parked", "circuit_open", "paused", "out_of_hours", "quota_used"]
+    code: str | None  # the vendor's word for what must be mended
+    until: str | None  # when it goes on by itself
+    in_flight: int
+    rate_per_s: float  # lower than configured for a while after the vendor said "too many"
+    daily_quota: int | None
+    sent_today: int | None
+    credential_expires: str | None
+
+
+class AccountsOut(Out):
+    accounts: list[AccountOut]
+
+
+class UnparkedOut(Out):
+    released: int  # pushes that rested for this account and are due again
+
+
+class DeadPushOut(Out):
+    """A device that is not told of what it lacks. The messages wait for its next sync."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    user: str
+    device: str
+    why: Literal["refused", "no_address", "account_parked"]
+    since: str | None
+    account: str | None
+    verdict: str | None
+    code: str | None
+    first: int | None = Field(alias="from")
+    last: int | None = Field(alias="to")
+
+
+class DeadPushesOut(Out):
+    pushes: list[DeadPushOut]
+    next: str | None = None
+
+
+class RequeueBody(In):
+    """One device, by `user` and `device`; or all that are listed, or all that are for one reason."""
+
+    user: Id | None = None
+    device: Id | None = None
+    why: Annotated[str, StringConstraints(max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "RequeueBody":
+        if (self.user is None) != (self.device is None):
+            raise ValueError("give both `user` and `device`, or neither")
+        return self
+
+
+class RequeuedOut(Out):
+    requeued: int  # pushes that are due now
 
 
 class TestEventOut(Out):

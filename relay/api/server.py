@@ -11,6 +11,8 @@ from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
+from relay.api.push import PushApi
+from relay.api.receipts import ReceiptApi
 from relay.api.routes import Route, register
 from relay.api.stream import StreamApi
 from relay.api.system import SystemApi
@@ -29,6 +31,8 @@ def application(
     device: DeviceApi,
     stream: StreamApi,
     webhooks: WebhookApi,
+    receipts: ReceiptApi,
+    push: PushApi,
     system: SystemApi,
     auth: Authenticator,
     gate: Gate,
@@ -65,15 +69,23 @@ def application(
         "list_deliveries": webhooks.deliveries,
         "replay": webhooks.replay,
         "pull_events": webhooks.events,
+        "app_versions": backend.app_versions,
+        "list_accounts": push.accounts,
+        "unpark_account": push.unpark,
+        "dead_pushes": push.dead,
+        "requeue_pushes": push.requeue,
         "handshake": device.handshake,
         "heartbeat": device.heartbeat,
         "sync": device.sync,
         "ack": device.ack,
+        "verify": device.verify,
         "put_addresses": device.addresses,
         "renew_token": device.renew_token,
         "ticket": device.ticket,
         "socket": device.socket,
         "stream": stream.stream,
+        "take_receipts": receipts.take,
+        "take_receipts_by_path": receipts.take,
         "healthz": system.healthz,
         "readyz": system.readyz,
         "metrics": system.metrics_page,

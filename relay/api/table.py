@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 
 from relay.api import schemas as s
 from relay.api.routes import DEVICE, PUBLIC, Query, Route
-from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed
+from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed, VerifyBody
 
 KEY_HEADER = {"Idempotency-Key": "Makes a repeat of this send known as one: 1 to 128 of A-Z a-z 0-9 . _ : -"}
 CALLER = (
@@ -59,8 +59,16 @@ class PageQuery(Query):
     limit: int = Field(50, ge=1, le=200)
 
 
+class VersionsQuery(Query):
+    hours: int = Field(24, ge=1, le=720)
+
+
 class EventsQuery(PageQuery):
     types: Annotated[str, StringConstraints(max_length=1024)] | None = None
+
+
+class DeadQuery(PageQuery):
+    why: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
 ROUTES: tuple[Route, ...] = (
@@ -321,6 +329,60 @@ ROUTES: tuple[Route, ...] = (
         errors=(*CALLER, *STORE, *CURSOR, "validation_failed", "unknown_field"),
         tag="webhooks",
     ),
+    # --- vendor accounts ---
+    Route(
+        method="GET",
+        path="/v1/push/accounts",
+        handler="list_accounts",
+        summary="Vendor accounts and how they are, as this node sees them.",
+        access="admin:read",
+        responses={200: s.AccountsOut},
+        errors=(*CALLER, *STORE),
+        tag="push",
+    ),
+    Route(
+        method="POST",
+        path="/v1/push/accounts/{account}/unpark",
+        handler="unpark_account",
+        summary="Say that a parked account is mended: what rested for it is due again.",
+        access="admin:write",
+        responses={200: s.UnparkedOut},
+        errors=(*CALLER, *COMMIT, "not_found"),
+        tag="push",
+    ),
+    Route(
+        method="GET",
+        path="/v1/push/dead",
+        handler="dead_pushes",
+        summary="Devices that are not told of what they lack, and why: refused, no address, account parked.",
+        access="admin:read",
+        query=DeadQuery,
+        responses={200: s.DeadPushesOut},
+        errors=(*CALLER, *STORE, "invalid_cursor", "validation_failed", "unknown_field"),
+        tag="push",
+    ),
+    Route(
+        method="POST",
+        path="/v1/push/dead/requeue",
+        handler="requeue_pushes",
+        summary="Try dead pushes again: those of one device, of one reason, or all.",
+        access="admin:write",
+        request=s.RequeueBody,
+        responses={200: s.RequeuedOut},
+        errors=(*CALLER, *BODY, *COMMIT, "not_found"),
+        tag="push",
+    ),
+    Route(
+        method="GET",
+        path="/v1/app-versions",
+        handler="app_versions",
+        summary="How upgrades to each app version went, of the last hours.",
+        access="admin:read",
+        query=VersionsQuery,
+        responses={200: s.VersionsOut},
+        errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
+        tag="operation",
+    ),
     # --- devices' own ---
     Route(
         method="PUT",
@@ -365,6 +427,17 @@ ROUTES: tuple[Route, ...] = (
         request=AckBody,
         responses={200: s.AckOut},
         errors=(*CALLER, *BODY, *COMMIT, "invalid_cursor", "cursor_epoch_changed", "batch_too_large"),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/verify",
+        handler="verify",
+        summary="Compare what is stored here with what should be, by fingerprints; only differences are listed.",
+        access=DEVICE,
+        request=VerifyBody,
+        responses={200: s.VerifyOut},
+        errors=(*CALLER, *BODY, *COMMIT, *CURSOR),
         tag="device",
     ),
     Route(
@@ -424,6 +497,24 @@ ROUTES: tuple[Route, ...] = (
         tag="device",
     ),
     # --- about the relay ---
+    # --- vendors ---
+    *(
+        Route(
+            method="POST",
+            path=path,
+            handler=handler,
+            summary="A vendor's delivery receipts; it signs, or knows the account's secret path, and gets its own answer.",
+            access=PUBLIC,
+            responses={200: None},
+            errors=(*PASSER_BY, *COMMIT, "unauthenticated", "not_found", "json_invalid", "body_too_large"),
+            raw=True,
+            tag="vendors",
+        )
+        for handler, path in (
+            ("take_receipts", "/v1/receipts/{account}"),
+            ("take_receipts_by_path", "/v1/receipts/{account}/{secret}"),
+        )
+    ),
     Route(
         method="GET",
         path="/healthz",

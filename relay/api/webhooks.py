@@ -1,13 +1,12 @@
 """Webhook endpoints, and the same events by pull."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from relay.api.routes import Answer, Call
 from relay.api.schemas import EndpointBody, EndpointChanges, ReplayBody, RotateBody
-from relay.clock import rfc3339
-from relay.errors import FieldError, Invalid
+from relay.clock import from_rfc3339, rfc3339
+from relay.errors import not_an_instant
 from relay.store.deliveries import Delivery
 from relay.store.endpoints import Endpoint
 from relay.webhooks.service import Changes, WebhookService
@@ -107,15 +106,9 @@ class WebhookApi:
 
 def _instant(text: str, pointer: str) -> int:
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise Invalid(
-            "Times are RFC 3339 with a zone.",
-            errors=(FieldError(pointer, "wrong_form", "for example 2026-05-03T09:12:44Z"),),
-        )
-    return int(at.timestamp() * 1000)
+        return from_rfc3339(text)
+    except (ValueError, OverflowError):
+        raise not_an_instant(pointer) from None
 
 
 def _endpoint(one: Endpoint) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from relay.cli import admin, backup, credentials, demo, sandbox, serve  # noqa: PLC0415 - after `main` is there
+    from relay.cli import admin, backup, credentials, demo, push, sandbox, serve  # noqa: PLC0415 - after `main` is there
 
     main.add_command(serve.serve)
     main.add_command(serve.check)
@@ -47,6 +47,7 @@ def _add_commands() -> None:
     main.add_command(backup.restore)
     main.add_command(credentials.keys)
     main.add_command(admin.providers)
+    main.add_command(push.push)
     main.add_command(sandbox.sandbox)
     main.add_command(demo.demo)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def settings_from(path: Path | None) -> Settings:
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:
-    """Runs `main` on uvloop if it is installed (extra `fast`), else on asyncio's own loop."""
+    """Runs `main` on uvloop if it is installed (extra `fast`), else on asyncio's own loop. A crash leaves no core file: it would
+    hold every secret (safety SEC-12)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:

@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -38,6 +39,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the relay: SQLite file in this folder, no other service, unless the configuration says otherwise.
 
     The first start makes the database, the key file beside it, the app `default` and its API key, which is printed once.
+    SIGHUP reads the configuration again and takes up changed accounts; so does a change of a file that they name.
     SIGTERM drains: readiness says no, devices are told to come back, what is in flight is finished.
     """
     environ = dict(os.environ)
@@ -46,15 +48,17 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
     if port is not None:
         environ["RELAY_SERVER__PORT"] = str(port)
     from relay.config import load  # noqa: PLC0415
+    from relay.config.sources import found  # noqa: PLC0415
 
     settings = load(config, environ)
-    sys.exit(run(_serve(settings)))
+    file = config if config is not None else found(environ)
+    sys.exit(run(_serve(settings, lambda: load(config, environ), file)))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, read_settings: Callable[[], Settings], config_file: Path | None) -> int:
     clock, rng, metrics = SystemClock(), system_rng(), Metrics()
     logs = setup_logging(settings.log.level, settings.log.format, sys.stderr, metrics)
-    relay = Relay(settings, clock, rng, metrics)
+    relay = Relay(settings, clock, rng, metrics, read_settings=read_settings, config_file=config_file)
     try:
         first = await relay.open()
         try:
@@ -101,6 +105,14 @@ def _on_signals(relay: Relay) -> asyncio.Event:
 
     for one in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(one, stop)
+    reloads: set[asyncio.Task[object]] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(relay.reloader.reload(), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     return told
 
 

@@ -105,22 +105,27 @@ class Cache:
     def messages(
         self, *, conversation: str | None = None, after: int = 0, limit: int = 200, now_ms: int = 0
     ) -> list[news.Message]:
-        """Messages in the order of their numbers, without those that were taken back, replaced, deleted or have expired."""
+        """Messages in the order in which they came, those with a `place` above `after`.
+
+        Those that were taken back, replaced, deleted or have expired are left out.
+        """
         rows = self._rows(
-            "SELECT raw, form FROM message WHERE ended IS NULL AND seq > ? AND (? IS NULL OR conversation = ?)"
-            " AND (expires_ms IS NULL OR expires_ms > ?) AND form <> 'control' ORDER BY seq LIMIT ?",
+            "SELECT raw, form, rowid FROM message WHERE ended IS NULL AND rowid > ? AND (? IS NULL OR conversation = ?)"
+            " AND (expires_ms IS NULL OR expires_ms > ?) AND form <> 'control' ORDER BY rowid LIMIT ?",
             after,
             conversation,
             conversation,
             now_ms,
             limit,
         )
-        return [news.Message.of(stored_entry(raw), form) for raw, form in rows]
+        return [news.Message.of(stored_entry(raw), form, place) for raw, form, place in rows]
 
     def message(self, id_: str) -> news.Message | None:
         """A message by its id; None if it is not (or no more) here."""
-        rows = self._rows("SELECT raw, form FROM message WHERE id = ? AND ended IS NULL AND form <> 'control'", id_)
-        return news.Message.of(stored_entry(rows[0][0]), rows[0][1]) if rows else None
+        rows = self._rows(
+            "SELECT raw, form, rowid FROM message WHERE id = ? AND ended IS NULL AND form <> 'control'", id_
+        )
+        return news.Message.of(stored_entry(rows[0][0]), *rows[0][1:]) if rows else None
 
     def _one(self, sql: str, *values: Any) -> tuple[Any, ...]:
         row: tuple[Any, ...] = self._rows(sql, *values)[0]
@@ -189,14 +194,15 @@ class Cache:
         expires_ms = instant_ms(entry.expires_at)
         changed = True
         if known is None:
-            self._db.execute(
+            added = self._db.execute(
                 "INSERT INTO message (id, tag, seq, kind, conversation, expires_ms, form, raw) VALUES (?,?,?,?,?,?,?,?)",
                 (entry.id, _tag(entry.id), entry.seq, entry.kind, entry.conversation_id, expires_ms, form, one.raw),
             )
-            outcome.told.append(news.MessageArrived(news.Message.of(entry, form)))
+            outcome.told.append(news.MessageArrived(news.Message.of(entry, form, added.lastrowid or 0)))
         elif known[2] is None and (RANK[form] > RANK[known[1]] or not _sound(known[3])):
             self._db.execute("UPDATE message SET form = ?, raw = ? WHERE id = ?", (form, one.raw, kept))
-            outcome.told.append(news.MessageChanged(news.Message.of(entry, form)))
+            (place,) = self._one("SELECT rowid FROM message WHERE id = ?", kept)
+            outcome.told.append(news.MessageChanged(news.Message.of(entry, form, place)))
         else:
             changed = False
         if refusal is not None:

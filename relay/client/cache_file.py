@@ -27,7 +27,7 @@ _TABLES = (
         id TEXT PRIMARY KEY, tag TEXT, seq INTEGER NOT NULL, kind TEXT NOT NULL, conversation TEXT,
         expires_ms INTEGER, form TEXT NOT NULL, ended TEXT, raw TEXT NOT NULL)""",
     "CREATE INDEX message_tag ON message (tag)",
-    "CREATE INDEX message_conversation ON message (conversation, seq)",
+    "CREATE INDEX message_conversation ON message (conversation)",
     """CREATE TABLE ledger (
         timeline TEXT NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL, h TEXT NOT NULL, expires_ms INTEGER,
         collapse_key TEXT, kept TEXT NOT NULL, ended_by INTEGER, PRIMARY KEY (timeline, seq)) WITHOUT ROWID""",

@@ -5,9 +5,10 @@ It drives the sync core: carries out its commands with a transport, the cache an
 
 import asyncio
 import functools
+import logging
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import aiohttp
-import structlog
 
 from relay.client import http, news, said, steps, wire
 from relay.client.cache import Cache, Check, Moved, Outcome
@@ -35,7 +35,7 @@ LONG_POLL_S = 50.0
 MINUTE_S, HOUR_S = 60.0, 3600.0
 T = TypeVar("T")
 TokenSource = Callable[[], Awaitable[str]]
-log = structlog.get_logger("relay.client")
+log = logging.getLogger("relay.client")
 
 
 class Client:
@@ -162,27 +162,39 @@ class Client:
 
     # --- what the app asks ---
 
-    def events(self) -> AsyncIterator[news.News]:
+    def events(self) -> AsyncGenerator[news.News, None]:
         """Everything that happens from now on (relay.client.news); ends with the client."""
         queue: asyncio.Queue[news.News | None] = asyncio.Queue()
-        self._news.append(queue)
+        if self._main is not None or self._session is None:
+            self._news.append(queue)
+        else:
+            queue.put_nowait(None)
         return self._listen(queue)
 
-    async def _listen(self, queue: "asyncio.Queue[news.News | None]") -> AsyncIterator[news.News]:
+    async def _listen(self, queue: "asyncio.Queue[news.News | None]") -> AsyncGenerator[news.News, None]:
         try:
             while (one := await queue.get()) is not None:
                 yield one
         finally:
-            self._news.remove(queue)
+            with suppress(ValueError):
+                self._news.remove(queue)
 
-    async def messages(self) -> AsyncIterator[news.Message]:
-        """New messages, each once, in order: those that arrive from the first use of this on."""
-        async for one in self.events():
-            if isinstance(one, news.MessageArrived):
-                yield one.message
+    async def messages(self, *, after: int = 0) -> AsyncIterator[news.Message]:
+        """Messages, each once: first what the cache holds after the `place` of the last one shown, then what arrives."""
+        arriving = self.events()
+        try:
+            while page := await self.history(after=after):
+                for one in page:
+                    yield one
+                    after = one.place
+            async for news_ in arriving:
+                if isinstance(news_, news.MessageArrived) and news_.message.place > after:
+                    yield news_.message
+        finally:
+            await arriving.aclose()
 
     async def history(self, *, conversation: str | None = None, after: int = 0, limit: int = 200) -> list[news.Message]:
-        """What the cache has, in order; `after` is the `seq` of the last one shown."""
+        """What the cache has, in the order in which it came; `after` is the `place` of the last one shown."""
         now_ms = self._clock.now_ms()
         return await self._on_disk(
             lambda: self.cache.messages(conversation=conversation, after=after, limit=limit, now_ms=now_ms)
@@ -342,7 +354,7 @@ class Client:
             try:
                 given = await source()
             except (Problem, Unreachable, OSError, TimeoutError) as error:
-                log.info("client.no_token", error=type(error).__name__)
+                log.warning("No token could be had: %s", type(error).__name__)
                 raise Gone from error
         else:
             given = self._given
@@ -385,7 +397,7 @@ class Client:
         try:
             await self._keep_token((await self._call("POST", "/v1/device/token")).json)
         except (Problem, Unreachable) as error:
-            log.info("client.token_not_renewed", error=type(error).__name__)
+            log.warning("The token was not renewed: %s", type(error).__name__)
             self._renewal = self._later(self._renew_token(HOUR_S))
 
     async def _close(self, why: str) -> steps.Event | None:
@@ -396,7 +408,7 @@ class Client:
             self._receiver.cancel()
         if not self._welcomed:
             self._ladder.failed(self._clock.monotonic_ms(), unfit=False)
-        log.debug("client.close", why=why)
+        log.debug("Closing: %s", why)
         await transport.close()
         return steps.Closed()
 

@@ -11,7 +11,7 @@ from relay.client.wire import Conversation, Entry, Sender, instant_ms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message as it is kept in the cache."""
+    """A message as it is kept in the cache. `place`: the how-manieth it is there; unlike `seq`, that never begins anew."""
 
     id: str
     seq: int
@@ -24,9 +24,10 @@ class Message:
     expires_ms: int | None
     form: str  # full · fallback, until an upgrade brings the full form · raw: this version can't show it
     client_ref: str | None = None
+    place: int = 0
 
     @classmethod
-    def of(cls, entry: Entry, form: str) -> "Message":
+    def of(cls, entry: Entry, form: str, place: int = 0) -> "Message":
         """Reads the body. Raises ValueError if it is no JSON."""
         conversation = entry.conversation if isinstance(entry.conversation, Conversation) else Conversation()
         return cls(
@@ -41,6 +42,7 @@ class Message:
             expires_ms=instant_ms(entry.expires_at),
             form=form,
             client_ref=entry.client_ref,
+            place=place,
         )
 
 

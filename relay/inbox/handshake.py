@@ -26,6 +26,7 @@ from relay.inbox.rules import Evidence, Judgement, Reason, Verdict, View
 from relay.model import Device, DeviceKey, DeviceState, EntryState, Kind
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
+from relay.store import upgrades as upgrade_rows
 from relay.store.engine import Conn
 from relay.store.events import derived_id
 
@@ -313,7 +314,7 @@ def _note_upgrade(locked: Locked, old: Device, judgement: Judgement, released: i
     pinned_ms = locked.now_ms + locked.policy.upgrade_pin_ms
     inbox_rows.set_inbox(locked.conn, locked.key, pinned_until_ms=max(pinned_ms, locked.inbox.pinned_until_ms))
     upgrade_id = derived_id("up_", *device.key, device.session)
-    device_rows.add_upgrade(
+    upgrade_rows.add_upgrade(
         locked.conn,
         {
             "app_id": device.app_id,
@@ -328,6 +329,7 @@ def _note_upgrade(locked: Locked, old: Device, judgement: Judgement, released: i
             "released": released,
             "verify_state": None,
             "missing_found": None,
+            "caught_up_ms": None,
         },
     )
     tell_device(

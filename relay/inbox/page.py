@@ -151,7 +151,8 @@ def page(
 ) -> Batch:
     """The page after number `after`: at most `limit` numbers, cut at `bytes_max` (but never before its first entry).
 
-    `upto` bounds it for filling a range; then `cursor` is False, since filling never moves a cursor.
+    `upto` bounds it for filling a range; then `cursor` is False, since filling never moves a cursor. A fill also gives what
+    the device sent itself, so that it can have back whatever it finds lacking.
     """
     head, floor = snap.inbox.head_seq, snap.inbox.floor_seq
     gaps: list[tuple[int, int, Why]] = []
@@ -168,6 +169,8 @@ def page(
         if entry.seq != position + 1:
             raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")
         seen = rules.view(entry, snap.device)
+        if seen is View.OWN and not cursor:
+            seen = View.FULL
         why_not = Why.PRUNED if entry.seq <= snap.device.start_seq else rules.gap_reason(entry, seen, now_ms)
         if why_not is None:
             one = _entry_json(entry, content, seen)

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 from relay import ids
 from relay.clock import Clock
 from relay.errors import Missing
-from relay.inbox import registry
+from relay.inbox import registry, upgrades
 from relay.inbox.accept import Accepted, Send, accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import NewAddress
+from relay.inbox.comparing import Comparison, Range, compare
 from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.handshake import Hello, Welcome, hello
@@ -20,12 +21,14 @@ from relay.inbox.locked import PolicyOf
 from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, check, page, reset_data, snapshot
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.trace import Trace, trace
+from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta
 from relay.store.engine import Conn, Engine
 from relay.store.room import Boundless, HasRoom
+from relay.store.upgrades import Upgrade
 
 
 class Hints(Protocol):
@@ -263,6 +266,58 @@ class InboxService:
             )
 
         return await self.engine.read(work)
+
+    # --- comparing (protocol 8.7, 10.4) ---
+
+    async def compare(
+        self,
+        device: DeviceKey,
+        ranges: Sequence[Range],
+        *,
+        cursor: Cursor | None = None,
+        upto: int = 0,
+        as_of_ms: int | None = None,
+    ) -> Comparison:
+        """Compares ranges up to `cursor`, or up to a number that the relay itself knows. Raises CursorRefused, Invalid."""
+
+        def work(conn: Conn, now_ms: int) -> Comparison:
+            snap = snapshot(conn, device)
+            if cursor is not None:
+                check(conn, snap, cursor, self.keys)
+            end = upto if cursor is None else cursor.seq
+            return compare(conn, snap, upto=end, as_of_ms=now_ms if as_of_ms is None else as_of_ms, ranges=ranges)
+
+        return await self.engine.read(work)
+
+    async def upgrade_to_prove(self, device: DeviceKey, upgrade_id: str | None) -> Upgrade | None:
+        """The upgrade that a comparison is to prove; None: there was none. Raises Invalid for an unknown id."""
+        return await self.engine.read(lambda conn, _: known_upgrade(conn, device, upgrade_id))
+
+    async def prove_upgrade(self, device: DeviceKey, upgrade_id: str, compared: Comparison) -> str | None:
+        """Notes a round's outcome; gives what is known of the upgrade by now."""
+        state = await self.engine.write(
+            lambda conn, now_ms: upgrades.record(
+                conn, now_ms, self.policy_of, device=device, upgrade_id=upgrade_id, compared=compared
+            )
+        )
+        self.facts_told()
+        return state
+
+    async def versions(self, app_id: str, *, since_ms: int) -> list[VersionReport]:
+        """How upgrades since then went, by app version."""
+        return await self.engine.read(lambda conn, now_ms: upgrades.reports(conn, now_ms, app_id, since_ms=since_ms))
+
+    async def give_up_upgrades(self, app_id: str, *, limit: int) -> int:
+        given_up = await self.engine.write(
+            lambda conn, now_ms: upgrades.give_up(conn, now_ms, self.policy_of, app_id=app_id, limit=limit)
+        )
+        self.facts_told()
+        return given_up
+
+    async def warn_of_versions(self, app_id: str) -> list[VersionReport]:
+        suspects = await self.engine.write(lambda conn, now_ms: upgrades.warn(conn, now_ms, app_id))
+        self.facts_told()
+        return suspects
 
     async def reset(self, device: DeviceKey, *, reason: str) -> dict[str, Any]:
         """Where a device begins again."""

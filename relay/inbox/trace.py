@@ -1,5 +1,6 @@
 """What became of a message: its state for each device, and every attempt to tell, with its reason."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, UserKe
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
+from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn
 
 ATTEMPTS_MAX = 100
@@ -65,6 +67,7 @@ def _of_user(conn: Conn, locked: Locked, message_id: str, user: str, seq: int) -
         return head | {"state": "pruned", "devices": []}
     ledger = Ledger(locked)
     attempts = job_rows.attempts_of(conn, locked.key, seq=original.seq, limit=ATTEMPTS_MAX)
+    reported = receipt_rows.of_attempts(conn, locked.key, [one.claim_token for one in attempts])
     gone = [d for d in device_rows.gone_devices(conn, locked.key) if d.created_ms <= original.accepted_ms]
     devices = []
     for device in [*locked.devices.values(), *gone]:
@@ -78,7 +81,7 @@ def _of_user(conn: Conn, locked: Locked, message_id: str, user: str, seq: int) -
                 "state": device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine)),
                 "form": str(rules.view(original, device)),
                 "waiting": None if job is None or device.acked_high >= original.seq else _waiting(job),
-                "attempts": [_attempt(one) for one in mine],
+                "attempts": [_attempt(one, reported.get((one.device_id, one.claim_token), ())) for one in mine],
             }
         )
     return head | {"state": str(original.state), "devices": devices}
@@ -102,7 +105,7 @@ def _waiting(job: Any) -> dict[str, Any]:
     return {"reason": job.reason, "until": None if job.due_ms is None else rfc3339(job.due_ms)}
 
 
-def _attempt(row: Any) -> dict[str, Any]:
+def _attempt(row: Any, reported: Sequence[Any]) -> dict[str, Any]:
     return {
         "account": row.account,
         "form": row.form,
@@ -114,4 +117,14 @@ def _attempt(row: Any) -> dict[str, Any]:
         "vendor_id": row.vendor_id,
         "vendor_code": row.vendor_code,
         "left_out": row.left_out.split(",") if row.left_out else [],
+        "receipts": [
+            {
+                "fact": one.fact,
+                "code": one.code,
+                "reason": one.reason,
+                "at": None if one.at_ms is None else rfc3339(one.at_ms),
+                "taken_at": rfc3339(one.taken_ms),
+            }
+            for one in reported
+        ],
     }

@@ -102,6 +102,11 @@ class Account:
                 self.circuit.succeeded(now_ms)
                 self.brake.told(now_ms, dead=outcome.verdict is Verdict.TOKEN_DEAD)
 
+    async def aclose(self) -> None:
+        await self.provider.aclose()
+        if self.transport is not None:
+            await self.transport.aclose()
+
     def mended(self) -> None:
         self.parked, self.parked_code = False, None
         self.circuit = Circuit()
@@ -127,6 +132,13 @@ class Accounts:
     def views(self, app_id: str, monotonic_ms: int, now_ms: int) -> dict[str, AccountView]:
         return {name: account.view(monotonic_ms, now_ms) for name, account in self.of(app_id).items()}
 
+    def exchange(self, app_id: str, new: Mapping[str, Account], gone: Iterable[str]) -> list[Account]:
+        """Takes these in place of those of the same names, and lets others go; gives what was replaced or went."""
+        mine = self._accounts.setdefault(app_id, {})
+        before = [mine.pop(name) for name in (*new, *gone) if name in mine]
+        mine.update(new)
+        return before
+
     def learn(self, parked: Mapping[tuple[str, str], str | None]) -> None:
         """What the store says of who is parked. One that was mended starts with a clean circuit."""
         for account in self.all():
@@ -138,6 +150,4 @@ class Accounts:
 
     async def aclose(self) -> None:
         for account in self.all():
-            await account.provider.aclose()
-            if account.transport is not None:
-                await account.transport.aclose()
+            await account.aclose()

@@ -1,9 +1,10 @@
 """From the settings to accounts: each with its provider, its transport and its terms."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from providers import loading
-from providers.contract import Capabilities, ProviderConfig
+from providers.contract import Capabilities, Provider, ProviderConfig
 from providers.endpoints import EndpointConfig
 from providers.guard import Guard
 from relay.clock import Clock
@@ -18,11 +19,21 @@ from relay.push.planner import Privacy
 DEFAULT_APP = "default"
 
 
-def build_accounts(settings: Settings, clock: Clock) -> Accounts:
-    """Every configured account with its provider. Raises ConfigError with all mistakes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    """An account of the settings whose provider was found and has taken its own settings; nothing is opened yet."""
+
+    name: str
+    settings: AccountSettings
+    provider: type[Provider]
+    config: ProviderConfig
+
+
+def configured(settings: Settings) -> list[Configured]:
+    """Every account, checked; reads the files that they name. Raises ConfigError with all mistakes."""
     found = {one.name: one for one in loading.discover()}
     mistakes: list[str] = []
-    accounts: list[Account] = []
+    accounts: list[Configured] = []
     for name, one in settings.accounts.items():
         loaded = found.get(one.provider)
         if loaded is None or loaded.provider is None:
@@ -34,28 +45,35 @@ def build_accounts(settings: Settings, clock: Clock) -> Accounts:
             )
             mistakes.append(f"[accounts.{name}] provider: {one.provider!r} {why}.")
             continue
-        now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
         try:
             config = loading.configured(loaded.provider, one.settings)
         except loading.SettingsInvalid as error:
             mistakes += [f"[accounts.{name}] {mistake}" for mistake in error.mistakes]
             continue
-        guard = _guard(loaded.provider.capabilities, config, settings)
-        transport = loading.transport_for(loaded.provider, config, guard=guard)
-        provider = loaded.provider(config, transport=transport, now=now_s)
-        accounts.append(
-            Account(
-                app_id=DEFAULT_APP,
-                name=name,
-                provider=provider,
-                transport=transport,
-                bucket=Bucket(one.rate_per_s, one.burst),
-                terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
-            )
-        )
+        accounts.append(Configured(name=name, settings=one, provider=loaded.provider, config=config))
     if mistakes:
         raise ConfigError(mistakes)
-    return Accounts(accounts)
+    return accounts
+
+
+def build(one: Configured, settings: Settings, clock: Clock) -> Account:
+    """The account with its provider and its transport."""
+    now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
+    guard = _guard(one.provider.capabilities, one.config, settings)
+    transport = loading.transport_for(one.provider, one.config, guard=guard)
+    return Account(
+        app_id=DEFAULT_APP,
+        name=one.name,
+        provider=one.provider(one.config, transport=transport, now=now_s),
+        transport=transport,
+        bucket=Bucket(one.settings.rate_per_s, one.settings.burst),
+        terms=_terms(one.settings, fallback_after_s=settings.push.fallback_after_s),
+    )
+
+
+def build_accounts(settings: Settings, clock: Clock) -> Accounts:
+    """Every configured account with its provider. Raises ConfigError with all mistakes."""
+    return Accounts([build(one, settings, clock) for one in configured(settings)])
 
 
 def _terms(one: AccountSettings, *, fallback_after_s: float) -> Terms:

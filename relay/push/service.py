@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
+from relay.clock import rfc3339
 from relay.inbox import rules
 from relay.inbox.addresses import lose_address
 from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
@@ -26,6 +27,7 @@ from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
+from relay.store.events import NewEvent, derived_id
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
 
@@ -355,6 +357,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
                 account=one.attempt.send.address.account,
                 code=one.result.outcome.vendor_code,
             )
+            _tell_parked(locked, one)
             locked.rearm(device_id)  # due again at once: the planner then finds the account parked, or the next one
         case Then.MOOT | Then.FREE:
             locked.rearm(device_id)
@@ -390,6 +393,25 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
         pushed: list[Reported] = [(entry, outcome.vendor_code) for entry in entries]
         if one.result.word == "accepted":
             tell(locked, device, "delivery.pushed", pushed)
+
+
+def _tell_parked(locked: Locked, one: Settlement) -> None:
+    """The backend's operators hear of it once, however many calls found out."""
+    app_id, account = locked.key.app_id, one.attempt.send.address.account
+    since_ms = job_rows.parked_since_ms(locked.conn, app_id, account)
+    outcome = one.result.outcome
+    locked.events.append(
+        NewEvent(
+            app_id=app_id,
+            event_id=derived_id("evt_", "account.parked", app_id, account, since_ms),
+            type="account.parked",
+            data={
+                "account": account,
+                "code": None if outcome is None else outcome.vendor_code,
+                "at": rfc3339(since_ms),
+            },
+        )
+    )
 
 
 def _bury(locked: Locked, device: Device, one: Settlement) -> None:

@@ -147,6 +147,8 @@ class PushWorker:
     async def _attempt(self, attempt: Attempt, *, needed: bool) -> None:
         account = self._accounts.get(attempt.device.app_id, attempt.send.address.account)
         result = Result(None) if not needed or account is None else await self._result(account, attempt)
+        if account is not None and self._replaced(account):
+            result = _not_to_blame(result)
         outcome = result.outcome
         spare = (
             outcome is not None
@@ -162,6 +164,9 @@ class PushWorker:
                 spare=spare,
             )
         )
+
+    def _replaced(self, account: Account) -> bool:
+        return self._accounts.get(account.app_id, account.name) is not account
 
     async def _result(self, account: Account, attempt: Attempt) -> Result:
         """What the vendor said; or that we did not wait for it, because we stop."""
@@ -283,3 +288,11 @@ class PushWorker:
 
     def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
         return list(settle(conn, now_ms, items, self._policy_of))
+
+
+def _not_to_blame(result: Result) -> Result:
+    """The account got new credentials while the vendor refused the old ones: no reason to park it."""
+    outcome = result.outcome
+    if outcome is None or outcome.verdict is not Verdict.MISCONFIGURED:
+        return result
+    return Result(Outcome(verdict=Verdict.RETRY, retry_after_s=1.0, vendor_code=outcome.vendor_code))

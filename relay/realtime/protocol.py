@@ -6,7 +6,7 @@ HTTP refuses fields that it does not know; frames ignore them, so that a newer c
 from enum import IntEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from relay.model import SEQ_MAX
 
@@ -50,6 +50,7 @@ MessageIdText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=SEQ_MAX)]
 State = Literal["foreground", "background"]
 Timeline = Literal["inbox"]
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,32}$")]
 
 
 class Said(BaseModel):
@@ -98,8 +99,10 @@ class CursorsBody(Said):
 
 
 class DigestBody(Said):
+    """How many entries the client counts up to its cursor, and the sum of their fingerprints (protocol 8.7)."""
+
     n: Seq
-    fp: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,32}$")]
+    fp: Fingerprint
 
 
 class HelloBody(Said):
@@ -186,6 +189,36 @@ class FillFrame(Said):
     to: Seq
 
 
+class RangeBody(Said):
+    """The numbers after `from`, up to `to`: how many entries the client counts there, and the sum of their
+    fingerprints modulo 2^128, in hex."""
+
+    from_: Seq = Field(alias="from")
+    to: Seq
+    n: Seq
+    fp: Fingerprint
+
+
+class VerifyBody(Said):
+    """Compares what the device has stored with what it should have; ranges are in order and apart (protocol 8.7)."""
+
+    timeline: Timeline = "inbox"
+    cursor: Sealed
+    as_of: Annotated[str, StringConstraints(max_length=40)] | None = None
+    ranges: Annotated[list[RangeBody], Field(min_length=1, max_length=256)]
+    purpose: Literal["cache", "upgrade"] = "cache"
+    upgrade: Id | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "VerifyBody":
+        position = 0
+        for index, one in enumerate(self.ranges):
+            if one.to <= one.from_ or one.from_ < position:
+                raise ValueError(f"ranges must be in order and apart, each with `to` above `from`; see number {index}")
+            position = one.to
+        return self
+
+
 class ByeFrame(Said):
     reason: Literal["background", "quit", "switch"] = "quit"
 
@@ -195,6 +228,7 @@ FRAMES: dict[str, type[Said]] = {
     "hb": HeartbeatFrame,
     "ack": AckFrame,
     "fill": FillFrame,
+    "verify": VerifyBody,
     "bye": ByeFrame,
 }
 FRAME_WORDS = frozenset({"type", "ref", "ticket"})  # of the frame itself

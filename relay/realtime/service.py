@@ -1,15 +1,17 @@
 """What devices ask for, whichever way they came: handshake, heartbeat, sync, ack. HTTP and sockets both call this."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from providers.contract import AddressInvalid
-from relay.clock import Clock, rfc3339
-from relay.errors import FieldError, Invalid, TooLarge
+from relay.clock import Clock, from_rfc3339, rfc3339
+from relay.errors import FieldError, Invalid, Throttled, TooLarge, not_an_instant
 from relay.inbox.ack import AckAnswer, AckRequest
 from relay.inbox.addresses import NewAddress
+from relay.inbox.comparing import Compared, Comparison, Range
 from relay.inbox.handshake import Hello, Welcome
+from relay.inbox.rules import Verdict
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Facts, Policy
 from relay.presence.rules import Beat
@@ -19,11 +21,28 @@ from relay.realtime.protocol import (
     ACK_IDS_MAX,
     AckBody,
     AddressBody,
+    DigestBody,
     HeartbeatBody,
     HeartbeatOffer,
     HelloBody,
+    VerifyBody,
     WindowBody,
 )
+from relay.store.upgrades import VERIFIED
+
+CLOCKS_APART_MS = 60_000
+
+
+class Rate(Protocol):
+    """What keeps a caller from coming too often."""
+
+    def take(self, key: Hashable, now_ms: int) -> bool: ...
+
+
+class Unlimited:
+    def take(self, key: Hashable, now_ms: int) -> bool:
+        return True
+
 
 SealToken = Callable[[DeviceKey, str, str], tuple[bytes, bytes]]  # (device, account, token) -> sealed, hash
 
@@ -52,6 +71,8 @@ class DeviceService:
     poll_client_s: int = 5
     window: WindowBody = field(default_factory=WindowBody)  # the largest that is granted
     upgrade_advice: dict[str, Any] | None = None
+    comparisons: Rate = field(default_factory=Unlimited)  # how often a device may begin to compare
+    rounds: Rate = field(default_factory=Unlimited)  # how many rounds all its comparisons may have
 
     # --- handshake ---
 
@@ -65,6 +86,11 @@ class DeviceService:
             entries=min(body.window.entries, self.window.entries), bytes=min(body.window.bytes, self.window.bytes)
         )
         answer = self._answer(device, welcome, beat, window)
+        repairing = body.store is not None and body.store.repair
+        if body.digest is not None and welcome.verdict is not Verdict.RESYNC and (welcome.upgrade or repairing):
+            answer["digest"] = await self._digest(device, body.digest, welcome)
+            if welcome.upgrade is not None:
+                answer["upgrade"] = welcome.upgrade | {"digest": answer.pop("digest")}
         return Greeted(welcome=welcome, beat=beat, window=window, answer=answer)
 
     def _hello(self, device: DeviceKey, body: HelloBody) -> Hello:
@@ -197,6 +223,41 @@ class DeviceService:
     ) -> Beat:
         return await self._renew(device, session, state=state, open_conversation=open_conversation, offer=offer)
 
+    # --- comparing ---
+
+    async def verify(self, device: DeviceKey, body: VerifyBody) -> dict[str, Any]:
+        """One round of comparing caches. Raises CursorRefused, Malformed (invalid_cursor), Invalid, Throttled."""
+        cursor = self.inbox.unseal(body.cursor, device)
+        now_ms = self.clock.now_ms()
+        as_of_ms = None if body.as_of is None else _as_of(body.as_of, now_ms)
+        if body.ranges[-1].to > cursor.seq:
+            pointer = f"/ranges/{len(body.ranges) - 1}/to"
+            raise Invalid(
+                "There is nothing to compare beyond the cursor.",
+                errors=(FieldError(pointer, "out_of_range", "must be at most the cursor's number"),),
+            )
+        upgrade = None
+        if body.purpose == "upgrade":
+            upgrade = await self.inbox.upgrade_to_prove(device, body.upgrade)
+        free = upgrade is not None and upgrade.verify_state not in VERIFIED
+        rate = self.rounds if body.as_of is not None or free else self.comparisons
+        if not rate.take(device, self.clock.monotonic_ms()):
+            raise Throttled(
+                "This device has been compared often enough; what it lacks comes by sync.", retry_after_s=600
+            )
+        ranges = [Range(one.from_, one.to, one.n, int(one.fp, 16)) for one in body.ranges]
+        compared = await self.inbox.compare(device, ranges, cursor=cursor, as_of_ms=as_of_ms)
+        state = None
+        if upgrade is not None:
+            state = await self.inbox.prove_upgrade(device, upgrade.upgrade_id, compared)
+        return _compared_json(compared) | {"state": state}
+
+    async def _digest(self, device: DeviceKey, digest: DigestBody, welcome: Welcome) -> str:
+        """Whether the client has everything up to its cursor, by its own sums."""
+        upto = welcome.head_seq - welcome.missing
+        whole = Range(0, max(1, upto), digest.n, int(digest.fp, 16))
+        return "same" if (await self.inbox.compare(device, [whole], upto=upto)).same else "differs"
+
     # --- acks ---
 
     async def ack(
@@ -217,6 +278,37 @@ class DeviceService:
                 receipts=tuple((one.id, one.what) for one in body.receipts or ()),
             )
         )
+
+
+def _as_of(text: str, now_ms: int) -> int:
+    try:
+        as_of_ms = from_rfc3339(text)
+    except (ValueError, OverflowError):
+        raise not_an_instant("/as_of") from None
+    if not 0 <= as_of_ms <= now_ms + CLOCKS_APART_MS:
+        raise Invalid(
+            "`as_of` is what an earlier answer said.",
+            errors=(FieldError("/as_of", "out_of_range", "leave it out of the first round, then repeat the answer's"),),
+        )
+    return as_of_ms
+
+
+def _compared_json(compared: Comparison) -> dict[str, Any]:
+    return {
+        "timeline": "inbox",
+        "as_of": rfc3339(compared.as_of_ms),
+        "floor": compared.base_seq,
+        "ranges": [_range_json(one) for one in compared.ranges],
+    }
+
+
+def _range_json(one: Compared) -> dict[str, Any]:
+    head = {"from": one.range.low, "to": one.range.high}
+    if one.same:
+        return head | {"result": "same"}
+    if one.items is None:
+        return head | {"result": "split"}
+    return head | {"result": "items", "items": [list(item) for item in one.items]}
 
 
 def ack_answer(answer: AckAnswer) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from relay.realtime.protocol import (
     FillFrame,
     HeartbeatFrame,
     HelloBody,
+    VerifyBody,
 )
 from relay.realtime.service import DeviceService, ack_answer
 from relay.strictjson import parse
@@ -222,6 +223,9 @@ class Session:
                     self.look()
             case FillFrame():
                 await self._fill(body, ref)
+            case VerifyBody():
+                answer = await self._service.verify(self.device, body)
+                await self._send({"type": "verify", "ref": ref, **answer})
             case ByeFrame():
                 self._goodbye = True
                 await self._close(Close.NORMAL)

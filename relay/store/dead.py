@@ -84,6 +84,13 @@ _resting = (
 )
 
 
+def is_listed(conn: Connection, key: DeviceKey) -> bool:
+    """Whether this device is in the list, for any reason."""
+    both = union_all(_refused, _resting).subquery()
+    mine = select(literal(1)).where(both.c.user_id == key.user_id, both.c.device_id == key.device_id).limit(1)
+    return conn.execute(mine, {"app": key.app_id}).first() is not None
+
+
 def listed(
     conn: Connection, app_id: str, *, after: tuple[str, str] = ("", ""), limit: int, why: str | None = None
 ) -> list[DeadPush]:

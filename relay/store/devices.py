@@ -1,6 +1,6 @@
 """Rows of devices: their numbers, selective acks, held entries, addresses."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text, update
 
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
-from relay.store.schema import address, address_tombstone, device, device_ack, device_held, upgrade
+from relay.store.schema import address, address_tombstone, device, device_ack, device_held
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 FIELDS = Device.__struct_fields__
@@ -372,7 +372,3 @@ _unbury = delete(address_tombstone).where(
 
 def unbury_address(conn: Connection, app_id: str, *, account: str, token_hash: bytes) -> None:
     conn.execute(_unbury, {"app": app_id, "of": account, "hash": token_hash})
-
-
-def add_upgrade(conn: Connection, row: Mapping[str, Any]) -> None:
-    insert_missing(conn, upgrade, [row])

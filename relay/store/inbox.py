@@ -188,7 +188,7 @@ def pushes_of(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Ro
 
 
 # The columns that decide who gets an entry and how: everything but the content.
-_deciding = (
+DECIDING = (
     e.user_id,
     e.seq,
     e.message_id,
@@ -210,7 +210,7 @@ _deciding = (
     m.scope,
     m.notify_policy,
 )
-_joined = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
+WITH_MESSAGE = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
 _KINDS = {str(kind): kind for kind in Kind}
 _STATES = {str(state): state for state in EntryState}
 
@@ -264,7 +264,7 @@ def entry_of(row: Sequence[Any]) -> Entry:
         hold,
         scope,
         notify,
-    ) = row[: len(_deciding)]
+    ) = row[: len(DECIDING)]
     return Entry(
         seq,
         id_,
@@ -290,8 +290,8 @@ def entry_of(row: Sequence[Any]) -> Entry:
 
 _here = (e.app_id == bindparam("app"), e.user_id == bindparam("user"))
 _between = (
-    select(*_deciding)
-    .select_from(_joined)
+    select(*DECIDING)
+    .select_from(WITH_MESSAGE)
     .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
     .order_by(e.seq)
     .limit(bindparam("count"))
@@ -305,8 +305,8 @@ def entries_between(conn: Connection, key: UserKey, *, after: int, upto: int, li
 
 
 _notifiable = (
-    select(*_deciding)
-    .select_from(_joined)
+    select(*DECIDING)
+    .select_from(WITH_MESSAGE)
     .where(
         *_here,
         e.seq > bindparam("after"),
@@ -353,7 +353,7 @@ def alive(
 
 @per_dialect
 def _by_message(sqlite: bool) -> Select[Any]:
-    return select(*_deciding).select_from(_joined).where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
+    return select(*DECIDING).select_from(WITH_MESSAGE).where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
 
 
 def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> list[Entry]:
@@ -364,7 +364,9 @@ def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> l
 
 @per_dialect
 def _by_seq(sqlite: bool) -> Select[Any]:
-    return select(*_deciding).select_from(_joined).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)
+    return (
+        select(*DECIDING).select_from(WITH_MESSAGE).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)
+    )
 
 
 def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entry]:
@@ -423,8 +425,8 @@ class Content(msgspec.Struct, frozen=True):
 
 
 _page = (
-    select(*_deciding, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
-    .select_from(_joined)
+    select(*DECIDING, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
+    .select_from(WITH_MESSAGE)
     .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
     .order_by(e.seq)
     .limit(bindparam("count"))
@@ -434,7 +436,7 @@ _page = (
 def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[tuple[Entry, Content]]:
     """Entries in (after, upto] with everything that a page shows, in order."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
-    split = len(_deciding)
+    split = len(DECIDING)
     return [(entry_of(row), Content(*row[split:])) for row in conn.execute(_page, params).all()]
 
 

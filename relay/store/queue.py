@@ -265,6 +265,12 @@ def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, co
     )
 
 
+def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
+    c = account_state.c
+    since: Any = conn.execute(select(c.parked_ms).where(c.app_id == app_id, c.account == account)).scalar_one()
+    return int(since)
+
+
 def unpark_account(conn: Connection, now_ms: int, *, app_id: str, account: str) -> int:
     """The account is mended: every job that rested for it is due again. Gives their number."""
     conn.execute(
@@ -277,6 +283,22 @@ def unpark_account(conn: Connection, now_ms: int, *, app_id: str, account: str) 
         .where(j.app_id == app_id, j.due_ms.is_(None), j.reason == "account_parked")
         .values(due_ms=now_ms, reason=None)
     ).rowcount
+
+
+_hurry = (
+    update(push_job)
+    .where(
+        j.app_id == bindparam("app"),
+        j.due_ms > bindparam("now"),
+        j.reason.in_(["quota", "hours", "circuit", "rate"]),
+    )
+    .values(due_ms=bindparam("now"), reason=None)
+)
+
+
+def hurry(conn: Connection, now_ms: int, app_id: str) -> None:
+    """The app's accounts have changed: what waits for one of them is planned anew."""
+    conn.execute(_hurry, {"app": app_id, "now": now_ms})
 
 
 _parked = select(account_state.c.app_id, account_state.c.account, account_state.c.parked_code).where(

@@ -342,10 +342,12 @@ upgrade = _table(
     _text("verdict"),
     _text("reason", null=True),
     _int("released"),
-    _text("verify_state", null=True),
+    _text("verify_state", null=True),  # repairing: differences were listed; ok, repaired, failed, missing
     _int("missing_found", null=True),
+    _int("caught_up_ms", null=True),  # when the device first asked to be compared: it had caught up by then
     key=("app_id", "user_id", "device_id", "upgrade_id"),
 )
+Index("upgrade_by_age", upgrade.c.app_id, upgrade.c.at_ms)
 preference = _table(
     "preference",
     _text("app_id"),
@@ -400,6 +402,19 @@ push_attempt = _table(
     _text("vendor_code", null=True),
     _text("left_out"),  # fields that the vendor cannot express, with commas between
     key=("app_id", "user_id", "device_id", "claim_token"),
+)
+push_receipt = _table(
+    "push_receipt",
+    _text("app_id"),
+    _text("user_id"),
+    _text("device_id"),
+    _int("claim_token"),  # the attempt's
+    _text("fact"),  # unknown, failed, delivered, clicked
+    _text("code"),  # the vendor's, or nothing
+    _text("reason", null=True),
+    _int("at_ms", null=True),  # when it happened, as the vendor says
+    _int("taken_ms"),
+    key=("app_id", "user_id", "device_id", "claim_token", "fact", "code"),
 )
 account_state = _table(
     "account_state",

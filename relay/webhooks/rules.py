@@ -23,6 +23,9 @@ from relay.ids import Rng
 
 EVENT_TYPES: Final = frozenset(
     {
+        "app_version.suspect",
+        "account.credential_expiring",
+        "account.parked",
         "clock_step",
         "delivery.acked",
         "delivery.cancelled",
@@ -32,7 +35,9 @@ EVENT_TYPES: Final = frozenset(
         "delivery.held",
         "delivery.late_ack",
         "delivery.pushed",
+        "delivery.receipt",
         "delivery.superseded",
+        "delivery.vendor_receipt",
         "device.offline",
         "device.online",
         "device.resync",
@@ -48,7 +53,7 @@ EVENT_TYPES: Final = frozenset(
         "store.rolled_back",
     }
 )
-OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed"})  # only for who names them
+OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed", "delivery.vendor_receipt"})  # only for who names them
 EVERY: Final = "*"  # all types that are on by default, also those that later releases add
 
 

@@ -34,6 +34,7 @@ BODIES: Mapping[str, Any] = {
     "heartbeat": {"session": 1},
     "ack": {"ids": ["01900000-0000-7000-8000-000000000001"]},
     "put_addresses": {"addresses": []},
+    "requeue_pushes": {"user": "nobody", "device": "none"},
 }
 # Ids in these name something of the caller's own app, which they make or look at there; the other app's stays untouched.
 OWN_NAMES = {"put_device", "user_presence", "revoke_user_tokens"}
@@ -79,6 +80,7 @@ async def theirs(face: Face) -> AsyncIterator[dict[str, str]]:
         "user": face.user,
         "device": "phone",
         "endpoint": endpoint.json["id"],
+        "account": "log",
     }
     for key in (face.of.key, face.of.other_key):
         for one in (await face.call("GET", "/v1/webhooks", token=key)).json["endpoints"]:
@@ -91,6 +93,7 @@ def never_were(theirs: Mapping[str, str]) -> dict[str, str]:
         "message": theirs["message"][:-4] + ("0000" if theirs["message"][-4:] != "0000" else "1111"),
         "user": "nobody-at-all",
         "device": "no-device",
+        "account": "no-account",
         "endpoint": theirs["endpoint"][:-4] + ("aaaa" if theirs["endpoint"][-4:] != "aaaa" else "bbbb"),
     }
 

@@ -1,0 +1,189 @@
+"""The push services of the browsers, and the browsers behind them: what they check, and what they answer.
+
+Source: vendor sheet webpush.md (autumn 2026). One path for each service, as `/webpush/mozilla/wpush/v2/NAME`, where
+NAME is the browser's. A message that passes is decrypted as the browser would, and shown.
+"""
+
+import re
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from providers.sandbox.checks import Json
+from providers.sandbox.emulator import Emulator, Host
+from providers.sandbox.faults import Answer
+from providers.sandbox.webpush_crypto import (
+    Browser,
+    SignatureRefused,
+    Unreadable,
+    bytes_of,
+    judged,
+    key_named,
+    point_of,
+    text_of,
+)
+from providers.sandbox.webpush_services import SERVICES, TTL_POLICY_CONFLICT, WEBPUSH_FAULTS, Service
+
+ANDROID_BODY_BYTES_MAX = 2744  # Firefox for Android: FCM's limit, after base64
+URGENCIES = frozenset({"very-low", "low", "normal", "high"})
+DEFAULT_SERVICE = "google"
+
+_DIGITS = re.compile(r"[0-9]{1,10}")
+_TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
+class WebPushEmulator(Emulator):
+    """All four services, bound to one application server's key."""
+
+    name = "webpush"
+    known_faults = WEBPUSH_FAULTS
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._key = key_named("application server of the sandbox")
+        self.public_key = text_of(point_of(self._key))
+        self.unreadable = 0  # messages that no browser could have shown
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post(f"/webpush/{{service}}/{service.prefix}/{{browser}}", self.send) for service in SERVICES.values()
+        ]
+
+    def settings(self) -> Json:
+        return {
+            "vapid_private_key": text_of(self._key.private_numbers().private_value.to_bytes(32)),
+            "vapid_subject": "mailto:sandbox@relay.example",
+            "exempt": [self.host.url.partition("://")[2]],  # this machine, and http
+        }
+
+    def address(self, phone: str) -> str:
+        return self.subscription(phone)
+
+    def subscription(self, browser: str, service: str = DEFAULT_SERVICE, *, origin: str | None = None) -> str:
+        """What the app in this browser would register, at the sandbox's address or at another that leads here."""
+        endpoint = f"{origin or self.host.url}/webpush/{service}/{SERVICES[service].prefix}/{browser}"
+        receiver = Browser.named(browser)
+        keys = {"p256dh": text_of(point_of(receiver.key)), "auth": text_of(receiver.auth)}
+        return msgspec.json.encode({"endpoint": endpoint, "expirationTime": None, "keys": keys}).decode()
+
+    def state(self) -> Json:
+        return {**super().state(), "public_key": self.public_key, "unreadable": self.unreadable}
+
+    def reset(self) -> None:
+        super().reset()
+        self.unreadable = 0
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        """`POST <endpoint>`, RFC 8030 §5."""
+        service = SERVICES.get(request.match_info["service"])
+        browser = request.match_info["browser"]
+        if service is None or not request.path.startswith(f"/webpush/{service.name}/{service.prefix}/"):
+            return self.refuse(Answer(status=404, body=b""), browser)
+        body = await request.read()
+        refused = self._refused(request, service, browser, body)
+        if refused is not None:
+            return self.refuse(refused, browser)
+        ttl_s = min(int(request.headers["TTL"]), service.ttl_s_max)
+        name = str(UUID(int=self.host.rng.getrandbits(128), version=4))
+        return await self.reply(
+            request,
+            browser,
+            lambda: self._show(browser, request, body, name=name, ttl_s=ttl_s),
+            _created(service, f"{self.url}/{service.name}/m/{name}", name=name, ttl_s=ttl_s),
+        )
+
+    def _refused(self, request: web.Request, service: Service, browser: str, body: bytes) -> Answer | None:
+        """The service's answer to the first thing that is wrong."""
+        headers = request.headers
+        ttl = headers.get("TTL")
+        if ttl is None:
+            return service.ttl_missing
+        if not _DIGITS.fullmatch(ttl):
+            return service.ttl_wrong
+        if service.name == "microsoft" and headers.get("X-WNS-Cache-Policy") != ("cache" if int(ttl) else "no-cache"):
+            # With a TTL above 0 the service is content without the header; a wrong one is a conflict all the same.
+            if int(ttl) == 0 or "X-WNS-Cache-Policy" in headers:
+                return TTL_POLICY_CONFLICT
+        urgencies = headers.getall("Urgency", [])
+        if service.urgency_wrong is not None and (len(urgencies) > 1 or not URGENCIES.issuperset(urgencies)):
+            return service.urgency_wrong
+        topic = headers.get("Topic")
+        if topic is not None and not (_TOPIC.fullmatch(topic) and (service.name != "apple" or _decodable(topic))):
+            return service.topic_wrong
+        old_style = "Crypto-Key" in headers or "Encryption" in headers
+        if old_style or (body and headers.get("Content-Encoding") != "aes128gcm"):
+            return service.encoding_wrong
+        android = service.name == "mozilla" and browser.startswith("android-")
+        if len(body) > (ANDROID_BODY_BYTES_MAX if android else service.body_bytes_max):
+            return service.too_large
+        return self._unsigned(request, service)
+
+    def _unsigned(self, request: web.Request, service: Service) -> Answer | None:
+        header = request.headers.get("Authorization")
+        if header is None:
+            return service.unsigned
+        try:
+            signature = judged(header, origin=f"{request.scheme}://{request.host}", now=self.host.now())
+        except SignatureRefused:
+            return service.signature_wrong
+        if service.name == "apple" and not _contact_is_sane(signature.subject):
+            return service.signature_wrong
+        if self.revoked or signature.public_key != self.public_key:
+            return service.other_key
+        return None
+
+    def _show(self, browser: str, request: web.Request, body: bytes, *, name: str, ttl_s: int) -> None:
+        try:
+            data = Browser.named(browser).read(body) if body else b"{}"
+            shown = msgspec.json.decode(data, type=dict)
+        except (Unreadable, msgspec.DecodeError):
+            self.unreadable += 1
+            return
+        deliver(
+            self,
+            browser,
+            shown,
+            name=name,
+            platform="web",
+            collapse=request.headers.get("Topic"),
+            priority=request.headers.get("Urgency"),
+            ttl=f"{ttl_s}s",
+        )
+
+
+def deliver(emulator: Emulator, target: str, shown: Json, **said: object) -> None:
+    """Brings an opened envelope to the app, which shows it: members as the sheet's §7 names them."""
+    words = {key: value for key in ("title", "body", "sound", "channel") if isinstance(value := shown.get(key), str)}
+    badge, data = shown.get("badge_count"), shown.get("data")
+    if isinstance(badge, int):
+        said["badge"] = badge
+    if isinstance(data, dict):
+        said["data"] = data
+    if words.get("title") or words.get("body"):
+        said["shown_by"] = "app"
+    emulator.deliver(target, message=shown, **words, **said)  # type: ignore[arg-type]
+
+
+def _created(service: Service, location: str, *, name: str, ttl_s: int) -> Answer:
+    headers: tuple[tuple[str, str], ...] = (("Location", location), ("TTL", str(ttl_s)))
+    if service.name == "microsoft":
+        headers = (("X-WNS-Status", "received"), ("X-WNS-NotificationStatus", "received"), ("X-WNS-Msg-ID", name))
+    elif service.name == "apple":
+        headers = (("apns-id", name),)
+    return Answer(status=201, body=b"", content_type="text/plain", headers=headers)
+
+
+def _decodable(topic: str) -> bool:
+    """Apple seems to insist on it (one report)."""
+    try:
+        bytes_of(topic)
+    except ValueError:
+        return False
+    return True
+
+
+def _contact_is_sane(subject: str | None) -> bool:
+    if subject is None or "localhost" in subject or " " in subject:
+        return False
+    return subject.startswith("https://") or (subject.startswith("mailto:") and "@" in subject)

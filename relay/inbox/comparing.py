@@ -1,0 +1,173 @@
+"""Comparing what a device has stored with what it should have, by fingerprints (protocol 8.7).
+
+Both sides count the same entries: those that carry a message, in the form that the device got, that were not over at
+`as_of` and that nothing up to the cursor has replaced or taken back. Control entries have no `h` and do not count.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from relay.inbox import rules
+from relay.inbox.page import Snapshot
+from relay.inbox.reports import Released
+from relay.inbox.rules import View
+from relay.model import CARRIES_MESSAGE, Entry, EntryState, Kind
+from relay.store import comparing as rows
+from relay.store import devices as device_rows
+from relay.store.engine import Conn
+
+LISTED_MAX = 64  # a range of more numbers that differs is to be split
+CHUNK = 1000
+FP_BITS = 128
+FALLBACK, HELD = "fallback", "held"
+
+
+class Item(NamedTuple):
+    """An entry that counts."""
+
+    seq: int
+    message_id: str
+    h: str
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The numbers of (low, high], with how many entries the client counts there and the sum of their fingerprints."""
+
+    low: int
+    high: int
+    n: int
+    fp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What the relay has to say of a range. `items` only if it differs and is short enough to be listed."""
+
+    range: Range
+    same: bool
+    n: int
+    items: tuple[Item, ...] | None = None
+
+    @property
+    def lacking(self) -> int:
+        """How many messages the client lacks here, or has rotten: at least."""
+        return 0 if self.items is None else max(1, self.n - self.range.n)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    base_seq: int  # nothing up to here counts: it is below the floor, or the device began after it
+    as_of_ms: int
+    ranges: tuple[Compared, ...]
+    whole: bool  # the ranges are everything from the base to the cursor
+
+    @property
+    def same(self) -> bool:
+        return all(one.same for one in self.ranges)
+
+
+def fingerprint(item: Item) -> int:
+    digest = hashlib.sha256(f"{item.seq}|{item.message_id}|{item.h}".encode()).digest()
+    return int.from_bytes(digest[: FP_BITS // 8])
+
+
+def compare(conn: Conn, snap: Snapshot, *, upto: int, as_of_ms: int, ranges: Sequence[Range]) -> Comparison:
+    """Compares ranges, which are in order and apart, for a device whose cursor stands at `upto`."""
+    counting = Counting(conn, snap, upto=upto, as_of_ms=as_of_ms)
+    return Comparison(
+        base_seq=snap.start_seq,
+        as_of_ms=as_of_ms,
+        ranges=tuple(_compared(counting, one) for one in ranges),
+        whole=_whole(ranges, snap.start_seq, upto),
+    )
+
+
+def _whole(ranges: Sequence[Range], base: int, upto: int) -> bool:
+    position = base
+    for one in ranges:
+        if one.low > position:
+            return False
+        position = max(position, one.high)
+    return position >= upto
+
+
+def _compared(counting: "Counting", one: Range) -> Compared:
+    listed = one.high - one.low <= LISTED_MAX
+    n, total = 0, 0
+    items: list[Item] = []
+    for item in counting.items(one.low, one.high):
+        n += 1
+        total += fingerprint(item)
+        if listed:
+            items.append(item)
+    if n == one.n and total % (1 << FP_BITS) == one.fp:
+        return Compared(one, same=True, n=n)
+    return Compared(one, same=False, n=n, items=tuple(items) if listed else None)
+
+
+@dataclass(slots=True)
+class Counting:
+    """Which entries count for one device, as of one reading."""
+
+    conn: Conn
+    snap: Snapshot
+    upto: int
+    as_of_ms: int
+    _replaced: dict[str, int] = field(init=False)  # message -> the newest release up to the cursor
+    _lesser: dict[str, str] = field(init=False)  # message -> what the device had before a release that is still to come
+    _held: dict[int, str] = field(init=False)
+
+    def __init__(self, conn: Conn, snap: Snapshot, *, upto: int, as_of_ms: int) -> None:
+        self.conn, self.snap, self.upto, self.as_of_ms = conn, snap, upto, as_of_ms
+        self._replaced, self._lesser = {}, {}
+        for seq, message_id, data in rows.releases(conn, snap.device.key, after=snap.start_seq):
+            if seq <= upto:
+                self._replaced[message_id] = seq
+            elif data is not None:
+                self._lesser.setdefault(message_id, msgspec.json.decode(data, type=Released).was)
+        self._held = {seq: why for seq, why, _ in device_rows.held_rows(conn, snap.device.key)}
+
+    def items(self, low: int, high: int) -> Iterator[Item]:
+        """What counts in (low, high]."""
+        after, bound = max(low, self.snap.start_seq), min(high, self.upto)
+        while after < bound:
+            chunk = rows.compared_rows(self.conn, self.snap.inbox.key, after=after, upto=bound, limit=CHUNK)
+            for row in chunk:
+                h = self._form(row)
+                if h is not None:
+                    yield Item(row.entry.seq, row.entry.message_id, h)
+            if len(chunk) < CHUNK:
+                return
+            after = chunk[-1].entry.seq
+
+    def _form(self, row: rows.ComparedRow) -> str | None:
+        """`h` of the form in which the device has this entry; None if it does not count."""
+        entry = row.entry
+        if entry.kind not in CARRIES_MESSAGE or not self._there(entry, row.ended_by_seq):
+            return None
+        device = self.snap.device
+        seen = rules.view(entry, device)
+        if seen is View.NONE:
+            return None
+        had = self._held.get(entry.seq)
+        if had not in {FALLBACK, HELD}:
+            had = None if entry.kind is Kind.RELEASE else self._lesser.get(entry.message_id)
+        if had is None and entry.seq > device.acked_seq and seen in {View.FALLBACK, View.HELD}:
+            had = FALLBACK if seen is View.FALLBACK else HELD
+        # What it passed without being noted as lesser came in full, also if the version of today could not show it.
+        return None if had == HELD else row.fallback_h if had == FALLBACK else row.h
+
+    def _there(self, entry: Entry, ended_by_seq: int | None) -> bool:
+        if entry.expires_ms <= self.as_of_ms:
+            return False
+        if entry.state in {EntryState.SUPERSEDED, EntryState.RECALLED}:
+            if ended_by_seq is None or ended_by_seq <= self.upto:
+                return False
+        elif entry.state in {EntryState.CANCELLED, EntryState.FAILED}:
+            return False
+        return entry.seq >= self._replaced.get(entry.message_id, 0)

@@ -1,0 +1,190 @@
+"""The operator's desk: how the accounts are, who waits for a mended one, and which pushes nobody carries."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from msgspec.structs import replace
+
+from relay.clock import Clock
+from relay.errors import FieldError, Invalid, Malformed, Missing
+from relay.inbox.locked import PolicyOf, flush, lock
+from relay.model import DeviceKey
+from relay.push.accounts import Account, Accounts
+from relay.push.calendar import day_of
+from relay.store import dead, quota
+from relay.store import queue as job_rows
+from relay.store.dead import REFUSED, RESTS, DeadPush
+from relay.store.engine import Conn, Engine
+
+REQUEUE_MAX = 1000  # devices in one transaction; the rest follows in the next
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountStatus:
+    """An account as this node sees it, with what the store says."""
+
+    name: str
+    provider: str
+    state: str  # ready, parked, circuit_open, paused, out_of_hours, quota_used
+    code: str | None  # the vendor's word for what an operator must mend
+    until_ms: int | None  # when it can go on by itself
+    in_flight: int
+    rate_per_s: float
+    daily_quota: int | None
+    sent_today: int | None
+    credential_expires_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadPage:
+    pushes: tuple[DeadPush, ...]
+    next: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class PushDesk:
+    engine: Engine
+    clock: Clock
+    accounts: Accounts
+    policy_of: PolicyOf
+
+    async def statuses(self, app_id: str) -> list[AccountStatus]:
+        """Every account of the app, by name."""
+        accounts = [account for _, account in sorted(self.accounts.of(app_id).items())]
+        now_ms, monotonic_ms = self.clock.now_ms(), self.clock.monotonic_ms()
+        days = {
+            account.name: (app_id, account.name, day_of(now_ms, account.terms.zone))
+            for account in accounts
+            if account.terms.daily_quota is not None
+        }
+        parked, sent = await self.engine.read(
+            lambda conn, _: (job_rows.parked_accounts(conn), quota.sent_on(conn, days.values()))
+        )
+        return [
+            _status(
+                account,
+                now_ms=now_ms,
+                monotonic_ms=monotonic_ms,
+                parked=(app_id, account.name) in parked,
+                code=parked.get((app_id, account.name)),
+                sent=sent[days[account.name]] if account.name in days else None,
+            )
+            for account in accounts
+        ]
+
+    async def unpark(self, app_id: str, name: str) -> int:
+        """The account is mended: what rested for it is due again; gives the number. Raises Missing."""
+        if self.accounts.get(app_id, name) is None:
+            raise Missing("There is no such account.")
+        return await self.engine.write(
+            lambda conn, now_ms: job_rows.unpark_account(conn, now_ms, app_id=app_id, account=name)
+        )
+
+    async def dead(self, app_id: str, *, why: str | None, cursor: str | None, limit: int) -> DeadPage:
+        """Devices that are not told of what they lack, in the order of their names. Raises Malformed, Invalid."""
+        _check_why(why)
+        after = ("", "") if cursor is None else _place(cursor)
+        found = await self.engine.read(lambda conn, _: dead.listed(conn, app_id, after=after, limit=limit + 1, why=why))
+        page = found[:limit]
+        following = _cursor(page[-1]) if len(found) > limit else None
+        return DeadPage(pushes=tuple(page), next=following)
+
+    async def requeue(self, app_id: str, *, device: tuple[str, str] | None = None, why: str | None = None) -> int:
+        """Has one device (user, device), or all that are listed for this reason, told again; gives how many are due now.
+
+        What still has no address, or a parked account, comes to rest again. Raises Missing, Invalid.
+        """
+        _check_why(why)
+        if device is not None:
+            key = DeviceKey(app_id, *device)
+            if not await self.engine.read(lambda conn, _: dead.is_listed(conn, key)):
+                raise Missing("This device is not in the list of dead pushes.")
+            return await self.engine.write(lambda conn, now_ms: requeue(conn, now_ms, [key], self.policy_of))
+        count, after = 0, ("", "")
+        while True:
+            some = await self.engine.read(partial(_listed, app_id, after, why))
+            if not some:
+                return count
+            keys = list(dict.fromkeys(DeviceKey(app_id, one.user_id, one.device_id) for one in some))
+            count += await self.engine.write(partial(_requeue, keys, self.policy_of))
+            after = (some[-1].user_id, some[-1].device_id)
+
+
+def _listed(app_id: str, after: tuple[str, str], why: str | None, conn: Conn, _: int) -> list[DeadPush]:
+    return dead.listed(conn, app_id, after=after, limit=REQUEUE_MAX, why=why)
+
+
+def _requeue(keys: Sequence[DeviceKey], policy_of: PolicyOf, conn: Conn, now_ms: int) -> int:
+    return requeue(conn, now_ms, keys, policy_of)
+
+
+def requeue(conn: Conn, now_ms: int, keys: Sequence[DeviceKey], policy_of: PolicyOf) -> int:
+    """Under L(u): what was given up counts as not told, and every counter starts anew. Gives how many are due."""
+    users = lock(conn, now_ms, {key.user for key in keys}, policy_of)
+    begins = dead.ranges(conn, keys)
+    for key in keys:
+        locked = users.get(key.user)
+        device = None if locked is None else locked.devices.get(key.device_id)
+        job = None if locked is None else locked.jobs.get(key.device_id)
+        if locked is None or device is None or job is None:
+            continue
+        if key in begins:
+            locked.put(replace(device, pushed_seq=min(device.pushed_seq, begins[key] - 1)))
+        locked.put_job(replace(job, tries=0, retry_ms=None, bare_seq=0, address_index=0))
+    dead.drop(conn, list(begins))
+    flush(conn, now_ms, users.values())
+    jobs = job_rows.jobs_of(conn, list(users))
+    return sum(1 for key in keys if key in jobs and jobs[key].due_ms is not None)
+
+
+def _status(
+    account: Account, *, now_ms: int, monotonic_ms: int, parked: bool, code: str | None, sent: int | None
+) -> AccountStatus:
+    view = account.view(monotonic_ms, now_ms)
+    if sent is not None:
+        view = view.counted(sent)
+    state, until_ms = "ready", None
+    if parked:
+        state = "parked"
+    elif view.shut_until_ms > now_ms:
+        state, until_ms = ("quota_used" if view.shut_why == "quota" else "out_of_hours"), view.shut_until_ms
+    elif account.circuit.open:
+        state = "circuit_open"
+    elif view.closed_for_ms > 0:
+        state, until_ms = "paused", now_ms + view.closed_for_ms
+    return AccountStatus(
+        name=account.name,
+        provider=account.provider.name,
+        state=state,
+        code=code if parked else None,
+        until_ms=until_ms,
+        in_flight=account.in_flight,
+        rate_per_s=account.bucket.rate,
+        daily_quota=account.terms.daily_quota,
+        sent_today=sent,
+        credential_expires_ms=account.credential_expires_ms,
+    )
+
+
+def _check_why(why: str | None) -> None:
+    known = (REFUSED, *RESTS)
+    if why is not None and why not in known:
+        raise Invalid("There is no such reason.", errors=(FieldError("/why", "value", f"one of {', '.join(known)}"),))
+
+
+def _cursor(last: DeadPush) -> str:
+    return base64.urlsafe_b64encode(json.dumps([last.user_id, last.device_id]).encode()).decode().rstrip("=")
+
+
+def _place(cursor: str) -> tuple[str, str]:
+    try:
+        user, device = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, binascii.Error, TypeError, RecursionError):
+        user = device = None
+    if not isinstance(user, str) or not isinstance(device, str):
+        raise Malformed("This is no cursor of this list.", code="invalid_cursor")
+    return user, device

@@ -1,0 +1,164 @@
+"""Receipts from vendors: they refine the trace and tell the backend, and never end a message (safety SEC-10).
+
+What a receipt says of a token ("uninstalled") is passed on and not acted upon: the vendor says it again when it is next
+sent to, and that answer is to our own call.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+import structlog
+
+from providers.receipts.contract import Callback, Garbled, NotAuthentic, Reading, Receipt, ReceiptReader
+from relay.clock import Clock, rfc3339
+from relay.errors import Malformed, Missing, Unauthenticated
+from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.model import CARRIES_MESSAGE, DeviceKey, Entry
+from relay.push.accounts import Account, Accounts
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store import receipts as receipt_rows
+from relay.store.engine import Conn, Engine
+from relay.store.events import NewEvent, derived_id
+
+log = structlog.get_logger("relay.push")
+
+EVENT = "delivery.vendor_receipt"
+RECEIPTS_AT_ONCE = 100  # in one transaction
+ENTRIES_MAX = 200  # named in one event
+
+HashToken = Callable[[str, str, str], bytes]  # (app, account, token) -> what addresses are found by
+
+
+@dataclass(slots=True, kw_only=True)
+class ReceiptService:
+    """Takes what vendors post."""
+
+    engine: Engine
+    clock: Clock
+    accounts: Accounts
+    policy_of: PolicyOf
+    hash_token: HashToken
+    facts_told: Callable[[], None] = lambda: None
+
+    def networks(self, account: str) -> Sequence[IPv4Network | IPv6Network]:
+        """Where this account's vendor may call from; none: from anywhere. Raises Missing."""
+        return self._reader(account)[1].settings.networks
+
+    async def take(self, account: str, call: Callback) -> Reading:
+        """Authenticates, reads and stores; gives what the vendor wants to hear. Raises Missing, Unauthenticated, Malformed.
+
+        Only what is on disk is confirmed: on any failure the vendor brings it again.
+        """
+        of, reader = self._reader(account)
+        try:
+            reading = reader.read(call, now_s=self.clock.now_ms() / 1000)
+        except NotAuthentic as refused:
+            log.warning("receipts.refused", account=account, why=str(refused))
+            raise Unauthenticated("This is not the vendor's signature, or not the account's secret path.") from None
+        except Garbled as garbled:
+            log.warning("receipts.garbled", account=account, why=str(garbled))
+            raise Malformed(f"{garbled}") from None
+        told = 0
+        for start in range(0, len(reading.receipts), RECEIPTS_AT_ONCE):
+            some = reading.receipts[start : start + RECEIPTS_AT_ONCE]
+            work = partial(take, account=of, receipts=some, policy_of=self.policy_of, hash_token=self.hash_token)
+            told += await self.engine.write(work)
+        log.info("receipts.taken", account=account, count=len(reading.receipts), news=told)
+        if told:
+            self.facts_told()
+        return reading
+
+    def _reader(self, name: str) -> tuple[Account, ReceiptReader]:
+        for account in self.accounts.all():
+            reader: ReceiptReader | None = getattr(account.provider, "receipts", None)
+            if account.name == name and reader is not None:
+                return account, reader
+        raise Missing("There is no such account, or it takes no receipts.")
+
+
+def take(
+    conn: Conn, now_ms: int, account: Account, receipts: Sequence[Receipt], policy_of: PolicyOf, hash_token: HashToken
+) -> int:
+    """Stores what is news, with an event for each; the number of these. What is about nobody we know is dropped."""
+    owned: list[tuple[DeviceKey, bytes, Receipt]] = []
+    for receipt in receipts:
+        hashed = hash_token(account.app_id, account.name, receipt.token)
+        owners = device_rows.owners_of(conn, account.app_id, account=account.name, token_hash=hashed)
+        owned += [(owner, hashed, receipt) for owner in owners]
+    users = lock(conn, now_ms, {owner.user for owner, _, _ in owned}, policy_of)
+    told = 0
+    for owner, hashed, receipt in owned:
+        locked = users.get(owner.user)
+        attempt = receipt_rows.attempt_told(
+            conn,
+            owner,
+            account=account.name,
+            token_hash=hashed,
+            vendor_id=receipt.vendor_id,
+            push_id=receipt.push_id,
+        )
+        if locked is None or attempt is None:
+            continue
+        said = {
+            "fact": str(receipt.fact),
+            "code": receipt.code or "",
+            "reason": receipt.reason,
+            "at_ms": receipt.at_ms,
+            "taken_ms": now_ms,
+        }
+        if receipt_rows.add(conn, owner, attempt.claim_token, said):
+            locked.events.append(_event(locked, owner, account.name, attempt, receipt))
+            told += 1
+    flush(conn, now_ms, users.values())
+    return told
+
+
+def _event(
+    locked: Locked, device: DeviceKey, account: str, attempt: receipt_rows.Reported, receipt: Receipt
+) -> NewEvent:
+    fact, code = str(receipt.fact), receipt.code or ""
+    entries = _entries(locked, attempt, receipt.push_id)
+    data: dict[str, Any] = {
+        "user": device.user_id,
+        "device": device.device_id,
+        "at": rfc3339(locked.now_ms),
+        "account": account,
+        "fact": fact,
+        "code": code,
+        "reason": receipt.reason,
+        "token_dead": receipt.token_dead,
+        "reported_at": None if receipt.at_ms is None else rfc3339(receipt.at_ms),
+        "deliveries": [
+            {
+                "id": derived_id("dlv_", *device, entry.message_id, EVENT, fact, code),
+                "message_id": entry.message_id,
+                "seq": entry.seq,
+            }
+            for entry in entries
+        ],
+    }
+    event_id = derived_id("evt_", EVENT, *device, attempt.claim_token, fact, code)
+    return NewEvent(app_id=device.app_id, event_id=event_id, type=EVENT, data=data)
+
+
+def _entries(locked: Locked, attempt: receipt_rows.Reported, push_id: str | None) -> list[Entry]:
+    """The messages that still live and that the push told of: one, if it was a message's own."""
+    for name in (push_id, attempt.push_id):
+        entries = inbox_rows.entries_of_messages(locked.conn, locked.key, [name]) if name else []
+        mine = [e for e in entries if e.kind in CARRIES_MESSAGE and attempt.from_seq <= e.seq <= attempt.upto_seq]
+        if mine:
+            return [entry for entry in mine if entry.live(locked.now_ms)]
+    return list(
+        inbox_rows.notifiable_between(
+            locked.conn,
+            locked.key,
+            locked.now_ms,
+            after=attempt.from_seq - 1,
+            upto=attempt.upto_seq,
+            limit=ENTRIES_MAX,
+        )
+    )

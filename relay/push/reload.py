@@ -1,0 +1,169 @@
+"""New credentials without a restart: the configuration is read again, and accounts that changed are exchanged.
+
+Nothing in the queue is touched: a call under way ends with the provider it began with, the next one has the new one.
+What holds an account back (its bucket, circuit, pause) starts anew with new credentials, and a parked one is unparked.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from relay.clock import Clock
+from relay.config import Settings
+from relay.errors import ConfigError, Problem
+from relay.push.accounts import Account, Accounts
+from relay.push.building import DEFAULT_APP, build, configured
+from relay.store import queue as job_rows
+from relay.store.engine import Conn, Engine
+
+log = structlog.get_logger("relay.push")
+
+LOOK_S = 5.0  # how often files are looked at
+GRACE_S = 60.0  # then a replaced provider is closed: its last call has ended by itself
+
+Stamp = tuple[int, int, int] | None  # inode, size, time of change: what a rewritten file differs in
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What a reload did. `waits`: sections that changed and need a restart."""
+
+    changed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Reloader:
+    """Watches the configuration's files, and reloads when it is asked to."""
+
+    read: Callable[[], Settings]  # the configuration as it is now; raises ConfigError
+    config_file: Path | None
+    settings: Settings  # those in force
+    accounts: Accounts
+    engine: Engine
+    clock: Clock
+    _stamps: dict[Path, Stamp] = field(default_factory=dict)
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _old: dict[asyncio.Task[None], Account] = field(default_factory=dict)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Looks at the files now and then; ends when asked to."""
+        self._stamps = self._look()
+        while not stop.is_set():
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await stop.wait()
+            except TimeoutError:
+                await self.look()
+        await self.aclose()
+
+    async def look(self) -> Reloaded | None:
+        """Reloads what changed in a file, if any did."""
+        now = self._look()
+        if now == self._stamps:
+            return None
+        touched = {path for path in now.keys() | self._stamps.keys() if now.get(path) != self._stamps.get(path)}
+        self._stamps = now
+        return await self._reload(touched=touched)
+
+    async def reload(self) -> Reloaded | None:
+        """As an operator asks for it (SIGHUP): every account is built anew, and none stays parked."""
+        self._stamps = self._look()
+        return await self._reload(touched=None)
+
+    async def _reload(self, *, touched: set[Path] | None) -> Reloaded | None:
+        async with self._lock:
+            try:
+                settings = await asyncio.to_thread(self.read)
+                found = await asyncio.to_thread(configured, settings)
+            except ConfigError as error:
+                log.error("config.not_reloaded", mistakes=error.mistakes)  # noqa: TRY400 - for an operator, not a bug
+                return None
+            old, new = self.settings.accounts, settings.accounts
+            changed = [
+                name
+                for name in new
+                if name in old and (touched is None or _differs(old[name], new[name]) or _names(new[name], touched))
+            ]
+            added, removed = [n for n in new if n not in old], [n for n in old if n not in new]
+            waits = _waits(self.settings, settings)
+            in_force = settings if not waits else self.settings.model_copy(update={"accounts": new})
+            built = {
+                one.name: build(one, in_force, self.clock) for one in found if one.name in changed or one.name in added
+            }
+            replaced = self.accounts.exchange(DEFAULT_APP, built, removed)
+            self.settings = self.settings.model_copy(update={"accounts": settings.accounts})
+            for account in replaced:
+                self._close_later(account)
+            if changed or added or removed:
+                await self._release([*changed, *added])
+            done = Reloaded(tuple(changed), tuple(added), tuple(removed), waits)
+            log.info("config.reloaded", changed=changed, added=added, removed=removed, needs_restart=list(waits))
+            return done
+
+    async def _release(self, names: Sequence[str]) -> None:
+        """What rested or waited for these accounts is due: with new credentials, another answer may come."""
+
+        def work(conn: Conn, now_ms: int) -> None:
+            for name in sorted(names):
+                job_rows.unpark_account(conn, now_ms, app_id=DEFAULT_APP, account=name)
+            job_rows.hurry(conn, now_ms, DEFAULT_APP)
+
+        try:
+            await self.engine.write(work)
+        except Problem as problem:
+            log.warning("account.not_unparked", accounts=list(names), code=problem.code)
+
+    def _close_later(self, account: Account) -> None:
+        async def close() -> None:
+            await self.clock.sleep(GRACE_S)
+            if self._old.pop(task, None) is not None:
+                await account.aclose()
+
+        task = asyncio.create_task(close(), name="close-account")
+        self._old[task] = account
+
+    async def aclose(self) -> None:
+        """Closes what was replaced, now."""
+        while self._old:
+            task, account = self._old.popitem()
+            task.cancel()
+            await account.aclose()
+
+    def _look(self) -> dict[Path, Stamp]:
+        paths = [] if self.config_file is None else [self.config_file]
+        for account in self.settings.accounts.values():
+            paths += _files(account.settings)
+        return {path: _stamp(path) for path in paths}
+
+
+def _differs(old: Any, new: Any) -> bool:
+    return bool(old != new or old.settings != new.settings)
+
+
+def _names(account: Any, touched: set[Path]) -> bool:
+    return any(path in touched for path in _files(account.settings))
+
+
+def _files(settings: Mapping[str, Any]) -> list[Path]:
+    return [Path(value) for key, value in settings.items() if key.endswith("_file") and isinstance(value, str)]
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _waits(old: Settings, new: Settings) -> tuple[str, ...]:
+    return tuple(
+        name for name in type(old).model_fields if name != "accounts" and getattr(old, name) != getattr(new, name)
+    )

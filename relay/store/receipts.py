@@ -1,0 +1,87 @@
+"""What vendors reported later of attempts: facts beside the log of attempts, each kept once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, or_, select
+
+from relay.model import DeviceKey, UserKey
+from relay.store.schema import push_attempt, push_receipt
+from relay.store.sql import insert_missing
+
+RECEIPTS_MAX = 10  # of one attempt: a vendor has few things to say of a push
+
+_a, _r = push_attempt.c, push_receipt.c
+_attempt = (
+    select(_a.claim_token, _a.push_id, _a.from_seq, _a.upto_seq)
+    .where(
+        _a.app_id == bindparam("app"),
+        _a.user_id == bindparam("user"),
+        _a.device_id == bindparam("device"),
+        _a.account == bindparam("of"),
+        _a.token_hash == bindparam("hash"),
+        _a.ended_ms.is_not(None),
+        or_(_a.vendor_id == bindparam("vid"), _a.push_id == bindparam("pid")),
+    )
+    .order_by(_a.claim_token.desc())
+    .limit(1)
+)
+_here = (
+    _r.app_id == bindparam("app"),
+    _r.user_id == bindparam("user"),
+    _r.device_id == bindparam("device"),
+    _r.claim_token == bindparam("token"),
+)
+_known = select(_r.fact, _r.code).where(*_here).limit(RECEIPTS_MAX)
+_of_user = (
+    select(push_receipt)
+    .where(
+        _r.app_id == bindparam("app"),
+        _r.user_id == bindparam("user"),
+        _r.claim_token.in_(bindparam("tokens", expanding=True)),
+    )
+    .order_by(func.coalesce(_r.at_ms, _r.taken_ms), _r.fact)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """The attempt that a receipt is about."""
+
+    claim_token: int
+    push_id: str
+    from_seq: int
+    upto_seq: int
+
+
+def attempt_told(
+    conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes, vendor_id: str | None, push_id: str | None
+) -> Reported | None:
+    """The newest attempt at this device by this token that the vendor or we named so."""
+    values = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "of": account, "hash": token_hash}
+    row = conn.execute(_attempt, values | {"vid": vendor_id, "pid": push_id}).one_or_none()
+    if row is None:
+        return None
+    return Reported(claim_token=row.claim_token, push_id=row.push_id, from_seq=row.from_seq, upto_seq=row.upto_seq)
+
+
+def add(conn: Connection, key: DeviceKey, claim_token: int, values: dict[str, Any]) -> bool:
+    """Whether this is news: fact, code, reason, at_ms, taken_ms. A known fact, and one too many, change nothing."""
+    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "token": claim_token}
+    known = [(row.fact, row.code) for row in conn.execute(_known, place)]
+    if len(known) >= RECEIPTS_MAX or (values["fact"], values["code"]) in known:
+        return False
+    row = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id, "claim_token": claim_token}
+    insert_missing(conn, push_receipt, [row | values])
+    return True
+
+
+def of_attempts(conn: Connection, key: UserKey, claim_tokens: Sequence[int]) -> dict[tuple[str, int], list[Any]]:
+    """By device and claim: what was reported, in its order."""
+    found: dict[tuple[str, int], list[Any]] = {}
+    if claim_tokens:
+        values = {"app": key.app_id, "user": key.user_id, "tokens": sorted(set(claim_tokens))}
+        for row in conn.execute(_of_user, values):
+            found.setdefault((row.device_id, row.claim_token), []).append(row)
+    return found

@@ -1,0 +1,128 @@
+"""Comparing caches over HTTP and on a socket: the wire form, the rounds, and what is refused (protocol 8.7)."""
+
+import hashlib
+from typing import Any
+
+import pytest
+from running_relay import Answer, Face
+
+EMPTY = "0" * 32
+
+
+def fp(entries: list[Any]) -> str:
+    total = sum(
+        int.from_bytes(hashlib.sha256(f"{e['seq']}|{e['id']}|{e['h']}".encode()).digest()[:16]) for e in entries
+    )
+    return f"{total % 2**128:032x}"
+
+
+def part(entries: list[Any], low: int, high: int) -> dict[str, Any]:
+    mine = [e for e in entries if low < e["seq"] <= high]
+    return {"from": low, "to": high, "n": len(mine), "fp": fp(mine)}
+
+
+async def filled(face: Face, count: int) -> tuple[str, list[Any]]:
+    """So many messages, synced: the cursor and what came."""
+    for n in range(count):
+        await face.sent(body=n)
+    batch = (await face.sync()).json["batches"][0]
+    return batch["cursor"], batch["entries"]
+
+
+async def verify(face: Face, cursor: str, *ranges: Any, **more: Any) -> Answer:
+    return await face.call(
+        "POST", "/v1/device/verify", {"cursor": cursor, "ranges": list(ranges)} | more, token=face.token
+    )
+
+
+async def test_equal_stores_take_one_round(face: Face) -> None:
+    cursor, entries = await filled(face, 3)
+    answer = (await verify(face, cursor, part(entries, 0, 3))).json
+    assert answer["ranges"] == [{"from": 0, "to": 3, "result": "same"}]
+    assert (answer["timeline"], answer["floor"], answer["state"]) == ("inbox", 0, None)
+
+
+async def test_a_lost_message_is_found_in_a_few_rounds_of_the_same_instant(face: Face) -> None:
+    cursor, entries = await filled(face, 70)
+    kept = [one for one in entries if one["seq"] != 17]
+    first = (await verify(face, cursor, part(kept, 0, 70))).json
+    assert first["ranges"] == [{"from": 0, "to": 70, "result": "split"}]
+    second = (await verify(face, cursor, part(kept, 0, 35), part(kept, 35, 70), as_of=first["as_of"])).json
+    listed, same = second["ranges"]
+    assert (listed["result"], same["result"]) == ("items", "same")
+    assert second["as_of"] == first["as_of"]
+    lost = [item for item in listed["items"] if item[1] not in {one["id"] for one in kept}]
+    assert lost == [[17, entries[16]["id"], entries[16]["h"]]]
+    fetched = (await face.sync(range="16-17")).json["batches"][0]["entries"]
+    assert [one["id"] for one in fetched] == [entries[16]["id"]]
+
+
+async def test_after_an_upgrade_the_handshake_compares_and_the_proof_is_told(face: Face) -> None:
+    async def hello(**more: Any) -> Any:
+        body = {"store": {"id": "s"}, "state": "foreground"} | more
+        return (await face.call("PUT", "/v1/device", body, token=face.token)).json
+
+    await hello(app_version="1")
+    cursor, entries = await filled(face, 3)
+    whole = part(entries, 0, 3)
+    digest = {"n": whole["n"], "fp": whole["fp"]}
+    welcome = await hello(app_version="2", cursors={"inbox": cursor}, digest=digest)
+    assert welcome["upgrade"]["digest"] == "same"
+    cursor = welcome["cursors"]["inbox"]
+    answer = await verify(face, cursor, whole, purpose="upgrade", upgrade=welcome["upgrade"]["id"])
+    assert answer.json["state"] == "ok"
+    versions = (await face.call("GET", "/v1/app-versions")).json["versions"]
+    assert {"ok": 1} in [one["verified"] for one in versions]
+    repaired = await hello(cursors={"inbox": cursor}, store={"id": "s", "repair": True}, digest={"n": 1, "fp": "0"})
+    assert repaired["digest"] == "differs"
+
+
+async def test_a_socket_compares_as_well(face: Face) -> None:
+    cursor, entries = await filled(face, 2)
+    headers = {"Authorization": f"Bearer {face.token}"}
+    url = f"{face.of.url}/v1/device/ws"
+    async with face.http.ws_connect(url, headers=headers, protocols=["relay.v1.json"]) as ws:
+        await ws.send_json({"type": "hello", "store": {"id": "s"}})
+        await ws.send_json({"type": "verify", "ref": "7", "cursor": cursor, "ranges": [part(entries, 0, 2)]})
+        while (frame := await ws.receive_json(timeout=10))["type"] != "verify":
+            pass
+    assert (frame["ref"], frame["ranges"]) == ("7", [{"from": 0, "to": 2, "result": "same"}])
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "beyond the cursor": ({"ranges": [{"from": 0, "to": 9, "n": 0, "fp": EMPTY}]}, "/ranges/0/to"),
+    "upside down": ({"ranges": [{"from": 2, "to": 1, "n": 0, "fp": EMPTY}]}, ""),
+    "overlapping": (
+        {"ranges": [{"from": 0, "to": 2, "n": 0, "fp": EMPTY}, {"from": 1, "to": 2, "n": 0, "fp": EMPTY}]},
+        "",
+    ),
+    "no ranges": ({"ranges": []}, "/ranges"),
+    "too many": ({"ranges": [{"from": n, "to": n + 1, "n": 0, "fp": EMPTY} for n in range(257)]}, "/ranges"),
+    "no hex": ({"ranges": [{"from": 0, "to": 2, "n": 0, "fp": "xyz"}]}, "/ranges/0/fp"),
+    "no instant": ({"as_of": "yesterday"}, "/as_of"),
+    "no zone": ({"as_of": "2026-05-03T09:12:44"}, "/as_of"),
+    "in the future": ({"as_of": "2099-05-03T09:12:44Z"}, "/as_of"),
+    "an upgrade that never was": ({"purpose": "upgrade", "upgrade": "up_none"}, "/upgrade"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_what_makes_no_sense_is_named(face: Face, what: str) -> None:
+    cursor, entries = await filled(face, 2)
+    change, pointer = WRONG[what]
+    body = {"cursor": cursor, "ranges": [part(entries, 0, 2)]} | change
+    answer = await face.call("POST", "/v1/device/verify", body, token=face.token)
+    assert answer.refused(422, "validation_failed")
+    assert answer.pointers == [pointer]
+
+
+async def test_what_is_no_cursor_of_this_device_is_refused(face: Face) -> None:
+    assert (await verify(face, "garbage", part([], 0, 1))).refused(400, "invalid_cursor")
+
+
+async def test_a_device_begins_six_times_an_hour_and_goes_on_more_often(face: Face) -> None:
+    cursor, entries = await filled(face, 1)
+    for _ in range(6):
+        as_of = (await verify(face, cursor, part(entries, 0, 1))).json["as_of"]
+    assert (await verify(face, cursor, part(entries, 0, 1))).refused(429, "rate_limited")
+    assert (await verify(face, cursor, part(entries, 0, 1), as_of=as_of)).status == 200

@@ -1,0 +1,236 @@
+"""What an operator does about vendor accounts, on a relay that pushes to the sandbox: park and unpark, dead pushes, reload."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from click.testing import CliRunner
+from relay_face import Face
+
+from providers.sandbox import Sandbox
+from relay.app import Relay
+from relay.cli import main
+from relay.clock import SystemClock
+from relay.config import load
+from relay.ids import system_rng
+from relay.telemetry import Metrics
+
+SOON_S = 15.0
+CLOCK = SystemClock()
+
+
+@dataclass
+class Scene:
+    """A relay with the account `fcm` in its configuration file, the sandbox behind it, and a client of both."""
+
+    face: Face
+    sandbox: Sandbox
+    config: Path
+
+    async def fault(self, fault: str, token: str) -> None:
+        await self.control("faults", {"token": token, "fault": fault})
+
+    async def control(self, path: str, order: Any = None) -> None:
+        async with self.face.http.post(f"{self.sandbox.url}/_control/{path}", json=order) as answer:
+            assert answer.status < 300
+
+    async def phone(self, token: str, user: str = "ann", device: str = "phone", **more: Any) -> None:
+        addresses = [{"account": "fcm", "token": token}]
+        status, body, _ = await self.face.call(
+            "PUT", f"/v1/users/{user}/devices/{device}", {"addresses": addresses, **more}
+        )
+        assert status in {200, 201}, body
+
+    async def arrives(self, token: str, count: int = 1) -> bool:
+        return await self.sandbox.phones.wait(token, count, timeout_s=SOON_S)
+
+    async def get(self, path: str) -> Any:
+        status, body, _ = await self.face.call("GET", path)
+        assert status == 200, body
+        return body
+
+    async def account(self) -> Any:
+        (one,) = (await self.get("/v1/push/accounts"))["accounts"]
+        return one
+
+    async def until(self, path: str, key: str, wanted: Any, *, rows: int = 1) -> Any:
+        """Asks until there are so many rows, and the first one's `key` is so; gives that one."""
+        async with asyncio.timeout(SOON_S):
+            while True:
+                found = next(iter((await self.get(path)).values()))
+                if len(found) >= rows and found[0][key] == wanted:
+                    return found[0]
+                await CLOCK.sleep(0.05)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.chdir(tmp_path)
+    sandbox = Sandbox(
+        now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), state_dir=tmp_path / "sandbox", slow_s=0.05
+    )
+    await sandbox.start()
+    config = tmp_path / "relay.toml"
+    config.write_text(sandbox.account_toml("fcm"))
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
+    relay = Relay(
+        load(config, environ),
+        CLOCK,
+        system_rng(),
+        Metrics(),
+        read_settings=lambda: load(config, environ),
+        config_file=config,
+    )
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        yield Scene(Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay), sandbox, config)
+    await relay.close()
+    await sandbox.stop()
+
+
+async def test_an_account_parks_with_the_vendor_s_word_and_goes_on_when_it_is_mended(scene: Scene) -> None:
+    await scene.phone("t1")
+    await scene.control("revoke")
+    await scene.face.send(push={"title": "hi"})
+    parked = await scene.until("/v1/push/accounts", "state", "parked")
+    assert parked["code"]
+    (dead,) = (await scene.get("/v1/push/dead?why=account_parked"))["pushes"]
+    assert (dead["user"], dead["device"]) == ("ann", "phone")
+    told = await scene.until("/v1/events?types=account.parked", "type", "account.parked")
+    assert (told["data"]["account"], told["data"]["code"]) == ("fcm", parked["code"])
+
+    await scene.control("reset")
+    status, body, _ = await scene.face.call("POST", "/v1/push/accounts/fcm/unpark")
+    assert (status, body) == (200, {"released": 1})
+    assert await scene.arrives("t1")
+    assert (await scene.account())["state"] == "ready"
+    assert (await scene.get("/v1/push/dead"))["pushes"] == []
+
+
+async def test_new_credentials_are_taken_up_and_release_what_was_parked(scene: Scene) -> None:
+    """By a changed file as by SIGHUP; the queue is not touched."""
+    await scene.phone("t1")
+    await scene.control("revoke")
+    await scene.face.send(push={"title": "hi"})
+    await scene.until("/v1/push/accounts", "state", "parked")
+    await scene.control("reset")
+
+    reloader = scene.face.relay.reloader
+    assert await reloader.look() is None, "nothing has changed"
+    scene.config.write_text(scene.sandbox.account_toml("fcm") + "concurrency = 7\n")
+    done = await reloader.look()
+    assert done is not None
+    assert (done.changed, done.added, done.removed, done.waits) == (("fcm",), (), (), ())
+    assert await scene.arrives("t1")
+    account = scene.face.relay.accounts.get("default", "fcm")
+    assert account is not None
+    assert account.terms.concurrency == 7
+
+
+async def test_a_file_that_an_account_names_is_watched_too(scene: Scene) -> None:
+    before = scene.face.relay.accounts.get("default", "fcm")
+    await scene.face.relay.reloader.look()
+    (secret,) = (scene.config.parent / "sandbox").glob("*service-account.json")
+    secret.write_bytes(secret.read_bytes() + b"\n")
+    done = await scene.face.relay.reloader.look()
+    assert done is not None
+    assert done.changed == ("fcm",)
+    assert scene.face.relay.accounts.get("default", "fcm") is not before
+
+
+async def test_a_mistake_in_the_file_changes_nothing(scene: Scene) -> None:
+    before = scene.face.relay.accounts.get("default", "fcm")
+    scene.config.write_text(scene.sandbox.account_toml("fcm") + 'colour = "blue"\n')
+    assert await scene.face.relay.reloader.reload() is None
+    assert scene.face.relay.accounts.get("default", "fcm") is before
+
+
+async def test_a_reload_adds_and_removes_accounts_and_says_what_needs_a_restart(scene: Scene) -> None:
+    scene.config.write_text('[log]\nlevel = "warning"\n' + scene.sandbox.account_toml("second"))
+    done = await scene.face.relay.reloader.reload()
+    assert done is not None
+    assert (done.changed, done.added, done.removed, done.waits) == ((), ("second",), ("fcm",), ("log",))
+    assert (await scene.account())["name"] == "second"
+
+
+async def test_a_refused_push_is_listed_and_can_be_requeued(scene: Scene) -> None:
+    await scene.phone("t1")
+    await scene.fault("packagename", "t1")
+    await scene.face.send(push={"title": "hi"})
+    dead = await scene.until("/v1/push/dead", "why", "refused")
+    assert (dead["account"], dead["verdict"], dead["from"], dead["to"]) == ("fcm", "refused", 1, 1)
+
+    await scene.control("reset")
+    status, body, _ = await scene.face.call("POST", "/v1/push/dead/requeue", {"user": "ann", "device": "phone"})
+    assert (status, body) == (200, {"requeued": 1})
+    assert await scene.arrives("t1")
+    assert (await scene.get("/v1/push/dead"))["pushes"] == []
+    status, body, _ = await scene.face.call("POST", "/v1/push/dead/requeue", {"user": "ann", "device": "phone"})
+    assert (status, body["code"]) == (404, "not_found")
+
+
+async def test_the_list_goes_on_page_by_page_and_all_of_one_reason_are_requeued_at_once(scene: Scene) -> None:
+    for n in range(3):
+        await scene.phone(f"unregistered-{n}", device=f"phone-{n}")
+    await scene.face.send(push={"title": "hi"})
+    await scene.until("/v1/push/dead?why=no_address", "why", "no_address", rows=3)
+    seen, cursor = [], ""
+    while cursor is not None:
+        page = await scene.get(f"/v1/push/dead?limit=2{cursor and f'&cursor={cursor}'}")
+        seen += [one["device"] for one in page["pushes"]]
+        cursor = page["next"]
+    assert seen == ["phone-0", "phone-1", "phone-2"]
+    status, body, _ = await scene.face.call("POST", "/v1/push/dead/requeue", {"why": "no_address"})
+    assert (status, body) == (200, {"requeued": 0}), "there is still no address"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", "/v1/push/accounts/nobody/unpark", None, 404, "not_found"),
+        ("GET", "/v1/push/dead?cursor=nonsense", None, 400, "invalid_cursor"),
+        ("GET", "/v1/push/dead?why=weather", None, 422, "validation_failed"),
+        ("POST", "/v1/push/dead/requeue", {"user": "ann"}, 422, "validation_failed"),
+        ("POST", "/v1/push/dead/requeue", {"why": "weather"}, 422, "validation_failed"),
+    ],
+)
+async def test_a_mistake_is_named(scene: Scene, method: str, path: str, body: Any, status: int, code: str) -> None:
+    found, problem, _ = await scene.face.call(method, path, body)
+    assert (found, problem["code"]) == (status, code)
+
+
+async def test_the_same_by_the_command_line(scene: Scene) -> None:
+    await scene.phone("t1")
+    await scene.fault("packagename", "t1")
+    await scene.face.send(push={"title": "hi"})
+    await scene.until("/v1/push/dead", "why", "refused")
+    reached = ["--url", scene.face.url, "--key", scene.face.key]
+
+    async def said(*words: str) -> tuple[int, str]:
+        result = await asyncio.to_thread(CliRunner().invoke, main, ["push", *words, *reached])
+        return result.exit_code, result.output
+
+    status, text = await said("accounts")
+    assert status == 0
+    assert "fcm" in text
+    assert "ready" in text
+    status, text = await said("dead")
+    assert status == 0
+    assert "refused" in text
+    await scene.control("reset")
+    status, text = await said("requeue", "--why", "refused")
+    assert status == 0
+    assert "1 pushes are due now." in text
+    assert await scene.arrives("t1")
+    status, text = await said("unpark", "fcm")
+    assert status == 0
+    assert "Unparked; 0 pushes are due again." in text
+    status, text = await said("unpark", "nobody")
+    assert status == 1
+    assert "There is no such account." in text

@@ -1,0 +1,187 @@
+"""What a vendor reports of a push, through the relay's public faces: the callback, the trace, the events; on both stores."""
+
+import asyncio
+import base64
+import hmac
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from relay_face import Face
+
+from relay.app import Relay
+from relay.clock import SystemClock
+from relay.config import load
+from relay.ids import system_rng
+from relay.telemetry import Metrics
+
+SOON_S = 15.0
+CLOCK = SystemClock()
+USER, SECRET, PATH_SECRET = "relay", "0ld-style secret", "0123456789abcdefABCDEF"
+
+
+@dataclass
+class Vendor:
+    """Takes everything over, and names each push `r-1`, `r-2`, …"""
+
+    sent: list[dict[str, Any]] = field(default_factory=list)
+
+    async def login(self, _: web.Request) -> web.Response:
+        return web.json_response({"access_token": "t1", "expires_in": 3600})
+
+    async def send(self, request: web.Request) -> web.Response:
+        self.sent.append((await request.json())["message"])
+        return web.json_response({"code": "80000000", "msg": "Success", "requestId": f"r-{len(self.sent)}"})
+
+
+@dataclass
+class Scene:
+    face: Face
+    vendor: Vendor
+
+    async def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        data = io.BytesIO(body if isinstance(body, bytes) else json.dumps({"statuses": body}).encode())
+        async with self.face.http.post(f"{self.face.url}/v1/receipts/{path}", data=data, headers=headers) as answer:
+            return answer.status, await answer.json(content_type=None)
+
+    async def report(self, *items: dict[str, Any], account: str = "hw") -> tuple[int, Any]:
+        at_ms, nonce = str(CLOCK.now_ms()), "11111111-2222"
+        value = base64.b64encode(hmac.digest(SECRET.encode(), f"{at_ms}{nonce}{USER}".encode(), "sha256")).decode()
+        signed = f"timestamp={at_ms}; nonce={nonce}; value={value}"
+        return await self.post(account, list(items), **{"X-HUAWEI-CALLBACK-ID": signed})
+
+    async def pushed(self, **push: Any) -> str:
+        """A message that `ann`'s phone was told of; its id."""
+        message = await self.face.send(push={"title": "hi", **push})
+        async with asyncio.timeout(SOON_S):
+            while not (await self.attempt(message)).get("vendor_id"):
+                await CLOCK.sleep(0.05)
+        return message
+
+    async def attempt(self, message: str) -> dict[str, Any]:
+        _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
+        attempts = trace["recipients"][0]["devices"][0]["attempts"]
+        return dict(attempts[-1]) if attempts else {}
+
+    async def events(self, count: int) -> list[dict[str, Any]]:
+        """As soon as there are so many."""
+        async with asyncio.timeout(SOON_S):
+            while True:
+                _, body, _ = await self.face.call("GET", "/v1/events?types=delivery.vendor_receipt")
+                if len(body["events"]) >= count:
+                    return [event["data"] for event in body["events"]]
+                await CLOCK.sleep(0.05)
+
+
+@pytest.fixture
+async def scene(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.chdir(tmp_path)
+    vendor = Vendor()
+    app = web.Application()
+    app.add_routes([web.post("/token", vendor.login), web.post("/v1/1/messages:send", vendor.send)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    shared = f'provider = "huawei"\napp_id = "1"\napp_secret = "s"\nbase_url = "{url}"\ntoken_url = "{url}/token"\n'
+    config = tmp_path / "relay.toml"
+    config.write_text(
+        f"[accounts.hw]\n{shared}receipts = {{ user = '{USER}', secret = '{SECRET}', path_secret = '{PATH_SECRET}' }}\n"
+        f"[accounts.far]\n{shared}receipts = {{ path_secret = '{PATH_SECRET}', networks = ['192.0.2.0/24'] }}\n"
+        f"[accounts.deaf]\n{shared}"
+    )
+    environ = {
+        "RELAY_SERVER__PORT": "0",
+        "RELAY_SERVER__QUIET_S": "0",
+        "RELAY_PUSH__DEBOUNCE_S": "0",
+        "RELAY_STORE__URL": store_url,
+    }
+    relay = Relay(load(config, environ), CLOCK, system_rng(), Metrics())
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+        device = {"addresses": [{"account": "hw", "token": "tok-1"}]}
+        assert (await face.call("PUT", "/v1/users/ann/devices/phone", device))[0] == 201
+        yield Scene(face, vendor)
+    await relay.close()
+    await runner.cleanup()
+
+
+def item(status: int, *, token: str = "tok-1", **more: Any) -> dict[str, Any]:
+    return {"token": token, "appid": "1", "status": status, "timestamp": 1_764_000_000_000, "requestId": "r-1", **more}
+
+
+async def test_a_receipt_refines_the_trace_once_and_tells_who_asked_for_it(scene: Scene) -> None:
+    message = await scene.pushed(badge=3)
+    assert await scene.report(item(0)) == (200, {"code": "0", "message": "success"})
+    assert (await scene.report(item(0), item(0, biTag=message)))[0] == 200  # again, and again
+    attempt = await scene.attempt(message)
+    (receipt,) = attempt["receipts"]
+    assert (receipt["fact"], receipt["code"], receipt["reason"]) == ("delivered", "0", None)
+    assert receipt["at"].startswith("2025-11-24T")
+    (event,) = await scene.events(1)
+    assert (event["user"], event["device"], event["account"], event["fact"]) == ("ann", "phone", "hw", "delivered")
+    assert [one["message_id"] for one in event["deliveries"]] == [message]
+
+    # It ends nothing, not even for the worst of news: the message is still owed, the address is still there.
+    assert (await scene.report(item(2)))[0] == 200
+    _, trace, _ = await scene.face.call("GET", f"/v1/messages/{message}")
+    assert trace["recipients"][0]["devices"][0]["state"] == "pushed"
+    _, device, _ = await scene.face.call("GET", "/v1/users/ann/devices/phone")
+    assert [one["state"] for one in device["addresses"]] == ["active"]
+    second = (await scene.events(2))[1]
+    assert (second["reason"], second["token_dead"]) == ("uninstalled", True)
+
+
+async def test_a_receipt_finds_its_push_by_either_name_and_nothing_by_none(scene: Scene) -> None:
+    message = await scene.pushed()
+    assert scene.vendor.sent[0]["android"]["bi_tag"] == message
+    assert (await scene.report(item(0, requestId="r-9")))[0] == 200
+    assert (await scene.report(item(0, token="tok-2")))[0] == 200  # the console's sample names no token of ours
+    assert (await scene.attempt(message))["receipts"] == []
+    assert (await scene.report(item(15, requestId="r-9", biTag=message)))[0] == 200
+    (receipt,) = (await scene.attempt(message))["receipts"]
+    assert receipt["reason"] == "superseded"
+
+
+async def test_what_comes_in_is_bounded(scene: Scene) -> None:
+    message = await scene.pushed()
+    assert (await scene.report(*(item(code) for code in range(1000, 1100))))[0] == 200
+    assert len((await scene.attempt(message))["receipts"]) == 10
+    status, problem = await scene.report(*[item(0)] * 1001)
+    assert (status, problem["code"]) == (400, "json_invalid")
+    status, problem = await scene.post(f"hw/{PATH_SECRET}", b"x" * (1024 * 1024 + 1))
+    assert (status, problem["code"]) == (413, "body_too_large")
+
+
+async def test_nobody_but_the_vendor_reports(scene: Scene) -> None:
+    message = await scene.pushed()
+    for path, status in (
+        ("hw", 401),  # unsigned
+        (f"hw/{PATH_SECRET[:-1]}x", 401),
+        ("none", 404),
+        ("deaf", 404),
+        (f"deaf/{PATH_SECRET}", 404),
+        (f"far/{PATH_SECRET}", 404),  # the right secret, from the wrong place
+    ):
+        got, problem = await scene.post(path, [item(0)])
+        assert (got, problem["status"]) == (status, status)
+    assert (await scene.attempt(message))["receipts"] == []
+    assert (await scene.post(f"hw/{PATH_SECRET}", [item(0)]))[0] == 200
+    assert len((await scene.attempt(message))["receipts"]) == 1
+    status, problem = await scene.post(f"hw/{PATH_SECRET}", b"<xml>")
+    assert (status, problem["code"]) == (400, "json_invalid")
+
+
+async def test_the_trace_says_what_the_vendor_could_not_express(scene: Scene) -> None:
+    message = await scene.pushed(title_loc_key="FROM", mutable=True)
+    assert (await scene.attempt(message))["left_out"] == ["mutable"]
+    shown = scene.vendor.sent[0]["android"]["notification"]
+    assert (shown["title"], shown["title_loc_key"]) == ("hi", "FROM")

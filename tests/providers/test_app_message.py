@@ -1,0 +1,148 @@
+"""What adapters for Android's vendors share: texts, the app's data, keys; and overrides in a vendor's words."""
+
+import re
+from dataclasses import replace
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.app_message import app_data, cut, form_body, number_for, once_key, short, texts
+from providers.contract import Push
+from providers.fields import Rules, flag, matching, merged, mistakes, one_of, strings, text, whole
+
+PUSH = Push(id="m-1", token="t", title="Ann", body="hi")
+any_text = st.text(st.characters(), max_size=40)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | any_text,
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+objects = st.dictionaries(st.sampled_from("abc"), json_values, max_size=3)
+
+
+@given(given_=any_text, most=st.integers(1, 30))
+def test_a_cut_text_is_short_enough_and_says_that_it_was_cut(given_: str, most: int) -> None:
+    shown = cut(given_, most)
+    assert len(shown) <= most
+    assert shown == given_ or (shown.endswith("…") and given_.startswith(shown[:-1]))
+
+
+@given(title=st.none() | any_text, body=st.none() | any_text)
+def test_neither_text_is_ever_blank_and_none_that_is_there_is_changed(title: str | None, body: str | None) -> None:
+    shown = texts(replace(PUSH, title=title, body=body), blank="New")
+    assert all(one.strip() for one in shown)
+    for given_, one in zip((title, body), shown, strict=True):
+        assert one == given_ or not (given_ and given_.strip())
+
+
+@given(data=st.dictionaries(st.sampled_from(["relay", "_relay", "relay_id", "click", "thread", "k"]), any_text))
+def test_the_apps_data_arrives_whole_beside_ours(data: dict[str, str]) -> None:
+    push = replace(PUSH, data=data, click="chat://x", thread="t", relay={"v": 1})
+    sent = app_data(push)
+    ours = {"relay_id": "m-1", "relay": '{"v":1}', "click": "chat://x", "thread": "t"}
+    assert {key: sent.pop(key) for key in ours} == ours
+    assert len(sent) == len(data)
+    assert sorted(sent.values()) == sorted(data.values())
+    assert {key.lstrip("_") for key in sent} == {key.lstrip("_") for key in data}
+
+
+@given(key=any_text, chars=st.integers(1, 40), below=st.integers(1, 2**31))
+def test_keys_that_stand_for_ids_have_the_vendors_form(key: str, chars: int, below: int) -> None:
+    assert re.fullmatch(rf"[a-z][0-9A-Za-z_-]{{{chars - 1}}}", short(key, chars))
+    assert 0 <= number_for(key, below) < below
+    assert (short(key, chars), number_for(key, below)) == (short(key, chars), number_for(key, below))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"id": "m-2"}, {"title": "Bob"}, {"body": "2 new"}, {"urgent": False}, {"relay": {"ids": ["m-1", "m-2"]}}],
+)
+def test_only_the_very_same_push_is_a_repeat(changed: dict[str, Any]) -> None:
+    assert once_key(PUSH, now_s=900) == once_key(PUSH, now_s=1700)
+    assert once_key(replace(PUSH, token="other"), now_s=900) == once_key(PUSH, now_s=900), (
+        "one call carries many tokens"
+    )
+    assert once_key(replace(PUSH, **changed), now_s=900) != once_key(PUSH, now_s=900)
+    assert once_key(PUSH, now_s=900) != once_key(PUSH, now_s=900 + 3600), "a reminder is meant to be seen"
+
+
+@given(fields=st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=20)))
+def test_a_form_brings_its_values_unchanged_and_stumbles_over_nothing(fields: dict[str, str]) -> None:
+    found = parse_qs(form_body(fields).decode("ascii"), keep_blank_values=True)
+    assert {key: values[0] for key, values in found.items()} == {
+        key: value.encode("utf-8", "replace").decode() for key, value in fields.items()
+    }
+    assert form_body({"a": "\ud800"}) == b"a=%3F"
+
+
+# Overrides.
+
+RULES: Rules = {
+    "n": whole(1, 5),
+    "on": flag,
+    "word": matching("[a-z]+", "small letters"),
+    "kind": one_of(0, "x"),
+    "title": text(3, chars_min=1),
+    "map": strings(2, 10),
+    "under": {"n": whole(0, 1)},
+}
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {},
+        {"n": 5, "on": False, "word": "ab", "kind": "x", "title": "abc", "map": {"a": "b"}, "under": {"n": 0}},
+        {"kind": 0},
+        dict.fromkeys(RULES),
+        {"under": {"n": None}},
+    ],
+)
+def test_what_keeps_to_the_rules_is_no_mistake(fine: dict[str, Any]) -> None:
+    assert list(mistakes(fine, RULES)) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"n": 6}, "n must be a whole number from 1 to 5."),
+        ({"n": True}, "n must be"),
+        ({"n": 1.0}, "n must be"),
+        ({"on": 1}, "on must be true or false."),
+        ({"word": "Ab"}, "word must be small letters."),
+        ({"word": "a\n"}, "word must be"),
+        ({"kind": False}, "kind must be one of 0, x."),
+        ({"title": ""}, "title must be text of 1 to 3 characters."),
+        ({"map": {"a": 1}}, "map must be"),
+        ({"map": {"a": "b", "c": "d", "e": "f"}}, "map must be"),
+        ({"map": {"a": "b" * 10}}, "map must be"),
+        ({"under": 1}, "under must be an object."),
+        ({"under": {"n": 2}}, "under.n must be"),
+        ({"under": {"m": 2}}, "'under.m' may not be overridden; under.n may."),
+        ({"x" * 500: 1}, f"'{'x' * 64}' may not be"),
+        ({7: 1}, "'7' may not be"),
+    ],
+)
+def test_each_mistake_is_named_without_the_value(wrong: dict[Any, Any], named: str) -> None:
+    (sentence,) = mistakes(wrong, RULES)
+    assert sentence.startswith(named)
+
+
+@given(fields=objects, overrides=objects)
+def test_what_is_laid_over_stands_null_takes_away_and_nothing_else_changes(
+    fields: dict[str, Any], overrides: dict[str, Any]
+) -> None:
+    result = merged(fields, overrides)
+    for key in {*fields, *overrides}:
+        if key not in overrides:
+            assert result[key] == fields[key]
+        elif overrides[key] is None:
+            assert key not in result
+        elif isinstance(overrides[key], dict):
+            assert result[key] == merged(fields[key] if isinstance(fields.get(key), dict) else {}, overrides[key])
+        else:
+            assert result[key] == overrides[key]
+    assert set(result) <= {*fields, *overrides}

@@ -1,0 +1,166 @@
+"""After an upgrade, on both stores: only a comparison of everything proves that all arrived; until then it is kept."""
+
+from typing import Any
+
+import pytest
+from house import House
+
+from relay.inbox import upgrades
+from relay.inbox.comparing import Range, fingerprint
+from relay.inbox.upgrades import DAY_MS
+from relay.model import Policy
+from relay.store.engine import Engine
+
+PHONE, TABLET = "ann/phone", "ann/tablet"
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    house = await House(engine, clock, policy=Policy(replay_window_ms=0)).begin()
+    for name in (PHONE, TABLET):
+        await house.register(name)
+        await house.hello(name, app_version="1")
+    return house
+
+
+async def upgraded(house: House, name: str = PHONE) -> str:
+    """The id of the device's upgrade to version 2."""
+    welcome = await house.hello(name, app_version="2")
+    await house.catch_up(name)
+    assert welcome.upgrade is not None
+    return str(welcome.upgrade["id"])
+
+
+async def compare(house: House, upgrade: str, *, lost: int = 0, name: str = PHONE) -> str | None:
+    """A round about everything, of a client that lacks its newest `lost` entries."""
+    key = house.key(name)
+    cursor = house.inbox.unseal(house.store(name).cursor or "", key)
+    whole = (0, max(1, cursor.seq))
+    (all_,) = (await house.inbox.compare(key, [Range(*whole, -1, 0)], cursor=cursor)).ranges
+    assert all_.items is not None
+    has = all_.items[: len(all_.items) - lost]
+    mine = Range(*whole, len(has), sum(map(fingerprint, has)) % 2**128)
+    compared = await house.inbox.compare(key, [mine], cursor=cursor)
+    return await house.inbox.prove_upgrade(key, upgrade, compared)
+
+
+async def verdicts(house: House) -> list[tuple[str, int]]:
+    return [
+        (data["state"], data["messages"]) for kind, data in await house.events() if kind == "device.upgrade_verified"
+    ]
+
+
+async def floor(house: House) -> int:
+    await house.inbox.prune([house.key(PHONE).user])
+    return int((await house.rows("SELECT floor_seq FROM inbox"))[0]["floor_seq"])
+
+
+async def test_a_store_that_has_everything_proves_the_upgrade_and_ends_the_pin(house: House) -> None:
+    await house.sends(3)
+    upgrade = await upgraded(house)
+    await house.catch_up(TABLET)
+    assert await floor(house) == 0, "nothing acked goes before it is proved"
+    assert await compare(house, upgrade) == "ok"
+    assert await verdicts(house) == [("ok", 0)]
+    assert await floor(house) == 3
+
+
+async def test_what_was_lacking_and_is_there_the_next_time_was_repaired(house: House) -> None:
+    await house.sends(3)
+    upgrade = await upgraded(house)
+    assert await compare(house, upgrade, lost=2) == "repairing"
+    assert await verdicts(house) == []
+    assert await compare(house, upgrade) == "repaired"
+    assert await verdicts(house) == [("repaired", 2)]
+
+
+async def test_what_is_still_lacking_the_next_time_has_failed_and_stays_pinned(house: House) -> None:
+    await house.sends(3)
+    upgrade = await upgraded(house)
+    await house.catch_up(TABLET)
+    await compare(house, upgrade, lost=1)
+    assert await compare(house, upgrade, lost=1) == "failed"
+    assert [state for state, _ in await verdicts(house)] == ["failed"]
+    assert await floor(house) == 0
+    assert await compare(house, upgrade) == "repaired"
+    assert await floor(house) == 3
+
+
+async def test_one_device_does_not_end_what_is_pinned_for_another(house: House) -> None:
+    await house.sends(2)
+    phone, tablet = await upgraded(house), await upgraded(house, TABLET)
+    await compare(house, phone)
+    assert await floor(house) == 0
+    await compare(house, tablet, name=TABLET)
+    assert await floor(house) == 2
+
+
+async def test_without_a_comparison_the_pin_ends_after_a_week(house: House, clock: Any) -> None:
+    await house.sends(2)
+    await upgraded(house)
+    await house.catch_up(TABLET)
+    clock.forward(ms=house.policy.upgrade_pin_ms - 1)
+    assert await floor(house) == 0
+    clock.forward(ms=2)
+    assert await floor(house) == 2
+
+
+async def test_an_upgrade_that_nobody_proves_within_a_day_is_missing_and_may_be_proved_late(
+    house: House, clock: Any
+) -> None:
+    await house.send()
+    upgrade = await upgraded(house)
+    clock.forward(ms=DAY_MS - 1)
+    assert await house.inbox.give_up_upgrades("shop", limit=10) == 0
+    clock.forward(ms=1)
+    assert await house.inbox.give_up_upgrades("shop", limit=10) == 1
+    assert await house.inbox.give_up_upgrades("shop", limit=10) == 0
+    assert await compare(house, upgrade) == "ok"
+    assert await verdicts(house) == [("missing", 0), ("ok", 0)]
+
+
+async def test_a_verdict_is_told_once(house: House) -> None:
+    upgrade = await upgraded(house)
+    for _ in range(2):
+        assert await compare(house, upgrade) == "ok"
+    assert len(await verdicts(house)) == 1
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_version_that_loses_its_users_store_is_told_once_a_day(
+    house: House, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upgrades, "SUSPECT_MIN", 2)
+    house.store(PHONE).store_id, house.store(PHONE).cursor = "new", None
+    for name in (PHONE, TABLET):
+        await house.hello(name, app_version="2")
+    for _ in range(2):
+        (suspect,) = await house.inbox.warn_of_versions("shop")
+    assert (suspect.version, suspect.upgrades, suspect.bad, suspect.reasons) == ("2", 2, 1, {"no_cursor": 1})
+    told = [data for kind, data in await house.events() if kind == "app_version.suspect"]
+    assert [(one["app_version"], one["bad"]) for one in told] == [("2", 1)]
+    clock.forward(ms=2 * DAY_MS)
+    assert await house.inbox.warn_of_versions("shop") == []
+
+
+async def test_a_version_that_never_acks_shows(house: House, clock: Any) -> None:
+    await house.hello(PHONE, app_version="2")
+    await house.send()
+    clock.forward(ms=upgrades.SILENT_MS)
+    (version,) = await house.inbox.versions("shop", since_ms=0)
+    assert version.silent == 1
+    await house.catch_up(PHONE)
+    (version,) = await house.inbox.versions("shop", since_ms=0)
+    assert version.silent == 0
+
+
+async def test_how_long_it_took_to_catch_up_is_known_from_the_first_comparison(house: House, clock: Any) -> None:
+    upgrade = await upgraded(house)
+    clock.forward(s=7)
+    await compare(house, upgrade)
+    clock.forward(s=7)
+    await compare(house, upgrade)
+    (version,) = await house.inbox.versions("shop", since_ms=0)
+    assert (version.caught_up_s, version.verified) == (7.0, {"ok": 1})
