@@ -105,8 +105,18 @@ class ApnsProvider(HttpProvider):
 
     @classmethod
     def own_transport(cls, config: ApnsConfig) -> Http2Transport:
-        """One pool for each account, so for each team and key; nobody else's requests go over its connections (§2.1)."""
-        habits = Habits(spent=_spent, refusal=_refusal, unindexed=_UNINDEXED, certified=config.certificate is not None)
+        """One pool for each account, so for each team and key; nobody else's requests go over its connections (§2.1).
+
+        A connection that was opened with an old token must not see the next one soon after (§10.2b).
+        """
+        habits = Habits(
+            spent=_spent,
+            refusal=_refusal,
+            unindexed=_UNINDEXED,
+            pinned="authorization",
+            pin_s=JWT_KEPT_S,
+            certified=config.certificate is not None,
+        )
         return Http2Transport(tls=config.tls(), habits=habits)
 
     @classmethod

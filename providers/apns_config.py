@@ -56,10 +56,19 @@ def _certifies(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _authority(pem: str) -> str:
+    try:
+        x509.load_pem_x509_certificates(pem.encode("utf-8", "replace"))  # of nothing at all, ssl takes its own instead
+        tls_context(ca_data=pem)
+    except (ssl.SSLError, ValueError):
+        raise ValueError("must be certificates in PEM form") from None
+    return pem
+
+
 class ApnsConfig(ProviderConfig):
     """Give `topic`, and either `key`, `key_id` and `team_id`, or `certificate`.
 
-    `key_file` and `certificate_file` are paths of the same.
+    `key_file`, `certificate_file` and `ca_file` are paths of the same.
     """
 
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$", max_length=155)]  # the app's bundle id
@@ -70,9 +79,9 @@ class ApnsConfig(ProviderConfig):
     environment: Environment = "production"  # of addresses that do not name theirs
     port: Literal[443, 2197] = 443
     base_url: HttpUrl | None = None  # in place of both environments' hosts, e.g. the sandbox's
-    ca_file: str | None = None  # trusted in place of the machine's own authorities
+    ca: Annotated[str, AfterValidator(_authority)] | None = None  # in PEM form; trusted, the machine's own are not
 
-    operator_only: ClassVar[frozenset[str]] = frozenset({"key_file", "certificate_file", "base_url", "ca_file"})
+    operator_only: ClassVar[frozenset[str]] = frozenset({"key_file", "certificate_file", "base_url", "ca", "ca_file"})
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +89,7 @@ class ApnsConfig(ProviderConfig):
         if not isinstance(given, Mapping):
             return given
         settings = dict(given)
-        for name in ("key", "certificate"):
+        for name in ("key", "certificate", "ca"):
             path = settings.pop(f"{name}_file", None)
             if path is None:
                 continue
@@ -102,11 +111,6 @@ class ApnsConfig(ProviderConfig):
             raise ValueError("topic: give the bundle id alone; what follows it is added for each kind of address")
         if self.base_url is not None and self.base_url.scheme != "https":
             raise ValueError("base_url: must be https")
-        if self.ca_file is not None:
-            try:
-                tls_context(ca_file=self.ca_file)
-            except (OSError, ssl.SSLError) as error:
-                raise ValueError(f"ca_file: cannot be read as certificates in PEM form ({error.strerror})") from None
         return self
 
     def origin(self, environment: str | None) -> str:
@@ -118,7 +122,7 @@ class ApnsConfig(ProviderConfig):
 
     def tls(self) -> ssl.SSLContext:
         """Verifying, with the certificate if there is one."""
-        context = tls_context(ca_file=self.ca_file)
+        context = tls_context(ca_data=self.ca)
         if self.certificate is not None:
             with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # the ssl module reads files only; this is 0600
                 file.write(self.certificate.get_secret_value().encode())

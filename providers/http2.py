@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Self
 from urllib.parse import urlsplit
 
+from providers.contract import Outcome
 from providers.http import Reason, Refusal, Request, RequestInvalid, Response, TransportError
 from providers.http2_connection import (
     Connection,
@@ -35,11 +36,12 @@ CLOSE_S = 1.0
 Origin = tuple[str, str, int]
 
 
-def tls_context(
-    *, ca_file: str | None = None, ca_data: str | None = None, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH
-) -> ssl.SSLContext:
-    """One that verifies, speaks TLS 1.2 at least, and offers h2. Raises OSError, ssl.SSLError for a spoilt CA."""
-    context = ssl.create_default_context(purpose, cafile=ca_file, cadata=ca_data)
+def tls_context(*, ca_data: str | None = None) -> ssl.SSLContext:
+    """One that verifies, speaks TLS 1.2 at least, and offers h2; `ca_data` (PEM) stands in for the machine's authorities.
+
+    Raises ssl.SSLError, ValueError if that cannot be read.
+    """
+    context = ssl.create_default_context(cadata=ca_data)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     return context
@@ -187,6 +189,9 @@ class _Pool:
             else:
                 self._waiting.appendleft(exchange)
 
+    def refused(self, against_us: Outcome) -> None:
+        self._fail_waiting(Refusal(against_us))
+
     def lost(self, connection: Connection) -> None:
         if connection not in self._connections:
             return  # it failed before it was ready
@@ -195,8 +200,6 @@ class _Pool:
             self._failures = 0
         else:
             self._failed()
-        if connection.refusal is not None:
-            self._fail_waiting(Refusal(connection.refusal))
         if not self._connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
         self._pump()

@@ -136,6 +136,9 @@ class Home(Protocol):
     def give_back(self, exchanges: list[Exchange]) -> None:
         """These were certainly not processed; oldest first."""
 
+    def refused(self, against_us: Outcome) -> None:
+        """The server said good-bye, and what it has against us: the next connection would hear the same."""
+
     def lost(self, connection: "Connection") -> None:
         """It is closed, and everything on it has ended."""
 
@@ -180,7 +183,6 @@ class Connection(asyncio.Protocol):
         self.answered = 0  # requests
         self.draining = False  # takes nothing new, ends what it has
         self.closed = False
-        self.refusal: Outcome | None = None  # what the server had against us, when it said good-bye
 
     # What its home asks.
 
@@ -362,11 +364,13 @@ class Connection(asyncio.Protocol):
         exchanges = [self._streams.pop(stream_id) for stream_id in sorted(over)]
         for stream_id in over:
             self._held.pop(stream_id, None)
-        self.refusal = self._habits.refusal(goaway.debug)
+        against_us = self._habits.refusal(goaway.debug)
         for exchange in exchanges:
             exchange.taken_back()
-            if self.refusal is not None:
-                exchange.fail(Refusal(self.refusal))
+            if against_us is not None:
+                exchange.fail(Refusal(against_us))
+        if against_us is not None:
+            self._home.refused(against_us)
         self._home.give_back([exchange for exchange in exchanges if not exchange.future.done()])
 
     def _answer(self, exchange: Exchange, *, truncated: bool) -> None:

@@ -8,7 +8,11 @@ from providers.sandbox.emulator import Emulator
 
 GROUP = "relay.emulators"
 OURS = {
+    "apns": "providers.sandbox.apns:ApnsEmulator",
     "fcm": "providers.sandbox.fcm:FcmEmulator",
+    "gotify": "providers.sandbox.gotify:GotifyEmulator",
+    "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
+    "unifiedpush": "providers.sandbox.unifiedpush:UnifiedPushEmulator",
     "webpush": "providers.sandbox.webpush:WebPushEmulator",
 }
 

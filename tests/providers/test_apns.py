@@ -672,6 +672,8 @@ def test_a_key_that_cannot_sign_is_refused(key: str) -> None:
         ({"port": 8443}, "port"),
         ({"base_url": "http://localhost:1"}, "base_url"),
         ({"ca_file": "/nonexistent/ca.pem"}, "ca_file"),
+        ({"ca": "no certificate"}, "ca"),
+        ({"ca": ""}, "ca"),
         ({"key": None, "key_file": "/nonexistent/key.p8"}, "key_file"),
         ({"key_file": "/nonexistent/key.p8"}, "key_file"),
     ],
@@ -713,7 +715,7 @@ def test_key_and_certificate_may_stand_in_files(tmp_path: Path) -> None:
     assert mistakes(key=None, key_file=str(tmp_path / "large.p8"))
 
 
-@pytest.mark.parametrize("key", ["key_file", "certificate_file", "base_url", "ca_file"])
+@pytest.mark.parametrize("key", ["key_file", "certificate_file", "base_url", "ca", "ca_file"])
 def test_a_tenant_names_no_file_and_no_host(key: str) -> None:
     with pytest.raises(SettingsInvalid):
         configured(ApnsProvider, {**SETTINGS, key: "x"}, trusted=False)
