@@ -12,8 +12,8 @@ import structlog
 from aiohttp import web
 
 from providers.transport import HttpTransport
-from relay.api import limits, table
-from relay.api.auth import Authenticator
+from relay.api import key_set, limits, table
+from relay.api.auth import Authenticator, SignedTokens
 from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
 from relay.api.door import Door
@@ -258,6 +258,7 @@ class Relay:
             burst=settings.limits.send_burst,
             anonymous_per_s=settings.limits.anonymous_per_s,
             anonymous_burst=settings.limits.anonymous_burst,
+            signed=self._signed_tokens(),
         )
         self.issuer = Issuer(self.engine, self.ring, rng)
         self.watch = CredentialWatch(self.engine, clock, rng, auth=self.auth, hub=self.hub, also=self._follow_vault)
@@ -280,6 +281,19 @@ class Relay:
         self.gate = Gate()
         self.web = self._web(policy)
         return await self._first_start()
+
+    def _signed_tokens(self) -> SignedTokens | None:
+        """Raises ConfigError for a key set that can't be used."""
+        given = self.settings.device_jwt
+        if not given.issuer:
+            return None
+        if given.keys_are_remote:
+            fetch = key_set.from_url(given.keys, self._webhook_transport)
+        else:
+            key_set.check_file(Path(given.keys))
+            fetch = key_set.from_file(Path(given.keys))
+        keys = key_set.KeySet(fetch, self.clock)
+        return SignedTokens(app_id=DEFAULT_APP, issuer=given.issuer, audience=given.audience, keys=keys)
 
     async def _reach_store(self) -> None:
         """A PostgreSQL that starts beside us may take a while. Raises ConfigError, Unavailable."""

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
@@ -12,15 +12,18 @@ import structlog
 from aiohttp import web
 
 from relay import keys as creds
+from relay.api import jwt_bearer
 from relay.api.family import Standing, renew_ms, settle, standing
 from relay.api.issuing import API_KEY, DEVICE_TOKEN, TICKET
+from relay.api.key_set import KeySet
 from relay.api.limits import RateLimiter, network_of, slow_down
 from relay.api.principal import Principal
 from relay.clock import Clock
 from relay.errors import Problem, Throttled, Unauthenticated
 from relay.keys import KeyRing
-from relay.model import DeviceKey
+from relay.model import DeviceKey, DeviceState
 from relay.store import apps as rows
+from relay.store import devices as device_rows
 from relay.store import tokens
 from relay.store.engine import Conn, Engine
 
@@ -29,6 +32,16 @@ log = structlog.get_logger("relay.auth")
 CACHE_MS = 5_000  # a revoked credential works this much longer, at most
 CACHE_MAX = 50_000
 FAILED_PER_ADDRESS_PER_MIN, FAILED_PER_KEY_PER_MIN = 20, 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedTokens:
+    """Whose signed device tokens are taken, and for which app."""
+
+    app_id: str
+    issuer: str
+    audience: str
+    keys: KeySet
 
 
 class Authenticator:
@@ -44,7 +57,10 @@ class Authenticator:
         burst: float,
         anonymous_per_s: float,
         anonymous_burst: float,
+        signed: SignedTokens | None = None,
     ) -> None:
+        """`signed`: device tokens that somebody else makes, if they are taken."""
+        self._signed = signed
         self._engine = engine
         self._ring = ring
         self._clock = clock
@@ -94,6 +110,8 @@ class Authenticator:
             return await self._api_key(*parsed, network)
         if (parsed := creds.parse_device_token(text)) is not None:
             return await self._device_token(*parsed, network)
+        if self._signed is not None and jwt_bearer.looks_like_one(text):
+            return await self._signed_token(self._signed, text)
         raise _refused()
 
     async def _api_key(self, key_id: str, secret: str, network: str) -> Principal:
@@ -131,6 +149,22 @@ class Authenticator:
         if found in {Standing.REUSED, Standing.REVOKED}:
             raise self._guessed(token_id, network)
         return bearer
+
+    async def _signed_token(self, signed: SignedTokens, text: str) -> Principal:
+        key = await signed.keys.key(jwt_bearer.kid_of(text))
+        claims = jwt_bearer.verify(
+            text, key, issuer=signed.issuer, audience=signed.audience, now_ms=self._clock.now_ms()
+        )
+        device = DeviceKey(signed.app_id, claims.user_id, claims.device_id)
+        row = await self._engine.read(lambda conn, _: device_rows.device_row(conn, device))
+        if row is None or row.state is DeviceState.GONE:
+            raise _refused()
+        return Principal(
+            app_id=signed.app_id,
+            credential_id=claims.credential_id,
+            device_key=device,
+            expires_ms=claims.expires_ms,
+        )
 
     def _fits(self, purpose: str, secret: str, mac: bytes | None) -> bool:
         """Compares under every key of the ring; an unknown id costs as much as a known one."""

@@ -151,11 +151,21 @@ class Issuer:
         text = creds.mint_ticket(self._rng)
         mac = self._ring.mac(TICKET, text.encode())
 
+        _, new_id, secret = creds.mint_device_token(self._rng)
+        stand_in = self._ring.mac(DEVICE_TOKEN, secret.encode())
+        name = random_hex(self._rng, bits=64)
+
         def work(conn: Conn, now_ms: int) -> int:
             ends_ms = now_ms + TICKET_LIFE_MS
-            tokens.add_ticket(
-                conn, device, token_id=bearer.credential_id, ticket_mac=mac, origin=origin, expires_ms=ends_ms
-            )
+            token_id = bearer.credential_id
+            if (
+                not bearer.family
+            ):  # a token of the app's own login service has no row here: one that nobody knows gets one
+                assert bearer.expires_ms is not None
+                token_id = new_id
+                row = family.row_of(device, now_ms, token_id=new_id, mac=stand_in, family=name)
+                tokens.add(conn, row | {"expires_ms": bearer.expires_ms})
+            tokens.add_ticket(conn, device, token_id=token_id, ticket_mac=mac, origin=origin, expires_ms=ends_ms)
             return ends_ms
 
         return text, await self._engine.write(work)

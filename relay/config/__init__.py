@@ -47,6 +47,9 @@ def _rooted(settings: Settings, folder: Path, from_env: set[Place]) -> Settings:
         url = Secret(f"sqlite:///{base('store', 'url') / database}")
         store = store.model_copy(update={"url": url})
     keys = keys.model_copy(update={"file": base("keys", "file") / keys.file})
+    jwt = settings.device_jwt
+    if jwt.keys and not jwt.keys_are_remote:
+        jwt = jwt.model_copy(update={"keys": str(base("device_jwt", "keys") / Path(jwt.keys).expanduser())})
     accounts = {}
     for name, account in settings.accounts.items():
         rooted = {
@@ -54,7 +57,7 @@ def _rooted(settings: Settings, folder: Path, from_env: set[Place]) -> Settings:
             for key, value in account.settings.items()
         }
         accounts[name] = account.model_copy(update={"settings": rooted})
-    return settings.model_copy(update={"store": store, "keys": keys, "accounts": accounts})
+    return settings.model_copy(update={"store": store, "keys": keys, "device_jwt": jwt, "accounts": accounts})
 
 
 def _inherited(settings: Settings) -> Settings:

@@ -20,6 +20,8 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _START = re.compile(r"retained|now|days:([1-9]|[1-9][0-9]|[12][0-9][0-9]|3[0-5][0-9]|36[0-5])")
 _HOURS = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
 _OFFSET = re.compile(r"[+-](0[0-9]|1[0-4]):[0-5][0-9]")
+_PRINTABLE = re.compile(r"[\x21-\x7e]{0,512}")
+_KEY_SET = re.compile(r"https?://[\x21-\x7e]{1,2000}|(?!https?:)[^\x00-\x1f\x7f]{0,1024}")
 _PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\])(:[1-9][0-9]{0,4})?")
 
@@ -139,6 +141,27 @@ class App(Section):
     ttl_s: int = Field(7 * DAY_S, ge=1, le=TTL_S_MAX)
     inbox_max: int = Field(10_000, ge=1, le=10_000)
     privacy: Literal["full", "title", "none"] = "full"
+
+
+class DeviceJwt(Section):
+    """Device tokens that the app's own login service signs. Off unless `issuer` is set."""
+
+    issuer: Annotated[str, _matches(_PRINTABLE)] = Field("", description="the `iss` of the tokens; empty for none")
+    audience: Annotated[str, _matches(_PRINTABLE)] = Field("push-relay", description="the `aud` of the tokens")
+    keys: Annotated[str, _matches(_KEY_SET)] = Field(
+        "", description="the https URL or the path of a JSON Web Key Set; needed with an issuer"
+    )
+
+    @field_validator("keys")
+    @classmethod
+    def _needed(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("issuer") and not value:
+            raise ValueError("is needed with an issuer")
+        return value
+
+    @property
+    def keys_are_remote(self) -> bool:
+        return self.keys.startswith(("https://", "http://"))
 
 
 class Heartbeat(Section):
@@ -265,6 +288,7 @@ class Settings(Section):
     store: Store = Store()
     keys: Keys = Keys()
     app: App = App()
+    device_jwt: DeviceJwt = DeviceJwt()
     heartbeat: Heartbeat = Heartbeat()
     push: PushSection = PushSection()
     poll: Poll = Poll()

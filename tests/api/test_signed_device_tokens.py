@@ -1,0 +1,118 @@
+"""A device that comes with a token of the app's own login service, through the public faces."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from relay.app import Relay
+from relay.clock import SystemClock
+from relay.config import load
+from relay.errors import ConfigError
+from relay.ids import system_rng
+from relay.telemetry import Metrics
+
+ISSUER = "https://login.app.example"
+KEY = ec.generate_private_key(ec.SECP256R1())
+CLOCK = SystemClock()
+
+
+def key_set() -> str:
+    public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
+    return json.dumps({"keys": [public | {"alg": "ES256", "kid": "k1"}]})
+
+
+def token(user: str = "ann", device: str = "phone") -> str:
+    now_s = CLOCK.now_ms() // 1000
+    claims = {"iss": ISSUER, "aud": "push-relay", "sub": user, "device": device, "iat": now_s, "exp": now_s + 600}
+    return jwt.encode(claims, KEY, algorithm="ES256", headers={"kid": "k1"})
+
+
+@dataclass
+class House:
+    url: str
+    key: str
+    http: aiohttp.ClientSession
+
+    async def call(self, method: str, path: str, body: Any = None, *, by: str | None = None) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {by or self.key}"}
+        async with self.http.request(method, self.url + path, json=body, headers=headers) as answer:
+            text = await answer.read()
+            return answer.status, json.loads(text) if text else None
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys.json").write_text(key_set())
+    environ = {
+        "RELAY_SERVER__PORT": "0",
+        "RELAY_SERVER__DRAIN_S": "0",
+        "RELAY_DEVICE_JWT__ISSUER": ISSUER,
+        "RELAY_DEVICE_JWT__KEYS": "keys.json",
+    }
+    relay = Relay(load(None, environ), CLOCK, system_rng(), Metrics())
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        house = House(f"http://127.0.0.1:{relay.port}", first.api_key, http)
+        assert (await house.call("PUT", "/v1/users/ann/devices/phone", {}))[0] in {200, 201}
+        yield house
+    await relay.close()
+
+
+async def test_a_registered_device_shakes_hands_and_reads_its_inbox(house: House) -> None:
+    sent = {"to": {"users": ["ann"]}, "body": {"text": "hello"}}
+    assert (await house.call("POST", "/v1/messages", sent))[0] == 202
+    status, welcome = await house.call("PUT", "/v1/device", {"store": {"id": "s"}}, by=token())
+    assert status == 200, welcome
+    status, page = await house.call("GET", "/v1/device/sync", by=token())
+    assert status == 200
+    assert [one["body"] for one in page["entries"]] == [{"text": "hello"}]
+
+
+async def test_a_token_makes_no_device_and_is_no_api_key(house: House) -> None:
+    assert (await house.call("GET", "/v1/device/sync", by=token(device="tablet")))[0] == 401
+    assert (await house.call("GET", "/v1/device/sync", by=token(user="bob")))[0] == 401
+    assert (await house.call("GET", "/v1/users/ann/devices/phone", by=token()))[0] == 403
+
+
+async def test_a_device_that_was_removed_is_out(house: House) -> None:
+    assert (await house.call("DELETE", "/v1/users/ann/devices/phone"))[0] in {200, 204}
+    assert (await house.call("GET", "/v1/device/sync", by=token()))[0] == 401
+
+
+async def test_its_bearer_gets_a_ticket_for_a_browser_s_socket_once(house: House) -> None:
+    status, answer = await house.call("POST", "/v1/device/ticket", {}, by=token())
+    assert status in {200, 201}, answer
+    protocols = ["relay.v1.json", f"relay.ticket.{answer['ticket']}"]
+    async with house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols) as ws:
+        await ws.send_json({"type": "hello", "ref": "1", "store": {"id": "s"}})
+        assert (await ws.receive_json())["type"] == "welcome"
+    with pytest.raises(aiohttp.WSServerHandshakeError):
+        await house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols)
+
+
+def test_a_key_set_is_needed_with_an_issuer() -> None:
+    with pytest.raises(ConfigError, match="keys"):
+        load(None, {"RELAY_DEVICE_JWT__ISSUER": ISSUER})
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"keys":[]}'])
+async def test_a_key_set_that_cannot_serve_stops_the_start(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "keys.json").write_text(text)
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_DEVICE_JWT__ISSUER": ISSUER, "RELAY_DEVICE_JWT__KEYS": "keys.json"}
+    relay = Relay(load(None, environ), CLOCK, system_rng(), Metrics())
+    with pytest.raises(ConfigError, match="device_jwt"):
+        await relay.open()
+    await relay.close()
