@@ -14,6 +14,7 @@ OURS = {
     "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
     "unifiedpush": "providers.sandbox.unifiedpush:UnifiedPushEmulator",
     "webpush": "providers.sandbox.webpush:WebPushEmulator",
+    "xiaomi": "providers.sandbox.xiaomi:XiaomiEmulator",
 }
 
 
