@@ -15,9 +15,6 @@ OURS = {
     "unifiedpush": "providers.sandbox.unifiedpush:UnifiedPushEmulator",
     "webpush": "providers.sandbox.webpush:WebPushEmulator",
     "xiaomi": "providers.sandbox.xiaomi:XiaomiEmulator",
-    "gotify": "providers.sandbox.gotify:GotifyEmulator",
-    "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
-    "unifiedpush": "providers.sandbox.unifiedpush:UnifiedPushEmulator",
 }
 
 
