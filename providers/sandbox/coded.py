@@ -4,7 +4,6 @@ The vendors' rules for fields stand in tables: a name, what it may hold, and the
 """
 
 import re
-from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import ClassVar
@@ -118,10 +117,6 @@ class CodedEmulator(Emulator):
         self.today = Tally(host.now)
         self.seen_before = Remembered()
 
-    @abstractmethod
-    def answer_to(self, targets: Sequence[str], failed: Mapping[str, str], name: str) -> Answer:
-        """To a call that was taken as `name`: which devices failed, and by which word."""
-
     def reset(self) -> None:
         super().reset()
         self.today.clear()
@@ -131,10 +126,17 @@ class CodedEmulator(Emulator):
         return f"{self.name}-{self.host.rng.getrandbits(64):016x}"
 
     async def reply_many(
-        self, request: web.Request, targets: Sequence[str], take: Callable[[str, str], str | None]
+        self,
+        request: web.Request,
+        targets: Sequence[str],
+        take: Callable[[str, str], str | None],
+        answer: Callable[[Mapping[str, str], str], Answer],
     ) -> web.StreamResponse:
-        """Answers a call that passed the checks. `take` brings the message to a device under the message's name, or
-        gives the word for why that device cannot have it."""
+        """Answers a call that passed the checks.
+
+        `take` brings the message to a device under the message's name, or gives the word for why that device cannot
+        have it; `answer` makes the answer of those words, by device, and the message's name.
+        """
         name = self.message_name()
         failed: dict[str, str] = {}
         for target in targets:
@@ -148,11 +150,11 @@ class CodedEmulator(Emulator):
             self.note(word, target)
             if fault.arrives:
                 self._bring((one for one in targets if one not in failed), name, take)
-            return await self.fail(request, fault, fault.answer or self.answer_to(targets, failed, name))
+            return await self.fail(request, fault, fault.answer or answer(failed, name))
         failed |= self._bring((one for one in targets if one not in failed), name, take)
         for target in targets:
             self.note(failed.get(target, "accepted"), target)
-        return response(self.answer_to(targets, failed, name))
+        return response(answer(failed, name))
 
     @staticmethod
     def _bring(targets: Iterable[str], name: str, take: Callable[[str, str], str | None]) -> dict[str, str]:

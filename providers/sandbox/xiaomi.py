@@ -189,7 +189,12 @@ class XiaomiEmulator(CodedEmulator):
         if form["extra.channel_id"] == PUBLIC and self.today.of("public") >= PUBLIC_A_DAY:
             acked = self.today.of("public")
             return self.refuse(error(200001, f"quota: {PUBLIC_A_DAY}, have acked: {acked}"), first)
-        return await self.reply_many(request, targets, lambda target, name: self._take(target, name, form))
+        return await self.reply_many(
+            request,
+            targets,
+            lambda target, name: self._take(target, name, form),
+            lambda failed, name: _taken(targets, failed, name),
+        )
 
     def _check(self, form: Mapping[str, str], targets: Sequence[str], *, several_apps: bool) -> None:
         packages = form.get("restricted_package_name", "")
@@ -257,11 +262,12 @@ class XiaomiEmulator(CodedEmulator):
             ttl=form.get("time_to_live"),
         )
 
-    def answer_to(self, targets: Sequence[str], failed: Mapping[str, str], name: str) -> Answer:
-        if len(targets) == 1 and failed:
-            return error(10029)
-        data: Json = {"id": name, "day_quota": "", "day_acked": "", "channel_exceed_quota": ""}
-        if failed:
-            data["bad_regids"] = ",".join(failed)  # the form is a guess (§4)
-        body = {"result": "ok", "code": 0, "description": "success", "info": "", "reason": "", "trace_id": name}
-        return json_answer(200, {**body, "data": data})
+
+def _taken(targets: Sequence[str], failed: Mapping[str, str], name: str) -> Answer:
+    if len(targets) == 1 and failed:
+        return error(10029)
+    data: Json = {"id": name, "day_quota": "", "day_acked": "", "channel_exceed_quota": ""}
+    if failed:
+        data["bad_regids"] = ",".join(failed)  # the form is a guess (§4)
+    body = {"result": "ok", "code": 0, "description": "success", "info": "", "reason": "", "trace_id": name}
+    return json_answer(200, {**body, "data": data})
