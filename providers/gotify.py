@@ -46,7 +46,7 @@ TOTAL_S = 15.0
 OWN = "relay::message::data"
 
 _TOKEN = re.compile(r"A[A-Za-z0-9._-]{1,127}")  # an application's; a client's begins with C
-_EXTRA = re.compile(r"[^:]+::[^:]+::[^:]+")
+_EXTRA = re.compile(r"[^:]+(::[^:]+){1,2}")
 _ABOUT_APPID = re.compile(r"\bappid\b", re.IGNORECASE)
 
 
@@ -61,14 +61,14 @@ RULES: Rules = {
     "title": text(250),
     "message": text(BODY_BYTES_MAX, chars_min=1),
     "priority": whole(0, 10),
-    "extras": Rule(_holds_extras, "an object of objects, each under a name like client::notification::x"),
+    "extras": Rule(_holds_extras, "an object of objects, each under a name like client::display"),
 }
 
 
 class GotifyConfig(EndpointConfig):
     """Any public host may be called; `exempt` lets in those at home."""
 
-    wake_text: str = "New message"  # what a push without words shows: Gotify has no silent ones
+    wake_text: str = "New message"  # what a push without words shows, quietly: Gotify has no silent ones
 
     @field_validator("wake_text")
     @classmethod
@@ -95,7 +95,6 @@ class GotifyProvider(HttpProvider):
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=BODY_BYTES_MAX,
         ttl_s_max=28 * 86_400,  # messages stay until somebody deletes them
-        silent=False,
         image=True,
         sound=False,
         channel=False,

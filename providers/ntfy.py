@@ -88,7 +88,7 @@ class NtfyConfig(ProviderConfig):
     username: str | None = None
     password: SecretStr | None = None
     firebase: bool = True  # false: not through Google, so later on Android
-    wake_text: str = "New message"  # what a push without words shows: ntfy has no silent ones
+    wake_text: str = "New message"  # what a push without words shows, quietly: ntfy has no silent ones
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
 
@@ -131,7 +131,6 @@ class NtfyProvider(HttpProvider):
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=MESSAGE_BYTES_MAX,
         ttl_s_max=12 * 3600,  # the server's own, which no message can change; it may be set otherwise
-        silent=False,
         collapse=True,  # since 2.16; an older server shows one beside the other
         image=True,
         sound=False,

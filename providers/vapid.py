@@ -40,6 +40,7 @@ class VapidConfig(EndpointConfig):
     """Give `vapid_private_key` or `vapid_private_key_file` (`relay keys vapid` makes one), and `vapid_subject`."""
 
     vapid_private_key: VapidKey
+    wake_text: Annotated[str, Field(min_length=1, max_length=200)] = "New message"  # where nothing may be silent
     vapid_subject: str  # whom a push service writes to: mailto:… or https://…
     # A subscription lives as long as the key that it was made with: keep it here when a new one takes its place.
     vapid_old_private_keys: Annotated[tuple[VapidKey, ...], Field(max_length=10)] = ()

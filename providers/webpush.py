@@ -6,6 +6,7 @@ Source: vendor sheet `webpush` (RFC 8030, 8188, 8291, 8292; Mozilla, Google, Mic
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple
 
@@ -180,7 +181,7 @@ class WebPushProvider(HttpProvider):
             raise Refusal(outcome) from None
         host, now_s = known.target.host, self.now()
         if push.silent and on_host(host, APPLE):  # shown nothing, Safari takes the permission away (sheet §6.4)
-            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="silent_refused"))
+            push = replace(push, body=self.config.wake_text)
         body = self._body(push, known)
         if on_host(host, MOZILLA):
             while len(body) > MOZILLA_BODY_BYTES and (lean := slimmer(push)) is not None:

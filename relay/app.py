@@ -434,12 +434,12 @@ class Relay:
             https_only=self.settings.server.https_only,
         )
 
-    def _check_push(self, app_id: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
+    def _check_push(self, app_id: str, field: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
         """Mistakes in a send's overrides, by the providers they are for."""
         providers = {one.provider.name: type(one.provider) for one in self.accounts.of(app_id).values()}
         errors = []
         for name, own in overrides.items():
-            pointer = f"/push/overrides/{name}"
+            pointer = f"/{field}/overrides/{name}"
             if name not in providers:
                 errors.append(FieldError(pointer, "unknown", "no account of this provider is configured"))
             else:

@@ -14,10 +14,11 @@ from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.ending import SWEEP_ENTRIES_MAX
 from relay.inbox.service import InboxService
-from relay.model import DeviceState, UserKey
+from relay.model import DeviceKey, DeviceState, UserKey
 from relay.push.calendar import day_of
 from relay.store import apps as app_rows
 from relay.store import audit, dead, meta, quota, tokens
+from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store.audit import Imbalance
 from relay.store.engine import Conn, Engine
@@ -108,6 +109,13 @@ class Chores:
             while await self.inbox.silence(state, before_ms=before_ms, limit=SILENT_DEVICES):
                 pass
 
+    async def releases(self) -> None:
+        """Full forms that a crash kept from their devices: a handshake had more to release than one transaction takes."""
+        after: DeviceKey | None = None
+        while devices := await self.engine.read(partial(_holding_after, after)):
+            await self.inbox.release_rest(devices)
+            after = devices[-1]
+
     async def upgrades(self) -> None:
         """What no comparison proved within a day; and versions of an app that look as if they lose messages."""
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
@@ -146,6 +154,7 @@ class Chores:
             (self.silence, 3600),
             (self.forget, 600),
             (self.upgrades, 600),
+            (self.releases, 600),
             (self.audit, 600),
             (self.push_books, 3600),
         ):
@@ -155,6 +164,10 @@ class Chores:
 
 def _inboxes_after(after: UserKey | None, conn: Conn, now_ms: int) -> list[UserKey]:
     return inbox_rows.inboxes_after(conn, after, limit=WALK_USERS)
+
+
+def _holding_after(after: DeviceKey | None, conn: Conn, now_ms: int) -> list[DeviceKey]:
+    return device_rows.holding_after(conn, after, limit=WALK_USERS)
 
 
 def _imbalances(users: Sequence[UserKey], conn: Conn, now_ms: int) -> dict[Imbalance, set[UserKey]]:

@@ -145,6 +145,9 @@ class Entry(Struct, frozen=True):
     hold: bool
     scope: Scope
     notify_policy: NotifyPolicy | None
+    notify_release: bool  # its full form is told once more, although its fallback was shown
+    tells_held: bool  # there is something to show where it is held
+    only_held: bool  # and nothing where it is not
 
     def live(self, now_ms: int) -> bool:
         return self.state is EntryState.LIVE and self.expires_ms > now_ms

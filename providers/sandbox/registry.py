@@ -11,9 +11,12 @@ OURS = {
     "apns": "providers.sandbox.apns:ApnsEmulator",
     "fcm": "providers.sandbox.fcm:FcmEmulator",
     "gotify": "providers.sandbox.gotify:GotifyEmulator",
+    "huawei": "providers.sandbox.huawei:HuaweiEmulator",
     "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
+    "oppo": "providers.sandbox.oppo:OppoEmulator",
     "unifiedpush": "providers.sandbox.unifiedpush:UnifiedPushEmulator",
     "webpush": "providers.sandbox.webpush:WebPushEmulator",
+    "xiaomi": "providers.sandbox.xiaomi:XiaomiEmulator",
 }
 
 

@@ -33,7 +33,9 @@ KEY_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 _encode = msgspec.json.Encoder().encode
 
-CheckPush = Callable[[str, Mapping[str, Mapping[str, Any]]], list[FieldError]]  # (app, overrides) -> mistakes
+CheckPush = Callable[
+    [str, str, Mapping[str, Mapping[str, Any]]], list[FieldError]
+]  # (app, field, overrides) -> mistakes
 
 
 def idempotency_key(values: Sequence[str]) -> str | None:
@@ -69,14 +71,13 @@ class Sends:
         content = _encode(body.body)
         fallback = None if body.fallback is None else _encode(body.fallback)
         push = None if body.push is None else _encode(body.push.model_dump(exclude_none=True))
-        if len(content) + len(push or b"") + len(fallback or b"") > PAYLOAD_BYTES_MAX:
+        push_held = None if body.push_held is None else _encode(body.push_held.model_dump(exclude_none=True))
+        if sum(len(part or b"") for part in (content, push, fallback, push_held)) > PAYLOAD_BYTES_MAX:
             raise TooLarge(
-                f"`body`, `push` and `fallback` may have {PAYLOAD_BYTES_MAX} bytes together.", code="payload_too_large"
+                f"`body`, `push`, `fallback` and `push_held` may have {PAYLOAD_BYTES_MAX} bytes together.",
+                code="payload_too_large",
             )
-        if body.push is not None and body.push.overrides:
-            errors = self.check_push(app_id, body.push.overrides)
-            if errors:
-                raise Invalid("The overrides are not valid for their providers.", errors=tuple(errors))
+        self._check_pushes(app_id, body)
         message_id, from_key = self._id(app_id, key, body.id)
         return Send(
             app_id=app_id,
@@ -102,11 +103,23 @@ class Sends:
             min_app_version=body.min_app_version,
             fallback=None if fallback is None else fallback.decode(),
             fallback_h=None if fallback is None else fingerprint(fallback),
+            push_held=None if push_held is None else push_held.decode(),
+            notify_release=body.notify_release,
             hold=body.hold,
             scope=scope,
             notify_policy=None if body.notify is None else NotifyPolicy(body.notify),
             ttl_s=policy.ttl_s if body.ttl_s is None else body.ttl_s,
         )
+
+    def _check_pushes(self, app_id: str, body: SendBody) -> None:
+        errors = [
+            error
+            for name, one in (("push", body.push), ("push_held", body.push_held))
+            if one is not None and one.overrides
+            for error in self.check_push(app_id, name, one.overrides)
+        ]
+        if errors:
+            raise Invalid("The overrides are not valid for their providers.", errors=tuple(errors))
 
     def _receivers(self, body: SendBody) -> tuple[tuple[str, ...], Scope]:
         """The users, each once, and the scope: single devices are users with a scope of their own."""

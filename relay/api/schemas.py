@@ -188,6 +188,8 @@ class SendBody(In):
     min_app_version: Version | None = None
     fallback: Any = None
     hold: bool = True
+    push_held: PushBody | None = None
+    notify_release: bool = False
     client_ref: Id | None = None
     id: MessageIdText | None = None
 

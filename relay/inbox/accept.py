@@ -54,6 +54,8 @@ class Send(Struct, frozen=True, kw_only=True):
     min_app_version: str | None = None
     fallback: str | None = None
     fallback_h: str | None = None
+    push_held: str | None = None
+    notify_release: bool = False
     hold: bool = True
     scope: Scope = EVERYWHERE
     notify_policy: NotifyPolicy | None = None
@@ -212,7 +214,7 @@ class _Batch:
         if index in self.same_as:
             return
         expires_ms = self.now_ms + (send.ttl_s * 1000 or ZERO_TTL_MS)
-        notifiable = send.push is not None and send.ttl_s > 0
+        notifiable = (send.push is not None or send.push_held is not None) and send.ttl_s > 0
         recipients: list[Recipient] = []
         wakes: list[UserKey] = []
         due_ms: int | None = None
@@ -335,6 +337,8 @@ class _Batch:
             "min_app_version": send.min_app_version,
             "fallback": send.fallback,
             "fallback_h": send.fallback_h,
+            "push_held": send.push_held,
+            "notify_release": int(send.notify_release),
             "hold": int(send.hold),
             "scope": inbox_rows.scope_text(send.scope),
             "notify_policy": send.notify_policy,

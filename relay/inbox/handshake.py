@@ -17,13 +17,13 @@ from relay.inbox import rules
 from relay.inbox.ack import advance
 from relay.inbox.addresses import NewAddress, set_addresses
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
-from relay.inbox.ending import entry_row
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.page import Snapshot, tail_same
 from relay.inbox.registry import inherited_from, remove
-from relay.inbox.reports import Released, released, tell_device
-from relay.inbox.rules import Evidence, Judgement, Reason, Verdict, View
-from relay.model import Device, DeviceKey, DeviceState, EntryState, Kind
+from relay.inbox.releasing import release
+from relay.inbox.reports import tell_device
+from relay.inbox.rules import Evidence, Judgement, Reason, Verdict
+from relay.model import Device, DeviceKey, DeviceState
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import upgrades as upgrade_rows
@@ -31,7 +31,6 @@ from relay.store.engine import Conn
 from relay.store.events import derived_id
 
 S = TypeVar("S")
-RELEASES_MAX = 1000  # in one handshake; the rest with the next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +70,7 @@ class Welcome:
     loss: dict[str, Any] | None
     upgrade: dict[str, Any] | None
     addresses: tuple[tuple[str, str], ...]  # (account, state)
+    more_to_release: bool
 
 
 def hello(
@@ -130,7 +130,8 @@ def _hello_one(
     taken: tuple[tuple[str, str], ...] = ()
     if one.addresses is not None:
         taken = set_addresses(users, locked.devices[one.device.device_id], one.addresses)
-    upgrade = _note_upgrade(locked, old, judgement, _release(locked, old, locked.devices[one.device.device_id]))
+    again = release(locked, old, locked.devices[one.device.device_id])
+    upgrade = _note_upgrade(locked, old, judgement, again.released)
     if judgement.reason is not None and old.session > 0:
         tell_device(
             locked, locked.devices[one.device.device_id], "device.resync", reason=str(judgement.reason), session=session
@@ -139,7 +140,7 @@ def _hello_one(
         tell_device(locked, locked.devices[one.device.device_id], "device.online", session=session)
     locked.rearm(one.device.device_id, anew=True)
     locked.rearm_all()
-    return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, taken, old.session)
+    return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, taken, old.session, again.more)
 
 
 def _unsealed(one: Hello, keys: CursorKeys) -> Cursor | None:
@@ -261,51 +262,6 @@ def _replace_device(locked: Locked, device_id: str, predecessor_id: str, judgeme
     remove(locked, predecessor, detail="device_gone")
 
 
-def _release(locked: Locked, old: Device, device: Device) -> int:
-    """Step 8: what was passed without its full form, and can be shown now, comes again under a new number."""
-    rows: list[dict[str, Any]] = []
-    done: list[int] = []
-    held = [row for row in locked.held(device.device_id) if row[0] <= device.acked_seq]
-    if not held:
-        return 0
-    seqs = [seq for seq, _, _ in held]
-    entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, seqs)}
-    collapse_keys = inbox_rows.collapse_keys_at(locked.conn, locked.key, seqs)
-    for seq, why, tries in held:
-        if len(rows) == RELEASES_MAX:
-            break
-        entry = entries.get(seq)
-        if entry is None or entry.state is not EntryState.LIVE:
-            done.append(seq)
-            continue
-        # One that is over but not yet swept keeps its row: without it the sweep would take the delivery for acked.
-        if not entry.live(locked.now_ms) or rules.view(entry, device) is not View.FULL:
-            continue
-        if not rules.may_read_now(why, old, device):
-            continue
-        before = released(entry)
-        was_fallback = why == "fallback" or (before is not None and before.was == "fallback")
-        data = Released("fallback" if was_fallback else "held", tries)
-        rows.append(
-            entry_row(
-                locked,
-                seq=locked.next_seq(),
-                id_=entry.message_id,
-                kind=Kind.RELEASE,
-                expires_ms=entry.expires_ms,
-                only_device=device.device_id,
-                collapse_key=collapse_keys.get(seq),  # what replaces the message replaces its release
-                notifiable=entry.notifiable and not was_fallback,
-                data=msgspec.json.encode(data).decode(),
-            )
-        )
-        done.append(seq)
-    if rows:
-        inbox_rows.append(locked.conn, [], rows)
-    locked.unhold(device.device_id, done)
-    return len(rows)
-
-
 def _note_upgrade(locked: Locked, old: Device, judgement: Judgement, released: int) -> dict[str, Any] | None:
     """Step 9: the version has changed: pin what is kept, and remember how it went."""
     device = locked.devices[old.device_id]
@@ -358,6 +314,7 @@ def _welcome(
     upgrade: dict[str, Any] | None,
     taken: tuple[tuple[str, str], ...],
     previous_session: int,
+    more_to_release: bool,
 ) -> Welcome:
     device = locked.devices[one.device.device_id]
     snap = Snapshot(store_epoch=store_epoch, inbox=replace(locked.inbox, head_seq=locked.head_seq), device=device)
@@ -380,4 +337,5 @@ def _welcome(
         loss=loss,
         upgrade=upgrade,
         addresses=taken,
+        more_to_release=more_to_release,
     )

@@ -174,7 +174,7 @@ class UserFacts:
 
 def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy, now_ms: int) -> bool:
     """Whether this entry, if the device does not have it, is a reason to notify the device."""
-    if not entry.notifiable or not entry.live(now_ms) or view(entry, device) not in {View.FULL, View.FALLBACK}:
+    if not entry.notifiable or not entry.live(now_ms) or not _tells(entry, view(entry, device)):
         return False
     conversation = entry.conversation_id
     if conversation is not None and device.foreground and device.open_conversation == conversation:
@@ -189,6 +189,13 @@ def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy
                 other.foreground and (other.acked_high >= entry.seq or facts.of(other.device_id).has(entry.seq))
                 for other in facts.devices
             )
+
+
+def _tells(entry: Entry, seen: View) -> bool:
+    """Whether there is something to show to a device that sees the entry so."""
+    if seen is View.HELD:
+        return entry.tells_held
+    return seen in {View.FULL, View.FALLBACK} and not entry.only_held
 
 
 def owed(entry: Entry, device: Device, acks: Acks, now_ms: int) -> bool:

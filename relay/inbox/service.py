@@ -20,6 +20,7 @@ from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.locked import PolicyOf
 from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, check, page, reset_data, snapshot
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
+from relay.inbox.releasing import release_rest
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, UserKey
@@ -165,8 +166,20 @@ class InboxService:
         self.room.for_others()
         welcome: Welcome = await self.engine.write_batched(self._hello, one)
         self.hints.close(one.device, welcome.session)
+        if welcome.more_to_release:
+            await self.release_rest([one.device])
         self.facts_told()
         return welcome
+
+    async def release_rest(self, devices: Sequence[DeviceKey]) -> None:
+        """What these devices can show by now and do not have in full comes again, however much it is."""
+        left = list(devices)
+        while left:
+            left = await self.engine.write(
+                lambda conn, now_ms, keys=left: release_rest(conn, now_ms, keys, self.policy_of)  # type: ignore[misc]
+            )
+        self.hints.wake({device.user for device in devices})
+        self.push_due(self.clock.now_ms())
 
     # --- presence transitions ---
 

@@ -176,7 +176,7 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
     items = [
         Item(
             entry=entry,
-            push=msgspec.json.decode(contents[entry.message_id].push, type=Notification),
+            push=_shown(entry, device, contents[entry.message_id]),
             priority=contents[entry.message_id].priority,
             collapse_key=contents[entry.message_id].collapse_key,
         )
@@ -184,6 +184,12 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
         if entry.message_id in contents
     ]
     return items, len(worth)
+
+
+def _shown(entry: Entry, device: Device, content: inbox_rows.Push) -> Notification:
+    """What this device shows of it: of what it can't read yet, that there is something."""
+    held = rules.view(entry, device) is rules.View.HELD
+    return msgspec.json.decode((content.push_held if held else content.push) or "{}", type=Notification)
 
 
 def _attempt(locked: Locked, device: Device, job: PushJob, send: Send) -> Attempt:

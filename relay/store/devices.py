@@ -5,7 +5,7 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text, update
+from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text, tuple_, update
 
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
 from relay.store.schema import address, address_tombstone, device, device_ack, device_held
@@ -265,6 +265,16 @@ def holders(conn: Connection, keys: Iterable[UserKey]) -> set[UserKey]:
 _held_seqs = select(device_held.c.seq).where(
     device_held.c.app_id == bindparam("app"), device_held.c.user_id == bindparam("user")
 )
+
+
+def holding_after(conn: Connection, after: DeviceKey | None, *, limit: int) -> list[DeviceKey]:
+    """Devices that have passed something without its full form, in key order."""
+    c = device_held.c
+    columns = (c.app_id, c.user_id, c.device_id)
+    statement = select(*columns).distinct().order_by(*columns).limit(limit)
+    if after is not None:
+        statement = statement.where(tuple_(*columns) > tuple_(*after))
+    return [DeviceKey(*row) for row in conn.execute(statement).all()]
 
 
 def held_seqs(conn: Connection, key: UserKey) -> set[int]:

@@ -1,10 +1,10 @@
 """Rows of inboxes: the lock, the numbers, messages and entries."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, literal_column, select, text, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, literal_column, or_, select, text, update
 
 from relay.ids import message_id
 from relay.model import EVERYWHERE, Entry, EntryState, Inbox, Kind, NotifyPolicy, Scope, UserKey
@@ -176,15 +176,27 @@ def messages(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row
 
 @per_dialect
 def _pushes(sqlite: bool) -> Select[Any]:
-    return select(m.message_id, m.push, m.priority, m.collapse_key).where(
-        m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite), m.push.is_not(None)
+    return select(m.message_id, m.push, m.push_held, m.priority, m.collapse_key).where(
+        m.app_id == bindparam("app"),
+        in_list(m.message_id, "ids", sqlite=sqlite),
+        or_(m.push.is_not(None), m.push_held.is_not(None)),
     )
 
 
-def pushes_of(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row[Any]]:
+class Push(NamedTuple):
+    """What a message shows: JSON of a notification, of its full form or fallback, and where it is held."""
+
+    message_id: str
+    push: str | None
+    push_held: str | None
+    priority: str
+    collapse_key: str | None
+
+
+def pushes_of(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Push]:
     """What these messages would show, by id."""
     rows = conn.execute(_pushes(conn), {"app": app_id, "ids": as_list(conn, ids)})
-    return {row.message_id: row for row in rows}
+    return {row.message_id: Push(*row) for row in rows}
 
 
 # The columns that decide who gets an entry and how: everything but the content.
@@ -209,6 +221,9 @@ DECIDING = (
     m.hold,
     m.scope,
     m.notify_policy,
+    m.notify_release,
+    m.push_held.is_not(None).label("tells_held"),
+    m.push.is_(None).label("only_held"),
 )
 WITH_MESSAGE = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
 _KINDS = {str(kind): kind for kind in Kind}
@@ -264,6 +279,9 @@ def entry_of(row: Sequence[Any]) -> Entry:
         hold,
         scope,
         notify,
+        notify_release,
+        tells_held,
+        only_held,
     ) = row[: len(DECIDING)]
     return Entry(
         seq,
@@ -285,6 +303,9 @@ def entry_of(row: Sequence[Any]) -> Entry:
         bool(hold),
         EVERYWHERE if scope is None else scope_of(scope),
         None if notify is None else NotifyPolicy(notify),
+        bool(notify_release),
+        bool(tells_held),
+        bool(only_held),
     )
 
 

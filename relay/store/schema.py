@@ -156,6 +156,8 @@ message = _table(
     _text("min_app_version", null=True),
     _text("fallback", null=True),
     _text("fallback_h", null=True),
+    _text("push_held", null=True),  # what is shown where it is held: "update the app"
+    _int("notify_release", default=0),
     _int("hold"),
     _text("scope", null=True),
     _text("notify_policy", null=True),

@@ -149,4 +149,4 @@ _outcomes = (
 def outcomes(conn: Connection, app_id: str, *, since_ms: int, limit: int) -> list[Outcome]:
     """Upgrades since then, the oldest first, at most `limit`."""
     params = {"app": app_id, "since": since_ms, "count": limit}
-    return [Outcome(*row[:-1], silent=bool(row[-1])) for row in conn.execute(_outcomes, params).all()]
+    return [Outcome(*row) for row in conn.execute(_outcomes, params).all()]

@@ -180,7 +180,7 @@ def test_words_and_priority(fields: dict[str, Any], title: str | None, text: str
         ({"message": None}, "message must be text"),
         ({"extras": {"x": {}}}, "extras must be"),
         ({"extras": {OWN: {}}}, "extras must be"),
-        ({"extras": {"client::display::x": 1}}, "extras must be"),
+        ({"extras": {"client::display": 1}}, "extras must be"),
     ],
 )
 def test_overrides_are_checked(overrides: dict[str, Any], said: str) -> None:
@@ -189,7 +189,10 @@ def test_overrides_are_checked(overrides: dict[str, Any], said: str) -> None:
 
 
 def test_overrides_are_sent() -> None:
-    own = {"android::action::onReceive": {"intentUrl": "x://y"}}
+    own = {
+        "android::action": {"onReceive": {"intentUrl": "x://y"}},
+        "client::display": {"contentType": "text/markdown"},
+    }
     overrides = {"priority": 2, "title": None, "extras": own}
     assert GotifyProvider.check_overrides(overrides) == []
     provider, _ = made()

@@ -19,6 +19,7 @@ from .client import Client, Database
 from .draws import Stream
 from .loop import now_s, sleep
 from .net import Link, Lost
+from .sdk import SdkVisit
 
 if TYPE_CHECKING:
     from .vendors import Vendor
@@ -40,6 +41,7 @@ class Phone:
         self.world = world
         stream = f"phone/{app_id}/{self.name}/{clone}"
         self.draws: Stream = world.draws.stream(stream)
+        self._sdk_draws: Stream = world.draws.stream(f"sdk/{stream}")
         self._ids = world.draws.ids(stream)
         self.client = Client(user_id, device_id, Database(self._new_id()))
         self.vendor = vendor
@@ -177,9 +179,7 @@ class Phone:
             self._safe = self.client.database.copy()
             try:
                 by_socket = self.stay or self.draws.chance(0.6)
-                self._visit = asyncio.create_task(
-                    self._by_socket() if by_socket else self._by_polling(), name=self.name
-                )
+                self._visit = asyncio.create_task(self._talk(by_socket=by_socket), name=self.name)
                 await asyncio.wait([self._visit])
                 if not self._visit.cancelled():
                     self._visit.result()
@@ -197,6 +197,15 @@ class Phone:
                 await self._woken.wait()
         except TimeoutError:
             pass
+
+    async def _talk(self, *, by_socket: bool) -> None:
+        """A visit: half of them are the SDK's, the others those of a client that is as simple as the protocol allows."""
+        if self._sdk_draws.chance(0.5):
+            visit = SdkVisit(self, self._sdk_draws)
+            stay_s = self._sdk_draws.between(2, self.world.scenario.stay_s)
+            await (visit.by_socket(stay_s) if by_socket else visit.by_polling(stay_s))
+        else:
+            await (self._by_socket() if by_socket else self._by_polling())
 
     # --- by polling ---
 

@@ -1,0 +1,96 @@
+"""The adapter: the contract's tests with Acme's answers, and then the adapter against the emulator over a socket."""
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from acme_push import AcmeProvider
+from acme_sandbox import AcmeEmulator
+
+from providers import loading
+from providers.contract import Push, Scope, Verdict
+from providers.http import Response
+from providers.sandbox import Sandbox, registry
+from providers.testing import NOW_S, ProviderContract
+from providers.transport import HttpTransport
+
+
+def acme(status: int, body: str, **headers: str) -> Response:
+    return Response(status=status, headers=headers, body=body.encode())
+
+
+class TestAcme(ProviderContract):
+    provider = AcmeProvider
+    settings = {"project": "demo", "client_id": "id", "client_secret": "s3cr3t-value"}
+    token = "f3a1-device-token"
+    login = acme(200, '{"access_token":"t1","expires_in":3600}')
+    answers = {
+        "ok": (acme(200, '{"id":"m-1"}'), Verdict.ACCEPTED),
+        "gone": (acme(404, '{"error":"token.unregistered"}'), Verdict.TOKEN_DEAD),
+        "big": (acme(413, '{"error":"payload.too_big"}'), Verdict.TOO_LARGE),
+        "bad": (acme(400, '{"error":"payload.invalid"}'), Verdict.REFUSED),
+        "stale": (acme(401, '{"error":"auth.expired"}'), Verdict.REAUTH),
+        "project": (acme(403, '{"error":"auth.wrong_project"}'), Verdict.MISCONFIGURED),
+        "busy": (acme(503, ""), Verdict.RETRY),
+        "slow down": (acme(429, "", **{"retry-after": "30"}), Verdict.RETRY),
+    }
+
+
+@pytest.fixture
+async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+    monkeypatch.setitem(registry.OURS, "acme", "acme_sandbox:AcmeEmulator")  # installed, it is found by its entry point
+    sandbox = Sandbox(now=lambda: NOW_S, rng=random.Random(1), vendors=("acme",), slow_s=0.05)
+    await sandbox.start()
+    yield sandbox
+    await sandbox.stop()
+
+
+@pytest.fixture
+async def provider(sandbox: Sandbox) -> AsyncIterator[Any]:
+    transport = HttpTransport()
+    settings = sandbox.account_settings("acme")["settings"]
+    made = loading.build(AcmeProvider, settings, transport=transport, now=lambda: NOW_S)
+    yield made
+    await made.aclose()
+    await transport.aclose()
+
+
+async def test_a_message_reaches_the_phone(sandbox: Sandbox, provider: Any) -> None:
+    outcome = await provider.send(Push(id="p1", token="phone", title="Hi", body="there", collapse_key="k"))
+    assert outcome.verdict is Verdict.ACCEPTED
+    (phone,) = sandbox.phones.view(token="phone", phones_max=1)
+    (shown,) = phone["shown"]
+    assert (shown["title"], shown["body"], shown["collapse"]) == ("Hi", "there", "k")
+
+
+@pytest.mark.parametrize(
+    ("fault", "verdict", "scope"),
+    [
+        ("unregistered", Verdict.TOKEN_DEAD, Scope.MESSAGE),
+        ("throttled", Verdict.RETRY, Scope.ACCOUNT),
+        ("devicerate", Verdict.RETRY, Scope.TOKEN),
+        ("unavailable", Verdict.RETRY, Scope.MESSAGE),
+        ("reset", Verdict.RETRY, Scope.MESSAGE),
+        ("garbage", Verdict.RETRY, Scope.MESSAGE),
+        ("revoked", Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    ],
+)
+async def test_every_fault_is_taken_as_the_document_wants_it(
+    provider: Any, fault: str, verdict: Verdict, scope: Scope
+) -> None:
+    outcome = await provider.send(Push(id="p1", token=f"{fault}-phone", title="Hi"))
+    assert (outcome.verdict, outcome.scope) == (verdict, scope)
+
+
+async def test_a_revoked_access_token_is_renewed_and_a_revoked_key_needs_the_operator(
+    sandbox: Sandbox, provider: Any
+) -> None:
+    emulator = sandbox.emulators["acme"]
+    assert isinstance(emulator, AcmeEmulator)
+    push = Push(id="p1", token="phone", title="Hi")
+    await provider.send(push)
+    emulator.revoke(key=False)
+    assert (await provider.send(push)).verdict is Verdict.ACCEPTED
+    emulator.revoke(key=True)
+    assert (await provider.send(push)).verdict is Verdict.MISCONFIGURED

@@ -1,0 +1,386 @@
+"""OPPO Push and the phones behind it: its login, what it checks of a message, and what it answers.
+
+Source: vendor sheet oppo.md, by a reading of its own: login §2, request §3, answer §4, codes §5, classes §6. The account
+here has two channels: `im`, of communication and service, with the template `tpl-im`; and `news`, of content and
+marketing. It was not granted the strong level.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import msgspec
+from aiohttp import web
+
+from providers.sandbox.checks import Json
+from providers.sandbox.coded import (
+    CodedEmulator,
+    Fields,
+    Remembered,
+    Wrong,
+    among,
+    boolean,
+    chars,
+    form_of,
+    like,
+    look,
+    number,
+)
+from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
+from providers.sandbox.faults import Answer, Fault, Place
+
+APP_KEY = "oppo-sandbox-key"
+MASTER_SECRET = "oppo-sandbox-master-secret"  # noqa: S105
+CHAT_CHANNEL, NEWS_CHANNEL = "im", "news"
+TEMPLATE = "tpl-im"  # `{title}` and `{body}` as they are
+CLOCKS_APART_S = 600
+TOKEN_LIFE_S = 24 * 3600
+LOGINS_A_MINUTE = 60  # the sheet knows that there is a limit, not which
+TARGETS_MAX = 1000
+NEWS_A_DAY = 100_000  # for an app with less than 50,000 users
+NEWS_A_DEVICE = 2
+CONTENT_CHARS = {1: 50, 2: 128}
+
+MISSING, BAD = 40, 41
+
+
+def _json_text(chars_max: int, value: object) -> bool:
+    if not isinstance(value, str) or len(value) > chars_max:
+        return False
+    try:
+        return isinstance(msgspec.json.decode(value), dict)
+    except msgspec.DecodeError:
+        return False
+
+
+NOTIFICATION: Fields = {
+    "app_message_id": (chars(1, 64), BAD),
+    "style": (among(1, 2), BAD),  # 3, a big picture, is for broadcasts
+    "title": (chars(1, 50), BAD),
+    "sub_title": (chars(0, 10), BAD),
+    "content": (chars(1, 128), BAD),
+    "click_action_type": (among(0, 1, 2, 4, 5), BAD),
+    "click_action_activity": (chars(1, 500), BAD),
+    "click_action_url": (chars(1, 2000), BAD),
+    "action_parameters": (lambda value: _json_text(4000, value), BAD),
+    "off_line": (boolean, BAD),
+    "off_line_ttl": (number(1, 864_000), BAD),
+    "show_ttl": (number(0, 86_400), BAD),
+    "show_time_type": (among(0, 1), BAD),
+    "show_start_time": (number(0, 10**15), BAD),
+    "show_end_time": (number(0, 10**15), BAD),
+    "network_type": (among(0, 1), BAD),
+    "call_back_url": (like(r"(?=.{1,200}$)https?://\S+"), BAD),
+    "call_back_parameter": (chars(0, 100), BAD),
+    "channel_id": (chars(1, 128), BAD),
+    "notify_id": (number(0, 2**31 - 1), BAD),
+    "category": (like(r"[A-Z][A-Z_]{0,31}"), 67),
+    "notify_level": (among(1, 2), 67),  # 16 takes a right that this app lacks
+    "private_msg_template_id": (chars(1, 128), BAD),
+    "private_title_parameters": (lambda value: _json_text(4000, value), BAD),
+    "private_content_parameters": (lambda value: _json_text(4000, value), BAD),
+    "badge_operation_type": (among(0, 1), BAD),
+    "badge_message_count": (number(0, 2**31 - 1), BAD),
+}
+MESSAGE: Fields = {
+    "target_type": (among(2), BAD),
+    "target_value": (like(r"[\x21-\x7e]+"), BAD),
+    "verify_registration_id": (boolean, BAD),
+    "notification": (lambda value: isinstance(value, dict), BAD),
+}
+
+# Sheet §5: each row.
+CODES = {
+    -3: "parse failure",
+    -2: "flow control",
+    -1: "service unavailable",
+    11: "invalid auth token",
+    12: "HTTP method not allowed",
+    13: "app call limited",
+    14: "invalid app key",
+    15: "missing app key",
+    16: "invalid signature",
+    17: "missing signature",
+    18: "missing timestamp",
+    19: "invalid timestamp",
+    20: "invalid method",
+    21: "missing method",
+    22: "missing version",
+    23: "invalid version",
+    24: "unsupported format",
+    25: "invalid encoding",
+    26: "IP blacklisted",
+    27: "access denied",
+    28: "app disabled",
+    29: "missing auth token",
+    30: "API permission denied",
+    31: "data does not exist",
+    32: "duplicate data",
+    33: "message count limit of the day",
+    34: "picture upload limit",
+    40: "missing required argument",
+    41: "invalid argument",
+    51: "invalid picture",
+    54: "private_msg_template_id is null",
+    55: "frequency limit",
+    59: "secondary action not allowed",
+    67: "category or notify_level is wrong",
+    10000: "invalid registration id",
+    10001: "business error",
+    20000: "business error",
+}
+_LOGIN_CODES = (-2, -1, 13, 14, 15, 16, 17, 18, 19, 26, 27, 28, 30, 55)
+_ITEM_CODES = {"unregistered": 10000, "malformed": 41}
+_ITEM_SAYS = {10000: CODES[10000], 41: "invalid argument: registration_id"}
+
+
+def error(code: int, message: str | None = None) -> Answer:
+    return json_answer(200, {"code": code, "message": message or CODES[code], "data": None})
+
+
+def _by_code(code: int, meaning: str | None = None) -> Fault:
+    return Fault(meaning=meaning or f"{code}: {CODES[code]}", answer=error(code))
+
+
+def _word(code: int) -> str:
+    return f"code{code}" if code >= 0 else f"codeminus{-code}"
+
+
+_ILL: dict[str, Fault] = {
+    "unavailable": Fault(meaning=COMMON_FAULTS["unavailable"], answer=json_answer(503, {})),
+    "gateway": Fault(
+        meaning="502 in HTML", answer=Answer(status=502, body=b"<html>502</html>", content_type="text/html")
+    ),
+}
+
+
+class OppoEmulator(CodedEmulator):
+    name = "oppo"
+    of_one_device: ClassVar[frozenset[str]] = frozenset(_ITEM_CODES)
+    known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
+        Place.SEND: {
+            **NETWORK_FAULTS,
+            **_ILL,
+            "unregistered": _by_code(10000, COMMON_FAULTS["unregistered"]),
+            "malformed": Fault(meaning="41, and the text names the registration id"),
+            "throttled": _by_code(-2, COMMON_FAULTS["throttled"]),
+            "quota": _by_code(33, COMMON_FAULTS["quota"]),
+            "revoked": _by_code(11, COMMON_FAULTS["revoked"]),
+            **{_word(code): _by_code(code) for code in CODES},
+        },
+        Place.TOKEN: {
+            "garbage": Fault(meaning="0 without a token", answer=json_answer(200, {"code": 0, "data": {}})),
+            "reset": NETWORK_FAULTS["cut"],
+            **_ILL,
+            **{_word(code): _by_code(code) for code in _LOGIN_CODES},
+        },
+    }
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.tokens = Remembered()  # when each was made
+        self._logins: list[float] = []
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/oppo/server/v1/auth", self.login),
+            web.post("/oppo/server/v1/message/notification/unicast", self.unicast),
+            web.post("/oppo/server/v1/message/notification/unicast_batch", self.unicast_batch),
+        ]
+
+    def settings(self) -> Json:
+        chat = {
+            "channel_id": CHAT_CHANNEL,
+            "category": "IM",
+            "template_id": TEMPLATE,
+            "title_parameter": "title",
+            "body_parameter": "body",
+        }
+        return {
+            "app_key": APP_KEY,
+            "master_secret": MASTER_SECRET,
+            "classes": {"default": chat, "news": {"channel_id": NEWS_CHANNEL}},
+            "base_url": self.url,
+        }
+
+    def revoke(self, *, key: bool) -> None:
+        super().revoke(key=key)
+        self.tokens.clear()
+
+    async def login(self, request: web.Request) -> web.StreamResponse:
+        """`POST /server/v1/auth`, sheet §2."""
+        struck = self.faults.strike(Place.TOKEN)
+        if struck is not None:
+            return await self.fail(request, struck[1], struck[1].answer or error(-1))
+        form, now = await form_of(request), self.host.now()
+        key, sign, timestamp = (form.get(name, "") for name in ("app_key", "sign", "timestamp"))
+        right = hashlib.sha256((APP_KEY + timestamp + MASTER_SECRET).encode()).hexdigest()
+        self._logins = [at for at in self._logins if now - at < 60]
+        for wrong, code in (
+            (not key, 15),
+            (key != APP_KEY, 14),
+            (not timestamp, 18),
+            (not re.fullmatch(r"[0-9]{13}", timestamp), 19),
+            (not sign, 17),
+        ):
+            if wrong:
+                return response(error(code))
+        if abs(int(timestamp) / 1000 - now) > CLOCKS_APART_S:
+            return response(error(19))
+        if sign != right or self.revoked:  # another master secret by now
+            return response(error(16))
+        if len(self._logins) >= LOGINS_A_MINUTE:
+            return response(error(13))
+        self._logins.append(now)
+        token = f"{self.host.rng.getrandbits(96):024x}"
+        self.tokens.saw(token, now)
+        data = {"auth_token": token, "create_time": int(now * 1000)}
+        return response(json_answer(200, {"code": 0, "message": "success", "data": data}))
+
+    async def unicast(self, request: web.Request) -> web.StreamResponse:
+        """`POST …/unicast`, sheet §3."""
+        return await self._send(request, "message", dict)
+
+    async def unicast_batch(self, request: web.Request) -> web.StreamResponse:
+        return await self._send(request, "messages", list)
+
+    async def _send(self, request: web.Request, field: str, kind: type) -> web.StreamResponse:
+        form = await form_of(request)
+        try:
+            self._admit(form.get("auth_token") or request.headers.get("auth_token"))
+            messages = self._messages(form.get(field), field, kind)
+        except Wrong as wrong:
+            return self.refuse(error(wrong.code, f"{CODES[wrong.code]}: {wrong.field}"))
+        by_target = {str(message["target_value"]): message["notification"] for message in messages}
+        batch = kind is list
+        if not batch:
+            (target,) = by_target
+            if self._repeated(target, by_target[target]):
+                return self.refuse(error(32), target)
+        if self._spent(by_target.values()):
+            return self.refuse(error(33), next(iter(by_target)))
+        return await self.reply_many(
+            request,
+            list(by_target),
+            lambda target, name: self._take(target, name, by_target[target]),
+            lambda failed, name: _items(by_target, failed, name) if batch else _single(failed, name),
+        )
+
+    def _admit(self, token: str | None) -> None:
+        if not token:
+            raise Wrong(29, "auth_token")
+        made = self.tokens.get(token)
+        if self.revoked or not isinstance(made, float) or self.host.now() - made >= TOKEN_LIFE_S:
+            raise Wrong(11, "auth_token")
+
+    @staticmethod
+    def _messages(text: str | None, field: str, kind: type) -> list[dict[str, Any]]:
+        """Raises Wrong for the first mistake of any of them."""
+        if not text:
+            raise Wrong(MISSING, field)
+        try:
+            parsed = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            raise Wrong(BAD, field) from None
+        if not isinstance(parsed, kind):
+            raise Wrong(BAD, field)
+        messages: list[Any] = parsed if isinstance(parsed, list) else [parsed]
+        if not 1 <= len(messages) <= TARGETS_MAX:
+            raise Wrong(BAD, field)
+        for message in messages:
+            _check(message)
+        return messages
+
+    def _repeated(self, target: str, notification: Json) -> bool:
+        key = notification.get("app_message_id")
+        return key is not None and (target, key) in self.seen_before
+
+    def _spent(self, notifications: Iterable[Json]) -> bool:
+        news = any(one.get("channel_id") == NEWS_CHANNEL for one in notifications)
+        return news and self.today.of("news") >= NEWS_A_DAY
+
+    def _take(self, target: str, name: str, notification: Json) -> None:
+        if self._repeated(target, notification):
+            return
+        if "app_message_id" in notification:
+            self.seen_before.saw((target, notification["app_message_id"]))
+        channel = notification.get("channel_id")
+        if channel not in {CHAT_CHANNEL, NEWS_CHANNEL}:
+            return  # taken, but Android 9 and later show nothing without a channel that they know
+        if channel == NEWS_CHANNEL:
+            self.today.add("news")
+            if self.today.add(("device", target)) > NEWS_A_DEVICE:
+                return  # only a receipt would tell
+        title, body = notification["title"], notification["content"]
+        if notification.get("private_msg_template_id") == TEMPLATE:
+            title = _parameters(notification, "private_title_parameters").get("title", "{title}")
+            body = _parameters(notification, "private_content_parameters").get("body", "{body}")
+        count = notification.get("badge_message_count")
+        collapse = notification.get("notify_id")
+        self.deliver(
+            target,
+            message=notification,
+            title=str(title),
+            body=str(body),
+            name=name,
+            data=_parameters(notification, "action_parameters"),
+            collapse=None if collapse is None else str(collapse),
+            badge=count if isinstance(count, int) else None,
+            channel=str(channel),
+            priority=str(notification.get("notify_level", "")),
+            ttl=str(notification.get("off_line_ttl", 0)),
+        )
+
+
+def _check(message: object) -> None:
+    """Raises Wrong for what OPPO refuses, sheet §3."""
+    if not isinstance(message, dict):
+        raise Wrong(BAD, "message")
+    for field in ("target_type", "target_value", "notification"):
+        if field not in message:
+            raise Wrong(MISSING, field)
+    look(message, MESSAGE, unknown=BAD)
+    said = message["notification"]
+    for field in ("title", "content"):
+        if field not in said:
+            raise Wrong(MISSING, field)
+    look(said, NOTIFICATION, unknown=BAD)
+    if len(said["content"]) > CONTENT_CHARS[said.get("style", 1)]:
+        raise Wrong(BAD, "content")
+    wants = {1: "click_action_activity", 4: "click_action_activity", 2: "click_action_url", 5: "click_action_url"}
+    field = wants.get(said.get("click_action_type", 0), "title")
+    if field not in said:
+        raise Wrong(MISSING, field)
+    if "notify_level" in said and "category" not in said:
+        raise Wrong(67, "notify_level")
+    if said.get("category") == "IM" and "private_msg_template_id" not in said:
+        raise Wrong(54, "private_msg_template_id")
+    if said.get("private_msg_template_id", TEMPLATE) != TEMPLATE:
+        raise Wrong(31, "private_msg_template_id")  # the sheet has no code for an unknown template
+    if ("badge_operation_type" in said) != ("badge_message_count" in said):
+        raise Wrong(MISSING, "badge_message_count")
+
+
+def _parameters(notification: Json, field: str) -> Json:
+    parsed: Json = msgspec.json.decode(str(notification.get(field, "{}")))
+    return parsed
+
+
+def _single(failed: Mapping[str, str], name: str) -> Answer:
+    for word in failed.values():
+        code = _ITEM_CODES[word]
+        return error(code, _ITEM_SAYS[code])
+    return json_answer(200, {"code": 0, "message": "success", "data": {"messageId": name}})
+
+
+def _items(targets: Iterable[str], failed: Mapping[str, str], name: str) -> Answer:
+    """One for each device; their names of fields are a guess (§4)."""
+    items: list[Json] = []
+    for place, target in enumerate(targets):
+        if target in failed:
+            code = _ITEM_CODES[failed[target]]
+            items.append({"registrationId": target, "errorCode": code, "errorMessage": _ITEM_SAYS[code]})
+        else:
+            items.append({"registrationId": target, "messageId": f"{name}-{place}"})
+    return json_answer(200, {"code": 0, "message": "success", "data": items})
