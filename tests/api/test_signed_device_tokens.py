@@ -74,7 +74,7 @@ async def test_a_registered_device_shakes_hands_and_reads_its_inbox(house: House
     assert status == 200, welcome
     status, page = await house.call("GET", "/v1/device/sync", by=token())
     assert status == 200
-    assert [one["body"] for one in page["entries"]] == [{"text": "hello"}]
+    assert [one["body"] for one in page["batches"][0]["entries"]] == [{"text": "hello"}]
 
 
 async def test_a_token_makes_no_device_and_is_no_api_key(house: House) -> None:
