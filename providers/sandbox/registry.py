@@ -11,10 +11,12 @@ OURS = {
     "apns": "providers.sandbox.apns:ApnsEmulator",
     "fcm": "providers.sandbox.fcm:FcmEmulator",
     "gotify": "providers.sandbox.gotify:GotifyEmulator",
+    "harmony": "providers.sandbox.harmony:HarmonyEmulator",
     "huawei": "providers.sandbox.huawei:HuaweiEmulator",
     "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
     "oppo": "providers.sandbox.oppo:OppoEmulator",
     "unifiedpush": "providers.sandbox.unifiedpush:UnifiedPushEmulator",
+    "vivo": "providers.sandbox.vivo:VivoEmulator",
     "webpush": "providers.sandbox.webpush:WebPushEmulator",
     "xiaomi": "providers.sandbox.xiaomi:XiaomiEmulator",
 }

@@ -1,0 +1,379 @@
+"""vivo Push and the phones behind it: its login, its classes with their hours and numbers, and what it answers.
+
+Source: vendor sheet vivo.md, by a reading of its own: login §2, request §3, answer §4, codes §5, classes §6. Several codes
+for wrong fields are known only as a range (10045 to 10067); which is which here is a guess.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from aiohttp import web
+
+from providers.sandbox.checks import Json
+from providers.sandbox.coded import (
+    BEIJING_AHEAD_S,
+    DAY_S,
+    CodedEmulator,
+    Fields,
+    Remembered,
+    Wrong,
+    among,
+    boolean,
+    chars,
+    like,
+    look,
+    number,
+)
+from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
+from providers.sandbox.faults import Answer, Fault, Place
+
+APP_ID = 100001
+APP_KEY = "vivo-sandbox-key"
+APP_SECRET = "vivo-sandbox-secret"  # noqa: S105
+CLOCKS_APART_S = 600
+TOKEN_LIFE_S = 24 * 3600
+LOGINS_A_SECOND = 10
+TARGETS = (2, 1000)
+OPEN_FROM_S, OPEN_UNTIL_S = 7 * 3600, 23 * 3600
+OPERATIONAL_A_DAY = 10_000  # the floor
+OPERATIONAL_A_DEVICE = 2
+SYSTEM_A_DAY = 30_000  # three for each of ten thousand users
+BODIES_A_DAY = 1_000  # the sheet knows that there is a number, not which
+
+SYSTEM = {"IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION"}
+OPERATIONAL = {"NEWS", "CONTENT", "MARKETING", "SOCIAL"}
+TEST_WORDS = ("测试", "test")
+TIMED = {"showStartTime", "showEndTime"}
+
+
+def _custom_map(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= 10
+        and all(isinstance(part, str) for pair in value.items() for part in pair)
+        and sum(len(key) + len(item) for key, item in value.items()) <= 1024
+    )
+
+
+def _callback(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"callback", "callback.param", "callback.id"}
+        and all(isinstance(item, str) for item in value.values())
+        and len(value.get("callback", "")) <= 128
+        and len(value.get("callback.param", "")) <= 64
+        and len(value.get("callback.id", "")) + len(value.get("callback.param", "")) <= 192
+    )
+
+
+CONTENT: Fields = {
+    "appId": (among(APP_ID), 10094),
+    "requestId": (chars(1, 64), 10303),
+    "notifyType": (number(1, 4), 10050),
+    "title": (chars(1, 40, not_blank=True), 10054),
+    "content": (chars(1, 100, not_blank=True), 10055),
+    "timeToLive": (number(60, 86_400), 10056),
+    "skipType": (number(1, 4), 10057),
+    "skipContent": (chars(1, 2048), 10058),
+    "networkType": (among(-1, 1), 10059),
+    "classification": (among(0, 1), 10097),
+    "category": (among(*SYSTEM, *OPERATIONAL), 10096),
+    "clientCustomMap": (_custom_map, 10060),
+    "extra": (_callback, 10061),
+    "pushMode": (among(0, 1), 10089),
+    "notifyId": (number(1, 2_147_483_647), 10062),
+    "sendOnline": (boolean, 10063),
+    "foregroundShow": (boolean, 10064),
+    "auditReview": (lambda value: isinstance(value, list), 10065),
+    "addBadge": (boolean, 10066),
+    "timedDisplay": (lambda value: isinstance(value, dict) and set(value) == TIMED, 10067),
+}
+SINGLE: Fields = {
+    **CONTENT,
+    "regId": (like(r"[\x21-\x7e]+"), 10302),
+    "profileId": (chars(1, 64), 10061),
+}
+LIST: Fields = {
+    "appId": CONTENT["appId"],
+    "requestId": CONTENT["requestId"],
+    "taskId": (chars(1, 64), 10045),
+    "regIds": (lambda value: isinstance(value, list) and TARGETS[0] <= len(value) <= TARGETS[1], 10045),
+}
+
+# Sheet §5: each row.
+CODES = {
+    10000: "auth failed",
+    10070: "the day's total is exceeded",
+    10071: "not at this hour",
+    10072: "sending too fast",
+    10073: "the system class's total is exceeded",
+    10085: "the text has no words",
+    10104: "the text looks like a test",
+    10089: "this push mode is not allowed",
+    10093: "auth is called too often",
+    10094: "appId differs from the token's app",
+    10096: "category is illegal",
+    10097: "category and classification disagree",
+    **dict.fromkeys(range(10200, 10206), "auth parameter missing or wrong"),
+    10252: "the day's number of group bodies is exceeded",
+    10254: "the number of pushes to everyone is exceeded",
+    10302: "regId is illegal",
+    10040: "a resource limit is reached, try later",
+    10045: "target missing",
+    10050: "parameter wrong",
+    10054: "title wrong",
+    **dict.fromkeys(range(10055, 10068), "parameter wrong"),
+    10101: "the content did not pass the review",
+    10103: "sensitive words",
+    10102: "internal fault",
+    10303: "requestId missing",
+}
+# Of one device: the status of an invalid user (§4).
+USERS = {"unregistered": 2, "unknown": 1, "unexplained": 3, "nottest": 4}
+
+
+def error(code: int) -> Answer:
+    return json_answer(200, {"result": code, "desc": CODES[code]})
+
+
+def _by_code(code: int, meaning: str | None = None) -> Fault:
+    return Fault(meaning=meaning or f"{code}: {CODES[code]}", answer=error(code))
+
+
+_ILL: dict[str, Fault] = {
+    "unavailable": Fault(
+        meaning="500, not in JSON", answer=Answer(status=500, body=b"<html>500</html>", content_type="text/html")
+    ),
+    "gateway": Fault(
+        meaning="502 in HTML", answer=Answer(status=502, body=b"<html>502</html>", content_type="text/html")
+    ),
+}
+
+
+class VivoEmulator(CodedEmulator):
+    name = "vivo"
+    of_one_device: ClassVar[frozenset[str]] = frozenset(USERS)
+    known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
+        Place.SEND: {
+            **NETWORK_FAULTS,
+            **_ILL,
+            "unregistered": Fault(meaning="0, and an invalid user of status 2: uninstalled"),
+            "unknown": Fault(meaning="0, and an invalid user of status 1: not of this app"),
+            "unexplained": Fault(meaning="0, and an invalid user of status 3"),
+            "nottest": Fault(meaning="0, and an invalid user of status 4: no test user"),
+            "throttled": _by_code(10072, COMMON_FAULTS["throttled"]),
+            "quota": _by_code(10070, COMMON_FAULTS["quota"]),
+            "revoked": _by_code(10000, COMMON_FAULTS["revoked"]),
+            **{f"code{code}": _by_code(code) for code in CODES},
+        },
+        Place.TOKEN: {
+            "garbage": Fault(meaning="0 without a token", answer=json_answer(200, {"result": 0, "desc": ""})),
+            "reset": NETWORK_FAULTS["cut"],
+            **_ILL,
+            **{f"code{code}": _by_code(code) for code in (10000, 10093, 10102, *range(10200, 10206))},
+        },
+    }
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.tokens = Remembered()  # when each was made
+        self.tasks = Remembered()  # bodies, by task id
+        self._logins: list[float] = []
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.post("/vivo/message/auth", self.login),
+            web.post("/vivo/message/send", self.single),
+            web.post("/vivo/message/saveListPayload", self.save),
+            web.post("/vivo/message/pushToList", self.to_list),
+        ]
+
+    def settings(self) -> Json:
+        classes = {"default": {"category": "IM"}, "news": {"category": "NEWS"}}
+        return {
+            "app_id": APP_ID,
+            "app_key": APP_KEY,
+            "app_secret": APP_SECRET,
+            "classes": classes,
+            "base_url": self.url,
+        }
+
+    def revoke(self, *, key: bool) -> None:
+        super().revoke(key=key)
+        self.tokens.clear()
+
+    async def login(self, request: web.Request) -> web.StreamResponse:
+        """`POST /message/auth`, sheet §2."""
+        struck = self.faults.strike(Place.TOKEN)
+        if struck is not None:
+            return await self.fail(request, struck[1], struck[1].answer or error(10102))
+        given, now = await _json_of(request), self.host.now()
+        self._logins = [at for at in self._logins if now - at < 1]
+        if len(self._logins) >= LOGINS_A_SECOND:
+            return response(error(10093))
+        self._logins.append(now)
+        timestamp = given.get("timestamp")
+        signed = f"{APP_ID}{APP_KEY}{timestamp}{APP_SECRET}"
+        right = hashlib.md5(signed.encode()).hexdigest()  # noqa: S324 - vivo's choice
+        for wrong, code in (
+            (given.get("appId") not in {APP_ID, str(APP_ID)}, 10200),
+            (given.get("appKey") != APP_KEY, 10201),
+            (type(timestamp) is not int, 10202),
+            ("sign" not in given, 10203),
+            (given.get("sign") != right or self.revoked, 10204),
+            (type(timestamp) is int and abs(timestamp / 1000 - now) > CLOCKS_APART_S, 10205),
+        ):
+            if wrong:
+                return response(error(code))
+        token = f"{self.host.rng.getrandbits(128):032x}"
+        self.tokens.saw(token, now)
+        return response(json_answer(200, {"result": 0, "desc": "", "authToken": token}))
+
+    async def single(self, request: web.Request) -> web.StreamResponse:
+        """`POST /message/send`, sheet §3."""
+        message = await _json_of(request)
+        target = str(message.get("regId", ""))
+        try:
+            self._admit(request)
+            if "regId" not in message:
+                raise Wrong(10045, "regId")
+            self._check(message, SINGLE)
+        except Wrong as wrong:
+            return self.refuse(error(wrong.code), target)
+        return await self._reply(request, [target], message, _single)
+
+    async def save(self, request: web.Request) -> web.StreamResponse:
+        """`POST /message/saveListPayload`."""
+        message = await _json_of(request)
+        try:
+            self._admit(request)
+            self._check(message, CONTENT)
+        except Wrong as wrong:
+            return self.refuse(error(wrong.code))
+        if self.today.add("bodies") > BODIES_A_DAY:
+            return self.refuse(error(10252))
+        task_id = str(self.host.rng.getrandbits(59))
+        self.tasks.saw(task_id, message)
+        return response(json_answer(200, {"result": 0, "desc": "", "taskId": task_id}))
+
+    async def to_list(self, request: web.Request) -> web.StreamResponse:
+        """`POST /message/pushToList`."""
+        call = await _json_of(request)
+        try:
+            self._admit(request)
+            for field, code in (("appId", 10094), ("requestId", 10303), ("taskId", 10045), ("regIds", 10045)):
+                if field not in call:
+                    raise Wrong(code, field)
+            look(call, LIST, unknown=10050)
+            message = self.tasks.get(call["taskId"])
+            if not isinstance(message, dict):
+                raise Wrong(10045, "taskId")
+            self._check_hour(message)
+        except Wrong as wrong:
+            return self.refuse(error(wrong.code))
+        return await self._reply(request, list(dict.fromkeys(map(str, call["regIds"]))), message, _list)
+
+    def _admit(self, request: web.Request) -> None:
+        made = self.tokens.get(request.headers.get("authToken", ""))
+        if self.revoked or not isinstance(made, float) or self.host.now() - made >= TOKEN_LIFE_S:
+            raise Wrong(10000, "authToken")
+
+    def _check(self, message: Json, fields: Fields) -> None:
+        """Raises Wrong for what vivo refuses of a content."""
+        for field, code in (
+            *(("appId", 10094), ("requestId", 10303), ("notifyType", 10050)),
+            *(("title", 10054), ("content", 10055), ("skipType", 10057)),
+        ):
+            if field not in message:
+                raise Wrong(code, field)
+        look(message, fields, unknown=10050)
+        if message["skipType"] in {2, 3, 4} and "skipContent" not in message:
+            raise Wrong(10058, "skipContent")
+        category, class_ = message.get("category"), message.get("classification")
+        if category is not None and class_ is not None and (category in SYSTEM) != (class_ == 1):
+            raise Wrong(10097, "classification")
+        if message.get("pushMode", 0) == 0:
+            self._check_words(message)
+        self._check_hour(message)
+
+    @staticmethod
+    def _check_words(message: Json) -> None:
+        for field in ("title", "content"):
+            text = str(message[field])
+            # Letters alone are refused, too, says one source; the sheet's own example (§3) has nothing else.
+            if not re.search(r"[^\W\d_]", text):
+                raise Wrong(10085, field)
+            if any(word == text.lower() or (not word.isascii() and word in text) for word in TEST_WORDS):
+                raise Wrong(10104, field)
+
+    def _check_hour(self, message: Json) -> None:
+        second = (self.host.now() + BEIJING_AHEAD_S) % DAY_S
+        if not _of_system(message) and not OPEN_FROM_S <= second < OPEN_UNTIL_S:
+            raise Wrong(10071, "classification")
+
+    async def _reply(
+        self,
+        request: web.Request,
+        targets: Sequence[str],
+        message: Json,
+        answer: Callable[[Mapping[str, str], str], Answer],
+    ) -> web.StreamResponse:
+        of_system = _of_system(message)
+        if of_system and self.today.of("system") >= SYSTEM_A_DAY:
+            return self.refuse(error(10073), targets[0])
+        if not of_system and self.today.of("operational") >= OPERATIONAL_A_DAY:
+            return self.refuse(error(10070), targets[0])
+        return await self.reply_many(request, targets, lambda target, name: self._take(target, name, message), answer)
+
+    def _take(self, target: str, name: str, message: Json) -> str | None:
+        if message.get("pushMode") == 1 and not target.startswith("tester"):
+            return "nottest"
+        of_system = _of_system(message)
+        self.today.add("system" if of_system else "operational")
+        if not of_system and self.today.add(("device", target)) > OPERATIONAL_A_DEVICE:
+            return None  # not shown, and not told
+        custom = message.get("clientCustomMap", {})
+        notify_id = message.get("notifyId")
+        self.deliver(
+            target,
+            message=message,
+            title=str(message["title"]),
+            body=str(message["content"]),
+            name=name,
+            data=custom if isinstance(custom, dict) else {},
+            collapse=None if notify_id is None else str(notify_id),
+            channel=str(message.get("category")),
+            priority=str(message["notifyType"]),
+            ttl=str(message.get("timeToLive", "")),
+        )
+        return None
+
+
+def _of_system(message: Json) -> bool:
+    category = message.get("category")
+    return category in SYSTEM if category is not None else message.get("classification", 1) == 1
+
+
+def _single(failed: Mapping[str, str], name: str) -> Answer:
+    body: Json = {"result": 0, "desc": "", "taskId": name}
+    for target, word in failed.items():
+        body["invalidUser"] = {"userid": target, "status": USERS[word]}
+    return json_answer(200, body)
+
+
+def _list(failed: Mapping[str, str], name: str) -> Answer:
+    users = [{"userid": target, "status": USERS[word]} for target, word in failed.items()]
+    return json_answer(200, {"result": 0, "desc": "", "requestId": name, "invalidUsers": users})
+
+
+async def _json_of(request: web.Request) -> dict[str, Any]:
+    if request.content_type != "application/json":
+        return {}
+    try:
+        parsed = msgspec.json.decode(await request.read())
+    except msgspec.DecodeError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
