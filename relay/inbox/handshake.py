@@ -211,10 +211,16 @@ def _believe(locked: Locked, old: Device, judgement: Judgement, cursor: Cursor |
 
 def _write_facts(locked: Locked, one: Hello, session: int) -> None:
     device = locked.devices[one.device.device_id]
+    types = device.types if one.types is None else msgspec.json.encode(one.types).decode()
+    facts = _said(one.app_version, device.app_version), _said(one.schema, device.schema), types
+    # What an older version passed, it passed as that version sees things: its acks must not count for this one.
+    other_version = facts != (device.app_version, device.schema, device.types)
+    app_version, schema, _ = facts
     locked.put(
         replace(
             device,
             session=session,
+            lineage_session=session if other_version else device.lineage_session,
             state=DeviceState.ACTIVE,
             node_id=one.node_id,
             online_since_ms=locked.now_ms,
@@ -225,9 +231,9 @@ def _write_facts(locked: Locked, one: Hello, session: int) -> None:
             background=int(one.background),
             open_conversation=None,
             store_id=one.store_id,
-            app_version=_said(one.app_version, device.app_version),
-            schema=_said(one.schema, device.schema),
-            types=device.types if one.types is None else msgspec.json.encode(one.types).decode(),
+            app_version=app_version,
+            schema=schema,
+            types=types,
             platform=_said(one.platform, device.platform),
             locale=_said(one.locale, device.locale),
             tz=_said(one.tz, device.tz),

@@ -240,7 +240,7 @@ device = _table(
     _text("state"),  # active, dormant, gone
     _int("session"),
     _int("conf_session"),  # highest session whose cursor came back: older stores are noticed by it
-    _int("lineage_session"),  # session of the last rebase: acks from before it change nothing
+    _int("lineage_session"),  # of the last rebase, or other version: acks from before it change nothing
     _int("online_since_ms", null=True),
     _int("offline_since_ms", null=True),
     _int("linger_until_ms", null=True),

@@ -1,0 +1,148 @@
+"""What an upgrade of the app can do to a client, and what comes of it: each row of protocol 10.5, on both stores."""
+
+import json
+from typing import Any
+
+import pytest
+from house import House, Store
+
+from relay.inbox.comparing import Item, Range, fingerprint
+from relay.inbox.handshake import Welcome
+from relay.store.engine import Engine
+
+PHONE = "ann/phone"
+NEW = {"min_schema": 5, "h": "full"}
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    """A phone with version 1 that has stored and acked three messages; two more have come since."""
+    house = await House(engine, clock).begin()
+    await house.register(PHONE)
+    await house.hello(PHONE, app_version="1", schema=1)
+    await house.sends(3)
+    await house.catch_up(PHONE)
+    await house.sends(2)
+    return house
+
+
+async def upgraded(house: House, **more: Any) -> Welcome:
+    return await house.hello(PHONE, app_version="2", schema=5, **more)
+
+
+async def all_ids(house: House) -> list[str]:
+    return [row["message_id"] for row in await house.rows("SELECT message_id FROM inbox_entry ORDER BY seq")]
+
+
+async def test_a_store_that_was_migrated_in_place_goes_on_where_it_was(house: House) -> None:
+    welcome = await upgraded(house)
+    assert (welcome.verdict, welcome.reason, welcome.missing) == ("delta", None, 2)
+    assert await house.catch_up(PHONE) == (await all_ids(house))[3:]
+
+
+async def test_a_store_that_was_dropped_while_its_cursor_was_kept_gets_everything_again(house: House) -> None:
+    """I35: the cursor was not made for this store, so it says nothing."""
+    house.store(PHONE).store_id = "made by version 2"
+    welcome = await upgraded(house)
+    assert (welcome.verdict, welcome.reason) == ("resync", "store_changed")
+    assert await house.catch_up(PHONE) == await all_ids(house)
+
+
+async def test_a_store_that_was_dropped_with_its_cursor_gets_everything_again(house: House) -> None:
+    house.stores[PHONE] = Store(store_id="made by version 2")
+    assert (await upgraded(house)).reason == "no_cursor"
+    assert await house.catch_up(PHONE) == await all_ids(house)
+
+
+async def test_a_store_that_was_copied_and_checked_keeps_its_id_and_goes_on(house: House) -> None:
+    copied = house.store(PHONE)
+    house.stores[PHONE] = Store(store_id=copied.store_id, cursor=copied.cursor)
+    assert (await upgraded(house)).verdict == "delta"
+
+
+async def test_a_store_that_was_copied_without_a_check_is_another_one(house: House) -> None:
+    copied = house.store(PHONE)
+    house.stores[PHONE] = Store(store_id="the copy", cursor=copied.cursor)
+    assert (await upgraded(house)).reason == "store_changed"
+    assert await house.catch_up(PHONE) == await all_ids(house)
+
+
+async def test_rows_that_a_migration_lost_are_found_and_fetched(house: House) -> None:
+    welcome = await upgraded(house)
+    await house.catch_up(PHONE)
+    ids = await all_ids(house)
+    kept = [Item(seq, id_, "00") for seq, id_ in enumerate(ids, 1) if seq != 2]
+    key = house.key(PHONE)
+    cursor = house.inbox.unseal(house.store(PHONE).cursor or "", key)
+    mine = Range(0, cursor.seq, len(kept), sum(map(fingerprint, kept)) % 2**128)
+    compared = await house.inbox.compare(key, [mine], cursor=cursor)
+    (found,) = compared.ranges
+    assert found.items is not None
+    lost = set(found.items) - set(kept)
+    assert [item.message_id for item in lost] == [ids[1]]
+    assert welcome.upgrade is not None
+    assert await house.inbox.prove_upgrade(key, welcome.upgrade["id"], compared) == "repairing"
+    reading = await house.inbox.read(key, None, limit=10, range_=(1, 2))
+    assert reading.batch is not None
+    assert [one["id"] for one in json.loads(reading.batch.json)["entries"]] == [ids[1]]
+
+
+async def test_a_page_that_was_half_stored_is_read_again(house: House) -> None:
+    await house.page(PHONE, store=False)  # cursor and rows are one transaction of the client's: neither is there
+    welcome = await upgraded(house)
+    assert (welcome.verdict, welcome.missing) == ("delta", 2)
+    assert len(await house.catch_up(PHONE)) == 2
+
+
+async def test_a_send_that_was_cut_off_is_repeated_by_the_new_version_and_known(house: House) -> None:
+    first = house.message(key="outbox-1", body_hash=b"x")
+    sent = await house.inbox.accept(first)
+    await upgraded(house)
+    again = await house.inbox.accept(house.message(key="outbox-1", body_hash=b"x"))
+    assert (again.replay, again.message_id) == (True, sent.message_id)
+    assert (await house.catch_up(PHONE)).count(sent.message_id) == 1
+
+
+async def test_an_older_store_that_was_restored_gets_back_what_it_had_acked_since(house: House) -> None:
+    """Rolled back within the session: the cursor is behind what was acked, so the relay rewinds."""
+    old = house.store(PHONE).past[-1]
+    await house.catch_up(PHONE)
+    house.store(PHONE).cursor = old
+    assert (await house.hello(PHONE, app_version="1")).verdict == "delta"
+    ids = await all_ids(house)
+    assert (await house.catch_up(PHONE))[-2:] == ids[-2:]
+
+
+async def test_an_older_store_of_an_earlier_session_that_was_restored_begins_anew(house: House) -> None:
+    old = Store(store_id=house.store(PHONE).store_id, cursor=house.store(PHONE).cursor)
+    await upgraded(house)
+    await house.catch_up(PHONE)
+    house.stores[PHONE] = old
+    welcome = await house.hello(PHONE, app_version="1")
+    assert (welcome.verdict, welcome.reason) == ("resync", "store_rolled_back")
+    assert await house.catch_up(PHONE) == await all_ids(house)
+
+
+@pytest.fixture
+async def both(house: House) -> House:
+    """A message has come that version 1 can't show; it has passed it, and acked nothing yet."""
+    await house.catch_up(PHONE)
+    await house.send(**NEW)
+    await house.page(PHONE)
+    return house
+
+
+async def test_an_ack_of_the_old_version_before_the_new_one_is_judged_by_the_old(both: House) -> None:
+    await both.ack(PHONE)
+    await upgraded(both)
+    assert await both.catch_up(PHONE) == (await all_ids(both))[-1:]
+    assert len(await both.deliveries("delivery.acked")) == 6
+
+
+async def test_an_ack_of_the_old_version_after_the_new_one_changes_nothing(both: House) -> None:
+    """Its cursor was sealed over what the old version could show; counted for the new one, the message would be lost."""
+    passed, before = both.store(PHONE).cursor, both.store(PHONE).past[-1]
+    await upgraded(both, cursor=before)
+    assert (await both.ack(PHONE, passed)).acked_seq == 5
+    assert await both.catch_up(PHONE) == (await all_ids(both))[-1:]
+    assert len(await both.deliveries("delivery.acked")) == 6
