@@ -13,6 +13,7 @@ OURS = {
     "gotify": "providers.sandbox.gotify:GotifyEmulator",
     "harmony": "providers.sandbox.harmony:HarmonyEmulator",
     "huawei": "providers.sandbox.huawei:HuaweiEmulator",
+    "meizu": "providers.sandbox.meizu:MeizuEmulator",
     "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
     "oppo": "providers.sandbox.oppo:OppoEmulator",
     "unifiedpush": "providers.sandbox.unifiedpush:UnifiedPushEmulator",

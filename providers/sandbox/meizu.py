@@ -1,0 +1,264 @@
+"""Meizu Flyme Push and the phones behind it: its signature, what it checks of a message, and what it answers.
+
+Source: vendor sheet meizu.md, by a reading of its own: calls §1, signature §2, request §3, answer §4, classes and folding
+§5.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+import msgspec
+from aiohttp import web
+
+from providers.sandbox.checks import Json
+from providers.sandbox.coded import CodedEmulator, Fields, Remembered, Wrong, among, chars, form_of, like, look, number
+from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer
+from providers.sandbox.faults import Answer, Fault, Place
+
+APP_ID = "100000"
+APP_SECRET = "meizu-sandbox-secret"  # noqa: S105
+PATH = "/garcia/api/server/push/varnished/pushByPushId"
+MOVED = "/garcia/api/server/push/moved"
+TARGETS_MAX = 100
+PUBLIC_A_DEVICE = 3  # a day, for other apps than news
+A_MINUTE = 5  # more to one device are folded; "about"
+PARAMETER, EMPTY = 1005, 110004
+
+_flag = among(0, 1)
+
+
+def _bytes(bytes_max: int, value: object) -> bool:
+    return isinstance(value, str) and len(value.encode()) <= bytes_max
+
+
+def _moment(value: object) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", value, re.ASCII):
+        return False
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _flags(value: object) -> bool:
+    return (
+        isinstance(value, dict) and value.keys() <= {"vibrate", "lights", "sound"} and all(map(_flag, value.values()))
+    )
+
+
+PARTS: dict[str, Fields] = {
+    "noticeBarInfo": {
+        "noticeMsgType": (_flag, PARAMETER),
+        "noticeBarType": (among(0, 2), PARAMETER),
+        "title": (chars(1, 32), PARAMETER),
+        "content": (chars(1, 100), PARAMETER),
+    },
+    "noticeExpandInfo": {
+        "noticeExpandType": (among(0, 1, 2), PARAMETER),
+        "noticeExpandContent": (chars(1, 10_000), PARAMETER),
+        "noticeExpandImgUrl": (chars(1, 2048), PARAMETER),
+    },
+    "clickTypeInfo": {
+        "clickType": (among(0, 1, 2, 3), PARAMETER),
+        "activity": (like(r"[A-Za-z_][\w.$]*"), PARAMETER),
+        "url": (like(r"[A-Za-z][A-Za-z0-9+.-]*:\S+"), PARAMETER),
+        "customAttribute": (lambda value: _bytes(1000, value), PARAMETER),
+        "parameters": (lambda value: isinstance(value, dict), PARAMETER),
+    },
+    "pushTimeInfo": {"offLine": (_flag, PARAMETER), "validTime": (number(1, 72), PARAMETER)},
+    "advanceInfo": {
+        "suspend": (_flag, PARAMETER),
+        "clearNoticeBar": (_flag, PARAMETER),
+        "fixDisplay": (_flag, PARAMETER),
+        "fixStartDisplayTime": (_moment, PARAMETER),
+        "fixEndDisplayTime": (_moment, PARAMETER),
+        "notificationType": (_flags, PARAMETER),
+        "notifyKey": (like(r"[0-9A-Za-z_-]{1,8}"), PARAMETER),
+    },
+    "vipInfo": {
+        "subtitle": (chars(1, 16), PARAMETER),
+        "pullDownTop": (_flag, PARAMETER),
+        "timeTop": (number(1800, 7200), PARAMETER),
+        "notGroup": (_flag, PARAMETER),
+        "titleColor": (among("#206CFF", "#E42D22"), PARAMETER),
+    },
+    "extra": {
+        "callback": (lambda value: _bytes(128, value), PARAMETER),
+        "callback.param": (lambda value: _bytes(64, value), PARAMETER),
+        "callback.type": (among(1, 2, 3), PARAMETER),
+    },
+}
+
+# Sheet §4: the first table, each row but 200 and 300.
+CODES = {
+    500: "other",
+    1001: "system error",
+    1003: "busy",
+    1005: "bad parameter",
+    1006: "signature",
+    110000: "appId is wrong",
+    110001: "appKey is wrong",
+    110033: "appSecret is wrong",
+    110031: "the package is wrong",
+    110002: "the push id is not registered",
+    110003: "the push id is illegal",
+    110004: "a parameter is empty",
+    110009: "the app is blacklisted",
+    110010: "the app pushes too fast",
+    110019: "the app's limit of the day",
+    110032: "the task id is illegal",
+    110051: "call count limit",
+    110053: "pass-through limit",
+}
+# The second table: codes in `value`.
+DEVICES = {
+    "unregistered": "110002",
+    "illegal": "110003",
+    "alias": "110005",
+    "muted": "110010",
+    "dayover": "110011",
+    "norights": "201",
+    "failed": "501",
+    "broken": "513",
+    "overloaded": "519",
+    "folded": "520",
+}
+
+
+def error(code: int) -> Answer:
+    return _answer(str(code), CODES[code])
+
+
+def _answer(code: str, message: str = "", *, value: object = "", redirect: str = "", name: str = "") -> Answer:
+    return json_answer(200, {"code": code, "message": message, "value": value, "redirect": redirect, "msgId": name})
+
+
+def _by_code(code: int, meaning: str | None = None) -> Fault:
+    return Fault(meaning=meaning or f"{code}: {CODES[code]}", answer=error(code))
+
+
+class MeizuEmulator(CodedEmulator):
+    name = "meizu"
+    of_one_device: ClassVar[frozenset[str]] = frozenset(DEVICES)
+    known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
+        Place.SEND: {
+            **NETWORK_FAULTS,
+            **{word: Fault(meaning=f"200, and {code} in `value`") for word, code in DEVICES.items()},
+            "throttled": _by_code(1003, COMMON_FAULTS["throttled"]),
+            "unavailable": Fault(meaning=COMMON_FAULTS["unavailable"], answer=json_answer(503, {})),
+            "gateway": Fault(
+                meaning="502 in HTML", answer=Answer(status=502, body=b"<html>502</html>", content_type="text/html")
+            ),
+            "quota": _by_code(110019, COMMON_FAULTS["quota"]),
+            "revoked": _by_code(1006, COMMON_FAULTS["revoked"]),
+            "lured": Fault(
+                meaning="300 to another host",
+                answer=_answer("300", redirect="http://elsewhere.example/garcia/api/server/push/moved"),
+            ),
+            **{f"code{code}": _by_code(code) for code in CODES},
+        }
+    }
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.recent = Remembered()  # by device: when it was told in the last minute
+        self.moved = False  # answer 300 until somebody comes to the new place
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post(f"/meizu{PATH}", self.push), web.post(f"/meizu{MOVED}", self.push)]
+
+    def settings(self) -> Json:
+        classes = {"default": {"private": True}, "news": {"private": False}}
+        return {"app_id": int(APP_ID), "app_secret": APP_SECRET, "classes": classes, "base_url": self.url}
+
+    def reset(self) -> None:
+        super().reset()
+        self.recent.clear()
+        self.moved = False
+
+    async def push(self, request: web.Request) -> web.StreamResponse:
+        """`POST …/pushByPushId`, sheet §3."""
+        if self.moved and request.path.endswith(PATH):
+            return self.refuse(_answer("300", redirect=f"{self.url}{MOVED}"))
+        form = await form_of(request)
+        targets = list(dict.fromkeys(one for one in form.get("pushIds", "").split(",") if one))
+        first = targets[0] if targets else ""
+        try:
+            message = self._checked(form, targets)
+        except Wrong as wrong:
+            return self.refuse(error(wrong.code), first)
+        return await self.reply_many(request, targets, lambda target, name: self._take(target, name, message), _taken)
+
+    def _checked(self, form: Mapping[str, str], targets: Sequence[str]) -> dict[str, Any]:
+        """The message. Raises Wrong for what Meizu refuses."""
+        for field in ("appId", "pushIds", "messageJson", "sign"):
+            if not form.get(field):
+                raise Wrong(EMPTY, field)
+        if form["appId"] != APP_ID:
+            raise Wrong(110000, "appId")
+        if self.revoked or form["sign"] != _sign({name: form[name] for name in form if name != "sign"}):
+            raise Wrong(1006, "sign")
+        if len(targets) > TARGETS_MAX:
+            raise Wrong(PARAMETER, "pushIds")
+        try:
+            message = msgspec.json.decode(form["messageJson"], type=dict[str, Any])
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            raise Wrong(PARAMETER, "messageJson") from None
+        for part, said in message.items():
+            fields = PARTS.get(part)
+            if fields is None or not isinstance(said, dict):
+                raise Wrong(PARAMETER, part)
+            look(said, fields, unknown=PARAMETER)
+        bar, click = message.get("noticeBarInfo", {}), message.get("clickTypeInfo", {})
+        for field in ("title", "content"):
+            if field not in bar:
+                raise Wrong(EMPTY, field)
+        needs = {1: "activity", 2: "url", 3: "customAttribute"}.get(click.get("clickType", 0))
+        if needs is not None and needs not in click:
+            raise Wrong(EMPTY, needs)
+        return message
+
+    def _take(self, target: str, name: str, message: dict[str, Any]) -> str | None:
+        now = self.host.now()
+        lately = self.recent.get(target)
+        times = [at for at in lately if now - at < 60] if isinstance(lately, list) else []
+        if len(times) >= A_MINUTE:
+            return "folded"
+        bar = message["noticeBarInfo"]
+        private = bar.get("noticeMsgType", 0) == 1
+        if not private and self.today.of(("device", target)) >= PUBLIC_A_DEVICE:
+            return "dayover"
+        if not private:
+            self.today.add(("device", target))
+        self.recent.saw(target, [*times, now])
+        advance = message.get("advanceInfo", {})
+        self.deliver(
+            target,
+            message=message,
+            title=bar["title"],
+            body=bar["content"],
+            name=name,
+            data=message.get("clickTypeInfo", {}).get("parameters", {}),
+            collapse=advance.get("notifyKey"),
+            channel="private" if private else "public",
+            priority=str(advance.get("suspend", 1)),
+            ttl=str(message.get("pushTimeInfo", {}).get("validTime", 24)),
+        )
+        return None
+
+
+def _sign(parameters: Mapping[str, str]) -> str:
+    text = "".join(f"{name}={value}" for name, value in sorted(parameters.items()))
+    return hashlib.md5(f"{text}{APP_SECRET}".encode()).hexdigest()  # noqa: S324 - Meizu's choice
+
+
+def _taken(failed: Mapping[str, str], name: str) -> Answer:
+    """Those that failed by their code; who was accepted is not listed."""
+    value: dict[str, list[str]] = {}
+    for target, word in failed.items():
+        value.setdefault(DEVICES[word], []).append(target)
+    return _answer("200", value=value, name=name)
