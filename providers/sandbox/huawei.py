@@ -5,6 +5,7 @@ come with status 200 and which with 400; here what is wrong with a request is 40
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import ClassVar
 
 import msgspec
@@ -182,15 +183,7 @@ class HuaweiEmulator(CodedEmulator):
                 self._bring_to(token, shown, name, capped=not test)
             return None
 
-        return await self.reply_many(request, tokens, take)
-
-    def answer_to(self, targets: Sequence[str], failed: Mapping[str, str], name: str) -> Answer:
-        if not failed:
-            return answer("80000000", "Success", request_id=name)
-        if len(failed) == len(targets):
-            return answer("80300007", WORDS["alldead"][1], request_id=name)
-        counts = {"success": len(targets) - len(failed), "failure": len(failed), "illegal_tokens": list(failed)}
-        return answer("80100000", msgspec.json.encode(counts).decode(), request_id=name)
+        return await self.reply_many(request, tokens, take, partial(answer_to, tokens))
 
     def _refused(self, request: web.Request) -> Answer | None:
         bearer = self.login.look(request.headers.get("Authorization"))
@@ -215,6 +208,16 @@ class HuaweiEmulator(CodedEmulator):
         if capped and self.today.add(("all", token)) > DEVICE_A_DAY:
             return
         self.deliver(token, message=message, name=name, **content.said)
+
+
+def answer_to(targets: Sequence[str], failed: Mapping[str, str], name: str) -> Answer:
+    """To a call for these tokens that was taken: who failed, and by which word."""
+    if not failed:
+        return answer("80000000", "Success", request_id=name)
+    if len(failed) == len(targets):
+        return answer("80300007", WORDS["alldead"][1], request_id=name)
+    counts = {"success": len(targets) - len(failed), "failure": len(failed), "illegal_tokens": list(failed)}
+    return answer("80100000", msgspec.json.encode(counts).decode(), request_id=name)
 
 
 def body_bytes(raw: bytes, tokens: Sequence[str]) -> int:

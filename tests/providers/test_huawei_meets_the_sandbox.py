@@ -131,11 +131,14 @@ async def test_a_wake_up_shows_nothing(bench: Bench) -> None:
     assert phone["received"][0]["data"]["relay"] == '{"v":1}'
 
 
-@pytest.mark.parametrize("word", SHEET)
-async def test_each_answer_of_the_vendor_means_what_the_sheet_says(bench: Bench, word: str) -> None:
-    outcome = await bench.provider().send(push(f"{word}-1"))
-    assert (outcome.verdict, outcome.scope) == SHEET[word]
-    assert outcome.maybe_sent is (word in {"reset", "cut", "garbage", "unlisted"})
+async def test_each_answer_of_the_vendor_means_what_the_sheet_says(bench: Bench) -> None:
+    provider, found, unsure = bench.provider(), {}, set()
+    for word in SHEET:
+        outcome = await provider.send(push(f"{word}-1"))
+        found[word] = (outcome.verdict, outcome.scope)
+        unsure |= {word} if outcome.maybe_sent else set()
+    assert found == SHEET
+    assert unsure == {"reset", "cut", "garbage", "unlisted"}
 
 
 def test_no_fault_of_the_emulator_is_left_out() -> None:
