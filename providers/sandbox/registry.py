@@ -12,6 +12,7 @@ OURS = {
     "fcm": "providers.sandbox.fcm:FcmEmulator",
     "gotify": "providers.sandbox.gotify:GotifyEmulator",
     "harmony": "providers.sandbox.harmony:HarmonyEmulator",
+    "honor": "providers.sandbox.honor:HonorEmulator",
     "huawei": "providers.sandbox.huawei:HuaweiEmulator",
     "meizu": "providers.sandbox.meizu:MeizuEmulator",
     "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
