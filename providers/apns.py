@@ -77,7 +77,6 @@ _SPENT = frozenset({"IdleTimeout", "Shutdown", "TooManyProviderTokenUpdates"})
 # What a GOAWAY may say against us. Other reasons are about the connection: then requests just go elsewhere.
 _AGAINST_US = frozenset(reason for reason, row in BY_REASON.items() if row[0] is Verdict.MISCONFIGURED)
 _OF_TOPIC = frozenset({"BadTopic", "MissingTopic", "TopicDisallowed"})
-_UNINDEXED = frozenset({"apns-id", "apns-expiration", "apns-collapse-id"})
 _TOKEN = re.compile(rf"([0-9a-f]{{2}}){{1,{TOKEN_BYTES_MAX}}}")
 
 
@@ -112,7 +111,6 @@ class ApnsProvider(HttpProvider):
         habits = Habits(
             spent=_spent,
             refusal=_refusal,
-            unindexed=_UNINDEXED,
             pinned="authorization",
             pin_s=JWT_KEPT_S,
             certified=config.certificate is not None,

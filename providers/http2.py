@@ -98,14 +98,7 @@ class Http2Transport:
         if pool is None:
             pool = self._pools[origin] = _Pool(origin, self)
         limit = self.limits.answer_bytes_max if request.answer_bytes_max is None else request.answer_bytes_max
-        head = head_of(
-            request,
-            authority=authority,
-            scheme=origin[0],
-            path=path,
-            habits=self.habits,
-            user_agent=self.user_agent,
-        )
+        head = head_of(request, authority=authority, scheme=origin[0], path=path, user_agent=self.user_agent)
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         pin = None if self.habits.pinned is None else request.headers.get(self.habits.pinned)
         exchange = Exchange(request, head, pin=pin, answer_bytes_max=limit, future=future)

@@ -55,8 +55,8 @@ class Authority:
     def pem(self) -> str:
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
-    def server_context(self, hosts: Iterable[str] = HOSTS, *, alpn: Iterable[str] = ()) -> ssl.SSLContext:
-        """For a listener under these names, with a new certificate."""
+    def server_pem(self, hosts: Iterable[str] = HOSTS) -> bytes:
+        """A new key and certificate for a listener under these names, as servers read them from a file."""
         key = ec.generate_private_key(ec.SECP256R1())
         leaf = (
             _builder("sandbox", self.certificate.subject, key.public_key())
@@ -66,9 +66,13 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
         )
+        return _pem_of(key) + leaf.public_bytes(serialization.Encoding.PEM)
+
+    def server_context(self, hosts: Iterable[str] = HOSTS, *, alpn: Iterable[str] = ()) -> ssl.SSLContext:
+        """For a listener under these names, with a new certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.NamedTemporaryFile(suffix=".pem") as file:  # the ssl module reads files only; this one is 0600
-            file.write(_pem_of(key) + leaf.public_bytes(serialization.Encoding.PEM))
+            file.write(self.server_pem(hosts))
             file.flush()
             context.load_cert_chain(file.name)
         if protocols := list(alpn):

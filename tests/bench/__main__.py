@@ -9,7 +9,7 @@ import click
 import uvloop
 from rich.console import Console
 
-from tests.bench import core, web
+from tests.bench import apple, core, web
 from tests.bench.report import Figure, table
 
 Measure = Callable[[Path, float], Coroutine[Any, Any, list[Figure]]]
@@ -32,6 +32,7 @@ MEASURES: dict[str, Measure] = {
     "reconnect": lambda home, scale: core.reconnect(home, devices=scaled(1000, scale, least=20), each=50),
     "heartbeats": _heartbeats,
     "push": lambda home, scale: web.push(home, devices=scaled(4000, scale, least=40)),
+    "apns": lambda home, scale: apple.pushes(home, count=scaled(10_000, scale, least=200)),
     "sockets": lambda home, scale: web.sockets(home, count=scaled(10_000, scale, least=50)),
 }
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 import pytest
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
+from hpack import Decoder
 from http2_scripted import Asked, Scripted, Wire, obliging, serving
 from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from providers.contract import Outcome, Scope, Verdict
 from providers.http import Reason, Refusal, Request, RequestInvalid, TransportError
 from providers.http2 import Habits, Http2Transport, Limits, tls_context
+from providers.http2_connection import _Plain
 from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
 from providers.sandbox.authority import Authority
 
@@ -148,15 +150,23 @@ async def test_a_url_that_says_more_than_it_may_is_refused() -> None:
                 await client(Request(url=url))
 
 
-async def test_what_differs_each_time_stays_out_of_the_header_table() -> None:
-    habits = Habits(unindexed=frozenset({"x-id"}))
-    async with serving() as server, Http2Transport(limits=LIMITS, habits=habits) as client:
-        for n in range(3):
-            asked = Request(url=f"{server.url}/{n}", headers={"x-id": str(n), "authorization": "bearer s", "x": "y"})
-            await client(asked)
-        table = {name for name, _ in server.wires[0].h2.decoder.header_table.dynamic_entries}
-        assert b"x" in table
-        assert not table & {b":path", b"x-id", b"authorization", b"content-length"}
+async def test_nothing_of_ours_enters_the_servers_header_table() -> None:
+    async with serving(Scripted(settings={SettingCodes.HEADER_TABLE_SIZE: 0})) as server, transport() as client:
+        for n in (1, 126, 127, 128, 300, 1000):
+            value = "v" * n
+            await client(Request(url=f"{server.url}/{n}", method="PUT", headers={"X-Value": value}, body=b"x"))
+            asked = server.all_asked[-1].headers
+            assert (asked["x-value"], asked[":path"], asked[":method"]) == (value, f"/{n}", "PUT")
+        assert not list(server.wires[0].h2.decoder.header_table.dynamic_entries)
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20_000)), max_size=6))
+@settings(deadline=None, max_examples=50)
+def test_headers_are_read_as_they_were_written(headers: list[tuple[bytes, bytes]]) -> None:
+    decoder = Decoder(max_header_list_size=2**20)
+    assert [
+        (bytes(name), bytes(value)) for name, value in decoder.decode(_Plain().encode(headers), raw=True)
+    ] == headers
 
 
 async def test_an_answer_is_read_up_to_its_limit_and_the_connection_goes_on() -> None:

@@ -5,7 +5,6 @@ RELAY_HTTP2_REQUESTS sets how many requests that test makes: 20,000 is the full 
 """
 
 import asyncio
-import datetime
 import os
 import shutil
 import socket
@@ -16,10 +15,6 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from providers.http import Reason, Request, TransportError
 from providers.http2 import Http2Transport, Limits, tls_context
@@ -123,12 +118,13 @@ async def test_across_repeated_goaways_nothing_is_lost_and_nothing_doubled(
 async def test_limits_windows_and_tls_of_another_make(tmp_path: Path) -> None:
     server, port = program("nghttpd"), free_port()
     authority = Authority.open(None)
-    key, certificate = _files(authority, tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(authority.server_pem())
     command = (server, "--address=127.0.0.1", "-m", "3", "-w", "10", "-W", "12", "--echo-upload", str(port))
     tls = tls_context(ca_data=authority.pem)
     limits = Limits(total_s=60, connect_s=20, connections_max=1)
     async with (
-        running(port, *command, key, certificate, home=tmp_path),
+        running(port, *command, str(both), str(both), home=tmp_path),
         Http2Transport(tls=tls, limits=limits) as client,
     ):
         url = f"https://localhost:{port}/echo"
@@ -155,24 +151,3 @@ async def test_a_server_that_is_stopped_under_load_owns_up(tmp_path: Path) -> No
             else:
                 assert not isinstance(result, BaseException)
                 assert result.status == 200
-
-
-def _files(authority: Authority, home: Path) -> tuple[str, str]:
-    """A key and a certificate for localhost, as nghttpd wants them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    start = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
-    leaf = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(authority.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start.replace(year=2099))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=True)
-        .sign(authority.key, hashes.SHA256())
-    )
-    key_file, chain_file = home / "key.pem", home / "chain.pem"
-    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    chain_file.write_bytes(leaf.public_bytes(Encoding.PEM))
-    return str(key_file), str(chain_file)
