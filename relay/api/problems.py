@@ -28,6 +28,7 @@ CLOSES: Final = frozenset({408, 413})  # the rest of the body is not wanted, so 
 
 REQUEST_ID = web.RequestKey("request_id", str)
 ROUTE = web.RequestKey("route", str)
+CALLER_GONE: Final = 499  # for the count only
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -119,7 +120,9 @@ def middleware(rng: Rng, metrics: Metrics) -> Any:
                 answer.headers["Allow"] = error.headers["Allow"]
         except Exception as error:
             if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-                raise  # the caller has gone; nobody is there to be answered
+                answer = web.Response(status=CALLER_GONE)  # nobody gets it; to raise would be told as our error
+                metrics.request(request.get(ROUTE, "unknown"), request.method, CALLER_GONE, time.perf_counter() - began)
+                return answer
             log.exception("http.bug", request_id=request_id, route=request.get(ROUTE))
             _not_begun(request, error)
             answer = response(

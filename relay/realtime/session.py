@@ -6,7 +6,7 @@ told to look. So live messages and catch-up take one path, in order.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
@@ -98,6 +98,8 @@ class Session:
                     await self._read()
                     if self._pump is not None:
                         self._pump.cancel()
+        except* ConnectionError:
+            log.debug("session.gone")  # the client hung up while we were writing; nothing is wrong with us
         finally:
             self._group = None
             await self._service.presence.closed(self.device, self.session, goodbye=self._goodbye, restart=self._restart)
@@ -256,8 +258,8 @@ class Session:
     def look(self) -> None:
         """There may be something to send: runs the pump, or has it look again."""
         self._again = True
-        if self._group is not None and (self._pump is None or self._pump.done()) and not self._ws.closed:
-            self._pump = self._group.create_task(self._send_what_is_new(), name="session-pump")
+        if self._pump is None or self._pump.done():
+            self._pump = self._spawn(self._send_what_is_new(), "session-pump")
 
     async def _send_what_is_new(self) -> None:
         while self._again and not self._ws.closed:
@@ -378,10 +380,21 @@ class Session:
         self._later(self._close(Close.RESTART))
 
     def _later(self, what: Any) -> None:
-        if self._group is None or self._ws.closed:
+        if self._spawn(_quietly(what), "session-word") is None:
             what.close()
-            return
-        self._group.create_task(_quietly(what), name="session-word")
+
+    def _spawn(self, what: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        """A task of this connection; None if it is about to end, and nothing is said any more.
+
+        Who calls is often another connection or a sender: they must not fail because this one ends just now.
+        """
+        if self._group is not None and not self._ws.closed:
+            try:
+                return self._group.create_task(what, name=name)
+            except RuntimeError:  # the group ends because something in it failed, or has ended
+                log.debug("session.ending")
+        what.close()
+        return None
 
 
 async def _quietly(what: Any) -> None:

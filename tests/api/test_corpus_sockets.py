@@ -280,3 +280,17 @@ async def test_frames_may_come_in_any_pieces(face: Face) -> None:
             opcode, payload = await line.hear()
             heard.append(json.loads(payload).get("ref") if opcode == TEXT else payload)
     assert [one for one in heard if one is not None] == [b"between", "pieces", "medium", "long"]
+
+
+async def test_a_device_that_hangs_up_while_it_is_answered_and_comes_back_at_once(face: Face) -> None:
+    """Its old connection is just ending when the new one takes its place; neither counts as a bug (`still_serves`)."""
+    for _ in range(12):
+        async with dialled(face.of.port, face.token) as line:
+            line.tell(type="hello", ref="1", store={"id": "s"})
+            line.say(*(frame(PING, b"x" * 100) for _ in range(30)))
+            line.writer.transport.abort()
+    async with dialled(face.of.port, face.token, hello={}) as line:
+        await face.sent(body="here")
+        while not (said := await line.hear_of("batch"))["entries"]:
+            pass
+        assert [entry["body"] for entry in said["entries"]] == ["here"]
