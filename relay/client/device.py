@@ -23,7 +23,7 @@ from relay.client.cache_file import Migration
 from relay.client.core import Core
 from relay.client.http import Problem, Unreachable
 from relay.client.repair import Repair
-from relay.client.steps import Timer
+from relay.client.steps import Reading, Timer
 from relay.client.transports import WAYS, Gone, Ladder, Transport, Way, open_way
 from relay.client.wire import instant_ms
 from relay.clock import Clock, SystemClock, rfc3339
@@ -339,7 +339,8 @@ class Client:
             await self._take_token(renew=renew)
             transport = await open_way(way, self._session, self._url, lambda: self._token, self._clock)
         except Gone as gone:
-            self._ladder.failed(now_ms, unfit=gone.unfit)
+            if gone.unfit:
+                self._ladder.failed(now_ms)
             self._events.put_nowait(steps.Closed(gone.code, gone.retry_after_s))
             return
         self._transport = transport
@@ -366,10 +367,8 @@ class Client:
             try:
                 frame = await transport.receive()
             except Gone as gone:
-                if not self._welcomed:
-                    self._ladder.failed(self._clock.monotonic_ms(), unfit=gone.unfit)
-                elif gone.unfit:
-                    self._ladder.failed(self._clock.monotonic_ms(), unfit=True)
+                if gone.unfit and (not self._welcomed or transport.reading is Reading.STREAMED):
+                    self._ladder.failed(self._clock.monotonic_ms())
                 self._transport = None
                 self._later(transport.close())
                 self._events.put_nowait(steps.Closed(gone.code, gone.retry_after_s))
@@ -407,7 +406,7 @@ class Client:
         if self._receiver is not None:
             self._receiver.cancel()
         if not self._welcomed:
-            self._ladder.failed(self._clock.monotonic_ms(), unfit=False)
+            self._ladder.failed(self._clock.monotonic_ms())
         log.debug("Closing: %s", why)
         await transport.close()
         return steps.Closed()

@@ -24,6 +24,7 @@ OPEN_S = 15.0
 STREAM_SILENT_S = 75.0  # the relay says something every 25 s
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 NO_STREAM = frozenset({404, 405, 406})  # a relay, or something before it, that has no such door
+ABNORMAL = 1006  # of a socket that ended without a close frame
 CURSOR_STATUS = frozenset({409, 410})
 Token = Callable[[], str]  # the newest: an older one that is used beside it would end them all
 _CALLS = {"hello": ("PUT", "/v1/device"), "ack": ("POST", "/v1/device/ack"), "hb": ("POST", "/v1/device/heartbeat")}
@@ -204,8 +205,10 @@ class SocketWay(HttpWay):
                 )
         except aiohttp.WSServerHandshakeError as error:
             after = error.headers.get("Retry-After", "") if error.headers is not None else ""
-            unfit = error.status not in {401, 403, 429, 503}
+            unfit = error.status not in {401, 403, 429, 502, 503, 504}
             raise Gone(error.status, float(after) if after.isdecimal() else None, unfit=unfit) from error
+        except aiohttp.ClientConnectorError as error:
+            raise Gone from error  # nobody is there: another way would not be better
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Gone(unfit=True) from error
         return cls(session, url, token, clock, socket)
@@ -231,7 +234,8 @@ class SocketWay(HttpWay):
                     self._came.put_nowait(wire.frame(message.data.encode()))
                 except ValueError:
                     break  # not the relay's words: something between us makes up answers
-        self._came.put_nowait(Gone(self._socket.close_code))
+        code = self._socket.close_code
+        self._came.put_nowait(Gone(code, unfit=code in {None, ABNORMAL}))
 
 
 class StreamWay(HttpWay):
@@ -343,10 +347,10 @@ class Ladder:
             self._at, self._failures = 0, 0
         return self._ways[self._at]
 
-    def failed(self, now_ms: int, *, unfit: bool) -> None:
-        """It could not be opened, or brought no welcome. `unfit`: it will not work next time either."""
+    def failed(self, now_ms: int) -> None:
+        """It could not be opened, or brought no welcome, though something was there to be asked."""
         self._failures += 1
-        if self._failures >= self.FAILURES_MAX or (unfit and self._at > 0):
+        if self._failures >= self.FAILURES_MAX or self._at > 0:
             self._at = (self._at + 1) % len(self._ways)
             self._failures, self._since_ms = 0, now_ms
 

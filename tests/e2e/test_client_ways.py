@@ -1,0 +1,304 @@
+"""The client in this process, a real relay in another, and at times something between them that lets little through."""
+
+import asyncio
+import itertools
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from relay_process import RelayProcess
+
+from relay.client import Backend, Client, Problem, Unreachable, Way, news
+
+WITHIN_S = 20
+SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_users = itertools.count(1)
+T = TypeVar("T")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def relay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
+    """One relay for all; each test has a user of its own."""
+    relay = RelayProcess(tmp_path_factory.mktemp("relay"), SETTINGS)
+    await relay.start()
+    yield relay
+    await relay.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def backend(relay: RelayProcess) -> AsyncIterator[Backend]:
+    async with Backend(relay.url, relay.key) as backend:
+        yield backend
+
+
+@pytest.fixture
+def user() -> str:
+    return f"bob-{next(_users)}"
+
+
+async def token_of(backend: Backend, user: str, device: str = "phone") -> str:
+    await backend.put_device(user, device)
+    return await backend.mint_token(user, device)
+
+
+class Ear:
+    """Hears everything that a client tells."""
+
+    def __init__(self, client: Client) -> None:
+        self.heard: list[news.News] = []
+        self._events = client.events()
+        self._came = asyncio.Condition()
+        self._task = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        async for one in self._events:
+            async with self._came:
+                self.heard.append(one)
+                self._came.notify_all()
+
+    async def until(self, kind: type[T], which: Callable[[T], bool] = lambda _: True) -> T:
+        def found() -> list[T]:
+            return [one for one in self.heard if isinstance(one, kind) and which(one)]
+
+        async with asyncio.timeout(WITHIN_S), self._came:
+            await self._came.wait_for(found)
+        return found()[0]
+
+    def of(self, kind: type[T]) -> list[T]:
+        return [one for one in self.heard if isinstance(one, kind)]
+
+
+@asynccontextmanager
+async def a_client(url: str, token: Any, cache: Path, **more: Any) -> AsyncIterator[tuple[Client, Ear]]:
+    client = Client(url, token, cache=cache, app_version="1.0", **more)
+    ear = Ear(client)
+    await asyncio.sleep(0)  # noqa: TID251 - lets the ear begin
+    async with client:
+        yield client, ear
+    await ear._task
+
+
+def body_is(body: Any) -> Callable[[news.MessageArrived], bool]:
+    return lambda one: one.message.body == body
+
+
+@pytest.mark.parametrize("way", list(Way))
+async def test_every_way_brings_what_was_missed_and_what_comes_and_acks_it(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path, way: Way
+) -> None:
+    token = await token_of(backend, user)
+    ids = [(await backend.send(user, n))["id"] for n in range(3)]
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[way]) as (client, ear):
+        await ear.until(news.CaughtUp)
+        ids.append((await backend.send(user, "live"))["id"])
+        await ear.until(news.MessageArrived, body_is("live"))
+        await ear.until(news.Acked, lambda one: one.seq == 4)
+        assert [one.message.id for one in ear.of(news.MessageArrived)] == ids
+        assert [one.id for one in await client.history()] == ids
+    assert (await backend.device(user, "phone"))["acked"] == 4
+
+
+async def test_the_end_acks_what_came_in_the_last_moment_and_says_goodbye(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token = await token_of(backend, user)
+    async with a_client(relay.url, token, tmp_path / "a.db") as (_, ear):
+        await ear.until(news.CaughtUp)
+        await backend.send(user, "last")
+        await ear.until(news.MessageArrived)
+    assert (await backend.device(user, "phone"))["acked"] == 1
+    assert not (await backend.presence(user))["online"]
+
+
+class Between:
+    """A middle box that lets through only paths it does not refuse."""
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self.refused: set[str] = set()
+        self.seen: list[str] = []
+
+    async def pass_on(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(request.path)
+        if request.path in self.refused:
+            return web.Response(status=404, text="<h1>Not here</h1>")
+        headers = {name: value for name, value in request.headers.items() if name != "Host"}
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as http,
+            http.request(
+                request.method, self.target + request.raw_path, headers=headers, data=await request.read()
+            ) as answer,
+        ):
+            passed = web.StreamResponse(status=answer.status)
+            for name in ("Content-Type", "ETag", "Retry-After"):
+                if name in answer.headers:
+                    passed.headers[name] = answer.headers[name]
+            await passed.prepare(request)
+            async for piece in answer.content.iter_any():
+                await passed.write(piece)
+            await passed.write_eof()
+            return passed
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def between(relay: RelayProcess) -> AsyncIterator[tuple[Between, str]]:
+    box = Between(relay.url)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", box.pass_on)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield box, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("refused", "way"),
+    [
+        ({"/v1/device/ws"}, "streamed"),
+        ({"/v1/device/ws", "/v1/device/stream"}, "pulled"),
+    ],
+)
+async def test_where_a_way_is_barred_the_next_one_is_taken(
+    between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path, refused: set[str], way: str
+) -> None:
+    box, url = between
+    box.refused = refused
+    token = await token_of(backend, user)
+    await backend.send(user, "missed")
+    async with a_client(url, token, tmp_path / "a.db") as (_, ear):
+        await ear.until(news.CaughtUp)
+        await backend.send(user, "live")
+        await ear.until(news.MessageArrived, body_is("live"))
+    assert ear.of(news.Connected)[-1].transport == way
+    assert [one.message.body for one in ear.of(news.MessageArrived)] == ["missed", "live"]
+
+
+async def test_a_read_marker_and_a_recall_reach_the_users_other_device(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    phone, laptop = await token_of(backend, user), await token_of(backend, user, "laptop")
+    sent = await backend.send(user, "hi", conversation={"type": "group", "id": "c-1"})
+    async with (
+        a_client(relay.url, phone, tmp_path / "phone.db") as (client, ear),
+        a_client(relay.url, laptop, tmp_path / "laptop.db") as (other, other_ear),
+    ):
+        await ear.until(news.MessageArrived)
+        await other_ear.until(news.MessageArrived)
+        await ear.until(news.Acked, lambda one: one.seq >= 1)
+        await client.read("c-1", 1)
+        await client.shown(sent["id"])
+        marker = await other_ear.until(news.ReadElsewhere)
+        assert (marker.conversation, marker.read_seq) == ("c-1", 1)
+        assert (await backend.cancel(sent["id"]))["status"] == "recalled"
+        await other_ear.until(news.MessagesEnded)
+        assert await other.history() == []
+        assert client.cache.words() == {}
+
+
+async def test_a_relay_that_restarts_or_dies_is_come_back_to_and_nothing_is_missed(tmp_path: Path) -> None:
+    home = tmp_path / "relay"
+    home.mkdir()
+    relay = RelayProcess(home, SETTINGS)
+    await relay.start()
+    try:
+        async with Backend(relay.url, relay.key) as backend:
+            token = await token_of(backend, "ann")
+            async with a_client(relay.url, token, tmp_path / "a.db") as (client, ear):
+                await ear.until(news.CaughtUp)
+                for n, how in enumerate((signal.SIGTERM, signal.SIGKILL)):
+                    await backend.send("ann", f"before {n}")
+                    await relay.end(how)
+                    sending = asyncio.create_task(backend.send("ann", f"meanwhile {n}"))  # repeated until it is up
+                    await relay.start()
+                    await sending
+                    await ear.until(news.MessageArrived, body_is(f"meanwhile {n}"))
+                expected = ["before 0", "meanwhile 0", "before 1", "meanwhile 1"]
+                assert [one.body for one in await client.history()] == expected
+                assert [one.message.body for one in ear.of(news.MessageArrived)] == expected
+    finally:
+        await relay.aclose()
+
+
+async def test_a_token_that_counts_no_more_is_asked_for_anew(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    asked = 0
+
+    async def source() -> str:
+        nonlocal asked
+        asked += 1
+        return await token_of(backend, user)
+
+    async with a_client(relay.url, source, tmp_path / "a.db") as (_, ear):
+        await ear.until(news.CaughtUp)
+        await backend.revoke_tokens(user, "phone")
+        await ear.until(news.Disconnected)
+        await backend.send(user, "after")
+        await ear.until(news.MessageArrived, body_is("after"))
+    assert asked == 2
+
+
+async def test_a_cache_is_compared_on_demand(relay: RelayProcess, backend: Backend, user: str, tmp_path: Path) -> None:
+    token = await token_of(backend, user)
+    await backend.send_batch([{"to": {"users": [user]}, "body": n} for n in range(300)])
+    async with a_client(relay.url, token, tmp_path / "a.db") as (client, ear):
+        await ear.until(news.CaughtUp)
+        assert await client.verify() == news.Verified("ok", 0, 1, 0)
+
+
+# --- the backend's side -----------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_has_a_result_for_each_item_in_order(backend: Backend, user: str) -> None:
+    await backend.put_device(user, "phone")
+    items: list[dict[str, Any]] = [{"to": {"users": [user]}, "body": n} for n in range(501)]
+    items[7] = {"to": {"users": []}, "body": 7}
+    results = await backend.send_batch(items)
+    assert [one["index"] for one in results] == list(range(501))
+    assert [one["index"] for one in results if one["status"] == "rejected"] == [7]
+
+
+async def test_the_same_key_sends_once(backend: Backend, user: str) -> None:
+    await backend.put_device(user, "phone")
+    first = await backend.send(user, "once", key="order-17")
+    assert (await backend.send(user, "once", key="order-17"))["id"] == first["id"]
+    with pytest.raises(Problem) as refused:
+        await backend.send(user, "another", key="order-17")
+    assert refused.value.code == "idempotency_conflict"
+
+
+async def test_a_refusal_names_the_field_and_how_to_mend_it(backend: Backend, user: str) -> None:
+    with pytest.raises(Problem) as refused:
+        await backend.send(user, "hi", priority="very high")
+    assert refused.value.status == 422
+    assert refused.value.errors[0]["pointer"] == "/priority"
+    assert "/priority" in str(refused.value)
+
+
+async def test_a_message_can_be_followed_to_its_end(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token = await token_of(backend, user)
+    sent = await backend.send(user, "hi")
+    async with a_client(relay.url, token, tmp_path / "a.db") as (_, ear):
+        await ear.until(news.Acked, lambda one: one.seq == 1)
+        assert await backend.online([user]) == {user: True}
+    trace = await backend.message(sent["id"])
+    assert trace["recipients"][0]["user"] == user
+    kinds = {event["type"] async for event, _ in backend.events()}
+    assert "delivery.acked" in kinds
+
+
+async def test_who_cannot_be_reached_is_said_so_in_time() -> None:
+    async with Backend("http://127.0.0.1:9", "rk_x", try_for_s=0.2) as backend:
+        with pytest.raises(Unreachable):
+            await backend.send("ann", "hi")
