@@ -7,7 +7,7 @@ classes §5, mapping §6. The answer lists the devices that failed, by code; the
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
 from providers.app_message import app_data, cut, form_body, present, short, texts
-from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
+from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import Rules, matching, merged, mistakes, one_of, text, whole
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
+from providers.receipts.callback import echo
+from providers.receipts.contract import ReceiptReader
+from providers.receipts.meizu import PARAM_BYTES_MAX, MeizuReceipts, MeizuReceiptSettings
 
 __all__ = ["MeizuClass", "MeizuConfig", "MeizuProvider", "signature"]
 
@@ -30,6 +33,7 @@ VALID_H = (1, 72)
 NOTIFY_KEY_CHARS = 8
 BATCH_MAX = 100
 SPENT_S = 3600.0
+BOTH_RECEIPTS = 3  # delivered and clicked
 FOLDED_S = 60.0  # more than about five a minute to one device and app are folded
 
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
@@ -119,6 +123,7 @@ class MeizuConfig(ProviderConfig):
     # By the push's `channel`; "default" is for all others. Private is without a number, and its abuse is punished (§5).
     classes: Annotated[dict[str, MeizuClass], Field(min_length=1, max_length=100)]
     blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    receipts: MeizuReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
@@ -153,6 +158,10 @@ class MeizuProvider(HttpProvider):
         zone="Asia/Shanghai",
     )
     config: MeizuConfig
+
+    def __init__(self, config: MeizuConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        self.receipts: ReceiptReader | None = None if config.receipts is None else MeizuReceipts(config.receipts)
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
@@ -223,6 +232,11 @@ class MeizuProvider(HttpProvider):
                 "notifyKey": short(push.collapse_key or push.id, NOTIFY_KEY_CHARS),
             },
         }
+        if config.receipts is not None:
+            param = echo(push.id, PARAM_BYTES_MAX)
+            message["extra"] = present(
+                {"callback": config.receipts.address, "callback.param": param, "callback.type": BOTH_RECEIPTS}
+            )
         return merged(message, push.overrides)
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:

@@ -27,6 +27,9 @@ from providers.http import (
     json_body,
     no_login,
 )
+from providers.receipts.callback import echo
+from providers.receipts.contract import ReceiptReader
+from providers.receipts.oppo import PARAM_BYTES_MAX, OppoReceipts, OppoReceiptSettings
 
 __all__ = ["OppoClass", "OppoConfig", "OppoProvider"]
 
@@ -128,6 +131,7 @@ class OppoConfig(ProviderConfig):
     classes: Annotated[dict[str, OppoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
     strong: bool = False  # OPPO granted banner, vibration and sound (notify_level 16)
     blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    receipts: OppoReceiptSettings | None = None
     base_url: HttpUrl | None = None
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
@@ -166,6 +170,7 @@ class OppoProvider(HttpProvider):
 
     def __init__(self, config: OppoConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
+        self.receipts: ReceiptReader | None = None if config.receipts is None else OppoReceipts(config.receipts)
         self._base = str(config.base_url or REGIONS[config.region]).rstrip("/")
 
     @classmethod
@@ -249,6 +254,8 @@ class OppoProvider(HttpProvider):
             "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
             "badge_operation_type": None if push.badge is None else 0,  # 0 sets, 1 adds
             "badge_message_count": push.badge,
+            "call_back_url": None if config.receipts is None else config.receipts.address,
+            "call_back_parameter": None if config.receipts is None else echo(push.id, PARAM_BYTES_MAX),
         }
         return merged(present(fields), push.overrides)
 

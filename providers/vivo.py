@@ -29,6 +29,9 @@ from providers.http import (
     json_body,
     no_login,
 )
+from providers.receipts.callback import echo
+from providers.receipts.contract import ReceiptReader
+from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
 
 __all__ = ["VivoClass", "VivoConfig", "VivoProvider"]
 
@@ -118,6 +121,7 @@ class VivoConfig(ProviderConfig):
     add_badge: bool = False  # raise the badge by one; vivo takes no number. The field is not confirmed.
     foreground: bool = True  # show it, too, while the app is in front
     blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    receipts: VivoReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
@@ -160,6 +164,7 @@ class VivoProvider(HttpProvider):
 
     def __init__(self, config: VivoConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
+        self.receipts: ReceiptReader | None = None if config.receipts is None else VivoReceipts(config.receipts)
         self._base = str(config.base_url).rstrip("/")
         self._single_until_s = 0.0  # the day's group bodies are used up
 
@@ -274,6 +279,9 @@ class VivoProvider(HttpProvider):
             "foregroundShow": config.foreground,
             "addBadge": True if config.add_badge else None,
             "pushMode": 1 if config.test else 0,
+            "extra": None
+            if config.receipts is None
+            else present({**config.receipts.extra, "callback.param": echo(push.id, PARAM_BYTES_MAX)}),
         }
         return merged(present(fields), {**push.overrides, **self._class(push)})
 

@@ -16,6 +16,9 @@ from providers.app_message import app_data, cut, form_body, number_for, once_key
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import Rules, matching, merged, mistakes, one_of, text, whole
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
+from providers.receipts.callback import echo
+from providers.receipts.contract import ReceiptReader
+from providers.receipts.xiaomi import PARAM_BYTES_MAX, XiaomiReceipts, XiaomiReceiptSettings
 
 __all__ = ["XiaomiConfig", "XiaomiProvider"]
 
@@ -110,6 +113,7 @@ class XiaomiConfig(ProviderConfig):
     foreground: bool = True  # show it, too, while the app is in front
     blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
     targets_max: Annotated[int, Field(ge=1, le=1000)] = TARGETS_MAX
+    receipts: XiaomiReceiptSettings | None = None
     base_url: HttpUrl | None = None
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
@@ -149,6 +153,7 @@ class XiaomiProvider(HttpProvider):
     def __init__(self, config: XiaomiConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
         base = str(config.base_url or REGIONS[config.region]).rstrip("/")
+        self.receipts: ReceiptReader | None = None if config.receipts is None else XiaomiReceipts(config.receipts)
         self._send_url = f"{base}/v3/message/regid"
 
     @classmethod
@@ -208,6 +213,7 @@ class XiaomiProvider(HttpProvider):
             "extra.channel_id": config.channels.get(push.channel or "default", config.channels["default"]),
             # A device shows only the first of several with the same key: for repeats, never for collapsing.
             "extra.jobkey": once_key(push, now_s=self.now()),
+            **self._callback(push),
         }
         if push.silent:
             return present(fields)
@@ -224,6 +230,17 @@ class XiaomiProvider(HttpProvider):
                 **_click(push.click),
             }
         )
+
+    def _callback(self, push: Push) -> dict[str, Any]:
+        """Where to report what becomes of it (sheet §8)."""
+        receipts = self.config.receipts
+        if receipts is None:
+            return {}
+        return {
+            "extra.callback": receipts.address,
+            "extra.callback.param": echo(push.id, PARAM_BYTES_MAX),
+            "extra.callback.type": receipts.types,
+        }
 
     def _sound(self, sound: str | None) -> str | None:
         """A file in the app's `raw` folder; heard only in a channel that was made for it."""

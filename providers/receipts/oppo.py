@@ -1,0 +1,74 @@
+"""Receipts of OPPO: a JSON list, for each event the devices that it is about.
+
+Source: vendor sheet `oppo` §8; the names of events are not confirmed. Nothing is signed; the path's secret is all there is.
+"""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from providers.http import code_from
+from providers.receipts.callback import CallbackSettings, parsed, tokens_of
+from providers.receipts.contract import (
+    RECEIPTS_MAX,
+    Callback,
+    Fact,
+    Garbled,
+    NotAuthentic,
+    Reading,
+    Receipt,
+    by_path_secret,
+    instant_ms,
+    short_id,
+)
+
+__all__ = ["PARAM_BYTES_MAX", "OppoReceiptSettings", "OppoReceipts"]
+
+PARAM_BYTES_MAX = 50  # newer texts allow 100
+
+EVENTS: dict[str, tuple[Fact, str | None, bool]] = {
+    "push_arrive": (Fact.DELIVERED, None, False),
+    "regid_invalid": (Fact.FAILED, "invalid", True),
+    "user_daily_limit": (Fact.FAILED, "daily_cap", False),
+}
+
+
+class OppoReceiptSettings(CallbackSettings):
+    bytes_max: ClassVar[int] = 200
+
+
+class OppoReceipts:
+    """A `ReceiptReader`."""
+
+    def __init__(self, settings: OppoReceiptSettings) -> None:
+        self.settings = settings
+
+    def read(self, call: Callback, *, now_s: float) -> Reading:
+        """See `ReceiptReader`."""
+        del now_s
+        if not by_path_secret(call, self.settings):
+            raise NotAuthentic("The call did not come by the secret path.")
+        events = parsed(call.body)
+        if not isinstance(events, list):
+            raise Garbled("The body is no JSON list.")
+        return Reading(receipts=tuple(_receipts(events)))
+
+
+def _receipts(events: list[Any]) -> Iterator[Receipt]:
+    left = RECEIPTS_MAX
+    for event in events:
+        if not isinstance(event, dict):
+            continue
+        code = code_from(event.get("eventType"))
+        fact, reason, dead = EVENTS.get(code or "", (Fact.UNKNOWN, None, False))
+        for token in tokens_of(event.get("registrationIds"), left):
+            left -= 1
+            yield Receipt(
+                fact=fact,
+                token=token,
+                vendor_id=short_id(event.get("messageId")),
+                push_id=short_id(event.get("param")),
+                code=code,
+                reason=reason,
+                token_dead=dead,
+                at_ms=instant_ms(event.get("eventTime")),
+            )
