@@ -75,6 +75,9 @@ class Reading:
 
     receipts: tuple[Receipt, ...]
     answer: bytes = b""
+    ignored: str | None = (
+        None  # why nothing of it is believed, if it is answered all the same: a sentence without secrets
+    )
     content_type: str = "application/json; charset=utf-8"
 
 

@@ -62,6 +62,8 @@ class ReceiptService:
         except Garbled as garbled:
             log.warning("receipts.garbled", account=account, why=str(garbled))
             raise Malformed(f"{garbled}") from None
+        if reading.ignored is not None:
+            log.warning("receipts.ignored", account=account, why=reading.ignored)
         told = 0
         for start in range(0, len(reading.receipts), RECEIPTS_AT_ONCE):
             some = reading.receipts[start : start + RECEIPTS_AT_ONCE]

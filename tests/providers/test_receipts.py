@@ -49,7 +49,6 @@ def test_both_kinds_of_key_sign(value: str) -> None:
         signed(DECODED, at_ms="1700000000001"),
         signed(DECODED, nonce="x"),
         signed(""),
-        Callback(body=EMPTY),
         Callback(headers={"x-huawei-callback-id": f"value={DECODED}"}, body=EMPTY),
         Callback(headers={"x-huawei-callback-id": "timestamp=;nonce=;value="}, body=EMPTY),
         Callback(path_secret=PATH_SECRET, body=EMPTY),  # this account has none
@@ -58,6 +57,15 @@ def test_both_kinds_of_key_sign(value: str) -> None:
 def test_nobody_else_reports(call: Callback) -> None:
     with pytest.raises(NotAuthentic):
         SIGNED.read(call, now_s=AT_S)
+
+
+def test_the_console_s_test_is_answered_and_nothing_of_it_is_believed() -> None:
+    body = json.dumps({"statuses": [{"token": "t1", "status": 0}]}).encode()
+    reading = SIGNED.read(Callback(body=body), now_s=AT_S)
+    assert (reading.receipts, reading.answer) == ((), b'{"code":"0","message":"success"}')
+    assert reading.ignored
+    with pytest.raises(NotAuthentic):  # an account that goes by its path alone has no such test
+        BY_PATH.read(Callback(body=body), now_s=AT_S)
 
 
 @pytest.mark.parametrize(("late_s", "good"), [(3600, True), (-3600, True), (3601, False), (-3601, False)])
