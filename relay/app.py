@@ -32,6 +32,7 @@ from relay.clock import Clock, StoreClock
 from relay.config import Settings
 from relay.drain import timeline
 from relay.errors import ConfigError, FieldError, Unavailable
+from relay.fanout import FanoutWorker
 from relay.ids import Rng, random_hex
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.service import InboxService
@@ -180,6 +181,7 @@ class Relay:
             room=self.room,
             page_entries=settings.page.entries,
             page_bytes=settings.page.bytes,
+            fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
             counted=self.metrics.accepted.inc,
@@ -224,6 +226,7 @@ class Relay:
             engine=self.engine,
             clock=clock,
         )
+        self.fanout = FanoutWorker(self.inbox.fan_out, clock)
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
@@ -486,7 +489,7 @@ class Relay:
         async with asyncio.TaskGroup() as group:
             workers = [
                 group.create_task(worker(no_more), name=worker.__qualname__)
-                for worker in (self.push.run, self.webhook_worker.run)
+                for worker in (self.push.run, self.webhook_worker.run, self.fanout.run)
             ]
             for service in (
                 self.presence.run,

@@ -14,10 +14,10 @@ from relay.api.principal import Principal
 from relay.api.problems import from_pydantic, problem_body
 from relay.api.routes import Answer, Call
 from relay.api.schemas import BatchBody, BatchItem, DeviceBody, PresenceBody, PresenceItem, PresenceQuery, SendBody
-from relay.clock import Clock, rfc3339
-from relay.errors import FieldError, Invalid, Malformed, Problem, TooLarge
+from relay.clock import Clock, from_rfc3339, rfc3339
+from relay.errors import FieldError, Invalid, Malformed, Problem, TooLarge, not_an_instant
 from relay.ids import Rng
-from relay.inbox.accept import Accepted, Send
+from relay.inbox.accept import Accepted, Recipient, Send
 from relay.inbox.ack import AckRequest
 from relay.inbox.registry import ForeignWord, Registration
 from relay.inbox.service import InboxService
@@ -27,7 +27,8 @@ from relay.presence.service import PresenceService
 from relay.realtime.service import DeviceService
 
 BATCH_MAX = 500
-RECIPIENTS_MAX = 200
+DELIVER_LATER_MS_MAX = 28 * 86_400_000
+RECIPIENTS_MAX = 1000
 PAYLOAD_BYTES_MAX = 64 * 1024
 KEY_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
 _canonical = msgspec.json.Encoder(order="deterministic").encode
@@ -109,7 +110,22 @@ class Sends:
             scope=scope,
             notify_policy=None if body.notify is None else NotifyPolicy(body.notify),
             ttl_s=policy.ttl_s if body.ttl_s is None else body.ttl_s,
+            deliver_ms=None if body.deliver_at is None else self._deliver_ms(body.deliver_at),
         )
+
+    def _deliver_ms(self, text: str) -> int | None:
+        """When to deliver; None: now, also if that time has passed."""
+        try:
+            at_ms = from_rfc3339(text)
+        except (ValueError, OverflowError):
+            raise not_an_instant("/deliver_at") from None
+        now_ms = self.clock.now_ms()
+        if at_ms > now_ms + DELIVER_LATER_MS_MAX:
+            raise Invalid(
+                "A message may wait for 28 days.",
+                errors=(FieldError("/deliver_at", "out_of_range", "must lie within the next 28 days"),),
+            )
+        return at_ms if at_ms > now_ms else None
 
     def _check_pushes(self, app_id: str, body: SendBody) -> None:
         errors = [
@@ -159,7 +175,7 @@ class Sends:
             raise Invalid(
                 f"A message may have {RECIPIENTS_MAX} receivers.",
                 code="too_many_recipients",
-                errors=(FieldError("/to", "too_long", f"at most {RECIPIENTS_MAX}; send several messages"),),
+                errors=(FieldError("/to", "too_long", f"at most {RECIPIENTS_MAX}; send several, or use a group"),),
             )
         return users, scope
 
@@ -195,17 +211,25 @@ def body_hash(raw: Mapping[str, Any]) -> bytes:
 
 
 def accepted_json(accepted: Accepted) -> dict[str, Any]:
-    return {
+    answer: dict[str, Any] = {
         "id": accepted.message_id,
         "accepted_at": rfc3339(accepted.accepted_ms),
         "expires_at": rfc3339(accepted.expires_ms),
-        "recipients": [
-            {"user": user, "status": "accepted", "seq": seq}
-            if refusal is None
-            else {"user": user, "status": "rejected", "code": refusal}
-            for user, seq, refusal in accepted.recipients
-        ],
+        "recipients": [_recipient_json(one) for one in accepted.recipients],
     }
+    if accepted.deliver_ms is not None:
+        answer["deliver_at"] = rfc3339(accepted.deliver_ms)
+    if accepted.job is not None:
+        answer["fanout"] = {"total": len(accepted.recipients), "job": accepted.job}
+    return answer
+
+
+def _recipient_json(one: Recipient) -> dict[str, Any]:
+    if one.refusal is not None:
+        return {"user": one.user_id, "status": "rejected", "code": one.refusal}
+    if one.seq is None:
+        return {"user": one.user_id, "status": "waiting"}
+    return {"user": one.user_id, "status": "accepted", "seq": one.seq}
 
 
 @dataclass(slots=True, kw_only=True)

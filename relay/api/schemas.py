@@ -20,7 +20,6 @@ from pydantic import (
 from relay.realtime.protocol import AddressBody, Id, MessageIdText, Word
 
 TTL_S_MAX = 28 * 86_400
-RECIPIENTS_MAX = 200
 PAYLOAD_BYTES_MAX = 64 * 1024
 BIDI = "\u202a-\u202e\u2066-\u2069"
 
@@ -95,7 +94,7 @@ class DeviceRef(In):
 
 
 class To(In):
-    """Who receives: users (all their devices), or single devices; at most 200 users, each once."""
+    """Who receives: users (all their devices), or single devices; at most 1,000 users, each once."""
 
     users: Annotated[list[Id], Field(min_length=1)] | None = None
     devices: Annotated[list[DeviceRef], Field(min_length=1)] | None = None
@@ -190,6 +189,7 @@ class SendBody(In):
     hold: bool = True
     push_held: PushBody | None = None
     notify_release: bool = False
+    deliver_at: Annotated[str, StringConstraints(max_length=40)] | None = None
     client_ref: Id | None = None
     id: MessageIdText | None = None
 
@@ -208,9 +208,14 @@ class BatchBody(In):
 
 class RecipientOut(Out):
     user: str
-    status: Literal["accepted", "rejected"]
+    status: Literal["accepted", "rejected", "waiting"]
     seq: int | None = None
     code: str | None = None
+
+
+class FanoutOut(Out):
+    total: int
+    job: str
 
 
 class AcceptedOut(Out):
@@ -220,6 +225,8 @@ class AcceptedOut(Out):
     accepted_at: str
     expires_at: str
     recipients: list[RecipientOut]
+    deliver_at: str | None = None
+    fanout: FanoutOut | None = None
 
 
 class ItemOut(Out):
@@ -231,6 +238,8 @@ class ItemOut(Out):
     accepted_at: str | None = None
     expires_at: str | None = None
     recipients: list[RecipientOut] | None = None
+    deliver_at: str | None = None
+    fanout: FanoutOut | None = None
     problem: dict[str, Any] | None = None
 
 
@@ -251,6 +260,7 @@ class TraceOut(Out):
     collapse_key: str | None
     accepted_at: str
     expires_at: str
+    deliver_at: str | None
     recipients: list[dict[str, Any]]
 
 

@@ -18,6 +18,7 @@ from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.locked import flush as flush_users
 from relay.inbox.reports import end
 from relay.model import EVERYWHERE, GATEWAY, DeviceKey, DeviceState, EntryState, Kind, NotifyPolicy, Scope, UserKey
+from relay.store import fanout as fanout_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
@@ -26,6 +27,7 @@ ZERO_TTL_MS = 30_000  # `ttl_s: 0` = now or never
 KEY_KEPT_MS = 72 * 3_600_000
 KEY_AFTER_LIFE_MS = 24 * 3_600_000
 SYSTEM = "system"
+AT_ONCE_MAX = 200  # receivers in one transaction; more get it by a job
 
 
 class Send(Struct, frozen=True, kw_only=True):
@@ -60,10 +62,16 @@ class Send(Struct, frozen=True, kw_only=True):
     scope: Scope = EVERYWHERE
     notify_policy: NotifyPolicy | None = None
     ttl_s: int
+    deliver_ms: int | None = None  # not before then
+
+    @property
+    def waits(self) -> bool:
+        """Whether its receivers get it by a job of its own, later or in parts."""
+        return self.deliver_ms is not None or len(self.users) > AT_ONCE_MAX
 
 
 class Recipient(NamedTuple):
-    """What became of one receiver: a number in the inbox, or a code of why not."""
+    """What became of one receiver: a number in the inbox, or a code of why not; neither yet: it waits."""
 
     user_id: str
     seq: int | None
@@ -77,6 +85,8 @@ class Accepted(Struct, frozen=True, kw_only=True):
     accepted_ms: int
     expires_ms: int
     recipients: tuple[Recipient, ...]
+    deliver_ms: int | None = None
+    job: str | None = None  # the fan-out that it goes by
     replay: bool = False
     wakes: tuple[UserKey, ...] = ()
     due_ms: int | None = None
@@ -99,7 +109,7 @@ def accept(
     conn: Conn, now_ms: int, sends: Sequence[Send], policy_of: PolicyOf, new_epoch: Callable[[], str]
 ) -> list[Accepted | Exception]:
     """Accepts many messages in one transaction; a refused one leaves no trace and does not disturb the others."""
-    batch = _Batch(conn, now_ms, sends, policy_of)
+    batch = Batch(conn, now_ms, sends, policy_of)
     batch.claim_keys()
     batch.lock(new_epoch)
     for index, send in enumerate(sends):
@@ -109,7 +119,7 @@ def accept(
     return batch.finished()
 
 
-class _Batch:
+class Batch:
     """The work of one transaction: what is gathered before it is written."""
 
     def __init__(self, conn: Conn, now_ms: int, sends: Sequence[Send], policy_of: PolicyOf) -> None:
@@ -126,6 +136,7 @@ class _Batch:
         self.dues: dict[DeviceKey, int] = {}
         self.dropped_keys: list[tuple[str, str]] = []
         self.open_room: dict[UserKey, int] = {}
+        self.jobs: list[Send] = []
 
     # --- keys ---
 
@@ -141,7 +152,7 @@ class _Batch:
                 repeats.append(index)
                 continue
             first[name] = index
-            life_ms = max(KEY_KEPT_MS, send.ttl_s * 1000 + KEY_AFTER_LIFE_MS)
+            life_ms = max(KEY_KEPT_MS, expiry(send, self.now_ms) - self.now_ms + KEY_AFTER_LIFE_MS)
             rows.append(
                 {
                     "app_id": send.app_id,
@@ -194,7 +205,7 @@ class _Batch:
         wanted: set[UserKey] = set()
         may_be_made: set[UserKey] = set()
         for index, send in enumerate(self.sends):
-            if self.answers[index] is not None or index in self.same_as:
+            if self.answers[index] is not None or index in self.same_as or send.waits:
                 continue
             keys = [UserKey(send.app_id, user) for user in send.users]
             wanted.update(keys)
@@ -213,7 +224,45 @@ class _Batch:
     def take(self, index: int, send: Send) -> None:
         if index in self.same_as:
             return
-        expires_ms = self.now_ms + (send.ttl_s * 1000 or ZERO_TTL_MS)
+        expires_ms = expiry(send, self.now_ms)
+        if send.waits:
+            self._put_off(index, send, expires_ms)
+            return
+        recipients, wakes, due_ms = self.deliver(send, expires_ms)
+        if not wakes:
+            who, _, code = recipients[0]
+            self.answers[index] = REFUSALS[code or ""](who)
+            if send.key is not None:
+                self.dropped_keys.append((send.app_id, send.key))
+            return
+        if self.own_copy(send, expires_ms):
+            wakes.append(UserKey(send.app_id, send.sender_user or ""))
+        self.messages.append(self._message_row(send, recipients, expires_ms))
+        self.answers[index] = Accepted(
+            message_id=send.message_id,
+            accepted_ms=self.now_ms,
+            expires_ms=expires_ms,
+            recipients=tuple(recipients),
+            wakes=tuple(wakes),
+            due_ms=due_ms,
+        )
+
+    def _put_off(self, index: int, send: Send, expires_ms: int) -> None:
+        """The message and the job that will deliver it: a promise as good as entries are."""
+        recipients = [Recipient(user_id, None, None) for user_id in send.users]
+        self.messages.append(self._message_row(send, recipients, expires_ms))
+        self.jobs.append(send)
+        self.answers[index] = Accepted(
+            message_id=send.message_id,
+            accepted_ms=self.now_ms,
+            expires_ms=expires_ms,
+            recipients=tuple(recipients),
+            deliver_ms=send.deliver_ms,
+            job=fanout_rows.job_id(send.app_id, send.message_id),
+        )
+
+    def deliver(self, send: Send, expires_ms: int) -> tuple[list[Recipient], list[UserKey], int | None]:
+        """Appends to the inboxes of its users, whose locks are held: what became of each, whom to wake, when to push."""
         notifiable = (send.push is not None or send.push_held is not None) and send.ttl_s > 0
         recipients: list[Recipient] = []
         wakes: list[UserKey] = []
@@ -230,23 +279,7 @@ class _Batch:
                 wakes.append(locked.key)
                 if notifiable:
                     due_ms = _earlier(due_ms, self._lower(locked, send))
-        if not wakes:
-            who, _, code = recipients[0]
-            self.answers[index] = REFUSALS[code or ""](who)
-            if send.key is not None:
-                self.dropped_keys.append((send.app_id, send.key))
-            return
-        if self._own_copy(send, expires_ms):
-            wakes.append(UserKey(send.app_id, send.sender_user or ""))
-        self.messages.append(self._message_row(send, recipients, expires_ms))
-        self.answers[index] = Accepted(
-            message_id=send.message_id,
-            accepted_ms=self.now_ms,
-            expires_ms=expires_ms,
-            recipients=tuple(recipients),
-            wakes=tuple(wakes),
-            due_ms=due_ms,
-        )
+        return recipients, wakes, due_ms
 
     def _has_room(self, locked: Locked, send: Send) -> bool:
         """Protocol 11.4: only when the cheap bound is passed are live entries counted."""
@@ -308,7 +341,7 @@ class _Batch:
             due_ms = _earlier(due_ms, at_ms)
         return due_ms
 
-    def _own_copy(self, send: Send, expires_ms: int) -> bool:
+    def own_copy(self, send: Send, expires_ms: int) -> bool:
         """The sender's other devices see what was sent (protocol 12.3); gives whether there is a copy for them."""
         if send.sender_user is None or send.sender_user in send.users:
             return False
@@ -345,7 +378,22 @@ class _Batch:
             "key": send.key,
             "recipients": msgspec.json.encode(recipients).decode(),
             "accepted_ms": self.now_ms,
+            "deliver_ms": send.deliver_ms,
             "expires_ms": expires_ms,
+        }
+
+    def _job_row(self, send: Send) -> dict[str, Any]:
+        return {
+            "app_id": send.app_id,
+            "job_id": fanout_rows.job_id(send.app_id, send.message_id),
+            "kind": fanout_rows.DELIVER,
+            "conversation_id": None,
+            "message_id": send.message_id,
+            "from_seq": None,
+            "upto_seq": None,
+            "options": msgspec.json.encode({"devices_named": send.devices_named, "ttl_s": send.ttl_s}).decode(),
+            "next_user": "",
+            "due_ms": send.deliver_ms or self.now_ms,
         }
 
     # --- writing ---
@@ -357,6 +405,7 @@ class _Batch:
     def write(self) -> None:
         inbox_rows.drop_keys(self.conn, self.dropped_keys)
         self._write_rows()
+        fanout_rows.add_jobs(self.conn, [self._job_row(one) for one in self.jobs])
         flush_users(self.conn, self.now_ms, self.users.values())
         job_rows.lower_due(self.conn, self.dues)
 
@@ -368,6 +417,11 @@ class _Batch:
             assert answer is not None
             done.append(answer)
         return done
+
+
+def expiry(send: Send, now_ms: int) -> int:
+    """When it is over: its life begins when it is delivered."""
+    return max(now_ms, send.deliver_ms or 0) + (send.ttl_s * 1000 or ZERO_TTL_MS)
 
 
 def _has_devices(locked: Locked, names: Sequence[str]) -> bool:
@@ -395,11 +449,15 @@ def _repeat_of(answer: Accepted | Exception | None) -> Accepted | Exception:
 
 
 def replayed(row: Any) -> Accepted:
-    """The answer that was given for this message."""
+    """The answer that was given for this message, or how far it has come since."""
+    recipients = tuple(Recipient(*one) for one in msgspec.json.decode(row.recipients))
+    waits = row.deliver_ms is not None or len(recipients) > AT_ONCE_MAX
     return Accepted(
         message_id=row.message_id,
         accepted_ms=row.accepted_ms,
         expires_ms=row.expires_ms,
-        recipients=tuple(Recipient(*one) for one in msgspec.json.decode(row.recipients)),
+        recipients=recipients,
+        deliver_ms=row.deliver_ms,
+        job=fanout_rows.job_id(row.app_id, row.message_id) if waits else None,
         replay=True,
     )

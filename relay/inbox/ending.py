@@ -13,6 +13,7 @@ from relay.inbox.registry import remove
 from relay.inbox.reports import Ledger, end
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
 from relay.store import devices as device_rows
+from relay.store import fanout as fanout_rows
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 
@@ -102,6 +103,7 @@ def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message
 
     Raises Missing for an unknown message, Conflict where every delivery has ended.
     """
+    dropped = withdraw(conn, app_id, message)
     row = inbox_rows.messages(conn, app_id, [message]).get(message)
     if row is None:
         raise Missing("There is no such message.")
@@ -109,7 +111,7 @@ def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message
     if row.sender_user is not None:
         recipients.append(UserKey(app_id, row.sender_user))
     users = lock(conn, now_ms, set(recipients), policy_of)
-    words: set[str] = set()
+    words: set[str] = {"cancelled"} if dropped else set()
     for key, locked in users.items():
         entries = [
             e
@@ -131,6 +133,19 @@ def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message
         raise Conflict("Every delivery of this message has ended.")
     flush(conn, now_ms, users.values())
     return "recalled" if "recalled" in words else "cancelled", list(users)
+
+
+def withdraw(conn: Conn, app_id: str, message: str) -> bool:
+    """Ends the fan-out of a message, if it still goes on: whoever waits for it will not get it. Its job is the lock."""
+    if not fanout_rows.drop_job(conn, app_id, fanout_rows.job_id(app_id, message)):
+        return False
+    row = inbox_rows.messages(conn, app_id, [message])[message]
+    recipients = [
+        (user, seq, "cancelled" if seq is None and refusal is None else refusal)
+        for user, seq, refusal in msgspec.json.decode(row.recipients)
+    ]
+    inbox_rows.set_recipients(conn, app_id, message, msgspec.json.encode(recipients).decode())
+    return True
 
 
 # --- the floor (protocol 11.3) ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from relay.inbox.addresses import NewAddress
 from relay.inbox.comparing import Comparison, Range, compare
 from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
+from relay.inbox.fanout import fan_out
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.locked import PolicyOf
 from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, check, page, reset_data, snapshot
@@ -63,6 +64,7 @@ class InboxService:
     page_entries: int = PAGE_ENTRIES_MAX
     page_bytes: int = PAGE_BYTES_MAX
     push_due: Callable[[int | None], None] = lambda _: None
+    fanout_due: Callable[[int], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     _accept: Any = field(init=False)
@@ -112,6 +114,18 @@ class InboxService:
     async def cancel(self, app_id: str, message_id: str) -> str:
         """`cancelled` or `recalled`. Raises Missing, Conflict."""
         word, users = await self.engine.write(
+        if jobs := [one.deliver_ms or one.accepted_ms for one in accepted if one.job and not one.replay]:
+            self.fanout_due(min(jobs))
+
+    async def fan_out(self) -> bool:
+        """One step of the fan-out that has waited longest; False: nothing is due."""
+        step = await self.engine.write(lambda conn, now_ms: fan_out(conn, now_ms, self.policy_of, self.new_epoch))
+        if step is None:
+            return False
+        self.hints.wake(step.wakes)
+        if step.push_ms is not None:
+            self.push_due(step.push_ms)
+        return True
             lambda conn, now_ms: cancel(conn, now_ms, self.policy_of, app_id=app_id, message=message_id)
         )
         self.hints.wake(users)

@@ -48,11 +48,14 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
         "collapse_key": row.collapse_key,
         "accepted_at": rfc3339(row.accepted_ms),
         "expires_at": rfc3339(row.expires_ms),
+        "deliver_at": None if row.deliver_ms is None else rfc3339(row.deliver_ms),
     }
     recipients = []
     for user, seq, refusal in answered:
         locked = rows.get(UserKey(app_id, user))
-        if refusal is not None or locked is None:
+        if seq is None and refusal is None:
+            recipients.append({"user": user, "seq": None, "status": "waiting", "devices": []})
+        elif refusal is not None or locked is None:
             recipients.append({"user": user, "seq": seq, "status": "rejected", "code": refusal, "devices": []})
         else:
             recipients.append(_of_user(conn, locked, message_id, user, seq))

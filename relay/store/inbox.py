@@ -4,7 +4,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, func, literal_column, or_, select, text, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    type_coerce,
+    update,
+)
 
 from relay.ids import message_id
 from relay.model import EVERYWHERE, Entry, EntryState, Inbox, Kind, NotifyPolicy, Scope, UserKey
@@ -174,6 +189,18 @@ def messages(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row
     return {row.message_id: row for row in rows}
 
 
+_set_recipients = (
+    update(message)
+    .where(m.app_id == bindparam("app"), m.message_id == bindparam("id"))
+    .values(recipients=bindparam("all"))
+)
+
+
+def set_recipients(conn: Connection, app_id: str, message_id: str, recipients: str) -> None:
+    """What has become of each receiver by now."""
+    conn.execute(_set_recipients, {"app": app_id, "id": message_id, "all": recipients})
+
+
 @per_dialect
 def _pushes(sqlite: bool) -> Select[Any]:
     return select(m.message_id, m.push, m.push_held, m.priority, m.collapse_key).where(
@@ -222,8 +249,8 @@ DECIDING = (
     m.scope,
     m.notify_policy,
     m.notify_release,
-    m.push_held.is_not(None).label("tells_held"),
-    m.push.is_(None).label("only_held"),
+    type_coerce(m.push_held.is_not(None), Integer).label("tells_held"),  # a Boolean would have to be converted
+    type_coerce(m.push.is_(None), Integer).label("only_held"),
 )
 WITH_MESSAGE = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
 _KINDS = {str(kind): kind for kind in Kind}

@@ -162,8 +162,9 @@ message = _table(
     _text("scope", null=True),
     _text("notify_policy", null=True),
     _text("key", null=True),
-    _text("recipients"),  # JSON: [[user, seq | null, refusal | null], ...]: what the sender was answered
+    _text("recipients"),  # JSON: [[user, seq | null, refusal | null], ...]: what the sender was answered; both: waiting
     _int("accepted_ms"),
+    _int("deliver_ms", null=True),  # not before then: it waits in `fanout_job`, and has no numbers yet
     _int("expires_ms"),
     key=("app_id", "message_id"),
 )
@@ -478,19 +479,17 @@ fanout_job = _table(
     "fanout_job",
     _text("app_id"),
     _text("job_id"),
-    _text("kind"),
+    _text("kind"),  # deliver: a message to its receivers; wake: what a shared timeline's members are to be told
     _text("conversation_id", null=True),
     _text("message_id", null=True),
     _int("from_seq", null=True),
     _int("upto_seq", null=True),
-    _text("next_user", null=True),
-    _int("due_ms", null=True),
-    _text("claim", null=True),
-    _int("claim_token"),
-    _int("claim_until_ms", null=True),
-    _text("result", null=True),
+    _text("options"),  # JSON: what the message's row does not say of its send
+    _text("next_user"),  # the last one that is done
+    _int("due_ms"),
     key=("app_id", "job_id"),
 )
+Index("fanout_job_due", fanout_job.c.due_ms)
 
 # --- events and webhooks ----------------------------------------------------------------------------------------------
 

@@ -315,15 +315,13 @@ def upgrade() -> None:
         sa.Column("message_id", sa.Text(), nullable=True),
         sa.Column("from_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("upto_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
-        sa.Column("next_user", sa.Text(), nullable=True),
-        sa.Column("due_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
-        sa.Column("claim", sa.Text(), nullable=True),
-        sa.Column("claim_token", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
-        sa.Column("claim_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
-        sa.Column("result", sa.Text(), nullable=True),
+        sa.Column("options", sa.Text(), nullable=False),
+        sa.Column("next_user", sa.Text(), nullable=False),
+        sa.Column("due_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "job_id"),
         sqlite_strict=True,
     )
+    op.create_index("fanout_job_due", "fanout_job", ["due_ms"], unique=False)
     op.create_table(
         "idempotency",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -433,6 +431,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=True),
         sa.Column("recipients", sa.Text(), nullable=False),
         sa.Column("accepted_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("deliver_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "message_id"),
         sqlite_strict=True,
@@ -630,6 +629,7 @@ def downgrade() -> None:
     op.drop_table("inbox")
     op.drop_index("idempotency_expiring", table_name="idempotency")
     op.drop_table("idempotency")
+    op.drop_index("fanout_job_due", table_name="fanout_job")
     op.drop_table("fanout_job")
     op.drop_index(
         "event_unnumbered",

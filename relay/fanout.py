@@ -1,0 +1,50 @@
+"""The worker that takes fan-out jobs step by step. The rows are the queue, and each step is a transaction of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from relay.clock import Clock
+from relay.errors import Problem
+
+log = structlog.get_logger("relay.fanout")
+
+POLL_S = 1.0
+
+
+class FanoutWorker:
+    """One node's; others may work at other jobs."""
+
+    def __init__(self, step: Callable[[], Awaitable[bool]], clock: Clock) -> None:
+        self._step = step
+        self._clock = clock
+        self._woken = asyncio.Event()
+
+    def nudge(self, due_ms: int) -> None:
+        """A hint that something is due then; the poll finds it all the same."""
+        if due_ms <= self._clock.now_ms():
+            self._woken.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until asked to stop, then ends the step that it is at."""
+        stopping = asyncio.create_task(stop.wait(), name="fanout-stop")
+        try:
+            while not stop.is_set():
+                self._woken.clear()
+                if not await self._busy():
+                    await self._rest(stopping)
+        finally:
+            stopping.cancel()
+
+    async def _busy(self) -> bool:
+        try:
+            return await self._step()
+        except Problem as problem:  # the store is away: come again
+            log.warning("fanout.store_unavailable", code=problem.code)
+            return False
+
+    async def _rest(self, stopping: "asyncio.Task[bool]") -> None:
+        woken = asyncio.create_task(self._woken.wait(), name="fanout-woken")
+        await asyncio.wait({woken, stopping}, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+        woken.cancel()

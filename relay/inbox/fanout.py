@@ -1,0 +1,99 @@
+"""Fan-out: a message gets to its receivers later, or in parts (protocol 12.2, 12.6).
+
+Each step is one transaction, which takes the job first and then the inboxes: crash anywhere, and the next step goes on
+where the last one ended. What became of each receiver stands in the message's row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from relay.inbox.accept import AT_ONCE_MAX, Batch, Recipient, Send
+from relay.inbox.locked import PolicyOf
+from relay.model import NotifyPolicy, UserKey
+from relay.store import fanout as rows
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Conn
+from relay.store.fanout import Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Hints for after the commit: whose inboxes have changed, and when something is to be pushed."""
+
+    wakes: tuple[UserKey, ...] = ()
+    push_ms: int | None = None
+
+
+class _Options(msgspec.Struct):
+    devices_named: bool
+    ttl_s: int
+
+
+def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step | None:
+    """One step of the job that has waited longest; None: nothing is due."""
+    job = rows.lock_due(conn, now_ms)
+    return None if job is None else _deliver(conn, now_ms, job, policy_of, new_epoch)
+
+
+def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step:
+    row = inbox_rows.messages(conn, job.app_id, [job.message_id or ""]).get(job.message_id or "")
+    if row is None:
+        rows.drop_job(conn, job.app_id, job.job_id)
+        return Step()
+    known = [Recipient(*one) for one in msgspec.json.decode(row.recipients)]
+    waiting = sorted(one.user_id for one in known if one.seq is None and one.refusal is None)
+    part, rest = waiting[:AT_ONCE_MAX], waiting[AT_ONCE_MAX:]
+    send = _send(row, part, msgspec.json.decode(job.options, type=_Options))
+    batch = Batch(conn, now_ms, [send], policy_of)
+    batch.lock(new_epoch)
+    done, wakes, push_ms = batch.deliver(send, row.expires_ms)
+    first = not job.next_user and send.sender_user not in {one.user_id for one in known}
+    if first and batch.own_copy(send, row.expires_ms):
+        wakes.append(UserKey(job.app_id, send.sender_user or ""))
+    batch.write()
+    by_user = {one.user_id: one for one in done}
+    answered = [by_user.get(one.user_id, one) for one in known]
+    inbox_rows.set_recipients(conn, job.app_id, send.message_id, msgspec.json.encode(answered).decode())
+    if rest:
+        rows.move(conn, job, next_user=part[-1], due_ms=now_ms)
+    else:
+        rows.drop_job(conn, job.app_id, job.job_id)
+    return Step(wakes=tuple(wakes), push_ms=push_ms)
+
+
+def _send(row: Any, users: Sequence[str], options: _Options) -> Send:
+    """The send that this row was made of, to these users only."""
+    return Send(
+        app_id=row.app_id,
+        message_id=row.message_id,
+        id_from_key=False,
+        key=None,
+        body_hash=b"",
+        nonce="",
+        users=tuple(users),
+        devices_named=options.devices_named,
+        type=row.type,
+        conversation_type=row.conversation_type,
+        conversation_id=row.conversation_id,
+        sender_user=row.sender_user,
+        sender_device=row.sender_device,
+        client_ref=row.client_ref,
+        priority=row.priority,
+        body=row.body,
+        h=row.h,
+        push=row.push,
+        push_held=row.push_held,
+        notify_release=bool(row.notify_release),
+        collapse_key=row.collapse_key,
+        min_schema=row.min_schema,
+        min_app_version=row.min_app_version,
+        fallback=row.fallback,
+        fallback_h=row.fallback_h,
+        hold=bool(row.hold),
+        scope=inbox_rows.scope_of(row.scope),
+        notify_policy=None if row.notify_policy is None else NotifyPolicy(row.notify_policy),
+        ttl_s=options.ttl_s,
+    )

@@ -1,0 +1,67 @@
+"""Rows of fan-out jobs: what many inboxes are to get, later or in parts. The row is the lock of its fan-out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, bindparam, delete, select, update
+
+from relay.store.events import derived_id
+from relay.store.schema import fanout_job
+from relay.store.sql import insert_missing
+
+j = fanout_job.c
+DELIVER, WAKE = "deliver", "wake"
+
+
+class Job(NamedTuple):
+    app_id: str
+    job_id: str
+    kind: str
+    conversation_id: str | None
+    message_id: str | None
+    from_seq: int | None
+    upto_seq: int | None
+    options: str
+    next_user: str
+    due_ms: int
+
+
+def job_id(app_id: str, message_id: str) -> str:
+    """Of the job that delivers this message."""
+    return derived_id("fan_", app_id, message_id)
+
+
+def add_jobs(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    insert_missing(conn, fanout_job, rows)
+
+
+_due = (
+    select(*(j[name] for name in Job._fields))
+    .where(j.due_ms <= bindparam("now"))
+    .order_by(j.due_ms, j.app_id, j.job_id)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+
+
+def lock_due(conn: Connection, now_ms: int) -> Job | None:
+    """The job that has been due for longest and that nobody is at; it is ours until the transaction ends."""
+    row = conn.execute(_due, {"now": now_ms}).first()
+    return None if row is None else Job(*row)
+
+
+_here = (j.app_id == bindparam("app"), j.job_id == bindparam("job"))
+_move = update(fanout_job).where(*_here).values(next_user=bindparam("user"), due_ms=bindparam("due"))
+
+
+def move(conn: Connection, job: Job, *, next_user: str, due_ms: int) -> None:
+    """Everybody up to `next_user` is done; others have their turn before this goes on."""
+    conn.execute(_move, {"app": job.app_id, "job": job.job_id, "user": next_user, "due": due_ms})
+
+
+_drop = delete(fanout_job).where(*_here)
+
+
+def drop_job(conn: Connection, app_id: str, job: str) -> bool:
+    """Ends a job; whether there was one. Waits for whoever is at it."""
+    return conn.execute(_drop, {"app": app_id, "job": job}).rowcount > 0

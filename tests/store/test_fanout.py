@@ -1,0 +1,194 @@
+"""Messages that wait for their time, or go to many, on both stores (protocol 12.2, 12.6): each receiver has one entry or one
+recorded refusal (I39), whatever happens on the way."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from house import House
+
+from relay.errors import Conflict
+from relay.inbox import accept, fanout
+from relay.model import Policy
+from relay.store.engine import Engine
+
+PHONE = "ann/phone"
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any, monkeypatch: pytest.MonkeyPatch) -> House:
+    for module in (accept, fanout):
+        monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
+    house = await House(engine, clock, policy=Policy(inbox_max=2)).begin()
+    for user in ("ann", "bob", "cid", "dee", "eve"):
+        await house.register(f"{user}/phone")
+    return house
+
+
+async def run(house: House) -> int:
+    """Works off what is due; how many steps that took."""
+    steps = 0
+    while await house.inbox.fan_out():
+        steps += 1
+    return steps
+
+
+async def entries(house: House, message: str) -> list[tuple[str, str]]:
+    where = f"WHERE message_id = '{message}' ORDER BY user_id"
+    rows = await house.rows(f"SELECT user_id, kind FROM inbox_entry {where}")
+    return [(row["user_id"], row["kind"]) for row in rows]
+
+
+async def statuses(house: House, message: str) -> dict[str, str]:
+    return {one["user"]: one["status"] for one in (await house.inbox.trace("shop", message)).recipients}
+
+
+# --- many -------------------------------------------------------------------------------------------------------------
+
+MANY = ("eve", "ann", "dee", "bob", "cid")
+
+
+async def test_many_get_it_in_parts_and_each_has_it_once(house: House) -> None:
+    sent = await house.send(*MANY)
+    assert sent.job is not None
+    assert await entries(house, sent.message_id) == []
+    assert set((await statuses(house, sent.message_id)).values()) == {"waiting"}
+    assert await run(house) == 3
+    assert await entries(house, sent.message_id) == [(user, "message") for user in sorted(MANY)]
+    assert set((await statuses(house, sent.message_id)).values()) == {"accepted"}
+    assert await house.rows("SELECT * FROM fanout_job") == []
+
+
+async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from_it(house: House) -> None:
+    for _ in range(2):
+        await house.send("bob")
+    sent = await house.send(*MANY, "nobody")
+    await run(house)
+    by_user = {one["user"]: one.get("code") for one in (await house.inbox.trace("shop", sent.message_id)).recipients}
+    assert by_user == dict.fromkeys(MANY) | {"bob": "recipient_queue_full", "nobody": "recipient_unknown"}
+    assert [user for user, _ in await entries(house, sent.message_id)] == ["ann", "cid", "dee", "eve"]
+
+
+async def test_a_step_that_is_cut_off_leaves_nothing_and_is_done_again(house: House) -> None:
+    sent = await house.send(*MANY)
+    await house.inbox.fan_out()
+
+    def crash(conn: Any, now_ms: int) -> None:
+        fanout.fan_out(conn, now_ms, lambda _: house.policy, house.inbox.new_epoch)
+        raise RuntimeError("killed before the commit")
+
+    with pytest.raises(RuntimeError):
+        await house.engine.write(crash)
+    assert len(await entries(house, sent.message_id)) == 2
+    await run(house)
+    assert len(await entries(house, sent.message_id)) == 5
+
+
+async def test_several_workers_at_once_do_it_once(house: House) -> None:
+    sent = await house.send(*MANY)
+    await asyncio.gather(*(run(house) for _ in range(4)))
+    await run(house)
+    assert len(await entries(house, sent.message_id)) == 5
+
+
+async def test_the_same_key_is_the_same_message_however_far_it_is(house: House) -> None:
+    first = await house.inbox.accept(house.message(*MANY, key="k", body_hash=b"x"))
+    await house.inbox.fan_out()
+    again = await house.inbox.accept(house.message(*MANY, key="k", body_hash=b"x"))
+    assert (again.replay, again.message_id, again.job) == (True, first.message_id, first.job)
+    await run(house)
+    assert len(await entries(house, first.message_id)) == 5
+
+
+async def test_the_senders_other_devices_have_one_copy(house: House) -> None:
+    sent = await house.send("bob", "cid", "dee", sender_user="ann", sender_device="phone")
+    await run(house)
+    assert await entries(house, sent.message_id) == [("ann", "own"), *((u, "message") for u in ("bob", "cid", "dee"))]
+    among = await house.send(*MANY, sender_user="ann")
+    await run(house)
+    assert [kind for _, kind in await entries(house, among.message_id)] == ["message"] * 5
+
+
+async def test_what_is_taken_back_on_the_way_reaches_nobody_else(house: House) -> None:
+    sent = await house.send(*MANY)
+    await house.inbox.fan_out()
+    assert await house.inbox.cancel("shop", sent.message_id) == "cancelled"
+    assert await run(house) == 0
+    states = await statuses(house, sent.message_id)
+    assert [states[user] for user in sorted(MANY)] == ["accepted", "accepted", "rejected", "rejected", "rejected"]
+    assert {row["state"] for row in await house.rows("SELECT state FROM inbox_entry")} == {"cancelled"}
+    with pytest.raises(Conflict):
+        await house.inbox.cancel("shop", sent.message_id)
+
+
+# --- later ------------------------------------------------------------------------------------------------------------
+
+
+async def later(house: House, *users: str, ms: int = HOUR_MS, **more: Any) -> str:
+    return (await house.send(*users, deliver_ms=house.clock.now_ms() + ms, **more)).message_id
+
+
+async def test_a_message_waits_for_its_time_without_a_number(house: House, clock: Any) -> None:
+    waiting = await later(house)
+    other = (await house.send()).message_id
+    clock.forward(ms=HOUR_MS - 1)
+    assert await run(house) == 0
+    clock.forward(ms=1)
+    assert await run(house) == 1
+    await house.hello(PHONE)
+    assert await house.catch_up(PHONE) == [other, waiting], "in the order of delivery, behind every cursor"
+
+
+async def test_its_life_begins_when_it_is_delivered(house: House, clock: Any) -> None:
+    waiting = await later(house, ttl_s=60)
+    clock.forward(ms=HOUR_MS)
+    await run(house)
+    await house.hello(PHONE)
+    assert (await house.page(PHONE)).ids == [waiting]
+    clock.forward(s=61)
+    assert await house.inbox.expire() == 1
+
+
+async def test_what_is_due_while_the_relay_is_away_long_enough_to_be_over_is_reported(house: House, clock: Any) -> None:
+    waiting = await later(house, ttl_s=60)
+    clock.forward(ms=2 * HOUR_MS)
+    await run(house)
+    await house.inbox.expire()
+    assert await house.deliveries("delivery.expired") == [("phone", waiting)]
+
+
+async def test_it_keeps_all_that_was_said_of_it(house: House, clock: Any) -> None:
+    more = {"fallback": '"less"', "fallback_h": "less", "min_schema": 5, "client_ref": "c-1", "collapse_key": "k"}
+    await later(house, **more)
+    clock.forward(ms=HOUR_MS)
+    await run(house)
+    await house.hello(PHONE, schema=1)
+    (entry,) = (await house.page(PHONE)).json["entries"]
+    assert (entry["form"], entry["h"], entry["client_ref"]) == ("fallback", "less", "c-1")
+    newer = await later(house, collapse_key="k")
+    clock.forward(ms=HOUR_MS)
+    await run(house)
+    assert (await house.page(PHONE)).ids == [newer]
+    assert [row["state"] for row in await house.rows("SELECT state FROM inbox_entry ORDER BY seq")] == [
+        "superseded",
+        "live",
+    ]
+
+
+async def test_it_is_taken_back_before_its_time(house: House, clock: Any) -> None:
+    waiting = await later(house)
+    assert await house.inbox.cancel("shop", waiting) == "cancelled"
+    clock.forward(ms=HOUR_MS)
+    assert await run(house) == 0
+    assert await statuses(house, waiting) == {"ann": "rejected"}
+
+
+async def test_it_is_pushed_when_it_is_there(house: House, clock: Any) -> None:
+    await house.register("ann/phone", "token")
+    await later(house)
+    assert await house.told() == []
+    clock.forward(ms=HOUR_MS)
+    await run(house)
+    clock.forward(s=1)
+    assert len(await house.told()) == 1
