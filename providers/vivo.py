@@ -9,13 +9,13 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from providers.app_message import app_data, cut, number_for, once_key, present, short, texts
+from providers.app_message import present
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fields import Rules, flag, merged, mistakes, one_of, strings, text, whole
+from providers.fields import merged
 from providers.http import (
     THROTTLED_S,
     Credential,
@@ -32,19 +32,20 @@ from providers.http import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
+from providers.vivo_message import (
+    CUSTOM_CHARS_MAX,
+    TITLE_CHARS_MAX,
+    TTL_S,
+    VivoClass,
+    class_of,
+    content_of,
+    override_mistakes,
+    request_id,
+)
 
-__all__ = ["VivoClass", "VivoConfig", "VivoProvider"]
+__all__ = ["VivoConfig", "VivoProvider"]
 
 BASE_URL = "https://api-push.vivo.com.cn"
-SYSTEM = ("IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION")
-OPERATIONAL = ("NEWS", "CONTENT", "MARKETING", "SOCIAL")
-CUSTOM_CHARS_MAX = 1024  # of names and values in `clientCustomMap`
-CUSTOM_KEYS_MAX = 10
-TITLE_CHARS_MAX = 40
-CONTENT_CHARS_MAX = 100
-SKIP_CHARS_MAX = 1024  # newest document: 2048
-TTL_S = (60, 86_400)
-NOTIFY_IDS = 2**31 - 1
 BATCH_MAX = 1000
 TOKEN_LIFE_S = 90 * 60.0  # good for 24 h; the vendor asks for a new one every hour or two
 SPENT_S = 3600.0
@@ -82,34 +83,6 @@ USER_UNEXPLAINED = Outcome(verdict=RETRY, scope=Scope.TOKEN)  # status 3 has bee
 _PLAIN = r"[\x21-\x7e]"
 _TOKEN = re.compile(rf"{_PLAIN}{{1,128}}")  # 23 characters by one source
 _TASK_ID = re.compile(rf"{_PLAIN}{{1,128}}")
-
-OVERRIDES: Rules = {
-    "notifyType": whole(1, 4),
-    "title": text(TITLE_CHARS_MAX, chars_min=1),
-    "content": text(CONTENT_CHARS_MAX, chars_min=1),
-    "timeToLive": whole(*TTL_S),
-    "skipType": one_of(1, 2, 4),  # newer clients dropped 3
-    "skipContent": text(2048, chars_min=1),
-    "networkType": one_of(-1, 1),
-    "classification": one_of(0, 1),
-    "category": one_of(*SYSTEM, *OPERATIONAL),
-    "clientCustomMap": strings(CUSTOM_KEYS_MAX, CUSTOM_CHARS_MAX),
-    "notifyId": whole(1, NOTIFY_IDS),
-    "sendOnline": flag,
-    "foregroundShow": flag,
-    "addBadge": flag,
-    "timedDisplay": {"showStartTime": whole(0, 2**53), "showEndTime": whole(0, 2**53)},
-}
-
-
-class VivoClass(BaseModel):
-    """What the pushes of one channel are. The category decides on the class: system, or operational."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    category: Literal[
-        "IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION", "NEWS", "CONTENT", "MARKETING", "SOCIAL"
-    ]
 
 
 class VivoConfig(ProviderConfig):
@@ -171,11 +144,7 @@ class VivoProvider(HttpProvider):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: fields of vivo's message; null takes one of ours away."""
-        found = list(mistakes(overrides, OVERRIDES))
-        category, class_ = overrides.get("category"), overrides.get("classification")
-        if not found and category is not None and class_ is not None and (category in SYSTEM) != (class_ == 1):
-            found.append("classification must be 1 for the system categories and 0 for the others (code 10097).")
-        return found
+        return override_mistakes(overrides)
 
     @property
     def batch_max(self) -> int:
@@ -191,15 +160,6 @@ class VivoProvider(HttpProvider):
             if opens_s:
                 return Outcome(verdict=RETRY, retry_after_s=min(max(opens_s, 1.0), SPENT_S), vendor_code="closed_hours")
         return found
-
-    def _class(self, push: Push) -> dict[str, Any]:
-        """Category and class, which agree: whichever the override names brings the other with it."""
-        named = self.config.classes.get(push.channel or "default", self.config.classes["default"])
-        category = push.overrides.get("category") or named.category
-        class_ = push.overrides.get("classification")
-        if class_ is not None and (category in SYSTEM) != (class_ == 1):
-            return {"classification": class_}
-        return {"classification": 1 if category in SYSTEM else 0, "category": category}
 
     async def credential(self) -> Credential:
         """See `HttpProvider`: a token for a signature over the time (sheet §2)."""
@@ -257,33 +217,27 @@ class VivoProvider(HttpProvider):
             "appId": self.config.app_id,
             "regIds": [push.token for push in pushes],
             "taskId": task_id,
-            "requestId": _request_id(pushes[0], "".join(push.token for push in pushes), now_s=self.now()),
+            "requestId": request_id(pushes[0], "".join(push.token for push in pushes), now_s=self.now()),
         }
         return await self.call(self._request("/message/pushToList", targets, credential))
 
+    def _class(self, push: Push) -> dict[str, Any]:
+        return class_of(push, self.config.classes.get(push.channel or "default", self.config.classes["default"]))
+
     def _message(self, push: Push) -> dict[str, Any]:
         config = self.config
-        title, body = texts(push, blank=config.blank)
-        waits = push.ttl_s > 0
-        fields = {
+        receipts = config.receipts
+        ours = {
             "appId": config.app_id,  # a number, not text
-            "requestId": _request_id(push, push.token, now_s=self.now()),
-            "notifyType": 4 if push.urgent else 1,
-            "title": cut(title, TITLE_CHARS_MAX),
-            "content": cut(body, CONTENT_CHARS_MAX),
-            "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
-            "sendOnline": None if waits else True,
-            **_click(push.click),
-            "clientCustomMap": _custom(app_data(push)),
-            "notifyId": 1 + number_for(push.collapse_key or push.id, NOTIFY_IDS),
             "foregroundShow": config.foreground,
             "addBadge": True if config.add_badge else None,
             "pushMode": 1 if config.test else 0,
             "extra": None
-            if config.receipts is None
-            else present({**config.receipts.extra, "callback.param": echo(push.id, PARAM_BYTES_MAX)}),
+            if receipts is None
+            else present({**receipts.extra, "callback.param": echo(push.id, PARAM_BYTES_MAX)}),
         }
-        return merged(present(fields), {**push.overrides, **self._class(push)})
+        content = content_of(push, blank=config.blank, now_s=self.now())
+        return merged(present(content | ours), {**push.overrides, **self._class(push)})
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5, and §4 of an invalid user."""
@@ -316,28 +270,6 @@ class VivoProvider(HttpProvider):
 
 
 _JSON = {"content-type": "application/json"}
-
-
-def _request_id(push: Push, tokens: str, *, now_s: float) -> str:
-    """At most 64 characters; the same for a repeat. Whether vivo looks at that is not documented."""
-    return f"{once_key(push, now_s=now_s)}-{short(tokens, 20)}"
-
-
-def _click(click: str | None) -> dict[str, Any]:
-    """What a tap does. A deep link of another scheme opens the app, which finds it in its data."""
-    if click and len(click) <= SKIP_CHARS_MAX:
-        if click.startswith(("http://", "https://")):
-            return {"skipType": 2, "skipContent": click}
-        if click.startswith("intent:"):
-            return {"skipType": 4, "skipContent": click}
-    return {"skipType": 1}
-
-
-def _custom(data: Mapping[str, str]) -> dict[str, str]:
-    """The app's data: as it is, or if those are too many names, as JSON under the one name `data`."""
-    if len(data) <= CUSTOM_KEYS_MAX:
-        return dict(data)
-    return {"data": json_body(data).decode()}
 
 
 def _invalid_users(answer: Mapping[str, Any]) -> dict[str, Outcome]:

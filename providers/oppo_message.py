@@ -1,0 +1,135 @@
+"""A push in OPPO's words: vendor sheet `oppo` §3 (request), §6 (classes) and §7 (mapping). Pure."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from providers.app_message import app_data, cut, number_for, once_key, present, texts
+from providers.contract import Push
+from providers.fields import Rules, flag, matching, mistakes, one_of, text, whole
+from providers.http import json_body
+
+__all__ = ["PARAMETERS_MAX", "TITLE_CHARS_MAX", "TTL_S_MAX", "OppoClass", "notification_of", "override_mistakes"]
+
+PARAMETERS_MAX = 4000  # of `action_parameters`; the sheet says neither characters nor bytes, so the stricter
+TITLE_CHARS_MAX = 50
+SHORT_CHARS_MAX = 50  # style 1; another copy of the document says 200
+LONG_CHARS_MAX = 128  # style 2; the vendor's SDK says 200
+TTL_S_MAX = 864_000  # ten days; an older document says three
+NOTIFY_ID_BELOW = 2**31
+
+_PLAIN = r"[\x21-\x7e]"
+
+OVERRIDES: Rules = {
+    "app_message_id": text(64, chars_min=1),
+    "style": one_of(1, 2),  # pictures (3) are for broadcasts
+    "title": text(TITLE_CHARS_MAX, chars_min=1),
+    "sub_title": text(10),
+    "content": text(LONG_CHARS_MAX, chars_min=1),
+    "click_action_type": one_of(0, 1, 2, 4, 5),
+    "click_action_activity": text(500, chars_min=1),
+    "click_action_url": text(2000, chars_min=1),
+    "action_parameters": text(PARAMETERS_MAX),
+    "off_line": flag,
+    "off_line_ttl": whole(1, TTL_S_MAX),
+    "show_ttl": whole(0, 86_400),
+    "show_time_type": one_of(0, 1),
+    "show_start_time": whole(0, 2**53),
+    "show_end_time": whole(0, 2**53),
+    "network_type": one_of(0, 1),
+    "channel_id": text(128, chars_min=1),
+    "notify_id": whole(0, NOTIFY_ID_BELOW - 1),
+    "category": matching(r"[A-Z][A-Z0-9_]{0,31}", "a category of OPPO in capitals"),
+    "notify_level": one_of(1, 2, 16),
+    "private_msg_template_id": text(128, chars_min=1),
+    "private_title_parameters": text(PARAMETERS_MAX),
+    "private_content_parameters": text(PARAMETERS_MAX),
+    "badge_operation_type": one_of(0, 1),
+    "badge_message_count": whole(0, 9999),
+}
+
+
+class OppoClass(BaseModel):
+    """What becomes of the pushes of one channel: OPPO's names for it, from its console."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    channel_id: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")]  # without one Android 9 and later show nothing
+    category: Annotated[str, Field(pattern="^[A-Z][A-Z0-9_]{0,31}$")] | None = None
+    template_id: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")] | None = None
+    title_parameter: Annotated[str, Field(min_length=1, max_length=64)] | None = (
+        None  # what the template calls the title
+    )
+    body_parameter: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "OppoClass":
+        if self.category == "IM" and self.template_id is None:
+            raise ValueError("template_id: OPPO takes the category IM with an approved template only (code 54)")
+        if self.template_id is not None and self.category is None:
+            raise ValueError("category: a template belongs to a category")
+        if self.template_id is None and (self.title_parameter or self.body_parameter):
+            raise ValueError("template_id: parameters belong to a template")
+        return self
+
+
+def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
+    """Every mistake in overrides for OPPO's `notification`, each a sentence."""
+    found = list(mistakes(overrides, OVERRIDES))
+    objects = ("action_parameters", "private_title_parameters", "private_content_parameters")
+    given = ((field, overrides.get(field)) for field in objects)
+    garbled = (field for field, value in given if isinstance(value, str) and not _is_json_object(value))
+    return [*found, *(f"{field} must be a JSON object, as text." for field in garbled)]
+
+
+def notification_of(push: Push, class_: OppoClass, *, blank: str, strong: bool, now_s: float) -> dict[str, Any]:
+    """OPPO's `notification`. `blank` stands in for a text that is not there; `strong`: OPPO granted level 16."""
+    title, body = texts(push, blank=blank)
+    short = len(body) <= SHORT_CHARS_MAX
+    title, body = cut(title, TITLE_CHARS_MAX), cut(body, SHORT_CHARS_MAX if short else LONG_CHARS_MAX)
+    level = 1 if not push.urgent else 16 if strong else 2
+    waits = push.ttl_s > 0
+    fields = {
+        # Not a key of the id alone: OPPO shows the same one once, and a summary that grew keeps its id.
+        "app_message_id": once_key(push, now_s=now_s, chars=32),
+        "style": 1 if short else 2,
+        "title": title,
+        "content": body,
+        **_click(push.click),
+        "action_parameters": json_body(app_data(push)).decode(),  # text, not an object
+        "off_line": waits,
+        "off_line_ttl": min(max(int(push.ttl_s), 1), TTL_S_MAX) if waits else None,
+        "channel_id": class_.channel_id,
+        "category": class_.category,
+        "notify_level": level if class_.category else None,  # without a category: code 67
+        "private_msg_template_id": class_.template_id,
+        "private_title_parameters": _parameter(class_.title_parameter, title),
+        "private_content_parameters": _parameter(class_.body_parameter, body),
+        "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
+        "badge_operation_type": None if push.badge is None else 0,  # 0 sets, 1 adds
+        "badge_message_count": push.badge,
+    }
+    return present(fields)
+
+
+def _click(click: str | None) -> dict[str, Any]:
+    if not click:
+        return {"click_action_type": 0}
+    if click.startswith(("http://", "https://")):
+        return {"click_action_type": 2, "click_action_url": click[:2000]}
+    if ":" in click:
+        return {"click_action_type": 5, "click_action_url": click[:2000]}
+    return {"click_action_type": 1, "click_action_activity": click[:500]}  # an action of the app's manifest
+
+
+def _parameter(name: str | None, value: str) -> str | None:
+    return None if name is None else json_body({name: value}).decode()
+
+
+def _is_json_object(given: str) -> bool:
+    try:
+        return isinstance(json.loads(given), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,118 @@
+"""A push in vivo's words: vendor sheet `vivo` §3 (request), §6 (classes) and §7 (mapping). Pure."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from providers.app_message import app_data, cut, number_for, once_key, present, short, texts
+from providers.contract import Push
+from providers.fields import Rules, flag, mistakes, one_of, strings, text, whole
+from providers.http import json_body
+
+__all__ = [
+    "CUSTOM_CHARS_MAX",
+    "TITLE_CHARS_MAX",
+    "TTL_S",
+    "VivoClass",
+    "class_of",
+    "content_of",
+    "override_mistakes",
+    "request_id",
+]
+
+SYSTEM = ("IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION")
+OPERATIONAL = ("NEWS", "CONTENT", "MARKETING", "SOCIAL")
+CUSTOM_CHARS_MAX = 1024  # of names and values in `clientCustomMap`
+CUSTOM_KEYS_MAX = 10
+TITLE_CHARS_MAX = 40
+CONTENT_CHARS_MAX = 100
+SKIP_CHARS_MAX = 1024  # newest document: 2048
+TTL_S = (60, 86_400)
+NOTIFY_IDS = 2**31 - 1
+
+OVERRIDES: Rules = {
+    "notifyType": whole(1, 4),
+    "title": text(TITLE_CHARS_MAX, chars_min=1),
+    "content": text(CONTENT_CHARS_MAX, chars_min=1),
+    "timeToLive": whole(*TTL_S),
+    "skipType": one_of(1, 2, 4),  # newer clients dropped 3
+    "skipContent": text(2048, chars_min=1),
+    "networkType": one_of(-1, 1),
+    "classification": one_of(0, 1),
+    "category": one_of(*SYSTEM, *OPERATIONAL),
+    "clientCustomMap": strings(CUSTOM_KEYS_MAX, CUSTOM_CHARS_MAX),
+    "notifyId": whole(1, NOTIFY_IDS),
+    "sendOnline": flag,
+    "foregroundShow": flag,
+    "addBadge": flag,
+    "timedDisplay": {"showStartTime": whole(0, 2**53), "showEndTime": whole(0, 2**53)},
+}
+
+
+class VivoClass(BaseModel):
+    """What the pushes of one channel are. The category decides on the class: system, or operational."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    category: Literal[
+        "IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION", "NEWS", "CONTENT", "MARKETING", "SOCIAL"
+    ]
+
+
+def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
+    """Every mistake in overrides for vivo's message, each a sentence."""
+    found = list(mistakes(overrides, OVERRIDES))
+    category, class_ = overrides.get("category"), overrides.get("classification")
+    if not found and category is not None and class_ is not None and (category in SYSTEM) != (class_ == 1):
+        found.append("classification must be 1 for the system categories and 0 for the others (code 10097).")
+    return found
+
+
+def class_of(push: Push, named: VivoClass) -> dict[str, Any]:
+    """Category and class, which agree: whichever the override names brings the other with it."""
+    category = push.overrides.get("category") or named.category
+    class_ = push.overrides.get("classification")
+    if class_ is not None and (category in SYSTEM) != (class_ == 1):
+        return {"classification": class_}
+    return {"classification": 1 if category in SYSTEM else 0, "category": category}
+
+
+def content_of(push: Push, *, blank: str, now_s: float) -> dict[str, Any]:
+    """What is the same for every account. `blank` stands in for a text that is not there."""
+    title, body = texts(push, blank=blank)
+    waits = push.ttl_s > 0
+    fields = {
+        "requestId": request_id(push, push.token, now_s=now_s),
+        "notifyType": 4 if push.urgent else 1,
+        "title": cut(title, TITLE_CHARS_MAX),
+        "content": cut(body, CONTENT_CHARS_MAX),
+        "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
+        "sendOnline": None if waits else True,
+        **_click(push.click),
+        "clientCustomMap": _custom(app_data(push)),
+        "notifyId": 1 + number_for(push.collapse_key or push.id, NOTIFY_IDS),
+    }
+    return present(fields)
+
+
+def request_id(push: Push, tokens: str, *, now_s: float) -> str:
+    """At most 64 characters; the same for a repeat. Whether vivo looks at that is not documented."""
+    return f"{once_key(push, now_s=now_s)}-{short(tokens, 20)}"
+
+
+def _click(click: str | None) -> dict[str, Any]:
+    """What a tap does. A deep link of another scheme opens the app, which finds it in its data."""
+    if click and len(click) <= SKIP_CHARS_MAX:
+        if click.startswith(("http://", "https://")):
+            return {"skipType": 2, "skipContent": click}
+        if click.startswith("intent:"):
+            return {"skipType": 4, "skipContent": click}
+    return {"skipType": 1}
+
+
+def _custom(data: Mapping[str, str]) -> dict[str, str]:
+    """The app's data: as it is, or if those are too many names, as JSON under the one name `data`."""
+    if len(data) <= CUSTOM_KEYS_MAX:
+        return dict(data)
+    return {"data": json_body(data).decode()}
