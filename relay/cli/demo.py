@@ -232,10 +232,15 @@ async def _listen(receiver: Receiver, stack: AsyncExitStack) -> int:
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
-def demo(keep: bool) -> None:
+@click.option("--vendors", is_flag=True, help="Instead: one message through every vendor's emulator, with failures.")
+def demo(keep: bool, vendors: bool) -> None:
     """Show the main job in under a minute: killed client, killed relay, upgraded client, and nothing lost.
 
     Starts a relay, a vendor emulator and a webhook receiver on free ports, in a temporary folder. The exit status is 0
     only if every step was checked.
     """
+    if vendors:
+        from relay.cli.demo_vendors import demonstrate_vendors  # noqa: PLC0415 - loads every emulator
+
+        sys.exit(run(demonstrate_vendors()))
     sys.exit(run(demonstrate(keep)))

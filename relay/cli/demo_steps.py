@@ -197,9 +197,9 @@ class Backend:
                 raise Failed(f"{method} {path}: {answer.status} {text}")
             return json.loads(text) if text else None
 
-    async def send(self, text: str, *, key: str | None = None) -> str:
+    async def send(self, text: str, *, key: str | None = None, user: str = "ann") -> str:
         body = {
-            "to": {"users": ["ann"]},
+            "to": {"users": [user]},
             "conversation": {"type": "direct", "id": "c1"},
             "body": {"text": text},
             "push": {"title": "Bob", "body": text},

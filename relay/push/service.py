@@ -20,7 +20,19 @@ from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
 from relay.inbox.locked import lock as lock_users
 from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
-from relay.push.planner import ITEMS_MAX, AccountView, Form, Item, Plan, Send, Situation, Stop, Wait, plan
+from relay.push.planner import (
+    ITEMS_MAX,
+    TRIES_PER_ADDRESS,
+    AccountView,
+    Form,
+    Item,
+    Plan,
+    Send,
+    Situation,
+    Stop,
+    Wait,
+    plan,
+)
 from relay.push.rules import Result, Then, after
 from relay.store import dead, quota
 from relay.store import devices as device_rows
@@ -290,12 +302,13 @@ def _current(addresses: Sequence[Address], used: Address) -> Address | None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """An attempt and what became of it. `retry_ms`: when to try again, if it is to be. `spare`: a dead token is not to be
-    removed now (the brake holds)."""
+    removed now (the brake holds). `passes_on`: the next address of the device, if it has one, need not wait so long."""
 
     attempt: Attempt
     result: Result
     retry_ms: int
     spare: bool = False
+    passes_on: bool = False
 
 
 def settle(
@@ -348,6 +361,10 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.GIVE_UP:
             _told(locked, device, job, one)
             _bury(locked, device, one)
+        case Then.AGAIN if one.passes_on and (several := sum(a.state == "active" for a in addresses)) > 1:
+            turn = job.tries // TRIES_PER_ADDRESS + 1
+            wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
+            locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms))
         case Then.AGAIN:
             locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms))
         case Then.NEXT_ADDRESS:

@@ -156,12 +156,14 @@ class PushWorker:
             and outcome.verdict is Verdict.TOKEN_DEAD
             and account.brake.holds(self._clock.monotonic_ms())
         )
+        wait_ms = self._retry_in_ms(account, attempt, outcome, spare=spare)
         await self._settle(
             Settlement(
                 attempt=attempt,
                 result=result,
-                retry_ms=self._clock.now_ms() + self._retry_in_ms(account, attempt, outcome, spare=spare),
+                retry_ms=self._clock.now_ms() + wait_ms,
                 spare=spare,
+                passes_on=_is_long(account, outcome, wait_ms),
             )
         )
 
@@ -296,3 +298,11 @@ def _not_to_blame(result: Result) -> Result:
     if outcome is None or outcome.verdict is not Verdict.MISCONFIGURED:
         return result
     return Result(Outcome(verdict=Verdict.RETRY, retry_after_s=1.0, vendor_code=outcome.vendor_code))
+
+
+def _is_long(account: Account | None, outcome: Outcome | None, wait_ms: int) -> bool:
+    """Whether this address has to wait for so long that the device's next one should have the push."""
+    if account is None or outcome is None or outcome.verdict is not Verdict.RETRY:
+        return False
+    limit_ms = account.terms.falls_back_ms
+    return limit_ms is not None and wait_ms > limit_ms

@@ -79,11 +79,12 @@ class Desk:
         )
         return planned.attempts
 
-    async def settle(self, attempt: Attempt, verdict: Verdict, **more: Any) -> Any:
+    async def settle(self, attempt: Attempt, verdict: Verdict, *, passes_on: bool = False, **more: Any) -> Any:
         one = Settlement(
             attempt=attempt,
             result=Result(Outcome(verdict=verdict, **more)),
             retry_ms=self.clock.now_ms() + 5_000,
+            passes_on=passes_on,
         )
         (then,) = await self.engine.write(lambda conn, now_ms: settle(conn, now_ms, [one], lambda _: POLICY))
         return then
@@ -261,3 +262,23 @@ async def test_a_job_that_rests_for_want_of_an_address_is_listed_too(desk: Desk,
     assert (listed.device_id, listed.why) == ("phone", "no_address")
     assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10, after=("ann", "phone"))) == []
     assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10, why="refused")) == []
+
+
+async def test_an_address_that_must_wait_long_passes_on_until_each_had_its_turn(desk: Desk, clock: Any) -> None:
+    both = tuple(
+        NewAddress(account=name, kind="token", token_sealed=b"s", token_hash=name.encode()) for name in ("v", "w")
+    )
+    await desk.inbox.register(Registration(device=PHONE, addresses=both))
+    desk.views = {"v": VIEWS["v"], "w": VIEWS["v"]}
+    await desk.send()
+    clock.forward(s=1)
+    asked = []
+    for _ in range(2):
+        (attempt,) = await desk.plan()
+        asked.append(attempt.send.address.account)
+        await desk.settle(attempt, Verdict.RETRY, scope=Scope.TOKEN, passes_on=True)
+    assert asked == ["v", "w"]
+    assert await desk.plan() == (), "now it waits, as the vendors want it"
+    clock.forward(s=5)
+    (attempt,) = await desk.plan()
+    assert attempt.send.address.account == "v"
