@@ -29,6 +29,7 @@ from relay.store import inbox as inbox_rows
 from relay.store import upgrades as upgrade_rows
 from relay.store.engine import Conn
 from relay.store.events import derived_id
+from relay.store.rollback import SetBackProofs
 
 S = TypeVar("S")
 
@@ -80,6 +81,7 @@ def hello(
     policy_of: PolicyOf,
     keys: CursorKeys,
     new_epoch: Callable[[], str],
+    proofs: SetBackProofs,
 ) -> list[Welcome | Exception]:
     """Shakes hands with many devices in one transaction."""
     wanted = {one.device.user for one in hellos}
@@ -89,7 +91,7 @@ def hello(
     answers: list[Welcome | Exception] = []
     for one in hellos:
         try:
-            answers.append(_hello_one(users, one, store_epoch, keys, new_epoch))
+            answers.append(_hello_one(users, one, store_epoch, keys, new_epoch, proofs))
         except Problem as problem:
             answers.append(problem)
     flush(conn, now_ms, users.values())
@@ -109,7 +111,12 @@ def owners_to_lock(conn: Conn, hellos: Sequence[Hello]) -> set[Any]:
 
 
 def _hello_one(
-    users: dict[Any, Locked], one: Hello, store_epoch: str, keys: CursorKeys, new_epoch: Callable[[], str]
+    users: dict[Any, Locked],
+    one: Hello,
+    store_epoch: str,
+    keys: CursorKeys,
+    new_epoch: Callable[[], str],
+    proofs: SetBackProofs,
 ) -> Welcome:
     locked = users.get(one.device.user)
     old = None if locked is None else locked.devices.get(one.device.device_id)
@@ -122,6 +129,8 @@ def _hello_one(
     if judgement.new_epoch:
         locked.inbox = replace(locked.inbox, epoch=new_epoch())
         inbox_rows.set_inbox(locked.conn, locked.key, epoch=locked.inbox.epoch)
+        if proofs.found(locked.conn, locked.now_ms, locked.key):
+            store_epoch = inbox_rows.store_epoch(locked.conn)
     loss = _loss(judgement, evidence, locked)
     _believe(locked, old, judgement, cursor, session)
     _write_facts(locked, one, session)

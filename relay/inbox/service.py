@@ -29,6 +29,7 @@ from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta
 from relay.store.engine import Conn, Engine
+from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
 from relay.store.upgrades import Upgrade
 
@@ -78,7 +79,10 @@ class InboxService:
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
-        self._hello = lambda conn, now_ms, items: hello(conn, now_ms, items, self.policy_of, self.keys, self.new_epoch)
+        proofs = SetBackProofs(self.rng)
+        self._hello = lambda conn, now_ms, items: hello(
+            conn, now_ms, items, self.policy_of, self.keys, self.new_epoch, proofs
+        )
         self._bye = lambda conn, now_ms, items: registry.bye(conn, now_ms, items, self.policy_of)
         self._word = lambda conn, now_ms, items: registry.word(conn, now_ms, items, self.policy_of)
         self._foreign = lambda conn, now_ms, items: registry.foreign_word(conn, now_ms, items, self.policy_of)

@@ -5,14 +5,19 @@ every cursor made before.
 """
 
 import random
+from typing import Final
 
 from sqlalchemy import Connection, select, update
 
 from relay.clock import rfc3339
+from relay.model import UserKey
 from relay.store import apps, meta
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.meta import Witness
 from relay.store.schema import store_meta
+
+PROOFS_MIN: Final = 3  # inboxes whose cursors prove it
+PROOFS_WITHIN_MS: Final = 600_000
 
 # Several relays may ask at once: the first to hold the row decides, the others find what it did.
 _row = select(store_meta.c.timeline_mark).where(store_meta.c.id == 1).with_for_update()
@@ -57,6 +62,28 @@ def restored(conn: Connection, now_ms: int, rng: random.Random, *, at_ms: int) -
     """Begins a new epoch, as the store is that of `at_ms` again; senders may repeat what they sent since then."""
     conn.execute(update(store_meta).values(timeline_mark=None))  # the server's history is known to have a new branch
     _begin_epoch(conn, now_ms, rng, "store.restored", {"point_in_time": rfc3339(at_ms)})
+
+
+class SetBackProofs:
+    """Cursors that we sealed and that the store contradicts: each voids its own inbox; of three within ten minutes the
+    whole store must have been set back, with its witness lost (protocol §4.1).
+
+    It counts what came to this node.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._found: dict[UserKey, int] = {}
+
+    def found(self, conn: Connection, now_ms: int, inbox: UserKey) -> bool:
+        """Notes a proof; gives whether it was the one too many, and a new store epoch has begun."""
+        recent = {key: at_ms for key, at_ms in self._found.items() if now_ms - at_ms < PROOFS_WITHIN_MS}
+        self._found = recent | {inbox: now_ms}
+        if len(self._found) < PROOFS_MIN:
+            return False
+        self._found = {}
+        _set_back(conn, now_ms, self._rng)
+        return True
 
 
 def _set_back(conn: Connection, now_ms: int, rng: random.Random) -> None:

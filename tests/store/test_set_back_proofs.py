@@ -1,0 +1,76 @@
+"""F75: a store that was set back and whose witness is lost as well. Only the devices' cursors prove it (protocol §4.1)."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from house import House
+
+from relay.inbox.cursor import seal
+from relay.inbox.rules import Reason
+from relay.store import apps
+from relay.store.engine import Engine
+
+USERS = ("ann", "bob", "cid", "dan")
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    """Four phones that are up to date."""
+    house = await House(engine, clock).begin()
+    await engine.write(lambda conn, now_ms: apps.create_app(conn, now_ms, app_id=house.app, id_secret=bytes(32)))
+    for user in USERS:
+        await house.register(f"{user}/phone")
+        await house.hello(f"{user}/phone")
+        await house.send(user)
+        await house.catch_up(f"{user}/phone")
+    return house
+
+
+async def comes_back_from_the_future(house: House, user: str) -> str | None:
+    """Shakes hands with a cursor that the relay sealed for a number which the store does not know any more."""
+    name = f"{user}/phone"
+    mine = house.inbox.unseal(house.store(name).cursor or "", house.key(name))
+    house.store(name).cursor = seal(replace(mine, seq=mine.seq + 7), house.key(name), house.keys)
+    return (await house.hello(name)).reason
+
+
+async def epoch(house: House) -> str:
+    (row,) = await house.rows("SELECT epoch FROM store_meta")
+    return str(row["epoch"])
+
+
+async def told(house: House) -> list[str]:
+    return [type_ for type_, _ in await house.events() if type_ == "store.rolled_back"]
+
+
+async def test_f75_one_proof_voids_its_inbox_and_the_third_voids_the_store(house: House) -> None:
+    began = await epoch(house)
+    for user in USERS[:2]:
+        assert await comes_back_from_the_future(house, user) == Reason.FORKED
+    assert await epoch(house) == began
+    assert await house.page("dan/phone")  # nobody else is troubled yet
+    assert await comes_back_from_the_future(house, "cid") == Reason.FORKED
+    assert await epoch(house) != began
+    assert await told(house) == ["store.rolled_back"]
+    assert await house.page("cid/phone", cursor=house.store("cid/phone").cursor)  # its welcome is of the new epoch
+    assert (await house.hello("dan/phone")).reason == Reason.EPOCH  # whose cursor alone would have proved nothing
+    for user in USERS:
+        await house.hello(f"{user}/phone")
+        await house.send(user)
+        assert len(await house.catch_up(f"{user}/phone")) >= 1
+
+
+async def test_f75_proofs_of_one_inbox_are_one_proof(house: House) -> None:
+    began = await epoch(house)
+    for _ in range(4):
+        await comes_back_from_the_future(house, "ann")
+    assert await epoch(house) == began
+
+
+async def test_f75_proofs_that_are_far_apart_do_not_add_up(house: House, clock: Any) -> None:
+    began = await epoch(house)
+    for user in USERS:
+        await comes_back_from_the_future(house, user)
+        clock.forward(s=301)
+    assert await epoch(house) == began
