@@ -60,7 +60,8 @@ BY_DEVICE_CODE: dict[str, Outcome] = {
     **dict.fromkeys(("501", "513"), Outcome(verdict=RETRY)),
     "519": Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S),
     "520": Outcome(verdict=RETRY, scope=Scope.TOKEN, retry_after_s=FOLDED_S),
-    **dict.fromkeys(("110002", "110003", "110005"), DEAD),
+    **dict.fromkeys(("110002", "110003"), DEAD),
+    "110005": Outcome(verdict=REFUSED, scope=Scope.TOKEN),  # of an alias, which we never name: the push id stays
     "110010": Outcome(verdict=REFUSED, scope=Scope.TOKEN),  # muted by its user: nothing would be shown
     "110011": Outcome(
         verdict=RETRY, scope=Scope.TOKEN, retry_after_s=SPENT_S, spent=True

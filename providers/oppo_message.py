@@ -19,6 +19,9 @@ SHORT_CHARS_MAX = 50  # style 1; another copy of the document says 200
 LONG_CHARS_MAX = 128  # style 2; the vendor's SDK says 200
 TTL_S_MAX = 864_000  # ten days; an older document says three
 NOTIFY_ID_BELOW = 2**31
+URL_CHARS_MAX = 2000
+ACTION_CHARS_MAX = 500
+WEB_PAGE = 2  # click_action_type
 
 _PLAIN = r"[\x21-\x7e]"
 
@@ -29,8 +32,8 @@ OVERRIDES: Rules = {
     "sub_title": text(10),
     "content": text(LONG_CHARS_MAX, chars_min=1),
     "click_action_type": one_of(0, 1, 2, 4, 5),
-    "click_action_activity": text(500, chars_min=1),
-    "click_action_url": text(2000, chars_min=1),
+    "click_action_activity": text(ACTION_CHARS_MAX, chars_min=1),
+    "click_action_url": text(URL_CHARS_MAX, chars_min=1),
     "action_parameters": text(PARAMETERS_MAX),
     "off_line": flag,
     "off_line_ttl": whole(1, TTL_S_MAX),
@@ -91,14 +94,17 @@ def notification_of(push: Push, class_: OppoClass, *, blank: str, strong: bool, 
     title, body = cut(title, TITLE_CHARS_MAX), cut(body, SHORT_CHARS_MAX if short else LONG_CHARS_MAX)
     level = 1 if not push.urgent else 16 if strong else 2
     waits = push.ttl_s > 0
+    click = _click(push.click)
+    # OPPO appends the parameters to a web page's address: what is the app's is no business of that page.
+    data = None if click["click_action_type"] == WEB_PAGE else json_body(app_data(push)).decode()
     fields = {
         # Not a key of the id alone: OPPO shows the same one once, and a summary that grew keeps its id.
         "app_message_id": once_key(push, now_s=now_s, chars=32),
         "style": 1 if short else 2,
         "title": title,
         "content": body,
-        **_click(push.click),
-        "action_parameters": json_body(app_data(push)).decode(),  # text, not an object
+        **click,
+        "action_parameters": data,  # text, not an object
         "off_line": waits,
         "off_line_ttl": min(max(int(push.ttl_s), 1), TTL_S_MAX) if waits else None,
         "channel_id": class_.channel_id,
@@ -115,13 +121,16 @@ def notification_of(push: Push, class_: OppoClass, *, blank: str, strong: bool, 
 
 
 def _click(click: str | None) -> dict[str, Any]:
-    if not click:
-        return {"click_action_type": 0}
-    if click.startswith(("http://", "https://")):
-        return {"click_action_type": 2, "click_action_url": click[:2000]}
-    if ":" in click:
-        return {"click_action_type": 5, "click_action_url": click[:2000]}
-    return {"click_action_type": 1, "click_action_activity": click[:500]}  # an action of the app's manifest
+    """What a tap does. Too long for OPPO: it opens the app, which finds it in its data."""
+    if click and ":" in click and len(click) <= URL_CHARS_MAX:
+        return {"click_action_type": WEB_PAGE if _is_web(click) else 5, "click_action_url": click}
+    if click and ":" not in click and len(click) <= ACTION_CHARS_MAX:
+        return {"click_action_type": 1, "click_action_activity": click}  # an action of the app's manifest
+    return {"click_action_type": 0}
+
+
+def _is_web(click: str) -> bool:
+    return click.startswith(("http://", "https://"))
 
 
 def _parameter(name: str | None, value: str) -> str | None:

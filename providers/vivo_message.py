@@ -85,8 +85,8 @@ def content_of(push: Push, *, blank: str, now_s: float) -> dict[str, Any]:
     fields = {
         "requestId": request_id(push, push.token, now_s=now_s),
         "notifyType": 4 if push.urgent else 1,
-        "title": cut(title, TITLE_CHARS_MAX),
-        "content": cut(body, CONTENT_CHARS_MAX),
+        "title": cut(_worded(title, blank), TITLE_CHARS_MAX),
+        "content": cut(_worded(body, blank), CONTENT_CHARS_MAX),
         "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
         "sendOnline": None if waits else True,
         **_click(push.click),
@@ -99,6 +99,14 @@ def content_of(push: Push, *, blank: str, now_s: float) -> dict[str, Any]:
 def request_id(push: Push, tokens: str, *, now_s: float) -> str:
     """At most 64 characters; the same for a repeat. Whether vivo looks at that is not documented."""
     return f"{once_key(push, now_s=now_s)}-{short(tokens, 20)}"
+
+
+def _worded(text_: str, blank: str) -> str:
+    """vivo refuses a text of digits and signs alone, like a login code (sheet §5, code 10085, and §9).
+
+    One source says the same of Latin letters alone; the sheet's own example (§3) has nothing else.
+    """
+    return text_ if any(char.isalpha() for char in text_) else f"{blank} {text_}"
 
 
 def _click(click: str | None) -> dict[str, Any]:

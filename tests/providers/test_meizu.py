@@ -82,7 +82,7 @@ DEVICES: list[tuple[tuple[str, ...], Verdict, Scope, float | None]] = [
     (("520",), RETRY, TOKEN_ALONE, 60),
     (("110002",), DEAD, TOKEN_ALONE, None),
     (("110003",), DEAD, TOKEN_ALONE, None),
-    (("110005",), DEAD, TOKEN_ALONE, None),
+    (("110005",), REFUSED, TOKEN_ALONE, None),
     (("110010",), REFUSED, TOKEN_ALONE, None),
     (("110011",), RETRY, TOKEN_ALONE, 3600),
     (("110099",), RETRY, TOKEN_ALONE, None),

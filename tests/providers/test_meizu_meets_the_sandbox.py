@@ -22,7 +22,7 @@ SHEET = {
     **ANSWERS_OF_THE_WIRE,
     "unregistered": DEAD,
     "illegal": DEAD,
-    "alias": DEAD,
+    "alias": Answered(Verdict.REFUSED, Scope.TOKEN),
     "muted": Answered(Verdict.REFUSED, Scope.TOKEN),
     "dayover": Answered(Verdict.RETRY, Scope.TOKEN, 3600, spent=True),
     "norights": Answered(Verdict.MISCONFIGURED, Scope.TOKEN),

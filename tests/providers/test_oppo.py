@@ -286,11 +286,20 @@ def test_a_longer_text_takes_the_long_style(body: str, style: int, content: str)
         ("https://app.example/x", {"click_action_type": 2, "click_action_url": "https://app.example/x"}),
         ("intent:#Intent;end", {"click_action_type": 5, "click_action_url": "intent:#Intent;end"}),
         ("chat://room/1", {"click_action_type": 5, "click_action_url": "chat://room/1"}),
+        ("https://app.example/" + "x" * 2000, {"click_action_type": 0}),
+        ("A" * 501, {"click_action_type": 0}),
     ],
 )
 def test_a_tap(click: str | None, said: dict[str, Any]) -> None:
     fields = notification(replace(PUSH, click=click))
     assert {key: value for key, value in fields.items() if key.startswith("click_")} == said
+
+
+def test_a_web_page_learns_nothing_of_what_is_the_apps() -> None:
+    assert "action_parameters" not in notification(replace(PUSH, click="https://app.example/x", data={"k": "v"}))
+    assert (
+        json.loads(notification(replace(PUSH, click="chat://room/1"))["action_parameters"])["click"] == "chat://room/1"
+    )
 
 
 def test_ttl_is_in_seconds_and_nought_means_now_or_never() -> None:

@@ -61,7 +61,7 @@ async def test_what_the_relay_can_say_is_accepted_and_seen(oppo: Meeting) -> Non
         "phone",
         body="b" * 500,
         data={"conv": "c9"},
-        click="https://app.example/x",
+        click="chat://room/1",
         collapse_key="room",
         badge=3,
         relay={"v": 1},
@@ -69,8 +69,13 @@ async def test_what_the_relay_can_say_is_accepted_and_seen(oppo: Meeting) -> Non
     assert outcome.verdict is Verdict.ACCEPTED
     (shown,) = oppo.shown("phone")
     assert (shown["title"], shown["body"], shown["badge"]) == ("Ann", "b" * 127 + "…", 3)
-    assert shown["data"] == {"relay_id": "p1", "relay": '{"v":1}', "click": "https://app.example/x", "conv": "c9"}
-    for fields in ({"click": "intent:#x;end"}, {"click": "org.example.OPEN"}, {"ttl_s": 0, "urgent": False}):
+    assert shown["data"] == {"relay_id": "p1", "relay": '{"v":1}', "click": "chat://room/1", "conv": "c9"}
+    for fields in (
+        {"click": "https://app.example/x"},
+        {"click": "intent:#x;end"},
+        {"click": "org.example.OPEN"},
+        {"ttl_s": 0, "urgent": False},
+    ):
         assert (await oppo.send("phone", **fields)).verdict is Verdict.ACCEPTED
     assert (await oppo.send("phone", channel="news")).verdict is Verdict.ACCEPTED
 

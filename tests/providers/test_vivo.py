@@ -388,6 +388,14 @@ def test_texts_are_cut() -> None:
     assert (said["title"], said["content"]) == ("t" * 39 + "…", "b" * 99 + "…")
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [("8341", "新消息 8341"), ("12:30 !", "新消息 12:30 !"), ("code 8341", "code 8341"), ("验证码8341", "验证码8341")],
+)
+def test_a_text_without_a_word_gets_one(body: str, shown: str) -> None:
+    assert message(replace(PUSH, body=body))["content"] == shown
+
+
 def test_more_names_than_vivo_takes_go_under_one() -> None:
     few = message(replace(PUSH, data={f"k{n}": "v" for n in range(9)}))["clientCustomMap"]
     assert len(few) == 10
