@@ -64,8 +64,8 @@ class InboxService:
     room: HasRoom = field(default_factory=Boundless)
     page_entries: int = PAGE_ENTRIES_MAX
     page_bytes: int = PAGE_BYTES_MAX
-    push_due: Callable[[int | None], None] = lambda _: None
     fanout_due: Callable[[int], None] = lambda _: None
+    push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     _accept: Any = field(init=False)
@@ -114,10 +114,6 @@ class InboxService:
         due = [one.due_ms for one in accepted if one.due_ms is not None]
         if due:
             self.push_due(min(due))
-
-    async def cancel(self, app_id: str, message_id: str) -> str:
-        """`cancelled` or `recalled`. Raises Missing, Conflict."""
-        word, users = await self.engine.write(
         if jobs := [one.deliver_ms or one.accepted_ms for one in accepted if one.job and not one.replay]:
             self.fanout_due(min(jobs))
 
@@ -130,6 +126,10 @@ class InboxService:
         if step.push_ms is not None:
             self.push_due(step.push_ms)
         return True
+
+    async def cancel(self, app_id: str, message_id: str) -> str:
+        """`cancelled` or `recalled`. Raises Missing, Conflict."""
+        word, users = await self.engine.write(
             lambda conn, now_ms: cancel(conn, now_ms, self.policy_of, app_id=app_id, message=message_id)
         )
         self.hints.wake(users)
