@@ -202,7 +202,9 @@ def _activity(push: Push, *, now_s: float) -> dict[str, Any]:
 
 
 def _tells_activity(aps: Mapping[str, Any]) -> bool:
-    needed = ("alert", "attributes-type", "attributes") if aps.get("event") == "start" else ("content-state",)
+    needed = ["timestamp", "event", "content-state"]
+    if aps.get("event") == "start":
+        needed += ["alert", "attributes-type", "attributes"]
     return all(key in aps for key in needed)
 
 

@@ -182,6 +182,9 @@ class _Pool:
             else:
                 self._waiting.appendleft(exchange)
 
+    def useless(self) -> None:
+        self._failed()
+
     def refused(self, against_us: Outcome) -> None:
         self._fail_waiting(Refusal(against_us))
 
@@ -189,9 +192,9 @@ class _Pool:
         if connection not in self._connections:
             return  # it failed before it was ready
         self._connections.remove(connection)
-        if connection.answered:
+        if connection.proved:
             self._failures = 0
-        else:
+        elif not connection.answered:
             self._failed()
         if not self._connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
@@ -222,15 +225,18 @@ class _Pool:
     def _grow(self) -> None:
         if self._connecting is not None:
             return
+        pin = self._waiting[0].pin
         live = [one for one in self._connections if not one.draining]
+        fit = [one for one in live if one.takes(pin)]
         if len(live) >= self._transport.limits.connections_max:
-            for one in live:
-                if not one.takes(self._waiting[0].pin):
-                    one.drain()  # it makes room for one that does
+            without_use = [one for one in live if one.stalled or one not in fit]
+            if not without_use:
+                return
+            without_use[0].drain()  # it makes room for one that is of use
+            fit = [one for one in fit if not one.draining]
+        if any(one.promising for one in fit):
             return
-        if any(one.promising for one in live):
-            return
-        at_s = max(self._not_before_s, self._opened_s + GROW_S if live else float("-inf"))
+        at_s = max(self._not_before_s, self._opened_s + GROW_S if fit else float("-inf"))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -56,6 +56,7 @@ class Limits:
     quiet_s: float = 60.0  # after such a silence, ask whether the other side is there before giving it a request
     pong_s: float = 3.0  # for the answer to that
     ping_s: float = 3600.0  # silence after which an idle connection is kept up by a ping
+    cramped_s: float = 60.0  # with one stream at most, while requests wait: then another connection takes its place
     idle_s: float = 6 * 3600.0  # without a request: close
     age_s: float = 12 * 3600.0  # then the name is resolved anew
 
@@ -170,6 +171,9 @@ class Home(Protocol):
     def give_back(self, exchanges: list[Exchange]) -> None:
         """These were certainly not processed; oldest first."""
 
+    def useless(self) -> None:
+        """Its first answer was one after which it takes nothing more."""
+
     def refused(self, against_us: Outcome) -> None:
         """The server said good-bye, and what it has against us: the next connection would hear the same."""
 
@@ -216,6 +220,8 @@ class Connection(asyncio.Protocol):
         self._born_s = self._heard_s = self._used_s = self._pinned_s = self._loop.time()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.answered = 0  # requests
+        self.proved = False  # by an answer after which it went on
+        self._cramped_s: float | None = None  # since when it may have one stream at most
         self.draining = False  # takes nothing new, ends what it has
         self.closed = False
 
@@ -232,6 +238,11 @@ class Connection(asyncio.Protocol):
         APNs opens with one stream and raises the limit once a token has proved good (sheet §3).
         """
         return self._pong is not None or (not self.answered and bool(self._streams))
+
+    @property
+    def stalled(self) -> bool:
+        """The server has all but closed it for long: some never widen such a connection again (sheet §10.3)."""
+        return self._cramped_s is not None and self._loop.time() - self._cramped_s > self._limits.cramped_s
 
     def takes(self, pin: str | None) -> bool:
         """Whether the connection is bound to this value of the pinned header, or may change to it."""
@@ -360,6 +371,10 @@ class Connection(asyncio.Protocol):
             case RemoteSettingsChanged():
                 if not self.ready.done():
                     self.ready.set_result(None)
+                if self._h2.remote_settings.max_concurrent_streams > 1:
+                    self._cramped_s = None
+                elif self._cramped_s is None:
+                    self._cramped_s = self._loop.time()
                 self._upload_held()
             case WindowUpdated():
                 self._upload_held()
@@ -425,6 +440,10 @@ class Connection(asyncio.Protocol):
         )
         if self._habits.spent(response):
             self.draining = True
+            if not self.proved:
+                self._home.useless()
+        else:
+            self.proved = True
         exchange.end(response)
 
     # What goes out.

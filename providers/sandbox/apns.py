@@ -299,9 +299,11 @@ class ApnsEmulator(Emulator):
             del self._stored[next(iter(self._stored))]
 
     def _show(self, phone: str, asked: Asked) -> None:
-        """Unless Apple or the phone would drop it without a word: a wake-up must not show anything (§4.1)."""
+        """Unless Apple or the phone would drop it without a word: a wake-up that shows something (§4.1), a live activity
+        without its parts (§9)."""
         aps = asked.aps
-        if asked.type == "background" and (asked.visible or aps.get("content-available") != 1):
+        wakes = not asked.visible and aps.get("content-available") == 1
+        if (asked.type == "background" and not wakes) or (asked.type == "liveactivity" and not asked.tells_activity):
             self.note("dropped", phone)
             return
         alert = aps.get("alert")

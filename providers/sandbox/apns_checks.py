@@ -31,6 +31,7 @@ TOPIC_ENDINGS = {
     "pushtotalk": ".voip-ptt",
     "widgets": ".push-type.widgets",
     "controls": ".push-type.controls",
+    "mdm": "",  # its topic is that of the certificate
 }
 BY_TOKEN_ONLY = frozenset({"location", "liveactivity"})
 ONLY_ONCE = frozenset({"authorization", "content-type"})  # and all that begin with apns-
@@ -58,6 +59,14 @@ class Asked:
     def aps(self) -> Json:
         aps = self.payload.get("aps")
         return aps if isinstance(aps, dict) else {}
+
+    @property
+    def tells_activity(self) -> bool:
+        """Whether a live activity can make something of it (§9)."""
+        needed = ["timestamp", "event", "content-state"]
+        if self.aps.get("event") == "start":
+            needed += ["alert", "attributes-type", "attributes"]
+        return self.aps.get("event") in {"start", "update", "end"} and all(key in self.aps for key in needed)
 
     @property
     def visible(self) -> bool:
@@ -90,6 +99,8 @@ def check(
     kind = given.get("apns-push-type", "alert")  # asked for by watchOS only
     if kind not in TOPIC_ENDINGS:
         raise Wrong("InvalidPushType")
+    if kind == "mdm" and topic_by_default is None:
+        raise Wrong("InvalidPushType")  # by certificate alone; the sheet does not say with which reason
     topic = _topic(given.get("apns-topic") or topic_by_default, kind, bundle)
     message_id, collapse_id = given.get("apns-id"), given.get("apns-collapse-id")
     if message_id is not None and not _UUID.fullmatch(message_id):

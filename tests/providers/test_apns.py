@@ -241,13 +241,8 @@ def test_the_sheets_vector() -> None:
     """§2.3: the first two parts for its header and claims."""
     one = provider(now=[1437179036.9])
     token = asyncio.run(one.credential()).value
-    # Key order differs between JSON writers; what is said does not.
-    head, claims, _ = token.split(".")
-    assert json.loads(base64.urlsafe_b64decode(claims + "==")) == json.loads(
-        base64.urlsafe_b64decode("eyJpc3MiOiJERUYxMjNHSElKIiwiaWF0IjoxNDM3MTc5MDM2fQ==")
-    )
-    assert json.loads(base64.urlsafe_b64decode(head + "==")) == json.loads(
-        base64.urlsafe_b64decode("eyJhbGciOiJFUzI1NiIsImtpZCI6IkFCQzEyM0RFRkcifQ==")
+    assert token.startswith(
+        "eyJhbGciOiJFUzI1NiIsImtpZCI6IkFCQzEyM0RFRkcifQ.eyJpc3MiOiJERUYxMjNHSElKIiwiaWF0IjoxNDM3MTc5MDM2fQ."
     )
 
 
@@ -494,7 +489,15 @@ def test_a_live_activity_is_started_with_an_alert() -> None:
 
 
 @pytest.mark.parametrize(
-    "aps", [{}, {"event": "end"}, {"event": "start", "attributes": {}}, {"content-state": None, "event": "update"}]
+    "aps",
+    [
+        {},
+        {"event": "end"},
+        {"event": "start", "attributes": {}, "content-state": {}},
+        {"event": "start", "attributes": {}, "attributes-type": "Game"},
+        {"content-state": None},
+        {"content-state": {}, "timestamp": None},
+    ],
 )
 def test_a_live_activity_without_its_state_is_refused_here(aps: dict[str, Any]) -> None:
     outcome, scripted = sent(Response(status=200), push(kind="liveactivity", overrides={"payload": {"aps": aps}}))

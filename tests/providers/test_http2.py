@@ -491,6 +491,37 @@ async def test_full_of_connections_with_another_pin_room_is_made() -> None:
         assert [len(wire.order) for wire in server.wires] == [1, 1, 1]
 
 
+async def test_a_connection_that_is_kept_small_for_long_is_replaced() -> None:
+    held: list[tuple[Wire, Asked]] = []
+
+    def first_wire_holds(wire: Wire, asked: Asked) -> None:
+        if wire is server.wires[0]:
+            held.append((wire, asked))
+        else:
+            wire.answer(asked)
+
+    server = Scripted(first_wire_holds, settings={STREAMS_MAX: 1})
+    async with serving(server), transport(connections_max=1, cramped_s=0.0) as client:
+        first = asyncio.ensure_future(client(request(server, "first")))
+        await server.until(lambda: len(held) == 1)
+        second = asyncio.ensure_future(client(request(server, "second")))
+        assert (await second).status == 200, "it need not wait for the first"
+        wire, asked = held[0]
+        wire.answer(asked)
+        assert (await first).status == 200
+        await server.until(lambda: server.gone == 1)
+
+
+async def test_connections_that_are_spent_at_once_are_not_hammered() -> None:
+    habits = Habits(spent=lambda response: response.status == 403)
+    server = Scripted(lambda wire, asked: wire.answer(asked, status=403))
+    async with serving(server), Http2Transport(limits=LIMITS, habits=habits) as client:
+        began = asyncio.get_running_loop().time()
+        for _ in range(4):
+            await client(request(server))
+        assert asyncio.get_running_loop().time() - began > 0.3, "0.05 + 0.1 + 0.2 s"
+
+
 # What may have arrived, and what certainly has not.
 
 

@@ -504,7 +504,8 @@ async def test_for_a_phone_that_is_off_only_the_newest_is_kept(
         for n in range(3):
             await client.ask(body={"aps": {"alert": {"body": str(n)}}}, apns_collapse_id=f"c{n}")
         live = {"apns_push_type": "liveactivity", "apns_topic": f"{BUNDLE}.push-type.liveactivity"}
-        await client.ask(body={"aps": {"alert": {"body": "live"}}}, **live)
+        update = {"alert": {"body": "live"}, "timestamp": int(NOW), "event": "update", "content-state": {}}
+        await client.ask(body={"aps": update}, **live)
         assert not shown(sandbox)
         async with http.post("/apns/phones/phone/on"):
             pass
@@ -535,6 +536,33 @@ async def test_a_wake_up_that_shows_something_is_dropped_without_a_word(sandbox:
         assert not shown(sandbox)
         assert (await client.ask(body={"aps": {"content-available": 1}}, **wake))[0] == 200
         assert len(shown(sandbox)) == 1
+
+
+@pytest.mark.parametrize("missing", ["timestamp", "event", "content-state", "alert", "attributes-type", "attributes"])
+async def test_a_live_activity_without_its_parts_is_dropped_without_a_word(
+    sandbox: Sandbox, apple: ApnsEmulator, missing: str
+) -> None:
+    live = {"apns_push_type": "liveactivity", "apns_topic": f"{BUNDLE}.push-type.liveactivity"}
+    start = {
+        "timestamp": int(NOW),
+        "event": "start",
+        "content-state": {},
+        "alert": {"body": "x"},
+        "attributes-type": "Game",
+        "attributes": {},
+    }
+    async with Plain(apple) as client:
+        assert (await client.ask(body={"aps": start}, **live))[0] == 200
+        assert len(shown(sandbox)) == 1
+        del start[missing]
+        assert (await client.ask(body={"aps": start}, **live))[0] == 200
+        assert len(shown(sandbox)) == 1
+
+
+async def test_mdm_is_for_certificates(apple: ApnsEmulator, certificate: Path) -> None:
+    assert await reason(apple, apns_push_type="mdm") == "InvalidPushType"
+    async with Plain(apple, certificate=certificate) as client:
+        assert (await client.ask(token=None, apns_push_type="mdm"))[0] == 200
 
 
 # The account.
