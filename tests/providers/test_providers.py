@@ -28,7 +28,8 @@ PUBLIC = {
     "providers.fcm_message": "message_of override_mistakes payload_bytes ttl",
     "providers.gotify": "GotifyConfig GotifyProvider",
     "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",
-    "providers.http": """Credential HttpProvider Reason Refusal Request RequestInvalid Response TransportError
+    "providers.answers": "THROTTLED_S bearer_from by_status code_from json_body no_login retry_after_s",
+    "providers.http": """Credential HttpProvider THROTTLED_S Reason Refusal Request RequestInvalid Response TransportError
         bearer_from by_status code_from json_body no_login retry_after_s""",
     "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
     "providers.http2": "Habits Http2Transport Limits tls_context",
@@ -39,6 +40,7 @@ PUBLIC = {
     "providers.unifiedpush": "UnifiedPushConfig UnifiedPushProvider",
     "providers.vapid": "Signer VapidConfig",
     "providers.webpush": "WebPushConfig WebPushProvider",
+    "providers.wire": "Credential Reason Refusal Request RequestInvalid Response TransportError",
     "providers.transport": "HttpTransport Resolve system_resolve",
 }
 
@@ -129,9 +131,10 @@ def test_json_never_raises() -> None:
     assert json_body({"a": "\ud800é"}) == b'{"a":"?\xc3\xa9"}'
 
 
-def test_a_code_is_a_word_not_a_text() -> None:
+def test_a_code_is_a_word_or_a_number_not_a_text() -> None:
     assert code_from("UNREGISTERED") == "UNREGISTERED"
-    for value in ("a text", "", "x" * 65, "a\nb", 7, None, ["x"]):
+    assert code_from(1101) == "1101"
+    for value in ("a text", "", "x" * 65, "a\nb", 7.5, True, 10**18, None, ["x"]):
         assert code_from(value, "other") == "other"
 
 
