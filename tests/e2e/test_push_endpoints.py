@@ -1,0 +1,130 @@
+"""Devices that bring their own endpoints, on a relay that pushes to the sandbox: browsers, UnifiedPush, ntfy, Gotify."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+from relay_face import Face
+
+from providers.sandbox import Sandbox
+from relay.app import Relay
+from relay.clock import SystemClock
+from relay.config import load
+from relay.ids import system_rng
+from relay.telemetry import Metrics
+
+SOON_S = 15.0
+CLOCK = SystemClock()
+VENDORS = ("webpush", "unifiedpush", "ntfy", "gotify")
+
+
+class Scene(NamedTuple):
+    face: Face
+    sandbox: Sandbox
+
+    def token(self, vendor: str, phone: str) -> str:
+        return self.sandbox.emulators[vendor].address(phone)
+
+    async def register(self, vendor: str, token: str, *, user: str = "ann", device: str = "phone") -> Any:
+        addresses = [{"account": vendor, "token": token}]
+        return await self.face.call("PUT", f"/v1/users/{user}/devices/{device}", {"addresses": addresses})
+
+    async def arrives(self, phone: str) -> bool:
+        return await self.sandbox.phones.wait(phone, 1, timeout_s=SOON_S)
+
+    def shown(self, phone: str) -> Any:
+        (view,) = self.sandbox.phones.view(token=phone, phones_max=1)
+        return view["shown"]
+
+    async def send(self, *users: str) -> None:
+        await self.face.send(to={"users": list(users)}, push={"title": "Ann", "body": "hello"})
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.chdir(tmp_path)
+    sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), vendors=VENDORS, slow_s=0.05)
+    await sandbox.start()
+    config = tmp_path / "relay.toml"
+    config.write_text("\n".join(sandbox.account_toml(vendor, vendor) for vendor in VENDORS))
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
+    relay = Relay(load(config, environ), CLOCK, system_rng(), Metrics())
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        yield Scene(Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay), sandbox)
+    await relay.close()
+    await sandbox.stop()
+
+
+async def test_a_message_reaches_each_of_them(scene: Scene) -> None:
+    for vendor in VENDORS:
+        status, body, _ = await scene.register(vendor, scene.token(vendor, f"{vendor}-phone"), user=vendor)
+        assert status == 201, body
+    await scene.send(*VENDORS)
+    for vendor in VENDORS:
+        assert await scene.arrives(f"{vendor}-phone"), vendor
+        (shown,) = scene.shown(f"{vendor}-phone")
+        assert (shown["title"], shown["body"]) == ("Ann", "hello")
+
+
+MISTAKES = [
+    ("webpush", "abc", "write the subscription as JSON"),
+    ("webpush", '{"endpoint":"https://fcm.googleapis.com/x"}', "the subscription lacks its keys"),
+    ("webpush", '{"endpoint":"https://push.example/x","keys":{}}', "keys.p256dh must be 65 bytes"),
+    ("unifiedpush", '{"endpoint":"https://169.254.169.254/x"}', "the endpoint cannot be called"),
+    ("ntfy", "https://ntfy.sh/topic", "a topic has 1 to 64"),
+    ("gotify", '{"url":"https://10.0.0.1","token":"Ax"}', "url cannot be called"),
+]
+
+
+async def test_what_cannot_be_an_address_is_said_where_it_stands(scene: Scene) -> None:
+    for vendor, token, said in MISTAKES:
+        status, problem, headers = await scene.register(vendor, token)
+        assert (status, headers["Content-Type"]) == (422, "application/problem+json"), problem
+        (error,) = problem["errors"]
+        assert error["pointer"].endswith("/addresses/0/token")
+        assert said in error["detail"]
+        assert token not in json.dumps(problem)
+
+
+async def test_the_same_subscription_written_otherwise_is_the_same_address(scene: Scene) -> None:
+    token = json.loads(scene.token("webpush", "laptop"))
+    keys = {"auth": token["keys"]["auth"] + "==", "p256dh": token["keys"]["p256dh"] + "="}
+    other = json.dumps({"keys": keys, "endpoint": token["endpoint"]}, separators=(",", ":"))
+    both = [{"account": "webpush", "token": text} for text in (scene.token("webpush", "laptop"), other)]
+    status, body, _ = await scene.face.call("PUT", "/v1/users/ann/devices/phone", {"addresses": both})
+    assert status == 201, body
+    await scene.send("ann")
+    assert await scene.arrives("laptop")
+    assert len(scene.shown("laptop")) == 1
+
+
+async def test_a_subscription_made_with_another_key_parks_nobody_else(scene: Scene) -> None:
+    """Each browser is a stranger: what its endpoint answers must not stop the others."""
+    for n, fault in enumerate(("forbidden", "unsigned", "wnsblocked")):
+        await scene.register("webpush", scene.token("webpush", f"{fault}-{n}"), user=f"user-{n}")
+    await scene.register("webpush", scene.token("webpush", "laptop"), user="bob")
+    await scene.send("user-0", "user-1", "user-2")
+    seen = scene.sandbox.emulators["webpush"].outcomes
+    async with asyncio.timeout(SOON_S):
+        while {"forbidden", "unsigned", "wnsblocked"} - seen.keys():
+            await CLOCK.sleep(0.05)
+    await scene.send("bob")
+    assert await scene.arrives("laptop")
+
+
+async def test_an_endpoint_that_is_gone_is_given_up(scene: Scene) -> None:
+    await scene.register("webpush", scene.token("webpush", "unregistered-1"))
+    await scene.send("ann")
+    async with asyncio.timeout(SOON_S):
+        while True:
+            _, device, _ = await scene.face.call("GET", "/v1/users/ann/devices/phone")
+            if device["addresses"][0]["state"] == "dead":
+                break
+            await CLOCK.sleep(0.05)
