@@ -130,6 +130,10 @@ class ApnsProvider(HttpProvider):
             raise AddressInvalid("is of a kind that needs a signing key; this account has a certificate")
         return token.lower()
 
+    def credential_expires_s(self) -> float | None:
+        """When the certificate ends, in seconds since 1970; a key does not."""
+        return self.config.certificate_expires_s
+
     async def credential(self) -> Credential:
         """See `HttpProvider`: a provider token. A young one is not replaced, whatever Apple says of it (§2.1.6)."""
         if self._key is None:

@@ -113,6 +113,14 @@ class ApnsConfig(ProviderConfig):
             raise ValueError("base_url: must be https")
         return self
 
+    @property
+    def certificate_expires_s(self) -> float | None:
+        """When the certificate ends, in seconds since 1970; None without one."""
+        if self.certificate is None:
+            return None
+        leaf = x509.load_pem_x509_certificates(self.certificate.get_secret_value().encode())[0]
+        return leaf.not_valid_after_utc.timestamp()
+
     def origin(self, environment: str | None) -> str:
         """`https://host:port` for addresses of that environment; None is the account's."""
         if self.base_url is not None:

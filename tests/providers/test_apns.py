@@ -338,6 +338,14 @@ def test_a_certificate_needs_no_token() -> None:
     assert "authorization" not in scripted.requests[0].headers
 
 
+def test_a_certificate_says_when_it_ends() -> None:
+    one = ApnsProvider(
+        configured(ApnsProvider, WITH_CERTIFICATE), transport=Scripted(lambda _: no(500, "x")), now=lambda: NOW_S
+    )  # type: ignore[arg-type]
+    assert one.credential_expires_s() == datetime.datetime(2090, 1, 1, tzinfo=datetime.UTC).timestamp()
+    assert provider().credential_expires_s() is None
+
+
 # Requests: sheet §4, §5, §8.
 
 
