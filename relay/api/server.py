@@ -22,7 +22,7 @@ from relay.ids import Rng
 from relay.telemetry import Metrics
 
 # What waits, and what must always be heard: not counted among the requests in handlers.
-UNBOUNDED = frozenset({"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/v1/device/ack"})
+UNBOUNDED = frozenset({"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/readyz", "/v1/device/ack"})
 
 
 def application(
@@ -113,7 +113,7 @@ def _bounded(handlers_max: int) -> Any:
     @web.middleware
     async def bounded(request: web.Request, handler: problems.Handler) -> web.StreamResponse:
         nonlocal busy
-        if request.path in UNBOUNDED:
+        if request.path in UNBOUNDED or _cancels(request):
             return await handler(request)
         if busy >= handlers_max:
             raise Unavailable("Too many requests at once.", retry_after_s=1)
@@ -124,3 +124,7 @@ def _bounded(handlers_max: int) -> Any:
             busy -= 1
 
     return bounded
+
+
+def _cancels(request: web.Request) -> bool:
+    return request.method == "DELETE" and request.path.startswith("/v1/messages/")

@@ -1,0 +1,141 @@
+"""Every bound of a running relay is filled to its brim (safety §5, OVL-1, OVL-2, OVL-4): who comes then is told to wait, in
+words and in numbers; who must always be heard is; and afterwards all is as before."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from raw_socket import dialled
+from running_relay import Answer, Face, Running, running
+
+HANDLERS = 2
+
+
+@asynccontextmanager
+async def serving(folder: Path, settings: dict[str, str]) -> AsyncIterator[Face]:
+    with running(folder, settings) as relay:
+        async with aiohttp.ClientSession() as http:
+            face = Face(http, relay, "ann")
+            face.token = await face.device()
+            yield face
+
+
+def told_to_wait(answer: Answer, status: int, code: str, *, base_s: float) -> bool:
+    """OVL-2: whole seconds in the header, spread by a quarter, and the exact time in the body."""
+    assert answer.refused(status, code)
+    assert answer.json["retryable"] is True
+    wait_ms = answer.json["retry_after_ms"]
+    assert 750 * base_s <= wait_ms <= 1250 * base_s
+    assert wait_ms <= 1000 * int(answer.headers["Retry-After"]) < wait_ms + 2000
+    return True
+
+
+@asynccontextmanager
+async def busy(relay: Running, count: int) -> AsyncIterator[None]:
+    """So many requests whose bodies do not come to their end."""
+    lines = []
+    for _ in range(count):
+        _, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+        writer.write(
+            f"POST /v1/messages HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {relay.key}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{".encode()
+        )
+        lines.append(writer)
+    async with asyncio.timeout(10):
+        while relay.relay.gate.busy < count:
+            await asyncio.sleep(0.01)  # noqa: TID251 - looks again
+    yield
+    for writer in lines:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def until(face: Face, status: int) -> Answer:
+    """The first answer to a send that has this status."""
+    async with asyncio.timeout(10):
+        while (answer := await face.send()).status != status:
+            pass
+    return answer
+
+
+async def test_ovl_1_ovl_4_with_all_handlers_busy_sends_wait_and_acks_cancels_and_health_do_not(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, {"RELAY_SERVER__HANDLERS_MAX": str(HANDLERS)}) as face:
+        first, second = await face.sent(), await face.sent()
+        page = (await face.sync()).json["batches"][0]
+        async with busy(face.of, HANDLERS):
+            assert told_to_wait(await face.send(), 503, "overloaded", base_s=1)
+            assert (await face.call("POST", "/v1/presence/query", {"users": ["ann"]})).status == 503
+            assert (await face.call("DELETE", f"/v1/messages/{second}")).status == 200
+            acked = await face.call("POST", "/v1/device/ack", {"cursor": page["cursor"]}, token=face.token)
+            assert acked.status == 200
+            assert (await face.sync()).status == 200
+            for path in ("/healthz", "/readyz"):
+                assert (await face.call("GET", path)).status == 200
+        await until(face, 202)
+        assert (await face.call("GET", f"/v1/messages/{first}")).status == 200
+        assert await face.still_serves()
+
+
+async def test_ovl_1_a_writers_queue_that_is_full_refuses_and_what_it_took_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.store.engine.QUEUE_MAX", 8)
+    async with serving(tmp_path, {}) as face:
+        gate, held = threading.Event(), threading.Event()
+
+        def hold(conn: object, now_ms: int) -> None:
+            held.set()
+            gate.wait(20)
+
+        holding = asyncio.run_coroutine_threadsafe(face.of.relay.engine.write(hold), face.of.loop)
+        await asyncio.to_thread(held.wait, 10)
+        sends = [asyncio.create_task(face.send(body=n)) for n in range(40)]
+        done: set[asyncio.Task[Answer]] = set()
+        async with asyncio.timeout(10):
+            while len(done) < 20:  # the others are in the queue, and wait
+                done, _ = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED, timeout=0.1)
+        assert all(told_to_wait(one.result(), 503, "overloaded", base_s=1) for one in done)
+        gate.set()
+        await asyncio.wrap_future(holding)
+        answers = await asyncio.gather(*sends)
+        assert {answer.status for answer in answers} == {202, 503}
+        taken = [n for n, answer in enumerate(answers) if answer.status == 202]
+        assert sorted(entry["body"] for entry in await face.inbox()) == taken  # none of the refused ones is there
+        assert await face.still_serves()
+
+
+async def test_ovl_1_so_many_sockets_and_not_one_more(tmp_path: Path) -> None:
+    async with serving(tmp_path, {"RELAY_LIMITS__SOCKETS_PER_NODE": "2"}) as face:
+        tokens = [await face.device(device=f"d{n}") for n in range(3)]
+        async with dialled(face.of.port, tokens[0], hello={}), dialled(face.of.port, tokens[1], hello={}):
+            upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+            upgrade |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "relay.v1.json"}
+            answer = await face.call("GET", "/v1/device/ws", token=tokens[2], headers=upgrade)
+            assert (answer.status, answer.code) == (503, "overloaded")
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert (await face.sync(token=tokens[2])).status == 200  # it may poll
+        async with asyncio.timeout(10), dialled(face.of.port, tokens[2], hello={}):
+            pass
+        assert await face.still_serves()
+
+
+async def test_ovl_2_flt_38_who_sends_too_fast_waits_and_nobody_else(tmp_path: Path) -> None:
+    settings = {"RELAY_LIMITS__SEND_RATE_PER_S": "5", "RELAY_LIMITS__SEND_BURST": "10"}
+    async with serving(tmp_path, settings) as face:
+        other = Face(face.http, face.of, "bob")
+        await other.device(key=face.of.other_key)
+        flood = await asyncio.gather(*(face.send() for _ in range(60)))
+        refused = [answer for answer in flood if answer.status != 202]
+        assert len(refused) > 40
+        for answer in refused:
+            assert answer.refused(429, "rate_limited")
+            assert answer.json["retry_after_ms"] > 0
+            assert int(answer.headers["Retry-After"]) >= 1
+        assert (await other.send(token=face.of.other_key)).status == 202  # another app's key
+        assert (await face.sync()).status == 200  # and devices
