@@ -92,6 +92,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     RESET = "reset"
     GARBAGE = "garbage"
+    HELD_BACK = "held_back"  # by ourselves: the host failed too often of late, or too much is under way
 
 
 class TransportError(Exception):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from providers import loading
-from providers.contract import Capabilities, Provider, ProviderConfig
+from providers.contract import Capabilities, Provider, ProviderConfig, Transport
 from providers.endpoints import EndpointConfig
 from providers.guard import Guard
 from relay.clock import Clock
@@ -13,6 +13,7 @@ from relay.config.settings import Account as AccountSettings
 from relay.errors import ConfigError
 from relay.push.accounts import Account, Accounts, Terms
 from relay.push.calendar import Hours, offset
+from relay.push.hosts import PerHost
 from relay.push.limits import Bucket
 from relay.push.planner import Privacy
 
@@ -61,10 +62,15 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
     now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
     guard = _guard(one.provider.capabilities, one.config, settings)
     transport = loading.transport_for(one.provider, one.config, guard=guard)
+    call: Transport = transport
+    if isinstance(one.config, EndpointConfig):
+        # Half for all hosts that have not answered yet: the rest is for those that have.
+        strangers = max(1, one.settings.concurrency // 2)
+        call = PerHost(transport, clock, trusted=one.config.hosts, strangers_max=strangers)
     return Account(
         app_id=DEFAULT_APP,
         name=one.name,
-        provider=one.provider(one.config, transport=transport, now=now_s),
+        provider=one.provider(one.config, transport=call, now=now_s),
         transport=transport,
         bucket=Bucket(one.settings.rate_per_s, one.settings.burst),
         terms=_terms(one.settings, fallback_after_s=settings.push.fallback_after_s),

@@ -78,6 +78,7 @@ WORD_OF_REASON: dict[Reason, str] = {
     Reason.TIMEOUT: "timeout",
     Reason.RESET: "connect_failed",
     Reason.GARBAGE: "connect_failed",
+    Reason.HELD_BACK: "connect_failed",
 }
 
 

@@ -1,0 +1,73 @@
+"""What holds one host back where each device brings its own: a circuit for each, and little room for strangers.
+
+An account for UnifiedPush calls as many servers as its users have. One that is down, or that hangs on purpose, must not use
+up the calls that the account may have under way.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from providers.contract import Transport
+from providers.endpoints import on_host
+from providers.wire import Reason, Request, Response, TransportError
+from relay.clock import Clock
+from relay.push.limits import Circuit
+
+HOSTS_MAX = 4096  # remembered; then the one that was quiet longest is a stranger again
+STRANGER_CALLS_MAX = 4  # under way to one host that has not answered yet, or not of late
+
+
+@dataclass(slots=True)
+class _Host:
+    circuit: Circuit = field(default_factory=Circuit)
+    proven: bool = False  # its last call was answered
+    in_flight: int = 0
+
+
+class PerHost:
+    """A transport in front of another: `await` it as the other; a host that is held back is a call that was not made.
+
+    `trusted` hosts, which an operator named, are never strangers. `strangers_max` is for all strangers together.
+    """
+
+    def __init__(self, call: Transport, clock: Clock, *, trusted: tuple[str, ...] = (), strangers_max: int) -> None:
+        self._call = call
+        self._clock = clock
+        self._trusted = trusted
+        self._strangers_max = strangers_max
+        self._strangers = 0
+        self._hosts: OrderedDict[str, _Host] = OrderedDict()
+
+    async def __call__(self, request: Request, /) -> Response:
+        place = urlsplit(request.url)
+        host = self._of(place.netloc.lower())
+        now_ms = self._clock.monotonic_ms()
+        stranger = not host.proven and not on_host(place.hostname or "", self._trusted)
+        if host.circuit.closed_for_ms(now_ms) or (
+            stranger and (host.in_flight >= STRANGER_CALLS_MAX or self._strangers >= self._strangers_max)
+        ):
+            raise TransportError(Reason.HELD_BACK, sent=False)
+        host.circuit.probe(now_ms)
+        host.in_flight += 1
+        self._strangers += stranger
+        well = False
+        try:
+            response = await self._call(request)
+            well = response.status < 500 and response.status != 429  # many of these at once are the whole host's
+            return response
+        finally:  # a call that was given up waiting for failed as well
+            host.in_flight -= 1
+            self._strangers -= stranger
+            host.proven = well
+            if well:
+                host.circuit.succeeded(self._clock.monotonic_ms())
+            else:
+                host.circuit.failed(self._clock.monotonic_ms())
+
+    def _of(self, name: str) -> _Host:
+        host = self._hosts.setdefault(name, _Host())
+        self._hosts.move_to_end(name)
+        if len(self._hosts) > HOSTS_MAX:
+            self._hosts.popitem(last=False)
+        return host
