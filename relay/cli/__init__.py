@@ -38,7 +38,16 @@ def main() -> None:
 
 
 def _add_commands() -> None:
-    from relay.cli import admin, backup, credentials, demo, push, sandbox, serve  # noqa: PLC0415 - after `main` is there
+    from relay.cli import (  # noqa: PLC0415 - after `main` is there
+        admin,
+        backup,
+        conformance,
+        credentials,
+        demo,
+        push,
+        sandbox,
+        serve,
+    )
 
     main.add_command(serve.serve)
     main.add_command(serve.check)
@@ -50,6 +59,7 @@ def _add_commands() -> None:
     main.add_command(push.push)
     main.add_command(sandbox.sandbox)
     main.add_command(demo.demo)
+    main.add_command(conformance.conformance)
 
 
 _add_commands()

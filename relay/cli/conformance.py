@@ -1,0 +1,58 @@
+"""`relay conformance`: plays the recorded conversations against a server, or as the server for a client."""
+
+import shlex
+import sys
+from collections.abc import AsyncIterator
+
+import click
+
+from relay.cli.runtime import run
+from relay.client.conformance.server_check import Verdict, check_server
+from relay.client.conformance.vectors import load
+
+
+@click.command()
+@click.argument("url", required=False)
+@click.option("--key", envvar="RELAY_KEY", help="An API key of the server; RELAY_KEY in the environment will do.")
+@click.option("--client", "command", help="A command that starts a client; it is played the server.")
+@click.option("--only", multiple=True, metavar="NAME", help="Play this conversation alone; may be repeated.")
+@click.option("--list", "listing", is_flag=True, help="List the conversations.")
+def conformance(url: str | None, key: str | None, command: str | None, only: tuple[str, ...], *, listing: bool) -> None:
+    """Plays recorded conversations against the server at URL, or as the server for a client.
+
+    Each has a user of its own, whose name begins with "conformance-". The client's command is started anew for each, with
+    RELAY_URL, RELAY_TOKEN and RELAY_CACHE (a path in an empty folder) in its environment; see config/docs/protocol.md.
+    Ends with 1 if a conversation went differently.
+    """
+    if listing:
+        for vector in load():
+            click.echo(f"{vector.name:28} {'+'.join(vector.plays):14} {vector.says}")
+        return
+    unknown = set(only) - {vector.name for vector in load()}
+    if unknown:
+        raise click.UsageError(f"There is no conversation {', '.join(sorted(unknown))}; --list names them.")
+    if (url is None) == (command is None):
+        raise click.UsageError("Give either a server's URL, or --client COMMAND.")
+    if url is not None:
+        if key is None:
+            raise click.UsageError("A server is asked with an API key: --key, or RELAY_KEY.")
+        verdicts = check_server(url, key, only=only)
+    else:
+        from relay.client.conformance.client_check import check_client  # noqa: PLC0415 - brings aiohttp's server
+
+        verdicts = check_client(shlex.split(command or ""), only=only)
+    sys.exit(run(_report(verdicts)))
+
+
+async def _report(verdicts: AsyncIterator[Verdict]) -> int:
+    """Prints a line for each conversation; gives the exit code."""
+    played = failed = 0
+    async for one in verdicts:
+        played += 1
+        failed += not one.ok
+        click.echo(f"{'ok    ' if one.ok else 'DIFFERS'} {one.vector.name}: {one.vector.says}")
+        if not one.ok:
+            step = one.vector.steps[one.step - 1] if one.step else {}
+            click.echo(f"        step {one.step} ({', '.join(step)}): {one.detail}")
+    click.echo(f"{played - failed} of {played} conversations went as recorded.")
+    return 1 if failed or not played else 0

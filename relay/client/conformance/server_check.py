@@ -1,0 +1,153 @@
+"""Plays the recorded conversations against a server: each with a user of its own."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from uuid_utils import uuid7
+
+from relay.client.backend import Backend
+from relay.client.conformance.vectors import SERVER, Differs, Names, Vector, compare, filled, load
+from relay.client.http import ClientError
+from relay.client.transports import FRAME_BYTES_MAX, SUBPROTOCOL
+
+ANSWER_S = 10.0
+BESIDE = frozenset({"hb", "ack"})  # frames that may come between those of a conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a conversation went. `step` counts from 1; `detail` says what came instead of what."""
+
+    vector: Vector
+    ok: bool
+    step: int = 0
+    detail: str = ""
+
+
+async def check_server(url: str, key: str, *, only: Sequence[str] = ()) -> AsyncIterator[Verdict]:
+    """Plays all conversations, or those named, one after another. `key` is an API key that may send and mint tokens."""
+    async with Backend(url, key, try_for_s=ANSWER_S) as backend, aiohttp.ClientSession() as http:
+        for vector in load(SERVER):
+            if not only or vector.name in only:
+                yield await _Play(vector, url.rstrip("/"), backend, http).run()
+
+
+class _Play:
+    """One conversation."""
+
+    def __init__(self, vector: Vector, url: str, backend: Backend, http: aiohttp.ClientSession) -> None:
+        self.vector, self.url, self.backend, self.http = vector, url, backend, http
+        user = f"conformance-{uuid7()}"
+        self.names: Names = {"user": user, "device": "device"}
+        self._refs = itertools.count(100)
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._token = ""
+
+    async def run(self) -> Verdict:
+        step = 0
+        try:
+            await self.backend.put_device(self.names["user"], "device")
+            self._token = await self.backend.mint_token(self.names["user"], "device")
+            for step, one in enumerate(self.vector.steps, 1):  # noqa: B007 - told where it ended
+                await self._step(one)
+        except (Differs, ClientError, aiohttp.ClientError, OSError) as error:
+            return Verdict(self.vector, ok=False, step=step, detail=str(error) or type(error).__name__)
+        except TimeoutError:
+            return Verdict(self.vector, ok=False, step=step, detail=f"nothing came within {ANSWER_S:.0f} s")
+        finally:
+            if self._socket is not None:
+                with suppress(Exception):
+                    await self._socket.close()
+            with suppress(ClientError):
+                await self.backend.delete_device(self.names["user"], "device")
+        return Verdict(self.vector, ok=True)
+
+    async def _step(self, step: Mapping[str, Any]) -> None:
+        ((kind, said),) = step.items()
+        match kind:
+            case "backend":
+                await self._backend(said)
+            case "connect":
+                self._socket = await self.http.ws_connect(
+                    self.url + "/v1/device/ws",
+                    protocols=[SUBPROTOCOL],
+                    headers={"Authorization": f"Bearer {self._token}"},
+                    max_msg_size=FRAME_BYTES_MAX,
+                )
+            case "disconnect":
+                assert self._socket is not None
+                await self._socket.close()
+            case "C":
+                await self._say(filled(said, self.names, invent=True))
+            case "S":
+                compare(said, await self._hear(said), self.names)
+            case "C acks":
+                ref = str(next(self._refs))
+                await self._say(filled({"type": "ack", "ref": ref, "cursor": said["cursor"]}, self.names, invent=False))
+                wanted = {"type": "ack", "ref": ref, "acked": said["upto"]}
+                compare(wanted, await self._hear(wanted), self.names)
+            case "S closes":
+                await self._closed(said)
+            case "http":
+                await self._call(said)
+            case _:
+                raise Differs(f"unknown step {kind!r}")
+
+    async def _backend(self, said: Mapping[str, Any]) -> None:
+        if "send" in said:
+            fields = filled(said["send"], self.names, invent=False)
+            answer = await self.backend.send(self.names["user"], fields.pop("body"), **fields)
+            self.names[said["as"]] = answer["id"]
+        elif "cancel" in said:
+            await self.backend.cancel(filled(said["cancel"], self.names, invent=False))
+        else:
+            raise Differs(f"unknown word for the backend: {sorted(said)}")
+
+    async def _say(self, frame: Mapping[str, Any]) -> None:
+        assert self._socket is not None
+        await self._socket.send_str(json.dumps(frame))
+
+    async def _hear(self, pattern: Mapping[str, Any]) -> dict[str, Any]:
+        """The next frame, without those that may come beside."""
+        assert self._socket is not None
+        async with asyncio.timeout(ANSWER_S):
+            while True:
+                message = await self._socket.receive()
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    raise Differs(f"the connection ended ({self._socket.close_code}), not {pattern.get('type')}")
+                frame: dict[str, Any] = json.loads(message.data)
+                if frame["type"] not in BESIDE or frame["type"] == pattern.get("type"):
+                    return frame
+
+    async def _closed(self, code: int) -> None:
+        assert self._socket is not None
+        async with asyncio.timeout(ANSWER_S):
+            while True:
+                message = await self._socket.receive()
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    break
+        if self._socket.close_code != code:
+            raise Differs(f"closed with {self._socket.close_code}, not {code}")
+
+    async def _call(self, said: Mapping[str, Any]) -> None:
+        """A device's call over HTTP: `do`, `body`, `headers`; `status`, `answer` and `answer_headers` are expected."""
+        method, _, path = filled(said["do"], self.names, invent=True).partition(" ")
+        headers = {"Authorization": f"Bearer {self._token}"} | filled(said.get("headers", {}), self.names, invent=False)
+        body = filled(said["body"], self.names, invent=True) if "body" in said else None
+        async with (
+            asyncio.timeout(ANSWER_S),
+            self.http.request(method, self.url + path, json=body, headers=headers) as answer,
+        ):
+            text = await answer.text()
+            if answer.status != said["status"]:
+                raise Differs(f"{answer.status}, not {said['status']}: {text[:160]}")
+            for name, pattern in said.get("answer_headers", {}).items():
+                compare(pattern, answer.headers.get(name), self.names, f"header {name}")
+            if "answer" in said:
+                compare(said["answer"], json.loads(text), self.names)

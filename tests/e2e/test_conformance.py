@@ -1,0 +1,130 @@
+"""`relay conformance` against a real relay, as the server for the Python client, and against what it must find wrong."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from click.testing import CliRunner
+from relay_process import RelayProcess
+
+from relay.cli import main
+from relay.client.conformance.server_check import check_server
+from relay.client.conformance.vectors import CLIENT, SERVER, load
+
+CARELESS = Path(__file__).with_name("careless_client.py")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def relay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
+    relay = RelayProcess(tmp_path_factory.mktemp("relay"), {"RELAY_SERVER__QUIET_S": "0"})
+    await relay.start()
+    yield relay
+    await relay.aclose()
+
+
+async def conformance(*words: str) -> tuple[int, list[str]]:
+    """Runs `relay conformance`; gives its exit code and what it printed."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "relay", "conformance", *words),
+        env={name: value for name, value in os.environ.items() if name != "RELAY_KEY"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(120):
+        out, _ = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, out.decode().splitlines()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_this_relay_speaks_as_recorded(relay: RelayProcess) -> None:
+    code, lines = await conformance(relay.url, "--key", relay.key)
+    n = len(load(SERVER))
+    assert (code, lines[-1]) == (0, f"{n} of {n} conversations went as recorded."), "\n".join(lines)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_python_client_speaks_as_recorded() -> None:
+    code, lines = await conformance("--client", f"{sys.executable} -m relay.client")
+    n = len(load(CLIENT))
+    assert (code, lines[-1]) == (0, f"{n} of {n} conversations went as recorded."), "\n".join(lines)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_client_that_acks_what_it_cannot_have_stored_is_found_out() -> None:
+    code, lines = await conformance("--client", f"{sys.executable} {CARELESS}", "--only", "page-with-a-hole")
+    assert code == 1
+    assert lines[0].startswith("DIFFERS page-with-a-hole")
+    assert "acked a cursor that it was never given" in lines[1]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_relay_that_skips_a_number_is_found_out(relay: RelayProcess) -> None:
+    """A middle box that raises every `to` plays the bad relay."""
+    verdicts = await against(relay, lambda text: text.replace('"to":1,', '"to":2,'), "live")
+    assert [(one.ok, one.detail) for one in verdicts] == [(False, "/to: 2, not 1")]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_relay_that_gives_another_cursor_the_second_time_is_found_out(relay: RelayProcess) -> None:
+    verdicts = await against(relay, lambda text: text.replace('"acked":1', '"acked":0'), "ack-again")
+    assert [one.ok for one in verdicts] == [False]
+
+
+async def against(relay: RelayProcess, change: Any, only: str) -> list[Any]:
+    """Plays a conversation against the relay with everything that it says on its socket changed."""
+
+    async def pass_on(request: web.Request) -> web.StreamResponse:
+        import aiohttp
+
+        headers = {
+            name: request.headers[name] for name in ("Authorization", "Idempotency-Key") if name in request.headers
+        }
+        async with aiohttp.ClientSession() as http:
+            if request.path != "/v1/device/ws":
+                body = await request.read()
+                headers |= {"Content-Type": "application/json"} if body else {}
+                async with http.request(request.method, relay.url + request.path, headers=headers, data=body) as answer:
+                    return web.Response(
+                        status=answer.status, body=await answer.read(), content_type=answer.content_type
+                    )
+            ours = web.WebSocketResponse(protocols=["relay.v1.json"])
+            await ours.prepare(request)
+            async with http.ws_connect(
+                relay.url + "/v1/device/ws", protocols=["relay.v1.json"], headers=headers
+            ) as theirs:
+
+                async def down() -> None:
+                    async for message in theirs:
+                        await ours.send_str(change(message.data))
+
+                task = asyncio.create_task(down())
+                async for message in ours:
+                    await theirs.send_str(message.data)
+                task.cancel()
+            return ours
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", pass_on)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        return [one async for one in check_server(f"http://127.0.0.1:{runner.addresses[0][1]}", relay.key, only=[only])]
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("http://localhost:1", "--client", "x"), ("--client", "x", "--only", "nonsense")]
+)
+def test_a_wrong_call_says_what_is_wrong(words: tuple[str, ...]) -> None:
+    ran = CliRunner().invoke(main, ["conformance", *words], env={"RELAY_KEY": None})
+    assert ran.exit_code == 2
+    assert ran.stderr.splitlines()[-1].startswith("Error: ")
