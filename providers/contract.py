@@ -121,7 +121,7 @@ class Capabilities:
     payload_bytes_max: int
     ttl_s_max: int
     kinds: frozenset[str] = frozenset({"token"})
-    silent: bool = True
+    silent: bool = True  # a push without words stays unseen; else the adapter shows a text of its settings
     collapse: bool = False
     idempotent: bool = False
     withdraw: bool = False

@@ -100,8 +100,6 @@ class HttpProvider(ABC):
         """What becomes of a push that the vendor need not be asked about; None for all others."""
         if push.kind not in self.capabilities.kinds:
             return Outcome(verdict=Verdict.REFUSED, vendor_code="kind_unknown")
-        if push.silent and not self.capabilities.silent:
-            return Outcome(verdict=Verdict.REFUSED, vendor_code="silent_unsupported")
         if push.overrides and self.check_overrides(push.overrides):
             return Outcome(verdict=Verdict.REFUSED, vendor_code="overrides_invalid")
         return None

@@ -123,7 +123,8 @@ class MeizuConfig(ProviderConfig):
     app_secret: SecretStr
     # By the push's `channel`; "default" is for all others. Private is without a number, and its abuse is punished (§5).
     classes: Annotated[dict[str, MeizuClass], Field(min_length=1, max_length=100)]
-    blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    # What a push without words shows, quietly: there are no silent ones.
+    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
     receipts: MeizuReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 
@@ -208,8 +209,8 @@ class MeizuProvider(HttpProvider):
 
     def _message(self, push: Push) -> dict[str, Any]:
         config = self.config
-        title, body = texts(push, blank=config.blank)
-        loud = 1 if push.urgent else 0
+        title, body = texts(push, blank=config.wake_text)
+        loud = 1 if push.urgent and not push.silent else 0
         message = {
             "noticeBarInfo": {
                 "noticeMsgType": 1

@@ -79,7 +79,8 @@ class OppoConfig(ProviderConfig):
     region: Literal["cn", "cn-old", "intl"] = "cn"
     classes: Annotated[dict[str, OppoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
     strong: bool = False  # OPPO granted banner, vibration and sound (notify_level 16)
-    blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    # What a push without words shows, quietly: there are no silent ones.
+    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
     receipts: OppoReceiptSettings | None = None
     base_url: HttpUrl | None = None
 
@@ -175,7 +176,7 @@ class OppoProvider(HttpProvider):
     def _notification(self, push: Push) -> dict[str, Any]:
         config = self.config
         class_ = config.classes.get(push.channel or "default", config.classes["default"])
-        said = notification_of(push, class_, blank=config.blank, strong=config.strong, now_s=self.now())
+        said = notification_of(push, class_, wake_text=config.wake_text, strong=config.strong, now_s=self.now())
         if config.receipts is not None:
             param = echo(push.id, PARAM_BYTES_MAX)
             said |= present({"call_back_url": config.receipts.address, "call_back_parameter": param})

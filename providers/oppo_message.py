@@ -87,12 +87,12 @@ def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     return [*found, *(f"{field} must be a JSON object, as text." for field in garbled)]
 
 
-def notification_of(push: Push, class_: OppoClass, *, blank: str, strong: bool, now_s: float) -> dict[str, Any]:
-    """OPPO's `notification`. `blank` stands in for a text that is not there; `strong`: OPPO granted level 16."""
-    title, body = texts(push, blank=blank)
+def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bool, now_s: float) -> dict[str, Any]:
+    """OPPO's `notification`. `wake_text` stands in for a text that is not there; `strong`: OPPO granted level 16."""
+    title, body = texts(push, blank=wake_text)
     short = len(body) <= SHORT_CHARS_MAX
     title, body = cut(title, TITLE_CHARS_MAX), cut(body, SHORT_CHARS_MAX if short else LONG_CHARS_MAX)
-    level = 1 if not push.urgent else 16 if strong else 2
+    level = 1 if push.silent or not push.urgent else 16 if strong else 2
     waits = push.ttl_s > 0
     click = _click(push.click)
     # OPPO appends the parameters to a web page's address: what is the app's is no business of that page.

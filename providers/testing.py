@@ -182,8 +182,7 @@ class ProviderContract:
             collapse_key="é" * 200,
             relay={"v": 1, "ids": ["a"]},
         )
-        silent = [self.push(title=None, body=None)] if provider.capabilities.silent else []
-        for push in (full, replace(full, urgent=False, ttl_s=0), self.push(title=""), *silent):
+        for push in (full, replace(full, urgent=False, ttl_s=0), self.push(title=None, body=None), self.push(title="")):
             assert provider.encode(push, "c1").body
 
     def test_line_breaks_reach_no_head(self) -> None:
@@ -219,14 +218,6 @@ class ProviderContract:
     def test_an_unknown_kind_of_address_is_refused(self) -> None:
         scripted = self.scripted(_always(Response(status=500)))
         assert _run(self.made(scripted).send(self.push(kind="pigeon"))).verdict is Verdict.REFUSED
-        assert not scripted.requests
-
-    def test_a_silent_push_is_refused_where_there_is_no_such_thing(self) -> None:
-        if self.provider.capabilities.silent:
-            pytest.skip("This vendor takes silent pushes.")
-        scripted = self.scripted(_always(Response(status=500)))
-        outcome = _run(self.made(scripted).send(self.push(title=None, body=None)))
-        assert (outcome.verdict, outcome.vendor_code) == (Verdict.REFUSED, "silent_unsupported")
         assert not scripted.requests
 
     # Answers.

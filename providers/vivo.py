@@ -93,7 +93,8 @@ class VivoConfig(ProviderConfig):
     test: bool = False  # only test devices named in the console get it; all that an unreleased app may do
     add_badge: bool = False  # raise the badge by one; vivo takes no number. The field is not confirmed.
     foreground: bool = True  # show it, too, while the app is in front
-    blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    # What a push without words shows, quietly: there are no silent ones.
+    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
     receipts: VivoReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 
@@ -236,7 +237,7 @@ class VivoProvider(HttpProvider):
             if receipts is None
             else present({**receipts.extra, "callback.param": echo(push.id, PARAM_BYTES_MAX)}),
         }
-        content = content_of(push, blank=config.blank, now_s=self.now())
+        content = content_of(push, wake_text=config.wake_text, now_s=self.now())
         return merged(present(content | ours), {**push.overrides, **self._class(push)})
 
     def decode(self, response: Response) -> Outcome:

@@ -111,7 +111,9 @@ class XiaomiConfig(ProviderConfig):
     # one message a device and day (§6).
     channels: Annotated[dict[str, str], Field(min_length=1, max_length=100)]
     foreground: bool = True  # show it, too, while the app is in front
-    blank: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"  # stands in for a blank text
+    # A push without words passes through, which reaches a running app only; or is it shown, quietly, with `wake_text`?
+    wake_shown: bool = False
+    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
     targets_max: Annotated[int, Field(ge=1, le=1000)] = TARGETS_MAX
     receipts: XiaomiReceiptSettings | None = None
     base_url: HttpUrl | None = None
@@ -203,10 +205,11 @@ class XiaomiProvider(HttpProvider):
 
     def _fields(self, push: Push) -> dict[str, Any]:
         config = self.config
+        unseen = push.silent and not config.wake_shown
         ttl_s = min(max(push.ttl_s, 0), TTL_S_MAX)
         fields = {
             "restricted_package_name": config.package,
-            "pass_through": 1 if push.silent else 0,
+            "pass_through": 1 if unseen else 0,
             "payload": json_body(app_data(push)).decode(),
             "time_to_live": int(ttl_s * 1000) if ttl_s else None,  # milliseconds
             "extra.only_send_once": None if ttl_s else "1",
@@ -215,15 +218,15 @@ class XiaomiProvider(HttpProvider):
             "extra.jobkey": once_key(push, now_s=self.now()),
             **self._callback(push),
         }
-        if push.silent:
+        if unseen:
             return present(fields)
-        title, body = texts(push, blank=config.blank)
+        title, body = texts(push, blank=config.wake_text)
         return present(
             fields
             | {
                 "title": cut(title, TITLE_CHARS_MAX),
                 "description": cut(body, BODY_CHARS_MAX),
-                "notify_type": -1 if push.urgent else 4,  # all, or the light alone
+                "notify_type": -1 if push.urgent and not push.silent else 4,  # all, or the light alone
                 "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
                 "extra.notify_foreground": "1" if config.foreground else "0",
                 "extra.sound_uri": self._sound(push.sound),

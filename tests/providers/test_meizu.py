@@ -270,8 +270,14 @@ def test_a_tap(click: str | None, said: dict[str, Any]) -> None:
 def test_texts_are_cut_and_never_blank() -> None:
     said = message(replace(PUSH, title="t" * 33, body="b" * 101))["noticeBarInfo"]
     assert (said["title"], said["content"]) == ("t" * 31 + "…", "b" * 99 + "…")
-    said = message(replace(PUSH, title=" ", body=None), blank="New")["noticeBarInfo"]
+    said = message(replace(PUSH, title=" ", body=None), wake_text="New")["noticeBarInfo"]
     assert (said["title"], said["content"]) == ("New", "New")
+
+
+def test_a_push_without_words_is_shown_quietly_as_meizu_has_no_silent_ones() -> None:
+    said = message(replace(PUSH, title=None, body=None))
+    assert (said["noticeBarInfo"]["title"], said["advanceInfo"]["suspend"]) == ("新消息", 0)
+    assert MeizuProvider.capabilities.silent is False
 
 
 def test_the_same_collapse_key_replaces() -> None:
@@ -338,7 +344,7 @@ def test_overrides_lie_over_ours_and_null_takes_away() -> None:
         ({"classes": {}}, "classes"),
         ({"classes": {"chat": {"private": True}}}, "default"),
         ({"classes": {"default": {}}}, "private"),
-        ({"blank": ""}, "blank"),
+        ({"wake_text": ""}, "wake_text"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], named: str) -> None:

@@ -174,3 +174,8 @@ async def test_the_emulator_checks_what_meizu_checks(meizu: Meeting, changed: di
     text = "".join(f"{name}={form[name]}" for name in sorted(form)) + "meizu-sandbox-secret"
     form.setdefault("sign", hashlib.md5(text.encode()).hexdigest())
     assert (await meizu.post(PATH, data=form))["code"] == code
+
+
+async def test_a_push_without_words_is_seen(meizu: Meeting) -> None:
+    assert (await meizu.answered("phone", title=None, body=None)).verdict is Verdict.ACCEPTED
+    assert [one["title"] for one in meizu.shown("phone")] == ["新消息"]

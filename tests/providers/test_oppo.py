@@ -269,6 +269,12 @@ def test_the_level_needs_a_category_and_the_strong_one_a_right() -> None:
     assert "notify_level" not in notification(replace(PUSH, channel="unheard of"), strong=True)
 
 
+def test_a_push_without_words_is_shown_quietly_as_oppo_has_no_silent_ones() -> None:
+    said = notification(replace(PUSH, title=None, body=None), strong=True, wake_text="New message")
+    assert (said["title"], said["content"], said["notify_level"]) == ("New message", "New message", 1)
+    assert OppoProvider.capabilities.silent is False
+
+
 @pytest.mark.parametrize(
     ("body", "style", "content"),
     [("b" * 50, 1, "b" * 50), ("b" * 51, 2, "b" * 51), ("b" * 128, 2, "b" * 128), ("b" * 129, 2, "b" * 127 + "…")],

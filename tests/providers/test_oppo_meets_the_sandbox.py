@@ -192,3 +192,8 @@ async def test_the_emulator_checks_what_oppo_checks(oppo: Meeting, changed: dict
     assert answer["code"] == 29
     answer = await oppo.post("/server/v1/message/notification/unicast", json=message, headers={"auth_token": token})
     assert answer["code"] == 40, "a JSON body is no form"
+
+
+async def test_a_push_without_words_is_seen(oppo: Meeting) -> None:
+    assert (await oppo.answered("phone", title=None, body=None)).verdict is Verdict.ACCEPTED
+    assert [one["title"] for one in oppo.shown("phone")] == ["新消息"]

@@ -411,6 +411,12 @@ def test_settings_that_show() -> None:
     assert message(replace(PUSH, urgent=False))["notifyType"] == 1
 
 
+def test_a_push_without_words_is_shown_quietly_as_vivo_has_no_silent_ones() -> None:
+    said = message(replace(PUSH, title=None, body=None))
+    assert (said["title"], said["content"], said["notifyType"]) == ("新消息", "新消息", 1)
+    assert VivoProvider.capabilities.silent is False
+
+
 def test_a_repeat_has_the_same_request_id_and_another_device_another() -> None:
     assert message(PUSH)["requestId"] == message(PUSH)["requestId"]
     assert message(PUSH)["requestId"] != message(replace(PUSH, token="other"))["requestId"]
@@ -468,7 +474,7 @@ def test_overrides_lie_over_ours() -> None:
         ({"classes": {"chat": {"category": "IM"}}}, "default"),
         ({"classes": {"default": {"category": "im"}}}, "category"),
         ({"classes": {"default": {"category": "IM", "x": 1}}}, "classes"),
-        ({"blank": "x" * 41}, "blank"),
+        ({"wake_text": "x" * 41}, "wake_text"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], named: str) -> None:

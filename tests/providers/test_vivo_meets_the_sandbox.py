@@ -233,3 +233,8 @@ async def test_a_list_has_two_to_a_thousand_devices(vivo: Meeting, changed: dict
     token, task = (str(next(iter(known))) for known in (emulator(vivo).tokens, emulator(vivo).tasks))
     call = {"appId": 100001, "regIds": ["a", "b"], "taskId": task, "requestId": "r", **changed}
     assert (await vivo.post("/message/pushToList", json=call, headers={"authToken": token}))["result"] == result
+
+
+async def test_a_push_without_words_is_seen(vivo: Meeting) -> None:
+    assert (await vivo.answered("phone", title=None, body=None)).verdict is Verdict.ACCEPTED
+    assert [one["title"] for one in vivo.shown("phone")] == ["新消息"]

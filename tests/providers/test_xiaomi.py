@@ -196,6 +196,12 @@ def test_a_silent_push_passes_through_without_words() -> None:
     assert not {"title", "description", "notify_type", "notify_id"} & set(fields)
 
 
+def test_or_it_is_shown_where_the_operator_wants_that() -> None:
+    fields = form(Push(id="m", token="r", relay={"v": 1}), wake_shown=True)
+    assert (fields["pass_through"], fields["notify_type"]) == ("0", "4")
+    assert (fields["title"], fields["description"]) == ("新消息", "新消息")
+
+
 @pytest.mark.parametrize(
     ("title", "body", "shown"),
     [
@@ -351,7 +357,7 @@ async def test_overrides_that_xiaomi_would_refuse_are_refused_here(overrides: di
         ({"channels": {"chat": "1"}}, "default"),
         ({"channels": {"default": "a b"}}, "channels.default"),
         ({"targets_max": 1001}, "targets_max"),
-        ({"blank": ""}, "blank"),
+        ({"wake_text": ""}, "wake_text"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], named: str) -> None:
