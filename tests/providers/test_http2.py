@@ -12,18 +12,20 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hpack import Decoder
 from http2_scripted import Asked, Scripted, Wire, obliging, serving
-from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.contract import Outcome, Scope, Verdict
 from providers.http import Reason, Refusal, Request, RequestInvalid, TransportError
 from providers.http2 import Habits, Http2Transport, Limits, tls_context
-from providers.http2_connection import _Plain
+from providers.http2_connection import Connection, Exchange, _Plain, head_of
 from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
 from providers.sandbox.authority import Authority
 
@@ -806,3 +808,99 @@ async def test_the_plainest_server_is_enough() -> None:
         for n in range(5):
             assert (await client(request(server, str(n)))).body == str(n).encode()
         assert len(server.wires) == 1
+
+
+class Deaf(asyncio.Transport):
+    """Takes what is written, and answers nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = False
+
+    def write(self, data: object) -> None: ...
+
+    def close(self) -> None:
+        self.closing = True
+
+    def abort(self) -> None:
+        self.closing = True
+
+
+class Nobody:
+    """A connection's home that keeps nothing."""
+
+    def changed(self) -> None: ...
+
+    def give_back(self, exchanges: list[Exchange]) -> None:
+        for exchange in exchanges:
+            exchange.fail(TransportError(Reason.RESET, sent=False))
+
+    def useless(self) -> None: ...
+
+    def refused(self, against_us: Outcome) -> None: ...
+
+    def lost(self, connection: Connection) -> None: ...
+
+
+def served(answers: list[tuple[int, bytes]]) -> bytes:
+    """What an honest server would say to some requests."""
+    server = H2Connection(H2Configuration(client_side=False))
+    client = H2Connection()
+    server.initiate_connection()
+    client.initiate_connection()
+    for n, _ in enumerate(answers):
+        client.send_headers(2 * n + 1, [(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")])
+        client.end_stream(2 * n + 1)
+    server.receive_data(client.data_to_send())
+    for n, (status, body) in enumerate(answers):
+        server.send_headers(2 * n + 1, [(":status", str(status)), ("apns-id", "x" * n)])
+        server.send_data(2 * n + 1, body, end_stream=True)
+    return (
+        server.data_to_send() + GoAwayFrame(0, last_stream_id=3, additional_data=b'{"reason":"Shutdown"}').serialize()
+    )
+
+
+@given(
+    answers=st.lists(st.tuples(st.integers(200, 599), st.binary(max_size=60)), min_size=1, max_size=4),
+    changes=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255), st.sampled_from("sidx")), max_size=6),
+    cut=st.integers(1, 200),
+)
+@settings(deadline=None, max_examples=100)
+def test_whatever_a_server_sends_nothing_is_raised_and_every_request_ends(
+    answers: list[tuple[int, bytes]], changes: list[tuple[int, int, str]], cut: int
+) -> None:
+    stream = bytearray(served(answers))
+    for at, value, how in changes:
+        at %= len(stream)
+        match how:
+            case "s":  # swapped for another byte
+                stream[at] = value
+            case "i":  # one more
+                stream.insert(at, value)
+            case "d":  # one less
+                del stream[at]
+            case "x":  # a bit turned
+                stream[at] ^= 1 << value % 8
+
+    async def play() -> None:
+        connection = Connection(Nobody(), LIMITS, Habits())
+        connection.connection_made(Deaf())
+        settings_only = SettingsFrame(0).serialize()
+        connection.data_received(settings_only)
+        loop = asyncio.get_running_loop()
+        exchanges = []
+        for _ in answers:
+            asked = Request(url="https://a/", method="GET")
+            head = head_of(asked, authority="a", scheme="https", path="/", user_agent="u")
+            exchange = Exchange(asked, head, pin=None, answer_bytes_max=50, future=loop.create_future())
+            connection.start(exchange)
+            exchanges.append(exchange)
+        for at in range(0, len(stream), cut):
+            connection.data_received(bytes(stream[at : at + cut]))
+        connection.connection_lost(None)
+        for exchange in exchanges:
+            assert exchange.future.done()
+            error = exchange.future.exception()
+            assert error is None or isinstance(error, TransportError)
+
+    asyncio.run(play())
