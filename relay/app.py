@@ -19,6 +19,7 @@ from relay.api.device import DeviceApi
 from relay.api.door import Door
 from relay.api.gate import Gate, stop_listening
 from relay.api.issuing import Issuer
+from relay.api.preferences import PreferencesApi
 from relay.api.principal import SCOPES
 from relay.api.push import PushApi
 from relay.api.receipts import ReceiptApi
@@ -403,6 +404,7 @@ class Relay:
                 door=door,
                 wait_max_s=self.settings.poll.wait_max_s,
             ),
+            preferences=PreferencesApi(inbox=self.inbox),
             stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
             webhooks=WebhookApi(webhooks=self.webhooks),
             push=PushApi(

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from relay.inbox.preferences import is_zone
 from relay.realtime.protocol import AddressBody, Id, MessageIdText, Word
 
 TTL_S_MAX = 28 * 86_400
@@ -219,7 +220,7 @@ class FanoutOut(Out):
 
 
 class AcceptedOut(Out):
-    """The promise: this message is on disk."""
+    """The promise: this message is on disk. `fanout`: it gets to its receivers by and by; its trace says how far it is."""
 
     id: str
     accepted_at: str
@@ -360,6 +361,51 @@ class AckedBody(In):
 class PresenceItem(In):
     user: Id
     device: Id
+# --- preferences ------------------------------------------------------------------------------------------------------
+
+NotifyLevel = Literal["all", "mentions", "none"]
+ClockTime = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+
+
+class QuietHours(In):
+    """By the user's clock on the wall; over midnight if `to` is not after `from`. `days`: those of the start."""
+
+    from_: ClockTime = Field(alias="from")
+    to: ClockTime
+    days: Annotated[list[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]], Field(max_length=7)] | None = None
+
+    @model_validator(mode="after")
+    def _long(self) -> "QuietHours":
+        if self.from_ == self.to:
+            raise ValueError("`from` and `to` must differ")
+        return self
+
+
+class ConversationPreference(In):
+    """`muted_until`: what comes before then is not told, not later either; mentions are, unless `mute_mentions`."""
+
+    notify: NotifyLevel | None = None
+    muted_until: Annotated[str, StringConstraints(max_length=40)] | None = None
+    mute_mentions: bool = False
+
+
+class PreferencesBody(In):
+    """What the user wants to be told of, and when not. `tz`: an IANA name; null: each device's own."""
+
+    tz: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    quiet_hours: Annotated[list[QuietHours], Field(max_length=14)] = []
+    urgent_breaks_quiet: bool = True
+    notify: NotifyLevel = "all"
+    conversations: Annotated[dict[Id, ConversationPreference], Field(max_length=250)] = {}
+
+    @field_validator("tz")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None and not is_zone(name):
+            raise ValueError("must be the name of a time zone, such as Europe/Berlin")
+        return name
+
+
     state: Literal["foreground", "background", "offline"]
     acked: AckedBody | None = None
 

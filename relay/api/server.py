@@ -11,6 +11,7 @@ from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
+from relay.api.preferences import PreferencesApi
 from relay.api.push import PushApi
 from relay.api.receipts import ReceiptApi
 from relay.api.routes import Route, register
@@ -32,6 +33,7 @@ def application(
     stream: StreamApi,
     webhooks: WebhookApi,
     receipts: ReceiptApi,
+    preferences: PreferencesApi,
     push: PushApi,
     system: SystemApi,
     auth: Authenticator,
@@ -72,6 +74,9 @@ def application(
         "app_versions": backend.app_versions,
         "list_accounts": push.accounts,
         "unpark_account": push.unpark,
+        "get_preferences": preferences.get,
+        "put_preferences": preferences.put,
+        "delete_preferences": preferences.delete,
         "dead_pushes": push.dead,
         "requeue_pushes": push.requeue,
         "handshake": device.handshake,

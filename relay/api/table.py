@@ -383,6 +383,48 @@ ROUTES: tuple[Route, ...] = (
         errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
         tag="operation",
     ),
+    *(
+        Route(
+            method=method,
+            path="/v1/users/{user}/preferences",
+            handler=handler,
+            summary=summary,
+            access=access,
+            request=request,
+            responses=responses,
+            errors=errors,
+            tag="users",
+        )
+        for method, handler, summary, access, request, responses, errors in (
+            (
+                "GET",
+                "get_preferences",
+                "What the user wants to be told of, and when not.",
+                "messages:read",
+                None,
+                {200: s.PreferencesBody},
+                (*CALLER, *STORE, "not_found"),
+            ),
+            (
+                "PUT",
+                "put_preferences",
+                "Set what the user wants to be told of: quiet hours, levels, mutes. The whole of it.",
+                "devices:write",
+                s.PreferencesBody,
+                {200: s.PreferencesBody},
+                (*CALLER, *BODY, *COMMIT, "not_found"),
+            ),
+            (
+                "DELETE",
+                "delete_preferences",
+                "Tell the user of everything again, at any time.",
+                "devices:write",
+                None,
+                {204: None},
+                (*CALLER, *COMMIT, "not_found"),
+            ),
+        )
+    ),
     # --- devices' own ---
     Route(
         method="PUT",

@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.inbox import rules
+from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.rules import NOTHING, Acks, Outstanding, UserFacts
 from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
 from relay.store import devices as device_rows
@@ -45,6 +46,8 @@ class Locked(msgspec.Struct, kw_only=True):
     _acks: dict[str, Acks] | None = None
     _read: dict[str, int] | None = None
     _holds: bool | None = None
+    _preferences: Preferences | None = None
+    _muted: bool = False  # something was not worth telling only because the user does not want it
 
     @property
     def jobs(self) -> dict[str, PushJob]:
@@ -69,6 +72,13 @@ class Locked(msgspec.Struct, kw_only=True):
         if self._read is None:
             self._read = self.together.read_markers.get(self.key, {})
         return self._read
+
+    @property
+    def preferences(self) -> Preferences:
+        """What the user wants to be told of."""
+        if self._preferences is None:
+            self._preferences = from_store(self.inbox.preferences)
+        return self._preferences
 
     # --- entries that were passed, but not in their full form ---
 
@@ -126,7 +136,12 @@ class Locked(msgspec.Struct, kw_only=True):
             self.rearm(device_id)
 
     def facts(self) -> UserFacts:
-        return UserFacts(devices=tuple(self.devices.values()), read=self.read_markers, acks=self.acks)
+        return UserFacts(
+            devices=tuple(self.devices.values()),
+            read=self.read_markers,
+            acks=self.acks,
+            preferences=self.preferences,
+        )
 
     # --- what is outstanding ---
 
@@ -144,6 +159,7 @@ class Locked(msgspec.Struct, kw_only=True):
                     entry, device, facts, self.policy, self.now_ms
                 ):
                     return entry
+                self._muted = self._muted or rules.muted(entry, facts.preferences)
             if len(entries) < scan:
                 return None
             after, scan = entries[-1].seq, SCAN_MAX
@@ -153,9 +169,11 @@ class Locked(msgspec.Struct, kw_only=True):
         low, middle, head = device.acked_seq, device.pushed_seq, self.head_seq
         if low >= head:
             return NOTHING
+        self._muted = False
         told = middle > low and self.first_worth_telling(device, after=low, upto=middle) is not None
         untold = self.first_worth_telling(device, after=max(low, middle), upto=head)
-        return Outstanding(untold_ms=None if untold is None else untold.accepted_ms, told=told)
+        untold_ms = None if untold is None else untold.accepted_ms
+        return Outstanding(untold_ms=untold_ms, told=told, muted=self._muted)
 
     def _rearmed(self, device_id: str, *, anew: bool) -> tuple[DeviceKey, Mapping[str, Any]] | None:
         device, job = self.devices.get(device_id), self.jobs.get(device_id)

@@ -8,8 +8,9 @@ from msgspec.structs import replace
 from relay.errors import Invalid, Missing
 from relay.inbox.addresses import NewAddress, drop_addresses, set_addresses
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.preferences import Preferences, stored
 from relay.inbox.reports import fail_device, tell_device
-from relay.model import GATEWAY, Device, DeviceKey, DeviceState
+from relay.model import GATEWAY, Device, DeviceKey, DeviceState, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
@@ -323,3 +324,15 @@ def foreign_word(conn: Conn, now_ms: int, words: Sequence[ForeignWord], policy_o
         answers.append(device.session)
     flush(conn, now_ms, users.values())
     return answers
+
+
+def set_preferences(conn: Conn, now_ms: int, user: UserKey, wanted: Preferences | None, policy_of: PolicyOf) -> None:
+    """What the user wants to be told of from now on, for what waits as well. Raises Missing."""
+    locked = lock(conn, now_ms, [user], policy_of).get(user)
+    if locked is None:
+        raise Missing("There is no such user.")
+    text = None if wanted is None else stored(wanted)
+    inbox_rows.set_inbox(conn, user, preferences=text)
+    locked.inbox = replace(locked.inbox, preferences=text)
+    locked.rearm_all()
+    flush(conn, now_ms, [locked])

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from msgspec.structs import replace
 
+from relay.inbox.preferences import NOTHING_SAID, Preferences, wanted
 from relay.model import (
     Device,
     DeviceState,
@@ -167,6 +168,7 @@ class UserFacts:
     devices: tuple[Device, ...]  # of the user, all of them
     read: dict[str, int]  # conversation -> read_seq
     acks: dict[str, Acks]  # device -> its ranges
+    preferences: Preferences = NOTHING_SAID
 
     def of(self, device_id: str) -> Acks:
         return self.acks.get(device_id, NO_ACKS)
@@ -177,6 +179,8 @@ def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy
     if not entry.notifiable or not entry.live(now_ms) or not _tells(entry, view(entry, device)):
         return False
     conversation = entry.conversation_id
+    if muted(entry, facts.preferences):
+        return False
     if conversation is not None and device.foreground and device.open_conversation == conversation:
         return False
     match entry.notify_policy or policy.notify:
@@ -189,6 +193,12 @@ def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy
                 other.foreground and (other.acked_high >= entry.seq or facts.of(other.device_id).has(entry.seq))
                 for other in facts.devices
             )
+
+
+def muted(entry: Entry, preferences: Preferences) -> bool:
+    """Whether the user does not want to be told of it."""
+    mention = entry.kind is Kind.POINTER
+    return not wanted(preferences, entry.conversation_id, mention=mention, accepted_ms=entry.accepted_ms)
 
 
 def _tells(entry: Entry, seen: View) -> bool:
@@ -218,6 +228,7 @@ class Rest(StrEnum):
 
     NOTHING_OWED = "nothing_owed"
     TOLD = "told"
+    MUTED = "muted"
     NO_ADDRESS = "no_address"
     ACCOUNT_PARKED = "account_parked"
     GONE = "gone"
@@ -237,6 +248,7 @@ class Later(StrEnum):
     QUOTA = "quota"  # the account's quota of the day is used up
     HOURS = "hours"  # the vendor takes nothing at this time of day
     BACKOFF = "backoff"
+    QUIET_HOURS = "quiet_hours"
 
 
 TRUSTED_MS = 86_400_000  # an app that trusts its gateway's presence is told by its BYE; this is only a bound
@@ -271,6 +283,7 @@ class Outstanding:
 
     untold_ms: int | None  # accept time of the oldest entry above `pushed_seq`: W(d) is not empty
     told: bool  # something at or below `pushed_seq`
+    muted: bool = False  # something is not worth telling only because the user does not want it
 
 
 NOTHING = Outstanding(untold_ms=None, told=False)
@@ -316,7 +329,8 @@ def rearm(
             due_ms, why = job.retry_ms, Later.BACKOFF
         return Rearmed(due_ms=due_ms, reason=why, told_ms=job.told_ms)
     if not outstanding.told:
-        return Rearmed(due_ms=None, reason=Rest.NOTHING_OWED, told_ms=None)
+        reason = Rest.MUTED if outstanding.muted else Rest.NOTHING_OWED
+        return Rearmed(due_ms=None, reason=reason, told_ms=None)
     if not device.has_address:
         return Rearmed(due_ms=None, reason=Rest.NO_ADDRESS, told_ms=job.told_ms)
     if device.state is DeviceState.DORMANT or job.knock >= len(policy.knocks_ms):

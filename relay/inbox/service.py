@@ -20,6 +20,7 @@ from relay.inbox.fanout import fan_out
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.locked import PolicyOf
 from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, check, page, reset_data, snapshot
+from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest
 from relay.inbox.trace import Trace, trace
@@ -197,6 +198,25 @@ class InboxService:
                 lambda conn, now_ms, keys=left: release_rest(conn, now_ms, keys, self.policy_of)  # type: ignore[misc]
             )
         self.hints.wake({device.user for device in devices})
+        self.push_due(self.clock.now_ms())
+
+    async def preferences(self, user: UserKey) -> Preferences:
+        """Raises Missing."""
+
+        def work(conn: Conn, _: int) -> Preferences:
+            found = inbox_rows.inbox_of(conn, user)
+            if found is None:
+                raise Missing("There is no such user.")
+            return from_store(found.preferences)
+
+        return await self.engine.read(work)
+
+    async def set_preferences(self, user: UserKey, wanted: Preferences | None) -> None:
+        """What the user wants to be told of from now on; None: everything. Raises Missing."""
+        self.room.for_others()
+        await self.engine.write(
+            lambda conn, now_ms: registry.set_preferences(conn, now_ms, user, wanted, self.policy_of)
+        )
         self.push_due(self.clock.now_ms())
 
     # --- presence transitions ---

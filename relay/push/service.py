@@ -18,6 +18,7 @@ from relay.inbox import rules
 from relay.inbox.addresses import lose_address
 from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
 from relay.inbox.locked import lock as lock_users
+from relay.inbox.preferences import quiet_until
 from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.planner import (
@@ -159,6 +160,9 @@ def _plan_one(
             elsewhere=rules.someone_looks(device, locked.devices.values()),
             gateway=device.node_id == GATEWAY,
             grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
+            muted=locked.outstanding(device).muted if not untold and not told else False,
+            quiet_until_ms=quiet_until(locked.preferences, device.tz, locked.now_ms),
+            urgent_breaks=locked.preferences.urgent_breaks,
         )
     )
 

@@ -135,6 +135,7 @@ inbox = _table(
     _int("floor_seq"),
     _int("pinned_until_ms"),
     _int("created_ms"),
+    _text("preferences", null=True),  # JSON: levels, mutes, quiet hours; here, since it is read with the lock
     key=("app_id", "user_id"),
 )
 message = _table(
@@ -351,14 +352,6 @@ upgrade = _table(
     key=("app_id", "user_id", "device_id", "upgrade_id"),
 )
 Index("upgrade_by_age", upgrade.c.app_id, upgrade.c.at_ms)
-preference = _table(
-    "preference",
-    _text("app_id"),
-    _text("user_id"),
-    _text("settings"),
-    _int("updated_ms"),
-    key=("app_id", "user_id"),
-)
 
 # --- push -------------------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ BODIES: Mapping[str, Any] = {
     "heartbeat": {"session": 1},
     "ack": {"ids": ["01900000-0000-7000-8000-000000000001"]},
     "put_addresses": {"addresses": []},
+    "verify": {"cursor": "none", "ranges": [{"from": 0, "to": 1, "n": 0, "fp": "0"}]},
+    "put_preferences": {},
     "requeue_pushes": {"user": "nobody", "device": "none"},
 }
 # Ids in these name something of the caller's own app, which they make or look at there; the other app's stays untouched.

@@ -343,6 +343,7 @@ def upgrade() -> None:
         sa.Column("floor_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("pinned_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("preferences", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id"),
         sqlite_strict=True,
     )
@@ -442,15 +443,6 @@ def upgrade() -> None:
         sa.Column("started_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("beat_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("node_id"),
-        sqlite_strict=True,
-    )
-    op.create_table(
-        "preference",
-        sa.Column("app_id", sa.Text(), nullable=False),
-        sa.Column("user_id", sa.Text(), nullable=False),
-        sa.Column("settings", sa.Text(), nullable=False),
-        sa.Column("updated_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
-        sa.PrimaryKeyConstraint("app_id", "user_id"),
         sqlite_strict=True,
     )
     op.create_table(
@@ -608,7 +600,6 @@ def downgrade() -> None:
     op.drop_table("push_dead")
     op.drop_table("push_receipt")
     op.drop_table("push_attempt")
-    op.drop_table("preference")
     op.drop_table("node")
     op.drop_table("message")
     op.drop_table("membership")
