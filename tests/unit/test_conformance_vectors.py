@@ -1,13 +1,16 @@
 """The recorded conversations are well-formed, and comparing notices what differs."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.client.conformance.vectors import CLIENT, Differs, Names, Vector, compare, filled, load
+from relay.realtime.protocol import FRAMES, Close
 
 ALL = load()
+PAGE = Path(__file__).parents[2] / "config/docs/protocol.md"
 
 
 @pytest.mark.parametrize("vector", ALL, ids=lambda one: one.name)
@@ -58,3 +61,16 @@ def test_a_name_is_noted_once_and_then_compared() -> None:
     }
     with pytest.raises(KeyError):
         filled("{{unknown}}", names, invent=False)
+
+
+def test_the_protocols_page_lists_every_conversation_as_it_is() -> None:
+    listed = [line for line in PAGE.read_text().splitlines() if line.startswith("| `") and line.endswith(". |")]
+    rows = [f"| `{one.name}` | {', '.join(one.plays)} | {one.says} |" for one in ALL]
+    assert [line for line in listed if line in rows] == rows
+
+
+def test_the_protocols_page_names_every_frame_and_close_code() -> None:
+    page = PAGE.read_text()
+    assert [frame for frame in FRAMES if f"`{frame}`" not in page] == []
+    codes = [str(int(code)) for code in Close if code not in {Close.TOO_BIG, Close.NOT_UTF8}]
+    assert [code for code in codes if code not in page] == []
