@@ -51,6 +51,7 @@ TAGS = {
     "users": "What users want to be told of.",
     "push": "Vendor accounts, and what they would not carry.",
     "device": "What a device itself calls, with its own token.",
+    "vendors": "Where vendors report what became of pushes.",
     "operation": "About the relay.",
 }
 _REF = "#/components/schemas/{model}"
