@@ -190,6 +190,10 @@ class Provider(Protocol):
         """A device's address as it is kept, and later sent to. Raises AddressInvalid. `kind` is one of its kinds."""
         ...
 
+    def offer(self) -> Mapping[str, str]:
+        """What an app has to know before it can have an address, for all the world to read: a public key, say."""
+        ...
+
     def send(self, push: Push) -> Awaitable[Outcome]:
         """Hands the push over. Never raises for anything a network or a vendor can do."""
         ...

@@ -63,6 +63,10 @@ class HttpProvider(ABC):
         del kind
         return token
 
+    def offer(self) -> Mapping[str, str]:
+        """See `Provider`. Most vendors' apps have it from the vendor."""
+        return {}
+
     @abstractmethod
     async def credential(self) -> Credential:
         """A fresh credential. A vendor with a static key returns that; Refusal when there is none."""

@@ -56,6 +56,10 @@ class LogProvider:
         del kind
         return token
 
+    def offer(self) -> Mapping[str, str]:
+        """See `Provider`: nothing."""
+        return {}
+
     async def send(self, push: Push) -> Outcome:
         """See `Provider`."""
         key = blake2b(self.config.hash_key.get_secret_value().encode()).digest()

@@ -158,6 +158,10 @@ class WebPushProvider(HttpProvider):
         check_point(known)
         return known.text
 
+    def offer(self) -> Mapping[str, str]:
+        """See `Provider`: `applicationServerKey` for a browser, `vapid` for UnifiedPush."""
+        return {"vapid": self._signer.current}
+
     def private(self, push: Push) -> list[str]:
         """See `HttpProvider`: the endpoint lets anybody send."""
         try:

@@ -68,6 +68,9 @@ class DeviceApi:
         states = await self.inbox.replace_addresses(key, self.devices.sealed(key, body.addresses))
         return Answer(200, {"addresses": [{"account": account, "state": state} for account, state in states]})
 
+    async def accounts(self, call: Call) -> Answer:
+        return Answer(200, {"accounts": self.devices.offers(_key(call).app_id)})
+
     async def ticket(self, call: Call) -> Answer:
         ticket, expires_ms = await self.issuer.ticket(call.principal, origin=call.request.headers.get("Origin"))
         return Answer(201, {"ticket": ticket, "expires_at": rfc3339(expires_ms)})

@@ -341,6 +341,19 @@ class NextTokenOut(Out):
     renew_at: str | None
 
 
+class OfferOut(Out):
+    """An account that a device may have addresses in. `offer`: what its app needs for that, like a `vapid` public key."""
+
+    account: str
+    provider: str
+    kinds: list[str]
+    offer: dict[str, str]
+
+
+class OffersOut(Out):
+    accounts: list[OfferOut]
+
+
 class TicketOut(Out):
     """A single-use stand-in for the token, for a browser's socket or stream."""
 

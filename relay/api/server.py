@@ -86,6 +86,7 @@ def application(
         "verify": device.verify,
         "put_addresses": device.addresses,
         "renew_token": device.renew_token,
+        "device_accounts": device.accounts,
         "ticket": device.ticket,
         "socket": device.socket,
         "stream": stream.stream,

@@ -504,6 +504,16 @@ ROUTES: tuple[Route, ...] = (
         tag="device",
     ),
     Route(
+        method="GET",
+        path="/v1/device/accounts",
+        handler="device_accounts",
+        summary="The vendor accounts a device may have addresses in, and the public keys that its app subscribes with.",
+        access=DEVICE,
+        responses={200: s.OffersOut},
+        errors=CALLER,
+        tag="device",
+    ),
+    Route(
         method="POST",
         path="/v1/device/ticket",
         handler="ticket",

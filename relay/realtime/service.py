@@ -112,6 +112,18 @@ class DeviceService:
             addresses=addresses,
         )
 
+    def offers(self, app_id: str) -> list[dict[str, Any]]:
+        """The accounts that a device may have addresses in, and what its app has to know for that."""
+        return [
+            {
+                "account": name,
+                "provider": account.provider.name,
+                "kinds": sorted(account.provider.capabilities.kinds),
+                "offer": dict(account.provider.offer()),
+            }
+            for name, account in sorted(self.accounts.of(app_id).items())
+        ]
+
     def sealed(self, device: DeviceKey, addresses: Sequence[AddressBody]) -> tuple[NewAddress, ...]:
         """Addresses with their tokens sealed. Raises Invalid for an account that is not configured, or named twice."""
         app_id = device.app_id

@@ -12,6 +12,7 @@ import pytest
 from relay_face import Face
 
 from providers.sandbox import Sandbox
+from providers.sandbox.webpush import WebPushEmulator
 from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
@@ -91,6 +92,24 @@ async def test_what_cannot_be_an_address_is_said_where_it_stands(scene: Scene) -
         assert error["pointer"].endswith("/addresses/0/token")
         assert said in error["detail"]
         assert token not in json.dumps(problem)
+
+
+async def test_an_app_is_told_the_key_to_subscribe_with(scene: Scene) -> None:
+    token = await scene.face.device()
+    status, body, _ = await scene.face.call("GET", "/v1/device/accounts", token=token)
+    assert status == 200
+    found = {one["account"]: one for one in body["accounts"]}
+    emulator = scene.sandbox.emulators["webpush"]
+    assert isinstance(emulator, WebPushEmulator)
+    assert found.keys() == set(VENDORS)
+    assert found["webpush"] == {
+        "account": "webpush",
+        "provider": "webpush",
+        "kinds": ["token"],
+        "offer": {"vapid": emulator.public_key},
+    }
+    assert found["unifiedpush"]["offer"] == {"vapid": emulator.public_key}
+    assert found["ntfy"]["offer"] == {}
 
 
 async def test_the_same_subscription_written_otherwise_is_the_same_address(scene: Scene) -> None:

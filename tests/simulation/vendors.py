@@ -64,6 +64,9 @@ class Vendor:
         del kind
         return token
 
+    def offer(self) -> Mapping[str, str]:
+        return {}
+
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         return []
