@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 SEQ_MAX = 2**53 - 1
+DAY_FULL = 10**12  # calls of a day: what is counted of a day whose quota the vendor called used up
 GATEWAY = "gateway"  # stands for a node in `Device.node_id` when somebody else owns the socket
 
 

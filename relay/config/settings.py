@@ -274,8 +274,8 @@ class Account(Section):
     hours: Annotated[str, _matches(_HOURS)] | None = Field(
         None, description='when the vendor takes pushes, like "07:00-23:00"'
     )
-    utc_offset: Annotated[str, _matches(_OFFSET)] = Field(
-        "+00:00", description='by which its days and hours go, like "+08:00"'
+    utc_offset: Annotated[str, _matches(_OFFSET)] | None = Field(
+        None, description='by which its days and hours go, like "+08:00"'
     )
     fallback: bool = True  # while it is out for long, a device's next address has the push
     settings: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)  # the provider's own; has secrets

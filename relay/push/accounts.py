@@ -60,9 +60,7 @@ class Account:
             free=free,
             wait_ms=max(self.bucket.wait_ms(), 50),
             privacy=terms.privacy,
-            quota=None
-            if terms.daily_quota is None
-            else Quota(
+            quota=Quota(
                 limit=terms.daily_quota,
                 day=day_of(now_ms, terms.zone),
                 ends_ms=next_day_ms(now_ms, terms.zone),
@@ -87,6 +85,8 @@ class Account:
         """Learns from one call's outcome."""
         self.in_flight -= 1
         match outcome.verdict:
+            case Verdict.RETRY if outcome.spent:  # nobody is ill and nothing too fast; SETTLE notes the day's end
+                self.circuit.succeeded(now_ms)
             case Verdict.RETRY if outcome.retry_after_s is not None or outcome.scope is not Scope.MESSAGE:
                 if outcome.scope is Scope.ACCOUNT:
                     self.bucket.too_many(now_ms)

@@ -12,7 +12,7 @@ from relay.config import Settings
 from relay.config.settings import Account as AccountSettings
 from relay.errors import ConfigError
 from relay.push.accounts import Account, Accounts, Terms
-from relay.push.calendar import Hours, offset
+from relay.push.calendar import Hours, offset, zone_named
 from relay.push.hosts import PerHost
 from relay.push.limits import Bucket
 from relay.push.planner import Privacy
@@ -73,7 +73,7 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
         provider=one.provider(one.config, transport=call, now=now_s),
         transport=transport,
         bucket=Bucket(one.settings.rate_per_s, one.settings.burst),
-        terms=_terms(one.settings, fallback_after_s=settings.push.fallback_after_s),
+        terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
     )
 
 
@@ -82,13 +82,15 @@ def build_accounts(settings: Settings, clock: Clock) -> Accounts:
     return Accounts([build(one, settings, clock) for one in configured(settings)])
 
 
-def _terms(one: AccountSettings, *, fallback_after_s: float) -> Terms:
+def _terms(account: Configured, *, fallback_after_s: float) -> Terms:
+    one = account.settings
+    vendors = zone_named(account.provider.capabilities.zone)
     return Terms(
         concurrency=one.concurrency,
         privacy=Privacy(one.privacy),
         daily_quota=one.daily_quota,
         hours=None if one.hours is None else Hours.parse(one.hours),
-        zone=offset(one.utc_offset),
+        zone=vendors if one.utc_offset is None else offset(one.utc_offset),
         falls_back_ms=int(fallback_after_s * 1000) if one.fallback else None,
     )
 

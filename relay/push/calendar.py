@@ -4,15 +4,25 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])")
 MINUTES = 24 * 60
+KNOWN = {"Asia/Shanghai": timezone(timedelta(hours=8))}
 
 
 def offset(text: str) -> tzinfo:
     """The zone of `+08:00`: the vendors that count by days all sit in one without summer time."""
     hours, minutes = int(text[1:3]), int(text[4:6])
     return timezone(timedelta(hours=hours, minutes=minutes) * (-1 if text[0] == "-" else 1))
+
+
+def zone_named(name: str) -> tzinfo:
+    """A provider's zone, like `Asia/Shanghai`. On a machine without the tables of zones, only those of KNOWN; else UTC."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return KNOWN.get(name, UTC)
 
 
 def day_of(now_ms: int, zone: tzinfo) -> str:

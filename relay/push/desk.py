@@ -56,11 +56,7 @@ class PushDesk:
         """Every account of the app, by name."""
         accounts = [account for _, account in sorted(self.accounts.of(app_id).items())]
         now_ms, monotonic_ms = self.clock.now_ms(), self.clock.monotonic_ms()
-        days = {
-            account.name: (app_id, account.name, day_of(now_ms, account.terms.zone))
-            for account in accounts
-            if account.terms.daily_quota is not None
-        }
+        days = {account.name: (app_id, account.name, day_of(now_ms, account.terms.zone)) for account in accounts}
         parked, sent = await self.engine.read(
             lambda conn, _: (job_rows.parked_accounts(conn), quota.sent_on(conn, days.values()))
         )
@@ -71,18 +67,23 @@ class PushDesk:
                 monotonic_ms=monotonic_ms,
                 parked=(app_id, account.name) in parked,
                 code=parked.get((app_id, account.name)),
-                sent=sent[days[account.name]] if account.name in days else None,
+                sent=sent[days[account.name]],
             )
             for account in accounts
         ]
 
     async def unpark(self, app_id: str, name: str) -> int:
-        """The account is mended: what rested for it is due again; gives the number. Raises Missing."""
+        """The account is mended, or has new quota: what rested for it is due again; gives the number. Raises Missing."""
         if self.accounts.get(app_id, name) is None:
             raise Missing("There is no such account.")
-        return await self.engine.write(
-            lambda conn, now_ms: job_rows.unpark_account(conn, now_ms, app_id=app_id, account=name)
-        )
+
+        def work(conn: Conn, now_ms: int) -> int:
+            released = job_rows.unpark_account(conn, now_ms, app_id=app_id, account=name)
+            quota.refill(conn, app_id, name)
+            job_rows.hurry(conn, now_ms, app_id)
+            return released
+
+        return await self.engine.write(work)
 
     async def dead(self, app_id: str, *, why: str | None, cursor: str | None, limit: int) -> DeadPage:
         """Devices that are not told of what they lack, in the order of their names. Raises Malformed, Invalid."""
@@ -142,11 +143,9 @@ def requeue(conn: Conn, now_ms: int, keys: Sequence[DeviceKey], policy_of: Polic
 
 
 def _status(
-    account: Account, *, now_ms: int, monotonic_ms: int, parked: bool, code: str | None, sent: int | None
+    account: Account, *, now_ms: int, monotonic_ms: int, parked: bool, code: str | None, sent: int
 ) -> AccountStatus:
-    view = account.view(monotonic_ms, now_ms)
-    if sent is not None:
-        view = view.counted(sent)
+    view = account.view(monotonic_ms, now_ms).counted(sent)
     state, until_ms = "ready", None
     if parked:
         state = "parked"
@@ -165,7 +164,7 @@ def _status(
         in_flight=account.in_flight,
         rate_per_s=account.bucket.rate,
         daily_quota=account.terms.daily_quota,
-        sent_today=sent,
+        sent_today=None if account.terms.daily_quota is None else min(sent, account.terms.daily_quota),
         credential_expires_ms=account.credential_expires_ms,
     )
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from providers.contract import Capabilities, left_out
 from relay.inbox import rules
 from relay.inbox.rules import Later, Rest
-from relay.model import Address, Device, DeviceState, Entry, Notification, Policy, PushJob
+from relay.model import DAY_FULL, Address, Device, DeviceState, Entry, Notification, Policy, PushJob
 
 ITEMS_MAX = 200  # outstanding entries looked at in full
 IDS_MAX = 10  # ids named in one push; cut first when it is too large
@@ -45,9 +45,9 @@ class Privacy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What an account may send in one of its vendor's days, which `ends_ms`."""
+    """What an account may send in one of its vendor's days, which `ends_ms`. No limit: until the vendor says so."""
 
-    limit: int
+    limit: int | None
     day: str
     ends_ms: int
 
@@ -68,13 +68,15 @@ class AccountView:
     free: int = 100
     wait_ms: int = 0  # until there is room again
     privacy: Privacy = Privacy.FULL
-    quota: Quota | None = None  # its limit; `counted` says what is left of it
+    quota: Quota | None = None  # `counted` says what is left of it
 
     def counted(self, sent: int) -> "AccountView":
         """The same with that many sent today: the rest of the quota bounds what may go."""
         if self.quota is None:
             return self
-        left = self.quota.limit - sent
+        if self.quota.limit is None and sent < DAY_FULL:
+            return self
+        left = (self.quota.limit or 0) - sent
         if left > 0:
             return replace(self, free=min(self.free, left), quota=replace(self.quota, limit=left))
         return replace(self, shut_until_ms=max(self.shut_until_ms, self.quota.ends_ms), shut_why=Later.QUOTA)
@@ -82,10 +84,9 @@ class AccountView:
     def used(self, calls: int) -> "AccountView":
         """The same after so many calls were planned."""
         left = replace(self, free=self.free - calls)
-        if self.quota is None:
+        if self.quota is None or self.quota.limit is None:
             return left
-        rest = replace(self.quota, limit=self.quota.limit - calls)
-        return replace(left, quota=rest).counted(0)
+        return left.counted(calls)
 
     def waits(self, now_ms: int) -> Wait | None:
         """Until when nothing can go, and why; None: a push may go now."""

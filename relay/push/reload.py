@@ -18,6 +18,7 @@ from relay.errors import ConfigError, Problem
 from relay.push.accounts import Account, Accounts
 from relay.push.building import DEFAULT_APP, build, configured
 from relay.store import queue as job_rows
+from relay.store import quota
 from relay.store.engine import Conn, Engine
 
 log = structlog.get_logger("relay.push")
@@ -113,6 +114,7 @@ class Reloader:
         def work(conn: Conn, now_ms: int) -> None:
             for name in sorted(names):
                 job_rows.unpark_account(conn, now_ms, app_id=DEFAULT_APP, account=name)
+                quota.refill(conn, DEFAULT_APP, name)
             job_rows.hurry(conn, now_ms, DEFAULT_APP)
 
         try:

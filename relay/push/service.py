@@ -96,8 +96,9 @@ def plan_due(
             found = _plan_one(locked, device, job, addresses.get(device.key, []), views, boot_ms)
             if isinstance(found, Send):
                 name = found.address.account
-                if (limit_ := views[name].quota) is not None:
-                    calls[key.app_id, name, limit_.day] += len(found.notes)
+                limited = views[name].quota
+                if limited is not None and limited.limit is not None:
+                    calls[key.app_id, name, limited.day] += len(found.notes)
                 views[name] = views[name].used(len(found.notes))
                 attempts.append(_attempt(locked, device, job, found))
             else:
@@ -313,6 +314,7 @@ class Settlement:
     retry_ms: int
     spare: bool = False
     passes_on: bool = False
+    spent: str | None = None  # the vendor's day whose quota is used up, for the whole account
 
 
 def settle(
@@ -344,6 +346,14 @@ def settle(
             continue
         freed.append((one.attempt.device, one.attempt.token))
         answers.append(_settle_one(locked, job, one, addresses.get(one.attempt.device, [])))
+    quota.exhaust(
+        conn,
+        {
+            (one.attempt.device.app_id, one.attempt.send.address.account, one.spent)
+            for one in settlements
+            if one.spent is not None
+        },
+    )
     job_rows.end_attempts(conn, ends)
     job_rows.release_claims(conn, freed)
     flush(conn, now_ms, users.values())

@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 import structlog
 
-from providers.contract import Outcome, Push, Verdict
+from providers.contract import Outcome, Push, Scope, Verdict
 from relay.backoff import backoff_ms
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.locked import PolicyOf
 from relay.keys import SealBroken
 from relay.push.accounts import Account, Accounts
+from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
 from relay.push.planner import Note, device_hint
 from relay.push.rules import Result, worst
@@ -32,6 +33,7 @@ CALL_S = 20.0  # a vendor's call never outlives its claim
 DRAIN_S = 15.0  # after a stop, for calls under way
 FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
 SPARED_MS = 3_600_000
+MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
 BRAKED_MS = 3_600_000
 
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
@@ -164,6 +166,7 @@ class PushWorker:
                 retry_ms=self._clock.now_ms() + wait_ms,
                 spare=spare,
                 passes_on=_is_long(account, outcome, wait_ms),
+                spent=_spent_day(account, outcome, self._clock.now_ms()),
             )
         )
 
@@ -264,6 +267,11 @@ class PushWorker:
             return BRAKED_MS
         if outcome.verdict is Verdict.MISCONFIGURED:
             return SPARED_MS
+        if outcome.spent:
+            if outcome.scope is Scope.ACCOUNT:
+                return 0  # PLAN knows it then, and waits for the day's end or takes another address
+            now_ms = self._clock.now_ms()
+            return next_day_ms(now_ms, account.terms.zone) - now_ms + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
         if outcome.retry_after_s is not None:
             wait_ms = pause_ms(outcome.retry_after_s)
             return wait_ms + self._rng.randint(0, wait_ms // 4)
@@ -306,3 +314,10 @@ def _is_long(account: Account | None, outcome: Outcome | None, wait_ms: int) -> 
         return False
     limit_ms = account.terms.falls_back_ms
     return limit_ms is not None and wait_ms > limit_ms
+
+
+def _spent_day(account: Account | None, outcome: Outcome | None, now_ms: int) -> str | None:
+    """The vendor's day, if it says that the whole account's quota of it is used up."""
+    if account is None or outcome is None or not outcome.spent or outcome.scope is not Scope.ACCOUNT:
+        return None
+    return day_of(now_ms, account.terms.zone)

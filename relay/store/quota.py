@@ -3,24 +3,36 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, Select, bindparam, delete, select, update
 
+from relay.model import DAY_FULL
 from relay.store.schema import account_day
-from relay.store.sql import upsert
+from relay.store.sql import as_list, in_list, per_dialect, upsert
 
 Day = tuple[str, str, str]  # app, account, the vendor's day
 
 _d = account_day.c
-_sent = select(_d.sent).where(_d.app_id == bindparam("app"), _d.account == bindparam("acc"), _d.day == bindparam("day"))
 _forget = delete(account_day).where(_d.day < bindparam("before"))
+_refill = (
+    update(account_day)
+    .where(_d.app_id == bindparam("app"), _d.account == bindparam("acc"), _d.sent >= DAY_FULL)
+    .values(sent=0)
+)
+
+
+@per_dialect
+def _of_days(sqlite: bool) -> Select[Any]:
+    return select(account_day).where(in_list(_d.day, "days", sqlite=sqlite))
 
 
 def sent_on(conn: Connection, days: Iterable[Day]) -> dict[Day, int]:
     """Calls counted so far; a day without a row has none."""
-    found = {}
-    for app_id, account, day in days:
-        sent: Any = conn.execute(_sent, {"app": app_id, "acc": account, "day": day}).scalar_one_or_none()
-        found[app_id, account, day] = int(sent or 0)
+    found = dict.fromkeys(days, 0)
+    if found:
+        dates = sorted({day for _, _, day in found})
+        for row in conn.execute(_of_days(conn), {"days": as_list(conn, dates)}).all():
+            if (row.app_id, row.account, row.day) in found:
+                found[row.app_id, row.account, row.day] = int(row.sent)
     return found
 
 
@@ -31,6 +43,16 @@ def count(conn: Connection, calls: Mapping[Day, int]) -> None:
         for (app_id, account, day), sent in sorted(calls.items())
     ]
     upsert(conn, account_day, rows, set_={"sent": "account_day.sent + excluded.sent"})
+
+
+def exhaust(conn: Connection, days: Iterable[Day]) -> None:
+    """The vendor says that these days' quotas are used up, whatever we counted."""
+    count(conn, dict.fromkeys(days, DAY_FULL))
+
+
+def refill(conn: Connection, app_id: str, account: str) -> None:
+    """The operator says that there is more: what the vendor said of its days counts no more."""
+    conn.execute(_refill, {"app": app_id, "acc": account})
 
 
 def forget(conn: Connection, before: str) -> None:

@@ -420,7 +420,7 @@ account_state = _table(
     _text("parked_code", null=True),
     key=("app_id", "account"),
 )
-account_day = _table(  # only of accounts with a daily quota
+account_day = _table(  # only of accounts with a daily quota, and of days that a vendor called used up
     "account_day",
     _text("app_id"),
     _text("account"),

@@ -18,7 +18,7 @@ from relay.model import DeviceKey, Policy
 from relay.push.planner import AccountView, Quota
 from relay.push.rules import Result, Then
 from relay.push.service import Attempt, Settlement, plan_due, settle, still_needed
-from relay.store import dead, meta
+from relay.store import dead, meta, quota
 from relay.store import queue as job_rows
 from relay.store.engine import Engine
 
@@ -79,12 +79,22 @@ class Desk:
         )
         return planned.attempts
 
-    async def settle(self, attempt: Attempt, verdict: Verdict, *, passes_on: bool = False, **more: Any) -> Any:
+    async def settle(
+        self,
+        attempt: Attempt,
+        verdict: Verdict,
+        *,
+        passes_on: bool = False,
+        day: str | None = None,
+        wait_ms: int = 5_000,
+        **more: Any,
+    ) -> Any:
         one = Settlement(
             attempt=attempt,
             result=Result(Outcome(verdict=verdict, **more)),
-            retry_ms=self.clock.now_ms() + 5_000,
+            retry_ms=self.clock.now_ms() + wait_ms,
             passes_on=passes_on,
+            spent=day,
         )
         (then,) = await self.engine.write(lambda conn, now_ms: settle(conn, now_ms, [one], lambda _: POLICY))
         return then
@@ -221,8 +231,8 @@ async def test_a_node_that_has_not_heard_of_it_does_not_call_a_parked_account(de
 async def test_the_quota_of_a_day_is_counted_in_the_store_and_waited_for(desk: Desk, clock: Any) -> None:
     ends_ms = clock.now_ms() + 3_600_000
     for day, goes in (("2026-11-26", True), ("2026-11-26", False), ("2026-11-27", True)):
-        quota = Quota(limit=1, day=day, ends_ms=ends_ms)
-        desk.views = {"v": dataclasses.replace(VIEWS["v"], quota=quota)}  # as after a restart: nothing is remembered
+        limit = Quota(limit=1, day=day, ends_ms=ends_ms)
+        desk.views = {"v": dataclasses.replace(VIEWS["v"], quota=limit)}  # as after a restart: nothing is remembered
         await desk.send()
         clock.forward(s=1)
         if not goes:
@@ -232,6 +242,21 @@ async def test_the_quota_of_a_day_is_counted_in_the_store_and_waited_for(desk: D
             continue
         (attempt,) = await desk.plan()
         assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
+
+
+async def test_a_day_that_the_vendor_calls_used_up_is_over_for_every_node_until_it_ends(desk: Desk, clock: Any) -> None:
+    ends_ms = clock.now_ms() + 3_600_000
+    desk.views = {"v": dataclasses.replace(VIEWS["v"], quota=Quota(limit=None, day="2026-11-26", ends_ms=ends_ms))}
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.RETRY, scope=Scope.ACCOUNT, spent=True, day="2026-11-26", wait_ms=0)
+    assert await desk.plan() == ()
+    assert ((await desk.job()).due_ms, (await desk.job()).reason) == (ends_ms, "quota")
+    await desk.engine.write(lambda conn, _: quota.refill(conn, "shop", "v"))
+    await desk.engine.write(lambda conn, now_ms: job_rows.hurry(conn, now_ms, "shop"))
+    (attempt,) = await desk.plan()
+    assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
 
 
 async def test_what_no_vendor_carries_is_listed_until_the_device_has_it(desk: Desk, clock: Any) -> None:
