@@ -162,10 +162,10 @@ class Situation:
     policy: Policy
     elsewhere: bool = False
     gateway: bool = False
-    grace_until_ms: int = 0  # devices of the time before a restart are given until then to come back
     muted: bool = False  # something waits that the user does not want to be told of
     quiet_until_ms: int | None = None  # it is in the user's quiet hours
     urgent_breaks: bool = True  # what is urgent is told in them as well, and what else waits with it
+    grace_until_ms: int = 0  # devices of the time before a restart are given until then to come back
 
 
 def plan(s: Situation) -> Plan:
@@ -184,9 +184,9 @@ def plan(s: Situation) -> Plan:
     due_ms = (s.job.told_ms or s.now_ms) + s.policy.knocks_ms[s.job.knock]
     if s.now_ms < due_ms:
         return Wait(at_ms=due_ms, reason=Later.KNOCK)
-    if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
     if s.quiet_until_ms is not None:
         return Wait(at_ms=s.quiet_until_ms, reason=Later.QUIET_HOURS)
+    if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
         return Wait(at_ms=s.job.retry_ms, reason=Later.BACKOFF)
     return _send(s, s.told, knock=True)
 
@@ -202,10 +202,10 @@ def _not_yet(s: Situation) -> Wait | None:
     )
     if s.now_ms < at_ms:
         return Wait(at_ms=at_ms, reason=reason)
-    if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
     breaks = s.urgent_breaks and any(item.priority == URGENT for item in s.untold)
     if s.quiet_until_ms is not None and not breaks:
         return Wait(at_ms=s.quiet_until_ms, reason=Later.QUIET_HOURS)
+    if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
         return Wait(at_ms=s.job.retry_ms, reason=Later.BACKOFF)
     if s.now_ms < s.grace_until_ms and s.device.online and not any(_urgent(item) for item in s.untold):
         return Wait(at_ms=s.grace_until_ms, reason=Later.GRACE)
