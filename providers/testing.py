@@ -87,12 +87,17 @@ class ProviderContract:
     dead_statuses: ClassVar[frozenset[int]] = frozenset()  # vendors whose bare status means dead
 
     idle: ClassVar[HttpProvider]  # filled in here
+    checked: ClassVar[ProviderConfig]  # and here
 
     # What the tests are made of.
 
     @property
     def config(self) -> ProviderConfig:
-        return configured(self.provider, self.settings)
+        """Read once for all tests: it never changes, and looking at a private key takes a while."""
+        cls = type(self)
+        if "checked" not in vars(cls):
+            cls.checked = configured(self.provider, self.settings)
+        return cls.checked
 
     def made(self, transport: Transport) -> HttpProvider:
         return self.provider(self.config, transport=transport, now=lambda: NOW_S)

@@ -36,6 +36,8 @@ ACCOUNT = {
 }
 SETTINGS: dict[str, Any] = {"service_account": ACCOUNT, "category": "IM"}
 
+CONFIG = configured(HarmonyProvider, SETTINGS)  # looking at a private key takes a while
+
 
 def v3(code: str, msg: Any = "x", status: int = 200) -> Response:
     body = {"code": code, "msg": msg if isinstance(msg, str) else json.dumps(msg), "requestId": "r-1"}
@@ -66,7 +68,7 @@ class TestHarmonyContract(ProviderContract):
 
 
 def made(answer: Any = GOOD, **settings: Any) -> HarmonyProvider:
-    config = configured(HarmonyProvider, {**SETTINGS, **settings})
+    config = configured(HarmonyProvider, {**SETTINGS, **settings}) if settings else CONFIG
     transport = answer if isinstance(answer, Scripted) else Scripted(lambda _: answer)
     return HarmonyProvider(config, transport=transport, now=lambda: NOW_S)  # type: ignore[arg-type]
 
