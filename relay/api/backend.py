@@ -364,6 +364,11 @@ class BackendApi:
         await self.revoked()
         return Answer(204, None)
 
+    async def delete_user(self, call: Call) -> Answer:
+        await self.inbox.erase(UserKey(call.principal.app_id, call.path["user"]))
+        await self.revoked()
+        return Answer(204, None)
+
     async def app_versions(self, call: Call) -> Answer:
         since_ms = self.clock.now_ms() - call.query.hours * 3_600_000
         found = await self.inbox.versions(call.principal.app_id, since_ms=since_ms)

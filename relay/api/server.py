@@ -23,7 +23,9 @@ from relay.ids import Rng
 from relay.telemetry import Metrics
 
 # What waits, and what must always be heard: not counted among the requests in handlers.
-UNBOUNDED = frozenset({"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/readyz", "/v1/device/ack"})
+UNBOUNDED = frozenset(
+    {"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/readyz", "/v1/device/ack"}
+)
 
 
 def application(
@@ -31,9 +33,9 @@ def application(
     backend: BackendApi,
     device: DeviceApi,
     stream: StreamApi,
+    preferences: PreferencesApi,
     webhooks: WebhookApi,
     receipts: ReceiptApi,
-    preferences: PreferencesApi,
     push: PushApi,
     system: SystemApi,
     auth: Authenticator,
@@ -72,11 +74,12 @@ def application(
         "replay": webhooks.replay,
         "pull_events": webhooks.events,
         "app_versions": backend.app_versions,
-        "list_accounts": push.accounts,
-        "unpark_account": push.unpark,
+        "delete_user": backend.delete_user,
         "get_preferences": preferences.get,
         "put_preferences": preferences.put,
         "delete_preferences": preferences.delete,
+        "list_accounts": push.accounts,
+        "unpark_account": push.unpark,
         "dead_pushes": push.dead,
         "requeue_pushes": push.requeue,
         "handshake": device.handshake,

@@ -383,6 +383,16 @@ ROUTES: tuple[Route, ...] = (
         errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
         tag="operation",
     ),
+    Route(
+        method="DELETE",
+        path="/v1/users/{user}",
+        handler="delete_user",
+        summary="Erase a user: its devices, inbox and wishes, what only it received, and its name in what others did.",
+        access="devices:write",
+        responses={204: None},
+        errors=(*CALLER, *COMMIT),
+        tag="users",
+    ),
     *(
         Route(
             method=method,

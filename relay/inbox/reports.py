@@ -159,10 +159,12 @@ EVENT_OF = {
 }
 
 
-def end(locked: Locked, entries: Sequence[Entry], state: EntryState, *, by: int | None = None) -> None:
+def end(
+    locked: Locked, entries: Sequence[Entry], state: EntryState, *, by: int | None = None, detail: str | None = None
+) -> None:
     """Ends live entries for every device that has not acked them, with a report each. Acked deliveries stay acked.
 
-    `by` is the number of the entry that replaced or recalled them.
+    `by` is the number of the entry that replaced or recalled them; `detail` why, where that is not each device's own.
     """
     entries = [entry for entry in entries if entry.state is EntryState.LIVE]
     if not entries:
@@ -180,9 +182,9 @@ def end(locked: Locked, entries: Sequence[Entry], state: EntryState, *, by: int 
         concerned = [d for d in locked.devices.values() if ledger.concerned(entry, d)]
         waiting = [d for d in concerned if not ledger.acked(entry, d)]
         for device in waiting:
-            open_.setdefault(device.device_id, []).append((entry, _detail(entry, device, ledger)))
+            open_.setdefault(device.device_id, []).append((entry, detail or _detail(entry, device, ledger)))
         if not concerned:
-            nobody.append((entry, "never_online"))
+            nobody.append((entry, detail or "never_online"))
         if entry.completed_ms is None and entry.kind is not Kind.RELEASE:
             counts = {"acked": len(concerned) - len(waiting), str(state): max(len(waiting), 0 if concerned else 1)}
             completed.append((entry, {word: count for word, count in counts.items() if count}))

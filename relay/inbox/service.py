@@ -16,6 +16,7 @@ from relay.inbox.addresses import NewAddress
 from relay.inbox.comparing import Comparison, Range, compare
 from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
+from relay.inbox.erasing import erase
 from relay.inbox.fanout import fan_out
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.locked import PolicyOf
@@ -199,6 +200,14 @@ class InboxService:
             )
         self.hints.wake({device.user for device in devices})
         self.push_due(self.clock.now_ms())
+
+    async def erase(self, user: UserKey) -> None:
+        """Removes a user with everything that is known of it. What it had not received is reported as failed.
+
+        Its devices' connections end with their tokens, which whoever watches these sees to.
+        """
+        await self.engine.write(lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of))
+        self.facts_told()
 
     async def preferences(self, user: UserKey) -> Preferences:
         """Raises Missing."""

@@ -51,6 +51,7 @@ EVENT_TYPES: Final = frozenset(
         "message.completed",
         "store.restored",
         "store.rolled_back",
+        "user.erased",
     }
 )
 OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed", "delivery.vendor_receipt"})  # only for who names them

@@ -1,0 +1,77 @@
+"""Erasing a user, for a request to be forgotten: one transaction, after which nothing of it can be read, pushed or sent.
+
+What stays: messages that others received too, without its name; events already written, until their own time is over; its
+devices' revoked tokens, until those are forgotten, since every node must see them revoked.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from relay.clock import rfc3339
+from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.registry import remove
+from relay.inbox.reports import end
+from relay.model import EntryState, UserKey
+from relay.store import erasing as rows
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Conn
+from relay.store.events import NewEvent, derived_id
+
+CHUNK = 500
+ERASED = "erased"  # as the detail of what it had not received, and in place of its name
+
+
+def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf) -> None:
+    """Removes the user with all that belongs to it. One that is unknown is erased already."""
+    locked = lock(conn, now_ms, [user], policy_of).get(user)
+    if locked is None:
+        return
+    ids: set[str] = set()
+    for entries in _entries(locked):
+        live = [entry for entry in entries if entry.state is EntryState.LIVE]
+        end(locked, live, EntryState.FAILED, detail=ERASED)
+        ids.update(entry.message_id for entry in entries)
+    for device in list(locked.devices.values()):
+        remove(locked, device, detail=ERASED)
+    locked.events.append(
+        NewEvent(
+            app_id=user.app_id,
+            event_id=derived_id("evt_", "user.erased", *user, locked.inbox.epoch),
+            type="user.erased",
+            data={"user": user.user_id, "at": rfc3339(now_ms)},
+        )
+    )
+    flush(conn, now_ms, [locked])
+    _forget_messages(conn, user, ids)
+    rows.drop_user(conn, user)
+
+
+def _entries(locked: Locked) -> Iterator[Any]:
+    after = locked.inbox.floor_seq
+    while True:
+        entries = inbox_rows.entries_between(locked.conn, locked.key, after=after, upto=locked.head_seq, limit=CHUNK)
+        if entries:
+            yield entries
+        if len(entries) < CHUNK:
+            return
+        after = entries[-1].seq
+
+
+def _forget_messages(conn: Conn, user: UserKey, ids: set[str]) -> None:
+    """What nobody else received goes; in the rest, its name."""
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), CHUNK):
+        found = inbox_rows.messages(conn, user.app_id, ordered[start : start + CHUNK])
+        gone = []
+        for row in found.values():
+            recipients = msgspec.json.decode(row.recipients)
+            others = [one for one in recipients if one[0] != user.user_id]
+            if not others:
+                gone.append(row.message_id)
+            elif len(others) < len(recipients):
+                others.append(["", None, ERASED])
+                inbox_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(others).decode())
+        rows.drop_messages(conn, user.app_id, gone)
+    rows.forget_sender(conn, user, ordered)

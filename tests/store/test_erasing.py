@@ -1,0 +1,106 @@
+"""A user is erased, on both stores: no table knows it any more, what it had not received is reported, others keep theirs."""
+
+from typing import Any
+
+import pytest
+from house import House
+
+from relay.errors import Unauthenticated
+from relay.inbox.preferences import Preferences
+from relay.model import UserKey
+from relay.store.engine import Engine
+from relay.store.erasing import OF_USERS
+from relay.store.schema import metadata
+
+PHONE = "ann/phone"
+ANN = UserKey("shop", "ann")
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    """Ann has a bit of everything; bob has received one of the same messages."""
+    house = await House(engine, clock).begin()
+    await house.register(PHONE, "token")
+    await house.register("bob/phone")
+    await house.hello(PHONE, schema=1, app_version="1")
+    await house.send("ann", "bob", conversation_id="c")
+    await house.send("ann", min_schema=5, h="full")
+    await house.send("bob", sender_user="ann", sender_device="phone", client_ref="r")
+    await house.catch_up(PHONE)
+    await house.ack(PHONE, reads=(("c", 1),))
+    await house.hello(PHONE, app_version="2")
+    await house.send("ann")
+    await house.send("ann")
+    page = await house.page(PHONE)
+    await house.ack(PHONE, ids=(page.ids[-1],))
+    await house.bye(PHONE)
+    clock.forward(s=1)
+    await house.told()
+    await house.inbox.set_preferences(ANN, Preferences())
+    return house
+
+
+async def naming_ann(house: House) -> set[str]:
+    """Tables in which a row is hers."""
+    return {
+        table.name
+        for table in metadata.tables.values()
+        if "user_id" in table.c and await house.rows(f"SELECT 1 FROM {table.name} WHERE user_id = 'ann'")
+    }
+
+
+async def test_no_table_knows_the_user_any_more(house: House) -> None:
+    before = await naming_ann(house)
+    assert {"inbox", "inbox_entry", "device", "address", "push_job", "push_attempt", "read_marker", "upgrade"} <= before
+    assert {"device_ack", "device_held"} <= before
+    await house.inbox.erase(ANN)
+    assert await naming_ann(house) == set()
+    rows = await house.rows("SELECT recipients, sender_user, sender_device, client_ref FROM message")
+    assert not [row for row in rows if "ann" in str(row)]
+    assert all(table.name in metadata.tables for table in OF_USERS)
+
+
+async def test_what_was_still_owed_is_reported_as_failed(house: House) -> None:
+    owed = await house.rows("SELECT message_id FROM inbox_entry WHERE user_id = 'ann' AND state = 'live' AND seq > 3")
+    await house.inbox.erase(ANN)
+    failed = [
+        one["detail"] for kind, data in await house.events() if kind == "delivery.failed" for one in data["deliveries"]
+    ]
+    assert owed
+    assert failed
+    assert set(failed) == {"erased"}
+    assert [data["user"] for kind, data in await house.events() if kind == "user.erased"] == ["ann"]
+
+
+async def test_others_keep_what_they_received(house: House) -> None:
+    await house.inbox.erase(ANN)
+    await house.hello("bob/phone")
+    page = await house.page("bob/phone")
+    assert len(page.ids) == 2
+    assert [entry["sender"] for entry in page.json["entries"]] == [None, None]
+    trace = await house.inbox.trace("shop", page.ids[0])
+    assert [one["status"] for one in trace.recipients] == ["accepted", "rejected"]
+
+
+async def test_what_only_the_user_received_is_gone(house: House) -> None:
+    await house.inbox.erase(ANN)
+    assert len(await house.rows("SELECT message_id FROM message")) == 2
+
+
+async def test_its_devices_are_signed_out_and_who_comes_back_begins_anew(house: House) -> None:
+    old = house.store(PHONE).cursor
+    await house.inbox.erase(ANN)
+    with pytest.raises(Unauthenticated):
+        await house.hello(PHONE)
+    await house.register(PHONE)
+    assert (await house.hello(PHONE, cursor=old)).verdict == "resync"
+    assert await house.catch_up(PHONE) == []
+    sent = await house.send("ann")
+    assert await house.catch_up(PHONE) == [sent.message_id]
+
+
+async def test_erasing_again_changes_nothing(house: House) -> None:
+    await house.inbox.erase(ANN)
+    before = await house.events()
+    await house.inbox.erase(ANN)
+    assert await house.events() == before
