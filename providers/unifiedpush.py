@@ -4,11 +4,12 @@ Source: vendor sheet `unifiedpush` (specification AND_3, legacy server specifica
 request §4, answers §5, ntfy §6, mapping §7. Whatever is not said here is as in `providers.webpush`.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
-from providers.http import Response, code_from, retry_after_s
+from providers.http import Request, Response, code_from, retry_after_s
 from providers.vapid import VapidConfig
 from providers.webpush import WebPushProvider
 from providers.webpush_message import TTL_S_MAX, Subscription
@@ -47,14 +48,14 @@ class UnifiedPushProvider(WebPushProvider):
     endpoint_bytes_max: ClassVar[int] = ENDPOINT_BYTES_MAX
     config: UnifiedPushConfig
 
-    async def send(self, push: Push) -> Outcome:
-        """See `Provider`. A server that takes our signature for a login gets the push once more without it (sheet §4)."""
-        outcome = await super().send(push)
-        if outcome.vendor_code == LOGIN_WANTED:
-            known = self._subscription(push.token)
-            if known.vapid is not None:
-                return await super().send(replace(push, token=replace(known, vapid=None).text))
-        return outcome
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`. A server that takes our signature for a login is asked once more without it (sheet §4)."""
+        response = await super().exchange(request, pushes, credential)
+        wanted = response.status == 401 and _code(response.json()) == LOGIN_WANTED
+        if not wanted or "authorization" not in request.headers:
+            return response
+        bare = {name: value for name, value in request.headers.items() if name != "authorization"}
+        return await super().exchange(replace(request, headers=bare), pushes, credential)
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5. Where a push service of a browser answers, its own words count."""
