@@ -1,0 +1,121 @@
+"""Xiaomi, OPPO, vivo and Meizu on a whole relay: a message arrives, and the vendor's receipt finds it."""
+
+import asyncio
+import io
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+import pytest
+from relay_face import Face
+
+from providers.sandbox import Sandbox
+from relay.app import Relay
+from relay.clock import SystemClock
+from relay.config import load
+from relay.ids import system_rng
+from relay.telemetry import Metrics
+
+SOON_S = 20.0
+CLOCK = SystemClock()
+SECRET = "0123456789abcdefABCDEF"
+VENDORS = ("xiaomi", "oppo", "vivo", "meizu")
+
+
+class Scene:
+    def __init__(self, face: Face, sandbox: Sandbox) -> None:
+        self.face = face
+        self.sandbox = sandbox
+
+    async def told(self, vendor: str) -> dict[str, Any]:
+        """Sends a message to a phone of this vendor; gives what the vendor was sent, once it was."""
+        device = {"addresses": [{"account": vendor, "token": f"phone-{vendor}"}]}
+        assert (await self.face.call("PUT", "/v1/users/ann/devices/phone", device))[0] == 201
+        self.message = await self.face.send(push={"title": "Ann", "body": "hello"})
+        assert await self.sandbox.phones.wait(f"phone-{vendor}", 1, timeout_s=SOON_S)
+        (phone,) = self.sandbox.phones.view(token=f"phone-{vendor}", phones_max=1)
+        received: list[Any] = phone["received"]  # type: ignore[assignment]
+        (delivery,) = received
+        assert (delivery["title"], delivery["body"]) == ("Ann", "hello")
+        return dict(delivery)
+
+    async def attempt(self) -> dict[str, Any]:
+        async with asyncio.timeout(SOON_S):
+            while True:
+                _, trace, _ = await self.face.call("GET", f"/v1/messages/{self.message}")
+                attempts = trace["recipients"][0]["devices"][0]["attempts"]
+                if attempts and attempts[-1].get("vendor_id"):
+                    return dict(attempts[-1])
+                await CLOCK.sleep(0.05)
+
+    async def report(self, address: str, body: bytes) -> int:
+        async with self.face.http.post(f"{self.face.url}{urlsplit(address).path}", data=io.BytesIO(body)) as answer:
+            return answer.status
+
+
+@pytest.fixture
+async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.chdir(tmp_path)
+    sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), vendors=VENDORS)
+    await sandbox.start()
+    tables = [
+        sandbox.account_toml(vendor, vendor)
+        + f"receipts = {{ url = 'https://relay.example/v1/receipts/{vendor}', path_secret = '{SECRET}' }}\n"
+        for vendor in VENDORS
+    ]
+    config = tmp_path / "relay.toml"
+    config.write_text("\n".join(tables), encoding="utf-8")
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
+    relay = Relay(load(config, environ), CLOCK, system_rng(), Metrics())
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        yield Scene(Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay), sandbox)
+    await relay.close()
+    await sandbox.stop()
+
+
+def asked_of(vendor: str, message: dict[str, Any]) -> tuple[str, str]:
+    """The address and the parameter that the push named."""
+    match vendor:
+        case "xiaomi":
+            return message["extra.callback"], message["extra.callback.param"]
+        case "oppo":
+            return message["call_back_url"], message["call_back_parameter"]
+        case _:
+            return message["extra"]["callback"], message["extra"]["callback.param"]
+
+
+def receipt(vendor: str, name: str, param: str) -> bytes:
+    """That it was delivered, as the vendor posts it."""
+    token = f"phone-{vendor}"
+    match vendor:
+        case "xiaomi":
+            said = {name: {"param": param, "type": 1, "targets": token, "timestamp": 1_764_000_000_000}}
+            return urlencode({"data": json.dumps(said)}).encode()
+        case "oppo":
+            event = {"messageId": name, "registrationIds": token, "param": param, "eventType": "push_arrive"}
+            return json.dumps([event]).encode()
+        case "vivo":
+            return json.dumps({name: {"param": param, "targets": token}}).encode()
+        case _:
+            said = {f"{name}-1": {"param": param, "type": 1, "targets": [token]}}
+            return urlencode({"cb": json.dumps(said), "access_token": "t"}).encode()
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+async def test_a_message_arrives_and_its_receipt_finds_it(scene: Scene, vendor: str) -> None:
+    delivery = await scene.told(vendor)
+    attempt = await scene.attempt()
+    assert attempt["vendor_id"] == delivery["name"]
+    address, param = asked_of(vendor, json.loads(bytes(delivery["message"])))
+    assert param == scene.message
+    assert await scene.report(address[:-1] + "x", receipt(vendor, delivery["name"], param)) == 401
+    assert (await scene.attempt())["receipts"] == []
+    assert await scene.report(address, receipt(vendor, delivery["name"], param)) == 200
+    (found,) = (await scene.attempt())["receipts"]
+    assert found["fact"] == "delivered"
