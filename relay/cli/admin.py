@@ -1,29 +1,78 @@
 """`relay providers`."""
 
+import sys
+from pathlib import Path
+
+import aiohttp
 import click
 from rich.console import Console
 from rich.table import Table
 
 from providers import loading
+from providers.contract import Capabilities
+from relay.cli.push import EX_REFUSED, Refused, asking
+from relay.cli.runtime import config_option, run, settings_from
+from relay.push.building import configured
+
+YES_OR_NO = ("silent", "collapse", "idempotent", "badge", "image", "localised")
 
 
 @click.command()
-def providers() -> None:
-    """List the installed providers, ours and plug-ins, with where they come from and what they can do."""
-    table = Table("name", "from", "payload", "silent", "collapse", "longest ttl", "")
+@config_option
+@click.option("--url", envvar="RELAY_URL", default="http://127.0.0.1:8080", show_default=True, help="A running relay.")
+@click.option("--key", envvar="RELAY_API_KEY", help="Ask it how its accounts are; needs admin:read. Or RELAY_API_KEY.")
+def providers(config: Path | None, url: str, key: str | None) -> None:
+    """List the installed providers, ours and plug-ins, with where they come from, what they can do, and the accounts."""
+    table = Table("provider", "from", "kinds", "payload", "longest ttl", "a call", *YES_OR_NO)
+    broken = []
     for one in loading.discover():
         if one.provider is None:
-            table.add_row(one.name, one.origin, "", "", "", "", f"can't be loaded: {one.reason}")
-            continue
-        can = one.provider.capabilities
-        days = can.ttl_s_max / 86_400
-        table.add_row(
-            one.name,
-            one.origin,
-            f"{can.payload_bytes_max} B",
-            "yes" if can.silent else "no",
-            "yes" if can.collapse else "no",
-            f"{days:g} d",
-            "",
+            broken.append(one)
+        else:
+            table.add_row(one.name, one.origin, *_abilities(one.provider.capabilities))
+    console = Console()
+    console = Console(width=console.width if console.is_terminal else 160)
+    console.print(table)
+    for one in broken:
+        console.print(f"{one.name} ({one.origin}) can't be loaded: {one.reason}", markup=False)
+    if key:
+        sys.exit(run(_with_states(config, url, key, console)))
+    _accounts(config, {}, console)
+
+
+def _abilities(can: Capabilities) -> list[str]:
+    return [
+        ", ".join(sorted(can.kinds)),
+        f"{can.payload_bytes_max} B",
+        f"{can.ttl_s_max / 86_400:g} d",
+        f"{can.batch_max} tokens" if can.batch_max > 1 else "1 token",
+        *("yes" if getattr(can, name) else "no" for name in YES_OR_NO),
+    ]
+
+
+async def _with_states(config: Path | None, url: str, key: str, console: Console) -> int:
+    try:
+        async with asking(url, key) as ask:
+            listed = (await ask("GET", "/v1/push/accounts"))["accounts"]
+    except Refused as refused:
+        click.echo(str(refused), err=True)
+        return EX_REFUSED
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        console.print(
+            f"The relay at {url} does not answer ({type(error).__name__}): how the accounts are is not known."
         )
-    Console().print(table)
+        listed = []
+    states = {one["name"]: one["state"] + (f" ({one['code']})" if one["code"] else "") for one in listed}
+    _accounts(config, states, console)
+    return 0
+
+
+def _accounts(config: Path | None, states: dict[str, str], console: Console) -> None:
+    """The configured accounts, whose settings were checked. Raises ConfigError with every mistake."""
+    accounts = configured(settings_from(config))
+    if not accounts:
+        return
+    table = Table("account", "provider", "state")
+    for one in accounts:
+        table.add_row(one.name, one.provider.name, states.get(one.name, "configured"))
+    console.print(table)

@@ -1,7 +1,8 @@
 """`relay push`: vendor accounts and dead pushes of a running relay, by its API."""
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
@@ -114,32 +115,38 @@ def requeue(url: str, key: str, user: str | None, device: str | None, why: str |
     _with_relay(url, key, work)
 
 
+@asynccontextmanager
+async def asking(url: str, key: str) -> AsyncIterator[Ask]:
+    """A way to ask a running relay. It raises Refused for what the relay refuses, and what aiohttp raises."""
+    timeout = aiohttp.ClientTimeout(total=CALL_S)
+    async with aiohttp.ClientSession(url, timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as http:
+
+        async def ask(
+            method: str, path: str, body: object = None, *, query: dict[str, str] | None = None
+        ) -> dict[str, Any]:
+            async with http.request(method, path, json=body, params=query) as answer:
+                said: dict[str, Any] = await answer.json(content_type=None)
+                if answer.status >= 400:
+                    mended = "; ".join(f"{one['pointer']}: {one['detail']}" for one in said.get("errors") or [])
+                    raise Refused(f"{said.get('detail') or said.get('title')} {mended}".strip())
+                return said
+
+        yield ask
+
+
 def _with_relay(url: str, key: str, work: Callable[[Ask], Awaitable[None]]) -> None:
     """Runs `work`, and ends the program: with 0, with 1 for a refusal, which is printed, with 69 if nobody answers."""
 
     async def main() -> int:
-        timeout = aiohttp.ClientTimeout(total=CALL_S)
-        headers = {"Authorization": f"Bearer {key}"}
-        async with aiohttp.ClientSession(url, timeout=timeout, headers=headers) as http:
-
-            async def ask(
-                method: str, path: str, body: object = None, *, query: dict[str, str] | None = None
-            ) -> dict[str, Any]:
-                async with http.request(method, path, json=body, params=query) as answer:
-                    said: dict[str, Any] = await answer.json(content_type=None)
-                    if answer.status >= 400:
-                        mended = "; ".join(f"{one['pointer']}: {one['detail']}" for one in said.get("errors") or [])
-                        raise Refused(f"{said.get('detail') or said.get('title')} {mended}".strip())
-                    return said
-
-            try:
+        try:
+            async with asking(url, key) as ask:
                 await work(ask)
-            except Refused as refused:
-                click.echo(str(refused), err=True)
-                return EX_REFUSED
-            except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-                click.echo(f"The relay at {url} does not answer: {type(error).__name__}", err=True)
-                return EX_UNAVAILABLE
+        except Refused as refused:
+            click.echo(str(refused), err=True)
+            return EX_REFUSED
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            click.echo(f"The relay at {url} does not answer: {type(error).__name__}", err=True)
+            return EX_UNAVAILABLE
         return 0
 
     sys.exit(run(main()))

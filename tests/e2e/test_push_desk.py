@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,6 +224,11 @@ async def test_the_same_by_the_command_line(scene: Scene) -> None:
     status, text = await said("dead")
     assert status == 0
     assert "refused" in text
+    words = ["providers", "--config", str(scene.config), *reached]
+    listed = await asyncio.to_thread(CliRunner().invoke, main, words)
+    assert listed.exit_code == 0, listed.output
+    assert re.search(r"fcm +│ push-relay .*4096 B .*28 d", listed.output)
+    assert re.search(r"fcm +│ fcm +│ ready", listed.output)
     await scene.control("reset")
     status, text = await said("requeue", "--why", "refused")
     assert status == 0
