@@ -99,8 +99,8 @@ class WebPushEmulator(Emulator):
         ttl = headers.get("TTL")
         if ttl is None:
             return service.ttl_missing
-        if not _DIGITS.fullmatch(ttl):
-            return service.ttl_wrong
+        if not _DIGITS.fullmatch(ttl) or (service.name == "google" and int(ttl) > service.ttl_s_max):
+            return service.ttl_wrong  # the others shorten it, and say so in their answer
         if service.name == "microsoft" and headers.get("X-WNS-Cache-Policy") != ("cache" if int(ttl) else "no-cache"):
             # With a TTL above 0 the service is content without the header; a wrong one is a conflict all the same.
             if int(ttl) == 0 or "X-WNS-Cache-Policy" in headers:

@@ -283,6 +283,8 @@ BASE = {"TTL": "60", "Content-Encoding": "aes128gcm", "Urgency": "high"}
         ("mozilla", {"Urgency": "soon"}, 401, '"errno":109'),  # it does not look at Urgency
         ("mozilla", {}, 401, '"errno":109'),
         ("google", {"TTL": None}, 400, "InvalidTtlParameter"),
+        ("google", {"TTL": "2419201"}, 400, "InvalidTtlParameter"),
+        ("mozilla", {"TTL": "9999999"}, 401, '"errno":109'),
         ("google", {}, 401, "authorization header must be specified"),
         ("google", {"Authorization": "vapid t=a.b.c, k=x"}, 400, "UnauthorizedRegistration"),
         ("google", {"Authorization": "WebPush x"}, 400, "UnauthorizedRegistration"),
