@@ -110,6 +110,11 @@ class Signer:
         """The public key that new subscriptions are made with."""
         return next(iter(self._keys))
 
+    @property
+    def old(self) -> tuple[str, ...]:
+        """The others."""
+        return tuple(self._keys)[1:]
+
     def knows(self, public: str) -> bool:
         return public in self._keys
 

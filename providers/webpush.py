@@ -5,7 +5,7 @@ Source: vendor sheet `webpush` (RFC 8030, 8188, 8291, 8292; Mozilla, Google, Mic
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple
@@ -110,6 +110,8 @@ BY_ERRNO: dict[int, Meaning] = {
     114: _at(Verdict.REFUSED, 400),
 }
 
+KEY_MISMATCH = frozenset({"VapidPkHashMismatch", "vapid_mismatch"})  # our codes for what Apple and Google say of it
+
 _GOOGLE_MISMATCH = re.compile(rb"VAPID credentials.{0,200}do not correspond", re.IGNORECASE | re.DOTALL)
 _GOOGLE_UNSIGNED = re.compile(rb"\bUnauthorizedRegistration\b", re.IGNORECASE)
 _GOOGLE_TTL = re.compile(rb"\bInvalidTtlParameter\b", re.IGNORECASE)
@@ -206,6 +208,23 @@ class WebPushProvider(HttpProvider):
         if signed_with is not None:
             headers["authorization"] = self._signer.authorization(known.origin, signed_with, now_s=now_s)
         return Request(url=known.endpoint, headers=headers, body=body, total_s=TOTAL_S)
+
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`. A subscription that does not say which key it was made with is tried with the old ones too."""
+        response = await super().exchange(request, pushes, credential)
+        known = self._subscription(pushes[0].token)
+        if known.vapid is None and "authorization" in request.headers:
+            for public in self._signer.old:
+                if not self._is_about_the_key(response):
+                    break
+                signed = self._signer.authorization(known.origin, public, now_s=self.now())
+                again = replace(request, headers={**request.headers, "authorization": signed})
+                response = await super().exchange(again, pushes, credential)
+        return response
+
+    def _is_about_the_key(self, response: Response) -> bool:
+        outcome = self.decode(response)
+        return outcome.verdict is Verdict.REAUTH or outcome.vendor_code in KEY_MISMATCH
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: each service says why in its own place; where none does, the table of sheet §5."""

@@ -260,6 +260,18 @@ def test_a_subscription_made_with_an_old_key_is_signed_with_it() -> None:
     claims_of(provider.encode(push(token=address(vapid=VAPID_PUBLIC)), ""))
 
 
+def test_old_keys_are_tried_only_for_who_does_not_say_which_and_only_when_it_is_about_the_key() -> None:
+    for response, tokens, calls in (
+        (apple(400, "VapidPkHashMismatch"), address(SAFARI), 2),
+        (apple(400, "VapidPkHashMismatch"), address(SAFARI, vapid=OLD_PUBLIC), 1),
+        (apple(410, "Unregistered"), address(SAFARI), 1),
+        (Response(status=503), address(SAFARI), 1),
+    ):
+        provider, scripted = made(response, vapid_old_private_keys=[OLD_VAPID])
+        asyncio.run(provider.send(push(token=tokens)))
+        assert len(scripted.requests) == calls
+
+
 def test_the_signer_remembers_a_bounded_number_of_origins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("providers.vapid.ORIGINS_MAX", 2)
     signer = Signer([private_key(VAPID)], "mailto:a@b.example")

@@ -214,6 +214,16 @@ async def test_a_subscription_of_another_key_is_nobody_elses_trouble(town: Town,
     assert outcome.verdict is (Verdict.TOKEN_DEAD if dead else Verdict.MISCONFIGURED)
 
 
+@pytest.mark.parametrize("service", HOSTS)
+async def test_a_new_key_costs_no_subscription_while_the_old_one_is_kept(town: Town, service: str) -> None:
+    """Though none of them says which key it was made with."""
+    old = town.emulator.settings()["vapid_private_key"]
+    others = [base64url(bytes([n]) * 32) for n in (1, 2)]
+    provider = town.provider(vapid_private_key=others[0], vapid_old_private_keys=[others[1], old])
+    assert (await provider.send(town.push("laptop", service))).verdict is Verdict.ACCEPTED
+    assert len(town.screen("laptop")) == 1
+
+
 async def test_a_clock_that_is_wrong_by_a_day_is_refused_and_mends_itself(town: Town) -> None:
     provider = town.provider()
     provider.now = lambda: NOW - 86_400
