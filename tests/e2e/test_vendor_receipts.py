@@ -22,6 +22,7 @@ from relay.ids import system_rng
 from relay.telemetry import Metrics
 
 SOON_S = 15.0
+ON_ONE_STORE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)  # it makes no difference there
 CLOCK = SystemClock()
 USER, SECRET, PATH_SECRET = "relay", "0ld-style secret", "0123456789abcdefABCDEF"
 
@@ -151,6 +152,7 @@ async def test_a_receipt_finds_its_push_by_either_name_and_nothing_by_none(scene
     assert receipt["reason"] == "superseded"
 
 
+@ON_ONE_STORE
 async def test_what_comes_in_is_bounded(scene: Scene) -> None:
     message = await scene.pushed()
     assert (await scene.report(*(item(code) for code in range(1000, 1100))))[0] == 200
@@ -161,6 +163,7 @@ async def test_what_comes_in_is_bounded(scene: Scene) -> None:
     assert (status, problem["code"]) == (413, "body_too_large")
 
 
+@ON_ONE_STORE
 async def test_nobody_but_the_vendor_reports(scene: Scene) -> None:
     message = await scene.pushed()
     for path, status in (
@@ -182,6 +185,7 @@ async def test_nobody_but_the_vendor_reports(scene: Scene) -> None:
     assert (status, problem["code"]) == (400, "json_invalid")
 
 
+@ON_ONE_STORE
 async def test_the_trace_says_what_the_vendor_could_not_express(scene: Scene) -> None:
     message = await scene.pushed(title_loc_key="FROM", mutable=True)
     assert (await scene.attempt(message))["left_out"] == ["mutable"]
