@@ -124,7 +124,7 @@ class MeizuConfig(ProviderConfig):
     # By the push's `channel`; "default" is for all others. Private is without a number, and its abuse is punished (§5).
     classes: Annotated[dict[str, MeizuClass], Field(min_length=1, max_length=100)]
     # What a push without words shows, quietly: there are no silent ones.
-    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
+    wake_text: Annotated[str, Field(pattern=r"\S", max_length=TITLE_CHARS_MAX)] = "新消息"
     receipts: MeizuReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 

@@ -80,7 +80,7 @@ class OppoConfig(ProviderConfig):
     classes: Annotated[dict[str, OppoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
     strong: bool = False  # OPPO granted banner, vibration and sound (notify_level 16)
     # What a push without words shows, quietly: there are no silent ones.
-    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
+    wake_text: Annotated[str, Field(pattern=r"\S", max_length=TITLE_CHARS_MAX)] = "新消息"
     receipts: OppoReceiptSettings | None = None
     base_url: HttpUrl | None = None
 

@@ -93,8 +93,8 @@ class VivoConfig(ProviderConfig):
     test: bool = False  # only test devices named in the console get it; all that an unreleased app may do
     add_badge: bool = False  # raise the badge by one; vivo takes no number. The field is not confirmed.
     foreground: bool = True  # show it, too, while the app is in front
-    # What a push without words shows, quietly: there are no silent ones.
-    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
+    # What a push without words shows, quietly: there are no silent ones. vivo wants a letter in it.
+    wake_text: Annotated[str, Field(pattern=r"[^\W\d_]", max_length=TITLE_CHARS_MAX)] = "新消息"
     receipts: VivoReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 
@@ -252,7 +252,9 @@ class VivoProvider(HttpProvider):
         """See `HttpProvider`: those who are named as invalid, and the answer's code for the others."""
         answer = response.json()
         outcome = self._outcome(response, answer)
-        users = _invalid_users(answer) if response.status == 200 else {}
+        if response.status != 200 or outcome.verdict is Verdict.REAUTH:
+            return [outcome] * len(pushes)
+        users = _invalid_users(answer)
         if users and outcome.verdict is Verdict.TOKEN_DEAD:
             outcome = replace(outcome, verdict=RETRY)  # the code is about those who are named
         return [users.get(push.token, outcome) for push in pushes]

@@ -113,7 +113,7 @@ class XiaomiConfig(ProviderConfig):
     foreground: bool = True  # show it, too, while the app is in front
     # A push without words passes through, which reaches a running app only; or is it shown, quietly, with `wake_text`?
     wake_shown: bool = False
-    wake_text: Annotated[str, Field(min_length=1, max_length=TITLE_CHARS_MAX)] = "新消息"
+    wake_text: Annotated[str, Field(pattern=r"\S", max_length=TITLE_CHARS_MAX)] = "新消息"
     targets_max: Annotated[int, Field(ge=1, le=1000)] = TARGETS_MAX
     receipts: XiaomiReceiptSettings | None = None
     base_url: HttpUrl | None = None

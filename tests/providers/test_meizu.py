@@ -344,7 +344,7 @@ def test_overrides_lie_over_ours_and_null_takes_away() -> None:
         ({"classes": {}}, "classes"),
         ({"classes": {"chat": {"private": True}}}, "default"),
         ({"classes": {"default": {}}}, "private"),
-        ({"wake_text": ""}, "wake_text"),
+        ({"wake_text": " "}, "wake_text"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], named: str) -> None:

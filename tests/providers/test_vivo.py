@@ -233,6 +233,8 @@ def test_those_who_are_named_as_invalid_fare_by_themselves() -> None:
     assert [one.verdict for one in made().decode_many(said, pushes("a", "b", "c"))] == [DEAD, MISCONFIGURED, ACCEPTED]
     illegal = answer(10302, invalidUsers=[{"userid": "a", "status": 1}])
     assert [one.verdict for one in made().decode_many(illegal, pushes("a", "c"))] == [DEAD, RETRY]
+    stale = answer(10000, invalidUsers=[{"userid": "a", "status": 1}])
+    assert [one.verdict for one in made().decode_many(stale, pushes("a", "c"))] == [REAUTH, REAUTH]
 
 
 async def test_after_the_last_group_body_of_the_day_pushes_go_one_by_one_until_midnight() -> None:
@@ -475,6 +477,7 @@ def test_overrides_lie_over_ours() -> None:
         ({"classes": {"default": {"category": "im"}}}, "category"),
         ({"classes": {"default": {"category": "IM", "x": 1}}}, "classes"),
         ({"wake_text": "x" * 41}, "wake_text"),
+        ({"wake_text": "123 !"}, "wake_text"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], named: str) -> None:

@@ -357,7 +357,7 @@ async def test_overrides_that_xiaomi_would_refuse_are_refused_here(overrides: di
         ({"channels": {"chat": "1"}}, "default"),
         ({"channels": {"default": "a b"}}, "channels.default"),
         ({"targets_max": 1001}, "targets_max"),
-        ({"wake_text": ""}, "wake_text"),
+        ({"wake_text": " "}, "wake_text"),
     ],
 )
 def test_mistakes_are_named(settings: dict[str, Any], named: str) -> None:
