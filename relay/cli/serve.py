@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import structlog
 
+from providers.endpoints import EndpointConfig
 from relay.app import Relay, open_engine
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
@@ -152,6 +153,9 @@ def check(config: Path | None, ask: bool) -> None:
             click.echo(f"keys      {settings.keys.file} (made at the first start, with the store)")
         for account in accounts.all():
             click.echo(f"account   {account.name}: provider {account.provider.name}")
+            own = getattr(account.provider, "config", None)
+            for exempt in own.exempt if isinstance(own, EndpointConfig) else ():
+                click.echo(f"exempt    {exempt}: devices of {account.name} may name it although it is internal")
         for exempt in settings.webhooks.exempt:
             click.echo(f"exempt    {exempt}: webhooks may call it although it is internal")
         await accounts.aclose()

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 from relay_face import Face
 
 from providers.sandbox import Sandbox
 from providers.sandbox.webpush import WebPushEmulator
 from relay.app import Relay
+from relay.cli import main
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
@@ -92,6 +94,15 @@ async def test_what_cannot_be_an_address_is_said_where_it_stands(scene: Scene) -
         assert error["pointer"].endswith("/addresses/0/token")
         assert said in error["detail"]
         assert token not in json.dumps(problem)
+
+
+def test_the_check_of_the_configuration_shows_what_devices_may_name(tmp_path: Path) -> None:
+    config = tmp_path / "relay.toml"
+    config.write_text('[accounts.home]\nprovider = "gotify"\nexempt = ["gotify.lan:80", "10.1.0.0/16:8443"]\n')
+    checked = CliRunner().invoke(main, ["check", "-c", str(config)])
+    assert checked.exit_code == 0, checked.output
+    for exempt in ("gotify.lan:80", "10.1.0.0/16:8443"):
+        assert f"exempt    {exempt}: devices of home may name it" in checked.output
 
 
 async def test_an_app_is_told_the_key_to_subscribe_with(scene: Scene) -> None:
