@@ -199,6 +199,7 @@ class FcmProvider(HttpProvider):
         mutable=True,
         localised=True,
         retry_s_min=10.0,
+        collapse_keys_max=4,
     )
     config: FcmConfig
 

@@ -165,6 +165,7 @@ class Situation:
     muted: bool = False  # something waits that the user does not want to be told of
     quiet_until_ms: int | None = None  # it is in the user's quiet hours
     urgent_breaks: bool = True  # what is urgent is told in them as well, and what else waits with it
+    told_count: int = 0  # told and not acked, counted up to what any account needs to know
     grace_until_ms: int = 0  # devices of the time before a restart are given until then to come back
 
 
@@ -232,6 +233,14 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     return Send(address=address, notes=tuple(notes), from_seq=low, upto_seq=high, form=form)
 
 
+def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | None) -> Wait | None:
+    """Until when a silent push waits, so that the vendor does not drop it: it lets through only so many an hour."""
+    gap_ms = int(account.capabilities.silent_gap_s * 1000)
+    if woken_ms is None or now_ms >= woken_ms + gap_ms or any(note.shows is not None for note in send.notes):
+        return None
+    return Wait(at_ms=woken_ms + gap_ms, reason=Later.RATE)
+
+
 def _choose(s: Situation, ready: Sequence[Address]) -> Address:
     """The address whose turn it is; a later one in the chain if its account is out for long and the later one is not.
 
@@ -264,8 +273,14 @@ def _notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: 
     if bare or any(item.entry.seq <= s.job.bare_seq for item in items):
         return Form.WAKE, [_summary(s, items, capabilities, shown=False, urgent=any(map(_urgent, items)))]
     room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
-    if len(newest) <= room and s.untold_count <= len(s.untold):
+    keys_max = capabilities.collapse_keys_max
+    crowded = keys_max is not None and s.told_count + len(newest) >= keys_max  # the last key is that of the summary
+    if len(newest) <= room and not crowded and s.untold_count <= len(s.untold):
         return Form.EACH, [_own(s, item, capabilities) for item in newest]
+    if crowded:
+        return Form.SUMMARY, [
+            _summary(s, items, capabilities, shown=True, urgent=any(map(_urgent, items)), for_all=True)
+        ]
     conversations: dict[str | None, list[Item]] = {}
     for item in items:
         conversations.setdefault(item.entry.conversation_id, []).append(item)
@@ -318,11 +333,13 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
     )
 
 
-def _summary(s: Situation, items: Sequence[Item], capabilities: Capabilities, *, shown: bool, urgent: bool) -> Note:
+def _summary(
+    s: Situation, items: Sequence[Item], capabilities: Capabilities, *, shown: bool, urgent: bool, for_all: bool = False
+) -> Note:
     """One notification for several messages; the same for the same conversation, so that it replaces the last one."""
     newest = items[-1]
     conversations = {item.entry.conversation_id for item in items}
-    about = next(iter(conversations)) if len(conversations) == 1 else None
+    about = next(iter(conversations)) if len(conversations) == 1 and not for_all else None
     count = max(len(items), s.untold_count if about is None else len(items))
     id_ = summary_id(s.device.device_id, about)
     text = Notification(

@@ -33,6 +33,7 @@ from relay.push.planner import (
     Stop,
     Wait,
     plan,
+    spared,
 )
 from relay.push.rules import Result, Then, after
 from relay.store import dead, quota
@@ -146,7 +147,7 @@ def _plan_one(
     told: list[Item] = []
     if not untold and device.pushed_seq > device.acked_seq:
         told, _ = _items(locked, device, after=device.acked_seq, upto=device.pushed_seq)
-    return plan(
+    found = plan(
         Situation(
             now_ms=locked.now_ms,
             device=device,
@@ -155,15 +156,33 @@ def _plan_one(
             untold_count=count,
             told=tuple(told),
             upto_seq=locked.head_seq if untold else device.pushed_seq,
+            told_count=_told_count(locked, device, views) if untold else 0,
             addresses=tuple(addresses),
             accounts=views,
             policy=locked.policy,
             elsewhere=rules.someone_looks(device, locked.devices.values()),
             gateway=device.node_id == GATEWAY,
-            grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
             muted=locked.outstanding(device).muted if not untold and not told else False,
             quiet_until_ms=quiet_until(locked.preferences, device.tz, locked.now_ms),
             urgent_breaks=locked.preferences.urgent_breaks,
+            grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
+        )
+    )
+    if isinstance(found, Send) and views[found.address.account].capabilities.silent_gap_s > 0:
+        account = found.address.account
+        woken_ms = job_rows.last_wake_ms(locked.conn, device.key, account)
+        return spared(found, views[account], now_ms=locked.now_ms, woken_ms=woken_ms) or found
+    return found
+
+
+def _told_count(locked: Locked, device: Device, views: Mapping[str, AccountView]) -> int:
+    """How many told entries the device has not acked: counted as far as an account with few collapse keys wants to know."""
+    limit = max((view.capabilities.collapse_keys_max or 0 for view in views.values()), default=0)
+    if not limit or device.pushed_seq <= device.acked_seq:
+        return 0
+    return len(
+        inbox_rows.notifiable_between(
+            locked.conn, locked.key, locked.now_ms, after=device.acked_seq, upto=device.pushed_seq, limit=limit
         )
     )
 

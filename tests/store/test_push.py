@@ -15,7 +15,7 @@ from relay.inbox.cursor import CursorKeys
 from relay.inbox.registry import Registration
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
-from relay.push.planner import AccountView, Quota
+from relay.push.planner import AccountView, Privacy, Quota
 from relay.push.rules import Result, Then
 from relay.push.service import Attempt, Settlement, plan_due, settle, still_needed
 from relay.store import dead, meta, quota
@@ -257,6 +257,35 @@ async def test_a_day_that_the_vendor_calls_used_up_is_over_for_every_node_until_
     await desk.engine.write(lambda conn, now_ms: job_rows.hurry(conn, now_ms, "shop"))
     (attempt,) = await desk.plan()
     assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
+
+
+async def test_wake_ups_of_one_device_keep_the_distance_that_the_vendor_wants(desk: Desk, clock: Any) -> None:
+    gap = dataclasses.replace(VIEWS["v"].capabilities, silent_gap_s=1200)
+    desk.views = {"v": dataclasses.replace(VIEWS["v"], privacy=Privacy.NONE, capabilities=gap)}
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.ACCEPTED)
+    await desk.send()
+    clock.forward(s=1)
+    assert await desk.plan() == ()
+    assert (await desk.job()).due_ms == attempt.started_ms + 1_200_000
+    clock.forward(s=1200)
+    (attempt,) = await desk.plan()
+    assert (attempt.send.from_seq, attempt.send.upto_seq) == (2, 2)
+
+
+async def test_messages_that_wait_at_a_vendor_with_four_collapse_keys_take_no_fifth(desk: Desk, clock: Any) -> None:
+    few = dataclasses.replace(VIEWS["v"].capabilities, collapse_keys_max=4)
+    desk.views = {"v": dataclasses.replace(VIEWS["v"], capabilities=few)}
+    keys = set()
+    for _ in range(7):
+        await desk.send()
+        clock.forward(s=1)
+        (attempt,) = await desk.plan()
+        keys |= {note.collapse_key for note in attempt.send.notes}
+        await desk.settle(attempt, Verdict.ACCEPTED)
+    assert len(keys) == 4
 
 
 async def test_what_no_vendor_carries_is_listed_until_the_device_has_it(desk: Desk, clock: Any) -> None:

@@ -37,6 +37,7 @@ from relay.push.planner import (
     Stop,
     Wait,
     plan,
+    spared,
     summary_id,
 )
 
@@ -208,6 +209,30 @@ def test_a_quota_bounds_what_goes_today_and_then_waits_for_the_vendor_s_midnight
     for spent in (limited.counted(10), limited.counted(8).used(2)):
         found = plan(situation(item(1), accounts={"v": spent}))
         assert found == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)
+
+
+def test_a_vendor_with_few_collapse_keys_gets_a_summary_before_it_would_have_to_evict_one() -> None:
+    few = {"v": view(capabilities=dataclasses.replace(CAPABILITIES, collapse_keys_max=4))}
+    alone = sent(situation(item(4), told_count=2, accounts=few))
+    assert [note.collapse_key for note in alone.notes] == ["m4"]
+    for told in (3, 4):
+        crowded = sent(situation(item(4, conversation_id="c"), told_count=told, accounts=few))
+        assert [note.collapse_key for note in crowded.notes] == [summary_id("phone", None)], (
+            "always the same, fourth key"
+        )
+    (note,) = sent(situation(*(item(n, conversation_id=f"c{n}") for n in (1, 2, 3, 4)), accounts=few)).notes
+    assert note.collapse_key == summary_id("phone", None)
+
+
+def test_a_silent_push_waits_so_long_that_the_vendor_lets_it_through() -> None:
+    account = view(privacy=Privacy.NONE, capabilities=dataclasses.replace(CAPABILITIES, silent_gap_s=1200))
+    silent = sent(situation(item(1), accounts={"v": account}))
+    assert spared(silent, account, now_ms=NOW, woken_ms=None) is None
+    assert spared(silent, account, now_ms=NOW, woken_ms=NOW - 1_200_000) is None
+    soon = spared(silent, account, now_ms=NOW, woken_ms=NOW - 1_000_000)
+    assert soon == Wait(at_ms=NOW + 200_000, reason=Later.RATE)
+    shown = sent(situation(item(1), accounts={"v": view()}))
+    assert spared(shown, account, now_ms=NOW, woken_ms=NOW) is None
 
 
 def test_title_only_hides_the_rest_of_the_message() -> None:
