@@ -1,0 +1,209 @@
+// Three ways to the same pages: WebSocket, server-sent events, long poll. Whichever it is, the client sees frames.
+
+const CALLS = { hello: ["PUT", "/v1/device"], ack: ["POST", "/v1/device/ack"], hb: ["POST", "/v1/device/heartbeat"] };
+const ANSWERS = { hello: "welcome", ack: "ack", hb: "hb" };
+const SUBPROTOCOL = "relay.v1.json";
+const NOT_UNFIT = new Set([401, 403, 429, 502, 503, 504]);
+
+/** The end of a way. `unfit`: it does not work here, another one may. */
+export class Gone extends Error {
+  constructor(code = null, { retryAfterMs = 0, unfit = false } = {}) {
+    super(`the connection ended (${code})`);
+    Object.assign(this, { code, retryAfterMs, unfit });
+  }
+}
+
+/** Everything by calls of its own: the long poll, and what the other ways do beside their connection. */
+export class HttpWay {
+  reading = "pulled";
+  #etag = null;
+  #pull = null;
+  #turn = Promise.resolve();
+  abort = new AbortController();
+
+  constructor({ url, token, fetch, came }) {
+    Object.assign(this, { url, token, fetch, came });
+  }
+
+  /** Says a frame by a call; its answer comes as a frame. Words are heard in the order in which they are said. */
+  say(frame) {
+    if (!(frame.type in CALLS)) return;
+    this.#turn = this.#turn.then(() => this.#said(frame));
+  }
+
+  sayAside(frame) {
+    this.say(frame);
+  }
+
+  async #said({ type, ref, ...body }) {
+    const [method, path] = CALLS[type];
+    await this.#guarded(ref, async () => {
+      const answer = await this.call(method, path, { body });
+      this.came({ ...(await answer.json()), type: ANSWERS[type], ref });
+    });
+  }
+
+  /** Asks for the page after the cursor; a new question takes the place of one that still waits. */
+  async read(cursor, waitS) {
+    this.#pull?.abort();
+    const pull = (this.#pull = new AbortController());
+    const query = new URLSearchParams({ ...(cursor ? { cursor } : {}), ...(waitS ? { wait: String(waitS) } : {}) });
+    const headers = this.#etag && this.#etag.cursor === cursor ? { "If-None-Match": this.#etag.tag } : {};
+    const began = Date.now();
+    await this.#guarded(undefined, async () => {
+      const answer = await this.call("GET", `/v1/device/sync?${query}`, { headers, signal: pull.signal });
+      const nothing = { type: "nothing", askedS: waitS, waitedMs: Date.now() - began };
+      if (answer.status === 304) return this.came(nothing);
+      const body = await answer.json();
+      for (const page of body.batches) {
+        this.came({ type: "batch", ...page, caught_up: body.caught_up });
+        if (body.caught_up) this.#etag = { cursor: page.cursor, tag: answer.headers.get("ETag") };
+      }
+      if (body.batches.every((page) => page.to === page.from)) this.came({ ...nothing, nextPollS: body.next_poll_s });
+      return undefined;
+    }, pull.signal);
+  }
+
+  async #guarded(ref, what, signal) {
+    try {
+      await what();
+    } catch (error) {
+      if (signal?.aborted || this.abort.signal.aborted) return;
+      this.came(error instanceof Problem ? error.frame(ref) : new Gone());
+    }
+  }
+
+  /** One call. Throws Problem for a refusal. */
+  async call(method, path, { body, headers = {}, signal } = {}) {
+    const answer = await this.fetch(this.url + path, {
+      method,
+      headers: {
+        Authorization: `Bearer ${this.token()}`,
+        ...(body ? { "Content-Type": "application/json" } : {}),
+        ...headers,
+      },
+      body: body && JSON.stringify(body),
+      signal: signal ? AbortSignal.any([signal, this.abort.signal]) : this.abort.signal,
+      cache: "no-store",
+    });
+    if (answer.ok || answer.status === 304) return answer;
+    throw new Problem(answer.status, await answer.json().catch(() => ({})));
+  }
+
+  async close() {
+    this.#pull?.abort();
+    await Promise.race([this.#turn, new Promise((done) => setTimeout(done, 2000))]);
+    this.abort.abort();
+  }
+}
+
+/** A refusal of the relay. */
+export class Problem extends Error {
+  constructor(status, body) {
+    super(`${status} ${body.code}: ${body.detail}`);
+    Object.assign(this, { status, body, code: body.code });
+  }
+
+  /** The same as a frame, or the end of the way. */
+  frame(ref) {
+    const retryAfterMs = this.body.retry_after_ms ?? 0;
+    if (this.body.resync) return { type: "resync_required", resync: this.body.resync };
+    if (this.code === "state_conflict") return new Gone(4001);
+    if (this.status === 401 || this.status === 403) return new Gone(this.status);
+    if (ref === undefined && (this.body.retryable ?? this.status >= 500)) return new Gone(this.status, { retryAfterMs });
+    return { type: "error", ref, code: this.code, detail: this.body.detail, retry_after_ms: retryAfterMs };
+  }
+}
+
+/** The WebSocket. A browser cannot give it a header, so it brings a ticket. */
+export class SocketWay extends HttpWay {
+  reading = "pushed";
+
+  async open(WebSocket) {
+    let ticket;
+    try {
+      ({ ticket } = await (await this.call("POST", "/v1/device/ticket")).json());
+    } catch (error) {
+      const frame = error instanceof Problem ? error.frame() : new Gone();
+      throw frame instanceof Gone ? frame : new Gone(error.status, { unfit: !NOT_UNFIT.has(error.status) });
+    }
+    const socket = (this.socket = new WebSocket(`${this.url.replace(/^http/, "ws")}/v1/device/ws`, [
+      SUBPROTOCOL,
+      `relay.ticket.${ticket}`,
+    ]));
+    await new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = socket.onclose = () => reject(new Gone(null, { unfit: true }));
+    });
+    socket.onmessage = ({ data }) => this.came(JSON.parse(data));
+    socket.onerror = () => {};
+    socket.onclose = ({ code }) => this.came(new Gone(code, { unfit: code === 1006 }));
+  }
+
+  say(frame) {
+    if (this.socket.readyState === 1) this.socket.send(JSON.stringify(frame));
+  }
+
+  /** Over plain HTTP, whatever the way: before the handshake. */
+  sayAside(frame) {
+    super.say(frame);
+  }
+
+  async close() {
+    this.socket.onclose = this.socket.onmessage = null;
+    this.socket.close(1000);
+    await super.close();
+  }
+}
+
+/** Server-sent events, read by fetch, so that the token stays in a header and the cursor comes from the store. */
+export class StreamWay extends HttpWay {
+  reading = "streamed";
+  #streaming = false;
+
+  async read(cursor, waitS) {
+    if (this.#streaming) return super.read(cursor, 0);
+    this.#streaming = true;
+    try {
+      const query = new URLSearchParams(cursor ? { cursor } : {});
+      const headers = { Accept: "text/event-stream" };
+      const answer = await this.call("GET", `/v1/device/stream?${query}`, { headers });
+      for await (const { event, data } of eventsOf(answer.body)) this.came({ ...JSON.parse(data), type: event });
+      this.came(new Gone());
+    } catch (error) {
+      if (this.abort.signal.aborted) return undefined;
+      const unfit = error instanceof Problem && !NOT_UNFIT.has(error.status) && !error.body.resync;
+      this.came(unfit ? new Gone(error.status, { unfit }) : error instanceof Problem ? error.frame() : new Gone());
+    }
+    return undefined;
+  }
+}
+
+/** The events of a stream of bytes (WHATWG HTML, "Server-sent events"). */
+export async function* eventsOf(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let event = "message";
+  let data = [];
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const raw of lines) {
+      const line = raw.replace(/\r$/, "");
+      const colon = line.indexOf(":");
+      const name = colon < 0 ? line : line.slice(0, colon);
+      const text = colon < 0 ? "" : line.slice(colon + 1).replace(/^ /, "");
+      if (line === "") {
+        if (data.length) yield { event, data: data.join("\n") };
+        event = "message";
+        data = [];
+      } else if (name === "event") {
+        event = text;
+      } else if (name === "data") {
+        data.push(text);
+      }
+    }
+  }
+}
