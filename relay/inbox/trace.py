@@ -122,6 +122,7 @@ def _attempt(row: Any, reported: Sequence[Any]) -> dict[str, Any]:
         "left_out": row.left_out.split(",") if row.left_out else [],
         "receipts": [
             {
+                "push_id": one.push_id,
                 "fact": one.fact,
                 "code": one.code,
                 "reason": one.reason,

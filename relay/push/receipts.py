@@ -95,17 +95,12 @@ def take(
     told = 0
     for owner, hashed, receipt in owned:
         locked = users.get(owner.user)
-        attempt = receipt_rows.attempt_told(
-            conn,
-            owner,
-            account=account.name,
-            token_hash=hashed,
-            vendor_id=receipt.vendor_id,
-            push_id=receipt.push_id,
-        )
+        attempt = None if locked is None else _attempt(locked, owner, account.name, hashed, receipt)
         if locked is None or attempt is None:
             continue
+        push_id, entries = _about(locked, attempt, receipt.push_id)
         said = {
+            "push_id": push_id,
             "fact": str(receipt.fact),
             "code": receipt.code or "",
             "reason": receipt.reason,
@@ -113,17 +108,42 @@ def take(
             "taken_ms": now_ms,
         }
         if receipt_rows.add(conn, owner, attempt.claim_token, said):
-            locked.events.append(_event(locked, owner, account.name, attempt, receipt))
+            name = (attempt.claim_token, push_id, said["fact"], said["code"])
+            locked.events.append(_event(locked, owner, account.name, receipt, entries, name))
             told += 1
     flush(conn, now_ms, users.values())
     return told
 
 
+def _attempt(
+    locked: Locked, device: DeviceKey, account: str, hashed: bytes, receipt: Receipt
+) -> receipt_rows.Reported | None:
+    """By the names in its row; these are of its first push, so of the others by the message that is named."""
+    named = receipt_rows.attempt_named(
+        locked.conn,
+        device,
+        account=account,
+        token_hash=hashed,
+        vendor_id=receipt.vendor_id,
+        push_id=receipt.push_id,
+    )
+    if named is not None or receipt.push_id is None:
+        return named
+    for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, [receipt.push_id]):
+        if entry.kind in CARRIES_MESSAGE:
+            return receipt_rows.attempt_covering(locked.conn, device, account=account, token_hash=hashed, seq=entry.seq)
+    return None
+
+
 def _event(
-    locked: Locked, device: DeviceKey, account: str, attempt: receipt_rows.Reported, receipt: Receipt
+    locked: Locked,
+    device: DeviceKey,
+    account: str,
+    receipt: Receipt,
+    entries: Sequence[Entry],
+    name: Sequence[Any],
 ) -> NewEvent:
     fact, code = str(receipt.fact), receipt.code or ""
-    entries = _entries(locked, attempt, receipt.push_id)
     data: dict[str, Any] = {
         "user": device.user_id,
         "device": device.device_id,
@@ -143,24 +163,24 @@ def _event(
             for entry in entries
         ],
     }
-    event_id = derived_id("evt_", EVENT, *device, attempt.claim_token, fact, code)
+    event_id = derived_id("evt_", EVENT, *device, *name)
     return NewEvent(app_id=device.app_id, event_id=event_id, type=EVENT, data=data)
 
 
-def _entries(locked: Locked, attempt: receipt_rows.Reported, push_id: str | None) -> list[Entry]:
-    """The messages that still live and that the push told of: one, if it was a message's own."""
-    for name in (push_id, attempt.push_id):
+def _about(locked: Locked, attempt: receipt_rows.Reported, named: str | None) -> tuple[str, list[Entry]]:
+    """Which push of the attempt it is about, and the messages that it told of and that still live: one, if it was a
+    message's own."""
+    for name in (named, attempt.push_id):
         entries = inbox_rows.entries_of_messages(locked.conn, locked.key, [name]) if name else []
         mine = [e for e in entries if e.kind in CARRIES_MESSAGE and attempt.from_seq <= e.seq <= attempt.upto_seq]
-        if mine:
-            return [entry for entry in mine if entry.live(locked.now_ms)]
-    return list(
-        inbox_rows.notifiable_between(
-            locked.conn,
-            locked.key,
-            locked.now_ms,
-            after=attempt.from_seq - 1,
-            upto=attempt.upto_seq,
-            limit=ENTRIES_MAX,
-        )
+        if name and mine:
+            return name, [entry for entry in mine if entry.live(locked.now_ms)]
+    told = inbox_rows.notifiable_between(
+        locked.conn,
+        locked.key,
+        locked.now_ms,
+        after=attempt.from_seq - 1,
+        upto=attempt.upto_seq,
+        limit=ENTRIES_MAX,
     )
+    return attempt.push_id, list(told)

@@ -10,10 +10,10 @@ from relay.model import DeviceKey, UserKey
 from relay.store.schema import push_attempt, push_receipt
 from relay.store.sql import insert_missing
 
-RECEIPTS_MAX = 10  # of one attempt: a vendor has few things to say of a push
+RECEIPTS_MAX = 30  # of one attempt: a vendor has few things to say of its few pushes
 
 _a, _r = push_attempt.c, push_receipt.c
-_attempt = (
+_attempts = (
     select(_a.claim_token, _a.push_id, _a.from_seq, _a.upto_seq)
     .where(
         _a.app_id == bindparam("app"),
@@ -21,19 +21,19 @@ _attempt = (
         _a.device_id == bindparam("device"),
         _a.account == bindparam("of"),
         _a.token_hash == bindparam("hash"),
-        _a.ended_ms.is_not(None),
-        or_(_a.vendor_id == bindparam("vid"), _a.push_id == bindparam("pid")),
     )
     .order_by(_a.claim_token.desc())
     .limit(1)
 )
+_named = _attempts.where(or_(_a.vendor_id == bindparam("vid"), _a.push_id == bindparam("pid")))
+_covering = _attempts.where(_a.from_seq <= bindparam("seq"), _a.upto_seq >= bindparam("seq"))
 _here = (
     _r.app_id == bindparam("app"),
     _r.user_id == bindparam("user"),
     _r.device_id == bindparam("device"),
     _r.claim_token == bindparam("token"),
 )
-_known = select(_r.fact, _r.code).where(*_here).limit(RECEIPTS_MAX)
+_known = select(_r.push_id, _r.fact, _r.code).where(*_here).limit(RECEIPTS_MAX)
 _of_user = (
     select(push_receipt)
     .where(
@@ -55,22 +55,33 @@ class Reported:
     upto_seq: int
 
 
-def attempt_told(
+def attempt_named(
     conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes, vendor_id: str | None, push_id: str | None
 ) -> Reported | None:
     """The newest attempt at this device by this token that the vendor or we named so."""
-    values = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "of": account, "hash": token_hash}
-    row = conn.execute(_attempt, values | {"vid": vendor_id, "pid": push_id}).one_or_none()
+    return _one(conn, _named, key, account, token_hash, {"vid": vendor_id, "pid": push_id})
+
+
+def attempt_covering(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes, seq: int) -> Reported | None:
+    """The newest attempt at this device by this token that told of this number: it may have made several pushes."""
+    return _one(conn, _covering, key, account, token_hash, {"seq": seq})
+
+
+def _one(
+    conn: Connection, statement: Any, key: DeviceKey, account: str, token_hash: bytes, values: dict[str, Any]
+) -> Reported | None:
+    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "of": account, "hash": token_hash}
+    row = conn.execute(statement, place | values).one_or_none()
     if row is None:
         return None
     return Reported(claim_token=row.claim_token, push_id=row.push_id, from_seq=row.from_seq, upto_seq=row.upto_seq)
 
 
 def add(conn: Connection, key: DeviceKey, claim_token: int, values: dict[str, Any]) -> bool:
-    """Whether this is news: fact, code, reason, at_ms, taken_ms. A known fact, and one too many, change nothing."""
+    """Whether this is news: push_id, fact, code, reason, at_ms, taken_ms. A known fact, and one too many, are none."""
     place = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "token": claim_token}
-    known = [(row.fact, row.code) for row in conn.execute(_known, place)]
-    if len(known) >= RECEIPTS_MAX or (values["fact"], values["code"]) in known:
+    known = [(row.push_id, row.fact, row.code) for row in conn.execute(_known, place)]
+    if len(known) >= RECEIPTS_MAX or (values["push_id"], values["fact"], values["code"]) in known:
         return False
     row = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id, "claim_token": claim_token}
     insert_missing(conn, push_receipt, [row | values])

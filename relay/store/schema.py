@@ -405,12 +405,13 @@ push_receipt = _table(
     _text("user_id"),
     _text("device_id"),
     _int("claim_token"),  # the attempt's
+    _text("push_id"),  # which of its pushes
     _text("fact"),  # unknown, failed, delivered, clicked
     _text("code"),  # the vendor's, or nothing
     _text("reason", null=True),
     _int("at_ms", null=True),  # when it happened, as the vendor says
     _int("taken_ms"),
-    key=("app_id", "user_id", "device_id", "claim_token", "fact", "code"),
+    key=("app_id", "user_id", "device_id", "claim_token", "push_id", "fact", "code"),
 )
 account_state = _table(
     "account_state",

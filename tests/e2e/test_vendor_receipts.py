@@ -152,11 +152,27 @@ async def test_a_receipt_finds_its_push_by_either_name_and_nothing_by_none(scene
     assert receipt["reason"] == "superseded"
 
 
+async def test_of_several_pushes_in_one_attempt_each_has_its_receipts(scene: Scene) -> None:
+    """Three messages are told one by one; the row has the names of the first alone."""
+    bodies = [{"to": {"users": ["ann"]}, "body": n, "push": {"title": f"{n}"}} for n in range(3)]
+    _, batch, _ = await scene.face.call("POST", "/v1/messages/batch", {"messages": bodies})
+    ids = [one["id"] for one in batch["results"]]
+    async with asyncio.timeout(SOON_S):
+        while not (await scene.attempt(ids[2])).get("vendor_id"):
+            await CLOCK.sleep(0.05)
+    assert sorted(sent["android"]["bi_tag"] for sent in scene.vendor.sent) == sorted(ids)
+    for place, message in enumerate(ids):
+        assert (await scene.report(item(0, requestId=f"r-{place + 7}", biTag=message)))[0] == 200
+    events = await scene.events(3)
+    assert [[one["message_id"] for one in event["deliveries"]] for event in events] == [[id_] for id_ in ids]
+    assert sorted(one["push_id"] for one in (await scene.attempt(ids[2]))["receipts"]) == sorted(ids)
+
+
 @ON_ONE_STORE
 async def test_what_comes_in_is_bounded(scene: Scene) -> None:
     message = await scene.pushed()
     assert (await scene.report(*(item(code) for code in range(1000, 1100))))[0] == 200
-    assert len((await scene.attempt(message))["receipts"]) == 10
+    assert len((await scene.attempt(message))["receipts"]) == 30
     status, problem = await scene.report(*[item(0)] * 1001)
     assert (status, problem["code"]) == (400, "json_invalid")
     status, problem = await scene.post(f"hw/{PATH_SECRET}", b"x" * (1024 * 1024 + 1))

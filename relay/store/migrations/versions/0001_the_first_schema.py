@@ -486,12 +486,13 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Text(), nullable=False),
         sa.Column("device_id", sa.Text(), nullable=False),
         sa.Column("claim_token", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("push_id", sa.Text(), nullable=False),
         sa.Column("fact", sa.Text(), nullable=False),
         sa.Column("code", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("at_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("taken_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
-        sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "claim_token", "fact", "code"),
+        sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "claim_token", "push_id", "fact", "code"),
         sqlite_strict=True,
     )
     op.create_table(
