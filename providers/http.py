@@ -117,12 +117,17 @@ class HttpProvider(ABC):
         outcomes = {place: outcome for place, push in enumerate(pushes) if (outcome := self.known(push))}
         left = [place for place in range(len(pushes)) if place not in outcomes]
         for group in alike(pushes, left, self.batch_max):
-            found = await self._send_alike([pushes[place] for place in group])
-            if len(group) > 1 and all(outcome.verdict is Verdict.TOKEN_DEAD for outcome in found):
-                # One dead token may have spoilt the call for all of them: each is asked about.
-                found = [(await self._send_alike([pushes[place]]))[0] for place in group]
+            found = await self._send_group([pushes[place] for place in group])
             outcomes |= dict(zip(group, found, strict=True))
         return [outcomes[place] for place in range(len(pushes))]
+
+    async def _send_group(self, pushes: Sequence[Push]) -> list[Outcome]:
+        """One call; but if it is called dead as a whole, one token may have spoilt it for all, and is sought by halves."""
+        found = await self._send_alike(pushes)
+        if len(pushes) == 1 or any(outcome.verdict is not Verdict.TOKEN_DEAD for outcome in found):
+            return found
+        half = len(pushes) // 2
+        return [*await self._send_group(pushes[:half]), *await self._send_group(pushes[half:])]
 
     @property
     def batch_max(self) -> int:

@@ -47,6 +47,7 @@ REGIONS = {
 }
 BATCH_MAX = 100  # the vendor takes 1000, but each repeats the content
 TOKEN_LIFE_S = 20 * 3600.0  # of the 24 hours that it is good for
+RENEWAL_S_MIN = 600.0  # OPPO may give an old token again; asking for it every minute is "too often" (sheet §2)
 SPENT_S = 3600.0
 REGISTRATION_ID = 2  # target_type
 
@@ -254,4 +255,4 @@ def _created_s(data: Mapping[str, Any], *, now_s: float) -> float:
     made_ms = data.get("create_time")
     if type(made_ms) is not int:
         return now_s
-    return min(max(made_ms / 1000, now_s - TOKEN_LIFE_S + 60), now_s)
+    return min(max(made_ms / 1000, now_s - TOKEN_LIFE_S + RENEWAL_S_MIN), now_s)

@@ -455,6 +455,13 @@ class ProviderContract:
         scripted = self.scripted_many(tokens, lambda request: dead if _count(request, tokens[1]) else good)
         outcomes = asyncio.run(self.made(scripted).send_many(self.batch(tokens)))
         assert [one.verdict for one in outcomes] == [Verdict.ACCEPTED, Verdict.TOKEN_DEAD, Verdict.ACCEPTED]
+        many = self.tokens(min(64, self.provider.capabilities.batch_max))
+        one = many[-1]
+        scripted = self.scripted_many(many, lambda request: dead if _count(request, one) else good)
+        outcomes = asyncio.run(self.made(scripted).send_many(self.batch(many)))
+        assert [outcome.verdict for outcome in outcomes[:-1]] == [Verdict.ACCEPTED] * (len(many) - 1)
+        assert outcomes[-1].verdict is Verdict.TOKEN_DEAD
+        assert len(scripted.requests) <= 4 * len(many).bit_length(), "sought by halves"
 
     @_some
     @given(status=st.sampled_from([200, 400, 401, 403, 404, 429, 500, 503]), body=st.binary(max_size=100))

@@ -297,7 +297,21 @@ class VivoEmulator(CodedEmulator):
             raise Wrong(10097, "classification")
         if message.get("pushMode", 0) == 0:
             self._check_words(message)
+        if not self._in_time(message.get("timedDisplay")):
+            raise Wrong(10067, "timedDisplay")
         self._check_hour(message)
+
+    def _in_time(self, timed: object) -> bool:
+        """Ten minutes ahead at least, a day at most, and for less than two hours."""
+        if timed is None:
+            return True
+        begin, end = (
+            (timed.get(name) for name in ("showStartTime", "showEndTime")) if isinstance(timed, dict) else (0, 0)
+        )
+        if type(begin) is not int or type(end) is not int:
+            return False
+        ahead_s = begin / 1000 - self.host.now()
+        return 600 <= ahead_s <= DAY_S and 0 < end - begin < 7200 * 1000
 
     @staticmethod
     def _check_words(message: Json) -> None:

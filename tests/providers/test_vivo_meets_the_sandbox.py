@@ -41,6 +41,7 @@ SHEET = {
     "revoked": FIX,
     **{f"code{code}": answered for answered, codes in BY_CODE.items() for code in codes},
 }
+SOON_MS = int((NOON_BEIJING + 600) * 1000)
 LOGIN_RETRIED = {"garbage", "reset", "unavailable", "gateway", "code10093", "code10102"}
 
 
@@ -203,6 +204,9 @@ async def test_a_thousand_characters_of_data_are_too_large_before_they_are_sent(
         ({"extra": {"callback": "x" * 129}}, 10061),
         ({"extra": {"callback": "https://x.example", "callback.param": "p"}}, 0),
         ({"notifyId": 0}, 10062),
+        ({"timedDisplay": {"showStartTime": 1, "showEndTime": 2}}, 10067),
+        ({"timedDisplay": {"showStartTime": SOON_MS, "showEndTime": SOON_MS + 7_200_000}}, 10067),
+        ({"timedDisplay": {"showStartTime": SOON_MS, "showEndTime": SOON_MS + 7_100_000}}, 0),
         ({"surprise": 1}, 10050),
     ],
 )
