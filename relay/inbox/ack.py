@@ -226,7 +226,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
     if not nacks:
         return set()
     codes = dict(nacks)
-    known = {seq for seq, _, _ in locked.held(device.device_id)}
+    known = {seq: (why, tries) for seq, why, tries in locked.held(device.device_id)}
     refused: set[int] = set()
     failed: list[Reported] = []
     for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, codes):
@@ -238,7 +238,13 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
         why = NACK_WHY[codes[entry.message_id]]
         # A release is another version's try; the same refusal said twice is still one.
         release = released(entry)
-        tries = 1 if release is None else release.tries + 1
+        was, before = known.get(entry.seq, ("", 0))
+        if release is not None:
+            tries = release.tries + 1
+        elif was == "held":  # put off when this version came (see `release`)
+            tries = before + 1
+        else:
+            tries = max(1, before)
         if why == "poison" and tries >= TRIES_MAX:
             failed.append((entry, "undecodable"))
             locked.unhold(device.device_id, [entry.seq])

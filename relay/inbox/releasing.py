@@ -30,7 +30,11 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
     rows: list[dict[str, Any]] = []
     done: list[int] = []
     later: list[tuple[int, str, int]] = []
-    held = [row for row in locked.held(device.device_id) if row[0] <= device.acked_seq]
+    everything = locked.held(device.device_id)
+    # What another version refused beside its cursor comes again by itself: its refusal does not speak for this one.
+    ahead = [row for row in everything if row[0] > device.acked_seq and rules.may_read_now(row[1], old, device)]
+    _put_off(locked, device, ahead)
+    held = [row for row in everything if row[0] <= device.acked_seq]
     if not held:
         return Release(0, more=False)
     seqs = [seq for seq, _, _ in held]

@@ -52,6 +52,9 @@ class Phone:
         self.stay = False  # the healed world: it comes and stays
         self._woken = asyncio.Event()
         self._visit: asyncio.Task[None] | None = None
+        self._known_schema: int | None = (
+            None  # what the relay was told; None: there may have been another version since
+        )
         self._backups: list[Database] = []
         self._safe = self.client.database.copy()
         self.link: Link | None = None
@@ -85,6 +88,11 @@ class Phone:
             self._woken.set()
         elif self.draws.chance(0.3) and not self.busy:
             self._visit = asyncio.create_task(self._extension(push.relay["head"]), name=f"extension {self.name}")
+            self._visit.add_done_callback(self._extension_ended)
+
+    def _extension_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.world.fail(error)
 
     @property
     def busy(self) -> bool:
@@ -96,6 +104,7 @@ class Phone:
     def befall(self, what: Callable[["Phone"], None]) -> None:
         """Something happens to the phone: its app is not running while it does."""
         self.cut_off()
+        self._known_schema = None
         what(self)
 
     def leave(self) -> None:
@@ -233,7 +242,7 @@ class Phone:
     async def _extension(self, head: int) -> None:
         """Fetches a range beside the cursor, keeps it, and acks it by id (F57)."""
         low = self.client.database.seq
-        if head <= low:
+        if head <= low or self._known_schema != self.client.schema:  # a new version shakes hands before it fetches
             return
         try:
             reading = await self.world.call(
@@ -336,6 +345,7 @@ class Phone:
     def _welcomed(self, answer: dict[str, Any]) -> None:
         self.world.story.tell("welcome", self.name, answer["verdict"], answer["reason"], answer["session"])
         self.client.welcomed(answer)
+        self._known_schema = self.client.schema
         if {"account": self.vendor.account, "state": "active"} in answer["addresses"]:
             self.vendor.settled(self.token)
 

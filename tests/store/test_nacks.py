@@ -162,3 +162,26 @@ async def test_a_message_that_was_acked_has_no_second_end_when_its_store_is_lost
     await app.inbox.cancel("shop", demanding)
 
     assert await app.ends() == {"delivery.acked": 1}  # one event, for both
+
+
+@pytest.mark.parametrize("code", ["undecodable", "unknown_type"])
+async def test_what_an_extension_refused_beside_the_cursor_is_acked_by_the_next_version_that_reads_it(
+    app: App, code: str
+) -> None:
+    await app.start("5.4.0")
+    await app.inbox.ack(AckRequest(device=PHONE, nacks=((ID, code),)))
+    await app.start("5.4.1")
+
+    assert await app.catch_up() == [ID]
+
+    assert await app.ends() == {"delivery.acked": 1}
+
+
+async def test_what_three_versions_refused_beside_the_cursor_has_failed(app: App) -> None:
+    for version in ("5.4.0", "5.4.1", "5.4.2"):
+        assert await app.ends() == {}
+        await app.start(version)
+        for _ in range(3):
+            await app.inbox.ack(AckRequest(device=PHONE, nacks=((ID, "undecodable"),)))
+
+    assert await app.ends() == {"delivery.failed": 1}
