@@ -180,6 +180,8 @@ class HarmonyProvider(HttpProvider):
         channel=False,
         thread=False,
         batch_max=TOKENS_MAX,
+        silent_gap_s=1800.0,  # two an hour (§4, said of instant messengers; of others the sheet says nothing)
+        zone="Asia/Shanghai",
     )
     config: HarmonyConfig
 

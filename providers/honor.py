@@ -80,6 +80,7 @@ class HonorProvider(HttpProvider):
         sound=False,
         channel=False,
         batch_max=TOKENS_MAX,
+        zone="Asia/Shanghai",
     )
     config: HonorConfig
 

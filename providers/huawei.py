@@ -103,6 +103,7 @@ class HuaweiProvider(HttpProvider):
         image=True,
         localised=True,
         batch_max=TOKENS_MAX,
+        zone="Asia/Shanghai",
     )
     config: HuaweiConfig
 
