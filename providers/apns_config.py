@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, model_validator
 
 from providers.contract import ProviderConfig
-from providers.http2 import tls_context
+from providers.http2_tls import tls_context
 
 __all__ = ["ApnsConfig", "signing_key"]
 

@@ -15,15 +15,10 @@ from urllib.parse import urlsplit
 
 from providers.contract import Outcome
 from providers.http import Reason, Refusal, Request, RequestInvalid, Response, TransportError
-from providers.http2_connection import (
-    Connection,
-    Exchange,
-    Habits,
-    Limits,
-    about_certificate,
-    certificate_refused,
-    head_of,
-)
+from providers.http2_connection import Connection
+from providers.http2_exchange import Exchange, Habits, Limits
+from providers.http2_headers import head_of
+from providers.http2_tls import about_certificate, certificate_refused, tls_context
 from providers.transport import DNS_S, USER_AGENT, Resolve, system_resolve
 
 __all__ = ["Habits", "Http2Transport", "Limits", "tls_context"]
@@ -34,17 +29,6 @@ RECONNECT_S = (0.05, 5.0)  # after a connection that could not be made, or answe
 CLOSE_S = 1.0
 
 Origin = tuple[str, str, int]
-
-
-def tls_context(*, ca_data: str | None = None) -> ssl.SSLContext:
-    """One that verifies, speaks TLS 1.2 at least, and offers h2; `ca_data` (PEM) stands in for the machine's authorities.
-
-    Raises ssl.SSLError, ValueError if that cannot be read.
-    """
-    context = ssl.create_default_context(cadata=ca_data)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    return context
 
 
 class Http2Transport:

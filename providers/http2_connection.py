@@ -7,10 +7,8 @@ where they go next.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -27,139 +25,19 @@ from h2.events import (
 )
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
-from hpack import Encoder
 
-from providers.contract import Outcome, Scope, Verdict
-from providers.http import Reason, Refusal, Request, Response, TransportError
+from providers.contract import Outcome
+from providers.http import Reason, Refusal, Response, TransportError
+from providers.http2_exchange import Exchange, Habits, Limits
 from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
+from providers.http2_headers import PlainEncoder
+from providers.http2_tls import about_certificate, certificate_refused
 
-__all__ = ["Connection", "Exchange", "Habits", "Home", "Limits", "about_certificate", "certificate_refused", "head_of"]
+__all__ = ["Connection", "Home"]
 
 HEADER_LIST_BYTES_MAX = 16_384  # of an answer
 UPLOAD_BYTES_MIN = 16_384  # a larger body starts with this much of a window
 PING = b"relay-up"
-# What a server's TLS says when it will not have our certificate.
-_CERTIFICATE_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "HANDSHAKE_FAILURE")
-
-Head = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Seconds, and how much at a time."""
-
-    connect_s: float = 5.0  # name, TCP, TLS and the server's settings together
-    total_s: float = 10.0  # a request, with its wait for a connection
-    answer_bytes_max: int = 64 * 1024
-    connections_max: int = 4  # to one origin
-    streams_max: int = 100  # of one connection, if the server would have more; h2 walks through them at each request
-    quiet_s: float = 60.0  # after such a silence, ask whether the other side is there before giving it a request
-    pong_s: float = 3.0  # for the answer to that
-    ping_s: float = 3600.0  # silence after which an idle connection is kept up by a ping
-    cramped_s: float = 60.0  # with one stream at most, while requests wait: then another connection takes its place
-    idle_s: float = 6 * 3600.0  # without a request: close
-    age_s: float = 12 * 3600.0  # then the name is resolved anew
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Habits:
-    """What a vendor does with its connections."""
-
-    spent: Callable[[Response], bool] = lambda _: False  # after this answer the connection takes no new request
-    refusal: Callable[[bytes], Outcome | None] = lambda _: None  # what GOAWAY's debug data says against us, if anything
-    pinned: str | None = None  # a header whose value may change on one connection only every `pin_s`
-    pin_s: float = 0.0
-    certified: bool = False  # we show a certificate: an alert about certificates means ours
-
-
-class _Plain(Encoder):
-    """HPACK (RFC 7541) without its table and without Huffman's code: every field but the commonest as a literal, 6.2.3.
-
-    Apple asks that paths and tokens stay out of its small table (sheet §3). And the library's own way is a third of what
-    a push costs here.
-    """
-
-    def encode(self, headers: Iterable[Any], huffman: bool = False) -> bytes:
-        del huffman
-        block = bytearray(super().encode(()))  # tells a change of the table's size, when the server has asked for one
-        for name, value in headers:
-            index = _STATIC.get((name, value))
-            if index is not None:
-                block.append(0x80 | index)
-            else:
-                block += b"\x10" + _counted(name) + _counted(value)
-        return bytes(block)
-
-
-_STATIC = {(b":method", b"GET"): 2, (b":method", b"POST"): 3, (b":scheme", b"http"): 6, (b":scheme", b"https"): 7}
-
-
-def _counted(text: bytes) -> bytes:
-    """A string literal, 5.2."""
-    size = len(text)
-    if size < 0x7F:
-        return bytes((size,)) + text
-    prefix, size = bytearray((0x7F,)), size - 0x7F
-    while size >= 0x80:
-        prefix.append(size & 0x7F | 0x80)
-        size >>= 7
-    prefix.append(size)
-    return bytes(prefix) + text
-
-
-class Exchange:
-    """A request on its way to its answer."""
-
-    __slots__ = (
-        "answer",
-        "answer_bytes_max",
-        "answer_headers",
-        "body",
-        "connection",
-        "future",
-        "head",
-        "pin",
-        "resends",
-        "sent",
-        "status",
-        "stream_id",
-        "unsent",
-    )
-
-    def __init__(
-        self,
-        request: Request,
-        head: Head,
-        *,
-        pin: str | None,
-        answer_bytes_max: int,
-        future: "asyncio.Future[Response]",
-    ) -> None:
-        self.head = head
-        self.pin = pin
-        self.body = request.body
-        self.answer_bytes_max = answer_bytes_max
-        self.future = future
-        self.resends = 0
-        self.taken_back()
-
-    def taken_back(self) -> None:
-        """As if it had never been sent: the server has said so."""
-        self.connection: Connection | None = None
-        self.stream_id = 0
-        self.unsent = memoryview(self.body)
-        self.sent = False  # whether the other side may have seen it
-        self.status = 0
-        self.answer_headers: dict[str, str] = {}
-        self.answer = bytearray()
-
-    def end(self, response: Response) -> None:
-        if not self.future.done():
-            self.future.set_result(response)
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class Home(Protocol):
@@ -197,7 +75,7 @@ class Connection(asyncio.Protocol):
                 normalize_outbound_headers=False,
             )
         )
-        self._h2.encoder = _Plain()
+        self._h2.encoder = PlainEncoder()
         self._h2.local_settings = Settings(
             client=True,
             initial_values={
@@ -533,31 +411,3 @@ class Connection(asyncio.Protocol):
             exchange.fail(error)
         self._streams.clear()
         self._held.clear()
-
-
-def certificate_refused() -> Refusal:
-    """The server will not have our certificate: an operator must act (sheet §3)."""
-    return Refusal(Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="certificate_refused"))
-
-
-def about_certificate(exc: BaseException | None) -> bool:
-    """Whether the other side's TLS complains of our certificate."""
-    said = str(getattr(exc, "reason", "") or "")
-    return isinstance(exc, ssl.SSLError) and "ALERT" in said and any(word in said for word in _CERTIFICATE_ALERTS)
-
-
-def head_of(request: Request, *, authority: str, scheme: str, path: str, user_agent: str) -> Head:
-    """A request's header fields."""
-    head = [
-        (b":method", request.method.encode()),
-        (b":scheme", scheme.encode()),
-        (b":authority", authority.encode()),
-        (b":path", path.encode()),
-    ]
-    given = {name.lower(): value for name, value in request.headers.items()}
-    given.pop("host", None)
-    given.setdefault("user-agent", user_agent)
-    if request.body:
-        given["content-length"] = str(len(request.body))
-    head += [(name.encode(), value.encode()) for name, value in given.items()]
-    return head

@@ -25,8 +25,10 @@ from hypothesis import strategies as st
 from providers.contract import Outcome, Scope, Verdict
 from providers.http import Reason, Refusal, Request, RequestInvalid, TransportError
 from providers.http2 import Habits, Http2Transport, Limits, tls_context
-from providers.http2_connection import Connection, Exchange, _Plain, head_of
+from providers.http2_connection import Connection
+from providers.http2_exchange import Exchange
 from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
+from providers.http2_headers import PlainEncoder, head_of
 from providers.sandbox.authority import Authority
 
 LIMITS = Limits(total_s=20, connect_s=10)
@@ -167,7 +169,7 @@ async def test_nothing_of_ours_enters_the_servers_header_table() -> None:
 def test_headers_are_read_as_they_were_written(headers: list[tuple[bytes, bytes]]) -> None:
     decoder = Decoder(max_header_list_size=2**20)
     assert [
-        (bytes(name), bytes(value)) for name, value in decoder.decode(_Plain().encode(headers), raw=True)
+        (bytes(name), bytes(value)) for name, value in decoder.decode(PlainEncoder().encode(headers), raw=True)
     ] == headers
 
 
