@@ -18,6 +18,7 @@ from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
 from relay.api.door import Door
 from relay.api.gate import Gate, stop_listening
+from relay.api.history import HistoryApi
 from relay.api.issuing import Issuer
 from relay.api.preferences import PreferencesApi
 from relay.api.principal import SCOPES
@@ -39,6 +40,7 @@ from relay.inbox.cursor import CursorKeys
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.keys import KeyRing
+from relay.message_logs import MessageLogs
 from relay.model import DeviceKey, Policy
 from relay.presence.service import PresenceService, Rhythm
 from relay.push.building import DEFAULT_APP as DEFAULT_APP  # noqa: PLC0414 - also this module's
@@ -227,6 +229,12 @@ class Relay:
             engine=self.engine,
             clock=clock,
         )
+        self.logs = MessageLogs(
+            self.engine,
+            clock,
+            settings.log_folder(),
+            keep_ms=settings.retention.log_d * 86_400_000,
+        )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
@@ -276,6 +284,7 @@ class Relay:
             dormant_ms=policy.dormant_ms,
             gone_ms=policy.gone_ms,
             prune_events=self.webhooks.tidy,
+            prune_logs=self.logs.prune,
             was_set_back=self._was_set_back,
             look_at_credentials=ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts).look,
             imbalanced=self.metrics.imbalanced,
@@ -405,6 +414,7 @@ class Relay:
                 wait_max_s=self.settings.poll.wait_max_s,
             ),
             preferences=PreferencesApi(inbox=self.inbox),
+            history=HistoryApi(inbox=self.inbox, files=self.logs),
             stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
             webhooks=WebhookApi(webhooks=self.webhooks),
             push=PushApi(

@@ -50,6 +50,7 @@ class Chores:
     dormant_ms: int
     gone_ms: int
     prune_events: Callable[[], Awaitable[object]]
+    prune_logs: Callable[[], Awaitable[object]] = _nothing
     look_at_credentials: Callable[[], Awaitable[object]] = _nothing
     imbalanced: Callable[[Mapping[str, int]], None] = lambda counts: None
     was_set_back: Callable[[Conn, int, meta.Witness | None], bool] = lambda conn, now_ms, seen: False
@@ -133,6 +134,7 @@ class Chores:
             while await self.engine.write(partial(_forget_messages, app_id)):
                 pass
         await self.prune_events()
+        await self.prune_logs()
 
     async def push_books(self) -> None:
         """Credentials that end soon are told of; counts of past days, and of pushes long given up, go."""

@@ -4,6 +4,7 @@ tests are made from it, so none of them can forget a route."""
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -39,6 +40,7 @@ class Answer:
     status: int
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    file: Path | None = None  # sent instead of a body, in parts if asked for
 
 
 @dataclass(slots=True, kw_only=True)
@@ -243,9 +245,11 @@ def _check_names(unknown: set[str]) -> None:
         raise Malformed("Credentials go into the Authorization header, never into the body.", code="credential_in_url")
 
 
-def printed(answer: Answer) -> web.Response:
+def printed(answer: Answer) -> web.StreamResponse:
     """The answer on its way: JSON, and kept by nobody unless the handler says so."""
     headers = {**_NO_STORE, **answer.headers}
+    if answer.file is not None:
+        return web.FileResponse(answer.file, headers=headers)
     if answer.body is None:
         return web.Response(status=answer.status, headers=headers)
     return web.Response(status=answer.status, body=_encode(answer.body), headers=_JSON | headers)

@@ -265,6 +265,50 @@ class TraceOut(Out):
     recipients: list[dict[str, Any]]
 
 
+class MessageOut(Out):
+    """A message as it is kept. `seq` and `state`: in the inbox that was asked for."""
+
+    id: str
+    type: str
+    conversation: dict[str, str | None]
+    sender: dict[str, str | None] | None
+    client_ref: str | None
+    priority: str
+    collapse_key: str | None
+    accepted_at: str
+    expires_at: str
+    deliver_at: str | None
+    recipients: int
+    h: str
+    body: Any
+    seq: int | None = None
+    kind: str | None = None
+    state: str | None = None
+
+
+class HistoryOut(Out):
+    """`cursor`: where the next page begins; null: there is nothing older. A page may be short, or empty, and go on."""
+
+    messages: list[MessageOut]
+    cursor: str | None
+
+
+class DeviceHistoryOut(Out):
+    """Entries as in sync, the newest first. `before`: for the next page; null: there is nothing older."""
+
+    entries: list[dict[str, Any]]
+    before: int | None
+
+
+class LogOut(Out):
+    hour: str
+    path: str
+
+
+class LogsOut(Out):
+    logs: list[LogOut]
+
+
 class CancelledOut(Out):
     id: str
     status: Literal["cancelled", "recalled"]

@@ -11,6 +11,7 @@ from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
+from relay.api.history import HistoryApi
 from relay.api.preferences import PreferencesApi
 from relay.api.push import PushApi
 from relay.api.receipts import ReceiptApi
@@ -33,6 +34,7 @@ def application(
     backend: BackendApi,
     device: DeviceApi,
     stream: StreamApi,
+    history: HistoryApi,
     preferences: PreferencesApi,
     webhooks: WebhookApi,
     receipts: ReceiptApi,
@@ -53,6 +55,10 @@ def application(
         "send": backend.send,
         "send_batch": backend.send_batch,
         "look_up": backend.look_up,
+        "history": history.messages,
+        "device_history": history.device,
+        "list_logs": history.logs,
+        "get_log": history.log,
         "cancel": backend.cancel,
         "put_device": backend.put_device,
         "get_device": backend.get_device,

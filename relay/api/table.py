@@ -1,13 +1,14 @@
 """All routes of the relay, in one table."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from relay.api import schemas as s
 from relay.api.routes import DEVICE, PUBLIC, Query, Route
-from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Sealed, VerifyBody
+from relay.model import SEQ_MAX
+from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Id, Sealed, VerifyBody
 
 KEY_HEADER = {"Idempotency-Key": "Makes a repeat of this send known as one: 1 to 128 of A-Z a-z 0-9 . _ : -"}
 CALLER = (
@@ -61,6 +62,23 @@ class PageQuery(Query):
 
 class VersionsQuery(Query):
     hours: int = Field(24, ge=1, le=720)
+
+
+class HistoryQuery(PageQuery):
+    """Which messages, the newest first. `state` goes with `user`: what became of it in that inbox."""
+
+    user: Id | None = None
+    conversation: Id | None = None
+    sender: Id | None = None
+    state: Literal["live", "expired", "cancelled", "recalled", "superseded", "failed"] | None = None
+    since: Annotated[str, StringConstraints(max_length=40)] | None = None
+    until: Annotated[str, StringConstraints(max_length=40)] | None = None
+
+
+class DeviceHistoryQuery(Query):
+    conversation: Id | None = None
+    before: int | None = Field(None, ge=1, le=SEQ_MAX)
+    limit: int = Field(50, ge=1, le=200)
 
 
 class EventsQuery(PageQuery):
@@ -435,6 +453,39 @@ ROUTES: tuple[Route, ...] = (
             ),
         )
     ),
+    Route(
+        method="GET",
+        path="/v1/messages",
+        handler="history",
+        summary="Messages that are still kept, the newest first: all of the app, or those of one user.",
+        access="messages:read",
+        query=HistoryQuery,
+        responses={200: s.HistoryOut},
+        errors=(*CALLER, *STORE, "invalid_cursor", "validation_failed", "unknown_field"),
+        tag="messages",
+    ),
+    Route(
+        method="GET",
+        path="/v1/logs",
+        handler="list_logs",
+        summary="The hours whose message log can be downloaded.",
+        access="messages:read",
+        responses={200: s.LogsOut},
+        errors=CALLER,
+        tag="messages",
+    ),
+    Route(
+        method="GET",
+        path="/v1/logs/{hour}",
+        handler="get_log",
+        summary="One hour's messages and events as gzip NDJSON, in parts if asked for; its last line checks the rest.",
+        access="messages:read",
+        responses={200: None, 206: None},
+        errors=(*CALLER, *STORE, "not_found", "state_conflict"),
+        headers={"Range": "Which bytes; to go on with a download that was cut off."},
+        media="application/gzip",
+        tag="messages",
+    ),
     # --- devices' own ---
     Route(
         method="PUT",
@@ -556,6 +607,17 @@ ROUTES: tuple[Route, ...] = (
         headers={"Last-Event-ID": "The cursor that the last whole event ended with; the further one of both counts."},
         raw=True,
         media="text/event-stream",
+        tag="device",
+    ),
+    Route(
+        method="GET",
+        path="/v1/device/history",
+        handler="device_history",
+        summary="What this device could see of a conversation, backwards; no promise goes with it.",
+        access=DEVICE,
+        query=DeviceHistoryQuery,
+        responses={200: s.DeviceHistoryOut},
+        errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
         tag="device",
     ),
     # --- about the relay ---

@@ -44,6 +44,7 @@ def _add_commands() -> None:
         conformance,
         credentials,
         demo,
+        logs,
         push,
         sandbox,
         serve,
@@ -57,6 +58,7 @@ def _add_commands() -> None:
     main.add_command(credentials.keys)
     main.add_command(admin.providers)
     main.add_command(push.push)
+    main.add_command(logs.logs)
     main.add_command(sandbox.sandbox)
     main.add_command(demo.demo)
     main.add_command(conformance.conformance)

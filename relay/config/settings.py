@@ -219,6 +219,7 @@ class Retention(Section):
     dormant_d: int = Field(30, ge=1, le=3650)
     gone_d: int = Field(180, ge=1, le=3650, description="a whole number from 1 to 3650, and above dormant_d")
     event_d: int = Field(30, ge=1, le=3650)
+    log_d: int = Field(3, ge=1, le=7)
     upgrade_pin_d: int = Field(7, ge=1, le=90)
     upgrade_verify_h: int = Field(24, ge=1, le=720)
 
@@ -332,6 +333,11 @@ class Settings(Section):
             addresses_max=self.limits.addresses_per_device,
             origins=self.server.allowed_origins,
         )
+
+    def log_folder(self) -> Path:
+        """Where message logs are kept once they are made: beside the store, or beside the keys."""
+        beside = self.sqlite_path() or self.keys.file
+        return beside.parent / "message-logs"
 
     def sqlite_path(self) -> Path | None:
         """The database file; None when the store is PostgreSQL."""

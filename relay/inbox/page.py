@@ -173,7 +173,7 @@ def page(
             seen = View.FULL
         why_not = Why.PRUNED if entry.seq <= snap.device.start_seq else rules.gap_reason(entry, seen, now_ms)
         if why_not is None:
-            one = _entry_json(entry, content, seen)
+            one = entry_json(entry, content, seen)
             if one is None:
                 why_not = Why.QUARANTINED
             elif entries and size + len(one) > bytes_max:
@@ -257,7 +257,7 @@ class _Sender(msgspec.Struct):
     device: str | None
 
 
-def _entry_json(entry: Entry, content: Content, seen: View) -> bytes | None:
+def entry_json(entry: Entry, content: Content, seen: View) -> bytes | None:
     """One entry as the device sees it; None if its message can't be rendered (it is quarantined, others go on)."""
     if entry.kind not in CARRIES_MESSAGE:
         head = {"seq": entry.seq, "kind": entry.kind, "id": entry.message_id}

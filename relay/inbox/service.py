@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from relay import ids
 from relay.clock import Clock
 from relay.errors import Missing
-from relay.inbox import registry, upgrades
+from relay.inbox import history, registry, upgrades
 from relay.inbox.accept import Accepted, Send, accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import NewAddress
@@ -19,6 +19,7 @@ from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.erasing import erase
 from relay.inbox.fanout import fan_out
 from relay.inbox.handshake import Hello, Welcome, hello
+from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
 from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, check, page, reset_data, snapshot
 from relay.inbox.preferences import Preferences, from_store
@@ -384,6 +385,20 @@ class InboxService:
         return await self.engine.read(
             lambda conn, _: reset_data(conn, snapshot(conn, device), self.keys, reason=reason)
         )
+
+    async def history_of_device(
+        self, device: DeviceKey, *, conversation: str | None, before: int | None, limit: int
+    ) -> Pages:
+        """What the device could see of a conversation, backwards. No promise goes with it, and no cursor."""
+        return await self.engine.read(
+            lambda conn, now_ms: history.of_device(
+                conn, now_ms, device, conversation=conversation, before=before, limit=limit
+            )
+        )
+
+    async def history(self, app_id: str, asked: Asked) -> Pages:
+        """Messages of an app or of one user, the newest first. Raises Malformed (invalid_cursor)."""
+        return await self.engine.read(lambda conn, _: history.of_app(conn, app_id, asked))
 
     async def heads(self, users: Iterable[UserKey]) -> dict[UserKey, int]:
         """Newest numbers, for the poll that finds lost hints."""

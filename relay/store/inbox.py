@@ -488,6 +488,22 @@ def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: i
     return [(entry_of(row), Content(*row[split:])) for row in conn.execute(_page, params).all()]
 
 
+_page_back = (
+    select(*DECIDING, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
+    .select_from(WITH_MESSAGE)
+    .where(*_here, e.seq < bindparam("before"))
+    .order_by(e.seq.desc())
+    .limit(bindparam("count"))
+)
+
+
+def page_rows_back(conn: Connection, key: UserKey, *, before: int, limit: int) -> list[tuple[Entry, Content]]:
+    """As `page_rows`, backwards from a number."""
+    params = {"app": key.app_id, "user": key.user_id, "before": before, "count": limit}
+    split = len(DECIDING)
+    return [(entry_of(row), Content(*row[split:])) for row in conn.execute(_page_back, params).all()]
+
+
 _last_before = select(func.max(e.seq)).where(*_here, e.accepted_ms < bindparam("since"))
 
 

@@ -169,6 +169,7 @@ message = _table(
     _int("expires_ms"),
     key=("app_id", "message_id"),
 )
+Index("message_by_age", message.c.app_id, message.c.accepted_ms, message.c.message_id)
 inbox_entry = _table(
     "inbox_entry",
     _text("app_id"),

@@ -83,6 +83,7 @@ async def theirs(face: Face) -> AsyncIterator[dict[str, str]]:
         "device": "phone",
         "endpoint": endpoint.json["id"],
         "account": "log",
+        "hour": "2020-01-01T00",
     }
     for key in (face.of.key, face.of.other_key):
         for one in (await face.call("GET", "/v1/webhooks", token=key)).json["endpoints"]:
@@ -96,6 +97,7 @@ def never_were(theirs: Mapping[str, str]) -> dict[str, str]:
         "user": "nobody-at-all",
         "device": "no-device",
         "account": "no-account",
+        "hour": "2020-01-01T01",
         "endpoint": theirs["endpoint"][:-4] + ("aaaa" if theirs["endpoint"][-4:] != "aaaa" else "bbbb"),
     }
 

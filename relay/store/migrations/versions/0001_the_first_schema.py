@@ -437,6 +437,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("app_id", "message_id"),
         sqlite_strict=True,
     )
+    op.create_index("message_by_age", "message", ["app_id", "accepted_ms", "message_id"], unique=False)
     op.create_table(
         "node",
         sa.Column("node_id", sa.Text(), nullable=False),
@@ -602,6 +603,7 @@ def downgrade() -> None:
     op.drop_table("push_receipt")
     op.drop_table("push_attempt")
     op.drop_table("node")
+    op.drop_index("message_by_age", table_name="message")
     op.drop_table("message")
     op.drop_table("membership")
     op.drop_index(

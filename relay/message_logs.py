@@ -1,0 +1,146 @@
+"""Hourly message logs: what an app accepted in an hour and what happened in it, as gzip NDJSON (protocol §13).
+
+A log is made from the rows when it is first asked for, once its hour is closed, and kept as a file from then on. Its last
+line has the number and the SHA-256 of the lines before it, so that a download can be checked.
+"""
+
+import asyncio
+import gzip
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from relay.clock import Clock, rfc3339
+from relay.errors import Conflict, Missing
+from relay.inbox.history import message_json
+from relay.store import history as rows
+from relay.store.engine import Conn, Engine
+from relay.store.history import Place
+
+HOUR_MS = 3_600_000
+CLOSED_AFTER_MS = 900_000  # no statement takes so long, so no older transaction is still open
+CHUNK = 500
+FANOUTS_MAX = 1000
+_encode = msgspec.json.Encoder().encode
+
+
+def hour_text(start_ms: int) -> str:
+    """`2026-05-03T09`, in UTC."""
+    return rfc3339(start_ms)[:13]
+
+
+def start_of(text: str) -> int | None:
+    """When this hour began; None if it is none."""
+    try:
+        at = datetime.strptime(text, "%Y-%m-%dT%H").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return int(at.timestamp() * 1000) if hour_text(int(at.timestamp() * 1000)) == text else None
+
+
+class MessageLogs:
+    """The logs of all apps on this node. Other nodes make the same from the same rows."""
+
+    def __init__(self, engine: Engine, clock: Clock, folder: Path, *, keep_ms: int) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._folder = folder
+        self._keep_ms = keep_ms
+        self._making = asyncio.Lock()  # one at a time: they are large, and nobody hurries
+
+    def hours(self) -> list[str]:
+        """Those whose log can be had, the newest first."""
+        now_ms = self._clock.now_ms()
+        newest_ms = (now_ms - CLOSED_AFTER_MS) // HOUR_MS * HOUR_MS - HOUR_MS
+        return [hour_text(start_ms) for start_ms in range(newest_ms, now_ms - self._keep_ms - HOUR_MS, -HOUR_MS)]
+
+    async def log(self, app_id: str, hour: str) -> Path:
+        """The file of one hour. Raises Missing, Conflict where the hour is not closed yet."""
+        start_ms = start_of(hour)
+        now_ms = self._clock.now_ms()
+        if start_ms is None or start_ms + HOUR_MS <= now_ms - self._keep_ms:
+            raise Missing("Nothing is kept of this hour; ask for the list of hours.")
+        if start_ms + HOUR_MS + CLOSED_AFTER_MS > now_ms:
+            raise Conflict("This hour is not closed yet; its log can be had a quarter of an hour after its end.")
+        path = self._folder / hashlib.sha256(app_id.encode()).hexdigest()[:32] / hour
+        async with self._making:
+            if not path.exists():
+                await self._make(path, app_id, start_ms)
+        return path
+
+    async def _make(self, path: Path, app_id: str, start_ms: int) -> None:
+        half = path.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with half.open("wb") as file:
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as out:
+                async for lines in self._lines(app_id, start_ms):
+                    await asyncio.to_thread(out.write, lines)
+            file.flush()
+            os.fsync(file.fileno())
+        half.replace(path)
+
+    async def _lines(self, app_id: str, start_ms: int) -> AsyncIterator[bytes]:
+        digest = hashlib.sha256()
+        counts, ends = {"messages": 0, "events": 0}, {"first": None, "last": None}
+        for kind, read, line, place_of in (
+            ("messages", rows.messages_of, _message_line, lambda row: Place(row.accepted_ms, row.message_id)),
+            ("events", rows.events_of, _event_line, lambda row: Place(row.created_ms, row.event_id)),
+        ):
+            async for found in self._walk(read, place_of, app_id, start_ms):
+                text = b"".join(_encode(line(row)) + b"\n" for row in found)
+                digest.update(text)
+                counts[kind] += len(found)
+                if kind == "messages":
+                    ends = {"first": ends["first"] or found[0].message_id, "last": found[-1].message_id}
+                yield text
+        end_ms = start_ms + HOUR_MS
+        fanouts = await self._engine.read(
+            lambda conn, _: rows.open_fanouts(conn, app_id, end_ms=end_ms, limit=FANOUTS_MAX)
+        )
+        trailer = {"hour": hour_text(start_ms), **counts, **ends, "fanouts": fanouts, "sha256": digest.hexdigest()}
+        yield _encode({"trailer": trailer}) + b"\n"
+
+    async def _walk(
+        self, read: Callable[..., Sequence[Any]], place_of: Callable[[Any], Place], app_id: str, start_ms: int
+    ) -> AsyncIterator[Sequence[Any]]:
+        def chunk(after: Place, conn: Conn, _: int) -> Sequence[Any]:
+            return read(conn, app_id, after=after, end_ms=start_ms + HOUR_MS, limit=CHUNK)
+
+        place = Place(start_ms, "")
+        while found := await self._engine.read(partial(chunk, place)):
+            yield found
+            place = place_of(found[-1])
+
+    async def prune(self) -> None:
+        """Removes files that are kept no longer."""
+        await asyncio.to_thread(self._prune, self._clock.now_ms() - self._keep_ms)
+
+    def _prune(self, before_ms: int) -> None:
+        for path in self._folder.glob("*/*"):
+            start_ms = start_of(path.stem)
+            if start_ms is None or start_ms + HOUR_MS <= before_ms:
+                path.unlink(missing_ok=True)
+
+
+def _message_line(row: Any) -> dict[str, Any]:
+    recipients = [
+        {"user": user, "seq": seq} if refusal is None else {"user": user, "code": refusal}
+        for user, seq, refusal in msgspec.json.decode(row.recipients)
+    ]
+    return {"kind": "message", **message_json(row), "recipients": recipients}
+
+
+def _event_line(row: Any) -> dict[str, Any]:
+    return {
+        "kind": "event",
+        "id": row.event_id,
+        "type": row.type,
+        "at": rfc3339(row.created_ms),
+        "data": msgspec.Raw(row.data.encode()),
+    }

@@ -1,0 +1,110 @@
+"""Looking back over HTTP: history by user, conversation and time, and a device's own; what is refused."""
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from running_relay import Face
+
+
+async def history(face: Face, **query: Any) -> dict[str, Any]:
+    words = "&".join(f"{name}={value}" for name, value in query.items())
+    answer = await face.call("GET", f"/v1/messages?{words}")
+    assert answer.status == 200, answer.text
+    return dict(answer.json)
+
+
+def ids(page: dict[str, Any]) -> list[str]:
+    return [one["id"] for one in page["messages"]]
+
+
+async def test_a_users_messages_come_newest_first_page_by_page(face: Face) -> None:
+    sent = [await face.sent(body=n) for n in range(5)]
+    first = await history(face, user=face.user, limit=3)
+    assert ids(first) == sent[:1:-1]
+    assert [one["body"] for one in first["messages"]] == [4, 3, 2]
+    assert (first["messages"][0]["seq"], first["messages"][0]["state"]) == (5, "live")
+    second = await history(face, user=face.user, limit=3, cursor=first["cursor"])
+    assert ids(second) == [sent[1], sent[0]]
+    assert second["cursor"] is None
+
+
+async def test_they_are_found_by_conversation_sender_state_and_time(face: Face) -> None:
+    plain = await face.sent()
+    talk = await face.sent(conversation={"type": "group", "id": "c"}, sender={"user": "bob"})
+    gone = await face.sent()
+    await face.call("DELETE", f"/v1/messages/{gone}")
+    assert ids(await history(face, user=face.user, conversation="c")) == [talk]
+    assert ids(await history(face, user=face.user, sender="bob")) == [talk]
+    assert ids(await history(face, user=face.user, state="cancelled")) == [gone]
+    assert ids(await history(face, user=face.user, until="2020-01-01T00:00:00Z")) == []
+    assert ids(await history(face, user=face.user, since="2020-01-01T00:00:00Z")) == [gone, talk, plain]
+    assert ids(await history(face, conversation="c", limit=1)) == [talk], "and over the whole app"
+
+
+async def test_the_whole_app_is_walked_by_time(face: Face) -> None:
+    sent = [await face.sent() for _ in range(3)]
+    first = await history(face, limit=2)
+    assert ids(first) == [sent[2], sent[1]]
+    assert ids(await history(face, limit=1, cursor=first["cursor"])) == [sent[0]]
+
+
+async def test_another_app_sees_none_of_it(face: Face) -> None:
+    await face.sent()
+    for query in ("", f"?user={face.user}"):
+        assert (await face.call("GET", f"/v1/messages{query}", token=face.of.other_key)).json["messages"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "code"),
+    [
+        ("cursor=nonsense", 400, "invalid_cursor"),
+        ("user=u&cursor=1.x", 400, "invalid_cursor"),
+        ("since=yesterday", 422, "validation_failed"),
+        ("state=live", 422, "validation_failed"),
+        ("state=odd&user=u", 422, "validation_failed"),
+        ("limit=0", 422, "validation_failed"),
+        ("colour=red", 400, "unknown_field"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(face: Face, query: str, status: int, code: str) -> None:
+    assert (await face.call("GET", f"/v1/messages?{query}")).refused(status, code)
+
+
+async def test_a_device_looks_back_at_a_conversation_in_its_own_view(face: Face) -> None:
+    talk = {"conversation": {"type": "group", "id": "c"}}
+    first = await face.sent(**talk, body=1)
+    await face.sent(body="elsewhere")
+    await face.sent(**talk, min_schema=99)
+    lesser = await face.sent(**talk, body="new", min_schema=99, fallback="old")
+    page = (await face.call("GET", "/v1/device/history?conversation=c&limit=1", token=face.token)).json
+    assert [(one["id"], one["body"], one["form"]) for one in page["entries"]] == [(lesser, "old", "fallback")]
+    rest = f"/v1/device/history?conversation=c&before={page['before']}"
+    older = (await face.call("GET", rest, token=face.token)).json
+    assert ([one["id"] for one in older["entries"]], older["before"]) == ([first], None)
+
+
+async def test_a_log_of_an_hour_that_is_not_closed_or_never_was_is_refused(face: Face) -> None:
+    listed = (await face.call("GET", "/v1/logs")).json["logs"]
+    assert len(listed) in {71, 72}
+    assert (await face.call("GET", "/v1/logs/2020-01-01T00")).refused(404, "not_found")
+    assert (await face.call("GET", "/v1/logs/nonsense")).refused(404, "not_found")
+    assert (await face.call("GET", "/v1/logs/2099-01-01T00")).refused(409, "state_conflict")
+
+
+async def test_a_log_is_downloaded_in_parts(face: Face) -> None:
+    path = (await face.call("GET", "/v1/logs")).json["logs"][0]["path"]
+    headers = {"Authorization": f"Bearer {face.of.key}"}
+    async with face.http.get(face.of.url + path, headers=headers) as answer:
+        whole = await answer.read()
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "application/gzip")
+        assert "Content-Encoding" not in answer.headers
+    (trailer,) = gzip.decompress(whole).splitlines()
+    assert json.loads(trailer)["trailer"]["messages"] == 0
+    async with face.http.get(face.of.url + path, headers=headers | {"Range": "bytes=10-"}) as answer:
+        assert (answer.status, await answer.read()) == (206, whole[10:])
+
+
+async def test_a_device_has_no_business_with_logs(face: Face) -> None:
+    assert (await face.call("GET", "/v1/logs", token=face.token)).refused(403, "forbidden")
