@@ -405,19 +405,6 @@ class TicketOut(Out):
     expires_at: str
 
 
-# --- presence ---------------------------------------------------------------------------------------------------------
-
-
-class AckedBody(In):
-    """What the gateway's client has stored: ids, or everything up to a number of the inbox."""
-
-    ids: Annotated[list[MessageIdText], Field(min_length=1, max_length=500)] | None = None
-    upto: int | None = Field(None, ge=0, le=2**53 - 1)
-
-
-class PresenceItem(In):
-    user: Id
-    device: Id
 # --- preferences ------------------------------------------------------------------------------------------------------
 
 NotifyLevel = Literal["all", "mentions", "none"]
@@ -463,6 +450,19 @@ class PreferencesBody(In):
         return name
 
 
+# --- presence ---------------------------------------------------------------------------------------------------------
+
+
+class AckedBody(In):
+    """What the gateway's client has stored: ids, or everything up to a number of the inbox."""
+
+    ids: Annotated[list[MessageIdText], Field(min_length=1, max_length=500)] | None = None
+    upto: int | None = Field(None, ge=0, le=2**53 - 1)
+
+
+class PresenceItem(In):
+    user: Id
+    device: Id
     state: Literal["foreground", "background", "offline"]
     acked: AckedBody | None = None
 
