@@ -22,6 +22,8 @@ WALKED = {  # tables that are walked on purpose, and by whom
     "inbox",  # the floor's chore, a page at a time
     "device",  # who was online, once at a start
     "app",  # a handful of rows
+    "account_state",  # at most one for each account
+    "account_day",  # ... and for each of its last days
     "data_key",
     "endpoint",  # at most 50 an app
 }
