@@ -93,11 +93,6 @@ class Cache:
     def position(self) -> Position:
         return Position(*self._one("SELECT epoch, seq, cursor FROM store"))
 
-    @property
-    def holds(self) -> int:
-        """How many messages it has."""
-        return int(self._one("SELECT count(*) FROM message WHERE ended IS NULL")[0])
-
     def words(self) -> dict[str, dict[str, Any]]:
         """What is owed to the relay (relay.client.said)."""
         return {key: json.loads(text) for key, text in self._rows("SELECT key, said FROM word")}

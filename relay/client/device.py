@@ -134,10 +134,6 @@ class Client:
                 await self._main
         await self._abandon()
 
-    async def kill(self) -> None:
-        """Ends at once, as a process that is killed does: nothing more is acked or said."""
-        await self._abandon()
-
     async def _abandon(self) -> None:
         main, self._main = self._main, None
         tasks = [

@@ -1,4 +1,4 @@
-"""Words that a client owes the relay until it has heard them: refusals, read markers, receipts, single acks. Pure.
+"""Words that a client owes the relay until it has heard them: refusals, read markers, receipts. Pure.
 
 Each has a key, so that a newer word takes the place of an older one, and lives in the cache until it is answered.
 """
@@ -27,11 +27,6 @@ def receipt(id_: str, what: str, at: str | None = None) -> tuple[str, dict[str, 
     return f"receipt:{what}:{id_}", {"id": id_, "what": what} | ({} if at is None else {"at": at})
 
 
-def single_ack(id_: str) -> tuple[str, dict[str, Any]]:
-    """This message is stored, though the cursor has not passed it: it came by push or by a range."""
-    return f"id:{id_}", {"id": id_}
-
-
 def is_nack(key: str) -> bool:
     return key.startswith("nack:")
 
@@ -40,9 +35,5 @@ def ack_body(words: Words) -> dict[str, Any]:
     """The parts of an ack that say these words."""
     parts: dict[str, Any] = {}
     for key, said in words.items():
-        kind = key.partition(":")[0]
-        if kind == "id":
-            parts.setdefault("ids", []).append(said["id"])
-        else:
-            parts.setdefault(_FIELDS[kind], []).append(dict(said))
+        parts.setdefault(_FIELDS[key.partition(":")[0]], []).append(dict(said))
     return parts

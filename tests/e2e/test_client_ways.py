@@ -298,6 +298,13 @@ async def test_a_message_can_be_followed_to_its_end(
     assert "delivery.acked" in kinds
 
 
+async def test_a_gateway_reports_the_devices_whose_sockets_it_owns(backend: Backend, user: str) -> None:
+    await backend.put_device(user, "phone")
+    answer = await backend.report_presence([{"user": user, "device": "phone", "state": "foreground"}])
+    assert [one["status"] for one in answer["results"]] == ["ok"]
+    assert await backend.online([user]) == {user: True}
+
+
 async def test_who_cannot_be_reached_is_said_so_in_time() -> None:
     async with Backend("http://127.0.0.1:9", "rk_x", try_for_s=0.2) as backend:
         with pytest.raises(Unreachable):

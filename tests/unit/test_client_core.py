@@ -331,6 +331,23 @@ def test_a_long_poll_that_ends_at_once_is_not_repeated_at_once() -> None:
     assert steps.Fetch not in kinds(core.handle(steps.Came({"type": "nothing", "asked_s": 50, "waited_s": 0.1})))
 
 
+def test_a_push_that_hints_at_news_ends_the_pause_and_has_a_poll_look_at_once() -> None:
+    assert reading(way=Reading.PULLED).handle(steps.Poked()) == [steps.Fetch("e1/0", 0)]
+    paused = a_core()
+    paused.handle(steps.Started(Position()))
+    paused.handle(steps.Closed())
+    assert steps.Connect() in paused.handle(steps.Poked())
+
+
+def test_a_store_that_another_process_moved_is_gone_on_from_where_it_stands() -> None:
+    core = reading()
+    core.handle(steps.Came(a_page()))
+    core.handle(steps.NotKept(Position("e1", 5, "e1/5"), moved=True))
+    core.handle(steps.Closed())
+    core.handle(steps.Rang(Timer.CONNECT))
+    assert only(core.handle(steps.Opened(Reading.PUSHED)), steps.Say).frame["cursors"] == {"inbox": "e1/5"}
+
+
 def test_the_end_acks_what_is_kept_and_says_goodbye() -> None:
     core = reading()
     core.handle(steps.Came(a_page()))
