@@ -1,0 +1,39 @@
+"""tests/README.md names, for each fault scenario, tests that exist; what it calls open has none under that number."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+ROWS = dict(re.findall(r"^\| (F\d+|FLT-\d+) \| (.+) \|$", (TESTS / "README.md").read_text(), re.M))
+EVERY = [*(f"F{n}" for n in range(1, 81)), *(f"FLT-{n}" for n in range(1, 43))]
+KINDS = set(re.findall(r'^    "(\w+)": \(', (TESTS / "simulation" / "faults.py").read_text(), re.M))
+
+
+def named(tests: str) -> list[tuple[str, str]]:
+    """The files that a row names, each with its test or none."""
+    return re.findall(r"([\w/]+\.py)(?:::(\w+))?", tests)
+
+
+def test_every_scenario_has_one_row() -> None:
+    assert list(ROWS) == EVERY
+
+
+@pytest.mark.parametrize("row", EVERY)
+def test_a_row_names_what_there_is(row: str) -> None:
+    tests = ROWS[row]
+    kinds = re.findall(r"\bsim (\w+)", tests)
+    assert named(tests) or kinds or tests.startswith("open: ")
+    assert set(kinds) <= KINDS
+    for path, name in named(tests):
+        text = (TESTS / path).read_text()
+        assert not name or re.search(rf"^(async )?def {name}\b", text, re.M), f"{path} has no {name}"
+
+
+def test_what_is_called_open_is_not_tested_under_its_number() -> None:
+    names = " ".join(re.findall(r"def (test_\w+)", " ".join(path.read_text() for path in TESTS.rglob("test_*.py"))))
+    found = {f"F{n}" for n in re.findall(r"_f(\d+)(?=_)", names)} | {
+        f"FLT-{n}" for n in re.findall(r"_flt_(\d+)", names)
+    }
+    assert not [row for row in found if ROWS.get(row, "").startswith("open: ")]
