@@ -127,7 +127,6 @@ _RULES: Rules = {
             lambda value: isinstance(value, str) and len(value.encode("utf-8", "replace")) <= BI_TAG_BYTES_MAX,
             f"text of at most {BI_TAG_BYTES_MAX} bytes",
         ),
-        "receiptId": text(128),
         "collapseKey": whole(-1, 100),
         "backgroundMode": one_of(0, 1),
     },

@@ -6,6 +6,7 @@ HarmonyOS 5 and later is another network: `providers.harmony`. Source: vendor sh
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlencode
 
@@ -36,7 +37,7 @@ TOKEN_CHARS_MAX = 4096  # the vendor promises no length
 BASE_URL = "https://push-api.cloud.huawei.com"
 TOKEN_URL = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # noqa: S105
 
-ACCEPTED, SOME_REFUSED = "80000000", "80100000"
+ACCEPTED, SOME_REFUSED, NO_RIGHT_TO_HIGH = "80000000", "80100000", "80300011"
 
 # §5, the rows that a send can meet; believed with status 200 and 400.
 VERDICTS: dict[str, tuple[Verdict, Scope]] = {
@@ -55,7 +56,10 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
     "80300007": (Verdict.TOKEN_DEAD, Scope.TOKEN),  # every token; the guard against a wrong app id is the relay's brake
     "80300008": (Verdict.TOO_LARGE, Scope.MESSAGE),
     "80300010": (Verdict.REFUSED, Scope.MESSAGE),
-    "80300011": (Verdict.MISCONFIGURED, Scope.ACCOUNT),  # the setting `urgency_high` claims a right that is not there
+    NO_RIGHT_TO_HIGH: (
+        Verdict.REFUSED,
+        Scope.MESSAGE,
+    ),  # a message's own override; what we claim, `exchange` takes back
     "80300013": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
     "80600003": (Verdict.REAUTH, Scope.ACCOUNT),
     "80000001": (Verdict.RETRY, Scope.MESSAGE),
@@ -159,7 +163,17 @@ class HuaweiProvider(HttpProvider):
 
     def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
         """See `HttpProvider`: the mapping of sheet §8."""
-        message = message_of(pushes[0], self._words)
+        return self._request(pushes, credential, self._words)
+
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`. A wake-up that Huawei gives no right to goes once more as a normal one (§5, 80300011)."""
+        response = await self.call(request)
+        if self._words.urgency_high and code_from(response.json().get("code")) == NO_RIGHT_TO_HIGH:
+            return await self.call(self._request(pushes, credential, replace(self._words, urgency_high=False)))
+        return response
+
+    def _request(self, pushes: Sequence[Push], credential: str, words: Words) -> Request:
+        message = message_of(pushes[0], words)
         body = {
             "validate_only": self.config.validate_only,
             "message": {**message, "token": [push.token for push in pushes]},

@@ -187,7 +187,6 @@ _RULES: Rules = {
             f'like "3600s", from {TTL_S[0]}s to {TTL_S[1]}s',
         ),
         "bi_tag": text(1000),
-        "receipt_id": text(1000),
         "target_user_type": one_of(0, 1),
         "fast_app_target": one_of(1, 2),
         "data": _TEXT,

@@ -317,6 +317,7 @@ async def test_tokens_do_not_count_and_test_messages_go_to_ten() -> None:
         ({"target": {}}, "target"),
         ({"pushOptions": {"ttl": "60s"}}, "pushOptions.ttl"),
         ({"pushOptions": {"ttl": 0}}, "pushOptions.ttl"),
+        ({"pushOptions": {"receiptId": "R1"}}, "pushOptions.receiptId"),  # the account's
         ({"pushOptions": {"biTag": "é" * 33}}, "pushOptions.biTag"),
         ({"pushOptions": {"collapseKey": 101}}, "pushOptions.collapseKey"),
         ({"pushOptions": {"backgroundMode": 2}}, "pushOptions.backgroundMode"),

@@ -60,7 +60,7 @@ class TestHuaweiContract(ProviderContract):
         ("80300007", Verdict.TOKEN_DEAD, Scope.TOKEN),
         ("80300008", Verdict.TOO_LARGE, Scope.MESSAGE),
         ("80300010", Verdict.REFUSED, Scope.MESSAGE),
-        ("80300011", Verdict.MISCONFIGURED, Scope.ACCOUNT),
+        ("80300011", Verdict.REFUSED, Scope.MESSAGE),
         ("80300013", Verdict.MISCONFIGURED, Scope.ACCOUNT),
         ("80600003", Verdict.REAUTH, Scope.ACCOUNT),
         ("80000001", Verdict.RETRY, Scope.MESSAGE),
@@ -301,6 +301,10 @@ def test_overrides_are_laid_over_the_message() -> None:
         ({"android": {"collapse_key": 101}}, "android.collapse_key"),
         ({"android": {"category": "im"}}, "android.category"),
         ({"android": {"urgency": "LOW"}}, "android.urgency"),
+        (
+            {"android": {"receipt_id": "R1"}},
+            "android.receipt_id",
+        ),  # a wrong one parks the account: it is not a message's
         ({"android": {"target_user_type": 2}}, "android.target_user_type"),
         ({"android": {"notification": {"importance": "HIGH"}}}, "android.notification.importance"),
         ({"android": {"notification": {"color": "red"}}}, "android.notification.color"),

@@ -26,13 +26,13 @@ DEAD = (Verdict.TOKEN_DEAD, Scope.TOKEN)
 # Sheet §5, row by row, by the emulator's word for it; and what a network can do besides.
 SHEET: dict[str, tuple[Verdict, Scope]] = {
     **dict.fromkeys(
-        ("badparam", "onetoken", "badstructure", "badttl", "badcollapse", "sensitive", "badreview"), REFUSED
+        ("badparam", "onetoken", "badstructure", "badttl", "badcollapse", "sensitive", "badreview", "nohigh"), REFUSED
     ),
     **dict.fromkeys(("topics", "internal", "internalold", "unavailable", "gateway", "unlisted"), RETRY),
     **dict.fromkeys(("reset", "cut", "garbage"), RETRY),
     # A fresh bearer is refused, too.
     **dict.fromkeys(("autherror", "expired", "oauth", "revoked"), CONFIG),
-    **dict.fromkeys(("noapp", "nohigh", "badreceipt", "fingerprint", "notfound"), CONFIG),
+    **dict.fromkeys(("noapp", "badreceipt", "fingerprint", "notfound"), CONFIG),
     **dict.fromkeys(("unregistered", "alldead"), DEAD),
     "toobig": (Verdict.TOO_LARGE, Scope.MESSAGE),
     "toomany": REFUSED,
@@ -212,9 +212,15 @@ async def test_checking_only_delivers_nothing(bench: Bench) -> None:
     assert await bench.phone("t1") == {}
 
 
-async def test_the_right_to_wake_the_app_is_the_vendor_s_to_give(bench: Bench) -> None:
-    outcome = await bench.provider(urgency_high=True).send(push(title=None, body=None))
-    assert (outcome.verdict, outcome.scope, outcome.vendor_code) == (*CONFIG, "80300011")
+async def test_a_wake_up_without_the_right_to_it_comes_as_a_normal_one(bench: Bench) -> None:
+    provider = bench.provider(urgency_high=True)
+    assert (await provider.send(push(title=None, body=None))).verdict is Verdict.ACCEPTED
+    outcomes = await provider.send_many([push(token, title=None, body=None, id="m-2") for token in ("t1", "t2")])
+    assert {one.verdict for one in outcomes} == {Verdict.ACCEPTED}
+    assert [one["priority"] for one in (await bench.phone("t1"))["received"]] == ["NORMAL", "NORMAL"]
+    claimed = push(title=None, body=None, overrides={"android": {"urgency": "HIGH"}})
+    refused = await bench.provider().send(claimed)
+    assert (refused.verdict, refused.scope, refused.vendor_code) == (*REFUSED, "80300011")
 
 
 @pytest.mark.parametrize(
