@@ -166,6 +166,7 @@ class Inbox(Struct, frozen=True):
     created_ms: int
 
     preferences: str | None  # JSON of what the user wants to be told of
+
     @property
     def key(self) -> UserKey:
         return UserKey(self.app_id, self.user_id)

@@ -211,7 +211,7 @@ def test_a_kept_authority_is_the_same_after_a_restart_and_a_spoilt_one_is_named(
 
 
 def test_an_unknown_vendor_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="no emulator 'nobody'; there are: .*fcm"):
+    with pytest.raises(ValueError, match=r"no emulator 'nobody'; there are: .*fcm"):
         Sandbox(now=lambda: NOW, rng=random.Random(1), vendors=("nobody",))
 
 

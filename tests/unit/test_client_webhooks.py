@@ -37,7 +37,12 @@ def test_the_event_is_given_when_a_secret_that_is_valid_now_has_signed_it() -> N
 
 
 @pytest.mark.parametrize(
-    ("secret", "body", "now_s"), [(OTHER, BODY, NOW_S), (SECRET, BODY + b" ", NOW_S), (SECRET, BODY, NOW_S + 3600)]
+    ("secret", "body", "now_s"),
+    [
+        pytest.param(OTHER, BODY, NOW_S, id="secret"),
+        pytest.param(SECRET, BODY + b" ", NOW_S, id="body"),
+        pytest.param(SECRET, BODY, NOW_S + 3600, id="time"),
+    ],
 )
 def test_another_secret_another_body_and_an_old_time_are_refused(secret: str, body: bytes, now_s: int) -> None:
     with pytest.raises(SignatureRefused):
