@@ -18,6 +18,7 @@ from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
 from relay.api.door import Door
 from relay.api.gate import Gate, stop_listening
+from relay.api.groups import GroupApi
 from relay.api.history import HistoryApi
 from relay.api.issuing import Issuer
 from relay.api.preferences import PreferencesApi
@@ -414,6 +415,7 @@ class Relay:
                 wait_max_s=self.settings.poll.wait_max_s,
             ),
             preferences=PreferencesApi(inbox=self.inbox),
+            groups=GroupApi(inbox=self.inbox),
             history=HistoryApi(inbox=self.inbox, files=self.logs),
             stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
             webhooks=WebhookApi(webhooks=self.webhooks),
