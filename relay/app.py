@@ -50,6 +50,7 @@ from relay.push.desk import PushDesk
 from relay.push.expiry import ExpiryWatch
 from relay.push.receipts import ReceiptService
 from relay.push.reload import Reloader
+from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
 from relay.realtime.hub import Hub
@@ -188,6 +189,7 @@ class Relay:
             fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
+            read_somewhere=lambda user: self.withdrawer.read(user),
             counted=self.metrics.accepted.inc,
         )
         rhythm = Rhythm(
@@ -237,6 +239,9 @@ class Relay:
             keep_ms=settings.retention.log_d * 86_400_000,
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
+        self.withdrawer = Withdrawer(
+            self.engine, clock, self.accounts, lambda _: policy, open_token=self._open_token
+        )
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
@@ -512,6 +517,7 @@ class Relay:
                 self.store_watch.run,
                 self.room.run,
                 self.reloader.run,
+                self.withdrawer.run,
             ):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")

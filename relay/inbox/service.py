@@ -70,6 +70,7 @@ class InboxService:
     fanout_due: Callable[[int], None] = lambda _: None
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
+    read_somewhere: Callable[[UserKey], None] = lambda _: None  # what other devices show may be moot
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
@@ -286,6 +287,7 @@ class InboxService:
         self.facts_told()
         if answer.wakes:
             self.hints.wake([request.device.user])
+            self.read_somewhere(request.device.user)
         return answer
 
     # --- reading ---
