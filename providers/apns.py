@@ -93,6 +93,7 @@ class ApnsProvider(HttpProvider):
         image=True,
         mutable=True,
         localised=True,
+        withdraw=True,
         silent_gap_s=1200.0,  # two or three an hour (§8)
     )
     config: ApnsConfig

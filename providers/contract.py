@@ -124,7 +124,7 @@ class Capabilities:
     silent: bool = True  # a push without words stays unseen; else the adapter shows a text of its settings
     collapse: bool = False
     idempotent: bool = False
-    withdraw: bool = False
+    withdraw: bool = False  # the app can be told silently to remove what it shows
     badge: bool = False
     image: bool = False
     mutable: bool = False

@@ -200,6 +200,7 @@ class FcmProvider(HttpProvider):
         localised=True,
         retry_s_min=10.0,
         collapse_keys_max=4,
+        withdraw=True,
     )
     config: FcmConfig
 

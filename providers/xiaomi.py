@@ -14,7 +14,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from providers.app_message import app_data, cut, form_body, number_for, once_key, present, texts
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fields import Rules, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rule, Rules, matching, merged, mistakes, one_of, text, whole
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
@@ -66,11 +66,18 @@ BY_CODE: dict[int, Outcome] = {
     ),
     27001: Outcome(verdict=MISCONFIGURED),  # this channel id alone is unknown or unapproved
 }
+CALLBACK_REFUSED = frozenset({65036, 65037, 65038})
 BAD_REGID = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code="bad_regids")
 
+
+def _worded(chars_max: int) -> Rule:
+    """Xiaomi refuses what is blank (sheet §9)."""
+    return matching(rf"(?s)(?=.*\S).{{1,{chars_max}}}", f"text of 1 to {chars_max} characters, not all blank")
+
+
 OVERRIDES: Rules = {
-    "title": text(TITLE_CHARS_MAX, chars_min=1),
-    "description": text(BODY_CHARS_MAX, chars_min=1),
+    "title": _worded(TITLE_CHARS_MAX),
+    "description": _worded(BODY_CHARS_MAX),
     "payload": text(PAYLOAD_BYTES_MAX, chars_min=1),
     "pass_through": one_of(0, 1),
     "notify_type": whole(-1, 7),
@@ -157,6 +164,7 @@ class XiaomiProvider(HttpProvider):
         base = str(config.base_url or REGIONS[config.region]).rstrip("/")
         self.receipts: ReceiptReader | None = None if config.receipts is None else XiaomiReceipts(config.receipts)
         self._send_url = f"{base}/v3/message/regid"
+        self._callback_refused: int | None = None  # Xiaomi's code for what it has against the receipts' address
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
@@ -203,6 +211,18 @@ class XiaomiProvider(HttpProvider):
             payload_bytes=len(str(fields.get("payload", "")).encode("utf-8", "replace")),
         )
 
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`: a push whose receipts Xiaomi will not send goes once more without asking for them (§5).
+
+        So do all later ones, until the settings change; their outcomes bear the code.
+        """
+        response = await self.call(request)
+        code = _whole(response.json().get("code"))
+        if response.status == 200 and code in CALLBACK_REFUSED and b"extra.callback=" in request.body:
+            self._callback_refused = code
+            response = await self.call(self.encode_many(pushes, credential))
+        return response
+
     def _fields(self, push: Push) -> dict[str, Any]:
         config = self.config
         unseen = push.silent and not config.wake_shown
@@ -211,7 +231,7 @@ class XiaomiProvider(HttpProvider):
             "restricted_package_name": config.package,
             "pass_through": 1 if unseen else 0,
             "payload": json_body(app_data(push)).decode(),
-            "time_to_live": int(ttl_s * 1000) if ttl_s else None,  # milliseconds
+            "time_to_live": max(int(ttl_s * 1000), 1) if ttl_s else None,  # milliseconds
             "extra.only_send_once": None if ttl_s else "1",
             "extra.channel_id": config.channels.get(push.channel or "default", config.channels["default"]),
             # A device shows only the first of several with the same key: for repeats, never for collapsing.
@@ -237,7 +257,7 @@ class XiaomiProvider(HttpProvider):
     def _callback(self, push: Push) -> dict[str, Any]:
         """Where to report what becomes of it (sheet §8)."""
         receipts = self.config.receipts
-        if receipts is None:
+        if receipts is None or self._callback_refused is not None:
             return {}
         return {
             "extra.callback": receipts.address,
@@ -282,7 +302,9 @@ class XiaomiProvider(HttpProvider):
             return Outcome(
                 verdict=RETRY, retry_after_s=SPENT_S, spent=True, maybe_sent=True, vendor_code="channel_exceed_quota"
             )
-        return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(data.get("id")))
+        refused = self._callback_refused
+        code = None if refused is None else f"receipts_{refused}"
+        return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(data.get("id")), vendor_code=code)
 
 
 def _click(click: str | None) -> dict[str, str]:
@@ -300,7 +322,8 @@ def _bad(response: Response) -> frozenset[str]:
     listed = data.get("bad_regids") if isinstance(data, dict) else None
     if isinstance(listed, str):
         listed = listed.split(",")
-    return frozenset(one for one in listed if isinstance(one, str)) if isinstance(listed, list) else frozenset()
+    # What is empty stands as "" in this vendor's answers: that is nobody.
+    return frozenset(one for one in listed if isinstance(one, str) and one) if isinstance(listed, list) else frozenset()
 
 
 def _whole(value: object) -> int | None:

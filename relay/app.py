@@ -18,6 +18,7 @@ from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
 from relay.api.door import Door
 from relay.api.gate import Gate, stop_listening
+from relay.api.groups import GroupApi
 from relay.api.history import HistoryApi
 from relay.api.issuing import Issuer
 from relay.api.preferences import PreferencesApi
@@ -49,6 +50,7 @@ from relay.push.desk import PushDesk
 from relay.push.expiry import ExpiryWatch
 from relay.push.receipts import ReceiptService
 from relay.push.reload import Reloader
+from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
 from relay.realtime.hub import Hub
@@ -187,6 +189,7 @@ class Relay:
             fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
+            read_somewhere=lambda user: self.withdrawer.read(user),
             counted=self.metrics.accepted.inc,
         )
         rhythm = Rhythm(
@@ -236,6 +239,9 @@ class Relay:
             keep_ms=settings.retention.log_d * 86_400_000,
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
+        self.withdrawer = Withdrawer(
+            self.engine, clock, self.accounts, lambda _: policy, open_token=self._open_token
+        )
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
@@ -414,6 +420,7 @@ class Relay:
                 wait_max_s=self.settings.poll.wait_max_s,
             ),
             preferences=PreferencesApi(inbox=self.inbox),
+            groups=GroupApi(inbox=self.inbox),
             history=HistoryApi(inbox=self.inbox, files=self.logs),
             stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
             webhooks=WebhookApi(webhooks=self.webhooks),
@@ -510,6 +517,7 @@ class Relay:
                 self.store_watch.run,
                 self.room.run,
                 self.reloader.run,
+                self.withdrawer.run,
             ):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")

@@ -164,7 +164,6 @@ class Inbox(Struct, frozen=True):
     floor_seq: int  # everything up to here has been pruned
     pinned_until_ms: int
     created_ms: int
-
     preferences: str | None  # JSON of what the user wants to be told of
 
     @property

@@ -27,6 +27,7 @@ from relay.presence.service import PresenceService
 from relay.realtime.service import DeviceService
 
 BATCH_MAX = 500
+GROUP = "group"
 DELIVER_LATER_MS_MAX = 28 * 86_400_000
 RECIPIENTS_MAX = 1000
 PAYLOAD_BYTES_MAX = 64 * 1024
@@ -88,10 +89,11 @@ class Sends:
             body_hash=body_hash(raw),
             nonce=ids.random_hex(self.rng, bits=64),
             users=users,
+            group=body.to.group,
             devices_named=body.to.devices is not None,
             type=body.type,
-            conversation_type=body.conversation.type,
-            conversation_id=body.conversation.id,
+            conversation_type=GROUP if body.to.group is not None else body.conversation.type,
+            conversation_id=body.conversation.id or body.to.group,
             sender_user=None if body.sender is None else body.sender.user,
             sender_device=None if body.sender is None else body.sender.device,
             client_ref=body.client_ref,
@@ -148,6 +150,8 @@ class Sends:
                 platforms=tuple(given.platforms or ()),
                 first_ack_wins=given.first_ack_wins,
             )
+        if body.to.group is not None:
+            return (), scope
         if body.to.users is not None:
             users = tuple(dict.fromkeys(body.to.users))
         else:

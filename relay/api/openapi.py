@@ -48,6 +48,7 @@ TAGS = {
     "devices": "Installations of the app, as the backend registers them.",
     "presence": "Who is online, and heartbeats of sockets that somebody else owns.",
     "webhooks": "Being told what became of each message, by push and by pull.",
+    "groups": "Who is a member of which group.",
     "users": "What users want to be told of.",
     "push": "Vendor accounts, and what they would not carry.",
     "device": "What a device itself calls, with its own token.",

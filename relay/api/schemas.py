@@ -95,15 +95,16 @@ class DeviceRef(In):
 
 
 class To(In):
-    """Who receives: users (all their devices), or single devices; at most 1,000 users, each once."""
+    """Who receives: users (all their devices), single devices, or the members of a group; at most 1,000 users, each once."""
 
     users: Annotated[list[Id], Field(min_length=1)] | None = None
     devices: Annotated[list[DeviceRef], Field(min_length=1)] | None = None
+    group: Id | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> "To":
-        if (self.users is None) == (self.devices is None):
-            raise ValueError("give either `users` or `devices`")
+        if sum(one is not None for one in (self.users, self.devices, self.group)) != 1:
+            raise ValueError("give one of `users`, `devices` and `group`")
         return self
 
 
@@ -403,6 +404,36 @@ class TicketOut(Out):
 
     ticket: str
     expires_at: str
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+class MembersBody(In):
+    """Who joins and who leaves, in one step."""
+
+    add: Annotated[list[Id], Field(max_length=1000)] | None = None
+    remove: Annotated[list[Id], Field(max_length=1000)] | None = None
+
+    @model_validator(mode="after")
+    def _apart(self) -> "MembersBody":
+        if not self.add and not self.remove:
+            raise ValueError("give `add` or `remove`")
+        if set(self.add or ()) & set(self.remove or ()):
+            raise ValueError("nobody can join and leave at once")
+        return self
+
+
+class MembershipOut(Out):
+    version: int
+    members: int
+
+
+class MembersOut(Out):
+    """`after`: for the next page; null: there is none."""
+
+    members: list[str]
+    after: str | None
 
 
 # --- preferences ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.gate import Gate
+from relay.api.groups import GroupApi
 from relay.api.history import HistoryApi
 from relay.api.preferences import PreferencesApi
 from relay.api.push import PushApi
@@ -36,6 +37,7 @@ def application(
     stream: StreamApi,
     history: HistoryApi,
     preferences: PreferencesApi,
+    groups: GroupApi,
     webhooks: WebhookApi,
     receipts: ReceiptApi,
     push: PushApi,
@@ -81,6 +83,10 @@ def application(
         "pull_events": webhooks.events,
         "app_versions": backend.app_versions,
         "delete_user": backend.delete_user,
+        "change_members": groups.change,
+        "list_members": groups.members,
+        "remove_member": groups.remove,
+        "dissolve_group": groups.dissolve,
         "get_preferences": preferences.get,
         "put_preferences": preferences.put,
         "delete_preferences": preferences.delete,

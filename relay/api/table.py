@@ -81,6 +81,11 @@ class DeviceHistoryQuery(Query):
     limit: int = Field(50, ge=1, le=200)
 
 
+class MembersQuery(Query):
+    after: Id | None = None
+    limit: int = Field(200, ge=1, le=1000)
+
+
 class EventsQuery(PageQuery):
     types: Annotated[str, StringConstraints(max_length=1024)] | None = None
 
@@ -400,6 +405,48 @@ ROUTES: tuple[Route, ...] = (
         responses={200: s.VersionsOut},
         errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
         tag="operation",
+    ),
+    Route(
+        method="PUT",
+        path="/v1/groups/{group}/members",
+        handler="change_members",
+        summary="Let users join and leave a group, in one step; the first to join makes it.",
+        access="devices:write",
+        request=s.MembersBody,
+        responses={200: s.MembershipOut},
+        errors=(*CALLER, *BODY, *COMMIT, "not_found", "too_many_recipients"),
+        tag="groups",
+    ),
+    Route(
+        method="GET",
+        path="/v1/groups/{group}/members",
+        handler="list_members",
+        summary="Who is a member now.",
+        access="messages:read",
+        query=MembersQuery,
+        responses={200: s.MembersOut},
+        errors=(*CALLER, *STORE, "not_found", "validation_failed", "unknown_field"),
+        tag="groups",
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/groups/{group}/members/{user}",
+        handler="remove_member",
+        summary="Let a user leave; what was sent before stays its own.",
+        access="devices:write",
+        responses={204: None},
+        errors=(*CALLER, *COMMIT, "not_found"),
+        tag="groups",
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/groups/{group}",
+        handler="dissolve_group",
+        summary="Let everybody leave.",
+        access="devices:write",
+        responses={204: None},
+        errors=(*CALLER, *COMMIT, "not_found"),
+        tag="groups",
     ),
     Route(
         method="DELETE",

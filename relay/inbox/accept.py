@@ -14,11 +14,13 @@ from msgspec.structs import replace
 from relay.errors import Conflict, Invalid, Problem, Throttled
 from relay.inbox import rules
 from relay.inbox.ending import entry_row
+from relay.inbox.groups import MEMBERS_MAX
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.locked import flush as flush_users
 from relay.inbox.reports import end
 from relay.model import EVERYWHERE, GATEWAY, DeviceKey, DeviceState, EntryState, Kind, NotifyPolicy, Scope, UserKey
 from relay.store import fanout as fanout_rows
+from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
@@ -40,6 +42,7 @@ class Send(Struct, frozen=True, kw_only=True):
     body_hash: bytes
     nonce: str  # random: tells our idempotency row from one that was there
     users: tuple[str, ...]
+    group: str | None = None  # instead of users: whoever is a member when it is accepted
     devices_named: bool = False  # the devices of the scope are the receivers, so they must exist
     type: str
     conversation_type: str = "direct"
@@ -111,8 +114,9 @@ def accept(
     """Accepts many messages in one transaction; a refused one leaves no trace and does not disturb the others."""
     batch = Batch(conn, now_ms, sends, policy_of)
     batch.claim_keys()
+    batch.resolve_groups()
     batch.lock(new_epoch)
-    for index, send in enumerate(sends):
+    for index, send in enumerate(batch.sends):
         if batch.answers[index] is None:
             batch.take(index, send)
     batch.write()
@@ -125,7 +129,7 @@ class Batch:
     def __init__(self, conn: Conn, now_ms: int, sends: Sequence[Send], policy_of: PolicyOf) -> None:
         self.conn = conn
         self.now_ms = now_ms
-        self.sends = sends
+        self.sends = list(sends)
         self.policy_of = policy_of
         self.answers: list[Accepted | Exception | None] = [None] * len(sends)
         self.same_as: dict[int, int] = {}  # a repeat within the batch -> the one it repeats
@@ -198,6 +202,24 @@ class Batch:
             for index in indexes:
                 if row := rows.get(self.sends[index].message_id):
                     self.answers[index] = replayed(row)
+
+    # --- groups ---
+
+    def resolve_groups(self) -> None:
+        """Puts the members of this moment in place of their group. The sender is not a receiver: it gets a copy."""
+        for index, send in enumerate(self.sends):
+            if send.group is None or self.answers[index] is not None or index in self.same_as:
+                continue
+            found = group_rows.members(self.conn, send.app_id, send.group, limit=MEMBERS_MAX)
+            users = tuple(user for user in found if user != send.sender_user)
+            if users:
+                self.sends[index] = replace(send, users=users)
+                continue
+            self.answers[index] = Invalid(
+                f"The group {send.group[:64]!r} has no member to receive this.", code="recipient_unknown"
+            )
+            if send.key is not None:
+                self.dropped_keys.append((send.app_id, send.key))
 
     # --- locks ---
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from relay import ids
 from relay.clock import Clock
 from relay.errors import Missing
-from relay.inbox import history, registry, upgrades
+from relay.inbox import groups, history, registry, upgrades
 from relay.inbox.accept import Accepted, Send, accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import NewAddress
@@ -70,6 +70,7 @@ class InboxService:
     fanout_due: Callable[[int], None] = lambda _: None
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
+    read_somewhere: Callable[[UserKey], None] = lambda _: None  # what other devices show may be moot
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
@@ -210,6 +211,27 @@ class InboxService:
         await self.engine.write(lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of))
         self.facts_told()
 
+    # --- groups ---
+
+    async def change_group(
+        self, app_id: str, group: str, *, add: Sequence[str], remove: Sequence[str]
+    ) -> groups.Membership:
+        """Raises Missing for an unknown group that nobody is added to, Invalid for one that would be too large."""
+        self.room.for_others()
+        return await self.engine.write(
+            lambda conn, _: groups.change(conn, app_id, group, add=add, remove=remove, new_epoch=self.new_epoch)
+        )
+
+    async def members(self, app_id: str, group: str, *, after: str, limit: int) -> tuple[list[str], bool]:
+        """Members with names after that one, and whether there are more. Raises Missing."""
+        return await self.engine.read(lambda conn, _: groups.members(conn, app_id, group, after=after, limit=limit))
+
+    async def dissolve_group(self, app_id: str, group: str) -> None:
+        """Raises Missing."""
+        await self.engine.write(lambda conn, _: groups.dissolve(conn, app_id, group))
+
+    # --- users ---
+
     async def preferences(self, user: UserKey) -> Preferences:
         """Raises Missing."""
 
@@ -265,6 +287,7 @@ class InboxService:
         self.facts_told()
         if answer.wakes:
             self.hints.wake([request.device.user])
+            self.read_somewhere(request.device.user)
         return answer
 
     # --- reading ---

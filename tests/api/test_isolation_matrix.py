@@ -36,10 +36,11 @@ BODIES: Mapping[str, Any] = {
     "put_addresses": {"addresses": []},
     "verify": {"cursor": "none", "ranges": [{"from": 0, "to": 1, "n": 0, "fp": "0"}]},
     "put_preferences": {},
+    "change_members": {"add": ["nobody"]},
     "requeue_pushes": {"user": "nobody", "device": "none"},
 }
 # Ids in these name something of the caller's own app, which they make or look at there; the other app's stays untouched.
-OWN_NAMES = {"put_device", "user_presence", "revoke_user_tokens"}
+OWN_NAMES = {"put_device", "change_members", "user_presence", "revoke_user_tokens"}
 
 
 def named(routes: list[Route]) -> list[Any]:
@@ -74,7 +75,9 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture
 async def theirs(face: Face) -> AsyncIterator[dict[str, str]]:
-    """Ids of things of the app `default`: a message, a user, a device of it, an endpoint."""
+    """Ids of things of the app `default`: a message, a user, a device of it, an endpoint, a group."""
+    group = f"{face.user}-friends"
+    assert (await face.call("PUT", f"/v1/groups/{group}/members", {"add": [face.user]})).status == 200
     endpoint = await face.call("POST", "/v1/webhooks", {"url": "https://127.0.0.1:9/hook"})
     assert endpoint.status == 201, endpoint.text
     yield {
@@ -84,6 +87,7 @@ async def theirs(face: Face) -> AsyncIterator[dict[str, str]]:
         "endpoint": endpoint.json["id"],
         "account": "log",
         "hour": "2020-01-01T00",
+        "group": group,
     }
     for key in (face.of.key, face.of.other_key):
         for one in (await face.call("GET", "/v1/webhooks", token=key)).json["endpoints"]:
@@ -98,6 +102,7 @@ def never_were(theirs: Mapping[str, str]) -> dict[str, str]:
         "device": "no-device",
         "account": "no-account",
         "hour": "2020-01-01T01",
+        "group": "no-group",
         "endpoint": theirs["endpoint"][:-4] + ("aaaa" if theirs["endpoint"][-4:] != "aaaa" else "bbbb"),
     }
 
@@ -108,6 +113,7 @@ async def snapshot(face: Face, theirs: Mapping[str, str]) -> list[Any]:
         await face.call("GET", f"/v1/messages/{theirs['message']}"),
         await face.call("GET", f"/v1/users/{theirs['user']}/devices/phone"),
         await face.call("GET", f"/v1/webhooks/{theirs['endpoint']}"),
+        await face.call("GET", f"/v1/groups/{theirs['group']}/members"),
     ]
     assert {one.status for one in seen} == {200}
     moving = {"state", "failing_since", "last_contact_at"}  # by deliveries and devices of its own

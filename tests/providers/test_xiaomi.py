@@ -132,6 +132,29 @@ def test_the_answers_id_is_the_vendors() -> None:
     assert made().decode(OK) == Outcome(verdict=Verdict.ACCEPTED, vendor_id="scm55001764000000000xy")
 
 
+@pytest.mark.parametrize("listed", ["", ",", [], [""], None])
+def test_an_empty_list_of_bad_ids_is_nobody(listed: Any) -> None:
+    assert made().decode(answer(0, id="scm1", bad_regids=listed)) == Outcome(verdict=Verdict.ACCEPTED, vendor_id="scm1")
+
+
+@pytest.mark.parametrize("code", [65036, 65037, 65038])
+async def test_a_push_is_worth_more_than_its_receipts(code: int) -> None:
+    receipts = {"url": "https://relay.example/v1/receipts/mi", "path_secret": "s3cr3t-path-of-receipts"}
+
+    def refusing(request: Request) -> Response:
+        return answer(code) if b"extra.callback=" in request.body else OK
+
+    scripted = Scripted(refusing)
+    provider = made(scripted, receipts=receipts)
+    for calls in (2, 3):
+        outcome = await provider.send(FULL)
+        assert outcome == Outcome(
+            verdict=Verdict.ACCEPTED, vendor_id="scm55001764000000000xy", vendor_code=f"receipts_{code}"
+        )
+        assert len(scripted.requests) == calls, "asked for again, although Xiaomi will not have it"
+    assert form_of(scripted.requests[1])["title"] == "Ann"
+
+
 # The mapping, sheet §7.
 
 FULL = Push(
@@ -236,6 +259,7 @@ def test_a_tap(click: str | None, effect: dict[str, str]) -> None:
 
 def test_time_to_live_is_in_milliseconds_and_nought_means_now_or_never() -> None:
     assert form(replace(FULL, ttl_s=9_999_999))["time_to_live"] == "1209600000"
+    assert form(replace(FULL, ttl_s=0.0001))["time_to_live"] == "1"
     now = form(replace(FULL, ttl_s=0))
     assert now["extra.only_send_once"] == "1"
     assert "time_to_live" not in now
@@ -319,6 +343,8 @@ def test_overrides_lie_over_ours_and_null_takes_away() -> None:
         {"restricted_package_name": "x.y"},
         {"alias": "a"},
         {"title": ""},
+        {"title": " \n"},
+        {"description": "\u3000"},
         {"title": "t" * 50},
         {"description": "t" * 128},
         {"pass_through": 2},

@@ -1,0 +1,113 @@
+"""Rows of groups: who is a member, since and until which version. A membership that has ended stays, with its end."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, bindparam, func, select, update
+
+from relay.store.schema import conversation, membership
+from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
+
+c, b = conversation.c, membership.c
+GROUP = "group"
+
+
+class Group(NamedTuple):
+    head_seq: int
+    members_version: int
+
+
+_here = (c.app_id == bindparam("app"), c.conversation_id == bindparam("group"))
+_group = select(c.head_seq, c.members_version).where(*_here)
+_lock = _group.with_for_update()
+
+
+def make_group(conn: Connection, app_id: str, group: str, *, epoch: str) -> None:
+    """Makes the group, if it does not exist yet."""
+    row = {
+        "app_id": app_id,
+        "conversation_id": group,
+        "type": GROUP,
+        "epoch": epoch,
+        "head_seq": 0,
+        "floor_seq": 0,
+        "members_version": 0,
+    }
+    insert_missing(conn, conversation, [row])
+
+
+def lock_group(conn: Connection, app_id: str, group: str) -> Group | None:
+    """Takes the group's lock: its membership changes one change at a time."""
+    row = conn.execute(_lock, {"app": app_id, "group": group}).first()
+    return None if row is None else Group(*row)
+
+
+def group_of(conn: Connection, app_id: str, group: str) -> Group | None:
+    """The group as of this snapshot, without its lock."""
+    row = conn.execute(_group, {"app": app_id, "group": group}).first()
+    return None if row is None else Group(*row)
+
+
+_set_version = update(conversation).where(*_here).values(members_version=bindparam("version"))
+
+
+def set_version(conn: Connection, app_id: str, group: str, version: int) -> None:
+    conn.execute(_set_version, {"app": app_id, "group": group, "version": version})
+
+
+_current = (b.app_id == bindparam("app"), b.conversation_id == bindparam("group"), b.left_version.is_(None))
+_members = (
+    select(b.user_id).where(*_current, b.user_id > bindparam("after")).order_by(b.user_id).limit(bindparam("count"))
+)
+
+
+def members(conn: Connection, app_id: str, group: str, *, after: str = "", limit: int) -> list[str]:
+    """Who is a member now, in the order of their names."""
+    params = {"app": app_id, "group": group, "after": after, "count": limit}
+    return list(conn.execute(_members, params).scalars().all())
+
+
+_count = select(func.count()).select_from(membership).where(*_current)
+
+
+def count(conn: Connection, app_id: str, group: str) -> int:
+    return int(conn.execute(_count, {"app": app_id, "group": group}).scalar_one())
+
+
+@per_dialect
+def _among(sqlite: bool) -> Select[Any]:
+    return select(b.user_id).where(*_current, in_list(b.user_id, "users", sqlite=sqlite))
+
+
+def members_among(conn: Connection, app_id: str, group: str, users: Iterable[str]) -> set[str]:
+    params = {"app": app_id, "group": group, "users": as_list(conn, users)}
+    return set(conn.execute(_among(conn), params).scalars().all())
+
+
+def add(conn: Connection, app_id: str, group: str, users: Sequence[str], *, version: int, seq: int) -> None:
+    """They are members from this version on."""
+    head = {"app_id": app_id, "conversation_id": group}
+    tail = {
+        "joined_version": version,
+        "left_version": None,
+        "joined_seq": seq,
+        "left_seq": None,
+        "notify": "all",
+        "wake_seq": seq,
+    }
+    insert_rows(conn, membership, [head | {"user_id": user} | tail for user in users])
+
+
+@per_dialect
+def _end(sqlite: bool) -> Any:
+    return (
+        update(membership)
+        .where(*_current, in_list(b.user_id, "users", sqlite=sqlite))
+        .values(left_version=bindparam("version"), left_seq=bindparam("seq"))
+    )
+
+
+def end(conn: Connection, app_id: str, group: str, users: Iterable[str], *, version: int, seq: int) -> None:
+    """They are members no more, from this version on."""
+    params = {"app": app_id, "group": group, "users": as_list(conn, users), "version": version, "seq": seq}
+    conn.execute(_end(conn), params)
