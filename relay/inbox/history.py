@@ -130,7 +130,7 @@ def of_device(
             return Pages(items=items, next=None)
         seen = rules.view(entry, device)
         if seen is View.OWN:
-            seen = View.FULL
+            seen = rules.as_content(entry, device)
         fits = entry.kind in CARRIES_MESSAGE and entry.live(now_ms) and seen in {View.FULL, View.FALLBACK}
         if fits and (conversation is None or entry.conversation_id == conversation):
             one = entry_json(entry, content, seen)

@@ -170,7 +170,7 @@ def page(
             raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")
         seen = rules.view(entry, snap.device)
         if seen is View.OWN and not cursor:
-            seen = View.FULL
+            seen = rules.as_content(entry, snap.device)  # it may be another version that asks
         why_not = Why.PRUNED if entry.seq <= snap.device.start_seq else rules.gap_reason(entry, seen, now_ms)
         if why_not is None:
             one = entry_json(entry, content, seen)

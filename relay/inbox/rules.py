@@ -72,6 +72,11 @@ def view(entry: Entry, device: Device) -> View:
         return View.NONE  # it was named before it existed (or in an earlier life)
     if entry.kind is Kind.OWN and entry.origin_device == device.device_id and entry.origin_session == device.session:
         return View.OWN
+    return as_content(entry, device)
+
+
+def as_content(entry: Entry, device: Device) -> View:
+    """The form in which it carries the entry, if it has anything to do with it."""
     if shows(entry, device):
         return View.FULL
     if entry.has_fallback:

@@ -152,6 +152,19 @@ async def test_what_is_found_lacking_comes_by_range_also_what_the_device_sent_it
     assert (await client.compare()).same
 
 
+async def test_what_the_device_sent_itself_comes_by_range_in_a_form_that_its_version_can_show(client: Client) -> None:
+    house = client.house
+    await house.hello(PHONE, schema=1)
+    await house.register("bob/phone")
+    await house.send(
+        "bob", sender_user="ann", sender_device="phone", min_schema=5, fallback='"old"', fallback_h=h("old")
+    )
+    reading = await house.inbox.read(house.key(PHONE), None, limit=10, range_=(0, 9))
+    assert reading.batch is not None
+    (entry,) = json.loads(reading.batch.json)["entries"]
+    assert (entry["kind"], entry["form"], entry["body"]) == ("own", "fallback", "old")
+
+
 async def test_what_came_in_full_before_a_downgrade_still_counts_in_full(client: Client) -> None:
     house = client.house
     await house.hello(PHONE, schema=5)
