@@ -120,7 +120,7 @@ def reset_data(conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, pas
         "reason": reason,
         "epoch": snap.epoch8.hex(),
         "cursor": snap.cursor(start, inbox_rows.id_at(conn, snap.inbox.key, start), keys),
-        "floor": snap.inbox.floor_seq,
+        "floor": start,  # the number at which the cursor stands
         "head": snap.inbox.head_seq,
     }
     if past is not None:

@@ -363,13 +363,16 @@ async def a_cursor(house: House, **other: Any) -> str:
     return seal(replace(mine, **other), phone, house.keys)
 
 
-async def begins_again(house: House, refused: CursorRefused, *, code: str, reason: str) -> dict[str, Any]:
+async def begins_again(
+    house: House, refused: CursorRefused, *, code: str, reason: str, name: str = "ann/phone"
+) -> dict[str, Any]:
     """The reset data is enough to go on: its cursor is taken, and what it leads to is complete."""
     assert (refused.status, refused.code) == (410 if code == "cursor_too_old" else 409, code)
     reset: dict[str, Any] = refused.extra["resync"]
     inbox = (await house.rows("SELECT head_seq, floor_seq FROM inbox WHERE user_id = 'ann'"))[0]
-    assert (reset["reason"], reset["head"], reset["floor"]) == (reason, inbox["head_seq"], inbox["floor_seq"])
-    page = await house.page("ann/phone", cursor=reset["cursor"])
+    start = max(inbox["floor_seq"], (await house.device(name)).start_seq)
+    assert (reset["reason"], reset["head"], reset["floor"]) == (reason, inbox["head_seq"], start)
+    page = await house.page(name, cursor=reset["cursor"])
     assert (page.json["from"], page.json["to"], page.json["epoch"]) == (reset["floor"], reset["head"], reset["epoch"])
     return reset
 
@@ -407,6 +410,25 @@ async def test_8_5_another_epoch(house: House) -> None:
     with pytest.raises(CursorRefused) as refused:
         await house.page("ann/phone")
     await begins_again(house, refused.value, code="cursor_epoch_changed", reason="epoch")
+
+
+async def test_8_5_a_device_that_began_late_goes_on_from_where_it_began(house: House) -> None:
+    """The reset names the number of its cursor, which a client needs to place it: not a floor below."""
+    await house.sends(3)
+    await house.register("ann/tablet")
+    await house.engine.write(
+        lambda conn, _: conn.exec_driver_sql(
+            "UPDATE device SET start_seq = 3, acked_seq = 3 WHERE device_id = 'tablet'"
+        )
+    )
+    await house.hello("ann/tablet")
+    await house.catch_up("ann/tablet")
+    await house.sends(1)
+    await house.engine.write(lambda conn, now_ms: meta.begin_epoch(conn, now_ms, random.Random(99)))
+    with pytest.raises(CursorRefused) as refused:
+        await house.page("ann/tablet")
+    reset = await begins_again(house, refused.value, code="cursor_epoch_changed", reason="epoch", name="ann/tablet")
+    assert reset["floor"] == 3
 
 
 @pytest.mark.parametrize(
