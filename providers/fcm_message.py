@@ -18,7 +18,6 @@ OUR_KEYS = frozenset({"relay", "relay_id"})  # in `data`
 
 DURATION = re.compile(r"([0-9]{1,12})(\.[0-9]{1,9})?s")
 LABEL = re.compile(r"[a-zA-Z0-9\-_.~%]{1,50}")
-_TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _RESERVED_KEY = re.compile(r"from|message_type|collapse_key|google.*|gcm.*", re.IGNORECASE | re.DOTALL)
 
 
@@ -146,8 +145,7 @@ def _apns(push: Push, *, ttl_s: float, now_s: float, drawn: bool) -> dict[str, A
 def _webpush(push: Push, *, ttl_s: float, drawn: bool) -> dict[str, Any]:
     headers = {"TTL": str(int(ttl_s)), "Urgency": "high" if push.urgent and not push.silent else "normal"}
     if push.collapse_key:
-        topic = push.collapse_key
-        headers["Topic"] = topic if _TOPIC.fullmatch(topic) else _short(topic)
+        headers["Topic"] = _short(push.collapse_key)  # always: Apple refuses what is not decodable (sheet webpush §4)
     link = {"link": push.click} if push.click and push.click.startswith("https://") else None
     shown = {"tag": push.collapse_key or push.id}
     return _present(

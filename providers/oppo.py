@@ -14,7 +14,6 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from providers.app_message import form_body, present
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fields import merged
 from providers.http import (
     THROTTLED_S,
     Credential,
@@ -32,6 +31,7 @@ from providers.oppo_message import (
     TTL_S_MAX,
     OppoClass,
     notification_of,
+    overridden,
     override_mistakes,
 )
 from providers.receipts.callback import echo
@@ -181,7 +181,7 @@ class OppoProvider(HttpProvider):
         if config.receipts is not None:
             param = echo(push.id, PARAM_BYTES_MAX)
             said |= present({"call_back_url": config.receipts.address, "call_back_parameter": param})
-        return merged(said, push.overrides)
+        return overridden(said, push.overrides)
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5."""

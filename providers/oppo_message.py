@@ -8,10 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from providers.app_message import app_data, cut, number_for, once_key, present, texts
 from providers.contract import Push
-from providers.fields import Rules, flag, matching, mistakes, one_of, text, whole
+from providers.fields import Rules, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
 
-__all__ = ["PARAMETERS_MAX", "TITLE_CHARS_MAX", "TTL_S_MAX", "OppoClass", "notification_of", "override_mistakes"]
+__all__ = [
+    "PARAMETERS_MAX",
+    "TITLE_CHARS_MAX",
+    "TTL_S_MAX",
+    "OppoClass",
+    "notification_of",
+    "overridden",
+    "override_mistakes",
+]
 
 PARAMETERS_MAX = 4000  # of `action_parameters`; the sheet says neither characters nor bytes, so the stricter
 TITLE_CHARS_MAX = 50
@@ -84,7 +92,13 @@ def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     objects = ("action_parameters", "private_title_parameters", "private_content_parameters")
     given = ((field, overrides.get(field)) for field in objects)
     garbled = (field for field, value in given if isinstance(value, str) and not _is_json_object(value))
-    return [*found, *(f"{field} must be a JSON object, as text." for field in garbled)]
+    found += [f"{field} must be a JSON object, as text." for field in garbled]
+    content = overrides.get("content")
+    if overrides.get("style") == 1 and isinstance(content, str) and len(content) > SHORT_CHARS_MAX:
+        found.append(
+            f"content must have at most {SHORT_CHARS_MAX} characters with style 1; style 2 takes {LONG_CHARS_MAX}."
+        )
+    return found
 
 
 def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bool, now_s: float) -> dict[str, Any]:
@@ -118,6 +132,19 @@ def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bo
         "badge_message_count": push.badge,
     }
     return present(fields)
+
+
+def overridden(said: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`overrides` laid over our notification, whose other fields follow: OPPO refuses those that do not agree (sheet §9)."""
+    result = merged(said, overrides)
+    content = result.get("content")
+    if isinstance(content, str) and "style" not in overrides:
+        result["style"] = 1 if len(content) <= SHORT_CHARS_MAX else 2
+    elif isinstance(content, str) and "content" not in overrides and result.get("style", 1) == 1:
+        result["content"] = cut(content, SHORT_CHARS_MAX)
+    if "category" not in result:
+        result.pop("notify_level", None)  # code 67
+    return result
 
 
 def _click(click: str | None) -> dict[str, Any]:

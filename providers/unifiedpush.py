@@ -67,6 +67,7 @@ class UnifiedPushProvider(WebPushProvider):
             return outcome if vendor_id is None else replace(outcome, vendor_id=vendor_id)
         if response.status == 507:
             wait_s = retry_after_s(response, now_s=self.now()) or NO_SUBSCRIBER_S
+            code = code or f"status_{response.status}"
             return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, retry_after_s=wait_s, vendor_code=code)
         outcome = super().decode(response)
         if outcome.verdict is Verdict.REAUTH:

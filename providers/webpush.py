@@ -278,11 +278,11 @@ def _urgency(push: Push, host: str) -> str:
 
 def _taken(response: Response) -> Outcome:
     """Any 2xx. Microsoft says in a header that it was not quite so (sheet §6.3)."""
-    state = (response.header("x-wns-status") or response.header("x-wns-notificationstatus") or "").lower()
-    if state == "channelthrottled":
-        return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code=state)
-    if state == "dropped":
-        return Outcome(verdict=Verdict.REFUSED, vendor_code=state)
+    states = {(response.header(name) or "").lower() for name in ("x-wns-status", "x-wns-notificationstatus")}
+    if "channelthrottled" in states:
+        return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code="channelthrottled")
+    if "dropped" in states:
+        return Outcome(verdict=Verdict.REFUSED, vendor_code="dropped")
     names = (response.header(name) for name in ("location", "apns-id", "x-wns-msg-id"))
     vendor_id = next((name for name in names if name and len(name) <= ID_CHARS_MAX and name.isprintable()), None)
     return Outcome(verdict=Verdict.ACCEPTED, vendor_id=vendor_id)

@@ -176,6 +176,9 @@ def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
     name = overrides.get("topic")
     if "topic" in overrides and not (isinstance(name, str) and _TOPIC.fullmatch(name)):
         yield "topic must be 1 to 32 of a-z A-Z 0-9 - _."
+    elif isinstance(name, str) and len(name) % 4 == 1:
+        # Apple decodes it, and nothing has such a length in base64url (sheet §4).
+        yield "topic must be base64url that can be decoded: it never has 1, 5, 9, … characters."
     members = overrides.get("envelope", {})
     if not isinstance(members, Mapping):
         yield "envelope must be an object."

@@ -222,7 +222,8 @@ class Cache:
     def _judged(self, one: Received) -> tuple[str, str | None]:
         """The form to keep it in, and the code of a refusal."""
         entry = one.entry
-        if self._types is not None and entry.type not in self._types:
+        # A fallback is made for versions that don't know the type.
+        if self._types is not None and entry.type not in self._types and entry.form != "fallback":
             return "raw", "unknown_type"
         try:
             if self._check is not None:

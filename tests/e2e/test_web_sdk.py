@@ -47,7 +47,9 @@ async def ran(*command: str, **environ: str) -> tuple[int, str]:
 
 
 async def test_its_rules_and_its_cache() -> None:
-    code, out = await ran("node", "--test", "tests/web/")
+    modules = os.environ.get("RELAY_NODE_MODULES")
+    needs = {"NODE_PATH": modules, "RELAY_NEEDS_INDEXEDDB": "1"} if modules else {}
+    code, out = await ran("node", "--test", "tests/web/", **needs)
     assert code == 0, out
     assert re.search(r"pass [1-9]", out)
 
@@ -69,7 +71,7 @@ async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
 
 async def test_every_way_brings_what_was_missed_and_what_comes_and_acks_it(relay: RelayProcess) -> None:
     async with Backend(relay.url, relay.key) as backend:
-        for way in ("websocket", "sse", "long-poll"):
+        for way in ("websocket", "sse", "long-poll", "poll"):
             await backend.put_device(way, "browser")
             token = await backend.mint_token(way, "browser")
             await backend.send(way, "missed")
@@ -86,3 +88,19 @@ async def test_every_way_brings_what_was_missed_and_what_comes_and_acks_it(relay
                 await child.wait()
             assert said == {"bodies": ["missed", "live"], "kept": ["missed", "live"]}
             assert (await backend.device(way, "browser"))["acked"] == 2
+
+
+async def test_an_upgrade_brings_full_forms_and_what_the_old_version_lost(relay: RelayProcess) -> None:
+    async with Backend(relay.url, relay.key) as backend:
+        await backend.put_device("ann", "browser")
+        token = await backend.mint_token("ann", "browser")
+        await backend.send("ann", "plain", type="text")
+        await backend.send("ann", "a poll", type="poll", min_schema=2, fallback="please upgrade")
+        code, out = await ran(*NODE, str(WEB / "upgrade.mjs"), RELAY_URL=relay.url, RELAY_TOKEN=token)
+        assert code == 0, out
+        first, second = json.loads(out)
+        assert first["bodies"] == [["plain", "full"], ["please upgrade", "fallback"]]
+        upgrade = second["connected"]["upgrade"]
+        assert (upgrade["from"], upgrade["to"], upgrade["released"]) == ("1.0", "2.0", 1)
+        assert (second["verified"]["state"], second["verified"]["fetched"]) == ("repaired", 1)
+        assert sorted(second["bodies"]) == [["a poll", "full"], ["plain", "full"]]

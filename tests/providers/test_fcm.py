@@ -252,6 +252,8 @@ def message(push: Push, **settings: Any) -> dict[str, Any]:
     return sent
 
 
+TOPIC_OF_ROOM_42 = "OFEqdMCW5fX4lJLP9SoG1Z_mKf-6110d"
+
 FULL = Push(
     id="m-1",
     token="t-1",
@@ -301,7 +303,7 @@ def test_a_shown_push() -> None:
             "fcm_options": {"image": "https://app.example/i.png"},
         },
         "webpush": {
-            "headers": {"TTL": "60", "Urgency": "high", "Topic": "room-1"},
+            "headers": {"TTL": "60", "Urgency": "high", "Topic": "LLXd9BAVD9_zPg0oQKBIH4KlMwOITG9h"},
             "notification": {"tag": "room-1"},
             "fcm_options": {"link": "https://app.example/room-1"},
         },
@@ -374,6 +376,8 @@ def test_long_keys_are_shortened_where_a_vendor_has_a_limit() -> None:
     sent = message(replace(FULL, collapse_key="ключ" * 20))
     assert len(sent["apns"]["headers"]["apns-collapse-id"]) == 32
     assert len(sent["webpush"]["headers"]["Topic"]) == 32
+    # The recipe of sheet webpush §4: Apple decodes the topic, and most names cannot be.
+    assert message(replace(FULL, collapse_key="room:42"))["webpush"]["headers"]["Topic"] == TOPIC_OF_ROOM_42
     assert sent["android"]["collapse_key"] == "ключ" * 20
 
 

@@ -343,9 +343,39 @@ def test_overrides_lie_over_ours_and_null_takes_away() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "style", "chars"),
+    [
+        ({"content": "c" * 100}, 2, 100),
+        ({"content": "c" * 50}, 1, 50),
+        ({"style": 1}, 1, 50),
+        ({"style": None}, None, 50),
+        ({"style": 2}, 2, 90),
+        ({"style": 2, "content": "c"}, 2, 1),
+    ],
+)
+def test_style_and_content_agree_whichever_is_overridden(
+    overrides: dict[str, Any], style: int | None, chars: int
+) -> None:
+    said = notification(replace(PUSH, body="b" * 90, overrides=overrides))
+    assert (said.get("style"), len(said["content"])) == (style, chars)
+
+
+def test_a_level_goes_with_its_category_when_that_is_taken_away() -> None:
+    assert "notify_level" not in notification(replace(PUSH, overrides={"category": None}))
+    assert "notify_level" not in notification(replace(PUSH, channel="unheard of", overrides={"notify_level": 2}))
+    assert (
+        notification(replace(PUSH, channel="unheard of", overrides={"notify_level": 2, "category": "ORDER"}))[
+            "notify_level"
+        ]
+        == 2
+    )
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         {"target_value": "x"},
+        {"style": 1, "content": "c" * 51},
         {"call_back_url": "https://evil.example"},
         {"title": "t" * 51},
         {"sub_title": "t" * 11},

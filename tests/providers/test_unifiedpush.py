@@ -245,6 +245,7 @@ def test_ntfys_numbers_are_kept() -> None:
     provider, _ = made()
     assert provider.decode(ntfy(429, 42901)).vendor_code == "ntfy_42901"
     assert provider.decode(ntfy(507, 50701)).vendor_code == "ntfy_50701"
+    assert provider.decode(Response(status=507)).vendor_code == "status_507"
     assert provider.decode(Response(status=429, body=b'{"code": 429}')).vendor_code == "status_429"
 
 

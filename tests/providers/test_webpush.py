@@ -435,6 +435,7 @@ def test_the_same_push_is_the_same_bytes_and_another_process_has_others() -> Non
         ({"urgency": None}, "urgency must be one of"),
         ({"topic": "new event"}, "topic must be"),
         ({"topic": "x" * 33}, "topic must be"),
+        ({"topic": "new_event"}, "topic must be base64url"),
         ({"envelope": 1}, "envelope must be an object"),
         ({"envelope": {"id": "x"}}, "the relay's own"),
         ({"envelope": {"x": object()}}, "must be JSON"),
@@ -542,6 +543,10 @@ def test_an_endpoint_that_comes_back_as_an_id_is_kept_out_of_the_outcome() -> No
         ),
         (Response(status=201, headers={"X-WNS-Status": "channelthrottled"}), RETRY, TOKEN, None),
         (Response(status=200, headers={"X-WNS-NotificationStatus": "dropped"}), REFUSED, MESSAGE, None),
+        (
+            Response(status=200, headers={"X-WNS-Status": "received", "X-WNS-NotificationStatus": "dropped"}),
+            *(REFUSED, MESSAGE, None),
+        ),
         (Response(status=410, headers={"X-WNS-Error-Description": "Channel expired"}), DEAD, TOKEN, None),
         (Response(status=410, headers={"X-WNS-Error-Description": "Domain Blocked"}), CONFIG, TOKEN, None),
         # §6.4, Apple.

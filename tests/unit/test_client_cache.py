@@ -155,6 +155,13 @@ def test_what_this_version_cannot_show_is_kept_raw_and_refused(opened: Open) -> 
     assert [one.form for one in cache.messages()] == ["raw", "raw", "full"]
 
 
+def test_a_fallback_is_shown_whatever_the_type_since_it_is_made_for_versions_that_do_not_know_it(opened: Open) -> None:
+    cache = begun(opened(types=["text"]))
+    outcome = cache.keep(START, a_page(0, entry(1, type="poll", body="please upgrade", form="fallback")))
+    assert outcome.words == {}
+    assert [(one.body, one.form) for one in cache.messages()] == [("please upgrade", "fallback")]
+
+
 def test_words_survive_a_restart_until_they_are_heard(opened: Open) -> None:
     first = opened()
     first.put_words(dict([said.read("c-1", 4), said.receipt("m1", "shown")]))

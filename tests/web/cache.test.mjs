@@ -1,4 +1,5 @@
 // The cache on memory; and on IndexedDB where `npm install` in this folder, or NODE_PATH, has brought fake-indexeddb.
+// In a real browser: test_browser.py.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -9,8 +10,9 @@ import { Cache, IndexedTables, MemoryTables } from "../../relay/web/sdk/index.js
 
 const kinds = { memory: async () => new MemoryTables() };
 try {
-  const { IDBFactory } = createRequire(import.meta.url)("fake-indexeddb");
-  kinds.indexeddb = () => IndexedTables.open("relay", new IDBFactory());
+  const { IDBFactory, IDBKeyRange } = createRequire(import.meta.url)("fake-indexeddb");
+  globalThis.IDBKeyRange = IDBKeyRange;
+  kinds.indexeddb = () => IndexedTables.open("relay", { factory: new IDBFactory() });
 } catch (error) {
   if (process.env.RELAY_NEEDS_INDEXEDDB) throw error;
 }
@@ -100,9 +102,112 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual(await cache.words(), {});
   });
 
+  test(`${kind}: a fallback is shown whatever the type, since it is made for versions that don't know it`, async () => {
+    const cache = await begun();
+    const news = await cache.keep(at(0), page(0, [entry(1, { type: "poll", form: "fallback" })]), { types: ["text"] });
+    assert.deepEqual([news.arrived[0].form, news.words], ["fallback", {}]);
+  });
+
   test(`${kind}: a store keeps its id`, async () => {
     const cache = await begun();
     const { id } = await cache.open();
     assert.equal((await cache.open()).id, id);
+  });
+
+  test(`${kind}: what counts in a comparison is what came and was not ended`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [entry(1), entry(2, { collapse_key: "score" }), entry(3, { form: "fallback" })]));
+    await cache.keep(at(3), page(3, [entry(4, { collapse_key: "score" }), entry(5, { id: "m3", kind: "release" })]));
+    await cache.keep(at(5), page(5, [entry(6, { expires_at: "2020-01-01T00:00:00Z" })]));
+    await cache.delete(["m1"]);
+    const extent = await cache.extent();
+    assert.deepEqual([extent.low, extent.high], [0, 6]);
+    const seqs = async (now) => (await cache.rows(extent, now)).map(({ seq }) => seq);
+    assert.deepEqual(await seqs(Date.now()), [1, 4, 5]);
+    assert.deepEqual(await seqs(0), [1, 4, 5, 6]);
+    await cache.adopt({ epoch: "e1", seq: 4, cursor: "c4" }, { reason: "store_changed" });
+    assert.equal((await cache.extent()).low, 4);
+  });
+
+  test(`${kind}: a message that was lost comes back by a range, and the cursor stays`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [entry(1), entry(2)]));
+    await cache.tables.transact((t) => t.delete("messages", "m1"));
+    assert.deepEqual((await cache.rows(await cache.extent(), 0)).map(({ seq }) => seq), [2]);
+    const news = await cache.fill(page(0, [entry(1)], { cursor: null }));
+    assert.deepEqual(news.arrived.map(({ id }) => id), ["m1"]);
+    const { seq, cursor } = await cache.open();
+    assert.deepEqual([seq, cursor, (await cache.rows(await cache.extent(), 0)).length], [2, "c2", 2]);
+    assert.equal((await cache.fill(page(0, [entry(2)], { epoch: "e0" }))).arrived.length, 0);
+  });
+
+  test(`${kind}: messages come in the order in which they came, in portions`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [1, 2, 3, 4, 5].map((seq) => entry(seq))));
+    await cache.delete(["m2"]);
+    const [one, three] = await cache.messages({ limit: 2 });
+    assert.deepEqual([one.body, three.body], [1, 3]);
+    assert.deepEqual((await cache.messages({ after: three.place, limit: 2 })).map(({ body }) => body), [4, 5]);
+  });
+
+  test(`${kind}: it remembers the app's version, and an upgrade until it is proved`, async () => {
+    const cache = await begun();
+    assert.equal(await cache.noteVersion("1.0"), null);
+    assert.equal(await cache.noteVersion("1.0"), null);
+    assert.equal(await cache.noteVersion("2.0"), "1.0");
+    await cache.adopt(at(0), { upgrade: "up_1" });
+    await cache.adopt(at(0));
+    assert.equal((await cache.open()).upgrade, "up_1");
+    await cache.proved();
+    assert.equal((await cache.open()).upgrade, null);
+  });
+}
+
+if (kinds.indexeddb) {
+  const { IDBFactory } = createRequire(import.meta.url)("fake-indexeddb");
+  const notes = (database) => database.createObjectStore("notes");
+  const titles = (database, transaction) => transaction.objectStore("notes").createIndex("title", "title");
+
+  test("the app's object stores grow beside ours, each step once", async () => {
+    const factory = new IDBFactory();
+    const first = await IndexedTables.open("relay", { factory, migrations: [notes] });
+    const { id } = await new Cache(first).open();
+    await first.close();
+    const second = await IndexedTables.open("relay", { factory, migrations: [notes, titles] });
+    assert.deepEqual([...second.database.transaction("notes").objectStore("notes").indexNames], ["title"]);
+    assert.equal((await new Cache(second).open()).id, id);
+  });
+
+  test("a migration that throws leaves the database as it was", async () => {
+    const factory = new IDBFactory();
+    const first = await IndexedTables.open("relay", { factory });
+    const { id } = await new Cache(first).open();
+    await first.close();
+    const broken = (database) => {
+      notes(database);
+      throw new Error("halfway");
+    };
+    await assert.rejects(IndexedTables.open("relay", { factory, migrations: [broken] }), /halfway/);
+    const again = await IndexedTables.open("relay", { factory, migrations: [notes] });
+    assert.equal((await new Cache(again).open()).id, id);
+  });
+
+  test("an older version of the app leaves a newer one's database alone, and begins its own", async () => {
+    const factory = new IDBFactory();
+    const newer = await IndexedTables.open("relay", { factory, migrations: [notes] });
+    const { id } = await new Cache(newer).open();
+    await newer.close();
+    const older = await IndexedTables.open("relay", { factory });
+    assert.notEqual((await new Cache(older).open()).id, id);
+  });
+
+  test("a page of an older version gives way to a newer one, and says so", async () => {
+    const factory = new IDBFactory();
+    const older = await IndexedTables.open("relay", { factory });
+    let outdated = 0;
+    older.onoutdated = () => (outdated += 1);
+    await IndexedTables.open("relay", { factory, migrations: [notes] });
+    assert.equal(outdated, 1);
+    await assert.rejects(older.transact(async () => {}), /load the page anew/);
   });
 }

@@ -3,6 +3,7 @@
 import { CARRIES_BODY, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
 const ONE = "one";
+const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, upgrade: null, version: null, given: null, token: null };
 
 /** Another tab has stored something meanwhile. */
 export class Moved extends Error {}
@@ -14,13 +15,16 @@ export class Cache {
     this.#tables = tables;
   }
 
+  get tables() {
+    return this.#tables;
+  }
+
   /** Makes the store with its id, once; gives it. */
   open() {
     return this.#tables.transact(async (t) => {
       let store = await t.get("store", ONE);
       if (!store) {
-        const id = crypto.randomUUID();
-        store = { id, epoch: "", seq: 0, cursor: null, byTag: false, count: 0, given: null, token: null };
+        store = { ...FRESH, id: crypto.randomUUID() };
         await t.put("store", ONE, store);
       }
       return store;
@@ -31,27 +35,51 @@ export class Cache {
     return this.#tables.close();
   }
 
-  /** Stores a page and its cursor, if the database stands at `at`; gives what is news. Throws Moved. */
-  keep(at, page, { types = null, check = null } = {}) {
+  #change(what) {
     return this.#tables.transact(async (t) => {
       const store = await t.get("store", ONE);
+      const answer = await what(store, t);
+      await t.put("store", ONE, store);
+      return answer;
+    });
+  }
+
+  // --- pages ---
+
+  /** Stores a page and its cursor, if the database stands at `at`; gives what is news. Throws Moved. */
+  keep(at, page, how = {}) {
+    return this.#change(async (store, t) => {
       if (store.epoch !== at.epoch || store.seq !== at.seq || page.from !== at.seq) throw new Moved();
-      const news = { arrived: [], changed: [], ended: [], read: [], words: {} };
-      for (const entry of page.entries) await this.#take(t, store, entry, { types, check }, news);
+      const news = await this.#takeAll(t, store, page, how);
       store.seq = page.to;
       store.cursor = page.cursor;
       if (page.caught_up) store.byTag = false;
-      await t.put("store", ONE, store);
-      for (const [key, word] of Object.entries(news.words)) await t.put("words", key, { key, word });
       return news;
     });
   }
 
+  /** Stores what came beside the cursor, by a range. */
+  fill(page, how = {}) {
+    return this.#change(async (store, t) => {
+      const fits = page.epoch === store.epoch;
+      return this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
+    });
+  }
+
+  async #takeAll(t, store, page, { types = null, check = null }) {
+    const news = { arrived: [], changed: [], ended: [], read: [], words: {} };
+    for (const entry of page.entries) await this.#take(t, store, entry, { types, check }, news);
+    for (const [key, word] of Object.entries(news.words)) await t.put("words", key, { key, word });
+    return news;
+  }
+
   async #take(t, store, entry, { types, check }, news) {
-    if (entry.kind === "recall") return this.#end(t, entry.of, "recalled", news);
-    if (entry.kind === "read") return void news.read.push({ conversation: entry.conversation, seq: entry.read_seq });
+    if (entry.kind === "recall") return this.#end(t, entry.of ?? [], "recalled", entry.seq, news);
+    if (entry.kind === "read") return void news.read.push({ conversation: entry.conversation?.id ?? entry.conversation, seq: entry.read_seq });
     if (!CARRIES_BODY.has(entry.kind) || entry.body === undefined) {
-      await t.put("messages", entry.id, { ...entry, form: "control", place: (store.count += 1) });
+      if (!(await t.get("messages", entry.id))) {
+        await t.put("messages", entry.id, { ...entry, form: "control", place: (store.count += 1) });
+      }
       if (!KNOWN_KINDS.has(entry.kind)) news.words[`nack:${entry.id}`] = { id: entry.id, code: "unknown_type" };
       return undefined;
     }
@@ -59,34 +87,53 @@ export class Cache {
     const form = refusal ? "raw" : (entry.form ?? "full");
     const known = await this.#known(t, store, entry.id);
     if (!known) {
-      const row = { ...entry, form, tag: tagOf(entry.id), place: (store.count += 1), ended: null };
+      const tag = tagOf(entry.id);
+      const row = { ...entry, form, place: (store.count += 1), ended: null, ...(tag ? { tag } : {}) };
       await t.put("messages", entry.id, row);
       news.arrived.push(row);
-    } else if (!known.ended && RANK[form] > RANK[known.form]) {
-      const row = { ...entry, id: known.id, form, tag: known.tag, place: known.place, ended: null };
+    } else if (!known.ended && (RANK[form] > RANK[known.form] || known.body === undefined)) {
+      const row = { ...known, ...entry, id: known.id, form, place: known.place };
       await t.put("messages", known.id, row);
       news.changed.push(row);
     }
     if (refusal) news.words[`nack:${entry.id}`] = { id: entry.id, code: refusal };
-    if (entry.collapse_key && entry.kind === "message") {
-      const rows = await t.all("ledger");
-      const older = rows.filter((one) => one.collapse === entry.collapse_key && one.seq < entry.seq);
-      const ids = older.map((one) => one.kept).filter((id) => id !== (known?.id ?? entry.id));
-      await this.#end(t, ids, "superseded", news);
-    }
-    const row = { seq: entry.seq, id: entry.id, h: entry.h, kept: known?.id ?? entry.id, collapse: entry.collapse_key };
-    await t.put("ledger", entry.seq, row);
+    await this.#enter(t, entry, known?.id ?? entry.id, news);
     return undefined;
+  }
+
+  /** What came by which number, and what it ended. */
+  async #enter(t, entry, kept, news) {
+    if (entry.kind === "release") await this.#close(t, [entry.id], entry.seq);
+    if (entry.collapse_key && entry.kind === "message") {
+      const older = await t.having("ledger", "collapse", entry.collapse_key);
+      const ids = older.filter(({ seq, endedBy }) => seq < entry.seq && !endedBy).map((one) => one.kept);
+      await this.#end(t, ids.filter((id) => id !== kept), "superseded", entry.seq, news);
+    }
+    const { seq, id, h, expires_at: expires = null, collapse_key: collapse } = entry;
+    await t.put("ledger", seq, { seq, id, h, kept, expires, endedBy: null, ...(collapse ? { collapse } : {}) });
+    const row = await t.get("messages", kept);
+    await t.put("messages", kept, { ...row, seqs: [...new Set([...(row.seqs ?? []), seq])] });
+  }
+
+  /** Ledger rows of these messages before a number count no more. */
+  async #close(t, ids, by) {
+    for (const id of ids) {
+      for (const seq of (await t.get("messages", id))?.seqs ?? []) {
+        const row = await t.get("ledger", seq);
+        if (row && seq < by && !row.endedBy) await t.put("ledger", seq, { ...row, endedBy: by });
+      }
+    }
   }
 
   async #known(t, store, id) {
     const known = await t.get("messages", id);
     const tag = store.byTag && !known ? tagOf(id) : null;
-    return tag === null ? known : (await t.all("messages")).find((one) => one.tag === tag);
+    return tag === null ? known : (await t.having("messages", "tag", tag))[0];
   }
 
-  async #end(t, ids, why, news) {
-    for (const id of ids ?? []) {
+  async #end(t, ids, why, by, news) {
+    await this.#close(t, ids, by);
+    for (const id of ids) {
       const row = await t.get("messages", id);
       if (!row || row.ended) continue;
       await t.put("messages", id, { ...row, body: null, ended: why });
@@ -94,27 +141,82 @@ export class Cache {
     }
   }
 
+  // --- where to go on ---
+
   /** Stores where reading goes on; every message stays. `seq` null: the next welcome says it. */
-  adopt({ epoch, seq, cursor }) {
-    return this.#tables.transact(async (t) => {
-      const store = await t.get("store", ONE);
+  adopt({ epoch, seq, cursor }, { reason = null, floor = 0, upgrade = null } = {}) {
+    return this.#change(async (store, t) => {
       if (store.epoch !== epoch) {
         await t.clear("ledger");
         store.byTag = store.epoch !== "";
       }
-      await t.put("store", ONE, { ...store, epoch, seq, cursor });
+      if ((reason !== null || store.seq === null) && seq !== null) store.base = seq;
+      Object.assign(store, { epoch, seq, cursor, floor, upgrade: upgrade ?? store.upgrade });
     });
   }
 
+  /** Remembers the app's version; gives the one that ran before, if it was another. */
+  noteVersion(version) {
+    return this.#change(async (store) => {
+      const before = store.version;
+      store.version = version;
+      return before === version ? null : before;
+    });
+  }
+
+  /** An upgrade has been proved complete: it is not compared again. */
+  proved() {
+    return this.#change(async (store) => void (store.upgrade = null));
+  }
+
+  // --- what it holds ---
+
   /** Messages in the order in which they came, those after a `place`. */
   messages({ after = 0, limit = 200, now = Date.now() } = {}) {
-    return this.#tables.transact(async (t) =>
-      (await t.all("messages"))
-        .filter((one) => one.place > after && !one.ended && one.form !== "control" && !expired(one, now))
-        .sort((a, b) => a.place - b.place)
-        .slice(0, limit),
-    );
+    return this.#tables.transact(async (t) => {
+      const found = [];
+      while (found.length < limit) {
+        const rows = await t.after("messages", "place", after, limit);
+        found.push(...rows.filter((one) => !one.ended && one.form !== "control" && !past(one.expires_at, now)));
+        if (rows.length < limit) break;
+        after = rows.at(-1).place;
+      }
+      return found.slice(0, limit);
+    });
   }
+
+  /** Takes messages off this device; what came by which number stays known. */
+  delete(ids) {
+    return this.#tables.transact(async (t) => {
+      for (const id of ids) {
+        const row = await t.get("messages", id);
+        if (row && !row.ended) await t.put("messages", id, { ...row, body: null, ended: "deleted" });
+      }
+    });
+  }
+
+  /** The numbers over which it can be compared with the relay, (low, high], and the cursor that stands for `high`. */
+  extent() {
+    return this.#change(async ({ base, floor, seq, cursor }) => {
+      const low = Math.max(base, floor);
+      return { low, high: Math.max(low, seq ?? 0), cursor };
+    });
+  }
+
+  /** What counts of these numbers in a comparison (config/docs/protocol.md): `{seq, id, h}`, in order. */
+  rows({ low, high }, now) {
+    return this.#tables.transact(async (t) => {
+      const counting = [];
+      for (const row of await t.between("ledger", low, high)) {
+        if (row.endedBy || past(row.expires, now)) continue;
+        const message = await t.get("messages", row.kept);
+        if (message && (message.ended || message.body !== undefined)) counting.push({ seq: row.seq, id: row.id, h: row.h });
+      }
+      return counting;
+    });
+  }
+
+  // --- words ---
 
   words() {
     return this.#tables.transact(async (t) =>
@@ -138,18 +240,17 @@ export class Cache {
 
   /** The successor of the token that the app brings is kept before it is used. */
   putToken(given, token) {
-    return this.#tables.transact(async (t) => {
-      await t.put("store", ONE, { ...(await t.get("store", ONE)), given, token });
-    });
+    return this.#change(async (store) => void Object.assign(store, { given, token }));
   }
 }
 
-function expired(message, now) {
-  return message.expires_at ? Date.parse(message.expires_at) <= now : false;
+function past(instant, now) {
+  return instant ? Date.parse(instant) <= now : false;
 }
 
 function refused(entry, types, check) {
-  if (types && !types.includes(entry.type)) return "unknown_type";
+  // A fallback is made for versions that don't know the type.
+  if (types && !types.includes(entry.type) && entry.form !== "fallback") return "unknown_type";
   if (!check) return null;
   try {
     check(entry);

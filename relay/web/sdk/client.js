@@ -4,6 +4,8 @@
 // so a page is stored before the next is looked at, and nothing is acked before it is stored.
 
 import { Moved } from "./cache.js";
+import { Ladder, WAYS } from "./ladder.js";
+import { repair } from "./repair.js";
 import { afterClose, astray, judge, pauseMs } from "./rules.js";
 import { Gone, HttpWay, SocketWay, StreamWay } from "./ways.js";
 
@@ -13,10 +15,11 @@ const ANSWER_MS = 20_000;
 const BEHIND_MS = 2000;
 const CALM_MS = 60_000;
 const GUARD_MS = 120_000;
-const STAY_MS = 600_000;
+const RENEW_MS_MIN = 60_000;
+const RENEW_MS_MAX = 86_400_000; // timers of a browser end at 24 days
 const WAIT_S = 50;
 const WORDS_MAX = 200;
-const WAYS = ["websocket", "sse", "long-poll"];
+const KINDS = { websocket: SocketWay, sse: StreamWay, "long-poll": HttpWay, poll: HttpWay };
 const TRANSIENT = new Set(
   "rate_limited overloaded draining storage_unavailable storage_full storage_failed commit_unknown".split(" "),
 );
@@ -30,7 +33,7 @@ class Leave extends Error {
   }
 }
 
-/** Events: `message`, `changed`, `ended`, `read`, `connected`, `caughtup`, `acked`, `disconnected`, `refused`. */
+/** What it tells, as events: index.d.ts has them with their details. */
 export class Client extends EventTarget {
   #options;
   #cache;
@@ -46,24 +49,31 @@ export class Client extends EventTarget {
   #stopped = false;
   #foreground = true;
   #renew = false;
-  #rung = 0;
-  #rungFailures = 0;
-  #rungSince = 0;
+  #ladder;
   #given = null;
   #token = null;
   #ref = 0;
+  #before = null;
+  #begun = false;
+  #outdated = false;
+  #comparing = null;
 
   /** `url` and `token` (or a function that gets one) of the relay, `cache` a Cache; `facts` are the handshake's. */
   constructor({ url, token, cache, facts = {}, types = null, check = null, ways = WAYS, ...given }) {
     super();
     this.#cache = cache;
+    this.#ladder = new Ladder(ways);
+    cache.tables.onoutdated = () => {
+      this.#outdated = true;
+      this.#push(new Gone());
+      this.#tell("outdated");
+    };
     this.#options = {
       url: url.replace(/\/$/, ""),
       token,
       facts: types ? { ...facts, types } : facts,
       types,
       check,
-      ways,
       fetch: given.fetch ?? globalThis.fetch.bind(globalThis),
       WebSocket: given.WebSocket ?? globalThis.WebSocket,
       random: given.random ?? Math.random,
@@ -88,6 +98,28 @@ export class Client extends EventTarget {
     return this.#cache.messages(options);
   }
 
+  /** Takes messages off this device. */
+  async delete(...ids) {
+    await this.#cache.delete(ids);
+  }
+
+  /** Compares the cache with the relay, and fetches what differs. Throws Problem, or what `fetch` throws. */
+  verify() {
+    return this.#compare({ purpose: "cache" });
+  }
+
+  /** A call of the relay's device API with this device's token; gives its JSON. Throws Problem, or what `fetch` throws. */
+  async call(method, path, options) {
+    const answer = await this.#calls(method, path, options);
+    return answer.status === 204 ? null : answer.json();
+  }
+
+  async #calls(method, path, options) {
+    if (!this.#token) await this.#takeToken();
+    const { url, fetch } = this.#options;
+    return new HttpWay({ url, fetch, token: () => this.#token }).call(method, path, options);
+  }
+
   /** The user has read a conversation up to this number of the inbox. */
   async read(conversation, seq) {
     await this.#speak(`read:${conversation}`, { conversation, read_seq: seq });
@@ -104,7 +136,7 @@ export class Client extends EventTarget {
     this.#push({ type: foreground ? "$poke" : "$beat" });
   }
 
-  /** There may be news: a push has come, or the network is back. */
+  /** There may be news, or a word in the cache: a push has come, or the network is back. */
   poke() {
     this.#push({ type: "$poke" });
   }
@@ -149,8 +181,6 @@ export class Client extends EventTarget {
 
   async #run() {
     let failures = 0;
-    this.#store = await this.#cache.open();
-    this.#words = await this.#cache.words();
     while (!this.#stopped) {
       const visit = { askedMs: 0, calm: false, soon: false, code: null, welcomed: false };
       try {
@@ -160,7 +190,7 @@ export class Client extends EventTarget {
         else if (error instanceof Gone) {
           visit.code = error.code;
           visit.askedMs = Math.max(visit.askedMs, error.retryAfterMs);
-          if (error.unfit && (!visit.welcomed || this.#way?.reading === "streamed")) this.#barred();
+          if (error.unfit && (!visit.welcomed || this.#way?.reading === "streamed")) this.#ladder.failed(Date.now());
         } else this.#tell("refused", { code: "storage", detail: String(error) });
       }
       this.#clear();
@@ -170,7 +200,7 @@ export class Client extends EventTarget {
       this.#way = null;
       if (this.#stopped) return;
       failures = visit.calm ? 0 : failures;
-      const then = afterClose(visit.code, this.#foreground);
+      const then = this.#outdated ? "never" : afterClose(visit.code, this.#foreground);
       this.#renew = then === "renew";
       const ms = visit.soon && failures < 2 ? 0 : pauseMs(failures, this.#options.random, visit.askedMs);
       failures += 1;
@@ -185,22 +215,24 @@ export class Client extends EventTarget {
     for (;;) if (types.includes((await this.#next()).type)) return;
   }
 
-  /** The way that was taken did not work although something was there: the next one, for a while. */
-  #barred() {
-    this.#rungFailures += 1;
-    if (this.#rungFailures < 2 && this.#rung === 0) return;
-    this.#rung = (this.#rung + 1) % this.#options.ways.length;
-    this.#rungFailures = 0;
-    this.#rungSince = Date.now();
+  async #takeToken() {
+    this.#store ??= await this.#cache.open();
+    const { token } = this.#options;
+    try {
+      if (this.#given === null || this.#renew) this.#given = typeof token === "function" ? await token() : token;
+    } catch {
+      throw new Gone(); // the app's backend can't be reached: later
+    }
+    this.#token = this.#store.given === this.#given && this.#store.token ? this.#store.token : this.#given;
   }
 
   async #open() {
-    const { token, ways, url, fetch, WebSocket } = this.#options;
-    if (this.#given === null || this.#renew) this.#given = typeof token === "function" ? await token() : token;
-    this.#token = this.#store.given === this.#given && this.#store.token ? this.#store.token : this.#given;
-    if (this.#rung > 0 && Date.now() - this.#rungSince >= STAY_MS) this.#rung = 0;
-    const Way = { websocket: SocketWay, sse: StreamWay, "long-poll": HttpWay }[ways[this.#rung]];
+    const { url, fetch, WebSocket } = this.#options;
+    await this.#takeToken();
+    const kind = this.#ladder.way(Date.now());
+    const Way = KINDS[kind];
     const way = new Way({ url, fetch, token: () => this.#token, came: (frame) => this.#way === way && this.#push(frame) });
+    way.waitS = kind === "poll" ? 0 : WAIT_S;
     this.#way = way;
     if (way instanceof SocketWay) await way.open(WebSocket);
     return way;
@@ -209,8 +241,11 @@ export class Client extends EventTarget {
   async #visit(visit) {
     const { epoch, seq, cursor } = (this.#store = await this.#cache.open());
     this.#position = { epoch, seq, cursor };
+    this.#words = await this.#cache.words();
+    if (!this.#begun) this.#before = await this.#cache.noteVersion(this.#options.facts.app_version ?? null);
+    this.#begun = true;
     const way = await this.#open();
-    Object.assign(visit, { way, acked: null, unacked: 0, pausing: false, caughtUp: false, head: 0, intervalMs: 30_000 });
+    Object.assign(visit, { way, acked: null, unacked: 0, pausing: false, caughtUp: false, head: 0, intervalMs: 30_000, pollMs: 5000 });
     this.#set("$answer", ANSWER_MS);
     const refusals = Object.entries(this.#words).filter(([key]) => key.startsWith("nack:"));
     if (refusals.length) {
@@ -243,8 +278,9 @@ export class Client extends EventTarget {
   #hello() {
     const cursors = this.#position.cursor ? { cursors: { inbox: this.#position.cursor } } : {};
     const state = this.#foreground ? "foreground" : "background";
-    const { facts } = this.#options;
-    return { type: "hello", ref: this.#newRef(), sdk: "relay-js/1.0", ...facts, state, store: { id: this.#store.id }, ...cursors };
+    const before = this.#before === null ? {} : { previous_app_version: this.#before };
+    const facts = { sdk: "relay-js/1.0", ...before, ...this.#options.facts };
+    return { type: "hello", ref: this.#newRef(), ...facts, state, store: { id: this.#store.id }, ...cursors };
   }
 
   #newRef() {
@@ -307,8 +343,9 @@ export class Client extends EventTarget {
         if (visit.way.reading !== "pulled") this.#set("$poll", GUARD_MS);
         return this.#read(visit);
       case "$poke":
-        this.#beat(visit);
-        return visit.way.reading === "pulled" ? this.#read(visit) : undefined;
+        return this.#poked(visit);
+      case "$renew":
+        return void this.#renewToken();
       case "$calm":
         visit.calm = true;
         return undefined;
@@ -320,14 +357,24 @@ export class Client extends EventTarget {
     }
   }
 
+  async #poked(visit) {
+    this.#beat(visit);
+    this.#words = { ...(await this.#cache.words()), ...this.#words };
+    this.#ackSoon(visit);
+    if (visit.way.reading === "pulled") this.#read(visit);
+  }
+
   async #welcomed(frame, visit) {
     if (astray(this.#position, frame)) return this.#reset({ epoch: this.#position.epoch, seq: null, cursor: null });
     this.#position = { epoch: frame.epoch, seq: frame.head - frame.missing, cursor: frame.cursors.inbox };
-    await this.#cache.adopt(this.#position);
+    const reason = frame.verdict === "resync" ? frame.reason : null;
+    await this.#cache.adopt(this.#position, { reason, floor: frame.floor, upgrade: frame.upgrade?.id });
+    this.#store.upgrade = frame.upgrade?.id ?? this.#store.upgrade;
     await this.#keepToken(frame.token);
     Object.assign(visit, { welcomed: true, head: frame.head, session: frame.session, acked: this.#position });
     visit.intervalMs = 1000 * (frame.heartbeat?.interval_s ?? 30);
-    this.#rungFailures = 0;
+    visit.pollMs = 1000 * (frame.next_poll_s ?? 5);
+    this.#ladder.worked();
     this.#set("$beat", this.#options.random() * visit.intervalMs);
     this.#set("$calm", CALM_MS);
     if (visit.way.reading === "pulled") this.#read(visit);
@@ -341,10 +388,23 @@ export class Client extends EventTarget {
   }
 
   async #keepToken(answer) {
-    if (typeof answer?.token !== "string") return;
-    await this.#cache.putToken(this.#given, answer.token);
-    this.#token = answer.token;
-    Object.assign(this.#store, { given: this.#given, token: answer.token });
+    if (typeof answer?.token === "string") {
+      await this.#cache.putToken(this.#given, answer.token);
+      this.#token = answer.token;
+      Object.assign(this.#store, { given: this.#given, token: answer.token });
+    } else if (answer?.renew_at) {
+      const ms = Date.parse(answer.renew_at) - Date.now();
+      this.#set("$renew", Math.min(Math.max(ms, RENEW_MS_MIN), RENEW_MS_MAX));
+    }
+  }
+
+  /** A connection may outlive its token: the next one is asked for in time. */
+  async #renewToken() {
+    try {
+      await this.#keepToken(await this.call("POST", "/v1/device/token"));
+    } catch {
+      this.#set("$renew", 60 * RENEW_MS_MIN);
+    }
   }
 
   async #page(page, visit) {
@@ -357,31 +417,65 @@ export class Client extends EventTarget {
     }
     visit.head = Math.max(visit.head, page.head);
     if (page.to > page.from) {
-      const { types, check } = this.#options;
       let news;
       try {
-        news = await this.#cache.keep(this.#position, page, { types, check });
+        news = await this.#cache.keep(this.#position, page, this.#options);
       } catch (error) {
         if (error instanceof Moved) throw new Leave("another tab moved the store", true);
         throw error;
       }
       this.#position = { epoch: page.epoch, seq: page.to, cursor: page.cursor };
-      Object.assign(this.#words, news.words);
-      for (const message of news.arrived) this.#tell("message", message);
-      for (const message of news.changed) this.#tell("changed", message);
-      for (const ended of news.ended) this.#tell("ended", ended);
-      for (const marker of news.read) this.#tell("read", marker);
+      this.#tellNews(news);
       visit.unacked += page.entries.length;
       const urgent = page.entries.some(({ priority }) => priority === "urgent");
       if (urgent || visit.unacked >= ACK_ENTRIES) this.#ack(visit);
       else this.#ackSoon(visit);
-      if (visit.way.reading === "pulled") this.#read(visit, page.more ? 0 : WAIT_S);
-      else this.#set("$poll", GUARD_MS);
+      if (visit.way.reading !== "pulled") this.#set("$poll", GUARD_MS);
+      else if (page.more || visit.way.waitS) this.#read(visit, page.more ? 0 : visit.way.waitS);
+      else this.#set("$poll", visit.pollMs);
     }
     if (page.caught_up && !visit.caughtUp) {
       visit.caughtUp = true;
       this.#tell("caughtup", { seq: page.to });
+      if (this.#store.upgrade) void this.#prove(this.#store.upgrade);
     }
+  }
+
+  #tellNews(news) {
+    Object.assign(this.#words, news.words);
+    for (const message of news.arrived) this.#tell("message", message);
+    for (const message of news.changed) this.#tell("changed", message);
+    for (const ended of news.ended) this.#tell("ended", ended);
+    for (const marker of news.read) this.#tell("read", marker);
+  }
+
+  // --- comparing ---
+
+  /** After an upgrade: everything has arrived, or is fetched now. What fails is tried again after the next catch-up. */
+  async #prove(upgrade) {
+    try {
+      await this.#compare({ purpose: "upgrade", upgrade });
+      this.#store.upgrade = null;
+      await this.#cache.proved();
+    } catch (error) {
+      this.#tell("refused", { code: error.code ?? "unreachable", detail: `The comparison could not be made: ${error}` });
+    }
+  }
+
+  #compare(about) {
+    const call = (...what) => this.#calls(...what);
+    const fill = async (page) => {
+      const news = await this.#cache.fill(page, this.#options);
+      this.#tellNews(news);
+      return news.arrived.length + news.changed.length;
+    };
+    const then = async () => {
+      const verified = await repair({ cache: this.#cache, call, fill, about });
+      this.#push({ type: "$spoke" });
+      this.#tell("verified", verified);
+      return verified;
+    };
+    return (this.#comparing = (this.#comparing ?? Promise.resolve()).catch(() => {}).then(then));
   }
 
   #read(visit, waitS = 0) {
@@ -390,8 +484,10 @@ export class Client extends EventTarget {
 
   #nothing(frame, visit) {
     if (visit.way.reading !== "pulled") return;
-    if (frame.askedS === 0 || frame.waitedMs >= 1000) this.#read(visit, WAIT_S);
-    else this.#set("$poll", 1000 * (frame.nextPollS ?? 5));
+    visit.pollMs = 1000 * (frame.nextPollS ?? visit.pollMs / 1000);
+    const { waitS } = visit.way;
+    if (waitS && (frame.askedS === 0 || frame.waitedMs >= 1000)) this.#read(visit, waitS);
+    else this.#set("$poll", visit.pollMs);
   }
 
   /** Another place to go on from; a handshake says what it stands for. Every message stays. */

@@ -1,0 +1,44 @@
+// The calls around a comparison: ask, fetch what is lacking, and compare what was mended once more.
+
+import { Comparison, fingerprint } from "./compare.js";
+
+/**
+ * Compares, fetches, and compares again. `call` makes a call of the relay, `fill` stores a page that came by a range and gives
+ * how many messages it mended. Gives `{state, fetched, rounds, extra}`; throws what a call throws.
+ */
+export async function repair({ cache, call, fill, about }) {
+  const first = await compared(cache, call, about);
+  const missing = first.toFetch();
+  if (!missing.length) return { state: "ok", fetched: 0, rounds: first.rounds, extra: first.extra.length };
+  let fetched = 0;
+  for (const span of missing) fetched += await fetchSpan(span, call, fill);
+  const second = await compared(cache, call, about);
+  const state = second.toFetch().length ? "failed" : "repaired";
+  return { state, fetched, rounds: first.rounds + second.rounds, extra: second.extra.length };
+}
+
+async function compared(cache, call, about) {
+  const extent = await cache.extent();
+  const rowsAt = async (now) => {
+    const rows = await cache.rows(extent, now);
+    return Promise.all(rows.map(async (row) => ({ ...row, fp: await fingerprint(row) })));
+  };
+  const comparison = new Comparison(extent, await rowsAt(Date.now()), about);
+  for (let question = comparison.request(); question; question = comparison.request()) {
+    const answer = await (await call("POST", "/v1/device/verify", { body: question })).json();
+    comparison.answered(answer, comparison.asOf ? undefined : await rowsAt(Date.parse(answer.as_of)));
+  }
+  return comparison;
+}
+
+async function fetchSpan({ low, high }, call, fill) {
+  let fetched = 0;
+  while (low < high) {
+    const answer = await (await call("GET", `/v1/device/sync?range=${low}-${high}`)).json();
+    const [page] = answer.batches;
+    fetched += await fill(page);
+    if (page.to <= low) break;
+    low = page.to;
+  }
+  return fetched;
+}
