@@ -186,6 +186,7 @@ class Relay:
             room=self.room,
             page_entries=settings.page.entries,
             page_bytes=settings.page.bytes,
+            reseal=self._reseal_token,
             fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
@@ -239,9 +240,7 @@ class Relay:
             keep_ms=settings.retention.log_d * 86_400_000,
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
-        self.withdrawer = Withdrawer(
-            self.engine, clock, self.accounts, lambda _: policy, open_token=self._open_token
-        )
+        self.withdrawer = Withdrawer(self.engine, clock, self.accounts, lambda _: policy, open_token=self._open_token)
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
@@ -379,6 +378,10 @@ class Relay:
     def _seal_token(self, device: DeviceKey, account: str, token: str) -> tuple[bytes, bytes]:
         sealed = self._vault.seal(token.encode(), address_place(device, account))
         return sealed, self.ring.token_hash(device.app_id, account, token)
+
+    def _reseal_token(self, old: DeviceKey, new: DeviceKey, account: str, sealed: bytes) -> bytes:
+        token = self._vault.open(sealed, address_place(old, account))
+        return self._vault.seal(token, address_place(new, account))
 
     def _open_token(self, place: tuple[str, ...], sealed: bytes) -> str:
         return self._vault.open(sealed, place).decode()

@@ -164,6 +164,7 @@ class Inbox(Struct, frozen=True):
     floor_seq: int  # everything up to here has been pruned
     pinned_until_ms: int
     created_ms: int
+    formerly: str | None  # the user's name before
     preferences: str | None  # JSON of what the user wants to be told of
 
     @property

@@ -13,7 +13,16 @@ from relay.api.issuing import Issuer
 from relay.api.principal import Principal
 from relay.api.problems import from_pydantic, problem_body
 from relay.api.routes import Answer, Call
-from relay.api.schemas import BatchBody, BatchItem, DeviceBody, PresenceBody, PresenceItem, PresenceQuery, SendBody
+from relay.api.schemas import (
+    BatchBody,
+    BatchItem,
+    DeviceBody,
+    PresenceBody,
+    PresenceItem,
+    PresenceQuery,
+    RenameBody,
+    SendBody,
+)
 from relay.clock import Clock, from_rfc3339, rfc3339
 from relay.errors import FieldError, Invalid, Malformed, Problem, TooLarge, not_an_instant
 from relay.ids import Rng
@@ -370,6 +379,12 @@ class BackendApi:
 
     async def delete_user(self, call: Call) -> Answer:
         await self.inbox.erase(UserKey(call.principal.app_id, call.path["user"]))
+        await self.revoked()
+        return Answer(204, None)
+
+    async def rename_user(self, call: Call) -> Answer:
+        body: RenameBody = call.body
+        await self.inbox.rename(UserKey(call.principal.app_id, call.path["user"]), body.to)
         await self.revoked()
         return Answer(204, None)
 

@@ -83,6 +83,7 @@ def application(
         "pull_events": webhooks.events,
         "app_versions": backend.app_versions,
         "delete_user": backend.delete_user,
+        "rename_user": backend.rename_user,
         "change_members": groups.change,
         "list_members": groups.members,
         "remove_member": groups.remove,

@@ -449,6 +449,17 @@ ROUTES: tuple[Route, ...] = (
         tag="groups",
     ),
     Route(
+        method="POST",
+        path="/v1/users/{user}/rename",
+        handler="rename_user",
+        summary="Give a user another name. Its tokens end; mint new ones, and its devices begin anew without a loss.",
+        access="devices:write",
+        request=s.RenameBody,
+        responses={204: None},
+        errors=(*CALLER, *BODY, *COMMIT, "not_found", "state_conflict"),
+        tag="users",
+    ),
+    Route(
         method="DELETE",
         path="/v1/users/{user}",
         handler="delete_user",

@@ -14,8 +14,8 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.registry import remove
 from relay.inbox.reports import end
 from relay.model import EntryState, UserKey
-from relay.store import erasing as rows
 from relay.store import inbox as inbox_rows
+from relay.store import users as rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
 
@@ -29,7 +29,7 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf) -> None:
     if locked is None:
         return
     ids: set[str] = set()
-    for entries in _entries(locked):
+    for entries in all_entries(locked):
         live = [entry for entry in entries if entry.state is EntryState.LIVE]
         end(locked, live, EntryState.FAILED, detail=ERASED)
         ids.update(entry.message_id for entry in entries)
@@ -48,7 +48,7 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf) -> None:
     rows.drop_user(conn, user)
 
 
-def _entries(locked: Locked) -> Iterator[Any]:
+def all_entries(locked: Locked) -> Iterator[Any]:
     after = locked.inbox.floor_seq
     while True:
         entries = inbox_rows.entries_between(locked.conn, locked.key, after=after, upto=locked.head_seq, limit=CHUNK)

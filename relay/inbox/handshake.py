@@ -122,7 +122,7 @@ def _hello_one(
     old = None if locked is None else locked.devices.get(one.device.device_id)
     if locked is None or old is None or old.state is DeviceState.GONE:  # also if it went in this very batch
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
-    cursor = _unsealed(one, keys)
+    cursor = _unsealed(one, keys, locked.inbox.formerly)
     evidence = _evidence(locked, old, one, cursor, store_epoch)
     judgement = rules.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)
     session = max(old.session, cursor.session if cursor else 0) + 1
@@ -152,14 +152,18 @@ def _hello_one(
     return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, taken, old.session, again.more)
 
 
-def _unsealed(one: Hello, keys: CursorKeys) -> Cursor | None:
+def _unsealed(one: Hello, keys: CursorKeys, formerly: str | None) -> Cursor | None:
+    """The device's cursor, also one from before its user got another name; None if it is none."""
     if one.cursor is None:
         return None
-    try:
-        cursor = unseal(one.cursor, one.device, keys)
-    except Problem:
-        return None
-    return cursor if cursor.kind == KIND_INBOX and cursor.timeline8 == INBOX8 else None
+    names = [one.device.user_id] if formerly is None else [one.device.user_id, formerly]
+    for name in names:
+        try:
+            cursor = unseal(one.cursor, one.device._replace(user_id=name), keys)
+        except Problem:
+            continue
+        return cursor if cursor.kind == KIND_INBOX and cursor.timeline8 == INBOX8 else None
+    return None
 
 
 def _evidence(locked: Locked, old: Device, one: Hello, cursor: Cursor | None, store_epoch: str) -> Evidence:

@@ -25,6 +25,7 @@ from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, 
 from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest
+from relay.inbox.renaming import Reseal, rename
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, UserKey
@@ -67,6 +68,7 @@ class InboxService:
     room: HasRoom = field(default_factory=Boundless)
     page_entries: int = PAGE_ENTRIES_MAX
     page_bytes: int = PAGE_BYTES_MAX
+    reseal: Reseal = lambda _old, _new, _account, sealed: sealed
     fanout_due: Callable[[int], None] = lambda _: None
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
@@ -209,6 +211,16 @@ class InboxService:
         Its devices' connections end with their tokens, which whoever watches these sees to.
         """
         await self.engine.write(lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of))
+        self.facts_told()
+
+    async def rename(self, user: UserKey, name: str) -> None:
+        """Gives a user another name. Raises Missing, Conflict."""
+        await self.engine.write(
+            lambda conn, now_ms: rename(
+                conn, now_ms, user, name, self.policy_of, reseal=self.reseal, new_epoch=self.new_epoch
+            )
+        )
+        self.push_due(self.clock.now_ms())
         self.facts_told()
 
     # --- groups ---

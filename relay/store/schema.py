@@ -135,6 +135,7 @@ inbox = _table(
     _int("floor_seq"),
     _int("pinned_until_ms"),
     _int("created_ms"),
+    _text("formerly", null=True),  # the user's name before: cursors made out to it are old, not broken
     _text("preferences", null=True),  # JSON: levels, mutes, quiet hours; here, since it is read with the lock
     key=("app_id", "user_id"),
 )

@@ -52,6 +52,7 @@ EVENT_TYPES: Final = frozenset(
         "store.restored",
         "store.rolled_back",
         "user.erased",
+        "user.renamed",
     }
 )
 OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed", "delivery.vendor_receipt"})  # only for who names them

@@ -30,3 +30,14 @@ async def test_who_is_erased_already_is_erased(face: Face) -> None:
 async def test_an_app_erases_its_own_users_only(face: Face) -> None:
     assert (await face.call("DELETE", f"/v1/users/{face.user}", token=face.of.other_key)).status == 204
     assert (await face.sync()).status == 200
+
+
+async def test_a_renamed_user_is_reached_by_the_new_name_with_a_new_token(face: Face) -> None:
+    sent = await face.sent()
+    name = f"{face.user}-renamed"
+    assert (await face.call("POST", f"/v1/users/{face.user}/rename", {"to": name})).status == 204
+    assert (await face.sync()).refused(401, "unauthenticated")
+    assert (await face.call("GET", f"/v1/users/{face.user}/devices/phone")).refused(404, "not_found")
+    token = (await face.call("POST", f"/v1/users/{name}/devices/phone/token")).json["token"]
+    assert [one["id"] for one in await face.inbox(token=token)] == [sent]
+    assert (await face.call("POST", f"/v1/users/{name}/rename", {"to": name})).refused(409, "state_conflict")

@@ -37,6 +37,7 @@ BODIES: Mapping[str, Any] = {
     "verify": {"cursor": "none", "ranges": [{"from": 0, "to": 1, "n": 0, "fp": "0"}]},
     "put_preferences": {},
     "change_members": {"add": ["nobody"]},
+    "rename_user": {"to": "somebody-else"},
     "requeue_pushes": {"user": "nobody", "device": "none"},
 }
 # Ids in these name something of the caller's own app, which they make or look at there; the other app's stays untouched.

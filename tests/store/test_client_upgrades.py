@@ -146,3 +146,13 @@ async def test_an_ack_of_the_old_version_after_the_new_one_changes_nothing(both:
     assert (await both.ack(PHONE, passed)).acked_seq == 5
     assert await both.catch_up(PHONE) == (await all_ids(both))[-1:]
     assert len(await both.deliveries("delivery.acked")) == 6
+
+
+async def test_an_upgrade_that_names_its_user_anew_begins_with_another_numbering(house: House) -> None:
+    """The backend moves the inbox; the rest: test_renaming.py."""
+    await house.inbox.rename(house.key(PHONE).user, "anna")
+    store = house.stores.pop(PHONE)
+    house.stores["anna/phone"] = store
+    welcome = await house.hello("anna/phone", app_version="2")
+    assert (welcome.verdict, welcome.reason) == ("resync", "epoch")
+    assert await house.catch_up("anna/phone") == await all_ids(house)

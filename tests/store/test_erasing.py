@@ -9,8 +9,8 @@ from relay.errors import Unauthenticated
 from relay.inbox.preferences import Preferences
 from relay.model import UserKey
 from relay.store.engine import Engine
-from relay.store.erasing import OF_USERS
 from relay.store.schema import metadata
+from relay.store.users import OF_USERS
 
 PHONE = "ann/phone"
 ANN = UserKey("shop", "ann")

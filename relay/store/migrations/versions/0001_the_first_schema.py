@@ -343,6 +343,7 @@ def upgrade() -> None:
         sa.Column("floor_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("pinned_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("formerly", sa.Text(), nullable=True),
         sa.Column("preferences", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id"),
         sqlite_strict=True,

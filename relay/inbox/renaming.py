@@ -1,0 +1,76 @@
+"""Giving a user another name, for an app that changes how it names its users (protocol 10.5).
+
+Messages keep their ids, but the numbering begins anew: a cursor of before is answered with a resync, and the client drops
+what it has. Tokens end, since they were made out to the old name; the app's backend mints new ones.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+from msgspec.structs import replace
+
+from relay.clock import rfc3339
+from relay.errors import Conflict, Missing
+from relay.inbox.erasing import CHUNK, all_entries
+from relay.inbox.locked import PolicyOf, flush, lock
+from relay.model import DeviceKey, UserKey
+from relay.store import inbox as inbox_rows
+from relay.store import tokens
+from relay.store import users as rows
+from relay.store.engine import Conn
+from relay.store.events import NewEvent, derived_id
+
+Reseal = Callable[[DeviceKey, DeviceKey, str, bytes], bytes]  # (old device, new device, account, sealed) -> sealed
+
+
+def rename(
+    conn: Conn,
+    now_ms: int,
+    user: UserKey,
+    name: str,
+    policy_of: PolicyOf,
+    *,
+    reseal: Reseal,
+    new_epoch: Callable[[], str],
+) -> None:
+    """Moves everything of `user` to `name`. Raises Missing, Conflict where there is somebody of that name."""
+    new = UserKey(user.app_id, name)
+    locked = lock(conn, now_ms, [user, new], policy_of).get(user)
+    if locked is None:
+        raise Missing("There is no such user.")
+    if rows.named_anywhere(conn, new):
+        raise Conflict("There is a user of that name already.")
+    for device in list(locked.devices.values()):
+        if device.online:  # by a connection that ends with its token
+            locked.put(replace(device, offline_since_ms=now_ms, node_id=None, linger_until_ms=None))
+            locked.rearm(device.device_id)
+    locked.events.append(
+        NewEvent(
+            app_id=user.app_id,
+            event_id=derived_id("evt_", "user.renamed", *user, name, locked.inbox.epoch),
+            type="user.renamed",
+            data={"user": user.user_id, "to": name, "at": rfc3339(now_ms)},
+        )
+    )
+    ids = {entry.message_id for entries in all_entries(locked) for entry in entries}
+    flush(conn, now_ms, [locked])
+    tokens.revoke(conn, now_ms, app_id=user.app_id, user_id=user.user_id)
+    rows.reseal_tokens(
+        conn,
+        user,
+        lambda device, account, sealed: reseal(DeviceKey(*user, device), DeviceKey(*new, device), account, sealed),
+    )
+    inbox_rows.set_inbox(conn, user, epoch=new_epoch(), formerly=user.user_id)
+    rows.rename_user(conn, user, name)
+    _rename_in_messages(conn, user, name, sorted(ids | set(rows.fanned_out(conn, user.app_id))))
+
+
+def _rename_in_messages(conn: Conn, user: UserKey, name: str, ids: list[str]) -> None:
+    for start in range(0, len(ids), CHUNK):
+        found = inbox_rows.messages(conn, user.app_id, ids[start : start + CHUNK])
+        for row in found.values():
+            recipients = msgspec.json.decode(row.recipients)
+            renamed = [[name, *rest] if who == user.user_id else [who, *rest] for who, *rest in recipients]
+            if renamed != recipients:
+                inbox_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(renamed).decode())
+    rows.rename_sender(conn, user, name, ids)

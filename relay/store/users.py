@@ -1,0 +1,113 @@
+"""What belongs to one user, in every table: removing it, and giving it another name."""
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection, bindparam, delete, select, update
+
+from relay.model import UserKey
+from relay.store.schema import address, device_token, fanout_job, membership, message, metadata
+
+KEPT = frozenset({device_token.name})  # revoked, and forgotten with its time: every node must see that
+OF_USERS = tuple(table for table in metadata.sorted_tables if "user_id" in table.c and table.name not in KEPT)
+
+m = message.c
+
+
+def drop_user(conn: Connection, user: UserKey) -> None:
+    """Every row that is the user's own."""
+    for table in OF_USERS:
+        conn.execute(delete(table).where(table.c.app_id == user.app_id, table.c.user_id == user.user_id))
+
+
+_drop = delete(message).where(m.app_id == bindparam("app"), m.message_id == bindparam("id"))
+
+
+def drop_messages(conn: Connection, app_id: str, ids: Sequence[str]) -> None:
+    if ids:
+        conn.execute(_drop, [{"app": app_id, "id": one} for one in ids])
+
+
+_nameless = (
+    update(message)
+    .where(m.app_id == bindparam("app"), m.message_id == bindparam("id"), m.sender_user == bindparam("user"))
+    .values(sender_user=None, sender_device=None, client_ref=None)
+)
+
+
+def forget_sender(conn: Connection, user: UserKey, ids: Sequence[str]) -> None:
+    """Takes the user's name off those of these messages that it sent."""
+    if ids:
+        conn.execute(_nameless, [{"app": user.app_id, "user": user.user_id, "id": one} for one in ids])
+
+
+def named_anywhere(conn: Connection, user: UserKey) -> bool:
+    """Whether there is something of this name already."""
+    own = (table for table in (metadata.tables["inbox"], membership))
+    return any(
+        conn.execute(
+            select(table.c.user_id).where(table.c.app_id == user.app_id, table.c.user_id == user.user_id).limit(1)
+        ).first()
+        is not None
+        for table in own
+    )
+
+
+def rename_user(conn: Connection, user: UserKey, name: str) -> None:
+    """Every row that is the user's own gets the new name."""
+    for table in (*OF_USERS, device_token):
+        conn.execute(
+            update(table).where(table.c.app_id == user.app_id, table.c.user_id == user.user_id).values(user_id=name)
+        )
+
+
+_rename_sender = (
+    update(message)
+    .where(m.app_id == bindparam("app"), m.message_id == bindparam("id"), m.sender_user == bindparam("user"))
+    .values(sender_user=bindparam("name"))
+)
+
+
+def rename_sender(conn: Connection, user: UserKey, name: str, ids: Sequence[str]) -> None:
+    if ids:
+        rows = [{"app": user.app_id, "user": user.user_id, "name": name, "id": one} for one in ids]
+        conn.execute(_rename_sender, rows)
+
+
+a = address.c
+_tokens = select(a.device_id, a.preference, a.account, a.token_sealed).where(
+    a.app_id == bindparam("app"), a.user_id == bindparam("user")
+)
+_set_token = (
+    update(address)
+    .where(
+        a.app_id == bindparam("app"),
+        a.user_id == bindparam("user"),
+        a.device_id == bindparam("device"),
+        a.preference == bindparam("place"),
+    )
+    .values(token_sealed=bindparam("sealed"))
+)
+
+
+def reseal_tokens(conn: Connection, user: UserKey, reseal: Callable[[str, str, bytes], bytes]) -> None:
+    """Seals the tokens of the user's addresses anew: `reseal` is given device, account and the sealed token."""
+    rows = [
+        {
+            "app": user.app_id,
+            "user": user.user_id,
+            "device": device,
+            "place": place,
+            "sealed": reseal(device, account, old),
+        }
+        for device, place, account, old in conn.execute(_tokens, {"app": user.app_id, "user": user.user_id}).all()
+    ]
+    if rows:
+        conn.execute(_set_token, rows)
+
+
+_fanned = select(fanout_job.c.message_id).where(fanout_job.c.app_id == bindparam("app"))
+
+
+def fanned_out(conn: Connection, app_id: str) -> list[str]:
+    """Messages that are still on their way to some receivers."""
+    return [id_ for id_ in conn.execute(_fanned, {"app": app_id}).scalars().all() if id_ is not None]

@@ -1,0 +1,104 @@
+"""A user gets another name, on both stores: everything goes with it, and its devices begin anew without a loss."""
+
+from typing import Any
+
+import pytest
+from house import House, Store
+
+from relay.errors import Conflict, Invalid, Missing
+from relay.model import DeviceKey, UserKey
+from relay.store.engine import Engine
+from relay.store.schema import metadata
+
+ANN = UserKey("shop", "ann")
+OLD, NEW = "ann/phone", "anna/phone"
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    house = await House(engine, clock).begin()
+    await house.register(OLD, "token")
+    await house.register("bob/phone")
+    await house.hello(OLD)
+    await house.sends(2)
+    await house.catch_up(OLD)
+    await house.send("ann", "bob", sender_user="bob")
+    await house.send("bob", sender_user="ann", sender_device="phone")
+    return house
+
+
+async def renamed(house: House) -> Store:
+    """The same store, whose device has another user now."""
+    await house.inbox.rename(ANN, "anna")
+    store = house.stores[NEW] = house.stores.pop(OLD)
+    return store
+
+
+async def test_no_table_knows_the_old_name_any_more(house: House) -> None:
+    await house.inbox.rename(ANN, "anna")
+    for table in metadata.tables.values():
+        if "user_id" in table.c:
+            assert not await house.rows(f"SELECT 1 FROM {table.name} WHERE user_id = 'ann'")
+    rows = await house.rows("SELECT recipients, sender_user FROM message")
+    assert not [row for row in rows if '"ann"' in row["recipients"] or row["sender_user"] == "ann"]
+    assert [data["to"] for kind, data in await house.events() if kind == "user.renamed"] == ["anna"]
+
+
+async def test_a_device_begins_anew_with_the_numbering_and_has_all_of_it(house: House) -> None:
+    await renamed(house)
+    welcome = await house.hello(NEW)
+    assert (welcome.verdict, welcome.reason) == ("resync", "epoch")
+    entries = await house.rows("SELECT message_id FROM inbox_entry WHERE user_id = 'anna' ORDER BY seq")
+    assert await house.catch_up(NEW) == [row["message_id"] for row in entries]
+    assert len(entries) == 4
+
+
+async def test_another_devices_cursor_is_still_none(house: House) -> None:
+    await house.register("ann/tablet")
+    foreign = house.store(OLD).cursor
+    await house.inbox.rename(ANN, "anna")
+    assert (await house.hello("anna/tablet", cursor=foreign)).reason == "bad_cursor"
+
+
+async def test_what_waits_is_pushed_to_the_same_addresses(house: House, clock: Any) -> None:
+    sealed: list[tuple[DeviceKey, DeviceKey, str, bytes]] = []
+
+    def reseal(old: DeviceKey, new: DeviceKey, account: str, token: bytes) -> bytes:
+        sealed.append((old, new, account, token))
+        return b"sealed for anna"
+
+    house.inbox.reseal = reseal
+    await house.inbox.rename(ANN, "anna")
+    assert sealed == [(house.key(OLD), house.key(NEW), "v", b"token")]
+    clock.forward(s=1)
+    (attempt,) = await house.told()
+    assert (attempt.device, attempt.send.address.token_sealed) == (house.key(NEW), b"sealed for anna")
+
+
+async def test_it_is_reached_by_its_new_name_only(house: House) -> None:
+    await renamed(house)
+    sent = await house.send("anna")
+    with pytest.raises(Invalid):
+        await house.send("ann")
+    await house.hello(NEW)
+    assert sent.message_id in await house.catch_up(NEW)
+
+
+async def test_what_is_on_its_way_finds_it(house: House, clock: Any) -> None:
+    waiting = await house.send("ann", deliver_ms=clock.now_ms() + 1000)
+    await renamed(house)
+    clock.forward(s=1)
+    while await house.inbox.fan_out():
+        pass
+    await house.hello(NEW)
+    assert waiting.message_id in await house.catch_up(NEW)
+
+
+async def test_a_name_that_is_taken_or_a_user_that_never_was_is_refused(house: House) -> None:
+    with pytest.raises(Conflict):
+        await house.inbox.rename(ANN, "bob")
+    with pytest.raises(Conflict):
+        await house.inbox.rename(ANN, "ann")
+    with pytest.raises(Missing):
+        await house.inbox.rename(UserKey("shop", "nobody"), "somebody")
+    assert (await house.hello(OLD)).verdict != "resync"
