@@ -64,14 +64,16 @@ def _forget_messages(conn: Conn, user: UserKey, ids: set[str]) -> None:
     ordered = sorted(ids)
     for start in range(0, len(ordered), CHUNK):
         found = inbox_rows.messages(conn, user.app_id, ordered[start : start + CHUNK])
-        gone = []
+        gone, keys = [], []
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)
             others = [one for one in recipients if one[0] != user.user_id]
             if not others:
                 gone.append(row.message_id)
+                keys.append((user.app_id, row.key))
             elif len(others) < len(recipients):
                 others.append(["", None, ERASED])
                 inbox_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(others).decode())
         rows.drop_messages(conn, user.app_id, gone)
+        inbox_rows.drop_keys(conn, [(app_id, key) for app_id, key in keys if key is not None])
     rows.forget_sender(conn, user, ordered)

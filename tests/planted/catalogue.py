@@ -46,7 +46,7 @@ BUGS = (
         "two equal sends at once became two messages",
         one(
             "relay/inbox/accept.py",
-            "            elif row.writer != self.sends[leader].nonce:\n                again[index] = row.message_id\n",
+            "            elif row is not None:\n                again[index] = row.message_id\n",
             "            elif False:\n                again[index] = row.message_id\n",
         ),
         (INBOX, RACES),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from house import House
 
-from relay.errors import Unauthenticated
+from relay.errors import Invalid, Unauthenticated
 from relay.inbox.preferences import Preferences
 from relay.model import UserKey
 from relay.store.engine import Engine
@@ -85,6 +85,17 @@ async def test_others_keep_what_they_received(house: House) -> None:
 async def test_what_only_the_user_received_is_gone(house: House) -> None:
     await house.inbox.erase(ANN)
     assert len(await house.rows("SELECT message_id FROM message")) == 2
+
+
+async def test_a_key_whose_message_is_gone_is_free_again(house: House) -> None:
+    await house.inbox.accept(house.message("ann", key="k", body_hash=b"x"))
+    await house.inbox.accept(house.message("ann", "bob", key="both", body_hash=b"x"))
+    await house.inbox.erase(ANN)
+    with pytest.raises(Invalid):
+        await house.inbox.accept(house.message("ann", key="k", body_hash=b"x"))
+    assert (await house.inbox.accept(house.message("ann", "bob", key="both", body_hash=b"x"))).replay
+    await house.register(PHONE)
+    assert not (await house.inbox.accept(house.message("ann", key="k", body_hash=b"x"))).replay
 
 
 async def test_its_devices_are_signed_out_and_who_comes_back_begins_anew(house: House) -> None:
