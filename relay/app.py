@@ -457,6 +457,7 @@ class Relay:
             handlers_max=self.settings.server.handlers_max,
             trusted_proxies=self.settings.server.trusted_proxies,
             https_only=self.settings.server.https_only,
+            origins=frozenset(self.settings.server.allowed_origins),
         )
 
     def _check_push(self, app_id: str, field: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:

@@ -21,7 +21,7 @@ class Door:
     def check_origin(self, origin: str | None) -> None:
         """Raises Forbidden."""
         if origin is not None and origin not in self.origins:
-            raise Forbidden("This origin may not connect; add it to app.allowed_origins.")
+            raise Forbidden("This origin may not connect; add it to server.allowed_origins.")
 
     def check_room(self) -> None:
         """Raises Unavailable: the relay stops, or this node is full."""

@@ -1,12 +1,12 @@
 """The HTTP application: routes, handlers and middleware put together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from aiohttp import web
 
-from relay.api import limits, problems
+from relay.api import browsers, limits, problems
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
@@ -50,8 +50,9 @@ def application(
     handlers_max: int,
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     https_only: bool = False,
+    origins: Collection[str] = (),
 ) -> web.Application:
-    """The application; nothing listens yet."""
+    """The application; nothing listens yet. `origins`: pages of these may call what is a device's."""
 
     handlers: dict[str, Any] = {
         "send": backend.send,
@@ -119,12 +120,15 @@ def application(
             limits.behind_proxies(trusted_proxies),
             problems.middleware(rng, metrics),
             *([limits.refuse_http] if https_only else []),
+            browsers.preflight(origins),
             gate.middleware,
             _bounded(handlers_max),
         ]
     )
     register(app, routes, handlers, auth)
     app.router.add_get("/docs.css", system.style, allow_head=False)
+    browsers.add_sdk(app)
+    browsers.let_in(app, origins)
     return app
 
 

@@ -35,6 +35,8 @@ class Leave extends Error {
 
 /** What it tells, as events: index.d.ts has them with their details. */
 export class Client extends EventTarget {
+  /** Where another tab may run the client of this database: set by tabs.js. */
+  elsewhere = null;
   #options;
   #cache;
   #position = null;
@@ -55,7 +57,6 @@ export class Client extends EventTarget {
   #ref = 0;
   #before = null;
   #begun = false;
-  #outdated = false;
   #comparing = null;
 
   /** `url` and `token` (or a function that gets one) of the relay, `cache` a Cache; `facts` are the handshake's. */
@@ -64,9 +65,8 @@ export class Client extends EventTarget {
     this.#cache = cache;
     this.#ladder = new Ladder(ways);
     cache.tables.onoutdated = () => {
-      this.#outdated = true;
-      this.#push(new Gone());
-      this.#tell("outdated");
+      this.dispatchEvent(new CustomEvent("outdated", { detail: {} })); // this page alone
+      void this.stop();
     };
     this.#options = {
       url: url.replace(/\/$/, ""),
@@ -92,6 +92,7 @@ export class Client extends EventTarget {
     this.#push({ type: "$stop" });
     await this.#running;
     await this.#cache.close();
+    this.elsewhere?.stopped();
   }
 
   messages(options) {
@@ -132,23 +133,36 @@ export class Client extends EventTarget {
 
   /** The page came to the foreground, or left it. */
   turn(foreground) {
+    if (this.elsewhere) this.elsewhere.turn(foreground);
+    else this.turnHere(foreground);
+  }
+
+  turnHere(foreground) {
     this.#foreground = foreground;
-    this.#push({ type: foreground ? "$poke" : "$beat" });
+    if (this.#running) this.#push({ type: foreground ? "$poke" : "$beat" });
   }
 
   /** There may be news, or a word in the cache: a push has come, or the network is back. */
   poke() {
-    this.#push({ type: "$poke" });
+    if (this.#running) this.#push({ type: "$poke" });
+    else this.elsewhere?.poke();
+  }
+
+  /** The name of its database; null for one in memory. */
+  get database() {
+    return this.#cache.tables.database?.name ?? null;
   }
 
   async #speak(key, word) {
     await this.#cache.putWord(key, word);
+    if (!this.#running) return void this.elsewhere?.poke();
     this.#words[key] = word;
     this.#push({ type: "$spoke" });
   }
 
   #tell(type, detail = {}) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
+    this.elsewhere?.told(type, detail);
   }
 
   // --- the queue ---
@@ -200,7 +214,7 @@ export class Client extends EventTarget {
       this.#way = null;
       if (this.#stopped) return;
       failures = visit.calm ? 0 : failures;
-      const then = this.#outdated ? "never" : afterClose(visit.code, this.#foreground);
+      const then = afterClose(visit.code, this.#foreground);
       this.#renew = then === "renew";
       const ms = visit.soon && failures < 2 ? 0 : pauseMs(failures, this.#options.random, visit.askedMs);
       failures += 1;

@@ -33,7 +33,9 @@ export interface Welcome {
 export interface Events {
   message: Message;
   changed: Message;
+  /** Taken back, or replaced by a newer message of its collapse key. */
   ended: { id: string; why: "recalled" | "superseded" };
+  /** Another device of the user has read this conversation up to a number of the inbox. */
   read: { conversation: string; seq: number };
   connected: Welcome;
   caughtup: { seq: number };
@@ -41,10 +43,26 @@ export interface Events {
   disconnected: { code: number | null; retryMs: number | null };
   refused: { code: string; detail?: string };
   degraded: unknown;
+  /** Take these notifications off the screen. */
   withdraw: { ids: string[] };
+  verified: Verified;
+  /** Another tab has a newer version of the app: this client has stopped; load the page anew. */
+  outdated: Record<string, never>;
+  /** From the service worker: a push has come, a notification was clicked, the browser has changed its subscription. */
+  push: { told: unknown };
+  opened: { ids: string[]; click: string | null; data: unknown };
+  subscription: unknown;
 }
 
-export type Way = "websocket" | "sse" | "long-poll";
+/** What a comparison of the cache with the relay came to; `fetched` messages were missing or damaged, and are back. */
+export interface Verified {
+  state: "ok" | "repaired" | "failed";
+  fetched: number;
+  rounds: number;
+  extra: number;
+}
+
+export type Way = "websocket" | "sse" | "long-poll" | "poll";
 
 export interface Options {
   url: string;
@@ -67,6 +85,12 @@ export interface Transaction {
   put(table: string, key: IDBValidKey, row: unknown): Promise<unknown>;
   delete(table: string, key: IDBValidKey): Promise<unknown>;
   all(table: string): Promise<any[]>;
+  /** Rows whose indexed field has this value. */
+  having(table: string, index: string, value: IDBValidKey): Promise<any[]>;
+  /** Rows with keys in (low, high], in order. */
+  between(table: string, low: number, high: number): Promise<any[]>;
+  /** So many rows whose indexed field is above `low`, in order. */
+  after(table: string, index: string, low: number, limit: number): Promise<any[]>;
   clear(table: string): Promise<unknown>;
 }
 
@@ -75,19 +99,26 @@ export interface Tables {
   close(): Promise<void>;
 }
 
+/** A step of the app's own schema, beside ours in the same database; each runs once. */
+export type Migration = (database: IDBDatabase, transaction: IDBTransaction) => void;
+
 export class MemoryTables implements Tables {
   transact<T>(what: (transaction: Transaction) => Promise<T>): Promise<T>;
   close(): Promise<void>;
 }
 
 export class IndexedTables implements Tables {
-  static open(name: string, factory?: IDBFactory): Promise<IndexedTables>;
+  /** Throws what a migration throws; then nothing has changed. */
+  static open(name: string, options?: { factory?: IDBFactory; migrations?: Migration[] }): Promise<IndexedTables>;
+  /** For object stores of the app's own; null while it is closed. */
+  readonly database: IDBDatabase | null;
   transact<T>(what: (transaction: Transaction) => Promise<T>): Promise<T>;
   close(): Promise<void>;
 }
 
 export class Cache {
   constructor(tables: Tables);
+  readonly tables: Tables;
   messages(options?: { after?: number; limit?: number; now?: number }): Promise<Message[]>;
 }
 
@@ -95,6 +126,13 @@ export class Client extends EventTarget {
   constructor(options: Options & { cache: Cache });
   start(): this;
   stop(): Promise<void>;
+  /** A call of the relay's device API; gives its JSON. Throws Problem, or what `fetch` throws. */
+  call(method: string, path: string, options?: { body?: unknown; headers?: Record<string, string> }): Promise<any>;
+  /** Compares the cache with the relay, and fetches what differs. */
+  verify(): Promise<Verified>;
+  /** Takes messages off this device. */
+  delete(...ids: string[]): Promise<void>;
+  readonly database: string | null;
   /** What the cache holds after a `place`, in the order in which it came. */
   messages(options?: { after?: number; limit?: number }): Promise<Message[]>;
   read(conversation: string, seq: number): Promise<void>;
@@ -105,5 +143,35 @@ export class Client extends EventTarget {
   addEventListener(type: string, listener: EventListenerOrEventListenerObject): void;
 }
 
-/** A client whose messages live in an IndexedDB database of this origin, one for each device. */
-export function open(options: Options & { database?: string }): Promise<Client>;
+/** A client whose messages live in an IndexedDB database of this origin, one for each device; one tab of several talks. */
+export function open(options: Options & { database?: string; migrations?: Migration[] }): Promise<Client>;
+
+/** A refusal of the relay; `body` is its problem+json. */
+export class Problem extends Error {
+  readonly status: number;
+  readonly code: string;
+  readonly body: Record<string, unknown>;
+}
+
+/** This browser, its user or the relay has no Web Push for us. */
+export class NoPush extends Error {}
+
+export interface Identity {
+  /** Where the app serves sw.js, or a worker of its own that imports it. Default: /sw.js */
+  worker?: string;
+  scope?: string;
+  user: string;
+  device: string;
+}
+
+/** The address to register, by the handshake's facts or `PUT /v1/device/addresses`. Throws NoPush. */
+export function subscribe(
+  client: Client,
+  options: Identity & { account?: string },
+): Promise<{ account: string; token: string }>;
+
+/** The service worker alone, without a subscription. */
+export function attach(client: Client, options: Identity): Promise<ServiceWorkerRegistration>;
+
+/** At sign-out. */
+export function unsubscribe(registration: ServiceWorkerRegistration): Promise<void>;

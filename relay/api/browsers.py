@@ -1,0 +1,79 @@
+"""What browsers need of the relay: the client's files, and that pages of the app's own origins are let in (CORS).
+
+Only listed origins are, and never with cookies: a device's credential is a header (safety SEC-17).
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Collection
+from importlib.resources import files
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PREFIX: Final = "/sdk/"
+OPEN_TO_PAGES: Final = ("/v1/device", PREFIX)
+PREFLIGHT: Final = {
+    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, PUT",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-None-Match, Last-Event-ID",
+    hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+}
+TYPES: Final = {".js": "text/javascript", ".ts": "text/plain", ".json": "application/json"}
+
+
+def _is_for_pages(path: str) -> bool:
+    return any(path == one or path.startswith(one.rstrip("/") + "/") for one in OPEN_TO_PAGES)
+
+
+def preflight(origins: Collection[str]) -> Any:
+    """Answers a browser that asks whether a page may call; whoever may not is answered as if this did not exist."""
+
+    @web.middleware
+    async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asks = request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        if asks and request.headers.get(hdrs.ORIGIN) in origins and _is_for_pages(request.path):
+            return web.Response(status=204, headers=PREFLIGHT)
+        return await handler(request)
+
+    return answered
+
+
+def let_in(app: web.Application, origins: Collection[str]) -> None:
+    """Every answer to a page of these origins says that it may read it, refusals too."""
+
+    async def allow(request: web.Request, response: web.StreamResponse) -> None:
+        if not _is_for_pages(request.path):
+            return
+        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin in origins and origin is not None:
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Retry-After"
+
+    if origins:
+        app.on_response_prepare.append(allow)
+
+
+def add_sdk(app: web.Application) -> None:
+    """`GET /sdk/NAME`: the JavaScript client as it is in the package, for pages behind the same proxy."""
+    for file in files("relay").joinpath("web/sdk").iterdir():
+        suffix = "." + file.name.rpartition(".")[2]
+        if suffix in TYPES:
+            app.router.add_get(
+                PREFIX + file.name, _sending(file.name, file.read_bytes(), TYPES[suffix]), allow_head=False
+            )
+
+
+def _sending(name: str, body: bytes, kind: str) -> Handler:
+    etag = hashlib.sha256(body).hexdigest()[:32]
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "ETag": f'"{etag}"'}
+    if name == "sw.js":
+        headers["Service-Worker-Allowed"] = "/"  # it works for the whole of the app's origin
+
+    async def send(request: web.Request) -> web.Response:
+        if any(one.value == etag for one in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)
+
+    return send

@@ -1,0 +1,79 @@
+// Web Push: the address to register for this browser, and what the page does when its service worker (sw.js) speaks.
+
+const RECORD = "/relay-push.json"; // in the cache storage, where the service worker finds it
+const STORE = "relay-push";
+
+/** Thrown where this browser, or its user, has no Web Push for us. */
+export class NoPush extends Error {}
+
+/**
+ * Subscribes with the browser's push service and gives the address to register: `{account, token}`. Ask for permission
+ * first, in answer to a click. `worker`: where the app serves sw.js, or a worker of its own that imports it. `user` and
+ * `device` are this device's, so that a push for an earlier user is not shown. Throws NoPush, or what the relay refused.
+ */
+export async function subscribe(client, { worker = "/sw.js", scope, account, user, device }) {
+  const { navigator } = globalThis;
+  if (!navigator?.serviceWorker || !("PushManager" in globalThis)) throw new NoPush("This browser has no Web Push.");
+  const { accounts } = await client.call("GET", "/v1/device/accounts");
+  const offered = accounts.find((one) => one.offer?.vapid && (account ? one.name === account : one.provider === "webpush"));
+  if (!offered) throw new NoPush("The relay has no account of the provider webpush.");
+  const registration = await attach(client, { worker, scope, user, device });
+  const { vapid } = offered.offer;
+  try {
+    const subscription = await subscribed(registration.pushManager, bytesOf(vapid));
+    return { account: offered.name, token: JSON.stringify({ ...subscription.toJSON(), vapid }) };
+  } catch (error) {
+    throw new NoPush(`The browser's push service did not take us: ${error.message}`, { cause: error });
+  }
+}
+
+/** Registers the service worker, tells it whose device this is, and lets the client hear it. */
+export async function attach(client, { worker = "/sw.js", scope, user, device }) {
+  const { navigator, caches } = globalThis;
+  const record = { device, hint: await hintOf(user), database: client.database };
+  await (await caches.open(STORE)).put(RECORD, new Response(JSON.stringify(record)));
+  const registration = await navigator.serviceWorker.register(worker, scope ? { scope } : {});
+  await navigator.serviceWorker.ready;
+  navigator.serviceWorker.addEventListener("message", ({ data }) => {
+    if (!String(data?.type).startsWith("relay-")) return;
+    client.poke();
+    client.dispatchEvent(new CustomEvent(data.type.replace("relay-", ""), { detail: data }));
+  });
+  client.addEventListener("withdraw", ({ detail }) => void withdraw(registration, detail.ids ?? []));
+  return registration;
+}
+
+/** At sign-out: the browser's subscription ends, and nothing more is shown for this device. */
+export async function unsubscribe(registration) {
+  await (await caches.open(STORE)).delete(RECORD);
+  await (await registration.pushManager.getSubscription())?.unsubscribe();
+}
+
+async function withdraw(registration, ids) {
+  for (const notification of await registration.getNotifications()) {
+    if (notification.data?.ids?.some((id) => ids.includes(id))) notification.close();
+  }
+}
+
+/** A subscription lives only as long as the key that it was made with. */
+async function subscribed(manager, key) {
+  const old = await manager.getSubscription();
+  if (old && same(old.options.applicationServerKey, key)) return old;
+  await old?.unsubscribe();
+  return manager.subscribe({ userVisibleOnly: true, applicationServerKey: key });
+}
+
+function same(buffer, key) {
+  const bytes = new Uint8Array(buffer ?? 0);
+  return bytes.length === key.length && bytes.every((byte, n) => byte === key[n]);
+}
+
+function bytesOf(base64url) {
+  return Uint8Array.from(atob(base64url.replaceAll("-", "+").replaceAll("_", "/")), (char) => char.charCodeAt(0));
+}
+
+/** What a push says instead of the user's name. */
+async function hintOf(user) {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(user));
+  return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("").slice(0, 16);
+}
