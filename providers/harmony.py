@@ -297,7 +297,7 @@ def _reasons(answer: Mapping[str, Any]) -> dict[str, str]:
         for reason, tokens in listed.items()
         if isinstance(tokens, list)
         for token in tokens
-        if isinstance(token, str)
+        if isinstance(token, str) and token
     }
 
 

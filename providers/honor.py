@@ -225,7 +225,7 @@ def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> l
 
 
 def _texts(value: Any) -> set[str]:
-    return {one for one in value if isinstance(one, str)} if isinstance(value, list) else set()
+    return {one for one in value if isinstance(one, str) and one} if isinstance(value, list) else set()
 
 
 def _is_token(token: str) -> bool:

@@ -77,7 +77,7 @@ class HttpProvider(ABC):
 
     @abstractmethod
     def decode(self, response: Response) -> Outcome:
-        """What the vendor's answer means. Pure, and total: no answer makes it raise."""
+        """What the vendor's answer means for one push. Pure, and total: no answer makes it raise."""
 
     def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
         """The one request that carries these pushes, which differ in their token alone. As pure as `encode`.
@@ -89,7 +89,7 @@ class HttpProvider(ABC):
         return self.encode(push, credential)
 
     def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
-        """What the answer to `encode_many` means for each push, in their order. As pure and total as `decode`.
+        """What the answer means for each push that was sent, one or several, in their order. As pure and total as `decode`.
 
         REAUTH concerns the whole call, or it is none.
         """
@@ -194,7 +194,7 @@ class HttpProvider(ABC):
             size = len(request.body) if request.payload_bytes is None else request.payload_bytes
             if size <= (request.payload_bytes_max or self.capabilities.payload_bytes_max):
                 response = await self.exchange(request, leaner, credential.value)
-                outcomes = [self.decode(response)] if one else self.decode_many(response, leaner)
+                outcomes = self.decode_many(response, leaner)
                 private = [text for push in pushes for text in self.private(push)]
                 cleaned = {outcome: _without_private(outcome, private) for outcome in dict.fromkeys(outcomes)}
                 return [cleaned[outcome] for outcome in outcomes]

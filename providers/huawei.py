@@ -217,7 +217,7 @@ def _sorted(answer: Mapping[str, Any], tokens: list[str] | None) -> list[Outcome
     good = Outcome(verdict=Verdict.ACCEPTED, vendor_id=request_id(answer))
     dead = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=SOME_REFUSED)
     listed = partial(answer).get("illegal_tokens")
-    illegal = {token for token in listed if isinstance(token, str)} if isinstance(listed, list) else set()
+    illegal = {token for token in listed if isinstance(token, str) and token} if isinstance(listed, list) else set()
     if tokens is None:
         return [dead if illegal else _some_of(1)[0]]
     return [dead if token in illegal else good for token in tokens] if illegal & set(tokens) else _some_of(len(tokens))

@@ -258,6 +258,8 @@ class MeizuProvider(HttpProvider):
 
     def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
         """See `HttpProvider`: those that `value` lists, and the answer's code for the others."""
+        if len(pushes) == 1:
+            return [self.decode(response)]
         outcome = self._outcome(response)
         failed = _failed(response) if outcome.verdict is Verdict.ACCEPTED else {}
         return [failed.get(push.token, outcome) for push in pushes]

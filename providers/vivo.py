@@ -250,6 +250,8 @@ class VivoProvider(HttpProvider):
 
     def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
         """See `HttpProvider`: those who are named as invalid, and the answer's code for the others."""
+        if len(pushes) == 1:
+            return [self.decode(response)]
         answer = response.json()
         outcome = self._outcome(response, answer)
         if response.status != 200 or outcome.verdict is Verdict.REAUTH:

@@ -274,11 +274,13 @@ class XiaomiProvider(HttpProvider):
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5."""
-        outcome = self._outcome(response)
-        return BAD_REGID if outcome.verdict is Verdict.ACCEPTED and _bad(response) else outcome
+        return self._outcome(response)
 
     def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
-        """See `HttpProvider`: one answer for all, but for the registration ids that it lists as bad."""
+        """See `HttpProvider`: one answer for all, but for the registration ids that it lists as bad.
+
+        That there is such a list is not confirmed (§4), so it has to name an id, be it the only one.
+        """
         outcome = self._outcome(response)
         bad = _bad(response) if outcome.verdict is Verdict.ACCEPTED else frozenset()
         return [BAD_REGID if push.token in bad else outcome for push in pushes]

@@ -151,7 +151,15 @@ def test_of_a_batch_each_gets_its_own_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "msg", ["?", "[]", {"illegalTokens": []}, {"illegalTokens": {"noRight": "t0"}}, {"success": 1}]
+    "msg",
+    [
+        "?",
+        "[]",
+        {"illegalTokens": []},
+        {"illegalTokens": {"noRight": "t0"}},
+        {"illegalTokens": {"tokenFormatError": [""]}},
+        {"success": 1},
+    ],
 )
 def test_refused_without_a_reason_kills_nothing(msg: Any) -> None:
     pushes = [push(token="t0"), push(token="t1")]
@@ -159,6 +167,7 @@ def test_refused_without_a_reason_kills_nothing(msg: Any) -> None:
     assert {(one.verdict, one.maybe_sent) for one in some} == {(Verdict.RETRY, True)}
     every = made().decode_many(v3("80300007", msg), pushes)
     assert {(one.verdict, one.scope) for one in every} == {(Verdict.MISCONFIGURED, Scope.TOKEN)}
+    assert (made().decode(v3("80100000", msg)).verdict, made().decode(v3("80300007", msg))) == (Verdict.RETRY, every[0])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from providers.contract import AddressInvalid, Push, Scope, Verdict
+from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
 from providers.honor import HonorProvider
 from providers.http import Response
 from providers.loading import SettingsInvalid, configured
@@ -137,6 +137,12 @@ def test_when_nobody_knows_who_was_refused_all_are_sent_again() -> None:
     pushes = [push(token=f"t{n}") for n in range(2)]
     for answer in (answered(sendResult=False), answered(80100000, expireTokens=["else"])):
         assert {one.verdict for one in made().decode_many(answer, pushes)} == {Verdict.RETRY}
+
+
+@pytest.mark.parametrize("listed", [[], [""], [None], "", {"": 1}])
+def test_a_list_without_a_token_kills_nothing(listed: Any) -> None:
+    outcome = made().decode(answered(expireTokens=listed, failTokens=listed))
+    assert outcome == Outcome(verdict=Verdict.ACCEPTED, vendor_id="r-1")
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

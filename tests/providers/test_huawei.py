@@ -111,6 +111,11 @@ def test_when_nobody_knows_who_was_refused_all_are_sent_again(msg: Any) -> None:
     assert {(one.verdict, one.maybe_sent) for one in outcomes} == {(Verdict.RETRY, True)}
 
 
+@pytest.mark.parametrize("listed", [[], [""], [None], "", {"": 1}])
+def test_a_list_without_a_token_kills_nothing(listed: Any) -> None:
+    assert made().decode(hms("80100000", {"illegal_tokens": listed})).verdict is Verdict.RETRY
+
+
 def test_all_dead_means_all() -> None:
     pushes = [push(token=f"t{n}") for n in range(3)]
     assert {one.verdict for one in made().decode_many(hms("80300007"), pushes)} == {Verdict.TOKEN_DEAD}

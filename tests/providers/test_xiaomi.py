@@ -36,7 +36,6 @@ class TestXiaomiContract(ProviderContract):
     answers = {  # noqa: RUF012
         "ok": (OK, Verdict.ACCEPTED),
         "gone": (answer(10029), Verdict.TOKEN_DEAD),
-        "bad regid": (answer(0, id="scm1", bad_regids=["d//igwEhgBGCI2TG6lWqlKn0"]), Verdict.TOKEN_DEAD),
         "long": (answer(65009), Verdict.TOO_LARGE),
         "blank": (answer(10017), Verdict.REFUSED),
         "secret": (answer(21301), Verdict.MISCONFIGURED),
@@ -132,9 +131,16 @@ def test_the_answers_id_is_the_vendors() -> None:
     assert made().decode(OK) == Outcome(verdict=Verdict.ACCEPTED, vendor_id="scm55001764000000000xy")
 
 
-@pytest.mark.parametrize("listed", ["", ",", [], [""], None])
-def test_an_empty_list_of_bad_ids_is_nobody(listed: Any) -> None:
-    assert made().decode(answer(0, id="scm1", bad_regids=listed)) == Outcome(verdict=Verdict.ACCEPTED, vendor_id="scm1")
+@pytest.mark.parametrize("listed", ["", ",", [], [""], None, "null", "r2", ["r2"]])
+async def test_a_list_of_bad_ids_that_does_not_name_it_kills_no_token(listed: Any) -> None:
+    scripted = Scripted(lambda _: answer(0, id="scm1", bad_regids=listed))
+    assert await made(scripted).send(FULL) == Outcome(verdict=Verdict.ACCEPTED, vendor_id="scm1")
+
+
+@pytest.mark.parametrize("listed", ["r1", "r2,r1", ["r1"]])
+async def test_one_that_names_it_does(listed: Any) -> None:
+    scripted = Scripted(lambda _: answer(0, id="scm1", bad_regids=listed))
+    assert await made(scripted).send(FULL) == Outcome(verdict=DEAD, scope=TOKEN, vendor_code="bad_regids")
 
 
 @pytest.mark.parametrize("code", [65036, 65037, 65038])
