@@ -18,6 +18,7 @@ from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Entry, EntryState, Kind
 from relay.store import comparing as rows
 from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 
 LISTED_MAX = 64  # a range of more numbers that differs is to be split
@@ -137,37 +138,40 @@ class Counting:
         after, bound = max(low, self.snap.start_seq), min(high, self.upto)
         while after < bound:
             chunk = rows.compared_rows(self.conn, self.snap.inbox.key, after=after, upto=bound, limit=CHUNK)
-            for row in chunk:
-                h = self._form(row)
+            there = [row for row in chunk if self._there(row)]
+            special = [row.seq for row in there if not row.plain]
+            entries = (
+                {e.seq: e for e in inbox_rows.entries_at(self.conn, self.snap.inbox.key, special)} if special else {}
+            )
+            for row in there:
+                h = row.h if row.plain else self._form(row, entries[row.seq])
                 if h is not None:
-                    yield Item(row.entry.seq, row.entry.message_id, h)
+                    yield Item(row.seq, row.message_id, h)
             if len(chunk) < CHUNK:
                 return
-            after = chunk[-1].entry.seq
+            after = chunk[-1].seq
 
-    def _form(self, row: rows.ComparedRow) -> str | None:
-        """`h` of the form in which the device has this entry; None if it does not count."""
-        entry = row.entry
-        if entry.kind not in CARRIES_MESSAGE or not self._there(entry, row.ended_by_seq):
-            return None
+    def _form(self, row: rows.ComparedRow, entry: Entry) -> str | None:
+        """`h` of the form in which the device has this; None if it does not count."""
         device = self.snap.device
         seen = rules.view(entry, device)
         if seen is View.NONE:
             return None
-        had = self._held.get(entry.seq)
+        had = self._held.get(row.seq)
         if had not in {FALLBACK, HELD}:
-            had = None if entry.kind is Kind.RELEASE else self._lesser.get(entry.message_id)
-        if had is None and entry.seq > device.acked_seq and seen in {View.FALLBACK, View.HELD}:
+            had = None if row.kind == Kind.RELEASE else self._lesser.get(row.message_id)
+        if had is None and row.seq > device.acked_seq and seen in {View.FALLBACK, View.HELD}:
             had = FALLBACK if seen is View.FALLBACK else HELD
         # What it passed without being noted as lesser came in full, also if the version of today could not show it.
         return None if had == HELD else row.fallback_h if had == FALLBACK else row.h
 
-    def _there(self, entry: Entry, ended_by_seq: int | None) -> bool:
-        if entry.expires_ms <= self.as_of_ms:
+    def _there(self, row: rows.ComparedRow) -> bool:
+        """Whether it carries a message that is not over, and that nothing up to the cursor has replaced or taken back."""
+        if row.expires_ms <= self.as_of_ms or row.kind not in CARRIES_MESSAGE:
             return False
-        if entry.state in {EntryState.SUPERSEDED, EntryState.RECALLED}:
-            if ended_by_seq is None or ended_by_seq <= self.upto:
+        if row.state in {EntryState.SUPERSEDED, EntryState.RECALLED}:
+            if row.ended_by_seq is None or row.ended_by_seq <= self.upto:
                 return False
-        elif entry.state in {EntryState.CANCELLED, EntryState.FAILED}:
+        elif row.state in {EntryState.CANCELLED, EntryState.FAILED}:
             return False
-        return entry.seq >= self._replaced.get(entry.message_id, 0)
+        return row.seq >= self._replaced.get(row.message_id, 0)

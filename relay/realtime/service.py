@@ -1,12 +1,13 @@
 """What devices ask for, whichever way they came: handshake, heartbeat, sync, ack. HTTP and sockets both call this."""
 
+import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from providers.contract import AddressInvalid
 from relay.clock import Clock, from_rfc3339, rfc3339
-from relay.errors import FieldError, Invalid, Throttled, TooLarge, not_an_instant
+from relay.errors import FieldError, Invalid, Throttled, TooLarge, Unavailable, not_an_instant
 from relay.inbox.ack import AckAnswer, AckRequest
 from relay.inbox.addresses import NewAddress
 from relay.inbox.comparing import Compared, Comparison, Range
@@ -31,6 +32,7 @@ from relay.realtime.protocol import (
 from relay.store.upgrades import VERIFIED
 
 CLOCKS_APART_MS = 60_000
+COMPARED_AT_ONCE, COMPARED_NEXT = 2, 16  # more are sent away
 
 
 class Rate(Protocol):
@@ -73,6 +75,8 @@ class DeviceService:
     upgrade_advice: dict[str, Any] | None = None
     comparisons: Rate = field(default_factory=Unlimited)  # how often a device may begin to compare
     rounds: Rate = field(default_factory=Unlimited)  # how many rounds all its comparisons may have
+    _comparing: int = 0
+    _comparer: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(COMPARED_AT_ONCE))
 
     # --- handshake ---
 
@@ -258,17 +262,31 @@ class DeviceService:
                 "This device has been compared often enough; what it lacks comes by sync.", retry_after_s=600
             )
         ranges = [Range(one.from_, one.to, one.n, int(one.fp, 16)) for one in body.ranges]
-        compared = await self.inbox.compare(device, ranges, cursor=cursor, as_of_ms=as_of_ms)
+        compared = await self._compare(device, ranges, cursor=cursor, as_of_ms=as_of_ms)
         state = None
         if upgrade is not None:
             state = await self.inbox.prove_upgrade(device, upgrade.upgrade_id, compared)
         return _compared_json(compared) | {"state": state}
 
+    async def _compare(self, device: DeviceKey, ranges: Sequence[Range], **where: Any) -> Comparison:
+        """Few at a time: a comparison reads a whole inbox, and pages go first. Raises Unavailable."""
+        if self._comparing >= COMPARED_AT_ONCE + COMPARED_NEXT:
+            raise Unavailable("Too many devices are being compared; sync goes on.", retry_after_s=5)
+        self._comparing += 1
+        try:
+            async with self._comparer:
+                return await self.inbox.compare(device, ranges, **where)
+        finally:
+            self._comparing -= 1
+
     async def _digest(self, device: DeviceKey, digest: DigestBody, welcome: Welcome) -> str:
-        """Whether the client has everything up to its cursor, by its own sums."""
+        """Whether the client has everything up to its cursor, by its own sums; `differs` too if there is no time to look."""
         upto = welcome.head_seq - welcome.missing
         whole = Range(0, max(1, upto), digest.n, int(digest.fp, 16))
-        return "same" if (await self.inbox.compare(device, [whole], upto=upto)).same else "differs"
+        try:
+            return "same" if (await self._compare(device, [whole], upto=upto)).same else "differs"
+        except Unavailable:
+            return "differs"
 
     # --- acks ---
 

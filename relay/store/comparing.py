@@ -2,25 +2,49 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, literal_column, select
+from sqlalchemy import Connection, and_, bindparam, case, literal_column, select
 
-from relay.model import DeviceKey, Entry, UserKey
-from relay.store.inbox import DECIDING, WITH_MESSAGE, entry_of
+from relay.model import DeviceKey, UserKey
+from relay.store.inbox import WITH_MESSAGE
 from relay.store.schema import inbox_entry, message
 
 e, m = inbox_entry.c, message.c
 
 
 class ComparedRow(NamedTuple):
-    entry: Entry
+    """`plain`: a message that every device of the user sees in full, as nearly all are."""
+
+    seq: int
+    message_id: str
+    kind: str
+    state: str
+    ended_by_seq: int | None
+    expires_ms: int
     h: str | None
     fallback_h: str | None
-    ended_by_seq: int | None
+    plain: int
 
 
 _here = (e.app_id == bindparam("app"), e.user_id == bindparam("user"))
+_plain = and_(
+    e.kind == literal_column("'message'"),
+    e.only_device == literal_column("''"),
+    m.scope.is_(None),
+    m.min_schema.is_(None),
+    m.min_app_version.is_(None),
+)
 _compared = (
-    select(*DECIDING, m.h, m.fallback_h.label("lesser_h"), e.ended_by_seq)
+    select(
+        e.seq,
+        e.message_id,
+        e.kind,
+        e.state,
+        e.ended_by_seq,
+        e.expires_ms,
+        m.h,
+        m.fallback_h,
+        case((_plain, literal_column("1")), else_=literal_column("0")).label("plain"),
+    )
     .select_from(WITH_MESSAGE)
     .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
     .order_by(e.seq)
@@ -29,10 +53,9 @@ _compared = (
 
 
 def compared_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[ComparedRow]:
-    """Entries in (after, upto], in order, with the fingerprints of their forms."""
+    """What counts, or not, in (after, upto], in order, with the fingerprints of its forms."""
     params: dict[str, Any] = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
-    split = len(DECIDING)
-    return [ComparedRow(entry_of(row), *row[split:]) for row in conn.execute(_compared, params).all()]
+    return [ComparedRow(*row) for row in conn.execute(_compared, params).all()]
 
 
 _releases = (
