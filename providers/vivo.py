@@ -59,7 +59,7 @@ USED_UP = Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spe
 BY_CODE: dict[int, Outcome] = {
     10000: Outcome(verdict=Verdict.REAUTH, scope=Scope.ACCOUNT),
     **dict.fromkeys((10070, 10254), USED_UP),
-    10071: Outcome(verdict=RETRY),  # not at this hour: `decode` says until when
+    10071: Outcome(verdict=RETRY, shut=True),  # not at this hour: `decode` says until when
     **dict.fromkeys((10040, 10072, 10093), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
     10073: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone
     10102: Outcome(verdict=RETRY),
@@ -159,7 +159,8 @@ class VivoProvider(HttpProvider):
         if found is None and not self._class(push)["classification"]:
             opens_s = _opens_in_s(self.now())
             if opens_s:
-                return Outcome(verdict=RETRY, retry_after_s=min(max(opens_s, 1.0), SPENT_S), vendor_code="closed_hours")
+                wait_s = min(max(opens_s, 1.0), SPENT_S)
+                return Outcome(verdict=RETRY, retry_after_s=wait_s, shut=True, vendor_code="closed_hours")
         return found
 
     async def credential(self) -> Credential:

@@ -87,6 +87,8 @@ class Account:
         match outcome.verdict:
             case Verdict.RETRY if outcome.spent:  # nobody is ill and nothing too fast; SETTLE notes the day's end
                 self.circuit.succeeded(now_ms)
+            case Verdict.RETRY if outcome.shut:
+                pass  # of one sort of push; and the vendor need not have been asked
             case Verdict.RETRY if outcome.retry_after_s is not None or outcome.scope is not Scope.MESSAGE:
                 if outcome.scope is Scope.ACCOUNT:
                     self.bucket.too_many(now_ms)

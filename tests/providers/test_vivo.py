@@ -158,6 +158,7 @@ def test_the_error_table(codes: tuple[int, ...], verdict: Verdict, scope: Scope,
         outcome = made().decode(answer(code))
         assert (outcome.verdict, outcome.scope, outcome.retry_after_s) == (verdict, scope, wait_s)
         assert outcome.vendor_code == (str(code) if code else None)
+        assert outcome.shut == (code == 10071)
         assert outcome.spent == (code in {10070, 10073, 10254})
 
 
@@ -213,7 +214,7 @@ async def test_operational_messages_wait_for_their_hours(
     if wait_s is None:
         assert outcome.verdict is ACCEPTED
     else:
-        assert outcome == Outcome(verdict=RETRY, retry_after_s=wait_s, vendor_code="closed_hours")
+        assert outcome == Outcome(verdict=RETRY, retry_after_s=wait_s, shut=True, vendor_code="closed_hours")
         assert not scripted.requests
     assert (await made(Scripted(Vendor()), now_s=now_s).send(replace(NEWS, channel=None))).verdict is ACCEPTED
 

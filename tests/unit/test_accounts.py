@@ -12,9 +12,35 @@ def too_many(retry_after_s: float) -> Outcome:
     return Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=retry_after_s)
 
 
+def account_of(vendor: str) -> Account:
+    provider = cast(Any, SimpleNamespace(capabilities=None))
+    return Account(app_id="a", name=vendor, provider=provider, bucket=Bucket(9, 9))
+
+
+def test_a_sort_of_push_that_has_to_wait_for_its_hours_holds_no_other_back() -> None:
+    """Marketing at night, and many of it: chats go on."""
+    shut = Outcome(verdict=Verdict.RETRY, retry_after_s=3600, shut=True, vendor_code="closed_hours")
+    account = account_of("vivo")
+    for now_ms in range(0, 3_000, 100):
+        account.started(now_ms, calls=1, retry=False)
+        account.ended(now_ms, shut)
+    assert (account.view(3_000, 0).closed_for_ms, account.view(3_000, 0).ill_for_ms, account.in_flight) == (0, 0, 0)
+
+
+def test_nor_does_it_show_that_a_vendor_is_well() -> None:
+    account = account_of("vivo")
+    for now_ms in range(0, 3_000, 100):
+        account.started(now_ms, calls=1, retry=False)
+        account.ended(now_ms, Outcome(verdict=Verdict.RETRY))
+    for now_ms in range(3_000, 4_000, 100):
+        account.started(now_ms, calls=1, retry=False)
+        account.ended(now_ms, Outcome(verdict=Verdict.RETRY, retry_after_s=60, shut=True))
+    assert account.view(4_000, 0).ill_for_ms > 0
+
+
 def test_of_several_answers_that_ask_for_a_pause_the_longest_holds() -> None:
     """Calls that were under way together are answered in any order."""
-    account = Account(app_id="a", name="v", provider=cast(Any, SimpleNamespace(capabilities=None)), bucket=Bucket(9, 9))
+    account = account_of("v")
     account.started(0, calls=2, retry=False)
 
     account.ended(1_000, too_many(300))
