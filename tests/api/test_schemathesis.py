@@ -76,7 +76,7 @@ class Known:
 @pytest.fixture(scope="module")
 def known(relay: Running) -> Iterator[Known]:
     with requests.Session() as http:
-        known = Known(relay.url, http, {"backend": relay.key}, {"user": "ann", "device": "tablet"})
+        known = Known(relay.url, http, {"backend": relay.key}, {"user": "ann", "device": "tablet", "account": "log"})
         for path in ("/v1/users/ann/devices/tablet", "/v1/users/dee/devices/phone"):
             known.call("PUT", path, {})
         known.bearer["device"] = known.call("POST", "/v1/users/dee/devices/phone/token")["token"]
