@@ -181,7 +181,7 @@ def _responses(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
         one: dict[str, Any] = {"description": _DESCRIPTIONS.get(status, "Done.")}
         if model is not None:
             one["content"] = {"application/json": {"schema": refs[model]}}
-        elif status == 200:
+        elif status in {200, 206}:
             kind = "object" if route.media == "application/json" else "string"
             one["content"] = {route.media: {"schema": {"type": kind}}}
         found[str(status)] = one
@@ -219,6 +219,8 @@ _DESCRIPTIONS = {
     201: "Made.",
     202: "On disk: the sender may forget it.",
     204: "Done; nothing to say.",
+    206: "The part that was asked for.",
+    416: "There is no such part; `Content-Range` has the length.",
     304: "Nothing newer.",
     101: "The connection is a WebSocket from here on.",
 }

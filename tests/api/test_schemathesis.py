@@ -81,6 +81,10 @@ def known(relay: Running) -> Iterator[Known]:
             known.call("PUT", path, {})
         known.bearer["device"] = known.call("POST", "/v1/users/dee/devices/phone/token")["token"]
         known.path["message"] = known.call("POST", "/v1/messages", {"to": {"users": ["ann"]}, "body": "hi"})["id"]
+        known.path["hour"] = known.call("GET", "/v1/logs")["logs"][0]["hour"]
+        known.call("PUT", "/v1/groups/friends/members", {"add": ["ann"]})
+        known.path |= {"group": "friends", "account": "log"}
+        known.call("POST", "/v1/messages", {"to": {"users": ["dee"]}, "body": "hi"})
         yield known
         never_well = {
             one for one, statuses in known.seen.items() if not any(200 <= status < 400 for status in statuses)
@@ -132,7 +136,7 @@ def _aim(case: Case, known: Known) -> None:
     if zlib.crc32(repr((case.path_parameters, case.query, case.body)).encode()) % 2:
         return
     case.path_parameters = {name: known.path.get(name, value) for name, value in (case.path_parameters or {}).items()}
-    if "device" in case.path_parameters:
+    if "user" in case.path_parameters:  # it may have been erased, or have another name by now
         known.call("PUT", "/v1/users/ann/devices/tablet", {})
     if "endpoint" in case.path_parameters:
         case.path_parameters["endpoint"] = known.endpoint()
@@ -157,6 +161,10 @@ def _aim_body(body: dict[str, Any], operation: str, known: Known) -> None:
         case "POST /v1/webhooks/{endpoint}/replay":
             known.call("PATCH", f"/v1/webhooks/{known.endpoint()}", {"enabled": True})
             body |= {"since": "2026-01-01T00:00:00Z", "until": "2026-01-02T00:00:00Z", "events": None}
+        case "POST /v1/device/verify":
+            batch = known.call("GET", "/v1/device/sync", scheme="device")["batches"][0]
+            body |= {"cursor": batch["cursor"], "ranges": [{"from": 0, "to": 1, "n": 0, "fp": "0"}], "as_of": None}
+            body["purpose"], body["upgrade"] = "cache", None
         case "POST /v1/device/heartbeat":
             body["session"] = known.session()
         case "PUT /v1/device/addresses":
