@@ -233,7 +233,8 @@ async def _listen(receiver: Receiver, stack: AsyncExitStack) -> int:
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave everything running at the end, until Ctrl-C.")
 @click.option("--vendors", is_flag=True, help="Instead: one message through every vendor's emulator, with failures.")
-def demo(keep: bool, vendors: bool) -> None:
+@click.option("--web", "browser", is_flag=True, help="Instead: an inbox in your browser, to play with.")
+def demo(keep: bool, vendors: bool, browser: bool) -> None:
     """Show the main job in under a minute: killed client, killed relay, upgraded client, and nothing lost.
 
     Starts a relay, a vendor emulator and a webhook receiver on free ports, in a temporary folder. The exit status is 0
@@ -243,4 +244,8 @@ def demo(keep: bool, vendors: bool) -> None:
         from relay.cli.demo_vendors import demonstrate_vendors  # noqa: PLC0415 - loads every emulator
 
         sys.exit(run(demonstrate_vendors()))
+    if browser:
+        from relay.cli.demo_web import demonstrate_web  # noqa: PLC0415 - so does this
+
+        sys.exit(run(demonstrate_web()))
     sys.exit(run(demonstrate(keep)))

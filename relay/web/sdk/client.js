@@ -148,9 +148,9 @@ export class Client extends EventTarget {
     else this.elsewhere?.poke();
   }
 
-  /** The name of its database; null for one in memory. */
-  get database() {
-    return this.#cache.tables.database?.name ?? null;
+  /** Where its cache keeps its rows: object stores of the app's own are in `tables.database`. */
+  get tables() {
+    return this.#cache.tables;
   }
 
   async #speak(key, word) {

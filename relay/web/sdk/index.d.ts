@@ -132,7 +132,7 @@ export class Client extends EventTarget {
   verify(): Promise<Verified>;
   /** Takes messages off this device. */
   delete(...ids: string[]): Promise<void>;
-  readonly database: string | null;
+  readonly tables: Tables;
   /** What the cache holds after a `place`, in the order in which it came. */
   messages(options?: { after?: number; limit?: number }): Promise<Message[]>;
   read(conversation: string, seq: number): Promise<void>;

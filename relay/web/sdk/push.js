@@ -15,13 +15,13 @@ export async function subscribe(client, { worker = "/sw.js", scope, account, use
   const { navigator } = globalThis;
   if (!navigator?.serviceWorker || !("PushManager" in globalThis)) throw new NoPush("This browser has no Web Push.");
   const { accounts } = await client.call("GET", "/v1/device/accounts");
-  const offered = accounts.find((one) => one.offer?.vapid && (account ? one.name === account : one.provider === "webpush"));
+  const offered = accounts.find((one) => one.offer?.vapid && (account ? one.account === account : one.provider === "webpush"));
   if (!offered) throw new NoPush("The relay has no account of the provider webpush.");
   const registration = await attach(client, { worker, scope, user, device });
   const { vapid } = offered.offer;
   try {
     const subscription = await subscribed(registration.pushManager, bytesOf(vapid));
-    return { account: offered.name, token: JSON.stringify({ ...subscription.toJSON(), vapid }) };
+    return { account: offered.account, token: JSON.stringify({ ...subscription.toJSON(), vapid }) };
   } catch (error) {
     throw new NoPush(`The browser's push service did not take us: ${error.message}`, { cause: error });
   }
@@ -30,10 +30,10 @@ export async function subscribe(client, { worker = "/sw.js", scope, account, use
 /** Registers the service worker, tells it whose device this is, and lets the client hear it. */
 export async function attach(client, { worker = "/sw.js", scope, user, device }) {
   const { navigator, caches } = globalThis;
-  const record = { device, hint: await hintOf(user), database: client.database };
+  const record = { device, hint: await hintOf(user), database: client.tables.database?.name ?? null };
   await (await caches.open(STORE)).put(RECORD, new Response(JSON.stringify(record)));
   const registration = await navigator.serviceWorker.register(worker, scope ? { scope } : {});
-  await navigator.serviceWorker.ready;
+  await activated(registration);
   navigator.serviceWorker.addEventListener("message", ({ data }) => {
     if (!String(data?.type).startsWith("relay-")) return;
     client.poke();
@@ -47,6 +47,19 @@ export async function attach(client, { worker = "/sw.js", scope, user, device })
 export async function unsubscribe(registration) {
   await (await caches.open(STORE)).delete(RECORD);
   await (await registration.pushManager.getSubscription())?.unsubscribe();
+}
+
+/** Only an active worker can be subscribed. */
+function activated({ active, waiting, installing }) {
+  const worker = active ?? waiting ?? installing;
+  return new Promise((resolve, reject) => {
+    const look = () => {
+      if (worker.state === "activated") resolve();
+      else if (worker.state === "redundant") reject(new NoPush("The service worker could not be installed."));
+    };
+    worker.addEventListener("statechange", look);
+    look();
+  });
 }
 
 async function withdraw(registration, ids) {

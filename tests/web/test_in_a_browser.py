@@ -1,0 +1,308 @@
+"""The sample page and the JavaScript client in a real browser: live, offline, pushed, upgraded, in several tabs."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api")
+from playwright.sync_api import Browser, BrowserContext, Page, expect  # noqa: E402 - once it is known to be there
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="needs a Chromium")
+
+WITHIN_MS = 30_000
+expect.set_options(timeout=WITHIN_MS)
+SPOILED = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
+
+
+class Demo:
+    """`relay demo --web`, running."""
+
+    def __init__(self, home: Path) -> None:
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "relay", "demo", "--web"], cwd=home, stdout=subprocess.PIPE, text=True
+        )
+        assert self.child.stdout is not None
+        said = ""
+        while "Ctrl-C" not in said:
+            line = self.child.stdout.readline()
+            assert line, said
+            said += line
+        found = re.search(r"push service (\S+)/\s.*Open (\S+)/ in", said, re.DOTALL)
+        assert found is not None, said
+        self.phones, self.url = found.groups()
+
+    def stop(self) -> int:
+        self.child.send_signal(signal.SIGINT)
+        self.child.communicate(timeout=30)
+        return self.child.returncode
+
+    def pushed(self, user: str) -> list[dict[str, Any]]:
+        """The pushes that the emulated service has brought for this user's browser, decrypted."""
+        with urllib.request.urlopen(f"{self.phones}/_phones/wait?token=browser-of-{user}&count=1&timeout=20") as answer:
+            (phone,) = json.load(answer)["phones"]
+        return [one["message"] for one in phone["received"]]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    demo = Demo(tmp_path_factory.mktemp("demo"))
+    yield demo
+    assert demo.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser, demo: Demo) -> Iterator[BrowserContext]:
+    context = browser.new_context()
+    context.grant_permissions(["notifications"], origin=demo.url)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def opened(context: BrowserContext, demo: Demo) -> Iterator[Callable[..., Page]]:
+    """Opens the page, signed in; at the end, nothing on it may have been an error or against its own policy."""
+    wrong: list[str] = []
+
+    def opened(user: str, path: str = "/") -> Page:
+        page = context.new_page()
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(demo.url + path)
+        if page.locator("#login").is_visible():
+            page.fill("#user", user)
+            page.click("#login button")
+        expect(page.locator("#status")).to_have_text("up to date")
+        return page
+
+    yield opened
+    assert wrong == []
+
+
+def sends(page: Page, *texts: str) -> None:
+    for text in texts:
+        page.fill("#text", text)
+        with page.expect_response("**/api/send"):
+            page.click("#send button")
+
+
+def shows(page: Page, *texts: str) -> None:
+    expect(page.locator("#messages li")).to_have_text(list(texts))
+
+
+def test_what_was_sent_while_it_was_offline_is_pushed_and_there_when_it_is_back(
+    opened: Callable[..., Page],
+) -> None:
+    page = opened("ann")
+    sends(page, "live")
+    shows(page, "live")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "away 1", "away 2")
+    expect(page.locator("#lock li")).to_have_text(["Bob away 1", "Bob away 2"])
+    shows(page, "live")
+    page.click("#online")
+    shows(page, "live", "away 1", "away 2")
+    page.click("#verify")
+    expect(page.locator("#log")).to_have_text("Compared: ok; 0 fetched.")
+
+
+def test_an_upgrade_with_a_changed_database_loses_nothing_and_brings_what_was_held(
+    opened: Callable[..., Page], context: BrowserContext
+) -> None:
+    page = opened("bea")
+    sends(page, "before")
+    page.click("#poll")
+    shows(page, "before", "Bob asks something that a newer version of this app can show.")
+    page.fill("#draft", "half a thought")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "meanwhile")
+    page.click("#upgrade")
+    expect(page.locator("#version")).to_have_text("2.0")
+    expect(page.locator("#log")).to_have_text("Compared: ok; 0 fetched.")
+    shows(page, "before", "Poll: before (yes / no)", "meanwhile")
+    expect(page.locator("#draft")).to_have_value("half a thought")
+    page.goto(page.url.replace("/v2", "/"))  # 1.0 again: it begins anew beside the newer database, and gets everything
+    shows(page, "before", "Bob asks something that a newer version of this app can show.", "meanwhile")
+
+
+def test_a_page_that_is_killed_while_messages_come_has_each_once_when_it_is_back(
+    opened: Callable[..., Page], context: BrowserContext
+) -> None:
+    page = opened("cyn")
+    texts = [f"message {n}" for n in range(60)]
+    burst = """texts => { for (const text of texts) fetch("/api/send", {method: "POST",
+        headers: {"Content-Type": "application/json"}, body: JSON.stringify({user: "cyn", text}), keepalive: true}) }"""
+    page.evaluate(burst, texts)
+    until(page, lambda: page.locator("#messages li").count() > 5)
+    page.close()
+    again = opened("cyn")
+    expect(again.locator("#count")).to_have_text("60")
+    assert sorted(again.locator("#messages li").all_inner_texts()) == sorted(texts)
+
+
+def test_several_tabs_are_one_device_and_one_of_them_goes_on(opened: Callable[..., Page]) -> None:
+    first = opened("dot")
+    second = first.context.new_page()
+    second.goto(first.url)
+    sends(second, "to both")
+    for tab in (first, second):
+        shows(tab, "to both")
+    expect(first.locator("#status")).to_have_text("up to date")
+    first.close()
+    sends(second, "to the other")
+    shows(second, "to both", "to the other")
+
+
+def test_texts_are_shown_as_texts(opened: Callable[..., Page]) -> None:
+    page = opened("eve")
+    sends(page, SPOILED)
+    shows(page, SPOILED)
+    assert page.title() == "Inbox: push-relay demo"
+
+
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Playwright's own way to wait for a script needs `eval`, which the page's policy forbids."""
+    for _ in range(WITHIN_MS // 50):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    assert holds()
+
+
+class Pusher:
+    """Hands pushes to the page's service worker, as the browser's push service would."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self.page, self.origin = page, origin
+        self._cdp = page.context.new_cdp_session(page)
+        self._ids: list[str] = []
+        self._cdp.on("ServiceWorker.workerRegistrationUpdated", self._seen)
+        self._cdp.send("ServiceWorker.enable")
+
+    def _seen(self, event: dict[str, Any]) -> None:
+        self._ids += [
+            one["registrationId"] for one in event["registrations"] if one["scopeURL"].startswith(self.origin)
+        ]
+
+    def push(self, told: Any) -> None:
+        while not self._ids:
+            self.page.wait_for_timeout(20)
+        what = {"origin": self.origin, "registrationId": self._ids[-1], "data": json.dumps(told)}
+        self._cdp.send("ServiceWorker.deliverPushMessage", what)
+
+    def shown(self) -> list[dict[str, Any]]:
+        """The notifications that stand on the screen."""
+        script = """async () => (await (await navigator.serviceWorker.ready).getNotifications()).map(
+            ({title, body, data}) => ({title, body, ids: data.ids}))"""
+        found: list[dict[str, Any]] = self.page.evaluate(script)
+        return found
+
+    def shows(self, n: int) -> list[dict[str, Any]]:
+        until(self.page, lambda: len(self.shown()) >= n)
+        found = self.shown()
+        assert len(found) == n
+        return found
+
+
+def test_the_service_worker_shows_what_is_news_and_only_for_its_own_device(
+    opened: Callable[..., Page], demo: Demo
+) -> None:
+    page = opened("fay")
+    pusher = Pusher(page, demo.url)
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "are you there?")
+    (told,) = demo.pushed("fay")
+    foreign = {**told, "relay": {**told["relay"], "user_hint": "0" * 16}}
+    pusher.push(foreign)
+    pusher.push({**told, "silent": True, "title": None, "body": None})
+    pusher.push({**told, "expires_at": 1})
+    pusher.push("no object")
+    pusher.push(told)
+    (note,) = pusher.shows(1)
+    assert (note["title"], note["body"], note["ids"]) == ("Bob", "are you there?", told["relay"]["ids"])
+
+    page.click("#online")
+    shows(page, "are you there?")
+    page.evaluate(
+        "async () => { for (const one of await (await navigator.serviceWorker.ready).getNotifications()) one.close() }"
+    )
+    pusher.push(told)  # late: the page has it
+    pusher.push({**told, "title": "Bob", "body": "another", "relay": {**told["relay"], "ids": ["unknown"], "head": 99}})
+    (note,) = pusher.shows(1)
+    assert note["body"] == "another"
+
+
+def test_a_push_wakes_the_page_and_what_was_shown_is_told_to_the_relay(opened: Callable[..., Page], demo: Demo) -> None:
+    page = opened("gil")
+    pusher = Pusher(page, demo.url)
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "shown")
+    (told,) = demo.pushed("gil")
+    pusher.push(told)
+    pusher.shows(1)
+    words = """() => new Promise(done => { const request = indexedDB.open("demo-gil");
+        request.onsuccess = () => { const all = request.result.transaction("words").objectStore("words").getAllKeys();
+            all.onsuccess = () => { request.result.close(); done(all.result) } } })"""
+    assert page.evaluate(words) == [f"receipt:shown:{told['relay']['ids'][0]}"]
+    page.click("#online")
+    shows(page, "shown")
+    until(page, lambda: page.evaluate(words) == [])
+
+
+def test_a_subscription_of_the_browser_is_registered_with_the_key_it_was_made_with(
+    opened: Callable[..., Page], context: BrowserContext, demo: Demo
+) -> None:
+    """The push service is the emulated one: this browser's own would need the internet, and a vendor's keys."""
+    asks = urllib.request.Request(
+        f"{demo.url}/api/login", b'{"user": "ida-2", "device": "x"}', {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asks) as answer:
+        subscription = json.load(answer)["addresses"][0]["token"]
+    context.add_init_script(
+        "PushManager.prototype.subscribe = async ({applicationServerKey, userVisibleOnly}) => {"
+        " if (!userVisibleOnly || applicationServerKey.length !== 65) throw new Error('bad options');"
+        f" return {{toJSON: () => ({subscription})}} }}"
+    )
+    page = opened("ida")
+    page.click("#notify")
+    expect(page.locator("#way")).to_have_text("Pushes come by this browser's own push service.")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "by its own service")
+    (told,) = demo.pushed("ida-2")
+    assert told["body"] == "by its own service"
+
+
+def test_a_browser_without_a_push_service_says_so_and_stays_reachable_as_it_was(
+    opened: Callable[..., Page], context: BrowserContext
+) -> None:
+    context.add_init_script("PushManager.prototype.subscribe = async () => { throw new Error('no service') }")
+    page = opened("kay")
+    page.click("#notify")
+    expect(page.locator("#log")).to_contain_text("did not take us: no service The emulated browser goes on.")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "still here")
+    expect(page.locator("#lock li")).to_have_text(["Bob still here"])
