@@ -59,9 +59,9 @@ class Outcome:
     scope: Scope = Scope.MESSAGE
     retry_after_s: float | None = None  # the vendor's wish, if it stated one
     # RETRY only: a quota is used up until the vendor's day ends (Capabilities.zone): the whole account's (scope
-    # ACCOUNT), this device's (TOKEN), or that of the push's channel (MESSAGE).
+    # ACCOUNT), that of the push's channel (MESSAGE), or of that channel for this device (TOKEN). Other channels go on.
     spent: bool = False
-    shut: bool = False  # RETRY only: the vendor takes such pushes at other hours; it is well, and takes others now
+    shut: bool = False  # RETRY only: the vendor takes this channel's at other hours; it is well, and takes others now
     dead_since_ms: int | None = None  # TOKEN_DEAD only: newer registrations survive
     maybe_sent: bool = False  # the answer was lost: a retry may show twice
     vendor_id: str | None = None

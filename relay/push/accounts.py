@@ -9,7 +9,9 @@ from providers.loading import OwnedTransport
 from relay.inbox.rules import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
-from relay.push.planner import AccountView, Privacy, Quota
+from relay.push.planner import AccountView, Privacy, Quota, Sort, Wait
+
+HELD_MAX = 10_000  # sorts of push that wait for their hour; of one forgotten, one more call is made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Account:
     budget: RetryBudget = field(default_factory=RetryBudget)
     in_flight: int = 0
     _paused_until_ms: int = 0
+    _held: dict[Sort, Wait] = field(default_factory=dict)  # whose wait ends first comes first, more or less
 
     def view(self, monotonic_ms: int, now_ms: int) -> AccountView:
         """What the planner may use now, but for what the store knows (parked, quota): see `Ledger`."""
@@ -65,6 +68,7 @@ class Account:
                 day=day_of(now_ms, terms.zone),
                 ends_ms=next_day_ms(now_ms, terms.zone),
             ),
+            held=self._held,
         )
 
     @property
@@ -104,6 +108,14 @@ class Account:
                 self.circuit.succeeded(now_ms)
                 self.brake.told(now_ms, dead=outcome.verdict is Verdict.TOKEN_DEAD)
 
+    def hold(self, sort: Sort, wait: Wait, *, now_ms: int) -> None:
+        """The vendor takes this sort of push later; all others it takes now."""
+        if len(self._held) >= HELD_MAX:
+            self._held = {one: until for one, until in self._held.items() if until.at_ms > now_ms}
+        while len(self._held) >= HELD_MAX:
+            del self._held[next(iter(self._held))]
+        self._held[sort] = wait
+
     async def aclose(self) -> None:
         await self.provider.aclose()
         if self.transport is not None:
@@ -112,6 +124,7 @@ class Account:
     def mended(self) -> None:
         self.parked, self.parked_code = False, None
         self.circuit = Circuit()
+        self._held = {}
 
 
 class Accounts:

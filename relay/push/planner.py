@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from providers.contract import Capabilities, left_out
@@ -52,6 +52,10 @@ class Quota:
     ends_ms: int
 
 
+# One sort of push that a vendor takes later: a channel of the account, or of one address (its token's hash) alone.
+Sort = tuple[bytes | None, str | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountView:
     """What an account can do at this moment. `free`: pushes that may start now."""
@@ -69,6 +73,7 @@ class AccountView:
     wait_ms: int = 0  # until there is room again
     privacy: Privacy = Privacy.FULL
     quota: Quota | None = None  # `counted` says what is left of it
+    held: Mapping[Sort, Wait] = field(default_factory=dict)  # what of it is over counts no more
 
     def counted(self, sent: int) -> "AccountView":
         """The same with that many sent today: the rest of the quota bounds what may go."""
@@ -97,6 +102,12 @@ class AccountView:
         if self.free <= 0:
             return Wait(at_ms=now_ms + max(1, self.wait_ms), reason=Later.RATE)
         return None
+
+    def holds(self, token_hash: bytes, shown: Notification | None, now_ms: int) -> Wait | None:
+        """Until when the vendor does not take what would show this, and why; None: it does. No `shown`: a wake-up."""
+        channel = None if shown is None or self.privacy is Privacy.NONE else shown.channel
+        waits = (self.held.get((of, channel)) for of in (None, token_hash))
+        return max((one for one in waits if one is not None and one.at_ms > now_ms), key=_at_ms, default=None)
 
     def passes_on(self, now_ms: int) -> bool:
         """Whether it is out for so long that the device's next address should have the push."""
@@ -220,7 +231,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     ready = [one for one in usable if one.account in s.accounts and not s.accounts[one.account].parked]
     if not ready:
         return Stop(reason=Rest.ACCOUNT_PARKED)
-    address = _choose(s, ready)
+    address = _choose(s, [one for one in ready if not _all_held(s, one, items)] or ready)
     account = s.accounts[address.account]
     waits = account.waits(s.now_ms)
     if waits is not None:
@@ -229,8 +240,32 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     low, high = items[0].entry.seq, max(s.upto_seq, items[-1].entry.seq)
     if not fresh:
         return Stop(reason=Rest.NOTHING_OWED)
-    form, notes = _notes(s, fresh, account, knock=knock)
-    return Send(address=address, notes=tuple(notes), from_seq=low, upto_seq=high, form=form)
+    waiting = _held(s, address, fresh)
+    free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
+    form, notes = _notes(s, free or fresh, account, knock=knock)
+    told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
+    if not free or not told:
+        waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
+        return min((wait for wait in waiting if wait is not None), key=_at_ms)
+    if len(free) < len(fresh) and fresh[-1] is not free[-1]:
+        # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
+        high = free[-1].entry.seq
+    return Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form)
+
+
+def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:
+    account = s.accounts[address.account]
+    return [account.holds(address.token_hash, item.push, s.now_ms) for item in items]
+
+
+def _all_held(s: Situation, address: Address, items: Sequence[Item]) -> bool:
+    """Whether all of it has to wait for so long at this address that the device's next one should have it."""
+    limit_ms, waits = s.accounts[address.account].falls_back_ms, _held(s, address, items)
+    return limit_ms is not None and all(wait is not None and wait.at_ms - s.now_ms > limit_ms for wait in waits)
+
+
+def _at_ms(wait: Wait) -> int:
+    return wait.at_ms
 
 
 def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | None) -> Wait | None:

@@ -14,11 +14,12 @@ from relay.backoff import backoff_ms
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.locked import PolicyOf
+from relay.inbox.rules import Later
 from relay.keys import SealBroken
 from relay.push.accounts import Account, Accounts
 from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
-from relay.push.planner import Note, device_hint
+from relay.push.planner import Note, Wait, device_hint
 from relay.push.rules import Result, worst
 from relay.push.service import Attempt, Planned, Settlement, plan_due, settle, still_needed
 from relay.store.engine import Conn, Engine
@@ -35,6 +36,7 @@ FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
 SPARED_MS = 3_600_000
 MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
 BRAKED_MS = 3_600_000
+HELD_MS = 1_000
 
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 Told = Callable[[str, str, str], None]  # (account, provider, verdict)
@@ -209,9 +211,21 @@ class PushWorker:
             account.ended(self._clock.monotonic_ms(), outcome)
             self._told(account.name, account.provider.name, str(outcome.verdict))
             outcomes.append(outcome)
-            if outcome.verdict is not Verdict.ACCEPTED:
+            if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
+                self._hold(account, attempt, note, outcome)
+            elif outcome.verdict is not Verdict.ACCEPTED:
                 break
-        return worst(outcomes)
+        return worst([one for one in outcomes if not _of_a_sort(one)] or outcomes)
+
+    def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> None:
+        now_ms = self._clock.now_ms()
+        token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN else None
+        at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
+        if outcome.spent:
+            at_ms = next_day_ms(now_ms, account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
+            why = Later.QUOTA
+        channel = None if note.shows is None else note.shows.channel
+        account.hold((token_hash, channel), Wait(at_ms=at_ms, reason=why), now_ms=now_ms)
 
     def _push(self, account: Account, attempt: Attempt, note: Note, token: str) -> Push:
         shows = note.shows
@@ -267,11 +281,10 @@ class PushWorker:
             return BRAKED_MS
         if outcome.verdict is Verdict.MISCONFIGURED:
             return SPARED_MS
-        if outcome.spent:
-            if outcome.scope is Scope.ACCOUNT:
-                return 0  # PLAN knows it then, and waits for the day's end or takes another address
-            now_ms = self._clock.now_ms()
-            return next_day_ms(now_ms, account.terms.zone) - now_ms + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
+        if outcome.spent and outcome.scope is Scope.ACCOUNT:
+            return 0  # PLAN knows it then, and waits for the day's end or takes another address
+        if _of_a_sort(outcome):
+            return HELD_MS  # likewise; other sorts go
         if outcome.retry_after_s is not None:
             wait_ms = pause_ms(outcome.retry_after_s)
             return wait_ms + self._rng.randint(0, wait_ms // 4)
@@ -298,6 +311,11 @@ class PushWorker:
 
     def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
         return list(settle(conn, now_ms, items, self._policy_of))
+
+
+def _of_a_sort(outcome: Outcome) -> bool:
+    """Whether the vendor only wants this sort of push later: of the account's channel, or of this device's."""
+    return outcome.verdict is Verdict.RETRY and (outcome.spent or outcome.shut) and outcome.scope is not Scope.ACCOUNT
 
 
 def _not_to_blame(result: Result) -> Result:

@@ -52,6 +52,16 @@ class Scene:
                     return dict(attempts[-1])
                 await CLOCK.sleep(0.05)
 
+    async def attempts(self, message: str) -> list[dict[str, Any]]:
+        """Those that have ended, once there are any."""
+        async with asyncio.timeout(SOON_S):
+            while True:
+                _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
+                attempts = trace["recipients"][0]["devices"][0]["attempts"]
+                if attempts and attempts[-1]["verdict"] is not None:
+                    return list(attempts)
+                await CLOCK.sleep(0.05)
+
     async def report(self, address: str, body: bytes) -> int:
         async with self.face.http.post(f"{self.face.url}{urlsplit(address).path}", data=io.BytesIO(body)) as answer:
             return answer.status
@@ -119,3 +129,22 @@ async def test_a_message_arrives_and_its_receipt_finds_it(scene: Scene, vendor: 
     assert await scene.report(address, receipt(vendor, delivery["name"], param)) == 200
     (found,) = (await scene.attempt())["receipts"]
     assert found["fact"] == "delivered"
+
+
+@pytest.mark.parametrize(
+    ("vendor", "token", "code"),
+    [("xiaomi", "quota1-xiaomi", "200001"), ("meizu", "dayover1-meizu", "device_110011")],
+)
+async def test_news_whose_number_of_the_day_is_used_up_holds_no_chat_back(
+    scene: Scene, vendor: str, token: str, code: str
+) -> None:
+    """The number is the channel's (Xiaomi), or that of the device's public messages (Meizu): a chat has none."""
+    device = {"addresses": [{"account": vendor, "token": token}]}
+    assert (await scene.face.call("PUT", "/v1/users/ann/devices/phone", device))[0] == 201
+    news = await scene.face.send(push={"title": "News", "body": "today", "channel": "news"})
+    assert (await scene.attempts(news))[0]["vendor_code"] == code
+
+    await scene.face.send(push={"title": "Ann", "body": "hello"})
+    assert await scene.sandbox.phones.wait(token, 1, timeout_s=SOON_S)
+    (phone,) = scene.sandbox.phones.view(token=token, phones_max=1)
+    assert [one["title"] for one in phone["received"]] == ["Ann"]  # type: ignore[attr-defined]

@@ -3,9 +3,14 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from providers.contract import Outcome, Scope, Verdict
+from relay.inbox.rules import Later
+from relay.push import accounts
 from relay.push.accounts import Account
 from relay.push.limits import Bucket
+from relay.push.planner import Wait
 
 
 def too_many(retry_after_s: float) -> Outcome:
@@ -36,6 +41,16 @@ def test_nor_does_it_show_that_a_vendor_is_well() -> None:
         account.started(now_ms, calls=1, retry=False)
         account.ended(now_ms, Outcome(verdict=Verdict.RETRY, retry_after_s=60, shut=True))
     assert account.view(4_000, 0).ill_for_ms > 0
+
+
+def test_it_forgets_what_is_over_and_then_the_oldest_before_it_holds_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "HELD_MAX", 3)
+    account = account_of("vivo")
+    for place, at_ms in enumerate((10, 30, 40, 50, 60)):
+        account.hold((None, f"c{place}"), Wait(at_ms=at_ms, reason=Later.HOURS), now_ms=20)
+    assert [channel for _, channel in account.view(0, 20).held] == ["c2", "c3", "c4"]
+    account.mended()
+    assert not account.view(0, 20).held
 
 
 def test_of_several_answers_that_ask_for_a_pause_the_longest_holds() -> None:

@@ -211,6 +211,55 @@ def test_a_quota_bounds_what_goes_today_and_then_waits_for_the_vendor_s_midnight
         assert found == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)
 
 
+# --- sorts of push that a vendor takes later --------------------------------------------------------------------------
+
+MORNING = Wait(at_ms=NOW + HOUR, reason=Later.HOURS)
+
+
+def news(seq: int, **more: Any) -> Item:
+    return dataclasses.replace(item(seq, **more), push=Notification(title=f"t{seq}", body="b", channel="news"))
+
+
+def held(*sorts: tuple[bytes | None, str | None], **more: Any) -> dict[str, AccountView]:
+    return {"v": view(held=dict.fromkeys(sorts, MORNING), **more), "w": view()}
+
+
+NEWS_HELD = held((None, "news"))
+
+
+def test_what_the_vendor_takes_later_waits_and_holds_nothing_else_back() -> None:
+    assert plan(situation(news(1), accounts=NEWS_HELD)) == MORNING
+    found = sent(situation(news(1), item(2), accounts=NEWS_HELD))
+    assert [note.ids for note in found.notes] == [("m2",)]
+    assert found.upto_seq == 2, "the app, once it comes, gets all"
+    later = situation(news(1, expires_ms=NOW + 2 * HOUR), accounts=NEWS_HELD, now_ms=MORNING.at_ms)
+    assert [note.ids for note in sent(later).notes] == [("m1",)]
+
+
+def test_it_is_told_for_itself_if_nothing_newer_is() -> None:
+    found = sent(situation(item(1), news(2), accounts=NEWS_HELD))
+    assert ([note.ids for note in found.notes], found.upto_seq) == ([("m1",)], 1)
+
+
+def test_of_one_device_alone() -> None:
+    mine, other = (situation(news(1), accounts=held((token, "news"))) for token in (b"v", b"another"))
+    assert plan(mine) == MORNING
+    assert isinstance(plan(other), Send)
+
+
+@pytest.mark.parametrize(("falls_back_ms", "goes"), [(60_000, True), (None, False), (2 * HOUR, False)])
+def test_the_next_address_has_it_if_the_wait_is_long(falls_back_ms: int | None, *, goes: bool) -> None:
+    accounts = held((None, "news"), falls_back_ms=falls_back_ms)
+    found = plan(situation(news(1), addresses=BOTH, accounts=accounts))
+    assert (isinstance(found, Send) and found.address.account == "w") if goes else found == MORNING
+
+
+@pytest.mark.parametrize("more", [{"accounts": held((None, None), privacy=Privacy.NONE)}, {"job": job(bare_seq=1)}])
+def test_a_wake_up_is_of_the_sort_without_a_channel(more: dict[str, Any]) -> None:
+    assert plan(situation(news(1), **({"accounts": held((None, None))} | more))) == MORNING
+    assert isinstance(plan(situation(news(1), **(more | {"accounts": held((None, "other"))}))), Send)
+
+
 def test_a_vendor_with_few_collapse_keys_gets_a_summary_before_it_would_have_to_evict_one() -> None:
     few = {"v": view(capabilities=dataclasses.replace(CAPABILITIES, collapse_keys_max=4))}
     alone = sent(situation(item(4), told_count=2, accounts=few))
