@@ -15,6 +15,7 @@ from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState,
 from relay.store import devices as device_rows
 from relay.store import fanout as fanout_rows
 from relay.store import inbox as inbox_rows
+from relay.store import queue as job_rows
 from relay.store.engine import Conn
 
 CONTROL_TTL_MS = 28 * 86_400_000
@@ -193,6 +194,7 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
             floor = entry.seq
         if floor > locked.inbox.floor_seq:
             inbox_rows.prune_entries(conn, key, floor=floor)
+            job_rows.forget_attempts(conn, key, upto=floor)
             gone += floor - locked.inbox.floor_seq
     return gone
 

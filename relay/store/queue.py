@@ -7,10 +7,10 @@ own, so lowering `due_ms` never opens a job to a second worker.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, exists, func, or_, select, update
 
 from relay.model import DeviceKey, PushJob, UserKey
-from relay.store.schema import account_state, inbox, push_attempt, push_job
+from relay.store.schema import account_state, inbox, push_attempt, push_job, push_receipt
 from relay.store.sql import (
     as_list,
     in_list,
@@ -248,6 +248,28 @@ def attempts_of(conn: Connection, key: UserKey, *, seq: int, limit: int) -> Sequ
         .limit(limit)
     )
     return conn.execute(statement).all()
+
+
+_forget_attempts = delete(push_attempt).where(
+    _a.app_id == bindparam("app"), _a.user_id == bindparam("user"), _a.upto_seq <= bindparam("upto")
+)
+_forget_receipts = delete(push_receipt).where(
+    push_receipt.c.app_id == bindparam("app"),
+    push_receipt.c.user_id == bindparam("user"),
+    ~exists().where(
+        _a.app_id == push_receipt.c.app_id,
+        _a.user_id == push_receipt.c.user_id,
+        _a.device_id == push_receipt.c.device_id,
+        _a.claim_token == push_receipt.c.claim_token,
+    ),
+)
+
+
+def forget_attempts(conn: Connection, key: UserKey, *, upto: int) -> None:
+    """Removes attempts that told of nothing above this number, with what vendors reported of them."""
+    place = {"app": key.app_id, "user": key.user_id}
+    if conn.execute(_forget_attempts, place | {"upto": upto}).rowcount:
+        conn.execute(_forget_receipts, place)
 
 
 # --- accounts ---------------------------------------------------------------------------------------------------------

@@ -336,3 +336,25 @@ async def test_an_address_that_must_wait_long_passes_on_until_each_had_its_turn(
     clock.forward(s=5)
     (attempt,) = await desk.plan()
     assert attempt.send.address.account == "v"
+
+
+async def test_the_log_of_attempts_goes_with_the_entries_that_they_told_of(desk: Desk, clock: Any) -> None:
+    async def rows() -> list[tuple[int, int]]:
+        return await desk.engine.read(
+            lambda conn, _: [
+                (row.from_seq, row.upto_seq)
+                for row in conn.exec_driver_sql("SELECT from_seq, upto_seq FROM push_attempt ORDER BY upto_seq").all()
+            ]
+        )
+
+    for n in (1, 2):
+        await desk.send()
+        clock.forward(s=1)
+        (attempt,) = await desk.plan()
+        await desk.settle(attempt, Verdict.ACCEPTED)
+        await desk.inbox.ack(AckRequest(device=PHONE, upto=n))
+        clock.forward(s=POLICY.replay_window_ms / 1000 if n == 1 else 1)
+    assert await rows() == [(1, 1), (2, 2)]
+
+    assert await desk.inbox.prune([PHONE.user]) == 1
+    assert await rows() == [(2, 2)]
