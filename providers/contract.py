@@ -48,7 +48,7 @@ class AddressInvalid(ValueError):  # noqa: N818
 class Scope(StrEnum):
     """How much should slow down or stop."""
 
-    MESSAGE = "message"
+    MESSAGE = "message"  # with MISCONFIGURED: all of the push's channel, and no other
     TOKEN = "token"  # noqa: S105
     ACCOUNT = "account"
 

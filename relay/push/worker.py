@@ -221,7 +221,9 @@ class PushWorker:
         now_ms = self._clock.now_ms()
         token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN else None
         at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
-        if outcome.spent:
+        if outcome.verdict is Verdict.MISCONFIGURED:
+            at_ms, why = now_ms + SPARED_MS, Later.BACKOFF
+        elif outcome.spent:
             at_ms = next_day_ms(now_ms, account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
             why = Later.QUOTA
         channel = None if note.shows is None else note.shows.channel
@@ -279,12 +281,12 @@ class PushWorker:
             return 0
         if spare:
             return BRAKED_MS
-        if outcome.verdict is Verdict.MISCONFIGURED:
-            return SPARED_MS
         if outcome.spent and outcome.scope is Scope.ACCOUNT:
             return 0  # PLAN knows it then, and waits for the day's end or takes another address
         if _of_a_sort(outcome):
             return HELD_MS  # likewise; other sorts go
+        if outcome.verdict is Verdict.MISCONFIGURED:
+            return SPARED_MS
         if outcome.retry_after_s is not None:
             wait_ms = pause_ms(outcome.retry_after_s)
             return wait_ms + self._rng.randint(0, wait_ms // 4)
@@ -314,7 +316,9 @@ class PushWorker:
 
 
 def _of_a_sort(outcome: Outcome) -> bool:
-    """Whether the vendor only wants this sort of push later: of the account's channel, or of this device's."""
+    """Whether it says no more than that this sort of push has to wait: of the account's channel, or of this device's."""
+    if outcome.verdict is Verdict.MISCONFIGURED:
+        return outcome.scope is Scope.MESSAGE  # the channel's id or category is wrong; those of others may be right
     return outcome.verdict is Verdict.RETRY and (outcome.spent or outcome.shut) and outcome.scope is not Scope.ACCOUNT
 
 

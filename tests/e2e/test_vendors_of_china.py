@@ -132,13 +132,22 @@ async def test_a_message_arrives_and_its_receipt_finds_it(scene: Scene, vendor: 
 
 
 @pytest.mark.parametrize(
-    ("vendor", "token", "code"),
-    [("xiaomi", "quota1-xiaomi", "200001"), ("meizu", "dayover1-meizu", "device_110011")],
+    ("vendor", "fault", "code"),
+    [
+        ("xiaomi", "quota", "200001"),  # of the channel
+        ("meizu", "dayover", "device_110011"),  # of the device's public messages
+        ("xiaomi", "code27001", "27001"),  # the channel's id is unknown
+        ("oppo", "code67", "67"),  # its category is wrong
+    ],
 )
-async def test_news_whose_number_of_the_day_is_used_up_holds_no_chat_back(
-    scene: Scene, vendor: str, token: str, code: str
+async def test_news_that_the_vendor_does_not_take_now_holds_no_chat_back(
+    scene: Scene, vendor: str, fault: str, code: str
 ) -> None:
-    """The number is the channel's (Xiaomi), or that of the device's public messages (Meizu): a chat has none."""
+    """A number of the day, or a mistake in the settings, that concerns the one channel and not the other."""
+    token = f"phone-{vendor}"
+    order = {"vendor": vendor, "token": token, "fault": fault, "times": 1}
+    async with scene.face.http.post(f"{scene.sandbox.url}/_control/faults", json=order) as answer:
+        assert answer.status < 300, await answer.text()
     device = {"addresses": [{"account": vendor, "token": token}]}
     assert (await scene.face.call("PUT", "/v1/users/ann/devices/phone", device))[0] == 201
     news = await scene.face.send(push={"title": "News", "body": "today", "channel": "news"})
