@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import SetClock
+from clocks import SetClock
 from house import House
 
 from relay.cli import main

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from conftest import SetClock
+from clocks import SetClock
 from house import House
 from sqlalchemy import func, select
 

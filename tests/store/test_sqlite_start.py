@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from click.testing import CliRunner
-from conftest import SetClock
+from clocks import SetClock
 from structlog.testing import capture_logs
 
 import relay

@@ -1,19 +1,19 @@
 """What is sealed opens in its own place and nowhere else, and survives new keys (safety SEC-11)."""
 
+import contextlib
 import random
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, create_engine, insert, select, update
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection, insert, select, update
 
 from relay.clock import SystemClock
 from relay.errors import ConfigError
 from relay.keys import KeyRing, SealBroken
 from relay.model import DeviceKey
-from relay.store import vault
+from relay.store import sqlite_file, vault
 from relay.store.reseal import SEALED, Sealed, count, reseal_some
 from relay.store.schema import address, app, data_key, endpoint, metadata
 from relay.store.vault import RIPE_MS, Vault, add_keys, address_place, give_keys, headers_place, number_of, secret_place
@@ -33,11 +33,17 @@ def ring(*ids: int) -> KeyRing:
     return KeyRing([(key_id, keys[key_id]) for key_id in ids], rng())
 
 
+@contextlib.contextmanager
+def memory() -> Iterator[Connection]:
+    conn = sqlite_file.connection(sqlite_file.connect(":memory:", read_only=False))
+    yield conn
+    sqlite_file.close(conn)
+
+
 @pytest.fixture
 def conn() -> Iterator[Connection]:
     """A store with two apps and their data keys, wrapped by ring key 1."""
-    engine = create_engine("sqlite://", poolclass=StaticPool)
-    with engine.begin() as conn:
+    with memory() as conn:
         metadata.create_all(conn)
         for app_id in ("bank", "shop"):
             conn.execute(
@@ -58,8 +64,7 @@ def opened(conn: Connection, keys: KeyRing, now_ms: int = NOW_MS, *, ripe_ms: in
 
 @given(plaintext=st.binary(max_size=300))
 def test_what_is_sealed_opens_again(plaintext: bytes) -> None:
-    engine = create_engine("sqlite://", poolclass=StaticPool)
-    with engine.begin() as conn:
+    with memory() as conn:
         metadata.create_all(conn)
         conn.execute(insert(app).values(app_id="shop", id_secret=b"x", settings="{}", event_head=0, created_ms=0))
         give_keys(conn, 0, ring(1), rng())
