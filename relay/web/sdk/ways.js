@@ -3,6 +3,8 @@
 const CALLS = { hello: ["PUT", "/v1/device"], ack: ["POST", "/v1/device/ack"], hb: ["POST", "/v1/device/heartbeat"] };
 const ANSWERS = { hello: "welcome", ack: "ack", hb: "hb" };
 const SUBPROTOCOL = "relay.v1.json";
+const CALL_MS = 20_000; // for an answer, besides the time that the relay is asked to wait
+const SILENT_MS = 75_000; // the relay says something on a stream every 25 s
 const NOT_UNFIT = new Set([401, 403, 429, 502, 503, 504]);
 
 /** The end of a way. `unfit`: it does not work here, another one may. */
@@ -51,7 +53,7 @@ export class HttpWay {
     const headers = this.#etag && this.#etag.cursor === cursor ? { "If-None-Match": this.#etag.tag } : {};
     const began = Date.now();
     await this.#guarded(undefined, async () => {
-      const answer = await this.call("GET", `/v1/device/sync?${query}`, { headers, signal: pull.signal });
+      const answer = await this.call("GET", `/v1/device/sync?${query}`, { headers, signal: pull.signal, withinMs: CALL_MS + 1000 * waitS });
       const nothing = { type: "nothing", askedS: waitS, waitedMs: Date.now() - began };
       if (answer.status === 304) return this.came(nothing);
       const body = await answer.json();
@@ -74,7 +76,8 @@ export class HttpWay {
   }
 
   /** One call. Throws Problem for a refusal. */
-  async call(method, path, { body, headers = {}, signal } = {}) {
+  async call(method, path, { body, headers = {}, signal, withinMs = CALL_MS } = {}) {
+    const ends = [this.abort.signal, ...(signal ? [signal] : []), ...(withinMs ? [AbortSignal.timeout(withinMs)] : [])];
     const answer = await this.fetch(this.url + path, {
       method,
       headers: {
@@ -83,7 +86,7 @@ export class HttpWay {
         ...headers,
       },
       body: body && JSON.stringify(body),
-      signal: signal ? AbortSignal.any([signal, this.abort.signal]) : this.abort.signal,
+      signal: AbortSignal.any(ends),
       cache: "no-store",
     });
     if (answer.ok || answer.status === 304) return answer;
@@ -131,17 +134,18 @@ export class SocketWay extends HttpWay {
       SUBPROTOCOL,
       `relay.ticket.${ticket}`,
     ]));
+    const late = setTimeout(() => socket.close(), CALL_MS);
     await new Promise((resolve, reject) => {
       socket.onopen = resolve;
       socket.onerror = socket.onclose = () => reject(new Gone(null, { unfit: true }));
-    });
+    }).finally(() => clearTimeout(late));
     socket.onmessage = ({ data }) => this.came(JSON.parse(data));
     socket.onerror = () => {};
     socket.onclose = ({ code }) => this.came(new Gone(code, { unfit: code === 1006 }));
   }
 
   say(frame) {
-    if (this.socket.readyState === 1) this.socket.send(JSON.stringify(frame));
+    if (this.socket?.readyState === 1) this.socket.send(JSON.stringify(frame));
   }
 
   /** Over plain HTTP, whatever the way: before the handshake. */
@@ -150,8 +154,10 @@ export class SocketWay extends HttpWay {
   }
 
   async close() {
-    this.socket.onclose = this.socket.onmessage = null;
-    this.socket.close(1000);
+    if (this.socket) {
+      this.socket.onclose = this.socket.onmessage = this.socket.onopen = null;
+      this.socket.close(1000);
+    }
     await super.close();
   }
 }
@@ -164,16 +170,28 @@ export class StreamWay extends HttpWay {
   async read(cursor, waitS) {
     if (this.#streaming) return super.read(cursor, 0);
     this.#streaming = true;
+    const silent = new AbortController();
+    let watch;
+    const heard = () => {
+      clearTimeout(watch);
+      watch = setTimeout(() => silent.abort(), SILENT_MS);
+    };
+    heard();
     try {
       const query = new URLSearchParams(cursor ? { cursor } : {});
       const headers = { Accept: "text/event-stream" };
-      const answer = await this.call("GET", `/v1/device/stream?${query}`, { headers });
-      for await (const { event, data } of eventsOf(answer.body)) this.came({ ...JSON.parse(data), type: event });
+      const answer = await this.call("GET", `/v1/device/stream?${query}`, { headers, signal: silent.signal, withinMs: 0 });
+      for await (const { event, data } of eventsOf(answer.body)) {
+        heard();
+        this.came({ ...JSON.parse(data), type: event });
+      }
       this.came(new Gone());
     } catch (error) {
       if (this.abort.signal.aborted) return undefined;
       const unfit = error instanceof Problem && !NOT_UNFIT.has(error.status) && !error.body.resync;
       this.came(unfit ? new Gone(error.status, { unfit }) : error instanceof Problem ? error.frame() : new Gone());
+    } finally {
+      clearTimeout(watch);
     }
     return undefined;
   }

@@ -1,0 +1,451 @@
+// The sync core: what a client does next, as a state machine without I/O, clock or chance of its own.
+//
+// `handle` takes one event and gives the commands that follow, in order. Whoever drives it carries them out one after another,
+// and hands in what came of `keep`, `adopt` and `close` before anything else. Three rules carry the promise: a page is kept only
+// where its range begins, with its cursor in one transaction; nothing is acked before it is kept; and whatever goes wrong ends in
+// a handshake with the cursor that the database holds.
+//
+// Events:   started {words, upgrade} · opened {reading, waitS, position, words} · came {frame} · kept {position, news} ·
+//           notKept {moved} · rang {timer} · closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words} ·
+//           proved · stopped
+// Commands: connect {renew} · say {frame, aside} · read {cursor, waitS} · keep {at, page} · adopt {position, reason, floor,
+//           upgrade} · drop {words} · set {timer, ms} · unset · close {why} · compare {upgrade} · tell {type, detail}
+
+import { afterClose, astray, judge, pauseMs } from "./rules.js";
+import { Said } from "./said.js";
+
+const ACK_PAUSE_MS = 250;
+const ACK_ENTRIES = 50;
+const ANSWER_MS = 20_000;
+const BEHIND_MS = 2000;
+const DRAIN_MS = 1000;
+const CALM_MS = 60_000;
+const GUARD_MS = 120_000;
+const NOT_WAITED_MS = 1000; // a long poll that ended sooner without news is not repeated at once
+const SILENT_INTERVALS = 2.5;
+const TRANSIENT = new Set(
+  "rate_limited overloaded draining storage_unavailable storage_full storage_failed commit_unknown".split(" "),
+);
+const CURSOR_CODES = new Set(["invalid_cursor", "cursor_epoch_changed", "cursor_too_old"]);
+
+const set = (timer, ms) => ({ do: "set", timer, ms });
+const tell = (type, detail = {}) => ({ do: "tell", type, detail });
+
+export class Core {
+  /** idle · connecting · saying (what must be heard before the handshake) · greeting · reading · closing · over */
+  phase = "idle";
+  position = { epoch: "", seq: 0, cursor: null };
+  foreground = true;
+  #storeId;
+  #facts;
+  #random;
+  #said = new Said();
+  #upgrade = null;
+  #reading = "pushed";
+  #waitS = 0;
+  #refs = 0;
+  #failures = 0;
+  #renew = false;
+  #soon = false; // the next connection may come at once
+  #askedMs = 0;
+  #intervalMs = 30_000;
+  #pollMs = 5000;
+  #head = 0;
+  #session = 0;
+  #unacked = 0; // entries kept and not yet acked
+  #acked = null; // the cursor of the last ack said on this connection
+  #pausing = false;
+  #toldCaughtUp = false;
+  #welcome = null;
+  #page = null; // the page that is being kept
+
+  /** `facts` are the handshake's: app_version, schema, types, addresses, … */
+  constructor({ storeId, facts = {}, random }) {
+    this.#storeId = storeId;
+    this.#facts = facts;
+    this.#random = random;
+  }
+
+  /** What follows from an event. Unexpected ones change nothing. */
+  handle(event) {
+    if (this.phase === "over" && event.type !== "closed") return [];
+    switch (event.type) {
+      case "started":
+        this.#said.take(event.words);
+        this.#upgrade = event.upgrade ?? null;
+        return this.#connect();
+      case "opened":
+        return this.#opened(event);
+      case "came":
+        return this.#came(event.frame);
+      case "kept":
+        return this.#kept(event);
+      case "notKept":
+        return this.#notKept(event);
+      case "rang":
+        return this.#rang(event.timer);
+      case "closed":
+        return this.#closed(event);
+      case "spoke":
+        this.#said.add(event.words);
+        return this.#ackSoon();
+      case "turned":
+        this.foreground = event.foreground;
+        if (this.phase === "reading") return this.#beat();
+        return event.foreground ? this.#poked({}) : [];
+      case "poked":
+        return this.#poked(event);
+      case "proved":
+        this.#upgrade = null;
+        return [];
+      case "stopped":
+        return this.#stop();
+      default:
+        return [];
+    }
+  }
+
+  // --- connecting ---
+
+  #connect() {
+    this.phase = "connecting";
+    const renew = this.#renew;
+    this.#renew = false;
+    return [{ do: "connect", renew }];
+  }
+
+  #opened({ reading, waitS, position, words }) {
+    if (this.phase !== "connecting") return [{ do: "close", why: "not wanted" }];
+    Object.assign(this, { position });
+    this.#said.take(words);
+    this.#reading = reading;
+    this.#waitS = waitS;
+    this.#acked = null;
+    this.#unacked = 0;
+    this.#head = 0;
+    this.#pausing = false;
+    this.#toldCaughtUp = false;
+    return this.#sayOrGreet();
+  }
+
+  /** The cursor in the handshake acks what it has passed; a refusal said after that would come too late. */
+  #sayOrGreet() {
+    const refusals = this.#said.refusals();
+    if (!refusals) return this.#greet();
+    this.phase = "saying";
+    const frame = this.#said.frame(this.#ref(), refusals);
+    return [{ do: "say", frame, aside: true }, set("answer", ANSWER_MS)];
+  }
+
+  #greet() {
+    this.phase = "greeting";
+    const { cursor } = this.position;
+    const frame = {
+      type: "hello",
+      ref: this.#ref(),
+      ...this.#facts,
+      state: this.#state,
+      store: { id: this.#storeId },
+      ...(cursor ? { cursors: { inbox: cursor } } : {}),
+    };
+    return [{ do: "say", frame }, set("answer", ANSWER_MS)];
+  }
+
+  get #state() {
+    return this.foreground ? "foreground" : "background";
+  }
+
+  #ref() {
+    return String((this.#refs += 1));
+  }
+
+  // --- what comes ---
+
+  #came(frame) {
+    if (!["saying", "greeting", "reading"].includes(this.phase)) return [];
+    const commands = this.#frame(frame);
+    const listens = this.phase === "reading" && this.#reading === "pushed";
+    return listens ? [...commands, set("silence", SILENT_INTERVALS * this.#intervalMs)] : commands;
+  }
+
+  #frame(frame) {
+    switch (frame.type) {
+      case "batch":
+        return this.#paged(frame);
+      case "welcome":
+        return this.#welcomed(frame);
+      case "ack":
+        return this.#ackHeard(frame);
+      case "hb":
+        return this.#beatHeard(frame);
+      case "nothing":
+        return this.#nothing(frame);
+      case "resync_required":
+        return this.#reset(frame.resync);
+      case "drain":
+        this.#askedMs = frame.reconnect_ms ?? 0;
+        return [...this.#ackNow(), set("drain", DRAIN_MS)];
+      case "error":
+        return this.#refused(frame);
+      case "degraded":
+      case "withdraw":
+        return [tell(frame.type, frame)];
+      default:
+        return []; // a word of a newer relay
+    }
+  }
+
+  #welcomed(frame) {
+    if (this.phase !== "greeting") return [];
+    if (astray(this.position, frame)) return this.#forget();
+    this.#session = frame.session;
+    this.#welcome = frame;
+    this.#head = frame.head;
+    this.#upgrade = frame.upgrade?.id ?? this.#upgrade;
+    this.#takeBeat(frame.heartbeat);
+    this.#pollMs = 1000 * (frame.next_poll_s ?? this.#pollMs / 1000);
+    const position = { epoch: frame.epoch, seq: frame.head - frame.missing, cursor: frame.cursors.inbox };
+    const reason = frame.verdict === "resync" ? frame.reason : null;
+    const adopt = { do: "adopt", position, reason, floor: frame.floor ?? 0, upgrade: this.#upgrade };
+    return [{ do: "unset", timer: "answer" }, adopt];
+  }
+
+  #readingBegins() {
+    this.phase = "reading";
+    this.#acked = this.position.cursor; // the handshake has acked it, where it was for the relay to believe
+    return [
+      tell("connected", this.#welcome),
+      set("beat", this.#random() * this.#intervalMs),
+      set("calm", CALM_MS),
+      ...this.#guard(),
+      ...(this.#reading === "pushed" ? [] : [this.#read()]),
+      ...this.#ackSoon(),
+    ];
+  }
+
+  #read(waitS = 0) {
+    return { do: "read", cursor: this.position.cursor, waitS };
+  }
+
+  /** Where pages come by themselves, they are asked for now and then all the same. */
+  #guard() {
+    return this.#reading === "pulled" ? [] : [set("poll", GUARD_MS)];
+  }
+
+  // --- pages ---
+
+  #paged(page) {
+    if (this.phase !== "reading" || page.fill || (page.timeline ?? "inbox") !== "inbox") return [];
+    const verdict = judge(this.position, page);
+    if (verdict === "broken") return this.#close("a page that does not fit", page.epoch !== this.position.epoch);
+    if (verdict === "known") return this.#pullOn(true);
+    if (verdict === "read") return [this.#read()];
+    this.#head = Math.max(this.#head, page.head ?? 0);
+    if (page.to === this.position.seq) return this.#caughtUp(page); // what it answers has said `nothing`, too
+    this.#page = page;
+    return [{ do: "keep", at: this.position, page }];
+  }
+
+  #kept({ position, news }) {
+    this.position = position;
+    const page = this.#page;
+    this.#page = null;
+    if (page === null) return this.phase === "greeting" && this.#welcome ? this.#readingBegins() : [];
+    this.#said.add(news.words);
+    const told = [
+      ...news.arrived.map((message) => tell("message", message)),
+      ...news.changed.map((message) => tell("changed", message)),
+      ...news.ended.map((ended) => tell("ended", ended)),
+      ...news.read.map((marker) => tell("read", marker)),
+    ];
+    if (this.phase !== "reading") return told;
+    this.#unacked += page.entries.length;
+    const now = this.#unacked >= ACK_ENTRIES || page.entries.some(({ priority }) => priority === "urgent");
+    const ack = now ? this.#ackNow() : this.#ackSoon();
+    return [...told, ...this.#caughtUp(page), ...ack, ...this.#guard(), ...this.#pullOn(page.more)];
+  }
+
+  #notKept({ moved }) {
+    this.#page = null;
+    if (!["greeting", "reading"].includes(this.phase)) return [];
+    return this.#close(moved ? "another tab moved the store" : "the cache can't be written", moved);
+  }
+
+  #caughtUp(page) {
+    if (!page.caught_up || this.#toldCaughtUp) return [];
+    this.#toldCaughtUp = true;
+    const compare = this.#upgrade ? [{ do: "compare", upgrade: this.#upgrade }] : [];
+    return [tell("caughtup", { seq: page.to }), ...compare];
+  }
+
+  #pullOn(more) {
+    if (this.#reading !== "pulled") return [];
+    if (more || this.#waitS) return [this.#read(more ? 0 : this.#waitS)];
+    return [set("poll", this.#pollMs)];
+  }
+
+  #nothing({ nextPollS, askedS, waitedMs }) {
+    if (this.#reading !== "pulled" || this.phase !== "reading") return [];
+    this.#pollMs = 1000 * (nextPollS ?? this.#pollMs / 1000);
+    if (this.#waitS && (askedS === 0 || waitedMs >= NOT_WAITED_MS)) return [this.#read(this.#waitS)];
+    return [set("poll", this.#pollMs)];
+  }
+
+  /** The cursor is refused for good: the given one takes its place, and a handshake says what it stands for. */
+  #reset({ epoch, cursor, reason, floor = 0 }) {
+    const adopt = { do: "adopt", position: { epoch, seq: null, cursor }, reason: reason ?? null, floor };
+    return [adopt, ...this.#close("resync", true)];
+  }
+
+  #forget() {
+    return this.#reset({ epoch: this.position.epoch, cursor: null, reason: "bad_cursor" });
+  }
+
+  // --- words ---
+
+  get #owes() {
+    return this.#acked !== this.position.cursor || this.#said.unsaid.length > 0;
+  }
+
+  #ackSoon() {
+    if (this.phase !== "reading" || this.#pausing || !this.#owes) return [];
+    this.#pausing = true;
+    return [set("ack", ACK_PAUSE_MS)];
+  }
+
+  #ackNow() {
+    if (this.phase !== "reading" || !this.#owes) return [];
+    const { words, passes } = this.#said.portion();
+    const cursor = passes && this.#acked !== this.position.cursor ? this.position.cursor : null;
+    if (passes) {
+      this.#acked = this.position.cursor;
+      this.#unacked = 0;
+    }
+    this.#pausing = true;
+    return [{ do: "say", frame: this.#said.frame(this.#ref(), words, cursor) }, set("ack", ACK_PAUSE_MS)];
+  }
+
+  #ackHeard({ ref, acked }) {
+    const commands = this.#heard(ref);
+    return this.phase === "saying" ? [...commands, ...this.#sayOrGreet()] : [...commands, tell("acked", { seq: acked })];
+  }
+
+  #heard(ref) {
+    const words = this.#said.heard(ref);
+    return Object.keys(words).length ? [{ do: "drop", words }] : [];
+  }
+
+  #refused({ code, ref, detail, resync, retry_after_ms: retryMs = 0 }) {
+    const told = tell("refused", { code, detail });
+    const flew = this.#said.flies(ref);
+    if (flew && !TRANSIENT.has(code) && !CURSOR_CODES.has(code)) {
+      // It will never take these words: they must not stand in the way of others.
+      const commands = [told, ...this.#heard(ref)];
+      return this.phase === "saying" ? [...commands, ...this.#sayOrGreet()] : commands;
+    }
+    if (flew && TRANSIENT.has(code)) {
+      this.#said.returned(ref);
+      if (this.phase !== "reading") {
+        this.#askedMs = retryMs || 1000;
+        return [told, ...this.#close("refused for now")];
+      }
+      this.#acked = null;
+      this.#pausing = true;
+      return [set("ack", Math.max(ACK_PAUSE_MS, retryMs || 1000))];
+    }
+    if (resync) return this.#reset(resync);
+    if (code === "invalid_cursor") return this.#forget();
+    this.#askedMs = retryMs || this.#askedMs;
+    return this.phase === "greeting" ? [told, ...this.#close("no welcome")] : [told];
+  }
+
+  // --- heartbeats ---
+
+  #takeBeat(beat) {
+    this.#intervalMs = Math.max(1000, 1000 * (beat?.interval_s ?? this.#intervalMs / 1000));
+  }
+
+  #beat() {
+    const place = this.#reading === "pushed" ? {} : { session: this.#session, cursor: this.position.cursor };
+    const frame = { type: "hb", ref: this.#ref(), state: this.#state, ...place };
+    return [{ do: "say", frame }, set("beat", this.#intervalMs * (0.9 + 0.1 * this.#random()))];
+  }
+
+  #beatHeard(frame) {
+    this.#takeBeat(frame);
+    if (frame.do === "handshake") return this.#close("asked to shake hands", true);
+    this.#head = Math.max(this.#head, frame.head ?? 0);
+    return this.phase === "reading" && this.#head > this.position.seq ? [set("behind", BEHIND_MS)] : [];
+  }
+
+  // --- time ---
+
+  #rang(timer) {
+    if (timer === "connect") return this.phase === "idle" ? this.#connect() : [];
+    if (timer === "answer") return ["saying", "greeting"].includes(this.phase) ? this.#close("no answer") : [];
+    if (timer === "calm") this.#failures = 0;
+    if (this.phase !== "reading") return [];
+    switch (timer) {
+      case "drain":
+        return this.#close("drained");
+      case "beat":
+        return this.#beat();
+      case "silence":
+        return this.#close("silence");
+      case "behind":
+        return this.#head > this.position.seq ? [this.#read()] : [];
+      case "poll":
+        return [this.#read(), ...this.#guard()];
+      case "ack":
+        this.#pausing = false;
+        return this.#ackNow();
+      default:
+        return [];
+    }
+  }
+
+  // --- ends ---
+
+  #close(why, soon = false) {
+    this.phase = "closing";
+    this.#soon = soon;
+    return [{ do: "close", why }];
+  }
+
+  #closed({ code = null, retryAfterMs = 0 }) {
+    if (this.phase === "idle") return [];
+    this.#said.landed();
+    this.#welcome = null;
+    this.#page = null;
+    this.#pausing = false;
+    if (this.phase === "over") return [{ do: "unset" }];
+    this.phase = "idle";
+    const askedMs = Math.max(this.#askedMs, retryAfterMs);
+    const soon = this.#soon && this.#failures < 2;
+    this.#askedMs = 0;
+    this.#soon = false;
+    const then = afterClose(code, this.foreground);
+    const ends = [{ do: "unset" }, tell("disconnected", { code, retryMs: null })];
+    if (then === "rest") return ends;
+    if (then === "never") return [...ends, tell("refused", { code: "forbidden", detail: "The relay will not have this device." })];
+    this.#renew = then === "renew";
+    const ms = soon ? askedMs : pauseMs(this.#failures, this.#random, askedMs);
+    this.#failures += 1;
+    return [{ do: "unset" }, tell("disconnected", { code, retryMs: ms }), set("connect", ms)];
+  }
+
+  #poked({ words = {} }) {
+    this.#said.merge(words);
+    if (this.phase === "idle") return [{ do: "unset", timer: "connect" }, ...this.#connect()];
+    if (this.phase !== "reading") return [];
+    const read = this.#reading === "pulled" ? [this.#read()] : [];
+    return [...this.#beat(), ...this.#ackSoon(), ...read];
+  }
+
+  #stop() {
+    const connected = this.phase !== "idle";
+    const last = this.phase === "reading" ? [...this.#ackNow(), { do: "say", frame: { type: "bye", reason: "quit" } }] : [];
+    this.phase = "over";
+    return [...last, ...(connected ? [{ do: "close", why: "done" }] : [])];
+  }
+}
