@@ -287,13 +287,14 @@ class PushWorker:
             return HELD_MS  # likewise; other sorts go
         if outcome.verdict is Verdict.MISCONFIGURED:
             return SPARED_MS
+        least_ms = int(account.provider.capabilities.retry_s_min * 1000)
         if outcome.retry_after_s is not None:
-            wait_ms = pause_ms(outcome.retry_after_s)
+            wait_ms = max(pause_ms(outcome.retry_after_s), least_ms)
             return wait_ms + self._rng.randint(0, wait_ms // 4)
         wait_ms = backoff_ms(attempt.tries + 1, first_ms=FIRST_RETRY_MS, limit_ms=RETRY_MS_MAX, rng=self._rng)
         if not account.budget.may_retry(self._clock.monotonic_ms()):
             wait_ms += RETRY_MS_MAX // 10
-        return max(wait_ms, int(account.provider.capabilities.retry_s_min * 1000))
+        return max(wait_ms, least_ms)
 
     async def _settle(self, settlement: Settlement) -> None:
         try:

@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,24 @@ async def test_an_account_parks_with_the_vendor_s_word_and_goes_on_when_it_is_me
     assert await scene.arrives("t1")
     assert (await scene.account())["state"] == "ready"
     assert (await scene.get("/v1/push/dead"))["pushes"] == []
+
+
+@pytest.mark.parametrize("retry_after", ["1", ""])
+async def test_google_is_not_asked_again_within_ten_seconds_whatever_it_says(scene: Scene, retry_after: str) -> None:
+    """It publishes that least wait for any retry; a busy server of its may name a shorter one, or none."""
+    await scene.phone("t1")
+    await scene.control("faults", {"token": "t1", "fault": "unavailableafter", "retry_after": retry_after, "times": 1})
+    since_ms = CLOCK.now_ms()
+    message = await scene.face.send(push={"title": "hi"})
+    async with asyncio.timeout(SOON_S):
+        while True:
+            (recipient,) = (await scene.get(f"/v1/messages/{message}"))["recipients"]
+            (device,) = recipient["devices"]
+            if device["waiting"] is not None and device["waiting"]["reason"] == "backoff":
+                break
+            await CLOCK.sleep(0.05)
+    until = datetime.fromisoformat(device["waiting"]["until"])
+    assert until.timestamp() * 1000 - since_ms >= 10_000
 
 
 async def test_new_credentials_are_taken_up_and_release_what_was_parked(scene: Scene) -> None:
