@@ -245,9 +245,8 @@ class VivoProvider(HttpProvider):
         """See `HttpProvider`: the table of sheet §5, and §4 of an invalid user."""
         answer = response.json()
         outcome = self._outcome(response, answer)
-        if response.status == 200 and (users := _invalid_users(answer)):
-            return next(iter(users.values()))
-        return outcome
+        users = _invalid_users(answer) if response.status == 200 else {}
+        return next(iter(users.values()), outcome)
 
     def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
         """See `HttpProvider`: those who are named as invalid, and the answer's code for the others."""
@@ -279,7 +278,12 @@ _JSON = {"content-type": "application/json"}
 
 
 def _invalid_users(answer: Mapping[str, Any]) -> dict[str, Outcome]:
-    """By registration id: a single push has an `invalidUser`, one to a list has `invalidUsers`."""
+    """By registration id: a single push has an `invalidUser`, one to a list has `invalidUsers`.
+
+    They come beside a `result` of any number (sheet §4); beside none, it is not vivo that answers.
+    """
+    if _whole(answer.get("result")) is None:
+        return {}
     many = answer.get("invalidUsers")
     listed = [answer.get("invalidUser"), *(many if isinstance(many, list) else [])]
     found = {}

@@ -219,6 +219,14 @@ async def test_operational_messages_wait_for_their_hours(
     assert (await made(Scripted(Vendor()), now_s=now_s).send(replace(NEWS, channel=None))).verdict is ACCEPTED
 
 
+@pytest.mark.parametrize("result", [None, "", "ok", True, [], 1e300])
+def test_without_a_result_it_is_not_vivo_that_calls_a_token_dead(result: Any) -> None:
+    body = {"result": result, "invalidUser": {"userid": TOKEN, "status": 1}}
+    response = Response(status=200, body=json.dumps(body).encode())
+    assert made().decode(response) == Outcome(verdict=RETRY, maybe_sent=True, vendor_code="status_200")
+    assert {one.verdict for one in made().decode_many(response, pushes(TOKEN, "b"))} == {RETRY}
+
+
 # Lists, sheet §3.
 
 PUSH = Push(id="m-1", token=TOKEN, title="Ann", body="hi")
