@@ -271,6 +271,35 @@ def test_a_push_wakes_the_page_and_what_was_shown_is_told_to_the_relay(opened: C
     until(page, lambda: page.evaluate(words) == [])
 
 
+def test_a_click_on_a_notification_opens_the_page_and_is_told_to_the_relay(
+    opened: Callable[..., Page], demo: Demo
+) -> None:
+    page = opened("hal")
+    pusher = Pusher(page, demo.url)
+    sends(page, "click me")
+    shows(page, "click me")
+    (id_,) = [one.get_attribute("data-id") for one in page.locator("#messages li").all()]
+    requests: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: requests.append(str(frame))))
+    page.reload()  # so that its socket is heard
+    expect(page.locator("#status")).to_have_text("up to date")
+    told = {"title": "Bob", "click": "/", "relay": {"device": "browser", "ids": ["elsewhere"], "n": 1}}
+    pusher.push(told)
+    pusher.shows(1)
+    (worker,) = page.context.service_workers
+    worker.evaluate(
+        """async id => {
+            const [notification] = await self.registration.getNotifications();
+            const shown = {close: () => notification.close(), data: {...notification.data, ids: [id]}};
+            const event = new Event("notificationclick");
+            self.dispatchEvent(Object.assign(event, {notification: shown, waitUntil: () => {}}));
+        }""",
+        id_,
+    )
+    until(page, lambda: any('"opened"' in frame and id_ in frame for frame in requests))
+    assert pusher.shown() == []
+
+
 def test_a_subscription_of_the_browser_is_registered_with_the_key_it_was_made_with(
     opened: Callable[..., Page], context: BrowserContext, demo: Demo
 ) -> None:

@@ -20,6 +20,7 @@ const KINDS = { websocket: SocketWay, sse: StreamWay, "long-poll": HttpWay, poll
 export class Client extends EventTarget {
   /** Where another tab may run the client of this database: set by tabs.js. */
   elsewhere = null;
+  #ending = new AbortController();
   #options;
   #cache;
   #core = null;
@@ -69,6 +70,7 @@ export class Client extends EventTarget {
   /** Acks what is stored, says goodbye, and ends. */
   async stop() {
     this.#stopped = true;
+    this.#ending.abort();
     this.#push({ type: "stopped" });
     await this.#running;
     await this.#cache.close();
@@ -122,6 +124,11 @@ export class Client extends EventTarget {
     return this.#compare({ purpose: "cache" });
   }
 
+  /** Aborted when it is stopped. */
+  get ending() {
+    return this.#ending.signal;
+  }
+
   /** Where its cache keeps its rows: object stores of the app's own are in `tables.database`. */
   get tables() {
     return this.#cache.tables;
@@ -134,7 +141,7 @@ export class Client extends EventTarget {
   }
 
   async #calls(method, path, options) {
-    if (!this.#token) await this.#takeToken(false);
+    await this.#takeToken(false); // another tab may have had its successor meanwhile: an old one would revoke both
     const { url, fetch } = this.#options;
     return new HttpWay({ url, fetch, token: () => this.#token }).call(method, path, options);
   }

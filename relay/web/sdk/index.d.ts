@@ -133,6 +133,8 @@ export class Client extends EventTarget {
   /** Takes messages off this device. */
   delete(...ids: string[]): Promise<void>;
   readonly tables: Tables;
+  /** Aborted when it is stopped. */
+  readonly ending: AbortSignal;
   /** What the cache holds after a `place`, in the order in which it came. */
   messages(options?: { after?: number; limit?: number }): Promise<Message[]>;
   read(conversation: string, seq: number): Promise<void>;

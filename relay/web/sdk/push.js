@@ -34,12 +34,13 @@ export async function attach(client, { worker = "/sw.js", scope, user, device })
   await (await caches.open(STORE)).put(RECORD, new Response(JSON.stringify(record)));
   const registration = await navigator.serviceWorker.register(worker, scope ? { scope } : {});
   await activated(registration);
-  navigator.serviceWorker.addEventListener("message", ({ data }) => {
+  const heard = ({ data }) => {
     if (!String(data?.type).startsWith("relay-")) return;
     client.poke();
     client.dispatchEvent(new CustomEvent(data.type.replace("relay-", ""), { detail: data }));
-  });
-  client.addEventListener("withdraw", ({ detail }) => void withdraw(registration, detail.ids ?? []));
+  };
+  navigator.serviceWorker.addEventListener("message", heard, { signal: client.ending });
+  client.addEventListener("withdraw", ({ detail }) => void withdraw(registration, detail.ids ?? []), { signal: client.ending });
   return registration;
 }
 
