@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -104,3 +105,27 @@ async def test_an_upgrade_brings_full_forms_and_what_the_old_version_lost(relay:
         assert (upgrade["from"], upgrade["to"], upgrade["released"]) == ("1.0", "2.0", 1)
         assert (second["verified"]["state"], second["verified"]["fetched"]) == ("repaired", 1)
         assert sorted(second["bodies"]) == [["a poll", "full"], ["plain", "full"]]
+
+
+async def test_a_relay_that_is_killed_and_comes_back_goes_on_where_it_was(relay: RelayProcess) -> None:
+    async with Backend(relay.url, relay.key) as backend:
+        await backend.put_device("ann", "browser")
+        token = await backend.mint_token("ann", "browser")
+        await backend.send("ann", "before")
+        child = await asyncio.create_subprocess_exec(
+            *(*NODE, str(WEB / "live.mjs"), "websocket", "3"),
+            env=os.environ | {"RELAY_URL": relay.url, "RELAY_TOKEN": token},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        async with asyncio.timeout(WITHIN_S):
+            assert await child.stdout.readline() == b"caught up\n"
+            await backend.send("ann", "just before")
+            await relay.end(signal.SIGKILL)
+            await relay.start()
+            await backend.send("ann", "after")
+            out = await child.stdout.read()
+            await child.wait()
+        said = json.loads(out.splitlines()[-1])
+        assert said == {"bodies": ["before", "just before", "after"], "kept": ["before", "just before", "after"]}
+        assert (await backend.device("ann", "browser"))["acked"] == 3
