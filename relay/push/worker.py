@@ -333,7 +333,7 @@ def _not_to_blame(result: Result) -> Result:
 
 def _is_long(account: Account | None, outcome: Outcome | None, wait_ms: int) -> bool:
     """Whether this address has to wait for so long that the device's next one should have the push."""
-    if account is None or outcome is None or outcome.verdict is not Verdict.RETRY:
+    if account is None or outcome is None or outcome.verdict not in {Verdict.RETRY, Verdict.MISCONFIGURED}:
         return False
     limit_ms = account.terms.falls_back_ms
     return limit_ms is not None and wait_ms > limit_ms

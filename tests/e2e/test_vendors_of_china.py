@@ -157,3 +157,15 @@ async def test_news_that_the_vendor_does_not_take_now_holds_no_chat_back(
     assert await scene.sandbox.phones.wait(token, 1, timeout_s=SOON_S)
     (phone,) = scene.sandbox.phones.view(token=token, phones_max=1)
     assert [one["title"] for one in phone["received"]] == ["Ann"]  # type: ignore[attr-defined]
+
+
+async def test_an_address_that_the_vendor_has_no_right_to_give_us_passes_its_turn_on(scene: Scene) -> None:
+    """Meizu's 201 is about this device; an operator has to act, and the device's other address does not wait for that."""
+    order = {"vendor": "meizu", "token": "phone-meizu", "fault": "norights"}
+    async with scene.face.http.post(f"{scene.sandbox.url}/_control/faults", json=order) as answer:
+        assert answer.status < 300, await answer.text()
+    addresses = [{"account": vendor, "token": f"phone-{vendor}"} for vendor in ("meizu", "xiaomi")]
+    assert (await scene.face.call("PUT", "/v1/users/ann/devices/phone", {"addresses": addresses}))[0] == 201
+    message = await scene.face.send(push={"title": "Ann", "body": "hello"})
+    assert await scene.sandbox.phones.wait("phone-xiaomi", 1, timeout_s=SOON_S)
+    assert [one["account"] for one in await scene.attempts(message)] == ["meizu", "xiaomi"]
