@@ -78,22 +78,39 @@ class Line:
             return code
 
 
+async def _upgrade(
+    port: int, token: str | None, extra: str, limit: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+    """A connection, and the head of what answers its upgrade."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
+    who = f"Authorization: Bearer {token}\r\n" if token else ""
+    writer.write(
+        (
+            "GET /v1/device/ws HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n"
+            f"Sec-WebSocket-Protocol: relay.v1.json\r\n{who}{extra}\r\n"
+        ).encode()
+    )
+    return reader, writer, await reader.readuntil(b"\r\n\r\n")
+
+
 @asynccontextmanager
 async def dialled(
-    port: int, token: str | None, *, hello: dict[str, Any] | None = None, extra: str = "", limit: int = 2**16
+    port: int,
+    token: str | None,
+    *,
+    hello: dict[str, Any] | None = None,
+    extra: str = "",
+    limit: int = 2**16,
+    patient: bool = False,
 ) -> AsyncIterator[Line]:
-    """A connection after its upgrade; with `hello`, also after its welcome."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
+    """A connection after its upgrade; with `hello`, also after its welcome. `patient`: 429 means to try again."""
+    reader, writer, head = await _upgrade(port, token, extra, limit)
+    async with asyncio.timeout(30 if patient else None):
+        while patient and head.startswith(b"HTTP/1.1 429 "):
+            writer.close()
+            reader, writer, head = await _upgrade(port, token, extra, limit)
     try:
-        who = f"Authorization: Bearer {token}\r\n" if token else ""
-        writer.write(
-            (
-                "GET /v1/device/ws HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n"
-                f"Sec-WebSocket-Protocol: relay.v1.json\r\n{who}{extra}\r\n"
-            ).encode()
-        )
-        head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 "), head
         assert b"sec-websocket-extensions" not in head.lower()
         line = Line(reader, writer)

@@ -283,13 +283,16 @@ async def test_frames_may_come_in_any_pieces(face: Face) -> None:
 
 
 async def test_a_device_that_hangs_up_while_it_is_answered_and_comes_back_at_once(face: Face) -> None:
-    """Its old connection is just ending when the new one takes its place; neither counts as a bug (`still_serves`)."""
+    """Its old connection is just ending when the new one takes its place; neither counts as a bug (`still_serves`).
+
+    Until the relay has seen that three of them have gone, there is no room for a fourth: that is a 429.
+    """
     for _ in range(12):
-        async with dialled(face.of.port, face.token) as line:
+        async with dialled(face.of.port, face.token, patient=True) as line:
             line.tell(type="hello", ref="1", store={"id": "s"})
             line.say(*(frame(PING, b"x" * 100) for _ in range(30)))
             line.writer.transport.abort()
-    async with dialled(face.of.port, face.token, hello={}) as line:
+    async with dialled(face.of.port, face.token, hello={}, patient=True) as line:
         await face.sent(body="here")
         while not (said := await line.hear_of("batch"))["entries"]:
             pass
