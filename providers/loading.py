@@ -1,6 +1,6 @@
 """Which providers are installed, and how an account's provider is built from its settings."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
@@ -11,7 +11,17 @@ from providers.contract import CONTRACT_VERSION, Capabilities, Provider, Provide
 from providers.guard import Guard
 from providers.transport import HttpTransport
 
-__all__ = ["GROUP", "Loaded", "OwnedTransport", "SettingsInvalid", "build", "configured", "discover", "transport_for"]
+__all__ = [
+    "GROUP",
+    "Loaded",
+    "OwnedTransport",
+    "SettingsInvalid",
+    "build",
+    "configured",
+    "discover",
+    "names",
+    "transport_for",
+]
 
 GROUP = "relay.providers"
 OURS = "push-relay"
@@ -35,8 +45,13 @@ class SettingsInvalid(ValueError):  # noqa: N818
         self.mistakes = mistakes
 
 
-def discover(found: Iterable[EntryPoint] | None = None) -> tuple[Loaded, ...]:
-    """Every installed provider, by name. One that does not work takes nothing else down with it.
+def names() -> list[str]:
+    """Of every installed provider; none is loaded."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def discover(found: Iterable[EntryPoint] | None = None, *, only: Collection[str] | None = None) -> tuple[Loaded, ...]:
+    """Every installed provider, or `only` those of these names. One that does not work takes nothing else down with it.
 
     If two distributions offer the same name, ours stands, else the first by the distribution's name; the other is
     listed with the reason.
@@ -44,7 +59,8 @@ def discover(found: Iterable[EntryPoint] | None = None) -> tuple[Loaded, ...]:
     points = entry_points(group=GROUP) if found is None else found
     taken: dict[str, str] = {}
     listed = []
-    for point in sorted(points, key=lambda point: (point.name, _origin(point) != OURS, _origin(point))):
+    wanted = [point for point in points if only is None or point.name in only]
+    for point in sorted(wanted, key=lambda point: (point.name, _origin(point) != OURS, _origin(point))):
         loaded = _load(point)
         if point.name in taken:
             reason = f"the name {point.name!r} belongs to {taken[point.name]}"

@@ -1,16 +1,42 @@
 """The command line: `relay serve`, `relay demo`, `relay sandbox`, and what an operator needs beside them."""
 
 import sys
+from importlib import import_module
 from importlib.metadata import version
+from typing import Final, cast
 
 import click
 
 from relay.cli.exits import EX_CONFIG, EX_IOERR, EX_UNAVAILABLE
 from relay.errors import ConfigError, StoreDamaged, Unavailable
 
+COMMANDS: Final = {  # name -> module in this folder; loaded when it is asked for: a start is not to wait for the others
+    "serve": "serve",
+    "check": "serve",
+    "migrate": "serve",
+    "backup": "backup",
+    "restore": "backup",
+    "keys": "credentials",
+    "providers": "admin",
+    "push": "push",
+    "logs": "logs",
+    "sandbox": "sandbox",
+    "demo": "demo",
+    "conformance": "conformance",
+}
+
 
 class Relay(click.Group):
     """Prints every configuration mistake the same way, and ends with 78; with 69 if the store is away, 74 if it is damaged."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        return cast(click.Command, getattr(import_module(f"relay.cli.{module}"), cmd_name))
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -35,33 +61,3 @@ def main() -> None:
 
     Start with `relay demo`, which shows the main job in a minute. Then `relay serve`.
     """
-
-
-def _add_commands() -> None:
-    from relay.cli import (  # noqa: PLC0415 - after `main` is there
-        admin,
-        backup,
-        conformance,
-        credentials,
-        demo,
-        logs,
-        push,
-        sandbox,
-        serve,
-    )
-
-    main.add_command(serve.serve)
-    main.add_command(serve.check)
-    main.add_command(serve.migrate)
-    main.add_command(backup.backup)
-    main.add_command(backup.restore)
-    main.add_command(credentials.keys)
-    main.add_command(admin.providers)
-    main.add_command(push.push)
-    main.add_command(logs.logs)
-    main.add_command(sandbox.sandbox)
-    main.add_command(demo.demo)
-    main.add_command(conformance.conformance)
-
-
-_add_commands()

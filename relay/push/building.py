@@ -32,13 +32,14 @@ class Configured:
 
 def configured(settings: Settings) -> list[Configured]:
     """Every account, checked; reads the files that they name. Raises ConfigError with all mistakes."""
-    found = {one.name: one for one in loading.discover()}
+    wanted = {account.provider for account in settings.accounts.values()}
+    found = {one.name: one for one in loading.discover(only=wanted)}
     mistakes: list[str] = []
     accounts: list[Configured] = []
     for name, one in settings.accounts.items():
         loaded = found.get(one.provider)
         if loaded is None or loaded.provider is None:
-            known = ", ".join(sorted(found))
+            known = ", ".join(loading.names())
             why = (
                 f"could not be loaded: {loaded.reason}"
                 if loaded is not None
