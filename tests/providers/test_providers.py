@@ -33,7 +33,7 @@ PUBLIC = {
         bearer_from by_status code_from json_body no_login retry_after_s""",
     "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
     "providers.http2": "Habits Http2Transport Limits tls_context",
-    "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover transport_for",
+    "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover names transport_for",
     "providers.log": "LogConfig LogProvider",
     "providers.ntfy": "NtfyConfig NtfyProvider",
     "providers.testing": "NOW_S ProviderContract Scripted",
