@@ -13,21 +13,21 @@ from enum import StrEnum
 from typing import Any
 
 from relay.client import news, said, steps
+from relay.client.acks import Acks
+from relay.client.redial import Redial
+from relay.client.rules import FORBIDDEN, REPLACED, UNAUTHENTICATED, Verdict, astray, judge, welcomed_at
 from relay.client.steps import UNKNOWN_SEQ, Command, Event, Position, Reading, Timer
 from relay.client.wire import Frame, Page
 from relay.ids import Rng
 
 ACK_PAUSE_S = 0.25  # acks are at least this far apart, and at most this late
-ACK_ENTRIES = 50  # so many entries are acked at once
 ANSWER_S = 20.0
 BEHIND_S = 2.0
 DRAIN_S = 1.0  # for the last acks, after the relay has said that it will go
 CALM_S = 60.0
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 1.0, 60.0
 SILENT_INTERVALS = 2.5
 GUARD_S = 120.0
 NOT_WAITED_S = 1.0  # a long poll that ended sooner without news is not repeated at once
-REPLACED, UNAUTHENTICATED, FORBIDDEN = 4001, frozenset({401, 4401}), frozenset({403, 4403})
 CURSOR_CODES = frozenset({"invalid_cursor", "cursor_epoch_changed", "cursor_too_old"})
 TRANSIENT = frozenset(
     [
@@ -68,23 +68,17 @@ class Core:
     phase: Phase = Phase.IDLE
     position: Position = field(default_factory=Position)
     session: int = 0
-    _words: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    _in_flight: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
+    _acks: Acks = field(default_factory=Acks)
+    _redial: Redial = field(default_factory=Redial)
     _waiting: deque[Frame] = field(default_factory=deque)  # what came while the database was written
     _storing: bool = False
     _held_open: bool = False  # a transport is ready, but the database is still being written
     _reading: Reading = Reading.PUSHED
     _refs: int = 0
-    _failures: int = 0
     _renew: bool = False
-    _soon: bool = False  # the next connection may come at once
-    _reconnect_s: float | None = None
     _interval_s: float = 30
     _next_poll_s: float = 5
     _head: int = 0
-    _unacked: int = 0  # entries kept and not yet acked
-    _acked: Position | None = None  # the position of the last ack said on this connection
-    _pausing: bool = False
     _told_caught_up: bool = False
     _welcome: Mapping[str, Any] = field(default_factory=dict)
     _page_behind: Page | None = None  # the page that is being kept
@@ -96,7 +90,8 @@ class Core:
             return []
         match event:
             case steps.Started(position, words):
-                self.position, self._words = position, dict(words)
+                self.position = position
+                self._acks.owe(words)
                 return self._connect()
             case steps.Opened(reading):
                 return self._opened(reading)
@@ -111,7 +106,7 @@ class Core:
             case steps.Closed(code, retry_after_s):
                 return self._closed(code, retry_after_s)
             case steps.Spoke(words):
-                self._words |= words
+                self._acks.owe(words)
                 return self._ack_soon()
             case steps.Turned(foreground):
                 return self._turned(foreground)
@@ -131,17 +126,17 @@ class Core:
         if self.phase is not Phase.CONNECTING:
             return [steps.Close("not wanted")]
         self._reading = reading
-        self._acked, self._unacked, self._pausing = None, 0, False
+        self._acks.begin()
         self._told_caught_up, self._head = False, 0
         self._held_open = self._storing
         return [] if self._storing else self._begin()
 
     def _begin(self) -> list[Command]:
-        refusals = {key: word for key, word in self._words.items() if said.is_nack(key)}
-        if refusals:
+        if refusals := self._acks.refusals:
             # The cursor in the handshake acks what it has passed; a refusal said after that would come too late.
             self.phase = Phase.SAYING
-            return [self._say_words(refusals, aside=True), steps.SetTimer(Timer.ANSWER, ANSWER_S)]
+            ack = self._acks.frame(self._ref(), refusals)
+            return [steps.Say(ack, aside=True), steps.SetTimer(Timer.ANSWER, ANSWER_S)]
         self.phase = Phase.GREETING
         return [steps.Say(self.hello()), steps.SetTimer(Timer.ANSWER, ANSWER_S)]
 
@@ -190,7 +185,7 @@ class Core:
             case "resync_required":
                 return self._reset(frame["resync"])
             case "drain":
-                self._reconnect_s = frame.get("reconnect_ms", 0) / 1000
+                self._redial.asked_s = frame.get("reconnect_ms", 0) / 1000
                 return [*self._ack_now(), steps.SetTimer(Timer.DRAIN, DRAIN_S)]
             case "degraded":
                 return [steps.Tell(news.Degraded())]
@@ -204,12 +199,9 @@ class Core:
     def _welcomed(self, frame: Mapping[str, Any]) -> list[Command]:
         if self.phase is not Phase.GREETING:
             return []
-        at = Position(frame["epoch"], frame["head"] - frame["missing"], frame["cursors"]["inbox"])
+        at = welcomed_at(frame)
         resync = frame["verdict"] == "resync"
-        here = self.position
-        astray = here.seq not in {at.seq, UNKNOWN_SEQ} or here.epoch != at.epoch
-        if not resync and (here.cursor is None or astray):
-            # It would go on elsewhere than we stand: believing it could skip messages, so begin without a cursor.
+        if not resync and astray(self.position, at):
             return self._forget()
         self.session, self._welcome, self._head = frame["session"], frame, frame["head"]
         self._take_beat(frame.get("heartbeat", {}))
@@ -223,7 +215,7 @@ class Core:
 
     def _reading_begins(self) -> list[Command]:
         self.phase = Phase.READING
-        self._acked = self.position  # the handshake has acked it, where it was for the relay to believe
+        self._acks.shaken(self.position)
         frame = self._welcome
         told = news.Connected(
             frame["verdict"],
@@ -256,31 +248,33 @@ class Core:
     def _page(self, page: Page) -> list[Command]:
         if self.phase is not Phase.READING or page.fill or page.timeline != "inbox":
             return []
-        here = self.position
-        if page.epoch != here.epoch:
-            return self._close("another epoch", soon=True)
-        if page.to_seq <= here.seq and page.from_seq != here.seq:
-            return self._pull_on(more=True)  # known: it came another way, or was kept by another process
-        if page.from_seq != here.seq:
-            return [self._fetch()]  # dropped: what lies between is missing
-        if not page.covers() or page.cursor is None:
-            return self._close("a page that leaves out a number")
-        self._head = max(self._head, page.head_seq)
-        if page.to_seq == here.seq:
-            return self._caught_up(page)  # what it answers has said `nothing`, too
-        self._storing, self._page_behind = True, page
-        return [steps.Keep(here, page)]
+        match judge(self.position, page):
+            case Verdict.FOREIGN:
+                return self._close("another epoch", soon=True)
+            case Verdict.KNOWN:
+                return self._pull_on(more=True)
+            case Verdict.AHEAD:
+                return [self._fetch()]
+            case Verdict.BROKEN:
+                return self._close("a page that leaves out a number")
+            case Verdict.EMPTY:
+                self._head = max(self._head, page.head_seq)
+                return self._caught_up(page)  # what it answers has said `nothing`, too
+            case Verdict.KEEP:
+                self._head = max(self._head, page.head_seq)
+                self._storing, self._page_behind = True, page
+                return [steps.Keep(self.position, page)]
 
     def _kept(self, position: Position, words: said.Words) -> list[Command]:
         self._storing = False
         self.position = position
-        self._words |= words
+        self._acks.owe(words)
         page, self._page_behind = self._page_behind, None
         commands: list[Command] = []
         if page is not None and self.phase is Phase.READING:
-            self._unacked += len(page.received)
+            self._acks.kept(len(page.received))
             commands += self._caught_up(page)
-            commands += self._ack_now() if page.urgent or self._unacked >= ACK_ENTRIES else self._ack_soon()
+            commands += self._ack_now() if page.urgent or self._acks.many else self._ack_soon()
             commands += self._guard() + self._pull_on(more=page.more)
         elif page is None and self.phase is Phase.GREETING and self._welcome:
             commands += self._reading_begins()
@@ -347,42 +341,18 @@ class Core:
     # --- words ---
 
     def _ack_soon(self) -> list[Command]:
-        if self.phase is not Phase.READING or self._pausing or not self._something_to_say:
+        if self.phase is not Phase.READING or self._acks.pausing or not self._acks.due(self.position):
             return []
-        self._pausing = True
-        return [steps.SetTimer(Timer.ACK, ACK_PAUSE_S)]
+        return [self._pause()]
 
     def _ack_now(self) -> list[Command]:
-        if self.phase is not Phase.READING or not self._something_to_say:
+        if self.phase is not Phase.READING or not self._acks.due(self.position):
             return []
-        flying = {key for sent in self._in_flight.values() for key in sent}
-        words = {key: word for key, word in self._words.items() if key not in flying}
-        words = dict(list(words.items())[: said.WORDS_MAX])
-        # The cursor may pass a message only together with its refusal, or after it.
-        if any(said.is_nack(key) for key in self._words if key not in flying and key not in words):
-            return [self._say_words(words), *self._rest()]
-        cursor = None if self._acked == self.position else self.position.cursor
-        self._acked, self._unacked = self.position, 0
-        return [self._say_words(words, cursor=cursor), *self._rest()]
+        return [steps.Say(self._acks.next(self._ref(), self.position)), self._pause()]
 
-    @property
-    def _something_to_say(self) -> bool:
-        flying = {key for sent in self._in_flight.values() for key in sent}
-        return self._acked != self.position or any(key not in flying for key in self._words)
-
-    def _rest(self) -> list[Command]:
-        self._pausing = True
-        return [steps.SetTimer(Timer.ACK, ACK_PAUSE_S)]
-
-    def _say_words(
-        self, words: Mapping[str, Mapping[str, Any]], *, cursor: str | None = None, aside: bool = False
-    ) -> Command:
-        ref = self._ref()
-        self._in_flight[ref] = dict(words)
-        frame: dict[str, Any] = {"type": "ack", "ref": ref, **said.ack_body(words)}
-        if cursor is not None:
-            frame["cursor"] = cursor
-        return steps.Say(frame, aside)
+    def _pause(self, least_s: float = ACK_PAUSE_S) -> Command:
+        self._acks.pausing = True
+        return steps.SetTimer(Timer.ACK, max(ACK_PAUSE_S, least_s))
 
     def _ack_heard(self, frame: Mapping[str, Any]) -> list[Command]:
         commands = self._heard(frame.get("ref"))
@@ -391,33 +361,29 @@ class Core:
         return [*commands, steps.Tell(news.Acked(frame.get("acked", 0)))]
 
     def _heard(self, ref: str | None) -> list[Command]:
-        sent = self._in_flight.pop(ref or "", {})
-        heard = tuple(key for key, word in sent.items() if self._words.get(key) == word)
-        for key in heard:
-            del self._words[key]
+        heard = self._acks.heard(ref)
         return [steps.Drop(heard)] if heard else []
 
     def _error(self, frame: Mapping[str, Any]) -> list[Command]:
         code, ref = frame.get("code", ""), frame.get("ref")
         told = steps.Tell(news.Refused(code, frame.get("detail", "")))
-        if ref in self._in_flight and code not in TRANSIENT | CURSOR_CODES:
+        if self._acks.flies(ref) and code in TRANSIENT:
+            pause_s = frame.get("retry_after_ms", 1000) / 1000
+            self._acks.returned(ref)
+            if self.phase is Phase.SAYING:
+                self._redial.asked_s = pause_s
+                return [told, *self._close("refused for now")]
+            return [self._pause(pause_s)]
+        if self._acks.flies(ref) and code not in CURSOR_CODES:
             # It will never take these words: they must not stand in the way of others.
             commands = [told, *self._heard(ref)]
             return commands + (self._begin() if self.phase is Phase.SAYING else [])
-        if ref in self._in_flight and code in TRANSIENT:
-            del self._in_flight[ref]
-            self._acked = None if self.phase is Phase.READING else self._acked
-            if self.phase is Phase.SAYING:
-                self._reconnect_s = frame.get("retry_after_ms", 1000) / 1000
-                return [told, *self._close("refused for now")]
-            self._pausing = True
-            return [steps.SetTimer(Timer.ACK, max(ACK_PAUSE_S, frame.get("retry_after_ms", 1000) / 1000))]
         if isinstance(frame.get("resync"), Mapping):
             return self._reset(frame["resync"])
         if code == "invalid_cursor":
             return self._forget()
         if frame.get("retry_after_ms"):
-            self._reconnect_s = frame["retry_after_ms"] / 1000
+            self._redial.asked_s = frame["retry_after_ms"] / 1000
         return [told, *self._close("no welcome")] if self.phase is Phase.GREETING else [told]
 
     # --- heartbeats ---
@@ -445,7 +411,7 @@ class Core:
             case Timer.CONNECT:
                 return self._connect() if self.phase is Phase.IDLE else []
             case Timer.CALM:
-                self._failures = 0
+                self._redial.calm()
                 return []
             case Timer.ANSWER:
                 return self._close("no answer") if self.phase in {Phase.SAYING, Phase.GREETING} else []
@@ -462,41 +428,42 @@ class Core:
             case Timer.POLL:
                 return [self._fetch(), *self._guard()]
             case Timer.ACK:
-                self._pausing = False
+                self._acks.pausing = False
                 return self._ack_now()
 
     # --- ends ---
 
     def _close(self, why: str, *, soon: bool = False) -> list[Command]:
         self.phase = Phase.CLOSING
-        self._soon = soon
+        self._redial.soon = soon
         return [steps.Close(why)]
 
     def _closed(self, code: int | None, retry_after_s: float | None) -> list[Command]:
         if self.phase is Phase.IDLE:
             return []
-        self._in_flight.clear()
+        self._acks.end()
         self._waiting.clear()
         self._welcome = {}
-        self._pausing = self._held_open = False
+        self._held_open = False
         commands: list[Command] = [steps.StopTimer(timer) for timer in Timer]
         if self.phase is Phase.OVER:
             return commands
         self.phase = Phase.IDLE
-        asked_s, self._reconnect_s = self._reconnect_s, None
-        soon, self._soon = self._soon, False
-        if code == REPLACED and not self.foreground:
-            return [*commands, steps.Tell(news.Disconnected(code, None)), steps.Tell(news.Replaced())]
-        if code in FORBIDDEN:
-            told = news.Refused("forbidden", "The relay will not have this device.")
-            return [*commands, steps.Tell(news.Disconnected(code, None)), steps.Tell(told)]
+        last_word = self._last_word(code)
+        if last_word is not None:
+            self._redial.forget()
+            return [*commands, steps.Tell(news.Disconnected(code, None)), steps.Tell(last_word)]
         self._renew = code in UNAUTHENTICATED
-        delay_s = 0.0
-        if not soon or self._failures > 1:
-            delay_s = self.rng.uniform(0, min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 6)))
-        self._failures += 1
-        delay_s = max(delay_s, retry_after_s or 0, asked_s or 0)
+        delay_s = self._redial.delay_s(self.rng, retry_after_s)
         return [*commands, steps.Tell(news.Disconnected(code, delay_s)), steps.SetTimer(Timer.CONNECT, delay_s)]
+
+    def _last_word(self, code: int | None) -> news.News | None:
+        """What the app is told where no connection follows by itself."""
+        if code == REPLACED and not self.foreground:
+            return news.Replaced()
+        if code in FORBIDDEN:
+            return news.Refused("forbidden", "The relay will not have this device.")
+        return None
 
     def _turned(self, foreground: bool) -> list[Command]:
         self.foreground = foreground
