@@ -53,8 +53,9 @@ class Acks:
 
     @property
     def refusals(self) -> said.Words:
-        """The refusals that are owed."""
-        return {key: word for key, word in self._owed.items() if said.is_nack(key)}
+        """The refusals that are owed, as many as one ack takes."""
+        owed = [(key, word) for key, word in self._owed.items() if said.is_nack(key)]
+        return dict(owed[: said.WORDS_MAX])
 
     def due(self, position: Position) -> bool:
         """Whether there is something to say."""

@@ -215,6 +215,19 @@ def test_a_refusal_is_heard_before_the_handshake_acks_what_it_is_about() -> None
     assert only(after, steps.Say).frame["type"] == "hello"
 
 
+def test_more_refusals_than_one_ack_takes_are_said_in_several_before_the_handshake() -> None:
+    core = a_core()
+    owed = dict(said.nack(f"m-{number}", "undecodable") for number in range(2 * said.WORDS_MAX + 1))
+    core.handle(steps.Started(Position("e1", 500, "e1/500"), owed))
+    ask, told = core.handle(steps.Opened(Reading.PULLED)), []
+    while (frame := only(ask, steps.Say).frame)["type"] == "ack":
+        assert len(frame["nack"]) <= said.WORDS_MAX
+        told += [one["id"] for one in frame["nack"]]
+        ask = core.handle(steps.Came({"type": "ack", "ref": frame["ref"], "acked": 0}))
+    assert frame["type"] == "hello"
+    assert told == [word["id"] for word in owed.values()]
+
+
 def test_a_word_is_owed_until_it_is_heard() -> None:
     core = reading()
     key, word = said.read("c-1", 3)
