@@ -13,16 +13,9 @@ from relay.api.issuing import Issuer
 from relay.api.principal import Principal
 from relay.api.problems import from_pydantic, problem_body
 from relay.api.routes import Answer, Call
-from relay.api.schemas import (
-    BatchBody,
-    BatchItem,
-    DeviceBody,
-    PresenceBody,
-    PresenceItem,
-    PresenceQuery,
-    RenameBody,
-    SendBody,
-)
+from relay.api.schemas.devices import DeviceBody, PresenceBody, PresenceItem, PresenceQuery
+from relay.api.schemas.messages import BatchBody, BatchItem, SendBody
+from relay.api.schemas.users import RenameBody
 from relay.clock import Clock, from_rfc3339, rfc3339
 from relay.errors import FieldError, Invalid, Malformed, Problem, TooLarge, not_an_instant
 from relay.ids import Rng

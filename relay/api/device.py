@@ -13,7 +13,7 @@ from relay.api.door import Door
 from relay.api.issuing import Issuer
 from relay.api.principal import Principal
 from relay.api.routes import Answer, Call
-from relay.api.schemas import AddressesBody
+from relay.api.schemas.devices import AddressesBody
 from relay.clock import Clock, rfc3339
 from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
 from relay.inbox.service import InboxService, Reading

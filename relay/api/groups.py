@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.api.routes import Answer, Call
-from relay.api.schemas import MembersBody
+from relay.api.schemas.users import MembersBody
 from relay.inbox.groups import Membership
 from relay.inbox.service import InboxService
 

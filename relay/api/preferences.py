@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from relay.api.routes import Answer, Call
-from relay.api.schemas import ConversationPreference, PreferencesBody, QuietHours
+from relay.api.schemas.users import ConversationPreference, PreferencesBody, QuietHours
 from relay.clock import from_rfc3339, rfc3339
 from relay.errors import not_an_instant
 from relay.inbox.preferences import DAYS, Conversation, Level, Preferences, Quiet, clock_text, minutes

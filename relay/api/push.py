@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.api.routes import Answer, Call
-from relay.api.schemas import RequeueBody
+from relay.api.schemas.operation import RequeueBody
 from relay.clock import rfc3339
 from relay.push.desk import AccountStatus, PushDesk
 from relay.store.dead import DeadPush

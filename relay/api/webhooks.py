@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.api.routes import Answer, Call
-from relay.api.schemas import EndpointBody, EndpointChanges, ReplayBody, RotateBody
+from relay.api.schemas.webhooks import EndpointBody, EndpointChanges, ReplayBody, RotateBody
 from relay.clock import from_rfc3339, rfc3339
 from relay.errors import not_an_instant
 from relay.store.deliveries import Delivery

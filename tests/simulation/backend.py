@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay import ids
 from relay.api.backend import Sends
-from relay.api.schemas import SendBody
+from relay.api.schemas.messages import SendBody
 from relay.errors import Conflict, CursorRefused, Missing, Problem
 from relay.inbox.accept import Accepted, Send
 from relay.model import Policy

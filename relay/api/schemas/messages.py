@@ -1,0 +1,234 @@
+"""Messages: what a backend sends, what it is promised, and what it can look up."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from relay.api.schemas.base import In, Out, Plain, Text, Url, Version
+from relay.realtime.protocol import Id, MessageIdText, Word
+
+TTL_S_MAX = 28 * 86_400
+PAYLOAD_BYTES_MAX = 64 * 1024
+LocKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+LocArgs = Annotated[tuple[Text, ...], Field(max_length=10, strict=False)]
+DataKey = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+DataValue = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class DeviceRef(In):
+    user: Id
+    device: Id
+
+
+class To(In):
+    """Who receives: users (all their devices), single devices, or the members of a group; at most 1,000 users, each once."""
+
+    users: Annotated[list[Id], Field(min_length=1)] | None = None
+    devices: Annotated[list[DeviceRef], Field(min_length=1)] | None = None
+    group: Id | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "To":
+        if sum(one is not None for one in (self.users, self.devices, self.group)) != 1:
+            raise ValueError("give one of `users`, `devices` and `group`")
+        return self
+
+
+class ConversationBody(In):
+    """The conversation that the message belongs to, as the app names it."""
+
+    type: Literal["direct", "group", "system"] = "direct"
+    id: Id | None = None
+
+
+class SenderBody(In):
+    """Who wrote it. If it is a user of the app, its other devices get a copy."""
+
+    user: Id
+    device: Id | None = None
+
+
+class PushBody(In):
+    """What to show on a device that is offline, in neutral words; `overrides` has a vendor's own fields, by provider.
+
+    `title_loc_key` and `body_loc_key` name texts in the app's own resources, whose gaps the `…_args` fill; `title` and
+    `body` are then what is shown where the vendor or the app has no such text.
+    """
+
+    title: Text | None = None
+    body: Text | None = None
+    title_loc_key: LocKey | None = None
+    title_loc_args: LocArgs = ()
+    body_loc_key: LocKey | None = None
+    body_loc_args: LocArgs = ()
+    image: Url | None = None
+    sound: Plain | None = None
+    badge: int | None = Field(None, ge=0, le=99_999)
+    channel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    thread: Plain | None = None
+    click: Url | None = None
+    mutable: bool = False
+    data: dict[DataKey, DataValue] = Field(default_factory=dict, max_length=100)
+    overrides: dict[Word, dict[str, Any]] = Field(default_factory=dict, max_length=20)
+
+    @field_validator("title_loc_key", "body_loc_key")
+    @classmethod
+    def _with_text(cls, key: str | None, info: ValidationInfo) -> str | None:
+        part = str(info.field_name).partition("_")[0]
+        if key is not None and part in info.data and info.data[part] is None:
+            raise ValueError(f"needs `{part}` beside it: what is shown where nobody knows this name")
+        return key
+
+    @field_validator("title_loc_args", "body_loc_args")
+    @classmethod
+    def _of_a_key(cls, args: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        key = str(info.field_name).replace("args", "key")
+        if args and key in info.data and info.data[key] is None:
+            raise ValueError(f"needs `{key}` beside it")
+        return args
+
+
+class ScopeBody(In):
+    """Which of the receiver's devices it is for; nothing means all."""
+
+    devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = None
+    exclude_devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = None
+    platforms: Annotated[list[Word], Field(min_length=1, max_length=20)] | None = None
+    first_ack_wins: bool = False
+
+
+class SendBody(In):
+    """One message. `body` is any JSON and reaches the device as it is."""
+
+    to: To
+    conversation: ConversationBody = ConversationBody()
+    sender: SenderBody | None = None
+    type: Word = "text"
+    body: Any
+    push: PushBody | None = None
+    ttl_s: int | None = Field(None, ge=0, le=TTL_S_MAX)
+    priority: Literal["low", "normal", "high", "urgent"] = "normal"
+    collapse_key: Plain | None = None
+    notify: Literal["each_device", "until_read", "first_device"] | None = None
+    scope: ScopeBody | None = None
+    min_schema: int | None = Field(None, ge=0, le=1_000_000)
+    min_app_version: Version | None = None
+    fallback: Any = None
+    hold: bool = True
+    push_held: PushBody | None = None
+    notify_release: bool = False
+    deliver_at: Annotated[str, StringConstraints(max_length=40)] | None = None
+    client_ref: Id | None = None
+    id: MessageIdText | None = None
+
+
+class BatchItem(SendBody):
+    """A message of a batch, with its own key."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
+
+
+class BatchBody(In):
+    """Up to 500 messages; each has its own result."""
+
+    messages: Annotated[list[Any], Field(min_length=1)]
+
+
+class RecipientOut(Out):
+    user: str
+    status: Literal["accepted", "rejected", "waiting"]
+    seq: int | None = None
+    code: str | None = None
+
+
+class FanoutOut(Out):
+    total: int
+    job: str
+
+
+class AcceptedOut(Out):
+    """The promise: this message is on disk. `fanout`: it gets to its receivers by and by; its trace says how far it is."""
+
+    id: str
+    accepted_at: str
+    expires_at: str
+    recipients: list[RecipientOut]
+    deliver_at: str | None = None
+    fanout: FanoutOut | None = None
+
+
+class ItemOut(Out):
+    """One item of a batch: `accepted`, `replayed`, or `rejected` with a problem."""
+
+    index: int
+    status: Literal["accepted", "replayed", "rejected"]
+    id: str | None = None
+    accepted_at: str | None = None
+    expires_at: str | None = None
+    recipients: list[RecipientOut] | None = None
+    deliver_at: str | None = None
+    fanout: FanoutOut | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BatchOut(Out):
+    accepted: int
+    rejected: int
+    results: list[ItemOut]
+
+
+class TraceOut(Out):
+    """A message's state for each device, and every attempt to tell."""
+
+    id: str
+    type: str
+    conversation: dict[str, str | None]
+    sender: dict[str, str | None] | None
+    priority: str
+    collapse_key: str | None
+    accepted_at: str
+    expires_at: str
+    deliver_at: str | None
+    recipients: list[dict[str, Any]]
+
+
+class MessageOut(Out):
+    """A message as it is kept. `seq` and `state`: in the inbox that was asked for."""
+
+    id: str
+    type: str
+    conversation: dict[str, str | None]
+    sender: dict[str, str | None] | None
+    client_ref: str | None
+    priority: str
+    collapse_key: str | None
+    accepted_at: str
+    expires_at: str
+    deliver_at: str | None
+    recipients: int
+    h: str
+    body: Any
+    seq: int | None = None
+    kind: str | None = None
+    state: str | None = None
+
+
+class HistoryOut(Out):
+    """`cursor`: where the next page begins; null: there is nothing older. A page may be short, or empty, and go on."""
+
+    messages: list[MessageOut]
+    cursor: str | None
+
+
+class LogOut(Out):
+    hour: str
+    path: str
+
+
+class LogsOut(Out):
+    logs: list[LogOut]
+
+
+class CancelledOut(Out):
+    id: str
+    status: Literal["cancelled", "recalled"]

@@ -1,0 +1,181 @@
+"""Rows of the devices' own."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from relay.api.routes import DEVICE, Query, Route
+from relay.api.schemas.device import (
+    AckOut,
+    BeatOut,
+    DeviceHistoryOut,
+    NextTokenOut,
+    OffersOut,
+    SyncOut,
+    TicketOut,
+    VerifyOut,
+    WelcomeOut,
+)
+from relay.api.schemas.devices import AddressesBody, AddressesOut
+from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, STORE
+from relay.model import SEQ_MAX
+from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Id, Sealed, VerifyBody
+
+
+class SyncQuery(Query):
+    """Where the device stands, how much it wants, and how long it would wait."""
+
+    cursor: Sealed | None = None
+    limit: int = Field(200, ge=1, le=200)
+    wait: int = Field(0, ge=0, le=60)
+    range: Annotated[str, StringConstraints(max_length=40)] | None = None
+
+
+class StreamQuery(Query):
+    """Where the device stands; and a ticket, for who can't send a header."""
+
+    cursor: Sealed | None = None
+    ticket: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+
+
+class DeviceHistoryQuery(Query):
+    conversation: Id | None = None
+    before: int | None = Field(None, ge=1, le=SEQ_MAX)
+    limit: int = Field(50, ge=1, le=200)
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="PUT",
+        path="/v1/device",
+        handler="handshake",
+        summary="Shake hands: at every process start and after every upgrade.",
+        access=DEVICE,
+        request=HelloBody,
+        responses={200: WelcomeOut},
+        errors=(*CALLER, *BODY, *COMMIT),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/heartbeat",
+        handler="heartbeat",
+        summary="A sign of life; the answer tells how often, and whether there is something to fetch.",
+        access=DEVICE,
+        request=HeartbeatBody,
+        responses={200: BeatOut},
+        errors=(*CALLER, *BODY, *COMMIT, "state_conflict", "invalid_cursor"),
+        tag="device",
+    ),
+    Route(
+        method="GET",
+        path="/v1/device/sync",
+        handler="sync",
+        summary="What is missing after the cursor, or 304; waits if asked to.",
+        access=DEVICE,
+        query=SyncQuery,
+        responses={200: SyncOut, 304: None},
+        errors=(*CALLER, *STORE, *CURSOR, "validation_failed", "unknown_field"),
+        headers={"If-None-Match": "The ETag of the last answer that was caught up."},
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/ack",
+        handler="ack",
+        summary="Say what is stored: cumulative by cursor, selective by id; refuse, mark as read, report.",
+        access=DEVICE,
+        request=AckBody,
+        responses={200: AckOut},
+        errors=(*CALLER, *BODY, *COMMIT, "invalid_cursor", "cursor_epoch_changed", "batch_too_large"),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/verify",
+        handler="verify",
+        summary="Compare what is stored here with what should be, by fingerprints; only differences are listed.",
+        access=DEVICE,
+        request=VerifyBody,
+        responses={200: VerifyOut},
+        errors=(*CALLER, *BODY, *COMMIT, *CURSOR),
+        tag="device",
+    ),
+    Route(
+        method="PUT",
+        path="/v1/device/addresses",
+        handler="put_addresses",
+        summary="The device's whole list of push addresses, in order of preference.",
+        access=DEVICE,
+        request=AddressesBody,
+        responses={200: AddressesOut},
+        errors=(*CALLER, *BODY, *COMMIT, "not_found"),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/token",
+        handler="renew_token",
+        summary="The successor of the device's token, past half of its life; the handshake's answer has it as well.",
+        access=DEVICE,
+        responses={200: NextTokenOut},
+        errors=(*CALLER, *COMMIT),
+        tag="device",
+    ),
+    Route(
+        method="GET",
+        path="/v1/device/accounts",
+        handler="device_accounts",
+        summary="The vendor accounts a device may have addresses in, and the public keys that its app subscribes with.",
+        access=DEVICE,
+        responses={200: OffersOut},
+        errors=CALLER,
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/ticket",
+        handler="ticket",
+        summary="A single-use ticket, good for a minute: what a browser's socket brings instead of the token.",
+        access=DEVICE,
+        responses={201: TicketOut},
+        errors=(*CALLER, *COMMIT),
+        tag="device",
+    ),
+    Route(
+        method="GET",
+        path="/v1/device/ws",
+        handler="socket",
+        summary="The WebSocket, subprotocol relay.v1.json: live messages and catch-up on one path.",
+        access=DEVICE,
+        responses={101: None},
+        errors=(*CALLER, "upgrade_required", "overloaded", "draining"),
+        raw=True,
+        tag="device",
+    ),
+    Route(
+        method="GET",
+        path="/v1/device/stream",
+        handler="stream",
+        summary="Server-sent events: `batch`, `hb`, `resync_required`, `drain`. Shake hands first; ack by POST.",
+        access=DEVICE,
+        query=StreamQuery,
+        responses={200: None},
+        errors=(*CALLER, *STORE, "invalid_cursor", "state_conflict", "validation_failed", "unknown_field"),
+        headers={"Last-Event-ID": "The cursor that the last whole event ended with; the further one of both counts."},
+        raw=True,
+        media="text/event-stream",
+        tag="device",
+    ),
+    Route(
+        method="GET",
+        path="/v1/device/history",
+        handler="device_history",
+        summary="What this device could see of a conversation, backwards; no promise goes with it.",
+        access=DEVICE,
+        query=DeviceHistoryQuery,
+        responses={200: DeviceHistoryOut},
+        errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),
+        tag="device",
+    ),
+)
