@@ -166,6 +166,7 @@ class Inbox(Struct, frozen=True):
     created_ms: int
     formerly: str | None  # the user's name before
     preferences: str | None  # JSON of what the user wants to be told of
+    woken: int  # 1: a shared timeline has had a reason to wake this user
 
     @property
     def key(self) -> UserKey:

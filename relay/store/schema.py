@@ -137,6 +137,7 @@ inbox = _table(
     _int("created_ms"),
     _text("formerly", null=True),  # the user's name before: cursors made out to it are old, not broken
     _text("preferences", null=True),  # JSON: levels, mutes, quiet hours; here, since it is read with the lock
+    _int("woken", default=0),  # 1: some shared timeline has had a reason to wake this user
     key=("app_id", "user_id"),
 )
 message = _table(
@@ -303,6 +304,7 @@ device_shared = _table(
     _int("pushed_seq"),
     key=("app_id", "user_id", "device_id", "conversation_id"),
 )
+Index("device_shared_by_place", device_shared.c.app_id, device_shared.c.conversation_id, device_shared.c.acked_seq)
 address = _table(
     "address",
     _text("app_id"),
@@ -445,10 +447,10 @@ push_dead = _table(  # pushes that no vendor will carry; their messages wait for
     key=("app_id", "user_id", "device_id"),
 )
 
-# --- conversations, fan-out (rooms for larger groups) -----------------------------------------------------------------
+# --- conversations, shared timelines, fan-out -------------------------------------------------------------------------
 
 conversation = _table(
-    "conversation",
+    "conversation",  # its row lock is that of its shared timeline
     _text("app_id"),
     _text("conversation_id"),
     _text("type"),
@@ -471,6 +473,42 @@ membership = _table(
     _int("wake_seq"),
     key=("app_id", "conversation_id", "user_id", "joined_version"),
 )
+Index("membership_by_user", membership.c.app_id, membership.c.user_id)
+Index(  # whom a wake job walks
+    "membership_told",
+    membership.c.app_id,
+    membership.c.conversation_id,
+    membership.c.user_id,
+    sqlite_where=text("notify = 'all' AND left_version IS NULL"),
+    postgresql_where=text("notify = 'all' AND left_version IS NULL"),
+)
+timeline_entry = _table(
+    "timeline_entry",  # of a shared timeline: one for all its readers
+    _text("app_id"),
+    _text("conversation_id"),
+    _int("seq"),
+    _text("message_id"),
+    _text("kind"),  # message, recall
+    _text("origin_device", null=True),
+    _int("origin_session", null=True),
+    _text("collapse_key", null=True),
+    _int("notifiable"),
+    _text("data", null=True),  # JSON of a recall
+    _text("state"),
+    _int("ended_by_seq", null=True),
+    _int("accepted_ms"),
+    _int("expires_ms"),
+    key=("app_id", "conversation_id", "seq"),
+)
+Index("timeline_entry_by_message", timeline_entry.c.app_id, timeline_entry.c.message_id)
+Index(
+    "timeline_entry_by_collapse",
+    timeline_entry.c.app_id,
+    timeline_entry.c.conversation_id,
+    timeline_entry.c.collapse_key,
+    sqlite_where=text("collapse_key IS NOT NULL AND state = 'live'"),
+    postgresql_where=text("collapse_key IS NOT NULL AND state = 'live'"),
+)
 fanout_job = _table(
     "fanout_job",
     _text("app_id"),
@@ -486,6 +524,13 @@ fanout_job = _table(
     key=("app_id", "job_id"),
 )
 Index("fanout_job_due", fanout_job.c.due_ms)
+Index(
+    "fanout_job_of_conversation",
+    fanout_job.c.app_id,
+    fanout_job.c.conversation_id,
+    sqlite_where=text("conversation_id IS NOT NULL"),
+    postgresql_where=text("conversation_id IS NOT NULL"),
+)
 
 # --- events and webhooks ----------------------------------------------------------------------------------------------
 

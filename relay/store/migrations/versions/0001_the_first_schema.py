@@ -242,6 +242,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "conversation_id"),
         sqlite_strict=True,
     )
+    op.create_index(
+        "device_shared_by_place", "device_shared", ["app_id", "conversation_id", "acked_seq"], unique=False
+    )
     op.create_table(
         "device_token",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -322,6 +325,14 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("fanout_job_due", "fanout_job", ["due_ms"], unique=False)
+    op.create_index(
+        "fanout_job_of_conversation",
+        "fanout_job",
+        ["app_id", "conversation_id"],
+        unique=False,
+        sqlite_where=sa.text("conversation_id IS NOT NULL"),
+        postgresql_where=sa.text("conversation_id IS NOT NULL"),
+    )
     op.create_table(
         "idempotency",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -345,6 +356,9 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("formerly", sa.Text(), nullable=True),
         sa.Column("preferences", sa.Text(), nullable=True),
+        sa.Column(
+            "woken", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), server_default=sa.text("0"), nullable=False
+        ),
         sa.PrimaryKeyConstraint("app_id", "user_id"),
         sqlite_strict=True,
     )
@@ -400,6 +414,43 @@ def upgrade() -> None:
         sa.Column("wake_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "conversation_id", "user_id", "joined_version"),
         sqlite_strict=True,
+    )
+    op.create_index("membership_by_user", "membership", ["app_id", "user_id"], unique=False)
+    op.create_index(
+        "membership_told",
+        "membership",
+        ["app_id", "conversation_id", "user_id"],
+        unique=False,
+        sqlite_where=sa.text("notify = 'all' AND left_version IS NULL"),
+        postgresql_where=sa.text("notify = 'all' AND left_version IS NULL"),
+    )
+    op.create_table(
+        "timeline_entry",
+        sa.Column("app_id", sa.Text(), nullable=False),
+        sa.Column("conversation_id", sa.Text(), nullable=False),
+        sa.Column("seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("message_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("origin_device", sa.Text(), nullable=True),
+        sa.Column("origin_session", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
+        sa.Column("collapse_key", sa.Text(), nullable=True),
+        sa.Column("notifiable", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("data", sa.Text(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("ended_by_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
+        sa.Column("accepted_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.PrimaryKeyConstraint("app_id", "conversation_id", "seq"),
+        sqlite_strict=True,
+    )
+    op.create_index("timeline_entry_by_message", "timeline_entry", ["app_id", "message_id"], unique=False)
+    op.create_index(
+        "timeline_entry_by_collapse",
+        "timeline_entry",
+        ["app_id", "conversation_id", "collapse_key"],
+        unique=False,
+        sqlite_where=sa.text("collapse_key IS NOT NULL AND state = 'live'"),
+        postgresql_where=sa.text("collapse_key IS NOT NULL AND state = 'live'"),
     )
     op.create_table(
         "message",
@@ -606,6 +657,21 @@ def downgrade() -> None:
     op.drop_table("node")
     op.drop_index("message_by_age", table_name="message")
     op.drop_table("message")
+    op.drop_index(
+        "timeline_entry_by_collapse",
+        table_name="timeline_entry",
+        sqlite_where=sa.text("collapse_key IS NOT NULL AND state = 'live'"),
+        postgresql_where=sa.text("collapse_key IS NOT NULL AND state = 'live'"),
+    )
+    op.drop_index("timeline_entry_by_message", table_name="timeline_entry")
+    op.drop_table("timeline_entry")
+    op.drop_index(
+        "membership_told",
+        table_name="membership",
+        sqlite_where=sa.text("notify = 'all' AND left_version IS NULL"),
+        postgresql_where=sa.text("notify = 'all' AND left_version IS NULL"),
+    )
+    op.drop_index("membership_by_user", table_name="membership")
     op.drop_table("membership")
     op.drop_index(
         "inbox_entry_expiring",
@@ -624,6 +690,12 @@ def downgrade() -> None:
     op.drop_table("inbox")
     op.drop_index("idempotency_expiring", table_name="idempotency")
     op.drop_table("idempotency")
+    op.drop_index(
+        "fanout_job_of_conversation",
+        table_name="fanout_job",
+        sqlite_where=sa.text("conversation_id IS NOT NULL"),
+        postgresql_where=sa.text("conversation_id IS NOT NULL"),
+    )
     op.drop_index("fanout_job_due", table_name="fanout_job")
     op.drop_table("fanout_job")
     op.drop_index(
@@ -638,6 +710,7 @@ def downgrade() -> None:
     op.drop_table("endpoint")
     op.drop_index("device_token_by_id", table_name="device_token")
     op.drop_table("device_token")
+    op.drop_index("device_shared_by_place", table_name="device_shared")
     op.drop_table("device_shared")
     op.drop_table("device_held")
     op.drop_table("device_ack")
