@@ -16,6 +16,7 @@ from relay.api import key_set, limits, table
 from relay.api.auth import Authenticator, SignedTokens
 from relay.api.backend import BackendApi, Sends
 from relay.api.device import DeviceApi
+from relay.api.device_sends import DeviceSends
 from relay.api.door import Door
 from relay.api.gate import Gate, stop_listening
 from relay.api.groups import GroupApi
@@ -420,6 +421,13 @@ class Relay:
                 issuer=self.issuer,
                 clock=self.clock,
                 door=door,
+                sends=DeviceSends(
+                    inbox=self.inbox,
+                    sends=sends,
+                    policy_of=lambda _: policy,
+                    rate=limits.RateLimiter(rate_per_s=own.device_sends_per_s, burst=own.device_sends_burst),
+                    clock=self.clock,
+                ),
                 wait_max_s=self.settings.poll.wait_max_s,
             ),
             preferences=PreferencesApi(inbox=self.inbox),

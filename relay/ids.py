@@ -57,6 +57,16 @@ def message_id(ms: int, tag: int) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def device_namespace(user_id: str, device_id: str) -> str:
+    """Where the keys of a device's own sends live: apart from the backend's, and from every other device's."""
+    return user_namespace(user_id) + device_id
+
+
+def user_namespace(user_id: str) -> str:
+    """What the keys of all devices of a user begin with."""
+    return f"d{NEVER_KEYED}{user_id}{NEVER_KEYED}"
+
+
 def tag_of(key: str, *, namespace: str, secret: bytes) -> int:
     """The tag of a message sent with an idempotency key: 74 bits of HMAC-SHA-256 (protocol 2.1)."""
     digest = hmac_sha256(secret, f"{namespace}{NEVER_KEYED}{key}".encode())

@@ -274,6 +274,7 @@ class Policy:
     require_idempotency_key: bool = False
     sender_copies: bool = True
     trust_presence: bool = False
+    device_sends: bool = False
     start: str = "retained"  # retained, now, days:n
     notify: NotifyPolicy = NotifyPolicy.UNTIL_READ
     ttl_s: int = 7 * 86_400

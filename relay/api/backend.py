@@ -30,6 +30,7 @@ from relay.realtime.service import DeviceService
 
 BATCH_MAX = 500
 GROUP = "group"
+BACKEND = "b"  # the namespace of its keys
 DELIVER_LATER_MS_MAX = 28 * 86_400_000
 RECIPIENTS_MAX = 1000
 PAYLOAD_BYTES_MAX = 64 * 1024
@@ -64,8 +65,10 @@ class Sends:
     id_secret: Callable[[str], bytes]
     check_push: CheckPush
 
-    def send(self, app_id: str, body: SendBody, raw: Mapping[str, Any], key: str | None) -> Send:
-        """Raises Invalid, Malformed, TooLarge; nothing is stored by that."""
+    def send(
+        self, app_id: str, body: SendBody, raw: Mapping[str, Any], key: str | None, *, namespace: str = BACKEND
+    ) -> Send:
+        """Raises Invalid, Malformed, TooLarge; nothing is stored by that. `namespace`: whose key it is."""
         policy = self.policy_of(app_id)
         if key is None and policy.require_idempotency_key:
             raise Malformed(
@@ -82,12 +85,12 @@ class Sends:
                 code="payload_too_large",
             )
         self._check_pushes(app_id, body)
-        message_id, from_key = self._id(app_id, key, body.id)
+        message_id, from_key = self._id(app_id, key, body.id, namespace)
         return Send(
             app_id=app_id,
             message_id=message_id,
             id_from_key=from_key,
-            key=None if key is None else f"b{ids.NEVER_KEYED}{key}",
+            key=None if key is None else f"{namespace}{ids.NEVER_KEYED}{key}",
             body_hash=body_hash(raw),
             nonce=ids.random_hex(self.rng, bits=64),
             users=users,
@@ -185,7 +188,7 @@ class Sends:
             )
         return users, scope
 
-    def _id(self, app_id: str, key: str | None, given: str | None) -> tuple[str, bool]:
+    def _id(self, app_id: str, key: str | None, given: str | None, namespace: str) -> tuple[str, bool]:
         """The message's id, and whether the same key always makes the same one (protocol 2.1)."""
         if key is None:
             if given is not None:
@@ -194,7 +197,7 @@ class Sends:
                     errors=(FieldError("/id", "needs_key", "send the Idempotency-Key of the first time"),),
                 )
             return ids.message_id(self.clock.now_ms(), self.rng.getrandbits(ids.TAG_BITS)), False
-        tag = ids.tag_of(key, namespace="b", secret=self.id_secret(app_id))
+        tag = ids.tag_of(key, namespace=namespace, secret=self.id_secret(app_id))
         if given is not None:
             if not ids.is_message_id(given) or ids.tag_of_id(given) != tag:
                 raise Invalid(

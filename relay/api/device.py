@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from relay.api.auth import Authenticator
+from relay.api.device_sends import DeviceSends
 from relay.api.door import Door
 from relay.api.issuing import Issuer
 from relay.api.principal import Principal
@@ -37,6 +38,7 @@ class DeviceApi:
     issuer: Issuer
     clock: Clock
     door: Door
+    sends: DeviceSends
     wait_max_s: int = 60
 
     async def handshake(self, call: Call) -> Answer:
@@ -163,6 +165,7 @@ class DeviceApi:
             self.clock,
             credential=_credential(bearer),
             next_token=partial(self._next_token, bearer),
+            send=self.sends.over_socket,
             cut=partial(_cut, request),
         )
         await session.run(first)

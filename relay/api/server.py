@@ -101,6 +101,7 @@ def application(
         "sync": device.sync,
         "ack": device.ack,
         "verify": device.verify,
+        "send_from_device": device.sends.over_http,
         "put_addresses": device.addresses,
         "renew_token": device.renew_token,
         "device_accounts": device.accounts,

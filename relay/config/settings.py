@@ -133,6 +133,7 @@ class App(Section):
     create_users: bool = False
     require_idempotency_key: bool = False
     sender_copies: bool = True
+    device_sends: bool = False
     trust_presence: bool = False
     start: Annotated[str, _matches(_START)] = Field(
         "retained", description='"retained", "now" or "days:N" with N from 1 to 365'
@@ -239,6 +240,8 @@ class Limits(Section):
     anonymous_per_s: float = Field(20, ge=0.1, le=10_000)
     anonymous_burst: int = Field(40, ge=1, le=10_000)
     devices_per_user: int = Field(20, ge=1, le=100)
+    device_sends_per_s: float = Field(5, ge=0.1, le=1000)
+    device_sends_burst: int = Field(50, ge=1, le=10_000)
     addresses_per_device: int = Field(8, ge=1, le=8)
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)
     body_bytes: int = Field(128 * 1024, ge=1024, le=256 * 1024)
@@ -308,6 +311,7 @@ class Settings(Section):
             create_users=app.create_users,
             require_idempotency_key=app.require_idempotency_key,
             sender_copies=app.sender_copies,
+            device_sends=app.device_sends,
             trust_presence=app.trust_presence,
             start=app.start,
             notify=app.notify,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from relay.errors import Invalid, Missing
+from relay.model import UserKey
 from relay.store import groups as rows
 from relay.store.engine import Conn
 
@@ -49,6 +50,10 @@ def members(conn: Conn, app_id: str, group: str, *, after: str, limit: int) -> t
         raise Missing("There is no such group.")
     found = rows.members(conn, app_id, group, after=after, limit=limit + 1)
     return found[:limit], len(found) > limit
+
+
+def is_member(conn: Conn, user: UserKey, group: str) -> bool:
+    return bool(rows.members_among(conn, user.app_id, group, [user.user_id]))
 
 
 def dissolve(conn: Conn, app_id: str, group: str) -> None:

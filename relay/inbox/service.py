@@ -28,7 +28,7 @@ from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
-from relay.model import Address, Device, DeviceKey, DeviceState, Facts, UserKey
+from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Kind, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta
@@ -36,6 +36,8 @@ from relay.store.engine import Conn, Engine
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
 from relay.store.upgrades import Upgrade
+
+FIRST_ENTRIES = frozenset({Kind.MESSAGE, Kind.OWN})  # by which a message enters an inbox
 
 
 class Hints(Protocol):
@@ -238,6 +240,9 @@ class InboxService:
         """Members with names after that one, and whether there are more. Raises Missing."""
         return await self.engine.read(lambda conn, _: groups.members(conn, app_id, group, after=after, limit=limit))
 
+    async def is_member(self, user: UserKey, group: str) -> bool:
+        return await self.engine.read(lambda conn, _: groups.is_member(conn, user, group))
+
     async def dissolve_group(self, app_id: str, group: str) -> None:
         """Raises Missing."""
         await self.engine.write(lambda conn, _: groups.dissolve(conn, app_id, group))
@@ -303,6 +308,16 @@ class InboxService:
         return answer
 
     # --- reading ---
+
+    async def place_of(self, device: DeviceKey, message_id: str) -> tuple[int | None, str]:
+        """A message's number in the inbox of the device's user, if it has one there, and the epoch. Raises Unauthenticated."""
+
+        def work(conn: Conn, _: int) -> tuple[int | None, str]:
+            snap = snapshot(conn, device)
+            found = inbox_rows.entries_of_messages(conn, device.user, [message_id])
+            return next((one.seq for one in found if one.kind in FIRST_ENTRIES), None), snap.epoch8.hex()
+
+        return await self.engine.read(work)
 
     def unseal(self, text: str, device: DeviceKey) -> Cursor:
         """Raises Malformed (invalid_cursor)."""

@@ -219,6 +219,13 @@ class VerifyBody(Said):
         return self
 
 
+class SendFrame(Said):
+    """A message of the device's own; `message` is the body of `POST /v1/device/messages`, `key` its Idempotency-Key."""
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:-]+$")]
+    message: dict[str, Any]
+
+
 class ByeFrame(Said):
     reason: Literal["background", "quit", "switch"] = "quit"
 
@@ -229,6 +236,7 @@ FRAMES: dict[str, type[Said]] = {
     "ack": AckFrame,
     "fill": FillFrame,
     "verify": VerifyBody,
+    "send": SendFrame,
     "bye": ByeFrame,
 }
 FRAME_WORDS = frozenset({"type", "ref", "ticket"})  # of the frame itself

@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from pydantic import ValidationError
 
 from relay.clock import Clock
-from relay.errors import CursorRefused, Malformed, Problem, Unauthenticated
+from relay.errors import CursorRefused, Forbidden, Malformed, Problem, Unauthenticated
 from relay.inbox.page import Batch
 from relay.model import DeviceKey
 from relay.push.limits import Bucket
@@ -29,6 +30,7 @@ from relay.realtime.protocol import (
     FillFrame,
     HeartbeatFrame,
     HelloBody,
+    SendFrame,
     VerifyBody,
 )
 from relay.realtime.service import DeviceService, ack_answer
@@ -41,6 +43,7 @@ SAY_S = 0.5  # to say why, before a connection is closed that must not last
 _DEGRADED = {"type": "degraded", "until": None}
 _encode = msgspec.json.Encoder().encode
 NextToken = Callable[[], Awaitable[dict[str, Any]]]  # what the welcome says of the device's token
+SendForDevice = Callable[[DeviceKey, dict[str, Any], str], Awaitable[dict[str, Any]]]  # gives the fields of `sent`
 
 
 class Session:
@@ -56,6 +59,7 @@ class Session:
         *,
         credential: Credential,
         next_token: NextToken,
+        send: SendForDevice,
         cut: Callable[[], None],
     ) -> None:
         self.device = device
@@ -66,6 +70,7 @@ class Session:
         self._hub = hub
         self._clock = clock
         self._next_token = next_token
+        self._send_for_device = send
         self._cut = cut
         self._group: asyncio.TaskGroup | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -228,6 +233,8 @@ class Session:
             case VerifyBody():
                 answer = await self._service.verify(self.device, body)
                 await self._send({"type": "verify", "ref": ref, **answer})
+            case SendFrame():
+                await self._send_message(body, ref)
             case ByeFrame():
                 self._goodbye = True
                 await self._close(Close.NORMAL)
@@ -245,6 +252,15 @@ class Session:
             self._unacked.popleft()
         await self._send({"type": "ack", "ref": ref, **ack_answer(answer)})
         self.look()
+
+    async def _send_message(self, body: SendFrame, ref: str | None) -> None:
+        """A refusal ends nothing: it is of this message, not of the connection."""
+        try:
+            sent = await self._send_for_device(self.device, body.message, body.key)
+        except Forbidden as problem:
+            await self._error(problem, ref)
+        else:
+            await self._send({"type": "sent", "ref": ref, **sent})
 
     async def _fill(self, body: FillFrame, ref: str | None) -> None:
         if body.to <= body.from_:
@@ -319,6 +335,8 @@ class Session:
         frame: dict[str, Any] = {"type": "error", "code": problem.code, "ref": ref, "detail": problem.detail}
         if problem.retry_after_s is not None:
             frame["retry_after_ms"] = int(problem.retry_after_s * 1000)
+        if problem.errors:
+            frame["errors"] = [asdict(one) for one in problem.errors]
         frame |= problem.extra
         await self._send(frame)
 

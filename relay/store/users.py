@@ -1,11 +1,13 @@
 """What belongs to one user, in every table: removing it, and giving it another name."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
+from relay.ids import user_namespace
 from relay.model import UserKey
-from relay.store.schema import address, device_token, fanout_job, membership, message, metadata
+from relay.store.schema import address, device_token, fanout_job, idempotency, membership, message, metadata
 
 KEPT = frozenset({device_token.name})  # revoked, and forgotten with its time: every node must see that
 OF_USERS = tuple(table for table in metadata.sorted_tables if "user_id" in table.c and table.name not in KEPT)
@@ -13,8 +15,14 @@ OF_USERS = tuple(table for table in metadata.sorted_tables if "user_id" in table
 m = message.c
 
 
+def _sent_by(user: UserKey) -> tuple[Any, ...]:
+    own = user_namespace(user.user_id)
+    return idempotency.c.app_id == user.app_id, func.substr(idempotency.c.key, 1, len(own)) == own
+
+
 def drop_user(conn: Connection, user: UserKey) -> None:
-    """Every row that is the user's own."""
+    """Every row that is the user's own, and the keys of what its devices sent."""
+    conn.execute(delete(idempotency).where(*_sent_by(user)))
     for table in OF_USERS:
         conn.execute(delete(table).where(table.c.app_id == user.app_id, table.c.user_id == user.user_id))
 
@@ -53,7 +61,13 @@ def named_anywhere(conn: Connection, user: UserKey) -> bool:
 
 
 def rename_user(conn: Connection, user: UserKey, name: str) -> None:
-    """Every row that is the user's own gets the new name."""
+    """Every row that is the user's own gets the new name; so do its devices' keys, or a repeat would be a second message."""
+    old = user_namespace(user.user_id)
+    conn.execute(
+        update(idempotency)
+        .where(*_sent_by(user))
+        .values(key=user_namespace(name) + func.substr(idempotency.c.key, len(old) + 1))
+    )
     for table in (*OF_USERS, device_token):
         conn.execute(
             update(table).where(table.c.app_id == user.app_id, table.c.user_id == user.user_id).values(user_id=name)
