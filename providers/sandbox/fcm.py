@@ -164,6 +164,8 @@ class FcmEmulator(Emulator):
         scheme, _, access_token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not self.oauth.knows(access_token):
             return fcm_faults.UNAUTHENTICATED
+        if not self.oauth.may_send(access_token):
+            return fcm_faults.SCOPE_INSUFFICIENT
         if request.match_info["project"] not in self._projects:
             return fcm_faults.NO_SUCH_PROJECT
         return None

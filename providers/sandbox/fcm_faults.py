@@ -65,6 +65,17 @@ UNAUTHENTICATED = rpc_error(
     "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid "
     "authentication credential. See https://developers.google.com/identity/sign-in/web/devconsole-project.",
 )
+SCOPE_INSUFFICIENT = rpc_error(
+    403,
+    "PERMISSION_DENIED",
+    "Request had insufficient authentication scopes.",
+    {
+        "@type": RPC + "ErrorInfo",
+        "reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT",
+        "domain": "googleapis.com",
+        "metadata": {"service": "fcm.googleapis.com"},
+    },
+)
 NO_SUCH_PROJECT = rpc_error(404, "NOT_FOUND", "Requested entity was not found.")
 NO_SUCH_PATH = html(404, "Not Found", "The requested URL was not found on this server.")
 

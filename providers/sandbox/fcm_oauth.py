@@ -20,9 +20,8 @@ from providers.sandbox.faults import Answer
 from providers.sandbox.fcm_faults import oauth_error
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-SCOPES = frozenset(
-    {"https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"}
-)
+SCOPE = "https://www.googleapis.com/auth/"
+SENDING_SCOPES = frozenset({f"{SCOPE}firebase.messaging", f"{SCOPE}cloud-platform"})  # any one of them is enough
 ASSERTION_LASTS_S_MAX = 3600
 SKEW_S_MAX = 300  # "more than a few minutes" is refused
 ACCESS_TOKEN_LASTS_S = 3599
@@ -51,17 +50,18 @@ class TokenEndpoint:
         self._now = now
         self._rng = rng
         self._good_until: dict[str, float] = {}  # by access token, oldest first
+        self._scopes: dict[str, frozenset[str]] = {}
 
     def answer(self, form: bytes) -> Answer:
         """What a POST of this form gets."""
         try:
-            self._check_form(form)
+            scopes = self._check_form(form)
         except Refused as refused:
             return oauth_error(refused.status, refused.error, refused.description)
         return Answer(
             status=200,
             body=msgspec.json.encode(
-                {"access_token": self._mint(), "expires_in": ACCESS_TOKEN_LASTS_S, "token_type": "Bearer"}
+                {"access_token": self._mint(scopes), "expires_in": ACCESS_TOKEN_LASTS_S, "token_type": "Bearer"}
             ),
         )
 
@@ -70,18 +70,25 @@ class TokenEndpoint:
         until = self._good_until.get(access_token)
         return until is not None and self._now() < until
 
+    def may_send(self, access_token: str) -> bool:
+        """Whether it was asked for with a scope that messages may be sent with."""
+        return not SENDING_SCOPES.isdisjoint(self._scopes.get(access_token, frozenset()))
+
     def revoke_tokens(self) -> None:
         self._good_until.clear()
+        self._scopes.clear()
 
-    def _mint(self) -> str:
+    def _mint(self, scopes: frozenset[str]) -> str:
         # The time is in it so that a sandbox restarted with the same seed does not take its old tokens.
         token = f"ya29.c.sandbox-{int(self._now() * 1e6):x}-{self._rng.getrandbits(160):040x}"
         self._good_until[token] = self._now() + ACCESS_TOKEN_LASTS_S
+        self._scopes[token] = scopes
         if len(self._good_until) > ACCESS_TOKENS_MAX:
-            del self._good_until[next(iter(self._good_until))]
+            oldest = next(iter(self._good_until))
+            del self._good_until[oldest], self._scopes[oldest]
         return token
 
-    def _check_form(self, form: bytes) -> None:
+    def _check_form(self, form: bytes) -> frozenset[str]:
         try:
             fields = parse_qs(form.decode(), strict_parsing=True, max_num_fields=FIELDS_MAX)
         except ValueError:
@@ -94,9 +101,10 @@ class TokenEndpoint:
         assertions = fields.get("assertion", [])
         if len(assertions) != 1:
             raise Refused(400, "invalid_request", "Required parameter is missing: assertion")
-        self._check_assertion(assertions[0])
+        return self._check_assertion(assertions[0])
 
-    def _check_assertion(self, assertion: str) -> None:
+    def _check_assertion(self, assertion: str) -> frozenset[str]:
+        """The scopes that it asks for."""
         match = _JWT.fullmatch(assertion)
         if match is None:
             raise _grant("Invalid JWT: it must have three parts in base64url.")
@@ -122,8 +130,9 @@ class TokenEndpoint:
         scope = claims.get("scope")
         if not isinstance(scope, str) or not scope.split():
             raise Refused(400, "invalid_scope", "Empty or missing scope not allowed.")
-        if not SCOPES.issuperset(scope.split()):
+        if not all(one.startswith(SCOPE) and one != SCOPE for one in scope.split()):
             raise Refused(400, "invalid_scope", "Invalid OAuth scope or ID token audience provided.")
+        return frozenset(scope.split())
 
     def _check_times(self, issued: object, expires: object) -> None:
         now = self._now()

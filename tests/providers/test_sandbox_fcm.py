@@ -170,15 +170,24 @@ async def test_only_the_accounts_own_rs256_signature_counts(bench: Bench) -> Non
         assert (status, answer["error"]) == (400, "invalid_grant")
 
 
-@pytest.mark.parametrize("scope", [None, "", "https://www.googleapis.com/auth/drive", "email"])
+@pytest.mark.parametrize("scope", [None, "", "https://www.googleapis.com/auth/", "email"])
 async def test_a_wrong_scope_is_an_invalid_scope(bench: Bench, scope: str | None) -> None:
     status, answer = await bench.mint(bench.assertion(scope=scope))
     assert (status, answer["error"]) == (400, "invalid_scope")
 
 
-async def test_the_wider_scope_works_too(bench: Bench) -> None:
-    status, _ = await bench.mint(bench.assertion(scope="https://www.googleapis.com/auth/cloud-platform"))
-    assert status == 200
+async def test_the_wider_scope_works_too_and_others_may_stand_beside_it(bench: Bench) -> None:
+    wide = "https://www.googleapis.com/auth/datastore https://www.googleapis.com/auth/cloud-platform"
+    _, answer = await bench.mint(bench.assertion(scope=wide))
+    assert (await bench.post(MINIMAL, bearer=answer["access_token"])).status == 200
+
+
+async def test_a_token_for_something_else_sends_nothing(bench: Bench) -> None:
+    _, answer = await bench.mint(bench.assertion(scope="https://www.googleapis.com/auth/drive"))
+    refused = await bench.post(MINIMAL, bearer=answer["access_token"])
+    assert refused.status == 403
+    (detail,) = (await refused.json())["error"]["details"]
+    assert detail["reason"] == "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
 
 
 async def test_the_form_itself_is_checked(bench: Bench) -> None:
