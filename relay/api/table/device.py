@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
+from relay.api.device_sends import DeviceSendBody, SentOut
 from relay.api.routes import DEVICE, Query, Route
 from relay.api.schemas.device import (
     AckOut,
@@ -17,7 +18,7 @@ from relay.api.schemas.device import (
     WelcomeOut,
 )
 from relay.api.schemas.devices import AddressesBody, AddressesOut
-from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, STORE
+from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, KEY_HEADER, STORE
 from relay.model import SEQ_MAX
 from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Id, Sealed, VerifyBody
 
@@ -99,6 +100,30 @@ ROUTES: tuple[Route, ...] = (
         request=VerifyBody,
         responses={200: VerifyOut},
         errors=(*CALLER, *BODY, *COMMIT, *CURSOR),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/messages",
+        handler="send_from_device",
+        summary="Send a message in the user's name, where app.device_sends lets devices do so.",
+        access=DEVICE,
+        request=DeviceSendBody,
+        responses={202: SentOut, 200: SentOut},
+        errors=(
+            *CALLER,
+            *BODY,
+            *COMMIT,
+            "idempotency_key_required",
+            "idempotency_key_invalid",
+            "idempotency_conflict",
+            "recipient_unknown",
+            "recipient_queue_full",
+            "too_many_recipients",
+            "payload_too_large",
+        ),
+        body_bytes_max=128 * 1024,
+        headers=KEY_HEADER,
         tag="device",
     ),
     Route(
