@@ -4,7 +4,6 @@ A page covers a range: its entries and its gaps together name every number of (f
 tell a skip from a hole.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import msgspec
 from relay.clock import rfc3339
 from relay.errors import CursorRefused, Malformed, Unauthenticated, Unavailable
 from relay.inbox import rules
+from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Cover
 from relay.inbox.cursor import INBOX, INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, seal, short, tail8
 from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Why
@@ -21,8 +21,6 @@ from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 from relay.store.inbox import Content
 
-PAGE_ENTRIES_MAX = 200
-PAGE_ENTRIES_MAX, PAGE_BYTES_MAX = 200, 1024 * 1024
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,23 +62,6 @@ class Snapshot:
         return (
             f'"{short(f"{self.epoch8.hex()}:{self.device.schema}:{self.device.session}:{self.inbox.head_seq}").hex()}"'
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """A page, ready to be sent: `json` is the batch object of protocol 8.1."""
-
-    from_seq: int
-    to_seq: int
-    head_seq: int
-    more: bool
-    cursor: str
-    entries: int
-    json: bytes
-
-    @property
-    def caught_up(self) -> bool:
-        return self.to_seq == self.head_seq
 
 
 def snapshot(conn: Conn, key: DeviceKey) -> Snapshot:
@@ -155,79 +136,28 @@ def page(
     the device sent itself, so that it can have back whatever it finds lacking.
     """
     head, floor = snap.inbox.head_seq, snap.inbox.floor_seq
-    gaps: list[tuple[int, int, Why]] = []
-    position = after
-    if position < floor:
-        why = Why.EXPIRED if cursor else Why.PRUNED
-        position = min(floor, head if upto is None else upto)
-        gaps.append((after, position, why))
+    cover = Cover(after, bytes_max=bytes_max)
+    if after < floor:
+        cover.skip(min(floor, head if upto is None else upto), Why.EXPIRED if cursor else Why.PRUNED)
     bound = head if upto is None else min(upto, head)
-    rows = inbox_rows.page_rows(conn, snap.inbox.key, after=position, upto=bound, limit=limit)
-    entries: list[bytes] = []
-    size, last_id = 0, None
+    rows = inbox_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)
     for entry, content in rows:
-        if entry.seq != position + 1:
+        if entry.seq != cover.position + 1:
             raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")
         seen = rules.view(entry, snap.device)
         if seen is View.OWN and not cursor:
             seen = rules.as_content(entry, snap.device)  # it may be another version that asks
         why_not = Why.PRUNED if entry.seq <= snap.device.start_seq else rules.gap_reason(entry, seen, now_ms)
-        if why_not is None:
-            one = entry_json(entry, content, seen)
-            if one is None:
-                why_not = Why.QUARANTINED
-            elif entries and size + len(one) > bytes_max:
-                break
-            else:
-                entries.append(one)
-                size += len(one)
-        if why_not is not None:
-            _extend(gaps, position, why_not)
-        position, last_id = entry.seq, entry.message_id
-    if not rows and position < bound:
+        shown = why_not or entry_json(entry, content, seen) or Why.QUARANTINED
+        if not cover.take(entry.seq, entry.message_id, shown):
+            break
+    if not rows and cover.position < bound:
         raise Unavailable("Numbers of this inbox have no rows: the store is damaged.", code="storage_failed")
     sealed = ""
     if cursor:
-        if last_id is None:
-            last_id = inbox_rows.id_at(conn, snap.inbox.key, position)
-        sealed = snap.cursor(position, last_id, keys)
-    more = position < bound
-    return Batch(
-        from_seq=after,
-        to_seq=position,
-        head_seq=head,
-        more=more,
-        cursor=sealed,
-        entries=len(entries),
-        json=_batch_json(snap, after, position, entries, gaps, sealed, more=more),
-    )
-
-
-def _extend(gaps: list[tuple[int, int, Why]], position: int, why: Why) -> None:
-    if gaps and gaps[-1][1] == position and gaps[-1][2] is why:
-        gaps[-1] = (gaps[-1][0], position + 1, why)
-    else:
-        gaps.append((position, position + 1, why))
-
-
-def _batch_json(
-    snap: Snapshot,
-    after: int,
-    to: int,
-    entries: Sequence[bytes],
-    gaps: Sequence[tuple[int, int, Why]],
-    cursor: str,
-    *,
-    more: bool,
-) -> bytes:
-    listed = _encode([{"from": low, "to": high, "why": why} for low, high, why in gaps])
-    sealed = f',"cursor":"{cursor}"' if cursor else ""
-    head = (
-        f'{{"timeline":"{INBOX}","epoch":"{snap.epoch8.hex()}","from":{after},"to":{to},'
-        f'"head":{snap.inbox.head_seq},"entries":['
-    )
-    tail = f'{sealed},"more":{"true" if more else "false"}}}'
-    return head.encode() + b",".join(entries) + b'],"gaps":' + listed + tail.encode()
+        last_id = cover.last_id or inbox_rows.id_at(conn, snap.inbox.key, cover.position)
+        sealed = snap.cursor(cover.position, last_id, keys)
+    return cover.batch(timeline=INBOX, epoch8=snap.epoch8, head_seq=head, more=cover.position < bound, cursor=sealed)
 
 
 class _Line(msgspec.Struct):

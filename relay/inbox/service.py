@@ -13,6 +13,7 @@ from relay.inbox import groups, history, registry, upgrades
 from relay.inbox.accept import Accepted, Send, accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import NewAddress
+from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch
 from relay.inbox.comparing import Comparison, Range, compare
 from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
@@ -21,7 +22,7 @@ from relay.inbox.fanout import fan_out
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
-from relay.inbox.page import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Snapshot, check, page, reset_data, snapshot
+from relay.inbox.page import Snapshot, check, page, reset_data, snapshot
 from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from relay.clock import Clock
 from relay.errors import CursorRefused, Forbidden, Malformed, Problem, Unauthenticated
-from relay.inbox.page import Batch
+from relay.inbox.batch import Batch
 from relay.model import DeviceKey
 from relay.push.limits import Bucket
 from relay.realtime import protocol

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from relay.errors import Conflict, Problem, Unauthenticated
-from relay.inbox.page import Batch
+from relay.inbox.batch import Batch
 from relay.inbox.service import Reading
 from relay.model import DeviceKey, Facts
 from relay.realtime import protocol

@@ -1,0 +1,239 @@
+"""Rows of those who read shared timelines: what each may see of one, how far its devices are, what it was woken for."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, and_, bindparam, func, literal_column, select, update
+
+from relay.model import DeviceKey, UserKey
+from relay.store.schema import conversation, device_shared, inbox, membership
+from relay.store.sql import as_list, in_list, is_sqlite, per_dialect, upsert
+from relay.store.timelines import ULTRA, TimelineKey
+
+b, c, d = membership.c, conversation.c, device_shared.c
+TELL_ALL = "all"
+_mine = (b.app_id == bindparam("app"), b.user_id == bindparam("user"))
+_shared = and_(c.app_id == b.app_id, c.conversation_id == b.conversation_id, c.type == literal_column(f"'{ULTRA}'"))
+_told = and_(b.notify == literal_column("'all'"), b.left_version.is_(None))
+
+# --- what a user may see ----------------------------------------------------------------------------------------------
+
+
+class Span(NamedTuple):
+    """A stay in a conversation: its member sees the numbers above `joined_seq`, up to `left_seq` once it has left."""
+
+    joined_seq: int
+    left_seq: int | None
+
+
+_spans = (
+    select(b.joined_seq, b.left_seq).where(*_mine, b.conversation_id == bindparam("place")).order_by(b.joined_version)
+)
+
+
+def spans_of(conn: Connection, user: UserKey, conversation_id: str) -> list[Span]:
+    """Every stay of the user, the first one first; none: it never was a member."""
+    params = {"app": user.app_id, "user": user.user_id, "place": conversation_id}
+    return [Span(*row) for row in conn.execute(_spans, params).all()]
+
+
+_places = select(b.conversation_id).distinct().select_from(membership.join(conversation, _shared)).where(*_mine)
+
+
+def places_of(conn: Connection, user: UserKey) -> list[str]:
+    """The conversations with a shared timeline that the user is or was a member of."""
+    return sorted(conn.execute(_places, {"app": user.app_id, "user": user.user_id}).scalars().all())
+
+
+class Place(NamedTuple):
+    """A shared timeline of a member, and how far its device has acked in it."""
+
+    conversation_id: str
+    head_seq: int
+    floor_seq: int
+    joined_seq: int
+    acked_seq: int | None
+
+
+_current = (
+    select(c.conversation_id, c.head_seq, c.floor_seq, b.joined_seq, d.acked_seq)
+    .select_from(
+        membership.join(conversation, _shared).outerjoin(
+            device_shared,
+            and_(
+                d.app_id == b.app_id,
+                d.user_id == b.user_id,
+                d.device_id == bindparam("device"),
+                d.conversation_id == b.conversation_id,
+            ),
+        )
+    )
+    .where(*_mine, b.left_version.is_(None), c.head_seq > func.coalesce(d.acked_seq, b.joined_seq))
+    .order_by(b.conversation_id)
+    .limit(bindparam("count"))
+)
+
+
+def ahead_of(conn: Connection, key: DeviceKey, *, limit: int) -> list[Place]:
+    """Shared timelines of the device's user that stand above what the device has acked."""
+    params = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "count": limit}
+    return [Place(*row) for row in conn.execute(_current, params).all()]
+
+
+# --- how far devices are ----------------------------------------------------------------------------------------------
+
+
+class Read(NamedTuple):
+    acked_seq: int
+    pushed_seq: int
+
+
+@per_dialect
+def _of_users(sqlite: bool) -> Select[Any]:
+    return select(d.user_id, d.device_id, d.conversation_id, d.acked_seq, d.pushed_seq).where(
+        d.app_id == bindparam("app"), in_list(d.user_id, "users", sqlite=sqlite)
+    )
+
+
+def reads_of(conn: Connection, users: Iterable[UserKey]) -> dict[DeviceKey, dict[str, Read]]:
+    """By device and conversation; where a device has neither acked nor been told anything, nothing."""
+    found: dict[DeviceKey, dict[str, Read]] = {}
+    for app_id, names in _by_app(users).items():
+        for user_id, device_id, place, acked, pushed in conn.execute(
+            _of_users(conn), {"app": app_id, "users": as_list(conn, names)}
+        ).all():
+            found.setdefault(DeviceKey(app_id, user_id, device_id), {})[place] = Read(acked, pushed)
+    return found
+
+
+def raise_read(conn: Connection, key: DeviceKey, reads: Mapping[str, Read]) -> None:
+    """Raises how far the device has acked and been told, by conversation; neither ever falls."""
+    most = "max" if is_sqlite(conn) else "greatest"
+    rows = [
+        {
+            "app_id": key.app_id,
+            "user_id": key.user_id,
+            "device_id": key.device_id,
+            "conversation_id": place,
+            "acked_seq": read.acked_seq,
+            "pushed_seq": max(read),
+        }
+        for place, read in sorted(reads.items())
+    ]
+    raised = {name: f"{most}(device_shared.{name}, excluded.{name})" for name in Read._fields}
+    upsert(conn, device_shared, rows, set_=raised)
+
+
+_acked_by = select(func.count(d.user_id.distinct())).where(
+    d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_seq >= bindparam("seq")
+)
+
+
+def acked_by(conn: Connection, key: TimelineKey, seq: int) -> int:
+    """How many users have acked this number on some device."""
+    params = {"app": key.app_id, "place": key.conversation_id, "seq": seq}
+    return int(conn.execute(_acked_by, params).scalar_one())
+
+
+_acked_above = (
+    select(func.max(d.acked_seq))
+    .where(d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_seq > bindparam("floor"))
+    .group_by(d.user_id)
+)
+
+
+def acked_above(conn: Connection, key: TimelineKey, floor: int) -> list[int]:
+    """How far each user has acked on some device, of those that are above `floor`."""
+    params = {"app": key.app_id, "place": key.conversation_id, "floor": floor}
+    return list(conn.execute(_acked_above, params).scalars().all())
+
+
+# --- what users are woken for -----------------------------------------------------------------------------------------
+
+_to_wake = (
+    select(b.user_id)
+    .where(
+        b.app_id == bindparam("app"),
+        b.conversation_id == bindparam("place"),
+        _told,
+        b.user_id > bindparam("after"),
+        b.joined_seq < bindparam("seq"),
+    )
+    .order_by(b.user_id)
+    .limit(bindparam("count"))
+)
+
+
+def to_wake(conn: Connection, key: TimelineKey, *, seq: int, after: str, limit: int) -> list[str]:
+    """Members that want to be told of everything and may see this number, in the order of their names."""
+    params = {"app": key.app_id, "place": key.conversation_id, "seq": seq, "after": after, "count": limit}
+    return list(conn.execute(_to_wake, params).scalars().all())
+
+
+@per_dialect
+def _wake(sqlite: bool) -> Any:
+    raised = (func.max if sqlite else func.greatest)(b.wake_seq, bindparam("seq"))
+    return (
+        update(membership)
+        .where(
+            b.app_id == bindparam("app"),
+            b.conversation_id == bindparam("place"),
+            in_list(b.user_id, "users", sqlite=sqlite),
+            b.left_version.is_(None),
+        )
+        .values(wake_seq=raised)
+    )
+
+
+@per_dialect
+def _mark(sqlite: bool) -> Any:
+    return (
+        update(inbox)
+        .where(inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite), inbox.c.woken == 0)
+        .values(woken=1)
+    )
+
+
+def wake(conn: Connection, key: TimelineKey, users: Sequence[str], *, seq: int) -> None:
+    """The reason why these members are to be told: the timeline up to `seq`. Under their locks."""
+    place = {"app": key.app_id, "users": as_list(conn, users)}
+    conn.execute(_wake(conn), place | {"place": key.conversation_id, "seq": seq})
+    conn.execute(_mark(conn), place)
+
+
+class Woken(NamedTuple):
+    """A member's wish to be told of a timeline up to `wake_seq`."""
+
+    conversation_id: str
+    joined_seq: int
+    wake_seq: int
+
+
+@per_dialect
+def _woken(sqlite: bool) -> Select[Any]:
+    return (
+        select(b.user_id, b.conversation_id, b.joined_seq, b.wake_seq)
+        .where(
+            b.app_id == bindparam("app"),
+            in_list(b.user_id, "users", sqlite=sqlite),
+            _told,
+            b.wake_seq > b.joined_seq,
+        )
+        .order_by(b.conversation_id)
+    )
+
+
+def woken(conn: Connection, users: Iterable[UserKey]) -> dict[UserKey, list[Woken]]:
+    """What each user was woken for, ever, and still wants to be told of."""
+    found: dict[UserKey, list[Woken]] = {}
+    for app_id, names in _by_app(users).items():
+        for user_id, *rest in conn.execute(_woken(conn), {"app": app_id, "users": as_list(conn, names)}).all():
+            found.setdefault(UserKey(app_id, user_id), []).append(Woken(*rest))
+    return found
+
+
+def _by_app(users: Iterable[UserKey]) -> dict[str, list[str]]:
+    apps: dict[str, list[str]] = {}
+    for key in users:
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    return apps
