@@ -163,7 +163,11 @@ class Relay:
         self.room = self._room(path)
         self.engine = open_engine(settings, clock, rng, self.metrics, release=self.room.release)
         if path is not None and wal_reset_affected():
-            log.warning("store.wal_reset_affected", sqlite=sqlite_version, harm="none, as only one connection writes")
+            log.warning(
+                "store.wal_reset_affected",
+                version=sqlite_version,
+                reason="harmless here, as only one connection writes",
+            )
         await self._reach_store()
         self._boot_ms = clock.now_ms()  # the store's
         await self.engine.write(migrate)
@@ -569,7 +573,7 @@ class Relay:
                 await self.clock.sleep(LAST_REQUESTS_S)
                 await self.gate.idle()
         except TimeoutError:
-            log.warning("relay.cut_off", requests=self.gate.busy)
+            log.warning("relay.cut_off", count=self.gate.busy)
         await asyncio.wait(workers, timeout=stages.finish_s + stages.last_s / 4)  # until then, callers get an answer
 
     def _room(self, path: Path | None) -> Room | Boundless:

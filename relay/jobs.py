@@ -99,7 +99,7 @@ class Chores:
             for what, wrong in (await self.engine.read(partial(_imbalances, users))).items():
                 counts[what] += len(wrong)
                 for key in sorted(wrong):
-                    log.error("ledger.imbalance", what=str(what), app=key.app_id, user=key.user_id)
+                    log.error("ledger.imbalance", kind=str(what), app=key.app_id, user=key.user_id)
             after = users[-1]
         self.imbalanced({str(what): count for what, count in counts.items()})
 
@@ -123,7 +123,7 @@ class Chores:
             while await self.inbox.give_up_upgrades(app_id, limit=UPGRADES) == UPGRADES:
                 pass
             for one in await self.inbox.warn_of_versions(app_id):
-                log.error("app_version.suspect", app=app_id, version=one.version, upgrades=one.upgrades, bad=one.bad)
+                log.error("app_version.suspect", app=app_id, version=one.version, count=one.upgrades, bad=one.bad)
 
     async def forget(self) -> None:
         """Records whose time is over: keys, tickets, tokens, nodes, messages nobody can ask for, old events."""

@@ -37,9 +37,13 @@ FIELDS: Final = frozenset(
     (
         *(
             "account",
+            "added",
             "app",
             "attempt",
             "attempts",
+            "bad",
+            "before",
+            "changed",
             "chore",
             "code",
             "count",
@@ -50,6 +54,7 @@ FIELDS: Final = frozenset(
         ),
         *(
             "event_id",
+            "expires",
             "form",
             "handlers",
             "host",
@@ -59,7 +64,10 @@ FIELDS: Final = frozenset(
             "message_id",
             "method",
             "ms",
+            "needs_restart",
+            "news",
             "node",
+            "now",
             "pending",
         ),
         *(

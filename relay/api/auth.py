@@ -100,7 +100,7 @@ class Authenticator:
         """Whoever may come, from where it comes. A stranger with a stolen key is not told that it is a good one."""
         if principal.device_key is None:
             if principal.networks and not within(request.remote, principal.networks):
-                log.warning("auth.address_refused", key=principal.credential_id)
+                log.warning("auth.address_refused", key_id=principal.credential_id)
                 raise _refused()
             self._used[principal.credential_id] = self._clock.now_ms()
         return principal

@@ -57,13 +57,13 @@ class ReceiptService:
         try:
             reading = reader.read(call, now_s=self.clock.now_ms() / 1000)
         except NotAuthentic as refused:
-            log.warning("receipts.refused", account=account, why=str(refused))
+            log.warning("receipts.refused", account=account, reason=str(refused))
             raise Unauthenticated("This is not the vendor's signature, or not the account's secret path.") from None
         except Garbled as garbled:
-            log.warning("receipts.garbled", account=account, why=str(garbled))
+            log.warning("receipts.garbled", account=account, reason=str(garbled))
             raise Malformed(f"{garbled}") from None
         if reading.ignored is not None:
-            log.warning("receipts.ignored", account=account, why=reading.ignored)
+            log.warning("receipts.ignored", account=account, reason=reading.ignored)
         told = 0
         for start in range(0, len(reading.receipts), RECEIPTS_AT_ONCE):
             some = reading.receipts[start : start + RECEIPTS_AT_ONCE]

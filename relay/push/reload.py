@@ -84,7 +84,8 @@ class Reloader:
                 settings = await asyncio.to_thread(self.read)
                 found = await asyncio.to_thread(configured, settings)
             except ConfigError as error:
-                log.error("config.not_reloaded", mistakes=error.mistakes)  # noqa: TRY400 - for an operator, not a bug
+                for mistake in error.mistakes:
+                    log.error("config.not_reloaded", reason=mistake)  # noqa: TRY400 - for an operator, not a bug
                 return None
             old, new = self.settings.accounts, settings.accounts
             changed = [
@@ -105,7 +106,13 @@ class Reloader:
             if changed or added or removed:
                 await self._release([*changed, *added])
             done = Reloaded(tuple(changed), tuple(added), tuple(removed), waits)
-            log.info("config.reloaded", changed=changed, added=added, removed=removed, needs_restart=list(waits))
+            log.info(
+                "config.reloaded",
+                changed=", ".join(changed),
+                added=", ".join(added),
+                removed=", ".join(removed),
+                needs_restart=", ".join(waits),
+            )
             return done
 
     async def _release(self, names: Sequence[str]) -> None:
@@ -120,7 +127,7 @@ class Reloader:
         try:
             await self.engine.write(work)
         except Problem as problem:
-            log.warning("account.not_unparked", accounts=list(names), code=problem.code)
+            log.warning("account.not_unparked", account=", ".join(names), code=problem.code)
 
     def _close_later(self, account: Account) -> None:
         async def close() -> None:

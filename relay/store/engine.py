@@ -326,10 +326,10 @@ class SqliteEngine:
         problem.__cause__ = error
         if fatal and not self._failed:
             self._failed = True
-            log.error("store.failed", error=str(getattr(error, "orig", error)))
+            log.error("store.failed", reason=str(getattr(error, "orig", error)))
         if problem.code == "storage_unavailable" and not self._away:
             self._away = True
-            log.error("store.locked", error=str(getattr(error, "orig", error)))
+            log.error("store.locked", reason=str(getattr(error, "orig", error)))
         return problem
 
     def _check_open(self) -> None:

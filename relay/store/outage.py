@@ -53,5 +53,5 @@ class StoreWatch:
         self._worked_ms = began_ms
         if self.away:
             self.away = False
-            log.warning("store.back", outage_ms=now_ms - since_ms)
+            log.warning("store.back", elapsed_ms=now_ms - since_ms)
             self._tell_back(now_ms - since_ms)

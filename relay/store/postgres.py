@@ -145,7 +145,7 @@ class PostgresEngine:
         except (*self._errors, ValueError) as error:
             raise _at_start(error) from error
         for danger in self.dangers:
-            log.warning("store.unsafe", danger=danger)
+            log.warning("store.unsafe", reason=danger)
         self._follower = asyncio.create_task(self._follow(), name="store-clock")
 
     async def watch_server(self, on_server: OnServer) -> None:
@@ -180,7 +180,9 @@ class PostgresEngine:
     def _saw(self, server: Server) -> None:
         before, self._server = self._server, server
         if before is not None and before.dangers() != server.dangers():
-            log.warning("store.unsafe" if server.dangers() else "store.safe", dangers=list(server.dangers()))
+            log.warning(
+                "store.unsafe" if server.dangers() else "store.safe", reason="; ".join(server.dangers()) or None
+            )
         if before is not None and before.durability != server.durability:
             log.warning("store.durability_changed", before=before.durability, now=server.durability)
 

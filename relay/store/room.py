@@ -117,7 +117,7 @@ class Room:
             low = is_low(space, free_min_bytes=self._free_min_bytes, free_min_share=self._free_min_share)
             if low != self.low:
                 self.low = low
-                log.warning("store.space_low" if low else "store.space_back", free=space.free)
+                log.warning("store.space_low" if low else "store.space_back", size=space.free)
             if not low and not self._reserve.exists() and self._reserved():
                 self.full = False
 

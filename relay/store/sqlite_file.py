@@ -212,12 +212,12 @@ class BackgroundCheck:
                 quick_check(self._raw)
             foreign_key_check(self._raw)
         except StoreDamaged as found:
-            log.error("store.damaged", why=str(found))  # noqa: TRY400 - where it was found says nothing
+            log.error("store.damaged", reason=str(found))  # noqa: TRY400 - where it was found says nothing
             self._damaged()
         except sqlite3.DatabaseError as error:
             if self._given_up:
                 return
-            log.warning("store.not_checked", error=str(error))
+            log.warning("store.not_checked", reason=str(error))
             if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR}:
                 self._damaged()
         finally:

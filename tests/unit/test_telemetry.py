@@ -1,3 +1,4 @@
+import ast
 import io
 import json
 import logging
@@ -6,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ from relay.keys import Secret, mint_api_key, mint_device_token
 from relay.store.engine import Watch
 from relay.telemetry import FIELDS, LINES_MAX, VALUE_CHARS_MAX, LogSink, Metrics, hashed, safe, setup_logging
 from relay.webhooks.worker import Watch as WebhookWatch
+
+PROJECT = Path(__file__).parents[2]
+LEVELS = {"debug", "info", "warning", "error", "exception"}
 
 
 class At:
@@ -112,6 +117,22 @@ def test_fields_that_are_not_on_the_list_are_dropped(log: Log) -> None:
     relay.info("x", body="hunter2", token="hunter2", title="hunter2", authorization="hunter2", url="hunter2", code="ok")
     assert log.event().keys() == {"ts", "level", "logger", "event", "code"}
     assert not FIELDS & {"body", "data", "title", "token", "secret", "key", "url", "query", "headers", "signature"}
+
+
+def _said() -> Iterator[tuple[str, set[str]]]:
+    """Each call of a logger in the product: where it stands, and the fields that it names."""
+    for file in [file for room in ("relay", "providers") for file in (PROJECT / room).rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="log"), attr=level)) if level in LEVELS:
+                    fields = {one.arg or "**" for one in node.keywords}
+                    yield f"{file.relative_to(PROJECT)}:{node.lineno}", fields - {"exc_info"}
+
+
+def test_no_line_of_the_product_names_a_field_that_is_dropped() -> None:
+    said = dict(_said())
+    assert len(said) > 50
+    assert {place: fields - FIELDS for place, fields in said.items() if fields - FIELDS} == {}
 
 
 def test_a_caller_cannot_set_what_we_say_ourselves(log: Log) -> None:
