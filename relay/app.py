@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,33 @@ import structlog
 from aiohttp import web
 
 from providers.transport import HttpTransport
-from relay.api import key_set, limits, table
+from relay.api import key_set, limits
 from relay.api.auth import Authenticator, SignedTokens
-from relay.api.backend import BackendApi, Sends
-from relay.api.device import DeviceApi
-from relay.api.device_sends import DeviceSends
-from relay.api.door import Door
-from relay.api.gate import Gate, stop_listening
-from relay.api.groups import GroupApi
-from relay.api.history import HistoryApi
+from relay.api.gate import Gate
 from relay.api.issuing import Issuer
-from relay.api.preferences import PreferencesApi
 from relay.api.principal import SCOPES
-from relay.api.push import PushApi
-from relay.api.receipts import ReceiptApi
-from relay.api.server import application
-from relay.api.stream import StreamApi
-from relay.api.system import Readiness, SystemApi, documents
+from relay.api.system import Readiness
 from relay.api.watch import CredentialWatch
-from relay.api.webhooks import WebhookApi
+from relay.building.address_tokens import AddressTokens
+from relay.building.departure import Departure
+from relay.building.measuring import watch_loop
+from relay.building.set_back import SetBack
+from relay.building.store import open_engine, open_ring, reach, room_of
+from relay.building.web import web_application
 from relay.bus.local import LocalBus
 from relay.clock import Clock, StoreClock
 from relay.config import Settings
 from relay.drain import timeline
-from relay.errors import ConfigError, FieldError, Unavailable
+from relay.errors import ConfigError
 from relay.fanout import FanoutWorker
 from relay.ids import Rng, random_hex
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
-from relay.keys import KeyRing
 from relay.message_logs import MessageLogs
-from relay.model import DeviceKey, Policy
 from relay.presence.service import PresenceService, Rhythm
-from relay.push.building import DEFAULT_APP as DEFAULT_APP  # noqa: PLC0414 - also this module's
-from relay.push.building import build_accounts, webhook_guard
-from relay.push.desk import PushDesk
+from relay.push.building import DEFAULT_APP, build_accounts, webhook_guard
 from relay.push.expiry import ExpiryWatch
-from relay.push.receipts import ReceiptService
 from relay.push.reload import Reloader
 from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker
@@ -59,59 +47,20 @@ from relay.realtime.protocol import WindowBody
 from relay.realtime.service import DeviceService
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
-from relay.store import meta, rollback
+from relay.store import meta
 from relay.store import queue as job_rows
-from relay.store.engine import Engine, SqliteEngine
 from relay.store.migrate import migrate
 from relay.store.outage import StoreWatch
-from relay.store.postgres import PostgresEngine
-from relay.store.postgres_session import Server
-from relay.store.room import MIB, Boundless, ReadSpace, Room, space_of
+from relay.store.room import ReadSpace, space_of
 from relay.store.sqlite_file import sqlite_version, wal_reset_affected
-from relay.store.vault import Vault, address_place, give_keys
 from relay.telemetry import Metrics
 from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import Pace, WebhookWorker, posting
 
 log = structlog.get_logger("relay.app")
 
-STORE_TRIES = 60  # one a second
-LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
-LAG_S = 0.5
 COMPARISONS_PER_H, ROUNDS_PER_H = 6, 56  # of a device's store with the inbox; beside them, those that prove an upgrade
 CLOCK_MS_MAX = 253_339_228_800_000  # the year 9998: what begins now must end before times have five digits of years
-
-
-def open_engine(
-    settings: Settings, clock: Clock, rng: Rng, metrics: Metrics, *, release: Callable[[], bool] = lambda: False
-) -> Engine:
-    """The engine of the configured store. Needs a running loop for PostgreSQL. Raises ConfigError, StoreDamaged."""
-    path = settings.sqlite_path()
-    if path is not None:
-        return SqliteEngine(
-            path,
-            clock,
-            readers=settings.store.readers,
-            watch=metrics,
-            unsafe_storage=settings.store.unsafe_storage,
-            release=release,
-        )
-    return PostgresEngine(
-        settings.store.url.reveal(),
-        clock,
-        rng,
-        workers=settings.store.workers,
-        watch=metrics,
-        unsafe_storage=settings.store.unsafe_storage,
-    )
-
-
-def open_ring(settings: Settings, rng: Rng, *, store_is_new: bool) -> KeyRing:
-    """The key ring; made only together with a new store. Raises ConfigError."""
-    path = settings.keys.file
-    if store_is_new and not path.exists() and "RELAY_KEYS" not in os.environ:
-        return KeyRing.create(path, rng)
-    return KeyRing.find(path, os.environ, rng)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +109,7 @@ class Relay:
         new_file = path is not None and not path.exists()
         if new_file and path is not None and not path.parent.is_dir():
             raise ConfigError([f"store.url: the folder {path.parent} does not exist."])
-        self.room = self._room(path)
+        self.room = room_of(settings, self._read_space)
         self.engine = open_engine(settings, clock, rng, self.metrics, release=self.room.release)
         if path is not None and wal_reset_affected():
             log.warning(
@@ -168,16 +117,18 @@ class Relay:
                 version=sqlite_version,
                 reason="harmless here, as only one connection writes",
             )
-        await self._reach_store()
+        await reach(self.engine, clock)
         self._boot_ms = clock.now_ms()  # the store's
         await self.engine.write(migrate)
         self.ring = open_ring(settings, rng, store_is_new=await self.engine.read(meta.is_new))
         await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
-        await self._check_history(path or settings.keys.file)
+        set_back = SetBack(self.engine, rng, path or settings.keys.file)
+        await set_back.look()
         policy = settings.policy()
         newest, cursor_keys = self.ring.cursor_keys()
-        self._secrets = await self._apps()
-        self._vault = await self._open_vault()
+        self.id_secrets = await self._apps()
+        self.tokens = AddressTokens(self.engine, self.ring, rng, clock)
+        await self.tokens.begin()
         self.bus = LocalBus()
         await self._load_parked()
         self.inbox = InboxService(
@@ -191,7 +142,7 @@ class Relay:
             room=self.room,
             page_entries=settings.page.entries,
             page_bytes=settings.page.bytes,
-            reseal=self._reseal_token,
+            reseal=self.tokens.reseal,
             fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
@@ -211,7 +162,7 @@ class Relay:
             accounts=self.accounts,
             clock=clock,
             policy_of=lambda _: policy,
-            seal_token=self._seal_token,
+            seal_token=self.tokens.seal,
             node_id=self.node_id,
             poll_client_s=settings.poll.client_s,
             window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
@@ -225,7 +176,7 @@ class Relay:
             self.accounts,
             lambda _: policy,
             node_id=self.node_id,
-            open_token=self._open_token,
+            open_token=self.tokens.unseal,
             told=self.metrics.pushed,
             boot_ms=self._boot_ms,
             drain_s=self._stages.finish_s,
@@ -245,7 +196,7 @@ class Relay:
             keep_ms=settings.retention.log_d * 86_400_000,
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
-        self.withdrawer = Withdrawer(self.engine, clock, self.accounts, lambda _: policy, open_token=self._open_token)
+        self.withdrawer = Withdrawer(self.engine, clock, self.accounts, lambda _: policy, open_token=self.tokens.unseal)
         self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
@@ -253,7 +204,7 @@ class Relay:
         self.webhook_worker = WebhookWorker(
             self.engine,
             posting(self._webhook_transport),
-            self._vault,
+            self.tokens.vault,
             clock=clock,
             rng=rng,
             owner=self.node_id,
@@ -266,7 +217,7 @@ class Relay:
         )
         self.webhooks = WebhookService(
             self.engine,
-            self._vault,
+            self.tokens.vault,
             self._webhook_transport.check,
             rng=rng,
             nudge=self.webhook_worker.nudge,
@@ -283,26 +234,28 @@ class Relay:
             signed=self._signed_tokens(),
         )
         self.issuer = Issuer(self.engine, self.ring, rng)
-        self.watch = CredentialWatch(self.engine, clock, rng, auth=self.auth, hub=self.hub, also=self._follow_vault)
+        self.watch = CredentialWatch(self.engine, clock, rng, auth=self.auth, hub=self.hub, also=self.tokens.follow)
         self.auth.revoked = self.watch.sweep
         self.chores = Chores(
             engine=self.engine,
             inbox=self.inbox,
             clock=clock,
             node_id=self.node_id,
-            witness=self._witness,
+            witness=set_back.witness,
             dormant_ms=policy.dormant_ms,
             gone_ms=policy.gone_ms,
             prune_events=self.webhooks.tidy,
             prune_logs=self.logs.prune,
-            was_set_back=self._was_set_back,
+            was_set_back=set_back.check,
             look_at_credentials=ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts).look,
             imbalanced=self.metrics.imbalanced,
         )
         self.readiness = Readiness(self.engine, clock, full=lambda: self.room.full)
         self.store_watch = StoreWatch(self.engine, clock, away=self._store_away, back=self._store_back)
         self.gate = Gate()
-        self.web = self._web(policy)
+        departure = Departure(stages=self._stages, hub=self.hub, gate=self.gate, readiness=self.readiness, clock=clock)
+        self._leave = departure.leave
+        self.web = web_application(self, lambda _: policy)
         return await self._first_start()
 
     def _signed_tokens(self) -> SignedTokens | None:
@@ -317,36 +270,6 @@ class Relay:
             fetch = key_set.from_file(Path(given.keys))
         keys = key_set.KeySet(fetch, self.clock)
         return SignedTokens(app_id=DEFAULT_APP, issuer=given.issuer, audience=given.audience, keys=keys)
-
-    async def _reach_store(self) -> None:
-        """A PostgreSQL that starts beside us may take a while. Raises ConfigError, Unavailable."""
-        left = STORE_TRIES
-        while isinstance(self.engine, PostgresEngine):
-            try:
-                await self.engine.begin()
-                break
-            except Unavailable as problem:
-                left -= 1
-                if not left:
-                    raise
-                log.warning("store.awaited", code=problem.code)
-                await self.clock.sleep(1)
-
-    async def _check_history(self, path: Path) -> None:
-        """A store that was set back must not be trusted with its numbers any more (protocol §4)."""
-        self._witness = meta.WitnessFile.beside(path)
-        seen = self._witness.read()
-        if await self.engine.write(lambda conn, now_ms: self._was_set_back(conn, now_ms, seen)):
-            log.warning("store.rolled_back")
-        if isinstance(self.engine, PostgresEngine):
-            await self.engine.watch_server(self._met_server)
-
-    def _was_set_back(self, conn: Any, now_ms: int, seen: meta.Witness | None) -> bool:
-        return rollback.check_witness(conn, now_ms, self.rng, seen)
-
-    def _met_server(self, conn: Any, now_ms: int, server: Server) -> None:
-        if rollback.check_server(conn, now_ms, self.rng, mark=server.mark, durability=server.durability):
-            log.warning("store.rolled_back")
 
     async def _apps(self) -> dict[str, bytes]:
         secret = self.rng.randbytes(32)
@@ -370,135 +293,6 @@ class Relay:
         if await self.engine.read(lambda conn, now_ms: app_rows.has_api_key(conn, now_ms, DEFAULT_APP)):
             return FirstStart(api_key=None)
         return FirstStart(api_key=await self.issuer.api_key(DEFAULT_APP, name="first", scopes=SCOPES))
-
-    async def _open_vault(self) -> Vault:
-        await self.engine.write(lambda conn, now_ms: give_keys(conn, now_ms, self.ring, self.rng))
-        vault = Vault(self.ring, self.rng)
-        vault.learn(await self.engine.read(vault.news), self.clock.now_ms())
-        return vault
-
-    async def _follow_vault(self) -> None:
-        self._vault.learn(await self.engine.read(self._vault.news), self.clock.now_ms())
-
-    def _seal_token(self, device: DeviceKey, account: str, token: str) -> tuple[bytes, bytes]:
-        sealed = self._vault.seal(token.encode(), address_place(device, account))
-        return sealed, self.ring.token_hash(device.app_id, account, token)
-
-    def _reseal_token(self, old: DeviceKey, new: DeviceKey, account: str, sealed: bytes) -> bytes:
-        token = self._vault.open(sealed, address_place(old, account))
-        return self._vault.seal(token, address_place(new, account))
-
-    def _open_token(self, place: tuple[str, ...], sealed: bytes) -> str:
-        return self._vault.open(sealed, place).decode()
-
-    def _web(self, policy: Policy) -> web.Application:
-        sends = Sends(
-            clock=self.clock,
-            rng=self.rng,
-            policy_of=lambda _: policy,
-            id_secret=lambda app_id: self._secrets[app_id],
-            check_push=self._check_push,
-        )
-        own = self.settings.limits
-        routes = table.routes(send_bytes_max=own.body_bytes, batch_bytes_max=own.batch_bytes)
-        document, page = documents(routes)
-        door = Door(
-            hub=self.hub,
-            origins=tuple(self.settings.server.allowed_origins),
-            connections_max=self.settings.limits.sockets_per_node,
-        )
-        return application(
-            backend=BackendApi(
-                inbox=self.inbox,
-                presence=self.presence,
-                devices=self.devices,
-                sends=sends,
-                issuer=self.issuer,
-                revoked=self.watch.sweep,
-                clock=self.clock,
-            ),
-            device=DeviceApi(
-                inbox=self.inbox,
-                devices=self.devices,
-                hub=self.hub,
-                auth=self.auth,
-                issuer=self.issuer,
-                clock=self.clock,
-                door=door,
-                sends=DeviceSends(
-                    inbox=self.inbox,
-                    sends=sends,
-                    policy_of=lambda _: policy,
-                    rate=limits.RateLimiter(rate_per_s=own.device_sends_per_s, burst=own.device_sends_burst),
-                    clock=self.clock,
-                ),
-                wait_max_s=self.settings.poll.wait_max_s,
-            ),
-            preferences=PreferencesApi(inbox=self.inbox),
-            groups=GroupApi(inbox=self.inbox),
-            history=HistoryApi(inbox=self.inbox, files=self.logs),
-            stream=StreamApi(inbox=self.inbox, devices=self.devices, hub=self.hub, auth=self.auth, door=door),
-            webhooks=WebhookApi(webhooks=self.webhooks),
-            push=PushApi(
-                desk=PushDesk(engine=self.engine, clock=self.clock, accounts=self.accounts, policy_of=lambda _: policy)
-            ),
-            receipts=ReceiptApi(
-                receipts=ReceiptService(
-                    engine=self.engine,
-                    clock=self.clock,
-                    accounts=self.accounts,
-                    policy_of=lambda _: policy,
-                    hash_token=self.ring.token_hash,
-                    facts_told=lambda: self.webhook_worker.nudge(),
-                )
-            ),
-            system=SystemApi(
-                engine=self.engine,
-                readiness=self.readiness,
-                metrics=self.metrics,
-                auth=self.auth,
-                gauges=self._gauges,
-                document=document,
-                page=page,
-            ),
-            auth=self.auth,
-            gate=self.gate,
-            rng=self.rng,
-            metrics=self.metrics,
-            routes=routes,
-            handlers_max=self.settings.server.handlers_max,
-            trusted_proxies=self.settings.server.trusted_proxies,
-            https_only=self.settings.server.https_only,
-            origins=frozenset(self.settings.server.allowed_origins),
-        )
-
-    def _check_push(self, app_id: str, field: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
-        """Mistakes in a send's overrides, by the providers they are for."""
-        providers = {one.provider.name: type(one.provider) for one in self.accounts.of(app_id).values()}
-        errors = []
-        for name, own in overrides.items():
-            pointer = f"/{field}/overrides/{name}"
-            if name not in providers:
-                errors.append(FieldError(pointer, "unknown", "no account of this provider is configured"))
-            else:
-                errors += [FieldError(pointer, "invalid", text) for text in providers[name].check_overrides(own)]
-        return errors
-
-    def _gauges(self) -> None:
-        self.metrics.gauges(
-            sockets=len(self.hub),
-            leased=len(self.presence.book),
-            queue=self.engine.depth() if isinstance(self.engine, (SqliteEngine, PostgresEngine)) else 0,
-            circuits={one.name: one.circuit.open for one in self.accounts.all()},
-            parked={one.name: one.parked for one in self.accounts.all()},
-            rates={one.name: one.bucket.rate for one in self.accounts.all()},
-            expires_s={
-                one.name: ends_ms / 1000
-                for one in self.accounts.all()
-                if (ends_ms := one.credential_expires_ms) is not None
-            },
-            wal_reset=isinstance(self.engine, SqliteEngine) and wal_reset_affected(),
-        )
 
     # --- running ---
 
@@ -537,55 +331,17 @@ class Relay:
             ):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
-            group.create_task(self._watch_loop(stop), name="loop-lag")
+            group.create_task(watch_loop(self.clock, self.metrics, stop), name="loop-lag")
             scheduler.start()
             await self.chores.tick()
             try:
                 yield
             finally:
-                await self._drain(runner, site, no_more, workers)
+                await self._leave(runner, site, no_more, workers)
                 stop.set()
                 scheduler.shutdown(wait=False)
                 await runner.cleanup()
         await self.chores.tick()
-
-    async def _drain(
-        self,
-        runner: web.AppRunner,
-        site: web.TCPSite,
-        no_more: asyncio.Event,
-        workers: list["asyncio.Task[None]"],
-    ) -> None:
-        """Says that we go, takes nothing new, and lets end what is under way. Workers let go by themselves."""
-        stages = self._stages
-        log.info("relay.draining", sockets=len(self.hub))
-        self.readiness.draining = True
-        self.gate.leave()
-        await self.clock.sleep(stages.quiet_s)
-        assert runner.server is not None
-        await stop_listening(site, runner.server)
-        self.gate.shut()
-        no_more.set()
-        self.hub.drain(reconnect_s_max=stages.reconnect_s)
-        try:
-            async with asyncio.timeout(stages.finish_s):
-                await self.hub.restart(within_s=stages.close_s)
-                await self.clock.sleep(LAST_REQUESTS_S)
-                await self.gate.idle()
-        except TimeoutError:
-            log.warning("relay.cut_off", count=self.gate.busy)
-        await asyncio.wait(workers, timeout=stages.finish_s + stages.last_s / 4)  # until then, callers get an answer
-
-    def _room(self, path: Path | None) -> Room | Boundless:
-        store = self.settings.store
-        if path is None:
-            return Boundless()
-        return Room(
-            path,
-            read=self._read_space,
-            free_min_bytes=store.free_min_mib * MIB,
-            free_min_share=store.free_min_percent / 100,
-        )
 
     def _store_away(self) -> None:
         self.presence.store_away()
@@ -594,14 +350,6 @@ class Relay:
     def _store_back(self, outage_ms: int) -> None:
         self.presence.store_back(outage_ms)
         self.hub.store_back()
-
-    async def _watch_loop(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            before_ms = self.clock.monotonic_ms()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAG_S):
-                    await stop.wait()
-            self.metrics.lag(max(0.0, (self.clock.monotonic_ms() - before_ms) / 1000 - LAG_S))
 
     async def close(self) -> None:
         """Closes what `open` opened."""

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from relay.app import open_engine
+from relay.building.store import open_engine
 from relay.cli.exits import EX_CANTCREAT, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_TEMPFAIL
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import StoreClock, SystemClock, rfc3339

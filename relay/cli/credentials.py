@@ -17,13 +17,14 @@ from rich.table import Table
 
 from relay.api.issuing import OVERLAP_MS_MAX, Issuer
 from relay.api.principal import SCOPES
-from relay.app import DEFAULT_APP, open_engine
+from relay.building.store import open_engine
 from relay.cli.runtime import config_option, run, settings_from
 from relay.cli.vapid import vapid
 from relay.clock import Clock, SystemClock, rfc3339
 from relay.errors import Problem
 from relay.ids import Rng, system_rng
 from relay.keys import KeyRing
+from relay.push.building import DEFAULT_APP
 from relay.store import apps, vault
 from relay.store.engine import Engine, SqliteEngine
 from relay.store.migrate import migrate

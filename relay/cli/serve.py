@@ -12,7 +12,8 @@ import click
 import structlog
 
 from providers.endpoints import EndpointConfig
-from relay.app import Relay, open_engine
+from relay.app import Relay
+from relay.building.store import open_engine
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import SystemClock

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
+from typing import Any
 
 from providers.contract import Outcome, Provider, Scope, Verdict
 from providers.loading import OwnedTransport
+from relay.errors import FieldError
 from relay.inbox.rules import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
@@ -146,6 +148,18 @@ class Accounts:
 
     def views(self, app_id: str, monotonic_ms: int, now_ms: int) -> dict[str, AccountView]:
         return {name: account.view(monotonic_ms, now_ms) for name, account in self.of(app_id).items()}
+
+    def check_overrides(self, app_id: str, field: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
+        """Mistakes in a send's overrides, by the providers they are for. `field`: where in the body they are."""
+        providers = {one.provider.name: type(one.provider) for one in self.of(app_id).values()}
+        errors = []
+        for name, own in overrides.items():
+            pointer = f"/{field}/overrides/{name}"
+            if name not in providers:
+                errors.append(FieldError(pointer, "unknown", "no account of this provider is configured"))
+            else:
+                errors += [FieldError(pointer, "invalid", text) for text in providers[name].check_overrides(own)]
+        return errors
 
     def exchange(self, app_id: str, new: Mapping[str, Account], gone: Iterable[str]) -> list[Account]:
         """Takes these in place of those of the same names, and lets others go; gives what was replaced or went."""

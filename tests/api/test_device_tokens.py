@@ -16,12 +16,13 @@ import pytest
 from relay.api import family, watch
 from relay.api.auth import CACHE_MS, Authenticator
 from relay.api.issuing import Issuer
-from relay.app import DEFAULT_APP, Relay
+from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.errors import Unauthenticated
 from relay.ids import system_rng
 from relay.keys import KeyRing, _check, mint_device_token
+from relay.push.building import DEFAULT_APP
 from relay.store import apps, tokens
 from relay.store.engine import InlineEngine
 from relay.store.schema import metadata

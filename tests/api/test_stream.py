@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from running_relay import Answer, Face
 
-from relay.app import DEFAULT_APP
 from relay.model import DeviceKey
+from relay.push.building import DEFAULT_APP
 from relay.realtime.hub import Connection
 
 WITHIN_S = 10

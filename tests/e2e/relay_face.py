@@ -5,8 +5,9 @@ from typing import Any
 
 import aiohttp
 
-from relay.app import DEFAULT_APP, Relay
+from relay.app import Relay
 from relay.model import DeviceKey
+from relay.push.building import DEFAULT_APP
 
 
 @dataclass

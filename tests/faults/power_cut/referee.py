@@ -7,10 +7,11 @@ from typing import Any
 
 from sqlalchemy import text
 
-from relay.app import DEFAULT_APP, Relay
+from relay.app import Relay
 from relay.errors import ConfigError, Problem, StoreDamaged
 from relay.keys import SealBroken
 from relay.model import DeviceKey, UserKey
+from relay.push.building import DEFAULT_APP
 from relay.store import audit
 from relay.store.vault import address_place
 
@@ -113,7 +114,7 @@ def secrets(relay: Relay, rows: list[Any], ledger: Ledger) -> list[str]:
     for row in rows:
         device = DeviceKey(row.app_id, row.user_id, row.device_id)
         try:
-            token = relay._open_token(address_place(device, row.account), row.token_sealed)
+            token = relay.tokens.unseal(address_place(device, row.account), row.token_sealed)
         except SealBroken as error:
             found.append(f"the address of {device} does not open: {error}")
             continue

@@ -1,0 +1,42 @@
+"""Devices' push addresses at rest: sealed under keys that are in the store themselves, found again by their hashes."""
+
+from relay.clock import Clock
+from relay.ids import Rng
+from relay.keys import KeyRing
+from relay.model import DeviceKey
+from relay.store.engine import Engine
+from relay.store.vault import Vault, address_place, give_keys
+
+
+class AddressTokens:
+    """Seals and opens the tokens of addresses."""
+
+    def __init__(self, engine: Engine, ring: KeyRing, rng: Rng, clock: Clock) -> None:
+        self.vault = Vault(ring, rng)
+        self._engine = engine
+        self._ring = ring
+        self._rng = rng
+        self._clock = clock
+
+    async def begin(self) -> None:
+        """Gives keys to apps that have none, and learns all."""
+        await self._engine.write(lambda conn, now_ms: give_keys(conn, now_ms, self._ring, self._rng))
+        await self.follow()
+
+    async def follow(self) -> None:
+        """Learns the keys that other nodes have made meanwhile."""
+        self.vault.learn(await self._engine.read(self.vault.news), self._clock.now_ms())
+
+    def seal(self, device: DeviceKey, account: str, token: str) -> tuple[bytes, bytes]:
+        """The sealed token, and the hash by which it is found."""
+        sealed = self.vault.seal(token.encode(), address_place(device, account))
+        return sealed, self._ring.token_hash(device.app_id, account, token)
+
+    def reseal(self, old: DeviceKey, new: DeviceKey, account: str, sealed: bytes) -> bytes:
+        """The same token for a device that has a new name."""
+        token = self.vault.open(sealed, address_place(old, account))
+        return self.vault.seal(token, address_place(new, account))
+
+    def unseal(self, place: tuple[str, ...], sealed: bytes) -> str:
+        """The token. Raises what `Vault.open` raises."""
+        return self.vault.open(sealed, place).decode()

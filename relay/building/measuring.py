@@ -1,0 +1,54 @@
+"""How things stand in this process, for the metrics."""
+
+import asyncio
+import contextlib
+from typing import Protocol
+
+from relay.clock import Clock
+from relay.presence.service import PresenceService
+from relay.push.accounts import Accounts
+from relay.realtime.hub import Hub
+from relay.store.engine import Engine, SqliteEngine
+from relay.store.postgres import PostgresEngine
+from relay.store.sqlite_file import wal_reset_affected
+from relay.telemetry import Metrics
+
+LAG_S = 0.5
+
+
+class Measured(Protocol):
+    """What is looked at."""
+
+    metrics: Metrics
+    engine: Engine
+    presence: PresenceService
+    accounts: Accounts
+    hub: Hub
+
+
+def gauges(relay: Measured) -> None:
+    """Brings the gauges up to date."""
+    relay.metrics.gauges(
+        sockets=len(relay.hub),
+        leased=len(relay.presence.book),
+        queue=relay.engine.depth() if isinstance(relay.engine, (SqliteEngine, PostgresEngine)) else 0,
+        circuits={one.name: one.circuit.open for one in relay.accounts.all()},
+        parked={one.name: one.parked for one in relay.accounts.all()},
+        rates={one.name: one.bucket.rate for one in relay.accounts.all()},
+        expires_s={
+            one.name: ends_ms / 1000
+            for one in relay.accounts.all()
+            if (ends_ms := one.credential_expires_ms) is not None
+        },
+        wal_reset=isinstance(relay.engine, SqliteEngine) and wal_reset_affected(),
+    )
+
+
+async def watch_loop(clock: Clock, metrics: Metrics, stop: asyncio.Event) -> None:
+    """Measures how late this process comes to its work, until `stop`."""
+    while not stop.is_set():
+        before_ms = clock.monotonic_ms()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAG_S):
+                await stop.wait()
+        metrics.lag(max(0.0, (clock.monotonic_ms() - before_ms) / 1000 - LAG_S))

@@ -1,0 +1,153 @@
+"""The web application: every face of the relay over the services that answer it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from aiohttp import web
+
+from relay.api import limits, table
+from relay.api.auth import Authenticator
+from relay.api.backend import BackendApi, Sends
+from relay.api.device import DeviceApi
+from relay.api.device_sends import DeviceSends
+from relay.api.door import Door
+from relay.api.gate import Gate
+from relay.api.groups import GroupApi
+from relay.api.history import HistoryApi
+from relay.api.issuing import Issuer
+from relay.api.preferences import PreferencesApi
+from relay.api.push import PushApi
+from relay.api.receipts import ReceiptApi
+from relay.api.server import application
+from relay.api.stream import StreamApi
+from relay.api.system import Readiness, SystemApi, documents
+from relay.api.watch import CredentialWatch
+from relay.api.webhooks import WebhookApi
+from relay.building.measuring import gauges
+from relay.clock import Clock
+from relay.config import Settings
+from relay.ids import Rng
+from relay.inbox.service import InboxService
+from relay.keys import KeyRing
+from relay.message_logs import MessageLogs
+from relay.model import Policy
+from relay.presence.service import PresenceService
+from relay.push.accounts import Accounts
+from relay.push.desk import PushDesk
+from relay.push.receipts import ReceiptService
+from relay.realtime.hub import Hub
+from relay.realtime.service import DeviceService
+from relay.store.engine import Engine
+from relay.telemetry import Metrics
+from relay.webhooks.service import WebhookService
+from relay.webhooks.worker import WebhookWorker
+
+
+class Services(Protocol):
+    """What the faces need of a relay."""
+
+    settings: Settings
+    clock: Clock
+    rng: Rng
+    metrics: Metrics
+    engine: Engine
+    ring: KeyRing
+    id_secrets: dict[str, bytes]
+    inbox: InboxService
+    presence: PresenceService
+    devices: DeviceService
+    accounts: Accounts
+    hub: Hub
+    logs: MessageLogs
+    webhooks: WebhookService
+    webhook_worker: WebhookWorker
+    auth: Authenticator
+    issuer: Issuer
+    watch: CredentialWatch
+    readiness: Readiness
+    gate: Gate
+
+
+def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.Application:
+    """The application with all routes. Serves once its services run."""
+    settings = relay.settings
+    sends = Sends(
+        clock=relay.clock,
+        rng=relay.rng,
+        policy_of=policy_of,
+        id_secret=relay.id_secrets.__getitem__,
+        check_push=relay.accounts.check_overrides,
+    )
+    own = settings.limits
+    routes = table.routes(send_bytes_max=own.body_bytes, batch_bytes_max=own.batch_bytes)
+    document, page = documents(routes)
+    door = Door(
+        hub=relay.hub,
+        origins=tuple(settings.server.allowed_origins),
+        connections_max=settings.limits.sockets_per_node,
+    )
+    return application(
+        backend=BackendApi(
+            inbox=relay.inbox,
+            presence=relay.presence,
+            devices=relay.devices,
+            sends=sends,
+            issuer=relay.issuer,
+            revoked=relay.watch.sweep,
+            clock=relay.clock,
+        ),
+        device=DeviceApi(
+            inbox=relay.inbox,
+            devices=relay.devices,
+            hub=relay.hub,
+            auth=relay.auth,
+            issuer=relay.issuer,
+            clock=relay.clock,
+            door=door,
+            sends=DeviceSends(
+                inbox=relay.inbox,
+                sends=sends,
+                policy_of=policy_of,
+                rate=limits.RateLimiter(rate_per_s=own.device_sends_per_s, burst=own.device_sends_burst),
+                clock=relay.clock,
+            ),
+            wait_max_s=settings.poll.wait_max_s,
+        ),
+        preferences=PreferencesApi(inbox=relay.inbox),
+        groups=GroupApi(inbox=relay.inbox),
+        history=HistoryApi(inbox=relay.inbox, files=relay.logs),
+        stream=StreamApi(inbox=relay.inbox, devices=relay.devices, hub=relay.hub, auth=relay.auth, door=door),
+        webhooks=WebhookApi(webhooks=relay.webhooks),
+        push=PushApi(
+            desk=PushDesk(engine=relay.engine, clock=relay.clock, accounts=relay.accounts, policy_of=policy_of)
+        ),
+        receipts=ReceiptApi(
+            receipts=ReceiptService(
+                engine=relay.engine,
+                clock=relay.clock,
+                accounts=relay.accounts,
+                policy_of=policy_of,
+                hash_token=relay.ring.token_hash,
+                facts_told=lambda: relay.webhook_worker.nudge(),
+            )
+        ),
+        system=SystemApi(
+            engine=relay.engine,
+            readiness=relay.readiness,
+            metrics=relay.metrics,
+            auth=relay.auth,
+            gauges=partial(gauges, relay),
+            document=document,
+            page=page,
+        ),
+        auth=relay.auth,
+        gate=relay.gate,
+        rng=relay.rng,
+        metrics=relay.metrics,
+        routes=routes,
+        handlers_max=settings.server.handlers_max,
+        trusted_proxies=settings.server.trusted_proxies,
+        https_only=settings.server.https_only,
+        origins=frozenset(settings.server.allowed_origins),
+    )
