@@ -196,8 +196,8 @@ inbox_entry = _table(
 Index(
     "inbox_entry_by_message",
     inbox_entry.c.app_id,
+    inbox_entry.c.message_id,  # before the user: ids begin with the time, so a busy batch writes few pages of it
     inbox_entry.c.user_id,
-    inbox_entry.c.message_id,
     inbox_entry.c.kind,
 )
 Index(

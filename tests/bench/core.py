@@ -31,6 +31,7 @@ from tests.bench.report import Figure
 
 APP = "default"
 GROUP = 512
+A_MILLISECOND = 10  # messages accepted in one: ids rise with the time
 BODY = '{"text":"' + "x" * 180 + '"}'
 
 
@@ -66,7 +67,7 @@ def sends(count: int, users: int, rng: random.Random, *, now_ms: int) -> list[Se
     return [
         Send(
             app_id=APP,
-            message_id=message_id(now_ms, rng.getrandbits(74)),
+            message_id=message_id(now_ms + n // A_MILLISECOND, rng.getrandbits(74)),
             id_from_key=False,
             key=f"b\x1fk{rng.getrandbits(64):x}",
             body_hash=rng.randbytes(32),
@@ -78,7 +79,7 @@ def sends(count: int, users: int, rng: random.Random, *, now_ms: int) -> list[Se
             push='{"title":"Ann","body":"hello"}',
             ttl_s=604_800,
         )
-        for _ in range(count)
+        for n in range(count)
     ]
 
 

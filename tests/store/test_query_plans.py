@@ -78,7 +78,7 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
     ("statement", "index"),
     [
         (lambda c: inbox._expiring, "inbox_entry_expiring (expires_ms<?)"),
-        (lambda c: inbox._by_message(c), "inbox_entry_by_message (app_id=? AND user_id=? AND message_id=?)"),
+        (lambda c: inbox._by_message(c), "inbox_entry_by_message (app_id=? AND message_id=? AND user_id=?)"),
         (lambda c: inbox._by_collapse, "inbox_entry_by_collapse (app_id=? AND user_id=? AND collapse_key=?)"),
         (lambda c: devices._owners, "address_by_token (app_id=? AND account=? AND token_hash=?)"),
         (lambda c: queue._due_users, "push_job_due"),

@@ -392,7 +392,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("collapse_key IS NOT NULL AND state = 'live'"),
         postgresql_where=sa.text("collapse_key IS NOT NULL AND state = 'live'"),
     )
-    op.create_index("inbox_entry_by_message", "inbox_entry", ["app_id", "user_id", "message_id", "kind"], unique=False)
+    op.create_index("inbox_entry_by_message", "inbox_entry", ["app_id", "message_id", "user_id", "kind"], unique=False)
     op.create_index(
         "inbox_entry_expiring",
         "inbox_entry",
