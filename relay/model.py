@@ -260,6 +260,7 @@ class PushJob(Struct, frozen=True):
     claim: str | None
     claim_token: int
     claim_until_ms: int | None
+    lost: int = 0  # attempts in a row that a process did not outlive
 
     @property
     def key(self) -> DeviceKey:
@@ -273,8 +274,8 @@ class Policy:
     create_users: bool = False
     require_idempotency_key: bool = False
     sender_copies: bool = True
-    trust_presence: bool = False
     device_sends: bool = False
+    trust_presence: bool = False
     start: str = "retained"  # retained, now, days:n
     notify: NotifyPolicy = NotifyPolicy.UNTIL_READ
     ttl_s: int = 7 * 86_400
@@ -292,6 +293,8 @@ class Policy:
     separate_max: int = 3
     claim_ms: int = 30_000
     replay_window_ms: int = 7 * 86_400_000
+    shared_tail: int = 200  # numbers of a shared timeline that a device catches up with by itself
+    shared_retention_ms: int = 7 * 86_400_000
     upgrade_pin_ms: int = 7 * 86_400_000
     upgrade_verify_ms: int = 86_400_000
     dormant_ms: int = 30 * 86_400_000

@@ -55,13 +55,15 @@ def parse(body: bytes, *, limits: Limits = LIMITS) -> Any:
     if opens > limits.depth or opens + body.count(b",") >= limits.nodes:
         _look_closely(body, limits)
     text = text.strip(_SPACE)
+    if not text:
+        raise Malformed("The body is empty; JSON is due here.")
     try:
         value, end = (_read if limits is LIMITS else _reader(limits))(text)
     except _Found as found:
         raise Malformed(found.detail, code=found.code) from None
     except json.JSONDecodeError as error:
         raise Malformed(
-            f"The body is not JSON: {error.msg[:40]} near line {error.lineno}, column {error.colno}."
+            f"The body is not JSON: {error.msg[:80]} near line {error.lineno}, column {error.colno}."
         ) from None
     if end != len(text):
         raise Malformed("The body holds more than one JSON value.")

@@ -13,7 +13,14 @@ from relay.errors import Unavailable
 
 # What is told to the end: that a message has arrived, or is not to be sent after all; and how the relay does.
 ALWAYS: Final = frozenset(
-    {("POST", "/v1/device/ack"), ("GET", "/healthz"), ("GET", "/readyz"), ("HEAD", "/readyz"), ("GET", "/metrics")}
+    {
+        ("POST", "/v1/device/ack"),
+        ("GET", "/healthz"),
+        ("HEAD", "/healthz"),
+        ("GET", "/readyz"),
+        ("HEAD", "/readyz"),
+        ("GET", "/metrics"),
+    }
 )
 CANCEL: Final = ("DELETE", "/v1/messages/")
 

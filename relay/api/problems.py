@@ -22,6 +22,7 @@ log = structlog.get_logger("relay.api")
 
 ERRORS_MAX: Final = 20
 DETAIL_MAX: Final = 300
+KNOWN_MAX: Final = 12  # names of fields that an answer lists
 INPUT_MAX: Final = 64  # characters of the caller's own that an answer repeats
 RETRY_AFTER_S: Final = 1.0
 CLOSES: Final = frozenset({408, 413})  # the rest of the body is not wanted, so the connection can't go on
@@ -88,7 +89,7 @@ def response(problem: Problem, request_id: str, rng: Rng) -> web.Response:
 # What aiohttp itself refuses, in our words.
 FRAMEWORK: dict[int, tuple[str, str]] = {
     400: ("malformed_http", "The request could not be read."),
-    404: ("not_found", "There is nothing at this path."),
+    404: ("not_found", "There is nothing at this path; /docs has those there are."),
     405: ("method_not_allowed", "This path does not take that method; `Allow` has those it takes."),
     413: ("body_too_large", "The body is too large."),
     417: ("malformed_http", "That expectation can't be met."),
@@ -167,7 +168,7 @@ def from_pydantic(
     found = error.errors(include_url=False, include_input=False, include_context=True)
     errors = tuple(_field_error(one, model, prefix, value) for one in found[:ERRORS_MAX])
     unknown = next((one for one in found if one["type"] == "extra_forbidden"), None)
-    text = "1 field is not valid" if len(found) == 1 else f"{len(found)} fields are not valid"
+    text = "1 field is not valid" if len(found) == 1 else f"{len(found)} fields are not valid, see `errors`"
     worst = errors[0] if unknown is None else _field_error(unknown, model, prefix, value)
     stop = "" if worst.detail.endswith((".", "?")) else "."
     detail = f"{text}: {worst.pointer or 'the body'} {worst.detail}{stop}"[:DETAIL_MAX]
@@ -242,6 +243,8 @@ _MISTAKES: Final[dict[str, tuple[str, str]]] = {
 def _mistake(one: ErrorDetails) -> tuple[str, str]:
     """Our short code, and how to mend it."""
     kind, message = one["type"], one["msg"]
+    if kind in {"too_short", "string_too_short"} and one["ctx"]["min_length"] == 1:
+        return "too_short", "must not be empty"
     if kind in _MISTAKES:
         code, form = _MISTAKES[kind]
         return code, form.format_map(one.get("ctx", {}))
@@ -256,7 +259,9 @@ def _did_you_mean(loc: tuple[int | str, ...], model: type[BaseModel] | None) -> 
     inner = _model_at(model, loc[:-1])
     known = [] if inner is None else [field.alias or name for name, field in inner.model_fields.items()]
     close = get_close_matches(str(loc[-1])[:INPUT_MAX], known, n=1)
-    return f"is not known here; did you mean {close[0]!r}?" if close else "is not known here"
+    if close:
+        return f"is not known here; did you mean {close[0]!r}?"
+    return f"is not known here; there are: {', '.join(known)}" if 0 < len(known) <= KNOWN_MAX else "is not known here"
 
 
 def _model_at(model: type[BaseModel] | None, loc: Sequence[int | str]) -> type[BaseModel] | None:

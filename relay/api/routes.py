@@ -159,6 +159,7 @@ def _raw(route: Route, handler: Raw, auth: Authenticator) -> Raw:
 def _served(route: Route, handler: Handler, auth: Authenticator) -> Raw:
     names = re.findall(r"\{(\w+)\}", route.path)
     path, query, model = route.path, route.query, route.request
+    made = route.method == "PUT"
 
     async def serve(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = path
@@ -166,7 +167,7 @@ def _served(route: Route, handler: Handler, auth: Authenticator) -> Raw:
         principal = await auth.authenticate(request)
         auth.check_rate(request, principal)
         _allow(route.access, principal)
-        call = Call(request=request, principal=principal, path=_path(request, names) if names else {})
+        call = Call(request=request, principal=principal, path=_path(request, names, made=made) if names else {})
         if query is not None or request.query_string:
             call.query = _query(query, request)
         if model is not None:
@@ -188,13 +189,16 @@ def _allow(access: str, principal: Principal) -> None:
         raise Forbidden(f"This key lacks the scope {access}.")
 
 
-def _path(request: web.Request, names: Sequence[str]) -> dict[str, str]:
+def _path(request: web.Request, names: Sequence[str], *, made: bool) -> dict[str, str]:
+    """The ids in the path. What no id can be is not there; where it would be `made`, the caller is told why not."""
     found = {}
     for name in names:
         try:
             # aiohttp has decoded it, once; a second time would make "100%2541" another's id.
             found[name] = _path_id.validate_python(request.match_info[name])
-        except ValidationError:
+        except ValidationError as error:
+            if made:
+                raise from_pydantic(error, prefix=f"{{{name}}}") from None
             raise Missing(f"There is no such {name}.") from None
     return found
 

@@ -15,6 +15,7 @@ from relay.cli.runtime import run
 
 CALL_S = 30.0
 EX_REFUSED = 1
+WHY = ["refused", "quarantined", "no_address", "account_parked"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -77,7 +78,7 @@ def unpark(url: str, key: str, account: str) -> None:
 
 @push.command("dead")
 @_reached
-@click.option("--why", type=click.Choice(["refused", "no_address", "account_parked"]), help="Only these.")
+@click.option("--why", type=click.Choice(WHY), help="Only these.")
 def dead(url: str, key: str, why: str | None) -> None:
     """List devices that are not told of what they lack. The messages themselves wait for the device's next sync."""
 
@@ -103,7 +104,7 @@ def dead(url: str, key: str, why: str | None) -> None:
 @_reached
 @click.option("--user", help="With --device: this one only.")
 @click.option("--device")
-@click.option("--why", type=click.Choice(["refused", "no_address", "account_parked"]), help="Only these. Default: all.")
+@click.option("--why", type=click.Choice(WHY), help="Only these. Default: all.")
 def requeue(url: str, key: str, user: str | None, device: str | None, why: str | None) -> None:
     """Try dead pushes again. What still has no address, or a parked account, comes to rest again."""
     body = {name: value for name, value in (("user", user), ("device", device), ("why", why)) if value is not None}

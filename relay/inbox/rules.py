@@ -236,6 +236,7 @@ class Rest(StrEnum):
     MUTED = "muted"
     NO_ADDRESS = "no_address"
     ACCOUNT_PARKED = "account_parked"
+    QUARANTINED = "quarantined"  # it cannot be planned; an operator must look
     GONE = "gone"
 
 

@@ -35,10 +35,14 @@ AFTER: dict[Verdict, Then] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer."""
+    """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer.
+
+    `broke`: there is no answer, as the adapter raised; its outcome stands for that.
+    """
 
     outcome: Outcome | None
     cut_off: bool = False
+    broke: bool = False
 
     @property
     def word(self) -> str:

@@ -36,12 +36,14 @@ from relay.push.planner import (
     spared,
 )
 from relay.push.rules import Result, Then, after
+from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
+from relay.store.sql import StoreError
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
 
@@ -56,14 +58,26 @@ class Attempt:
     token: int  # the claim's
     knock: bool
     tries: int  # failed ones before this
+    lost: int  # ones in a row before this that a process did not outlive
     started_ms: int
     send: Send
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """A push that is tried no more until an operator says so. `error`: its planning raised this."""
+
+    device: DeviceKey
+    account: str | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
     attempts: tuple[Attempt, ...]
     looked: int  # users looked at: as many as asked for means there may be more
+    suspected: int  # jobs that the claim of an ended process gave free: to be taken with care, in the next round
+    quarantined: tuple[Quarantined, ...]
     parked: Mapping[tuple[str, str], str | None]  # who was parked, by the store's word
 
 
@@ -76,17 +90,25 @@ def plan_due(
     owner: str,
     limit: int,
     boot_ms: int,
+    suspects: Sequence[int] = (),
 ) -> Planned:
-    """Takes due jobs of up to `limit` users whose locks are free, and decides each."""
+    """Takes due jobs of up to `limit` users whose locks are free, and decides each.
+
+    `suspects`: how often each of those was lost that this worker has in flight.
+    """
     due = job_rows.due_users(conn, now_ms, limit=limit)
-    free = job_rows.lock_free_inboxes(conn, due)
+    suspected = job_rows.due_users(conn, now_ms, limit=max(0, TOGETHER_MAX - len(suspects)), suspects=True)
+    free = job_rows.lock_free_inboxes(conn, dict.fromkeys([*due, *suspected]))
     inboxes = inbox_rows.lock_inboxes(conn, free)
     users = with_rows(conn, now_ms, inboxes, policy_of)
     addresses = device_rows.addresses_of(conn, list(users))
     parked = job_rows.parked_accounts(conn, hold=True)
     apps = {app_id: _by_the_store(conn, app_id, accounts_of(app_id), parked) for app_id in {k.app_id for k in users}}
     attempts: list[Attempt] = []
-    rows = []
+    rows: list[tuple[DeviceKey, Mapping[str, object]]] = []
+    lost: list[tuple[DeviceKey, int, int]] = []
+    beside = list(suspects)
+    quarantined: list[Quarantined] = []
     calls: Counter[quota.Day] = Counter()
     for key, locked in users.items():
         views = apps[key.app_id]
@@ -94,7 +116,22 @@ def plan_due(
             job = locked.jobs.get(device.device_id)
             if job is None or not _claimable(job, now_ms):
                 continue
-            found = _plan_one(locked, device, job, addresses.get(device.key, []), views, boot_ms)
+            if was_lost(job, owner):
+                lost.append((device.key, job.claim_token, job.lost + 1))
+                continue
+            if job.lost >= LOST_MAX:
+                quarantined.append(_quarantine(locked, device, job))
+                lost.append((device.key, job.claim_token, 0))
+                continue
+            if job.lost and not may_join(job.lost, beside):
+                continue
+            try:
+                found = _plan_one(locked, device, job, addresses.get(device.key, []), views, boot_ms)
+            except StoreError:
+                raise
+            except Exception as error:  # noqa: BLE001 - what is stored for one device must not hold up the others
+                quarantined.append(Quarantined(device=device.key, error=error))
+                found = Stop(reason=rules.Rest.QUARANTINED)
             if isinstance(found, Send):
                 name = found.address.account
                 limited = views[name].quota
@@ -102,6 +139,7 @@ def plan_due(
                     calls[key.app_id, name, limited.day] += len(found.notes)
                 views[name] = views[name].used(len(found.notes))
                 attempts.append(_attempt(locked, device, job, found))
+                beside += [job.lost] if job.lost else []
             else:
                 rows.append((device.key, _rested(job, found)))
     quota.count(conn, calls)
@@ -111,7 +149,15 @@ def plan_due(
         [(one.device, owner, one.token, now_ms + policy_of(one.device.app_id).claim_ms) for one in attempts],
     )
     job_rows.start_attempts(conn, [_attempt_row(one) for one in attempts])
-    return Planned(attempts=tuple(attempts), looked=len(due), parked=parked)
+    job_rows.release_claims(conn, lost)
+    flush(conn, now_ms, [users[one.device.user] for one in quarantined if one.error is None])
+    return Planned(
+        attempts=tuple(attempts),
+        looked=len(due),
+        suspected=len(lost),
+        quarantined=tuple(quarantined),
+        parked=parked,
+    )
 
 
 def _by_the_store(
@@ -128,6 +174,29 @@ def _by_the_store(
         known = dataclasses.replace(view, parked=(app_id, name) in parked)
         seen[name] = known.counted(sent[days[name]]) if name in days else known
     return seen
+
+
+def _quarantine(locked: Locked, device: Device, job: PushJob) -> Quarantined:
+    """What was tried last counts as told, so that what came after it can be; it stays in the list of dead pushes."""
+    last = job_rows.attempt(locked.conn, device.key, job.claim_token)
+    if last is not None:
+        locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(last.upto_seq, locked.head_seq))))
+        dead.put(
+            locked.conn,
+            device.key,
+            {
+                "dead_ms": locked.now_ms,
+                "account": last.account,
+                "verdict": dead.POISON,
+                "vendor_code": None,
+                "from_seq": last.from_seq,
+                "upto_seq": last.upto_seq,
+            },
+        )
+        tell_device(locked, device, "device.unreachable", reason=dead.QUARANTINED)
+    told_ms = locked.now_ms if job.told_ms is None else job.told_ms
+    locked.put_job(replace(job, told_ms=told_ms, tries=0, retry_ms=None, lost=0))
+    return Quarantined(device=device.key, account=None if last is None else last.account)
 
 
 def _claimable(job: PushJob, now_ms: int) -> bool:
@@ -147,6 +216,9 @@ def _plan_one(
     told: list[Item] = []
     if not untold and device.pushed_seq > device.acked_seq:
         told, _ = _items(locked, device, after=device.acked_seq, upto=device.pushed_seq)
+    if job.lost >= BARE_FROM:
+        last = job_rows.attempt(locked.conn, device.key, job.claim_token)
+        job = replace(job, bare_seq=max(job.bare_seq, 0 if last is None else last.upto_seq))
     found = plan(
         Situation(
             now_ms=locked.now_ms,
@@ -236,6 +308,7 @@ def _attempt(locked: Locked, device: Device, job: PushJob, send: Send) -> Attemp
         token=job.claim_token + 1,
         knock=send.form == Form.KNOCK,
         tries=job.tries,
+        lost=job.lost,
         started_ms=locked.now_ms,
         send=send,
     )
@@ -363,7 +436,7 @@ def settle(
         if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:
             answers.append(None)
             continue
-        freed.append((one.attempt.device, one.attempt.token))
+        freed.append((one.attempt.device, one.attempt.token, _lost(job, one.result)))
         answers.append(_settle_one(locked, job, one, addresses.get(one.attempt.device, [])))
     quota.exhaust(
         conn,
@@ -377,6 +450,13 @@ def settle(
     job_rows.release_claims(conn, freed)
     flush(conn, now_ms, users.values())
     return answers
+
+
+def _lost(job: PushJob, result: Result) -> int:
+    """How long the job's attempts have come to no end in a row: whatever end this one came to clears it."""
+    if result.broke:
+        return job.lost + 1
+    return job.lost if result.cut_off else 0
 
 
 def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequence[Address]) -> Then:

@@ -1,7 +1,8 @@
-"""Notifications that were shown here and read elsewhere are taken away again: best effort, at most once (protocol 7.4).
+"""Notifications that nobody needs any more are taken off the screens: best effort, at most once (protocol 7.4).
 
-A silent push names them (`relay.withdraw`), and the app removes them. What waits for that is in memory alone: a restart, a
-full account or a busy node loses nothing but tidiness.
+By their names, where the vendor can do that; else a silent push names their messages (`relay.withdraw`, with the badge),
+and the app removes them. What waits for that is in memory alone: a restart, a full account or a busy node loses nothing but
+tidiness. What was done is told of beside the attempt that had shown them.
 """
 
 import asyncio
@@ -28,11 +29,10 @@ from relay.store.vault import address_place
 
 log = structlog.get_logger("relay.push")
 
-SETTLES_S = 1.0  # several read marks in a row are one round
+SETTLES_S = 5.0  # several read marks in a row are one round
 USERS_MAX = 1_000  # waiting; further ones are left alone
 ROUND_USERS = 64
-IDS_MAX = 20  # named in one push
-REMEMBERED = 10_000  # (device, message) pairs, so that each is withdrawn once
+REMEMBERED = 10_000  # pairs of device and push, so that each is withdrawn once; and devices lately woken
 CALL_S = 20.0
 TTL_S = 3_600
 
@@ -40,46 +40,19 @@ OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token;
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moot:
-    """What a device may still show although its user has read it elsewhere."""
+class Done:
+    """What became of a withdrawal, to be told beside the attempt of this claim."""
 
     device: DeviceKey
-    address: Address
-    ids: tuple[str, ...]
-    woken_ms: int | None
-
-
-def find_moot(
-    conn: Conn, now_ms: int, users: Collection[UserKey], policy_of: PolicyOf, able: Callable[[str, str], bool]
-) -> list[Moot]:
-    """Devices that were told of what is read by now, and lack the word. `able`: (app, account) that can withdraw."""
-    inboxes = {key: one for key in users if (one := inbox_rows.inbox_of(conn, key)) is not None}
-    addresses = device_rows.addresses_of(conn, list(inboxes))
-    found = []
-    for key, user in with_rows(conn, now_ms, inboxes, policy_of).items():
-        for device in user.devices.values():
-            address = next(
-                (a for a in addresses.get(device.key, []) if a.state == "active" and able(key.app_id, a.account)), None
-            )
-            if address is None or device.online or device.pushed_seq <= device.acked_seq:
-                continue
-            told = inbox_rows.notifiable_between(
-                conn, key, now_ms, after=device.acked_seq, upto=device.pushed_seq, limit=IDS_MAX
-            )
-            acks = user.acks_of(device.device_id)
-            ids = tuple(
-                entry.message_id
-                for entry in told
-                if not acks.has(entry.seq) and user.read_markers.get(entry.conversation_id or "", 0) >= entry.seq
-            )
-            if ids:
-                woken_ms = job_rows.last_wake_ms(conn, device.key, address.account)
-                found.append(Moot(device=device.key, address=address, ids=ids, woken_ms=woken_ms))
-    return found
+    claim_token: int
+    push_id: str
+    outcome: Outcome
 
 
 class Withdrawer:
     """One node's tidying up."""
+
+    settles_s = SETTLES_S
 
     def __init__(
         self, engine: Engine, clock: Clock, accounts: Accounts, policy_of: PolicyOf, *, open_token: OpenToken
@@ -91,13 +64,15 @@ class Withdrawer:
         self._open_token = open_token
         self._waiting: dict[UserKey, None] = {}
         self._woken = asyncio.Event()
-        self._done: OrderedDict[tuple[DeviceKey, str], None] = OrderedDict()
+        self._done: OrderedDict[tuple[DeviceKey, str], int] = OrderedDict()  # the attempt that had shown it
+        self._silent_ms: OrderedDict[DeviceKey, int] = OrderedDict()
 
-    def read(self, user: UserKey) -> None:
-        """The user has read something on one of the devices."""
-        if self._accounts.of(user.app_id) and len(self._waiting) < USERS_MAX:
-            self._waiting[user] = None
-            self._woken.set()
+    def look(self, users: Iterable[UserKey]) -> None:
+        """Something that devices of theirs were told of may be moot."""
+        for user in users:
+            if len(self._waiting) < USERS_MAX and self._accounts.of(user.app_id):
+                self._waiting[user] = None
+                self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until asked to stop."""
@@ -108,7 +83,7 @@ class Withdrawer:
                 await asyncio.wait([ends, woken], return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
                 if not stop.is_set():
-                    await asyncio.wait([ends], timeout=SETTLES_S)
+                    await asyncio.wait([ends], timeout=self.settles_s)
                     await self._round()
         finally:
             ends.cancel()
@@ -121,61 +96,132 @@ class Withdrawer:
             self._woken.clear()
         try:
             found = await self._engine.read(
-                lambda conn, now_ms: find_moot(conn, now_ms, users, self._policy_of, self._able)
+                lambda conn, now_ms: find_moot(conn, now_ms, users, self._policy_of, self._capabilities)
             )
+            sent = await asyncio.gather(*(self._withdraw(one) for one in found))
+            done = [one for some in sent for one in some]
+            if done:
+                await self._engine.write(lambda conn, now_ms: _note(conn, now_ms, done))
         except Problem as problem:
             log.info("push.not_withdrawn", code=problem.code)
-            return
-        await asyncio.gather(*(self._send(one) for one in found))
 
-    def _able(self, app_id: str, account: str) -> bool:
+    def _capabilities(self, app_id: str, account: str) -> Capabilities | None:
         known = self._accounts.get(app_id, account)
-        return known is not None and known.provider.capabilities.withdraw
+        return None if known is None else known.provider.capabilities
 
-    async def _send(self, one: Moot) -> None:
-        ids = [id_ for id_ in one.ids if (one.device, id_) not in self._done]
+    async def _withdraw(self, one: Moot) -> list[Done]:
         account = self._accounts.get(one.device.app_id, one.address.account)
-        if not ids or account is None or not self._has_room(account, one):
-            return
-        for id_ in ids:
-            self._done[one.device, id_] = None
-        while len(self._done) > REMEMBERED:
-            self._done.popitem(last=False)
+        if account is None:
+            return []
         try:
             token = self._open_token(address_place(one.device, account.name), one.address.token_sealed)
         except SealBroken:
-            return
+            return []
+        if account.provider.capabilities.recall:
+            return [
+                Done(
+                    device=one.device,
+                    claim_token=note.claim_token,
+                    push_id=note.push_id,
+                    outcome=await self._called(account, cast(RecallProvider, account.provider).recall(*asked)),
+                )
+                for note in one.notes
+                if self._has_room(account) and self._is_first(one.device, note.push_id, note.claim_token)
+                for asked in [(_taken_back(one, note, token, account.provider.name), note.vendor_id)]
+            ]
+        if not self._has_room(account) or not self._may_wake(account, one):
+            return []
+        names = {id_: of for id_, of in one.messages.items() if self._is_first(one.device, id_, of)}
+        if not names:
+            return []
+        outcome = await self._called(account, account.provider.send(_told(one, list(names), token)))
+        return [Done(device=one.device, claim_token=of, push_id=id_, outcome=outcome) for id_, of in names.items()]
+
+    async def _called(self, account: Account, call: Awaitable[Outcome]) -> Outcome:
         account.started(self._clock.monotonic_ms(), calls=1, retry=False)
         try:
             async with asyncio.timeout(CALL_S):
-                outcome = await account.provider.send(_push(one, ids, token))
+                outcome = await call
         except TimeoutError:
             outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
         account.ended(self._clock.monotonic_ms(), outcome)
-        log.info("push.withdrawn", app=one.device.app_id, account=account.name, verdict=str(outcome.verdict))
+        log.info("push.withdrawn", app=account.app_id, account=account.name, verdict=str(outcome.verdict))
+        return outcome
 
-    def _has_room(self, account: Account, one: Moot) -> bool:
-        """Lowest priority: only where nothing else would have to wait, and no wake-up is used up for it."""
+    def _is_first(self, device: DeviceKey, push_id: str, claim_token: int) -> bool:
+        """Whether this showing of it is withdrawn for the first time."""
+        known = self._done.get((device, push_id))
+        if known is not None and known >= claim_token:
+            return False
+        _remember(self._done, (device, push_id), claim_token)
+        return True
+
+    def _has_room(self, account: Account) -> bool:
+        """Lowest priority: only where nothing else would have to wait."""
         now_ms = self._clock.now_ms()
         view = account.view(self._clock.monotonic_ms(), now_ms)
-        gap_ms = view.capabilities.silent_gap_s * 1000
-        rested = one.woken_ms is None or now_ms >= one.woken_ms + gap_ms
-        return not view.parked and view.waits(now_ms) is None and rested
+        return not view.parked and view.waits(now_ms) is None
+
+    def _may_wake(self, account: Account, one: Moot) -> bool:
+        """No wake-up that a message may need is used up for this, and not one after the other for this alone."""
+        now_ms = self._clock.now_ms()
+        last_ms = max(one.woken_ms or 0, self._silent_ms.get(one.device, 0))
+        if now_ms < last_ms + account.provider.capabilities.silent_gap_s * 1000:
+            return False
+        _remember(self._silent_ms, one.device, now_ms)
+        return True
 
 
-def _push(one: Moot, ids: Sequence[str], token: str) -> Push:
+def _remember[Key](known: "OrderedDict[Key, int]", key: Key, value: int) -> None:
+    known[key] = value
+    while len(known) > REMEMBERED:
+        known.popitem(last=False)
+
+
+def _taken_back(one: Moot, note: Shown, token: str, provider: str) -> Push:
+    return Push(
+        id=note.push_id,
+        token=token,
+        kind=one.address.kind,
+        collapse_key=note.collapse_key,
+        overrides=note.overrides.get(provider, {}),
+    )
+
+
+def _told(one: Moot, ids: Sequence[str], token: str) -> Push:
     digest = hashlib.sha256("\x1f".join([*one.device, *ids]).encode()).hexdigest()
+    relay = {
+        "v": 1,
+        "app": one.device.app_id,
+        "device": one.device.device_id,
+        "user_hint": device_hint(one.device.user_id),
+        "withdraw": list(ids),
+    }
     return Push(
         id=f"w{digest[:31]}",
         token=token,
         kind=one.address.kind,
         urgent=False,
         ttl_s=TTL_S,
-        relay={
-            "v": 1,
-            "app": one.device.app_id,
-            "device": one.device.device_id,
-            "user_hint": device_hint(one.device.user_id),
-            "withdraw": list(ids),
-        },
+        badge=one.badge,
+        relay=relay if one.badge is None else {**relay, "badge": one.badge},
     )
+
+
+def _note(conn: Conn, now_ms: int, done: Sequence[Done]) -> None:
+    """The trace shows it beside the attempt that had brought the notification."""
+    for one in done:
+        taken = one.outcome.verdict is Verdict.ACCEPTED
+        receipts.add(
+            conn,
+            one.device,
+            one.claim_token,
+            {
+                "push_id": one.push_id,
+                "fact": WITHDRAWN if taken else NOT_WITHDRAWN,
+                "code": one.outcome.vendor_code or ("" if taken else str(one.outcome.verdict)),
+                "reason": None,
+                "at_ms": None,
+                "taken_ms": now_ms,
+            },
+        )

@@ -22,6 +22,7 @@ from relay.push.limits import pause_ms
 from relay.push.planner import Note, Wait, device_hint
 from relay.push.rules import Result, worst
 from relay.push.service import Attempt, Planned, Settlement, plan_due, settle, still_needed
+from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
 
@@ -37,6 +38,7 @@ SPARED_MS = 3_600_000
 MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
 BRAKED_MS = 3_600_000
 HELD_MS = 1_000
+BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
 
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 Told = Callable[[str, str, str], None]  # (account, provider, verdict)
@@ -73,6 +75,8 @@ class PushWorker:
         self._wake_at_ms: int | None = None
         self._in_flight: set[asyncio.Task[None]] = set()
         self._calling: set[asyncio.Task[None]] = set()  # of these, who wait for a vendor
+        self._suspects: dict[asyncio.Task[None], int] = {}  # of these, who may end the process; how often each was lost
+        self._began = False
         self._cutting = False
 
     def nudge(self, due_ms: int | None) -> None:
@@ -107,15 +111,28 @@ class PushWorker:
         if room <= 0:
             return False
         self._wake_at_ms = None
+        if not self._began:
+            await self._engine.write(lambda conn, now_ms: job_rows.free_orphans(conn, now_ms, owner=self._owner))
+            self._began = True
         planned = await self._engine.write(lambda conn, now_ms: self._plan(conn, now_ms, room))
         self._accounts.learn(planned.parked)
+        for one in planned.quarantined:
+            log.error(
+                "push.quarantined",
+                app=one.device.app_id,
+                device=one.device.device_id,
+                account=one.account,
+                reason=None if one.error is None else type(one.error).__name__,
+            )
         if planned.attempts:
             needed = await self._engine.read(lambda conn, now_ms: still_needed(conn, now_ms, planned.attempts))
             for attempt, is_needed in zip(planned.attempts, needed, strict=True):
                 task = group.create_task(self._attempt(attempt, needed=is_needed), name="push-attempt")
                 self._in_flight.add(task)
+                if attempt.lost:
+                    self._suspects[task] = attempt.lost
                 task.add_done_callback(self._ended)
-        return planned.looked >= room
+        return planned.looked >= room or planned.suspected > 0
 
     def _plan(self, conn: Conn, now_ms: int, limit: int) -> Planned:
         monotonic_ms = self._clock.monotonic_ms()
@@ -127,6 +144,7 @@ class PushWorker:
             owner=self._owner,
             limit=limit,
             boot_ms=self._boot_ms,
+            suspects=tuple(self._suspects.values()),
         )
 
     async def _rest(self, stop: asyncio.Event) -> None:
@@ -146,6 +164,7 @@ class PushWorker:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._in_flight.discard(task)
+        self._suspects.pop(task, None)
         self._woken.set()
 
     async def _attempt(self, attempt: Attempt, *, needed: bool) -> None:
@@ -188,6 +207,9 @@ class PushWorker:
             if not self._cutting or task.uncancel() > 0:  # somebody else cancels as well
                 raise
             return Result(None, cut_off=True)
+        except Exception:  # an adapter's mistake about one push is no reason to leave the others
+            log.exception("push.broke", app=account.app_id, account=account.name)
+            return Result(BROKE, broke=True)
         finally:
             self._calling.discard(task)
 
@@ -203,12 +225,14 @@ class PushWorker:
             return Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken")
         for note in attempt.send.notes:
             account.started(self._clock.monotonic_ms(), calls=1, retry=retry)
+            outcome = BROKE
             try:
                 async with asyncio.timeout(CALL_S):
                     outcome = await account.provider.send(self._push(account, attempt, note, token))
             except TimeoutError:
                 outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
-            account.ended(self._clock.monotonic_ms(), outcome)
+            finally:
+                account.ended(self._clock.monotonic_ms(), outcome)
             self._told(account.name, account.provider.name, str(outcome.verdict))
             outcomes.append(outcome)
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now

@@ -160,7 +160,7 @@ class DeviceService:
             sealed, token_hash = self.seal_token(device, one.account, token)
             out.append(NewAddress(account=one.account, kind=one.kind, token_sealed=sealed, token_hash=token_hash))
         if errors:
-            raise Invalid(f"{len(errors)} field(s) of the addresses are not valid.", errors=tuple(errors))
+            raise Invalid(f"{errors[0].pointer}: {errors[0].detail}.", errors=tuple(errors))
         return tuple(out)
 
     def _answer(self, device: DeviceKey, welcome: Welcome, beat: Beat, window: WindowBody) -> dict[str, Any]:

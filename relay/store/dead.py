@@ -7,14 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, literal, or_, select, union_all
+from sqlalchemy import Connection, and_, bindparam, case, delete, literal, or_, select, union_all
 
 from relay.model import DeviceKey
 from relay.store.schema import device, push_dead, push_job
 from relay.store.sql import upsert
 
-RESTS = ("no_address", "account_parked")  # reasons of a resting job that only an operator or the app can end
+QUARANTINED = "quarantined"
+RESTS = (
+    "no_address",
+    "account_parked",
+    QUARANTINED,
+)  # reasons of a resting job that only an operator or the app can end
 REFUSED = "refused"
+POISON = "poison"  # the verdict on what ended the process whenever it was handled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +29,7 @@ class DeadPush:
 
     user_id: str
     device_id: str
-    why: str  # refused, no_address, account_parked
+    why: str  # refused, quarantined, no_address, account_parked
     since_ms: int | None = None
     account: str | None = None
     verdict: str | None = None
@@ -56,7 +62,7 @@ _refused = (
     select(
         _p.user_id,
         _p.device_id,
-        literal(REFUSED).label("why"),
+        case((_p.verdict == POISON, QUARANTINED), else_=REFUSED).label("why"),
         _p.dead_ms,
         _p.account,
         _p.verdict,

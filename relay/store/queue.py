@@ -7,7 +7,19 @@ own, so lowering `due_ms` never opens a job to a second worker.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from relay.model import DeviceKey, PushJob, UserKey
 from relay.store.schema import account_state, inbox, push_attempt, push_job, push_receipt
@@ -53,6 +65,7 @@ def create_job(conn: Connection, key: DeviceKey) -> None:
                 "claim": None,
                 "claim_token": 0,
                 "claim_until_ms": None,
+                "lost": 0,
             }
         ],
     )
@@ -134,12 +147,17 @@ _claimable = and_(
     j.due_ms <= bindparam("now"),
     or_(j.claim_until_ms.is_(None), j.claim_until_ms <= bindparam("now")),
 )
-_due_users = select(j.app_id, j.user_id).where(_claimable).order_by(j.due_ms).limit(bindparam("count"))
+_users_of = select(j.app_id, j.user_id).where(_claimable).order_by(j.due_ms).limit(bindparam("count"))
+_due_users = _users_of.where(j.lost == literal_column("0"))
+_suspect_users = _users_of.where(j.lost > literal_column("0"))  # as the index says it
 
 
-def due_users(conn: Connection, now_ms: int, *, limit: int) -> list[UserKey]:
-    """Users with a job that is due and free, oldest first; read again under their locks."""
-    rows = conn.execute(_due_users, {"now": now_ms, "count": limit})
+def due_users(conn: Connection, now_ms: int, *, limit: int, suspects: bool = False) -> list[UserKey]:
+    """Users with a job that is due and free, oldest first; read again under their locks.
+
+    `suspects`: those with a job that no process outlived when it was last handled; else those with another.
+    """
+    rows = conn.execute(_suspect_users if suspects else _due_users, {"now": now_ms, "count": limit})
     return list(dict.fromkeys(UserKey(row.app_id, row.user_id) for row in rows))
 
 
@@ -197,14 +215,36 @@ def set_claims(conn: Connection, rows: Sequence[tuple[DeviceKey, str, int, int]]
         update_rows(conn, push_job, named, key=_ROW, set_=changes)
 
 
-_unclaim = update(push_job).where(*_here, j.claim_token == bindparam("token")).values(claim=None, claim_until_ms=None)
+_unclaim = (
+    update(push_job)
+    .where(*_here, j.claim_token == bindparam("token"))
+    .values(claim=None, claim_until_ms=None, lost=bindparam("times"))
+)
 
 
-def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int]]) -> None:
-    """Gives claims back, if they are still held under that token."""
-    params = [_key(key) | {"token": token} for key, token in rows]
+def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int, int]]) -> None:
+    """Gives claims (device, token) back, if they are still held under that token, and says how often the job was lost."""
+    params = [_key(key) | {"token": token, "times": lost} for key, token, lost in rows]
     if params:
         conn.execute(_unclaim, params)
+
+
+_orphans = (
+    update(push_job)
+    .where(
+        j.due_ms.is_not(None),
+        j.due_ms <= bindparam("now"),
+        j.claim_until_ms > bindparam("now"),
+        j.claim != bindparam("owner"),
+    )
+    .values(claim_until_ms=0)
+)
+
+
+def free_orphans(conn: Connection, now_ms: int, *, owner: str) -> None:
+    """On SQLite, where one process at a time has the store: claims of the processes before need not be waited for."""
+    if is_sqlite(conn):
+        conn.execute(_orphans, {"now": now_ms, "owner": owner})
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------
@@ -237,6 +277,19 @@ def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, 
     """Each row: token, now, word (verdict), vid, vcode. The log keeps late results too."""
     if rows:
         conn.execute(_end, [_key(key) | dict(values) for key, values in rows])
+
+
+_one_attempt = select(_a.account, _a.from_seq, _a.upto_seq).where(
+    _a.app_id == bindparam("app"),
+    _a.user_id == bindparam("user"),
+    _a.device_id == bindparam("device"),
+    _a.claim_token == bindparam("token"),
+)
+
+
+def attempt(conn: Connection, key: DeviceKey, token: int) -> Any | None:
+    """What the attempt under this claim was about: account, from_seq, upto_seq. None: it is no longer told of."""
+    return conn.execute(_one_attempt, _key(key) | {"token": token}).first()
 
 
 def attempts_of(conn: Connection, key: UserKey, *, seq: int, limit: int) -> Sequence[Any]:

@@ -375,6 +375,7 @@ push_job = _table(
     _text("claim", null=True),
     _int("claim_token"),
     _int("claim_until_ms", null=True),
+    _int("lost", default=0),  # attempts in a row that a process did not outlive
     key=("app_id", "user_id", "device_id"),
 )
 Index(
@@ -383,6 +384,7 @@ Index(
     sqlite_where=text("due_ms IS NOT NULL"),
     postgresql_where=text("due_ms IS NOT NULL"),
 )
+Index("push_job_suspect", push_job.c.due_ms, sqlite_where=text("lost > 0"), postgresql_where=text("lost > 0"))
 push_attempt = _table(
     "push_attempt",
     _text("app_id"),
@@ -513,7 +515,7 @@ fanout_job = _table(
     "fanout_job",
     _text("app_id"),
     _text("job_id"),
-    _text("kind"),  # deliver: a message to its receivers; wake: what a shared timeline's members are to be told
+    _text("kind"),  # deliver: to a message's receivers; point: to all members; wake: members to a shared timeline
     _text("conversation_id", null=True),
     _text("message_id", null=True),
     _int("from_seq", null=True),

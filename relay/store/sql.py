@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Column, ColumnElement, Connection, Table, and_, bindparam, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
 from relay.store.direct import DirectConnection
 
 Row = Mapping[str, Any]
+StoreError = DBAPIError  # what a statement raises; the transaction that it was in is over
 
 
 def is_sqlite(conn: Connection) -> bool:

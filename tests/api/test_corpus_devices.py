@@ -91,6 +91,15 @@ async def test_a_platform_that_is_no_word(face: Face, platform: Any) -> None:
     assert (await face.call("GET", f"/v1/users/{face.user}/devices/new")).refused(404, "not_found")
 
 
+async def test_a_name_that_no_user_or_device_can_have_is_not_registered(face: Face) -> None:
+    for path, name in ((f"/v1/users/{'x' * 129}/devices/new", "user"), (f"/v1/users/u/devices/{'x' * 129}", "device")):
+        answer = await face.call("PUT", path, {})
+        assert answer.refused(422, "validation_failed")
+        assert answer.pointers == [f"{{{name}}}"]
+        assert f"{{{name}}} may have at most 128 characters" in answer.json["detail"]
+        assert (await face.call("GET", path)).refused(404, "not_found")
+
+
 async def test_b075_a_device_of_another_app_looks_like_none(face: Face) -> None:
     theirs = f"/v1/users/{face.user}x/devices/theirs"
     none = f"/v1/users/{face.user}x/devices/none"

@@ -5,7 +5,7 @@ Every method is one transaction of protocol 6.4 (or one reading). Nothing here k
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -196,11 +196,19 @@ class House:
 
     # --- the dispatcher ---
 
-    async def plan(self, *, limit: int = 10) -> list[Attempt]:
+    async def plan(self, *, limit: int = 10, owner: str = "n1", suspects: Sequence[int] = ()) -> list[Attempt]:
+        """`owner` is the process that plans; `suspects` are what it has in flight of jobs that others died with."""
         views: Mapping[str, AccountView] = dict(self.views)
         planned = await self.engine.write(
             lambda conn, now_ms: plan_due(
-                conn, now_ms, lambda _: self.policy, lambda _: views, owner="n1", limit=limit, boot_ms=0
+                conn,
+                now_ms,
+                lambda _: self.policy,
+                lambda _: views,
+                owner=owner,
+                limit=limit,
+                boot_ms=0,
+                suspects=suspects,
             )
         )
         return list(planned.attempts)

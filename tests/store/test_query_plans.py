@@ -82,6 +82,8 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
         (lambda c: inbox._by_collapse, "inbox_entry_by_collapse (app_id=? AND user_id=? AND collapse_key=?)"),
         (lambda c: devices._owners, "address_by_token (app_id=? AND account=? AND token_hash=?)"),
         (lambda c: queue._due_users, "push_job_due"),
+        (lambda c: queue._suspect_users, "push_job_suspect"),
+        (lambda c: queue._orphans, "push_job_due"),
     ],
 )
 def test_the_index_made_for_it_is_used(conn: Connection, statement, index: str) -> None:  # type: ignore[no-untyped-def]

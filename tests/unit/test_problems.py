@@ -4,7 +4,7 @@ import json
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from relay.api.problems import from_pydantic, problem_body, shown
 from relay.errors import CODES, RETRYABLE, FieldError, Invalid, Malformed, Problem
@@ -77,8 +77,19 @@ def test_an_unknown_field_that_is_close_to_a_known_one_is_asked_about(value: Any
     assert told(value) == [(pointer, "unknown_field", f"is not known here; did you mean {meant!r}?")]
 
 
-def test_an_unknown_field_that_is_close_to_none_is_just_unknown() -> None:
-    assert told({"zzz": 1}) == [("/zzz", "unknown_field", "is not known here")]
+def test_where_an_unknown_field_is_close_to_none_those_there_are_are_listed() -> None:
+    [(pointer, code, detail)] = told({"zzz": 1})
+    assert (pointer, code) == ("/zzz", "unknown_field")
+    assert detail.startswith("is not known here; there are: ")
+    assert {"schema", "priority"} < set(detail.partition("are: ")[2].split(", "))
+
+
+def test_many_known_fields_are_not_listed() -> None:
+    fields: dict[str, Any] = {f"field_{n}": (int, 0) for n in range(30)}
+    wide = create_model("Wide", __base__=Strict, **fields)
+    with pytest.raises(ValidationError) as caught:
+        wide.model_validate({"zzz": 1})
+    assert from_pydantic(caught.value, wide).errors[0].detail == "is not known here"
 
 
 # --- pointers ---
@@ -116,7 +127,7 @@ def test_a_form_is_shown_and_a_rule_speaks_for_itself() -> None:
 def test_the_detail_counts_and_names_the_first() -> None:
     found = problem({"priority": "x", "word": "A"})
     assert isinstance(found, Invalid)
-    assert found.detail == "2 fields are not valid: /priority must be a whole number."
+    assert found.detail == "2 fields are not valid, see `errors`: /priority must be a whole number."
 
 
 # --- bounds ---

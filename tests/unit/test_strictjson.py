@@ -122,6 +122,13 @@ def test_what_is_not_one_json_value_is_refused(body: bytes) -> None:
     assert refused(body) == "json_invalid"
 
 
+def test_what_is_wrong_is_said_in_full() -> None:
+    with pytest.raises(Malformed, match=r"property name enclosed in double quotes near line 1, column 2\.$"):
+        parse(b"{'a': 1}")
+    with pytest.raises(Malformed, match="is empty"):
+        parse(b" ")
+
+
 @pytest.mark.parametrize("body", [b'"a\x01"', b'"a\nb"', b'"a\tb"', b'{"a\x1f":1}', b'"\x00"', b'"abc\x00"'])
 def test_a_raw_control_character_in_a_string_is_refused(body: bytes) -> None:
     assert refused(body) == "json_invalid"

@@ -25,6 +25,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/healthz",
+        head=True,
         handler="healthz",
         summary="Whether the process lives.",
         access=PUBLIC,
@@ -36,6 +37,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/readyz",
+        head=True,
         handler="readyz",
         summary="Whether it can take messages now.",
         access=PUBLIC,

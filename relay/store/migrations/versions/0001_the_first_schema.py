@@ -569,6 +569,12 @@ def upgrade() -> None:
         sa.Column("claim", sa.Text(), nullable=True),
         sa.Column("claim_token", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("claim_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
+        sa.Column(
+            "lost",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id"),
         sqlite_strict=True,
     )
@@ -579,6 +585,14 @@ def upgrade() -> None:
         unique=False,
         sqlite_where=sa.text("due_ms IS NOT NULL"),
         postgresql_where=sa.text("due_ms IS NOT NULL"),
+    )
+    op.create_index(
+        "push_job_suspect",
+        "push_job",
+        ["due_ms"],
+        unique=False,
+        sqlite_where=sa.text("lost > 0"),
+        postgresql_where=sa.text("lost > 0"),
     )
     op.create_table(
         "read_marker",
@@ -644,6 +658,12 @@ def downgrade() -> None:
     op.drop_table("ticket")
     op.drop_table("store_meta")
     op.drop_table("read_marker")
+    op.drop_index(
+        "push_job_suspect",
+        table_name="push_job",
+        sqlite_where=sa.text("lost > 0"),
+        postgresql_where=sa.text("lost > 0"),
+    )
     op.drop_index(
         "push_job_due",
         table_name="push_job",

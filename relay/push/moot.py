@@ -1,0 +1,204 @@
+"""What a device may still show although it is of no use any more: read elsewhere, taken back, expired (protocol 7.4)."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from providers.contract import Capabilities
+from relay.inbox.locked import Locked, PolicyOf, with_rows
+from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, UserKey
+from relay.push.planner import Form, summary_id
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store import queue as job_rows
+from relay.store import shown
+from relay.store.engine import Conn
+
+TOLD_MAX = 500  # entries looked at, of one device
+TELLINGS_MAX = 50
+IDS_MAX = 20  # messages named in one go
+UNREAD_MAX = 1_000  # beyond that many, a badge is left as it is
+WITHDRAWN, NOT_WITHDRAWN = "withdrawn", "not_withdrawn"  # facts of a push, beside those that vendors report
+
+CapabilitiesOf = Callable[[str, str], Capabilities | None]  # (app, account); None: there is no such account
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One notification that stands on a screen, as far as we know. `claim_token`: the attempt that brought it."""
+
+    push_id: str
+    collapse_key: str
+    claim_token: int
+    vendor_id: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # by provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moot:
+    """What one address of a device was told and need not show any more."""
+
+    device: DeviceKey
+    address: Address
+    messages: Mapping[str, int]  # id -> the attempt that told of it; at most IDS_MAX
+    notes: tuple[Shown, ...]  # whose every message is moot
+    badge: int | None  # what it should be, if a higher number was sent
+    woken_ms: int | None
+
+
+def find_moot(
+    conn: Conn, now_ms: int, users: Collection[UserKey], policy_of: PolicyOf, capabilities_of: CapabilitiesOf
+) -> list[Moot]:
+    """Of devices that are not here to be told otherwise: at most one for each address that can be helped."""
+    inboxes = {key: one for key in users if (one := inbox_rows.inbox_of(conn, key)) is not None}
+    addresses = device_rows.addresses_of(conn, list(inboxes))
+    found: list[Moot] = []
+    for key, user in with_rows(conn, now_ms, inboxes, policy_of).items():
+        for device in user.devices.values():
+            able = {
+                (one.account, one.token_hash): one
+                for one in addresses.get(device.key, [])
+                if _can_be_helped(one, capabilities_of(key.app_id, one.account))
+            }
+            if able and not device.online and device.pushed_seq > device.acked_seq:
+                found += _of_device(user, device, able)
+    return found
+
+
+def _can_be_helped(address: Address, capabilities: Capabilities | None) -> bool:
+    """Calls and live activities are none of this: they end by other means."""
+    if capabilities is None or address.state != "active":
+        return False
+    return address.kind.partition("_")[0] in {"token", "fid"} and (capabilities.recall or capabilities.withdraw)
+
+
+def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address]) -> list[Moot]:
+    conn, after = user.conn, device.acked_seq
+    tellings = [
+        one
+        for one in shown.tellings(conn, device.key, after=after, limit=TELLINGS_MAX)
+        if (one.account, one.token_hash) in able
+    ]
+    if not tellings:
+        return []
+    entries = [
+        entry
+        for entry in inbox_rows.entries_between(conn, user.key, after=after, upto=device.pushed_seq, limit=TOLD_MAX)
+        if entry.notifiable
+    ]
+    gone = [entry for entry in entries if is_moot(user, device, entry)]
+    if not gone:
+        return []
+    contents = inbox_rows.pushes_of(conn, user.key.app_id, {entry.message_id for entry in entries})
+    done = shown.named_in(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
+    badge = _badge(user, entries, contents)
+    found = []
+    for place, address in able.items():
+        mine = [one for one in tellings if (one.account, one.token_hash) == place]
+        notes = {
+            note.push_id: note
+            for one in reversed(mine)  # the newest of a name counts
+            for note in _moot_notes(device, one, entries, gone, contents)
+            if note.push_id not in done
+        }
+        messages = {
+            entry.message_id: next(one.claim_token for one in mine if _covers(one, entry))
+            for entry in gone
+            if entry.message_id not in done and any(_covers(one, entry) for one in mine)
+        }
+        if messages:
+            found.append(
+                Moot(
+                    device=device.key,
+                    address=address,
+                    messages=dict(list(messages.items())[-IDS_MAX:]),
+                    notes=tuple(notes.values())[-IDS_MAX:],
+                    badge=badge,
+                    woken_ms=job_rows.last_wake_ms(conn, device.key, address.account),
+                )
+            )
+    return found
+
+
+def is_moot(user: Locked, device: Device, entry: Entry) -> bool:
+    """Whether this device need not show it any more."""
+    acks = user.acks_of(device.device_id)
+    if acks.has(entry.seq):  # the app has it, and hides by itself what is over; but not what was taken back since
+        return entry.state is EntryState.RECALLED
+    if not entry.live(user.now_ms):
+        return True
+    if entry.conversation_id is not None and user.read_markers.get(entry.conversation_id, 0) >= entry.seq:
+        return True
+    if (entry.notify_policy or user.policy.notify) is not NotifyPolicy.FIRST_DEVICE:
+        return False
+    return any(
+        other.foreground and (other.acked_high >= entry.seq or user.acks_of(other.device_id).has(entry.seq))
+        for other in user.devices.values()
+    )
+
+
+def _covers(one: shown.Telling, entry: Entry) -> bool:
+    return one.from_seq <= entry.seq <= one.upto_seq
+
+
+def _moot_notes(
+    device: Device,
+    one: shown.Telling,
+    entries: Sequence[Entry],
+    gone: Sequence[Entry],
+    contents: Mapping[str, inbox_rows.Push],
+) -> Iterable[Shown]:
+    """The notifications of one attempt that tell of nothing but what is moot."""
+    covered = [entry for entry in gone if _covers(one, entry)]
+    alive = [entry for entry in entries if entry not in gone]
+    if one.form == Form.EACH:
+        kept = {contents[entry.message_id].collapse_key for entry in alive if entry.message_id in contents}
+        for entry in covered:
+            content = contents.get(entry.message_id)
+            if content is None:
+                continue
+            replaced = content.collapse_key is not None and (
+                content.collapse_key in kept
+                or (entry.state is EntryState.SUPERSEDED and not entry.scope.first_ack_wins)
+            )
+            if not replaced:  # else its place on the screen belongs to a newer one
+                yield Shown(
+                    push_id=entry.message_id,
+                    collapse_key=content.collapse_key or entry.message_id,
+                    claim_token=one.claim_token,
+                    vendor_id=one.vendor_id if one.push_id == entry.message_id else None,
+                    overrides=_notification(content).overrides,
+                )
+        return
+    about_all = one.push_id == summary_id(device.device_id, None)
+    for conversation in {None} if about_all else {entry.conversation_id for entry in covered}:
+        if not any(about_all or entry.conversation_id == conversation for entry in alive):
+            name = summary_id(device.device_id, conversation)
+            yield Shown(
+                push_id=name,
+                collapse_key=name,
+                claim_token=one.claim_token,
+                vendor_id=one.vendor_id if one.push_id == name else None,
+            )
+
+
+def _badge(user: Locked, entries: Sequence[Entry], contents: Mapping[str, inbox_rows.Push]) -> int | None:
+    """How many messages of the user are unread by the read markers, if the newest number that was sent is higher."""
+    sent = [
+        badge
+        for entry in entries
+        if entry.message_id in contents and (badge := _notification(contents[entry.message_id]).badge) is not None
+    ]
+    if not sent or sent[-1] == 0:
+        return None
+    live = inbox_rows.notifiable_between(
+        user.conn, user.key, user.now_ms, after=user.inbox.floor_seq, upto=user.head_seq, limit=UNREAD_MAX
+    )
+    unread = sum(user.read_markers.get(entry.conversation_id or "", 0) < entry.seq for entry in live)
+    return unread if len(live) < UNREAD_MAX and unread < sent[-1] else None
+
+
+def _notification(content: inbox_rows.Push) -> Notification:
+    return msgspec.json.decode(content.push or content.push_held or "{}", type=Notification)
