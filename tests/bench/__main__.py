@@ -9,7 +9,7 @@ import click
 import uvloop
 from rich.console import Console
 
-from tests.bench import apple, core, web
+from tests.bench import apple, core, pushes, web
 from tests.bench.report import Figure, table
 
 Measure = Callable[[Path, float], Coroutine[Any, Any, list[Figure]]]
@@ -31,7 +31,12 @@ MEASURES: dict[str, Measure] = {
     "drain": lambda home, scale: core.drain(home, count=scaled(10_000, scale, least=400)),
     "reconnect": lambda home, scale: core.reconnect(home, devices=scaled(1000, scale, least=20), each=50),
     "heartbeats": _heartbeats,
-    "push": lambda home, scale: web.push(home, devices=scaled(4000, scale, least=40)),
+    "push": lambda home, scale: pushes.push(home, "fcm", devices=scaled(8000, scale, least=40)),
+    "push-apns": lambda home, scale: pushes.push(home, "apns", devices=scaled(8000, scale, least=40)),
+    "push-huawei": lambda home, scale: pushes.push(home, "huawei", devices=scaled(8000, scale, least=40)),
+    "push-beside": lambda home, scale: pushes.beside_a_dead_vendor(
+        home, devices=scaled(100, scale, least=20), rounds=scaled(20, scale, least=2)
+    ),
     "apns": lambda home, scale: apple.pushes(home, count=scaled(10_000, scale, least=200)),
     "sockets": lambda home, scale: web.sockets(home, count=scaled(10_000, scale, least=50)),
 }

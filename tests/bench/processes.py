@@ -44,6 +44,11 @@ class Served:
         """Resident bytes now."""
         return int(psutil.Process(self.pid).memory_info().rss)
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU that it has used."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
 
 @contextlib.asynccontextmanager
 async def serving(home: Path, *argv: str, environ: dict[str, str] | None = None) -> AsyncIterator[Served]:

@@ -2,15 +2,11 @@
 
 import json
 import os
-import re
-import time
 from pathlib import Path
-
-import aiohttp
 
 from relay.clock import SystemClock
 from tests.bench.load import request
-from tests.bench.processes import Served, answers, holding, load, serving
+from tests.bench.processes import answers, holding, load, serving
 from tests.bench.report import Figure
 
 CLOCK = SystemClock()
@@ -95,60 +91,6 @@ async def batch(home: Path, *, count: int) -> list[Figure]:
     return [
         Figure(name="batches of 100", value=count / took, unit="messages/s", aim=40_000),
     ]
-
-
-async def push(home: Path, *, devices: int) -> list[Figure]:
-    """A message for each of many offline devices, pushed through the FCM emulator, every attempt kept in rows."""
-    async with serving(home, "relay", "sandbox", "--port", "0", "--vendor", "fcm") as sandbox:
-        account = sandbox.said.partition("For relay.toml:")[2].strip()
-        fast = "concurrency = 500\nrate_per_s = 100000\nburst = 100000\n"
-        (home / "relay.toml").write_text(account.replace("\n", f"\n{fast}", 1))
-        async with serving(home, "relay", "serve", environ={"RELAY_PUSH__DEBOUNCE_S": "5"}) as relay:
-            token = {"account": "fcm-sandbox", "kind": "token"}
-            await answers(
-                relay.port,
-                [
-                    request(
-                        "PUT",
-                        f"/v1/users/u{n:05}/devices/phone",
-                        token=relay.key,
-                        body=json.dumps(
-                            {"platform": "android", "addresses": [token | {"token": f"phone-{n}"}]}
-                        ).encode(),
-                    )
-                    for n in range(devices)
-                ],
-            )
-            batches = [
-                [_message(n) | {"to": {"users": [f"u{n:05}"]}} for n in range(at, min(at + 100, devices))]
-                for at in range(0, devices, 100)
-            ]
-            await answers(
-                relay.port,
-                [
-                    request("POST", "/v1/messages/batch", token=relay.key, body=json.dumps({"messages": one}).encode())
-                    for one in batches
-                ],
-            )
-            rate = await _watch_pushes(relay, devices)
-    return [Figure(name="FCM pushes through the sandbox", value=rate, unit="pushes/s", aim=2000)]
-
-
-async def _watch_pushes(relay: Served, count: int) -> float:
-    """Pushes a second, from the first that the vendor took to the last."""
-    first: tuple[float, int] | None = None
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {relay.key}"}) as http:
-        while True:
-            async with http.get(f"{relay.url}/metrics") as answer:
-                text = await answer.text()
-            now = time.perf_counter()
-            found = re.search(r'relay_push_attempts_total\{[^}]*verdict="accepted"\} (\S+)', text)
-            done = 0 if found is None else int(float(found[1]))
-            if first is None and done:
-                first = now, done
-            if first is not None and done >= count:
-                return (done - first[1]) / (now - first[0])
-            await CLOCK.sleep(0.25)  # each look costs the relay some milliseconds
 
 
 async def sockets(home: Path, *, count: int) -> list[Figure]:
