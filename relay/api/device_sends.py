@@ -14,7 +14,7 @@ from relay.api.backend import Sends, idempotency_key
 from relay.api.problems import from_pydantic
 from relay.api.routes import Answer, Call
 from relay.api.schemas.base import In, Out, Plain, Text, Url
-from relay.api.schemas.messages import TTL_S_MAX, SendBody
+from relay.api.schemas.messages import TTL_S_MAX, SendBody, SenderBody
 from relay.clock import Clock, rfc3339
 from relay.errors import FieldError, Forbidden, Invalid, Malformed, Throttled
 from relay.ids import device_namespace
@@ -86,6 +86,7 @@ class SentOut(Out):
     accepted_at: str
     expires_at: str
     deliver_at: str | None = None
+    sender: SenderBody
     refused: list[RefusedOut]
 
 
@@ -129,7 +130,8 @@ class DeviceSends:
         if not self.rate.take(device, self.clock.now_ms()):
             raise Throttled("This device sends too fast.", retry_after_s=1)
         await self._check_member(device, body.to.group)
-        fields = body.model_dump(exclude_unset=True) | {"sender": {"user": device.user_id, "device": device.device_id}}
+        sender = {"user": device.user_id, "device": device.device_id}
+        fields = body.model_dump(exclude_unset=True) | {"sender": sender}
         send = self.sends.send(
             device.app_id,
             SendBody.model_validate(fields),
@@ -146,6 +148,7 @@ class DeviceSends:
             "epoch": epoch,
             "accepted_at": rfc3339(accepted.accepted_ms),
             "expires_at": rfc3339(accepted.expires_ms),
+            "sender": sender,
             "refused": [{"user": one.user_id, "code": one.refusal} for one in accepted.recipients if one.refusal],
         }
         if accepted.deliver_ms is not None:

@@ -17,8 +17,9 @@ from typing import Any
 from relay.client import news, said
 from relay.client.cache_file import Migration, opened
 from relay.client.fingerprints import Extent, Row
+from relay.client.outbox import Outbox, own_entry
 from relay.client.steps import UNKNOWN_SEQ, Position
-from relay.client.wire import CARRIES_BODY, KNOWN_KINDS, Page, Received, hash_of, instant_ms, stored_entry
+from relay.client.wire import CARRIES_BODY, KNOWN_KINDS, Entry, Page, Received, hash_of, instant_ms, stored_entry
 from relay.ids import is_message_id, tag_of_id
 
 INBOX = "inbox"
@@ -63,6 +64,7 @@ class Cache:
         self._db, self.set_aside = opened(self.path, app_migrations=migrations, rng=rng, now_ms=now_ms)
         self._types = None if types is None else frozenset(types)
         self._check = check
+        self.outbox = Outbox(self._transaction, self._rows)
 
     def close(self) -> None:
         self._db.close()
@@ -181,7 +183,7 @@ class Cache:
             (entry.id, entry.seq, entry.kind, one.raw),
         )
 
-    def _take_message(self, one: Received, outcome: Outcome, *, by_tag: bool) -> int:
+    def _take_message(self, one: Received, outcome: Outcome, *, by_tag: bool, numbered: bool = True) -> int:
         entry = one.entry
         form, refusal = self._judged(one)
         known = self._known(entry.id, by_tag=by_tag)
@@ -194,6 +196,7 @@ class Cache:
                 (entry.id, _tag(entry.id), entry.seq, entry.kind, entry.conversation_id, expires_ms, form, one.raw),
             )
             outcome.told.append(news.MessageArrived(news.Message.of(entry, form, added.lastrowid or 0)))
+            self._settle(entry, outcome)
         elif known[2] is None and (RANK[form] > RANK[known[1]] or not _sound(known[3])):
             self._db.execute("UPDATE message SET form = ?, raw = ? WHERE id = ?", (form, one.raw, kept))
             (place,) = self._one("SELECT rowid FROM message WHERE id = ?", kept)
@@ -202,7 +205,8 @@ class Cache:
             changed = False
         if refusal is not None:
             outcome.words.update([said.nack(entry.id, refusal)])
-        self._enter(one, kept, expires_ms)
+        if numbered and entry.seq > 0:
+            self._enter(one, kept, expires_ms)
         if entry.collapse_key is not None and entry.kind == "message":
             older = self._db.execute(
                 "SELECT kept FROM ledger WHERE collapse_key = ? AND seq < ? AND ended_by IS NULL",
@@ -210,6 +214,27 @@ class Cache:
             ).fetchall()
             self._end([id_ for (id_,) in older if id_ != kept], "superseded", entry.seq, outcome)
         return int(changed)
+
+    def _settle(self, entry: Entry, outcome: Outcome) -> None:
+        """A copy of what this device has sent ends its wait for the answer."""
+        if entry.kind == "own" and self.outbox.settle(self._db, entry.client_ref) is not None:
+            outcome.told.append(news.Sent(entry.client_ref or "", entry.id))
+
+    def sent(self, key: str, sent: Mapping[str, Any]) -> tuple[Outcome, bool]:
+        """Takes a message from the outbox into the inbox's cache; false: its text is different there, and not kept here.
+
+        `sent` is the relay's answer to it.
+        """
+        with self._transaction() as db:
+            outcome = Outcome(self.position)
+            raw = self.outbox.settle(db, key)
+            if raw is None:  # its copy has come before the answer
+                return outcome, True
+            received = own_entry(raw, key, sent)
+            if received is not None:
+                self._take_message(received, outcome, by_tag=False, numbered=sent["epoch"] == outcome.position.epoch)
+            outcome.told.append(news.Sent(key, sent["id"]))
+        return outcome, received is not None
 
     def _known(self, id_: str, *, by_tag: bool) -> tuple[str, str, str | None, str] | None:
         """(id, form, ended, raw) of the message as it is here already: by its id, or after an epoch change by its tag."""

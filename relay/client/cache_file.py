@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from relay.client.outbox import CREATE as OUTBOX
 from relay.ids import random_hex
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -37,6 +38,7 @@ _TABLES = (
         timeline TEXT NOT NULL, from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL, why TEXT NOT NULL,
         PRIMARY KEY (timeline, from_seq)) WITHOUT ROWID""",
     "CREATE TABLE word (key TEXT PRIMARY KEY, said TEXT NOT NULL) WITHOUT ROWID",
+    OUTBOX,
 )
 
 

@@ -21,13 +21,16 @@ from relay.client import http, news, said, steps, wire
 from relay.client.cache import Cache, Check, Moved, Outcome
 from relay.client.cache_file import Migration
 from relay.client.core import Core
+from relay.client.fingerprints import Span
 from relay.client.http import Problem, Unreachable
+from relay.client.outbox import Unsent
 from relay.client.repair import Repair
+from relay.client.sending import Sender
 from relay.client.steps import Reading, Timer
 from relay.client.transports import WAYS, Gone, Ladder, Transport, Way, open_way
 from relay.client.wire import instant_ms
 from relay.clock import Clock, SystemClock, rfc3339
-from relay.ids import Rng, system_rng
+from relay.ids import TAG_BITS, Rng, message_id, system_rng
 
 SDK = "relay-py/1.0"
 STOP_S = 3.0
@@ -106,6 +109,8 @@ class Client:
         self._welcomed = False
         self._renewal: asyncio.Task[None] | None = None
         self._main: asyncio.Task[None] | None = None
+        self._rng = rng
+        self._sender = Sender(self.cache, self._on_disk, self._call, self._tell, self._fill, self._clock, rng)
         self._caught_up = asyncio.Event()
 
     # --- life ---
@@ -117,6 +122,7 @@ class Client:
             self._tell(news.CacheSetAside(str(path), why))
         self._events.put_nowait(steps.Started(self.cache.position, self.cache.words()))
         self._main = asyncio.create_task(self._run(), name="relay-client")
+        self._later(self._sender.run())
         return self
 
     async def __aexit__(
@@ -200,6 +206,31 @@ class Client:
         """Waits until everything up to the relay's head is in the cache. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
             await self._caught_up.wait()
+
+    async def send(
+        self, body: Any, *, to: str | Sequence[str] | None = None, group: str | None = None, **more: Any
+    ) -> str:
+        """Sends to users, or to a group; gives the message's key. When this returns, the message is on disk.
+
+        It goes out as soon as the relay can be reached, also by a later process: news.Sent or news.SendRefused says that
+        it has been decided. `more` are further fields of the message (type, conversation, push, ttl_s, priority, …), and
+        `key`, if yours is to be used. Raises sqlite3.Error.
+        """
+        key = more.pop("key", None) or message_id(self._clock.now_ms(), self._rng.getrandbits(TAG_BITS))
+        users = [to] if isinstance(to, str) else to
+        receivers = {"group": group} if users is None else {"users": list(users)}
+        message = {"to": receivers, "body": body, "client_ref": key} | more
+        await self._on_disk(lambda: self.cache.outbox.put(key, message, now_ms=self._clock.now_ms()))
+        self._sender.nudge()
+        return str(key)
+
+    async def unsent(self) -> list[Unsent]:
+        """What the relay has not taken, in order: what still waits, and what it refused."""
+        return await self._on_disk(self.cache.outbox.all)
+
+    async def drop_unsent(self, *keys: str) -> None:
+        """Takes messages out of the outbox. One that is just on its way may have been taken all the same."""
+        await self._on_disk(lambda: self.cache.outbox.drop(*keys))
 
     async def read(self, conversation: str, read_seq: int) -> None:
         """The user has read a conversation up to this number; her other devices will know."""
@@ -318,6 +349,7 @@ class Client:
         if isinstance(what, news.Connected):
             self._welcomed = True
             self._ladder.worked()
+            self._sender.reached()
         elif isinstance(what, news.CaughtUp):
             self._caught_up.set()
         for queue in self._news:
@@ -423,6 +455,9 @@ class Client:
         if repair.words:
             self._events.put_nowait(steps.Spoke(repair.words))
         return verified
+
+    async def _fill(self, span: Span) -> None:
+        await Repair(self.cache, self._on_disk, self._call, self._tell, self._clock).fetch(span)
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
         assert self._session is not None

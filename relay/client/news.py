@@ -61,6 +61,24 @@ class MessageChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """The relay has a message of this device, under this id. It is in the cache, too, as MessageArrived says."""
+
+    key: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendRefused:
+    """The relay will never take this message as it is. It stays among the unsent until it is dropped."""
+
+    key: str
+    code: str
+    detail: str
+    errors: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MessagesEnded:
     """Messages that were taken back (`recalled`), or replaced by a newer one of their collapse key (`superseded`)."""
 
@@ -172,6 +190,8 @@ class Verified:
 News = (
     MessageArrived
     | MessageChanged
+    | Sent
+    | SendRefused
     | MessagesEnded
     | ReadElsewhere
     | Noticed

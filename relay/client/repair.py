@@ -40,7 +40,7 @@ class Repair:
             return news.Verified("ok", 0, first.rounds, len(first.extra))
         mended = 0
         for span in missing:
-            mended += await self._fetch(span)
+            mended += await self.fetch(span)
         second = await self._compared(purpose, upgrade)
         state = "failed" if second.to_fetch() else "repaired"
         return news.Verified(state, mended, first.rounds + second.rounds, len(second.extra))
@@ -60,7 +60,7 @@ class Repair:
             await self.on_disk(partial(comparison.answered, answer.json))
         return comparison
 
-    async def _fetch(self, span: Span) -> int:
+    async def fetch(self, span: Span) -> int:
         """Fetches a range, page by page; gives how many messages it mended."""
         mended, low = 0, span.low
         while low < span.high:

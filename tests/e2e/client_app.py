@@ -47,6 +47,8 @@ async def main(said: dict[str, Any]) -> None:
     events = client.events()
     async with client:
         printing = asyncio.create_task(_print(events))
+        for one in said.get("sends", ()):
+            await client.send(**one)
         if said.get("until_end_of_input", True):
             await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         else:
