@@ -53,7 +53,7 @@ from relay.store.migrate import migrate
 from relay.store.outage import StoreWatch
 from relay.store.room import ReadSpace, space_of
 from relay.store.sqlite_file import sqlite_version, wal_reset_affected
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import Pace, WebhookWorker, posting
 

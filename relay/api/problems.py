@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from relay.errors import FieldError, Invalid, Malformed, Problem
 from relay.ids import Rng, random_hex
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 log = structlog.get_logger("relay.api")
 

@@ -22,7 +22,7 @@ from relay.api.system import SystemApi
 from relay.api.webhooks import WebhookApi
 from relay.errors import Unavailable
 from relay.ids import Rng
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 # What waits, and what must always be heard: not counted among the requests in handlers.
 UNBOUNDED = frozenset(

@@ -14,7 +14,7 @@ from relay.api.routes import Authenticator, Route
 from relay.clock import Clock
 from relay.errors import Forbidden, Problem
 from relay.store.engine import Engine
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 PROBE_MS = 2_000  # how old the last successful write may be
 LOOPBACK = frozenset({"127.0.0.1", "::"})  # ::1 as its /64

@@ -11,7 +11,7 @@ from relay.realtime.hub import Hub
 from relay.store.engine import Engine, SqliteEngine
 from relay.store.postgres import PostgresEngine
 from relay.store.sqlite_file import wal_reset_affected
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 LAG_S = 0.5
 

@@ -13,7 +13,7 @@ from relay.keys import KeyRing
 from relay.store.engine import Engine, SqliteEngine
 from relay.store.postgres import PostgresEngine
 from relay.store.room import MIB, Boundless, ReadSpace, Room
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 log = structlog.get_logger("relay.app")
 

@@ -39,7 +39,7 @@ from relay.push.receipts import ReceiptService
 from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
 from relay.store.engine import Engine
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import WebhookWorker
 

@@ -27,7 +27,7 @@ from relay.store.manifest import Manifest, Refused
 from relay.store.meta import WitnessFile
 from relay.store.postgres import PostgresEngine
 from relay.store.restore import restore_file, restored_server
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 MIB = 1024 * 1024
 EXITS = {"absent": EX_NOINPUT, "exists": EX_CANTCREAT, "busy": EX_TEMPFAIL, "bad": EX_DATAERR, "disk": EX_IOERR}

@@ -29,7 +29,7 @@ from relay.store import apps, vault
 from relay.store.engine import Engine, SqliteEngine
 from relay.store.migrate import migrate
 from relay.store.reseal import SEALED, Sealed, count, reseal_some
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 STEP = 500  # rows in one transaction: short enough to run beside a relay
 SETTLED_S = 5  # from then on, every node seals with a data key that has become ripe

@@ -26,7 +26,8 @@ from relay.store.migrate import HEAD, revision
 from relay.store.migrate import migrate as migrate_store
 from relay.store.postgres import PostgresEngine
 from relay.store.postgres_session import driver
-from relay.telemetry import Metrics, setup_logging
+from relay.telemetry.logs import setup_logging
+from relay.telemetry.metrics import Metrics
 
 log = structlog.get_logger("relay.app")
 

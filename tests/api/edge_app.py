@@ -15,7 +15,7 @@ from relay.api.routes import DEVICE, PUBLIC, Answer, Call, Query, Route, registe
 from relay.errors import CursorRefused, Throttled, Unauthenticated, Unavailable
 from relay.ids import system_rng
 from relay.model import DeviceKey
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 BODY_MAX = 4096
 

@@ -20,7 +20,7 @@ from relay.clock import Clock, SystemClock
 from relay.config import load
 from relay.ids import system_rng
 from relay.store import apps
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 WITHIN_S = 30
 OTHER_APP = "other"

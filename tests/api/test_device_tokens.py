@@ -26,7 +26,7 @@ from relay.push.building import DEFAULT_APP
 from relay.store import apps, tokens
 from relay.store.engine import InlineEngine
 from relay.store.schema import metadata
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 MINUTE_S, DAY_S = 60, 86_400
 PHONE = "/v1/users/ann/devices/phone"

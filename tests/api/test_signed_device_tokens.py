@@ -16,7 +16,7 @@ from relay.clock import SystemClock
 from relay.config import load
 from relay.errors import ConfigError
 from relay.ids import system_rng
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 ISSUER = "https://login.app.example"
 KEY = ec.generate_private_key(ec.SECP256R1())

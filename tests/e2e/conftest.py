@@ -12,7 +12,7 @@ from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

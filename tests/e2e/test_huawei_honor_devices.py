@@ -16,7 +16,7 @@ from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 SOON_S = 15.0
 CLOCK = SystemClock()

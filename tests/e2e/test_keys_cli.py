@@ -19,7 +19,7 @@ from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
 from relay.keys import KeyRing, parse_api_key
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 
 class Shell:

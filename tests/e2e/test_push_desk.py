@@ -20,7 +20,7 @@ from relay.cli import main
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 SOON_S = 15.0
 CLOCK = SystemClock()

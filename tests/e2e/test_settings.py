@@ -15,7 +15,7 @@ from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 DAY_MS = 86_400_000
 

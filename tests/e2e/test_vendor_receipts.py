@@ -19,7 +19,7 @@ from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 SOON_S = 15.0
 ON_ONE_STORE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)  # it makes no difference there

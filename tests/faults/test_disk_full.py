@@ -24,7 +24,7 @@ from relay.config import load
 from relay.ids import system_rng
 from relay.store.room import Space
 from relay.store.sqlite_file import PRAGMAS
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 MIB = 1024 * 1024
 

@@ -22,7 +22,7 @@ from relay.store import sqlite_file
 from relay.store.engine import SqliteEngine
 from relay.store.schema import metadata
 from relay.store.sqlite_file import PRAGMAS, check_version, connect, file_system_of, wal_reset_affected
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 
 def setting(raw: sqlite3.Connection, name: str) -> str:

@@ -17,7 +17,10 @@ from hypothesis import strategies as st
 
 from relay.keys import Secret, mint_api_key, mint_device_token
 from relay.store.engine import Watch
-from relay.telemetry import FIELDS, LINES_MAX, VALUE_CHARS_MAX, LogSink, Metrics, hashed, safe, setup_logging
+from relay.telemetry.fields import FIELDS, VALUE_CHARS_MAX, hashed, safe
+from relay.telemetry.logs import setup_logging
+from relay.telemetry.metrics import Metrics
+from relay.telemetry.sink import LINES_MAX, LogSink
 from relay.webhooks.worker import Watch as WebhookWatch
 
 PROJECT = Path(__file__).parents[2]
@@ -270,7 +273,7 @@ def test_a_librarys_words_are_told_without_its_values(log: Log) -> None:
 def test_our_own_providers_log_at_our_level(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     # pytest's own handlers take offence at a record that we survive.
     root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [one for one in root.handlers if type(one).__module__ == "relay.telemetry"])
+    monkeypatch.setattr(root, "handlers", [one for one in root.handlers if type(one).__module__ == "relay.telemetry.logs"])
     logging.getLogger("relay.provider.log").info("push.logged id=%r", "1")
     logging.getLogger("relay.provider.log").debug("no")
     assert log.event()["event"] == "push.logged id='1'"

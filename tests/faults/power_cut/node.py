@@ -13,7 +13,7 @@ from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
 from relay.store.room import Space
-from relay.telemetry import Metrics
+from relay.telemetry.metrics import Metrics
 
 ACCOUNT = "phones"
 GIB = 1024**3
