@@ -22,6 +22,13 @@ class UserKey(NamedTuple):
     user_id: str
 
 
+class TimelineKey(NamedTuple):
+    """A conversation with a shared timeline. Sorting these gives the order in which they are locked: before inboxes."""
+
+    app_id: str
+    conversation_id: str
+
+
 class DeviceKey(NamedTuple):
     """One installation of the app, within its user."""
 
@@ -293,6 +300,8 @@ class Policy:
     separate_max: int = 3
     claim_ms: int = 30_000
     replay_window_ms: int = 7 * 86_400_000
+    shared_tail: int = 200  # numbers of a shared timeline that a device catches up with by itself
+    shared_retention_ms: int = 7 * 86_400_000
     shared_tail: int = 200  # numbers of a shared timeline that a device catches up with by itself
     shared_retention_ms: int = 7 * 86_400_000
     upgrade_pin_ms: int = 7 * 86_400_000

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-from relay.model import DeviceKey, UserKey
+from relay.model import DeviceKey, TimelineKey, UserKey
 
 Listener = Callable[[UserKey], None]
+Reader = Callable[[TimelineKey], None]
 Closer = Callable[[DeviceKey, int], None]
 
 
@@ -13,10 +14,14 @@ class LocalBus:
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
+        self._readers: list[Reader] = []
         self._closers: list[Closer] = []
 
     def on_wake(self, listener: Listener) -> None:
         self._listeners.append(listener)
+
+    def on_post(self, reader: Reader) -> None:
+        self._readers.append(reader)
 
     def on_close(self, closer: Closer) -> None:
         self._closers.append(closer)
@@ -26,6 +31,12 @@ class LocalBus:
         for user in users:
             for listener in self._listeners:
                 listener(user)
+
+    def posted(self, timelines: Iterable[TimelineKey]) -> None:
+        """Something has changed in these shared timelines."""
+        for timeline in timelines:
+            for reader in self._readers:
+                reader(timeline)
 
     def close(self, device: DeviceKey, newer_than: int) -> None:
         """Sessions of this device older than `newer_than` are over."""

@@ -11,19 +11,33 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from relay.errors import Conflict, Invalid, Problem, Throttled
+from relay.errors import Conflict, FieldError, Invalid, Problem, Throttled
 from relay.inbox import rules
 from relay.inbox.ending import entry_row
 from relay.inbox.groups import MEMBERS_MAX
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.locked import flush as flush_users
+from relay.inbox.posting import Posts, as_post, post_expiry, timeline_key
 from relay.inbox.reports import end
-from relay.model import EVERYWHERE, GATEWAY, DeviceKey, DeviceState, EntryState, Kind, NotifyPolicy, Scope, UserKey
+from relay.model import (
+    EVERYWHERE,
+    GATEWAY,
+    DeviceKey,
+    DeviceState,
+    EntryState,
+    Kind,
+    NotifyPolicy,
+    Scope,
+    TimelineKey,
+    UserKey,
+)
 from relay.store import fanout as fanout_rows
 from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
+from relay.store import timelines as timeline_rows
 from relay.store.engine import Conn
+from relay.store.timelines import ULTRA
 
 ZERO_TTL_MS = 30_000  # `ttl_s: 0` = now or never
 KEY_KEPT_MS = 72 * 3_600_000
@@ -66,6 +80,13 @@ class Send(Struct, frozen=True, kw_only=True):
     notify_policy: NotifyPolicy | None = None
     ttl_s: int
     deliver_ms: int | None = None  # not before then
+    mentions: tuple[str, ...] = ()  # of an ultra group: who gets a pointer into the inbox
+    everyone: bool = False  # all members are mentioned
+
+    @property
+    def shared(self) -> bool:
+        """Whether it stands in a shared timeline, and its receivers only get pointers to it."""
+        return self.conversation_type == ULTRA
 
     @property
     def waits(self) -> bool:
@@ -90,6 +111,7 @@ class Accepted(Struct, frozen=True, kw_only=True):
     recipients: tuple[Recipient, ...]
     deliver_ms: int | None = None
     job: str | None = None  # the fan-out that it goes by
+    posted: tuple[TimelineKey, int] | None = None  # its number in a shared timeline
     replay: bool = False
     wakes: tuple[UserKey, ...] = ()
     due_ms: int | None = None
@@ -140,7 +162,9 @@ class Batch:
         self.dues: dict[DeviceKey, int] = {}
         self.dropped_keys: list[tuple[str, str]] = []
         self.open_room: dict[UserKey, int] = {}
-        self.jobs: list[Send] = []
+        self.jobs: list[tuple[Send, int | None]] = []  # with the number in the shared timeline, if it has one
+        self.posts = Posts(conn, now_ms)
+        self.members: dict[int, set[str]] = {}  # of those concerned in a post: who is a member of its group
 
     # --- keys ---
 
@@ -193,7 +217,7 @@ class Batch:
             apps.setdefault(self.sends[index].app_id, set()).add(id_)
         rows = {app_id: inbox_rows.messages(self.conn, app_id, ids) for app_id, ids in apps.items()}
         for index, id_ in again.items():
-            self.answers[index] = replayed(rows[self.sends[index].app_id][id_])
+            self.answers[index] = self._replayed(rows[self.sends[index].app_id][id_])
 
     def _answer_kept(self, kept: dict[str, list[int]]) -> None:
         """A key whose record had ended, but whose message is still here (its id comes from the key): a repeat as well."""
@@ -201,25 +225,62 @@ class Batch:
             rows = inbox_rows.messages(self.conn, app_id, [self.sends[i].message_id for i in indexes])
             for index in indexes:
                 if row := rows.get(self.sends[index].message_id):
-                    self.answers[index] = replayed(row)
+                    self.answers[index] = self._replayed(row)
+
+    def _replayed(self, row: Any) -> Accepted:
+        answer = replayed(row)
+        if row.conversation_type != ULTRA:
+            return answer
+        found = timeline_rows.posted(self.conn, row.app_id, row.message_id)
+        posted = None if found is None else (TimelineKey(row.app_id, found.conversation_id), found.seq)
+        return replace(answer, posted=posted)
 
     # --- groups ---
 
     def resolve_groups(self) -> None:
-        """Puts the members of this moment in place of their group. The sender is not a receiver: it gets a copy."""
-        for index, send in enumerate(self.sends):
-            if send.group is None or self.answers[index] is not None or index in self.same_as:
-                continue
-            found = group_rows.members(self.conn, send.app_id, send.group, limit=MEMBERS_MAX)
-            users = tuple(user for user in found if user != send.sender_user)
-            if users:
-                self.sends[index] = replace(send, users=users)
-                continue
-            self.answers[index] = Invalid(
-                f"The group {send.group[:64]!r} has no member to receive this.", code="recipient_unknown"
-            )
-            if send.key is not None:
-                self.dropped_keys.append((send.app_id, send.key))
+        """Puts the members of this moment in place of their group. The sender is not a receiver: it gets a copy.
+
+        Of an ultra group, only who is mentioned receives anything of its own: the message stands in the shared timeline.
+        """
+        to_groups = [
+            (index, send)
+            for index, send in enumerate(self.sends)
+            if send.group is not None and self.answers[index] is None and index not in self.same_as
+        ]
+        if not to_groups:
+            return
+        self.posts.lock(timeline_key(send) for _, send in to_groups)
+        for index, send in to_groups:
+            try:
+                self._resolve(index, send)
+            except Problem as problem:
+                self._refuse(index, send, problem)
+
+    def _resolve(self, index: int, send: Send) -> None:
+        if self.posts.has(timeline_key(send)):
+            self.sends[index] = self._to_timeline(index, as_post(send))
+            return
+        if send.mentions or send.everyone:
+            raise not_ultra()
+        found = group_rows.members(self.conn, send.app_id, send.group or "", limit=MEMBERS_MAX)
+        users = tuple(user for user in found if user != send.sender_user)
+        if not users:
+            raise nobody_there(send)
+        self.sends[index] = replace(send, users=users)
+
+    def _to_timeline(self, index: int, send: Send) -> Send:
+        group = send.group or ""
+        if not group_rows.members(self.conn, send.app_id, group, limit=1):
+            raise nobody_there(send)
+        concerned = {*send.mentions, send.sender_user or ""} - {""}
+        self.members[index] = group_rows.members_among(self.conn, send.app_id, group, concerned) if concerned else set()
+        return replace(send, users=tuple(user for user in send.mentions if user in self.members[index]))
+
+    def _refuse(self, index: int, send: Send, problem: Problem) -> None:
+        """Nothing is stored for it, and its key is free."""
+        self.answers[index] = problem
+        if send.key is not None:
+            self.dropped_keys.append((send.app_id, send.key))
 
     # --- locks ---
 
@@ -227,7 +288,11 @@ class Batch:
         wanted: set[UserKey] = set()
         may_be_made: set[UserKey] = set()
         for index, send in enumerate(self.sends):
-            if self.answers[index] is not None or index in self.same_as or send.waits:
+            if self.answers[index] is not None or index in self.same_as:
+                continue
+            if send.shared and send.sender_user is not None:
+                wanted.add(UserKey(send.app_id, send.sender_user))
+            if send.waits:
                 continue
             keys = [UserKey(send.app_id, user) for user in send.users]
             wanted.update(keys)
@@ -247,15 +312,16 @@ class Batch:
         if index in self.same_as:
             return
         expires_ms = expiry(send, self.now_ms)
+        if send.shared:
+            self._post(index, send, post_expiry(expires_ms, self.now_ms, self.policy_of(send.app_id)))
+            return
         if send.waits:
             self._put_off(index, send, expires_ms)
             return
         recipients, wakes, due_ms = self.deliver(send, expires_ms)
         if not wakes:
             who, _, code = recipients[0]
-            self.answers[index] = REFUSALS[code or ""](who)
-            if send.key is not None:
-                self.dropped_keys.append((send.app_id, send.key))
+            self._refuse(index, send, REFUSALS[code or ""](who))
             return
         if self.own_copy(send, expires_ms):
             wakes.append(UserKey(send.app_id, send.sender_user or ""))
@@ -269,11 +335,40 @@ class Batch:
             due_ms=due_ms,
         )
 
+    def _post(self, index: int, send: Send, expires_ms: int) -> None:
+        """One entry for all who read the timeline; pointers in the inboxes of those who are mentioned."""
+        job = send.waits or send.everyone
+        recipients = [Recipient(user, None, None) for user in send.users]
+        wakes: list[UserKey] = []
+        due_ms: int | None = None
+        if not send.waits:
+            recipients, wakes, due_ms = self.deliver(send, expires_ms)
+        known = {one.user_id for one in recipients} | {send.sender_user}
+        recipients += [Recipient(user, None, "recipient_unknown") for user in send.mentions if user not in known]
+        sender = self.users.get(UserKey(send.app_id, send.sender_user or ""))
+        device = None if sender is None else sender.devices.get(send.sender_device or "")
+        seq = self.posts.append(send, expires_ms, origin_session=None if device is None else device.session)
+        if send.sender_user not in self.members[index] and self.own_copy(send, expires_ms):
+            wakes.append(UserKey(send.app_id, send.sender_user or ""))
+        self.messages.append(self._message_row(send, recipients, expires_ms))
+        if job:
+            self.jobs.append((send, seq))
+        self.answers[index] = Accepted(
+            message_id=send.message_id,
+            accepted_ms=self.now_ms,
+            expires_ms=expires_ms,
+            recipients=tuple(recipients),
+            job=fanout_rows.job_id(send.app_id, send.message_id) if job else None,
+            posted=(timeline_key(send), seq),
+            wakes=tuple(wakes),
+            due_ms=due_ms,
+        )
+
     def _put_off(self, index: int, send: Send, expires_ms: int) -> None:
         """The message and the job that will deliver it: a promise as good as entries are."""
         recipients = [Recipient(user_id, None, None) for user_id in send.users]
         self.messages.append(self._message_row(send, recipients, expires_ms))
-        self.jobs.append(send)
+        self.jobs.append((send, None))
         self.answers[index] = Accepted(
             message_id=send.message_id,
             accepted_ms=self.now_ms,
@@ -296,7 +391,8 @@ class Batch:
             elif not self._has_room(locked, send):
                 recipients.append(Recipient(user_id, None, "recipient_queue_full"))
             else:
-                seq = self._append(locked, send, Kind.MESSAGE, expires_ms=expires_ms, notifiable=notifiable)
+                kind = Kind.POINTER if send.shared else Kind.MESSAGE
+                seq = self._append(locked, send, kind, expires_ms=expires_ms, notifiable=notifiable)
                 recipients.append(Recipient(user_id, seq, None))
                 wakes.append(locked.key)
                 if notifiable:
@@ -404,15 +500,15 @@ class Batch:
             "expires_ms": expires_ms,
         }
 
-    def _job_row(self, send: Send) -> dict[str, Any]:
+    def _job_row(self, send: Send, seq: int | None) -> dict[str, Any]:
         return {
             "app_id": send.app_id,
             "job_id": fanout_rows.job_id(send.app_id, send.message_id),
-            "kind": fanout_rows.DELIVER,
-            "conversation_id": None,
+            "kind": fanout_rows.POINT if send.everyone else fanout_rows.DELIVER,
+            "conversation_id": None if seq is None else send.group,
             "message_id": send.message_id,
-            "from_seq": None,
-            "upto_seq": None,
+            "from_seq": seq,
+            "upto_seq": seq,
             "options": msgspec.json.encode({"devices_named": send.devices_named, "ttl_s": send.ttl_s}).decode(),
             "next_user": "",
             "due_ms": send.deliver_ms or self.now_ms,
@@ -427,7 +523,8 @@ class Batch:
     def write(self) -> None:
         inbox_rows.drop_keys(self.conn, self.dropped_keys)
         self._write_rows()
-        fanout_rows.add_jobs(self.conn, [self._job_row(one) for one in self.jobs])
+        self.posts.write()
+        fanout_rows.add_jobs(self.conn, [self._job_row(send, seq) for send, seq in self.jobs])
         flush_users(self.conn, self.now_ms, self.users.values())
         job_rows.lower_due(self.conn, self.dues)
 
@@ -454,6 +551,17 @@ def _has_devices(locked: Locked, names: Sequence[str]) -> bool:
 
 def _earlier(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else min(one, other)
+
+
+def nobody_there(send: Send) -> Invalid:
+    return Invalid(f"The group {(send.group or '')[:64]!r} has no member to receive this.", code="recipient_unknown")
+
+
+def not_ultra() -> Invalid:
+    return Invalid(
+        "Everybody in this group receives the message; mentions are for ultra groups.",
+        errors=(FieldError("/mentions", "conflict", "leave it out; or make the group one of type ultra"),),
+    )
 
 
 def _conflict() -> Conflict:

@@ -12,6 +12,7 @@ from relay.inbox.ending import append_control, end_for_others
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.reports import Ledger, Reported, complete, end, is_delivery, released, tell
 from relay.inbox.rules import View
+from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
@@ -34,12 +35,15 @@ class AckRequest:
     nacks: tuple[tuple[str, str], ...] = ()  # (message id, code)
     reads: tuple[tuple[str, int], ...] = ()  # (conversation, read_seq)
     receipts: tuple[tuple[str, str], ...] = ()  # (message id, shown | opened)
+    shared: tuple[Cursor, ...] = ()  # of shared timelines
+    shared_upto: tuple[tuple[str, int], ...] = ()  # a socket's: (conversation, what it was sent at most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckAnswer:
     acked_seq: int
     results: dict[str, str]
+    shared: dict[str, int]  # how far the device is in the shared timelines that the request named
     wakes: bool  # other devices of the user have something new to read
 
 
@@ -82,9 +86,12 @@ def _ack_one(locked: Locked | None, request: AckRequest, store_epoch: str) -> Ac
         locked.put(replace(device, conf_session=max(device.conf_session, request.cursor.session)))
     if upto is not None:
         advance(locked, locked.devices[device.device_id], upto)
+    shared = take_shared(
+        locked, locked.devices[device.device_id], request.shared, request.shared_upto, store_epoch=store_epoch
+    )
     wakes = _take_reads(locked, request)
     _take_receipts(locked, request)
-    return AckAnswer(acked_seq=locked.devices[device.device_id].acked_seq, results=results, wakes=wakes)
+    return AckAnswer(acked_seq=locked.devices[device.device_id].acked_seq, results=results, shared=shared, wakes=wakes)
 
 
 def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: str) -> int | None:
@@ -266,8 +273,9 @@ def replace_again(acks: rules.Acks, seq: int) -> rules.Acks:
 def _take_reads(locked: Locked, request: AckRequest) -> bool:
     """Read markers belong to the user, grow only, and reach the other devices as `read` entries."""
     changed = False
+    limits = limits_of_markers(locked, request.reads)
     for conversation_id, read_seq in request.reads:
-        seq = min(read_seq, locked.head_seq)
+        seq = min(read_seq, limits.get(conversation_id, locked.head_seq))
         if seq <= locked.read_markers.get(conversation_id, 0):
             continue
         inbox_rows.set_read_marker(locked.conn, locked.key, locked.now_ms, conversation_id=conversation_id, seq=seq)

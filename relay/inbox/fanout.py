@@ -1,10 +1,10 @@
-"""Fan-out: a message gets to its receivers later, or in parts (protocol 12.2, 12.6).
+"""Fan-out: a message gets to its receivers later, or in parts; members are woken (protocol 12.2, 12.5, 12.6).
 
 Each step is one transaction, which takes the job first and then the inboxes: crash anywhere, and the next step goes on
 where the last one ended. What became of each receiver stands in the message's row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,15 @@ import msgspec
 
 from relay.inbox.accept import AT_ONCE_MAX, Batch, Recipient, Send
 from relay.inbox.locked import PolicyOf
-from relay.model import NotifyPolicy, UserKey
+from relay.inbox.waking import wake
+from relay.model import NotifyPolicy, TimelineKey, UserKey
 from relay.store import fanout as rows
 from relay.store import inbox as inbox_rows
+from relay.store import readers
 from relay.store.engine import Conn
 from relay.store.fanout import Job
+
+KNOWN_MAX = 1000  # receivers that a message's row names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +39,12 @@ class _Options(msgspec.Struct):
 def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step | None:
     """One step of the job that has waited longest; None: nothing is due."""
     job = rows.lock_due(conn, now_ms)
-    return None if job is None else _deliver(conn, now_ms, job, policy_of, new_epoch)
+    if job is None:
+        return None
+    if job.kind == rows.WAKE:
+        wakes, push_ms = wake(conn, now_ms, job, policy_of)
+        return Step(wakes=wakes, push_ms=push_ms)
+    return _deliver(conn, now_ms, job, policy_of, new_epoch)
 
 
 def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step:
@@ -44,24 +53,43 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
         rows.drop_job(conn, job.app_id, job.job_id)
         return Step()
     known = [Recipient(*one) for one in msgspec.json.decode(row.recipients)]
-    waiting = sorted(one.user_id for one in known if one.seq is None and one.refusal is None)
-    part, rest = waiting[:AT_ONCE_MAX], waiting[AT_ONCE_MAX:]
+    if job.kind == rows.POINT:
+        part, done_upto = _members(conn, job, {row.sender_user, *(one.user_id for one in known)})
+    else:
+        part, done_upto = _waiting(known)
     send = _send(row, part, msgspec.json.decode(job.options, type=_Options))
     batch = Batch(conn, now_ms, [send], policy_of)
     batch.lock(new_epoch)
     done, wakes, push_ms = batch.deliver(send, row.expires_ms)
-    first = not job.next_user and send.sender_user not in {one.user_id for one in known}
+    first = not job.next_user and not send.shared and send.sender_user not in {one.user_id for one in known}
     if first and batch.own_copy(send, row.expires_ms):
         wakes.append(UserKey(job.app_id, send.sender_user or ""))
     batch.write()
     by_user = {one.user_id: one for one in done}
-    answered = [by_user.get(one.user_id, one) for one in known]
-    inbox_rows.set_recipients(conn, job.app_id, send.message_id, msgspec.json.encode(answered).decode())
-    if rest:
-        rows.move(conn, job, next_user=part[-1], due_ms=now_ms)
+    answered = [by_user.pop(one.user_id, one) for one in known]
+    # Of everybody in a group, only who could not have it is remembered.
+    answered += [one for one in by_user.values() if one.refusal is not None][: max(0, KNOWN_MAX - len(answered))]
+    if answered != known:
+        inbox_rows.set_recipients(conn, job.app_id, send.message_id, msgspec.json.encode(answered).decode())
+    if done_upto is not None:
+        rows.move(conn, job, next_user=done_upto, due_ms=now_ms)
     else:
         rows.drop_job(conn, job.app_id, job.job_id)
     return Step(wakes=tuple(wakes), push_ms=push_ms)
+
+
+def _waiting(known: Sequence[Recipient]) -> tuple[list[str], str | None]:
+    """Whose turn it is; and the last of them, unless that is all."""
+    waiting = sorted(one.user_id for one in known if one.seq is None and one.refusal is None)
+    part = waiting[:AT_ONCE_MAX]
+    return part, part[-1] if len(waiting) > len(part) else None
+
+
+def _members(conn: Conn, job: Job, but: Collection[str | None]) -> tuple[list[str], str | None]:
+    """The same of everybody who was a member when the message was numbered; whoever has it, or sent it, is left out."""
+    key = TimelineKey(job.app_id, job.conversation_id or "")
+    found = readers.seeing(conn, key, seq=job.upto_seq or 0, after=job.next_user, limit=AT_ONCE_MAX)
+    return [user for user in found if user not in but], found[-1] if len(found) == AT_ONCE_MAX else None
 
 
 def _send(row: Any, users: Sequence[str], options: _Options) -> Send:

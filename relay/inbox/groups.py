@@ -1,14 +1,22 @@
-"""Groups: who is a member, in versions. A message goes to the members of the moment at which it was accepted."""
+"""Groups: who is a member, in versions. A message goes to the members of the moment at which it was accepted.
+
+An ultra group has any number of members, for its messages stand in one timeline that all of them read (protocol 12.5).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from relay.errors import Invalid, Missing
+from relay.errors import FieldError, Invalid, Missing
+from relay.inbox.cursor import INBOX
 from relay.model import UserKey
 from relay.store import groups as rows
 from relay.store.engine import Conn
+from relay.store.groups import GROUP, TELL_ALL
+from relay.store.timelines import ULTRA
 
 MEMBERS_MAX = 1000
+MENTIONS = "mentions"
+DISSOLVED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,31 +25,67 @@ class Membership:
 
     version: int
     members: int
+    type: str
 
 
 def change(
-    conn: Conn, app_id: str, group: str, *, add: Sequence[str], remove: Sequence[str], new_epoch: Callable[[], str]
+    conn: Conn,
+    app_id: str,
+    group: str,
+    *,
+    add: Sequence[str],
+    remove: Sequence[str],
+    new_epoch: Callable[[], str],
+    ultra: bool = False,
+    notify: str | None = None,
 ) -> Membership:
-    """Adds and removes members, in one version; whoever is one already, or none, stays so. Raises Invalid."""
+    """Adds and removes members, in one version; whoever is one already, or none, stays so. Raises Missing, Invalid.
+
+    `ultra`: from now on its messages stand in a shared timeline; there is no way back. `notify`: what those who join are
+    told of; of a plain group everything, since it reaches their inboxes anyway.
+    """
+    if ultra and group == INBOX:
+        raise Invalid(f"A shared timeline cannot be called {INBOX!r}; give the group another id.")
     if add:
-        rows.make_group(conn, app_id, group, epoch=new_epoch())
+        rows.make_group(conn, app_id, group, type_=ULTRA if ultra else GROUP, epoch=new_epoch())
     known = rows.lock_group(conn, app_id, group)
     if known is None:
         raise Missing("There is no such group.")
+    if ultra and known.type != ULTRA:
+        rows.set_type(conn, app_id, group, ULTRA)
+        known = known._replace(type=ULTRA)
+    if notify is not None and known.type != ULTRA:
+        raise Invalid(
+            "Whoever is in a plain group receives all of it; the user's preferences say what it is told of.",
+            errors=(FieldError("/notify", "conflict", "leave it out; it goes with an ultra group"),),
+        )
     there = rows.members_among(conn, app_id, group, {*add, *remove})
     gone = [user for user in dict.fromkeys(remove) if user in there]
     new = [user for user in dict.fromkeys(add) if user not in there]
     count = rows.count(conn, app_id, group) + len(new) - len(gone)
-    if count > MEMBERS_MAX:
-        raise Invalid(f"A group may have {MEMBERS_MAX} members.", code="too_many_recipients")
+    if count > MEMBERS_MAX and known.type != ULTRA:
+        raise Invalid(
+            f"A group may have {MEMBERS_MAX} members; one of type ultra any number.", code="too_many_recipients"
+        )
     version = known.members_version + 1 if new or gone else known.members_version
     if gone:
         rows.end(conn, app_id, group, gone, version=version, seq=known.head_seq)
     if new:
-        rows.add(conn, app_id, group, new, version=version, seq=known.head_seq)
+        level = notify or (MENTIONS if known.type == ULTRA else TELL_ALL)
+        rows.add(conn, app_id, group, new, version=version, seq=known.head_seq, notify=level)
     if version != known.members_version:
         rows.set_version(conn, app_id, group, version)
-    return Membership(version=version, members=count)
+    return Membership(version=version, members=count, type=known.type)
+
+
+def set_notify(conn: Conn, app_id: str, group: str, user: str, level: str) -> None:
+    """What a member of an ultra group is told of: `all`, or `mentions`. Raises Missing, Invalid."""
+    known = rows.lock_group(conn, app_id, group)
+    if known is None or not rows.members_among(conn, app_id, group, [user]):
+        raise Missing("There is no such group, or the user is no member of it.")
+    if known.type != ULTRA:
+        raise Invalid("This is a plain group; the user's preferences say what it is told of.")
+    rows.set_notify(conn, app_id, group, user, level)
 
 
 def members(conn: Conn, app_id: str, group: str, *, after: str, limit: int) -> tuple[list[str], bool]:
@@ -56,13 +100,14 @@ def is_member(conn: Conn, user: UserKey, group: str) -> bool:
     return bool(rows.members_among(conn, user.app_id, group, [user.user_id]))
 
 
-def dissolve(conn: Conn, app_id: str, group: str) -> None:
-    """Nobody is a member any more. Raises Missing."""
+def dissolve(conn: Conn, app_id: str, group: str) -> bool:
+    """Ends the membership of some; gives whether there are more. Raises Missing."""
     known = rows.lock_group(conn, app_id, group)
     if known is None:
         raise Missing("There is no such group.")
-    everybody = rows.members(conn, app_id, group, limit=MEMBERS_MAX)
-    if everybody:
+    some = rows.members(conn, app_id, group, limit=DISSOLVED_AT_ONCE)
+    if some:
         version = known.members_version + 1
-        rows.end(conn, app_id, group, everybody, version=version, seq=known.head_seq)
+        rows.end(conn, app_id, group, some, version=version, seq=known.head_seq)
         rows.set_version(conn, app_id, group, version)
+    return len(some) == DISSOLVED_AT_ONCE

@@ -14,12 +14,15 @@ from msgspec.structs import replace
 from relay.inbox import rules
 from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.rules import NOTHING, Acks, Outstanding, UserFacts
+from relay.inbox.woken import first_untold_ms
 from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
+from relay.store import readers
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, emit
+from relay.store.readers import Read, Woken
 
 SCAN, SCAN_MAX = 2, 100  # entries read when looking for the first one worth telling: it is nearly always the first
 
@@ -167,13 +170,36 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def outstanding(self, device: Device) -> Outstanding:
         low, middle, head = device.acked_seq, device.pushed_seq, self.head_seq
-        if low >= head:
+        if low >= head and not self.inbox.woken:
             return NOTHING
         self._muted = False
         told = middle > low and self.first_worth_telling(device, after=low, upto=middle) is not None
         untold = self.first_worth_telling(device, after=max(low, middle), upto=head)
         untold_ms = None if untold is None else untold.accepted_ms
+        shared_ms = first_untold_ms(self, device) if self.inbox.woken else None
+        if shared_ms is not None:
+            untold_ms = shared_ms if untold_ms is None else min(untold_ms, shared_ms)
         return Outstanding(untold_ms=untold_ms, told=told, muted=self._muted)
+
+    # --- shared timelines ---
+
+    @property
+    def wishes(self) -> list[Woken]:
+        """What the user was woken for in shared timelines."""
+        return self.together.woken.get(self.key, []) if self.inbox.woken else []
+
+    def reads(self, device_id: str) -> dict[str, Read]:
+        """How far a device has acked and been told in shared timelines."""
+        return self.together.reads.get(DeviceKey(*self.key, device_id), {})
+
+    def raise_reads(self, device_id: str, reads: Mapping[str, Read]) -> None:
+        readers.raise_read(self.conn, DeviceKey(*self.key, device_id), reads)
+        self.together.forget_reads()
+        self.rearm(device_id)
+
+    def note_muted(self) -> None:
+        """Something is not worth telling only because the user does not want it."""
+        self._muted = True
 
     def _rearmed(self, device_id: str, *, anew: bool) -> tuple[DeviceKey, Mapping[str, Any]] | None:
         device, job = self.devices.get(device_id), self.jobs.get(device_id)
@@ -251,6 +277,18 @@ class Together:
     @cached_property
     def read_markers(self) -> dict[UserKey, dict[str, int]]:
         return inbox_rows.read_markers(self._conn, self._users)
+
+    @cached_property
+    def woken(self) -> dict[UserKey, list[Woken]]:
+        return readers.woken(self._conn, self._users)
+
+    @cached_property
+    def reads(self) -> dict[DeviceKey, dict[str, Read]]:
+        return readers.reads_of(self._conn, self._users)
+
+    def forget_reads(self) -> None:
+        """Has them read again: they have changed."""
+        self.__dict__.pop("reads", None)
 
     @cached_property
     def holders(self) -> set[UserKey]:

@@ -29,7 +29,7 @@ from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
-from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Kind, UserKey
+from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Kind, TimelineKey, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta
@@ -45,6 +45,8 @@ class Hints(Protocol):
     """What the rest of the relay is told after a commit. All of it may be lost."""
 
     def wake(self, users: Iterable[UserKey]) -> None: ...
+
+    def posted(self, timelines: Iterable[TimelineKey]) -> None: ...
 
     def close(self, device: DeviceKey, newer_than: int) -> None: ...
 
@@ -120,6 +122,9 @@ class InboxService:
     def _told(self, accepted: Sequence[Accepted]) -> None:
         self.counted(sum(not one.replay for one in accepted))
         self.hints.wake([user for one in accepted for user in one.wakes])
+        if posts := {one.posted[0]: None for one in accepted if one.posted is not None and not one.replay}:
+            self.hints.posted(posts)
+            self.fanout_due(accepted[0].accepted_ms)
         due = [one.due_ms for one in accepted if one.due_ms is not None]
         if due:
             self.push_due(min(due))
@@ -229,13 +234,32 @@ class InboxService:
     # --- groups ---
 
     async def change_group(
-        self, app_id: str, group: str, *, add: Sequence[str], remove: Sequence[str]
+        self,
+        app_id: str,
+        group: str,
+        *,
+        add: Sequence[str],
+        remove: Sequence[str],
+        ultra: bool = False,
+        notify: str | None = None,
     ) -> groups.Membership:
         """Raises Missing for an unknown group that nobody is added to, Invalid for one that would be too large."""
         self.room.for_others()
-        return await self.engine.write(
-            lambda conn, _: groups.change(conn, app_id, group, add=add, remove=remove, new_epoch=self.new_epoch)
+        work = partial(
+            groups.change,
+            app_id=app_id,
+            group=group,
+            add=add,
+            remove=remove,
+            new_epoch=self.new_epoch,
+            ultra=ultra,
+            notify=notify,
         )
+        return await self.engine.write(lambda conn, _: work(conn))
+
+    async def set_notify(self, user: UserKey, group: str, level: str) -> None:
+        """What a member of an ultra group is told of. Raises Missing, Invalid."""
+        await self.engine.write(lambda conn, _: groups.set_notify(conn, user.app_id, group, user.user_id, level))
 
     async def members(self, app_id: str, group: str, *, after: str, limit: int) -> tuple[list[str], bool]:
         """Members with names after that one, and whether there are more. Raises Missing."""
@@ -246,7 +270,8 @@ class InboxService:
 
     async def dissolve_group(self, app_id: str, group: str) -> None:
         """Raises Missing."""
-        await self.engine.write(lambda conn, _: groups.dissolve(conn, app_id, group))
+        while await self.engine.write(lambda conn, _: groups.dissolve(conn, app_id, group)):
+            pass
 
     # --- users ---
 

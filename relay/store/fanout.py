@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, literal_column, select, update
 
+from relay.model import TimelineKey
 from relay.store.events import derived_id
 from relay.store.schema import fanout_job
 from relay.store.sql import insert_missing
 
 j = fanout_job.c
-DELIVER, WAKE = "deliver", "wake"
+DELIVER, POINT, WAKE = "deliver", "point", "wake"
 
 
 class Job(NamedTuple):
@@ -33,6 +34,52 @@ def job_id(app_id: str, message_id: str) -> str:
 
 def add_jobs(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     insert_missing(conn, fanout_job, rows)
+
+
+_waiting = (
+    select(j.job_id)
+    .where(
+        j.app_id == bindparam("app"),
+        j.conversation_id == bindparam("place"),
+        j.kind == literal_column(f"'{WAKE}'"),
+        j.next_user == literal_column("''"),
+    )
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+_widen = (
+    update(fanout_job)
+    .where(j.app_id == bindparam("app"), j.job_id == bindparam("job"))
+    .values(upto_seq=bindparam("upto"))
+)
+
+
+def widen(conn: Connection, key: TimelineKey, *, upto: int) -> bool:
+    """Has a wake job that has not begun cover the timeline up to there; False: there is none. Never waits for a worker."""
+    place = {"app": key.app_id, "place": key.conversation_id}
+    job = conn.execute(_waiting, place).scalar_one_or_none()
+    if job is None:
+        return False
+    conn.execute(_widen, {"app": key.app_id, "job": job, "upto": upto})
+    return True
+
+
+_begun = (
+    select(j.job_id)
+    .where(
+        j.app_id == bindparam("app"),
+        j.conversation_id == bindparam("place"),
+        j.kind == literal_column(f"'{WAKE}'"),
+        j.next_user > literal_column("''"),
+    )
+    .limit(1)
+)
+
+
+def wakes_already(conn: Connection, key: TimelineKey) -> bool:
+    """Whether an earlier wake job of this timeline is under way."""
+    place = {"app": key.app_id, "place": key.conversation_id}
+    return conn.execute(_begun, place).first() is not None
 
 
 _due = (

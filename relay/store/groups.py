@@ -10,24 +10,26 @@ from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_d
 
 c, b = conversation.c, membership.c
 GROUP = "group"
+TELL_ALL = "all"
 
 
 class Group(NamedTuple):
+    type: str
     head_seq: int
     members_version: int
 
 
 _here = (c.app_id == bindparam("app"), c.conversation_id == bindparam("group"))
-_group = select(c.head_seq, c.members_version).where(*_here)
+_group = select(c.type, c.head_seq, c.members_version).where(*_here)
 _lock = _group.with_for_update()
 
 
-def make_group(conn: Connection, app_id: str, group: str, *, epoch: str) -> None:
+def make_group(conn: Connection, app_id: str, group: str, *, type_: str = GROUP, epoch: str) -> None:
     """Makes the group, if it does not exist yet."""
     row = {
         "app_id": app_id,
         "conversation_id": group,
-        "type": GROUP,
+        "type": type_,
         "epoch": epoch,
         "head_seq": 0,
         "floor_seq": 0,
@@ -46,6 +48,13 @@ def group_of(conn: Connection, app_id: str, group: str) -> Group | None:
     """The group as of this snapshot, without its lock."""
     row = conn.execute(_group, {"app": app_id, "group": group}).first()
     return None if row is None else Group(*row)
+
+
+_set_type = update(conversation).where(*_here).values(type=bindparam("kind"))
+
+
+def set_type(conn: Connection, app_id: str, group: str, type_: str) -> None:
+    conn.execute(_set_type, {"app": app_id, "group": group, "kind": type_})
 
 
 _set_version = update(conversation).where(*_here).values(members_version=bindparam("version"))
@@ -84,7 +93,9 @@ def members_among(conn: Connection, app_id: str, group: str, users: Iterable[str
     return set(conn.execute(_among(conn), params).scalars().all())
 
 
-def add(conn: Connection, app_id: str, group: str, users: Sequence[str], *, version: int, seq: int) -> None:
+def add(
+    conn: Connection, app_id: str, group: str, users: Sequence[str], *, version: int, seq: int, notify: str = TELL_ALL
+) -> None:
     """They are members from this version on."""
     head = {"app_id": app_id, "conversation_id": group}
     tail = {
@@ -92,10 +103,20 @@ def add(conn: Connection, app_id: str, group: str, users: Sequence[str], *, vers
         "left_version": None,
         "joined_seq": seq,
         "left_seq": None,
-        "notify": "all",
+        "notify": notify,
         "wake_seq": seq,
     }
     insert_rows(conn, membership, [head | {"user_id": user} | tail for user in users])
+
+
+# What woke it before it wanted to be told of everything is no reason to be told now.
+_set_notify = update(membership).where(*_current, b.user_id == bindparam("user"), b.notify != bindparam("level"))
+_set_notify = _set_notify.values(notify=bindparam("level"), wake_seq=0)
+
+
+def set_notify(conn: Connection, app_id: str, group: str, user: str, level: str) -> None:
+    """What a member is told of: everything (`all`), or mentions alone."""
+    conn.execute(_set_notify, {"app": app_id, "group": group, "user": user, "level": level})
 
 
 @per_dialect

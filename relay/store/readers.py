@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, literal_column, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, literal_column, or_, select, update
 
-from relay.model import DeviceKey, UserKey
-from relay.store.schema import conversation, device_shared, inbox, membership
+from relay.model import DeviceKey, TimelineKey, UserKey
+from relay.store.schema import conversation, device_shared, inbox, inbox_entry, membership, message
 from relay.store.sql import as_list, in_list, is_sqlite, per_dialect, upsert
-from relay.store.timelines import ULTRA, TimelineKey
+from relay.store.timelines import ULTRA
 
 b, c, d = membership.c, conversation.c, device_shared.c
 TELL_ALL = "all"
@@ -78,6 +78,30 @@ def ahead_of(conn: Connection, key: DeviceKey, *, limit: int) -> list[Place]:
     """Shared timelines of the device's user that stand above what the device has acked."""
     params = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "count": limit}
     return [Place(*row) for row in conn.execute(_current, params).all()]
+
+
+_pointers = (
+    select(message.c.conversation_id, func.count())
+    .select_from(
+        inbox_entry.join(
+            message, and_(message.c.app_id == inbox_entry.c.app_id, message.c.message_id == inbox_entry.c.message_id)
+        )
+    )
+    .where(
+        inbox_entry.c.app_id == bindparam("app"),
+        inbox_entry.c.user_id == bindparam("user"),
+        inbox_entry.c.seq > bindparam("after"),
+        inbox_entry.c.kind == "pointer",
+        inbox_entry.c.state == literal_column("'live'"),
+    )
+    .group_by(message.c.conversation_id)
+)
+
+
+def mentions_above(conn: Connection, user: UserKey, seq: int) -> dict[str, int]:
+    """How many mentions stand in the user's inbox above this number, by conversation."""
+    params = {"app": user.app_id, "user": user.user_id, "after": seq}
+    return {row[0]: row[1] for row in conn.execute(_pointers, params)}
 
 
 # --- how far devices are ----------------------------------------------------------------------------------------------
@@ -168,6 +192,26 @@ def to_wake(conn: Connection, key: TimelineKey, *, seq: int, after: str, limit: 
     """Members that want to be told of everything and may see this number, in the order of their names."""
     params = {"app": key.app_id, "place": key.conversation_id, "seq": seq, "after": after, "count": limit}
     return list(conn.execute(_to_wake, params).scalars().all())
+
+
+_seeing = (
+    select(b.user_id)
+    .where(
+        b.app_id == bindparam("app"),
+        b.conversation_id == bindparam("place"),
+        b.user_id > bindparam("after"),
+        b.joined_seq < bindparam("seq"),
+        or_(b.left_seq.is_(None), b.left_seq >= bindparam("seq")),
+    )
+    .order_by(b.user_id)
+    .limit(bindparam("count"))
+)
+
+
+def seeing(conn: Connection, key: TimelineKey, *, seq: int, after: str, limit: int) -> list[str]:
+    """Everybody who was a member when this number was given, in the order of their names."""
+    params = {"app": key.app_id, "place": key.conversation_id, "seq": seq, "after": after, "count": limit}
+    return list(conn.execute(_seeing, params).scalars().all())
 
 
 @per_dialect

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, literal_column, select, type_coerce, update
 
-from relay.model import Entry, EntryState
+from relay.model import Entry, EntryState, TimelineKey
 from relay.store.inbox import Content, entry_of
 from relay.store.schema import conversation, message, timeline_entry
 from relay.store.sql import as_list, in_list, insert_rows, per_dialect
@@ -17,13 +17,6 @@ c, t, m = conversation.c, timeline_entry.c, message.c
 ULTRA = "ultra"
 PRUNE_MAX = 500
 _live = t.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
-
-
-class TimelineKey(NamedTuple):
-    """A conversation with a shared timeline. Sorting these gives the order in which they are locked."""
-
-    app_id: str
-    conversation_id: str
 
 
 class Timeline(NamedTuple):
