@@ -59,9 +59,12 @@ class Snapshot:
     @property
     def etag(self) -> str:
         """The server's data version: changes whenever a page for this device could."""
-        return (
-            f'"{short(f"{self.epoch8.hex()}:{self.device.schema}:{self.device.session}:{self.inbox.head_seq}").hex()}"'
-        )
+        return self.etag_with("")
+
+    def etag_with(self, shared: str) -> str:
+        """The same with the marks of the shared timelines that are asked for."""
+        own = f"{self.epoch8.hex()}:{self.device.schema}:{self.device.session}:{self.inbox.head_seq}"
+        return f'"{short(own + shared).hex()}"'
 
 
 def snapshot(conn: Conn, key: DeviceKey) -> Snapshot:

@@ -27,6 +27,9 @@ from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
+from relay.inbox.shared import Pages as SharedPages
+from relay.inbox.shared import SharedService, Wanted, ahead, opened
+from relay.inbox.shared import pages as shared_pages
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Kind, TimelineKey, UserKey
@@ -38,6 +41,7 @@ from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
 from relay.store.upgrades import Upgrade
 
+NOTHING_SHARED = Wanted()
 FIRST_ENTRIES = frozenset({Kind.MESSAGE, Kind.OWN})  # by which a message enters an inbox
 
 
@@ -57,6 +61,23 @@ class Reading:
 
     snap: Snapshot
     batch: Batch | None  # None: not modified
+    shared: SharedPages | None = None  # of the shared timelines that were asked for
+
+    @property
+    def etag(self) -> str:
+        """The data version of all that was asked for."""
+        return self.snap.etag_with("" if self.shared is None else self.shared.opened.mark)
+
+    @property
+    def caught_up(self) -> bool:
+        return self.batch is not None and self.batch.caught_up and (self.shared is None or self.shared.caught_up)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Not modified, or an empty page at the head of everything."""
+        if self.batch is None:
+            return True
+        return self.batch.to_seq == self.batch.from_seq and (self.shared is None or self.shared.says_nothing)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +100,7 @@ class InboxService:
     facts_told: Callable[[], None] = lambda: None  # events may have been written
     read_somewhere: Callable[[UserKey], None] = lambda _: None  # what other devices show may be moot
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
+    shared: SharedService = field(init=False)
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
     _hello: Any = field(init=False)
@@ -87,6 +109,14 @@ class InboxService:
     _foreign: Any = field(init=False)
 
     def __post_init__(self) -> None:
+        self.shared = SharedService(
+            engine=self.engine,
+            keys=self.keys,
+            policy_of=self.policy_of,
+            new_epoch=self.new_epoch,
+            page_entries=self.page_entries,
+            page_bytes=self.page_bytes,
+        )
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
@@ -357,8 +387,12 @@ class InboxService:
         limit: int,
         etag: str | None = None,
         range_: tuple[int, int] | None = None,
+        asked: Wanted = NOTHING_SHARED,
     ) -> Reading:
-        """One page after `cursor` (or of `range_`, which moves no cursor); batch None if `etag` still holds."""
+        """One page after `cursor` (or of `range_`, which moves no cursor); batch None if `etag` still holds.
+
+        With a page of each shared timeline that is asked for, and a list of the others that lie ahead.
+        """
 
         def work(conn: Conn, now_ms: int) -> Reading:
             snap = snapshot(conn, device)
@@ -374,13 +408,24 @@ class InboxService:
             if range_ is not None:
                 low, high = range_
                 return Reading(snap=snap, batch=pages(after=low, upto=high, cursor=False))
-            if cursor is not None and etag is not None and etag == snap.etag and cursor.seq == snap.inbox.head_seq:
-                if cursor.epoch8 == snap.epoch8:
-                    return Reading(snap=snap, batch=None)
+            found = opened(conn, snap, asked, self.keys)
+            if cursor is not None and etag is not None and cursor.seq == snap.inbox.head_seq:
+                if etag == snap.etag_with(found.mark) and cursor.epoch8 == snap.epoch8 and found.at_heads:
+                    return Reading(snap=snap, batch=None, shared=SharedPages(opened=found))
             if cursor is not None:
                 check(conn, snap, cursor, self.keys)
             after = snap.start_seq if cursor is None else cursor.seq
-            return Reading(snap=snap, batch=pages(after=after))
+            batch = pages(after=after)
+            shared = shared_pages(
+                conn,
+                now_ms,
+                found,
+                self.keys,
+                tail=self.policy_of(device.app_id).shared_tail,
+                limit=min(limit, self.page_entries) - batch.entries,
+                bytes_max=self.page_bytes - len(batch.json),
+            )
+            return Reading(snap=snap, batch=batch, shared=shared.beside(ahead(conn, snap, found.snaps)))
 
         return await self.engine.read(work)
 
