@@ -118,6 +118,8 @@ class Sends:
             notify_policy=None if body.notify is None else NotifyPolicy(body.notify),
             ttl_s=policy.ttl_s if body.ttl_s is None else body.ttl_s,
             deliver_ms=None if body.deliver_at is None else self._deliver_ms(body.deliver_at),
+            mentions=tuple(dict.fromkeys(body.mentions or ())),
+            everyone=body.mention_everyone,
         )
 
     def _deliver_ms(self, text: str) -> int | None:
@@ -229,7 +231,10 @@ def accepted_json(accepted: Accepted) -> dict[str, Any]:
     if accepted.deliver_ms is not None:
         answer["deliver_at"] = rfc3339(accepted.deliver_ms)
     if accepted.job is not None:
-        answer["fanout"] = {"total": len(accepted.recipients), "job": accepted.job}
+        answer["fanout"] = {"total": accepted.fanout_total, "job": accepted.job}
+    if accepted.posted is not None:
+        key, seq = accepted.posted
+        answer["timeline"] = {"conversation": key.conversation_id, "seq": seq}
     return answer
 
 

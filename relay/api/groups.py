@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.api.routes import Answer, Call
-from relay.api.schemas.users import MembersBody
+from relay.api.schemas.users import MemberBody, MembersBody
 from relay.inbox.groups import Membership
 from relay.inbox.service import InboxService
+from relay.model import UserKey
+
+ULTRA = "ultra"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -15,14 +18,26 @@ class GroupApi:
 
     async def change(self, call: Call) -> Answer:
         body: MembersBody = call.body
-        return Answer(200, _printed(await self._change(call, add=body.add or [], remove=body.remove or [])))
+        after = await self.inbox.change_group(
+            call.principal.app_id,
+            call.path["group"],
+            add=body.add or [],
+            remove=body.remove or [],
+            ultra=body.type == ULTRA,
+            notify=body.notify,
+        )
+        return Answer(200, _printed(after))
 
-    async def remove(self, call: Call) -> Answer:
-        await self._change(call, add=[], remove=[call.path["user"]])
+    async def set_notify(self, call: Call) -> Answer:
+        body: MemberBody = call.body
+        user = UserKey(call.principal.app_id, call.path["user"])
+        await self.inbox.set_notify(user, call.path["group"], body.notify)
         return Answer(204, None)
 
-    async def _change(self, call: Call, *, add: list[str], remove: list[str]) -> Membership:
-        return await self.inbox.change_group(call.principal.app_id, call.path["group"], add=add, remove=remove)
+    async def remove(self, call: Call) -> Answer:
+        group, user = call.path["group"], call.path["user"]
+        await self.inbox.change_group(call.principal.app_id, group, add=[], remove=[user])
+        return Answer(204, None)
 
     async def members(self, call: Call) -> Answer:
         users, more = await self.inbox.members(
@@ -36,4 +51,4 @@ class GroupApi:
 
 
 def _printed(one: Membership) -> dict[str, Any]:
-    return {"version": one.version, "members": one.members}
+    return {"version": one.version, "members": one.members, "type": one.type}

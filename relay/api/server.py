@@ -87,6 +87,7 @@ def application(
         "rename_user": backend.rename_user,
         "change_members": groups.change,
         "list_members": groups.members,
+        "set_member": groups.set_notify,
         "remove_member": groups.remove,
         "dissolve_group": groups.dissolve,
         "get_preferences": preferences.get,

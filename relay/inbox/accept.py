@@ -111,10 +111,16 @@ class Accepted(Struct, frozen=True, kw_only=True):
     recipients: tuple[Recipient, ...]
     deliver_ms: int | None = None
     job: str | None = None  # the fan-out that it goes by
+    everyone: bool = False  # the job goes to all members of a group
     posted: tuple[TimelineKey, int] | None = None  # its number in a shared timeline
     replay: bool = False
     wakes: tuple[UserKey, ...] = ()
     due_ms: int | None = None
+
+    @property
+    def fanout_total(self) -> int | None:
+        """How many receivers its fan-out has; None: everybody in a group."""
+        return None if self.everyone else len(self.recipients)
 
 
 REFUSALS: dict[str, Callable[[str], Problem]] = {
@@ -232,8 +238,11 @@ class Batch:
         if row.conversation_type != ULTRA:
             return answer
         found = timeline_rows.posted(self.conn, row.app_id, row.message_id)
-        posted = None if found is None else (TimelineKey(row.app_id, found.conversation_id), found.seq)
-        return replace(answer, posted=posted)
+        if found is None:
+            return answer
+        job = fanout_rows.job_id(row.app_id, row.message_id) if found.everyone else answer.job
+        key = TimelineKey(row.app_id, found.conversation_id)
+        return replace(answer, posted=(key, found.seq), everyone=found.everyone, job=job)
 
     # --- groups ---
 
@@ -359,6 +368,7 @@ class Batch:
             expires_ms=expires_ms,
             recipients=tuple(recipients),
             job=fanout_rows.job_id(send.app_id, send.message_id) if job else None,
+            everyone=send.everyone,
             posted=(timeline_key(send), seq),
             wakes=tuple(wakes),
             due_ms=due_ms,

@@ -76,6 +76,7 @@ class Posts:
             origin_session=origin_session,
             collapse_key=send.collapse_key,
             notifiable=(send.push is not None or send.push_held is not None) and send.ttl_s > 0,
+            data=rows.EVERYONE if send.everyone else None,
         )
 
     def add(

@@ -12,10 +12,11 @@ from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.reports import Ledger
 from relay.inbox.rules import View
-from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, UserKey
+from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, TimelineKey, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
+from relay.store import readers, timelines
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn
 
@@ -50,6 +51,7 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
         "expires_at": rfc3339(row.expires_ms),
         "deliver_at": None if row.deliver_ms is None else rfc3339(row.deliver_ms),
     }
+    message["timeline"] = _shared(conn, now_ms, row) if row.conversation_type == timelines.ULTRA else None
     recipients = []
     for user, seq, refusal in answered:
         locked = rows.get(UserKey(app_id, user))
@@ -60,6 +62,21 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
         else:
             recipients.append(_of_user(conn, locked, message_id, user, seq))
     return Trace(message=message, recipients=recipients)
+
+
+def _shared(conn: Conn, now_ms: int, row: Any) -> dict[str, Any] | None:
+    """Where it stands in a shared timeline, and how many have it: nothing is kept of each reader and message."""
+    found = timelines.posted(conn, row.app_id, row.message_id)
+    if found is None:
+        return None
+    key = TimelineKey(row.app_id, found.conversation_id)
+    over = found.state == EntryState.LIVE and found.expires_ms <= now_ms
+    return {
+        "conversation": found.conversation_id,
+        "seq": found.seq,
+        "state": "expired" if over else found.state,
+        "acked": readers.acked_by(conn, key, found.seq),
+    }
 
 
 def _of_user(conn: Conn, locked: Locked, message_id: str, user: str, seq: int) -> dict[str, Any]:

@@ -495,7 +495,7 @@ timeline_entry = _table(
     _int("origin_session", null=True),
     _text("collapse_key", null=True),
     _int("notifiable"),
-    _text("data", null=True),  # JSON of a recall
+    _text("data", null=True),  # JSON of a recall; of a message that mentions everybody
     _text("state"),
     _int("ended_by_seq", null=True),
     _int("accepted_ms"),

@@ -15,6 +15,7 @@ from relay.store.sql import as_list, in_list, insert_rows, per_dialect
 
 c, t, m = conversation.c, timeline_entry.c, message.c
 ULTRA = "ultra"
+EVERYONE = '{"everyone":true}'  # `data` of a message that all members have in their inboxes too
 PRUNE_MAX = 500
 _live = t.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
 
@@ -189,9 +190,18 @@ class Posted(NamedTuple):
     conversation_id: str
     seq: int
     state: str
+    expires_ms: int
+    data: str | None
+
+    @property
+    def everyone(self) -> bool:
+        """Whether all members have it in their inboxes too."""
+        return self.data == EVERYONE
 
 
-_posted = select(t.conversation_id, t.seq, t.state).where(t.app_id == bindparam("app"), t.message_id == bindparam("id"))
+_posted = select(t.conversation_id, t.seq, t.state, t.expires_ms, t.data).where(
+    t.app_id == bindparam("app"), t.message_id == bindparam("id")
+)
 
 
 def posted(conn: Connection, app_id: str, message_id: str) -> Posted | None:

@@ -21,7 +21,10 @@ class DeviceRef(In):
 
 
 class To(In):
-    """Who receives: users (all their devices), single devices, or the members of a group; at most 1,000 users, each once."""
+    """Who receives: users (all their devices), single devices, or the members of a group; at most 1,000 users, each once.
+
+    A message to an ultra group stands in the timeline that its members read, however many they are.
+    """
 
     users: Annotated[list[Id], Field(min_length=1)] | None = None
     devices: Annotated[list[DeviceRef], Field(min_length=1)] | None = None
@@ -37,7 +40,7 @@ class To(In):
 class ConversationBody(In):
     """The conversation that the message belongs to, as the app names it."""
 
-    type: Literal["direct", "group", "system"] = "direct"
+    type: Literal["direct", "group", "system", "ultra"] = "direct"
     id: Id | None = None
 
 
@@ -119,7 +122,17 @@ class SendBody(In):
     notify_release: bool = False
     deliver_at: Annotated[str, StringConstraints(max_length=40)] | None = None
     client_ref: Id | None = None
+    mentions: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
+    mention_everyone: bool = False
     id: MessageIdText | None = None
+
+    @model_validator(mode="after")
+    def _mentions_in_a_group(self) -> "SendBody":
+        if self.to.group is None and (self.mentions or self.mention_everyone):
+            raise ValueError("`mentions` and `mention_everyone` go with a message to an ultra group")
+        if self.to.group is None and self.conversation.type == "ultra":
+            raise ValueError("an ultra conversation is reached by `to.group`")
+        return self
 
 
 class BatchItem(SendBody):
@@ -142,8 +155,17 @@ class RecipientOut(Out):
 
 
 class FanoutOut(Out):
-    total: int
+    """`total`: how many receivers it has; left out where that is everybody in an ultra group."""
+
+    total: int | None = None
     job: str
+
+
+class TimelineOut(Out):
+    """Where the message stands in the timeline that the members of an ultra group read."""
+
+    conversation: str
+    seq: int
 
 
 class AcceptedOut(Out):
@@ -155,6 +177,7 @@ class AcceptedOut(Out):
     recipients: list[RecipientOut]
     deliver_at: str | None = None
     fanout: FanoutOut | None = None
+    timeline: TimelineOut | None = None
 
 
 class ItemOut(Out):
@@ -168,6 +191,7 @@ class ItemOut(Out):
     recipients: list[RecipientOut] | None = None
     deliver_at: str | None = None
     fanout: FanoutOut | None = None
+    timeline: TimelineOut | None = None
     problem: dict[str, Any] | None = None
 
 
@@ -175,6 +199,13 @@ class BatchOut(Out):
     accepted: int
     rejected: int
     results: list[ItemOut]
+
+
+class SharedTraceOut(TimelineOut):
+    """`acked`: how many users have it on some device; who they are is not kept for every message."""
+
+    state: Literal["live", "expired", "recalled", "superseded"]
+    acked: int
 
 
 class TraceOut(Out):
@@ -189,6 +220,7 @@ class TraceOut(Out):
     accepted_at: str
     expires_at: str
     deliver_at: str | None
+    timeline: SharedTraceOut | None
     recipients: list[dict[str, Any]]
 
 

@@ -14,10 +14,16 @@ class RenameBody(In):
 
 
 class MembersBody(In):
-    """Who joins and who leaves, in one step."""
+    """Who joins and who leaves, in one step.
+
+    `type: ultra`: any number of members, who read one timeline; a group that has become one stays one. `notify`: what those
+    who join an ultra group are told of while they are away.
+    """
 
     add: Annotated[list[Id], Field(max_length=1000)] | None = None
     remove: Annotated[list[Id], Field(max_length=1000)] | None = None
+    type: Literal["ultra"] | None = None
+    notify: Literal["all", "mentions"] | None = None
 
     @model_validator(mode="after")
     def _apart(self) -> "MembersBody":
@@ -31,6 +37,13 @@ class MembersBody(In):
 class MembershipOut(Out):
     version: int
     members: int
+    type: Literal["group", "ultra"]
+
+
+class MemberBody(In):
+    """What a member of an ultra group is told of: every message, or only those that mention it."""
+
+    notify: Literal["all", "mentions"]
 
 
 class MembersOut(Out):

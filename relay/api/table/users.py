@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from relay.api.routes import Query, Route
-from relay.api.schemas.users import MembersBody, MembershipOut, MembersOut, PreferencesBody, RenameBody
+from relay.api.schemas.users import MemberBody, MembersBody, MembershipOut, MembersOut, PreferencesBody, RenameBody
 from relay.api.table.shared import BODY, CALLER, COMMIT, STORE
 from relay.realtime.protocol import Id
 
@@ -34,6 +34,17 @@ ROUTES: tuple[Route, ...] = (
         query=MembersQuery,
         responses={200: MembersOut},
         errors=(*CALLER, *STORE, "not_found", "validation_failed", "unknown_field"),
+        tag="groups",
+    ),
+    Route(
+        method="PUT",
+        path="/v1/groups/{group}/members/{user}",
+        handler="set_member",
+        summary="What a member of an ultra group is told of.",
+        access="devices:write",
+        request=MemberBody,
+        responses={204: None},
+        errors=(*CALLER, *BODY, *COMMIT, "not_found"),
         tag="groups",
     ),
     Route(
