@@ -64,7 +64,7 @@ async def test_it_speaks_as_recorded() -> None:
 
 @pytest.fixture
 async def relay(tmp_path: Path) -> AsyncIterator[RelayProcess]:
-    relay = RelayProcess(tmp_path, {"RELAY_SERVER__QUIET_S": "0"})
+    relay = RelayProcess(tmp_path, {"RELAY_SERVER__QUIET_S": "0", "RELAY_APP__DEVICE_SENDS": "true"})
     await relay.start()
     yield relay
     await relay.aclose()
@@ -105,6 +105,22 @@ async def test_an_upgrade_brings_full_forms_and_what_the_old_version_lost(relay:
         assert (upgrade["from"], upgrade["to"], upgrade["released"]) == ("1.0", "2.0", 1)
         assert (second["verified"]["state"], second["verified"]["fetched"]) == ("repaired", 1)
         assert sorted(second["bodies"]) == [["a poll", "full"], ["plain", "full"]]
+
+
+async def test_what_a_device_sends_goes_once_although_answers_get_lost(relay: RelayProcess) -> None:
+    async with Backend(relay.url, relay.key) as backend:
+        for user in ("ann", "bob"):
+            await backend.put_device(user, "browser")
+        token = await backend.mint_token("ann", "browser")
+        code, out = await ran(*NODE, str(WEB / "send.mjs"), RELAY_URL=relay.url, RELAY_TOKEN=token)
+        assert code == 0, out
+        said = json.loads(out)
+        sender = {"user": "ann", "device": "browser"}
+        assert said["kept"] == [{"kind": "own", "body": one, "sender": sender} for one in ({"n": 1.5}, "zwei", 1e21)]
+        assert (said["verified"]["state"], said["unsent"]) == ("ok", [])
+        token = await backend.mint_token("bob", "browser")
+        code, out = await ran(*NODE, str(WEB / "live.mjs"), "poll", "3", RELAY_URL=relay.url, RELAY_TOKEN=token)
+        assert json.loads(out.splitlines()[-1])["kept"] == [{"n": 1.5}, "zwei", 1e21]
 
 
 async def test_a_relay_that_is_killed_and_comes_back_goes_on_where_it_was(relay: RelayProcess) -> None:

@@ -150,6 +150,27 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual((await cache.messages({ after: three.place, limit: 2 })).map(({ body }) => body), [4, 5]);
   });
 
+  test(`${kind}: a message that is not what was stored does not count, and gives way to what is fetched`, async () => {
+    const tables = await open();
+    const cache = new Cache(tables);
+    await cache.open();
+    await cache.adopt({ epoch: "e1", seq: 0, cursor: "c0" });
+    await cache.keep(at(0), page(0, [entry(1), entry(2, { body: { b: [1, "ü"], a: null } }), entry(3)]));
+    const counting = async () => (await cache.rows({ low: 0, high: 3 }, 0)).map(({ seq }) => seq);
+    assert.deepEqual(await counting(), [1, 2, 3]);
+    await tables.transact(async (t) => {
+      await t.put("messages", "m2", { ...(await t.get("messages", "m2")), body: { b: [1, "u"], a: null } });
+      await t.delete("messages", "m3");
+    });
+    assert.deepEqual(await counting(), [1]);
+    const news = await cache.fill(page(1, [entry(2, { body: "whole" }), entry(3)]));
+    assert.deepEqual(news.changed.map(({ body }) => body), ["whole"]);
+    assert.deepEqual(news.arrived.map(({ id }) => id), ["m3"]);
+    assert.deepEqual(await counting(), [1, 2, 3]);
+    await cache.delete(["m1"]);
+    assert.deepEqual(await counting(), [1, 2, 3], "the user's own deletion is no damage");
+  });
+
   test(`${kind}: it remembers the app's version, and an upgrade until it is proved`, async () => {
     const cache = await begun();
     assert.equal(await cache.noteVersion("1.0"), null);

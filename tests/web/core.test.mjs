@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { Core } from "../../relay/web/sdk/core.js";
 
 const HERE = { epoch: "e", seq: 2, cursor: "c2" };
-const NEWS = { arrived: [], changed: [], ended: [], read: [], words: {} };
+const NEWS = { arrived: [], changed: [], ended: [], read: [], sent: [], words: {} };
 const welcome = (more = {}) => ({
   type: "welcome",
   verdict: "delta",

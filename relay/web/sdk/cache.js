@@ -1,8 +1,10 @@
 // A device's message database: a page with its cursor or not at all, each message once, the fuller form of two.
 
+import { Outbox, ownEntry, settle } from "./outbox.js";
 import { CARRIES_BODY, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
 const ONE = "one";
+const CHUNK = 500; // rows whose bodies are held at a time
 const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, upgrade: null, version: null, given: null, token: null };
 
 /** Another tab has stored something meanwhile. */
@@ -13,6 +15,7 @@ export class Cache {
 
   constructor(tables) {
     this.#tables = tables;
+    this.outbox = new Outbox(tables);
   }
 
   get tables() {
@@ -47,7 +50,8 @@ export class Cache {
   // --- pages ---
 
   /** Stores a page and its cursor, if the database stands at `at`; gives what is news. Throws Moved. */
-  keep(at, page, how = {}) {
+  async keep(at, bare, how = {}) {
+    const page = await summed(bare);
     return this.#change(async (store, t) => {
       if (store.epoch !== at.epoch || store.seq !== at.seq || page.from !== at.seq) throw new Moved();
       const news = await this.#takeAll(t, store, page, how);
@@ -58,8 +62,23 @@ export class Cache {
     });
   }
 
+  /** Takes a message from the outbox into the inbox's cache, by the relay's answer to it; gives what is news. */
+  async sent(key, answer) {
+    const waiting = (await this.outbox.all()).find((one) => one.key === key);
+    const sum = await sumOf(waiting?.message.body);
+    return this.#change(async (store, t) => {
+      const news = await this.#takeAll(t, store, { entries: [] }, {});
+      const row = await settle(t, key);
+      if (!row) return news; // its copy has come before the answer
+      await this.#take(t, store, { ...ownEntry(row, answer, store.epoch), sum }, {}, news);
+      news.sent.push({ key, id: answer.id });
+      return news;
+    });
+  }
+
   /** Stores what came beside the cursor, by a range. */
-  fill(page, how = {}) {
+  async fill(bare, how = {}) {
+    const page = await summed(bare);
     return this.#change(async (store, t) => {
       const fits = page.epoch === store.epoch;
       return this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
@@ -67,7 +86,7 @@ export class Cache {
   }
 
   async #takeAll(t, store, page, { types = null, check = null }) {
-    const news = { arrived: [], changed: [], ended: [], read: [], words: {} };
+    const news = { arrived: [], changed: [], ended: [], read: [], sent: [], words: {} };
     for (const entry of page.entries) await this.#take(t, store, entry, { types, check }, news);
     for (const [key, word] of Object.entries(news.words)) await t.put("words", key, { key, word });
     return news;
@@ -91,8 +110,10 @@ export class Cache {
       const row = { ...entry, form, place: (store.count += 1), ended: null, ...(tag ? { tag } : {}) };
       await t.put("messages", entry.id, row);
       news.arrived.push(row);
-    } else if (!known.ended && (RANK[form] > RANK[known.form] || known.body === undefined)) {
-      const row = { ...known, ...entry, id: known.id, form, place: known.place };
+      if (entry.kind === "own" && (await settle(t, entry.client_ref))) news.sent.push({ key: entry.client_ref, id: entry.id });
+    } else if (!known.ended && (RANK[form] > RANK[known.form] || known.body === undefined || known.rotten)) {
+      const { rotten, ...whole } = known;
+      const row = { ...whole, ...entry, id: known.id, form, place: known.place };
       await t.put("messages", known.id, row);
       news.changed.push(row);
     }
@@ -109,6 +130,7 @@ export class Cache {
       const ids = older.filter(({ seq, endedBy }) => seq < entry.seq && !endedBy).map((one) => one.kept);
       await this.#end(t, ids.filter((id) => id !== kept), "superseded", entry.seq, news);
     }
+    if (!entry.seq) return; // by no number yet, or by one of another numbering
     const { seq, id, h, expires_at: expires = null, collapse_key: collapse } = entry;
     await t.put("ledger", seq, { seq, id, h, kept, expires, endedBy: null, ...(collapse ? { collapse } : {}) });
     const row = await t.get("messages", kept);
@@ -203,16 +225,32 @@ export class Cache {
     });
   }
 
-  /** What counts of these numbers in a comparison (config/docs/protocol.md): `{seq, id, h}`, in order. */
-  rows({ low, high }, now) {
+  /**
+   * What counts of these numbers in a comparison (config/docs/protocol.md): `{seq, id, h}`, in order. A message that is missing,
+   * or is not what was stored here, does not count; the latter gives way to what is fetched.
+   */
+  async rows({ low, high }, now) {
+    const ledger = await this.#tables.transact((t) => t.between("ledger", low, high));
+    const live = ledger.filter((row) => !row.endedBy && !past(row.expires, now));
+    const counting = [];
+    for (let at = 0; at < live.length; at += CHUNK) {
+      const part = live.slice(at, at + CHUNK);
+      const messages = await this.#tables.transact((t) => Promise.all(part.map(({ kept }) => t.get("messages", kept))));
+      const states = await Promise.all(messages.map(stateOf));
+      const rotten = messages.filter((_, n) => states[n] === "rotten");
+      if (rotten.length) await this.#spoilt(rotten);
+      counting.push(...part.filter((_, n) => states[n] === "here").map(({ seq, id, h }) => ({ seq, id, h })));
+    }
+    return counting;
+  }
+
+  /** No transaction waits for a hash: so what has changed meanwhile is left alone. */
+  #spoilt(messages) {
     return this.#tables.transact(async (t) => {
-      const counting = [];
-      for (const row of await t.between("ledger", low, high)) {
-        if (row.endedBy || past(row.expires, now)) continue;
-        const message = await t.get("messages", row.kept);
-        if (message && (message.ended || message.body !== undefined)) counting.push({ seq: row.seq, id: row.id, h: row.h });
+      for (const { id, sum } of messages) {
+        const row = await t.get("messages", id);
+        if (row?.sum === sum) await t.put("messages", id, { ...row, rotten: true });
       }
-      return counting;
     });
   }
 
@@ -242,6 +280,23 @@ export class Cache {
   putToken(given, token) {
     return this.#change(async (store) => void Object.assign(store, { given, token }));
   }
+}
+
+/** The page, each body with a sum of its own, by which it is known later whether the database still holds what came. */
+async function summed(page) {
+  return { ...page, entries: await Promise.all(page.entries.map(async (one) => ({ ...one, sum: await sumOf(one.body) }))) };
+}
+
+async function sumOf(body) {
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(JSON.stringify(body)));
+  return [...new Uint8Array(digest, 0, 8)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** `here`, also if the user has deleted it, `missing` or `rotten`. */
+async function stateOf(message) {
+  if (!message || (!message.ended && message.body === undefined)) return "missing";
+  if (message.ended) return "here";
+  return !message.rotten && (await sumOf(message.body)) === message.sum ? "here" : "rotten";
 }
 
 function past(instant, now) {

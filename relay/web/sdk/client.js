@@ -7,7 +7,9 @@
 import { Moved } from "./cache.js";
 import { Core } from "./core.js";
 import { Ladder } from "./ladder.js";
+import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
+import { Sender } from "./sending.js";
 import { Gone, HttpWay, SocketWay, StreamWay } from "./ways.js";
 
 const RENEW_MS_MIN = 60_000;
@@ -34,6 +36,7 @@ export class Client extends EventTarget {
   #foreground = true;
   #welcomed = false;
   #ladder;
+  #sender;
   #given = null;
   #token = null;
   #comparing = Promise.resolve();
@@ -57,6 +60,12 @@ export class Client extends EventTarget {
       WebSocket: given.WebSocket ?? globalThis.WebSocket,
       random: given.random ?? Math.random,
     };
+    this.#sender = new Sender({
+      cache,
+      call: (...what) => this.call(...what),
+      tell: (type, detail) => this.#tell(type, detail),
+      random: this.#options.random,
+    });
   }
 
   // --- what the app asks ---
@@ -73,6 +82,7 @@ export class Client extends EventTarget {
     this.#ending.abort();
     this.#push({ type: "stopped" });
     await this.#running;
+    await this.#sender.stop();
     await this.#cache.close();
     this.elsewhere?.stopped();
   }
@@ -84,6 +94,29 @@ export class Client extends EventTarget {
   /** Takes messages off this device. */
   async delete(...ids) {
     await this.#cache.delete(ids);
+  }
+
+  /**
+   * Sends to users, or to a group; gives the message's key. When this returns, the message is in the database: it goes out as soon
+   * as the relay can be reached, also by a later page. `sent` or `unsent` tells that it has been decided.
+   */
+  async send(body, { to, group, key = uuid7(Date.now()), ...more }) {
+    const receivers = to === undefined ? { group } : { users: [to].flat() };
+    const message = { to: receivers, body, client_ref: key, ...more };
+    await this.#cache.outbox.put(key, JSON.parse(JSON.stringify(message)), Date.now());
+    if (this.#running) this.#sender.nudge();
+    else this.elsewhere?.poke();
+    return key;
+  }
+
+  /** What the relay has not taken, in order: what still waits, and what it refused. */
+  unsent() {
+    return this.#cache.outbox.all();
+  }
+
+  /** Takes messages out of the outbox. One that is just on its way may have been taken all the same. */
+  async dropUnsent(...keys) {
+    await this.#cache.outbox.drop(keys);
   }
 
   /** The user has read a conversation up to this number of the inbox. */
@@ -115,6 +148,7 @@ export class Client extends EventTarget {
 
   /** There may be news, or a word in the cache: a push has come, or the network is back. */
   poke() {
+    this.#sender.nudge();
     if (this.#running) this.#push({ type: "poked" });
     else this.elsewhere?.poke();
   }
@@ -297,6 +331,7 @@ export class Client extends EventTarget {
   #worked() {
     this.#welcomed = true;
     this.#ladder.worked();
+    this.#sender.reached();
   }
 
   async #close() {
@@ -374,6 +409,7 @@ export class Client extends EventTarget {
     for (const message of news.arrived) this.#tell("message", message);
     for (const message of news.changed) this.#tell("changed", message);
     for (const ended of news.ended) this.#tell("ended", ended);
+    for (const sent of news.sent) this.#tell("sent", sent);
     if (Object.keys(news.words).length) this.#push({ type: "spoke", words: news.words });
     return news.arrived.length + news.changed.length;
   }

@@ -257,6 +257,7 @@ export class Core {
       ...news.changed.map((message) => tell("changed", message)),
       ...news.ended.map((ended) => tell("ended", ended)),
       ...news.read.map((marker) => tell("read", marker)),
+      ...news.sent.map((sent) => tell("sent", sent)),
     ];
     if (this.phase !== "reading") return told;
     this.#unacked += page.entries.length;

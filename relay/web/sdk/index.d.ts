@@ -37,6 +37,10 @@ export interface Events {
   ended: { id: string; why: "recalled" | "superseded" };
   /** Another device of the user has read this conversation up to a number of the inbox. */
   read: { conversation: string; seq: number };
+  /** The relay has a message of this device, under this id; it is in the cache, too. */
+  sent: { key: string; id: string };
+  /** It will never take this one as it is: it stays among the unsent until it is dropped. */
+  unsent: { key: string } & Refusal;
   connected: Welcome;
   caughtup: { seq: number };
   acked: { seq: number };
@@ -52,6 +56,34 @@ export interface Events {
   push: { told: unknown };
   opened: { ids: string[]; click: string | null; data: unknown };
   subscription: unknown;
+}
+
+export interface Refusal {
+  code: string;
+  detail: string;
+  errors: { pointer: string; code: string; detail: string }[];
+}
+
+/** A message that the relay has not taken yet, or never will. */
+export interface Unsent {
+  key: string;
+  message: Outgoing;
+  created: number;
+  refused: Refusal | null;
+}
+
+export interface Outgoing {
+  to: { users: string[] } | { group: string };
+  body: unknown;
+  type?: string;
+  conversation?: { type?: "direct" | "group"; id?: string };
+  push?: { title?: string; body?: string; image?: string; thread?: string };
+  ttl_s?: number;
+  priority?: "low" | "normal" | "high" | "urgent";
+  min_schema?: number;
+  fallback?: unknown;
+  deliver_at?: string;
+  client_ref?: string;
 }
 
 /** What a comparison of the cache with the relay came to; `fetched` messages were missing or damaged, and are back. */
@@ -137,6 +169,13 @@ export class Client extends EventTarget {
   readonly ending: AbortSignal;
   /** What the cache holds after a `place`, in the order in which it came. */
   messages(options?: { after?: number; limit?: number }): Promise<Message[]>;
+  /** Into the outbox; gives the message's key. `sent` or `unsent` tells that it has been decided, perhaps to a later page. */
+  send(
+    body: unknown,
+    options: { to?: string | string[]; group?: string; key?: string } & Omit<Outgoing, "to" | "body">,
+  ): Promise<string>;
+  unsent(): Promise<Unsent[]>;
+  dropUnsent(...keys: string[]): Promise<void>;
   read(conversation: string, seq: number): Promise<void>;
   report(id: string, what: "shown" | "opened"): Promise<void>;
   turn(foreground: boolean): void;

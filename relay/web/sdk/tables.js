@@ -5,13 +5,14 @@ const STEPS = [
   (database) => {
     database.createObjectStore("store");
     database.createObjectStore("words");
+    database.createObjectStore("outbox");
     const messages = database.createObjectStore("messages");
     messages.createIndex("place", "place", { unique: true });
     messages.createIndex("tag", "tag");
     database.createObjectStore("ledger").createIndex("collapse", "collapse");
   },
 ];
-export const TABLES = ["store", "words", "messages", "ledger"];
+export const TABLES = ["store", "words", "outbox", "messages", "ledger"];
 const APP_STEPS_MAX = 1000; // a database's version counts our steps in thousands, and the app's in units
 
 /** Rows in memory; a transaction that throws leaves nothing behind. */
