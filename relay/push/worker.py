@@ -21,7 +21,9 @@ from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
 from relay.push.planner import Note, Wait, device_hint
 from relay.push.rules import Result, worst
-from relay.push.service import Attempt, Planned, Settlement, plan_due, settle, still_needed
+from relay.push.attempts import Attempt, still_needed
+from relay.push.planning import Planned, plan_due
+from relay.push.settling import Settlement, settle
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place

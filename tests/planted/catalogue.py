@@ -77,7 +77,7 @@ BUGS = (
         "M11 a vendor's yes ends the delivery",
         "accepted by the vendor, never shown, never repeated",
         one(
-            "relay/push/service.py",
+            "relay/push/settling.py",
             "    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, "
             "locked.head_seq))))",
             "    locked.put(replace(device, acked_seq=one.attempt.send.upto_seq, acked_high=one.attempt.send.upto_seq, "
@@ -106,7 +106,7 @@ BUGS = (
         "M15 claims without a fencing token",
         "a worker that had slept overwrote its successor's result",
         one(
-            "relay/push/service.py",
+            "relay/push/settling.py",
             "        if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:",
             "        if locked is None or job is None:",
         ),
@@ -292,7 +292,7 @@ BUGS = (
         "P11 dead tokens are removed whoever says so",
         "a vendor's late word removed a token that had been registered again",
         one(
-            "relay/push/service.py",
+            "relay/push/settling.py",
             "    if current is None or when_ms <= current.registered_ms or one.spare:",
             "    if current is None:",
         ),

@@ -21,7 +21,9 @@ from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, Policy
 from relay.push.planner import AccountView
 from relay.push.rules import Result
-from relay.push.service import Attempt, Settlement, plan_due, settle, still_needed
+from relay.push.attempts import Attempt, still_needed
+from relay.push.planning import plan_due
+from relay.push.settling import Settlement, settle
 from relay.store import meta
 from relay.store import queue as job_rows
 from relay.store.engine import Engine

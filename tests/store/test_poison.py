@@ -7,7 +7,8 @@ from house import House
 
 from providers.contract import Outcome, Verdict
 from relay.push.rules import Result
-from relay.push.service import Attempt, Settlement, settle
+from relay.push.attempts import Attempt
+from relay.push.settling import Settlement, settle
 from relay.push.suspects import LOST_MAX
 from relay.store import dead
 from relay.store import queue as job_rows

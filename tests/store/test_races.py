@@ -20,7 +20,7 @@ from providers.contract import Verdict
 from relay.errors import Conflict, Problem
 from relay.inbox.registry import Bye, Registration, bye, register
 from relay.model import Facts, Policy
-from relay.push.service import Attempt
+from relay.push.attempts import Attempt
 from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
 

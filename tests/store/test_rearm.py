@@ -23,7 +23,7 @@ from relay.errors import Problem
 from relay.inbox import rules
 from relay.inbox.registry import ForeignWord
 from relay.model import Device, DeviceState, Facts, NotifyPolicy, Policy, Scope
-from relay.push.service import Attempt
+from relay.push.attempts import Attempt
 from relay.store import queue as job_rows
 from relay.store.engine import Engine, InlineEngine
 from relay.store.schema import metadata

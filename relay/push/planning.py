@@ -1,8 +1,7 @@
-"""The two transactions of a push, PLAN and SETTLE, and the look between them (protocol 7.3).
+"""PLAN, the first transaction of a push (protocol 7.3).
 
-PLAN takes the user's lock, asks the planner, and writes what it said: rest, later, or a claim with an attempt begun. The
-vendor is called outside any transaction. SETTLE takes the lock again; a result whose claim is not the live one changes
-nothing but the log.
+It takes the users' locks, asks the planner, and writes what it said: rest, later, or a claim with an attempt begun. The
+vendor is called outside any transaction.
 """
 
 import dataclasses
@@ -13,54 +12,22 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from relay.clock import rfc3339
 from relay.inbox import rules
-from relay.inbox.addresses import lose_address
 from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
-from relay.inbox.locked import lock as lock_users
 from relay.inbox.preferences import quiet_until
-from relay.inbox.reports import Reported, tell, tell_device
+from relay.inbox.reports import tell_device
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
-from relay.push.planner import (
-    ITEMS_MAX,
-    TRIES_PER_ADDRESS,
-    AccountView,
-    Form,
-    Item,
-    Plan,
-    Send,
-    Situation,
-    Stop,
-    Wait,
-    plan,
-    spared,
-)
-from relay.push.rules import Result, Then, after
+from relay.push.attempts import Attempt
+from relay.push.planner import ITEMS_MAX, AccountView, Form, Item, Plan, Send, Situation, Stop, Wait, plan, spared
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
-from relay.store.events import NewEvent, derived_id
 from relay.store.sql import StoreError
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One try that a worker holds a claim for."""
-
-    device: DeviceKey
-    epoch: str
-    head_seq: int
-    token: int  # the claim's
-    knock: bool
-    tries: int  # failed ones before this
-    lost: int  # ones in a row before this that a process did not outlive
-    started_ms: int
-    send: Send
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,241 +318,3 @@ def _attempt_row(one: Attempt) -> dict[str, object]:
         "vendor_code": None,
         "left_out": ",".join(dict.fromkeys(what for note in one.send.notes for what in note.left_out)),
     }
-
-
-# --- the look before sending ------------------------------------------------------------------------------------------
-
-
-def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[bool]:
-    """For each attempt: the address is still this device's own, and something it names still lives and is not acked.
-
-    Without a lock: what changes after this look costs at most one push that the client drops. What it names no more, but
-    the device still lacks, is planned again.
-    """
-    keys = {one.device.user for one in attempts}
-    devices = {d.key: d for found in device_rows.devices_of(conn, keys).values() for d in found}
-    addresses = device_rows.addresses_of(conn, keys)
-    acks = device_rows.ack_ranges(conn, keys)
-    alive: dict[str, Mapping[tuple[str, str], Sequence[int]]] = {}
-    for app_id in {key.app_id for key in keys}:
-        here = [one for one in attempts if one.device.app_id == app_id]
-        ids = {id_ for one in here for id_ in _named(one)}
-        alive[app_id] = inbox_rows.alive(conn, now_ms, app_id, {one.device.user_id for one in here}, ids)
-
-    def needed(one: Attempt) -> bool:
-        device = devices.get(one.device)
-        if device is None or _current(addresses.get(one.device, []), one.send.address) is None:
-            return False
-        acked, _ = acks.get(one.device, ((), ()))
-        seqs = (seq for id_ in _named(one) for seq in alive[one.device.app_id].get((one.device.user_id, id_), ()))
-        return any(seq > device.acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)
-
-    return [needed(one) for one in attempts]
-
-
-def _named(one: Attempt) -> set[str]:
-    return {id_ for note in one.send.notes for id_ in note.ids}
-
-
-def _current(addresses: Sequence[Address], used: Address) -> Address | None:
-    """The device's own active address with the token that an attempt uses, if it still has it."""
-    same = (a for a in addresses if a.account == used.account and a.token_hash == used.token_hash)
-    return next((a for a in same if a.state == "active"), None)
-
-
-# --- settling ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """An attempt and what became of it. `retry_ms`: when to try again, if it is to be. `spare`: a dead token is not to be
-    removed now (the brake holds). `passes_on`: the next address of the device, if it has one, need not wait so long."""
-
-    attempt: Attempt
-    result: Result
-    retry_ms: int
-    spare: bool = False
-    passes_on: bool = False
-    spent: str | None = None  # the vendor's day whose quota is used up, for the whole account
-
-
-def settle(
-    conn: Conn, now_ms: int, settlements: Sequence[Settlement], policy_of: PolicyOf
-) -> list[Then | None | Exception]:
-    """Writes results; None for one whose claim had passed to another worker."""
-    users = lock_users(conn, now_ms, {one.attempt.device.user for one in settlements}, policy_of)
-    addresses = device_rows.addresses_of(conn, users)
-    ends, freed = [], []
-    answers: list[Then | Exception | None] = []
-    for one in settlements:
-        outcome = one.result.outcome
-        ends.append(
-            (
-                one.attempt.device,
-                {
-                    "token": one.attempt.token,
-                    "now": now_ms,
-                    "word": one.result.word,
-                    "vid": None if outcome is None else outcome.vendor_id,
-                    "vcode": None if outcome is None else outcome.vendor_code,
-                },
-            )
-        )
-        locked = users.get(one.attempt.device.user)
-        job = None if locked is None else locked.jobs.get(one.attempt.device.device_id)
-        if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:
-            answers.append(None)
-            continue
-        freed.append((one.attempt.device, one.attempt.token, _lost(job, one.result)))
-        answers.append(_settle_one(locked, job, one, addresses.get(one.attempt.device, [])))
-    quota.exhaust(
-        conn,
-        {
-            (one.attempt.device.app_id, one.attempt.send.address.account, one.spent)
-            for one in settlements
-            if one.spent is not None
-        },
-    )
-    job_rows.end_attempts(conn, ends)
-    job_rows.release_claims(conn, freed)
-    flush(conn, now_ms, users.values())
-    return answers
-
-
-def _lost(job: PushJob, result: Result) -> int:
-    """How long the job's attempts have come to no end in a row: whatever end this one came to clears it."""
-    if result.broke:
-        return job.lost + 1
-    return job.lost if result.cut_off else 0
-
-
-def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequence[Address]) -> Then:
-    device_id = one.attempt.device.device_id
-    device = locked.devices.get(device_id)
-    then = after(one.result, one.attempt.send.form)
-    if device is None:
-        return Then.MOOT
-    current = _current(addresses, one.attempt.send.address)
-    if current is None and then in {Then.TOLD, Then.GIVE_UP}:
-        then = Then.MOOT  # what a token before this one was told may never have arrived
-    match then:
-        case Then.TOLD:
-            _told(locked, device, job, one)
-        case Then.GIVE_UP:
-            _told(locked, device, job, one)
-            _bury(locked, device, one)
-        case Then.AGAIN if one.passes_on and (several := sum(a.state == "active" for a in addresses)) > 1:
-            turn = job.tries // TRIES_PER_ADDRESS + 1
-            wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
-            locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms))
-        case Then.AGAIN:
-            locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms))
-        case Then.NEXT_ADDRESS:
-            _dead(locked, device, job, one, current)
-        case Then.BARE:
-            locked.put_job(replace(job, tries=job.tries + 1, bare_seq=one.attempt.send.upto_seq, retry_ms=None))
-        case Then.PARK:
-            assert one.result.outcome is not None
-            job_rows.park_account(
-                locked.conn,
-                locked.now_ms,
-                app_id=locked.key.app_id,
-                account=one.attempt.send.address.account,
-                code=one.result.outcome.vendor_code,
-            )
-            _tell_parked(locked, one)
-            locked.rearm(device_id)  # due again at once: the planner then finds the account parked, or the next one
-        case Then.MOOT | Then.FREE:
-            locked.rearm(device_id)
-    return then
-
-
-def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None:
-    """The vendor took it over (or never will): told. Nothing is acked by that."""
-    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, locked.head_seq))))
-    knocks = job.knock + 1 if one.attempt.knock else job.knock
-    locked.put_job(
-        replace(
-            job,
-            knock=knocks,
-            told_ms=job.told_ms if job.told_ms is not None else locked.now_ms,
-            tries=0,
-            retry_ms=None,
-            address_index=job.address_index + 1 if one.attempt.knock else job.address_index,
-        )
-    )
-    if one.attempt.knock and knocks >= len(locked.policy.knocks_ms):
-        tell_device(locked, device, "device.unreachable", reason="told")
-    outcome = one.result.outcome
-    if outcome is not None and not one.attempt.knock:
-        entries = inbox_rows.notifiable_between(
-            locked.conn,
-            locked.key,
-            locked.now_ms,
-            after=one.attempt.send.from_seq - 1,
-            upto=one.attempt.send.upto_seq,
-            limit=ITEMS_MAX,
-        )
-        pushed: list[Reported] = [(entry, outcome.vendor_code) for entry in entries]
-        if one.result.word == "accepted":
-            tell(locked, device, "delivery.pushed", pushed)
-
-
-def _tell_parked(locked: Locked, one: Settlement) -> None:
-    """The backend's operators hear of it once, however many calls found out."""
-    app_id, account = locked.key.app_id, one.attempt.send.address.account
-    since_ms = job_rows.parked_since_ms(locked.conn, app_id, account)
-    outcome = one.result.outcome
-    locked.events.append(
-        NewEvent(
-            app_id=app_id,
-            event_id=derived_id("evt_", "account.parked", app_id, account, since_ms),
-            type="account.parked",
-            data={
-                "account": account,
-                "code": None if outcome is None else outcome.vendor_code,
-                "at": rfc3339(since_ms),
-            },
-        )
-    )
-
-
-def _bury(locked: Locked, device: Device, one: Settlement) -> None:
-    """No vendor will carry it: kept in the list of dead pushes until the device has the messages, or somebody requeues."""
-    outcome = one.result.outcome
-    assert outcome is not None
-    dead.put(
-        locked.conn,
-        device.key,
-        {
-            "dead_ms": locked.now_ms,
-            "account": one.attempt.send.address.account,
-            "verdict": str(outcome.verdict),
-            "vendor_code": outcome.vendor_code,
-            "from_seq": one.attempt.send.from_seq,
-            "upto_seq": one.attempt.send.upto_seq,
-        },
-    )
-
-
-def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement, current: Address | None) -> None:
-    """The vendor says the token is dead: believed only for this very token, and if it has not been registered since."""
-    assert one.result.outcome is not None
-    address = one.attempt.send.address
-    since_ms = one.result.outcome.dead_since_ms
-    when_ms = one.attempt.started_ms if since_ms is None else since_ms
-    if current is None or when_ms <= current.registered_ms or one.spare:
-        waits = one.spare or current is not None
-        locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms if waits else None))
-        return
-    lose_address(locked, device.key, account=address.account, token_hash=address.token_hash, state="dead")
-    tell_device(
-        locked,
-        device,
-        "device.token_invalid",
-        account=address.account,
-        code=one.result.outcome.vendor_code,
-    )
-    if not locked.devices[device.device_id].has_address:
-        tell_device(locked, device, "device.unreachable", reason="no_address")
-    locked.put_job(replace(job, tries=0, retry_ms=None))

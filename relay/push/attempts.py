@@ -1,0 +1,62 @@
+"""One try to push, and the look before it is made (protocol 7.3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from relay.model import Address, DeviceKey
+from relay.push.planner import Send
+from relay.store import devices as device_rows
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try that a worker holds a claim for."""
+
+    device: DeviceKey
+    epoch: str
+    head_seq: int
+    token: int  # the claim's
+    knock: bool
+    tries: int  # failed ones before this
+    lost: int  # ones in a row before this that a process did not outlive
+    started_ms: int
+    send: Send
+
+
+def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[bool]:
+    """For each attempt: the address is still this device's own, and something it names still lives and is not acked.
+
+    Without a lock: what changes after this look costs at most one push that the client drops. What it names no more, but
+    the device still lacks, is planned again.
+    """
+    keys = {one.device.user for one in attempts}
+    devices = {d.key: d for found in device_rows.devices_of(conn, keys).values() for d in found}
+    addresses = device_rows.addresses_of(conn, keys)
+    acks = device_rows.ack_ranges(conn, keys)
+    alive: dict[str, Mapping[tuple[str, str], Sequence[int]]] = {}
+    for app_id in {key.app_id for key in keys}:
+        here = [one for one in attempts if one.device.app_id == app_id]
+        ids = {id_ for one in here for id_ in _named(one)}
+        alive[app_id] = inbox_rows.alive(conn, now_ms, app_id, {one.device.user_id for one in here}, ids)
+
+    def needed(one: Attempt) -> bool:
+        device = devices.get(one.device)
+        if device is None or address_used(addresses.get(one.device, []), one.send.address) is None:
+            return False
+        acked, _ = acks.get(one.device, ((), ()))
+        seqs = (seq for id_ in _named(one) for seq in alive[one.device.app_id].get((one.device.user_id, id_), ()))
+        return any(seq > device.acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)
+
+    return [needed(one) for one in attempts]
+
+
+def _named(one: Attempt) -> set[str]:
+    return {id_ for note in one.send.notes for id_ in note.ids}
+
+
+def address_used(addresses: Sequence[Address], used: Address) -> Address | None:
+    """The device's own active address with the token that an attempt uses, if it still has it."""
+    same = (a for a in addresses if a.account == used.account and a.token_hash == used.token_hash)
+    return next((a for a in same if a.state == "active"), None)
