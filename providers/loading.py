@@ -1,7 +1,9 @@
 """Which providers are installed, and how an account's provider is built from its settings."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
@@ -150,6 +152,19 @@ def configured(provider: type[Provider], settings: Mapping[str, Any], *, trusted
     mistakes = []
     for error in errors:
         where = ".".join(str(part) for part in error["loc"])
-        said = error["msg"].removeprefix("Value error, ")
+        said = _said(provider.Config, where, error["type"], error["msg"])
         mistakes.append(f"{where}: {said}" if where else said)
     raise SettingsInvalid(mistakes)
+
+
+def _said(config: type[ProviderConfig], key: str, kind: str, message: str) -> str:
+    """What is wrong with a key, and what would be right."""
+    if kind == "missing":
+        file = f"{key}_file"
+        return f"found nothing; must be given{f', or {file}' if file in config.operator_only else ''}"
+    if kind == "extra_forbidden":
+        known = sorted({*config.model_fields, *config.operator_only})
+        close = get_close_matches(key, known, n=1)
+        return f"is not known; did you mean {close[0]}?" if close else f"is not known; there are: {', '.join(known)}"
+    said = message.removeprefix("Value error, ")
+    return re.sub(r"^(Input|String|Value|List|Dictionary|URL) should ", "must ", said)

@@ -19,6 +19,7 @@ from relay.api.principal import SCOPES
 from relay.api.system import Readiness
 from relay.api.watch import CredentialWatch
 from relay.building.address_tokens import AddressTokens
+from relay.building.checking import cannot_listen
 from relay.building.departure import Departure
 from relay.building.measuring import watch_loop
 from relay.building.set_back import SetBack
@@ -106,9 +107,6 @@ class Relay:
             raise ConfigError(["clock: it stands past the year 9997; set the machine's clock right."])
         self.accounts = build_accounts(settings, clock)  # first of all: a mistake in it must leave nothing behind
         path = settings.sqlite_path()
-        new_file = path is not None and not path.exists()
-        if new_file and path is not None and not path.parent.is_dir():
-            raise ConfigError([f"store.url: the folder {path.parent} does not exist."])
         self.room = room_of(settings, self._read_space)
         self.engine = open_engine(settings, clock, rng, self.metrics, release=self.room.release)
         if path is not None and wal_reset_affected():
@@ -311,7 +309,11 @@ class Relay:
         )
         await runner.setup()
         site = web.TCPSite(runner, self.settings.server.host, self.settings.server.port, backlog=1024)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise cannot_listen(self.settings, error) from error
         self.port = runner.addresses[0][1]
         no_more, stop = asyncio.Event(), asyncio.Event()
         scheduler = self.chores.scheduler()

@@ -94,10 +94,10 @@ def check_file(path: Path) -> None:
     try:
         keys = read_keys(path.read_bytes())
     except OSError as error:
-        raise ConfigError([f"device_jwt.keys: {path} cannot be read ({error.strerror})."]) from error
+        raise ConfigError([f"[device_jwt] keys: {path} cannot be read ({error.strerror})."]) from error
     except ValueError as error:
-        raise ConfigError([f"device_jwt.keys: {path}: {error}."]) from error
+        raise ConfigError([f"[device_jwt] keys: {path}: {error}."]) from error
     if not keys:
         raise ConfigError(
-            [f"device_jwt.keys: {path} has no key with a kid and an alg of ES256, EdDSA or RS256 (2,048 bits)."]
+            [f"[device_jwt] keys: {path} has no key with a kid and an alg of ES256, EdDSA or RS256 (2,048 bits)."]
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relay.config import Settings, load
+from relay.config import Look, Settings, load
 
 config_option = click.option(
     "--config",
@@ -19,9 +19,9 @@ config_option = click.option(
 )
 
 
-def settings_from(path: Path | None) -> Settings:
-    """Raises ConfigError with every mistake."""
-    return load(path, os.environ)
+def settings_from(path: Path | None, *, also: Look = lambda _: ()) -> Settings:
+    """Raises ConfigError with every mistake, and with those that `also` finds."""
+    return load(path, os.environ, also=also)
 
 
 def run(main: Coroutine[Any, Any, int]) -> int:

@@ -13,11 +13,13 @@ import structlog
 
 from providers.endpoints import EndpointConfig
 from relay.app import Relay
+from relay.building.checking import mistakes
 from relay.building.store import open_engine
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import SystemClock
-from relay.config import Settings
+from relay.config import Settings, load
+from relay.config.sources import found
 from relay.errors import ConfigError
 from relay.ids import system_rng
 from relay.keys import KeyRing
@@ -50,10 +52,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
         environ["RELAY_SERVER__HOST"] = host
     if port is not None:
         environ["RELAY_SERVER__PORT"] = str(port)
-    from relay.config import load  # noqa: PLC0415
-    from relay.config.sources import found  # noqa: PLC0415
-
-    settings = load(config, environ)
+    settings = load(config, environ, also=mistakes)
     file = config if config is not None else found(environ)
     sys.exit(run(_serve(settings, lambda: load(config, environ), file)))
 
@@ -65,10 +64,13 @@ async def _serve(settings: Settings, read_settings: Callable[[], Settings], conf
     try:
         first = await relay.open()
         try:
+            if first.api_key is not None:  # now: whatever comes next, it will not be made again
+                click.echo(f"The API key of the app 'default', shown this once:\n\n  {first.api_key}\n")
+                sys.stdout.flush()
             async with relay.running():
                 told = _on_signals(relay)  # first: who is told that it is ready may stop it
                 _spare_the_collector()
-                _greet(relay, first.api_key)
+                _greet(relay)
                 await _until(told, relay)
         finally:
             await relay.close()
@@ -85,10 +87,8 @@ def _spare_the_collector() -> None:
     gc.set_threshold(10_000, 20, 20)
 
 
-def _greet(relay: Relay, api_key: str | None) -> None:
+def _greet(relay: Relay) -> None:
     url = f"http://{relay.settings.server.host}:{relay.port}"
-    if api_key is not None:
-        click.echo(f"The API key of the app 'default', shown this once:\n\n  {api_key}\n")
     click.echo(f"Ready: {url}  (what it can do: {url}/docs)")
     sys.stdout.flush()
     log.info("relay.ready", port=relay.port, node=relay.node_id)
@@ -137,11 +137,13 @@ async def _until(told: asyncio.Event, relay: Relay) -> None:
 @click.option("--store", "ask", is_flag=True, help="Ask the PostgreSQL server as well: can it keep what it confirms?")
 def check(config: Path | None, ask: bool) -> None:
     """Read the configuration, and say all that is wrong with it; nothing is started or changed."""
-    settings = settings_from(config)
+    settings = settings_from(config, also=mistakes)
+    file = config if config is not None else found(os.environ)
     clock = SystemClock()
 
     async def look() -> int:
         accounts = build_accounts(settings, clock)
+        click.echo(f"file      {'none is found: the defaults' if file is None else file}")
         path = settings.sqlite_path()
         if path is not None:
             click.echo(f"store     {path}")

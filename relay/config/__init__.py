@@ -1,6 +1,6 @@
 """The operator's settings: from one TOML file and the environment, checked as a whole, frozen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -10,13 +10,18 @@ from relay.config.sources import Given, Place, document, found
 from relay.errors import ConfigError
 from relay.keys import Secret
 
-__all__ = ["Server", "Settings", "load"]
+__all__ = ["Look", "Server", "Settings", "load"]
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+Look = Callable[[Settings], Sequence[str]]
+
+
+def load(path: Path | None, environ: Mapping[str, str], *, also: Look = lambda _: ()) -> Settings:
     """The settings of the file at `path`, or of the first that is found, with those of the environment above them.
 
-    Relative paths in a file are relative to its folder, others to the working directory. Raises ConfigError.
+    Relative paths in a file are relative to its folder, others to the working directory. `also` gives what is wrong with
+    values that are right by themselves; it looks at those even if others are not, so that all is told at once. Raises
+    ConfigError.
     """
     file = path if path is not None else found(environ)
     given = Given("configuration" if file is None else str(file))
@@ -28,11 +33,14 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate(given.tables)
     except ValidationError as error:
         given.mistakes += [given.line(one) for one in error.errors(include_url=False)]
-    if given.mistakes or settings is None:
-        raise ConfigError(list(dict.fromkeys(given.mistakes)))
+    sound = given.sound() if settings is None else settings
     folder = Path.cwd() if file is None else file.parent.resolve()
     from_env = {place for place, origin in given.origins.items() if origin != given.file}
-    return _inherited(_rooted(settings, folder, from_env))
+    rooted = _inherited(_rooted(sound, folder, from_env))
+    given.mistakes += [f"{given.origin_of(mistake)}: {mistake}" for mistake in also(rooted)]
+    if given.mistakes:
+        raise ConfigError(list(dict.fromkeys(given.mistakes)))
+    return rooted
 
 
 def _rooted(settings: Settings, folder: Path, from_env: set[Place]) -> Settings:

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -185,6 +186,24 @@ class Given:
     def _set(self, account: dict[str, Any], origin: str, name: str, key: str, value: Any) -> None:
         (account if key in _OWN else account["settings"])[key] = value
         self.origins["accounts", name, key] = origin
+
+    def sound(self) -> Settings:
+        """The settings without what is wrong by itself: that has its default, and such an account is not there."""
+        tables = {name: dict(table) for name, table in self.tables.items()}
+        while True:
+            try:
+                return Settings.model_validate(tables)
+            except ValidationError as error:
+                section, *keys = (str(step) for step in error.errors(include_url=False)[0]["loc"])
+            if not keys or tables[section].pop(keys[0], None) is None:
+                del tables[section]  # what is wrong is not a value alone, but that it stands beside the others
+
+    def origin_of(self, mistake: str) -> str:
+        """Where that stands of which a line tells that begins with "[section] key:"."""
+        for place, origin in self.origins.items():
+            if mistake.startswith(f"[{'.'.join(place[:-1])}] {place[-1]}:"):
+                return origin
+        return self.file
 
     def line(self, error: ErrorDetails) -> str:
         """One mistake that pydantic found, as a line for whoever mends it."""

@@ -45,12 +45,15 @@ def configured(settings: Settings) -> list[Configured]:
                 if loaded is not None
                 else f"is not installed; there are: {known}"
             )
-            mistakes.append(f"[accounts.{name}] provider: {one.provider!r} {why}.")
+            mistakes.append(f"[accounts.{name}] provider: found {one.provider!r}, which {why}.")
             continue
         try:
             config = loading.configured(loaded.provider, one.settings)
         except loading.SettingsInvalid as error:
-            mistakes += [f"[accounts.{name}] {mistake}" for mistake in error.mistakes]
+            mistakes += [
+                f"[accounts.{name}] {mistake}{'' if mistake.endswith(('.', '?')) else '.'}"
+                for mistake in error.mistakes
+            ]
             continue
         accounts.append(Configured(name=name, settings=one, provider=loaded.provider, config=config))
     if mistakes:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -96,15 +97,58 @@ def test_an_environment_that_is_not_right(folder: Path, monkeypatch: pytest.Monk
     assert list(folder.iterdir()) == []
 
 
+EVERYTHING_WRONG = """
+[server]
+prot = 1
+[push]
+ack_wait_s = 1
+[store]
+url = "sqlite:////nowhere/relay.db"
+[device_jwt]
+issuer = "https://login.example"
+keys = "none.json"
+[accounts.none]
+provider = "fmc"
+[accounts.bare]
+provider = "fcm"
+[accounts.odd]
+provider = "http"
+secrt = "hunter2"
+[accounts.worse]
+provider = "log"
+concurrency = "many"
+"""
+
+
 def test_b118_every_mistake_at_once_from_a_real_process(folder: Path) -> None:
-    (folder / "relay.toml").write_text("[server]\nprot = 1\n[push]\nack_wait_s = 1\n")
+    (folder / "relay.toml").write_text(EVERYTHING_WRONG)
     done = subprocess.run(
         [sys.executable, "-m", "relay", "serve"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 78
     assert done.stdout == ""
-    assert "[server] prot" in done.stderr
-    assert "[push] ack_wait_s" in done.stderr
+    for told in (
+        "[server] prot: is not known; did you mean port?",
+        "[push] ack_wait_s: found 1; must be a number from 2 to 60.",
+        "[store] url: the folder /nowhere does not exist; make it, or name another.",
+        f"[device_jwt] keys: {folder / 'none.json'} cannot be read",
+        "[accounts.none] provider: found 'fmc', which is not installed; there are: apns, fcm,",
+        "[accounts.bare] service_account: found nothing; must be given, or service_account_file.",
+        "[accounts.odd] secrt: is not known; did you mean secret?",
+        "[accounts.odd] url: found nothing; must be given.",
+        "[accounts.worse] concurrency: found a value that is not shown; must be a whole number from 1 to 10000.",
+    ):
+        assert f"relay.toml: {told}" in done.stderr
+
+
+def test_a_port_that_is_taken_is_said_so_and_the_first_key_is_not_lost(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(main, ["serve", "--port", str(port)])
+    assert done.exit_code == 78, done.output
+    assert f"can't listen on 127.0.0.1 at {port} (Address already in use)" in done.stderr
+    assert "Traceback" not in done.output
+    assert done.stdout.count("rk_live_") == 1
 
 
 def test_b118_a_key_file_that_is_gone_is_never_made_anew(folder: Path) -> None:
