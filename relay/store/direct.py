@@ -70,6 +70,10 @@ class Rows:
         return None if row is None else row[0]
 
 
+_plans: WeakKeyDictionary[Executable, dict[tuple[str, ...], "Plan | None"]] = WeakKeyDictionary()
+"""By statement and the names of its parameters. All connections share them: SQLite is SQLite."""
+
+
 def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Values]:
     """From parameters by name to sqlite3's, by place."""
     match names:
@@ -86,9 +90,12 @@ class Plan:
     __slots__ = ("_constants", "_make", "_pick", "text")
 
     def __init__(self, compiled: SQLCompiler) -> None:
-        self.text = compiled.string
-        self._constants = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        self._pick = _picker(compiled.positiontup or ())
+        given = dict.fromkeys(name for name, bind in compiled.binds.items() if bind.required)
+        whole = compiled.construct_expanded_state(given)  # with constant lists written out, value by value
+        places = whole.positiontup or ()
+        self.text = whole.statement
+        self._constants = {name: value for name, value in whole.parameters.items() if name not in given}
+        self._pick = _picker(places)
         self._make: Callable[[Values], Row] | None = None
 
     def values(self, params: Mapping[str, Any] | None) -> Values:
@@ -118,7 +125,7 @@ def plan_of(statement: Executable, keys: tuple[str, ...], conn: Connection) -> P
     compiled = cast(Any, statement).compile(dialect=conn.dialect, column_keys=list(keys))
     plain = (
         isinstance(compiled, SQLCompiler)
-        and not compiled.post_compile_params
+        and not any(bind.required or bind.key in keys for bind in compiled.post_compile_params)
         and not compiled.insert_prefetch
         and not compiled.update_prefetch
         and all(_plain(bind.type) and bind.callable is None for bind in compiled.binds.values())
@@ -137,14 +144,13 @@ class DirectConnection(Connection):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self._raw = cast(sqlite3.Connection, self.connection.driver_connection)
-        self._plans: WeakKeyDictionary[Executable, dict[tuple[str, ...], Plan | None]] = WeakKeyDictionary()
 
     def execute(self, statement: Executable, parameters: Any = None, **options: Any) -> CursorResult[Any]:
         """See SQLAlchemy; `Rows` stands in for its result."""
         many = isinstance(parameters, list | tuple)
-        plans = self._plans.get(statement)
+        plans = _plans.get(statement)
         if plans is None:
-            self._plans[statement] = {}
+            _plans[statement] = {}
             return super().execute(statement, parameters, **options)
         if options or (many and not parameters):
             return super().execute(statement, parameters, **options)

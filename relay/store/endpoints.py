@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, select, update
 
 from relay.errors import Missing
 from relay.store.schema import app, endpoint
@@ -204,13 +204,22 @@ def delete_endpoint(conn: Connection, key: EndpointKey) -> None:
         raise Missing("There is no such endpoint.")
 
 
-@per_dialect
-def _health(sqlite: bool) -> Select[Any]:
+def _health_of(*, sqlite: bool) -> Select[Any]:
     return (
         select(e.app_id, e.endpoint_id, e.state, e.failing_since_ms)
         .where(among(e.app_id, e.endpoint_id, sqlite=sqlite), e.state != "deleted")
         .order_by(e.app_id, e.endpoint_id)
     )
+
+
+@per_dialect
+def _health(sqlite: bool) -> Select[Any]:
+    return _health_of(sqlite=sqlite)
+
+
+@per_dialect
+def _health_locked(sqlite: bool) -> Select[Any]:
+    return _health_of(sqlite=sqlite).with_for_update(key_share=True)
 
 
 def health_of(
@@ -219,13 +228,21 @@ def health_of(
     """(state, failing_since_ms) of endpoints, in the order of their keys; deleted ones are left out."""
     if not keys:
         return {}
-    statement = _health(conn).with_for_update(key_share=True) if lock else _health(conn)
+    statement = _health_locked(conn) if lock else _health(conn)
     rows = conn.execute(statement, {"keys": key_list(conn, keys)})
     return {EndpointKey(row.app_id, row.endpoint_id): (row.state, row.failing_since_ms) for row in rows}
 
 
+_set_health = (
+    update(endpoint)
+    .where(e.app_id == bindparam("app"), e.endpoint_id == bindparam("endpoint"), e.state != "deleted")
+    .values(state=bindparam("to"), failing_since_ms=bindparam("since"))
+)
+
+
 def set_health(conn: Connection, key: EndpointKey, *, state: str, failing_since_ms: int | None) -> None:
-    conn.execute(update(endpoint).where(_is(key)).values(state=state, failing_since_ms=failing_since_ms))
+    named = {"app": key.app_id, "endpoint": key.endpoint_id}
+    conn.execute(_set_health, named | {"to": state, "since": failing_since_ms})
 
 
 def forget_old_secrets(conn: Connection, now_ms: int) -> int:

@@ -107,9 +107,13 @@ def behind(conn: Connection, witness: Witness | None) -> bool:
     return bool(row.epoch == witness.epoch and row.ticks < witness.ticks)
 
 
+_tick = update(store_meta).values(ticks=store_meta.c.ticks + 1)
+_how_far = select(store_meta.c.epoch, store_meta.c.ticks)
+
+
 def tick(conn: Connection, now_ms: int, node_id: str) -> Witness:
     """Every 5 s: the store moves on, and so does this node's row. Gives what the witness is to remember."""
-    conn.execute(update(store_meta).values(ticks=store_meta.c.ticks + 1))
+    conn.execute(_tick)
     upsert(
         conn,
         node,
@@ -121,7 +125,7 @@ def tick(conn: Connection, now_ms: int, node_id: str) -> Witness:
 
 def witness(conn: Connection, now_ms: int) -> Witness:
     """How far the store has come."""
-    row = conn.execute(select(store_meta.c.epoch, store_meta.c.ticks)).one()
+    row = conn.execute(_how_far).one()
     return Witness(epoch=row.epoch, ticks=row.ticks, at_ms=now_ms)
 
 

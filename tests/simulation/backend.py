@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from relay import ids
-from relay.api.backend import Sends
 from relay.api.schemas.messages import SendBody
 from relay.errors import Conflict, CursorRefused, Missing, Problem
 from relay.inbox.accept import Accepted, Send
-from relay.model import Policy
 from relay.webhooks.worker import Answer, PostFailed
 
 from .client import Broken
 from .loop import now_s, sleep
 from .net import Lost
-from .node import APP_SECRET, Node
+from .node import Node
 
 if TYPE_CHECKING:
     from .world import World
@@ -252,15 +250,8 @@ async def _accept_many(node: Node, backend: Backend, some: list[Sent]) -> list[A
 
 
 def _send(node: Node, backend: Backend, sent: Sent) -> Send:
-    sends = Sends(
-        clock=node.clock,
-        rng=node.inbox.rng,
-        policy_of=lambda _: Policy(),
-        id_secret=lambda _: APP_SECRET,
-        check_push=lambda *_: [],
-    )
     raw = sent.raw if sent.id is None else {**sent.raw, "id": sent.id}
-    return sends.send(backend.app_id, SendBody.model_validate(raw), raw, sent.key)
+    return node.sends.send(backend.app_id, SendBody.model_validate(raw), raw, sent.key)
 
 
 async def until_quiet(backends: list[Backend], limit_s: float) -> None:

@@ -10,6 +10,8 @@ from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from providers.guard import Target, parse_target
+from relay.api.backend import Sends
+from relay.api.device_sends import DeviceSends
 from relay.bus.local import LocalBus
 from relay.errors import Problem
 from relay.inbox.cursor import CursorKeys
@@ -23,7 +25,7 @@ from relay.push.limits import Bucket
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub
-from relay.realtime.service import DeviceService
+from relay.realtime.service import DeviceService, Unlimited
 from relay.realtime.session import Session
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
@@ -123,6 +125,16 @@ class Node:
                 ring.token_hash(device.app_id, account, token),
             ),
             node_id=name,
+        )
+        self.sends = Sends(
+            clock=clock,
+            rng=rng,
+            policy_of=lambda _: policy,
+            id_secret=lambda _: APP_SECRET,
+            check_push=lambda *_: [],
+        )
+        self.device_sends = DeviceSends(
+            inbox=self.inbox, sends=self.sends, policy_of=lambda _: policy, rate=Unlimited(), clock=clock
         )
         self.push = PushWorker(
             engine,
@@ -246,6 +258,7 @@ class Node:
             self.clock,
             credential=Credential("simulated"),
             next_token=_no_token,
+            send=self.device_sends.over_socket,
             cut=link.reset,
         )
         self.spawn(_served(session, link, first), name=f"session {device}")

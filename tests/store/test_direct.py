@@ -53,6 +53,17 @@ STATEMENTS: dict[str, tuple[Any, Any]] = {
     "constants": (select(thing.c.id, thing.c.blob).where(thing.c.name == "n1").limit(1), None),
     "a constant replaced": (select(thing.c.id).where(thing.c.id == bindparam("a", 1)), {"a": 4}),
     "a list of constants": (select(thing.c.name).where(thing.c.id.in_([1, 2, 5])).order_by(thing.c.id), None),
+    "a list of constants between parameters": (
+        select(thing.c.id)
+        .where(thing.c.id > bindparam("a"), thing.c.name.in_(["n0", "n2"]), thing.c.id < bindparam("b"))
+        .order_by(thing.c.id),
+        {"a": 0, "b": 5},
+    ),
+    "a list without constants": (select(thing.c.id).where(thing.c.id.in_([])), None),
+    "a list replaced": (
+        select(thing.c.id).where(thing.c.id.in_(bindparam("a", [1, 2, 3], expanding=True))).order_by(thing.c.id),
+        {"a": [4, 5]},
+    ),
     "text": (text("SELECT id, name AS called FROM thing WHERE id < :most ORDER BY id"), {"most": 3}),
     "a function": (select(func.count().label("count"), func.max(thing.c.id)).select_from(thing), None),
     "update": (update(thing).where(thing.c.id > bindparam("a")).values(count=thing.c.id + 1), {"a": 2}),
@@ -90,9 +101,9 @@ def test_a_statement_gives_the_same_each_time(what: str, direct: DirectConnectio
 def test_the_second_use_does_without_sqlalchemy(direct: DirectConnection) -> None:
     seen: list[str] = []
     sa.event.listen(direct, "before_cursor_execute", lambda *args: seen.append(args[2]))
-    statement, parameters = STATEMENTS["a parameter"]
-    for _ in range(3):
-        direct.execute(statement, parameters)
+    statement = select(thing).where(thing.c.id == bindparam("a"))
+    for n in range(3):
+        direct.execute(statement, {"a": n})
     assert len(seen) == 1
 
 
