@@ -17,12 +17,12 @@ from relay.inbox.locked import PolicyOf
 from relay.inbox.rules import Later
 from relay.keys import SealBroken
 from relay.push.accounts import Account, Accounts
+from relay.push.attempts import Attempt, still_needed
 from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
 from relay.push.planner import Note, Wait, device_hint
-from relay.push.rules import Result, worst
-from relay.push.attempts import Attempt, still_needed
 from relay.push.planning import Planned, plan_due
+from relay.push.rules import Result, worst
 from relay.push.settling import Settlement, settle
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
@@ -370,3 +370,4 @@ def _spent_day(account: Account | None, outcome: Outcome | None, now_ms: int) ->
     if account is None or outcome is None or not outcome.spent or outcome.scope is not Scope.ACCOUNT:
         return None
     return day_of(now_ms, account.terms.zone)
+

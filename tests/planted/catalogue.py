@@ -62,8 +62,8 @@ BUGS = (
         "live frames moved the cursor over a gap",
         one(
             "relay/inbox/page.py",
-            "inbox_rows.page_rows(conn, snap.inbox.key, after=position, upto=bound, limit=limit)",
-            "inbox_rows.page_rows(conn, snap.inbox.key, after=position + 1, upto=bound, limit=limit)",
+            "inbox_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)",
+            "inbox_rows.page_rows(conn, snap.inbox.key, after=cover.position + 1, upto=bound, limit=limit)",
         ),
         (PAGES, INBOX),
     ),
@@ -367,7 +367,7 @@ BUGS = (
     Bug(
         "P19 a gap is not named",
         "a client could not tell a skip from a hole",
-        one("relay/inbox/page.py", "            _extend(gaps, position, why_not)\n", "            pass\n"),
+        one("relay/inbox/batch.py", "            self.skip(seq, content)\n", "            self.position = seq\n"),
         (PAGES,),
     ),
 )

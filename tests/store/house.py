@@ -19,10 +19,10 @@ from relay.inbox.handshake import Hello, Welcome
 from relay.inbox.registry import Registration
 from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, Policy
-from relay.push.planner import AccountView
-from relay.push.rules import Result
 from relay.push.attempts import Attempt, still_needed
+from relay.push.planner import AccountView
 from relay.push.planning import plan_due
+from relay.push.rules import Result
 from relay.push.settling import Settlement, settle
 from relay.store import meta
 from relay.store import queue as job_rows
@@ -259,3 +259,4 @@ class House:
         """Asserts that `law` finds nothing to complain about."""
         complaints = await self.engine.read(law)
         assert not complaints, "; ".join(complaints)
+

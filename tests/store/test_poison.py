@@ -6,8 +6,8 @@ import pytest
 from house import House
 
 from providers.contract import Outcome, Verdict
-from relay.push.rules import Result
 from relay.push.attempts import Attempt
+from relay.push.rules import Result
 from relay.push.settling import Settlement, settle
 from relay.push.suspects import LOST_MAX
 from relay.store import dead
@@ -190,3 +190,4 @@ async def test_what_cannot_be_planned_rests_for_an_operator_and_holds_up_nobody(
     await house.start()
     assert [one.device.user_id for one in await house.claimed()] == ["user-1"]
     assert await house.dead() == [("user-0", "quarantined")]
+

@@ -15,10 +15,10 @@ from relay.inbox.cursor import CursorKeys
 from relay.inbox.registry import Registration
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
-from relay.push.planner import AccountView, Privacy, Quota
-from relay.push.rules import Result, Then
 from relay.push.attempts import Attempt, still_needed
+from relay.push.planner import AccountView, Privacy, Quota
 from relay.push.planning import plan_due
+from relay.push.rules import Result, Then
 from relay.push.settling import Settlement, settle
 from relay.store import dead, meta, quota
 from relay.store import queue as job_rows
@@ -360,3 +360,4 @@ async def test_the_log_of_attempts_goes_with_the_entries_that_they_told_of(desk:
 
     assert await desk.inbox.prune([PHONE.user]) == 1
     assert await rows() == [(2, 2)]
+
