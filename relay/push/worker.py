@@ -370,4 +370,3 @@ def _spent_day(account: Account | None, outcome: Outcome | None, now_ms: int) ->
     if account is None or outcome is None or not outcome.spent or outcome.scope is not Scope.ACCOUNT:
         return None
     return day_of(now_ms, account.terms.zone)
-

@@ -259,4 +259,3 @@ class House:
         """Asserts that `law` finds nothing to complain about."""
         complaints = await self.engine.read(law)
         assert not complaints, "; ".join(complaints)
-

@@ -190,4 +190,3 @@ async def test_what_cannot_be_planned_rests_for_an_operator_and_holds_up_nobody(
     await house.start()
     assert [one.device.user_id for one in await house.claimed()] == ["user-1"]
     assert await house.dead() == [("user-0", "quarantined")]
-

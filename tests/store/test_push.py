@@ -360,4 +360,3 @@ async def test_the_log_of_attempts_goes_with_the_entries_that_they_told_of(desk:
 
     assert await desk.inbox.prune([PHONE.user]) == 1
     assert await rows() == [(2, 2)]
-
