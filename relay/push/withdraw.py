@@ -36,6 +36,7 @@ REMEMBERED = 10_000  # pairs of device and push, so that each is withdrawn once;
 CALL_S = 20.0
 TTL_S = 3_600
 
+Key = TypeVar("Key")
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 
 
@@ -172,7 +173,7 @@ class Withdrawer:
         return True
 
 
-def _remember[Key](known: "OrderedDict[Key, int]", key: Key, value: int) -> None:
+def _remember(known: "OrderedDict[Key, int]", key: Key, value: int) -> None:
     known[key] = value
     while len(known) > REMEMBERED:
         known.popitem(last=False)
