@@ -4,6 +4,9 @@ SQLAlchemy compiles a statement once; after that its execution layer costs about
 On the one thread that writes, that was most of what a message cost. A `DirectConnection` keeps the compiled text and the
 order of its parameters, and hands both to sqlite3. It does so only for statements whose values need no conversion on the
 way in or out, and only from their second use: everything else goes the usual way.
+
+sqlite3 gives the interpreter's lock away and waits for it again at every row. Many rows at once are therefore better had as
+one, of JSON (`packed`): two threads that read pages took 1.7 times as long as one, and so take half of that.
 """
 
 import sqlite3
@@ -14,6 +17,7 @@ from operator import itemgetter
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
+import msgspec
 from sqlalchemy import Connection, CursorResult, Engine, Executable
 from sqlalchemy.exc import DBAPIError, MultipleResultsFound, NoResultFound
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -87,7 +91,7 @@ def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Values]:
 class Plan:
     """A statement as sqlite3 takes it: its text, the order of its parameters, the rows it makes."""
 
-    __slots__ = ("_constants", "_make", "_pick", "text")
+    __slots__ = ("_constants", "_make", "_pick", "packed", "text")
 
     def __init__(self, compiled: SQLCompiler) -> None:
         given = dict.fromkeys(name for name, bind in compiled.binds.items() if bind.required)
@@ -97,6 +101,8 @@ class Plan:
         self._constants = {name: value for name, value in whole.parameters.items() if name not in given}
         self._pick = _picker(places)
         self._make: Callable[[Values], Row] | None = None
+        names = ", ".join(f"c{place}" for place in range(len(compiled._result_columns)))  # noqa: SLF001
+        self.packed = f"WITH found ({names}) AS ({self.text}) SELECT json_group_array(json_array({names})) FROM found"  # noqa: S608
 
     def values(self, params: Mapping[str, Any] | None) -> Values:
         if self._constants:
@@ -148,21 +154,32 @@ class DirectConnection(Connection):
     def execute(self, statement: Executable, parameters: Any = None, **options: Any) -> CursorResult[Any]:
         """See SQLAlchemy; `Rows` stands in for its result."""
         many = isinstance(parameters, list | tuple)
-        plans = _plans.get(statement)
-        if plans is None:
+        if statement not in _plans:
             _plans[statement] = {}
             return super().execute(statement, parameters, **options)
         if options or (many and not parameters):
             return super().execute(statement, parameters, **options)
-        keys = tuple((parameters[0] if many else parameters) or ())
-        try:
-            plan = plans[keys]
-        except KeyError:
-            plan = plans[keys] = plan_of(statement, keys, self)
+        plan = self._plan(statement, tuple((parameters[0] if many else parameters) or ()))
         if plan is None:
             return super().execute(statement, parameters)
         values = [plan.values(one) for one in parameters] if many else plan.values(parameters)
         return cast(CursorResult[Any], plan.rows(self._run(plan.text, values)))
+
+    def packed(self, statement: Executable, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
+        """The rows of a SELECT with an ORDER BY, a LIMIT and no bytes, in one step; values by their place."""
+        plan = self._plan(statement, tuple(parameters))
+        if plan is None:
+            return list(super().execute(statement, parameters))
+        (found,) = self._run(plan.packed, plan.values(parameters)).fetchone()
+        return cast(list[Sequence[Any]], msgspec.json.decode(found))
+
+    def _plan(self, statement: Executable, keys: tuple[str, ...]) -> Plan | None:
+        plans = _plans.setdefault(statement, {})
+        try:
+            return plans[keys]
+        except KeyError:
+            plan = plans[keys] = plan_of(statement, keys, self)
+            return plan
 
     def run(self, text: str, values: Values | list[Values] = ()) -> int:
         """Runs SQL that gives no rows, once or for each of a list of values; gives the number of rows it touched."""

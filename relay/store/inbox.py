@@ -24,7 +24,16 @@ from sqlalchemy import (
 from relay.ids import message_id
 from relay.model import EVERYWHERE, Entry, EntryState, Inbox, Kind, NotifyPolicy, Scope, UserKey
 from relay.store.schema import idempotency, inbox, inbox_entry, message, read_marker, store_meta
-from relay.store.sql import as_list, in_list, insert_missing, insert_rows, is_sqlite, per_dialect, update_rows
+from relay.store.sql import (
+    as_list,
+    in_list,
+    insert_missing,
+    insert_rows,
+    is_sqlite,
+    many_rows,
+    per_dialect,
+    update_rows,
+)
 
 e, m = inbox_entry.c, message.c
 _live = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
@@ -349,7 +358,7 @@ _between = (
 def entries_between(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[Entry]:
     """Entries with numbers in (after, upto], without their content, at most `limit`."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
-    return [entry_of(row) for row in conn.execute(_between, params).all()]
+    return [entry_of(row) for row in many_rows(conn, _between, params)]
 
 
 _notifiable = (
@@ -485,7 +494,7 @@ def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: i
     """Entries in (after, upto] with everything that a page shows, in order."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
     split = len(DECIDING)
-    return [(entry_of(row), Content(*row[split:])) for row in conn.execute(_page, params).all()]
+    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page, params)]
 
 
 _page_back = (
@@ -501,7 +510,7 @@ def page_rows_back(conn: Connection, key: UserKey, *, before: int, limit: int) -
     """As `page_rows`, backwards from a number."""
     params = {"app": key.app_id, "user": key.user_id, "before": before, "count": limit}
     split = len(DECIDING)
-    return [(entry_of(row), Content(*row[split:])) for row in conn.execute(_page_back, params).all()]
+    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page_back, params)]
 
 
 _last_before = select(func.max(e.seq)).where(*_here, e.accepted_ms < bindparam("since"))

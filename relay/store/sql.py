@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, bindparam, func, select, text, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table, and_, bindparam, func, select, text, tuple_
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
@@ -59,6 +59,13 @@ def key_list(conn: Connection, keys: Iterable[tuple[str, ...]]) -> Any:
     """The value of `keys` for `among`."""
     listed = sorted(set(keys))
     return msgspec.json.encode(listed).decode() if is_sqlite(conn) else listed
+
+
+def many_rows(conn: Connection, statement: Select[Any], params: Row) -> Sequence[Sequence[Any]]:
+    """Rows of a SELECT that may give very many, by place. It has an ORDER BY and a LIMIT, and no bytes among its columns."""
+    if isinstance(conn, DirectConnection):
+        return conn.packed(statement, params)
+    return conn.execute(statement, params).all()
 
 
 def insert_rows(conn: Connection, table: Table, rows: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, lit
 from relay.model import Entry, EntryState, TimelineKey
 from relay.store.inbox import Content, entry_of
 from relay.store.schema import conversation, message, timeline_entry
-from relay.store.sql import as_list, in_list, insert_rows, per_dialect
+from relay.store.sql import as_list, in_list, insert_rows, many_rows, per_dialect
 
 c, t, m = conversation.c, timeline_entry.c, message.c
 ULTRA = "ultra"
@@ -147,7 +147,7 @@ def page_rows(conn: Connection, key: TimelineKey, *, after: int, upto: int, limi
     """Entries in (after, upto] with everything that a page shows, in order."""
     params = _place(key) | {"after": after, "upto": upto, "count": limit}
     split = len(_DECIDING)
-    return [(entry_of(row), Content(*row[split:])) for row in conn.execute(_page, params).all()]
+    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page, params)]
 
 
 _notifiable = (

@@ -146,3 +146,26 @@ def test_errors_are_those_of_sqlalchemy_and_tell_no_values(direct: DirectConnect
     assert "s3cret" not in str(caught.value)
     with pytest.raises(OperationalError):
         direct.run("SELECT * FROM nothing")
+
+
+@given(
+    names=st.lists(st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"))), max_size=20),
+    numbers=st.integers(-(2**63), 2**63 - 1),
+)
+def test_rows_packed_into_one_are_the_rows(names: list[str | None], numbers: int) -> None:
+    conn = opened(DirectConnection)
+    assert isinstance(conn, DirectConnection)
+    conn.execute(delete(thing))
+    rows = [{"id": n, "name": name, "blob": b"", "count": numbers} for n, name in enumerate(names)]
+    if rows:
+        conn.execute(insert(thing), rows)
+    some = (
+        select(thing.c.id, thing.c.name, thing.c.count)
+        .where(thing.c.id >= bindparam("first"))
+        .order_by(thing.c.id.desc())
+        .limit(bindparam("count"))
+    )
+    for _ in range(2):
+        found = conn.packed(some, {"first": 2, "count": 10})
+        assert found == [list(row) for row in conn.execute(some, {"first": 2, "count": 10})]
+    conn.close()
