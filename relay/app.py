@@ -195,8 +195,11 @@ class Relay:
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
         self.withdrawer = Withdrawer(self.engine, clock, self.accounts, lambda _: policy, open_token=self.tokens.unseal)
-        self.hub = Hub(clock, rng, self.inbox.heads, poll_s=settings.poll.session_s)
+        self.hub = Hub(
+            clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads, poll_s=settings.poll.session_s
+        )
         self.bus.on_wake(self.hub.wake)
+        self.bus.on_post(self.hub.posted)
         self.bus.on_close(self.hub.close)
         self._webhook_transport = HttpTransport(guard=webhook_guard(settings))
         self.webhook_worker = WebhookWorker(

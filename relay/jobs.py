@@ -148,7 +148,9 @@ class Chores:
 
     def scheduler(self) -> AsyncIOScheduler:
         """A scheduler that does them all, not yet started."""
-        scheduler = AsyncIOScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1})
+        # A chore whose time came while the process was busy is late, not over: the next time may be an hour away.
+        defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        scheduler = AsyncIOScheduler(timezone="UTC", job_defaults=defaults)
         for chore, seconds in (
             (self.tick, int(meta.TICK_S)),
             (self.expire, 5),

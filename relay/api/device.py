@@ -1,6 +1,8 @@
 """The device's calls over HTTP, and the door to its socket."""
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +19,11 @@ from relay.api.routes import Answer, Call
 from relay.api.schemas.devices import AddressesBody
 from relay.clock import Clock, rfc3339
 from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
+from relay.inbox.batch import Batch
+from relay.inbox.cursor import INBOX
 from relay.inbox.service import InboxService, Reading
-from relay.model import DeviceKey
+from relay.inbox.shared import Wanted
+from relay.model import DeviceKey, TimelineKey
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, VerifyBody
@@ -85,42 +90,54 @@ class DeviceApi:
         if query.range is not None:
             return await self._range(call)
         cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
+        asked = Wanted(cursors=tuple(query.shared), names=tuple(query.open))
         etag = call.request.headers.get("If-None-Match")
         with self.hub.waiting(key, _credential(call.principal)) as wait:
-            reading = await self.inbox.read(key, cursor, limit=query.limit, etag=etag)
-            if query.wait and _nothing(reading) and not self.hub.draining:
-                try:
+            look = partial(self.inbox.read, key, cursor, limit=query.limit, etag=etag, asked=asked)
+            reading = await look()
+            if query.wait and reading.says_nothing and not self.hub.draining:
+                with self.hub.following(wait) as follow, suppress(TimeoutError):
+                    for name in () if reading.shared is None else reading.shared.opened.snaps:
+                        follow(TimelineKey(key.app_id, name))
+                        wait.changed.set()  # what came before this is seen by another look
                     async with asyncio.timeout(min(query.wait, self.wait_max_s)):
-                        while _nothing(reading) and not wait.dismissed:
-                            wait.changed.clear()
+                        while reading.says_nothing and not wait.dismissed:
                             await wait.changed.wait()
+                            wait.changed.clear()
                             self.devices.presence.renew(key, reading.snap.device.session)
                             if not wait.dismissed:
-                                reading = await self.inbox.read(key, cursor, limit=query.limit, etag=etag)
-                except TimeoutError:
-                    pass
+                                reading = await look()
             if wait.expelled:
                 raise Unauthenticated("The token of this request counts no more.")
         self.devices.presence.renew(key, reading.snap.device.session)
         return self._synced(reading)
 
     def _synced(self, reading: Reading) -> Answer:
-        snap, batch = reading.snap, reading.batch
         headers = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
-        if batch is None:
-            return Answer(304, None, headers=headers | {"ETag": snap.etag})
-        if batch.caught_up:
-            headers["ETag"] = snap.etag
-        body = {
-            "batches": [msgspec.Raw(batch.json)],
-            "caught_up": batch.caught_up,
-            "more": batch.more,
+        if reading.batch is None:
+            return Answer(304, None, headers=headers | {"ETag": reading.etag})
+        if reading.caught_up:
+            headers["ETag"] = reading.etag
+        shared = reading.shared
+        batches = [reading.batch, *(() if shared is None else shared.batches)]
+        body = self._page(batches, caught_up=reading.caught_up, session=reading.snap.device.session)
+        if shared is not None:
+            body["shared"] = shared.ahead
+            body["more"] = reading.batch.more or shared.more
+            opened = shared.opened
+            body |= {name: found for name, found in (("resync", opened.resets), ("refused", opened.refused)) if found}
+        return Answer(200, body, headers=headers)
+
+    def _page(self, batches: Sequence[Batch], *, caught_up: bool, session: int) -> dict[str, Any]:
+        return {
+            "batches": [msgspec.Raw(batch.json) for batch in batches],
+            "caught_up": caught_up,
+            "more": any(batch.more for batch in batches),
             "shared": [],
-            "session": snap.device.session,
+            "session": session,
             "next_poll_s": self.devices.poll_client_s,
             "now": rfc3339(self.clock.now_ms()),
         }
-        return Answer(200, body, headers=headers)
 
     async def _range(self, call: Call) -> Answer:
         low, dash, high = call.query.range.partition("-")
@@ -130,9 +147,14 @@ class DeviceApi:
             raise Invalid("`range` is a-b: the numbers after a, up to b.")
         if call.query.wait:
             raise Invalid("A range is filled at once: leave `wait` out.")
-        reading = await self.inbox.read(_key(call), None, limit=call.query.limit, range_=(int(low), int(high)))
-        assert reading.batch is not None
-        return self._synced(reading)
+        if call.query.timeline == INBOX:
+            reading = await self.inbox.read(_key(call), None, limit=call.query.limit, range_=(int(low), int(high)))
+            return self._synced(reading)
+        snap, found = await self.inbox.shared.fill(
+            _key(call), call.query.timeline, int(low), int(high), limit=call.query.limit
+        )
+        body = self._page([found], caught_up=found.caught_up, session=snap.device.session)
+        return Answer(200, body, headers={"Cache-Control": "private, no-cache", "Vary": "Authorization"})
 
     # --- the socket ---
 
@@ -246,12 +268,6 @@ class DeviceApi:
             await ws.close(code=int(Close.UNAUTHENTICATED if problem.status == 401 else Close.TRY_LATER))
             return None
         return bearer
-
-
-def _nothing(reading: Reading) -> bool:
-    """Whether there is nothing to say yet: not modified, or an empty page at the head."""
-    batch = reading.batch
-    return batch is None or batch.to_seq == batch.from_seq
 
 
 def _cut(request: web.Request) -> None:

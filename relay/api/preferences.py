@@ -46,6 +46,7 @@ def read(body: PreferencesBody) -> Preferences:
         ),
         urgent_breaks=body.urgent_breaks_quiet,
         level=Level(body.notify),
+        elsewhere_ms=None if body.elsewhere_s is None else body.elsewhere_s * 1000,
         conversations={
             name: Conversation(
                 level=None if one.notify is None else Level(one.notify),
@@ -82,6 +83,7 @@ def printed(one: Preferences) -> PreferencesBody:
         ],
         urgent_breaks_quiet=one.urgent_breaks,
         notify=one.level.value,
+        elsewhere_s=None if one.elsewhere_ms is None else one.elsewhere_ms // 1000,
         conversations={
             name: ConversationPreference(
                 notify=None if own.level is None else own.level.value,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 from aiohttp import web
@@ -28,9 +28,10 @@ _path_id: TypeAdapter[str] = TypeAdapter(Id)
 
 
 class Query(BaseModel):
-    """Base of query models: unknown parameters are mistakes; values come as text."""
+    """Base of query models: unknown parameters are mistakes; values come as text. Those of LISTS may stand many times."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    LISTS: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,11 @@ def _path(request: web.Request, names: Sequence[str], *, made: bool) -> dict[str
 
 def _query(model: type[Query] | None, request: web.Request) -> Any:
     values: dict[str, Any] = {}
+    lists = frozenset() if model is None else model.LISTS
     for name, value in request.query.items():
+        if name in lists:
+            values.setdefault(name, []).append(value)
+            continue
         if name in values:
             raise Invalid(
                 "A parameter is given twice.", errors=(FieldError(f"?{shown(name)}", "repeated", "must stand once"),)

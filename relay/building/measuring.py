@@ -8,8 +8,9 @@ from relay.clock import Clock
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
 from relay.realtime.hub import Hub
-from relay.store.engine import Engine, SqliteEngine
+from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
+from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import wal_reset_affected
 from relay.telemetry.metrics import Metrics
 

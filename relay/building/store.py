@@ -10,9 +10,10 @@ from relay.config import Settings
 from relay.errors import Unavailable
 from relay.ids import Rng
 from relay.keys import KeyRing
-from relay.store.engine import Engine, SqliteEngine
+from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
 from relay.store.room import MIB, Boundless, ReadSpace, Room
+from relay.store.sqlite import SqliteEngine
 from relay.telemetry.metrics import Metrics
 
 log = structlog.get_logger("relay.app")

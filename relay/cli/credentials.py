@@ -26,9 +26,10 @@ from relay.ids import Rng, system_rng
 from relay.keys import KeyRing
 from relay.push.building import DEFAULT_APP
 from relay.store import apps, vault
-from relay.store.engine import Engine, SqliteEngine
+from relay.store.engine import Engine
 from relay.store.migrate import migrate
 from relay.store.reseal import SEALED, Sealed, count, reseal_some
+from relay.store.sqlite import SqliteEngine
 from relay.telemetry.metrics import Metrics
 
 STEP = 500  # rows in one transaction: short enough to run beside a relay

@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.inbox import rules
-from relay.inbox.preferences import Preferences, from_store
+from relay.inbox.preferences import Preferences, from_store, of_user
 from relay.inbox.rules import NOTHING, Acks, Outstanding, UserFacts
 from relay.inbox.woken import first_untold_ms
 from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
@@ -211,7 +211,7 @@ class Locked(msgspec.Struct, kw_only=True):
             device,
             job,
             self.outstanding(device),
-            policy=self.policy,
+            policy=of_user(self.policy, self.preferences),
             now_ms=self.now_ms,
             elsewhere=rules.someone_looks(device, self.devices.values()),
             gateway=device.node_id == GATEWAY,

@@ -1,6 +1,7 @@
 """What a user wants to be told of, and when not: levels, mutes, quiet hours in local time (protocol 7.1, 7.2). Pure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import lru_cache
@@ -8,6 +9,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Struct
+
+from relay.model import Policy
 
 DAY_MIN = 24 * 60
 _CHAIN_MAX = 20  # quiet hours that follow each other; more than a week of them never ends
@@ -42,12 +45,20 @@ class Preferences(Struct, frozen=True):
     quiet: tuple[Quiet, ...] = ()
     urgent_breaks: bool = True  # what is urgent is told in quiet hours as well
     level: Level = Level.ALL
+    elsewhere_ms: int | None = None  # how long other devices wait while one is in use; None: as the app says
     conversations: dict[str, Conversation] = {}
 
 
 NOTHING_SAID = Preferences()
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Preferences)
+
+
+def of_user(policy: Policy, preferences: Preferences) -> Policy:
+    """The app's policy with what the user wants otherwise."""
+    if preferences.elsewhere_ms is None:
+        return policy
+    return replace(policy, elsewhere_ms=preferences.elsewhere_ms)
 
 
 def stored(preferences: Preferences) -> str:

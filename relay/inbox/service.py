@@ -28,7 +28,7 @@ from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
 from relay.inbox.shared import Pages as SharedPages
-from relay.inbox.shared import SharedService, Wanted, ahead, opened
+from relay.inbox.shared import Opened, SharedService, Wanted, ahead, opened
 from relay.inbox.shared import pages as shared_pages
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
@@ -429,11 +429,25 @@ class InboxService:
 
         return await self.engine.read(work)
 
-    async def read_after(self, device: DeviceKey, seq: int, *, limit: int, bytes_max: int) -> Reading:
-        """The next page of a connection that was sent everything up to `seq`."""
+    async def read_after(
+        self,
+        device: DeviceKey,
+        seq: int,
+        *,
+        limit: int,
+        bytes_max: int,
+        followed: Sequence[str] = (),
+        first: bool = False,
+    ) -> Reading:
+        """The next page of a connection that was sent everything up to `seq`.
+
+        On the `first` look, and of a user who is woken for shared timelines, with a list of those that lie ahead and are
+        not `followed`.
+        """
 
         def work(conn: Conn, now_ms: int) -> Reading:
             snap = snapshot(conn, device)
+            others = ahead(conn, snap, followed) if first or snap.inbox.woken else ()
             return Reading(
                 snap=snap,
                 batch=page(
@@ -445,6 +459,7 @@ class InboxService:
                     limit=min(limit, self.page_entries),
                     bytes_max=min(bytes_max, self.page_bytes),
                 ),
+                shared=SharedPages(opened=Opened(), ahead=others) if others else None,
             )
 
         return await self.engine.read(work)

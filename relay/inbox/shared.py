@@ -223,14 +223,17 @@ class SharedService:
 
         return await self.engine.read(work)
 
-    async def fill(self, device: DeviceKey, name: str, low: int, high: int, *, limit: int) -> Batch:
+    async def fill(
+        self, device: DeviceKey, name: str, low: int, high: int, *, limit: int
+    ) -> tuple[SharedSnapshot, Batch]:
         """The numbers after `low`, up to `high`, as far as they fit a page. Raises Unauthenticated, Missing."""
 
-        def work(conn: Conn, now_ms: int) -> Batch:
-            return shared_page(
+        def work(conn: Conn, now_ms: int) -> tuple[SharedSnapshot, Batch]:
+            snap = self._snapshot(conn, device, name)
+            return snap, shared_page(
                 conn,
                 now_ms,
-                self._snapshot(conn, device, name),
+                snap,
                 self.keys,
                 after=low,
                 upto=high,

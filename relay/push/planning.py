@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
-from relay.inbox.preferences import quiet_until
+from relay.inbox.preferences import of_user, quiet_until
 from relay.inbox.reports import tell_device
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.attempts import Attempt
@@ -198,7 +198,7 @@ def _plan_one(
             told_count=_told_count(locked, device, views) if untold else 0,
             addresses=tuple(addresses),
             accounts=views,
-            policy=locked.policy,
+            policy=of_user(locked.policy, locked.preferences),
             elsewhere=rules.someone_looks(device, locked.devices.values()),
             gateway=device.node_id == GATEWAY,
             muted=locked.outstanding(device).muted if not untold and not told else False,

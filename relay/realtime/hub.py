@@ -16,7 +16,7 @@ import structlog
 from relay.backoff import around
 from relay.clock import Clock
 from relay.errors import Problem
-from relay.model import DeviceKey, UserKey
+from relay.model import DeviceKey, TimelineKey, UserKey
 
 log = structlog.get_logger("relay.realtime")
 
@@ -46,6 +46,10 @@ class Connection(Protocol):
 
     def look(self) -> None:
         """There may be something new in the inbox."""
+        ...
+
+    def look_at(self, timeline: str) -> None:
+        """There may be something new in a shared timeline that it follows."""
         ...
 
     def replaced(self) -> None:
@@ -80,10 +84,23 @@ class Wait:
         self.dismissed = False
         self.expelled = False  # its credential counts no more
 
+    def look_at(self, timeline: str) -> None:
+        self.changed.set()
+
     def dismiss(self, *, expelled: bool = False) -> None:
         """It is to return now."""
         self.dismissed, self.expelled = True, expelled
         self.changed.set()
+
+
+class Reader(Protocol):
+    """Who follows shared timelines: a connection, or a wait."""
+
+    def look_at(self, timeline: str) -> None: ...
+
+
+async def _no_heads(_: Iterable[TimelineKey]) -> dict[TimelineKey, int]:
+    return {}
 
 
 class Hub:
@@ -95,6 +112,7 @@ class Hub:
         rng: random.Random,
         heads: Callable[[Iterable[UserKey]], Awaitable[dict[UserKey, int]]],
         *,
+        timeline_heads: Callable[[Iterable[TimelineKey]], Awaitable[dict[TimelineKey, int]]] = _no_heads,
         poll_s: float = POLL_S,
     ) -> None:
         self._clock = clock
@@ -104,6 +122,9 @@ class Hub:
         self._connections: defaultdict[UserKey, dict[Connection, None]] = defaultdict(dict)  # in the order they came
         self._waits: defaultdict[UserKey, dict[DeviceKey, list[Wait]]] = defaultdict(dict)
         self._known: dict[UserKey, int] = {}
+        self._timeline_heads = timeline_heads
+        self._readers: defaultdict[TimelineKey, dict[Reader, None]] = defaultdict(dict)
+        self._known_heads: dict[TimelineKey, int] = {}
         self.draining = False
 
     def __len__(self) -> int:
@@ -150,7 +171,31 @@ class Hub:
             if not self._waits.get(device.user):
                 self._waits.pop(device.user, None)
 
+    @contextmanager
+    def following(self, reader: Reader) -> Iterator[Callable[[TimelineKey], None]]:
+        """Gives what has the reader follow a timeline, until the end of the block."""
+        keys: set[TimelineKey] = set()
+
+        def follow(key: TimelineKey) -> None:
+            self._readers[key][reader] = None
+            keys.add(key)
+
+        try:
+            yield follow
+        finally:
+            for key in keys:
+                self.unfollow(reader, key)
+
+    def unfollow(self, reader: Reader, key: TimelineKey) -> None:
+        self._readers[key].pop(reader, None)
+        if not self._readers[key]:
+            del self._readers[key]
+
     # --- hints ---
+
+    def posted(self, key: TimelineKey) -> None:
+        for reader in list(self._readers.get(key, ())):
+            reader.look_at(key.conversation_id)
 
     def wake(self, user: UserKey) -> None:
         for connection in self._connections.get(user, ()):
@@ -198,6 +243,11 @@ class Hub:
             if self._known.get(user) != head:
                 self.wake(user)
         self._known = heads
+        timelines = await self._timeline_heads(list(self._readers)) if self._readers else {}
+        for key, head in timelines.items():
+            if self._known_heads.get(key) != head:
+                self.posted(key)
+        self._known_heads = timelines
 
     async def run_pings(self, stop: asyncio.Event, *, every_s: float) -> None:
         """Pings every connection about every `every_s`, spread over the time: one task for all of them."""
@@ -225,6 +275,8 @@ class Hub:
         """Whatever there was to tell meanwhile is told now."""
         for user in set(self._connections) | set(self._waits):
             self.wake(user)
+        for key in list(self._readers):
+            self.posted(key)
 
     # --- the end ---
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
+from relay.inbox.cursor import INBOX
 from relay.model import SEQ_MAX
 
 SUBPROTOCOL = "relay.v1.json"
@@ -50,6 +51,7 @@ MessageIdText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=SEQ_MAX)]
 State = Literal["foreground", "background"]
 Timeline = Literal["inbox"]
+FOLLOWED_MAX = 50  # shared timelines in one request, or followed by one connection
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,32}$")]
 
 
@@ -92,12 +94,6 @@ class WindowBody(Said):
     bytes: int = Field(WINDOW_BYTES, ge=1, le=WINDOW_BYTES)
 
 
-class CursorsBody(Said):
-    """Cursors by timeline; `inbox` is the device's own."""
-
-    inbox: str | None = None  # of what is no cursor, a resync is made
-
-
 class DigestBody(Said):
     """How many entries the client counts up to its cursor, and the sum of their fingerprints (protocol 8.7)."""
 
@@ -120,7 +116,8 @@ class HelloBody(Said):
     tz: Annotated[str, StringConstraints(max_length=64)] | None = None
     state: State = "foreground"
     store: StoreBody | None = None
-    cursors: CursorsBody = CursorsBody()
+    # By timeline; `inbox` is the device's own. Of what is no cursor, a resync is made.
+    cursors: Annotated[dict[Id, str | None], Field(max_length=FOLLOWED_MAX + 1)] = {}
     digest: DigestBody | None = None
     addresses: Annotated[list[AddressBody], Field(max_length=8)] | None = None
     install_id: Id | None = None
@@ -135,7 +132,7 @@ class NackBody(Said):
 
 
 class ReadBody(Said):
-    """ "Read up to here" of a conversation; the number is one of the user's inbox."""
+    """ "Read up to here" of a conversation; the number is one of the user's inbox, or of the shared timeline."""
 
     conversation: Id
     read_seq: Seq
@@ -151,6 +148,7 @@ class AckBody(Said):
     """ "I have stored this." All parts are optional and may be repeated."""
 
     cursor: Sealed | None = None
+    shared: Annotated[list[Sealed], Field(min_length=1, max_length=FOLLOWED_MAX)] | None = None
     ids: Annotated[list[MessageIdText], Field(min_length=1)] | None = None  # at most ACK_IDS_MAX
     nack: Annotated[list[NackBody], Field(min_length=1, max_length=500)] | None = None
     read: Annotated[list[ReadBody], Field(min_length=1, max_length=200)] | None = None
@@ -159,7 +157,7 @@ class AckBody(Said):
 
 class AckFrame(AckBody):
     upto: Seq | None = None
-    timeline: Timeline = "inbox"
+    timeline: Id = INBOX  # that `upto` speaks of
 
 
 class HeartbeatBody(Said):
@@ -184,9 +182,17 @@ class HeartbeatFrame(Said):
 class FillFrame(Said):
     """Asks for a range once more; moves no cursor."""
 
-    timeline: Timeline = "inbox"
+    timeline: Id = INBOX
     from_: Seq = Field(alias="from")
     to: Seq
+
+
+class FollowFrame(Said):
+    """Shared timelines that the connection is sent as well: by cursor, or opened for the first time by their names."""
+
+    shared: Annotated[list[Sealed], Field(max_length=FOLLOWED_MAX)] = []
+    open: Annotated[list[Id], Field(max_length=FOLLOWED_MAX)] = []
+    unfollow: Annotated[list[Id], Field(max_length=FOLLOWED_MAX)] = []
 
 
 class RangeBody(Said):
@@ -235,6 +241,7 @@ FRAMES: dict[str, type[Said]] = {
     "hb": HeartbeatFrame,
     "ack": AckFrame,
     "fill": FillFrame,
+    "follow": FollowFrame,
     "verify": VerifyBody,
     "send": SendFrame,
     "bye": ByeFrame,

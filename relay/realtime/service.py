@@ -1,18 +1,21 @@
 """What devices ask for, whichever way they came: handshake, heartbeat, sync, ack. HTTP and sockets both call this."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from providers.contract import AddressInvalid
 from relay.clock import Clock, from_rfc3339, rfc3339
-from relay.errors import FieldError, Invalid, Throttled, TooLarge, Unavailable, not_an_instant
+from relay.errors import FieldError, Invalid, Malformed, Throttled, TooLarge, Unavailable, not_an_instant
 from relay.inbox.ack import AckAnswer, AckRequest
 from relay.inbox.addresses import NewAddress
+from relay.inbox.batch import Batch
 from relay.inbox.comparing import Compared, Comparison, Range
+from relay.inbox.cursor import INBOX, Cursor
 from relay.inbox.handshake import Hello, Welcome
-from relay.inbox.rules import Verdict
+from relay.inbox.rules import Reason, Verdict
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Facts, Policy
 from relay.presence.rules import Beat
@@ -90,6 +93,7 @@ class DeviceService:
             entries=min(body.window.entries, self.window.entries), bytes=min(body.window.bytes, self.window.bytes)
         )
         answer = self._answer(device, welcome, beat, window)
+        await self._greet_shared(device, body.cursors, welcome, answer)
         repairing = body.store is not None and body.store.repair
         if body.digest is not None and welcome.verdict is not Verdict.RESYNC and (welcome.upgrade or repairing):
             answer["digest"] = await self._digest(device, body.digest, welcome)
@@ -97,12 +101,25 @@ class DeviceService:
                 answer["upgrade"] = welcome.upgrade | {"digest": answer.pop("digest")}
         return Greeted(welcome=welcome, beat=beat, window=window, answer=answer)
 
+    async def _greet_shared(
+        self, device: DeviceKey, given: Mapping[str, str | None], welcome: Welcome, answer: dict[str, Any]
+    ) -> None:
+        """Shared cursors are judged after the inbox's, and say nothing of it; what the device has there counts as acked."""
+        cursors = {name: text for name, text in given.items() if name != INBOX and text is not None}
+        if not cursors:
+            return
+        greeting = await self.inbox.shared.greet(device, cursors, void=welcome.reason is Reason.STORE_CHANGED)
+        if greeting.held:
+            await self.inbox.ack(AckRequest(device=device, session=welcome.session, shared=greeting.held))
+        answer["cursors"] |= greeting.cursors
+        answer["shared"] = list(greeting.verdicts)
+
     def _hello(self, device: DeviceKey, body: HelloBody) -> Hello:
         addresses = None if body.addresses is None else self.sealed(device, body.addresses)
         return Hello(
             device=device,
             node_id=self.node_id,
-            cursor=body.cursors.inbox,
+            cursor=body.cursors.get(INBOX),
             store_id=None if body.store is None else body.store.id,
             app_version=body.app_version,
             schema=body.schema_,
@@ -288,10 +305,26 @@ class DeviceService:
         except Unavailable:
             return "differs"
 
+    # --- filling ---
+
+    async def fill(self, device: DeviceKey, timeline: str, low: int, high: int, *, limit: int) -> Batch:
+        """The numbers of a timeline after `low`, up to `high`, as far as they fit a page. Raises Unauthenticated, Missing."""
+        if timeline != INBOX:
+            return (await self.inbox.shared.fill(device, timeline, low, high, limit=limit))[1]
+        reading = await self.inbox.read(device, None, limit=limit, range_=(low, high))
+        assert reading.batch is not None
+        return reading.batch
+
     # --- acks ---
 
     async def ack(
-        self, device: DeviceKey, body: AckBody, *, session: int | None = None, upto: int | None = None
+        self,
+        device: DeviceKey,
+        body: AckBody,
+        *,
+        session: int | None = None,
+        upto: int | None = None,
+        shared_upto: tuple[tuple[str, int], ...] = (),
     ) -> AckAnswer:
         """Takes an ack. Raises CursorRefused, Malformed (invalid_cursor), Conflict, TooLarge."""
         if body.ids is not None and len(body.ids) > ACK_IDS_MAX:
@@ -306,8 +339,16 @@ class DeviceService:
                 nacks=tuple((one.id, one.code) for one in body.nack or ()),
                 reads=tuple((one.conversation, one.read_seq) for one in body.read or ()),
                 receipts=tuple((one.id, one.what) for one in body.receipts or ()),
+                shared=tuple(self._readable(device, body.shared or ())),
+                shared_upto=shared_upto,
             )
         )
+
+    def _readable(self, device: DeviceKey, texts: Sequence[str]) -> Iterator[Cursor]:
+        """Shared cursors as far as they are any; what is none acks nothing, and keeps nothing else from being acked."""
+        for text in texts:
+            with suppress(Malformed):
+                yield self.inbox.unseal(text, device)
 
 
 def _as_of(text: str, now_ms: int) -> int:
@@ -342,7 +383,8 @@ def _range_json(one: Compared) -> dict[str, Any]:
 
 
 def ack_answer(answer: AckAnswer) -> dict[str, Any]:
-    return {"acked": answer.acked_seq, "results": answer.results}
+    said: dict[str, Any] = {"acked": answer.acked_seq, "results": answer.results}
+    return said | {"shared": answer.shared} if answer.shared else said
 
 
 def offered(offer: HeartbeatOffer | None) -> tuple[float, float, float] | None:

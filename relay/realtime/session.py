@@ -5,7 +5,6 @@ told to look. So live messages and catch-up take one path, in order.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,23 +16,28 @@ from aiohttp import WSMessage, WSMsgType, web
 from pydantic import ValidationError
 
 from relay.clock import Clock
-from relay.errors import CursorRefused, Forbidden, Malformed, Problem, Unauthenticated
+from relay.errors import Conflict, CursorRefused, Forbidden, Malformed, Problem, Unauthenticated
 from relay.inbox.batch import Batch
-from relay.model import DeviceKey
+from relay.inbox.cursor import INBOX
+from relay.inbox.shared import Wanted
+from relay.model import DeviceKey, TimelineKey
 from relay.push.limits import Bucket
 from relay.realtime import protocol
+from relay.realtime.follows import Follows, unheard
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import (
     AckFrame,
     ByeFrame,
     Close,
     FillFrame,
+    FollowFrame,
     HeartbeatFrame,
     HelloBody,
     SendFrame,
     VerifyBody,
 )
 from relay.realtime.service import DeviceService, ack_answer
+from relay.realtime.window import Window
 from relay.strictjson import parse
 
 log = structlog.get_logger("relay.realtime")
@@ -79,9 +83,12 @@ class Session:
         self._acked_seq = 0
         self._epoch = ""
         self._told_caught_up = False
-        self._unacked: deque[tuple[int, int, int]] = deque()  # (to_seq, entries, bytes) of batches not yet acked
-        self._window_entries = protocol.WINDOW_ENTRIES
-        self._window_bytes = protocol.WINDOW_BYTES
+        self._window = Window(entries=protocol.WINDOW_ENTRIES, bytes_=protocol.WINDOW_BYTES)
+        self._follows = Follows(device, service.inbox.shared)
+        self._follow: Callable[[TimelineKey], None] = lambda _: None
+        self._fresh: dict[str, None] = {}  # followed timelines to look at
+        self._looked = False
+        self._told_heads: dict[str, int] = {}  # of those that are not followed
         self._head_seq = 0
         self._missed_pongs = 0
         self._bad_frames = 0
@@ -96,7 +103,7 @@ class Session:
         if not await self._greet(first):
             return
         try:
-            with self._hub.connected(self):
+            with self._hub.connected(self), self._hub.following(self) as self._follow:
                 async with asyncio.TaskGroup() as group:
                     self._group = group
                     self.look()
@@ -129,7 +136,7 @@ class Session:
         self._epoch = welcome.epoch
         self._head_seq = welcome.head_seq
         self._sent_seq = self._acked_seq = welcome.head_seq - welcome.missing
-        self._window_entries, self._window_bytes = greeted.window.entries, greeted.window.bytes
+        self._window = Window(entries=greeted.window.entries, bytes_=greeted.window.bytes)
         await self._send({"type": "welcome", "ref": ref, **greeted.answer, "token": token})
         return True
 
@@ -230,6 +237,8 @@ class Session:
                     self.look()
             case FillFrame():
                 await self._fill(body, ref)
+            case FollowFrame():
+                await self._take_follow(body, ref)
             case VerifyBody():
                 answer = await self._service.verify(self.device, body)
                 await self._send({"type": "verify", "ref": ref, **answer})
@@ -244,14 +253,38 @@ class Session:
         return True
 
     async def _ack(self, body: AckFrame, ref: str | None) -> None:
-        if body.upto is not None and body.upto > self._sent_seq:
+        shared = body.timeline != INBOX
+        follow = self._follows.get(body.timeline) if shared else None
+        sent_seq = self._sent_seq if not shared else -1 if follow is None else follow.sent_seq
+        if body.upto is not None and body.upto > sent_seq:
             raise Malformed("`upto` is beyond what was sent on this connection.", code="invalid_cursor")
-        answer = await self._service.ack(self.device, body, session=self.session, upto=body.upto)
+        answer = await self._service.ack(
+            self.device,
+            body,
+            session=self.session,
+            upto=None if shared else body.upto,
+            shared_upto=((body.timeline, body.upto),) if shared and body.upto is not None else (),
+        )
         self._acked_seq = max(self._acked_seq, answer.acked_seq)
-        while self._unacked and self._unacked[0][0] <= self._acked_seq:
-            self._unacked.popleft()
+        self._window.acked(INBOX, self._acked_seq)
+        for name, seq in answer.shared.items():
+            self._window.acked(name, seq)
         await self._send({"type": "ack", "ref": ref, **ack_answer(answer)})
+        self._fresh |= dict.fromkeys(self._follows.names)
         self.look()
+
+    async def _take_follow(self, body: FollowFrame, ref: str | None) -> None:
+        for name in body.unfollow:
+            self._follows.drop(name)
+            self._hub.unfollow(self, self._follows.key(name))
+            self._window.forget(name)
+        added, answer = await self._follows.add(Wanted(cursors=tuple(body.shared), names=tuple(body.open)))
+        for name in added:
+            self._window.forget(name)  # what was sent of it before is sent again
+            self._follow(self._follows.key(name))
+        await self._send({"type": "follow", "ref": ref, **answer})
+        for name in added:
+            self.look_at(name)
 
     async def _send_message(self, body: SendFrame, ref: str | None) -> None:
         """A refusal ends nothing: it is of this message, not of the connection."""
@@ -265,24 +298,36 @@ class Session:
     async def _fill(self, body: FillFrame, ref: str | None) -> None:
         if body.to <= body.from_:
             raise Malformed("`to` must be above `from`.", code="validation_failed")
-        reading = await self._service.inbox.read(self.device, None, limit=PAGE_MAX, range_=(body.from_, body.to))
-        assert reading.batch is not None
-        await self._send_batch(reading.batch, extra={"ref": ref, "fill": True})
+        batch = await self._service.fill(self.device, body.timeline, body.from_, body.to, limit=PAGE_MAX)
+        await self._send_batch(batch, extra={"ref": ref, "fill": True})
 
     # --- what the client is sent ---
 
     def look(self) -> None:
         """There may be something to send: runs the pump, or has it look again."""
         self._again = True
+        self._run_pump()
+
+    def look_at(self, timeline: str) -> None:
+        """There may be something in a shared timeline that is followed."""
+        self._fresh[timeline] = None
+        self._run_pump()
+
+    def _run_pump(self) -> None:
         if self._pump is None or self._pump.done():
             self._pump = self._spawn(self._send_what_is_new(), "session-pump")
 
     async def _send_what_is_new(self) -> None:
-        while self._again and not self._ws.closed:
-            self._again = False
+        while (self._again or self._fresh) and not self._ws.closed:
             try:
-                while await self._send_page():
-                    pass
+                if self._again:
+                    self._again = False
+                    while await self._send_page():
+                        pass
+                else:
+                    await self._send_timeline(self._fresh.popitem()[0])
+            except Conflict:
+                await self._close(Close.REPLACED)
             except Unauthenticated:
                 await self._close(Close.UNAUTHENTICATED)
             except Problem as problem:
@@ -294,12 +339,16 @@ class Session:
 
     async def _send_page(self) -> bool:
         """Sends one page if the window allows and there is one; gives whether there may be more."""
-        room = self._window_entries - sum(entries for _, entries, _ in self._unacked)
-        room_bytes = self._window_bytes - sum(size for _, _, size in self._unacked)
-        if self._unacked and (room <= 0 or room_bytes <= 0):
+        room = self._window.room
+        if room is None:
             return False
         reading = await self._service.inbox.read_after(
-            self.device, self._sent_seq, limit=min(PAGE_MAX, max(1, room)), bytes_max=max(1, room_bytes)
+            self.device,
+            self._sent_seq,
+            limit=min(PAGE_MAX, room[0]),
+            bytes_max=room[1],
+            followed=self._follows.names,
+            first=not self._looked,
         )
         snap, batch = reading.snap, reading.batch
         assert batch is not None
@@ -309,15 +358,30 @@ class Session:
         if snap.epoch8.hex() != self._epoch:
             await self._resync()
             return False
-        self._head_seq = batch.head_seq
-        if batch.to_seq == self._sent_seq and (self._told_caught_up or not batch.caught_up):
-            return False
-        self._sent_seq = batch.to_seq
-        if batch.entries:
-            self._unacked.append((batch.to_seq, batch.entries, len(batch.json)))
-        self._told_caught_up = self._told_caught_up or batch.caught_up
-        await self._send_batch(batch, extra={"caught_up": batch.caught_up})
-        return batch.more
+        self._head_seq, self._looked = batch.head_seq, True
+        moved = batch.to_seq > self._sent_seq
+        if moved or (batch.caught_up and not self._told_caught_up):
+            self._sent_seq = batch.to_seq
+            self._window.sent(INBOX, batch.to_seq, entries=batch.entries, size=len(batch.json))
+            self._told_caught_up = self._told_caught_up or batch.caught_up
+            await self._send_batch(batch, extra={"caught_up": batch.caught_up})
+        if reading.shared is not None and (heads := unheard(reading.shared.ahead, self._told_heads)):
+            await self._send({"type": "heads", "shared": heads})
+        return moved and batch.more
+
+    async def _send_timeline(self, name: str) -> None:
+        """Sends what is new in a followed timeline, as far as the window allows."""
+        follow = self._follows.get(name)
+        while follow is not None and (room := self._window.room) is not None:
+            found = await self._follows.page(follow, self.session, limit=min(PAGE_MAX, room[0]), bytes_max=room[1])
+            if found is None:
+                return
+            if isinstance(found, Batch):
+                self._window.sent(name, found.to_seq, entries=found.entries, size=len(found.json))
+                await self._send_batch(found, extra={"caught_up": found.caught_up})
+            else:
+                self._window.forget(name)
+                await self._send({"type": "resync_required", "timeline": name, "resync": found})
 
     async def _resync(self) -> None:
         data = await self._service.inbox.reset(self.device, reason="epoch")

@@ -176,6 +176,9 @@ class Stream:
         self._look = True
         self._changed.set()
 
+    def look_at(self, timeline: str) -> None:
+        """A stream follows no shared timelines."""
+
     def ping(self) -> None:
         self._beat_due = True
         self._changed.set()

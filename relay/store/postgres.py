@@ -18,17 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relay.clock import Clock, StoreClock
 from relay.errors import ConfigError, Problem, Unavailable
-from relay.store.engine import (
-    GROUP_MAX,
-    QUEUE_MAX,
-    Batch,
-    Job,
-    NoWatch,
-    Watch,
-    Work,
-    run_group,
-    settle_futures,
-)
+from relay.store.engine import GROUP_MAX, QUEUE_MAX, Batch, Job, NoWatch, Watch, Work, run_group, settle_futures
 from relay.store.postgres_session import Server, driver, look, open_session
 
 if TYPE_CHECKING:

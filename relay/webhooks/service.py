@@ -22,6 +22,7 @@ from relay.webhooks.signing import Scheme, mint_secret, scheme_of, shown_secret
 from relay.webhooks.worker import judge
 
 ENDPOINTS_MAX = 50  # of one app
+OF_YOUR_OWN = "A target of your own may be listed in the relay's webhooks.exempt."
 DESCRIPTION_CHARS_MAX = 256
 PAGE_MAX = 200
 PAGE_DEFAULT = 50
@@ -245,7 +246,9 @@ class WebhookService:
         try:
             return await self._check_url(url)
         except TargetRefused as refused:
-            raise _invalid("/url", "value", refused.detail, code=refused.code) from None
+            forgivable = refused.code == rules.ADDRESS_DENIED or url.startswith("http:")
+            detail = f"{refused.detail} {OF_YOUR_OWN}" if forgivable else refused.detail
+            raise _invalid("/url", "value", detail, code=refused.code) from None
         except TransportError:
             raise _invalid("/url", "value", "The URL's host has no address at present.", code=URL_INVALID) from None
 

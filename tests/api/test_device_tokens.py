@@ -24,7 +24,7 @@ from relay.ids import system_rng
 from relay.keys import KeyRing, _check, mint_device_token
 from relay.push.building import DEFAULT_APP
 from relay.store import apps, tokens
-from relay.store.engine import InlineEngine
+from relay.store.inline import InlineEngine
 from relay.store.schema import metadata
 from relay.telemetry.metrics import Metrics
 

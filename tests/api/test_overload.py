@@ -85,7 +85,7 @@ async def test_ovl_1_ovl_4_with_all_handlers_busy_sends_wait_and_acks_cancels_an
 async def test_ovl_1_a_writers_queue_that_is_full_refuses_and_what_it_took_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.engine.QUEUE_MAX", 8)
+    monkeypatch.setattr("relay.store.sqlite.QUEUE_MAX", 8)
     async with serving(tmp_path, {}) as face:
         gate, held = threading.Event(), threading.Event()
 

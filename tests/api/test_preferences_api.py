@@ -13,6 +13,7 @@ WANTED = {
     ],
     "urgent_breaks_quiet": False,
     "notify": "mentions",
+    "elsewhere_s": 30,
     "conversations": {"c/81": {"notify": "all", "muted_until": "2026-05-03T09:12:44.000Z", "mute_mentions": True}},
 }
 
@@ -46,6 +47,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no time": ({"quiet_hours": [{"from": "25:00", "to": "07:00"}]}, "/quiet_hours/0/from"),
     "all day": ({"quiet_hours": [{"from": "07:00", "to": "07:00"}]}, "/quiet_hours/0"),
     "no day": ({"quiet_hours": [{"from": "22:00", "to": "07:00", "days": ["someday"]}]}, "/quiet_hours/0/days/0"),
+    "too late": ({"elsewhere_s": 61}, "/elsewhere_s"),
     "no level": ({"notify": "loud"}, "/notify"),
     "no instant": ({"conversations": {"a/b": {"muted_until": "soon"}}}, "/conversations/a~1b/muted_until"),
     "too many": ({"conversations": {f"c{n}": {} for n in range(251)}}, "/conversations"),

@@ -23,9 +23,9 @@ from relay.model import DeviceKey, Policy
 from relay.presence.leases import LeaseBook
 from relay.store import meta
 from relay.store.apps import create_app
-from relay.store.engine import SqliteEngine
 from relay.store.migrate import migrate
 from relay.store.schema import idempotency, inbox, inbox_entry, message
+from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import PRAGMAS
 from tests.bench.report import Figure
 

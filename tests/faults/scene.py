@@ -182,7 +182,11 @@ async def _server(stack: AsyncExitStack, neighbour: Neighbour) -> Wire:
 
 @asynccontextmanager
 async def scene(
-    home: Path, environ: Mapping[str, str] | None = None, *, also_exempt: Sequence[str] = ()
+    home: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    also_exempt: Sequence[str] = (),
+    process: type[RelayProcess] = RelayProcess,
 ) -> AsyncIterator[Scene]:
     """Everything started; the relay listens."""
     async with AsyncExitStack() as stack:
@@ -194,7 +198,7 @@ async def scene(
         settings = ENVIRON | {"RELAY_WEBHOOKS__EXEMPT": json.dumps([*exempt, *also_exempt])}
         for name, wire in wires.items():
             settings |= account(name, f"http://127.0.0.1:{wire.port}/")
-        relay = RelayProcess(home, settings | dict(environ or {}))
+        relay = process(home, settings | dict(environ or {}))
         stack.push_async_callback(relay.aclose)
         await relay.start()
         near = await stack.enter_async_context(wire_to(relay.port))

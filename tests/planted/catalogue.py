@@ -26,9 +26,11 @@ BUGS = (
         "M01 answer before commit",
         "202 for what a crash then took away",
         one(
-            "relay/store/engine.py",
+            "relay/store/sqlite_commit.py",
             "        _commit(conn)\n    except BaseException:",
             "        if type(jobs[0].item).__name__ == 'Send':\n"
+            "            import time\n"
+            "            from relay.store.engine import settle_futures\n"
             "            jobs[0].future.get_loop().call_soon_threadsafe(settle_futures, outcomes)\n"
             "            time.sleep(0.05)\n"
             "        _commit(conn)\n    except BaseException:",

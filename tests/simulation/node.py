@@ -18,7 +18,7 @@ from relay.inbox.cursor import CursorKeys
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.keys import KeyRing
-from relay.model import DeviceKey, Policy, UserKey
+from relay.model import DeviceKey, Policy, TimelineKey, UserKey
 from relay.presence.service import PresenceService, Rhythm
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
@@ -58,6 +58,9 @@ class LossyBus(LocalBus):
 
     def wake(self, users: Iterable[UserKey]) -> None:
         super().wake([user for user in users if not self._lost()])
+
+    def posted(self, timelines: Iterable[TimelineKey]) -> None:
+        super().posted([one for one in timelines if not self._lost()])
 
     def close(self, device: DeviceKey, newer_than: int) -> None:
         if not self._lost():
@@ -146,7 +149,7 @@ class Node:
             open_token=lambda place, sealed: ring.open(sealed, place).decode(),
             boot_ms=boot_ms,
         )
-        self.hub = Hub(clock, rng, self.inbox.heads)
+        self.hub = Hub(clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
         self.webhook_worker = WebhookWorker(engine, post, ring, clock=clock, rng=rng, owner=name)

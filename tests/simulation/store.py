@@ -13,8 +13,10 @@ import sqlalchemy.exc
 from sqlalchemy import Connection
 
 from relay.errors import Unavailable
-from relay.store.engine import GROUP_MAX, QUEUE_MAX, Batch, InlineEngine, Job, Work, commit_group, settle_futures
+from relay.store.engine import GROUP_MAX, QUEUE_MAX, Batch, Job, Work, settle_futures
+from relay.store.inline import InlineEngine
 from relay.store.schema import metadata
+from relay.store.sqlite_commit import commit_group
 
 from .clocks import NodeClock, Wall
 from .draws import Stream

@@ -8,9 +8,10 @@ import pytest
 from clocks import SetClock
 from postgres_databases import fresh
 
-from relay.store.engine import Engine, SqliteEngine
+from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
 from relay.store.schema import metadata
+from relay.store.sqlite import SqliteEngine
 
 
 @pytest.fixture

@@ -27,9 +27,10 @@ from relay.clock import SystemClock
 from relay.ids import system_rng
 from relay.keys import KeyRing
 from relay.store import apps, backup, manifest, meta, replace, rollback, vault
-from relay.store.engine import Engine, SqliteEngine
+from relay.store.engine import Engine
 from relay.store.events import NewEvent, emit
 from relay.store.migrate import HEAD, migrate
+from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import OwnerLock, connect
 
 NOWHERE = Path("/proc/relay-test")  # root or not, nobody can write there

@@ -4,7 +4,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from relay.clock import SystemClock
-from relay.store.engine import InlineEngine
+from relay.store.inline import InlineEngine
 from relay.store.migrate import migrate
 from relay.store.schema import metadata
 

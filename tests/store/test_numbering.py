@@ -18,9 +18,10 @@ from house import House
 from relay.errors import Unavailable
 from relay.inbox.accept import Accepted, accept
 from relay.model import Policy
-from relay.store.engine import Engine, SqliteEngine
+from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
 from relay.store.schema import metadata
+from relay.store.sqlite import SqliteEngine
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from relay.errors import CursorRefused, Malformed, Problem
 from relay.inbox.cursor import CursorKeys, seal, tail8
 from relay.model import DeviceState, Policy, Scope
 from relay.store import meta
-from relay.store.engine import Engine, InlineEngine
+from relay.store.engine import Engine
+from relay.store.inline import InlineEngine
 from relay.store.schema import metadata
 
 POLICY = Policy(replay_window_ms=60_000, dormant_ms=3_600_000)

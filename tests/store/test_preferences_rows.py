@@ -42,6 +42,26 @@ async def test_in_quiet_hours_a_push_waits_for_their_end(house: House, clock: An
     assert await told(house) == 1
 
 
+async def test_f34_what_came_at_night_is_one_notification_in_the_morning(house: House, clock: Any) -> None:
+    """Quiet from 22 to 7, messages from 23 on: at 7 by the device's own clock there is one summary of all, and then quiet."""
+    await house.register("ann/tablet", "other", tz="Asia/Kathmandu")  # 5 h 45 min ahead
+    await house.inbox.set_preferences(ANN, Preferences(quiet=(Quiet(22 * 60, 7 * 60),)))
+    clock.forward(s=5.25 * 3600)  # 23 o'clock there, a quarter past five in the evening here
+    for _ in range(5):
+        await house.send(conversation_id="c")
+        clock.forward(s=600)
+    assert {attempt.device.device_id for attempt in await house.told()} == {"phone"}
+    job = await house.job("ann/tablet")
+    assert (job.reason, (job.due_ms + (5 * 60 + 45) * MINUTE_MS) % 86_400_000) == (
+        Later.QUIET_HOURS,
+        7 * 60 * MINUTE_MS,
+    )
+    clock.ms = job.due_ms
+    (attempt,) = [one for one in await house.told() if one.device.device_id == "tablet"]
+    (note,) = attempt.send.notes
+    assert (note.count, note.shows.body) == (5, "5 new messages")
+
+
 async def test_what_is_urgent_is_told_in_them_as_well_unless_the_user_says_no(house: House) -> None:
     for breaks in (False, True):
         await house.inbox.set_preferences(ANN, Preferences(quiet=(ALL_DAY,), urgent_breaks=breaks))
@@ -119,6 +139,17 @@ async def test_a_desktop_in_use_lets_the_phone_wait_a_little(house: House) -> No
     assert (await house.job(PHONE)).reason == Later.ELSEWHERE
     house.clock.forward(ms=house.policy.elsewhere_ms)
     assert await told(house) == 1
+
+
+@pytest.mark.parametrize("wait_s", [0, 30])
+async def test_how_long_is_for_the_user_to_say(house: House, wait_s: int) -> None:
+    await house.register(DESKTOP)
+    await house.hello(DESKTOP)
+    await house.inbox.set_preferences(ANN, Preferences(elsewhere_ms=wait_s * 1000))
+    await house.send()
+    assert await told(house) == int(wait_s == 0)
+    house.clock.forward(s=29)
+    assert await told(house) == int(wait_s > 0)
 
 
 async def test_a_phone_is_not_told_of_what_was_read_at_the_desktop(house: House) -> None:

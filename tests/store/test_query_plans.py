@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Delete, Select, Update
 import relay.store.schema
 from relay.clock import SystemClock
 from relay.store import devices, inbox, queue
-from relay.store.engine import InlineEngine
+from relay.store.inline import InlineEngine
 from relay.store.migrate import migrate
 
 WALKED = {  # tables that are walked on purpose, and by whom

@@ -25,7 +25,8 @@ from relay.inbox.registry import ForeignWord
 from relay.model import Device, DeviceState, Facts, NotifyPolicy, Policy, Scope
 from relay.push.attempts import Attempt
 from relay.store import queue as job_rows
-from relay.store.engine import Engine, InlineEngine
+from relay.store.engine import Engine
+from relay.store.inline import InlineEngine
 from relay.store.schema import metadata
 
 DEVICES = ("ann/phone", "ann/tablet", "bob/phone")

@@ -101,7 +101,7 @@ async def test_after_a_long_absence_the_last_numbers_come_and_one_gap_that_a_ran
     await reader.sync()
     assert reader.gaps == [(1, 16, "skipped")]
     assert reader.got == [1, 17, 18, 19, 20, 21]
-    batch = await house.inbox.shared.fill(house.key(PHONE), "g", 1, 16, limit=200)
+    _, batch = await house.inbox.shared.fill(house.key(PHONE), "g", 1, 16, limit=200)
     assert [entry["seq"] for entry in json.loads(batch.json)["entries"]] == list(range(2, 17))
     assert "cursor" not in json.loads(batch.json)
 
@@ -114,7 +114,7 @@ async def test_who_joins_sees_what_comes_then(house: House) -> None:
     reader = Reader(house, "cid/phone")
     await reader.sync()
     assert reader.got == [3]
-    early = await house.inbox.shared.fill(house.key("cid/phone"), "g", 0, 3, limit=200)
+    _, early = await house.inbox.shared.fill(house.key("cid/phone"), "g", 0, 3, limit=200)
     assert json.loads(early.json)["gaps"] == [{"from": 0, "to": 2, "why": "scope"}]
 
 
@@ -126,7 +126,7 @@ async def test_who_is_removed_sees_nothing_after_that_and_keeps_what_was_before(
     await post(house, 2)
     await reader.sync()
     assert reader.got == [1, 2]
-    after = await house.inbox.shared.fill(house.key(PHONE), "g", 2, 4, limit=200)
+    _, after = await house.inbox.shared.fill(house.key(PHONE), "g", 2, 4, limit=200)
     assert (json.loads(after.json)["entries"], after.to_seq) == ([], 2)
     await house.inbox.change_group("shop", "g", add=["ann"], remove=())
     await post(house)

@@ -97,3 +97,16 @@ async def test_the_row_of_a_node_is_dropped_a_day_after_its_last_beat(house: Hou
     nodes = await house.engine.read(lambda conn, _: conn.execute(select(node.c.node_id)).scalars().all())
     assert nodes == ["new"]
     assert await house.engine.read(lambda conn, _: conn.execute(select(func.count()).select_from(node)).scalar()) == 1
+
+
+async def test_a_chore_whose_time_came_while_the_process_was_busy_is_done_late_instead_of_left_out(
+    house: House,
+) -> None:
+    scheduler = chores(house).scheduler()
+    scheduler.start(paused=True)
+    try:
+        late = {job.name: job.misfire_grace_time for job in scheduler.get_jobs()}
+    finally:
+        scheduler.shutdown(wait=False)
+    assert late["silence"] is None
+    assert set(late.values()) == {None}

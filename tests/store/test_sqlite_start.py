@@ -19,8 +19,8 @@ from relay.config import load
 from relay.errors import ConfigError, StoreDamaged
 from relay.ids import system_rng
 from relay.store import sqlite_file
-from relay.store.engine import SqliteEngine
 from relay.store.schema import metadata
+from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import PRAGMAS, check_version, connect, file_system_of, wal_reset_affected
 from relay.telemetry.metrics import Metrics
 

@@ -5,7 +5,7 @@ import pytest
 from webhook_bench import Bench
 
 from relay.clock import SystemClock
-from relay.store.engine import SqliteEngine
+from relay.store.sqlite import SqliteEngine
 
 
 @pytest.fixture

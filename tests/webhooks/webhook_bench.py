@@ -12,8 +12,9 @@ from sqlalchemy import select
 from relay.store import endpoints
 from relay.store.apps import create_app
 from relay.store.endpoints import EndpointKey
-from relay.store.engine import Engine, InlineEngine
+from relay.store.engine import Engine
 from relay.store.events import NewEvent, emit
+from relay.store.inline import InlineEngine
 from relay.store.schema import delivery, metadata
 from relay.webhooks.sealed import seal_secret
 

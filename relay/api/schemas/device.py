@@ -72,12 +72,18 @@ class BeatOut(Out):
 
 
 class SyncOut(Out):
-    """Pages of what is missing. `caught_up`: everything up to the head has been given."""
+    """Pages of what is missing. `caught_up`: everything up to the head has been given, of every timeline asked for.
+
+    `shared`: timelines that were not asked for and lie ahead of what the device has acked. `resync`: shared timelines that
+    begin anew, each with the cursor to store. `refused`: what was asked for and is none of this user's.
+    """
 
     batches: list[dict[str, Any]]
     caught_up: bool
     more: bool
     shared: list[dict[str, Any]]
+    resync: list[dict[str, Any]] | None = None
+    refused: list[dict[str, Any]] | None = None
     session: int
     next_poll_s: int
     now: str
@@ -106,3 +112,4 @@ class VerifyOut(Out):
 class AckOut(Out):
     acked: int
     results: dict[str, Literal["acked", "already", "expired", "unknown"]]
+    shared: dict[str, int] | None = None

@@ -80,12 +80,17 @@ class ConversationPreference(In):
 
 
 class PreferencesBody(In):
-    """What the user wants to be told of, and when not. `tz`: an IANA name; null: each device's own."""
+    """What the user wants to be told of, and when not. `tz`: an IANA name; null: each device's own.
+
+    `elsewhere_s`: while one device is in use, the others are told so much later, if nothing was read by then; null: as the
+    relay's setting says.
+    """
 
     tz: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     quiet_hours: Annotated[list[QuietHours], Field(max_length=14)] = Field([])
     urgent_breaks_quiet: bool = True
     notify: NotifyLevel = "all"
+    elsewhere_s: int | None = Field(None, ge=0, le=60)
     conversations: Annotated[dict[Id, ConversationPreference], Field(max_length=250)] = Field({})
 
     @field_validator("tz")

@@ -1,6 +1,6 @@
 """Rows of the devices' own."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, StringConstraints
 
@@ -19,17 +19,26 @@ from relay.api.schemas.device import (
 )
 from relay.api.schemas.devices import AddressesBody, AddressesOut
 from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, KEY_HEADER, STORE
+from relay.inbox.cursor import INBOX
 from relay.model import SEQ_MAX
-from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody, Id, Sealed, VerifyBody
+from relay.realtime.protocol import FOLLOWED_MAX, AckBody, HeartbeatBody, HelloBody, Id, Sealed, VerifyBody
 
 
 class SyncQuery(Query):
-    """Where the device stands, how much it wants, and how long it would wait."""
+    """Where the device stands, how much it wants, and how long it would wait.
 
+    `shared`: cursors of shared timelines; `open`: conversations whose timelines it reads for the first time. `range` is of
+    `timeline`: the inbox, or a conversation.
+    """
+
+    LISTS: ClassVar[frozenset[str]] = frozenset({"shared", "open"})
     cursor: Sealed | None = None
     limit: int = Field(200, ge=1, le=200)
     wait: int = Field(0, ge=0, le=60)
     range: Annotated[str, StringConstraints(max_length=40)] | None = None
+    timeline: Id = INBOX
+    shared: Annotated[list[Sealed], Field(default_factory=list, max_length=FOLLOWED_MAX)]
+    open: Annotated[list[Id], Field(default_factory=list, max_length=FOLLOWED_MAX)]
 
 
 class StreamQuery(Query):
