@@ -8,7 +8,7 @@ import functools
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,17 +27,15 @@ from relay.client.outbox import Unsent
 from relay.client.repair import Repair
 from relay.client.sending import Sender
 from relay.client.steps import Reading, Timer
+from relay.client.tokens import TokenKeeper, TokenSource
 from relay.client.transports import WAYS, Gone, Ladder, Transport, Way, open_way
-from relay.client.wire import instant_ms
 from relay.clock import Clock, SystemClock, rfc3339
 from relay.ids import TAG_BITS, Rng, message_id, system_rng
 
 SDK = "relay-py/1.0"
 STOP_S = 3.0
 LONG_POLL_S = 50.0
-MINUTE_S, HOUR_S = 60.0, 3600.0
 T = TypeVar("T")
-TokenSource = Callable[[], Awaitable[str]]
 log = logging.getLogger("relay.client")
 
 
@@ -74,7 +72,6 @@ class Client:
         `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file that can't be opened.
         """
         self._url = url.rstrip("/")
-        self._token_source = token
         self._clock: Clock = clock or SystemClock()
         rng = rng or system_rng()
         self.cache = Cache(cache, rng=rng, now_ms=self._clock.now_ms(), migrations=migrations, types=types, check=check)
@@ -104,12 +101,10 @@ class Client:
         self._transport: Transport | None = None
         self._receiver: asyncio.Task[None] | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._given = ""
-        self._token = ""
         self._welcomed = False
-        self._renewal: asyncio.Task[None] | None = None
         self._main: asyncio.Task[None] | None = None
         self._rng = rng
+        self._tokens = TokenKeeper(token, self.cache, self._on_disk, self._call, self._later, self._clock)
         self._sender = Sender(self.cache, self._on_disk, self._call, self._tell, self._fill, self._clock, rng)
         self._caught_up = asyncio.Event()
 
@@ -364,8 +359,8 @@ class Client:
         self.core.wait_s = 0 if way is Way.POLL else LONG_POLL_S
         self._welcomed = False
         try:
-            await self._take_token(renew=renew)
-            transport = await open_way(way, self._session, self._url, lambda: self._token, self._clock)
+            await self._tokens.take(renew=renew)
+            transport = await open_way(way, self._session, self._url, lambda: self._tokens.current, self._clock)
         except Gone as gone:
             if gone.unfit:
                 self._ladder.failed(now_ms)
@@ -374,21 +369,6 @@ class Client:
         self._transport = transport
         self._events.put_nowait(steps.Opened(transport.reading))
         self._receiver = asyncio.create_task(self._receive(transport))
-
-    async def _take_token(self, *, renew: bool) -> None:
-        source = self._token_source
-        if isinstance(source, str):
-            given = source
-        elif renew or not self._given:
-            try:
-                given = await source()
-            except (Problem, Unreachable, OSError, TimeoutError) as error:
-                log.warning("No token could be had: %s", type(error).__name__)
-                raise Gone from error
-        else:
-            given = self._given
-        self._given = given
-        self._token = await self._on_disk(lambda: self.cache.token_after(given))
 
     async def _receive(self, transport: Transport) -> None:
         while True:
@@ -402,30 +382,8 @@ class Client:
                 self._events.put_nowait(steps.Closed(gone.code, gone.retry_after_s))
                 return
             if not isinstance(frame, wire.Page) and frame.get("type") == "welcome":
-                await self._keep_token(frame.get("token") or {})
+                await self._tokens.keep(frame.get("token") or {})
             self._events.put_nowait(steps.Came(frame))
-
-    async def _keep_token(self, answer: Mapping[str, Any]) -> None:
-        """The token that follows ours is stored before it is used: its first use ends the one before."""
-        following = answer.get("token")
-        if isinstance(following, str):
-            given = self._given
-            with suppress(sqlite3.Error):
-                await self._on_disk(lambda: self.cache.put_token(given, following))
-                self._token = following
-        elif (renew_ms := instant_ms(answer.get("renew_at"))) is not None:
-            if self._renewal is not None:
-                self._renewal.cancel()
-            self._renewal = self._later(self._renew_token(max(MINUTE_S, (renew_ms - self._clock.now_ms()) / 1000)))
-
-    async def _renew_token(self, after_s: float) -> None:
-        """A connection may outlive its token: the next one is asked for in time."""
-        await self._clock.sleep(after_s)
-        try:
-            await self._keep_token((await self._call("POST", "/v1/device/token")).json)
-        except (Problem, Unreachable) as error:
-            log.warning("The token was not renewed: %s", type(error).__name__)
-            self._renewal = self._later(self._renew_token(HOUR_S))
 
     async def _close(self, why: str) -> steps.Event | None:
         transport, self._transport = self._transport, None
@@ -461,4 +419,4 @@ class Client:
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
         assert self._session is not None
-        return await http.call(self._session, method, self._url + path, credential=self._token, **more)
+        return await http.call(self._session, method, self._url + path, credential=self._tokens.current, **more)

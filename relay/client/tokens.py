@@ -1,0 +1,80 @@
+"""The client's token: the one that the app gave, and those that have followed it."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from relay.client.cache import Cache
+from relay.client.http import Answer, Problem, Unreachable
+from relay.client.repair import OnDisk
+from relay.client.transports import Gone
+from relay.client.wire import instant_ms
+from relay.clock import Clock
+
+MINUTE_S, HOUR_S = 60.0, 3600.0
+TokenSource = Callable[[], Awaitable[str]]
+Later = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+log = logging.getLogger("relay.client")
+
+
+class TokenKeeper:
+    """`current` is what calls are made with; a successor is stored before it is used."""
+
+    def __init__(
+        self,
+        source: str | TokenSource,
+        cache: Cache,
+        on_disk: OnDisk,
+        call: Callable[[str, str], Awaitable[Answer]],
+        later: Later,
+        clock: Clock,
+    ) -> None:
+        self.current = ""
+        self._source = source
+        self._cache = cache
+        self._on_disk = on_disk
+        self._call = call
+        self._later = later
+        self._clock = clock
+        self._given = ""
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def take(self, *, renew: bool) -> None:
+        """Before a connection: the newest token. `renew`: the app is asked for another one. Raises Gone."""
+        if isinstance(self._source, str):
+            given = self._source
+        elif renew or not self._given:
+            try:
+                given = await self._source()
+            except (Problem, Unreachable, OSError, TimeoutError) as error:
+                log.warning("No token could be had: %s", type(error).__name__)
+                raise Gone from error
+        else:
+            given = self._given
+        self._given = given
+        self.current = await self._on_disk(lambda: self._cache.token_after(given))
+
+    async def keep(self, answer: Mapping[str, Any]) -> None:
+        """The token that follows ours is stored before it is used: its first use ends the one before."""
+        following = answer.get("token")
+        if isinstance(following, str):
+            given = self._given
+            with suppress(sqlite3.Error):
+                await self._on_disk(lambda: self._cache.put_token(given, following))
+                self.current = following
+        elif (renew_ms := instant_ms(answer.get("renew_at"))) is not None:
+            if self._renewal is not None:
+                self._renewal.cancel()
+            self._renewal = self._later(self._renew(max(MINUTE_S, (renew_ms - self._clock.now_ms()) / 1000)))
+
+    async def _renew(self, after_s: float) -> None:
+        """A connection may outlive its token: the next one is asked for in time."""
+        await self._clock.sleep(after_s)
+        try:
+            await self.keep((await self._call("POST", "/v1/device/token")).json)
+        except (Problem, Unreachable) as error:
+            log.warning("The token was not renewed: %s", type(error).__name__)
+            self._renewal = self._later(self._renew(HOUR_S))
