@@ -15,12 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.harmony_message import TTL_S, Category, Words, body_of, override_mistakes, push_type
 from providers.http import (
     THROTTLED_S,
     Credential,
-    HttpProvider,
     Request,
     Response,
     by_status,
@@ -28,14 +27,13 @@ from providers.http import (
     json_body,
     retry_after_s,
 )
-from providers.huawei import is_token, partial, request_id
+from providers.huawei_family import TOKENS_MAX, HuaweiFamily, partial, request_id
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
 
 __all__ = ["HarmonyConfig", "HarmonyProvider", "HuaweiServiceAccount"]
 
 PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
-TOKENS_MAX = 1000
 TEST_TOKENS_MAX = 10
 KEY_FILE_BYTES_MAX = 64 * 1024
 RSA_BITS_MIN = 2048  # samples have 4096; the sheet names no minimum
@@ -166,7 +164,8 @@ class HarmonyConfig(ProviderConfig):
         return self
 
 
-class HarmonyProvider(HttpProvider):
+class HarmonyProvider(HuaweiFamily):
+    vendor: ClassVar[str] = "Huawei"
     name: ClassVar[str] = "harmony"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = HarmonyConfig
@@ -209,28 +208,12 @@ class HarmonyProvider(HttpProvider):
         """See `Provider`: `payload.notification` and `pushOptions`; null takes a field of ours away."""
         return override_mistakes(overrides)
 
-    def address(self, kind: str, token: str) -> str:
-        """See `Provider`."""
-        if not is_token(token):
-            raise AddressInvalid("A token of Huawei's is 1 to 4096 visible ASCII characters.")
-        return super().address(kind, token)
-
-    def known(self, push: Push) -> Outcome | None:
-        """See `HttpProvider`."""
-        return super().known(push) or (
-            None if is_token(push.token) else Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed")
-        )
-
     async def credential(self) -> Credential:
         """See `HttpProvider`: signed here and used as it is, for its whole life (sheet §2.2)."""
         account, now_s = self.config.service_account, int(self.now())
         claims = {"iss": account.sub_account, "aud": AUDIENCE, "iat": now_s, "exp": now_s + JWT_S}
         value = jwt.encode(claims, self._key, algorithm="PS256", headers={"kid": account.key_id})
         return Credential(value=value, good_until_s=now_s + JWT_S - JWT_SPARE_S)
-
-    def encode(self, push: Push, credential: str) -> Request:
-        """See `HttpProvider`."""
-        return self.encode_many([push], credential)
 
     def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
         """See `HttpProvider`: the mapping of sheet §8."""
@@ -246,15 +229,8 @@ class HarmonyProvider(HttpProvider):
             payload_bytes=len(json_body({**body, "target": {"token": []}})),
         )
 
-    def decode(self, response: Response) -> Outcome:
-        """See `HttpProvider`: the table of sheet §5. Of one token, whatever reason is given is about it."""
-        return self._decoded(response, None)[0]
-
-    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
-        """See `HttpProvider`."""
-        return self._decoded(response, None if len(pushes) == 1 else [push.token for push in pushes])
-
-    def _decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+    def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+        """See `HuaweiFamily`: the table of sheet §5."""
         answer = response.json()
         code, count = code_from(answer.get("code")), 1 if tokens is None else len(tokens)
         wait_s = retry_after_s(response, now_s=self.now()) or THROTTLED_S

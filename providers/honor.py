@@ -7,23 +7,21 @@ marks unverified is taken as Huawei's.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlencode
 
 from pydantic import Field, HttpUrl, SecretStr
 
 from providers.app_message import app_data, number_for, present, short, texts
-from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.field_lists import objects
 from providers.fields import Rule, Rules, matching, merged, mistakes, one_of, text, whole
-from providers.http import Credential, HttpProvider, Request, Response, bearer_from, by_status, code_from, json_body
+from providers.http import Credential, Request, Response, bearer_from, by_status, code_from, json_body
+from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.honor import HonorReceipts, HonorReceiptSettings
 
 __all__ = ["HonorConfig", "HonorProvider"]
 
 PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
-TOKENS_MAX = 1000
-TOKEN_CHARS_MAX = 4096
 TTL_S = (1, 1_296_000)  # 15 days
 NOTIFY_ID_BELOW = 2**31
 BADGE_MAX = 99
@@ -67,7 +65,8 @@ class HonorConfig(ProviderConfig):
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url", "token_url"})
 
 
-class HonorProvider(HttpProvider):
+class HonorProvider(HuaweiFamily):
+    vendor: ClassVar[str] = "Honor"
     name: ClassVar[str] = "honor"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = HonorConfig
@@ -94,35 +93,14 @@ class HonorProvider(HttpProvider):
         """See `Provider`: the body but its tokens; null takes a field of ours away."""
         return _override_mistakes(overrides)
 
-    def address(self, kind: str, token: str) -> str:
-        """See `Provider`."""
-        if not _is_token(token):
-            raise AddressInvalid(f"A token of Honor's is 1 to {TOKEN_CHARS_MAX} visible ASCII characters.")
-        return super().address(kind, token)
-
-    def known(self, push: Push) -> Outcome | None:
-        """See `HttpProvider`."""
-        return super().known(push) or (
-            None if _is_token(push.token) else Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed")
-        )
-
     async def credential(self) -> Credential:
         """See `HttpProvider`: client credentials for a bearer (sheet §2)."""
-        form = {
-            "grant_type": "client_credentials",
-            "client_id": self.config.client_id,
-            "client_secret": self.config.client_secret.get_secret_value(),
-        }
-        request = Request(
-            url=str(self.config.token_url),
-            headers={"content-type": "application/x-www-form-urlencoded"},
-            body=urlencode(form).encode(),
+        request = login(
+            str(self.config.token_url),
+            client_id=self.config.client_id,
+            secret=self.config.client_secret.get_secret_value(),
         )
         return bearer_from(await self.call(request), now_s=self.now(), life_s=LOGIN_LIFE_S)
-
-    def encode(self, push: Push, credential: str) -> Request:
-        """See `HttpProvider`."""
-        return self.encode_many([push], credential)
 
     def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
         """See `HttpProvider`: the mapping of sheet §6."""
@@ -138,15 +116,8 @@ class HonorProvider(HttpProvider):
             payload_bytes=len(json_body({**message, "token": []})),
         )
 
-    def decode(self, response: Response) -> Outcome:
-        """See `HttpProvider`: the table of sheet §4. Of one token, whatever is listed is about it."""
-        return self._decoded(response, None)[0]
-
-    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
-        """See `HttpProvider`."""
-        return self._decoded(response, None if len(pushes) == 1 else [push.token for push in pushes])
-
-    def _decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+    def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+        """See `HuaweiFamily`: the table of sheet §4."""
         answer = response.json()
         code, count = code_from(answer.get("code")), 1 if tokens is None else len(tokens)
         if response.status not in {200, 400} or code is None:
@@ -226,10 +197,6 @@ def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> l
 
 def _texts(value: Any) -> set[str]:
     return {one for one in value if isinstance(one, str) and one} if isinstance(value, list) else set()
-
-
-def _is_token(token: str) -> bool:
-    return 0 < len(token) <= TOKEN_CHARS_MAX and token.isascii() and token.isprintable() and " " not in token
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------

@@ -4,19 +4,16 @@ HarmonyOS 5 and later is another network: `providers.harmony`. Source: vendor sh
 §3, answers §5, classes §6, mapping §8.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
-from urllib.parse import urlencode
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
-from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.http import (
     THROTTLED_S,
     Credential,
-    HttpProvider,
     Request,
     Response,
     bearer_from,
@@ -25,15 +22,14 @@ from providers.http import (
     json_body,
     retry_after_s,
 )
+from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login, partial, request_id
 from providers.huawei_message import TTL_S, Category, Words, message_of, override_mistakes
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
 
-__all__ = ["HuaweiConfig", "HuaweiProvider", "is_token", "partial"]
+__all__ = ["HuaweiConfig", "HuaweiProvider"]
 
 PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
-TOKENS_MAX = 1000
-TOKEN_CHARS_MAX = 4096  # the vendor promises no length
 BASE_URL = "https://push-api.cloud.huawei.com"
 TOKEN_URL = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # noqa: S105
 
@@ -95,7 +91,8 @@ class HuaweiConfig(ProviderConfig):
         return self
 
 
-class HuaweiProvider(HttpProvider):
+class HuaweiProvider(HuaweiFamily):
+    vendor: ClassVar[str] = "Huawei"
     name: ClassVar[str] = "huawei"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = HuaweiConfig
@@ -131,35 +128,14 @@ class HuaweiProvider(HttpProvider):
         """See `Provider`: the parts of Huawei's `message` but its tokens; null takes a field of ours away."""
         return override_mistakes(overrides)
 
-    def address(self, kind: str, token: str) -> str:
-        """See `Provider`."""
-        if not is_token(token):
-            raise AddressInvalid(f"A token of Huawei's is 1 to {TOKEN_CHARS_MAX} visible ASCII characters.")
-        return super().address(kind, token)
-
-    def known(self, push: Push) -> Outcome | None:
-        """See `HttpProvider`."""
-        return super().known(push) or (
-            None if is_token(push.token) else Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed")
-        )
-
     async def credential(self) -> Credential:
         """See `HttpProvider`: client credentials for a bearer (sheet §2.1)."""
-        form = {
-            "grant_type": "client_credentials",
-            "client_id": self.config.app_id,
-            "client_secret": self.config.app_secret.get_secret_value(),
-        }
-        request = Request(
-            url=str(self.config.token_url),
-            headers={"content-type": "application/x-www-form-urlencoded"},
-            body=urlencode(form).encode(),
+        request = login(
+            str(self.config.token_url),
+            client_id=self.config.app_id,
+            secret=self.config.app_secret.get_secret_value(),
         )
         return bearer_from(await self.call(request), now_s=self.now())
-
-    def encode(self, push: Push, credential: str) -> Request:
-        """See `HttpProvider`."""
-        return self.encode_many([push], credential)
 
     def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
         """See `HttpProvider`: the mapping of sheet §8."""
@@ -185,16 +161,8 @@ class HuaweiProvider(HttpProvider):
             payload_bytes=len(json_body({**body, "message": {**message, "token": []}})),
         )
 
-    def decode(self, response: Response) -> Outcome:
-        """See `HttpProvider`: the table of sheet §5. Of one token, whatever is listed is about it."""
-        return self._decoded(response, None)[0]
-
-    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
-        """See `HttpProvider`."""
-        tokens = None if len(pushes) == 1 else [push.token for push in pushes]
-        return self._decoded(response, tokens)
-
-    def _decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+    def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
+        """See `HuaweiFamily`: the table of sheet §5."""
         answer = response.json()
         code, count = code_from(answer.get("code")), 1 if tokens is None else len(tokens)
         if response.status == 503:  # flow control (§5): the whole account slows down
@@ -226,23 +194,3 @@ def _sorted(answer: Mapping[str, Any], tokens: list[str] | None) -> list[Outcome
 def _some_of(count: int) -> list[Outcome]:
     """Some were refused, and nobody says which: again, for all. A repeat replaces what it repeats."""
     return [Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code=SOME_REFUSED)] * count
-
-
-def partial(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The object in `msg`, which is JSON within JSON; an empty one if it is anything else."""
-    text = answer.get("msg")
-    try:
-        value = json.loads(text) if isinstance(text, str) else text
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def request_id(answer: Mapping[str, Any]) -> str | None:
-    """What joins a push with its receipts."""
-    value = answer.get("requestId")
-    return value if isinstance(value, str) and 0 < len(value) <= 256 else None
-
-
-def is_token(token: str) -> bool:
-    return 0 < len(token) <= TOKEN_CHARS_MAX and token.isascii() and token.isprintable() and " " not in token
