@@ -36,6 +36,7 @@ class News(NamedTuple):
     wish: Wish
     entries: tuple[Entry, ...]
     number: int
+    since_ms: int  # when the oldest of all was accepted
 
 
 def wishes(locked: "Locked", device: Device) -> list[Wish]:
@@ -50,37 +51,38 @@ def wishes(locked: "Locked", device: Device) -> list[Wish]:
 
 def first_untold_ms(locked: "Locked", device: Device) -> int | None:
     """When the oldest entry was accepted that this device is to be told of; None: there is none."""
-    found = (_first_ms(locked, device, wish) for wish in wishes(locked, device))
-    return min((at_ms for at_ms in found if at_ms is not None), default=None)
+    found = (_first_worth(locked, device, wish) for wish in wishes(locked, device))
+    return min((entries[0].accepted_ms for entries in found if entries), default=None)
 
 
-def _first_ms(locked: "Locked", device: Device, wish: Wish) -> int | None:
+def _first_worth(locked: "Locked", device: Device, wish: Wish) -> list[Entry]:
+    """The oldest ones, at least one if there is one."""
     after, limit = wish.after, SCAN
     while after < wish.upto:
         entries = timelines.notifiable_between(
             locked.conn, wish.key, locked.now_ms, after=after, upto=wish.upto, limit=limit
         )
         worth = _worth(locked, device, entries)
-        if worth:
-            return worth[0].accepted_ms
-        if len(entries) < limit:
-            return None
+        if worth or len(entries) < limit:
+            return worth
         after, limit = entries[-1][0].seq, SCAN_MAX
-    return None
+    return []
 
 
 def news(locked: "Locked", device: Device) -> list[News]:
     """What to tell the device, by timeline."""
     found = []
     for wish in wishes(locked, device):
+        oldest = _first_worth(locked, device, wish)
+        if not oldest:
+            continue
         entries = timelines.notifiable_between(
             locked.conn, wish.key, locked.now_ms, after=wish.after, upto=wish.upto, limit=NEWS_MAX, newest=True
         )
-        worth = _worth(locked, device, entries)
-        if worth:
-            # More than were looked at: all of them count, as they do in the app's own unread number.
-            count = len(worth) if len(entries) < NEWS_MAX else wish.upto - wish.after
-            found.append(News(wish, tuple(worth), count))
+        worth = _worth(locked, device, entries) or oldest
+        # More than were looked at: all numbers count, as they do in the app's own unread number.
+        number = len(worth) if len(entries) < NEWS_MAX else wish.upto - wish.after
+        found.append(News(wish, tuple(worth), number, oldest[0].accepted_ms))
     return found
 
 

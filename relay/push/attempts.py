@@ -7,6 +7,7 @@ from relay.model import Address, DeviceKey
 from relay.push.planner import Send
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
+from relay.store import readers
 from relay.store.engine import Conn
 
 
@@ -26,7 +27,7 @@ class Attempt:
 
 
 def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[bool]:
-    """For each attempt: the address is still this device's own, and something it names still lives and is not acked.
+    """For each attempt: the address is still this device's own, and something it tells of still lives and is not acked.
 
     Without a lock: what changes after this look costs at most one push that the client drops. What it names no more, but
     the device still lacks, is planned again.
@@ -35,6 +36,7 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
     devices = {d.key: d for found in device_rows.devices_of(conn, keys).values() for d in found}
     addresses = device_rows.addresses_of(conn, keys)
     acks = device_rows.ack_ranges(conn, keys)
+    reads = readers.reads_of(conn, {one.device.user for one in attempts if one.send.shared})
     alive: dict[str, Mapping[tuple[str, str], Sequence[int]]] = {}
     for app_id in {key.app_id for key in keys}:
         here = [one for one in attempts if one.device.app_id == app_id]
@@ -45,6 +47,11 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
         device = devices.get(one.device)
         if device is None or address_used(addresses.get(one.device, []), one.send.address) is None:
             return False
+        if any(
+            place not in reads.get(one.device, {}) or reads[one.device][place].acked_seq < upto
+            for place, upto in one.send.shared
+        ):
+            return True
         acked, _ = acks.get(one.device, ((), ()))
         seqs = (seq for id_ in _named(one) for seq in alive[one.device.app_id].get((one.device.user_id, id_), ()))
         return any(seq > device.acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)

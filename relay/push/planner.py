@@ -30,6 +30,17 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedNews:
+    """What there is to tell of a shared timeline: its newest items, and how many numbers they stand for."""
+
+    conversation_id: str
+    items: tuple[Item, ...]
+    count: int
+    since_ms: int  # when the oldest of all was accepted
+    upto_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     at_ms: int
     reason: Later
@@ -147,6 +158,7 @@ class Send:
     from_seq: int
     upto_seq: int
     form: str
+    shared: tuple[tuple[str, int], ...] = ()  # shared timelines of which it tells, and up to where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +179,7 @@ class Situation:
     untold: tuple[Item, ...]  # W(d), oldest first, the newest ITEMS_MAX
     untold_count: int
     told: tuple[Item, ...]  # owed, at or below pushed_seq: what a knock is about
+    shared: tuple[SharedNews, ...] = ()
     upto_seq: int  # highest number looked at
     addresses: tuple[Address, ...]
     accounts: Mapping[str, AccountView]
@@ -184,7 +197,7 @@ def plan(s: Situation) -> Plan:
     """Rest, wait, or send."""
     if s.device.state is DeviceState.GONE:
         return Stop(reason=Rest.GONE)
-    if s.untold:
+    if s.untold or s.shared:
         waiting = _not_yet(s)
         if waiting is not None:
             return waiting
@@ -204,9 +217,11 @@ def plan(s: Situation) -> Plan:
 
 
 def _not_yet(s: Situation) -> Wait | None:
+    since = [item.entry.accepted_ms for item in s.untold[:1]] + [news.since_ms for news in s.shared]
+    items = [*s.untold, *(item for news in s.shared for item in news.items)]
     at_ms, reason = rules.waits_until(
         s.device,
-        accepted_ms=s.untold[0].entry.accepted_ms,
+        accepted_ms=min(since),
         policy=s.policy,
         now_ms=s.now_ms,
         elsewhere=s.elsewhere,
@@ -214,12 +229,12 @@ def _not_yet(s: Situation) -> Wait | None:
     )
     if s.now_ms < at_ms:
         return Wait(at_ms=at_ms, reason=reason)
-    breaks = s.urgent_breaks and any(item.priority == URGENT for item in s.untold)
+    breaks = s.urgent_breaks and any(item.priority == URGENT for item in items)
     if s.quiet_until_ms is not None and not breaks:
         return Wait(at_ms=s.quiet_until_ms, reason=Later.QUIET_HOURS)
     if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
         return Wait(at_ms=s.job.retry_ms, reason=Later.BACKOFF)
-    if s.now_ms < s.grace_until_ms and s.device.online and not any(_urgent(item) for item in s.untold):
+    if s.now_ms < s.grace_until_ms and s.device.online and not any(_urgent(item) for item in items):
         return Wait(at_ms=s.grace_until_ms, reason=Later.GRACE)
     return None
 
@@ -231,15 +246,20 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     ready = [one for one in usable if one.account in s.accounts and not s.accounts[one.account].parked]
     if not ready:
         return Stop(reason=Rest.ACCOUNT_PARKED)
-    address = _choose(s, [one for one in ready if not _all_held(s, one, items)] or ready)
+    anything = items or [item for news in s.shared for item in news.items]
+    address = _choose(s, [one for one in ready if not _all_held(s, one, anything)] or ready)
     account = s.accounts[address.account]
     waits = account.waits(s.now_ms)
     if waits is not None:
         return waits
+    if not items:
+        return _send_shared(s, address, account, beside=None)
     fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]
     low, high = items[0].entry.seq, max(s.upto_seq, items[-1].entry.seq)
     if not fresh:
-        return Stop(reason=Rest.NOTHING_OWED)
+        return (
+            Stop(reason=Rest.NOTHING_OWED) if knock or not s.shared else _send_shared(s, address, account, beside=None)
+        )
     waiting = _held(s, address, fresh)
     free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
     form, notes = _notes(s, free or fresh, account, knock=knock)
@@ -250,7 +270,33 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     if len(free) < len(fresh) and fresh[-1] is not free[-1]:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
         high = free[-1].entry.seq
-    return Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form)
+    send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form)
+    return send if knock else _send_shared(s, address, account, beside=send)
+
+
+def _send_shared(s: Situation, address: Address, account: AccountView, *, beside: Send | None) -> Plan:
+    """Tells of shared timelines, one notification each, beside what is told of the inbox; what finds no room comes next."""
+    high = s.upto_seq
+    send = beside or Send(address=address, notes=(), from_seq=high + 1, upto_seq=high, form=Form.SUMMARY)
+    room = min(s.policy.separate_max, account.free) - len(send.notes)
+    refused = beside is None and s.job.bare_seq >= max(1, high) and (s.job.tries > 0 or s.job.lost > 0)
+    waits: list[Wait] = []
+    for news in s.shared:
+        items, bare = _as_private(news.items, account.privacy)
+        bare = bare or refused
+        urgent = any(map(_urgent, items))
+        note = _summary(s, items, account.capabilities, shown=not bare, urgent=urgent, count=news.count)
+        held = account.holds(address.token_hash, note.shows, s.now_ms)
+        if held is not None:
+            waits.append(held)
+        elif room > 0:
+            room -= 1
+            place = (news.conversation_id, news.upto_seq)
+            form = Form.WAKE if bare and beside is None else send.form
+            send = replace(send, notes=(*send.notes, note), shared=(*send.shared, place), form=form)
+    if send.notes:
+        return send
+    return min(waits, key=_at_ms) if waits else Stop(reason=Rest.NOTHING_OWED)
 
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:
@@ -296,10 +342,7 @@ def _free_ms(account: AccountView, now_ms: int) -> int:
 
 
 def _notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: bool) -> tuple[str, list[Note]]:
-    bare = account.privacy is Privacy.NONE
-    if account.privacy is Privacy.TITLE:
-        items = [replace(item, push=_title_only(item.push)) for item in items]
-        bare = any(item.push.title is None and item.push.title_loc_key is None for item in items)
+    items, bare = _as_private(items, account.privacy)
     newest = _newest_per_key(items)
     capabilities = account.capabilities
     if knock:
@@ -325,6 +368,14 @@ def _notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: 
             for some in conversations.values()
         ]
     return Form.SUMMARY, [_summary(s, items, capabilities, shown=True, urgent=any(map(_urgent, items)))]
+
+
+def _as_private(items: Sequence[Item], privacy: Privacy) -> tuple[Sequence[Item], bool]:
+    """What the vendor may see of them, and whether that is nothing."""
+    if privacy is not Privacy.TITLE:
+        return items, privacy is Privacy.NONE
+    titles = [replace(item, push=_title_only(item.push)) for item in items]
+    return titles, any(item.push.title is None and item.push.title_loc_key is None for item in titles)
 
 
 def _title_only(push: Notification) -> Notification:
@@ -369,13 +420,21 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
 
 
 def _summary(
-    s: Situation, items: Sequence[Item], capabilities: Capabilities, *, shown: bool, urgent: bool, for_all: bool = False
+    s: Situation,
+    items: Sequence[Item],
+    capabilities: Capabilities,
+    *,
+    shown: bool,
+    urgent: bool,
+    for_all: bool = False,
+    count: int | None = None,
 ) -> Note:
     """One notification for several messages; the same for the same conversation, so that it replaces the last one."""
     newest = items[-1]
     conversations = {item.entry.conversation_id for item in items}
     about = next(iter(conversations)) if len(conversations) == 1 and not for_all else None
-    count = max(len(items), s.untold_count if about is None else len(items))
+    if count is None:
+        count = max(len(items), s.untold_count if about is None else len(items))
     id_ = summary_id(s.device.device_id, about)
     text = Notification(
         title=newest.push.title,

@@ -16,15 +16,30 @@ from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
 from relay.inbox.preferences import of_user, quiet_until
 from relay.inbox.reports import tell_device
+from relay.inbox.woken import news, wishes
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.attempts import Attempt
-from relay.push.planner import ITEMS_MAX, AccountView, Form, Item, Plan, Send, Situation, Stop, Wait, plan, spared
+from relay.push.planner import (
+    ITEMS_MAX,
+    AccountView,
+    Form,
+    Item,
+    Plan,
+    Send,
+    SharedNews,
+    Situation,
+    Stop,
+    Wait,
+    plan,
+    spared,
+)
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
+from relay.store.readers import Read
 from relay.store.sql import StoreError
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
@@ -161,6 +176,8 @@ def _quarantine(locked: Locked, device: Device, job: PushJob) -> Quarantined:
             },
         )
         tell_device(locked, device, "device.unreachable", reason=dead.QUARANTINED)
+    if wanted := wishes(locked, device):
+        locked.raise_reads(device.device_id, {one.key.conversation_id: Read(0, one.upto) for one in wanted})
     told_ms = locked.now_ms if job.told_ms is None else job.told_ms
     locked.put_job(replace(job, told_ms=told_ms, tries=0, retry_ms=None, lost=0))
     return Quarantined(device=device.key, account=None if last is None else last.account)
@@ -194,6 +211,7 @@ def _plan_one(
             untold=tuple(untold),
             untold_count=count,
             told=tuple(told),
+            shared=_shared(locked, device),
             upto_seq=locked.head_seq if untold else device.pushed_seq,
             told_count=_told_count(locked, device, views) if untold else 0,
             addresses=tuple(addresses),
@@ -212,6 +230,27 @@ def _plan_one(
         woken_ms = job_rows.last_wake_ms(locked.conn, device.key, account)
         return spared(found, views[account], now_ms=locked.now_ms, woken_ms=woken_ms) or found
     return found
+
+
+def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
+    """What the device is to be told of shared timelines."""
+    found = []
+    for one in news(locked, device):
+        contents = inbox_rows.pushes_of(locked.conn, locked.key.app_id, {entry.message_id for entry in one.entries})
+        items = [
+            _item(entry, device, contents[entry.message_id]) for entry in one.entries if entry.message_id in contents
+        ]
+        if items:
+            found.append(
+                SharedNews(
+                    conversation_id=one.wish.key.conversation_id,
+                    items=tuple(items),
+                    count=one.number,
+                    since_ms=one.since_ms,
+                    upto_seq=one.wish.upto,
+                )
+            )
+    return tuple(found)
 
 
 def _told_count(locked: Locked, device: Device, views: Mapping[str, AccountView]) -> int:
@@ -248,17 +287,17 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
     oldest, newest = worth[:1], worth[-(ITEMS_MAX - 1) :]
     kept = newest if oldest and oldest[0] in newest else oldest + newest
     contents = inbox_rows.pushes_of(locked.conn, locked.key.app_id, {entry.message_id for entry in kept})
-    items = [
-        Item(
-            entry=entry,
-            push=_shown(entry, device, contents[entry.message_id]),
-            priority=contents[entry.message_id].priority,
-            collapse_key=contents[entry.message_id].collapse_key,
-        )
-        for entry in kept
-        if entry.message_id in contents
-    ]
+    items = [_item(entry, device, contents[entry.message_id]) for entry in kept if entry.message_id in contents]
     return items, len(worth)
+
+
+def _item(entry: Entry, device: Device, content: inbox_rows.Push) -> Item:
+    return Item(
+        entry=entry,
+        push=_shown(entry, device, content),
+        priority=content.priority,
+        collapse_key=content.collapse_key,
+    )
 
 
 def _shown(entry: Entry, device: Device, content: inbox_rows.Push) -> Notification:

@@ -23,6 +23,7 @@ from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
+from relay.store.readers import Read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.NEXT_ADDRESS:
             _dead(locked, device, job, one, current)
         case Then.BARE:
-            locked.put_job(replace(job, tries=job.tries + 1, bare_seq=one.attempt.send.upto_seq, retry_ms=None))
+            locked.put_job(replace(job, tries=job.tries + 1, bare_seq=max(1, one.attempt.send.upto_seq), retry_ms=None))
         case Then.PARK:
             assert one.result.outcome is not None
             job_rows.park_account(
@@ -132,6 +133,8 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
 def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None:
     """The vendor took it over (or never will): told. Nothing is acked by that."""
     locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, locked.head_seq))))
+    if one.attempt.send.shared:
+        locked.raise_reads(device.device_id, {place: Read(0, upto) for place, upto in one.attempt.send.shared})
     knocks = job.knock + 1 if one.attempt.knock else job.knock
     locked.put_job(
         replace(
@@ -183,6 +186,8 @@ def _bury(locked: Locked, device: Device, one: Settlement) -> None:
     """No vendor will carry it: kept in the list of dead pushes until the device has the messages, or somebody requeues."""
     outcome = one.result.outcome
     assert outcome is not None
+    if one.attempt.send.from_seq > one.attempt.send.upto_seq:
+        return  # it told of shared timelines alone, and nothing there is owed
     dead.put(
         locked.conn,
         device.key,

@@ -21,6 +21,7 @@ from relay.store.migrate import migrate
 WALKED = {  # tables that are walked on purpose, and by whom
     "inbox",  # the floor's chore, a page at a time
     "device",  # who was online, once at a start
+    "conversation",  # the floor of shared timelines, a page at a time
     "app",  # a handful of rows
     "account_state",  # at most one for each account
     "account_day",  # ... and for each of its last days

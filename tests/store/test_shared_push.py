@@ -1,0 +1,188 @@
+"""Pushes about shared timelines on both stores: whoever wants to be told of everything is told once, whatever it does
+meanwhile (protocol 6.5, 12.5)."""
+
+from typing import Any
+
+import pytest
+from house import House
+
+from providers.contract import Verdict
+from relay.inbox.ack import AckRequest
+from relay.inbox.preferences import Conversation, Level, Preferences
+from relay.inbox.shared import Wanted
+from relay.model import Facts, Policy
+from relay.store.engine import Engine
+
+PHONE = "ann/phone"
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    house = await House(engine, clock, policy=Policy()).begin()
+    for user in ("ann", "bob"):
+        await house.register(f"{user}/phone", f"token-{user}")
+    await house.inbox.change_group("shop", "g", add=["ann"], remove=(), ultra=True, notify="all")
+    await house.inbox.change_group("shop", "g", add=["bob"], remove=())
+    return house
+
+
+async def post(house: House, count: int = 1, **more: Any) -> list[str]:
+    ids = []
+    for _ in range(count):
+        sent = await house.inbox.accept(house.message(users=(), group="g", conversation_id="g", **more))
+        ids.append(sent.message_id)
+    while await house.inbox.fan_out():
+        pass
+    return ids
+
+
+async def later(house: House, *, s: float = 1) -> Any:
+    house.clock.forward(s=s)
+    return await house.told()
+
+
+async def test_a_member_that_is_away_is_told_once_of_what_came(house: House) -> None:
+    ids = await post(house, 3)
+    (attempt,) = await later(house)
+    assert attempt.device == house.key(PHONE)
+    (note,) = attempt.send.notes
+    assert (note.count, set(note.ids), note.shows.body) == (3, set(ids), "3 new messages")
+    assert await later(house, s=7200) == [], "there is no second knock: nothing in it is owed"
+    assert (await house.job(PHONE)).due_ms is None
+    await post(house)
+    assert len(await later(house)) == 1
+
+
+async def test_who_wants_mentions_alone_is_told_of_mentions_alone(house: House) -> None:
+    await post(house)
+    assert [one.device.user_id for one in await later(house)] == ["ann"]
+    await post(house, mentions=("bob",))
+    attempts = await later(house)
+    assert {one.device.user_id: one.send.shared for one in attempts}["bob"] == ()
+
+
+async def test_of_a_mention_only_the_inbox_tells(house: House) -> None:
+    (id_,) = await post(house, mentions=("ann",))
+    attempts = await later(house)
+    assert [(note.ids, one.send.shared) for one in attempts for note in one.send.notes] == [((id_,), ())]
+    assert await later(house) == []
+
+
+async def test_its_own_messages_are_no_news(house: House) -> None:
+    await post(house, 30, sender_user="ann", sender_device="phone")
+    assert await later(house) == []
+    assert (await house.job(PHONE)).due_ms is None
+
+
+async def test_an_ack_on_the_way_makes_it_moot(house: House) -> None:
+    await post(house)
+    await house.hello(PHONE)
+    reading = await house.inbox.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
+    assert reading.shared is not None
+    cursor = house.inbox.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
+    await house.inbox.ack(AckRequest(device=house.key(PHONE), shared=(cursor,)))
+    await house.bye(PHONE)
+    assert await later(house) == []
+
+
+async def test_what_was_read_on_another_device_is_no_news(house: House) -> None:
+    await house.register("ann/tablet")
+    await post(house, 2)
+    await house.ack("ann/tablet", reads=(("g", 2),))
+    assert await later(house) == []
+
+
+async def test_a_member_going_offline_while_the_job_runs_is_told(house: House) -> None:
+    """F84: the job comes first and finds it online, or the goodbye comes first: either way it is due."""
+    await house.hello(PHONE)
+    await post(house)
+    await house.bye(PHONE)
+    assert len(await later(house)) == 1
+
+
+async def test_an_online_member_that_does_not_read_is_told_after_the_wait_for_its_ack(house: House) -> None:
+    await house.hello(PHONE)
+    await post(house)
+    assert await later(house) == []
+    assert len(await later(house, s=10)) == 1
+
+
+async def test_who_looks_at_the_conversation_is_not_told(house: House) -> None:
+    welcome = await house.hello(PHONE)
+    await house.inbox.said(house.key(PHONE), welcome.session, Facts(open_conversation="g"))
+    await post(house)
+    assert await later(house, s=60) == []
+
+
+async def test_mutes_and_levels_of_the_user_count_on_top(house: House) -> None:
+    user = house.key(PHONE).user
+    await house.inbox.set_preferences(user, Preferences(conversations={"g": Conversation(level=Level.MENTIONS)}))
+    await post(house)
+    assert await later(house) == []
+    assert (await house.job(PHONE)).reason == "muted"
+    await house.inbox.set_preferences(user, None)
+    assert len(await later(house)) == 1
+
+
+async def test_who_has_left_is_told_nothing_more(house: House) -> None:
+    await post(house)
+    await house.inbox.change_group("shop", "g", add=(), remove=["ann"])
+    assert await later(house) == []
+
+
+async def test_wanting_everything_begins_with_what_comes(house: House) -> None:
+    bob = house.key("bob/phone").user
+    await house.inbox.set_notify(bob, "g", "all")
+    await post(house)
+    await house.inbox.set_notify(bob, "g", "mentions")
+    await post(house)
+    await house.inbox.set_notify(bob, "g", "all")
+    assert [one.device.user_id for one in await later(house)] == ["ann"]
+    await post(house)
+    assert "bob" in [one.device.user_id for one in await later(house)]
+
+
+async def test_inbox_and_timelines_are_told_together_and_each_by_itself(house: House) -> None:
+    await house.inbox.change_group("shop", "h", add=["ann"], remove=(), ultra=True, notify="all")
+    await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
+    (direct,) = await house.sends(1, "ann")
+    await post(house)
+    (attempt,) = await later(house)
+    assert [note.count for note in attempt.send.notes] == [1, 1, 1]
+    assert direct in attempt.send.notes[0].ids
+    assert dict(attempt.send.shared) == {"g": 1, "h": 1}
+    assert (await house.device(PHONE)).pushed_seq == 1
+    assert await later(house) == []
+
+
+async def test_what_finds_no_room_comes_next(house: House) -> None:
+    for n in range(4):
+        await house.inbox.change_group("shop", f"h{n}", add=["ann"], remove=(), ultra=True, notify="all")
+        await house.inbox.accept(house.message(users=(), group=f"h{n}", conversation_id=f"h{n}"))
+    await post(house)
+    first, second = await later(house), await later(house)
+    told = [place for attempt in first + second for place, _ in attempt.send.shared]
+    assert (sorted(told), len(first[0].send.shared)) == (["g", "h0", "h1", "h2", "h3"], 3)
+
+
+async def test_a_failed_push_is_tried_again_and_a_refused_one_goes_bare(house: House) -> None:
+    await post(house)
+    house.clock.forward(s=1)
+    (attempt,) = await house.told(verdict=Verdict.RETRY)
+    (again,) = await later(house, s=10)
+    assert again.send.shared == attempt.send.shared
+    await post(house)
+    house.clock.forward(s=1)
+    await house.told(verdict=Verdict.REFUSED)
+    (bare,) = await later(house, s=10)
+    assert [note.shows for note in bare.send.notes] == [None]
+    assert await later(house) == []
+
+
+async def test_a_lost_claim_is_planned_again(house: House) -> None:
+    await post(house)
+    house.clock.forward(s=1)
+    (lost,) = await house.plan()
+    house.clock.forward(s=31)
+    (again,) = await house.plan()
+    assert (again.token, again.send.shared) == (lost.token + 1, lost.send.shared)
