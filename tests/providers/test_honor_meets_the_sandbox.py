@@ -1,28 +1,17 @@
 """Honor's adapter against its emulator, over a real socket. Both were written from the sheet; neither knows the other."""
 
 import json
-import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
+from family_bench import CONFIG, DEAD, NOW, REFUSED, RETRY, SLOWER, Bench, bench_of, push
 
-from providers.contract import Outcome, Push, Scope, Verdict
+from providers.contract import Outcome, Scope, Verdict
 from providers.honor import HonorProvider
-from providers.loading import build
-from providers.sandbox import Sandbox
 from providers.sandbox.faults import Place
 from providers.sandbox.honor import HonorEmulator
-from providers.transport import HttpTransport
-
-NOW = 1_800_000_000.0
-CONFIG = (Verdict.MISCONFIGURED, Scope.ACCOUNT)
-REFUSED = (Verdict.REFUSED, Scope.MESSAGE)
-RETRY = (Verdict.RETRY, Scope.MESSAGE)
-SLOWER = (Verdict.RETRY, Scope.ACCOUNT)
-DEAD = (Verdict.TOKEN_DEAD, Scope.TOKEN)
 
 # Sheet §4, row by row, by the emulator's word for it; and what a network can do besides.
 SHEET: dict[str, tuple[Verdict, Scope]] = {
@@ -40,45 +29,10 @@ SHEET: dict[str, tuple[Verdict, Scope]] = {
 }
 
 
-@dataclass
-class Bench:
-    sandbox: Sandbox
-    transport: HttpTransport
-    now: list[float]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = self.sandbox.account_settings("honor")["settings"]
-        return settings
-
-    def provider(self, **more: Any) -> HonorProvider:
-        made = build(HonorProvider, {**self.settings, **more}, transport=self.transport, now=lambda: self.now[0])
-        assert isinstance(made, HonorProvider)
-        return made
-
-    async def phone(self, token: str) -> dict[str, Any]:
-        async with aiohttp.ClientSession() as http, http.get(f"{self.sandbox.url}/_phones?token={token}") as answer:
-            return dict(next(iter((await answer.json())["phones"]), {}))
-
-    async def control(self, path: str, **order: Any) -> None:
-        url = f"{self.sandbox.url}/_control/{path}"
-        async with aiohttp.ClientSession() as http, http.post(url, json=order) as answer:
-            assert answer.status < 300
-
-
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    now = [NOW]
-    sandbox = Sandbox(now=lambda: now[0], rng=random.Random(1), vendors=("honor",), slow_s=0.05)
-    await sandbox.start()
-    transport = HttpTransport()
-    yield Bench(sandbox, transport, now)
-    await transport.aclose()
-    await sandbox.stop()
-
-
-def push(token: str = "t1", **fields: Any) -> Push:
-    return Push(**{"id": "m-1", "token": token, "title": "Ann", "body": "hi", **fields})
+    async with bench_of(HonorProvider) as one:
+        yield one
 
 
 async def test_a_message_arrives_as_it_was_meant(bench: Bench) -> None:
@@ -123,11 +77,7 @@ async def test_a_wake_up_shows_nothing(bench: Bench) -> None:
 
 
 async def test_each_answer_of_the_vendor_means_what_the_sheet_says(bench: Bench) -> None:
-    provider, found, unsure = bench.provider(), {}, set()
-    for word in SHEET:
-        outcome = await provider.send(push(f"{word}-1"))
-        found[word] = (outcome.verdict, outcome.scope)
-        unsure |= {word} if outcome.maybe_sent else set()
+    found, unsure = await bench.answers(SHEET)
     assert found == SHEET
     assert unsure == {"reset", "cut", "garbage", "partly", "unlisted", "unknowncode"}
 
