@@ -171,7 +171,9 @@ def from_pydantic(
     text = "1 field is not valid" if len(found) == 1 else f"{len(found)} fields are not valid, see `errors`"
     worst = errors[0] if unknown is None else _field_error(unknown, model, prefix, value)
     stop = "" if worst.detail.endswith((".", "?")) else "."
-    detail = f"{text}: {worst.pointer or 'the body'} {worst.detail}{stop}"[:DETAIL_MAX]
+    whole = not worst.pointer and worst.code == "wrong_form"  # it speaks of the body's fields itself
+    subject = "" if whole else f"{worst.pointer or 'the body'} "
+    detail = f"{text}: {subject}{worst.detail}{stop}"[:DETAIL_MAX]
     if unknown is not None:
         kept = errors if worst in errors else (worst, *errors[:-1])
         return Malformed(detail, code="unknown_field", errors=kept)

@@ -94,9 +94,9 @@ def backup(config: Path | None, target: Path, rate_mib: float, manifest_only: bo
 def restore(config: Path | None, source: Path, force: bool) -> None:
     """Make the backup in the folder SOURCE the store. The relay must be stopped.
 
-    The store gets a new epoch, so that devices fetch everything again and drop what they have; the event store.restored
-    tells the backend since when to repeat what it sent. On PostgreSQL: after the server's own tools brought the database
-    back, and before the first relay starts on it. Ends with 73 if there is a store already, with 75 if a relay is
+    The store gets a new epoch, so that devices fetch everything again; they keep their messages, each once. The event
+    store.restored tells the backend since when to repeat what it sent. On PostgreSQL: after the server's own tools brought
+    the database back, and before the first relay starts on it. Ends with 73 if there is a store already, with 75 if a relay is
     running on it, with 65 if the backup is not whole; nothing has changed then.
     """
     settings = settings_from(config)

@@ -13,12 +13,12 @@ from relay.client.conformance.vectors import load
 
 @click.command()
 @click.argument("url", required=False)
-@click.option("--key", envvar="RELAY_KEY", help="An API key of the server; RELAY_KEY in the environment will do.")
+@click.option("--key", envvar="RELAY_API_KEY", help="An API key of the server; or RELAY_API_KEY.")
 @click.option("--client", "command", help="A command that starts a client; it is played the server.")
 @click.option("--only", multiple=True, metavar="NAME", help="Play this conversation alone; may be repeated.")
 @click.option("--list", "listing", is_flag=True, help="List the conversations.")
 def conformance(url: str | None, key: str | None, command: str | None, only: tuple[str, ...], *, listing: bool) -> None:
-    """Plays recorded conversations against the server at URL, or as the server for a client.
+    """Play recorded conversations against the server at URL, or as the server for a client.
 
     Each has a user of its own, whose name begins with "conformance-". The client's command is started anew for each, with
     RELAY_URL, RELAY_TOKEN and RELAY_CACHE (a path in an empty folder) in its environment; see config/docs/protocol.md.
@@ -35,7 +35,7 @@ def conformance(url: str | None, key: str | None, command: str | None, only: tup
         raise click.UsageError("Give either a server's URL, or --client COMMAND.")
     if url is not None:
         if key is None:
-            raise click.UsageError("A server is asked with an API key: --key, or RELAY_KEY.")
+            raise click.UsageError("A server is asked with an API key: --key, or RELAY_API_KEY.")
         verdicts = check_server(url, key, only=only)
     else:
         from relay.client.conformance.client_check import check_client  # noqa: PLC0415 - brings aiohttp's server

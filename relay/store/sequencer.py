@@ -42,7 +42,7 @@ def _unnumbered(sqlite: bool) -> Select[Any]:
     return (
         select(ev.app_id, ev.event_id, ev.type)
         .where(ev.sequence.is_(None), in_list(ev.app_id, "apps", sqlite=sqlite))
-        .order_by(ev.created_ms, ev.event_id)
+        .order_by(ev.created_ms, ev.type, ev.event_id)  # by type: deliveries of a moment before what they complete
         .limit(bindparam("n"))
     )
 

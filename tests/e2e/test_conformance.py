@@ -32,7 +32,7 @@ async def conformance(*words: str) -> tuple[int, list[str]]:
     """Runs `relay conformance`; gives its exit code and what it printed."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "relay", "conformance", *words),
-        env={name: value for name, value in os.environ.items() if name != "RELAY_KEY"},
+        env={name: value for name, value in os.environ.items() if name != "RELAY_API_KEY"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -125,6 +125,6 @@ async def against(relay: RelayProcess, change: Any, only: str) -> list[Any]:
     "words", [(), ("http://localhost:1", "--client", "x"), ("--client", "x", "--only", "nonsense")]
 )
 def test_a_wrong_call_says_what_is_wrong(words: tuple[str, ...]) -> None:
-    ran = CliRunner().invoke(main, ["conformance", *words], env={"RELAY_KEY": None})
+    ran = CliRunner().invoke(main, ["conformance", *words], env={"RELAY_API_KEY": None})
     assert ran.exit_code == 2
     assert ran.stderr.splitlines()[-1].startswith("Error: ")

@@ -131,6 +131,15 @@ async def test_events_get_dense_numbers_per_app_in_the_order_of_their_making(hou
     assert await house.rows(app.c.app_id, app.c.event_head) == [("a", 5), ("b", 2)]
 
 
+async def test_of_one_moment_deliveries_have_their_numbers_before_what_they_complete(house: House) -> None:
+    await house.app("a")
+    await house.emit(2, type_="message.completed")
+    await house.emit(2, type_="delivery.acked")
+    await house.number()
+    told = (await house.pull()).rows
+    assert [one.type for one in told] == ["delivery.acked"] * 2 + ["message.completed"] * 2
+
+
 async def test_numbering_goes_on_where_it_stopped(house: House) -> None:
     await house.app("a")
     await house.emit(5)
