@@ -1,0 +1,90 @@
+"""I38, F87, F88: a user's own message reaches each of her devices, also the one that sent it, once it has lost its store."""
+
+from typing import Any
+
+import pytest
+from clocks import SetClock
+from house import House
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.store.engine import Engine
+from relay.store.inline import InlineEngine
+from relay.store.schema import metadata
+
+PHONE, TABLET, DESKTOP = "ann/phone", "ann/tablet", "ann/desktop"
+
+
+async def house_of(engine: Engine, clock: Any) -> House:
+    house = await House(engine, clock).begin()
+    for name in (PHONE, TABLET, DESKTOP, "bob/phone"):
+        await house.register(name, f"token of {name}")
+    await house.hello(PHONE)
+    return house
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    return await house_of(engine, clock)
+
+
+async def says(house: House, body: str = "1") -> str:
+    return (await house.send("bob", sender_user="ann", sender_device="phone", body=body)).message_id
+
+
+async def test_f87_the_others_get_a_copy_without_a_push_and_the_sending_one_a_gap(house: House, clock: Any) -> None:
+    await house.hello(TABLET)
+    sent = await says(house)
+    page = await house.page(PHONE)
+    assert (page.ids, page.gaps) == ([], [(0, 1, "own")])
+    assert await house.catch_up(TABLET) == [sent]
+    clock.forward(s=60)
+    assert {attempt.device.user_id for attempt in await house.told()} == {"bob"}
+    await house.hello(DESKTOP)
+    assert await house.catch_up(DESKTOP) == [sent]
+
+
+async def test_f88_a_sender_that_loses_its_store_gets_its_own_message(house: House) -> None:
+    sent = await says(house)
+    await house.catch_up(PHONE)
+    house.stores[PHONE].store_id, house.stores[PHONE].cursor = "another", None
+    await house.hello(PHONE)
+    assert await house.catch_up(PHONE) == [sent]
+
+
+STEPS = st.lists(st.sampled_from(["says", "reads", "reconnects", "wiped", "set back"]), max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS)
+async def test_i38_whatever_becomes_of_the_sending_devices_store_it_ends_with_all_its_messages(
+    steps: list[str],
+) -> None:
+    """What the store holds of its own: what it wrote itself when it sent, and what came. Both may be lost with the store."""
+    clock = SetClock()
+    engine = InlineEngine(clock)
+    await engine.write(lambda conn, _: metadata.create_all(conn))
+    house = await house_of(engine, clock)
+    sent: list[str] = []
+    has: set[str] = set()
+    backup: tuple[set[str], str | None, str] = (set(), None, "another-0")
+    mine = house.store(PHONE)
+    for n, step in enumerate([*steps, "reconnects"]):
+        match step:
+            case "says":
+                sent.append(await says(house, str(n)))
+                has.add(sent[-1])
+            case "reads":
+                has |= set(await house.catch_up(PHONE))
+                backup = (set(has), mine.cursor, mine.store_id)
+            case "wiped":
+                has, mine.cursor, mine.store_id = set(), None, f"store-{n}"
+                await house.hello(PHONE)
+            case "set back":
+                has, mine.cursor, mine.store_id = set(backup[0]), backup[1], backup[2]
+                await house.hello(PHONE)
+            case "reconnects":
+                await house.hello(PHONE)
+    has |= set(await house.catch_up(PHONE))
+    assert set(sent) <= has
+    await engine.close()

@@ -1,0 +1,54 @@
+"""What only one place in the code may do (protocol §17): read from the code itself."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2] / "relay"
+
+
+def functions(path: Path) -> Iterator[tuple[str, ast.AST]]:
+    """Every function of a file, and every statement outside of one under the name that it assigns."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield node.targets[0].id, node
+        for inner in ast.walk(node):
+            if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield inner.name, inner
+
+
+def callers(folder: str, called: str, *, method: bool) -> set[str]:
+    """Where a function or method of this name is called, as `file.function`."""
+    found: set[str] = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for name, body in functions(path):
+            for call in ast.walk(body):
+                if not isinstance(call, ast.Call):
+                    continue
+                target = call.func
+                if (isinstance(target, ast.Attribute) and method and target.attr == called) or (
+                    isinstance(target, ast.Name) and not method and target.id == called
+                ):
+                    found.add(f"{path.stem}.{name}")
+    return found
+
+
+def test_i6_cursors_are_sealed_for_a_page_a_reset_or_a_handshake_alone() -> None:
+    """I6: a cursor leaves the relay only with the page that it covers, or as reset data."""
+    assert callers("", "seal", method=False) == {"page.cursor", "timeline.cursor"}
+    users = {one.partition(".")[0] for one in callers("", "cursor", method=True)}
+    assert users == {"page", "timeline", "handshake", "shared"}
+
+
+def test_i21_only_rearm_raises_or_clears_the_time_of_a_push() -> None:
+    """I21: every other statement that writes `due_ms` of a job lowers it."""
+    writers = set()
+    for path in ROOT.rglob("*.py"):
+        for name, body in functions(path):
+            text = ast.unparse(body)
+            if ("update(push_job)" in text or "conn, push_job," in text) and ("due_ms=" in text or "'due_ms'" in text):
+                writers.add(f"{path.stem}.{name}")
+    lowering = {"queue._lower", "queue.lower_due", "queue.unpark_account", "queue._hurry"}
+    beginning = {"queue.create_job"}
+    assert writers == lowering | beginning
+    assert callers("", "set_rearmed", method=True) == {"locked.flush", "planning.plan_due"}
