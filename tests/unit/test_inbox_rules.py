@@ -1,12 +1,15 @@
 """What an inbox decides, table by table: who sees an entry, when a push is due, what a cursor is worth."""
 
 import dataclasses
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import inbox_rows_made
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inbox_rows_made import NOW, job
 from msgspec.structs import replace
 
 from relay.inbox import rules
@@ -32,7 +35,6 @@ from relay.inbox.rules import (
     worth_telling,
 )
 from relay.model import (
-    EVERYWHERE,
     Device,
     DeviceState,
     Entry,
@@ -45,32 +47,11 @@ from relay.model import (
     Why,
 )
 
-NOW = 1_764_000_000_000
 POLICY = Policy()
 SEC = 1000
 
 
-def device(**more: Any) -> Device:
-    values: dict[str, Any] = dict.fromkeys(Device.__struct_fields__) | {
-        "app_id": "shop",
-        "user_id": "ann",
-        "device_id": "phone",
-        "state": DeviceState.ACTIVE,
-        "session": 5,
-        "conf_session": 3,
-        "lineage_session": 1,
-        "offline_told": 0,
-        "start_seq": 0,
-        "acked_seq": 10,
-        "acked_high": 10,
-        "pushed_seq": 10,
-        "progress_ms": 0,
-        "background": 0,
-        "has_address": 1,
-        "created_ms": NOW - 86_400_000,
-        "contact_ms": NOW,
-    }
-    return Device(**(values | more))
+device = partial(inbox_rows_made.device, acked_seq=10, acked_high=10, pushed_seq=10)
 
 
 def online(**more: Any) -> Device:
@@ -78,34 +59,7 @@ def online(**more: Any) -> Device:
 
 
 def entry(**more: Any) -> Entry:
-    values: dict[str, Any] = dict.fromkeys(Entry.__struct_fields__) | {
-        "seq": 11,
-        "message_id": "m",
-        "kind": Kind.MESSAGE,
-        "only_device": "",
-        "notifiable": True,
-        "state": EntryState.LIVE,
-        "accepted_ms": NOW,
-        "expires_ms": NOW + 86_400_000,
-        "has_fallback": False,
-        "hold": True,
-        "scope": EVERYWHERE,
-    }
-    return Entry(**(values | more))
-
-
-def job(**more: Any) -> PushJob:
-    values: dict[str, Any] = dict.fromkeys(PushJob.__struct_fields__) | {
-        "app_id": "shop",
-        "user_id": "ann",
-        "device_id": "phone",
-        "knock": 0,
-        "tries": 0,
-        "bare_seq": 0,
-        "address_index": 0,
-        "claim_token": 0,
-    }
-    return PushJob(**(values | more))
+    return inbox_rows_made.entry(**({"seq": 11} | more))
 
 
 # --- who sees what ----------------------------------------------------------------------------------------------------

@@ -7,22 +7,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inbox_rows_made import NOW, device, entry, job
 from msgspec.structs import replace
 
 from providers.contract import Capabilities
 from relay.inbox import rules
 from relay.inbox.rules import Later, Rest
 from relay.model import (
-    EVERYWHERE,
     Address,
-    Device,
     DeviceState,
-    Entry,
-    EntryState,
-    Kind,
     Notification,
     Policy,
-    PushJob,
 )
 from relay.push.planner import (
     EXPIRING_MS,
@@ -41,58 +36,15 @@ from relay.push.planner import (
     summary_id,
 )
 
-NOW = 1_764_000_000_000
 HOUR = 3_600_000
 POLICY = Policy()
 CAPABILITIES = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
 
 
-def device(**more: Any) -> Device:
-    values: dict[str, Any] = dict.fromkeys(Device.__struct_fields__) | {
-        "app_id": "shop",
-        "user_id": "ann",
-        "device_id": "phone",
-        "state": DeviceState.ACTIVE,
-        "acked_seq": 0,
-        "acked_high": 0,
-        "pushed_seq": 0,
-        "progress_ms": 0,
-        "background": 0,
-        "has_address": 1,
-    }
-    return Device(**(values | more))
-
-
-def job(**more: Any) -> PushJob:
-    values: dict[str, Any] = dict.fromkeys(PushJob.__struct_fields__) | {
-        "app_id": "shop",
-        "user_id": "ann",
-        "device_id": "phone",
-        "knock": 0,
-        "tries": 0,
-        "bare_seq": 0,
-        "address_index": 0,
-        "claim_token": 0,
-    }
-    return PushJob(**(values | more))
-
-
 def item(seq: int, *, key: str | None = None, priority: str = "normal", **more: Any) -> Item:
-    values: dict[str, Any] = dict.fromkeys(Entry.__struct_fields__) | {
-        "seq": seq,
-        "message_id": f"m{seq}",
-        "kind": Kind.MESSAGE,
-        "only_device": "",
-        "notifiable": True,
-        "state": EntryState.LIVE,
-        "accepted_ms": NOW - 60_000,
-        "expires_ms": NOW + HOUR,
-        "has_fallback": False,
-        "hold": True,
-        "scope": EVERYWHERE,
-    }
+    made = entry(seq, **({"accepted_ms": NOW - 60_000, "expires_ms": NOW + HOUR} | more))
     shown = Notification(title=f"t{seq}", body=f"b{seq}")
-    return Item(entry=Entry(**(values | more)), push=shown, priority=priority, collapse_key=key)
+    return Item(entry=made, push=shown, priority=priority, collapse_key=key)
 
 
 def address(account: str, *, state: str = "active") -> Address:
