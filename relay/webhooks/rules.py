@@ -187,6 +187,7 @@ class Effect(StrEnum):
 ADDRESS_DENIED: Final = "endpoint_address_denied"
 ANSWER_TOO_LARGE: Final = "answer_too_large"
 KEY_MISSING: Final = "key_missing"
+BROKE: Final = "relay_error"
 EFFECT_OF_WORD: Final[dict[str, Effect]] = {
     "timeout": Effect.RETRY_SLOWLY,
     "connect_failed": Effect.RETRY,
@@ -195,6 +196,7 @@ EFFECT_OF_WORD: Final[dict[str, Effect]] = {
     ADDRESS_DENIED: Effect.RETRY,  # names change their addresses: it may be right again tomorrow
     ANSWER_TOO_LARGE: Effect.RETRY,  # a 2xx that does not end is none (safety B098)
     KEY_MISSING: Effect.NOT_TRIED,  # the operator's key is missing
+    BROKE: Effect.RETRY,  # our own mistake about this one; the plan ends it if it never goes right
 }
 EFFECT_OF_STATUS: Final[dict[int, Effect]] = {410: Effect.GONE, 429: Effect.RETRY_SLOWLY}
 EFFECT_OF_CLASS: Final[dict[int, Effect]] = {

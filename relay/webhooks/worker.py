@@ -346,7 +346,11 @@ class WebhookWorker:
 
     async def _send(self, claimed: Claimed) -> None:
         began_ms = self._clock.monotonic_ms()
-        attempt = await self._attempt(claimed)
+        try:
+            attempt = await self._attempt(claimed)
+        except Exception:  # one event that cannot be sent must not end the worker for all others
+            log.exception("webhook.broke", endpoint=claimed.key.endpoint_id, event_id=claimed.key.event_id)
+            attempt = rules.unanswered(rules.BROKE)
         done = Done(claimed, attempt, rules.after_attempt(claimed.attempts, attempt, self._rng))
         self._hands.done.append(done)
         self._watch.attempted(attempt.word, (self._clock.monotonic_ms() - began_ms) / 1000)

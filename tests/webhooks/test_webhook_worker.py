@@ -101,6 +101,27 @@ def test_an_event_reaches_each_endpoint_that_wants_it_signed_within_a_poll() -> 
     virtually(test)
 
 
+def test_flt_23_an_event_that_cannot_be_sent_is_tried_by_its_plan_and_holds_up_no_other() -> None:
+    """B116: somebody edited its row by hand; it is too long to be sent whole, and cannot be cut."""
+
+    async def test() -> None:
+        bench, web = await virtual_bench(), Web()
+        await bench.endpoint("one")
+        (spoilt,) = await bench.tell()
+        await bench.engine.write(
+            lambda conn, _: conn.exec_driver_sql("UPDATE event SET data = ?", ("{" + " " * 30_000,))
+        )
+        async with running(worker(bench, web, pace=Pace(poll_s=1800))):
+            (good,) = await bench.tell()
+            await passed(400_000)
+        assert web.ids("https://one.example/") == [good]
+        found = {row.event_id: row for row in await bench.deliveries()}
+        assert (found[good].state, found[spoilt].state) == ("delivered", "abandoned")
+        assert found[spoilt].last_result == "relay_error"
+
+    virtually(test)
+
+
 def test_a_nudge_sends_at_once() -> None:
     async def test() -> None:
         bench, web = await virtual_bench(), Web()
