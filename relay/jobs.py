@@ -91,6 +91,10 @@ class Chores:
             await self.inbox.prune(users)
             after = users[-1]
 
+    async def prune_shared(self) -> None:
+        """Raises the floors of shared timelines: by age alone."""
+        await self.inbox.shared.prune()
+
     async def audit(self) -> None:
         """Recomputes from the rows what must add up, user by user, and says where it does not (safety DUR-17)."""
         after: UserKey | None = None
@@ -155,6 +159,7 @@ class Chores:
             (self.tick, int(meta.TICK_S)),
             (self.expire, 5),
             (self.prune, 60),
+            (self.prune_shared, 60),
             (self.silence, 3600),
             (self.forget, 600),
             (self.upgrades, 600),

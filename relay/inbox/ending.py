@@ -9,6 +9,7 @@ from relay.errors import Conflict, Missing
 from relay.ids import message_id, tag_of
 from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.recalling import recall_post
 from relay.inbox.registry import remove
 from relay.inbox.reports import Ledger, end
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
@@ -17,6 +18,7 @@ from relay.store import fanout as fanout_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
+from relay.store.timelines import ULTRA
 
 CONTROL_TTL_MS = 28 * 86_400_000
 SWEEP_ENTRIES_MAX = 1000
@@ -111,29 +113,34 @@ def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message
     recipients = [UserKey(app_id, user) for user, seq, _ in msgspec.json.decode(row.recipients) if seq is not None]
     if row.sender_user is not None:
         recipients.append(UserKey(app_id, row.sender_user))
-    users = lock(conn, now_ms, set(recipients), policy_of)
-    words: set[str] = {"cancelled"} if dropped else set()
-    for key, locked in users.items():
-        entries = [
-            e
-            for e in inbox_rows.entries_of_messages(conn, key, [message])
-            if e.live(now_ms) and e.kind in CARRIES_MESSAGE
-        ]
-        if not entries:
-            continue
-        ledger = Ledger(locked)
-        acked = any(ledger.acked(e, d) for e in entries for d in locked.devices.values() if ledger.concerned(e, d))
-        if not acked:
-            end(locked, entries, EntryState.CANCELLED)
-            words.add("cancelled")
-            continue
-        seq = append_control(locked, Kind.RECALL, data={"of": [message]})
-        end(locked, entries, EntryState.RECALLED, by=seq)
+    words: set[str | None] = {"cancelled"} if dropped else set()
+    if row.conversation_type == ULTRA and recall_post(conn, now_ms, policy_of(app_id), app_id=app_id, message=message):
         words.add("recalled")
+    users = lock(conn, now_ms, set(recipients), policy_of)
+    words |= {take_back(locked, message) for locked in users.values()}
+    words.discard(None)
     if not words:
         raise Conflict("Every delivery of this message has ended.")
     flush(conn, now_ms, users.values())
     return "recalled" if "recalled" in words else "cancelled", list(users)
+
+
+def take_back(locked: Locked, message: str) -> str | None:
+    """Ends a message in one inbox: `cancelled`, `recalled`, or nothing where it did not live any more."""
+    entries = [
+        e
+        for e in inbox_rows.entries_of_messages(locked.conn, locked.key, [message])
+        if e.live(locked.now_ms) and e.kind in CARRIES_MESSAGE
+    ]
+    if not entries:
+        return None
+    ledger = Ledger(locked)
+    if not any(ledger.acked(e, d) for e in entries for d in locked.devices.values() if ledger.concerned(e, d)):
+        end(locked, entries, EntryState.CANCELLED)
+        return "cancelled"
+    seq = append_control(locked, Kind.RECALL, data={"of": [message]})
+    end(locked, entries, EntryState.RECALLED, by=seq)
+    return "recalled"
 
 
 def withdraw(conn: Conn, app_id: str, message: str) -> bool:

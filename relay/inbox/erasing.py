@@ -15,9 +15,11 @@ from relay.inbox.registry import remove
 from relay.inbox.reports import end
 from relay.model import EntryState, UserKey
 from relay.store import inbox as inbox_rows
+from relay.store import readers
 from relay.store import users as rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
+from relay.store.timelines import ULTRA
 
 CHUNK = 500
 ERASED = "erased"  # as the detail of what it had not received, and in place of its name
@@ -45,6 +47,7 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf) -> None:
     )
     flush(conn, now_ms, [locked])
     _forget_messages(conn, user, ids)
+    rows.forget_sender(conn, user, sorted(readers.posts_of(conn, user)))
     rows.drop_user(conn, user)
 
 
@@ -68,7 +71,7 @@ def _forget_messages(conn: Conn, user: UserKey, ids: set[str]) -> None:
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)
             others = [one for one in recipients if one[0] != user.user_id]
-            if not others:
+            if not others and row.conversation_type != ULTRA:  # that one has readers who are no receivers
                 gone.append(row.message_id)
                 keys.append((user.app_id, row.key))
             elif len(others) < len(recipients):

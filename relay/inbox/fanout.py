@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from relay.inbox.accept import AT_ONCE_MAX, Batch, Recipient, Send
-from relay.inbox.locked import PolicyOf
+from relay.inbox.ending import take_back
+from relay.inbox.locked import PolicyOf, flush, lock
 from relay.inbox.waking import wake
 from relay.model import NotifyPolicy, TimelineKey, UserKey
 from relay.store import fanout as rows
@@ -34,6 +35,7 @@ class Step:
 class _Options(msgspec.Struct):
     devices_named: bool
     ttl_s: int
+    recall: bool = False  # takes back what was delivered
 
 
 def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step | None:
@@ -57,7 +59,10 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
         part, done_upto = _members(conn, job, {row.sender_user, *(one.user_id for one in known)})
     else:
         part, done_upto = _waiting(known)
-    send = _send(row, part, msgspec.json.decode(job.options, type=_Options))
+    options = msgspec.json.decode(job.options, type=_Options)
+    if options.recall:
+        return _take_back(conn, now_ms, job, part, done_upto, policy_of)
+    send = _send(row, part, options)
     batch = Batch(conn, now_ms, [send], policy_of)
     batch.lock(new_epoch)
     done, wakes, push_ms = batch.deliver(send, row.expires_ms)
@@ -76,6 +81,19 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
     else:
         rows.drop_job(conn, job.app_id, job.job_id)
     return Step(wakes=tuple(wakes), push_ms=push_ms)
+
+
+def _take_back(
+    conn: Conn, now_ms: int, job: Job, part: Sequence[str], done_upto: str | None, policy_of: PolicyOf
+) -> Step:
+    users = lock(conn, now_ms, [UserKey(job.app_id, name) for name in part], policy_of)
+    touched = [key for key, locked in users.items() if take_back(locked, job.message_id or "") is not None]
+    flush(conn, now_ms, users.values())
+    if done_upto is not None:
+        rows.move(conn, job, next_user=done_upto, due_ms=now_ms)
+    else:
+        rows.drop_job(conn, job.app_id, job.job_id)
+    return Step(wakes=tuple(touched))
 
 
 def _waiting(known: Sequence[Recipient]) -> tuple[list[str], str | None]:

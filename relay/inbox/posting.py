@@ -65,6 +65,9 @@ class Posts:
     def has(self, key: TimelineKey) -> bool:
         return key in self._timelines
 
+    def epoch(self, key: TimelineKey) -> str:
+        return self._timelines[key].epoch
+
     def append(self, send: "Send", expires_ms: int, *, origin_session: int | None) -> int:
         """The message's number."""
         return self.add(

@@ -15,7 +15,7 @@ from relay.inbox.erasing import CHUNK, all_entries
 from relay.inbox.locked import PolicyOf, flush, lock
 from relay.model import DeviceKey, UserKey
 from relay.store import inbox as inbox_rows
-from relay.store import tokens
+from relay.store import readers, tokens
 from relay.store import users as rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
@@ -52,7 +52,7 @@ def rename(
             data={"user": user.user_id, "to": name, "at": rfc3339(now_ms)},
         )
     )
-    ids = {entry.message_id for entries in all_entries(locked) for entry in entries}
+    ids = {entry.message_id for entries in all_entries(locked) for entry in entries} | readers.posts_of(conn, user)
     flush(conn, now_ms, [locked])
     tokens.revoke(conn, now_ms, app_id=user.app_id, user_id=user.user_id)
     rows.reseal_tokens(

@@ -35,7 +35,7 @@ from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Kind, TimelineKey, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
-from relay.store import meta
+from relay.store import meta, timelines
 from relay.store.engine import Conn, Engine
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
@@ -177,6 +177,10 @@ class InboxService:
             lambda conn, now_ms: cancel(conn, now_ms, self.policy_of, app_id=app_id, message=message_id)
         )
         self.hints.wake(users)
+        posted = await self.engine.read(lambda conn, _: timelines.posted(conn, app_id, message_id))
+        if posted is not None:
+            self.hints.posted([TimelineKey(app_id, posted.conversation_id)])
+            self.fanout_due(self.clock.now_ms())
         self.facts_told()
         return word
 

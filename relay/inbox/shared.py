@@ -9,12 +9,14 @@ from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch
 from relay.inbox.cursor import KIND_SHARED, Cursor, CursorKeys, short, unseal
 from relay.inbox.locked import PolicyOf
 from relay.inbox.page import Snapshot, snapshot
+from relay.inbox.shared_floor import prune_timeline
 from relay.inbox.timeline import SharedSnapshot, refusal, shared_page, shared_reset, shared_snapshots
 from relay.model import DeviceKey, TimelineKey
-from relay.store import readers, timelines
+from relay.store import meta, readers, timelines
 from relay.store.engine import Conn, Engine
 
 OPEN_MAX = 50  # shared timelines that one request or connection may read
+WALK = 100
 LISTED_MAX = 50  # of those that are ahead, in one answer
 
 
@@ -261,6 +263,19 @@ class SharedService:
     async def ahead(self, device: DeviceKey, but: Sequence[str]) -> tuple[dict[str, Any], ...]:
         """As `ahead` above."""
         return await self.engine.read(lambda conn, _: ahead(conn, snapshot(conn, device), but))
+
+    async def prune(self) -> None:
+        """Walks all shared timelines, and has go what is older than they are kept."""
+        key: TimelineKey | None = None
+        while some := await self.engine.read(lambda conn, _, k=key: timelines.after(conn, k, limit=WALK)):  # type: ignore[misc]
+            for one in some:
+                while await self.engine.write(lambda conn, now_ms, k=one.key: self._prune(conn, now_ms, k)):  # type: ignore[misc]
+                    pass
+            key = some[-1].key
+
+    def _prune(self, conn: Conn, now_ms: int, key: TimelineKey) -> bool:
+        frozen_ms = meta.pruning_frozen_until_ms(conn)
+        return prune_timeline(conn, now_ms, key, self.policy_of, frozen_until_ms=frozen_ms)
 
     async def heads(self, keys: Iterable[TimelineKey]) -> dict[TimelineKey, int]:
         """Newest numbers, for the poll that finds lost hints."""

@@ -245,20 +245,20 @@ def after(conn: Connection, key: TimelineKey | None, *, limit: int) -> list[Time
 
 
 _first = (
-    select(t.seq, t.message_id, t.accepted_ms)
+    select(t.seq, t.message_id, t.kind, t.accepted_ms)
     .where(*_here, t.seq > bindparam("floor"))
     .order_by(t.seq)
     .limit(PRUNE_MAX)
 )
 
 
-def old_entries(conn: Connection, one: Timeline, before_ms: int) -> list[tuple[int, str]]:
-    """The oldest entries, as far as they were accepted by then: (seq, message id), at most PRUNE_MAX."""
+def old_entries(conn: Connection, one: Timeline, before_ms: int) -> list[tuple[int, str, str]]:
+    """The oldest entries, as far as they were accepted by then: (seq, message id, kind), at most PRUNE_MAX."""
     found = []
-    for seq, id_, accepted_ms in conn.execute(_first, _place(one.key) | {"floor": one.floor_seq}).all():
+    for seq, id_, kind, accepted_ms in conn.execute(_first, _place(one.key) | {"floor": one.floor_seq}).all():
         if accepted_ms > before_ms:
             break
-        found.append((seq, id_))
+        found.append((seq, id_, kind))
     return found
 
 
