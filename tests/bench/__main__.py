@@ -9,7 +9,7 @@ import click
 import uvloop
 from rich.console import Console
 
-from tests.bench import apple, core, pushes, web
+from tests.bench import apple, core, pushes, ultra, web
 from tests.bench.report import Figure, table
 
 Measure = Callable[[Path, float], Coroutine[Any, Any, list[Figure]]]
@@ -31,6 +31,9 @@ MEASURES: dict[str, Measure] = {
     "drain": lambda home, scale: core.drain(home, count=scaled(10_000, scale, least=400)),
     "reconnect": lambda home, scale: core.reconnect(home, devices=scaled(1000, scale, least=20), each=50),
     "heartbeats": _heartbeats,
+    "ultra": lambda home, scale: ultra.posts(
+        home, members=scaled(100_000, scale, least=200), count=scaled(2000, scale, least=40)
+    ),
     "push": lambda home, scale: pushes.push(home, "fcm", devices=scaled(8000, scale, least=40)),
     "push-apns": lambda home, scale: pushes.push(home, "apns", devices=scaled(8000, scale, least=40)),
     "push-huawei": lambda home, scale: pushes.push(home, "huawei", devices=scaled(8000, scale, least=40)),

@@ -8,7 +8,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def test_it_measures_beside_the_raw_limit_and_prints_a_table() -> None:
-    asked = ("ingest", "drain", "reconnect", "heartbeats", "single", "batch")
+    asked = ("ingest", "drain", "reconnect", "heartbeats", "ultra", "single", "batch")
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--scale", "0.002", *(word for name in asked for word in ("-o", name))],
         cwd=PROJECT,
@@ -24,6 +24,7 @@ def test_it_measures_beside_the_raw_limit_and_prints_a_table() -> None:
         "drained",
         "reconnect",
         "heartbeats",
+        "ultra group",
         "POST /v1/messages",
         "batches",
         "raw sqlite3",
