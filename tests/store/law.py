@@ -234,6 +234,34 @@ def numbers(conn: Any, now_ms: int, app: str) -> list[str]:
     return wrong
 
 
+def pruned(before: Rows | None, after: Rows, now_ms: int) -> list[str]:
+    """I15: what has gone below the floor since `before` was owed to no active device."""
+    wrong: list[str] = []
+    for user, inbox in after.inboxes.items():
+        old = None if before is None else before.inboxes.get(user)
+        if before is None or old is None or old["epoch"] != inbox["epoch"]:
+            continue
+        gone = [e for e in before.entries[user] if e["seq"] <= inbox["floor_seq"] and live(e, now_ms)]
+        for device in after.here(user):
+            wrong += [
+                f"I15: {'/'.join(of(device))} is owed {e['seq']}, which is below the floor"
+                for e in gone
+                if device["state"] == "active"
+                and e["seq"] > device["start_seq"]
+                and form(e, device) in {"full", "fallback", "held"}
+                and _lacks(before, after, device, e["seq"])
+            ]
+    return wrong
+
+
+def _lacks(before: Rows, after: Rows, device: Row, seq: int) -> bool:
+    if any(of(h) == of(device) and h["seq"] == seq for h in before.held):
+        return True
+    return (
+        bool(seq > device["acked_seq"]) and not after.acked_beyond(device, seq) and not before.acked_beyond(device, seq)
+    )
+
+
 def _endless(job: Row) -> bool:
     return (job["claim"] is None) != (job["claim_until_ms"] is None)
 
