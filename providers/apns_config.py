@@ -2,8 +2,6 @@
 
 import ssl
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from cryptography import x509
@@ -14,11 +12,11 @@ from pydantic import AfterValidator, Field, HttpUrl, SecretStr, model_validator
 
 from providers.contract import ProviderConfig
 from providers.http2_tls import tls_context
+from providers.key_files import from_files
 
 __all__ = ["ApnsConfig", "signing_key"]
 
 HOSTS = {"production": "api.push.apple.com", "sandbox": "api.sandbox.push.apple.com"}
-FILE_BYTES_MAX = 64 * 1024
 TOPIC_SUFFIXES = (".voip", ".push-type.liveactivity")  # ours to add
 
 Environment = Literal["production", "sandbox"]
@@ -86,17 +84,7 @@ class ApnsConfig(ProviderConfig):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        settings = dict(given)
-        for name in ("key", "certificate", "ca"):
-            path = settings.pop(f"{name}_file", None)
-            if path is None:
-                continue
-            if name in settings:
-                raise ValueError(f"{name}_file: give this or {name}, not both")
-            settings[name] = _text_of(str(path), f"{name}_file")
-        return settings
+        return from_files(given, "key", "certificate", "ca")
 
     @model_validator(mode="after")
     def _one_credential(self) -> "ApnsConfig":
@@ -137,17 +125,3 @@ class ApnsConfig(ProviderConfig):
                 file.flush()
                 context.load_cert_chain(file.name)
         return context
-
-
-def _text_of(path: str, name: str) -> str:
-    try:
-        with Path(path).open("rb") as file:
-            found = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be read ({error.strerror})") from None
-    if len(found) > FILE_BYTES_MAX:
-        raise ValueError(f"{name}: is larger than {FILE_BYTES_MAX} bytes")
-    try:
-        return found.decode("utf-8-sig")
-    except ValueError:
-        raise ValueError(f"{name}: is not text in PEM form") from None

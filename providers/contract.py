@@ -19,6 +19,7 @@ __all__ = [
     "Provider",
     "ProviderConfig",
     "Push",
+    "RecallProvider",
     "Scope",
     "Transport",
     "Verdict",
@@ -126,6 +127,7 @@ class Capabilities:
     collapse: bool = False
     idempotent: bool = False
     withdraw: bool = False  # the app can be told silently to remove what it shows
+    recall: bool = False  # the vendor takes back by itself what was shown: it is a `RecallProvider`
     badge: bool = False
     image: bool = False
     mutable: bool = False
@@ -211,5 +213,18 @@ class BatchProvider(Provider, Protocol):
         """Hands all of them over; one outcome for each, in their order. Never raises, as `send`.
 
         Any pushes will do: those that differ in their token alone share a call.
+        """
+        ...
+
+
+class RecallProvider(Provider, Protocol):
+    """One whose vendor takes a notification off the screen, or out of its queue, by name: `capabilities.recall`."""
+
+    def recall(self, push: Push, vendor_id: str | None) -> Awaitable[Outcome]:
+        """Takes back what `push` showed, which the vendor accepted before as `vendor_id`. Never raises, as `send`.
+
+        Of the push, all but its words is as it was: id, token, kind, collapse key, overrides. ACCEPTED: the vendor will
+        see to it; RETRY and REFUSED: it will not. Nothing else: what is wrong with an account or an address shows when
+        something is sent.
         """
         ...

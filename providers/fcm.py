@@ -4,17 +4,12 @@ Source: vendor sheet `fcm` (Firebase documentation of autumn 2026): authenticati
 mapping §8.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote, urlencode, urlsplit
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
@@ -32,12 +27,11 @@ from providers.http import (
     json_body,
     retry_after_s,
 )
+from providers.key_files import account_of, from_files, rsa_key
 
 __all__ = ["FcmConfig", "FcmProvider", "ServiceAccount"]
 
 PAYLOAD_BYTES_MAX = 4096
-SERVICE_ACCOUNT_BYTES_MAX = 64 * 1024
-RSA_BITS_MIN = 2048
 ASSERTION_S = 3600  # the longest that Google takes
 TOKEN_CHARS_MAX = 4096
 
@@ -96,21 +90,8 @@ class ServiceAccount(BaseModel):
     @field_validator("private_key")
     @classmethod
     def _signs(cls, key: SecretStr) -> SecretStr:
-        _private_key(key.get_secret_value())
+        rsa_key(key.get_secret_value())
         return key
-
-
-def _private_key(pem: str, *, checked: bool = False) -> RSAPrivateKey:
-    try:
-        # Checking the primes takes most of the time; once is enough.
-        key = load_pem_private_key(
-            pem.encode("utf-8", "replace"), password=None, unsafe_skip_rsa_key_validation=checked
-        )
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("must be an unencrypted RSA private key in PEM form") from None
-    if not isinstance(key, RSAPrivateKey) or key.key_size < RSA_BITS_MIN:
-        raise ValueError(f"must be an RSA key of at least {RSA_BITS_MIN} bits")
-    return key
 
 
 class FcmConfig(ProviderConfig):
@@ -128,37 +109,12 @@ class FcmConfig(ProviderConfig):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        settings = dict(given)
-        path = settings.pop("service_account_file", None)
-        if path is None:
-            return settings
-        if "service_account" in settings:
-            raise ValueError("service_account_file: give this or service_account, not both")
-        try:
-            with Path(str(path)).open("rb") as file:
-                settings["service_account"] = file.read(SERVICE_ACCOUNT_BYTES_MAX + 1).decode("utf-8-sig")
-        except OSError as error:
-            raise ValueError(f"service_account_file: cannot be read ({error.strerror})") from None
-        except ValueError:
-            raise ValueError("service_account_file: is not UTF-8 text") from None
-        return settings
+        return from_files(given, "service_account")
 
     @field_validator("service_account", mode="before")
     @classmethod
     def _parsed(cls, given: Any) -> Any:
-        if isinstance(given, ServiceAccount):
-            return given
-        text = given.get_secret_value() if isinstance(given, SecretStr) else given
-        try:
-            text = text if isinstance(text, str) else json.dumps(text)
-            account = json.loads(text) if len(text) <= SERVICE_ACCOUNT_BYTES_MAX else None
-        except (ValueError, TypeError, RecursionError):
-            raise ValueError("must be the JSON object of a Google service account") from None
-        if len(text) > SERVICE_ACCOUNT_BYTES_MAX:
-            raise ValueError(f"must not be larger than {SERVICE_ACCOUNT_BYTES_MAX} bytes")
-        return account
+        return account_of(given, "Google")
 
     @field_validator("analytics_label")
     @classmethod
@@ -206,7 +162,7 @@ class FcmProvider(HttpProvider):
 
     def __init__(self, config: FcmConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
-        self._key = _private_key(config.service_account.private_key.get_secret_value(), checked=True)
+        self._key = rsa_key(config.service_account.private_key.get_secret_value(), checked=True)
         project = quote(config.service_account.project_id, safe="")
         self._send_url = f"{str(config.base_url).rstrip('/')}/v1/projects/{project}/messages:send"
 

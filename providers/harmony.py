@@ -4,22 +4,18 @@ Older phones are another network: `providers.huawei`. Source: vendor sheet `huaw
 §5, classes §6, mapping §8.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.harmony_message import TTL_S, Category, Words, body_of, override_mistakes, push_type
+from providers.harmony_message import TTL_S, Category, Words, body_of, notify_id, override_mistakes, push_type
 from providers.http import (
     THROTTLED_S,
     Credential,
+    Refusal,
     Request,
     Response,
     by_status,
@@ -28,6 +24,7 @@ from providers.http import (
     retry_after_s,
 )
 from providers.huawei_family import TOKENS_MAX, HuaweiFamily, partial, request_id
+from providers.key_files import account_of, from_files, rsa_key
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
 
@@ -35,8 +32,6 @@ __all__ = ["HarmonyConfig", "HarmonyProvider", "HuaweiServiceAccount"]
 
 PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
 TEST_TOKENS_MAX = 10
-KEY_FILE_BYTES_MAX = 64 * 1024
-RSA_BITS_MIN = 2048  # samples have 4096; the sheet names no minimum
 JWT_S = 3600
 JWT_SPARE_S = 300.0  # before its end a new one is signed
 BASE_URL = "https://push-api.cloud.huawei.com"
@@ -95,20 +90,8 @@ class HuaweiServiceAccount(BaseModel):
     @field_validator("private_key")
     @classmethod
     def _signs(cls, key: SecretStr) -> SecretStr:
-        _private_key(key.get_secret_value())
+        rsa_key(key.get_secret_value())
         return key
-
-
-def _private_key(pem: str, *, checked: bool = False) -> RSAPrivateKey:
-    try:
-        key = load_pem_private_key(
-            pem.encode("utf-8", "replace"), password=None, unsafe_skip_rsa_key_validation=checked
-        )
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("must be an unencrypted RSA private key in PEM form") from None
-    if not isinstance(key, RSAPrivateKey) or key.key_size < RSA_BITS_MIN:
-        raise ValueError(f"must be an RSA key of at least {RSA_BITS_MIN} bits")
-    return key
 
 
 class HarmonyConfig(ProviderConfig):
@@ -120,6 +103,7 @@ class HarmonyConfig(ProviderConfig):
     receipt_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
     cache_newest: bool = False  # while offline, keep the newest per collapse key (of which two may meet in one of 101)
     background_im: bool = False  # Huawei has granted this to the app: silent pushes give it 30 s, twice an hour
+    client_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None  # of the app: to take notifications back
     test: bool = False  # a thousand a day in the project, ten tokens a call
     receipts: HuaweiReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
@@ -129,33 +113,12 @@ class HarmonyConfig(ProviderConfig):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or given.get("service_account_file") is None:
-            return given
-        settings = dict(given)
-        path = settings.pop("service_account_file")
-        if "service_account" in settings:
-            raise ValueError("service_account_file: give this or service_account, not both")
-        try:
-            with Path(str(path)).open("rb") as file:
-                settings["service_account"] = file.read(KEY_FILE_BYTES_MAX + 1).decode("utf-8-sig")
-        except OSError as error:
-            raise ValueError(f"service_account_file: cannot be read ({error.strerror})") from None
-        except ValueError:
-            raise ValueError("service_account_file: is not UTF-8 text") from None
-        return settings
+        return from_files(given, "service_account")
 
     @field_validator("service_account", mode="before")
     @classmethod
     def _parsed(cls, given: Any) -> Any:
-        text = given.get_secret_value() if isinstance(given, SecretStr) else given
-        if not isinstance(text, str):
-            return given
-        if len(text) > KEY_FILE_BYTES_MAX:
-            raise ValueError(f"must not be larger than {KEY_FILE_BYTES_MAX} bytes")
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            raise ValueError("must be the JSON object of a Huawei service account") from None
+        return account_of(given, "Huawei")
 
     @model_validator(mode="after")
     def _reported(self) -> "HarmonyConfig":
@@ -174,6 +137,7 @@ class HarmonyProvider(HuaweiFamily):
         ttl_s_max=TTL_S[1],
         collapse=True,
         idempotent=True,
+        recall=True,
         badge=True,
         image=False,  # only those that Huawei has verified before (§4): an account's overrides may name one
         channel=False,
@@ -186,8 +150,10 @@ class HarmonyProvider(HuaweiFamily):
 
     def __init__(self, config: HarmonyConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
-        self._key = _private_key(config.service_account.private_key.get_secret_value(), checked=True)
-        self._send_url = f"{str(config.base_url).rstrip('/')}/v3/{config.service_account.project_id}/messages:send"
+        self._key = rsa_key(config.service_account.private_key.get_secret_value(), checked=True)
+        base_url = str(config.base_url).rstrip("/")
+        self._send_url = f"{base_url}/v3/{config.service_account.project_id}/messages:send"
+        self._revoke_url = None if config.client_id is None else f"{base_url}/v1/{config.client_id}/messages:revoke"
         self._words = Words(
             category=config.category,
             categories=config.categories,
@@ -228,6 +194,23 @@ class HarmonyProvider(HuaweiFamily):
             body=json_body({**body, "target": {"token": [push.token for push in pushes]}}),
             payload_bytes=len(json_body({**body, "target": {"token": []}})),
         )
+
+    def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
+        """See `HttpProvider`: by `notifyId` (sheet §4), at an address of the app's client id and not of the project's."""
+        del vendor_id
+        if self._revoke_url is None:
+            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="client_id_missing"))
+        return Request(
+            url=self._revoke_url,
+            headers={"authorization": f"Bearer {credential}", "content-type": "application/json", "push-type": "0"},
+            body=json_body({"notifyId": notify_id(push), "token": [push.token]}),
+        )
+
+    def decode_recall(self, response: Response) -> Outcome:
+        """See `HttpProvider`: the same codes; those of its own (80100020, 80300017 …) are about the request."""
+        if response.status != 400:
+            return self.decode(response)
+        return Outcome(verdict=Verdict.REFUSED, vendor_code=code_from(response.json().get("code"), "status_400"))
 
     def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
         """See `HuaweiFamily`: the table of sheet §5."""

@@ -11,7 +11,7 @@ from providers.field_lists import several
 from providers.fields import Rule, Rules, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
 
-__all__ = ["Category", "Words", "body_of", "override_mistakes", "push_type"]
+__all__ = ["Category", "Words", "body_of", "notify_id", "override_mistakes", "push_type"]
 
 TTL_S = (1, 1_296_000)  # 15 days; what 0 means is untested (§8)
 NOTIFY_ID_BELOW = 2**31
@@ -71,6 +71,12 @@ def _cache_group(push: Push, words: Words) -> int:
     return number_for(str(push.collapse_key), CACHE_GROUPS)
 
 
+def notify_id(push: Push) -> int:
+    """What the notification is replaced, and taken back, by."""
+    given = merged({"payload": {"notification": {}}}, push.overrides)["payload"]["notification"].get("notifyId")
+    return given if isinstance(given, int) else number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW)
+
+
 def _notification(push: Push, words: Words, *, now_s: float) -> dict[str, Any]:
     title, body = texts(push, blank=BLANK)
     return present(
@@ -79,7 +85,7 @@ def _notification(push: Push, words: Words, *, now_s: float) -> dict[str, Any]:
             "title": title,
             "body": body,
             "clickAction": _click(push),
-            "notifyId": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
+            "notifyId": notify_id(push),
             # A phone shows only the first of an id in 24 h, even where `notifyId` would replace it (§4): so the id is
             # that of this very text, else a conversation's next summary would never be seen.
             "appMessageId": once_key(push, now_s=now_s, chars=32),

@@ -74,6 +74,7 @@ class HonorProvider(HuaweiFamily):
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         ttl_s_max=TTL_S[1],
         collapse=True,
+        withdraw=True,
         badge=True,
         image=True,
         sound=False,

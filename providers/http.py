@@ -5,7 +5,7 @@ All that an adapter needs comes from here: `providers.wire` and `providers.answe
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -134,14 +134,48 @@ class HttpProvider(ABC):
         """How many tokens go into one call; an account's settings may say fewer than the vendor takes."""
         return self.capabilities.batch_max
 
+    async def recall(self, push: Push, vendor_id: str | None) -> Outcome:
+        """See `RecallProvider`; only where `capabilities.recall` says so."""
+
+        async def ask(credential: Credential) -> list[Outcome]:
+            request = self.encode_recall(push, vendor_id, credential.value)
+            outcome = self.decode_recall(await self.call(request))
+            return [_without_private(outcome, self.private(push))]
+
+        outcome = self.known(push) or (await self._asked(ask, [push]))[0]
+        if outcome.verdict in {Verdict.ACCEPTED, Verdict.RETRY}:
+            return outcome
+        return Outcome(verdict=Verdict.REFUSED, vendor_code=outcome.vendor_code)
+
+    def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
+        """The request that takes this push back. As pure as `encode`. May raise Refusal."""
+        del push, vendor_id, credential
+        raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="no_recall"))
+
+    def decode_recall(self, response: Response) -> Outcome:
+        """What the answer to that means. As pure and total as `decode`."""
+        if 200 <= response.status < 300:
+            return Outcome(verdict=Verdict.ACCEPTED)
+        if response.status == 401:
+            return Outcome(verdict=Verdict.REAUTH, vendor_code="status_401")
+        if response.status == 429 or response.status >= 500:
+            return by_status(response, now_s=self.now())
+        return Outcome(verdict=Verdict.REFUSED, vendor_code=f"status_{response.status}")
+
     async def _send_alike(self, pushes: Sequence[Push]) -> list[Outcome]:
         """One call, or two if the credential went stale."""
+        return await self._asked(lambda credential: self._send_with(credential, pushes), pushes)
+
+    async def _asked(
+        self, ask: Callable[[Credential], Awaitable[list[Outcome]]], pushes: Sequence[Push]
+    ) -> list[Outcome]:
+        """What `ask` gave with a good credential; all that it may raise, as an outcome."""
         try:
             credential = await self._current()
-            outcomes = await self._send_with(credential, pushes)
+            outcomes = await ask(credential)
             if all(outcome.verdict is Verdict.REAUTH for outcome in outcomes):
                 credential = await self._current(instead_of=credential)
-                outcomes = await self._send_with(credential, pushes)
+                outcomes = await ask(credential)
         except Refusal as refusal:
             return [refusal.outcome] * len(pushes)
         except TransportError as error:

@@ -83,6 +83,7 @@ class HttpCallProvider(HttpProvider):
         payload_bytes_max=BODY_BYTES_MAX,
         ttl_s_max=28 * 86_400,
         collapse=True,
+        withdraw=True,
         idempotent=True,
         badge=True,
         image=True,

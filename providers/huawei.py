@@ -100,6 +100,7 @@ class HuaweiProvider(HuaweiFamily):
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         ttl_s_max=TTL_S[1],
         collapse=True,
+        withdraw=True,
         badge=True,
         image=True,
         localised=True,

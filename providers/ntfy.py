@@ -132,6 +132,7 @@ class NtfyProvider(HttpProvider):
         payload_bytes_max=MESSAGE_BYTES_MAX,
         ttl_s_max=12 * 3600,  # the server's own, which no message can change; it may be set otherwise
         collapse=True,  # since 2.16; an older server shows one beside the other
+        recall=True,  # since 2.16, too
         image=True,
         sound=False,
         thread=False,
@@ -198,6 +199,17 @@ class NtfyProvider(HttpProvider):
         if verdict is Verdict.RETRY:
             wait_s = retry_after_s(response, now_s=now_s) or wait_s  # from a proxy: ntfy itself sends none
         return Outcome(verdict=verdict, scope=scope, retry_after_s=wait_s, vendor_code=code)
+
+    def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
+        """See `HttpProvider`: by the name under which it was published (sheet §1.4)."""
+        del vendor_id
+        if not _TOPIC.fullmatch(push.token):
+            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed"))
+        return Request(
+            url=f"{str(self.config.base_url).rstrip('/')}/{push.token}/{_sequence(push.collapse_key or push.id)}",
+            method="DELETE",
+            headers={"authorization": credential} if credential else {},
+        )
 
 
 def _document(push: Push, wake_text: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class UnifiedPushProvider(WebPushProvider):
         payload_bytes_max=BODY_BYTES_MAX,
         ttl_s_max=TTL_S_MAX,
         collapse=True,
+        withdraw=True,
         badge=True,
         image=True,
         mutable=True,

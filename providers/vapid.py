@@ -5,9 +5,8 @@ Source: vendor sheet `webpush` §2.
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from providers.endpoints import EndpointConfig
+from providers.key_files import from_files
 from providers.webpush_crypto import base64url, private_key, public_bytes, signed_token
 
 __all__ = ["Signer", "VapidConfig"]
@@ -23,7 +23,6 @@ TOKEN_S = 12 * 3600  # Mozilla refuses more than 24 h by its own clock
 REBUILT_S = TOKEN_S // 2
 RENEWED_S = 3600  # Apple: not more often than once an hour
 ORIGINS_MAX = 1024  # remembered tokens; UnifiedPush has as many origins as servers
-KEY_FILE_BYTES_MAX = 16 * 1024
 
 _MAILTO = re.compile(r"mailto:[\x21-\x3f\x41-\x7e]+@([A-Za-z0-9-]+\.)+[A-Za-z0-9-]+")
 
@@ -50,22 +49,7 @@ class VapidConfig(EndpointConfig):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        settings = dict(given)
-        path = settings.pop("vapid_private_key_file", None)
-        if path is None:
-            return settings
-        if "vapid_private_key" in settings:
-            raise ValueError("vapid_private_key_file: give this or vapid_private_key, not both")
-        try:
-            with Path(str(path)).open("rb") as file:
-                settings["vapid_private_key"] = file.read(KEY_FILE_BYTES_MAX).decode("ascii")
-        except OSError as error:
-            raise ValueError(f"vapid_private_key_file: cannot be read ({error.strerror})") from None
-        except ValueError:
-            raise ValueError("vapid_private_key_file: is neither PEM nor base64url") from None
-        return settings
+        return from_files(given, "vapid_private_key")
 
     @field_validator("vapid_subject")
     @classmethod

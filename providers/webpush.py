@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -54,7 +55,7 @@ __all__ = ["WebPushConfig", "WebPushProvider"]
 
 BODY_BYTES_MAX = 4096
 TOTAL_S = 15.0
-ID_CHARS_MAX = 256
+ID_CHARS_MAX = 512  # Mozilla puts what it needs to know of a message into its URL
 
 MOZILLA = ("push.services.mozilla.com",)
 GOOGLE = ("fcm.googleapis.com",)
@@ -132,6 +133,7 @@ class WebPushProvider(HttpProvider):
         payload_bytes_max=BODY_BYTES_MAX,
         ttl_s_max=TTL_S_MAX,
         collapse=True,
+        recall=True,  # of what no browser has fetched yet (RFC 8030 §5; sheet §6.1)
         badge=True,
         image=True,
         mutable=True,
@@ -221,6 +223,19 @@ class WebPushProvider(HttpProvider):
                 again = replace(request, headers={**request.headers, "authorization": signed})
                 response = await super().exchange(again, pushes, credential)
         return response
+
+    def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
+        """See `HttpProvider`: a DELETE of the message's own URL, which lies where the subscription does."""
+        del credential
+        try:
+            known = self._subscription(push.token)
+            message = urlsplit(urljoin(known.endpoint, vendor_id or "").encode("ascii").decode())
+        except ValueError:  # AddressInvalid is one
+            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="address_refused")) from None
+        if vendor_id is None or "/" not in vendor_id or f"{message.scheme}://{message.netloc}" != known.origin:
+            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="no_message_url"))
+        signed = self._signer.authorization(known.origin, self._signed_with(known) or "", now_s=self.now())
+        return Request(url=message.geturl(), method="DELETE", headers={"authorization": signed}, total_s=TOTAL_S)
 
     def _is_about_the_key(self, response: Response) -> bool:
         outcome = self.decode(response)

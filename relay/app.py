@@ -24,6 +24,7 @@ from relay.building.departure import Departure
 from relay.building.measuring import watch_loop
 from relay.building.set_back import SetBack
 from relay.building.store import open_engine, open_ring, reach, room_of
+from relay.building.watchdog import Watchdog
 from relay.building.web import web_application
 from relay.bus.local import LocalBus
 from relay.clock import Clock, StoreClock
@@ -144,7 +145,7 @@ class Relay:
             fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
-            read_somewhere=lambda user: self.withdrawer.read(user),
+            moot=lambda users: self.withdrawer.look(users),
             counted=self.metrics.accepted.inc,
         )
         rhythm = Rhythm(
@@ -251,7 +252,8 @@ class Relay:
             look_at_credentials=ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts).look,
             imbalanced=self.metrics.imbalanced,
         )
-        self.readiness = Readiness(self.engine, clock, full=lambda: self.room.full)
+        self.watchdog = Watchdog(clock, blocked=self.metrics.blocked)
+        self.readiness = Readiness(self.engine, clock, full=lambda: self.room.full, turns=self.watchdog.well)
         self.store_watch = StoreWatch(self.engine, clock, away=self._store_away, back=self._store_back)
         self.gate = Gate()
         departure = Departure(stages=self._stages, hub=self.hub, gate=self.gate, readiness=self.readiness, clock=clock)
@@ -333,6 +335,7 @@ class Relay:
                 self.room.run,
                 self.reloader.run,
                 self.withdrawer.run,
+                self.watchdog.run,
             ):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")

@@ -7,17 +7,17 @@ which codes come with status 200 and which with 400. Live views, cards and voice
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 from aiohttp import web
 
 from providers.sandbox.checks import Json
 from providers.sandbox.coded import CodedEmulator, Wrong
-from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, json_answer
+from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.harmony_account import HarmonyAccount, Standing, open_account
-from providers.sandbox.harmony_message import ALERT, BACKGROUND, check_body, content_of, tokens_of
+from providers.sandbox.harmony_message import ALERT, BACKGROUND, TOKENS_MAX, check_body, content_of, tokens_of
 
 BODY_BYTES_MAX = 4096  # without tokens
 TESTS_A_DAY, MARKETING_A_DAY = 1000, 2
@@ -58,6 +58,11 @@ REASONS = {  # why one token is refused, by the fault's word
     "appinfo": "appinfoError",
     "otherimage": "differentImgVerifyPolicy",
 }
+
+
+class _Revocation(NamedTuple):
+    notifyId: object = None  # noqa: N815 - Huawei's word
+    token: object = None
 
 
 def answer(code: str, msg: str, *, status: int = 200, request_id: str = "157440000000000000000") -> Answer:
@@ -106,7 +111,10 @@ class HarmonyEmulator(CodedEmulator):
         self.account = await asyncio.to_thread(open_account, self.host.state_dir)
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/harmony/v3/{project}/messages:send", self.send)]
+        return [
+            web.post("/harmony/v3/{project}/messages:send", self.send),
+            web.post("/harmony/v1/{client}/messages:revoke", self.take_back),
+        ]
 
     def settings(self) -> Json:
         return {"service_account": dict(self.account.document), **self._others()}
@@ -118,7 +126,7 @@ class HarmonyEmulator(CodedEmulator):
         return {"service_account_file": str(self.account.file), **self._others()}
 
     def _others(self) -> Json:
-        return {"category": "IM", "base_url": self.url}
+        return {"category": "IM", "client_id": self.account.client_id, "base_url": self.url}
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """`POST /v3/{project}/messages:send`."""
@@ -151,6 +159,26 @@ class HarmonyEmulator(CodedEmulator):
 
         return await self.reply_many(request, tokens, take, partial(answer_to, tokens))
 
+    async def take_back(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/{client}/messages:revoke` (§4): no word of whether it was still there. The badge stays as it is."""
+        refused = self._refused(request)
+        if refused is not None:
+            return response(refused)
+        if request.headers.get("push-type") not in {"0", "2"}:
+            return response(answer("80100003", "The header does not contain valid push-type", status=400))
+        try:
+            body = msgspec.json.decode(await request.read())
+            asked = _Revocation(**body) if isinstance(body, dict) else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+            asked = None
+        if asked is None or type(asked.notifyId) is not int or not isinstance(asked.token, list) or not asked.token:
+            return response(answer("80300032", "Both token and notifyId are needed", status=400))
+        if len(asked.token) > TOKENS_MAX:
+            return response(answer("80300010", WORDS["toomany"][1], status=400))
+        for token in asked.token:
+            self.host.phones.withdraw(str(token), str(asked.notifyId))
+        return response(answer("80000000", "Success"))
+
     def _refused(self, request: web.Request) -> Answer | None:
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         standing = Standing.WRONG
@@ -162,7 +190,8 @@ class HarmonyEmulator(CodedEmulator):
             return answer("80300036", WORDS["longjwt"][1])
         if standing is Standing.WRONG:
             return answer("80200001", WORDS["autherror"][1], status=401)
-        if request.match_info["project"] != self.account.project_id:
+        own = {"project": self.account.project_id, "client": self.account.client_id}
+        if not request.match_info.items() <= own.items():
             return answer("80300002", WORDS["noapp"][1])
         if request.content_type != "application/json":
             return answer("80100003", "Content-Type must be application/json", status=400)

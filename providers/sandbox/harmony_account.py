@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+CLIENT_ID = "100200300"
 PROJECT_ID, KEY_ID, SUB_ACCOUNT = "737518067795", "ee6b24cb5b9d4d3fb1b1f9f7a3c0a1d2", "103100001"
 AUDIENCE = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"
 KEY_BITS = 2048  # the vendor's have 4096; making one of those takes seconds
@@ -42,6 +43,11 @@ class HarmonyAccount:
     document: dict[str, str] = field(repr=False)
     public_key: rsa.RSAPublicKey
     file: Path | None = None  # None: only in memory
+
+    @property
+    def client_id(self) -> str:
+        """The app's, which a key file of the project does not hold."""
+        return CLIENT_ID
 
     @property
     def project_id(self) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from providers.sandbox.checks import Json
-from providers.sandbox.emulator import NETWORK_FAULTS, Emulator, json_answer
+from providers.sandbox.emulator import NETWORK_FAULTS, Emulator, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 
 ACCESS_TOKEN = "tk_sandbox0sandbox0sandbox0sandbox"  # noqa: S105 - anybody may know it
@@ -78,7 +78,11 @@ class NtfyEmulator(Emulator):
     }
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post("/ntfy/", self.publish), web.post("/ntfy/{topic}", self.publish_text)]
+        return [
+            web.post("/ntfy/", self.publish),
+            web.post("/ntfy/{topic}", self.publish_text),
+            web.delete("/ntfy/{topic}/{sequence}", self.delete),
+        ]
 
     def settings(self) -> Json:
         return {"base_url": self.url, "token": ACCESS_TOKEN}
@@ -98,6 +102,19 @@ class NtfyEmulator(Emulator):
         if isinstance(checked, Answer):
             return self.refuse(checked)
         return await self._published(request, checked)
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """`DELETE /<topic>/<sequence_id>`: told to the topic's listeners as an event; nobody looks whether it was there."""
+        refused = self._refused(request)
+        topic, sequence = request.match_info["topic"], request.match_info["sequence"]
+        if refused is None and not (_TOPIC.fullmatch(topic) and _TOPIC.fullmatch(sequence)):
+            refused = ERRORS["topicinvalid"]
+        if refused is not None:
+            return self.refuse(refused)
+        self.host.phones.withdraw(topic, sequence)
+        now = int(self.host.now())
+        event = {"id": f"{self.host.rng.getrandbits(60):012x}"[:12], "time": now, "event": "message_delete"}
+        return response(json_answer(200, {**event, "topic": topic, "sequence_id": sequence}))
 
     def _refused(self, request: web.Request) -> Answer | None:
         basic = b64encode(f"{USER}:{PASSWORD}".encode()).decode()

@@ -67,7 +67,7 @@ class Delivery:
 
 
 class Phone:
-    __slots__ = ("count", "first_seq", "received", "shown", "size", "token")
+    __slots__ = ("badge", "count", "first_seq", "received", "shown", "size", "token")
 
     def __init__(self, token: str, first_seq: int, deliveries_max: int) -> None:
         self.token = token
@@ -75,20 +75,51 @@ class Phone:
         self.count = 0  # ever received; `received` keeps the newest
         self.received: deque[Delivery] = deque(maxlen=deliveries_max)
         self.shown: dict[str, Delivery] = {}  # oldest first
+        self.badge: int | None = None  # as last told
         self.size = 0
 
-    def take(self, delivery: Delivery, *, visible: bool, collapse: str | None) -> None:
+    def take(self, delivery: Delivery, content: Content) -> None:
         if len(self.received) == self.received.maxlen:
             self.size -= self.received[0].size
         self.received.append(delivery)
         self.size += delivery.size
         self.count += 1
-        if visible:
-            key = str(delivery.seq) if collapse is None else f"={collapse}"
+        if content.badge is not None:
+            self.badge = content.badge
+        if content.shown_by is None:
+            self._tidy(_relay_words(content))
+        else:
+            key = str(delivery.seq) if content.collapse is None else f"={content.collapse}"
             self.shown.pop(key, None)
             self.shown[key] = delivery
             if len(self.shown) > SHOWN_MAX:
                 del self.shown[next(iter(self.shown))]
+
+    def _tidy(self, told: Json) -> None:
+        """What an app does that is told so in silence (guide providers, "Taking back"): it removes the notifications of
+        these messages, and one of several when all of them are named; and it sets its badge."""
+        gone = _texts(told.get("withdraw"))
+        for place, one in list(self.shown.items()) if gone else ():
+            named = _texts(_relay_words(msgspec.json.decode(one.content, type=Content)).get("ids"))
+            if named and named <= gone:
+                del self.shown[place]
+        badge = told.get("badge")
+        if type(badge) is int:
+            self.badge = badge
+
+
+def _texts(value: object) -> set[str]:
+    return {one for one in value if isinstance(one, str)} if isinstance(value, list) else set()
+
+
+def _relay_words(content: Content) -> Json:
+    """The relay's own object in the app's data, as an object or as its JSON."""
+    words = content.data.get("relay")
+    try:
+        words = msgspec.json.decode(words) if isinstance(words, str) else words
+    except msgspec.DecodeError:
+        return {}
+    return words if isinstance(words, dict) else {}
 
 
 class Phones:
@@ -129,7 +160,7 @@ class Phones:
         self._phones[token] = phone  # at the end: the liveliest
         before = phone.size
         delivery = Delivery(self._seq, self._now(), msgspec.json.encode(content), message)
-        phone.take(delivery, visible=content.shown_by is not None, collapse=content.collapse)
+        phone.take(delivery, content)
         self._size += phone.size - before
         while len(self._phones) > self.limits.phones_max or (
             self._size > self.limits.bytes_max and len(self._phones) > 1
@@ -221,6 +252,7 @@ def _phone_view(phone: Phone, received_max: int | None, with_message: bool) -> J
         "token": phone.token,
         "first_seq": phone.first_seq,
         "count": phone.count,
+        "badge": phone.badge,
         "received": [_delivery_view(delivery, with_message) for delivery in received],
         "shown": [_delivery_view(delivery, with_message) for delivery in phone.shown.values()],
     }

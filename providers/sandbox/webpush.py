@@ -5,6 +5,7 @@ NAME is the browser's. A message that passes is decrypted as the browser would, 
 """
 
 import re
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -44,11 +45,11 @@ class WebPushEmulator(Emulator):
         self._key = key_named("application server of the sandbox")
         self.public_key = text_of(point_of(self._key))
         self.unreadable = 0  # messages that no browser could have shown
+        self.waiting: set[str] = set()  # names of those that no browser has fetched yet
 
     def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post(f"/webpush/{{service}}/{service.prefix}/{{browser}}", self.send) for service in SERVICES.values()
-        ]
+        sends = [f"/webpush/{{service}}/{one.prefix}/{{browser}}" for one in SERVICES.values()]
+        return [*(web.post(path, self.send) for path in sends), web.delete("/webpush/{service}/m/{name}", self.cancel)]
 
     def settings(self) -> Json:
         return {
@@ -73,6 +74,7 @@ class WebPushEmulator(Emulator):
     def reset(self) -> None:
         super().reset()
         self.unreadable = 0
+        self.waiting.clear()
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """`POST <endpoint>`, RFC 8030 §5."""
@@ -86,12 +88,22 @@ class WebPushEmulator(Emulator):
             return self.refuse(refused, browser)
         ttl_s = min(int(request.headers["TTL"]), service.ttl_s_max)
         name = str(UUID(int=self.host.rng.getrandbits(128), version=4))
-        return await self.reply(
+        self.waiting.add(name)
+        answer = await self.reply(
             request,
             browser,
             lambda: self._show(browser, request, body, name=name, ttl_s=ttl_s),
             _created(service, f"{self.url}/{service.name}/m/{name}", name=name, ttl_s=ttl_s),
         )
+        if answer.status != 201:
+            self.waiting.discard(name)
+        return answer
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """`DELETE <message>`: 204 while it waits; what a browser has fetched is no longer there (RFC 8030 §5)."""
+        found = request.match_info["service"] == "mozilla" and request.match_info["name"] in self.waiting
+        self.waiting.discard(request.match_info["name"])
+        return web.Response(status=204 if found else 404)
 
     def _refused(self, request: web.Request, service: Service, browser: str, body: bytes) -> Answer | None:
         """The service's answer to the first thing that is wrong."""
@@ -134,6 +146,7 @@ class WebPushEmulator(Emulator):
         return None
 
     def _show(self, browser: str, request: web.Request, body: bytes, *, name: str, ttl_s: int) -> None:
+        self.waiting.discard(name)
         try:
             data = Browser.named(browser).read(body) if body else b"{}"
             shown = msgspec.json.decode(data, type=dict)
@@ -152,7 +165,7 @@ class WebPushEmulator(Emulator):
         )
 
 
-def deliver(emulator: Emulator, target: str, shown: Json, **said: object) -> None:
+def deliver(emulator: Emulator, target: str, shown: Json, **said: Any) -> None:
     """Brings an opened envelope to the app, which shows it: members as the sheet's §7 names them."""
     words = {key: value for key in ("title", "body", "sound", "channel") if isinstance(value := shown.get(key), str)}
     badge, data = shown.get("badge_count"), shown.get("data")
@@ -160,9 +173,11 @@ def deliver(emulator: Emulator, target: str, shown: Json, **said: object) -> Non
         said["badge"] = badge
     if isinstance(data, dict):
         said["data"] = data
+    if isinstance(shown.get("relay"), dict):
+        said["data"] = {**said.get("data", {}), "relay": shown["relay"]}
     if words.get("title") or words.get("body"):
         said["shown_by"] = "app"
-    emulator.deliver(target, message=shown, **words, **said)  # type: ignore[arg-type]
+    emulator.deliver(target, message=shown, **words, **said)
 
 
 def _created(service: Service, location: str, *, name: str, ttl_s: int) -> Answer:

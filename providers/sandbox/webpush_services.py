@@ -142,6 +142,7 @@ def _taken(state: str) -> Answer:
 WEBPUSH_FAULTS: Mapping[Place, Mapping[str, Fault]] = {
     Place.SEND: {
         **NETWORK_FAULTS,
+        "away": Fault(meaning="the usual 201; no browser is there, so the message waits"),
         # Of all services, by status (§5).
         "moved": _fault(
             Answer(status=301, body=b"", headers=(("Location", "https://elsewhere.example/"),)), "elsewhere"

@@ -13,7 +13,7 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.reports import Ledger, Reported, complete, end, is_delivery, released, tell
 from relay.inbox.rules import View
 from relay.inbox.shared_ack import limits_of_markers, take_shared
-from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind
+from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
@@ -45,6 +45,7 @@ class AckAnswer:
     results: dict[str, str]
     shared: dict[str, int]  # how far the device is in the shared timelines that the request named
     wakes: bool  # other devices of the user have something new to read
+    moot: bool = False  # or may show what is of no use any more
 
 
 def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: PolicyOf) -> list[AckAnswer | Exception]:
@@ -91,7 +92,14 @@ def _ack_one(locked: Locked | None, request: AckRequest, store_epoch: str) -> Ac
     )
     wakes = _take_reads(locked, request)
     _take_receipts(locked, request)
-    return AckAnswer(acked_seq=locked.devices[device.device_id].acked_seq, results=results, shared=shared, wakes=wakes)
+    seen = device.foreground and locked.policy.notify is NotifyPolicy.FIRST_DEVICE
+    return AckAnswer(
+        acked_seq=locked.devices[device.device_id].acked_seq,
+        results=results,
+        shared=shared,
+        wakes=wakes,
+        moot=wakes or locked.ended or (seen and bool(results or upto)),
+    )
 
 
 def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: str) -> int | None:

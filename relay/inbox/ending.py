@@ -88,8 +88,10 @@ def end_for_others(locked: Locked, entries: Sequence[Entry]) -> None:
     end(locked, entries, EntryState.SUPERSEDED)
 
 
-def expire(conn: Conn, now_ms: int, policy_of: PolicyOf, *, limit: int = SWEEP_ENTRIES_MAX) -> int:
-    """Ends entries whose time is over, at most `limit`; gives their number. Each sweep is one transaction."""
+def expire(
+    conn: Conn, now_ms: int, policy_of: PolicyOf, *, limit: int = SWEEP_ENTRIES_MAX
+) -> tuple[int, list[UserKey]]:
+    """Ends entries whose time is over, at most `limit`; gives their number, and whose. Each sweep is one transaction."""
     due = inbox_rows.expiring(conn, now_ms, limit=limit)
     users = lock(conn, now_ms, due, policy_of)
     count = 0
@@ -98,7 +100,7 @@ def expire(conn: Conn, now_ms: int, policy_of: PolicyOf, *, limit: int = SWEEP_E
         end(locked, entries, EntryState.EXPIRED)
         count += len(entries)
     flush(conn, now_ms, users.values())
-    return count
+    return count, list(users)
 
 
 def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message: str) -> tuple[str, list[UserKey]]:

@@ -172,6 +172,7 @@ def end(
     inbox_rows.end_entries(
         locked.conn, locked.key, locked.now_ms, seqs=[entry.seq for entry in entries], state=state, by=by
     )
+    locked.ended = True
     ledger = Ledger(locked)
     open_: dict[str, list[Reported]] = {}
     nobody: list[Reported] = []

@@ -27,8 +27,8 @@ from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
-from relay.inbox.shared import Pages as SharedPages
 from relay.inbox.shared import Opened, SharedService, Wanted, ahead, opened
+from relay.inbox.shared import Pages as SharedPages
 from relay.inbox.shared import pages as shared_pages
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
@@ -98,7 +98,7 @@ class InboxService:
     fanout_due: Callable[[int], None] = lambda _: None
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
-    read_somewhere: Callable[[UserKey], None] = lambda _: None  # what other devices show may be moot
+    moot: Callable[[Iterable[UserKey]], None] = lambda _: None  # what devices of theirs show may be of no use any more
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     shared: SharedService = field(init=False)
     _accept: Any = field(init=False)
@@ -182,6 +182,7 @@ class InboxService:
             self.hints.posted([TimelineKey(app_id, posted.conversation_id)])
             self.fanout_due(self.clock.now_ms())
         self.facts_told()
+        self.moot(users)
         return word
 
     async def trace(self, app_id: str, message_id: str) -> Trace:
@@ -364,7 +365,8 @@ class InboxService:
         self.facts_told()
         if answer.wakes:
             self.hints.wake([request.device.user])
-            self.read_somewhere(request.device.user)
+        if answer.moot:
+            self.moot([request.device.user])
         return answer
 
     # --- reading ---
@@ -549,7 +551,9 @@ class InboxService:
 
     async def expire(self) -> int:
         """Ends what is over; gives how many entries."""
-        return await self.engine.write(lambda conn, now_ms: expire(conn, now_ms, self.policy_of))
+        count, users = await self.engine.write(lambda conn, now_ms: expire(conn, now_ms, self.policy_of))
+        self.moot(users)
+        return count
 
     async def prune(self, users: Sequence[UserKey]) -> int:
         def work(conn: Conn, now_ms: int) -> int:

@@ -92,7 +92,7 @@ def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
     if not gone:
         return []
     contents = inbox_rows.pushes_of(conn, user.key.app_id, {entry.message_id for entry in entries})
-    done = shown.named_in(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
+    done = shown.known_of(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
     badge = _badge(user, entries, contents)
     found = []
     for place, address in able.items():
@@ -101,12 +101,13 @@ def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
             note.push_id: note
             for one in reversed(mine)  # the newest of a name counts
             for note in _moot_notes(device, one, entries, gone, contents)
-            if note.push_id not in done
+            if (note.claim_token, note.push_id) not in done
         }
         messages = {
-            entry.message_id: next(one.claim_token for one in mine if _covers(one, entry))
+            entry.message_id: newest
             for entry in gone
-            if entry.message_id not in done and any(_covers(one, entry) for one in mine)
+            if (newest := next((one.claim_token for one in mine if _covers(one, entry)), None)) is not None
+            and (newest, entry.message_id) not in done
         }
         if messages:
             found.append(

@@ -8,22 +8,22 @@ tidiness. What was done is told of beside the attempt that had shown them.
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import structlog
 
-from providers.contract import Outcome, Push, Verdict
+from providers.contract import Capabilities, Outcome, Push, RecallProvider, Verdict
 from relay.clock import Clock
 from relay.errors import Problem
-from relay.inbox.locked import PolicyOf, with_rows
+from relay.inbox.locked import PolicyOf
 from relay.keys import SealBroken
-from relay.model import Address, DeviceKey, UserKey
+from relay.model import DeviceKey, UserKey
 from relay.push.accounts import Account, Accounts
+from relay.push.moot import NOT_WITHDRAWN, WITHDRAWN, Moot, Shown, find_moot
 from relay.push.planner import device_hint
-from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
-from relay.store import queue as job_rows
+from relay.store import receipts
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
 
@@ -40,7 +40,7 @@ Key = TypeVar("Key")
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Done:
     """What became of a withdrawal, to be told beside the attempt of this claim."""
 
@@ -119,24 +119,26 @@ class Withdrawer:
         except SealBroken:
             return []
         if account.provider.capabilities.recall:
-            return [
-                Done(
-                    device=one.device,
-                    claim_token=note.claim_token,
-                    push_id=note.push_id,
-                    outcome=await self._called(account, cast(RecallProvider, account.provider).recall(*asked)),
-                )
-                for note in one.notes
-                if self._has_room(account) and self._is_first(one.device, note.push_id, note.claim_token)
-                for asked in [(_taken_back(one, note, token, account.provider.name), note.vendor_id)]
-            ]
+            return await self._take_back(account, one, token)
+        return await self._tell(account, one, token)
+
+    async def _take_back(self, account: Account, one: Moot, token: str) -> list[Done]:
+        provider, done = cast(RecallProvider, account.provider), []
+        for note in one.notes:
+            if self._has_room(account) and self._is_first(one.device, note.push_id, note.claim_token):
+                push = _taken_back(one, note, token, provider.name)
+                outcome = await self._called(account, provider.recall(push, note.vendor_id))
+                done.append(Done(one.device, note.claim_token, note.push_id, outcome))
+        return done
+
+    async def _tell(self, account: Account, one: Moot, token: str) -> list[Done]:
         if not self._has_room(account) or not self._may_wake(account, one):
             return []
         names = {id_: of for id_, of in one.messages.items() if self._is_first(one.device, id_, of)}
         if not names:
             return []
         outcome = await self._called(account, account.provider.send(_told(one, list(names), token)))
-        return [Done(device=one.device, claim_token=of, push_id=id_, outcome=outcome) for id_, of in names.items()]
+        return [Done(one.device, claim_token, id_, outcome) for id_, claim_token in names.items()]
 
     async def _called(self, account: Account, call: Awaitable[Outcome]) -> Outcome:
         account.started(self._clock.monotonic_ms(), calls=1, retry=False)

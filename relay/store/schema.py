@@ -412,7 +412,7 @@ push_receipt = _table(
     _text("device_id"),
     _int("claim_token"),  # the attempt's
     _text("push_id"),  # which of its pushes
-    _text("fact"),  # unknown, failed, delivered, clicked
+    _text("fact"),  # unknown, failed, delivered, clicked; withdrawn, not_withdrawn
     _text("code"),  # the vendor's, or nothing
     _text("reason", null=True),
     _int("at_ms", null=True),  # when it happened, as the vendor says

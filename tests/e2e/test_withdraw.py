@@ -1,9 +1,11 @@
-"""Shown on the phone, read on the tablet: the phone is told to take it away (F31), once, and never loudly."""
+"""What was shown on one device and is of no use any more is taken off its screen (F31): once, and never loudly."""
 
-import json
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,48 +20,191 @@ from relay.telemetry.metrics import Metrics
 
 CLOCK = SystemClock()
 SOON_S = 15.0
+SETTLES_S = 0.2
+ONE, OTHER = {"type": "direct", "id": "c1"}, {"type": "direct", "id": "c2"}
 
 
-@pytest.fixture
-async def sandbox(tmp_path: Path) -> AsyncIterator[Sandbox]:
-    sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), state_dir=tmp_path / "sandbox")
+@dataclass
+class Room:
+    """A relay, the sandbox behind it, and one user's phone that is away and tablet that talks."""
+
+    face: Face
+    sandbox: Sandbox
+    vendor: str
+    tablet: str
+    phone: str = "t1"
+
+    async def send(self, *, shown: int, **more: Any) -> str:
+        """A message, sent when the phone has got it."""
+        told = {"conversation": ONE, "push": {"title": "hi"}} | more
+        count = self.sandbox.phones.count(self.phone)
+        message = await self.face.send(**told)
+        assert await self.sandbox.phones.wait(self.phone, count + 1, timeout_s=SOON_S)
+        assert len(self.shown()) == shown
+        return message
+
+    async def read(self, seq: int, conversation: str = "c1") -> None:
+        body = {"read": [{"conversation": conversation, "read_seq": seq}]}
+        status, answer, _ = await self.face.call("POST", "/v1/device/ack", body, token=self.tablet)
+        assert status == 200, answer
+
+    def view(self) -> Any:
+        (phone,) = self.sandbox.phones.view(token=self.phone, phones_max=1)
+        return phone
+
+    def shown(self) -> list[Any]:
+        return list(self.view()["shown"])
+
+    async def clears(self, left: int) -> None:
+        """Waits until so many notifications are left on the phone."""
+        for _ in range(int(SOON_S / 0.05)):
+            if len(self.shown()) == left:
+                return
+            await CLOCK.sleep(0.05)
+        raise AssertionError(f"{len(self.shown())} are left")
+
+    async def facts(self, message: str) -> list[str]:
+        """What the trace says became of it on the phone."""
+        for _ in range(int(SOON_S / 0.05)):
+            _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
+            (phone,) = [one for one in trace["recipients"][0]["devices"] if one["device"] == "phone"]
+            told = [receipt["fact"] for attempt in phone["attempts"] for receipt in attempt["receipts"]]
+            if told:
+                return told
+            await CLOCK.sleep(0.05)
+        return []
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: a service account takes seconds."""
+    return tmp_path_factory.mktemp("keys")
+
+
+@asynccontextmanager
+async def room(vendor: str, folder: Path, keys: Path) -> AsyncIterator[Room]:
+    sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), vendors=(vendor,), state_dir=keys)
     await sandbox.start()
-    yield sandbox
+    (folder / "relay.toml").write_text(sandbox.account_toml(vendor, vendor))
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
+    relay = Relay(load(folder / "relay.toml", environ), CLOCK, system_rng(), Metrics())
+    first = await relay.open()
+    relay.withdrawer.settles_s = SETTLES_S
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+        address = {"account": vendor, "token": sandbox.emulators[vendor].address("t1")}
+        assert (await face.call("PUT", "/v1/users/ann/devices/phone", {"addresses": [address]}))[0] == 201
+        yield Room(face, sandbox, vendor, await face.device(device="tablet"))
+    await relay.close()
     await sandbox.stop()
 
 
-@pytest.fixture
-async def pushing(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Face]:
+@pytest.fixture(params=["fcm", "harmony", "ntfy", "unifiedpush"])
+async def any_way(
+    request: pytest.FixtureRequest, tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Room]:
+    """Vendors that tell the app, or take it back themselves: by number, by name."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "relay.toml").write_text(sandbox.account_toml("fcm"))
-    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
-    relay = Relay(load(tmp_path / "relay.toml", environ), CLOCK, system_rng(), Metrics())
-    first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        yield Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
-    await relay.close()
+    async with room(request.param, tmp_path, keys) as one:
+        yield one
 
 
-async def test_what_is_read_on_one_device_is_taken_away_on_the_other(pushing: Face, sandbox: Sandbox) -> None:
-    phone = {"addresses": [{"account": "fcm", "token": "t1"}]}
-    assert (await pushing.call("PUT", "/v1/users/ann/devices/phone", phone))[0] == 201
-    tablet = await pushing.device(device="tablet")
-    conversation = {"type": "direct", "id": "c1"}
-    read = await pushing.send(conversation=conversation, push={"title": "hi"})
-    assert await sandbox.phones.wait("t1", 1, timeout_s=SOON_S)
-    other = await pushing.send(conversation={"type": "direct", "id": "c2"}, push={"title": "ho"})
-    assert await sandbox.phones.wait("t1", 2, timeout_s=SOON_S)
+@pytest.fixture
+async def fcm(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Room]:
+    monkeypatch.chdir(tmp_path)
+    async with room("fcm", tmp_path, keys) as one:
+        yield one
 
-    for seq in (1, 1):  # said twice
-        body = {"read": [{"conversation": "c1", "read_seq": seq}]}
-        status, answer, _ = await pushing.call("POST", "/v1/device/ack", body, token=tablet)
-        assert status == 200, answer
-    assert await sandbox.phones.wait("t1", 3, timeout_s=SOON_S)
-    assert not await sandbox.phones.wait("t1", 4, timeout_s=1.5), "it is said once"
 
-    (seen,) = sandbox.phones.view(token="t1", phones_max=1)
-    withdrawal = json.loads(json.dumps(seen["received"][-1]["data"]))  # type: ignore[index]
-    assert json.loads(withdrawal["relay"])["withdraw"] == [read]
-    assert other not in withdrawal["relay"]
-    assert len(seen["shown"]) == 2, "nothing more stands on the screen: the app removes what is named"  # type: ignore[arg-type]
+@pytest.fixture
+async def harmony(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Room]:
+    monkeypatch.chdir(tmp_path)
+    async with room("harmony", tmp_path, keys) as one:
+        yield one
+
+
+async def test_what_is_read_on_one_device_is_taken_away_on_the_other(any_way: Room) -> None:
+    read = await any_way.send(shown=1)
+    other = await any_way.send(shown=2, conversation=OTHER)
+    await any_way.read(1)
+    await any_way.clears(1)
+    assert await any_way.facts(read) == ["withdrawn"]
+    count = any_way.sandbox.phones.count("t1")
+
+    await any_way.read(1)  # said twice
+    await CLOCK.sleep(4 * SETTLES_S)
+    assert any_way.sandbox.phones.count("t1") == count, "it is said once"
+    _, trace, _ = await any_way.face.call("GET", f"/v1/messages/{other}")
+    (phone,) = [one for one in trace["recipients"][0]["devices"] if one["device"] == "phone"]
+    assert not any(attempt["receipts"] for attempt in phone["attempts"]), "what is unread stays"
+
+
+@pytest.mark.parametrize("first", ["cancelled", "recalled"])
+async def test_what_the_backend_takes_back_is_taken_away(any_way: Room, first: str) -> None:
+    message = await any_way.send(shown=1)
+    if first == "recalled":
+        status, _, _ = await any_way.face.call("POST", "/v1/device/ack", {"ids": [message]}, token=any_way.tablet)
+        assert status == 200
+    status, answer, _ = await any_way.face.call("DELETE", f"/v1/messages/{message}")
+    assert (status, answer["status"]) == (200, first)
+    await any_way.clears(0)
+    assert await any_way.facts(message) == ["withdrawn"]
+
+
+async def test_what_expires_is_taken_away(harmony: Room) -> None:
+    message = await harmony.send(shown=1, ttl_s=3)
+    await harmony.clears(0)
+    assert await harmony.facts(message) == ["withdrawn"]
+
+
+async def test_a_call_that_another_device_takes_is_taken_away(harmony: Room) -> None:
+    message = await harmony.send(shown=1, scope={"first_ack_wins": True})
+    await harmony.face.call("POST", "/v1/device/ack", {"ids": [message]}, token=harmony.tablet)
+    await harmony.clears(0)
+
+
+async def test_a_newer_one_in_the_same_place_stays(harmony: Room) -> None:
+    await harmony.send(shown=1, collapse_key="score")
+    await harmony.send(shown=1, collapse_key="score")
+    third = await harmony.send(shown=2, conversation=OTHER)
+    await harmony.face.call("DELETE", f"/v1/messages/{third}")
+    await harmony.clears(1)
+
+
+async def test_a_summary_goes_when_all_that_it_tells_of_is_read(harmony: Room) -> None:
+    some = [
+        {"to": {"users": ["ann"]}, "body": "hi", "conversation": ONE, "push": {"title": f"hi {n}"}} for n in range(5)
+    ]
+    status, _, _ = await harmony.face.call("POST", "/v1/messages/batch", {"messages": some})
+    assert status == 202
+    assert await harmony.sandbox.phones.wait("t1", 1, timeout_s=SOON_S)
+    (summary,) = harmony.shown()
+    assert summary["body"] == "5 new messages"
+    await harmony.read(4)
+    await CLOCK.sleep(4 * SETTLES_S)
+    assert len(harmony.shown()) == 1, "the newest is unread"
+    await harmony.read(5)
+    await harmony.clears(0)
+
+
+async def test_the_badge_falls_with_what_is_read(fcm: Room) -> None:
+    await fcm.send(shown=1, push={"title": "a", "badge": 1})
+    await fcm.send(shown=2, push={"title": "b", "badge": 2}, conversation=OTHER)
+    await fcm.read(2, "c2")
+    await fcm.clears(1)
+    assert fcm.view()["badge"] == 1
+
+
+async def test_without_the_client_s_id_the_trace_says_why_it_stays(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "providers.sandbox.harmony.HarmonyEmulator._others", lambda self: {"category": "IM", "base_url": self.url}
+    )
+    async with room("harmony", tmp_path, keys) as one:
+        message = await one.send(shown=1)
+        await one.read(1)
+        assert await one.facts(message) == ["not_withdrawn"]
+        assert len(one.shown()) == 1

@@ -21,7 +21,8 @@ from providers.testing import NOW_S, Scripted
 PUBLIC = {
     "providers.apns": "ApnsConfig ApnsProvider",
     "providers.batch": "alike",
-    "providers.contract": """AddressInvalid BatchProvider CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push Scope
+    "providers.contract": """AddressInvalid BatchProvider CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push
+        RecallProvider Scope
         Transport Verdict left_out slimmer""",
     "providers.endpoints": "EndpointConfig host_names on_host",
     "providers.fcm": "FcmConfig FcmProvider ServiceAccount",

@@ -476,7 +476,7 @@ def test_the_vendors_id_is_what_can_be_had() -> None:
     provider, _ = made()
     for name in ("apns-id", "x-wns-msg-id"):
         assert provider.decode(Response(status=201, headers={name: "id-1"})).vendor_id == "id-1"
-    assert provider.decode(Response(status=201, headers={"location": "x" * 257})).vendor_id is None
+    assert provider.decode(Response(status=201, headers={"location": "x" * 513})).vendor_id is None
     assert provider.decode(Response(status=201)).vendor_id is None
 
 

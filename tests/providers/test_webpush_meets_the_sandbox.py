@@ -52,6 +52,7 @@ RETRY = Answered(Verdict.RETRY, TOKEN)
 
 # Sheet webpush.md §5 and §6, row by row, and what a network can do besides.
 SHEET = {
+    "away": Answered(Verdict.ACCEPTED),
     "moved": REFUSED,
     "badrequest": REFUSED,
     "unsigned": CONFIG,

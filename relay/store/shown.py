@@ -1,0 +1,49 @@
+"""What devices were told through vendors and may still show: the log of attempts, read from the screen's side."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, select
+
+from relay.model import DeviceKey
+from relay.store.schema import push_attempt, push_receipt
+
+_a, _r = push_attempt.c, push_receipt.c
+_here = (_a.app_id == bindparam("app"), _a.user_id == bindparam("user"), _a.device_id == bindparam("device"))
+_told = (
+    select(_a.claim_token, _a.account, _a.token_hash, _a.push_id, _a.from_seq, _a.upto_seq, _a.form, _a.vendor_id)
+    .where(*_here, _a.upto_seq > bindparam("after"), _a.verdict == "accepted", _a.form != "wake")
+    .order_by(_a.claim_token.desc())
+    .limit(bindparam("count"))
+)
+_facts = select(_r.claim_token, _r.push_id).where(
+    _r.app_id == bindparam("app"),
+    _r.user_id == bindparam("user"),
+    _r.device_id == bindparam("device"),
+    _r.fact.in_(bindparam("facts", expanding=True)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """An attempt that a vendor accepted, of notifications for all that is worth one in [from_seq, upto_seq]."""
+
+    claim_token: int
+    account: str
+    token_hash: bytes
+    push_id: str  # of the first of its notifications
+    from_seq: int
+    upto_seq: int
+    form: str
+    vendor_id: str | None  # likewise
+
+
+def tellings(conn: Connection, key: DeviceKey, *, after: int, limit: int) -> list[Telling]:
+    """Those that reach beyond number `after`, newest first."""
+    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+    return [Telling(*row) for row in conn.execute(_told, place | {"after": after, "count": limit})]
+
+
+def known_of(conn: Connection, key: DeviceKey, facts: list[str]) -> set[tuple[int, str]]:
+    """Of which of this device's pushes (its attempt's claim, its id) one of these facts is known."""
+    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+    return {(row.claim_token, row.push_id) for row in conn.execute(_facts, place | {"facts": facts})}

@@ -1,0 +1,87 @@
+"""What a vendor showed is taken back by name, where it can do that: the adapter against the emulator."""
+
+import pytest
+from meeting import meeting
+
+from providers.contract import Outcome, RecallProvider, Verdict
+from providers.loading import discover
+from providers.sandbox.webpush import WebPushEmulator
+
+TAKEN = Outcome(verdict=Verdict.ACCEPTED)
+
+
+async def test_harmony_by_number_and_the_badge_stays() -> None:
+    async with meeting("harmony") as one:
+        for id_, more in (("p1", {"badge": 2}), ("p2", {"collapse_key": "c"})):
+            assert (await one.send("t1", id=id_, **more)).verdict is Verdict.ACCEPTED
+        assert len(one.shown("t1")) == 2
+        own = {"payload": {"notification": {"notifyId": 7}}}
+        assert (await one.send("t1", id="p3", overrides=own)).verdict is Verdict.ACCEPTED
+        assert (await one.provider.recall(one.push("t1", id="p2", collapse_key="c"), None)).verdict is Verdict.ACCEPTED
+        assert (await one.provider.recall(one.push("t1", id="p3", overrides=own), None)).verdict is Verdict.ACCEPTED
+        (left,) = one.shown("t1")
+        assert left["data"]["relay_id"] == "p1"
+        (phone,) = one.sandbox.phones.view(token="t1", phones_max=1)
+        assert phone["badge"] == 2
+
+
+@pytest.mark.parametrize(("client_id", "code"), [(None, "client_id_missing"), ("1", "80300002")])
+async def test_harmony_needs_the_app_s_own_id_for_that(client_id: str | None, code: str) -> None:
+    async with meeting("harmony", client_id=client_id) as one:
+        assert (await one.send("t1")).verdict is Verdict.ACCEPTED
+        outcome = await one.provider.recall(one.push("t1"), None)
+        assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code=code), "and never the account's or phone's fault"
+        assert len(one.shown("t1")) == 1
+
+
+async def test_ntfy_by_name() -> None:
+    async with meeting("ntfy") as one:
+        for id_ in ("p1", "p 2"):
+            assert (await one.send("t1", id=id_)).verdict is Verdict.ACCEPTED
+        assert await one.provider.recall(one.push("t1", id="p 2"), None) == TAKEN
+        assert len(one.shown("t1")) == 1
+        await one.control("revoke", what="key")
+        outcome = await one.provider.recall(one.push("t1", id="p1"), None)
+        assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code="status_401")
+
+
+async def test_web_push_until_a_browser_has_fetched_it() -> None:
+    async with meeting("webpush") as one:
+        emulator = one.sandbox.emulators["webpush"]
+        assert isinstance(emulator, WebPushEmulator)
+        away, here = (emulator.subscription(name, "mozilla") for name in ("away-1", "here-1"))
+        waits, arrived = await one.send(away), await one.send(here)
+        assert waits.vendor_id is not None
+        assert await one.provider.recall(one.push(away), waits.vendor_id) == TAKEN
+        for token, vendor_id, code in (
+            (away, waits.vendor_id, "status_404"),  # once
+            (here, arrived.vendor_id, "status_404"),
+            (here, "https://elsewhere.example/m/1", "no_message_url"),
+            (here, "//elsewhere.example/m/1", "no_message_url"),
+            (here, "8f2a", "no_message_url"),  # Apple's and Microsoft's ids
+            (here, None, "no_message_url"),
+            ("no subscription", waits.vendor_id, "address_refused"),
+        ):
+            outcome = await one.provider.recall(one.push(token), vendor_id)
+            assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code=code), (vendor_id, outcome)
+
+
+RECALLING = sorted(one.name for one in discover() if one.provider and one.provider.capabilities.recall)
+
+
+@pytest.mark.parametrize("vendor", RECALLING)
+async def test_a_vendor_that_is_away_is_said_to_be(vendor: str) -> None:
+    async with meeting(vendor) as one:
+        provider: RecallProvider = one.provider
+        token = one.sandbox.emulators[vendor].address("t1")
+        vendor_id = f"{one.sandbox.url}/webpush/mozilla/m/1"
+        await one.sandbox.stop()
+        outcome = await provider.recall(one.push(token), vendor_id)
+        assert outcome.verdict is Verdict.RETRY
+        assert not outcome.maybe_sent
+
+
+async def test_who_cannot_says_so() -> None:
+    async with meeting("gotify") as one:
+        outcome = await one.provider.recall(one.push(one.sandbox.emulators["gotify"].address("t1")), None)
+        assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code="no_recall")
