@@ -54,15 +54,15 @@ class PresenceService:
         return negotiate(min_s=low, max_s=high, prefer_s=prefer, factor=self._rhythm.factor)
 
     def resume(self, devices: Iterable[Device], *, lease_s: float | None = None) -> None:
-        """After a start: everyone who was online gets a full lease from now."""
-        length_ms = int((lease_s or self.beat().lease_s) * 1000)
+        """After a start: everyone who was online gets a full lease from now; who had just gone, time to come back."""
+        full_ms = int((lease_s or self.beat().lease_s) * 1000)
         for device in devices:
             self.book.grant(
                 device.key,
                 session=device.session,
                 now_ms=self._clock.monotonic_ms(),
-                length_ms=length_ms,
-                facts=Facts(bool(device.background), device.open_conversation),
+                length_ms=full_ms if device.online else self._rhythm.linger_restart_ms,
+                facts=Facts(bool(device.background), device.open_conversation) if device.online else _LINGERING,
             )
 
     def connected(self, device: DeviceKey, session: int, beat: Beat, facts: Facts) -> None:

@@ -127,8 +127,10 @@ class HelloBody(Said):
 
 
 class NackBody(Said):
+    """What the device could not take in. `storage`: it has no room, so it acked nothing, and comes back for it."""
+
     id: MessageIdText
-    code: Literal["unknown_type", "undecodable", "too_big"]
+    code: Literal["unknown_type", "undecodable", "too_big", "storage"]
 
 
 class ReadBody(Said):

@@ -336,7 +336,7 @@ class DeviceService:
                 upto=upto,
                 cursor=None if body.cursor is None else self.inbox.unseal(body.cursor, device),
                 ids=tuple(dict.fromkeys(body.ids or ())),
-                nacks=tuple((one.id, one.code) for one in body.nack or ()),
+                nacks=tuple((one.id, one.code) for one in body.nack or () if one.code != "storage"),  # it stays owed
                 reads=tuple((one.conversation, one.read_seq) for one in body.read or ()),
                 receipts=tuple((one.id, one.what) for one in body.receipts or ()),
                 shared=tuple(self._readable(device, body.shared or ())),

@@ -113,13 +113,17 @@ def online_at(conn: Connection, node_id: str) -> list[Device]:
 
 _online = (
     select(*_columns)
-    .where(device.c.online_since_ms.is_not(None), device.c.offline_since_ms.is_(None), device.c.state != "gone")
+    .where(
+        device.c.online_since_ms.is_not(None),
+        or_(device.c.offline_since_ms.is_(None), device.c.offline_told == 0),
+        device.c.state != "gone",
+    )
     .order_by(device.c.app_id, device.c.user_id, device.c.device_id)
 )
 
 
 def online_devices(conn: Connection) -> list[Device]:
-    """Everyone whose row says online: what a starting relay must grant a fresh lease."""
+    """Everyone who is online as far as the backend was told: what a starting relay must grant a fresh lease."""
     return [device_of(row) for row in conn.execute(_online).all()]
 
 

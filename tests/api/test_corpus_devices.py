@@ -338,6 +338,15 @@ async def test_b082_ids_that_are_not_this_devices(face: Face) -> None:
         assert "acked" not in {one["state"] for one in trace["recipients"][0]["devices"]}
 
 
+async def test_a_device_without_room_says_so_and_is_offered_the_message_again(face: Face) -> None:
+    """Protocol 8.6: a full disk is no refusal of the message; nothing is acked, nothing is held."""
+    sent = await face.sent()
+    answer = await ack(face, {"nack": [{"id": sent, "code": "storage"}]})
+    assert (answer.status, answer.json["acked"]) == (200, 0)
+    assert [one["id"] for one in await face.inbox()] == [sent]
+    assert (await ack(face, {"ids": [sent]})).json["results"] == {sent: "acked"}
+
+
 async def test_b082_an_ack_of_what_came_through_the_vendor(face: Face) -> None:
     """It was never delivered by the relay itself, and is acked all the same."""
     sent = await face.sent()

@@ -1,0 +1,62 @@
+"""What a relay makes, when it starts, of devices that were online or had just gone when it stopped (protocol §6.6)."""
+
+import pytest
+from clocks import SetClock
+from house import House
+
+from relay.model import DeviceKey, Facts
+from relay.presence.service import PresenceService, Rhythm
+from relay.store.devices import online_devices
+from relay.store.engine import Engine
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: SetClock) -> House:
+    return await House(engine, clock).begin()
+
+
+class Rows:
+    """What presence asks of the inbox room, done on the rows themselves."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def went(self, device: DeviceKey, session: int, *, linger_ms: int, tell: bool) -> bool:
+        return await self._house.bye(f"{device.user_id}/{device.device_id}", linger_ms=linger_ms, tell=tell)
+
+    async def said(self, device: DeviceKey, session: int, facts: Facts) -> bool:
+        raise AssertionError("nobody sends a heartbeat")
+
+
+async def started(house: House, clock: SetClock) -> PresenceService:
+    presence = PresenceService(Rows(house), clock, Rhythm())
+    presence.resume(await house.engine.read(lambda conn, _: online_devices(conn)))
+    return presence
+
+
+async def offline(house: House) -> list[str]:
+    return [data["device"] for type_, data in await house.events() if type_ == "device.offline"]
+
+
+async def test_a_device_that_does_not_come_back_after_a_planned_restart_is_told_offline_once(
+    house: House, clock: SetClock
+) -> None:
+    for name in ("ann/away", "ann/back", "ann/left"):
+        await house.register(name)
+        await house.hello(name)
+    for name in ("ann/away", "ann/back"):
+        await house.bye(name, linger_ms=30_000, tell=False)  # as a drain says it
+    await house.bye("ann/left")
+    assert await offline(house) == ["left"]
+
+    presence = await started(house, clock)
+    welcome = await house.hello("ann/back")
+    presence.connected(house.key("ann/back"), welcome.session, presence.beat(), Facts(False, None))
+    clock.forward(s=29)
+    await presence.sweep()
+    assert await offline(house) == ["left"], "it has half a minute to come back"
+    clock.forward(s=3)
+    await presence.sweep()
+    assert sorted(await offline(house)) == ["away", "left"]
+    await (await started(house, clock)).sweep()
+    assert len(await offline(house)) == 2
