@@ -1,0 +1,71 @@
+"""Who a message is for (protocol 12.4): the first of several to ack it, or only some devices. F89, F90."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from house import House
+
+from relay.model import Scope
+from relay.store.engine import Engine
+
+CALLED = tuple(f"ann/{name}" for name in ("phone", "tablet", "desktop", "watch"))
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    return await House(engine, clock).begin()
+
+
+async def ends(house: House, type_: str) -> list[str]:
+    return [device for device, _ in await house.deliveries(type_)]
+
+
+async def test_f89_the_first_to_answer_a_call_ends_it_for_the_others(house: House, clock: Any) -> None:
+    for name in CALLED:
+        await house.register(name)
+        await house.hello(name)
+    await house.send(scope=Scope(first_ack_wins=True), type="call")
+    for name in CALLED:
+        assert len((await house.page(name)).ids) == 1
+    await house.ack("ann/tablet")
+    assert await ends(house, "delivery.acked") == ["tablet"]
+    assert await ends(house, "delivery.superseded") == ["desktop", "phone", "watch"]
+    await house.ack("ann/phone")
+    assert await ends(house, "delivery.acked") == ["tablet"], "it came too late, and changes nothing"
+    await house.register("ann/late")
+    await house.hello("ann/late")
+    assert (await house.page("ann/late")).gaps == [(0, 1, "superseded")]
+
+
+async def test_f89_of_answers_that_cross_the_first_to_commit_wins(house: House) -> None:
+    for name in CALLED:
+        await house.register(name)
+        await house.hello(name)
+    for _ in range(8):
+        await house.send(scope=Scope(first_ack_wins=True))
+        for name in CALLED:
+            await house.page(name)
+        await asyncio.gather(*[house.ack(name) for name in CALLED])
+    assert len(await ends(house, "delivery.acked")) == 8
+    assert len(await ends(house, "delivery.superseded")) == 8 * 3
+
+
+async def test_f90_what_is_for_some_devices_is_a_gap_for_the_others_and_holds_nobody_up(house: House) -> None:
+    for name, platform, version in (
+        ("ann/old", "ios", "5.3.9"),
+        ("ann/new", "ios", "5.4.0"),
+        ("ann/other", "android", "5.4.0"),
+    ):
+        await house.register(name, platform=platform, app_version=version)
+        await house.hello(name, app_version=version)
+    only = await house.send(scope=Scope(platforms=("ios",)), min_app_version="5.4", hold=False)
+    after = await house.send()
+    for name, has, gaps in (
+        ("ann/new", [only, after], []),
+        ("ann/old", [after], [(0, 1, "scope")]),
+        ("ann/other", [after], [(0, 1, "scope")]),
+    ):
+        page = await house.page(name)
+        assert (page.ids, page.gaps) == ([one.message_id for one in has], gaps)
+        assert (await house.ack(name)).acked_seq == 2
