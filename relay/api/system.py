@@ -21,18 +21,28 @@ LOOPBACK = frozenset({"127.0.0.1", "::"})  # ::1 as its /64
 
 
 class Readiness:
-    """Whether messages can be taken: the store takes writes, and nobody has asked us to stop."""
+    """Whether messages can be taken: the store takes writes, the loop turns, and nobody has asked us to stop."""
 
-    def __init__(self, engine: Engine, clock: Clock, *, full: Callable[[], bool] = lambda: False) -> None:
-        """`full`: the disk has less room than is kept in reserve."""
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        full: Callable[[], bool] = lambda: False,
+        turns: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`full`: the disk has less room than is kept in reserve. `turns`: the event loop does not stand still."""
         self._engine = engine
         self._full = full
+        self._turns = turns
         self._clock = clock
         self._probed_ms = 0
         self.draining = False
 
     async def ready(self) -> bool:
-        if self.draining or self._full() or self._engine.failed or not self._engine.trusted:
+        if self.draining or not self._turns() or self._full():
+            return False
+        if self._engine.failed or not self._engine.trusted:
             return False
         if self._clock.monotonic_ms() - self._probed_ms < PROBE_MS:
             return True

@@ -66,6 +66,7 @@ FIELDS: Final = frozenset(
             "signal",
             "size",
             "sockets",
+            "stack",
             "state",
             "status",
             "store",

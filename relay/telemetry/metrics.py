@@ -69,6 +69,9 @@ class Metrics:
             "relay_ledger_imbalance", "Users whose bookkeeping does not add up; must be 0.", ("what",), registry=r
         )
         self.loop_lag_seconds = Gauge("relay_loop_lag_seconds", "How late the event loop runs.", registry=r)
+        self.loop_blocked = Counter(
+            "relay_loop_blocked_total", "Times that the event loop stood still for more than a second.", registry=r
+        )
         self._answers = lru_cache(maxsize=1024)(self._labelled)  # finding a label's child is dearer than counting
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -105,6 +108,9 @@ class Metrics:
     def imbalanced(self, counts: Mapping[str, int]) -> None:
         for what, count in counts.items():
             self.ledger_imbalance.labels(what).set(count)
+
+    def blocked(self) -> None:
+        self.loop_blocked.inc()
 
     def lag(self, seconds: float) -> None:
         self.loop_lag_seconds.set(seconds)

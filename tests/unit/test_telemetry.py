@@ -426,6 +426,7 @@ NAMES = [
     "relay_log_dropped_total",
     "relay_sqlite_wal_reset_affected",
     "relay_loop_lag_seconds",
+    "relay_loop_blocked_total",
     "relay_store_queue",
 ]
 
@@ -468,6 +469,7 @@ def test_each_relay_counts_for_itself() -> None:
         (lambda m: m.in_flight(4), "relay_webhooks_in_flight 4.0"),
         (lambda m: m.late(2), "relay_webhook_late_total 2.0"),
         (lambda m: m.lag(0.25), "relay_loop_lag_seconds 0.25"),
+        (lambda m: m.blocked(), "relay_loop_blocked_total 1.0"),
     ],
 )
 def test_what_is_told_is_counted(tell: Callable[[Metrics], None], line: str) -> None:
