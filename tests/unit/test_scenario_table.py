@@ -1,4 +1,4 @@
-"""tests/README.md names tests that exist, for each fault scenario and each invariant; none has the number of what it calls open."""
+"""tests/README.md names tests that exist, for each fault scenario and invariant; none has the number of what it calls open."""
 
 import re
 from pathlib import Path
