@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from providers.contract import Outcome, Push, Verdict
-from providers.fields import Rule, Rules, matching, merged, mistakes, one_of, whole
+from providers.fields import Rule, Rules, is_json, matching, merged, mistakes, object_in, one_of, whole
 from providers.http import Refusal, json_body
 
 __all__ = ["KINDS", "Kind", "headers_of", "kind_of", "override_mistakes", "payload_of"]
@@ -215,7 +215,7 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
 
 def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
     """Every mistake in `{"headers": …, "payload": …}`, each a sentence."""
-    if not _is_json(dict(overrides), OVERRIDE_DEPTH_MAX):
+    if not is_json(dict(overrides), OVERRIDE_DEPTH_MAX):
         yield f"The override must be JSON, at most {OVERRIDE_DEPTH_MAX} levels deep."
         return
     for part, value in overrides.items():
@@ -223,29 +223,14 @@ def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
             yield f"{part[:64]!r} may not be overridden; headers and payload may."
         elif not isinstance(value, Mapping):
             yield f"{part} must be an object."
-    yield from mistakes(_object(overrides, "headers"), _HEADERS, under="headers.")
-    payload = _object(overrides, "payload")
+    yield from mistakes(object_in(overrides, "headers"), _HEADERS, under="headers.")
+    payload = object_in(overrides, "payload")
     if "aps" in payload and not isinstance(payload["aps"], Mapping):
         yield "payload.aps must be an object."
-    aps = _object(payload, "aps")
+    aps = object_in(payload, "aps")
     yield from mistakes({key: value for key, value in aps.items() if key in _APS}, _APS, under="payload.aps.")
-    volume = _object(aps, "sound").get("volume")
+    volume = object_in(aps, "sound").get("volume")
     if volume is not None and not _VOLUME.holds(volume):
         yield f"payload.aps.sound.volume must be {_VOLUME.must}."
     if len(json_body(dict(payload))) > VOIP_BYTES_MAX:
         yield f"payload must not be larger than {VOIP_BYTES_MAX} bytes."
-
-
-def _object(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = holder.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_json(value: Any, levels: int) -> bool:
-    if isinstance(value, dict):
-        return levels > 0 and all(isinstance(key, str) and _is_json(item, levels - 1) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return levels > 0 and all(_is_json(item, levels - 1) for item in value)
-    if isinstance(value, float):
-        return value - value == 0  # neither infinite nor NaN
-    return value is None or isinstance(value, str | int | bool)

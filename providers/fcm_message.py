@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from providers.contract import Push
+from providers.fields import is_json, object_in
 from providers.http import json_body
 
 __all__ = ["message_of", "override_mistakes", "payload_bytes", "ttl"]
@@ -174,7 +175,7 @@ def payload_bytes(message: Mapping[str, Any]) -> int:
     shared = {key: message[key] for key in ("data", "notification") if key in message}
     sizes = []
     for part in parts:
-        own = {f"{platform}.{key}": _object(message, platform).get(key) for platform, key in part}
+        own = {f"{platform}.{key}": object_in(message, platform).get(key) for platform, key in part}
         sizes.append(len(json_body(_present(shared | own))))
     return max(sizes)
 
@@ -195,7 +196,7 @@ def _merged(message: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 
 def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
     """Every mistake in overrides for FCM's `message`, each a sentence."""
-    if not _is_json(dict(overrides), OVERRIDE_DEPTH_MAX):
+    if not is_json(dict(overrides), OVERRIDE_DEPTH_MAX):
         yield f"The override must be JSON, at most {OVERRIDE_DEPTH_MAX} levels deep."
         return
     known = ("data", "notification", "android", "apns", "webpush", "fcm_options")
@@ -209,7 +210,7 @@ def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
     for where, keys in (
         ("notification", parts.get("notification", {})),
         ("android", android),
-        ("android.notification", _object(android, "notification")),
+        ("android.notification", object_in(android, "notification")),
         ("apns", parts.get("apns", {})),
         ("webpush", parts.get("webpush", {})),
     ):
@@ -217,8 +218,8 @@ def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{where}: write {key[:64]!r} in snake_case." for key in keys if key != key.lower())
     for where, data in (
         ("data", parts.get("data", {})),
-        ("android.data", _object(android, "data")),
-        ("webpush.data", _object(parts.get("webpush", {}), "data")),
+        ("android.data", object_in(android, "data")),
+        ("webpush.data", object_in(parts.get("webpush", {}), "data")),
     ):
         for key, value in data.items():
             if value is not None and not isinstance(value, str):
@@ -226,7 +227,7 @@ def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
             if _RESERVED_KEY.fullmatch(key):
                 yield f"{where}: the key {key[:64]!r} is reserved by FCM."
     for where in ("apns", "webpush"):
-        for value in _object(parts.get(where, {}), "headers").values():
+        for value in object_in(parts.get(where, {}), "headers").values():
             if value is not None and not (isinstance(value, str) and value.isprintable() and value.isascii()):
                 yield f"{where}.headers: every value must be a string of plain characters."
     life = android.get("ttl")
@@ -237,21 +238,6 @@ def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
     if android.get("priority") not in (None, "HIGH", "NORMAL", "high", "normal"):
         yield "android.priority must be HIGH or NORMAL."
     for holder in (parts, android, parts.get("apns", {}), parts.get("webpush", {})):
-        label = _object(holder, "fcm_options").get("analytics_label")
+        label = object_in(holder, "fcm_options").get("analytics_label")
         if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
             yield "fcm_options.analytics_label must be 1 to 50 of a-z A-Z 0-9 - _ . ~ %."
-
-
-def _object(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = holder.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_json(value: Any, levels: int) -> bool:
-    if isinstance(value, dict):
-        return levels > 0 and all(isinstance(key, str) and _is_json(item, levels - 1) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return levels > 0 and all(_is_json(item, levels - 1) for item in value)
-    if isinstance(value, float):
-        return value - value == 0  # neither infinite nor NaN
-    return value is None or isinstance(value, str | int | bool)

@@ -9,7 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Rule", "Rules", "flag", "matching", "merged", "mistakes", "one_of", "strings", "text", "whole"]
+__all__ = [
+    "Rule",
+    "Rules",
+    "flag",
+    "is_json",
+    "matching",
+    "merged",
+    "mistakes",
+    "object_in",
+    "one_of",
+    "strings",
+    "text",
+    "whole",
+]
 
 NAME_CHARS_MAX = 64  # of a name that is repeated in a sentence
 
@@ -85,6 +98,23 @@ def mistakes(given: Mapping[str, Any], rules: Rules, *, under: str = "") -> Iter
             yield from mistakes(value, rule, under=f"{where}.")
         else:
             yield f"{where} must be an object."
+
+
+def is_json(value: Any, levels: int) -> bool:
+    """Whether it can be written as JSON, of at most so many levels of objects and lists."""
+    if isinstance(value, dict):
+        return levels > 0 and all(isinstance(key, str) and is_json(item, levels - 1) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return levels > 0 and all(is_json(item, levels - 1) for item in value)
+    if isinstance(value, float):
+        return value - value == 0  # neither infinite nor NaN
+    return value is None or isinstance(value, str | int | bool)
+
+
+def object_in(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under `key`; an empty one if there is none."""
+    value = holder.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def merged(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from providers.contract import AddressInvalid, Push
+from providers.fields import is_json
 from providers.guard import Guard, Target, TargetRefused
 from providers.http import json_body
 from providers.webpush_crypto import AUTH_BYTES, base64url, from_base64, public_key
@@ -182,17 +183,7 @@ def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
     members = overrides.get("envelope", {})
     if not isinstance(members, Mapping):
         yield "envelope must be an object."
-    elif not _is_json(dict(members), OVERRIDE_DEPTH_MAX):
+    elif not is_json(dict(members), OVERRIDE_DEPTH_MAX):
         yield f"envelope must be JSON, at most {OVERRIDE_DEPTH_MAX} levels deep."
     else:
         yield from (f"envelope: {key!r} is the relay's own." for key in members if key in OURS)
-
-
-def _is_json(value: Any, levels: int) -> bool:
-    if isinstance(value, dict):
-        return levels > 0 and all(isinstance(key, str) and _is_json(item, levels - 1) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return levels > 0 and all(_is_json(item, levels - 1) for item in value)
-    if isinstance(value, float):
-        return value - value == 0  # neither infinite nor NaN
-    return value is None or isinstance(value, str | int | bool)

@@ -1,7 +1,7 @@
 """What readers share whose vendor is told with each push where to report, and signs nothing: the address holds a secret."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
@@ -10,7 +10,7 @@ from pydantic import HttpUrl, model_validator
 from providers.http import code_from
 from providers.receipts.contract import RECEIPTS_MAX, Garbled, PathSettings, short_id
 
-__all__ = ["CallbackSettings", "code_of", "echo", "form_json", "parsed", "tokens_of"]
+__all__ = ["CallbackSettings", "code_of", "echo", "form_json", "parsed", "reports"]
 
 FORM_FIELDS_MAX = 20
 
@@ -71,7 +71,20 @@ def form_json(body: bytes, field: str) -> tuple[Mapping[str, Any], Mapping[str, 
     return value, fields
 
 
-def tokens_of(targets: object, left: int = RECEIPTS_MAX) -> Iterator[str]:
+def reports(
+    tasks: Iterable[tuple[str, Any]], *, targets: str = "targets"
+) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """For each device of each task: the task's name, what is said of it, the token. Raises Garbled for too many."""
+    left = RECEIPTS_MAX
+    for name, said in tasks:
+        if not isinstance(said, dict):
+            continue
+        for token in _tokens_of(said.get(targets), left):
+            left -= 1
+            yield name, said, token
+
+
+def _tokens_of(targets: object, left: int) -> Iterator[str]:
     """Tokens in a list, or joined by commas with or without blanks. Raises Garbled for more than `left`."""
     listed = targets.split(",") if isinstance(targets, str) else targets
     if not isinstance(listed, list):

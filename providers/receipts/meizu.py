@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from providers.receipts.callback import CallbackSettings, code_of, form_json, tokens_of
+from providers.receipts.callback import CallbackSettings, code_of, form_json, reports
 from providers.receipts.contract import (
-    RECEIPTS_MAX,
     Callback,
     Fact,
     NotAuthentic,
@@ -60,18 +59,13 @@ class MeizuReceipts:
 
 
 def _receipts(messages: Mapping[str, Any]) -> Iterator[Receipt]:
-    left = RECEIPTS_MAX
-    for name, said in messages.items():
-        if not isinstance(said, dict):
-            continue
+    for name, said, token in reports(messages.items()):
         message_id, _, kind = name.rpartition("-")  # the id may have hyphens itself
         code = code_of(said.get("type")) or kind
-        for token in tokens_of(said.get("targets"), left):
-            left -= 1
-            yield Receipt(
-                fact=TYPES.get(code, Fact.UNKNOWN),
-                token=token,
-                vendor_id=short_id(message_id),
-                push_id=short_id(said.get("param")),
-                code=code_of(code),
-            )
+        yield Receipt(
+            fact=TYPES.get(code, Fact.UNKNOWN),
+            token=token,
+            vendor_id=short_id(message_id),
+            push_id=short_id(said.get("param")),
+            code=code_of(code),
+        )

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from providers.http import code_from
-from providers.receipts.callback import CallbackSettings, parsed, tokens_of
+from providers.receipts.callback import CallbackSettings, parsed, reports
 from providers.receipts.contract import (
-    RECEIPTS_MAX,
     Callback,
     Fact,
     Garbled,
@@ -54,21 +53,16 @@ class OppoReceipts:
 
 
 def _receipts(events: list[Any]) -> Iterator[Receipt]:
-    left = RECEIPTS_MAX
-    for event in events:
-        if not isinstance(event, dict):
-            continue
+    for _, event, token in reports((("", event) for event in events), targets="registrationIds"):
         code = code_from(event.get("eventType"))
         fact, reason, dead = EVENTS.get(code or "", (Fact.UNKNOWN, None, False))
-        for token in tokens_of(event.get("registrationIds"), left):
-            left -= 1
-            yield Receipt(
-                fact=fact,
-                token=token,
-                vendor_id=short_id(event.get("messageId")),
-                push_id=short_id(event.get("param")),
-                code=code,
-                reason=reason,
-                token_dead=dead,
-                at_ms=instant_ms(event.get("eventTime")),
-            )
+        yield Receipt(
+            fact=fact,
+            token=token,
+            vendor_id=short_id(event.get("messageId")),
+            push_id=short_id(event.get("param")),
+            code=code,
+            reason=reason,
+            token_dead=dead,
+            at_ms=instant_ms(event.get("eventTime")),
+        )

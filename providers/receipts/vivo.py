@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from providers.receipts.callback import CallbackSettings, code_of, parsed, tokens_of
+from providers.receipts.callback import CallbackSettings, code_of, parsed, reports
 from providers.receipts.contract import (
-    RECEIPTS_MAX,
     Callback,
     Fact,
     Garbled,
@@ -57,18 +56,13 @@ class VivoReceipts:
 
 
 def _receipts(tasks: Mapping[str, Any]) -> Iterator[Receipt]:
-    left = RECEIPTS_MAX
-    for task_id, said in tasks.items():
-        if not isinstance(said, dict):
-            continue
+    for task_id, said, token in reports(tasks.items()):
         code = code_of(said.get("ackType"))
-        for token in tokens_of(said.get("targets"), left):
-            left -= 1
-            yield Receipt(
-                fact=Fact.DELIVERED if code in {None, DELIVERED} else Fact.UNKNOWN,
-                token=token,
-                vendor_id=short_id(task_id),
-                push_id=short_id(said.get("param")),
-                code=code,
-                at_ms=instant_ms(said.get("ackTime")),
-            )
+        yield Receipt(
+            fact=Fact.DELIVERED if code in {None, DELIVERED} else Fact.UNKNOWN,
+            token=token,
+            vendor_id=short_id(task_id),
+            push_id=short_id(said.get("param")),
+            code=code,
+            at_ms=instant_ms(said.get("ackTime")),
+        )

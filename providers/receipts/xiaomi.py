@@ -8,9 +8,8 @@ from typing import Any
 
 from pydantic import field_validator
 
-from providers.receipts.callback import CallbackSettings, code_of, form_json, tokens_of
+from providers.receipts.callback import CallbackSettings, code_of, form_json, reports
 from providers.receipts.contract import (
-    RECEIPTS_MAX,
     Callback,
     Fact,
     NotAuthentic,
@@ -64,22 +63,17 @@ class XiaomiReceipts:
 
 
 def _receipts(messages: Mapping[str, Any]) -> Iterator[Receipt]:
-    left = RECEIPTS_MAX
-    for message_id, said in messages.items():
-        if not isinstance(said, dict):
-            continue
+    for message_id, said, token in reports(messages.items()):
         code = code_of(said.get("type"))
         number = int(code) if code is not None and code.isdigit() else 0
         fact, reason, dead = TYPES.get(number, (Fact.UNKNOWN, None, False))
-        for token in tokens_of(said.get("targets"), left):
-            left -= 1
-            yield Receipt(
-                fact=fact,
-                token=token,
-                vendor_id=short_id(message_id),
-                push_id=short_id(said.get("param")),
-                code=code,
-                reason=reason,
-                token_dead=dead,
-                at_ms=instant_ms(said.get("timestamp")),
-            )
+        yield Receipt(
+            fact=fact,
+            token=token,
+            vendor_id=short_id(message_id),
+            push_id=short_id(said.get("param")),
+            code=code,
+            reason=reason,
+            token_dead=dead,
+            at_ms=instant_ms(said.get("timestamp")),
+        )
