@@ -4,7 +4,7 @@ Every transaction of protocol 6.4 begins with `lock`, decides from what it finds
 gathered and written together, so that a batch costs a handful of statements, whatever its size.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store import readers
+from relay.store.ahead import Place, Window, windows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, emit
 from relay.store.readers import Read, Woken
@@ -149,14 +150,25 @@ class Locked(msgspec.Struct, kw_only=True):
 
     # --- what is outstanding ---
 
+    def notifiable(self, *, after: int, upto: int, limit: int) -> list[Entry]:
+        """The oldest entries in (after, upto] that are live and may be worth a notification."""
+        for window in self.together.windows.get(self.key, ()):
+            if (found := window.between(after, upto, limit)) is not None:
+                return found
+        return inbox_rows.notifiable_between(self.conn, self.key, self.now_ms, after=after, upto=upto, limit=limit)
+
+    def pushes(self, ids: Collection[str]) -> Mapping[str, inbox_rows.Push]:
+        """What these messages would show, by id."""
+        known = self.together.pushes.get(self.key.app_id, {})
+        missing = [id_ for id_ in ids if id_ not in known]
+        return known | inbox_rows.pushes_of(self.conn, self.key.app_id, missing) if missing else known
+
     def first_worth_telling(self, device: Device, *, after: int, upto: int) -> Entry | None:
         """The oldest entry in (after, upto] that the device has not acked and should be told about."""
         facts: UserFacts | None = None
         scan = SCAN
         while after < upto:
-            entries = inbox_rows.notifiable_between(
-                self.conn, self.key, self.now_ms, after=after, upto=upto, limit=scan
-            )
+            entries = self.notifiable(after=after, upto=upto, limit=scan)
             for entry in entries:
                 facts = facts or self.facts()
                 if not facts.of(device.device_id).has(entry.seq) and rules.worth_telling(
@@ -260,6 +272,17 @@ class Together:
     def __init__(self, conn: Conn, users: Sequence[UserKey]) -> None:
         self._conn = conn
         self._users = users
+        self.windows: dict[UserKey, list[Window]] = {}  # see `look_ahead`
+        self.pushes: dict[str, dict[str, inbox_rows.Push]] = {}  # likewise: by app and message
+
+    def look(self, now_ms: int, places: Sequence[Place], fresh: Mapping[UserKey, int]) -> None:
+        """See `look_ahead`. `fresh`: above which number the content is wanted, too."""
+        self.windows = windows(self._conn, now_ms, places)
+        ids: dict[str, set[str]] = {}
+        for key, after in fresh.items():
+            found = (entry for window in self.windows.get(key, ()) for entry in window.entries)
+            ids.setdefault(key.app_id, set()).update(entry.message_id for entry in found if entry.seq > after)
+        self.pushes = {app_id: inbox_rows.pushes_of(self._conn, app_id, some) for app_id, some in ids.items() if some}
 
     @cached_property
     def jobs(self) -> dict[UserKey, dict[str, PushJob]]:
@@ -294,6 +317,25 @@ class Together:
     @cached_property
     def holders(self) -> set[UserKey]:
         return device_rows.holders(self._conn, self._users)
+
+
+def look_ahead(users: Mapping[UserKey, Locked], devices: Iterable[DeviceKey], *, content: bool = False) -> None:
+    """Reads at once what these devices have been told of and may have to be, and of the latter the content.
+
+    Only for transactions that change no entries.
+    """
+    places: list[Place] = []
+    fresh: dict[UserKey, int] = {}  # from here on something is untold
+    for key in devices:
+        locked = users.get(key.user)
+        device = None if locked is None else locked.devices.get(key.device_id)
+        if locked is not None and device is not None:
+            told = max(device.acked_seq, device.pushed_seq)
+            places += [(locked.key, after, locked.head_seq) for after in sorted({device.acked_seq, told})]
+            fresh[locked.key] = min(told, fresh.get(locked.key, told))
+    if places:
+        one = next(iter(users.values()))
+        one.together.look(one.now_ms, places, fresh if content else {})
 
 
 def with_rows(conn: Conn, now_ms: int, inboxes: Mapping[UserKey, Inbox], policy_of: PolicyOf) -> dict[UserKey, Locked]:

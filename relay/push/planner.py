@@ -314,10 +314,15 @@ def _at_ms(wait: Wait) -> int:
     return wait.at_ms
 
 
+def is_silent(send: Send) -> bool:
+    """Whether the user sees nothing of it."""
+    return all(note.shows is None for note in send.notes)
+
+
 def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | None) -> Wait | None:
     """Until when a silent push waits, so that the vendor does not drop it: it lets through only so many an hour."""
     gap_ms = int(account.capabilities.silent_gap_s * 1000)
-    if woken_ms is None or now_ms >= woken_ms + gap_ms or any(note.shows is not None for note in send.notes):
+    if woken_ms is None or now_ms >= woken_ms + gap_ms or not is_silent(send):
         return None
     return Wait(at_ms=woken_ms + gap_ms, reason=Later.RATE)
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.inbox import rules
-from relay.inbox.locked import Locked, PolicyOf, flush, with_rows
+from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead, with_rows
 from relay.inbox.preferences import of_user, quiet_until
 from relay.inbox.reports import tell_device
 from relay.inbox.woken import news, wishes
@@ -30,6 +30,7 @@ from relay.push.planner import (
     Situation,
     Stop,
     Wait,
+    is_silent,
     plan,
     spared,
 )
@@ -92,6 +93,8 @@ def plan_due(
     beside = list(suspects)
     quarantined: list[Quarantined] = []
     calls: Counter[quota.Day] = Counter()
+    due_devices = [job.key for locked in users.values() for job in locked.jobs.values() if _claimable(job, now_ms)]
+    look_ahead(users, due_devices, content=True)
     for key, locked in users.items():
         views = apps[key.app_id]
         for device in locked.devices.values():
@@ -225,7 +228,7 @@ def _plan_one(
             grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
         )
     )
-    if isinstance(found, Send) and views[found.address.account].capabilities.silent_gap_s > 0:
+    if isinstance(found, Send) and views[found.address.account].capabilities.silent_gap_s > 0 and is_silent(found):
         account = found.address.account
         woken_ms = job_rows.last_wake_ms(locked.conn, device.key, account)
         return spared(found, views[account], now_ms=locked.now_ms, woken_ms=woken_ms) or found
@@ -258,11 +261,7 @@ def _told_count(locked: Locked, device: Device, views: Mapping[str, AccountView]
     limit = max((view.capabilities.collapse_keys_max or 0 for view in views.values()), default=0)
     if not limit or device.pushed_seq <= device.acked_seq:
         return 0
-    return len(
-        inbox_rows.notifiable_between(
-            locked.conn, locked.key, locked.now_ms, after=device.acked_seq, upto=device.pushed_seq, limit=limit
-        )
-    )
+    return len(locked.notifiable(after=device.acked_seq, upto=device.pushed_seq, limit=limit))
 
 
 def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[list[Item], int]:
@@ -273,9 +272,7 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
     mine = facts.of(device.device_id)
     worth: list[Entry] = []
     while after < upto:
-        entries = inbox_rows.notifiable_between(
-            locked.conn, locked.key, locked.now_ms, after=after, upto=upto, limit=ITEMS_MAX
-        )
+        entries = locked.notifiable(after=after, upto=upto, limit=ITEMS_MAX)
         worth += [
             entry
             for entry in entries
@@ -286,7 +283,7 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
         after = entries[-1].seq
     oldest, newest = worth[:1], worth[-(ITEMS_MAX - 1) :]
     kept = newest if oldest and oldest[0] in newest else oldest + newest
-    contents = inbox_rows.pushes_of(locked.conn, locked.key.app_id, {entry.message_id for entry in kept})
+    contents = locked.pushes({entry.message_id for entry in kept})
     items = [_item(entry, device, contents[entry.message_id]) for entry in kept if entry.message_id in contents]
     return items, len(worth)
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.inbox.addresses import lose_address
-from relay.inbox.locked import Locked, PolicyOf, flush
+from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead
 from relay.inbox.locked import lock as lock_users
 from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import Address, Device, PushJob
@@ -19,7 +19,6 @@ from relay.push.planner import ITEMS_MAX, TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
 from relay.store import dead, quota
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
@@ -45,6 +44,7 @@ def settle(
     """Writes results; None for one whose claim had passed to another worker."""
     users = lock_users(conn, now_ms, {one.attempt.device.user for one in settlements}, policy_of)
     addresses = device_rows.addresses_of(conn, users)
+    look_ahead(users, [one.attempt.device for one in settlements])
     ends, freed = [], []
     answers: list[Then | Exception | None] = []
     for one in settlements:
@@ -150,13 +150,8 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
         tell_device(locked, device, "device.unreachable", reason="told")
     outcome = one.result.outcome
     if outcome is not None and not one.attempt.knock:
-        entries = inbox_rows.notifiable_between(
-            locked.conn,
-            locked.key,
-            locked.now_ms,
-            after=one.attempt.send.from_seq - 1,
-            upto=one.attempt.send.upto_seq,
-            limit=ITEMS_MAX,
+        entries = locked.notifiable(
+            after=one.attempt.send.from_seq - 1, upto=one.attempt.send.upto_seq, limit=ITEMS_MAX
         )
         pushed: list[Reported] = [(entry, outcome.vendor_code) for entry in entries]
         if one.result.word == "accepted":

@@ -1,0 +1,91 @@
+"""Entries worth a notification, of many devices at once: what a batch of push jobs looks at, in one statement.
+
+One statement for each device costs more than all the rest of planning and settling its push.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import BigInteger, Text
+
+from relay.model import Entry, UserKey
+from relay.store.inbox import DECIDING, WITH_MESSAGE, entry_of
+from relay.store.schema import inbox_entry
+from relay.store.sql import is_sqlite, per_dialect
+
+SPAN = 16  # numbers looked at after a place; who lacks more is asked about by itself
+
+Place = tuple[UserKey, int, int]  # an inbox, and numbers in (after, upto]
+e = inbox_entry.c
+
+
+class Window(NamedTuple):
+    """All that is live and may be worth a notification in (after, upto] of one inbox, in order."""
+
+    after: int
+    upto: int
+    entries: list[Entry]
+
+    def between(self, after: int, upto: int, limit: int) -> list[Entry] | None:
+        """The first `limit` in (after, upto]; None if that cannot be told from here."""
+        if not self.after <= after <= self.upto:
+            return None
+        found = [one for one in self.entries if after < one.seq <= upto][:limit]
+        return found if upto <= self.upto or len(found) == limit else None
+
+
+@per_dialect
+def _in_windows(sqlite: bool) -> Select[Any]:
+    """What lies in two windows comes twice. All of a key comes from the list: so SQLite begins with that (see `among`)."""
+    columns: Any
+    if sqlite:
+        listed = func.json_each(bindparam("windows")).table_valued("value").c.value
+        columns = [func.json_extract(listed, f"$[{place}]") for place in range(4)]
+    else:
+        kinds = {"apps": Text(), "users": Text(), "afters": BigInteger(), "uptos": BigInteger()}
+        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()]
+        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", name="span")
+        columns = span.render_derived().c
+    app, user, after, upto = columns
+    return (
+        select(*DECIDING, e.app_id)
+        .select_from(WITH_MESSAGE)
+        .where(
+            e.app_id == app,
+            e.user_id == user,
+            e.seq > after,
+            e.seq <= upto,
+            e.notifiable == 1,
+            e.state == literal_column("'live'"),
+            e.expires_ms > bindparam("now"),
+        )
+    )
+
+
+def windows(conn: Connection, now_ms: int, places: Iterable[Place]) -> dict[UserKey, list[Window]]:
+    """What begins at each of these places, as far as SPAN numbers on."""
+    wanted = dict.fromkeys((*key, after, min(upto, after + SPAN)) for key, after, upto in places if after < upto)
+    entries: dict[UserKey, dict[int, Entry]] = {}
+    if wanted:
+        for row in conn.execute(_in_windows(conn), {"now": now_ms, **_listed(conn, list(wanted))}):
+            entry = entry_of(row)
+            entries.setdefault(UserKey(row.app_id, row.user_id), {})[entry.seq] = entry
+    found: dict[UserKey, list[Window]] = {}
+    for app_id, user_id, after, upto in wanted:
+        key = UserKey(app_id, user_id)
+        seen = entries.get(key, {})
+        inside = [seen[seq] for seq in sorted(seen) if after < seq <= upto]
+        found.setdefault(key, []).append(Window(after, upto, inside))
+    return found
+
+
+def _listed(conn: Connection, wanted: list[tuple[str, str, int, int]]) -> dict[str, Any]:
+    if is_sqlite(conn):
+        return {"windows": msgspec.json.encode(wanted).decode()}
+    return {
+        name: list(column)
+        for name, column in zip(("apps", "users", "afters", "uptos"), zip(*wanted, strict=True), strict=True)
+    }
