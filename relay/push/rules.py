@@ -12,7 +12,8 @@ class Then(StrEnum):
 
     TOLD = "told"  # pushed_seq rises; entries stay owed until acked
     AGAIN = "again"  # after a while
-    NEXT_ADDRESS = "next_address"
+    NEXT_ADDRESS = "next_address"  # this one is dead
+    ELSEWHERE = "elsewhere"  # the vendor will not have it; another of the device's addresses may be another vendor's
     BARE = "bare"  # once more, without content
     GIVE_UP = "give_up"  # this channel can't carry it; the message waits for sync
     PARK = "park"  # an operator must act
@@ -27,7 +28,7 @@ AFTER: dict[Verdict, Then] = {
     Verdict.ACCEPTED: Then.TOLD,
     Verdict.RETRY: Then.AGAIN,
     Verdict.TOKEN_DEAD: Then.NEXT_ADDRESS,
-    Verdict.REFUSED: Then.BARE,
+    Verdict.REFUSED: Then.ELSEWHERE,
     Verdict.TOO_LARGE: Then.BARE,
     Verdict.MISCONFIGURED: Then.PARK,
 }
@@ -37,12 +38,14 @@ AFTER: dict[Verdict, Then] = {
 class Result:
     """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer.
 
-    `broke`: there is no answer, as the adapter raised; its outcome stands for that.
+    `broke`: there is no answer, as the adapter raised; its outcome stands for that. `partly`: of its notifications some
+    were accepted before that.
     """
 
     outcome: Outcome | None
     cut_off: bool = False
     broke: bool = False
+    partly: bool = False
 
     @property
     def word(self) -> str:
@@ -57,7 +60,9 @@ def after(result: Result, form: str) -> Then:
     if result.outcome is None:
         return Then.FREE if result.cut_off else Then.MOOT
     then = AFTER[result.outcome.verdict]
-    if then is Then.BARE and form in {Form.WAKE, Form.KNOCK}:
+    if then is Then.ELSEWHERE and result.partly:  # all of it would show twice
+        then = Then.BARE
+    if then in {Then.BARE, Then.ELSEWHERE} and form in {Form.WAKE, Form.KNOCK}:
         return Then.GIVE_UP
     if then is Then.PARK and result.outcome.scope is not Scope.ACCOUNT:
         return Then.AGAIN

@@ -98,21 +98,27 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
     current = address_used(addresses, one.attempt.send.address)
     if current is None and then in {Then.TOLD, Then.GIVE_UP}:
         then = Then.MOOT  # what a token before this one was told may never have arrived
+    several = sum(a.state == "active" for a in addresses)
+    turn = job.tries // TRIES_PER_ADDRESS + 1  # of the next address
     match then:
         case Then.TOLD:
             _told(locked, device, job, one)
         case Then.GIVE_UP:
             _told(locked, device, job, one)
             _bury(locked, device, one)
-        case Then.AGAIN if one.passes_on and (several := sum(a.state == "active" for a in addresses)) > 1:
-            turn = job.tries // TRIES_PER_ADDRESS + 1
+        case Then.ELSEWHERE if turn < several:
+            locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=None))
+        case Then.ELSEWHERE if several > 1:  # nobody will have it: the first is told that there is something
+            bare_seq = max(1, one.attempt.send.upto_seq)
+            locked.put_job(replace(job, tries=0, bare_seq=bare_seq, retry_ms=None))
+        case Then.AGAIN if one.passes_on and several > 1:
             wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms))
         case Then.AGAIN:
             locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms))
         case Then.NEXT_ADDRESS:
             _dead(locked, device, job, one, current)
-        case Then.BARE:
+        case Then.BARE | Then.ELSEWHERE:
             locked.put_job(replace(job, tries=job.tries + 1, bare_seq=max(1, one.attempt.send.upto_seq), retry_ms=None))
         case Then.PARK:
             assert one.result.outcome is not None

@@ -204,7 +204,7 @@ class PushWorker:
             return Result(None, cut_off=True)
         self._calling.add(task)
         try:
-            return Result(await self._send(account, attempt))
+            return await self._send(account, attempt)
         except asyncio.CancelledError:
             if not self._cutting or task.uncancel() > 0:  # somebody else cancels as well
                 raise
@@ -215,7 +215,7 @@ class PushWorker:
         finally:
             self._calling.discard(task)
 
-    async def _send(self, account: Account, attempt: Attempt) -> Outcome:
+    async def _send(self, account: Account, attempt: Attempt) -> Result:
         """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
         retry = attempt.tries > 0
         outcomes: list[Outcome] = []
@@ -224,7 +224,7 @@ class PushWorker:
             token = self._open_token(address_place(attempt.device, address.account), address.token_sealed)
         except SealBroken:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
-            return Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken")
+            return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
         for note in attempt.send.notes:
             account.started(self._clock.monotonic_ms(), calls=1, retry=retry)
             outcome = BROKE
@@ -241,7 +241,8 @@ class PushWorker:
                 self._hold(account, attempt, note, outcome)
             elif outcome.verdict is not Verdict.ACCEPTED:
                 break
-        return worst([one for one in outcomes if not _of_a_sort(one)] or outcomes)
+        partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
+        return Result(worst([one for one in outcomes if not _of_a_sort(one)] or outcomes), partly=partly)
 
     def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> None:
         now_ms = self._clock.now_ms()

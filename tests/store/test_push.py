@@ -360,3 +360,42 @@ async def test_the_log_of_attempts_goes_with_the_entries_that_they_told_of(desk:
 
     assert await desk.inbox.prune([PHONE.user]) == 1
     assert await rows() == [(2, 2)]
+
+
+async def test_what_one_vendor_refuses_the_next_may_take(desk: Desk, clock: Any) -> None:
+    await _two_addresses(desk)
+    await desk.send()
+    clock.forward(s=1)
+    (first,) = await desk.plan()
+    assert await desk.settle(first, Verdict.REFUSED) is Then.ELSEWHERE
+    (second,) = await desk.plan()
+    assert [one.send.address.account for one in (first, second)] == ["v", "w"]
+    assert second.send.form == first.send.form, "with all that it says"
+    assert await desk.settle(second, Verdict.ACCEPTED) is Then.TOLD
+    await desk.send()
+    clock.forward(s=1)
+    (again,) = await desk.plan()
+    assert again.send.address.account == "v", "the next message may suit the first"
+
+
+async def test_what_all_refuse_is_a_bare_wake_up_of_the_first_and_then_dead(desk: Desk, clock: Any) -> None:
+    await _two_addresses(desk)
+    await desk.send()
+    clock.forward(s=1)
+    forms = []
+    for _ in range(3):
+        (attempt,) = await desk.plan()
+        forms.append((attempt.send.address.account, attempt.send.form))
+        then = await desk.settle(attempt, Verdict.REFUSED)
+    assert forms == [("v", "each"), ("w", "each"), ("v", "wake")]
+    assert then is Then.GIVE_UP
+    (listed,) = await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10))
+    assert (listed.account, listed.verdict) == ("v", "refused")
+
+
+async def _two_addresses(desk: Desk) -> None:
+    desk.views = dict.fromkeys(("v", "w"), VIEWS["v"])
+    addresses = tuple(
+        NewAddress(account=name, kind="token", token_sealed=b"s", token_hash=name.encode()) for name in ("v", "w")
+    )
+    await desk.inbox.register(Registration(device=PHONE, addresses=addresses))

@@ -16,8 +16,8 @@ TABLE = {
     (Verdict.RETRY, "*"): Then.AGAIN,
     (Verdict.TOKEN_DEAD, "*"): Then.NEXT_ADDRESS,
     (Verdict.MISCONFIGURED, "*"): Then.PARK,
-    (Verdict.REFUSED, Form.EACH): Then.BARE,
-    (Verdict.REFUSED, Form.SUMMARY): Then.BARE,
+    (Verdict.REFUSED, Form.EACH): Then.ELSEWHERE,
+    (Verdict.REFUSED, Form.SUMMARY): Then.ELSEWHERE,
     (Verdict.REFUSED, Form.WAKE): Then.GIVE_UP,
     (Verdict.REFUSED, Form.KNOCK): Then.GIVE_UP,
     (Verdict.TOO_LARGE, Form.EACH): Then.BARE,
@@ -50,6 +50,10 @@ def test_a_misconfiguration_of_one_target_parks_nobody_else(scope: Scope) -> Non
 def test_what_was_not_sent_is_moot(form: str) -> None:
     assert after(Result(None), form) is Then.MOOT
     assert Result(None).word == NOT_NEEDED
+
+
+def test_what_was_shown_in_part_is_not_shown_anew_elsewhere() -> None:
+    assert after(Result(Outcome(verdict=Verdict.REFUSED), partly=True), Form.EACH) is Then.BARE
 
 
 @given(st.lists(st.sampled_from(sorted(LEAVES)), min_size=1, max_size=6))
