@@ -268,6 +268,7 @@ class PushJob(Struct, frozen=True):
     claim_token: int
     claim_until_ms: int | None
     lost: int = 0  # attempts in a row that a process did not outlive
+    shown_seq: int = 0  # the newest that the device says it has shown
 
     @property
     def key(self) -> DeviceKey:
@@ -300,8 +301,6 @@ class Policy:
     separate_max: int = 3
     claim_ms: int = 30_000
     replay_window_ms: int = 7 * 86_400_000
-    shared_tail: int = 200  # numbers of a shared timeline that a device catches up with by itself
-    shared_retention_ms: int = 7 * 86_400_000
     shared_tail: int = 200  # numbers of a shared timeline that a device catches up with by itself
     shared_retention_ms: int = 7 * 86_400_000
     upgrade_pin_ms: int = 7 * 86_400_000

@@ -301,7 +301,7 @@ def _take_reads(locked: Locked, request: AckRequest) -> bool:
 
 
 def _take_receipts(locked: Locked, request: AckRequest) -> None:
-    """`shown` and `opened` are passed on to the sender."""
+    """`shown` and `opened` are passed on to the sender, and end reminders (protocol 7.5)."""
     if not request.receipts:
         return
     what = dict(request.receipts)
@@ -317,3 +317,4 @@ def _take_receipts(locked: Locked, request: AckRequest) -> None:
         "delivery.receipt",
         [(entry, what[entry.message_id]) for entry in entries],
     )
+    locked.note_shown(request.device.device_id, max((entry.seq for entry in entries), default=0))

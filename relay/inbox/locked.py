@@ -136,6 +136,14 @@ class Locked(msgspec.Struct, kw_only=True):
         self._jobs_changed.add(job.device_id)
         self.rearm(job.device_id)
 
+    def note_shown(self, device_id: str, seq: int) -> None:
+        """The device has shown this entry: what lies before needs no reminder."""
+        job = self.jobs.get(device_id)
+        if job is not None and seq > job.shown_seq:
+            job_rows.note_shown(self.conn, job.key, seq)
+            self.jobs[device_id] = replace(job, shown_seq=seq)
+            self.rearm(device_id)
+
     def rearm_all(self) -> None:
         for device_id in self.devices:
             self.rearm(device_id)
@@ -192,7 +200,9 @@ class Locked(msgspec.Struct, kw_only=True):
         shared_ms = first_untold_ms(self, device) if self.inbox.woken else None
         if shared_ms is not None:
             untold_ms = shared_ms if untold_ms is None else min(untold_ms, shared_ms)
-        return Outstanding(untold_ms=untold_ms, told=told, muted=self._muted)
+        shown = self.jobs[device.device_id].shown_seq if told and device.device_id in self.jobs else 0
+        seen = shown > low and self.first_worth_telling(device, after=shown, upto=middle) is None
+        return Outstanding(untold_ms=untold_ms, told=told, seen=seen, muted=self._muted)
 
     # --- shared timelines ---
 

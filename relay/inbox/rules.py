@@ -289,6 +289,7 @@ class Outstanding:
 
     untold_ms: int | None  # accept time of the oldest entry above `pushed_seq`: W(d) is not empty
     told: bool  # something at or below `pushed_seq`
+    seen: bool = False  # the newest of that was shown, says the device: the user knows
     muted: bool = False  # something is not worth telling only because the user does not want it
 
 
@@ -339,7 +340,7 @@ def rearm(
         return Rearmed(due_ms=None, reason=reason, told_ms=None)
     if not device.has_address:
         return Rearmed(due_ms=None, reason=Rest.NO_ADDRESS, told_ms=job.told_ms)
-    if device.state is DeviceState.DORMANT or job.knock >= len(policy.knocks_ms):
+    if device.state is DeviceState.DORMANT or outstanding.seen or job.knock >= len(policy.knocks_ms):
         return Rearmed(due_ms=None, reason=Rest.TOLD, told_ms=job.told_ms)
     told_ms = now_ms if job.told_ms is None else job.told_ms
     due_ms = max(told_ms + policy.knocks_ms[job.knock], job.retry_ms or 0)

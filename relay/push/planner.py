@@ -204,7 +204,8 @@ def plan(s: Situation) -> Plan:
         return _send(s, s.untold, knock=False)
     if not s.told:
         return Stop(reason=Rest.MUTED if s.muted else Rest.NOTHING_OWED)
-    if s.device.state is DeviceState.DORMANT or s.job.knock >= len(s.policy.knocks_ms):
+    seen = s.told[-1].entry.seq <= s.job.shown_seq
+    if s.device.state is DeviceState.DORMANT or seen or s.job.knock >= len(s.policy.knocks_ms):
         return Stop(reason=Rest.TOLD)
     due_ms = (s.job.told_ms or s.now_ms) + s.policy.knocks_ms[s.job.knock]
     if s.now_ms < due_ms:

@@ -66,6 +66,7 @@ def create_job(conn: Connection, key: DeviceKey) -> None:
                 "claim_token": 0,
                 "claim_until_ms": None,
                 "lost": 0,
+                "shown_seq": 0,
             }
         ],
     )
@@ -138,6 +139,14 @@ def set_rearmed(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, A
     else:
         named = [_row(key) | {_REARMED[name]: value for name, value in values.items()} for key, values in rows]
         update_rows(conn, push_job, named, key=_ROW, set_={c: f"v.{c}" for c in _REARMED.values()})
+
+
+_note_shown = update(push_job).where(*_here, j.shown_seq < bindparam("seq")).values(shown_seq=bindparam("seq"))
+
+
+def note_shown(conn: Connection, key: DeviceKey, seq: int) -> None:
+    """The device has shown the entry of this number; it only grows."""
+    conn.execute(_note_shown, _key(key) | {"seq": seq})
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

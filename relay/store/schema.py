@@ -376,6 +376,7 @@ push_job = _table(
     _int("claim_token"),
     _int("claim_until_ms", null=True),
     _int("lost", default=0),  # attempts in a row that a process did not outlive
+    _int("shown_seq", default=0),  # the newest that the device says it has shown: nothing reminds of what lies before
     key=("app_id", "user_id", "device_id"),
 )
 Index(

@@ -189,7 +189,7 @@ def _of_job(rows: Rows, device: Row, job: Row, policy: Any, now_ms: int) -> list
         return []
     if _sweep_pending(rows, device, now_ms):
         return []
-    if device["state"] == "dormant" or job["knock"] >= len(policy.knocks_ms):
+    if device["state"] == "dormant" or told[-1]["seq"] <= job["shown_seq"] or job["knock"] >= len(policy.knocks_ms):
         return [] if due is not None or reason == "told" else [f"(Q) I19: rests as {reason}: told"]
     if due is None:
         return [f"(Q) I19: {told[0]['seq']} was told and never knocks again"]

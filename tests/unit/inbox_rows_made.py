@@ -58,5 +58,6 @@ def job(**more: Any) -> PushJob:
         "bare_seq": 0,
         "address_index": 0,
         "claim_token": 0,
+        "shown_seq": 0,
     }
     return PushJob(**(values | more))

@@ -242,9 +242,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "conversation_id"),
         sqlite_strict=True,
     )
-    op.create_index(
-        "device_shared_by_place", "device_shared", ["app_id", "conversation_id", "acked_seq"], unique=False
-    )
+    op.create_index("device_shared_by_place", "device_shared", ["app_id", "conversation_id", "acked_seq"], unique=False)
     op.create_table(
         "device_token",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -571,6 +569,12 @@ def upgrade() -> None:
         sa.Column("claim_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column(
             "lost",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
+        sa.Column(
+            "shown_seq",
             sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
             server_default=sa.text("0"),
             nullable=False,
