@@ -48,7 +48,7 @@ class StreamApi:
             out.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             out.headers[hdrs.VARY] = hdrs.ORIGIN
         try:
-            first = await self.inbox.read(device, cursor, limit=PAGE_MAX)
+            first = await self.inbox.read(device, cursor, limit=min(PAGE_MAX, self.devices.window.entries))
         except CursorRefused as refused:
             await out.prepare(request)
             await out.write(resync_event(refused.extra["resync"]))

@@ -52,6 +52,10 @@ class Connection(Protocol):
         """There may be something new in a shared timeline that it follows."""
         ...
 
+    def acked(self, seq: int) -> None:
+        """The device has said beside this connection that it has everything up to `seq` of the inbox."""
+        ...
+
     def replaced(self) -> None:
         """A newer session has taken over."""
         ...
@@ -141,6 +145,12 @@ class Hub:
     def of_device(self, device: DeviceKey) -> int:
         """How many connections this device has here."""
         return sum(one.device == device for one in self._connections.get(device.user, ()))
+
+    def acked(self, device: DeviceKey, seq: int) -> None:
+        """An ack that came by a call of its own opens the windows of the device's connections here."""
+        for one in list(self._connections.get(device.user, ())):
+            if one.device == device:
+                one.acked(seq)
 
     @contextmanager
     def connected(self, connection: Connection) -> Iterator[None]:

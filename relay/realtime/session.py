@@ -429,6 +429,11 @@ class Session:
 
     # --- what the hub says ---
 
+    def acked(self, seq: int) -> None:
+        self._acked_seq = max(self._acked_seq, seq)
+        self._window.acked(INBOX, self._acked_seq)
+        self.look()
+
     def replaced(self) -> None:
         self._later(self._close(Close.REPLACED))
 
@@ -444,6 +449,10 @@ class Session:
         await self._close(Close.UNAUTHENTICATED)
 
     def ping(self) -> None:
+        if self._window.stalled(self._clock.monotonic_ms()):
+            log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
+            self._later(self._close(Close.SLOW))
+            return
         if self._missed_pongs >= protocol.PING_MISSES_MAX:
             self._later(self._close(Close.TRY_LATER))
             return

@@ -1,7 +1,7 @@
 """One event stream of a device, the one-way sibling of the socket (protocol 9.3).
 
-It sends what `page()` reads, from where it has come to; the client acks by POST. There is no window: the client's TCP
-window holds us back, and who does not read for 20 s is cut off.
+It sends what `page()` reads, from where it has come to. The client acks by POST, which opens the window anew; who does
+not read for 20 s is cut off, and so is who acks nothing for a minute although the window is full.
 """
 
 import asyncio
@@ -14,11 +14,13 @@ import structlog
 
 from relay.errors import Conflict, Problem, Unauthenticated
 from relay.inbox.batch import Batch
+from relay.inbox.cursor import INBOX
 from relay.inbox.service import Reading
 from relay.model import DeviceKey, Facts
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.service import DeviceService
+from relay.realtime.window import Window
 
 log = structlog.get_logger("relay.realtime")
 
@@ -70,6 +72,7 @@ class Stream:
         self._sent_seq = first.batch.from_seq
         self._head_seq = first.batch.head_seq
         self._told_caught_up = False
+        self._window = Window(entries=service.window.entries, bytes_=service.window.bytes)
         self._changed = asyncio.Event()
         self._look = True
         self._beat_due = False
@@ -131,12 +134,15 @@ class Stream:
             # The store is away. The stream stays; the poll of heads has us look again.
 
     async def _send_page(self) -> bool:
-        """Sends the next page if there is one; gives whether there may be more."""
+        """Sends the next page if the window allows and there is one; gives whether there may be more."""
+        room = await self._room()
+        if room is None:
+            return False
         batch, self._first = self._first, None
         first = batch is not None
         if batch is None:
             reading = await self._service.inbox.read_after(
-                self.device, self._sent_seq, limit=PAGE_MAX, bytes_max=protocol.WINDOW_BYTES
+                self.device, self._sent_seq, limit=min(PAGE_MAX, room[0]), bytes_max=room[1]
             )
             if reading.snap.device.session != self.session:
                 self._over = True
@@ -150,10 +156,18 @@ class Stream:
         if batch.to_seq == self._sent_seq and (self._told_caught_up or not batch.caught_up):
             return first
         self._sent_seq = batch.to_seq
+        self._window.sent(INBOX, batch.to_seq, entries=batch.entries, size=len(batch.json))
         self._told_caught_up = self._told_caught_up or batch.caught_up
         data = b'{"caught_up":' + _encode(batch.caught_up) + b"," + batch.json[1:]
         await self._write(event("batch", data, last=f"id: {batch.cursor}\n"))
         return batch.more or first  # the first was read before the hub knew of us
+
+    async def _room(self) -> tuple[int, int] | None:
+        """What may go now. An ack may have come to another node, which tells nobody here: so a full window looks itself."""
+        if self._window.room is None:
+            reading = await self._service.inbox.read_after(self.device, self._sent_seq, limit=1, bytes_max=1)
+            self._window.acked(INBOX, reading.snap.device.acked_seq)
+        return self._window.room
 
     async def _resync(self) -> None:
         data = await self._service.inbox.reset(self.device, reason="epoch")
@@ -179,7 +193,14 @@ class Stream:
     def look_at(self, timeline: str) -> None:
         """A stream follows no shared timelines."""
 
+    def acked(self, seq: int) -> None:
+        self._window.acked(INBOX, seq)
+        self.look()
+
     def ping(self) -> None:
+        if self._window.stalled(self._service.clock.monotonic_ms()):
+            log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
+            self._end()
         self._beat_due = True
         self._changed.set()
 

@@ -2,6 +2,8 @@
 
 from collections import deque
 
+STALLED_MS = 60_000
+
 
 class Window:
     """Batches that were sent and not acked, of all timelines together. One batch always finds room."""
@@ -12,6 +14,7 @@ class Window:
         self._sent: dict[str, deque[tuple[int, int, int]]] = {}  # (to_seq, entries, bytes)
         self._entries = 0
         self._bytes = 0
+        self._full_ms: int | None = None
 
     @property
     def room(self) -> tuple[int, int] | None:
@@ -33,8 +36,17 @@ class Window:
         waiting = self._sent.get(timeline, deque())
         while waiting and waiting[0][0] <= seq:
             _, entries, size = waiting.popleft()
+            self._full_ms = None
             self._entries -= entries
             self._bytes -= size
+
+    def stalled(self, now_ms: int) -> bool:
+        """Asked now and then: whether it has been full for a minute without an ack. Such a client is served later."""
+        if self.room is not None:
+            self._full_ms = None
+        elif self._full_ms is None:
+            self._full_ms = now_ms
+        return self._full_ms is not None and now_ms - self._full_ms >= STALLED_MS
 
     def forget(self, timeline: str) -> None:
         """No ack is to come for what was sent of this timeline."""

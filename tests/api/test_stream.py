@@ -5,12 +5,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from running_relay import Answer, Face
+from running_relay import Answer, Face, running
 
+from relay.inbox.ack import AckRequest
 from relay.model import DeviceKey
 from relay.push.building import DEFAULT_APP
 from relay.realtime.hub import Connection
@@ -206,6 +208,30 @@ async def test_an_ack_by_post_is_one(face: Face) -> None:
         assert answer.json["acked"] == 1
     trace = (await face.call("GET", f"/v1/messages/{id_}")).json
     assert trace["recipients"][0]["devices"][0]["state"] == "acked"
+
+
+async def test_nothing_beyond_the_window_comes_before_it_is_acked(tmp_path: Path) -> None:
+    """I29. An ack is a call of its own; where another node took it, the next look at the rows finds it."""
+    with running(tmp_path, {"RELAY_WINDOW__ENTRIES": "2", "RELAY_POLL__SESSION_S": "1"}) as relay:
+        async with aiohttp.ClientSession() as http:
+            face = Face(http, relay, "ann")
+            face.token = await face.device()
+            await greeted(face)
+            sent = [await face.sent(body=n) for n in range(6)]
+            async with stream(face, face.token) as events:
+                first = await events.next("batch")
+                assert ids(first) == sent[:2]
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await events.next("batch")
+                ack = {"cursor": first.id}
+                assert (await face.call("POST", "/v1/device/ack", ack, token=face.token)).json["acked"] == 2
+                second = await events.next("batch")
+                assert ids(second) == sent[2:4]
+                cursor = relay.relay.inbox.unseal(second.id or "", key(face))
+                elsewhere = AckRequest(device=key(face), cursor=cursor)
+                await at_relay(face, lambda: relay.relay.inbox.ack(elsewhere))
+                assert ids(await events.next("batch")) == sent[4:]
 
 
 async def test_signs_of_life_come_by_themselves_and_keep_the_device_online(face: Face) -> None:
