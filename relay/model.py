@@ -308,5 +308,4 @@ class Policy:
     dormant_ms: int = 30 * 86_400_000
     gone_ms: int = 180 * 86_400_000
     devices_max: int = 20
-    addresses_max: int = 8
     origins: tuple[str, ...] = ()

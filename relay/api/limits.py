@@ -17,7 +17,6 @@ from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 from relay.api.frames import Frames
 from relay.errors import CODES, RETRYABLE, Malformed, Problem, Throttled, TooLarge, Unauthenticated
 from relay.push.limits import Bucket
-from relay.strictjson import parse
 
 BODY_S: Final = 30.0
 BODY_SLOW_S: Final = 5.0  # from then on, a body must have come at this pace:
@@ -152,12 +151,6 @@ async def read_body(request: web.Request, *, limit: int) -> bytes:
     except (ConnectionError, web.RequestPayloadError):
         raise Malformed("The body was cut off or is not framed as announced.", code="malformed_http") from None
     return bytes(chunks)
-
-
-async def read_json(request: web.Request, limit: int) -> Any:
-    """The body as strict JSON. Raises what `check_content`, `read_body` and `strictjson.parse` raise."""
-    check_content(request)
-    return parse(await read_body(request, limit=limit))
 
 
 def _too_large(limit: int) -> TooLarge:

@@ -12,7 +12,6 @@ from relay.client.fingerprints import Extent, Row, Span, sum_of, within
 
 ROUNDS_MAX = 8
 RANGES_MAX = 256
-EXTRA_MAX = 200  # of what only the cache has, so much is told
 RowsOf = Callable[[str | None], Sequence[Row]]  # what counts as of an instant (RFC 3339; None: now)
 
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 BITS = 128
 PARTS = 16
-LIST_MAX = 64  # numbers of a range that are listed rather than split
 
 
 def fingerprint(seq: int, id_: str, h: str) -> int:

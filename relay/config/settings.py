@@ -242,7 +242,6 @@ class Limits(Section):
     devices_per_user: int = Field(20, ge=1, le=100)
     device_sends_per_s: float = Field(5, ge=0.1, le=1000)
     device_sends_burst: int = Field(50, ge=1, le=10_000)
-    addresses_per_device: int = Field(8, ge=1, le=8)
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)
     body_bytes: int = Field(128 * 1024, ge=1024, le=256 * 1024)
     batch_bytes: int = Field(1024 * 1024, ge=1024, le=4 * 1024 * 1024)
@@ -334,7 +333,6 @@ class Settings(Section):
             dormant_ms=_ms(retention.dormant_d * DAY_S),
             gone_ms=_ms(retention.gone_d * DAY_S),
             devices_max=self.limits.devices_per_user,
-            addresses_max=self.limits.addresses_per_device,
             origins=self.server.allowed_origins,
         )
 

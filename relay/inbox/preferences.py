@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from relay.model import Policy
 
-DAY_MIN = 24 * 60
 _CHAIN_MAX = 20  # quiet hours that follow each other; more than a week of them never ends
 
 

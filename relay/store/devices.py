@@ -101,16 +101,6 @@ def save_devices(conn: Connection, changes: Sequence[tuple[Device, Device]]) -> 
         conn.execute(_update(names), rows)
 
 
-_by_node = select(*_columns).where(
-    device.c.node_id == bindparam("node"), device.c.offline_since_ms.is_(None), device.c.state != "gone"
-)
-
-
-def online_at(conn: Connection, node_id: str) -> list[Device]:
-    """Devices whose sessions this node held."""
-    return [device_of(row) for row in conn.execute(_by_node, {"node": node_id}).all()]
-
-
 _online = (
     select(*_columns)
     .where(
@@ -213,17 +203,12 @@ def add_held(conn: Connection, key: DeviceKey, rows: Iterable[tuple[int, str]]) 
 
 
 _drop_held = delete(device_held).where(*_held_here, device_held.c.seq == bindparam("seq"))
-_drop_held_above = delete(device_held).where(*_held_here, device_held.c.seq > bindparam("seq"))
 
 
 def drop_held(conn: Connection, key: DeviceKey, seqs: Iterable[int]) -> None:
     rows = [_key(key) | {"seq": seq} for seq in seqs]
     if rows:
         conn.execute(_drop_held, rows)
-
-
-def drop_held_above(conn: Connection, key: DeviceKey, seq: int) -> None:
-    conn.execute(_drop_held_above, _key(key) | {"seq": seq})
 
 
 _set_tries = update(device_held).where(*_held_here, device_held.c.seq == bindparam("s")).values(tries=bindparam("n"))

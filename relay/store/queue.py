@@ -170,13 +170,6 @@ def due_users(conn: Connection, now_ms: int, *, limit: int, suspects: bool = Fal
     return list(dict.fromkeys(UserKey(row.app_id, row.user_id) for row in rows))
 
 
-_next_due = select(func.min(j.due_ms)).where(j.due_ms.is_not(None))
-
-
-def next_due_ms(conn: Connection) -> int | None:
-    return conn.execute(_next_due).scalar_one_or_none()
-
-
 @per_dialect
 def _lock_free(sqlite: bool) -> Select[Any]:
     return (

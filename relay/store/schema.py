@@ -272,7 +272,6 @@ device = _table(
     _int("contact_ms"),
     key=("app_id", "user_id", "device_id"),
 )
-Index("device_by_node", device.c.node_id, device.c.offline_since_ms)
 Index("device_by_contact", device.c.state, device.c.contact_ms)
 device_ack = _table(
     "device_ack",

@@ -64,10 +64,6 @@ def timelines(conn: Connection, keys: Iterable[TimelineKey]) -> dict[TimelineKey
     return _found(conn, keys, _timelines(conn))
 
 
-def timeline_of(conn: Connection, key: TimelineKey) -> Timeline | None:
-    return timelines(conn, [key]).get(key)
-
-
 def _found(conn: Connection, keys: Iterable[TimelineKey], statement: Select[Any]) -> dict[TimelineKey, Timeline]:
     apps: dict[str, list[str]] = {}
     for key in sorted(set(keys)):

@@ -24,7 +24,6 @@ FIELDS: Final = frozenset(
             "code",
             "count",
             "device",
-            "dropped",
             "elapsed_ms",
             "endpoint",
         ),
@@ -32,8 +31,6 @@ FIELDS: Final = frozenset(
             "event_id",
             "expires",
             "form",
-            "handlers",
-            "host",
             "key_id",
             "kind",
             "lag_ms",
@@ -44,13 +41,11 @@ FIELDS: Final = frozenset(
             "news",
             "node",
             "now",
-            "pending",
         ),
         *(
             "platform",
             "port",
             "provider",
-            "python",
             "reason",
             "removed",
             "request_id",
@@ -62,8 +57,6 @@ FIELDS: Final = frozenset(
         *(
             "seq",
             "session",
-            "sessions",
-            "signal",
             "size",
             "sockets",
             "stack",
@@ -74,7 +67,7 @@ FIELDS: Final = frozenset(
             "tries",
             "user",
         ),
-        *("vendor_code", "verdict", "version", "wait_ms", "worker"),
+        *("vendor_code", "verdict", "version", "wait_ms"),
     )
 )
 HASHED: Final = frozenset({"user", "device"})  # names of people and their things

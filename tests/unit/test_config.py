@@ -93,7 +93,6 @@ def test_the_policy_has_what_was_set(file: Path) -> None:
         upgrade_verify_h = 1
         [limits]
         devices_per_user = 3
-        addresses_per_device = 2
         """,
     ).policy()
     assert policy.origins == ("https://app.example", "http://localhost:3000")
@@ -103,7 +102,7 @@ def test_the_policy_has_what_was_set(file: Path) -> None:
     assert policy.replay_window_ms == 28 * 86_400_000
     assert (policy.dormant_ms, policy.gone_ms) == (864_000_000, 950_400_000)
     assert policy.upgrade_verify_ms == 3_600_000
-    assert (policy.devices_max, policy.addresses_max) == (3, 2)
+    assert policy.devices_max == 3
 
 
 def test_every_setting_of_the_policy_can_be_set(file: Path) -> None:
@@ -115,6 +114,7 @@ def test_every_setting_of_the_policy_can_be_set(file: Path) -> None:
         allowed_origins = ["https://a.example"]
         [app]
         create_users = true
+        device_sends = true
         require_idempotency_key = true
         sender_copies = false
         trust_presence = true
@@ -140,9 +140,9 @@ def test_every_setting_of_the_policy_can_be_set(file: Path) -> None:
         gone_d = 2
         upgrade_pin_d = 1
         upgrade_verify_h = 1
+        shared_d = 1
         [limits]
         devices_per_user = 1
-        addresses_per_device = 1
         """,
     ).policy()
     same = {name for name in Policy.__dataclass_fields__ if getattr(changed, name) == getattr(Policy(), name)}

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.inbox.preferences import (
-    DAY_MIN,
     NOTHING_SAID,
     Conversation,
     Level,
@@ -109,6 +108,7 @@ def test_a_device_that_knows_no_zone_is_taken_to_be_in_utc(nonsense: str | None)
 ZONES = st.sampled_from(
     [BERLIN, "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "UTC", "Africa/Casablanca"]
 )
+DAY_MIN = 24 * 60
 MINUTES = st.integers(0, DAY_MIN - 1)
 QUIETS = st.builds(
     lambda start, length, days: Quiet(start, (start + length) % DAY_MIN, tuple(sorted(days))),

@@ -8,6 +8,7 @@ from relay.api.schemas.base import Place
 KEY_HEADER = {"Idempotency-Key": "Makes a repeat of this send known as one: 1 to 128 of A-Z a-z 0-9 . _ : -"}
 CALLER = (
     "unauthenticated",
+    "token_expired",
     "forbidden",
     "rate_limited",
     "auth_throttled",

@@ -208,7 +208,6 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("device_by_contact", "device", ["state", "contact_ms"], unique=False)
-    op.create_index("device_by_node", "device", ["node_id", "offline_since_ms"], unique=False)
     op.create_table(
         "device_ack",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -738,7 +737,6 @@ def downgrade() -> None:
     op.drop_table("device_shared")
     op.drop_table("device_held")
     op.drop_table("device_ack")
-    op.drop_index("device_by_node", table_name="device")
     op.drop_index("device_by_contact", table_name="device")
     op.drop_table("device")
     op.drop_index(
