@@ -1,7 +1,7 @@
 """How deliveries end: one final state each, with the event for the sender in the same transaction (protocol 11)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,6 +13,7 @@ from relay.model import Device, Entry, EntryState, Kind
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id
+from relay.store.queue import attempt
 
 Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
 
@@ -43,7 +44,7 @@ def is_delivery(entry: Entry) -> bool:
 
 
 def tell(locked: Locked, device: Device | None, type_: str, items: Sequence[Reported]) -> None:
-    """Adds events of `type_` about these deliveries, at most 500 in each. No device: nobody had one."""
+    """Adds events of `type_` about these deliveries, some in each. No device: nobody had one."""
     device_id = None if device is None else device.device_id
     for chunk in _chunks(items):
         listed = []
@@ -94,6 +95,7 @@ class Ledger:
     def __init__(self, locked: Locked) -> None:
         self._locked = locked
         self._held: dict[int, set[str]] | None = None
+        self._attempts: dict[str, Any] = {}
 
     def passed_open(self, seq: int) -> set[str]:
         """Devices that passed this entry without being able to show it: their deliveries are open."""
@@ -110,6 +112,18 @@ class Ledger:
     def holds(self, entry: Entry, device: Device) -> bool:
         """Whether the device has this entry by a selective ack (one that is offered again does not count)."""
         return self._locked.acks_of(device.device_id).has(entry.seq)
+
+    def refusal(self, entry: Entry, device: Device) -> str | None:
+        """The vendor's code, if the last attempt to tell the device was about this entry and came to nothing."""
+        device_id, job = device.device_id, self._locked.jobs.get(device.device_id)
+        if device_id not in self._attempts:
+            tried = job is not None and job.claim_token
+            self._attempts[device_id] = attempt(self._locked.conn, device.key, tried) if tried else None
+        last = self._attempts[device_id]
+        if last is None or last.verdict == "accepted" or not last.from_seq <= entry.seq <= last.upto_seq:
+            return None
+        code: str | None = last.vendor_code
+        return code
 
     def concerned(self, entry: Entry, device: Device) -> bool:
         """Whether there is a delivery of this entry to this device at all."""
@@ -206,7 +220,7 @@ def _detail(entry: Entry, device: Device, ledger: Ledger) -> str:
         return "online_not_acked"
     if not device.has_address:
         return "no_address"
-    return "never_online"
+    return ledger.refusal(entry, device) or "never_online"
 
 
 def fail_device(locked: Locked, device: Device, *, detail: str) -> None:

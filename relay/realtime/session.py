@@ -122,8 +122,8 @@ class Session:
             body = HelloBody.model_validate(protocol.body_of(first), extra="ignore")
             greeted = await self._service.hello(self.device, body)
             token = await self._next_token()
-        except ValidationError:
-            await self._error(Malformed("The hello is not valid; see the protocol.", code="validation_failed"), ref)
+        except ValidationError as error:
+            await self._error(_mistake(error), ref)
             await self._close(Close.BAD_FRAME)
             return False
         except Problem as problem:
@@ -192,9 +192,7 @@ class Session:
             body = model.model_validate(protocol.body_of(frame), extra="ignore")
             return await self._handle(body, ref)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = "/" + "/".join(map(str, first["loc"]))
-            return await self._bad(Malformed(f"{where}: {first['msg']}"[:300], code="validation_failed"), ref)
+            return await self._bad(_mistake(error), ref)
         except CursorRefused as problem:
             await self._error(problem, ref)
             return True
@@ -493,3 +491,10 @@ async def _quietly(what: Any) -> None:
         await what
     except ConnectionError:
         return
+
+
+def _mistake(error: ValidationError) -> Malformed:
+    """The first mistake in a frame: where, and what would be right."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = "/" + "/".join(map(str, first["loc"]))
+    return Malformed(f"{where}: {first['msg']}"[:300], code="validation_failed")

@@ -281,7 +281,7 @@ def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, 
         conn.execute(_end, [_key(key) | dict(values) for key, values in rows])
 
 
-_one_attempt = select(_a.account, _a.from_seq, _a.upto_seq).where(
+_one_attempt = select(_a.account, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(
     _a.app_id == bindparam("app"),
     _a.user_id == bindparam("user"),
     _a.device_id == bindparam("device"),
@@ -290,7 +290,7 @@ _one_attempt = select(_a.account, _a.from_seq, _a.upto_seq).where(
 
 
 def attempt(conn: Connection, key: DeviceKey, token: int) -> Any | None:
-    """What the attempt under this claim was about: account, from_seq, upto_seq. None: it is no longer told of."""
+    """The attempt under this claim: account, from_seq, upto_seq, verdict, vendor_code. None: it is no longer told of."""
     return conn.execute(_one_attempt, _key(key) | {"token": token}).first()
 
 

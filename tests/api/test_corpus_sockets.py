@@ -99,6 +99,12 @@ async def test_a_first_frame_that_is_no_hello(face: Face, first: bytes) -> None:
     assert not (await face.call("GET", f"/v1/users/{face.user}/presence")).json["online"]
 
 
+async def test_a_hello_that_is_not_valid_is_told_where(face: Face) -> None:
+    async with dialled(face.of.port, face.token) as line:
+        line.say(frame(TEXT, b'{"type":"hello","schema":"seven"}'))
+        assert (await line.hear_of("error"))["detail"].startswith("/schema: ")
+
+
 async def test_b086_a_second_hello(face: Face) -> None:
     async with dialled(face.of.port, face.token, hello={}) as line:
         for _ in range(10):
