@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 
+ECHO_CHARS_MIN = 8
+
+
 class HttpProvider(ABC):
     """A vendor reached by HTTP. Subclasses translate; this class talks, renews and retries once."""
 
@@ -110,11 +113,11 @@ class HttpProvider(ABC):
 
     async def send(self, push: Push) -> Outcome:
         """See `Provider`."""
-        return self.known(push) or (await self._send_alike([push]))[0]
+        return _here(self.known(push)) or (await self._send_alike([push]))[0]
 
     async def send_many(self, pushes: Sequence[Push]) -> list[Outcome]:
         """See `BatchProvider`; a vendor that takes one token a call gets one call after the other."""
-        outcomes = {place: outcome for place, push in enumerate(pushes) if (outcome := self.known(push))}
+        outcomes = {place: outcome for place, push in enumerate(pushes) if (outcome := _here(self.known(push)))}
         left = [place for place in range(len(pushes)) if place not in outcomes]
         for group in alike(pushes, left, self.batch_max):
             found = await self._send_group([pushes[place] for place in group])
@@ -138,14 +141,17 @@ class HttpProvider(ABC):
         """See `RecallProvider`; only where `capabilities.recall` says so."""
 
         async def ask(credential: Credential) -> list[Outcome]:
-            request = self.encode_recall(push, vendor_id, credential.value)
+            try:
+                request = self.encode_recall(push, vendor_id, credential.value)
+            except Refusal as refusal:
+                return [replace(refusal.outcome, local=True)]
             outcome = self.decode_recall(await self.call(request))
             return [_without_private(outcome, self.private(push))]
 
-        outcome = self.known(push) or (await self._asked(ask, [push]))[0]
+        outcome = _here(self.known(push)) or (await self._asked(ask, [push]))[0]
         if outcome.verdict in {Verdict.ACCEPTED, Verdict.RETRY}:
             return outcome
-        return Outcome(verdict=Verdict.REFUSED, vendor_code=outcome.vendor_code)
+        return Outcome(verdict=Verdict.REFUSED, vendor_code=outcome.vendor_code, local=outcome.local)
 
     def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
         """The request that takes this push back. As pure as `encode`. May raise Refusal."""
@@ -186,7 +192,7 @@ class HttpProvider(ABC):
             scope = Scope.TOKEN if self.capabilities.own_hosts else Scope.ACCOUNT
             return [Outcome(verdict=Verdict.MISCONFIGURED, scope=scope, vendor_code=refused.code)] * len(pushes)
         except RequestInvalid:
-            return [Outcome(verdict=Verdict.REFUSED, vendor_code="request_invalid")] * len(pushes)
+            return [Outcome(verdict=Verdict.REFUSED, vendor_code="request_invalid", local=True)] * len(pushes)
         return [_refused_twice(outcome) for outcome in outcomes]
 
     def private(self, push: Push) -> list[str]:
@@ -224,7 +230,10 @@ class HttpProvider(ABC):
         while lean is not None:
             one = len(pushes) == 1
             leaner = [lean] if one else [replace(lean, token=push.token) for push in pushes]
-            request = self.encode(lean, credential.value) if one else self.encode_many(leaner, credential.value)
+            try:
+                request = self.encode(lean, credential.value) if one else self.encode_many(leaner, credential.value)
+            except Refusal as refusal:
+                return [replace(refusal.outcome, local=True)] * len(pushes)
             size = len(request.body) if request.payload_bytes is None else request.payload_bytes
             if size <= (request.payload_bytes_max or self.capabilities.payload_bytes_max):
                 response = await self.exchange(request, leaner, credential.value)
@@ -233,7 +242,11 @@ class HttpProvider(ABC):
                 cleaned = {outcome: _without_private(outcome, private) for outcome in dict.fromkeys(outcomes)}
                 return [cleaned[outcome] for outcome in outcomes]
             lean = slimmer(lean)
-        return [Outcome(verdict=Verdict.TOO_LARGE, vendor_code="measured_here")] * len(pushes)
+        return [Outcome(verdict=Verdict.TOO_LARGE, vendor_code="measured_here", local=True)] * len(pushes)
+
+
+def _here(outcome: Outcome | None) -> Outcome | None:
+    return None if outcome is None else replace(outcome, local=True)
 
 
 def _refused_twice(outcome: Outcome) -> Outcome:
@@ -245,10 +258,16 @@ def _refused_twice(outcome: Outcome) -> Outcome:
 
 
 def _without_private(outcome: Outcome, private: Sequence[str]) -> Outcome:
-    """The outcome without a code or an id in which the vendor echoes what it was sent."""
+    """The outcome without a code or an id in which the vendor echoes what it was sent.
+
+    A short word of a title ("1", "ok") stands in many a code by chance: it counts only if it is all of it.
+    """
 
     def clean(text: str | None) -> str | None:
-        return None if text is None or any(word in text for word in private) else text
+        echoes = text is not None and any(
+            word in text if len(word) >= ECHO_CHARS_MIN else word == text for word in private
+        )
+        return None if echoes else text
 
     code, vendor_id = clean(outcome.vendor_code), clean(outcome.vendor_id)
     if code == outcome.vendor_code and vendor_id == outcome.vendor_id:

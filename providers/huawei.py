@@ -33,7 +33,7 @@ PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
 BASE_URL = "https://push-api.cloud.huawei.com"
 TOKEN_URL = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # noqa: S105
 
-ACCEPTED, SOME_REFUSED, NO_RIGHT_TO_HIGH = "80000000", "80100000", "80300011"
+ACCEPTED, SOME_REFUSED, NO_RIGHT_TO_HIGH, NO_RECEIPTS = "80000000", "80100000", "80300011", "80300013"
 
 # §5, the rows that a send can meet; believed with status 200 and 400.
 VERDICTS: dict[str, tuple[Verdict, Scope]] = {
@@ -56,7 +56,9 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
         Verdict.REFUSED,
         Scope.MESSAGE,
     ),  # a message's own override; what we claim, `exchange` takes back
-    "80300013": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
+    # The receipts' address in AppGallery Connect: each message is refused for it, but the account is well, and goes on by
+    # itself when the address does (§5: FIX, message is refused).
+    NO_RECEIPTS: (Verdict.MISCONFIGURED, Scope.TOKEN),
     "80600003": (Verdict.REAUTH, Scope.ACCOUNT),
     "80000001": (Verdict.RETRY, Scope.MESSAGE),
     "81000001": (Verdict.RETRY, Scope.MESSAGE),
@@ -143,9 +145,15 @@ class HuaweiProvider(HuaweiFamily):
         return self._request(pushes, credential, self._words)
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
-        """See `HttpProvider`. A wake-up that Huawei gives no right to goes once more as a normal one (§5, 80300011)."""
+        """See `HttpProvider`. A wake-up that Huawei gives no right to goes once more as a normal one (§5, 80300011); where
+        it will not have the receipts' address (80300013), all goes without asking for receipts from then on."""
         response = await self.call(request)
-        if self._words.urgency_high and code_from(response.json().get("code")) == NO_RIGHT_TO_HIGH:
+        code = code_from(response.json().get("code"))
+        if code == NO_RECEIPTS and self._words.receipt_id is not None:
+            self._words = replace(self._words, receipt_id=None)
+            response = await self.call(self._request(pushes, credential, self._words))
+            code = code_from(response.json().get("code"))
+        if code == NO_RIGHT_TO_HIGH and self._words.urgency_high:
             return await self.call(self._request(pushes, credential, replace(self._words, urgency_high=False)))
         return response
 
@@ -177,7 +185,9 @@ class HuaweiProvider(HuaweiFamily):
             return [by_status(response, now_s=self.now(), code=code)] * count
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
-            return [Outcome(verdict=verdict, vendor_id=request_id(answer))] * count
+            unasked = self.config.receipt_id is not None and self._words.receipt_id is None
+            said = f"receipts_{NO_RECEIPTS}" if unasked else None
+            return [Outcome(verdict=verdict, vendor_id=request_id(answer), vendor_code=said)] * count
         return [Outcome(verdict=verdict, scope=scope, vendor_code=code)] * count
 
 

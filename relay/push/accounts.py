@@ -91,6 +91,8 @@ class Account:
         """Learns from one call's outcome."""
         self.in_flight -= 1
         match outcome.verdict:
+            case Verdict.REFUSED | Verdict.TOO_LARGE if outcome.local:
+                self.circuit.unasked(now_ms)
             case Verdict.RETRY if outcome.spent:  # nobody is ill and nothing too fast; SETTLE notes the day's end
                 self.circuit.succeeded(now_ms)
             case Verdict.RETRY if outcome.shut:

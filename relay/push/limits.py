@@ -138,6 +138,11 @@ class Circuit:
         else:
             self._calls.add(now_ms, hit=False)
 
+    def unasked(self, now_ms: int) -> None:
+        """The probe came to nothing: it was refused before the vendor saw it. The next call may be one."""
+        if self._open:
+            self._probe_at_ms = now_ms
+
     def failed(self, now_ms: int) -> None:
         self._good = 0
         if self._open:

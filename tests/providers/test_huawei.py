@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
-from providers.http import Response
+from providers.http import Request, Response
 from providers.huawei import HuaweiProvider
 from providers.huawei_message import Words, message_of
 from providers.loading import SettingsInvalid, configured
@@ -61,7 +61,7 @@ class TestHuaweiContract(ProviderContract):
         ("80300008", Verdict.TOO_LARGE, Scope.MESSAGE),
         ("80300010", Verdict.REFUSED, Scope.MESSAGE),
         ("80300011", Verdict.REFUSED, Scope.MESSAGE),
-        ("80300013", Verdict.MISCONFIGURED, Scope.ACCOUNT),
+        ("80300013", Verdict.MISCONFIGURED, Scope.TOKEN),
         ("80600003", Verdict.REAUTH, Scope.ACCOUNT),
         ("80000001", Verdict.RETRY, Scope.MESSAGE),
         ("81000001", Verdict.RETRY, Scope.MESSAGE),
@@ -398,3 +398,21 @@ def test_a_repeat_in_a_batch_has_the_same_content() -> None:
     assert body["message"]["token"] == ["t1", "t2"]
     alone = json.loads(made().encode(replace(one, token="t2"), "c").body)
     assert alone["message"] | {"token": 0} == body["message"] | {"token": 0}
+
+
+async def test_where_the_receipts_address_is_refused_all_goes_without_asking_for_receipts() -> None:
+    """Sheet §5, 80300013 and §9: an expired certificate of ours must not keep messages from phones."""
+    settings = {**SETTINGS, "receipt_id": "rcp-1", "receipts": {"user": "u", "secret": "s"}}
+    asked: list[bool] = []
+
+    def answer(request: Request) -> Response:
+        if "oauth-login" in request.url:
+            return LOGIN
+        asked.append(b"rcp-1" in request.body)
+        return hms("80300013") if asked[-1] else GOOD
+
+    provider = HuaweiProvider(configured(HuaweiProvider, settings), transport=Scripted(answer), now=lambda: NOW_S)  # type: ignore[arg-type]
+    for _ in range(2):
+        outcome = await provider.send(push())
+        assert (outcome.verdict, outcome.vendor_code) == (Verdict.ACCEPTED, "receipts_80300013")
+    assert asked == [True, False, False]

@@ -23,7 +23,8 @@ SHEET: dict[str, tuple[Verdict, Scope]] = {
     **dict.fromkeys(("reset", "cut", "garbage"), RETRY),
     # A fresh bearer is refused, too.
     **dict.fromkeys(("autherror", "expired", "oauth", "revoked"), CONFIG),
-    **dict.fromkeys(("noapp", "badreceipt", "fingerprint", "notfound"), CONFIG),
+    **dict.fromkeys(("noapp", "fingerprint", "notfound"), CONFIG),
+    "badreceipt": (Verdict.MISCONFIGURED, Scope.TOKEN),
     **dict.fromkeys(("unregistered", "alldead"), DEAD),
     "toobig": (Verdict.TOO_LARGE, Scope.MESSAGE),
     "toomany": REFUSED,

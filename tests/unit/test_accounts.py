@@ -62,3 +62,20 @@ def test_of_several_answers_that_ask_for_a_pause_the_longest_holds() -> None:
     account.ended(2_000, too_many(5))
 
     assert account.view(3_000, 0).closed_for_ms == 298_000
+
+
+@pytest.mark.parametrize("verdict", [Verdict.REFUSED, Verdict.TOO_LARGE])
+def test_what_was_refused_without_asking_says_nothing_of_the_vendor(verdict: Verdict) -> None:
+    account = account_of("v")
+    for now_ms in range(0, 3_000, 100):
+        account.started(now_ms, calls=1, retry=False)
+        account.ended(now_ms, Outcome(verdict=Verdict.RETRY))
+    for now_ms in range(10_000, 11_000, 100):
+        account.started(now_ms, calls=1, retry=False)
+        account.ended(now_ms, Outcome(verdict=verdict, local=True))
+    assert account.view(11_000, 0).ill_for_ms > 0, "nobody has asked it"
+    assert account.view(11_000, 0).closed_for_ms == 0, "so the next call may be the probe"
+    for _ in range(3):
+        account.started(11_000, calls=1, retry=False)
+        account.ended(11_000, Outcome(verdict=verdict))
+    assert account.view(11_000, 0).ill_for_ms == 0, "a refusal of its own shows that it is well"
