@@ -12,11 +12,19 @@ def path(face: Face) -> str:
 
 
 async def test_members_join_and_leave_and_are_listed_page_by_page(face: Face, path: str) -> None:
-    assert (await face.call("PUT", path, {"add": ["ann", "bob", "cid"]})).json == {"version": 1, "members": 3, "type": "group"}
+    assert (await face.call("PUT", path, {"add": ["ann", "bob", "cid"]})).json == {
+        "version": 1,
+        "members": 3,
+        "type": "group",
+    }
     assert (await face.call("GET", f"{path}?limit=2")).json == {"members": ["ann", "bob"], "after": "bob"}
     assert (await face.call("GET", f"{path}?after=bob")).json == {"members": ["cid"], "after": None}
     assert (await face.call("DELETE", f"{path}/bob")).status == 204
-    assert (await face.call("PUT", path, {"add": ["dee"], "remove": ["ann"]})).json == {"version": 3, "members": 2, "type": "group"}
+    assert (await face.call("PUT", path, {"add": ["dee"], "remove": ["ann"]})).json == {
+        "version": 3,
+        "members": 2,
+        "type": "group",
+    }
     assert (await face.call("DELETE", path.removesuffix("/members"))).status == 204
     assert (await face.call("GET", path)).json["members"] == []
 
