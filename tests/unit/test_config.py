@@ -142,8 +142,6 @@ def test_every_setting_of_the_policy_can_be_set(file: Path) -> None:
         upgrade_verify_h = 1
         shared_d = 1
         shared_tail = 1
-        shared_d = 1
-        shared_tail = 1
         [limits]
         devices_per_user = 1
         """,
