@@ -44,6 +44,7 @@ from relay.push.reload import Reloader
 from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
+from relay.realtime.advice import Versions
 from relay.realtime.hub import Hub
 from relay.realtime.protocol import WindowBody
 from relay.realtime.service import DeviceService
@@ -164,6 +165,7 @@ class Relay:
             seal_token=self.tokens.seal,
             node_id=self.node_id,
             poll_client_s=settings.poll.client_s,
+            versions=Versions(settings.app.min_app_version, settings.app.recommended_app_version),
             window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
             comparisons=limits.RateLimiter(rate_per_s=COMPARISONS_PER_H / 3600, burst=COMPARISONS_PER_H),
             rounds=limits.RateLimiter(rate_per_s=ROUNDS_PER_H / 3600, burst=ROUNDS_PER_H),

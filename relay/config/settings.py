@@ -17,6 +17,7 @@ DAY_S: Final = 86_400
 TTL_S_MAX: Final = 28 * DAY_S
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_VERSION = re.compile(r"(?:[0-9][0-9A-Za-z.+-]{0,63})?")
 _START = re.compile(r"retained|now|days:([1-9]|[1-9][0-9]|[12][0-9][0-9]|3[0-5][0-9]|36[0-5])")
 _HOURS = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
 _OFFSET = re.compile(r"[+-](0[0-9]|1[0-4]):[0-5][0-9]")
@@ -142,6 +143,10 @@ class App(Section):
     ttl_s: int = Field(7 * DAY_S, ge=1, le=TTL_S_MAX)
     inbox_max: int = Field(10_000, ge=1, le=10_000)
     privacy: Literal["full", "title", "none"] = "full"
+    min_app_version: Annotated[str, _matches(_VERSION)] = Field("", description='a version like "5.0.0", or empty')
+    recommended_app_version: Annotated[str, _matches(_VERSION)] = Field(
+        "", description='a version like "5.4.0", or empty'
+    )
 
 
 class DeviceJwt(Section):

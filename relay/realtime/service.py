@@ -21,6 +21,7 @@ from relay.model import DeviceKey, Facts, Policy
 from relay.presence.rules import Beat
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
+from relay.realtime.advice import Versions
 from relay.realtime.protocol import (
     ACK_IDS_MAX,
     AckBody,
@@ -75,7 +76,7 @@ class DeviceService:
     node_id: str
     poll_client_s: int = 5
     window: WindowBody = field(default_factory=WindowBody)  # the largest that is granted
-    upgrade_advice: dict[str, Any] | None = None
+    versions: Versions = field(default_factory=Versions)
     comparisons: Rate = field(default_factory=Unlimited)  # how often a device may begin to compare
     rounds: Rate = field(default_factory=Unlimited)  # how many rounds all its comparisons may have
     _comparing: int = 0
@@ -92,7 +93,7 @@ class DeviceService:
         window = WindowBody(
             entries=min(body.window.entries, self.window.entries), bytes=min(body.window.bytes, self.window.bytes)
         )
-        answer = self._answer(device, welcome, beat, window)
+        answer = self._answer(device, welcome, beat, window, body.app_version)
         await self._greet_shared(device, body.cursors, welcome, answer)
         repairing = body.store is not None and body.store.repair
         if body.digest is not None and welcome.verdict is not Verdict.RESYNC and (welcome.upgrade or repairing):
@@ -180,7 +181,9 @@ class DeviceService:
             raise Invalid(f"{errors[0].pointer}: {errors[0].detail}.", errors=tuple(errors))
         return tuple(out)
 
-    def _answer(self, device: DeviceKey, welcome: Welcome, beat: Beat, window: WindowBody) -> dict[str, Any]:
+    def _answer(
+        self, device: DeviceKey, welcome: Welcome, beat: Beat, window: WindowBody, app_version: str | None
+    ) -> dict[str, Any]:
         policy = self.policy_of(device.app_id)
         answer: dict[str, Any] = {
             "verdict": welcome.verdict,
@@ -199,7 +202,7 @@ class DeviceService:
             "addresses": [{"account": account, "state": state} for account, state in welcome.addresses],
             "next_poll_s": self.poll_client_s,
             "now": rfc3339(self.clock.now_ms()),
-            "advice": self.upgrade_advice or {"min_app_version": None, "upgrade": "none"},
+            "advice": self.versions.advice(app_version),
         }
         if welcome.loss is not None:
             answer["loss"] = welcome.loss

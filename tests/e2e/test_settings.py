@@ -162,3 +162,17 @@ async def test_events_are_kept_as_long_as_the_operator_wants(tmp_path: Path) -> 
         served.clock.added_ms = 2 * DAY_MS + 60_000
         await served.relay.webhooks.tidy()
         assert not await events()
+
+
+async def test_an_old_app_is_advised_to_upgrade_and_served_all_the_same(tmp_path: Path) -> None:
+    settings = {"APP__MIN_APP_VERSION": "5.0.0", "APP__RECOMMENDED_APP_VERSION": "5.10"}
+    async with serving(tmp_path, **settings) as at:
+        token = await at.device()
+        await at.send("hello")
+        told = {}
+        for version in ("4.9.9", "5.0.0", "5.9", "5.10", None):
+            body = {"store": {"id": "s"}} | ({} if version is None else {"app_version": version})
+            status, answer = await at.call("PUT", "/v1/device", body, token=token)
+            assert (status, answer["missing"], answer["advice"]["min_app_version"]) == (200, 1, "5.0.0")
+            told[version] = answer["advice"]["upgrade"]
+        assert told == {"4.9.9": "required", "5.0.0": "recommended", "5.9": "recommended", "5.10": "none", None: "none"}
