@@ -10,7 +10,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,15 @@ from relay.client import news, said
 from relay.client.cache_file import Migration, opened
 from relay.client.fingerprints import Extent, Row
 from relay.client.outbox import Outbox, own_entry
+from relay.client.outcome import Moved, Outcome
+from relay.client.shared_store import HOLES, SharedStore
 from relay.client.steps import UNKNOWN_SEQ, Position
 from relay.client.wire import CARRIES_BODY, KNOWN_KINDS, Entry, Page, Received, hash_of, instant_ms, stored_entry
 from relay.ids import is_message_id, tag_of_id
 
 INBOX = "inbox"
-HOLES = frozenset({"held", "skipped", "pruned"})  # gaps that may be filled later
 RANK = {"raw": 0, "fallback": 1, "full": 2}
 Check = Callable[[news.Message], None]  # raises ValueError for a message that this version of the app can't use
-
-
-class Moved(Exception):  # noqa: N818 - an outcome
-    """Another process has stored something meanwhile; `position` is where the database stands."""
-
-    def __init__(self, position: Position) -> None:
-        super().__init__()
-        self.position = position
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a transaction came to: where the database stands now, words owed to the relay, news for the app."""
-
-    position: Position
-    words: dict[str, dict[str, Any]] = field(default_factory=dict)
-    told: list[news.News] = field(default_factory=list)
 
 
 class Cache:
@@ -65,6 +48,7 @@ class Cache:
         self._types = None if types is None else frozenset(types)
         self._check = check
         self.outbox = Outbox(self._transaction, self._rows)
+        self.shared = SharedStore(self._transaction, self._rows, self._take)
 
     def close(self) -> None:
         self._db.close()
@@ -154,19 +138,22 @@ class Cache:
             mended = self._take(page.received, outcome)
             self._take_gaps(page)
             for one in page.received:
-                db.execute("DELETE FROM hole WHERE from_seq >= ? AND to_seq <= ?", (one.entry.seq - 1, one.entry.seq))
+                db.execute(
+                    "DELETE FROM hole WHERE timeline = ? AND from_seq >= ? AND to_seq <= ?",
+                    (INBOX, one.entry.seq - 1, one.entry.seq),
+                )
             self._put_words(outcome.words)
         return outcome, mended
 
-    def _take(self, received: Sequence[Received], outcome: Outcome) -> int:
+    def _take(self, received: Sequence[Received], outcome: Outcome, timeline: str = INBOX) -> int:
         changed = 0
         by_tag = bool(self._one("SELECT by_tag FROM store")[0])
         for one in received:
             entry = one.entry
             if entry.carries_body and entry.kind in CARRIES_BODY:
-                changed += self._take_message(one, outcome, by_tag=by_tag)
+                changed += self._take_message(one, outcome, by_tag=by_tag, timeline=timeline)
             elif entry.kind == "recall":
-                self._end(entry.of, "recalled", entry.seq, outcome)
+                self._end(entry.of, "recalled", entry.seq, outcome, timeline)
             elif entry.kind == "read" and entry.conversation_id is not None:
                 outcome.told.append(news.ReadElsewhere(entry.conversation_id, entry.read_seq or 0))
             else:
@@ -183,7 +170,9 @@ class Cache:
             (entry.id, entry.seq, entry.kind, one.raw),
         )
 
-    def _take_message(self, one: Received, outcome: Outcome, *, by_tag: bool, numbered: bool = True) -> int:
+    def _take_message(
+        self, one: Received, outcome: Outcome, *, by_tag: bool, numbered: bool = True, timeline: str = INBOX
+    ) -> int:
         entry = one.entry
         form, refusal = self._judged(one)
         known = self._known(entry.id, by_tag=by_tag)
@@ -203,16 +192,16 @@ class Cache:
             outcome.told.append(news.MessageChanged(news.Message.of(entry, form, place)))
         else:
             changed = False
-        if refusal is not None:
+        if refusal is not None and timeline == INBOX:  # of what is shared, nothing is owed to this device alone
             outcome.words.update([said.nack(entry.id, refusal)])
         if numbered and entry.seq > 0:
-            self._enter(one, kept, expires_ms)
+            self._enter(one, kept, expires_ms, timeline)
         if entry.collapse_key is not None and entry.kind == "message":
             older = self._db.execute(
-                "SELECT kept FROM ledger WHERE collapse_key = ? AND seq < ? AND ended_by IS NULL",
-                (entry.collapse_key, entry.seq),
+                "SELECT kept FROM ledger WHERE timeline = ? AND collapse_key = ? AND seq < ? AND ended_by IS NULL",
+                (timeline, entry.collapse_key, entry.seq),
             ).fetchall()
-            self._end([id_ for (id_,) in older if id_ != kept], "superseded", entry.seq, outcome)
+            self._end([id_ for (id_,) in older if id_ != kept], "superseded", entry.seq, outcome, timeline)
         return int(changed)
 
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
@@ -257,28 +246,29 @@ class Cache:
             return "raw", "undecodable"
         return entry.form if entry.form in RANK else "full", None
 
-    def _enter(self, one: Received, kept: str, expires_ms: int | None) -> None:
+    def _enter(self, one: Received, kept: str, expires_ms: int | None, timeline: str) -> None:
         entry = one.entry
         if entry.h is None:
             return
         if entry.kind == "release":
             self._db.execute(
-                "UPDATE ledger SET ended_by = ? WHERE id = ? AND seq < ? AND ended_by IS NULL",
-                (entry.seq, entry.id, entry.seq),
+                "UPDATE ledger SET ended_by = ? WHERE timeline = ? AND id = ? AND seq < ? AND ended_by IS NULL",
+                (entry.seq, timeline, entry.id, entry.seq),
             )
         self._db.execute(
             "INSERT INTO ledger (timeline, seq, id, h, expires_ms, collapse_key, kept) VALUES (?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (timeline, seq) DO UPDATE SET id = excluded.id, h = excluded.h, kept = excluded.kept,"
             " expires_ms = excluded.expires_ms, collapse_key = excluded.collapse_key",
-            (INBOX, entry.seq, entry.id, entry.h, expires_ms, entry.collapse_key, kept),
+            (timeline, entry.seq, entry.id, entry.h, expires_ms, entry.collapse_key, kept),
         )
 
-    def _end(self, ids: Sequence[str], why: str, by_seq: int, outcome: Outcome) -> None:
+    def _end(self, ids: Sequence[str], why: str, by_seq: int, outcome: Outcome, timeline: str = INBOX) -> None:
         ended = []
         for id_ in ids:
             self._db.execute(
-                "UPDATE ledger SET ended_by = ? WHERE (id = ? OR kept = ?) AND seq < ? AND ended_by IS NULL",
-                (by_seq, id_, id_, by_seq),
+                "UPDATE ledger SET ended_by = ?"
+                " WHERE timeline = ? AND (id = ? OR kept = ?) AND seq < ? AND ended_by IS NULL",
+                (by_seq, timeline, id_, id_, by_seq),
             )
             changed = self._db.execute(
                 "UPDATE message SET ended = ?, raw = '' WHERE id = ? AND ended IS NULL", (why, id_)
@@ -300,8 +290,8 @@ class Cache:
         with self._transaction() as db:
             here = self.position
             if position.epoch != here.epoch:
-                db.execute("DELETE FROM ledger")
-                db.execute("DELETE FROM hole")
+                db.execute("DELETE FROM ledger WHERE timeline = ?", (INBOX,))
+                db.execute("DELETE FROM hole WHERE timeline = ?", (INBOX,))
                 db.execute("UPDATE store SET by_tag = ?", (here.epoch != "",))
             if (reason is not None or here.seq == UNKNOWN_SEQ) and position.seq != UNKNOWN_SEQ:
                 db.execute("UPDATE store SET base_seq = ?", (position.seq,))

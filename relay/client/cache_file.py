@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay.client.outbox import CREATE as OUTBOX
+from relay.client.shared_store import CREATE as FOLLOW
 from relay.ids import random_hex
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -39,6 +40,7 @@ _TABLES = (
         PRIMARY KEY (timeline, from_seq)) WITHOUT ROWID""",
     "CREATE TABLE word (key TEXT PRIMARY KEY, said TEXT NOT NULL) WITHOUT ROWID",
     OUTBOX,
+    FOLLOW,
 )
 
 

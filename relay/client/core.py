@@ -7,13 +7,14 @@ kept; and whatever goes wrong ends in a handshake with the cursor that the datab
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from relay.client import news, said, steps
 from relay.client.acks import Acks
+from relay.client.follows import Follows
 from relay.client.redial import Redial
 from relay.client.rules import FORBIDDEN, REPLACED, UNAUTHENTICATED, Verdict, astray, judge, welcomed_at
 from relay.client.steps import UNKNOWN_SEQ, Command, Event, Position, Reading, Timer
@@ -69,6 +70,7 @@ class Core:
     position: Position = field(default_factory=Position)
     session: int = 0
     _acks: Acks = field(default_factory=Acks)
+    _follows: Follows = field(default_factory=Follows)
     _redial: Redial = field(default_factory=Redial)
     _waiting: deque[Frame] = field(default_factory=deque)  # what came while the database was written
     _storing: bool = False
@@ -89,8 +91,9 @@ class Core:
         if self.phase is Phase.OVER and not isinstance(event, steps.Kept | steps.Closed):
             return []
         match event:
-            case steps.Started(position, words):
+            case steps.Started(position, words, follows):
                 self.position = position
+                self._follows.positions = dict(follows)
                 self._acks.owe(words)
                 return self._connect()
             case steps.Opened(reading):
@@ -101,6 +104,13 @@ class Core:
                 return self._kept(position, words)
             case steps.NotKept(position, moved):
                 return self._not_kept(position, moved=moved)
+            case steps.KeptShared(name, position):
+                return self._kept_shared(name, position)
+            case steps.Followed(name, position):
+                self._follows.positions[name] = position
+                return self._ask_shared(name)
+            case steps.Unfollowed(name):
+                return self._unfollowed(name)
             case steps.Rang(timer):
                 return self._rang(timer)
             case steps.Closed(code, retry_after_s):
@@ -127,6 +137,7 @@ class Core:
             return [steps.Close("not wanted")]
         self._reading = reading
         self._acks.begin()
+        self._follows.begin()
         self._told_caught_up, self._head = False, 0
         self._held_open = self._storing
         return [] if self._storing else self._begin()
@@ -182,8 +193,14 @@ class Core:
                 return self._beat_heard(frame)
             case "nothing":
                 return self._nothing(frame)
+            case "resync_required" if "timeline" in frame:
+                return self._begins_anew([frame["resync"]])
             case "resync_required":
                 return self._reset(frame["resync"])
+            case "follow":
+                return self._follow_heard(frame)
+            case "heads":
+                return [steps.Tell(news.TimelinesAhead({one["conversation"]: one["head"] for one in frame["shared"]}))]
             case "drain":
                 self._redial.asked_s = frame.get("reconnect_ms", 0) / 1000
                 return [*self._ack_now(), steps.SetTimer(Timer.DRAIN, DRAIN_S)]
@@ -234,10 +251,13 @@ class Core:
         ]
         if self._reading is not Reading.PUSHED:
             commands.append(self._fetch())
+        if self._follows and self._reading is not Reading.PULLED:
+            commands += self._ask_shared()
         return commands + self._ack_soon()
 
     def _fetch(self, *, wait: bool = False) -> Command:
-        return steps.Fetch(self.position.cursor, self.wait_s if wait else 0)
+        shared = (self._follows.cursors, self._follows.new) if self._reading is Reading.PULLED else ((), ())
+        return steps.Fetch(self.position.cursor, self.wait_s if wait else 0, *shared)
 
     def _guard(self) -> list[Command]:
         """Where pages come by themselves, they are asked for now and then all the same (protocol 9.4)."""
@@ -246,8 +266,10 @@ class Core:
     # --- pages ---
 
     def _page(self, page: Page) -> list[Command]:
-        if self.phase is not Phase.READING or page.fill or page.timeline != "inbox":
+        if self.phase is not Phase.READING or page.fill:
             return []
+        if page.timeline != "inbox":
+            return self._shared_page(page)
         match judge(self.position, page):
             case Verdict.FOREIGN:
                 return self._close("another epoch", soon=True)
@@ -279,6 +301,69 @@ class Core:
         elif page is None and self.phase is Phase.GREETING and self._welcome:
             commands += self._reading_begins()
         return commands + self._go_on()
+
+    # --- shared timelines ---
+
+    def _ask_shared(self, *names: str) -> list[Command]:
+        """Has the relay send what is followed, the way this transport can."""
+        if self.phase is not Phase.READING or not self._follows:
+            return []
+        match self._reading:
+            case Reading.PUSHED:
+                return [steps.Say(self._follows.frame(self._ref(), *names))]
+            case Reading.PULLED:
+                return [] if self._storing else [self._fetch()]
+            case Reading.STREAMED:  # beside the stream, which is the inbox's alone
+                fetch = steps.Fetch(self.position.cursor, 0, self._follows.cursors, self._follows.new)
+                return [fetch, steps.SetTimer(Timer.FOLLOW, self._next_poll_s)]
+
+    def _unfollowed(self, name: str) -> list[Command]:
+        self._follows.positions.pop(name, None)
+        if self.phase is Phase.READING and self._reading is Reading.PUSHED:
+            return [steps.Say({"type": "follow", "ref": self._ref(), "unfollow": [name]})]
+        return []
+
+    def _shared_page(self, page: Page) -> list[Command]:
+        verdict, at = self._follows.judged(page)
+        match verdict:
+            case Verdict.KEEP:
+                self._storing = True
+                return [steps.KeepShared(at, page)]
+            case Verdict.BROKEN:
+                return self._close("a page that leaves out a number")
+            case Verdict.AHEAD | Verdict.FOREIGN if self._reading is Reading.PUSHED:
+                return self._ask_shared(page.timeline)
+            case _:
+                return []
+
+    def _kept_shared(self, name: str, position: Position) -> list[Command]:
+        self._storing = False
+        if name in self._follows.positions:
+            self._follows.positions[name] = position
+        commands = self._ack_soon()
+        if self.phase is Phase.READING and self._reading is Reading.PULLED:
+            commands += self._pull_on(more=True)
+        return commands + self._go_on()
+
+    def _follow_heard(self, frame: Mapping[str, Any]) -> list[Command]:
+        commands: list[Command] = []
+        for refusal in frame.get("refused", ()):
+            name = self._follows.refused(refusal)
+            if name is not None:
+                commands.append(steps.Tell(news.FollowRefused(name, refusal.get("code", ""))))
+        return commands + self._begins_anew(frame.get("resync", ()))
+
+    def _begins_anew(self, resets: Sequence[Mapping[str, Any]]) -> list[Command]:
+        """The relay says where a shared timeline goes on; every message of it stays."""
+        known = [one for one in resets if one["timeline"] in self._follows.positions]
+        if not known:
+            return []
+        self._storing = True
+        self._waiting.extendleft(
+            reversed([{"type": "resync_required"} | {"timeline": one["timeline"], "resync": one} for one in known[1:]])
+        )
+        one = known[0]
+        return [steps.AdoptShared(one["timeline"], Position(one["epoch"], one["floor"], one["cursor"]))]
 
     def _go_on(self) -> list[Command]:
         """The database is free again: what has waited for it."""
@@ -341,14 +426,18 @@ class Core:
     # --- words ---
 
     def _ack_soon(self) -> list[Command]:
-        if self.phase is not Phase.READING or self._acks.pausing or not self._acks.due(self.position):
+        if self.phase is not Phase.READING or self._acks.pausing or not self._ack_due:
             return []
         return [self._pause()]
 
+    @property
+    def _ack_due(self) -> bool:
+        return self._acks.due(self.position) or self._follows.unacked
+
     def _ack_now(self) -> list[Command]:
-        if self.phase is not Phase.READING or not self._acks.due(self.position):
+        if self.phase is not Phase.READING or not self._ack_due:
             return []
-        return [steps.Say(self._acks.next(self._ref(), self.position)), self._pause()]
+        return [steps.Say(self._acks.next(self._ref(), self.position) | self._follows.ack()), self._pause()]
 
     def _pause(self, least_s: float = ACK_PAUSE_S) -> Command:
         self._acks.pausing = True
@@ -370,6 +459,7 @@ class Core:
         if self._acks.flies(ref) and code in TRANSIENT:
             pause_s = frame.get("retry_after_ms", 1000) / 1000
             self._acks.returned(ref)
+            self._follows.unsaid()
             if self.phase is Phase.SAYING:
                 self._redial.asked_s = pause_s
                 return [told, *self._close("refused for now")]
@@ -427,6 +517,8 @@ class Core:
                 return [self._fetch()] if self._head > self.position.seq and not self._storing else []
             case Timer.POLL:
                 return [self._fetch(), *self._guard()]
+            case Timer.FOLLOW:
+                return self._ask_shared()
             case Timer.ACK:
                 self._acks.pausing = False
                 return self._ack_now()

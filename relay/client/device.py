@@ -18,12 +18,13 @@ from typing import Any, Self, TypeVar
 import aiohttp
 
 from relay.client import http, news, said, steps, wire
-from relay.client.cache import Cache, Check, Moved, Outcome
+from relay.client.cache import Cache, Check
 from relay.client.cache_file import Migration
 from relay.client.core import Core
 from relay.client.fingerprints import Span
 from relay.client.http import Problem, Unreachable
 from relay.client.outbox import Unsent
+from relay.client.outcome import Moved, Outcome
 from relay.client.repair import Repair
 from relay.client.sending import Sender
 from relay.client.steps import Reading, Timer
@@ -115,7 +116,7 @@ class Client:
         if self.cache.set_aside is not None:
             path, why = self.cache.set_aside
             self._tell(news.CacheSetAside(str(path), why))
-        self._events.put_nowait(steps.Started(self.cache.position, self.cache.words()))
+        self._events.put_nowait(steps.Started(self.cache.position, self.cache.words(), self.cache.shared.follows()))
         self._main = asyncio.create_task(self._run(), name="relay-client")
         self._later(self._sender.run())
         return self
@@ -227,6 +228,38 @@ class Client:
         """Takes messages out of the outbox. One that is just on its way may have been taken all the same."""
         await self._on_disk(lambda: self.cache.outbox.drop(*keys))
 
+    async def follow(self, conversation: str) -> None:
+        """Has the messages of an ultra group come into the cache, from now on and after each start.
+
+        After a long absence the last ones come, and a hole is left, which `fill_hole` fills. Raises sqlite3.Error.
+        """
+        position = await self._on_disk(lambda: self.cache.shared.follow(conversation))
+        self._events.put_nowait(steps.Followed(conversation, position))
+
+    async def unfollow(self, conversation: str) -> None:
+        """They come no more; what is in the cache stays."""
+        await self._on_disk(lambda: self.cache.shared.unfollow(conversation))
+        self._events.put_nowait(steps.Unfollowed(conversation))
+
+    async def holes(self, conversation: str) -> list[Span]:
+        """Numbers of an ultra group that were skipped, and can be asked for as long as the relay keeps them."""
+        return await self._on_disk(lambda: self.cache.shared.holes(conversation))
+
+    async def fill_hole(self, conversation: str, span: Span) -> int:
+        """Fetches what was skipped; gives how many messages came. Raises Problem, Unreachable, sqlite3.Error."""
+        came, low = 0, span.low
+        while low < span.high:
+            params = {"timeline": conversation, "range": f"{low}-{span.high}"}
+            page = wire.pages((await self._call("GET", "/v1/device/sync", params=params)).body)[0][0]
+            outcome, new = await self._on_disk(functools.partial(self.cache.shared.fill, page))
+            came += new
+            for one in outcome.told:
+                self._tell(one)
+            if page.to_seq <= low:
+                break
+            low = page.to_seq
+        return came
+
     async def read(self, conversation: str, read_seq: int) -> None:
         """The user has read a conversation up to this number; her other devices will know."""
         await self._speak(dict([said.read(conversation, read_seq)]))
@@ -286,14 +319,18 @@ class Client:
             case steps.Say(frame, aside):
                 if self._transport is not None:
                     await self._transport.say(frame, aside=aside)
-            case steps.Fetch(cursor, wait_s):
+            case steps.Fetch(cursor, wait_s, shared, opened):
                 if self._transport is not None:
-                    await self._transport.fetch(cursor, wait_s)
+                    await self._transport.fetch(cursor, wait_s, shared, opened)
             case steps.Keep(at, page):
                 return await self._write(lambda: self.cache.keep(at, page))
             case steps.Adopt(position, session, reason, floor):
                 adopt = functools.partial(self.cache.adopt, position, session=session, reason=reason, floor=floor)
                 return await self._write(adopt)
+            case steps.KeepShared(at, page):
+                return await self._write_shared(page.timeline, lambda: self.cache.shared.keep(at, page))
+            case steps.AdoptShared(name, position):
+                return await self._write_shared(name, lambda: self.cache.shared.adopt(name, position))
             case steps.Drop(keys):
                 with suppress(sqlite3.Error):  # said once more, then
                     await self._on_disk(lambda: self.cache.drop_words(keys))
@@ -321,6 +358,18 @@ class Client:
         for one in outcome.told:
             self._tell(one)
         return steps.Kept(outcome.position, outcome.words)
+
+    async def _write_shared(self, name: str, what: Callable[[], Outcome]) -> steps.Event:
+        try:
+            outcome = await self._on_disk(what)
+        except Moved as moved:
+            return steps.KeptShared(name, moved.position)
+        except sqlite3.Error as error:
+            self._tell(news.StorageFailed(str(error)))
+            return steps.NotKept(self.core.position, moved=False)
+        for one in outcome.told:
+            self._tell(one)
+        return steps.KeptShared(name, outcome.position)
 
     async def _on_disk(self, what: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, what)

@@ -123,6 +123,21 @@ class CaughtUp:
 
 
 @dataclass(frozen=True, slots=True)
+class TimelinesAhead:
+    """Shared timelines that are not followed here and stand above what this device has: conversation -> head."""
+
+    heads: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FollowRefused:
+    """This conversation has no shared timeline for this user; it is asked for again at the next connection."""
+
+    conversation: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
 class Acked:
     """The relay has heard that everything up to this number is stored."""
 
@@ -197,6 +212,8 @@ News = (
     | Noticed
     | Connected
     | CaughtUp
+    | TimelinesAhead
+    | FollowRefused
     | Acked
     | Disconnected
     | Replaced

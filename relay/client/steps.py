@@ -20,6 +20,9 @@ class Position:
     cursor: str | None = None
 
 
+NOWHERE = Position()
+
+
 class Reading(StrEnum):
     """How pages come over a transport."""
 
@@ -40,6 +43,7 @@ class Timer(StrEnum):
     ACK = "ack"
     CALM = "calm"  # the connection has lasted: earlier failures are forgotten
     DRAIN = "drain"
+    FOLLOW = "follow"  # what is followed is asked for, where it does not come by itself
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -51,6 +55,7 @@ class Started:
 
     position: Position
     words: Words = field(default_factory=dict)
+    follows: Mapping[str, Position] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,29 @@ class NotKept:
 
     position: Position
     moved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeptShared:
+    """What KeepShared or AdoptShared asked for is committed, or found done: that timeline stands there."""
+
+    name: str
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The app follows a shared timeline from now on; it is in the database."""
+
+    name: str
+    position: Position = NOWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class Unfollowed:
+    """The app follows it no more."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +148,22 @@ class Stopped:
     """The app is done with the client."""
 
 
-Event = Started | Opened | Came | Kept | NotKept | Rang | Closed | Spoke | Turned | Poked | Stopped
+Event = (
+    Started
+    | Opened
+    | Came
+    | Kept
+    | NotKept
+    | KeptShared
+    | Followed
+    | Unfollowed
+    | Rang
+    | Closed
+    | Spoke
+    | Turned
+    | Poked
+    | Stopped
+)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -147,6 +190,8 @@ class Fetch:
 
     cursor: str | None
     wait_s: float = 0
+    shared: tuple[str, ...] = ()  # cursors of shared timelines
+    open: tuple[str, ...] = ()  # conversations whose timelines are read for the first time
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +210,22 @@ class Adopt:
     session: int | None = None
     reason: str | None = None
     floor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeepShared:
+    """As Keep, of a shared timeline; answered by KeptShared, or NotKept if it can't be written."""
+
+    at: Position
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptShared:
+    """Store where a shared timeline goes on; answered as KeepShared is."""
+
+    name: str
+    position: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,4 +268,18 @@ class Tell:
     what: Any
 
 
-Command = Connect | Say | Fetch | Keep | Adopt | Drop | SetTimer | StopTimer | Close | Compare | Tell
+Command = (
+    Connect
+    | Say
+    | Fetch
+    | Keep
+    | KeepShared
+    | Adopt
+    | AdoptShared
+    | Drop
+    | SetTimer
+    | StopTimer
+    | Close
+    | Compare
+    | Tell
+)

@@ -5,7 +5,7 @@ for a heartbeat, pages for a sync, `nothing` for one that brought none.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ NO_STREAM = frozenset({404, 405, 406})  # a relay, or something before it, that 
 ABNORMAL = 1006  # of a socket that ended without a close frame
 CURSOR_STATUS = frozenset({409, 410})
 Token = Callable[[], str]  # the newest: an older one that is used beside it would end them all
+_Asked = tuple[str | None, tuple[str, ...], tuple[str, ...]]  # cursor, shared cursors, timelines to open
 _CALLS = {"hello": ("PUT", "/v1/device"), "ack": ("POST", "/v1/device/ack"), "hb": ("POST", "/v1/device/heartbeat")}
 _ANSWERS = {"hello": "welcome", "ack": "ack", "hb": "hb"}
 
@@ -61,7 +62,9 @@ class Transport(Protocol):
 
     async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None: ...
 
-    async def fetch(self, cursor: str | None, wait_s: float) -> None: ...
+    async def fetch(
+        self, cursor: str | None, wait_s: float, shared: Sequence[str] = (), open_: Sequence[str] = ()
+    ) -> None: ...
 
     async def receive(self) -> Frame: ...
 
@@ -79,16 +82,19 @@ class HttpWay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_turn = asyncio.Lock()  # words reach the relay in the order in which they were said
         self._pull: asyncio.Task[None] | None = None
-        self._etag: tuple[str | None, str] | None = None  # of the last answer that was caught up, and its cursor
+        self._told_heads: dict[str, int] = {}
+        self._etag: tuple[_Asked, str] | None = None  # of the last answer that was caught up, and what it was about
 
     async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None:
         if frame["type"] in _CALLS:
             self._later(self._said(frame))
 
-    async def fetch(self, cursor: str | None, wait_s: float) -> None:
+    async def fetch(
+        self, cursor: str | None, wait_s: float, shared: Sequence[str] = (), open_: Sequence[str] = ()
+    ) -> None:
         if self._pull is not None:
             self._pull.cancel()  # a new question takes the place of one that still waits
-        self._pull = self._later(self._fetched(cursor, wait_s))
+        self._pull = self._later(self._fetched((cursor, tuple(shared), tuple(open_)), wait_s))
 
     async def receive(self) -> Frame:
         came = await self._came.get()
@@ -126,9 +132,11 @@ class HttpWay:
             except Unreachable:
                 self._came.put_nowait(Gone())
 
-    async def _fetched(self, cursor: str | None, wait_s: float) -> None:
-        params = ({"cursor": cursor} if cursor else {}) | ({"wait": str(int(wait_s))} if wait_s else {})
-        headers = {"If-None-Match": self._etag[1]} if self._etag is not None and self._etag[0] == cursor else {}
+    async def _fetched(self, asked: _Asked, wait_s: float) -> None:
+        cursor, shared, opened = asked
+        params = [("shared", one) for one in shared] + [("open", one) for one in opened]
+        params += ([("cursor", cursor)] if cursor else []) + ([("wait", str(int(wait_s)))] if wait_s else [])
+        headers = {"If-None-Match": self._etag[1]} if self._etag is not None and self._etag[0] == asked else {}
         began_ms = self._clock.monotonic_ms()
         try:
             answer = await self._call(
@@ -147,10 +155,22 @@ class HttpWay:
         brought = [page for page in pages if page.to_seq > page.from_seq or page.caught_up]
         for page in brought:
             self._came.put_nowait(page)
-            if page.caught_up and "ETag" in answer.headers:
-                self._etag = (page.cursor, answer.headers["ETag"])
+        if "ETag" in answer.headers:
+            cursors = [page.cursor for page in pages]
+            self._etag = ((cursors[0], tuple(sorted(one for one in cursors[1:] if one)), ()), answer.headers["ETag"])
+        if rest.get("resync") or rest.get("refused"):
+            self._came.put_nowait({"type": "follow"} | {name: rest.get(name) or [] for name in ("resync", "refused")})
+        if rest.get("shared"):
+            self._heads(rest["shared"])
         if all(page.to_seq == page.from_seq for page in pages):
             self._nothing(wait_s, began_ms, rest)
+
+    def _heads(self, listed: Sequence[Mapping[str, Any]]) -> None:
+        """Each head is told once."""
+        new = [one for one in listed if one["head"] > self._told_heads.get(one["conversation"], -1)]
+        self._told_heads.update({one["conversation"]: one["head"] for one in new})
+        if new:
+            self._came.put_nowait({"type": "heads", "shared": new})
 
     def _nothing(self, asked_s: float, began_ms: int, rest: Mapping[str, Any]) -> None:
         waited = {"asked_s": asked_s, "waited_s": (self._clock.monotonic_ms() - began_ms) / 1000}
@@ -247,11 +267,13 @@ class StreamWay(HttpWay):
         super().__init__(session, url, token, clock)
         self._stream: asyncio.Task[None] | None = None
 
-    async def fetch(self, cursor: str | None, wait_s: float) -> None:
+    async def fetch(
+        self, cursor: str | None, wait_s: float, shared: Sequence[str] = (), open_: Sequence[str] = ()
+    ) -> None:
         if self._stream is None:
             self._stream = asyncio.create_task(self._streamed(cursor))
         else:
-            await super().fetch(cursor, 0)
+            await super().fetch(cursor, 0, shared, open_)
 
     async def close(self) -> None:
         if self._stream is not None:

@@ -5,7 +5,7 @@ Entries keep the text that they came in, so that a body's hash can be computed a
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -181,7 +181,8 @@ def pages(answer: bytes) -> tuple[list[Page], dict[str, Any]]:
     fields = _object.decode(answer)
     batches = msgspec.json.decode(fields.pop("batches"), type=list[msgspec.Raw])
     rest = {name: msgspec.json.decode(raw) for name, raw in fields.items()}
-    return [page(raw, caught_up=bool(rest.get("caught_up"))) for raw in batches], rest
+    read = [page(raw) for raw in batches]
+    return [replace(one, caught_up=one.to_seq >= one.head_seq) for one in read], rest
 
 
 def stored_entry(raw: str) -> Entry:

@@ -222,6 +222,8 @@ class Window(Section):
 
 class Retention(Section):
     replay_window_d: int = Field(7, ge=1, le=28)
+    shared_d: int = Field(7, ge=1, le=28)
+    shared_tail: int = Field(200, ge=1, le=10_000)
     dormant_d: int = Field(30, ge=1, le=3650)
     gone_d: int = Field(180, ge=1, le=3650, description="a whole number from 1 to 3650, and above dormant_d")
     event_d: int = Field(30, ge=1, le=3650)
@@ -333,6 +335,8 @@ class Settings(Section):
             separate_max=push.separate_max,
             claim_ms=_ms(push.claim_s),
             replay_window_ms=_ms(retention.replay_window_d * DAY_S),
+            shared_retention_ms=_ms(retention.shared_d * DAY_S),
+            shared_tail=retention.shared_tail,
             upgrade_pin_ms=_ms(retention.upgrade_pin_d * DAY_S),
             upgrade_verify_ms=_ms(retention.upgrade_verify_h * 3600),
             dormant_ms=_ms(retention.dormant_d * DAY_S),

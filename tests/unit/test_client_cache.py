@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.client import news, said, wire
-from relay.client.cache import Cache, Moved
+from relay.client.cache import Cache
 from relay.client.cache_file import Migration
 from relay.client.compare import ROUNDS_MAX, Comparison
 from relay.client.fingerprints import Extent, Row, Span, sum_of, within
+from relay.client.outcome import Moved
 from relay.client.steps import UNKNOWN_SEQ, Position
 from relay.ids import message_id
 

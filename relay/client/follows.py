@@ -1,0 +1,90 @@
+"""The shared timelines that a client follows: how far it holds each, and what to say of them. Pure (protocol §12.5).
+
+They stand beside the inbox and never in its way: a cursor of theirs that is no good begins that timeline anew, and what
+they bring is kept where its range begins, with its cursor in one transaction, as the inbox's pages are.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.client.rules import Verdict, judge
+from relay.client.steps import NOWHERE, Position
+from relay.client.wire import Page
+
+
+@dataclass(slots=True)
+class Follows:
+    """By conversation. One that was refused is not asked for again on this connection."""
+
+    positions: dict[str, Position] = field(default_factory=dict)
+    _acked: dict[str, str | None] = field(default_factory=dict)  # the last cursor that was acked on this connection
+    _refused: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self._asked())
+
+    def _asked(self) -> Iterator[tuple[str, Position]]:
+        return ((name, at) for name, at in sorted(self.positions.items()) if name not in self._refused)
+
+    def begin(self) -> None:
+        """A connection opens."""
+        self._acked.clear()
+        self._refused.clear()
+
+    @property
+    def cursors(self) -> tuple[str, ...]:
+        return tuple(at.cursor for _, at in self._asked() if at.cursor is not None)
+
+    @property
+    def new(self) -> tuple[str, ...]:
+        """Those that are read for the first time."""
+        return tuple(name for name, at in self._asked() if at.cursor is None)
+
+    def frame(self, ref: str, *names: str) -> dict[str, Any]:
+        """What has the relay send these, or all of them, on a socket."""
+        asked = {name: at for name, at in self._asked() if not names or name in names}
+        cursors = [at.cursor for at in asked.values() if at.cursor is not None]
+        opened = [name for name, at in asked.items() if at.cursor is None]
+        return {"type": "follow", "ref": ref, "shared": cursors, "open": opened}
+
+    def refused(self, refusal: Mapping[str, Any]) -> str | None:
+        """The name of what was refused, which is not asked for again; None if it is none of ours."""
+        name = refusal.get("conversation") or next(
+            (name for name, at in self.positions.items() if at.cursor == refusal.get("cursor")), None
+        )
+        if name is not None:
+            self._refused.add(name)
+        return name
+
+    def judged(self, page: Page) -> tuple[Verdict, Position]:
+        """What becomes of a page, and where the database must stand for it to be kept."""
+        at = self.positions.get(page.timeline)
+        if at is None:
+            return Verdict.KNOWN, NOWHERE
+        if at.cursor is None:  # the first page of all begins wherever the relay lets us in
+            return judge_first(page), at
+        return judge(at, page), at
+
+    # --- acks ---
+
+    @property
+    def unacked(self) -> bool:
+        return any(self._to_ack())
+
+    def _to_ack(self) -> Iterator[str]:
+        return (name for name, at in self._asked() if at.cursor is not None and self._acked.get(name) != at.cursor)
+
+    def ack(self) -> dict[str, Any]:
+        """The part of an ack that says what is stored of them; empty if that has been said."""
+        names = list(self._to_ack())
+        self._acked.update({name: self.positions[name].cursor for name in names})
+        return {"shared": [self.positions[name].cursor for name in names]} if names else {}
+
+    def unsaid(self) -> None:
+        """What was acked was not heard."""
+        self._acked.clear()
+
+
+def judge_first(page: Page) -> Verdict:
+    return Verdict.KEEP if page.covers() and page.cursor is not None else Verdict.BROKEN

@@ -1,0 +1,155 @@
+"""The Python client follows ultra groups over every way, with a real relay in another process (protocol 12.5)."""
+
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from ears import a_client, body_is, token_of
+from relay_process import RelayProcess
+
+from relay.client import Backend, Way, news
+from relay.client.fingerprints import Span
+
+SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_users = itertools.count(1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def relay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
+    """One relay for all; each test has a user and a group of its own."""
+    relay = RelayProcess(tmp_path_factory.mktemp("relay"), SETTINGS)
+    await relay.start()
+    yield relay
+    await relay.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def backend(relay: RelayProcess) -> AsyncIterator[Backend]:
+    async with Backend(relay.url, relay.key) as backend:
+        yield backend
+
+
+@pytest.fixture
+def user() -> str:
+    return f"zoe-{next(_users)}"
+
+
+class Group:
+    """An ultra group, as a backend sees it."""
+
+    def __init__(self, relay: RelayProcess, name: str) -> None:
+        self.relay, self.name = relay, name
+
+    async def call(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.relay.key}"}
+        async with (
+            aiohttp.ClientSession() as http,
+            http.request(method, self.relay.url + path, json=body, headers=headers) as answer,
+        ):
+            assert answer.status < 300, await answer.text()
+            return await answer.json() if answer.status != 204 else None
+
+    async def members(self, *add: str, remove: tuple[str, ...] = ()) -> None:
+        body = {"add": list(add), "remove": list(remove), "type": "ultra"}
+        await self.call("PUT", f"/v1/groups/{self.name}/members", body)
+
+    async def post(self, body: Any, **more: Any) -> str:
+        sent = await self.call("POST", "/v1/messages", {"to": {"group": self.name}, "body": body} | more)
+        return str(sent["id"])
+
+    async def acked(self, message: str) -> int:
+        return int((await self.call("GET", f"/v1/messages/{message}"))["timeline"]["acked"])
+
+
+@pytest.mark.parametrize("way", list(Way))
+async def test_every_way_brings_what_was_posted_and_what_comes_and_acks_it(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path, way: Way
+) -> None:
+    token, group = await token_of(backend, user), Group(relay, f"g-{user}")
+    await group.members(user)
+    ids = [await group.post(n) for n in range(3)]
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[way]) as (client, ear):
+        await client.follow(group.name)
+        await ear.until(news.MessageArrived, body_is(2))
+        ids.append(await group.post("live"))
+        await ear.until(news.MessageArrived, body_is("live"))
+        direct = (await backend.send(user, "direct"))["id"]
+        await ear.until(news.MessageArrived, body_is("direct"))
+        assert [one.id for one in await client.history(conversation=group.name)] == ids
+    assert await group.acked(ids[-1]) == 1
+    ids.append(await group.post("while it was away"))
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[way]) as (client, ear):
+        await ear.until(news.MessageArrived, body_is("while it was away"))
+        assert [one.id for one in await client.history(conversation=group.name)] == ids
+        assert direct in [one.id for one in await client.history()]
+
+
+async def test_a_long_absence_leaves_a_hole_that_can_be_filled(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    """F85."""
+    token, group = await token_of(backend, user), Group(relay, f"g-{user}")
+    await group.members(user)
+    for n in range(205):
+        await group.post(n)
+    async with a_client(relay.url, token, tmp_path / "a.db") as (client, ear):
+        await client.follow(group.name)
+        await ear.until(news.MessageArrived, body_is(204))
+        assert await client.holes(group.name) == [Span(0, 5)]
+        assert len(await client.history(conversation=group.name, limit=300)) == 200
+        assert await client.fill_hole(group.name, Span(0, 3)) == 3
+        assert await client.holes(group.name) == [Span(3, 5)]
+        assert await client.fill_hole(group.name, Span(3, 5)) == 2
+        assert await client.holes(group.name) == []
+
+
+async def test_mentions_come_once_whichever_way_is_first_and_a_recall_takes_them_off(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token, group = await token_of(backend, user), Group(relay, f"g-{user}")
+    await group.members(user)
+    async with a_client(relay.url, token, tmp_path / "a.db") as (client, ear):
+        await client.follow(group.name)
+        await ear.until(news.CaughtUp)
+        id_ = await group.post("you", mentions=[user])
+        await ear.until(news.MessageArrived, body_is("you"))
+        await group.post("after")
+        await ear.until(news.MessageArrived, body_is("after"))
+        assert [one.message.id for one in ear.of(news.MessageArrived)].count(id_) == 1
+        await group.call("DELETE", f"/v1/messages/{id_}")
+        await ear.until(news.MessagesEnded)
+        assert id_ not in [one.id for one in await client.history()]
+
+
+async def test_what_is_no_group_of_this_user_is_said_and_is_in_nobodys_way(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token = await token_of(backend, user)
+    async with a_client(relay.url, token, tmp_path / "a.db") as (client, ear):
+        await client.follow("nobody-knows-it")
+        refused = await ear.until(news.FollowRefused)
+        assert (refused.conversation, refused.code) == ("nobody-knows-it", "not_found")
+        await backend.send(user, "still here")
+        await ear.until(news.MessageArrived, body_is("still here"))
+
+
+async def test_timelines_that_are_not_followed_are_told_of(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token, group = await token_of(backend, user), Group(relay, f"g-{user}")
+    await group.members(user)
+    await group.post(1)
+    async with a_client(relay.url, token, tmp_path / "a.db") as (client, ear):
+        assert (await ear.until(news.TimelinesAhead)).heads == {group.name: 1}
+        await client.follow(group.name)
+        await ear.until(news.MessageArrived, body_is(1))
+        await client.unfollow(group.name)
+        await group.post(2)
+        await backend.send(user, "direct")
+        await ear.until(news.MessageArrived, body_is("direct"))
+        assert [one.body for one in await client.history(conversation=group.name)] == [1]
