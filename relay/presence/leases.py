@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from relay.model import DeviceKey
+from relay.presence.rules import Offer
 
 SLOT_MS = 1000
 
@@ -10,13 +11,14 @@ SLOT_MS = 1000
 class Lease:
     """A device's lease, held by one session. `until_ms` is monotonic."""
 
-    __slots__ = ("facts", "length_ms", "session", "slot", "until_ms")
+    __slots__ = ("facts", "length_ms", "offer", "session", "slot", "until_ms")
 
-    def __init__(self, session: int, until_ms: int, length_ms: int, facts: object) -> None:
+    def __init__(self, session: int, until_ms: int, length_ms: int, facts: object, offer: Offer | None) -> None:
         self.session = session
         self.until_ms = until_ms
         self.length_ms = length_ms
         self.facts = facts  # what the holder last said of itself
+        self.offer = offer  # what intervals the holder can keep up
         self.slot = 0
 
 
@@ -34,12 +36,23 @@ class LeaseBook:
     def get(self, key: DeviceKey) -> Lease | None:
         return self._leases.get(key)
 
-    def grant(self, key: DeviceKey, *, session: int, now_ms: int, length_ms: int, facts: object = None) -> bool:
-        """A lease for this session; False if a newer one holds it."""
+    def grant(
+        self,
+        key: DeviceKey,
+        *,
+        session: int,
+        now_ms: int,
+        length_ms: int,
+        facts: object = None,
+        offer: Offer | None = None,
+    ) -> bool:
+        """A lease for this session; False if a newer one holds it. What the session offered once holds for all its leases."""
         held = self._leases.get(key)
         if held is not None and session < held.session:
             return False
-        lease = Lease(session, now_ms + length_ms, length_ms, facts)
+        if offer is None and held is not None and held.session == session:
+            offer = held.offer
+        lease = Lease(session, now_ms + length_ms, length_ms, facts, offer)
         self._leases[key] = lease
         self._place(key, lease)
         return True

@@ -3,6 +3,13 @@
 from dataclasses import dataclass
 
 INTERVAL_MIN_S, INTERVAL_MAX_S = 10, 600
+LATE_S, CALM_S = (
+    0.5,
+    0.05,
+)  # how late a look that is due each second comes on a machine that is overloaded, and on one at ease
+CALM_LOOKS = 10
+
+Offer = tuple[float, float, float]  # (min, max, prefer) seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +18,27 @@ class Beat:
 
     interval_s: int
     lease_s: float
+
+
+class Pace:
+    """What the relay asks of all devices under load: a longer interval, doubled while it does not keep up, and then halved.
+
+    Each sweep, which is due once a second, says how late it came: that is how far everything here lags behind.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._calm = 0
+        self.at_least_s = 0.0
+
+    def looked(self, late_s: float) -> None:
+        self._calm = self._calm + 1 if late_s <= CALM_S else 0
+        if late_s >= LATE_S:
+            self.at_least_s = min(INTERVAL_MAX_S, 2 * max(self.at_least_s, self._interval_s))
+        elif self._calm >= CALM_LOOKS and self.at_least_s:
+            self._calm = 0
+            half_s = self.at_least_s / 2
+            self.at_least_s = half_s if half_s > self._interval_s else 0.0
 
 
 def negotiate(*, min_s: float, max_s: float, prefer_s: float, factor: float, at_least_s: float = 0) -> Beat:

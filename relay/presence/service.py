@@ -11,7 +11,7 @@ from relay.clock import Clock
 from relay.errors import Conflict, Problem
 from relay.model import Device, DeviceKey, Facts
 from relay.presence.leases import LeaseBook
-from relay.presence.rules import Beat, negotiate
+from relay.presence.rules import Beat, Offer, Pace, negotiate
 
 log = structlog.get_logger("relay.presence")
 
@@ -46,12 +46,17 @@ class PresenceService:
         self._clock = clock
         self._rhythm = rhythm
         self.book = LeaseBook()
+        self.pace = Pace(rhythm.interval_s)
         self._away = False  # the store
 
-    def beat(self, offer: tuple[float, float, float] | None = None) -> Beat:
-        """The interval for a client that offers (min, max, prefer) seconds."""
+    def beat(self, offer: Offer | None = None, *, of: DeviceKey | None = None) -> Beat:
+        """The interval for a client that offers this, or has offered it when it shook hands."""
+        if offer is None and of is not None and (lease := self.book.get(of)) is not None:
+            offer = lease.offer
         low, high, prefer = offer or (10, 600, self._rhythm.interval_s)
-        return negotiate(min_s=low, max_s=high, prefer_s=prefer, factor=self._rhythm.factor)
+        return negotiate(
+            min_s=low, max_s=high, prefer_s=prefer, factor=self._rhythm.factor, at_least_s=self.pace.at_least_s
+        )
 
     def resume(self, devices: Iterable[Device], *, lease_s: float | None = None) -> None:
         """After a start: everyone who was online gets a full lease from now; who had just gone, time to come back."""
@@ -65,10 +70,12 @@ class PresenceService:
                 facts=Facts(bool(device.background), device.open_conversation) if device.online else _LINGERING,
             )
 
-    def connected(self, device: DeviceKey, session: int, beat: Beat, facts: Facts) -> None:
+    def connected(
+        self, device: DeviceKey, session: int, beat: Beat, facts: Facts, *, offer: Offer | None = None
+    ) -> None:
         """A handshake has made this session the device's."""
-        now_ms = self._clock.monotonic_ms()
-        self.book.grant(device, session=session, now_ms=now_ms, length_ms=int(beat.lease_s * 1000), facts=facts)
+        now_ms, length_ms = self._clock.monotonic_ms(), int(beat.lease_s * 1000)
+        self.book.grant(device, session=session, now_ms=now_ms, length_ms=length_ms, facts=facts, offer=offer)
 
     def renew(self, device: DeviceKey, session: int) -> bool:
         """Something was heard on the session's connection: no row, no wait."""
@@ -115,7 +122,7 @@ class PresenceService:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Once a second: leases that are over end, together."""
-        last_ms = self._clock.monotonic_ms()
+        last_ms, swept_s = self._clock.monotonic_ms(), 0.0
         while not stop.is_set():
             try:
                 async with asyncio.timeout(SWEEP_S):
@@ -125,8 +132,11 @@ class PresenceService:
             now_ms = self._clock.monotonic_ms()
             if now_ms - last_ms > OUTAGE_MS:  # we slept; the devices could not be heard
                 self.book.extend_all(now_ms - last_ms)
+            elif not stop.is_set():
+                self.pace.looked((now_ms - last_ms) / 1000 - SWEEP_S - swept_s)
             last_ms = now_ms
             await self.sweep()
+            swept_s = (self._clock.monotonic_ms() - now_ms) / 1000
 
     async def sweep(self) -> None:
         if self._away:

@@ -89,7 +89,7 @@ class DeviceService:
         welcome = await self.inbox.hello(self._hello(device, body))
         beat = self.presence.beat(offered(body.heartbeat))
         background = body.state == "background"
-        self.presence.connected(device, welcome.session, beat, Facts(background, None))
+        self.presence.connected(device, welcome.session, beat, Facts(background, None), offer=offered(body.heartbeat))
         window = WindowBody(
             entries=min(body.window.entries, self.window.entries), bytes=min(body.window.bytes, self.window.bytes)
         )
@@ -227,7 +227,7 @@ class DeviceService:
         open_conversation: str | None,
         offer: HeartbeatOffer | None,
     ) -> Beat:
-        beat = self.presence.beat(offered(offer))
+        beat = self.presence.beat(offered(offer), of=device)
         facts = Facts(state == "background", open_conversation)
         await self.presence.heartbeat(device, session, facts, beat)
         return beat

@@ -107,7 +107,7 @@ class Stream:
         if self._beat_due and not self._over:
             self._beat_due = False
             await self._heard()
-            beat = self._service.beat_answer(self._head_seq, self._service.presence.beat(), behind=False)
+            beat = self._service.beat_answer(self._head_seq, self._service.presence.beat(of=self.device), behind=False)
             await self._write(event("hb", _encode(beat)))
 
     async def _heard(self) -> None:

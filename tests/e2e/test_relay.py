@@ -123,3 +123,17 @@ async def test_a_cancelled_message_is_never_delivered_and_the_trace_says_so(face
     assert body["batches"][0]["entries"] == []
     _, trace, _ = await face.call("GET", f"/v1/messages/{sent}")
     assert trace["recipients"][0]["devices"][0]["state"] == "cancelled"
+
+
+async def test_every_heartbeat_is_answered_within_what_the_device_offered(face: Face) -> None:
+    """Protocol 6.2: the offer of the handshake holds for its session, on a socket and over HTTP."""
+    token = await face.device()
+    ws = await face.connect(token, heartbeat={"min_s": 50, "max_s": 90, "prefer_s": 60})
+    welcome = await next_frame(ws, "welcome")
+    assert welcome["heartbeat"] == {"interval_s": 60, "lease_s": 150}
+    await ws.send_json({"type": "hb", "ref": "7"})
+    beat = await next_frame(ws, "hb")
+    assert (beat["interval_s"], beat["lease_s"]) == (60, 150)
+    _, beat, _ = await face.call("POST", "/v1/device/heartbeat", {"session": welcome["session"]}, token=token)
+    assert (beat["interval_s"], beat["lease_s"]) == (60, 150)
+    await ws.close()
