@@ -10,7 +10,7 @@ from relay import ids
 from relay.clock import Clock
 from relay.errors import Missing
 from relay.inbox import groups, history, registry, upgrades
-from relay.inbox.accept import Accepted, Send, accept
+from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import NewAddress
 from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch
@@ -27,6 +27,7 @@ from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
+from relay.inbox.send import Accepted, Send
 from relay.inbox.shared import Opened, SharedService, Wanted, ahead, opened
 from relay.inbox.shared import Pages as SharedPages
 from relay.inbox.shared import pages as shared_pages
@@ -136,7 +137,7 @@ class InboxService:
     async def accept(self, send: Send) -> Accepted:
         """Stores one message. When this returns, it is on disk."""
         self.room.for_sends()
-        accepted: Accepted = await self.engine.write_batched(self._accept, send)
+        accepted: Accepted = await self.engine.write_batched(self._accept, send, is_send=True)
         self._told([accepted])
         return accepted
 
@@ -144,7 +145,7 @@ class InboxService:
         """Stores a batch in one transaction; each item has its own result."""
         self.room.for_sends()
         results: list[Accepted | Exception] = await self.engine.write(
-            lambda conn, now_ms: accept(conn, now_ms, sends, self.policy_of, self.new_epoch)
+            lambda conn, now_ms: accept(conn, now_ms, sends, self.policy_of, self.new_epoch), is_send=True
         )
         self._told([one for one in results if isinstance(one, Accepted)])
         return results

@@ -25,7 +25,6 @@ I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
 GROUP_MAX = 256  # pieces of work in one commit
-QUEUE_MAX = 4096  # waiting pieces of work; more are refused
 
 Work = Callable[[Connection, int], T]
 Batch = Callable[[Connection, int, list[I]], Sequence[R | Exception]]
@@ -48,11 +47,14 @@ class NoWatch:
 class Engine(Protocol):
     """Runs store functions."""
 
-    async def write(self, work: Work[T]) -> T:
-        """Runs `work` in a transaction and returns its value after the COMMIT."""
+    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+        """Runs `work` in a transaction and returns its value after the COMMIT.
+
+        What is a send waits behind all else, and is refused first.
+        """
         ...
 
-    async def write_batched(self, work: Batch[I, R], item: I) -> R:
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
         """As `write`, for work that takes many items at once: whatever waits for the same `work` shares one call.
 
         `work` gives a value or an exception per item. If it raises, its items are run again one by one.
@@ -88,12 +90,13 @@ class Engine(Protocol):
 
 @dataclass(slots=True)
 class Job:
-    """One piece of work in a queue. `items` is None for plain work."""
+    """One piece of work in a queue. `item` is None for plain work."""
 
     work: Any
     item: Any
     batched: bool
     future: "asyncio.Future[Any]"
+    is_send: bool = False
 
 
 def settle_futures(outcomes: Sequence[tuple["asyncio.Future[Any]", Any]]) -> None:

@@ -18,7 +18,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relay.clock import Clock, StoreClock
 from relay.errors import ConfigError, Problem, Unavailable
-from relay.store.engine import GROUP_MAX, QUEUE_MAX, Batch, Job, NoWatch, Watch, Work, run_group, settle_futures
+from relay.store.engine import GROUP_MAX, Batch, Job, NoWatch, Watch, Work, run_group, settle_futures
+from relay.store.lanes import Lanes
 from relay.store.postgres_session import Server, driver, look, open_session
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class PostgresEngine:
         self._rng = rng
         self._watch = watch or NoWatch()
         self._unsafe_storage = unsafe_storage
-        self._waiting: deque[Job] = deque()
+        self._waiting = Lanes()
         self._wake = asyncio.Semaphore(0)
         self._readers = asyncio.Semaphore(workers)
         self._workers = [asyncio.create_task(self._work(), name=f"store-writer-{n}") for n in range(workers)]
@@ -235,23 +236,22 @@ class PostgresEngine:
     def depth(self) -> int:
         return len(self._waiting)
 
-    async def write(self, work: Work[T]) -> T:
-        return cast(
-            T, await self._put(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future()))
-        )
+    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+        future = asyncio.get_running_loop().create_future()
+        return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send)))
 
-    async def write_batched(self, work: Batch[I, R], item: I) -> R:
-        return cast(
-            R, await self._put(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future()))
-        )
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
+        future = asyncio.get_running_loop().create_future()
+        return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send)))
 
     async def _put(self, job: Job) -> Any:
         if self._closed:
             raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
-        if len(self._waiting) >= QUEUE_MAX:
+        try:
+            self._waiting.put(job)
+        except Unavailable:
             self._watch.refused()
-            raise Unavailable("The writer's queue is full.", code="overloaded", retry_after_s=1)
-        self._waiting.append(job)
+            raise
         self._wake.release()
         return await job.future
 
@@ -270,14 +270,15 @@ class PostgresEngine:
             settle_futures(list(zip((job.future for job in group), outcomes, strict=True)))
 
     def _take(self) -> list[Job]:
-        first = self._waiting.popleft()
+        waiting = self._waiting.turn()
+        first = waiting.popleft()
         if not first.batched:
             return [first]
         group, rest = [first], deque[Job]()
-        while self._waiting and len(group) < GROUP_MAX:
-            job = self._waiting.popleft()
+        while waiting and len(group) < GROUP_MAX:
+            job = waiting.popleft()
             (group if job.batched and job.work == first.work else rest).append(job)
-        self._waiting.extendleft(reversed(rest))
+        waiting.extendleft(reversed(rest))
         return group
 
     async def _outcomes(self, group: list[Job]) -> list[Any]:

@@ -18,7 +18,8 @@ from relay.clock import Clock
 from relay.errors import ConfigError, Problem, StoreDamaged, Unavailable
 from relay.store import replace, sqlite_file
 from relay.store.direct import DirectConnection
-from relay.store.engine import GROUP_MAX, QUEUE_MAX, Batch, I, Job, NoWatch, R, T, Watch, Work, settle_futures
+from relay.store.engine import Batch, I, Job, NoWatch, R, T, Watch, Work, settle_futures
+from relay.store.lanes import Lanes
 from relay.store.sqlite_commit import (
     FULL,
     CommitError,
@@ -60,7 +61,8 @@ class SqliteEngine:
         self._release = release
         self._lock = sqlite_file.OwnerLock(path.with_name(path.name + ".lock"))
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lanes = Lanes()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._failed = False
         self._closed = False
         self._away = False
@@ -101,45 +103,35 @@ class SqliteEngine:
         self._failed = True
 
     def depth(self) -> int:
-        return self._queue.qsize()
+        return len(self._lanes)
 
-    async def write(self, work: Work[T]) -> T:
-        return cast(
-            T, await self._put(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future()))
-        )
+    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+        future = asyncio.get_running_loop().create_future()
+        return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send)))
 
-    async def write_batched(self, work: Batch[I, R], item: I) -> R:
-        return cast(
-            R, await self._put(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future()))
-        )
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
+        future = asyncio.get_running_loop().create_future()
+        return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send)))
 
     async def _put(self, job: Job) -> Any:
         self._check_open()
-        if self._queue.qsize() >= QUEUE_MAX:
-            self._watch.refused()
-            raise Unavailable("The writer's queue is full.", code="overloaded", retry_after_s=1)
         self._loop = job.future.get_loop()
-        self._queue.put(job)
+        try:
+            self._lanes.put(job)
+        except Unavailable:
+            self._watch.refused()
+            raise
+        if not self._bell.qsize():  # else the writer will look all the same
+            self._bell.put(None)
         return await job.future
 
     def _write_loop(self) -> None:
         while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            jobs = [first]
-            stop = False
-            while len(jobs) < GROUP_MAX:
-                try:
-                    job = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if job is None:
-                    stop = True
-                    break
-                jobs.append(job)
-            self._commit(jobs)
-            if stop:
+            self._bell.get()
+            last = self._closed  # then nothing is put any more
+            while jobs := self._lanes.take():
+                self._commit(jobs)
+            if last:
                 return
 
     def _commit(self, jobs: list[Job]) -> None:
@@ -220,7 +212,7 @@ class SqliteEngine:
         if self._closed:
             return
         self._closed = True
-        self._queue.put(None)
+        self._bell.put(None)
         await asyncio.get_running_loop().run_in_executor(None, self._shut)
 
     def _shut(self) -> None:

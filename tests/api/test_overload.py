@@ -85,8 +85,10 @@ async def test_ovl_1_ovl_4_with_all_handlers_busy_sends_wait_and_acks_cancels_an
 async def test_ovl_1_a_writers_queue_that_is_full_refuses_and_what_it_took_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.store.sqlite.QUEUE_MAX", 8)
+    monkeypatch.setattr("relay.store.lanes.SENDS_MAX", 8)
     async with serving(tmp_path, {}) as face:
+        first = await face.sent(body="first")
+        cursor = (await face.sync()).json["batches"][0]["cursor"]
         gate, held = threading.Event(), threading.Event()
 
         def hold(conn: object, now_ms: int) -> None:
@@ -101,12 +103,23 @@ async def test_ovl_1_a_writers_queue_that_is_full_refuses_and_what_it_took_is_ke
             while len(done) < 20:  # the others are in the queue, and wait
                 done, _ = await asyncio.wait(sends, return_when=asyncio.FIRST_COMPLETED, timeout=0.1)
         assert all(told_to_wait(one.result(), 503, "overloaded", base_s=1) for one in done)
+        others = [  # OVL-4: there is room for these, whoever sends
+            asyncio.create_task(face.call("DELETE", f"/v1/messages/{first}")),
+            asyncio.create_task(face.call("POST", "/v1/device/ack", {"cursor": cursor}, token=face.token)),
+            asyncio.create_task(face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=face.token)),
+        ]
+        async with asyncio.timeout(10):
+            while face.of.relay.engine.depth() < 8 + len(others):  # type: ignore[attr-defined]
+                await asyncio.sleep(0.01)  # noqa: TID251 - looks again
+        assert (await face.send()).status == 503
         gate.set()
         await asyncio.wrap_future(holding)
+        assert [answer.status for answer in await asyncio.gather(*others)] == [200, 200, 200]
         answers = await asyncio.gather(*sends)
         assert {answer.status for answer in answers} == {202, 503}
         taken = [n for n, answer in enumerate(answers) if answer.status == 202]
-        assert sorted(entry["body"] for entry in await face.inbox()) == taken  # none of the refused ones is there
+        shown = [entry["body"] for entry in await face.inbox() if entry["kind"] == "message"]
+        assert sorted(shown) == taken  # none of the refused ones is there
         assert await face.still_serves()
 
 

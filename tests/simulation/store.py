@@ -13,8 +13,9 @@ import sqlalchemy.exc
 from sqlalchemy import Connection
 
 from relay.errors import Unavailable
-from relay.store.engine import GROUP_MAX, QUEUE_MAX, Batch, Job, Work, settle_futures
+from relay.store.engine import GROUP_MAX, Batch, Job, Work, settle_futures
 from relay.store.inline import InlineEngine
+from relay.store.lanes import SENDS_MAX
 from relay.store.schema import metadata
 from relay.store.sqlite_commit import commit_group
 
@@ -112,15 +113,15 @@ class NodeEngine:
     def failed(self) -> bool:
         return self._failed
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
         return cast(T, await self._put(work, None, batched=False))
 
-    async def write_batched(self, work: Batch[I, R], item: I) -> R:
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
         return cast(R, await self._put(work, item, batched=True))
 
     async def _put(self, work: Any, item: Any, *, batched: bool) -> Any:
         self._refuse()
-        assert len(self._waiting) < QUEUE_MAX, "I13: the writer's queue is over its bound"
+        assert len(self._waiting) < SENDS_MAX, "I13: the writer's queue is over its bound"
         job = Job(work, item, batched=batched, future=asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         if self._writer is None or self._writer.done():
