@@ -1,36 +1,31 @@
 """One HTTP/2 connection as a client sees it: requests in, answers out, and for each one left over whether it was processed.
 
-RFC 9113. GOAWAY frames are taken out before h2 sees them (it would refuse the answers that follow); streams above the
-last one that the server names, and refused streams, go back to whoever gave them. The connection decides nothing about
-where they go next.
+RFC 9113. Streams above the last one that a server's GOAWAY names, and refused streams, go back to whoever gave them. The
+connection decides nothing about where they go next.
 """
 
 import asyncio
 import ssl
-from contextlib import suppress
 from typing import Protocol, cast
-
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
-from h2.events import (
-    DataReceived,
-    Event,
-    PingAckReceived,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
-from h2.exceptions import H2Error
-from h2.settings import SettingCodes, Settings
 
 from providers.contract import Outcome
 from providers.http import Reason, Refusal, Response, TransportError
 from providers.http2_exchange import Exchange, Habits, Limits
-from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
-from providers.http2_headers import PlainEncoder
+from providers.http2_frames import (
+    REFUSED_STREAM,
+    Answered,
+    Carried,
+    Changed,
+    Event,
+    Frames,
+    FramesBroken,
+    Goaway,
+    Pong,
+    Reset,
+    StreamsUsedUp,
+    Widened,
+)
+from providers.http2_headers import Head
 from providers.http2_tls import about_certificate, certificate_refused
 
 __all__ = ["Connection", "Home"]
@@ -67,25 +62,7 @@ class Connection(asyncio.Protocol):
         self._home = home
         self._limits = limits
         self._habits = habits
-        self._h2 = H2Connection(
-            H2Configuration(
-                client_side=True,
-                header_encoding=None,
-                validate_outbound_headers=False,  # `Request` has looked at them
-                normalize_outbound_headers=False,
-            )
-        )
-        self._h2.encoder = PlainEncoder()
-        self._h2.local_settings = Settings(
-            client=True,
-            initial_values={
-                SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.MAX_CONCURRENT_STREAMS: 100,  # of pushed ones, so none
-                SettingCodes.MAX_HEADER_LIST_SIZE: HEADER_LIST_BYTES_MAX,
-            },
-        )
-        self._h2.decoder.max_header_list_size = HEADER_LIST_BYTES_MAX
-        self._filter = GoawayFilter()
+        self._frames = Frames(header_list_bytes_max=HEADER_LIST_BYTES_MAX)
         self._streams: dict[int, Exchange] = {}
         self._streams_max = limits.streams_max  # lower for a while after the server refused a stream
         self._held: dict[int, Exchange] = {}  # their bodies wait for a window
@@ -141,22 +118,21 @@ class Connection(asyncio.Protocol):
         if self._loop.time() - self._heard_s > self._limits.quiet_s:
             self._probe()
             return False
-        streams_max = min(self._h2.remote_settings.max_concurrent_streams, self._streams_max)
+        streams_max = min(self._frames.peer_streams_max, self._streams_max)
         if len(self._streams) >= streams_max:
             return False
         if not body_bytes:
             return True
         # A body that only trickles should not begin: it would count as sent. But nothing widens an unused window.
-        window = self._h2.outbound_flow_control_window
+        window = self._frames.window
         enough = window >= min(body_bytes, UPLOAD_BYTES_MIN) or (window > 0 and not self._streams)
-        return enough and self._h2.remote_settings.initial_window_size > 0
+        return enough and self._frames.peer_window > 0
 
     def start(self, exchange: Exchange) -> None:
         """Sends a request for which there is room."""
         try:
-            stream_id = self._h2.get_next_available_stream_id()
-            self._h2.send_headers(stream_id, exchange.head, end_stream=not exchange.body)
-        except H2Error:  # no stream id is left, or h2 counts otherwise than we do: nothing was written
+            stream_id = self._frames.request(exchange.head, with_body=bool(exchange.body))
+        except StreamsUsedUp:
             self.drain()
             self._home.give_back([exchange])
             return
@@ -197,7 +173,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._h2.initiate_connection()
         self._flush()
         self._tick()
 
@@ -206,13 +181,9 @@ class Connection(asyncio.Protocol):
             return
         self._heard_s = self._loop.time()
         try:
-            for part in self._filter.feed(data):
-                if isinstance(part, Goaway):
-                    self._goaway(part)
-                else:
-                    for event in self._h2.receive_data(part):
-                        self._handle(event)
-        except (H2Error, FramesBroken):
+            for event in self._frames.receive(data):
+                self._handle(event)
+        except FramesBroken:
             self._break(Reason.GARBAGE)
             return
         self._flush_soon()
@@ -246,45 +217,49 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, event: Event) -> None:
         match event:
-            case RemoteSettingsChanged():
+            case Answered(stream_id, fields, ended) if stream_id in self._streams:
+                self._head(self._streams[stream_id], fields)
+                if ended:
+                    self._answer(self._streams[stream_id], ended=True)
+            case Carried(stream_id, data, ended) if stream_id in self._streams:
+                exchange = self._streams[stream_id]
+                exchange.answer += data
+                if ended or len(exchange.answer) > exchange.answer_bytes_max:
+                    self._answer(exchange, ended=ended)
+            case Changed():
                 if not self.ready.done():
                     self.ready.set_result(None)
-                if self._h2.remote_settings.max_concurrent_streams > 1:
+                if self._frames.peer_streams_max > 1:
                     self._cramped_s = None
                 elif self._cramped_s is None:
                     self._cramped_s = self._loop.time()
                 self._upload_held()
-            case WindowUpdated():
+            case Widened():
                 self._upload_held()
-            case ResponseReceived(stream_id=int(stream_id), headers=headers) if stream_id in self._streams:
-                exchange = self._streams[stream_id]
-                for name, value in headers or ():
-                    if name == b":status":
-                        exchange.status = int(value) if value.isdigit() else 0
-                    elif not name.startswith(b":"):
-                        exchange.answer_headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-            case DataReceived(stream_id=int(stream_id), data=data, flow_controlled_length=length):
-                if length:
-                    self._h2.acknowledge_received_data(length, stream_id)
-                found = self._streams.get(stream_id)
-                if found is not None and data:
-                    found.answer += data
-                    if len(found.answer) > found.answer_bytes_max:
-                        self._answer(found, truncated=True)
-            case StreamEnded(stream_id=int(stream_id)) if stream_id in self._streams:
-                self._answer(self._streams[stream_id], truncated=False)
-            case StreamReset(stream_id=int(stream_id), error_code=code) if stream_id in self._streams:
+            case Reset(stream_id, code) if stream_id in self._streams:
                 exchange = self._streams.pop(stream_id)
                 self._held.pop(stream_id, None)
-                if code == ErrorCodes.REFUSED_STREAM:
+                if code == REFUSED_STREAM:
                     self._streams_max = max(1, len(self._streams))
                     exchange.taken_back()
                     self._home.give_back([exchange])
                 else:
                     exchange.fail(TransportError(Reason.RESET, sent=True))
-            case PingAckReceived(ping_data=data) if bytes(data or b"") == PING and self._pong is not None:
+            case Pong(data) if data == PING and self._pong is not None:
                 self._pong.cancel()
                 self._pong = None
+            case Goaway():
+                self._goaway(event)
+
+    def _head(self, exchange: Exchange, fields: Head) -> None:
+        """The head of an answer. An interim one (1xx), and fields that come after a body, say nothing to us."""
+        status = next((value for name, value in fields if name == b":status"), b"")
+        if exchange.status or (status.startswith(b"1") and len(status) == 3):
+            return
+        exchange.status = int(status) if status.isdigit() else 0
+        for name, value in fields:
+            if not name.startswith(b":"):
+                exchange.answer_headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def _goaway(self, goaway: Goaway) -> None:
         self.draining = True
@@ -301,10 +276,11 @@ class Connection(asyncio.Protocol):
             self._home.refused(against_us)
         self._home.give_back([exchange for exchange in exchanges if not exchange.future.done()])
 
-    def _answer(self, exchange: Exchange, *, truncated: bool) -> None:
+    def _answer(self, exchange: Exchange, *, ended: bool) -> None:
         del self._streams[exchange.stream_id]
-        if truncated or exchange.unsent:
+        if not ended or exchange.unsent:
             self._reset(exchange)
+        truncated = len(exchange.answer) > exchange.answer_bytes_max
         self.answered += 1
         self._streams_max = min(self._streams_max + 1, self._limits.streams_max)
         if not 200 <= exchange.status <= 999:
@@ -329,12 +305,12 @@ class Connection(asyncio.Protocol):
     def _upload(self, exchange: Exchange) -> None:
         stream_id = exchange.stream_id
         while exchange.unsent:
-            window = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+            window = self._frames.room(stream_id)
             if window <= 0:
                 self._held[stream_id] = exchange
                 return
             piece, exchange.unsent = exchange.unsent[:window], exchange.unsent[window:]
-            self._h2.send_data(stream_id, bytes(piece), end_stream=not exchange.unsent)
+            self._frames.upload(stream_id, bytes(piece), ended=not exchange.unsent)
         self._held.pop(stream_id, None)
 
     def _upload_held(self) -> None:
@@ -343,15 +319,12 @@ class Connection(asyncio.Protocol):
 
     def _reset(self, exchange: Exchange) -> None:
         self._held.pop(exchange.stream_id, None)
-        try:
-            self._h2.reset_stream(exchange.stream_id, ErrorCodes.CANCEL)
-        except H2Error:
-            return  # it has ended meanwhile
+        self._frames.reset(exchange.stream_id)
         self._flush_soon()
 
     def _probe(self) -> None:
         if self._pong is None and not self.closed:
-            self._h2.ping(PING)
+            self._frames.ping(PING)
             self._pong = self._loop.call_later(self._limits.pong_s, self._break, Reason.TIMEOUT)
             self._flush_soon()
 
@@ -363,7 +336,7 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._transport is not None and not self.closed and (data := self._h2.data_to_send()):
+        if self._transport is not None and not self.closed and (data := self._frames.take()):
             self._transport.write(data)
 
     # Its end.
@@ -391,8 +364,7 @@ class Connection(asyncio.Protocol):
         """Says good-bye and closes; whoever has no answer is told that there may have been one."""
         if self.closed:
             return
-        with suppress(H2Error):
-            self._h2.close_connection()
+        self._frames.goodbye()
         self._flush()
         self.closed = self.draining = True
         for timer in (self._pong, self._timer):

@@ -20,7 +20,7 @@ class Limits:
     total_s: float = 10.0  # a request, with its wait for a connection
     answer_bytes_max: int = 64 * 1024
     connections_max: int = 4  # to one origin
-    streams_max: int = 100  # of one connection, if the server would have more; h2 walks through them at each request
+    streams_max: int = 100  # of one connection, if the server would have more
     quiet_s: float = 60.0  # after such a silence, ask whether the other side is there before giving it a request
     pong_s: float = 3.0  # for the answer to that
     ping_s: float = 3600.0  # silence after which an idle connection is kept up by a ping

@@ -1,54 +1,55 @@
-"""A request's header fields, and how they are written (RFC 7541). Pure."""
+"""A request's header fields, and how fields are written and read (RFC 7541)."""
 
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
 
-from hpack import Encoder
+from hpack import Decoder
+from hpack.exceptions import HPACKError
+from hpack.huffman_table import decode_huffman
+from hpack.table import HeaderTable
 
 from providers.http import Request
 
-__all__ = ["Head", "PlainEncoder", "head_of"]
+__all__ = ["Head", "HeadReader", "HeadUnreadable", "block_of", "head_of"]
 
 Head = list[tuple[bytes, bytes]]
+
+_WRITTEN = {(b":method", b"GET"): 2, (b":method", b"POST"): 3, (b":scheme", b"http"): 6, (b":scheme", b"https"): 7}
+_STATIC = HeaderTable.STATIC_TABLE
+_NO_TABLE = b"\x20"  # a table of no bytes, 6.3
+_SHORT = 128  # bytes of a string that is worth remembering: names, dates, media types
 
 
 def head_of(request: Request, *, authority: str, scheme: str, path: str, user_agent: str) -> Head:
     """A request's header fields."""
-    head = [
-        (b":method", request.method.encode()),
-        (b":scheme", scheme.encode()),
-        (b":authority", authority.encode()),
-        (b":path", path.encode()),
-    ]
     given = {name.lower(): value for name, value in request.headers.items()}
     given.pop("host", None)
     given.setdefault("user-agent", user_agent)
     if request.body:
         given["content-length"] = str(len(request.body))
-    head += [(name.encode(), value.encode()) for name, value in given.items()]
-    return head
+    return [
+        (b":method", request.method.encode()),
+        (b":scheme", scheme.encode()),
+        (b":authority", authority.encode()),
+        (b":path", path.encode()),
+        *[(name.encode(), value.encode()) for name, value in given.items()],
+    ]
 
 
-class PlainEncoder(Encoder):
-    """HPACK (RFC 7541) without its table and without Huffman's code: every field but the commonest as a literal, 6.2.3.
+def block_of(head: Iterable[tuple[bytes, bytes]], *, tell_table: bool = False) -> bytes:
+    """Fields as they are written: without the table and Huffman's code, every field but the commonest a literal, 6.2.3.
 
-    Apple asks that paths and tokens stay out of its small table (sheet §3). And the library's own way is a third of what
-    a push costs here.
+    Apple asks that paths and tokens stay out of its small table (sheet §3). `tell_table`: says so first.
     """
-
-    def encode(self, headers: Iterable[Any], huffman: bool = False) -> bytes:
-        del huffman
-        block = bytearray(super().encode(()))  # tells a change of the table's size, when the server has asked for one
-        for name, value in headers:
-            index = _STATIC.get((name, value))
-            if index is not None:
-                block.append(0x80 | index)
-            else:
-                block += b"\x10" + _counted(name) + _counted(value)
-        return bytes(block)
-
-
-_STATIC = {(b":method", b"GET"): 2, (b":method", b"POST"): 3, (b":scheme", b"http"): 6, (b":scheme", b"https"): 7}
+    block = bytearray(_NO_TABLE if tell_table else b"")
+    for field in head:
+        index = _WRITTEN.get(field)
+        if index is not None:
+            block.append(0x80 | index)
+        else:
+            name, value = field
+            block += b"\x10" + _counted(name) + _counted(value)
+    return bytes(block)
 
 
 def _counted(text: bytes) -> bytes:
@@ -62,3 +63,91 @@ def _counted(text: bytes) -> bytes:
         size >>= 7
     prefix.append(size)
     return bytes(prefix) + text
+
+
+class HeadUnreadable(ValueError):  # noqa: N818
+    """These bytes are no header fields, or too many."""
+
+
+class HeadReader:
+    """Reads one connection's blocks of fields.
+
+    A peer that was told to keep no table writes fields that stand for themselves, and repeats most of them in every
+    answer: those are read here. A block that speaks of the table goes to the library, which keeps one.
+    """
+
+    def __init__(self, *, list_bytes_max: int) -> None:
+        self._decoder = Decoder(max_header_list_size=list_bytes_max)
+        self._bytes_max = list_bytes_max
+
+    def read(self, block: bytes) -> Head:
+        """The fields, names in whatever case they came in. Raises HeadUnreadable."""
+        try:
+            fields = _without_table(block)
+            if fields is None:
+                return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
+        except (HPACKError, IndexError, ValueError):
+            raise HeadUnreadable from None
+        if sum(len(name) + len(value) + 32 for name, value in fields) > self._bytes_max:
+            raise HeadUnreadable
+        return fields
+
+
+def _without_table(block: bytes) -> Head | None:
+    """The fields, if none of them has to do with the dynamic table; else None. Raises IndexError for a block cut short."""
+    fields: Head = []
+    at, size = 0, len(block)
+    while at < size:
+        first = block[at]
+        if first & 0x80:  # indexed, 6.1
+            index = first & 0x7F
+            if not 0 < index <= len(_STATIC):
+                return None
+            at += 1
+            name, value = _STATIC[index - 1]
+        elif first & 0x60:  # to be kept (6.2.1), or about the table's size (6.3)
+            return None
+        else:  # a literal that is not kept, 6.2.2 and 6.2.3
+            index, at = _number(block, at, 0x0F)
+            if index > len(_STATIC):
+                return None
+            if index:
+                name = _STATIC[index - 1][0]
+            else:
+                name, at = _string(block, at)
+            value, at = _string(block, at)
+        fields.append((name, value))
+    return fields
+
+
+def _number(block: bytes, at: int, most: int) -> tuple[int, int]:
+    """5.1: a number whose first byte has room up to `most`; and where it ends."""
+    number = block[at] & most
+    at += 1
+    if number < most:
+        return number, at
+    for shift in range(0, 28, 7):
+        byte = block[at]
+        at += 1
+        number += (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return number, at
+    raise HeadUnreadable
+
+
+def _string(block: bytes, at: int) -> tuple[bytes, int]:
+    """5.2"""
+    coded = block[at] & 0x80
+    size, at = _number(block, at, 0x7F)
+    end = at + size
+    if end > len(block):
+        raise HeadUnreadable
+    text = block[at:end]
+    if not coded:
+        return text, end
+    return (_plain(text) if size <= _SHORT else decode_huffman(text)), end
+
+
+@lru_cache(maxsize=1024)
+def _plain(coded: bytes) -> bytes:
+    return decode_huffman(coded)

@@ -45,7 +45,7 @@ def _in_windows(sqlite: bool) -> Select[Any]:
         listed = func.json_each(bindparam("windows")).table_valued("value").c.value
         columns = [func.json_extract(listed, f"$[{place}]") for place in range(4)]
     else:
-        kinds = {"apps": Text(), "users": Text(), "afters": BigInteger(), "uptos": BigInteger()}
+        kinds: dict[str, Any] = {"apps": Text(), "users": Text(), "afters": BigInteger(), "uptos": BigInteger()}
         arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()]
         span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", name="span")
         columns = span.render_derived().c

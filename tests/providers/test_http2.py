@@ -9,16 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
-from hpack import Decoder
 from http2_scripted import Asked, Scripted, Wire, obliging, serving
-from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, SettingsFrame
+from hyperframe.frame import GoAwayFrame, SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,8 +25,7 @@ from providers.http import Reason, Refusal, Request, RequestInvalid, TransportEr
 from providers.http2 import Habits, Http2Transport, Limits, tls_context
 from providers.http2_connection import Connection
 from providers.http2_exchange import Exchange
-from providers.http2_frames import FramesBroken, Goaway, GoawayFilter
-from providers.http2_headers import PlainEncoder, head_of
+from providers.http2_headers import head_of
 from providers.sandbox.authority import Authority
 
 LIMITS = Limits(total_s=20, connect_s=10)
@@ -56,56 +53,6 @@ async def failing(client: Http2Transport, asked: Request) -> TransportError:
 
 
 # The bytes before h2 sees them.
-
-FRAMES = st.lists(
-    st.one_of(
-        st.builds(lambda data: DataFrame(1, data).serialize(), st.binary(max_size=40)),
-        st.builds(lambda data: PingFrame(0, data).serialize(), st.binary(min_size=8, max_size=8)),
-        st.builds(
-            lambda last, code, debug: GoAwayFrame(0, last_stream_id=last, error_code=code, additional_data=debug),
-            st.integers(0, 2**31 - 1),
-            st.integers(0, 13),
-            st.binary(max_size=40),
-        ),
-    ),
-    max_size=8,
-)
-
-
-@given(FRAMES, st.lists(st.integers(0, 400), max_size=12))
-@settings(deadline=None)
-def test_goaway_is_taken_out_and_all_else_passes_however_the_bytes_are_cut(
-    frames: list[bytes | GoAwayFrame], cuts: list[int]
-) -> None:
-    stream = b"".join(one if isinstance(one, bytes) else one.serialize() for one in frames)
-    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    found: list[bytes | Goaway] = []
-    parts = GoawayFilter()
-    for start, end in pairwise(edges):
-        found += parts.feed(stream[start:end])
-    # Joined, in order: the cuts show in neither.
-    expected = [
-        one if isinstance(one, bytes) else Goaway(one.last_stream_id, one.error_code, one.additional_data)
-        for one in frames
-    ]
-    assert _joined(found) == _joined(expected)
-
-
-def _joined(parts: list[bytes | Goaway]) -> list[bytes | Goaway]:
-    joined: list[bytes | Goaway] = []
-    for part in parts:
-        if isinstance(part, bytes) and joined and isinstance(joined[-1], bytes):
-            joined[-1] += part
-        elif part != b"":
-            joined.append(part)
-    return joined
-
-
-@pytest.mark.parametrize("length", [0, 7, 16_385, 2**24 - 1])
-def test_a_goaway_that_cannot_be_one_is_refused_unread(length: int) -> None:
-    with pytest.raises(FramesBroken):
-        GoawayFilter().feed(length.to_bytes(3) + b"\x07\x00\x00\x00\x00\x00")
-
 
 # What goes out, what comes back.
 
@@ -162,15 +109,6 @@ async def test_nothing_of_ours_enters_the_servers_header_table() -> None:
             asked = server.all_asked[-1].headers
             assert (asked["x-value"], asked[":path"], asked[":method"]) == (value, f"/{n}", "PUT")
         assert not list(server.wires[0].h2.decoder.header_table.dynamic_entries)
-
-
-@given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20_000)), max_size=6))
-@settings(deadline=None, max_examples=50)
-def test_headers_are_read_as_they_were_written(headers: list[tuple[bytes, bytes]]) -> None:
-    decoder = Decoder(max_header_list_size=2**20)
-    assert [
-        (bytes(name), bytes(value)) for name, value in decoder.decode(PlainEncoder().encode(headers), raw=True)
-    ] == headers
 
 
 async def test_an_answer_is_read_up_to_its_limit_and_the_connection_goes_on() -> None:
