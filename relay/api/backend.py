@@ -19,9 +19,9 @@ from relay.api.schemas.users import RenameBody
 from relay.clock import Clock, from_rfc3339, rfc3339
 from relay.errors import FieldError, Invalid, Malformed, Problem, TooLarge, not_an_instant
 from relay.ids import Rng
-from relay.inbox.accept import Accepted, Recipient, Send
 from relay.inbox.ack import AckRequest
 from relay.inbox.registry import ForeignWord, Registration
+from relay.inbox.send import Accepted, Recipient, Send
 from relay.inbox.service import InboxService
 from relay.model import EVERYWHERE, Device, DeviceKey, Facts, NotifyPolicy, Policy, Scope, UserKey
 from relay.presence.rules import Beat

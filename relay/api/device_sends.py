@@ -18,7 +18,7 @@ from relay.api.schemas.messages import TTL_S_MAX, SendBody, SenderBody
 from relay.clock import Clock, rfc3339
 from relay.errors import FieldError, Forbidden, Invalid, Malformed, Throttled
 from relay.ids import device_namespace
-from relay.inbox.accept import Accepted
+from relay.inbox.send import Accepted
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
 from relay.realtime.protocol import Id, MessageIdText, Word

@@ -5,13 +5,12 @@ talks; when it has committed, the sender may forget the message.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
-from relay.errors import Conflict, FieldError, Invalid, Problem, Throttled
+from relay.errors import Conflict, Problem
 from relay.inbox import rules
 from relay.inbox.ending import entry_row
 from relay.inbox.groups import MEMBERS_MAX
@@ -19,18 +18,17 @@ from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.locked import flush as flush_users
 from relay.inbox.posting import Posts, as_post, post_expiry, timeline_key
 from relay.inbox.reports import end
-from relay.model import (
-    EVERYWHERE,
-    GATEWAY,
-    DeviceKey,
-    DeviceState,
-    EntryState,
-    Kind,
-    NotifyPolicy,
-    Scope,
-    TimelineKey,
-    UserKey,
+from relay.inbox.send import (
+    REFUSALS,
+    Accepted,
+    Recipient,
+    Send,
+    expiry,
+    nobody_there,
+    not_ultra,
+    replayed,
 )
+from relay.model import GATEWAY, DeviceKey, DeviceState, EntryState, Kind, TimelineKey, UserKey
 from relay.store import fanout as fanout_rows
 from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
@@ -39,101 +37,9 @@ from relay.store import timelines as timeline_rows
 from relay.store.engine import Conn
 from relay.store.timelines import ULTRA
 
-ZERO_TTL_MS = 30_000  # `ttl_s: 0` = now or never
 KEY_KEPT_MS = 72 * 3_600_000
 KEY_AFTER_LIFE_MS = 24 * 3_600_000
 SYSTEM = "system"
-AT_ONCE_MAX = 200  # receivers in one transaction; more get it by a job
-
-
-class Send(Struct, frozen=True, kw_only=True):
-    """One message to accept, validated, with its id made. JSON stays text from here on."""
-
-    app_id: str
-    message_id: str
-    id_from_key: bool  # the id is the same whenever this key comes again
-    key: str | None  # with its namespace
-    body_hash: bytes
-    nonce: str  # random: tells our idempotency row from one that was there
-    users: tuple[str, ...]
-    group: str | None = None  # instead of users: whoever is a member when it is accepted
-    devices_named: bool = False  # the devices of the scope are the receivers, so they must exist
-    type: str
-    conversation_type: str = "direct"
-    conversation_id: str | None = None
-    sender_user: str | None = None
-    sender_device: str | None = None
-    client_ref: str | None = None
-    priority: str = "normal"
-    body: str
-    h: str
-    push: str | None = None
-    collapse_key: str | None = None
-    min_schema: int | None = None
-    min_app_version: str | None = None
-    fallback: str | None = None
-    fallback_h: str | None = None
-    push_held: str | None = None
-    notify_release: bool = False
-    hold: bool = True
-    scope: Scope = EVERYWHERE
-    notify_policy: NotifyPolicy | None = None
-    ttl_s: int
-    deliver_ms: int | None = None  # not before then
-    mentions: tuple[str, ...] = ()  # of an ultra group: who gets a pointer into the inbox
-    everyone: bool = False  # all members are mentioned
-
-    @property
-    def shared(self) -> bool:
-        """Whether it stands in a shared timeline, and its receivers only get pointers to it."""
-        return self.conversation_type == ULTRA
-
-    @property
-    def waits(self) -> bool:
-        """Whether its receivers get it by a job of its own, later or in parts."""
-        return self.deliver_ms is not None or len(self.users) > AT_ONCE_MAX
-
-
-class Recipient(NamedTuple):
-    """What became of one receiver: a number in the inbox, or a code of why not; neither yet: it waits."""
-
-    user_id: str
-    seq: int | None
-    refusal: str | None
-
-
-class Accepted(Struct, frozen=True, kw_only=True):
-    """What the sender is told; `wakes` and `due_ms` are hints for after the commit."""
-
-    message_id: str
-    accepted_ms: int
-    expires_ms: int
-    recipients: tuple[Recipient, ...]
-    deliver_ms: int | None = None
-    job: str | None = None  # the fan-out that it goes by
-    everyone: bool = False  # the job goes to all members of a group
-    posted: tuple[TimelineKey, int] | None = None  # its number in a shared timeline
-    replay: bool = False
-    wakes: tuple[UserKey, ...] = ()
-    due_ms: int | None = None
-
-    @property
-    def fanout_total(self) -> int | None:
-        """How many receivers its fan-out has; None: everybody in a group."""
-        return None if self.everyone else len(self.recipients)
-
-
-REFUSALS: dict[str, Callable[[str], Problem]] = {
-    "recipient_unknown": lambda who: Invalid(
-        f"There is no user {who[:64]!r}, or not with these devices; register them first, or set app.create_users.",
-        code="recipient_unknown",
-    ),
-    "recipient_queue_full": lambda who: Throttled(
-        f"The inbox of {who[:64]!r} is full; its devices must catch up first.",
-        code="recipient_queue_full",
-        retry_after_s=60,
-    ),
-}
 
 
 def accept(
@@ -548,11 +454,6 @@ class Batch:
         return done
 
 
-def expiry(send: Send, now_ms: int) -> int:
-    """When it is over: its life begins when it is delivered."""
-    return max(now_ms, send.deliver_ms or 0) + (send.ttl_s * 1000 or ZERO_TTL_MS)
-
-
 def _has_devices(locked: Locked, names: Sequence[str]) -> bool:
     """Whether the user has all of them, now: a device that comes later is not meant (protocol 12.4)."""
     found = [locked.devices.get(name) for name in names]
@@ -561,17 +462,6 @@ def _has_devices(locked: Locked, names: Sequence[str]) -> bool:
 
 def _earlier(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else min(one, other)
-
-
-def nobody_there(send: Send) -> Invalid:
-    return Invalid(f"The group {(send.group or '')[:64]!r} has no member to receive this.", code="recipient_unknown")
-
-
-def not_ultra() -> Invalid:
-    return Invalid(
-        "Everybody in this group receives the message; mentions are for ultra groups.",
-        errors=(FieldError("/mentions", "conflict", "leave it out; or make the group one of type ultra"),),
-    )
 
 
 def _conflict() -> Conflict:
@@ -586,18 +476,3 @@ def _repeat_of(answer: Accepted | Exception | None) -> Accepted | Exception:
         return replace(answer, replay=True, wakes=(), due_ms=None)
     assert answer is not None
     return answer
-
-
-def replayed(row: Any) -> Accepted:
-    """The answer that was given for this message, or how far it has come since."""
-    recipients = tuple(Recipient(*one) for one in msgspec.json.decode(row.recipients))
-    waits = row.deliver_ms is not None or len(recipients) > AT_ONCE_MAX
-    return Accepted(
-        message_id=row.message_id,
-        accepted_ms=row.accepted_ms,
-        expires_ms=row.expires_ms,
-        recipients=recipients,
-        deliver_ms=row.deliver_ms,
-        job=fanout_rows.job_id(row.app_id, row.message_id) if waits else None,
-        replay=True,
-    )

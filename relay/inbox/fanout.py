@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from relay.inbox.accept import AT_ONCE_MAX, Batch, Recipient, Send
+from relay.inbox.accept import Batch
 from relay.inbox.ending import take_back
 from relay.inbox.locked import PolicyOf, flush, lock
+from relay.inbox.send import AT_ONCE_MAX, Recipient, Send
 from relay.inbox.waking import wake
 from relay.model import NotifyPolicy, TimelineKey, UserKey
 from relay.store import fanout as rows

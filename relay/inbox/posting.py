@@ -4,11 +4,12 @@ The conversation's lock is taken before any inbox's; a wake job that covers the 
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
 from relay.errors import FieldError, Invalid
+from relay.inbox.send import Send
 from relay.model import EntryState, Kind, Policy, TimelineKey
 from relay.store import fanout as job_rows
 from relay.store import timelines as rows
@@ -16,15 +17,12 @@ from relay.store.engine import Conn
 from relay.store.events import derived_id
 from relay.store.timelines import ULTRA, Timeline
 
-if TYPE_CHECKING:
-    from relay.inbox.accept import Send
 
-
-def timeline_key(send: "Send") -> TimelineKey:
+def timeline_key(send: Send) -> TimelineKey:
     return TimelineKey(send.app_id, send.group or "")
 
 
-def as_post(send: "Send") -> "Send":
+def as_post(send: Send) -> Send:
     """The send as one to a shared timeline. Raises Invalid for what only inboxes can do."""
     odd = [
         ("/deliver_at", send.deliver_ms is not None, "a shared timeline takes messages at once"),
@@ -68,7 +66,7 @@ class Posts:
     def epoch(self, key: TimelineKey) -> str:
         return self._timelines[key].epoch
 
-    def append(self, send: "Send", expires_ms: int, *, origin_session: int | None) -> int:
+    def append(self, send: Send, expires_ms: int, *, origin_session: int | None) -> int:
         """The message's number."""
         return self.add(
             timeline_key(send),

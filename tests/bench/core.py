@@ -13,11 +13,11 @@ from sqlalchemy import Table
 
 from relay.clock import SystemClock
 from relay.ids import message_id, system_rng
-from relay.inbox.accept import Send
 from relay.inbox.ack import AckRequest
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello
 from relay.inbox.registry import Registration
+from relay.inbox.send import Send
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
 from relay.presence.leases import LeaseBook

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from relay.inbox.accept import Send
+from relay.inbox.send import Send
 from relay.inbox.service import InboxService
 from tests.bench.core import APP, inboxes, sends
 from tests.bench.report import Figure

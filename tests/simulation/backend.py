@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from relay import ids
 from relay.api.schemas.messages import SendBody
 from relay.errors import Conflict, CursorRefused, Missing, Problem
-from relay.inbox.accept import Accepted, Send
+from relay.inbox.send import Accepted, Send
 from relay.webhooks.worker import Answer, PostFailed
 
 from .client import Broken

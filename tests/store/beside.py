@@ -10,7 +10,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from relay.inbox.accept import Send, accept
+from relay.inbox.accept import accept
+from relay.inbox.send import Send
 from relay.store.postgres import PostgresEngine
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from providers.contract import Capabilities, Outcome, Verdict
 from relay.bus.local import LocalBus
-from relay.inbox.accept import Accepted, Send
 from relay.inbox.ack import AckAnswer, AckRequest
 from relay.inbox.addresses import NewAddress
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello, Welcome
 from relay.inbox.registry import Registration
+from relay.inbox.send import Accepted, Send
 from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed

@@ -4,9 +4,9 @@ import random
 from typing import Any
 
 from relay.bus.local import LocalBus
-from relay.inbox.accept import Send
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.registry import Registration
+from relay.inbox.send import Send
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy, UserKey
 from relay.store import meta

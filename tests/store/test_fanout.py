@@ -8,7 +8,7 @@ import pytest
 from house import House
 
 from relay.errors import Conflict
-from relay.inbox import accept, fanout
+from relay.inbox import fanout, send
 from relay.model import Policy
 from relay.store.engine import Engine
 
@@ -18,7 +18,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture
 async def house(engine: Engine, clock: Any, monkeypatch: pytest.MonkeyPatch) -> House:
-    for module in (accept, fanout):
+    for module in (send, fanout):
         monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
     house = await House(engine, clock, policy=Policy(inbox_max=2)).begin()
     for user in ("ann", "bob", "cid", "dee", "eve"):

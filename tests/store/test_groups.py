@@ -7,7 +7,7 @@ import pytest
 from house import House
 
 from relay.errors import Invalid, Missing
-from relay.inbox import accept, fanout, groups
+from relay.inbox import fanout, groups, send
 from relay.store.engine import Engine
 
 
@@ -65,7 +65,7 @@ async def test_a_message_that_waits_goes_to_the_members_of_when_it_was_accepted(
 
 
 async def test_a_large_group_is_reached_in_parts(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (accept, fanout):
+    for module in (send, fanout):
         monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
     await join(house, "ann", "bob", "cid")
     sent = await to_group(house)

@@ -11,12 +11,12 @@ import pytest
 
 from relay.bus.local import LocalBus
 from relay.errors import Conflict, CursorRefused, Invalid, Malformed, Throttled
-from relay.inbox.accept import Accepted, Send
 from relay.inbox.ack import AckRequest
 from relay.inbox.addresses import NewAddress
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello, Welcome
 from relay.inbox.registry import Registration
+from relay.inbox.send import Accepted, Send
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy, UserKey
 from relay.store import meta

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from relay.bus.local import LocalBus
-from relay.inbox.accept import Send
 from relay.inbox.ack import AckRequest
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello
 from relay.inbox.registry import Registration
+from relay.inbox.send import Send
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
 from relay.store import meta

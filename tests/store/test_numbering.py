@@ -16,7 +16,8 @@ from beside import held, until_blocked
 from house import House
 
 from relay.errors import Unavailable
-from relay.inbox.accept import Accepted, accept
+from relay.inbox.accept import accept
+from relay.inbox.send import Accepted
 from relay.model import Policy
 from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine

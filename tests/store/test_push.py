@@ -8,11 +8,11 @@ import pytest
 
 from providers.contract import Capabilities, Outcome, Scope, Verdict
 from relay.bus.local import LocalBus
-from relay.inbox.accept import Send
 from relay.inbox.ack import AckRequest
 from relay.inbox.addresses import NewAddress
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.registry import Registration
+from relay.inbox.send import Send
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed

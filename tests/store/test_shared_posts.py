@@ -8,7 +8,7 @@ import pytest
 from house import House
 
 from relay.errors import Invalid
-from relay.inbox import accept, fanout, waking
+from relay.inbox import fanout, send, waking
 from relay.model import Policy
 from relay.store.engine import Engine
 
@@ -77,7 +77,7 @@ async def test_who_is_mentioned_has_it_in_the_inbox_too(house: House) -> None:
 
 
 async def test_many_mentions_and_everybody_go_by_a_job(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (accept, fanout):
+    for module in (send, fanout):
         monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
     named = await post(house, mentions=("ann", "bob", "cid"))
     assert named.job is not None
