@@ -6,6 +6,8 @@ import { CARRIES_BODY, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
 const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, upgrade: null, version: null, given: null, token: null };
+const INBOX = "inbox";
+const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
 /** Another tab has stored something meanwhile. */
 export class Moved extends Error {}
@@ -85,15 +87,69 @@ export class Cache {
     });
   }
 
-  async #takeAll(t, store, page, { types = null, check = null }) {
+  // --- shared timelines: each stands at a place of its own, `store.follows`, beside the inbox's ---
+
+  /** Follows a timeline, if it is not followed yet; gives where it stands. */
+  follow(name) {
+    return this.#change(async (store) => ((store.follows ??= {})[name] ??= { epoch: "", seq: 0, cursor: null }));
+  }
+
+  unfollow(name) {
+    return this.#change(async (store) => void delete store.follows?.[name]);
+  }
+
+  /** Stores a page and its cursor; gives where the timeline stands, and what is news. */
+  async keepShared(at, bare, how = {}) {
+    const page = await summed(bare);
+    return this.#change(async (store, t) => {
+      const here = store.follows?.[page.timeline];
+      if (!here || here.cursor !== at.cursor) return { position: here ?? at }; // another tab was here, or it is not followed any more
+      const news = await this.#takeAll(t, store, page, how, page.timeline);
+      const gaps = page.gaps.filter(({ why }) => HOLES.has(why)).map(({ from: low, to: high }) => ({ low, high }));
+      if (gaps.length) (store.holes ??= {})[page.timeline] = [...(store.holes?.[page.timeline] ?? []), ...gaps];
+      const position = { epoch: page.epoch, seq: page.to, cursor: page.cursor };
+      store.follows[page.timeline] = position;
+      return { position, news };
+    });
+  }
+
+  /** Stores where a timeline goes on; every message stays. Under a new epoch, numbers of the past mean nothing. */
+  adoptShared(name, position) {
+    return this.#change(async (store) => {
+      if (store.follows?.[name]?.epoch !== position.epoch) delete store.holes?.[name];
+      if (store.follows?.[name]) store.follows[name] = position;
+      return { position };
+    });
+  }
+
+  /** Numbers (low, high] that were skipped, the oldest first. */
+  async holes(name) {
+    const store = await this.open();
+    return [...(store.holes?.[name] ?? [])].sort((one, other) => one.low - other.low);
+  }
+
+  /** Stores a page of a range, and makes the hole that it lies in smaller. */
+  async fillShared(bare, how = {}) {
+    const page = await summed(bare);
+    return this.#change(async (store, t) => {
+      const fits = page.epoch === store.follows?.[page.timeline]?.epoch;
+      const news = await this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how, page.timeline);
+      const rest = ({ low, high }) =>
+        [{ low, high: Math.min(high, page.from) }, { low: Math.max(low, page.to), high }].filter((one) => one.low < one.high);
+      if (fits) (store.holes ??= {})[page.timeline] = (store.holes?.[page.timeline] ?? []).flatMap(rest);
+      return news;
+    });
+  }
+
+  async #takeAll(t, store, page, { types = null, check = null }, timeline = INBOX) {
     const news = { arrived: [], changed: [], ended: [], read: [], sent: [], words: {} };
-    for (const entry of page.entries) await this.#take(t, store, entry, { types, check }, news);
+    for (const entry of page.entries) await this.#take(t, store, entry, { types, check }, news, timeline);
     for (const [key, word] of Object.entries(news.words)) await t.put("words", key, { key, word });
     return news;
   }
 
-  async #take(t, store, entry, { types, check }, news) {
-    if (entry.kind === "recall") return this.#end(t, entry.of ?? [], "recalled", entry.seq, news);
+  async #take(t, store, entry, { types, check }, news, timeline = INBOX) {
+    if (entry.kind === "recall") return this.#end(t, entry.of ?? [], "recalled", entry.seq, news, timeline);
     if (entry.kind === "read") return void news.read.push({ conversation: entry.conversation?.id ?? entry.conversation, seq: entry.read_seq });
     if (!CARRIES_BODY.has(entry.kind) || entry.body === undefined) {
       if (!(await t.get("messages", entry.id))) {
@@ -117,32 +173,36 @@ export class Cache {
       await t.put("messages", known.id, row);
       news.changed.push(row);
     }
-    if (refusal) news.words[`nack:${entry.id}`] = { id: entry.id, code: refusal };
-    await this.#enter(t, entry, known?.id ?? entry.id, news);
+    // Of what is shared, nothing is owed to this device alone.
+    if (refusal && timeline === INBOX) news.words[`nack:${entry.id}`] = { id: entry.id, code: refusal };
+    await this.#enter(t, entry, known?.id ?? entry.id, news, timeline);
     return undefined;
   }
 
   /** What came by which number, and what it ended. */
-  async #enter(t, entry, kept, news) {
-    if (entry.kind === "release") await this.#close(t, [entry.id], entry.seq);
+  async #enter(t, entry, kept, news, timeline) {
+    if (entry.kind === "release") await this.#close(t, [entry.id], entry.seq, timeline);
     if (entry.collapse_key && entry.kind === "message") {
-      const older = await t.having("ledger", "collapse", entry.collapse_key);
+      const older = (await t.having("ledger", "collapse", entry.collapse_key)).filter((one) => of(one) === timeline);
       const ids = older.filter(({ seq, endedBy }) => seq < entry.seq && !endedBy).map((one) => one.kept);
-      await this.#end(t, ids.filter((id) => id !== kept), "superseded", entry.seq, news);
+      await this.#end(t, ids.filter((id) => id !== kept), "superseded", entry.seq, news, timeline);
     }
     if (!entry.seq) return; // by no number yet, or by one of another numbering
     const { seq, id, h, expires_at: expires = null, collapse_key: collapse } = entry;
-    await t.put("ledger", seq, { seq, id, h, kept, expires, endedBy: null, ...(collapse ? { collapse } : {}) });
+    // A shared timeline's rows have keys that are no numbers: no range of the inbox's numbers has them in it.
+    const key = timeline === INBOX ? seq : `${timeline}\u001f${seq}`;
+    const where = timeline === INBOX ? {} : { timeline };
+    await t.put("ledger", key, { ...where, seq, id, h, kept, expires, endedBy: null, ...(collapse ? { collapse } : {}) });
     const row = await t.get("messages", kept);
-    await t.put("messages", kept, { ...row, seqs: [...new Set([...(row.seqs ?? []), seq])] });
+    await t.put("messages", kept, { ...row, seqs: [...new Set([...(row.seqs ?? []), key])] });
   }
 
   /** Ledger rows of these messages before a number count no more. */
-  async #close(t, ids, by) {
+  async #close(t, ids, by, timeline) {
     for (const id of ids) {
-      for (const seq of (await t.get("messages", id))?.seqs ?? []) {
-        const row = await t.get("ledger", seq);
-        if (row && seq < by && !row.endedBy) await t.put("ledger", seq, { ...row, endedBy: by });
+      for (const key of (await t.get("messages", id))?.seqs ?? []) {
+        const row = await t.get("ledger", key);
+        if (row && of(row) === timeline && row.seq < by && !row.endedBy) await t.put("ledger", key, { ...row, endedBy: by });
       }
     }
   }
@@ -153,8 +213,8 @@ export class Cache {
     return tag === null ? known : (await t.having("messages", "tag", tag))[0];
   }
 
-  async #end(t, ids, why, by, news) {
-    await this.#close(t, ids, by);
+  async #end(t, ids, why, by, news, timeline) {
+    await this.#close(t, ids, by, timeline);
     for (const id of ids) {
       const row = await t.get("messages", id);
       if (!row || row.ended) continue;
@@ -281,6 +341,8 @@ export class Cache {
     return this.#change(async (store) => void Object.assign(store, { given, token }));
   }
 }
+
+const of = ({ timeline = INBOX }) => timeline;
 
 /** The page, each body with a sum of its own, by which it is known later whether the database still holds what came. */
 async function summed(page) {

@@ -119,7 +119,43 @@ export class Client extends EventTarget {
     await this.#cache.outbox.drop(keys);
   }
 
-  /** The user has read a conversation up to this number of the inbox. */
+  /**
+   * Has the messages of an ultra group come into the cache, from now on and after each start. After a long absence the last ones
+   * come, and a hole is left, which `fillHole` fills.
+   */
+  async follow(conversation) {
+    const position = await this.#cache.follow(conversation);
+    if (this.#running) this.#push({ type: "followed", name: conversation, position });
+    else this.elsewhere?.poke();
+  }
+
+  /** They come no more; what is in the cache stays. */
+  async unfollow(conversation) {
+    await this.#cache.unfollow(conversation);
+    if (this.#running) this.#push({ type: "unfollowed", name: conversation });
+  }
+
+  /** Numbers (low, high] of an ultra group that were skipped. */
+  holes(conversation) {
+    return this.#cache.holes(conversation);
+  }
+
+  /** Fetches what was skipped; gives how many messages came. Throws Problem, or what `fetch` throws. */
+  async fillHole(conversation, { low, high }) {
+    let came = 0;
+    for (let at = low; at < high; ) {
+      const query = new URLSearchParams({ timeline: conversation, range: `${at}-${high}` });
+      const [page] = (await this.call("GET", `/v1/device/sync?${query}`)).batches;
+      const news = await this.#cache.fillShared(page, this.#options);
+      for (const message of news.arrived) this.#tell("message", message);
+      came += news.arrived.length;
+      if (page.to <= at) break;
+      at = page.to;
+    }
+    return came;
+  }
+
+  /** The user has read a conversation up to this number of the inbox, or of its shared timeline. */
   async read(conversation, seq) {
     await this.#speak(`read:${conversation}`, { conversation, read_seq: seq });
   }
@@ -240,7 +276,7 @@ export class Client extends EventTarget {
       case "say":
         return void (command.aside ? this.#way?.sayAside(command.frame) : this.#way?.say(command.frame));
       case "read":
-        return void this.#way?.read(command.cursor, command.waitS);
+        return void this.#way?.read(command.cursor, command.waitS, command);
       case "keep":
         return this.#written(async () => {
           const news = await this.#cache.keep(command.at, command.page, this.#options);
@@ -252,6 +288,10 @@ export class Client extends EventTarget {
           await this.#cache.adopt(command.position, command);
           return { position: command.position };
         });
+      case "keepShared":
+        return this.#writtenShared(command.page.timeline, () => this.#cache.keepShared(command.at, command.page, this.#options));
+      case "adoptShared":
+        return this.#writtenShared(command.name, () => this.#cache.adoptShared(command.name, command.position));
       case "drop":
         return void (await this.#cache.dropWords(command.words).catch(() => {})); // said once more, then
       case "set":
@@ -276,6 +316,15 @@ export class Client extends EventTarget {
     } catch (error) {
       if (!(error instanceof Moved)) this.#tell("refused", { code: "storage", detail: String(error) });
       return { type: "notKept", moved: error instanceof Moved };
+    }
+  }
+
+  async #writtenShared(name, what) {
+    try {
+      return { type: "keptShared", name, ...(await what()) };
+    } catch (error) {
+      this.#tell("refused", { code: "storage", detail: String(error) });
+      return { type: "notKept", moved: false };
     }
   }
 
@@ -304,9 +353,9 @@ export class Client extends EventTarget {
       const way = new KINDS[kind]({ url, fetch, token: () => this.#token, came: (frame) => this.#came(way, frame) });
       this.#way = way;
       if (way instanceof SocketWay) await way.open(WebSocket);
-      const [{ epoch, seq, cursor }, words] = [await this.#cache.open(), await this.#cache.words()];
+      const [{ epoch, seq, cursor, follows }, words] = [await this.#cache.open(), await this.#cache.words()];
       const waitS = kind === "poll" ? 0 : WAIT_S;
-      if (this.#way === way) this.#push({ type: "opened", reading: way.reading, waitS, position: { epoch, seq, cursor }, words });
+      if (this.#way === way) this.#push({ type: "opened", reading: way.reading, waitS, position: { epoch, seq, cursor }, words, follows });
     } catch (error) {
       this.#ended(error instanceof Gone ? error : new Gone());
     }

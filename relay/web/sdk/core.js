@@ -5,12 +5,14 @@
 // where its range begins, with its cursor in one transaction; nothing is acked before it is kept; and whatever goes wrong ends in
 // a handshake with the cursor that the database holds.
 //
-// Events:   started {words, upgrade} · opened {reading, waitS, position, words} · came {frame} · kept {position, news} ·
-//           notKept {moved} · rang {timer} · closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words} ·
-//           proved · stopped
-// Commands: connect {renew} · say {frame, aside} · read {cursor, waitS} · keep {at, page} · adopt {position, reason, floor,
-//           upgrade} · drop {words} · set {timer, ms} · unset · close {why} · compare {upgrade} · tell {type, detail}
+// Events:   started {words, upgrade} · opened {reading, waitS, position, words, follows} · came {frame} · kept {position, news} ·
+//           keptShared {name, position, news} · notKept {moved} · followed {name, position} · unfollowed {name} · rang {timer} ·
+//           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words} · proved · stopped
+// Commands: connect {renew} · say {frame, aside} · read {cursor, waitS, shared, open} · keep {at, page} · keepShared {at, page} ·
+//           adopt {position, reason, floor, upgrade} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
+//           close {why} · compare {upgrade} · tell {type, detail}
 
+import { Follows } from "./follows.js";
 import { afterClose, astray, judge, pauseMs } from "./rules.js";
 import { Said } from "./said.js";
 
@@ -31,6 +33,14 @@ const CURSOR_CODES = new Set(["invalid_cursor", "cursor_epoch_changed", "cursor_
 const set = (timer, ms) => ({ do: "set", timer, ms });
 const tell = (type, detail = {}) => ({ do: "tell", type, detail });
 
+const toldOf = (news) => [
+  ...news.arrived.map((message) => tell("message", message)),
+  ...news.changed.map((message) => tell("changed", message)),
+  ...news.ended.map((ended) => tell("ended", ended)),
+  ...news.read.map((marker) => tell("read", marker)),
+  ...news.sent.map((sent) => tell("sent", sent)),
+];
+
 export class Core {
   /** idle · connecting · saying (what must be heard before the handshake) · greeting · reading · closing · over */
   phase = "idle";
@@ -40,6 +50,7 @@ export class Core {
   #facts;
   #random;
   #said = new Said();
+  #follows = new Follows();
   #upgrade = null;
   #reading = "pushed";
   #waitS = 0;
@@ -80,6 +91,13 @@ export class Core {
         return this.#came(event.frame);
       case "kept":
         return this.#kept(event);
+      case "keptShared":
+        return this.#keptShared(event);
+      case "followed":
+        this.#follows.positions[event.name] = event.position;
+        return this.#askShared(event.name);
+      case "unfollowed":
+        return this.#unfollowed(event.name);
       case "notKept":
         return this.#notKept(event);
       case "rang":
@@ -114,10 +132,11 @@ export class Core {
     return [{ do: "connect", renew }];
   }
 
-  #opened({ reading, waitS, position, words }) {
+  #opened({ reading, waitS, position, words, follows = {} }) {
     if (this.phase !== "connecting") return [{ do: "close", why: "not wanted" }];
     Object.assign(this, { position });
     this.#said.take(words);
+    this.#follows.begin(follows);
     this.#reading = reading;
     this.#waitS = waitS;
     this.#acked = null;
@@ -181,7 +200,11 @@ export class Core {
       case "nothing":
         return this.#nothing(frame);
       case "resync_required":
-        return this.#reset(frame.resync);
+        return frame.timeline ? this.#beginsAnew([frame.resync]) : this.#reset(frame.resync);
+      case "follow":
+        return this.#followHeard(frame);
+      case "heads":
+        return [tell("ahead", { timelines: frame.shared })];
       case "drain":
         this.#askedMs = frame.reconnect_ms ?? 0;
         return [...this.#ackNow(), set("drain", DRAIN_MS)];
@@ -219,12 +242,14 @@ export class Core {
       set("calm", CALM_MS),
       ...this.#guard(),
       ...(this.#reading === "pushed" ? [] : [this.#read()]),
+      ...(this.#reading === "pulled" ? [] : this.#askShared()),
       ...this.#ackSoon(),
     ];
   }
 
   #read(waitS = 0) {
-    return { do: "read", cursor: this.position.cursor, waitS };
+    const asked = this.#reading === "pulled" && this.#follows.any ? this.#follows.asked() : {};
+    return { do: "read", cursor: this.position.cursor, waitS, ...asked };
   }
 
   /** Where pages come by themselves, they are asked for now and then all the same. */
@@ -235,7 +260,8 @@ export class Core {
   // --- pages ---
 
   #paged(page) {
-    if (this.phase !== "reading" || page.fill || (page.timeline ?? "inbox") !== "inbox") return [];
+    if (this.phase !== "reading" || page.fill) return [];
+    if ((page.timeline ?? "inbox") !== "inbox") return this.#sharedPaged(page);
     const verdict = judge(this.position, page);
     if (verdict === "broken") return this.#close("a page that does not fit", page.epoch !== this.position.epoch);
     if (verdict === "known") return this.#pullOn(true);
@@ -252,18 +278,62 @@ export class Core {
     this.#page = null;
     if (page === null) return this.phase === "greeting" && this.#welcome ? this.#readingBegins() : [];
     this.#said.add(news.words);
-    const told = [
-      ...news.arrived.map((message) => tell("message", message)),
-      ...news.changed.map((message) => tell("changed", message)),
-      ...news.ended.map((ended) => tell("ended", ended)),
-      ...news.read.map((marker) => tell("read", marker)),
-      ...news.sent.map((sent) => tell("sent", sent)),
-    ];
+    const told = toldOf(news);
     if (this.phase !== "reading") return told;
     this.#unacked += page.entries.length;
     const now = this.#unacked >= ACK_ENTRIES || page.entries.some(({ priority }) => priority === "urgent");
     const ack = now ? this.#ackNow() : this.#ackSoon();
     return [...told, ...this.#caughtUp(page), ...ack, ...this.#guard(), ...this.#pullOn(page.more)];
+  }
+
+  // --- shared timelines ---
+
+  /** Has the relay send what is followed, the way this connection can. */
+  #askShared(name = null) {
+    if (this.phase !== "reading" || !this.#follows.any) return [];
+    if (this.#reading === "pulled") return [this.#read()];
+    if (this.#reading === "pushed") return [{ do: "say", frame: { type: "follow", ref: this.#ref(), ...this.#follows.asked(name) } }];
+    const beside = { do: "read", cursor: this.position.cursor, waitS: 0, ...this.#follows.asked() };
+    return [beside, set("follow", this.#pollMs)]; // the stream is the inbox's alone
+  }
+
+  #unfollowed(name) {
+    delete this.#follows.positions[name];
+    const listens = this.phase === "reading" && this.#reading === "pushed";
+    return listens ? [{ do: "say", frame: { type: "follow", ref: this.#ref(), unfollow: [name] } }] : [];
+  }
+
+  #sharedPaged(page) {
+    switch (this.#follows.judge(page)) {
+      case "keep":
+        return [{ do: "keepShared", at: this.#follows.positions[page.timeline], page }];
+      case "broken":
+        return this.#close("a page that leaves out a number");
+      case "read":
+        return this.#reading === "pushed" ? this.#askShared(page.timeline) : [];
+      default:
+        return [];
+    }
+  }
+
+  #keptShared({ name, position, news = null }) {
+    if (this.#follows.positions[name]) this.#follows.positions[name] = position;
+    return [...(news ? toldOf(news) : []), ...this.#ackSoon(), ...(this.phase === "reading" ? this.#pullOn(true) : [])];
+  }
+
+  #followHeard({ refused = [], resync = [] }) {
+    const told = refused
+      .map(({ code, ...what }) => ({ conversation: this.#follows.refuse(what), code }))
+      .filter(({ conversation }) => conversation !== null)
+      .map((detail) => tell("followrefused", detail));
+    return [...told, ...this.#beginsAnew(resync)];
+  }
+
+  /** The relay says where shared timelines go on; every message of them stays. */
+  #beginsAnew(resets) {
+    return resets
+      .filter(({ timeline }) => this.#follows.positions[timeline])
+      .map(({ timeline: name, epoch, floor, cursor }) => ({ do: "adoptShared", name, position: { epoch, seq: floor, cursor } }));
   }
 
   #notKept({ moved }) {
@@ -305,7 +375,7 @@ export class Core {
   // --- words ---
 
   get #owes() {
-    return this.#acked !== this.position.cursor || this.#said.unsaid.length > 0;
+    return this.#acked !== this.position.cursor || this.#said.unsaid.length > 0 || this.#follows.unacked;
   }
 
   #ackSoon() {
@@ -323,7 +393,8 @@ export class Core {
       this.#unacked = 0;
     }
     this.#pausing = true;
-    return [{ do: "say", frame: this.#said.frame(this.#ref(), words, cursor) }, set("ack", ACK_PAUSE_MS)];
+    const frame = { ...this.#said.frame(this.#ref(), words, cursor), ...this.#follows.ack() };
+    return [{ do: "say", frame }, set("ack", ACK_PAUSE_MS)];
   }
 
   #ackHeard({ ref, acked }) {
@@ -346,6 +417,7 @@ export class Core {
     }
     if (flew && TRANSIENT.has(code)) {
       this.#said.returned(ref);
+      this.#follows.unsaid();
       if (this.phase !== "reading") {
         this.#askedMs = retryMs || 1000;
         return [told, ...this.#close("refused for now")];
@@ -397,6 +469,8 @@ export class Core {
         return this.#head > this.position.seq ? [this.#read()] : [];
       case "poll":
         return [this.#read(), ...this.#guard()];
+      case "follow":
+        return this.#askShared();
       case "ack":
         this.#pausing = false;
         return this.#ackNow();

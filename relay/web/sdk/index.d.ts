@@ -43,6 +43,10 @@ export interface Events {
   unsent: { key: string } & Refusal;
   connected: Welcome;
   caughtup: { seq: number };
+  /** Shared timelines that are not followed here and have something new. */
+  ahead: { timelines: { conversation: string; head: number; floor: number; mentions: number }[] };
+  /** This conversation has no shared timeline for this user; it is asked for again at the next connection. */
+  followrefused: { conversation: string; code: string };
   acked: { seq: number };
   disconnected: { code: number | null; retryMs: number | null };
   refused: { code: string; detail?: string };
@@ -176,6 +180,13 @@ export class Client extends EventTarget {
   ): Promise<string>;
   unsent(): Promise<Unsent[]>;
   dropUnsent(...keys: string[]): Promise<void>;
+  /** Has the messages of an ultra group come into the cache, from now on and after each start. */
+  follow(conversation: string): Promise<void>;
+  unfollow(conversation: string): Promise<void>;
+  /** Numbers (low, high] that were skipped after a long absence. */
+  holes(conversation: string): Promise<{ low: number; high: number }[]>;
+  /** Fetches what was skipped; gives how many messages came. Throws Problem. */
+  fillHole(conversation: string, hole: { low: number; high: number }): Promise<number>;
   read(conversation: string, seq: number): Promise<void>;
   report(id: string, what: "shown" | "opened"): Promise<void>;
   turn(foreground: boolean): void;

@@ -7,6 +7,8 @@ const CALL_MS = 20_000; // for an answer, besides the time that the relay is ask
 const SILENT_MS = 75_000; // the relay says something on a stream every 25 s
 const NOT_UNFIT = new Set([401, 403, 429, 502, 503, 504]);
 
+const asked = (cursor, shared, open) => JSON.stringify([cursor, [...shared].sort(), open]);
+
 /** The end of a way. `unfit`: it does not work here, another one may. */
 export class Gone extends Error {
   constructor(code = null, { retryAfterMs = 0, unfit = false } = {}) {
@@ -19,6 +21,7 @@ export class Gone extends Error {
 export class HttpWay {
   reading = "pulled";
   #etag = null;
+  #told = new Map();
   #pull = null;
   #turn = Promise.resolve();
   abort = new AbortController();
@@ -45,25 +48,36 @@ export class HttpWay {
     });
   }
 
-  /** Asks for the page after the cursor; a new question takes the place of one that still waits. */
-  async read(cursor, waitS) {
+  /** Asks for the page after the cursor, and of shared timelines; a new question takes the place of one that still waits. */
+  async read(cursor, waitS, { shared = [], open = [] } = {}) {
     this.#pull?.abort();
     const pull = (this.#pull = new AbortController());
     const query = new URLSearchParams({ ...(cursor ? { cursor } : {}), ...(waitS ? { wait: String(waitS) } : {}) });
-    const headers = this.#etag && this.#etag.cursor === cursor ? { "If-None-Match": this.#etag.tag } : {};
+    for (const one of shared) query.append("shared", one);
+    for (const one of open) query.append("open", one);
+    const headers = this.#etag && this.#etag.of === asked(cursor, shared, open) ? { "If-None-Match": this.#etag.tag } : {};
     const began = Date.now();
     await this.#guarded(undefined, async () => {
       const answer = await this.call("GET", `/v1/device/sync?${query}`, { headers, signal: pull.signal, withinMs: CALL_MS + 1000 * waitS });
       const nothing = { type: "nothing", askedS: waitS, waitedMs: Date.now() - began };
       if (answer.status === 304) return this.came(nothing);
       const body = await answer.json();
-      for (const page of body.batches) {
-        this.came({ type: "batch", ...page, caught_up: body.caught_up });
-        if (body.caught_up) this.#etag = { cursor: page.cursor, tag: answer.headers.get("ETag") };
-      }
+      for (const page of body.batches) this.came({ type: "batch", ...page, caught_up: page.to >= page.head });
+      const tag = answer.headers.get("ETag");
+      const [inbox, ...others] = body.batches.map((page) => page.cursor);
+      if (tag) this.#etag = { of: asked(inbox, others, []), tag };
+      if (body.resync || body.refused) this.came({ type: "follow", resync: body.resync ?? [], refused: body.refused ?? [] });
+      this.#heads(body.shared ?? []);
       if (body.batches.every((page) => page.to === page.from)) this.came({ ...nothing, nextPollS: body.next_poll_s });
       return undefined;
     }, pull.signal);
+  }
+
+  /** Each head is told once. */
+  #heads(listed) {
+    const news = listed.filter(({ conversation, head }) => head > (this.#told.get(conversation) ?? -1));
+    for (const { conversation, head } of news) this.#told.set(conversation, head);
+    if (news.length) this.came({ type: "heads", shared: news });
   }
 
   async #guarded(ref, what, signal) {
@@ -167,8 +181,8 @@ export class StreamWay extends HttpWay {
   reading = "streamed";
   #streaming = false;
 
-  async read(cursor, waitS) {
-    if (this.#streaming) return super.read(cursor, 0);
+  async read(cursor, waitS, more) {
+    if (this.#streaming) return super.read(cursor, 0, more);
     this.#streaming = true;
     const silent = new AbortController();
     let watch;

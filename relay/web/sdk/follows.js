@@ -1,0 +1,74 @@
+// The shared timelines that a client follows: how far it holds each, and what to say of them. Without I/O.
+//
+// They stand beside the inbox and never in its way: a cursor of theirs that is no good begins that timeline anew.
+
+import { covers, judge } from "./rules.js";
+
+export class Follows {
+  /** name -> { epoch, seq, cursor }; cursor null: it has not been read yet. */
+  positions = {};
+  #acked = new Map(); // the last cursor that was acked on this connection
+  #refused = new Set();
+
+  /** A connection opens. */
+  begin(positions) {
+    this.positions = { ...positions };
+    this.#acked.clear();
+    this.#refused.clear();
+  }
+
+  #asked() {
+    return Object.entries(this.positions).filter(([name]) => !this.#refused.has(name));
+  }
+
+  get any() {
+    return this.#asked().length > 0;
+  }
+
+  /** What to ask for: cursors, and names of those that are read for the first time. */
+  asked(only = null) {
+    const some = this.#asked().filter(([name]) => only === null || only === name);
+    return {
+      shared: some.filter(([, { cursor }]) => cursor).map(([, { cursor }]) => cursor),
+      open: some.filter(([, { cursor }]) => !cursor).map(([name]) => name),
+    };
+  }
+
+  /** The name of what was refused, which is not asked for again on this connection; null if it is none of ours. */
+  refuse({ conversation, cursor }) {
+    const name = conversation ?? Object.keys(this.positions).find((one) => this.positions[one].cursor === cursor) ?? null;
+    if (name !== null) this.#refused.add(name);
+    return name;
+  }
+
+  /** As the rule for the inbox's pages; the first page of all begins wherever the relay lets us in. */
+  judge(page) {
+    const at = this.positions[page.timeline];
+    if (!at) return "known";
+    if (!at.cursor) return covers(page) && page.cursor ? "keep" : "broken";
+    const verdict = judge(at, page);
+    return page.epoch !== at.epoch ? "read" : verdict === "keep" && page.to === at.seq ? "known" : verdict;
+  }
+
+  // --- acks ---
+
+  #toAck() {
+    return this.#asked().filter(([name, { cursor }]) => cursor && this.#acked.get(name) !== cursor);
+  }
+
+  get unacked() {
+    return this.#toAck().length > 0;
+  }
+
+  /** The part of an ack that says what is stored of them. */
+  ack() {
+    const some = this.#toAck();
+    for (const [name, { cursor }] of some) this.#acked.set(name, cursor);
+    return some.length ? { shared: some.map(([, { cursor }]) => cursor) } : {};
+  }
+
+  /** What was acked was not heard. */
+  unsaid() {
+    this.#acked.clear();
+  }
+}

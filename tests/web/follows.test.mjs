@@ -1,0 +1,117 @@
+// Shared timelines in the core and the cache: kept where a range begins, acked when kept, and never in the inbox's way.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Core } from "../../relay/web/sdk/core.js";
+import { Cache, MemoryTables } from "../../relay/web/sdk/index.js";
+
+const HERE = { epoch: "e", seq: 2, cursor: "c2" };
+const NEWS = { arrived: [], changed: [], ended: [], read: [], sent: [], words: {} };
+const NOWHERE = { epoch: "", seq: 0, cursor: null };
+const at = (seq, epoch = "t") => ({ epoch, seq, cursor: `${epoch}${seq}` });
+const page = (from, to, { name = "g", epoch = "t", ...more } = {}) => ({
+  type: "batch",
+  timeline: name,
+  epoch,
+  from,
+  to,
+  head: to,
+  gaps: [],
+  entries: Array.from({ length: to - from }, (_, n) => entry(from + n + 1, name)),
+  cursor: `${epoch}${to}`,
+  ...more,
+});
+const entry = (seq, name = "g", more = {}) => ({ seq, id: `${name}-${seq}`, kind: "message", h: "0", type: "text", body: seq, ...more });
+const done = (commands, kind) => commands.filter((one) => one.do === kind);
+const said = (commands, type) => done(commands, "say").map(({ frame }) => frame).filter((frame) => frame.type === type);
+
+/** A core that has been welcomed, and what it asked for then. */
+function reading(follows, reading = "pushed") {
+  const core = new Core({ storeId: "s", random: () => 0.5 });
+  core.handle({ type: "started", words: {} });
+  core.handle({ type: "opened", reading, waitS: 50, position: HERE, words: {}, follows });
+  const welcome = { type: "welcome", verdict: "resume", session: 7, epoch: "e", head: 2, missing: 0, cursors: { inbox: "c2" } };
+  core.handle({ type: "came", frame: welcome });
+  return [core, core.handle({ type: "kept", position: HERE })];
+}
+
+test("what is followed is asked for by cursor, or by name the first time", () => {
+  const [, pushed] = reading({ g: at(3), h: NOWHERE });
+  const [{ shared, open }] = said(pushed, "follow");
+  assert.deepEqual([shared, open], [["t3"], ["h"]]);
+  const [, pulled] = reading({ g: at(3), h: NOWHERE }, "pulled");
+  const [read] = done(pulled, "read");
+  assert.deepEqual([read.shared, read.open], [["t3"], ["h"]]);
+  const [, streamed] = reading({ g: at(3) }, "streamed");
+  assert.deepEqual(done(streamed, "read").map((one) => one.shared), [undefined, ["t3"]]);
+});
+
+test("a page is kept where its range begins, and acked when it is kept", () => {
+  const [core] = reading({ g: at(3) });
+  assert.deepEqual(said(core.handle({ type: "came", frame: page(5, 6) }), "follow")[0].shared, ["t3"]);
+  const [keep] = done(core.handle({ type: "came", frame: page(3, 5) }), "keepShared");
+  assert.deepEqual([keep.at, keep.page.to], [at(3), 5]);
+  core.handle({ type: "keptShared", name: "g", position: at(5), news: NEWS });
+  const [ack] = said(core.handle({ type: "rang", timer: "ack" }), "ack");
+  assert.deepEqual([ack.shared, ack.cursor], [["t5"], undefined]);
+  assert.deepEqual(done(core.handle({ type: "came", frame: page(3, 5) }), "keepShared"), []);
+  const holed = page(5, 7, { entries: [entry(7)] });
+  assert.deepEqual(done(core.handle({ type: "came", frame: holed }), "close").length, 1);
+});
+
+test("a timeline that begins anew is adopted, one that is refused is told of, and the inbox stands", () => {
+  const [core] = reading({ g: at(3), h: NOWHERE });
+  const resync = [{ timeline: "g", reason: "epoch", epoch: "u", cursor: "u0", floor: 0, head: 9 }];
+  const refused = [{ conversation: "h", code: "not_found" }];
+  const commands = core.handle({ type: "came", frame: { type: "follow", following: ["g"], resync, refused } });
+  assert.deepEqual(done(commands, "adoptShared"), [{ do: "adoptShared", name: "g", position: at(0, "u") }]);
+  assert.deepEqual(done(commands, "tell"), [{ do: "tell", type: "followrefused", detail: { conversation: "h", code: "not_found" } }]);
+  core.handle({ type: "keptShared", name: "g", position: at(0, "u") });
+  assert.equal(done(core.handle({ type: "came", frame: page(0, 2, { epoch: "u" }) }), "keepShared").length, 1);
+  assert.deepEqual([core.phase, core.position], ["reading", HERE]);
+});
+
+async function cache() {
+  const made = new Cache(new MemoryTables());
+  await made.open();
+  await made.follow("g");
+  return made;
+}
+
+test("a page is stored with its cursor, beside the inbox, and a second tab stores nothing twice", async () => {
+  const one = await cache();
+  await one.adopt(HERE);
+  const { position, news } = await one.keepShared(NOWHERE, page(0, 2));
+  assert.deepEqual([position, news.arrived.length], [at(2), 2]);
+  const again = await one.keepShared(NOWHERE, page(0, 2));
+  assert.deepEqual(again, { position: at(2) });
+  assert.equal((await one.messages()).length, 2);
+  const { seq, follows } = await one.open();
+  assert.deepEqual([seq, follows], [2, { g: at(2) }]);
+  assert.deepEqual(await one.rows({ low: 0, high: 10 }, Date.now()), [], "none of it counts when the inbox is compared");
+});
+
+test("holes are kept and filled from any side; another epoch forgets them", async () => {
+  const one = await cache();
+  await one.keepShared(NOWHERE, page(10, 12, { from: 0, gaps: [{ from: 0, to: 10, why: "skipped" }] }));
+  assert.deepEqual(await one.holes("g"), [{ low: 0, high: 10 }]);
+  const { arrived } = await one.fillShared(page(4, 6));
+  assert.equal(arrived.length, 2);
+  assert.deepEqual(await one.holes("g"), [{ low: 0, high: 4 }, { low: 6, high: 10 }]);
+  await one.adoptShared("g", at(0, "u"));
+  assert.deepEqual(await one.holes("g"), []);
+});
+
+test("what is recalled or replaced in a timeline ends there, whatever numbers the inbox has", async () => {
+  const one = await cache();
+  await one.adopt({ epoch: "e", seq: 50, cursor: "c50" });
+  const inbox = page(50, 51, { name: "inbox", epoch: "e", entries: [{ ...entry(51, "i"), collapse_key: "k" }] });
+  await one.keep({ epoch: "e", seq: 50 }, inbox);
+  await one.keepShared(NOWHERE, page(0, 1, { entries: [entry(1, "g", { collapse_key: "k" })] }));
+  await one.keepShared(at(1), page(1, 2, { entries: [entry(2, "g", { collapse_key: "k" })] }));
+  assert.deepEqual((await one.messages()).map(({ id }) => id), ["i-51", "g-2"]);
+  const recall = { seq: 3, id: "r", kind: "recall", of: ["g-2"] };
+  await one.keepShared(at(2), page(2, 3, { entries: [recall] }));
+  assert.deepEqual((await one.messages()).map(({ id }) => id), ["i-51"]);
+});
