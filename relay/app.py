@@ -253,6 +253,7 @@ class Relay:
             was_set_back=set_back.check,
             look_at_credentials=ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts).look,
             imbalanced=self.metrics.imbalanced,
+            step_ms=lambda: getattr(clock, "step_ms", None),
         )
         self.watchdog = Watchdog(clock, blocked=self.metrics.blocked)
         self.readiness = Readiness(self.engine, clock, full=lambda: self.room.full, turns=self.watchdog.well)

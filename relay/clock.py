@@ -62,12 +62,21 @@ class GuardedWall:
         """Whether the wall clock is at present not believed."""
         return self._stepped_at_ms is not None
 
+    @property
+    def step_ms(self) -> int | None:
+        """By how much it has jumped, while that is not believed."""
+        return self._step_ms if self.stepped else None
+
 
 class SystemClock:
     """The machine's clocks."""
 
     def __init__(self) -> None:
         self.wall = GuardedWall()
+
+    @property
+    def step_ms(self) -> int | None:
+        return self.wall.step_ms
 
     def now_ms(self) -> int:
         return self.wall.read(wall_ms=time.time_ns() // 1_000_000, monotonic_ms=self.monotonic_ms())
@@ -91,6 +100,10 @@ class StoreClock:
         self._wall: GuardedWall | None = None
         self._theirs_ms = 0
         self._at_ms = 0
+
+    @property
+    def step_ms(self) -> int | None:
+        return None if self._wall is None else self._wall.step_ms
 
     def now_ms(self) -> int:
         if self._wall is None:

@@ -10,7 +10,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
-from relay.clock import Clock
+from relay.clock import Clock, rfc3339
 from relay.errors import Problem
 from relay.inbox.ending import SWEEP_ENTRIES_MAX
 from relay.inbox.service import InboxService
@@ -20,8 +20,10 @@ from relay.store import apps as app_rows
 from relay.store import audit, dead, meta, quota, tokens
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store.audit import Imbalance
 from relay.store.engine import Conn, Engine
+from relay.store.events import NewEvent, derived_id, emit
 
 log = structlog.get_logger("relay.jobs")
 
@@ -54,7 +56,9 @@ class Chores:
     look_at_credentials: Callable[[], Awaitable[object]] = _nothing
     imbalanced: Callable[[Mapping[str, int]], None] = lambda counts: None
     was_set_back: Callable[[Conn, int, meta.Witness | None], bool] = lambda conn, now_ms, seen: False
+    step_ms: Callable[[], int | None] = lambda: None  # by how much the clock has jumped, while that is not believed
     _seen: meta.Witness | None = None
+    _step_told: bool = False
 
     async def tick(self) -> None:
         """The store's clockwork, and the witness that remembers how far it had come.
@@ -75,6 +79,32 @@ class Chores:
                 await asyncio.to_thread(self.witness.write, seen)  # it waits for the disk
             except OSError as error:  # no reason to stop: the store itself is well
                 log.warning("store.witness_not_written", reason=error.strerror)
+
+    async def watch_clock(self) -> None:
+        """A jump of the clock is told once, when it comes: until it has lasted, nothing is done by it (safety FLT-26)."""
+        step_ms, told = self.step_ms(), self._step_told
+        self._step_told = step_ms is not None
+        if step_ms is None or told:
+            return
+        log.warning("clock.stepped", ms=step_ms)
+
+        def work(conn: Conn, now_ms: int) -> None:
+            data = {"at": rfc3339(now_ms), "step_ms": step_ms}
+            emit(
+                conn,
+                now_ms,
+                [
+                    NewEvent(
+                        app_id=app_id,
+                        event_id=derived_id("evt_", "clock_step", app_id, self.node_id, now_ms),
+                        type="clock_step",
+                        data=data,
+                    )
+                    for app_id in app_rows.apps(conn)
+                ],
+            )
+
+        await self.engine.write(work)
 
     async def expire(self) -> None:
         for _ in range(SWEEPS_MAX):
@@ -131,7 +161,7 @@ class Chores:
 
     async def forget(self) -> None:
         """Records whose time is over: keys, tickets, tokens, nodes, messages nobody can ask for, old events."""
-        await self.engine.write(inbox_rows.forget_keys)
+        await self.engine.write(message_rows.forget_keys)
         await self.engine.write(tokens.forget)
         await self.engine.write(meta.forget_nodes)
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
@@ -157,6 +187,7 @@ class Chores:
         scheduler = AsyncIOScheduler(timezone="UTC", job_defaults=defaults)
         for chore, seconds in (
             (self.tick, int(meta.TICK_S)),
+            (self.watch_clock, 5),
             (self.expire, 5),
             (self.prune, 60),
             (self.prune_shared, 60),
@@ -184,7 +215,7 @@ def _imbalances(users: Sequence[UserKey], conn: Conn, now_ms: int) -> dict[Imbal
 
 
 def _forget_messages(app_id: str, conn: Conn, now_ms: int) -> bool:
-    return inbox_rows.forget_messages(conn, now_ms, app_id)
+    return message_rows.forget_messages(conn, now_ms, app_id)
 
 
 async def _calmly(chore: Callable[[], Awaitable[None]]) -> None:

@@ -118,3 +118,10 @@ class TestStoreClock:
             own.mono_ms += 60_000
         clock.follow(90_000_000 + own.mono_ms, asked_ms=own.mono_ms)
         assert clock.now_ms() == 90_000_000 + own.mono_ms
+
+
+def test_how_far_it_jumped_is_known_for_as_long_as_it_is_not_believed() -> None:
+    wall = GuardedWall()
+    assert [wall.read(wall_ms=0, monotonic_ms=0), wall.step_ms] == [0, None]
+    assert [wall.read(wall_ms=DAY_MS + 1_000, monotonic_ms=1_000), wall.step_ms] == [1_000, DAY_MS]
+    assert [wall.read(wall_ms=2_000, monotonic_ms=2_000), wall.step_ms] == [2_000, None]

@@ -1,0 +1,44 @@
+"""A clock that jumps is told of once, and again when it jumps anew (safety FLT-26)."""
+
+import pytest
+from clocks import SetClock
+from house import House
+
+from relay.jobs import Chores
+from relay.store.apps import create_app
+from relay.store.engine import Engine
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: SetClock) -> House:
+    return await House(engine, clock).begin()
+
+
+async def test_a_jump_of_the_clock_is_an_event_once(house: House) -> None:
+    async def nothing() -> None: ...
+
+    await house.engine.write(lambda conn, now_ms: create_app(conn, now_ms, app_id=house.app, id_secret=b"s"))
+    step_ms: list[int | None] = [None]
+    chores = Chores(
+        engine=house.engine,
+        inbox=house.inbox,
+        clock=house.clock,
+        node_id="n1",
+        witness=None,
+        dormant_ms=1,
+        gone_ms=2,
+        prune_events=nothing,
+        step_ms=lambda: step_ms[0],
+    )
+
+    async def looks(now: int | None) -> list[int]:
+        step_ms[0] = now
+        house.clock.forward(s=5)
+        await chores.watch_clock()
+        return [data["step_ms"] for type_, data in await house.events() if type_ == "clock_step"]
+
+    assert await looks(None) == []
+    assert await looks(3_600_000) == [3_600_000]
+    assert await looks(3_600_000) == [3_600_000], "it is known"
+    assert await looks(None) == [3_600_000]
+    assert await looks(-90_000) == [3_600_000, -90_000]
