@@ -179,6 +179,8 @@ def _responses(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
     found: dict[str, Any] = {}
     for status, model in route.responses.items():
         one: dict[str, Any] = {"description": _DESCRIPTIONS.get(status, "Done.")}
+        if status == 200 and 202 in route.responses:
+            one = {"description": _REPEATED, "headers": _headers("Idempotent-Replay")}
         if model is not None:
             one["content"] = {"application/json": {"schema": refs[model]}}
         elif status in {200, 206}:
@@ -193,11 +195,15 @@ def _responses(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
             str(status),
             {
                 "description": "One of: " + ", ".join(f"`{code}`" for code in codes) + ".",
-                "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _problem_headers(status)},
+                "headers": _headers(*_problem_headers(status)),
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
             },
         )
     return found
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _problem_headers(status: int) -> list[str]:
@@ -208,12 +214,14 @@ def _problem_headers(status: int) -> list[str]:
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {"description": "Tell it to the operator of the relay.", "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "How to say who you are.", "schema": {"type": "string"}},
+    "Idempotent-Replay": {"description": "`true`.", "schema": {"type": "string"}},
     "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds to wait before the next try; `retry_after_ms` in the body is finer.",
         "schema": {"type": "integer", "minimum": 1},
     },
 }
+_REPEATED = "A repeat under a key that was used before: what was answered then."
 _DESCRIPTIONS = {
     200: "Done.",
     201: "Made.",

@@ -188,7 +188,7 @@ class Session:
             kind = frame.get("type")
             model = protocol.FRAMES.get(kind) if isinstance(kind, str) else None
             if model is None or model is HelloBody:
-                raise Malformed(f"There is no frame to handle as {str(kind)[:32]!r} here.", code="validation_failed")
+                raise Malformed(f"/type: {str(kind)[:32]!r} is none of {_KINDS} here.", code="validation_failed")
             body = model.model_validate(protocol.body_of(frame), extra="ignore")
             return await self._handle(body, ref)
         except ValidationError as error:
@@ -491,6 +491,9 @@ async def _quietly(what: Any) -> None:
         await what
     except ConnectionError:
         return
+
+
+_KINDS = ", ".join(kind for kind, model in protocol.FRAMES.items() if model is not HelloBody)
 
 
 def _mistake(error: ValidationError) -> Malformed:
