@@ -9,7 +9,7 @@ import click
 import uvloop
 from rich.console import Console
 
-from tests.bench import apple, core, pushes, ultra, web
+from tests.bench import apple, core, pushes, sync, ultra, web
 from tests.bench.report import Figure, table
 
 Measure = Callable[[Path, float], Coroutine[Any, Any, list[Figure]]]
@@ -41,6 +41,13 @@ MEASURES: dict[str, Measure] = {
         home, devices=scaled(100, scale, least=20), rounds=scaled(20, scale, least=2)
     ),
     "apns": lambda home, scale: apple.pushes(home, count=scaled(10_000, scale, least=200)),
+    "live": lambda home, scale: sync.live(
+        home, devices=scaled(1000, scale, least=10), rate=scaled(1000, scale, least=20), seconds=min(30, 3 + 27 * scale)
+    ),
+    "herd": lambda home, scale: sync.herd(home, devices=scaled(10_000, scale, least=20), each=50),
+    "polls": lambda home, scale: sync.polls(
+        home, devices=scaled(500, scale, least=10), count=scaled(20_000, scale, least=500)
+    ),
     "sockets": lambda home, scale: web.sockets(home, count=scaled(10_000, scale, least=50)),
 }
 

@@ -1,4 +1,4 @@
-"""A bare aiohttp server: what a handler costs that reads its JSON and answers, and does nothing else."""
+"""A bare aiohttp server: what a handler costs that reads its JSON and answers, or has nothing to say, and does nothing else."""
 
 import asyncio
 
@@ -14,9 +14,14 @@ async def answer(request: web.Request) -> web.Response:
     )
 
 
+async def nothing(_: web.Request) -> web.Response:
+    return web.Response(status=304)
+
+
 async def main() -> None:
     app = web.Application()
     app.router.add_post("/v1/messages", answer)
+    app.router.add_get("/v1/device/sync", nothing)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

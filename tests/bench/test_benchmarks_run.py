@@ -8,13 +8,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def test_it_measures_beside_the_raw_limit_and_prints_a_table() -> None:
-    asked = ("ingest", "drain", "reconnect", "heartbeats", "ultra", "single", "batch")
+    asked = ("ingest", "drain", "reconnect", "heartbeats", "ultra", "single", "batch", "live", "herd", "polls")
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--scale", "0.002", *(word for name in asked for word in ("-o", name))],
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={"COLUMNS": "200", "PATH": ""},
     )
@@ -27,6 +27,9 @@ def test_it_measures_beside_the_raw_limit_and_prints_a_table() -> None:
         "ultra group",
         "POST /v1/messages",
         "batches",
+        "accepted to received",
+        "reconnect by WebSocket",
+        "polls with nothing new",
         "raw sqlite3",
         "aiohttp",
     ):
