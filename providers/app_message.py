@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from providers.contract import Push
 from providers.http import json_body
 
-__all__ = ["app_data", "cut", "form_body", "number_for", "once_key", "present", "short", "texts"]
+__all__ = ["app_data", "category_advice", "cut", "form_body", "number_for", "once_key", "present", "short", "texts"]
 
 ONCE_S = 1800  # a repeat later than this is meant as one: the earliest reminder comes after an hour
 OUR_KEYS = frozenset({"relay", "relay_id"})
@@ -45,6 +45,19 @@ def app_data(push: Push) -> dict[str, str]:
             name = f"_{name}"
         data[name] = value if isinstance(value, str) else json_body(value).decode()
     return data
+
+
+def category_advice(vendor: str, category: str | None, categories: Mapping[str, str]) -> list[str]:
+    """What an operator should know of the categories that an account names (sheet huawei §6)."""
+    treated = "shown without sound, not on the lock screen, two a device and day, and no error says so"
+    claimed = sorted({one for one in (category, *categories.values()) if one not in {None, "MARKETING"}}, key=str)
+    found = [f"category: without one, {vendor} takes it all for marketing: {treated}."] if category is None else []
+    if claimed:
+        found.append(
+            f"category: {', '.join(map(str, claimed))} must be granted in the vendor's console (five working days); "
+            f"until then {vendor} takes it for marketing: {treated}."
+        )
+    return found
 
 
 def present(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,6 +171,13 @@ class ProviderConfig(BaseModel):
 
     operator_only: ClassVar[frozenset[str]] = frozenset()  # keys that may only stand in the operator's own file
 
+    def advice(self) -> list[str]:
+        """What is right and may work out otherwise than meant, each a sentence: rights that the vendor has to grant, say.
+
+        `relay check` shows it.
+        """
+        return []
+
 
 class Transport(Protocol):
     """Carries one request and gives its answer. Raises `TransportError` or, when guarded, `TargetRefused`."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import jwt
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
 
+from providers.app_message import category_advice
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.harmony_message import TTL_S, Category, Words, body_of, notify_id, override_mistakes, push_type
 from providers.http import (
@@ -125,6 +126,14 @@ class HarmonyConfig(ProviderConfig):
         if self.receipt_id is not None and self.receipts is None:
             raise ValueError("receipt_id: needs the table receipts: nobody could bring what it asks for")
         return self
+
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: sheet §6."""
+        stays = "client_id: without it a notification that was read elsewhere stays on the screen."
+        return [
+            *category_advice("Huawei", self.category, self.categories),
+            *([stays] if self.client_id is None else []),
+        ]
 
 
 class HarmonyProvider(HuaweiFamily):

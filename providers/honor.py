@@ -64,6 +64,15 @@ class HonorConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url", "token_url"})
 
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: sheet §5."""
+        if "NORMAL" not in {self.importance, *self.importances.values()}:
+            return []
+        return [
+            "importance: NORMAL is for service and communication, a right that Honor grants; without it the push is "
+            "marketing: silent, and two a device and day (five for news)."
+        ]
+
 
 class HonorProvider(HuaweiFamily):
     vendor: ClassVar[str] = "Honor"

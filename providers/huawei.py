@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
+from providers.app_message import category_advice
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.http import (
     THROTTLED_S,
@@ -91,6 +92,11 @@ class HuaweiConfig(ProviderConfig):
         if self.receipt_id is not None and self.receipts is None:
             raise ValueError("receipt_id: needs the table receipts: nobody could bring what it asks for")
         return self
+
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: sheet §6, §10.5."""
+        high = "urgency_high: without the right to it every wake-up costs a second call."
+        return [*category_advice("Huawei", self.category, self.categories), *([high] if self.urgency_high else [])]
 
 
 class HuaweiProvider(HuaweiFamily):

@@ -130,6 +130,15 @@ class MeizuConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
 
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: sheet §5."""
+        public = sorted(name for name, one in self.classes.items() if not one.private)
+        if not public:
+            return [
+                "classes: private is for what a person expects (chats, orders, their account); Meizu punishes abuse."
+            ]
+        return [f"classes: a device gets three public messages a day (news: five): {', '.join(public)}."]
+
     @field_validator("app_secret")
     @classmethod
     def _is_plain(cls, secret: SecretStr) -> SecretStr:

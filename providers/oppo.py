@@ -87,6 +87,21 @@ class OppoConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
 
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: sheet §6."""
+        found = [
+            "classes: a channel of communication and service is to be applied for in OPPO's console; what is content and "
+            "marketing reaches a device twice a day (news: five times)."
+        ]
+        bare = sorted(name for name, one in self.classes.items() if one.category is None)
+        if bare:
+            found.append(f"classes: without a category OPPO decides by the channel alone: {', '.join(bare)}.")
+        if any(one.template_id is not None for one in self.classes.values()):
+            found.append("template_id: a template shows nothing before OPPO has approved it.")
+        if self.strong:
+            found.append("strong: OPPO refuses notify_level 16 (code 67) where it has not granted it.")
+        return found
+
     @field_validator("master_secret")
     @classmethod
     def _is_plain(cls, secret: SecretStr) -> SecretStr:

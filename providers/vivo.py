@@ -34,6 +34,7 @@ from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
 from providers.vivo_message import (
     CUSTOM_CHARS_MAX,
+    SYSTEM,
     TITLE_CHARS_MAX,
     TTL_S,
     VivoClass,
@@ -99,6 +100,22 @@ class VivoConfig(ProviderConfig):
     base_url: HttpUrl = HttpUrl(BASE_URL)
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
+
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: sheet §6."""
+        categories = {one.category for one in self.classes.values()}
+        claimed, others = sorted(categories.intersection(SYSTEM)), sorted(categories.difference(SYSTEM))
+        found = []
+        if claimed:
+            found.append(
+                f"classes: {', '.join(claimed)} make a system message; vivo looks at samples, and punishes what is none."
+            )
+        if others:
+            found.append(
+                f"classes: {', '.join(others)} make an operational message: two a device and day (news: five), and only "
+                "from 7:00 to 23:00 of Beijing."
+            )
+        return found
 
     @field_validator("app_key", mode="before")
     @classmethod

@@ -127,6 +127,13 @@ class XiaomiConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
 
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: sheet §6."""
+        return [
+            "channels: Xiaomi must have approved each channel id, in its console. Chats need a private one (no number); of "
+            "a public one a device gets five a day, and an id that is not known is refused (27001)."
+        ]
+
     @field_validator("app_secret")
     @classmethod
     def _fits_a_header(cls, secret: SecretStr) -> SecretStr:

@@ -15,6 +15,7 @@ from relay.cli.runtime import config_option, run, settings_from
 from relay.push.building import configured
 
 YES_OR_NO = ("silent", "collapse", "idempotent", "badge", "image", "localised")
+HOUR_S, DAY_S = 3_600, 86_400
 
 
 @click.command()
@@ -23,7 +24,7 @@ YES_OR_NO = ("silent", "collapse", "idempotent", "badge", "image", "localised")
 @click.option("--key", envvar="RELAY_API_KEY", help="Ask it how its accounts are; needs admin:read. Or RELAY_API_KEY.")
 def providers(config: Path | None, url: str, key: str | None) -> None:
     """List the installed providers, ours and plug-ins, with where they come from, what they can do, and the accounts."""
-    table = Table("provider", "from", "kinds", "payload", "longest ttl", "a call", *YES_OR_NO)
+    table = Table("provider", "from", "kinds", "payload", "longest ttl", "a call", *YES_OR_NO, "taken back by")
     broken = []
     for one in loading.discover():
         if one.provider is None:
@@ -44,9 +45,10 @@ def _abilities(can: Capabilities) -> list[str]:
     return [
         ", ".join(sorted(can.kinds)),
         f"{can.payload_bytes_max} B",
-        f"{can.ttl_s_max / 86_400:g} d",
+        f"{can.ttl_s_max / DAY_S:g} d" if can.ttl_s_max >= DAY_S else f"{can.ttl_s_max / HOUR_S:g} h",
         f"{can.batch_max} tokens" if can.batch_max > 1 else "1 token",
         *("yes" if getattr(can, name) else "no" for name in YES_OR_NO),
+        "vendor" if can.recall else "app" if can.withdraw else "no",
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import structlog
 
+from providers.contract import ProviderConfig
 from providers.endpoints import EndpointConfig
 from relay.app import Relay
 from relay.building.checking import mistakes
@@ -158,6 +159,8 @@ def check(config: Path | None, ask: bool) -> None:
         for account in accounts.all():
             click.echo(f"account   {account.name}: provider {account.provider.name}")
             own = getattr(account.provider, "config", None)
+            for sentence in own.advice() if isinstance(own, ProviderConfig) else ():
+                click.echo(f"note      {account.name}: {sentence}")
             for exempt in own.exempt if isinstance(own, EndpointConfig) else ():
                 click.echo(f"exempt    {exempt}: devices of {account.name} may name it although it is internal")
         for exempt in settings.webhooks.exempt:
