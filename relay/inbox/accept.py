@@ -29,9 +29,11 @@ from relay.inbox.send import (
     replayed,
 )
 from relay.model import GATEWAY, DeviceKey, DeviceState, EntryState, Kind, TimelineKey, UserKey
+from relay.store import entries as entry_rows
 from relay.store import fanout as fanout_rows
 from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store import timelines as timeline_rows
 from relay.store.engine import Conn
@@ -105,7 +107,7 @@ class Batch:
             )
         if not rows:
             return
-        earlier = inbox_rows.claim_keys(self.conn, rows)
+        earlier = message_rows.claim_keys(self.conn, rows)
         again: dict[int, str] = {}
         kept: dict[str, list[int]] = {}
         for index in [*first.values(), *repeats]:
@@ -127,14 +129,14 @@ class Batch:
         apps: dict[str, set[str]] = {}
         for index, id_ in again.items():
             apps.setdefault(self.sends[index].app_id, set()).add(id_)
-        rows = {app_id: inbox_rows.messages(self.conn, app_id, ids) for app_id, ids in apps.items()}
+        rows = {app_id: message_rows.messages(self.conn, app_id, ids) for app_id, ids in apps.items()}
         for index, id_ in again.items():
             self.answers[index] = self._replayed(rows[self.sends[index].app_id][id_])
 
     def _answer_kept(self, kept: dict[str, list[int]]) -> None:
         """A key whose record had ended, but whose message is still here (its id comes from the key): a repeat as well."""
         for app_id, indexes in kept.items():
-            rows = inbox_rows.messages(self.conn, app_id, [self.sends[i].message_id for i in indexes])
+            rows = message_rows.messages(self.conn, app_id, [self.sends[i].message_id for i in indexes])
             for index in indexes:
                 if row := rows.get(self.sends[index].message_id):
                     self.answers[index] = self._replayed(row)
@@ -326,7 +328,7 @@ class Batch:
         if locked.head_seq - low < limit:
             return True
         if locked.key not in self.open_room:
-            live = inbox_rows.count_live_above(self.conn, locked.key, low)
+            live = entry_rows.count_live_above(self.conn, locked.key, low)
             self.open_room[locked.key] = live - (locked.inbox.head_seq)
         return self.open_room[locked.key] + locked.head_seq < limit
 
@@ -354,9 +356,9 @@ class Batch:
         """Ends what the new entry replaces. Entries of this very batch are written first, so that they can end too."""
         if (locked.key, collapse_key) in self.collapsed:
             self._write_rows()
-        old = inbox_rows.live_of_collapse_key(self.conn, locked.key, collapse_key)
+        old = entry_rows.live_of_collapse_key(self.conn, locked.key, collapse_key)
         if old:
-            end(locked, inbox_rows.entries_at(self.conn, locked.key, old), EntryState.SUPERSEDED, by=seq)
+            end(locked, entry_rows.entries_at(self.conn, locked.key, old), EntryState.SUPERSEDED, by=seq)
 
     def _lower(self, locked: Locked, send: Send) -> int | None:
         """Makes the jobs of all devices in scope due in time, online or not: rows, not presence, carry the promise."""
@@ -407,7 +409,7 @@ class Batch:
             "push_held": send.push_held,
             "notify_release": int(send.notify_release),
             "hold": int(send.hold),
-            "scope": inbox_rows.scope_text(send.scope),
+            "scope": entry_rows.scope_text(send.scope),
             "notify_policy": send.notify_policy,
             "key": send.key,
             "recipients": msgspec.json.encode(recipients).decode(),
@@ -433,11 +435,11 @@ class Batch:
     # --- writing ---
 
     def _write_rows(self) -> None:
-        inbox_rows.append(self.conn, self.messages, self.entries)
+        message_rows.append(self.conn, self.messages, self.entries)
         self.messages, self.entries = [], []
 
     def write(self) -> None:
-        inbox_rows.drop_keys(self.conn, self.dropped_keys)
+        message_rows.drop_keys(self.conn, self.dropped_keys)
         self._write_rows()
         self.posts.write()
         fanout_rows.add_jobs(self.conn, [self._job_row(send, seq) for send, seq in self.jobs])

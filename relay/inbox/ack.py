@@ -15,6 +15,7 @@ from relay.inbox.rules import View
 from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 
@@ -130,7 +131,7 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
     unhold: list[int] = []
     after = device.acked_seq
     while after < upto:
-        entries = inbox_rows.entries_between(locked.conn, locked.key, after=after, upto=upto, limit=CHUNK)
+        entries = entry_rows.entries_between(locked.conn, locked.key, after=after, upto=upto, limit=CHUNK)
         for entry in entries:
             if not entry.live(locked.now_ms):
                 if entry.state is EntryState.LIVE:
@@ -187,7 +188,7 @@ def _at(locked: Locked, rows: Sequence[tuple[int, str]], why: str) -> list[Entry
     seqs = [seq for seq, reason in rows if reason == why]
     if not seqs:
         return []
-    return [entry for entry in inbox_rows.entries_at(locked.conn, locked.key, seqs) if is_delivery(entry)]
+    return [entry for entry in entry_rows.entries_at(locked.conn, locked.key, seqs) if is_delivery(entry)]
 
 
 def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> None:
@@ -211,7 +212,7 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
     acks = locked.acks_of(device.device_id)
     newly: list[Entry] = []
     late: list[Reported] = []
-    for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, ids):
+    for entry in entry_rows.entries_of_messages(locked.conn, locked.key, ids):
         if (
             entry.kind not in CARRIES_MESSAGE
             or entry.seq <= device.start_seq
@@ -244,7 +245,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
     known = {seq: (why, tries) for seq, why, tries in locked.held(device.device_id)}
     refused: set[int] = set()
     failed: list[Reported] = []
-    for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, codes):
+    for entry in entry_rows.entries_of_messages(locked.conn, locked.key, codes):
         if not entry.live(locked.now_ms) or rules.view(entry, device) is View.NONE or entry.seq <= device.start_seq:
             continue
         if entry.seq <= device.acked_high and entry.seq not in known:
@@ -307,7 +308,7 @@ def _take_receipts(locked: Locked, request: AckRequest) -> None:
     what = dict(request.receipts)
     entries = [
         entry
-        for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, what)
+        for entry in entry_rows.entries_of_messages(locked.conn, locked.key, what)
         if entry.kind in CARRIES_MESSAGE
         and rules.view(entry, locked.devices[request.device.device_id]) is not View.NONE
     ]

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from relay.inbox.locked import Locked
 from relay.model import Address, Device, DeviceKey, UserKey
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
 
 TOMBSTONE_MS = 30 * 86_400_000
 
@@ -87,7 +87,7 @@ def _untold_from(locked: Locked, device: Device) -> int:
     if device.predecessor is not None:
         before = device_rows.device_row(locked.conn, DeviceKey(*locked.key, device.predecessor))
         return 0 if before is None else before.acked_high
-    return inbox_rows.last_seq_before(locked.conn, locked.key, device.created_ms, floor=0)
+    return entry_rows.last_seq_before(locked.conn, locked.key, device.created_ms, floor=0)
 
 
 def lose_address(locked: Locked, owner: DeviceKey, *, account: str, token_hash: bytes, state: str) -> None:

@@ -18,7 +18,7 @@ from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Entry, EntryState, Kind
 from relay.store import comparing as rows
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
 from relay.store.engine import Conn
 
 LISTED_MAX = 64  # a range of more numbers that differs is to be split
@@ -141,7 +141,7 @@ class Counting:
             there = [row for row in chunk if self._there(row)]
             special = [row.seq for row in there if not row.plain]
             entries = (
-                {e.seq: e for e in inbox_rows.entries_at(self.conn, self.snap.inbox.key, special)} if special else {}
+                {e.seq: e for e in entry_rows.entries_at(self.conn, self.snap.inbox.key, special)} if special else {}
             )
             for row in there:
                 h = row.h if row.plain else self._form(row, entries[row.seq])

@@ -14,8 +14,9 @@ from relay.inbox.registry import remove
 from relay.inbox.reports import Ledger, end
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import fanout as fanout_rows
-from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.timelines import ULTRA
@@ -65,8 +66,8 @@ def append_control(locked: Locked, kind: Kind, *, data: Mapping[str, Any], colla
     """Appends an entry of the relay's own (recall, read, notice); an older one of the same key is superseded."""
     seq = locked.next_seq()
     if collapse_key is not None:
-        old = inbox_rows.live_of_collapse_key(locked.conn, locked.key, collapse_key)
-        inbox_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=old, state=EntryState.SUPERSEDED, by=seq)
+        old = entry_rows.live_of_collapse_key(locked.conn, locked.key, collapse_key)
+        entry_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=old, state=EntryState.SUPERSEDED, by=seq)
     # Its id is derived from where it stands, so that a repeated transaction gives the same one.
     place = f"{locked.inbox.epoch}:{locked.key.user_id}:{seq}"
     id_ = message_id(locked.now_ms, tag_of(place, namespace="control", secret=locked.inbox.epoch.encode()))
@@ -79,7 +80,7 @@ def append_control(locked: Locked, kind: Kind, *, data: Mapping[str, Any], colla
         collapse_key=collapse_key,
         data=msgspec.json.encode(data).decode(),
     )
-    inbox_rows.append(locked.conn, [], [row])
+    message_rows.append(locked.conn, [], [row])
     return seq
 
 
@@ -92,11 +93,11 @@ def expire(
     conn: Conn, now_ms: int, policy_of: PolicyOf, *, limit: int = SWEEP_ENTRIES_MAX
 ) -> tuple[int, list[UserKey]]:
     """Ends entries whose time is over, at most `limit`; gives their number, and whose. Each sweep is one transaction."""
-    due = inbox_rows.expiring(conn, now_ms, limit=limit)
+    due = entry_rows.expiring(conn, now_ms, limit=limit)
     users = lock(conn, now_ms, due, policy_of)
     count = 0
     for key, locked in users.items():
-        entries = [e for e in inbox_rows.entries_at(conn, key, due[key]) if e.expires_ms <= now_ms]
+        entries = [e for e in entry_rows.entries_at(conn, key, due[key]) if e.expires_ms <= now_ms]
         end(locked, entries, EntryState.EXPIRED)
         count += len(entries)
     flush(conn, now_ms, users.values())
@@ -109,7 +110,7 @@ def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message
     Raises Missing for an unknown message, Conflict where every delivery has ended.
     """
     dropped = withdraw(conn, app_id, message)
-    row = inbox_rows.messages(conn, app_id, [message]).get(message)
+    row = message_rows.messages(conn, app_id, [message]).get(message)
     if row is None:
         raise Missing("There is no such message.")
     recipients = [UserKey(app_id, user) for user, seq, _ in msgspec.json.decode(row.recipients) if seq is not None]
@@ -131,7 +132,7 @@ def take_back(locked: Locked, message: str) -> str | None:
     """Ends a message in one inbox: `cancelled`, `recalled`, or nothing where it did not live any more."""
     entries = [
         e
-        for e in inbox_rows.entries_of_messages(locked.conn, locked.key, [message])
+        for e in entry_rows.entries_of_messages(locked.conn, locked.key, [message])
         if e.live(locked.now_ms) and e.kind in CARRIES_MESSAGE
     ]
     if not entries:
@@ -149,12 +150,12 @@ def withdraw(conn: Conn, app_id: str, message: str) -> bool:
     """Ends the fan-out of a message, if it still goes on: whoever waits for it will not get it. Its job is the lock."""
     if not fanout_rows.drop_job(conn, app_id, fanout_rows.job_id(app_id, message)):
         return False
-    row = inbox_rows.messages(conn, app_id, [message])[message]
+    row = message_rows.messages(conn, app_id, [message])[message]
     recipients = [
         (user, seq, "cancelled" if seq is None and refusal is None else refusal)
         for user, seq, refusal in msgspec.json.decode(row.recipients)
     ]
-    inbox_rows.set_recipients(conn, app_id, message, msgspec.json.encode(recipients).decode())
+    message_rows.set_recipients(conn, app_id, message, msgspec.json.encode(recipients).decode())
     return True
 
 
@@ -189,7 +190,7 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
         ledger = Ledger(locked)
         held = device_rows.held_seqs(conn, key)
         floor = locked.inbox.floor_seq
-        entries = inbox_rows.entries_between(conn, key, after=floor, upto=locked.head_seq, limit=PRUNE_STEP)
+        entries = entry_rows.entries_between(conn, key, after=floor, upto=locked.head_seq, limit=PRUNE_STEP)
         for entry in entries:
             if not prunable(
                 entry,
@@ -202,7 +203,7 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
                 break
             floor = entry.seq
         if floor > locked.inbox.floor_seq:
-            inbox_rows.prune_entries(conn, key, floor=floor)
+            entry_rows.prune_entries(conn, key, floor=floor)
             job_rows.forget_attempts(conn, key, upto=floor)
             gone += floor - locked.inbox.floor_seq
     return gone

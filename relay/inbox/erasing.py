@@ -14,7 +14,8 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.registry import remove
 from relay.inbox.reports import end
 from relay.model import EntryState, UserKey
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
+from relay.store import messages as message_rows
 from relay.store import readers
 from relay.store import users as rows
 from relay.store.engine import Conn
@@ -54,7 +55,7 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf) -> None:
 def all_entries(locked: Locked) -> Iterator[Any]:
     after = locked.inbox.floor_seq
     while True:
-        entries = inbox_rows.entries_between(locked.conn, locked.key, after=after, upto=locked.head_seq, limit=CHUNK)
+        entries = entry_rows.entries_between(locked.conn, locked.key, after=after, upto=locked.head_seq, limit=CHUNK)
         if entries:
             yield entries
         if len(entries) < CHUNK:
@@ -66,7 +67,7 @@ def _forget_messages(conn: Conn, user: UserKey, ids: set[str]) -> None:
     """What nobody else received goes; in the rest, its name."""
     ordered = sorted(ids)
     for start in range(0, len(ordered), CHUNK):
-        found = inbox_rows.messages(conn, user.app_id, ordered[start : start + CHUNK])
+        found = message_rows.messages(conn, user.app_id, ordered[start : start + CHUNK])
         gone, keys = [], []
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)
@@ -76,7 +77,7 @@ def _forget_messages(conn: Conn, user: UserKey, ids: set[str]) -> None:
                 keys.append((user.app_id, row.key))
             elif len(others) < len(recipients):
                 others.append(["", None, ERASED])
-                inbox_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(others).decode())
+                message_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(others).decode())
         rows.drop_messages(conn, user.app_id, gone)
-        inbox_rows.drop_keys(conn, [(app_id, key) for app_id, key in keys if key is not None])
+        message_rows.drop_keys(conn, [(app_id, key) for app_id, key in keys if key is not None])
     rows.forget_sender(conn, user, ordered)

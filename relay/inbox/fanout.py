@@ -16,8 +16,9 @@ from relay.inbox.locked import PolicyOf, flush, lock
 from relay.inbox.send import AT_ONCE_MAX, Recipient, Send
 from relay.inbox.waking import wake
 from relay.model import NotifyPolicy, TimelineKey, UserKey
+from relay.store import entries as entry_rows
 from relay.store import fanout as rows
-from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import readers
 from relay.store.engine import Conn
 from relay.store.fanout import Job
@@ -51,7 +52,7 @@ def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[]
 
 
 def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step:
-    row = inbox_rows.messages(conn, job.app_id, [job.message_id or ""]).get(job.message_id or "")
+    row = message_rows.messages(conn, job.app_id, [job.message_id or ""]).get(job.message_id or "")
     if row is None:
         rows.drop_job(conn, job.app_id, job.job_id)
         return Step()
@@ -76,7 +77,7 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
     # Of everybody in a group, only who could not have it is remembered.
     answered += [one for one in by_user.values() if one.refusal is not None][: max(0, KNOWN_MAX - len(answered))]
     if answered != known:
-        inbox_rows.set_recipients(conn, job.app_id, send.message_id, msgspec.json.encode(answered).decode())
+        message_rows.set_recipients(conn, job.app_id, send.message_id, msgspec.json.encode(answered).decode())
     if done_upto is not None:
         rows.move(conn, job, next_user=done_upto, due_ms=now_ms)
     else:
@@ -140,7 +141,7 @@ def _send(row: Any, users: Sequence[str], options: _Options) -> Send:
         fallback=row.fallback,
         fallback_h=row.fallback_h,
         hold=bool(row.hold),
-        scope=inbox_rows.scope_of(row.scope),
+        scope=entry_rows.scope_of(row.scope),
         notify_policy=None if row.notify_policy is None else NotifyPolicy(row.notify_policy),
         ttl_s=options.ttl_s,
     )

@@ -25,6 +25,7 @@ from relay.inbox.reports import tell_device
 from relay.inbox.rules import Evidence, Judgement, Reason, Verdict
 from relay.model import Device, DeviceKey, DeviceState
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import upgrades as upgrade_rows
 from relay.store.engine import Conn
@@ -348,7 +349,7 @@ def _welcome(
         session=device.session,
         previous_session=previous_session,
         epoch=snap.epoch8.hex(),
-        cursor=snap.cursor(seq, inbox_rows.id_at(locked.conn, locked.key, seq), keys),
+        cursor=snap.cursor(seq, entry_rows.id_at(locked.conn, locked.key, seq), keys),
         head_seq=locked.head_seq,
         floor_seq=locked.inbox.floor_seq,
         acked_seq=device.acked_seq,

@@ -15,8 +15,8 @@ from relay.inbox import rules
 from relay.inbox.page import entry_json, snapshot
 from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, SEQ_MAX, DeviceKey, UserKey
+from relay.store import entries as entry_rows
 from relay.store import history as rows
-from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 from relay.store.history import Place
 
@@ -123,7 +123,7 @@ def of_device(
 ) -> Pages:
     """What the device could see, in its own view, backwards from a number. Raises Unauthenticated."""
     device = snapshot(conn, key).device
-    found = inbox_rows.page_rows_back(conn, key.user, before=before or SEQ_MAX, limit=LOOKED_AT_MAX)
+    found = entry_rows.page_rows_back(conn, key.user, before=before or SEQ_MAX, limit=LOOKED_AT_MAX)
     items: list[Any] = []
     for entry, content in found:
         if entry.seq <= device.start_seq:

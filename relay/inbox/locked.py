@@ -17,7 +17,9 @@ from relay.inbox.rules import NOTHING, Acks, Outstanding, UserFacts
 from relay.inbox.woken import first_untold_ms
 from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store import readers
 from relay.store.ahead import Place, Window, windows
@@ -163,13 +165,13 @@ class Locked(msgspec.Struct, kw_only=True):
         for window in self.together.windows.get(self.key, ()):
             if (found := window.between(after, upto, limit)) is not None:
                 return found
-        return inbox_rows.notifiable_between(self.conn, self.key, self.now_ms, after=after, upto=upto, limit=limit)
+        return entry_rows.notifiable_between(self.conn, self.key, self.now_ms, after=after, upto=upto, limit=limit)
 
-    def pushes(self, ids: Collection[str]) -> Mapping[str, inbox_rows.Push]:
+    def pushes(self, ids: Collection[str]) -> Mapping[str, message_rows.Push]:
         """What these messages would show, by id."""
         known = self.together.pushes.get(self.key.app_id, {})
         missing = [id_ for id_ in ids if id_ not in known]
-        return known | inbox_rows.pushes_of(self.conn, self.key.app_id, missing) if missing else known
+        return known | message_rows.pushes_of(self.conn, self.key.app_id, missing) if missing else known
 
     def first_worth_telling(self, device: Device, *, after: int, upto: int) -> Entry | None:
         """The oldest entry in (after, upto] that the device has not acked and should be told about."""
@@ -283,7 +285,7 @@ class Together:
         self._conn = conn
         self._users = users
         self.windows: dict[UserKey, list[Window]] = {}  # see `look_ahead`
-        self.pushes: dict[str, dict[str, inbox_rows.Push]] = {}  # likewise: by app and message
+        self.pushes: dict[str, dict[str, message_rows.Push]] = {}  # likewise: by app and message
 
     def look(self, now_ms: int, places: Sequence[Place], fresh: Mapping[UserKey, int]) -> None:
         """See `look_ahead`. `fresh`: above which number the content is wanted, too."""
@@ -292,7 +294,7 @@ class Together:
         for key, after in fresh.items():
             found = (entry for window in self.windows.get(key, ()) for entry in window.entries)
             ids.setdefault(key.app_id, set()).update(entry.message_id for entry in found if entry.seq > after)
-        self.pushes = {app_id: inbox_rows.pushes_of(self._conn, app_id, some) for app_id, some in ids.items() if some}
+        self.pushes = {app_id: message_rows.pushes_of(self._conn, app_id, some) for app_id, some in ids.items() if some}
 
     @cached_property
     def jobs(self) -> dict[UserKey, dict[str, PushJob]]:

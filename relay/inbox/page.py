@@ -17,9 +17,10 @@ from relay.inbox.cursor import INBOX, INBOX8, KIND_INBOX, Cursor, CursorKeys, ep
 from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Why
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
-from relay.store.inbox import Content
+from relay.store.entries import Content
 
 _encode = msgspec.json.Encoder().encode
 
@@ -93,7 +94,7 @@ def tail_same(conn: Conn, inbox: Inbox, cursor: Cursor) -> bool:
     """Whether the number the cursor ends at still stands for the same message, as far as that can be told."""
     if cursor.tail8 == tail8(None) or cursor.seq <= inbox.floor_seq:
         return True
-    found = inbox_rows.id_at(conn, inbox.key, cursor.seq)
+    found = entry_rows.id_at(conn, inbox.key, cursor.seq)
     return found is not None and tail8(found) == cursor.tail8
 
 
@@ -103,7 +104,7 @@ def reset_data(conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, pas
     data: dict[str, Any] = {
         "reason": reason,
         "epoch": snap.epoch8.hex(),
-        "cursor": snap.cursor(start, inbox_rows.id_at(conn, snap.inbox.key, start), keys),
+        "cursor": snap.cursor(start, entry_rows.id_at(conn, snap.inbox.key, start), keys),
         "floor": start,  # the number at which the cursor stands
         "head": snap.inbox.head_seq,
     }
@@ -143,7 +144,7 @@ def page(
     if after < floor:
         cover.skip(min(floor, head if upto is None else upto), Why.EXPIRED if cursor else Why.PRUNED)
     bound = head if upto is None else min(upto, head)
-    rows = inbox_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)
+    rows = entry_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)
     for entry, content in rows:
         if entry.seq != cover.position + 1:
             raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")
@@ -158,7 +159,7 @@ def page(
         raise Unavailable("Numbers of this inbox have no rows: the store is damaged.", code="storage_failed")
     sealed = ""
     if cursor:
-        last_id = cover.last_id or inbox_rows.id_at(conn, snap.inbox.key, cover.position)
+        last_id = cover.last_id or entry_rows.id_at(conn, snap.inbox.key, cover.position)
         sealed = snap.cursor(cover.position, last_id, keys)
     return cover.batch(timeline=INBOX, epoch8=snap.epoch8, head_seq=head, more=cover.position < bound, cursor=sealed)
 

@@ -12,6 +12,7 @@ from relay.inbox.preferences import Preferences, stored
 from relay.inbox.reports import fail_device, tell_device
 from relay.model import GATEWAY, Device, DeviceKey, DeviceState, UserKey
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store import tokens
@@ -141,7 +142,7 @@ def _start(locked: Locked) -> int:
         return locked.head_seq
     if policy.startswith("days:"):
         since_ms = locked.now_ms - int(policy.removeprefix("days:")) * DAY_MS
-        return inbox_rows.last_seq_before(locked.conn, locked.key, since_ms, floor=locked.inbox.floor_seq)
+        return entry_rows.last_seq_before(locked.conn, locked.key, since_ms, floor=locked.inbox.floor_seq)
     return locked.inbox.floor_seq
 
 

@@ -12,7 +12,8 @@ from relay.inbox.reports import Released, released
 from relay.inbox.rules import View
 from relay.model import Device, DeviceKey, EntryState, Kind
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
+from relay.store import messages as message_rows
 from relay.store.engine import Conn
 
 RELEASES_MAX = 1000  # in one transaction
@@ -38,8 +39,8 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
     if not held:
         return Release(0, more=False)
     seqs = [seq for seq, _, _ in held]
-    entries = {e.seq: e for e in inbox_rows.entries_at(locked.conn, locked.key, seqs)}
-    collapse_keys = inbox_rows.collapse_keys_at(locked.conn, locked.key, seqs)
+    entries = {e.seq: e for e in entry_rows.entries_at(locked.conn, locked.key, seqs)}
+    collapse_keys = entry_rows.collapse_keys_at(locked.conn, locked.key, seqs)
     for seq, why, tries in held:
         entry = entries.get(seq)
         if entry is None or entry.state is not EntryState.LIVE:
@@ -71,7 +72,7 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
         )
         done.append(seq)
     if rows:
-        inbox_rows.append(locked.conn, [], rows)
+        message_rows.append(locked.conn, [], rows)
     locked.unhold(device.device_id, done)
     _put_off(locked, device, later)
     return Release(len(rows) + len(later), more=bool(later))

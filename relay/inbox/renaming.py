@@ -15,6 +15,7 @@ from relay.inbox.erasing import CHUNK, all_entries
 from relay.inbox.locked import PolicyOf, flush, lock
 from relay.model import DeviceKey, UserKey
 from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import readers, tokens
 from relay.store import users as rows
 from relay.store.engine import Conn
@@ -67,10 +68,10 @@ def rename(
 
 def _rename_in_messages(conn: Conn, user: UserKey, name: str, ids: list[str]) -> None:
     for start in range(0, len(ids), CHUNK):
-        found = inbox_rows.messages(conn, user.app_id, ids[start : start + CHUNK])
+        found = message_rows.messages(conn, user.app_id, ids[start : start + CHUNK])
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)
             renamed = [[name, *rest] if who == user.user_id else [who, *rest] for who, *rest in recipients]
             if renamed != recipients:
-                inbox_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(renamed).decode())
+                message_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(renamed).decode())
     rows.rename_sender(conn, user, name, ids)

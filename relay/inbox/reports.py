@@ -11,7 +11,7 @@ from relay.inbox.locked import Locked
 from relay.inbox.rules import View
 from relay.model import Device, Entry, EntryState, Kind
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
 from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id
 from relay.store.queue import attempt
 
@@ -145,7 +145,7 @@ def complete(locked: Locked, device_id: str, entries: Iterable[Entry], ledger: L
 
 
 def _tell_completed(locked: Locked, done: Sequence[tuple[Entry, dict[str, int]]]) -> None:
-    inbox_rows.mark_completed(locked.conn, locked.key, locked.now_ms, [entry.seq for entry, _ in done])
+    entry_rows.mark_completed(locked.conn, locked.key, locked.now_ms, [entry.seq for entry, _ in done])
     for start in range(0, len(done), DELIVERIES_MAX):
         chunk = done[start : start + DELIVERIES_MAX]
         locked.events.append(
@@ -183,7 +183,7 @@ def end(
     entries = [entry for entry in entries if entry.state is EntryState.LIVE]
     if not entries:
         return
-    inbox_rows.end_entries(
+    entry_rows.end_entries(
         locked.conn, locked.key, locked.now_ms, seqs=[entry.seq for entry in entries], state=state, by=by
     )
     locked.ended = True
@@ -228,7 +228,7 @@ def fail_device(locked: Locked, device: Device, *, detail: str) -> None:
     ledger = Ledger(locked)
     after = device.start_seq
     while True:
-        entries = inbox_rows.entries_between(
+        entries = entry_rows.entries_between(
             locked.conn, locked.key, after=after, upto=locked.head_seq, limit=DELIVERIES_MAX
         )
         items: list[Reported] = [

@@ -35,6 +35,7 @@ from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Kind, TimelineKey, UserKey
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta, timelines
 from relay.store.engine import Conn, Engine
@@ -377,7 +378,7 @@ class InboxService:
 
         def work(conn: Conn, _: int) -> tuple[int | None, str]:
             snap = snapshot(conn, device)
-            found = inbox_rows.entries_of_messages(conn, device.user, [message_id])
+            found = entry_rows.entries_of_messages(conn, device.user, [message_id])
             return next((one.seq for one in found if one.kind in FIRST_ENTRIES), None), snap.epoch8.hex()
 
         return await self.engine.read(work)

@@ -14,7 +14,9 @@ from relay.inbox.reports import Ledger
 from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, TimelineKey, UserKey
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store import readers, timelines
 from relay.store import receipts as receipt_rows
@@ -33,7 +35,7 @@ class Trace:
 
 def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_id: str) -> Trace:
     """Reads it all on one snapshot. Raises Missing."""
-    row = inbox_rows.messages(conn, app_id, [message_id]).get(message_id)
+    row = message_rows.messages(conn, app_id, [message_id]).get(message_id)
     if row is None:
         raise Missing("There is no such message.")
     answered = msgspec.json.decode(row.recipients)
@@ -80,7 +82,7 @@ def _shared(conn: Conn, now_ms: int, row: Any) -> dict[str, Any] | None:
 
 
 def _of_user(conn: Conn, locked: Locked, message_id: str, user: str, seq: int) -> dict[str, Any]:
-    entries = [e for e in inbox_rows.entries_of_messages(conn, locked.key, [message_id]) if e.kind in CARRIES_MESSAGE]
+    entries = [e for e in entry_rows.entries_of_messages(conn, locked.key, [message_id]) if e.kind in CARRIES_MESSAGE]
     original = next((e for e in entries if e.kind in {Kind.MESSAGE, Kind.POINTER}), None)
     head: dict[str, Any] = {"user": user, "seq": seq, "status": "accepted"}
     if original is None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from relay.inbox import rules
 from relay.model import Device, Entry, NotifyPolicy, TimelineKey
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
 from relay.store import timelines
 from relay.store.readers import Read
 
@@ -98,7 +98,7 @@ def _worth(locked: "Locked", device: Device, entries: list[tuple[Entry, str | No
     if not worth:
         return []
     # Of a mention the inbox tells.
-    mentioned = inbox_rows.entries_of_messages(locked.conn, locked.key, [one.message_id for one in worth])
+    mentioned = entry_rows.entries_of_messages(locked.conn, locked.key, [one.message_id for one in worth])
     told = {one.message_id for one in mentioned}
     return [one for one in worth if one.message_id not in told]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from relay.model import Address, DeviceKey
 from relay.push.planner import Send
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
 from relay.store import readers
 from relay.store.engine import Conn
 
@@ -41,7 +41,7 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
     for app_id in {key.app_id for key in keys}:
         here = [one for one in attempts if one.device.app_id == app_id]
         ids = {id_ for one in here for id_ in _named(one)}
-        alive[app_id] = inbox_rows.alive(conn, now_ms, app_id, {one.device.user_id for one in here}, ids)
+        alive[app_id] = entry_rows.alive(conn, now_ms, app_id, {one.device.user_id for one in here}, ids)
 
     def needed(one: Attempt) -> bool:
         device = devices.get(one.device)

@@ -11,7 +11,9 @@ from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, UserKey
 from relay.push.planner import Form, summary_id
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store import shown
 from relay.store.engine import Conn
@@ -85,13 +87,13 @@ def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
         return []
     entries = [
         entry
-        for entry in inbox_rows.entries_between(conn, user.key, after=after, upto=device.pushed_seq, limit=TOLD_MAX)
+        for entry in entry_rows.entries_between(conn, user.key, after=after, upto=device.pushed_seq, limit=TOLD_MAX)
         if entry.notifiable
     ]
     gone = [entry for entry in entries if is_moot(user, device, entry)]
     if not gone:
         return []
-    contents = inbox_rows.pushes_of(conn, user.key.app_id, {entry.message_id for entry in entries})
+    contents = message_rows.pushes_of(conn, user.key.app_id, {entry.message_id for entry in entries})
     done = shown.known_of(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
     badge = _badge(user, entries, contents)
     found = []
@@ -149,7 +151,7 @@ def _moot_notes(
     one: shown.Telling,
     entries: Sequence[Entry],
     gone: Sequence[Entry],
-    contents: Mapping[str, inbox_rows.Push],
+    contents: Mapping[str, message_rows.Push],
 ) -> Iterable[Shown]:
     """The notifications of one attempt that tell of nothing but what is moot."""
     covered = [entry for entry in gone if _covers(one, entry)]
@@ -185,7 +187,7 @@ def _moot_notes(
             )
 
 
-def _badge(user: Locked, entries: Sequence[Entry], contents: Mapping[str, inbox_rows.Push]) -> int | None:
+def _badge(user: Locked, entries: Sequence[Entry], contents: Mapping[str, message_rows.Push]) -> int | None:
     """How many messages of the user are unread by the read markers, if the newest number that was sent is higher."""
     sent = [
         badge
@@ -194,12 +196,12 @@ def _badge(user: Locked, entries: Sequence[Entry], contents: Mapping[str, inbox_
     ]
     if not sent or sent[-1] == 0:
         return None
-    live = inbox_rows.notifiable_between(
+    live = entry_rows.notifiable_between(
         user.conn, user.key, user.now_ms, after=user.inbox.floor_seq, upto=user.head_seq, limit=UNREAD_MAX
     )
     unread = sum(user.read_markers.get(entry.conversation_id or "", 0) < entry.seq for entry in live)
     return unread if len(live) < UNREAD_MAX and unread < sent[-1] else None
 
 
-def _notification(content: inbox_rows.Push) -> Notification:
+def _notification(content: message_rows.Push) -> Notification:
     return msgspec.json.decode(content.push or content.push_held or "{}", type=Notification)

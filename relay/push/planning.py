@@ -38,6 +38,7 @@ from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was
 from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.readers import Read
@@ -239,7 +240,7 @@ def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
     """What the device is to be told of shared timelines."""
     found = []
     for one in news(locked, device):
-        contents = inbox_rows.pushes_of(locked.conn, locked.key.app_id, {entry.message_id for entry in one.entries})
+        contents = message_rows.pushes_of(locked.conn, locked.key.app_id, {entry.message_id for entry in one.entries})
         items = [
             _item(entry, device, contents[entry.message_id]) for entry in one.entries if entry.message_id in contents
         ]
@@ -288,7 +289,7 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
     return items, len(worth)
 
 
-def _item(entry: Entry, device: Device, content: inbox_rows.Push) -> Item:
+def _item(entry: Entry, device: Device, content: message_rows.Push) -> Item:
     return Item(
         entry=entry,
         push=_shown(entry, device, content),
@@ -297,7 +298,7 @@ def _item(entry: Entry, device: Device, content: inbox_rows.Push) -> Item:
     )
 
 
-def _shown(entry: Entry, device: Device, content: inbox_rows.Push) -> Notification:
+def _shown(entry: Entry, device: Device, content: message_rows.Push) -> Notification:
     """What this device shows of it: of what it can't read yet, that there is something."""
     held = rules.view(entry, device) is rules.View.HELD
     return msgspec.json.decode((content.push_held if held else content.push) or "{}", type=Notification)

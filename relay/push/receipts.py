@@ -19,7 +19,7 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.model import CARRIES_MESSAGE, DeviceKey, Entry
 from relay.push.accounts import Account, Accounts
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id
@@ -129,7 +129,7 @@ def _attempt(
     )
     if named is not None or receipt.push_id is None:
         return named
-    for entry in inbox_rows.entries_of_messages(locked.conn, locked.key, [receipt.push_id]):
+    for entry in entry_rows.entries_of_messages(locked.conn, locked.key, [receipt.push_id]):
         if entry.kind in CARRIES_MESSAGE:
             return receipt_rows.attempt_covering(locked.conn, device, account=account, token_hash=hashed, seq=entry.seq)
     return None
@@ -171,11 +171,11 @@ def _about(locked: Locked, attempt: receipt_rows.Reported, named: str | None) ->
     """Which push of the attempt it is about, and the messages that it told of and that still live: one, if it was a
     message's own."""
     for name in (named, attempt.push_id):
-        entries = inbox_rows.entries_of_messages(locked.conn, locked.key, [name]) if name else []
+        entries = entry_rows.entries_of_messages(locked.conn, locked.key, [name]) if name else []
         mine = [e for e in entries if e.kind in CARRIES_MESSAGE and attempt.from_seq <= e.seq <= attempt.upto_seq]
         if name and mine:
             return name, [entry for entry in mine if entry.live(locked.now_ms)]
-    told = inbox_rows.notifiable_between(
+    told = entry_rows.notifiable_between(
         locked.conn,
         locked.key,
         locked.now_ms,

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Text
 
 from relay.model import Entry, UserKey
-from relay.store.inbox import DECIDING, WITH_MESSAGE, entry_of
+from relay.store.entries import DECIDING, WITH_MESSAGE, entry_of
 from relay.store.schema import inbox_entry
 from relay.store.sql import is_sqlite, per_dialect
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, case, literal_column, select
 
 from relay.model import DeviceKey, UserKey
-from relay.store.inbox import WITH_MESSAGE
+from relay.store.entries import WITH_MESSAGE
 from relay.store.schema import inbox_entry, message
 
 e, m = inbox_entry.c, message.c

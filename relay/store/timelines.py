@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, literal_column, select, type_coerce, update
 
 from relay.model import Entry, EntryState, TimelineKey
-from relay.store.inbox import Content, entry_of
+from relay.store.entries import Content, entry_of
 from relay.store.schema import conversation, message, timeline_entry
 from relay.store.sql import as_list, in_list, insert_rows, many_rows, per_dialect
 

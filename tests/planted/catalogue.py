@@ -64,8 +64,8 @@ BUGS = (
         "live frames moved the cursor over a gap",
         one(
             "relay/inbox/page.py",
-            "inbox_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)",
-            "inbox_rows.page_rows(conn, snap.inbox.key, after=cover.position + 1, upto=bound, limit=limit)",
+            "entry_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)",
+            "entry_rows.page_rows(conn, snap.inbox.key, after=cover.position + 1, upto=bound, limit=limit)",
         ),
         (PAGES, INBOX),
     ),
@@ -168,7 +168,7 @@ BUGS = (
         "M25 messages are looked up without their app",
         "one tenant read another's message by its id",
         one(
-            "relay/store/inbox.py",
+            "relay/store/messages.py",
             'return select(message).where(m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite))',
             'return select(message).where(in_list(m.message_id, "ids", sqlite=sqlite), bindparam("app") != "")',
         ),

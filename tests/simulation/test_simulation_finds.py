@@ -8,7 +8,7 @@ import pytest
 
 from relay.inbox import ending, rules
 from relay.push import accounts
-from relay.store import inbox as inbox_rows
+from relay.store import entries as entry_rows
 
 from .run import simulate
 from .scenario import Scenario
@@ -43,7 +43,7 @@ def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
 def messages_expire_without_a_word(patch: pytest.MonkeyPatch) -> None:
     def in_silence(locked: Any, entries: Any, state: Any, *, by: int | None = None) -> None:
         seqs = [entry.seq for entry in entries]
-        inbox_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=seqs, state=state, by=by)
+        entry_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=seqs, state=state, by=by)
 
     patch.setattr(ending, "end", in_silence)
 

@@ -12,7 +12,7 @@ from relay.model import DeviceKey, Policy, UserKey
 from relay.store import meta
 from relay.store.ahead import SPAN, windows
 from relay.store.engine import Conn, Engine
-from relay.store.inbox import notifiable_between
+from relay.store.entries import notifiable_between
 
 ANN, BOB = UserKey("shop", "ann"), UserKey("shop", "bob")
 MANY = 2 * SPAN + 5

@@ -1,0 +1,375 @@
+"""Rows of entries: what stands at a number of an inbox, and how it ends."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    type_coerce,
+    update,
+)
+
+from relay.model import EVERYWHERE, Entry, EntryState, Kind, NotifyPolicy, Scope, UserKey
+from relay.store.inbox import set_inbox
+from relay.store.schema import inbox_entry, message
+from relay.store.sql import as_list, in_list, many_rows, per_dialect
+
+e, m = inbox_entry.c, message.c
+_live = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
+
+# The columns that decide who gets an entry and how: everything but the content.
+DECIDING = (
+    e.user_id,
+    e.seq,
+    e.message_id,
+    e.kind,
+    e.only_device,
+    e.origin_device,
+    e.origin_session,
+    e.notifiable,
+    e.state,
+    e.accepted_ms,
+    e.expires_ms,
+    e.completed_ms,
+    e.data,
+    m.conversation_id,
+    m.min_schema,
+    m.min_app_version,
+    m.fallback_h.label("fallback_h"),
+    m.hold,
+    m.scope,
+    m.notify_policy,
+    m.notify_release,
+    type_coerce(m.push_held.is_not(None), Integer).label("tells_held"),  # a Boolean would have to be converted
+    type_coerce(m.push.is_(None), Integer).label("only_held"),
+)
+WITH_MESSAGE = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
+_KINDS = {str(kind): kind for kind in Kind}
+_STATES = {str(state): state for state in EntryState}
+
+
+class _ScopeRow(msgspec.Struct):
+    devices: tuple[str, ...] = ()
+    exclude_devices: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+    first_ack_wins: bool = False
+
+
+def scope_of(text_: str | None) -> Scope:
+    if text_ is None:
+        return EVERYWHERE
+    row = msgspec.json.decode(text_, type=_ScopeRow)
+    return Scope(
+        devices=row.devices,
+        exclude_devices=row.exclude_devices,
+        platforms=row.platforms,
+        first_ack_wins=row.first_ack_wins,
+    )
+
+
+def scope_text(scope: Scope) -> str | None:
+    if scope is EVERYWHERE or scope == EVERYWHERE:
+        return None
+    return msgspec.json.encode(
+        _ScopeRow(scope.devices, scope.exclude_devices, scope.platforms, scope.first_ack_wins)
+    ).decode()
+
+
+def entry_of(row: Sequence[Any]) -> Entry:
+    (
+        _,
+        seq,
+        id_,
+        kind,
+        only_device,
+        origin_device,
+        origin_session,
+        notifiable,
+        state,
+        accepted_ms,
+        expires_ms,
+        completed_ms,
+        data,
+        conversation_id,
+        min_schema,
+        min_app_version,
+        fallback_h,
+        hold,
+        scope,
+        notify,
+        notify_release,
+        tells_held,
+        only_held,
+    ) = row[: len(DECIDING)]
+    return Entry(
+        seq,
+        id_,
+        _KINDS[kind],
+        only_device,
+        origin_device,
+        origin_session,
+        bool(notifiable),
+        _STATES[state],
+        accepted_ms,
+        expires_ms,
+        completed_ms,
+        data,
+        conversation_id,
+        min_schema,
+        min_app_version,
+        fallback_h is not None,
+        bool(hold),
+        EVERYWHERE if scope is None else scope_of(scope),
+        None if notify is None else NotifyPolicy(notify),
+        bool(notify_release),
+        bool(tells_held),
+        bool(only_held),
+    )
+
+
+_here = (e.app_id == bindparam("app"), e.user_id == bindparam("user"))
+_between = (
+    select(*DECIDING)
+    .select_from(WITH_MESSAGE)
+    .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
+    .order_by(e.seq)
+    .limit(bindparam("count"))
+)
+
+
+def entries_between(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[Entry]:
+    """Entries with numbers in (after, upto], without their content, at most `limit`."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
+    return [entry_of(row) for row in many_rows(conn, _between, params)]
+
+
+_notifiable = (
+    select(*DECIDING)
+    .select_from(WITH_MESSAGE)
+    .where(
+        *_here,
+        e.seq > bindparam("after"),
+        e.seq <= bindparam("upto"),
+        e.notifiable == 1,
+        _live,
+        e.expires_ms > bindparam("now"),
+    )
+    .order_by(e.seq)
+    .limit(bindparam("count"))
+)
+
+
+def notifiable_between(
+    conn: Connection, key: UserKey, now_ms: int, *, after: int, upto: int, limit: int
+) -> list[Entry]:
+    """As `entries_between`, only what is live and may be worth a notification."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit, "now": now_ms}
+    return [entry_of(row) for row in conn.execute(_notifiable, params).all()]
+
+
+@per_dialect
+def _alive(sqlite: bool) -> Select[Any]:
+    return select(e.user_id, e.message_id, e.seq).where(
+        e.app_id == bindparam("app"),
+        in_list(e.user_id, "users", sqlite=sqlite),
+        in_list(e.message_id, "ids", sqlite=sqlite),
+        e.notifiable == 1,
+        _live,
+        e.expires_ms > bindparam("now"),
+    )
+
+
+def alive(
+    conn: Connection, now_ms: int, app_id: str, users: Iterable[str], ids: Iterable[str]
+) -> dict[tuple[str, str], list[int]]:
+    """Numbers of the entries of these messages that still live and may be worth a notification, by user and message."""
+    found: dict[tuple[str, str], list[int]] = {}
+    params = {"app": app_id, "users": as_list(conn, users), "ids": as_list(conn, ids), "now": now_ms}
+    for row in conn.execute(_alive(conn), params):
+        found.setdefault((row.user_id, row.message_id), []).append(row.seq)
+    return found
+
+
+@per_dialect
+def _by_message(sqlite: bool) -> Select[Any]:
+    return select(*DECIDING).select_from(WITH_MESSAGE).where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
+
+
+def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> list[Entry]:
+    params = {"app": key.app_id, "user": key.user_id, "ids": as_list(conn, ids)}
+    # Asked for in order, SQLite would rather walk the whole inbox than sort a handful.
+    return sorted((entry_of(row) for row in conn.execute(_by_message(conn), params).all()), key=lambda one: one.seq)
+
+
+@per_dialect
+def _by_seq(sqlite: bool) -> Select[Any]:
+    return (
+        select(*DECIDING).select_from(WITH_MESSAGE).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)
+    )
+
+
+def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entry]:
+    params = {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs)}
+    return [entry_of(row) for row in conn.execute(_by_seq(conn), params).all()]
+
+
+_by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), _live)
+
+
+def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> list[int]:
+    params = {"app": key.app_id, "user": key.user_id, "collapse": collapse_key}
+    return sorted(conn.execute(_by_collapse, params).scalars().all())
+
+
+@per_dialect
+def _collapse_keys(sqlite: bool) -> Select[Any]:
+    return select(e.seq, e.collapse_key).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite))
+
+
+def collapse_keys_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> dict[int, str | None]:
+    """The collapse keys of these entries."""
+    params = {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs)}
+    return {row.seq: row.collapse_key for row in conn.execute(_collapse_keys(conn), params).all()}
+
+
+_id_at = select(e.message_id).where(*_here, e.seq == bindparam("seq"))
+
+
+def id_at(conn: Connection, key: UserKey, seq: int) -> str | None:
+    """The id of the entry with this number; None if it has been pruned (or never was)."""
+    return conn.execute(_id_at, {"app": key.app_id, "user": key.user_id, "seq": seq}).scalar_one_or_none()
+
+
+_live_above = select(func.count()).select_from(inbox_entry).where(*_here, e.seq > bindparam("after"), _live)
+
+
+def count_live_above(conn: Connection, key: UserKey, seq: int) -> int:
+    return int(conn.execute(_live_above, {"app": key.app_id, "user": key.user_id, "after": seq}).scalar_one())
+
+
+class Content(msgspec.Struct, frozen=True):
+    """What a page shows of an entry's message; all None for control entries."""
+
+    type: str
+    body: str | None
+    h: str
+    fallback: str | None
+    fallback_h: str | None
+    conversation_type: str
+    sender_user: str | None
+    sender_device: str | None
+    client_ref: str | None
+    priority: str
+    collapse_key: str | None
+
+
+_page = (
+    select(*DECIDING, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
+    .select_from(WITH_MESSAGE)
+    .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
+    .order_by(e.seq)
+    .limit(bindparam("count"))
+)
+
+
+def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[tuple[Entry, Content]]:
+    """Entries in (after, upto] with everything that a page shows, in order."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
+    split = len(DECIDING)
+    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page, params)]
+
+
+_page_back = (
+    select(*DECIDING, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
+    .select_from(WITH_MESSAGE)
+    .where(*_here, e.seq < bindparam("before"))
+    .order_by(e.seq.desc())
+    .limit(bindparam("count"))
+)
+
+
+def page_rows_back(conn: Connection, key: UserKey, *, before: int, limit: int) -> list[tuple[Entry, Content]]:
+    """As `page_rows`, backwards from a number."""
+    params = {"app": key.app_id, "user": key.user_id, "before": before, "count": limit}
+    split = len(DECIDING)
+    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page_back, params)]
+
+
+_last_before = select(func.max(e.seq)).where(*_here, e.accepted_ms < bindparam("since"))
+
+
+def last_seq_before(conn: Connection, key: UserKey, since_ms: int, *, floor: int) -> int:
+    """The highest number accepted before then, or the floor."""
+    found = conn.execute(_last_before, {"app": key.app_id, "user": key.user_id, "since": since_ms}).scalar()
+    return floor if found is None else max(int(found), floor)
+
+
+@per_dialect
+def _end(sqlite: bool) -> Any:
+    return (
+        update(inbox_entry)
+        .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite), _live)
+        .values(state=bindparam("to"), ended_ms=bindparam("now"), ended_by_seq=bindparam("by"))
+    )
+
+
+def end_entries(
+    conn: Connection, key: UserKey, now_ms: int, *, seqs: Iterable[int], state: EntryState, by: int | None
+) -> None:
+    """Ends live entries; one that has ended stays as it was."""
+    conn.execute(
+        _end(conn),
+        {
+            "app": key.app_id,
+            "user": key.user_id,
+            "seqs": as_list(conn, seqs),
+            "to": str(state),
+            "now": now_ms,
+            "by": by,
+        },
+    )
+
+
+@per_dialect
+def _complete(sqlite: bool) -> Any:
+    return (
+        update(inbox_entry).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).values(completed_ms=bindparam("now"))
+    )
+
+
+def mark_completed(conn: Connection, key: UserKey, now_ms: int, seqs: Iterable[int]) -> None:
+    conn.execute(_complete(conn), {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "now": now_ms})
+
+
+_expiring = (
+    select(e.app_id, e.user_id, e.seq)
+    .where(_live, e.expires_ms <= bindparam("now"))
+    .order_by(e.expires_ms)
+    .limit(bindparam("count"))
+)
+
+
+def expiring(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, list[int]]:
+    """Live entries whose time is over, by user. Read again under the lock before ending them."""
+    found: dict[UserKey, list[int]] = {}
+    for row in conn.execute(_expiring, {"now": now_ms, "count": limit}).all():
+        found.setdefault(UserKey(row.app_id, row.user_id), []).append(row.seq)
+    return found
+
+
+_prune = delete(inbox_entry).where(*_here, e.seq <= bindparam("floor"))
+
+
+def prune_entries(conn: Connection, key: UserKey, *, floor: int) -> None:
+    """Removes everything up to `floor` and raises the floor. Messages go by their own age, when nobody can ask for them."""
+    conn.execute(_prune, {"app": key.app_id, "user": key.user_id, "floor": floor})
+    set_inbox(conn, key, floor_seq=floor)
