@@ -22,6 +22,7 @@ ALWAYS: Final = frozenset(
         ("GET", "/metrics"),
     }
 )
+HEALTH: Final = frozenset({"/healthz", "/readyz"})  # asked by whoever restarts a relay that does not answer
 CANCEL: Final = ("DELETE", "/v1/messages/")
 
 

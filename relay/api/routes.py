@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from relay.api import limits
+from relay.api.gate import HEALTH
 from relay.api.principal import SCOPES, Principal
 from relay.api.problems import ERRORS_MAX, ROUTE, from_pydantic, shown
 from relay.errors import CODES, FieldError, Forbidden, Invalid, Malformed, Missing, TooLarge
@@ -148,7 +149,7 @@ def _raw(route: Route, handler: Raw, auth: Authenticator) -> Raw:
     async def serve(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = route.path
         limits.check_form(request)
-        if route.access == PUBLIC:
+        if route.access == PUBLIC and route.path not in HEALTH:
             auth.check_rate(request, None)
         if route.query is not None:
             request[QUERY] = _query(route.query, request)

@@ -191,6 +191,17 @@ ROUTES = (
     ),
     Route(
         method="GET",
+        path="/about",
+        handler="health",
+        summary="Alive?",
+        access=PUBLIC,
+        responses={200: None},
+        raw=True,
+        head=True,
+        tag="operation",
+    ),
+    Route(
+        method="GET",
         path="/v1/device/ws",
         handler="echo",
         summary="A socket.",
