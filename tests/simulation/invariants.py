@@ -20,7 +20,9 @@ TERMINAL = frozenset(
     {"delivery.acked", "delivery.expired", "delivery.failed", "delivery.cancelled", "delivery.superseded"}
 )
 EXPIRING_MS = 2_000  # with less left, nobody is told any more
-RESTS = frozenset({"no_address", "account_parked", "quarantined", "gone"})  # why a job may rest although something is untold
+RESTS = frozenset(
+    {"no_address", "account_parked", "quarantined", "gone"}
+)  # why a job may rest although something is untold
 
 _DEVICES = """
 SELECT device_id, state, session, lineage_session, start_seq, acked_seq, acked_high, pushed_seq, has_address, schema

@@ -273,7 +273,9 @@ def test_a_librarys_words_are_told_without_its_values(log: Log) -> None:
 def test_our_own_providers_log_at_our_level(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     # pytest's own handlers take offence at a record that we survive.
     root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [one for one in root.handlers if type(one).__module__ == "relay.telemetry.logs"])
+    monkeypatch.setattr(
+        root, "handlers", [one for one in root.handlers if type(one).__module__ == "relay.telemetry.logs"]
+    )
     logging.getLogger("relay.provider.log").info("push.logged id=%r", "1")
     logging.getLogger("relay.provider.log").debug("no")
     assert log.event()["event"] == "push.logged id='1'"
