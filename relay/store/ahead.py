@@ -13,7 +13,7 @@ from sqlalchemy.types import BigInteger, Text
 
 from relay.model import Entry, UserKey
 from relay.store.entries import DECIDING, WITH_MESSAGE, entry_of
-from relay.store.schema import inbox_entry
+from relay.store.schema.inboxes import inbox_entry
 from relay.store.sql import is_sqlite, per_dialect
 
 SPAN = 16  # numbers looked at after a place; who lacks more is asked about by itself

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, bindparam, case, func, select, update
 
-from relay.store.schema import api_key, app
+from relay.store.schema.apps import api_key, app
 from relay.store.sql import insert_missing, insert_rows
 
 

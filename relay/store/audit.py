@@ -10,7 +10,9 @@ from enum import StrEnum
 from sqlalchemy import Connection, Select, and_, bindparam, func, literal_column, or_, select
 
 from relay.model import UserKey
-from relay.store.schema import device, inbox, inbox_entry, push_job
+from relay.store.schema.devices import device
+from relay.store.schema.inboxes import inbox, inbox_entry
+from relay.store.schema.push import push_job
 from relay.store.sql import as_list, in_list, per_dialect
 
 LATE_MS = 120_000  # a sweep that is so much behind does not keep up

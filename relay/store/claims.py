@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select, update
 
 from relay.store.endpoints import LIVE, DeliveryKey, EndpointKey, Sealed, sealed_secrets
-from relay.store.schema import delivery, endpoint, event
+from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.store.sql import among, is_sqlite, key_list, per_dialect
 
 e, d, ev = endpoint.c, delivery.c, event.c

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, and_, bindparam, case, literal_column, select
 
 from relay.model import DeviceKey, UserKey
 from relay.store.entries import WITH_MESSAGE
-from relay.store.schema import inbox_entry, message
+from relay.store.schema.inboxes import inbox_entry, message
 
 e, m = inbox_entry.c, message.c
 

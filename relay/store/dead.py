@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, case, delete, literal, or_, select, union_all
 
 from relay.model import DeviceKey
-from relay.store.schema import device, push_dead, push_job
+from relay.store.schema.devices import device
+from relay.store.schema.push import push_dead, push_job
 from relay.store.sql import upsert
 
 QUARANTINED = "quarantined"

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, bindparam, delete, select, tuple_, update
 
 from relay.store.endpoints import DeliveryKey, EndpointKey
-from relay.store.schema import delivery, endpoint, event
+from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.store.sql import as_list, in_list, insert_missing, per_dialect
 
 e, d, ev = endpoint.c, delivery.c, event.c

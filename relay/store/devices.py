@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text, tuple_, update
 
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
-from relay.store.schema import address, address_tombstone, device, device_ack, device_held
+from relay.store.schema.devices import address, address_tombstone, device, device_ack, device_held
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 FIELDS = Device.__struct_fields__

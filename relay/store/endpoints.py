@@ -8,7 +8,8 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, select, update
 
 from relay.errors import Missing
-from relay.store.schema import app, endpoint
+from relay.store.schema.apps import app
+from relay.store.schema.webhooks import endpoint
 from relay.store.sql import among, insert_rows, key_list, per_dialect
 
 a, e = app.c, endpoint.c

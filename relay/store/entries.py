@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from relay.model import EVERYWHERE, Entry, EntryState, Kind, NotifyPolicy, Scope, UserKey
 from relay.store.inbox import set_inbox
-from relay.store.schema import inbox_entry, message
+from relay.store.schema.inboxes import inbox_entry, message
 from relay.store.sql import as_list, in_list, many_rows, per_dialect
 
 e, m = inbox_entry.c, message.c

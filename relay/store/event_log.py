@@ -8,7 +8,9 @@ from sqlalchemy import Boolean, Connection, Select, bindparam, delete, select
 
 from relay.store.deliveries import forget_deliveries
 from relay.store.endpoints import LIVE
-from relay.store.schema import app, delivery, endpoint, event, store_meta
+from relay.store.schema.apps import app
+from relay.store.schema.itself import store_meta
+from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.store.sql import as_list, in_list, per_dialect
 
 a, e, d, ev = app.c, endpoint.c, delivery.c, event.c

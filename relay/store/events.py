@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from relay.store.schema import event
+from relay.store.schema.webhooks import event
 from relay.store.sql import insert_missing
 
 DELIVERIES_MAX = 150  # deliveries listed in one event: a webhook's body stays below 20 kB

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, bindparam, delete, literal_column, select, up
 
 from relay.model import TimelineKey
 from relay.store.events import derived_id
-from relay.store.schema import fanout_job
+from relay.store.schema.conversations import fanout_job
 from relay.store.sql import insert_missing
 
 j = fanout_job.c

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, func, select, update
 
-from relay.store.schema import conversation, membership
+from relay.store.schema.conversations import conversation, membership
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 c, b = conversation.c, membership.c

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, and_, bindparam, or_, select
 
 from relay.model import UserKey
-from relay.store.schema import event, fanout_job, inbox_entry, message
+from relay.store.schema.conversations import fanout_job
+from relay.store.schema.inboxes import inbox_entry, message
+from relay.store.schema.webhooks import event
 
 m, e, v, f = message.c, inbox_entry.c, event.c, fanout_job.c
 

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, select, text, update
 
 from relay.model import Inbox, UserKey
-from relay.store.schema import inbox, read_marker, store_meta
+from relay.store.schema.inboxes import inbox, read_marker
+from relay.store.schema.itself import store_meta
 from relay.store.sql import as_list, in_list, insert_missing, is_sqlite, per_dialect, update_rows
 
 _inbox = [inbox.c[name] for name in Inbox.__struct_fields__]

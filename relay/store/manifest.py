@@ -14,7 +14,9 @@ from relay.errors import ConfigError
 from relay.keys import KeyRing
 from relay.store import apps, vault
 from relay.store.migrate import HEAD, known, revision
-from relay.store.schema import conversation, inbox, store_meta
+from relay.store.schema.conversations import conversation
+from relay.store.schema.inboxes import inbox
+from relay.store.schema.itself import store_meta
 from relay.store.sql import is_sqlite
 
 NAME: Final = "manifest.json"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, bindparam, delete, or_, select, text, update
 
 from relay.ids import message_id
-from relay.store.schema import idempotency, inbox_entry, message
+from relay.store.schema.inboxes import idempotency, inbox_entry, message
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 m = message.c

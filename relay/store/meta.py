@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, delete, select, text, update
 
 from relay.ids import random_hex
-from relay.store.schema import node, store_meta
+from relay.store.schema.itself import node, store_meta
 from relay.store.sql import insert_missing, upsert
 
 FREEZE_MS = 7 * 86_400_000

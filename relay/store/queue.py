@@ -22,7 +22,8 @@ from sqlalchemy import (
 )
 
 from relay.model import DeviceKey, PushJob, UserKey
-from relay.store.schema import account_state, inbox, push_attempt, push_job, push_receipt
+from relay.store.schema.inboxes import inbox
+from relay.store.schema.push import account_state, push_attempt, push_job, push_receipt
 from relay.store.sql import (
     as_list,
     in_list,

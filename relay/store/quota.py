@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, select, update
 
 from relay.model import DAY_FULL
-from relay.store.schema import account_day
+from relay.store.schema.push import account_day
 from relay.store.sql import as_list, in_list, per_dialect, upsert
 
 Day = tuple[str, str, str]  # app, account, the vendor's day

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, bindparam, func, literal_column, or_, select, update
 
 from relay.model import DeviceKey, TimelineKey, UserKey
-from relay.store.schema import conversation, device_shared, inbox, inbox_entry, membership, message, timeline_entry
+from relay.store.schema.conversations import conversation, membership, timeline_entry
+from relay.store.schema.devices import device_shared
+from relay.store.schema.inboxes import inbox, inbox_entry, message
 from relay.store.sql import as_list, in_list, is_sqlite, per_dialect, upsert
 from relay.store.timelines import ULTRA
 

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, or_, select
 
 from relay.model import DeviceKey, UserKey
-from relay.store.schema import push_attempt, push_receipt
+from relay.store.schema.push import push_attempt, push_receipt
 from relay.store.sql import insert_missing
 
 RECEIPTS_MAX = 30  # of one attempt: a vendor has few things to say of its few pushes

@@ -12,7 +12,8 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Table, and_, bind
 
 from relay.keys import SealBroken
 from relay.model import DeviceKey
-from relay.store.schema import address, endpoint
+from relay.store.schema.devices import address
+from relay.store.schema.webhooks import endpoint
 from relay.store.vault import Vault, address_place, headers_place, number_of, secret_place
 
 Place = Callable[[Row[Any]], tuple[str, ...]]

@@ -14,7 +14,7 @@ from relay.model import UserKey
 from relay.store import apps, meta
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.meta import Witness
-from relay.store.schema import store_meta
+from relay.store.schema.itself import store_meta
 
 PROOFS_MIN: Final = 3  # inboxes whose cursors prove it
 PROOFS_WITHIN_MS: Final = 600_000

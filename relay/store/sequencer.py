@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Select, bindparam, func, insert, select, upda
 
 from relay.store.deliveries import new_delivery
 from relay.store.endpoints import LIVE, DeliveryKey, lock_app
-from relay.store.schema import app, delivery, endpoint, event
+from relay.store.schema.apps import app
+from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 a, e, ev = app.c, endpoint.c, event.c

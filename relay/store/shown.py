@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, select
 
 from relay.model import DeviceKey
-from relay.store.schema import push_attempt, push_receipt
+from relay.store.schema.push import push_attempt, push_receipt
 
 _a, _r = push_attempt.c, push_receipt.c
 _here = (_a.app_id == bindparam("app"), _a.user_id == bindparam("user"), _a.device_id == bindparam("device"))

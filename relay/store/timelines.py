@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, lit
 
 from relay.model import Entry, EntryState, TimelineKey
 from relay.store.entries import Content, entry_of
-from relay.store.schema import conversation, message, timeline_entry
+from relay.store.schema.conversations import conversation, timeline_entry
+from relay.store.schema.inboxes import message
 from relay.store.sql import as_list, in_list, insert_rows, many_rows, per_dialect
 
 c, t, m = conversation.c, timeline_entry.c, message.c

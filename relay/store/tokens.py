@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, select, update
 
 from relay.model import DeviceKey
-from relay.store.schema import device, device_token, ticket
+from relay.store.schema.apps import device_token, ticket
+from relay.store.schema.devices import device
 from relay.store.sql import insert_rows
 
 KEPT_MS = 86_400_000  # a token's row outlives it by this, so that a late use is known for what it is

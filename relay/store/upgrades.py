@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, bindparam, func, or_, select, update
 
 from relay.model import DeviceKey, UserKey
-from relay.store.schema import device, inbox, upgrade
+from relay.store.schema.devices import device, upgrade
+from relay.store.schema.inboxes import inbox
 from relay.store.sql import insert_missing
 
 u = upgrade.c

@@ -7,7 +7,11 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from relay.ids import user_namespace
 from relay.model import UserKey
-from relay.store.schema import address, device_token, fanout_job, idempotency, membership, message, metadata
+from relay.store.schema import metadata
+from relay.store.schema.apps import device_token
+from relay.store.schema.conversations import fanout_job, membership
+from relay.store.schema.devices import address
+from relay.store.schema.inboxes import idempotency, message
 
 KEPT = frozenset({device_token.name})  # revoked, and forgotten with its time: every node must see that
 OF_USERS = tuple(table for table in metadata.sorted_tables if "user_id" in table.c and table.name not in KEPT)

@@ -17,7 +17,7 @@ from relay.errors import ConfigError
 from relay.ids import Rng
 from relay.keys import KEY_BYTES, NONCE_BYTES, TAG_BYTES, KeyRing, SealBroken, bound, key_id_of
 from relay.model import DeviceKey
-from relay.store.schema import app, data_key
+from relay.store.schema.apps import app, data_key
 from relay.store.sql import insert_missing
 
 VERSION: Final = 2

@@ -24,7 +24,7 @@ from relay.presence.leases import LeaseBook
 from relay.store import meta
 from relay.store.apps import create_app
 from relay.store.migrate import migrate
-from relay.store.schema import idempotency, inbox, inbox_entry, message
+from relay.store.schema.inboxes import idempotency, inbox, inbox_entry, message
 from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import PRAGMAS
 from tests.bench.report import Figure

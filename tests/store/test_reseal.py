@@ -11,7 +11,8 @@ from relay.model import Address, DeviceKey
 from relay.store import apps, devices
 from relay.store.engine import Engine
 from relay.store.reseal import SEALED, Round, count, reseal_some
-from relay.store.schema import address, data_key
+from relay.store.schema.apps import data_key
+from relay.store.schema.devices import address
 from relay.store.vault import Vault, add_keys, address_place, give_keys, number_of, rewrap_some
 
 OLD, NEW = bytes(range(32)), bytes(range(100, 132))

@@ -13,7 +13,8 @@ from relay.model import Policy
 from relay.store import meta
 from relay.store.devices import device_row
 from relay.store.engine import Engine
-from relay.store.schema import event, node
+from relay.store.schema.itself import node
+from relay.store.schema.webhooks import event
 
 DAY_S = 86_400
 DAY_MS = DAY_S * 1000

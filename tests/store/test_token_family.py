@@ -14,7 +14,7 @@ from relay.api.family import GRACE_MS, HALF_LIFE_MS, LIFE_MS, UNPROVEN_MAX, Stan
 from relay.model import DeviceKey
 from relay.store import meta, tokens
 from relay.store.engine import Engine
-from relay.store.schema import event
+from relay.store.schema.webhooks import event
 from relay.store.tokens import KEPT_MS
 
 KEY = DeviceKey("shop", "ann", "phone")

@@ -17,7 +17,8 @@ from relay.store.endpoints import DeliveryKey, EndpointKey
 from relay.store.engine import Engine
 from relay.store.events import NewEvent, emit
 from relay.store.postgres import PostgresEngine
-from relay.store.schema import app, delivery, endpoint, event
+from relay.store.schema.apps import app
+from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.webhooks import rules
 from relay.webhooks.rules import Signal
 from relay.webhooks.worker import Done, judge, settle

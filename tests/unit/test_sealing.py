@@ -15,7 +15,10 @@ from relay.keys import KeyRing, SealBroken
 from relay.model import DeviceKey
 from relay.store import sqlite_file, vault
 from relay.store.reseal import SEALED, Sealed, count, reseal_some
-from relay.store.schema import address, app, data_key, endpoint, metadata
+from relay.store.schema import metadata
+from relay.store.schema.apps import app, data_key
+from relay.store.schema.devices import address
+from relay.store.schema.webhooks import endpoint
 from relay.store.vault import RIPE_MS, Vault, add_keys, address_place, give_keys, headers_place, number_of, secret_place
 
 NOW_MS = 1_764_000_000_000

@@ -15,7 +15,9 @@ from relay.store import claims, event_log, sequencer
 from relay.store.apps import create_app
 from relay.store.endpoints import EndpointKey
 from relay.store.events import NewEvent, emit
-from relay.store.schema import app, delivery, endpoint, event, store_meta
+from relay.store.schema.apps import app
+from relay.store.schema.itself import store_meta
+from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.webhooks import rules
 from relay.webhooks.sealed import opened
 from relay.webhooks.service import Changes, WebhookService

@@ -15,7 +15,8 @@ from relay.store.endpoints import EndpointKey
 from relay.store.engine import Engine
 from relay.store.events import NewEvent, emit
 from relay.store.inline import InlineEngine
-from relay.store.schema import delivery, metadata
+from relay.store.schema import metadata
+from relay.store.schema.webhooks import delivery
 from relay.webhooks.sealed import seal_secret
 
 SECRET = "whsec_ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8="
