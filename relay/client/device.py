@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import aiohttp
 
-from relay.client import http, news, said, steps, wire
+from relay.client import fetching, http, news, said, steps, wire
 from relay.client.cache import Cache, Check
 from relay.client.cache_file import Migration
 from relay.client.core import Core
@@ -272,6 +272,17 @@ class Client:
         """The user opened these messages."""
         await self._report(ids, "opened")
 
+    async def fetch(self, *ids: str) -> list[news.Message]:
+        """Brings these messages, which a push has named, before all that comes before them. Gives those that are here now.
+
+        Raises Problem, Unreachable, sqlite3.Error.
+        """
+        words = await fetching.fetch(self.cache, self._on_disk, self._call, self._tell, ids)
+        if words:
+            self._events.put_nowait(steps.Spoke(words))
+        found = [await self._on_disk(functools.partial(self.cache.message, id_)) for id_ in ids]
+        return [one for one in found if one is not None]
+
     async def delete(self, *ids: str) -> None:
         """Takes messages off this device."""
         await self._on_disk(lambda: self.cache.delete(ids))
@@ -468,4 +479,9 @@ class Client:
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
         assert self._session is not None
+        if not self._tokens.current:  # nothing was connected yet
+            try:
+                await self._tokens.take(renew=False)
+            except Gone as gone:
+                raise Unreachable("No token could be had.") from gone
         return await http.call(self._session, method, self._url + path, credential=self._tokens.current, **more)

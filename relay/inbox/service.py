@@ -33,7 +33,7 @@ from relay.inbox.shared import Pages as SharedPages
 from relay.inbox.shared import pages as shared_pages
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
-from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Kind, TimelineKey, UserKey
+from relay.model import CARRIES_MESSAGE, Address, Device, DeviceKey, DeviceState, Facts, Kind, TimelineKey, UserKey
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
@@ -434,6 +434,18 @@ class InboxService:
                 bytes_max=self.page_bytes - len(batch.json),
             )
             return Reading(snap=snap, batch=batch, shared=shared.beside(ahead(conn, snap, found.snaps)))
+
+        return await self.engine.read(work)
+
+    async def read_messages(self, device: DeviceKey, message_ids: Sequence[str]) -> tuple[Snapshot, list[Batch]]:
+        """Those of these messages that are in the device's inbox, each as a page of its own that moves no cursor."""
+
+        def work(conn: Conn, now_ms: int) -> tuple[Snapshot, list[Batch]]:
+            snap = snapshot(conn, device)
+            found = entry_rows.entries_of_messages(conn, device.user, message_ids)
+            newest = {one.message_id: one.seq for one in found if one.kind in CARRIES_MESSAGE}
+            one_page = partial(page, conn, now_ms, snap, self.keys, limit=1, bytes_max=self.page_bytes, cursor=False)
+            return snap, [one_page(after=seq - 1, upto=seq) for seq in sorted(newest.values())]
 
         return await self.engine.read(work)
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from ears import a_client, body_is, token_of
 from relay_process import RelayProcess
 
-from relay.client import Backend, Problem, Unreachable, Way, news
+from relay.client import Backend, Client, Problem, Unreachable, Way, news
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -261,3 +261,21 @@ async def test_who_cannot_be_reached_is_said_so_in_time() -> None:
     async with Backend("http://127.0.0.1:9", "rk_x", try_for_s=0.2) as backend:
         with pytest.raises(Unreachable):
             await backend.send("ann", "hi")
+
+
+async def test_what_a_push_is_about_is_fetched_before_all_that_comes_before_it(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token = await token_of(backend, user)
+    ids = [(await backend.send(user, n))["id"] for n in range(5)]
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[Way.POLL]) as (client, ear):
+        await ear.until(news.CaughtUp)
+    ids += [(await backend.send(user, n))["id"] for n in range(5, 8)]
+    client = Client(relay.url, token, cache=tmp_path / "a.db", ways=[Way.POLL])
+    async with client:
+        client.turn(foreground=False)
+        fetched = await client.fetch(ids[7], ids[2], "01900000-0000-7000-8000-000000000000")
+        assert [one.body for one in fetched] == [7, 2]
+        await client.caught_up(10)
+        assert sorted(one.body for one in await client.history()) == list(range(8)), "each once"
+        assert (await client.verify()).state == "ok"

@@ -21,22 +21,32 @@ from relay.api.schemas.devices import AddressesBody, AddressesOut
 from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, KEY_HEADER, STORE
 from relay.inbox.cursor import INBOX
 from relay.model import SEQ_MAX
-from relay.realtime.protocol import FOLLOWED_MAX, AckBody, HeartbeatBody, HelloBody, Id, Sealed, VerifyBody
+from relay.realtime.protocol import (
+    FOLLOWED_MAX,
+    AckBody,
+    HeartbeatBody,
+    HelloBody,
+    Id,
+    MessageIdText,
+    Sealed,
+    VerifyBody,
+)
 
 
 class SyncQuery(Query):
     """Where the device stands, how much it wants, and how long it would wait.
 
     `shared`: cursors of shared timelines; `open`: conversations whose timelines it reads for the first time. `range` is of
-    `timeline`: the inbox, or a conversation.
+    `timeline`: the inbox, or a conversation. `ids`: these messages alone, as a push has named them; nothing else goes with it.
     """
 
-    LISTS: ClassVar[frozenset[str]] = frozenset({"shared", "open"})
+    LISTS: ClassVar[frozenset[str]] = frozenset({"shared", "open", "ids"})
     cursor: Sealed | None = None
     limit: int = Field(200, ge=1, le=200)
     wait: int = Field(0, ge=0, le=60)
     range: Annotated[str, StringConstraints(max_length=40)] | None = None
     timeline: Id = INBOX
+    ids: Annotated[list[MessageIdText], Field(default_factory=list, max_length=10)]
     shared: Annotated[list[Sealed], Field(default_factory=list, max_length=FOLLOWED_MAX)]
     open: Annotated[list[Id], Field(default_factory=list, max_length=FOLLOWED_MAX)]
 

@@ -267,6 +267,14 @@ export class Cache {
     });
   }
 
+  /** Those of these messages that have not come yet. */
+  lacking(ids) {
+    return this.#tables.transact(async (t) => {
+      const known = await Promise.all(ids.map((id) => t.get("messages", id)));
+      return ids.filter((_, n) => known[n] === undefined);
+    });
+  }
+
   /** Takes messages off this device; what came by which number stays known. */
   delete(ids) {
     return this.#tables.transact(async (t) => {

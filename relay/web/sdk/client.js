@@ -91,6 +91,28 @@ export class Client extends EventTarget {
     return this.#cache.messages(options);
   }
 
+  /**
+   * Brings these messages, which a push has named, before all that comes before them; gives those that were lacking. Throws
+   * Problem, or what `fetch` throws.
+   */
+  async fetch(...ids) {
+    const arrived = [];
+    const heard = ({ detail }) => ids.includes(detail.id) && arrived.push(detail);
+    const lacking = await this.#cache.lacking(ids);
+    if (!lacking.length) return arrived;
+    this.addEventListener("message", heard);
+    try {
+      const query = new URLSearchParams(lacking.map((id) => ["ids", id]));
+      const { batches } = await this.call("GET", `/v1/device/sync?${query}`);
+      for (const page of batches) await this.#fill(page);
+      const stored = batches.flatMap(({ entries }) => entries.map(({ id }) => id));
+      if (stored.length) await this.call("POST", "/v1/device/ack", { body: { ids: stored } });
+    } finally {
+      this.removeEventListener("message", heard);
+    }
+    return arrived;
+  }
+
   /** Takes messages off this device. */
   async delete(...ids) {
     await this.#cache.delete(ids);

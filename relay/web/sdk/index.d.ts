@@ -166,6 +166,8 @@ export class Client extends EventTarget {
   call(method: string, path: string, options?: { body?: unknown; headers?: Record<string, string> }): Promise<any>;
   /** Compares the cache with the relay, and fetches what differs. */
   verify(): Promise<Verified>;
+  /** Brings these messages, which a push has named, before all that comes before them; gives those that were lacking. */
+  fetch(...ids: string[]): Promise<Message[]>;
   /** Takes messages off this device. */
   delete(...ids: string[]): Promise<void>;
   readonly tables: Tables;
