@@ -75,7 +75,8 @@ class PushDesk:
     async def unpark(self, app_id: str, name: str) -> int:
         """The account is mended, or has new quota: what rested for it is due again; gives the number. Raises Missing."""
         if self.accounts.get(app_id, name) is None:
-            raise Missing("There is no such account.")
+            known = ", ".join(sorted(self.accounts.of(app_id))) or "none"
+            raise Missing(f"There is no such account; there are: {known}.")
 
         def work(conn: Conn, now_ms: int) -> int:
             released = job_rows.unpark_account(conn, now_ms, app_id=app_id, account=name)

@@ -97,7 +97,7 @@ class OwnerLock:
             self._file.close()
             raise ConfigError(
                 [
-                    f"store: another relay is using the database of {path.name!r}; "
+                    f"store: another relay is using the database {path.name.removesuffix('.lock')!r}; "
                     "stop it, or give this one another store.url."
                 ]
             ) from None

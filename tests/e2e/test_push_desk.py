@@ -258,4 +258,4 @@ async def test_the_same_by_the_command_line(scene: Scene) -> None:
     assert "Unparked; 0 pushes are due again." in text
     status, text = await said("unpark", "nobody")
     assert status == 1
-    assert "There is no such account." in text
+    assert "There is no such account; there are: " in text
