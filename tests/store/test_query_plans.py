@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Delete, Select, Update
 
 import relay.store.schema
 from relay.clock import SystemClock
-from relay.store import devices, inbox, queue
+from relay.store import devices, entries, queue
 from relay.store.inline import InlineEngine
 from relay.store.migrate import migrate
 
@@ -23,6 +23,7 @@ WALKED = {  # tables that are walked on purpose, and by whom
     "device",  # who was online, once at a start
     "conversation",  # the floor of shared timelines, a page at a time
     "app",  # a handful of rows
+    "store_meta",  # one row
     "account_state",  # at most one for each account
     "account_day",  # ... and for each of its last days
     "data_key",
@@ -72,15 +73,15 @@ def test_no_statement_walks_a_table(conn: Connection) -> None:
 def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
     """Else the test above would pass by seeing none."""
     names = {name for name, _ in statements(conn)}
-    assert {"inbox._page", "inbox._expiring", "queue._due_users", "devices._of_users", "devices._owners"} <= names
+    assert {"entries._page", "entries._expiring", "queue._due_users", "devices._of_users", "devices._owners"} <= names
 
 
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (lambda c: inbox._expiring, "inbox_entry_expiring (expires_ms<?)"),
-        (lambda c: inbox._by_message(c), "inbox_entry_by_message (app_id=? AND message_id=? AND user_id=?)"),
-        (lambda c: inbox._by_collapse, "inbox_entry_by_collapse (app_id=? AND user_id=? AND collapse_key=?)"),
+        (lambda c: entries._expiring, "inbox_entry_expiring (expires_ms<?)"),
+        (lambda c: entries._by_message(c), "inbox_entry_by_message (app_id=? AND message_id=? AND user_id=?)"),
+        (lambda c: entries._by_collapse, "inbox_entry_by_collapse (app_id=? AND user_id=? AND collapse_key=?)"),
         (lambda c: devices._owners, "address_by_token (app_id=? AND account=? AND token_hash=?)"),
         (lambda c: queue._due_users, "push_job_due"),
         (lambda c: queue._suspect_users, "push_job_suspect"),
