@@ -362,7 +362,7 @@ async def test_b083_acking_twice(face: Face) -> None:
 
 
 async def test_b083_acking_after_the_expiry(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.inbox.accept.ZERO_TTL_MS", 100)
+    monkeypatch.setattr("relay.inbox.send.ZERO_TTL_MS", 100)
     sent = await face.sent(ttl_s=0)
     async with asyncio.timeout(20):
         while await face.inbox():

@@ -246,7 +246,7 @@ async def test_b058_ttl_0_with_the_device_offline_is_reported_as_expired(
     face: Face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within 30 s by the product's own number; here within the round of the sweep."""
-    monkeypatch.setattr("relay.inbox.accept.ZERO_TTL_MS", 100)
+    monkeypatch.setattr("relay.inbox.send.ZERO_TTL_MS", 100)
     sent = await face.sent(ttl_s=0)
     async with asyncio.timeout(20):
         while True:
