@@ -22,7 +22,7 @@ from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
-from relay.store.room import Space
+from relay.store.room import RESERVE_BYTES, Room, Space
 from relay.store.sqlite_file import PRAGMAS
 from relay.telemetry.metrics import Metrics
 
@@ -36,6 +36,7 @@ class Face:
     http: aiohttp.ClientSession
     url: str
     key: str
+    relay: Any = None  # if it runs in this process
     token: str = ""
     cursors: list[str] = field(default_factory=list)
 
@@ -114,7 +115,7 @@ async def serving(home: Path, disk: Disk) -> AsyncIterator[Face]:
     first = await relay.open()
     assert first.api_key is not None
     async with relay.running(), aiohttp.ClientSession() as http:
-        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key)
+        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
         await face.device()
         yield face
     await relay.close()
@@ -149,6 +150,88 @@ async def test_with_little_room_sends_are_refused_while_acks_and_cancels_are_tak
             return (await face.send())[0] == 202
 
         await eventually(taken)
+
+
+@dataclass
+class Pages:
+    """A bound on the database file, set in SQLite itself: beyond it every write ends with a real SQLITE_FULL."""
+
+    relay: Relay
+
+    async def bound(self, more: int) -> None:
+        """The file may grow by so many pages and no more."""
+        await self.relay.engine.write(lambda conn, _: _bound(conn, more))
+
+
+def _bound(conn: Any, more: int) -> None:
+    count = conn.exec_driver_sql("PRAGMA page_count").scalar()
+    conn.exec_driver_sql(f"PRAGMA max_page_count = {count + more}").scalar()
+
+
+async def test_when_the_file_cannot_grow_acks_are_kept_by_the_reserve_and_it_recovers_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the next test, where no file system can be made: the bound is SQLite's own, and the reserve's room raises it."""
+    disk, released = Disk(), []
+    release = Room.release
+
+    def giving_room(room: Room) -> bool:
+        made = release(room)
+        if made:
+            released.append(True)
+            _bound(pages.relay.engine._writer_conn, RESERVE_BYTES // 4096)  # type: ignore[attr-defined]
+        return made
+
+    monkeypatch.setattr(Room, "release", giving_room)
+    async with serving(tmp_path, disk) as face:
+        pages = Pages(face.relay)
+        for number in range(100):
+            await face.sent(number)
+        await pages.bound(0)
+        disk.free = 0
+
+        async def refused() -> bool:
+            return bool((await face.send())[1].get("code") == "storage_full")
+
+        await eventually(refused)
+        acked = [await face.ack() for _ in range(100)]
+        assert acked == list(range(1, 101))
+        assert released == [True], "they needed it, once"
+        assert not (tmp_path / "relay.db.reserve").exists()
+        assert (await face.call("GET", "/healthz"))[0] == 200
+        assert (await face.call("GET", "/readyz"))[0] == 503
+        disk.free = 90 * 1024 * MIB
+        await pages.bound(1_000_000)
+
+        async def taken() -> bool:
+            return (await face.send("after"))[0] == 202
+
+        await eventually(taken)
+        assert (tmp_path / "relay.db.reserve").exists()
+    raw = sqlite3.connect(tmp_path / "relay.db")
+    assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert raw.execute("SELECT acked_seq FROM device").fetchone() == (100,)
+    raw.close()
+
+
+async def test_when_the_file_cannot_grow_and_the_reserve_is_gone_nothing_is_kept_by_halves(tmp_path: Path) -> None:
+    """What gets a 503 is not there; what was acked before stays; and it goes on by itself."""
+    async with serving(tmp_path, Disk()) as face:
+        pages = Pages(face.relay)
+        face.relay.room._reserve.unlink()  # type: ignore[union-attr]
+        await pages.bound(0)
+        taken = 0
+        while (said := await face.send("x" * 20_000))[0] == 202:
+            taken += 1
+        assert (said[0], said[1]["code"]) == (503, "storage_full")
+        page = (await face.call("GET", "/v1/device/sync", token=face.token))[1]["batches"][0]
+        assert page["head"] == taken
+        await pages.bound(1_000_000)
+
+        async def goes_on() -> bool:
+            return (await face.send("after"))[0] == 202
+
+        await eventually(goes_on)
 
 
 @pytest.fixture
