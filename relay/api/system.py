@@ -39,20 +39,28 @@ class Readiness:
         self._probed_ms = 0
         self.draining = False
 
-    async def ready(self) -> bool:
-        if self.draining or not self._turns() or self._full():
-            return False
-        if self._engine.failed or not self._engine.trusted:
-            return False
+    async def obstacle(self) -> str | None:
+        """What keeps it from taking messages now, in a word; None: nothing does."""
+        for word, stands in (
+            ("draining", self.draining),
+            ("standstill", not self._turns()),
+            ("storage_full", self._full()),
+            ("storage_failed", self._engine.failed),
+            ("unsafe_storage", not self._engine.trusted),
+        ):
+            if stands:
+                return word
         if self._clock.monotonic_ms() - self._probed_ms < PROBE_MS:
-            return True
+            return None
         try:
             async with asyncio.timeout(PROBE_MS / 1000):
                 await self._engine.write(lambda conn, _: None)
-        except (Problem, TimeoutError):
-            return False
+        except Problem as problem:
+            return problem.code
+        except TimeoutError:
+            return "storage_unavailable"
         self._probed_ms = self._clock.monotonic_ms()
-        return True
+        return None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,8 +79,10 @@ class SystemApi:
         return _json({"status": "ok", **self._store()})
 
     async def readyz(self, request: web.Request) -> web.Response:
-        ready = await self.readiness.ready()
-        return _json({"status": "ready" if ready else "not ready", **self._store()}, status=200 if ready else 503)
+        obstacle = await self.readiness.obstacle()
+        if obstacle is None:
+            return _json({"status": "ready", **self._store()})
+        return _json({"status": "not ready", "reason": obstacle, **self._store()}, status=503)
 
     def _store(self) -> dict[str, Any]:
         """Where what was accepted is, and why it might be lost there (safety DUR-5)."""

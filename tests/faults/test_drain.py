@@ -160,6 +160,7 @@ async def test_at_first_it_only_says_that_it_goes_and_serves_on(relay: RelayProc
         return (await client.call("GET", "/readyz"))[0] == 503
 
     await eventually(not_ready)
+    assert (await client.call("GET", "/readyz"))[1]["reason"] == "draining"
     assert (await client.call("GET", "/healthz"))[0] == 200
     status, _, headers = await client.send()
     assert status == 202

@@ -90,5 +90,6 @@ class RequeuedOut(Out):
 
 class HealthOut(Out):
     status: str
+    reason: str | None = None  # why it is not ready
     durability: Literal["single-node", "sync-replica", "async-replica"]
     unsafe_storage: list[str]
