@@ -19,6 +19,7 @@ PREFLIGHT: Final = {
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-None-Match, Last-Event-ID",
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
 }
+WORKERS: Final = {"sw.js", "sw-sync.js"}
 TYPES: Final = {".js": "text/javascript", ".ts": "text/plain", ".json": "application/json"}
 
 
@@ -68,7 +69,7 @@ def add_sdk(app: web.Application) -> None:
 def _sending(name: str, body: bytes, kind: str) -> Handler:
     etag = hashlib.sha256(body).hexdigest()[:32]
     headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff", "ETag": f'"{etag}"'}
-    if name == "sw.js":
+    if name in WORKERS:
         headers["Service-Worker-Allowed"] = "/"  # it works for the whole of the app's origin
 
     async def send(request: web.Request) -> web.Response:

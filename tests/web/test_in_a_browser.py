@@ -272,6 +272,27 @@ def test_a_push_wakes_the_page_and_what_was_shown_is_told_to_the_relay(opened: C
     until(page, lambda: page.evaluate(words) == [])
 
 
+def test_while_no_page_is_open_the_worker_fetches_what_a_push_is_about(
+    opened: Callable[..., Page], context: BrowserContext, demo: Demo
+) -> None:
+    page = opened("ida")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "first", "second")
+    told = demo.pushed("ida")[-1]
+    elsewhere = context.new_page()
+    pusher = Pusher(elsewhere, demo.url)
+    page.close()
+    pusher.push(told)
+    kept = """() => new Promise(done => { const request = indexedDB.open("demo-ida");
+        request.onsuccess = () => { const all = request.result.transaction("messages").objectStore("messages").getAll();
+            all.onsuccess = () => { request.result.close(); done(all.result.length) } } })"""
+    (worker,) = context.service_workers
+    until(elsewhere, lambda: worker.evaluate(kept) == 2)
+    assert worker.evaluate("async () => (await self.registration.getNotifications()).length") == 1
+    shows(opened("ida"), "first", "second")
+
+
 def test_a_click_on_a_notification_opens_the_page_and_is_told_to_the_relay(
     opened: Callable[..., Page], demo: Demo
 ) -> None:

@@ -2,7 +2,7 @@
 
 import { attach, NoPush, open, subscribe } from "/sdk/index.js";
 
-const WORKER = "/sdk/sw.js";
+const WORKER = "/sdk/sw-sync.js";
 const DEVICE = "browser";
 const at = (id) => document.getElementById(id);
 // A page that requires trusted types names the one script that it loads by hand.
@@ -53,7 +53,7 @@ export function run(app) {
     for (const type of ["message", "changed", "ended", "caughtup"]) client.addEventListener(type, () => void list());
     at("draft").value = (await app.drafts.get(database())) ?? "";
     await list();
-    if ("serviceWorker" in navigator) await attach(client, { worker, scope: "/", user, device: DEVICE });
+    if ("serviceWorker" in navigator) await attach(client, { worker, scope: "/", user, device: DEVICE, sync: true });
   }
 
   const database = () => client.tables.database;
@@ -132,7 +132,7 @@ export function run(app) {
     guarded(async () => {
       if ((await Notification.requestPermission()) !== "granted") return say("Notifications are not allowed here.");
       try {
-        const address = await subscribe(client, { worker, scope: "/", user, device: DEVICE });
+        const address = await subscribe(client, { worker, scope: "/", user, device: DEVICE, sync: true });
         await client.call("PUT", "/v1/device/addresses", { body: { addresses: [address] } });
         at("way").textContent = "Pushes come by this browser's own push service.";
       } catch (error) {

@@ -216,6 +216,14 @@ export class Client extends EventTarget {
     return this.#compare({ purpose: "cache" });
   }
 
+  /** What a service worker needs to fetch in this client's place; null where the app judges each message by a `check`. */
+  async credentials() {
+    const { url, facts, types, check } = this.#options;
+    if (check) return null;
+    await this.#takeToken(false);
+    return { url: new URL(url, globalThis.location?.href).href.replace(/\/$/, ""), token: this.#given, facts, types };
+  }
+
   /** Aborted when it is stopped. */
   get ending() {
     return this.#ending.signal;

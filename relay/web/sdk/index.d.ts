@@ -171,6 +171,8 @@ export class Client extends EventTarget {
   /** Takes messages off this device. */
   delete(...ids: string[]): Promise<void>;
   readonly tables: Tables;
+  /** What sw-sync.js needs; null for a client with a `check`. */
+  credentials(): Promise<object | null>;
   /** Aborted when it is stopped. */
   readonly ending: AbortSignal;
   /** What the cache holds after a `place`, in the order in which it came. */
@@ -216,6 +218,8 @@ export interface Identity {
   scope?: string;
   user: string;
   device: string;
+  /** With sw-sync.js as the worker: it also fetches while no page is open. */
+  sync?: boolean;
 }
 
 /** The address to register, by the handshake's facts or `PUT /v1/device/addresses`. Throws NoPush. */

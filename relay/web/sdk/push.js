@@ -11,13 +11,13 @@ export class NoPush extends Error {}
  * first, in answer to a click. `worker`: where the app serves sw.js, or a worker of its own that imports it. `user` and
  * `device` are this device's, so that a push for an earlier user is not shown. Throws NoPush, or what the relay refused.
  */
-export async function subscribe(client, { worker = "/sw.js", scope, account, user, device }) {
+export async function subscribe(client, { account, ...own }) {
   const { navigator } = globalThis;
   if (!navigator?.serviceWorker || !("PushManager" in globalThis)) throw new NoPush("This browser has no Web Push.");
   const { accounts } = await client.call("GET", "/v1/device/accounts");
   const offered = accounts.find((one) => one.offer?.vapid && (account ? one.account === account : one.provider === "webpush"));
   if (!offered) throw new NoPush("The relay has no account of the provider webpush.");
-  const registration = await attach(client, { worker, scope, user, device });
+  const registration = await attach(client, own);
   const { vapid } = offered.offer;
   try {
     const subscription = await subscribed(registration.pushManager, bytesOf(vapid));
@@ -27,12 +27,21 @@ export async function subscribe(client, { worker = "/sw.js", scope, account, use
   }
 }
 
-/** Registers the service worker, tells it whose device this is, and lets the client hear it. */
-export async function attach(client, { worker = "/sw.js", scope, user, device }) {
+/**
+ * Registers the service worker, tells it whose device this is, and lets the client hear it. `sync`, with sw-sync.js as the worker:
+ * it also fetches while no page is open; for that, the device's token is kept where the worker finds it.
+ */
+export async function attach(client, { worker = "/sw.js", scope, user, device, sync = false }) {
   const { navigator, caches } = globalThis;
-  const record = { device, hint: await hintOf(user), database: client.tables.database?.name ?? null };
+  const record = {
+    device,
+    hint: await hintOf(user),
+    database: client.tables.database?.name ?? null,
+    sync: sync ? await client.credentials().catch(() => null) : null,
+  };
   await (await caches.open(STORE)).put(RECORD, new Response(JSON.stringify(record)));
-  const registration = await navigator.serviceWorker.register(worker, scope ? { scope } : {});
+  const how = { ...(scope ? { scope } : {}), ...(sync ? { type: "module" } : {}) };
+  const registration = await navigator.serviceWorker.register(worker, how);
   await activated(registration);
   const heard = ({ data }) => {
     if (!String(data?.type).startsWith("relay-")) return;

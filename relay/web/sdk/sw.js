@@ -6,15 +6,20 @@
   const STORE = "relay-push";
   const RECORD = "/relay-push.json"; // whose device this is; push.js writes it
 
-  self.addEventListener("push", (event) => event.waitUntil(pushed(event.data)));
+  self.addEventListener("push", (event) => event.waitUntil(heard(event.data)));
   self.addEventListener("notificationclick", (event) => event.waitUntil(clicked(event.notification)));
   self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(changed(event)));
 
-  async function pushed(data) {
+  async function heard(data) {
     const told = parsed(data);
     const me = await mine();
     const about = told?.relay ?? {};
     if (!me || (about.device && about.device !== me.device) || (about.user_hint && about.user_hint !== me.hint)) return;
+    await pushed(told, me, about);
+    await self.relayPushed?.(me); // sw-sync.js
+  }
+
+  async function pushed(told, me, about) {
     await say({ type: "relay-push", told });
     const words = told?.title ?? told?.body;
     const late = told?.expires_at && told.expires_at * 1000 <= Date.now();

@@ -78,6 +78,13 @@ export class IndexedTables {
     return tables;
   }
 
+  /** A database that a page of this version has made, as it stands; null if there is none. For workers, which have no migrations. */
+  static async existing(name, { factory = globalThis.indexedDB } = {}) {
+    const tables = new IndexedTables(() => asItIs(factory, name));
+    await tables.#connect().catch(() => {});
+    return tables.database ? tables : null;
+  }
+
   async #connect() {
     const database = await this.#open();
     this.database = database;
@@ -100,6 +107,19 @@ export class IndexedTables {
     this.database?.close();
     this.database = null;
   }
+}
+
+function asItIs(factory, name) {
+  return new Promise((resolve, reject) => {
+    const request = factory.open(name);
+    request.onupgradeneeded = () => request.transaction.abort();
+    request.onerror = () => reject(request.error);
+    request.onsuccess = () => {
+      if (Math.floor(request.result.version / APP_STEPS_MAX) === STEPS.length) return resolve(request.result);
+      request.result.close();
+      return reject(new Error("the database is another version's"));
+    };
+  });
 }
 
 function opened(factory, name, version, migrations) {

@@ -1,0 +1,32 @@
+// The service worker that also fetches: while no page is open, what a push is about comes into the database with everything
+// before it, and is acked. A module: `attach(client, { worker: "/sw-sync.js", sync: true, … })` registers it as one. An app with a
+// `check` of its own leaves this to its pages, and takes sw.js.
+
+import { Cache } from "./cache.js";
+import { Client } from "./client.js";
+import "./sw.js";
+import { IndexedTables } from "./tables.js";
+
+const WITHIN_MS = 20_000; // a browser ends a worker that takes longer
+const ENDS = ["caughtup", "refused", "disconnected", "outdated"];
+
+self.relayPushed = async ({ database, sync }) => {
+  if (!database || !sync) return;
+  const pages = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
+  if (pages.length) return; // they have been told, and one of them runs the client
+  await self.navigator.locks.request(`relay:${database}`, { ifAvailable: true }, (lock) => (lock ? caughtUp(database, sync) : null));
+};
+
+async function caughtUp(database, { url, token, facts, types }) {
+  const tables = await IndexedTables.existing(database);
+  if (!tables) return;
+  const client = new Client({ url, token, facts, types, cache: new Cache(tables), ways: ["poll"] });
+  client.turn(false);
+  const ended = new Promise((resolve) => {
+    for (const type of ENDS) client.addEventListener(type, resolve);
+    setTimeout(resolve, WITHIN_MS);
+  });
+  client.start();
+  await ended;
+  await client.stop();
+}
