@@ -46,5 +46,7 @@ class FanoutWorker:
 
     async def _rest(self, stopping: "asyncio.Task[bool]") -> None:
         woken = asyncio.create_task(self._woken.wait(), name="fanout-woken")
-        await asyncio.wait({woken, stopping}, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
-        woken.cancel()
+        try:
+            await asyncio.wait({woken, stopping}, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()

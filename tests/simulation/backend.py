@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from relay import ids
 from relay.api.schemas.messages import SendBody
+from relay.clock import rfc3339
 from relay.errors import Conflict, CursorRefused, Missing, Problem
 from relay.inbox.send import Accepted, Send
 from relay.webhooks.worker import Answer, PostFailed
 
 from .client import Broken
+from .groups import Group, Groups
 from .loop import now_s, sleep
 from .net import Lost
 from .node import Node
@@ -49,6 +51,12 @@ class Sent:
     ttl_s: int
     id: str | None = None  # set by the first 2xx
     accepted_ms: int = 0
+    made_s: float = 0.0
+    deliver_ms: int | None = None  # not before
+    group: Group | None = None
+    owed: tuple[str, ...] = ()  # who must have it, from the 2xx on
+    taken_back: bool = False  # the backend has tried to
+    from_device: bool = False
 
 
 @dataclass(slots=True)
@@ -75,6 +83,10 @@ class Backend:
     secret: bytes = b""
     numbers: list[int] = field(default_factory=list)
     open: int = 0
+    groups: Groups = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.groups = Groups(self.world, self.app_id, self.users)
 
     # --- sending ---
 
@@ -125,7 +137,16 @@ class Backend:
             raw["conversation"] = {"type": "direct", "id": draws.pick(("c1", "c2"))}
         ttl_s = draws.pick((604_800, 604_800, 604_800, 3600, 300, 20))
         raw["ttl_s"] = ttl_s
-        sent = self.sent[key] = Sent(key, raw, users, ttl_s)
+        sent = self.sent[key] = Sent(key, raw, users, ttl_s, made_s=now_s())
+        if draws.chance(0.1) and self.groups.all:
+            sent.group = draws.pick(self.groups.all)
+            raw["to"] = {"group": sent.group.name}
+            raw.pop("conversation", None)
+            for part in filter(None, (body, raw.get("fallback"))):
+                part["for"] = sorted(self.users)
+        if draws.chance(0.1):
+            sent.deliver_ms = self.world.wall.true_ms() + draws.count(1, 600) * 1000
+            raw["deliver_at"] = rfc3339(sent.deliver_ms)
         return sent
 
     async def deliver(self, sent: Sent) -> None:
@@ -166,11 +187,19 @@ class Backend:
         if sent.id is not None and accepted.message_id != sent.id and sent.accepted_ms:
             raise Broken(f"I37: key {sent.key} had id {sent.id}, now {accepted.message_id}")
         sent.id, sent.accepted_ms = accepted.message_id, accepted.accepted_ms
+        if sent.deliver_ms is not None and sent.id is not None:
+            self.world.referee.due_ms[self.app_id, sent.id] = sent.deliver_ms
+        sent.owed = sent.users if sent.group is None else tuple(sorted(sent.group.sure(sent.made_s)))
         self.by_id[sent.id] = sent
         self.world.story.tell("accepted", self.app_id, sent.id, *sent.users, "replay" if accepted.replay else "new")
 
+    def sent_by_device(self, key: str, raw: dict[str, Any], users: tuple[str, ...], id_: str, made_s: float) -> None:
+        """A device of the app has the relay's word for a message."""
+        self.by_id[id_] = Sent(key, raw, users, 0, id=id_, made_s=made_s, owed=users, from_device=True)
+
     async def _cancel(self, sent: Sent) -> None:
         assert sent.id is not None
+        sent.taken_back = True
         try:
             word = await self.world.call(lambda node: node.inbox.cancel(self.app_id, sent.id or ""))
             self.world.story.tell("cancel", sent.id, word)
@@ -186,9 +215,12 @@ class Backend:
         for id_, sent in list(self.by_id.items()):
             if id_ not in kept:
                 del self.by_id[id_]
+                if sent.from_device:
+                    continue
                 if not ids.uuid7_ms(sent.key):
                     sent.id, sent.accepted_ms = None, 0  # only its tag is the same
                 self.world.later(self.deliver(sent), f"send again {sent.key}")
+        self.groups.set_back()
         self.heard.clear()  # a fact that was lost with its event is told anew, under the same id
         self.pulled.clear()
         self.numbers.clear()

@@ -24,6 +24,7 @@ class Database:
     cursor: str | None = None
     messages: dict[str, str] = field(default_factory=dict)  # id -> form; control entries: their kind
     holes: dict[int, str] = field(default_factory=dict)  # numbers that came with a reason instead
+    rotten: bool = False  # some of it is gone, and the cursor does not know
     owed: dict[str, str] = field(default_factory=dict)  # refusals that the SDK keeps until they are heard: id -> code
 
     def copy(self) -> "Database":

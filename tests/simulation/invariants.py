@@ -13,15 +13,17 @@ from relay.model import DeviceKey
 from .client import FULL, RAW, Broken
 
 if TYPE_CHECKING:
+    from .backend import Sent
     from .phone import Phone
     from .store import Store
 
 TERMINAL = frozenset(
     {"delivery.acked", "delivery.expired", "delivery.failed", "delivery.cancelled", "delivery.superseded"}
 )
+EARLY_MS = 90_000  # by so much a node's clock may be off
 EXPIRING_MS = 2_000  # with less left, nobody is told any more
 RESTS = frozenset(
-    {"no_address", "account_parked", "quarantined", "gone"}
+    {"no_address", "account_parked", "quarantined", "gone", "muted"}
 )  # why a job may rest although something is untold
 
 _DEVICES = """
@@ -37,6 +39,9 @@ WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.notifiable = 1 AND e.st
   AND NOT EXISTS (SELECT 1 FROM device_ack a WHERE a.app_id = e.app_id AND a.user_id = e.user_id AND a.device_id = ?
                   AND e.seq BETWEEN a.from_seq AND a.to_seq)
 LIMIT 1"""
+
+
+_HAS_ENTRY = "SELECT 1 FROM inbox_entry WHERE app_id = ? AND user_id = ? AND message_id = ?"
 
 
 class Row(NamedTuple):
@@ -65,6 +70,7 @@ class Referee:
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0
         self.checks = 0
+        self.due_ms: dict[tuple[str, str], int] = {}  # messages that are to be delivered later
 
     def forget(self) -> None:
         """The store was set back: what was is no measure any more. What clients have seen of an epoch stays."""
@@ -149,6 +155,8 @@ class Referee:
 
     def _may_rest(self, user: tuple[str, str], row: Row, reason: str | None) -> None:
         """I18: who has an address and lacks something untold has a time at which it will be told."""
+        if reason == "muted" and not self._wants_less(user):
+            raise Broken(f"I19: the job of {user} {row.device_id} rests as muted, and the user wants to be told")
         if not row.has_address or reason in RESTS:
             return
         after = max(row.acked_seq, row.pushed_seq)
@@ -167,6 +175,8 @@ class Referee:
             known = self._ids.setdefault(place, entry["id"])
             if known != entry["id"]:
                 raise Broken(f"I4: {place} was {known}, is {entry['id']}")
+            if self.now_ms < self.due_ms.get((device.app_id, entry["id"]), 0) - EARLY_MS:
+                raise Broken(f"D1: {entry['id']} came to {device} before its time")
 
     # --- at the end ---
 
@@ -175,6 +185,23 @@ class Referee:
         ends = self._ends()
         for phone in phones:
             self._phone(phone, ends)
+
+    def accepted(self, app_id: str, sents: Iterable["Sent"]) -> None:
+        """SIM-I1, I39: whoever was to have an accepted message has an entry of it, or had one that is over."""
+        over = {(one[0], one[1], one[3]) for one in self._ends()}
+        for sent in sents:
+            for user in () if sent.taken_back else sent.owed:
+                if (app_id, user, sent.id) in over or self._has_entry(app_id, user, sent.id or ""):
+                    continue
+                raise Broken(f"LOST: {sent.id} was accepted for {user} of {app_id}, who has no entry of it")
+
+    def _has_entry(self, app_id: str, user: str, message_id: str) -> bool:
+        found = self._store.raw.execute(_HAS_ENTRY, (app_id, user, message_id)).fetchone()
+        return found is not None
+
+    def _wants_less(self, user: tuple[str, str]) -> bool:
+        found = self._store.raw.execute("SELECT preferences FROM inbox WHERE app_id = ? AND user_id = ?", user)
+        return found.fetchone()[0] is not None
 
     def _ends(self) -> dict[tuple[str, str, str, str], list[str]]:
         """Terminal events by (app, user, device, message)."""

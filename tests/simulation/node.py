@@ -14,6 +14,7 @@ from relay.api.backend import Sends
 from relay.api.device_sends import DeviceSends
 from relay.bus.local import LocalBus
 from relay.errors import Problem
+from relay.fanout import FanoutWorker
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
@@ -115,6 +116,7 @@ class Node:
             node_id=name,
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
+            fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
         )
         self.presence = PresenceService(self.inbox, clock, Rhythm())
         self.devices = DeviceService(
@@ -149,6 +151,7 @@ class Node:
             open_token=lambda place, sealed: ring.open(sealed, place).decode(),
             boot_ms=boot_ms,
         )
+        self.fanout = FanoutWorker(self.inbox.fan_out, clock)
         self.hub = Hub(clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_close(self.hub.close)
@@ -191,7 +194,7 @@ class Node:
         await self.engine.write(self._begin)
         await self.engine.write(self._unpark)
         self.presence.resume(await self.engine.read(lambda conn, _: device_rows.online_devices(conn)))
-        for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run):
+        for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run, self.fanout.run):
             self.worker(worker(self._stop), worker.__qualname__)
         self.worker(self.hub.run_pings(self._stop, every_s=protocol.PING_S), "pings")
         for chore, seconds in (

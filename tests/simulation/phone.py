@@ -8,20 +8,26 @@ import json
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from providers.contract import Push
 from relay.errors import CursorRefused, Malformed, Problem
 from relay.model import DeviceKey
 from relay.realtime.protocol import AckBody, HelloBody
 
-from .client import Client, Database
+from .client import FULL, Broken, Client, Database
 from .draws import Stream
 from .loop import now_s, sleep
 from .net import Link, Lost
+from .outbox import send_one
+from .repair import repair
 from .sdk import SdkVisit
 
 if TYPE_CHECKING:
+    from .node import Node
     from .vendors import Vendor
     from .world import World
 
@@ -49,6 +55,7 @@ class Phone:
         self.gone = False  # for good
         self.installs = 0
         self.follows: str | None = None
+        self.rotted = False
         self.stay = False  # the healed world: it comes and stays
         self._woken = asyncio.Event()
         self._visit: asyncio.Task[None] | None = None
@@ -128,6 +135,15 @@ class Phone:
         self.client.version = max(1, self.client.version - 1)
         self.client.schema = max(1, self.client.schema - self.draws.count(0, 2))
 
+    def rot(self) -> None:
+        """Rows are gone, as a bad migration does it: the store and its cursor stay."""
+        messages = self.client.database.messages
+        full = [id_ for id_, form in messages.items() if form == FULL]
+        for id_ in {self.draws.pick(full) for _ in range(3)} if full else ():
+            del messages[id_]
+        self.client.database.rotten = self.rotted = True
+        self._safe = self.client.database.copy()
+
     def wipe(self) -> None:
         """The store is gone; some keep their cursor elsewhere, which they must not (F48)."""
         kept = self.client.database.cursor if self.draws.chance(0.3) else None
@@ -187,7 +203,7 @@ class Phone:
                 return
             self._safe = self.client.database.copy()
             try:
-                by_socket = self.stay or self.draws.chance(0.6)
+                by_socket = not self.client.database.rotten if self.stay else self.draws.chance(0.6)
                 self._visit = asyncio.create_task(self._talk(by_socket=by_socket), name=self.name)
                 await asyncio.wait([self._visit])
                 if not self._visit.cancelled():
@@ -209,7 +225,7 @@ class Phone:
 
     async def _talk(self, *, by_socket: bool) -> None:
         """A visit: half of them are the SDK's, the others those of a client that is as simple as the protocol allows."""
-        if self._sdk_draws.chance(0.5):
+        if self._sdk_draws.chance(0.5) and not (self.stay and self.client.database.rotten):
             visit = SdkVisit(self, self._sdk_draws)
             stay_s = self._sdk_draws.between(2, self.world.scenario.stay_s)
             await (visit.by_socket(stay_s) if by_socket else visit.by_polling(stay_s))
@@ -227,6 +243,8 @@ class Phone:
             try:
                 while await self._sync():
                     pass
+                if self.client.database.rotten:
+                    await repair(self)
             except CursorRefused as refused:
                 self.client.reset(refused.extra["resync"])
                 return
@@ -238,6 +256,19 @@ class Phone:
             await sleep(self.draws.between(1, 30))
             if self.stay:
                 return
+            if self.draws.chance(0.1):
+                self.world.later(send_one(self), f"outbox {self.name}")
+            if self.draws.chance(0.1):
+                await self._look_back()
+
+    async def _look_back(self) -> None:
+        """Scrolls back in a conversation: what it shows is this user's, and of this conversation."""
+        name = self.draws.pick(("c1", "c2"))
+        looked = partial(_looked_back, self.key, name)
+        for item in (await self.world.call(looked)).items:
+            entry = json.loads(msgspec.json.encode(item))
+            if "body" in entry and self.key.user_id not in entry["body"]["for"]:
+                raise Broken(f"I45: {entry['id']} is for {entry['body']['for']}, {self.key} sees it in its history")
 
     async def _extension(self, head: int) -> None:
         """Fetches a range beside the cursor, keeps it, and acks it by id (F57)."""
@@ -360,3 +391,7 @@ class Phone:
         if self.world.faults.strikes("client_crash"):
             self.crash()
         return True
+
+
+async def _looked_back(device: DeviceKey, conversation: str, node: "Node") -> Any:
+    return await node.inbox.history_of_device(device, conversation=conversation, before=None, limit=20)

@@ -2,11 +2,14 @@
 
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import structlog
+
+from relay.inbox import fanout, send
 
 from .client import Broken
 from .draws import Draws
@@ -43,6 +46,22 @@ def no_secret(_: Any, __: str, event: MutableMapping[str, Any]) -> NoReturn:
     raise structlog.DropEvent
 
 
+def _steps_of(receivers: int) -> None:
+    for module in (send, fanout):
+        setattr(module, "AT_ONCE_MAX", receivers)  # noqa: B010 - a constant, to everybody else
+
+
+@contextmanager
+def small_steps() -> Iterator[None]:
+    """More than three receivers are served by a job, in steps: as it is with more than 200 in real life."""
+    before = send.AT_ONCE_MAX
+    _steps_of(3)
+    try:
+        yield
+    finally:
+        _steps_of(before)
+
+
 def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
     """Runs a scenario to its end, or to the first thing that must not be."""
     story = Story(keep=keep)
@@ -62,7 +81,8 @@ def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
     order = Draws(scenario.seed).ids("order") if scenario.shuffle else None
     structlog.configure(processors=[no_secret], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     try:
-        run(main, order=order)
+        with small_steps():
+            run(main, order=order)
     except Exception as broken:  # noqa: BLE001 - whatever it is, it is what the run found
         error = broken
     finally:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import sqlalchemy.exc
-from sqlalchemy import Connection
 
 from relay.errors import Unavailable
+from relay.store.direct import DirectConnection
 from relay.store.engine import GROUP_MAX, Batch, Job, Work, settle_futures
 from relay.store.inline import InlineEngine
 from relay.store.lanes import SENDS_MAX
@@ -45,7 +45,7 @@ class Store:
     """What is on the disk."""
 
     def __init__(self, wall: Wall) -> None:
-        self.conn: Connection = InlineEngine(NodeClock(wall)).conn
+        self.conn: DirectConnection = InlineEngine(NodeClock(wall)).conn
         self.dirty: set[tuple[str, str]] = set()
         self.after_commit: AfterCommit = lambda _: None
         self.commits = 0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
-from relay.model import DeviceKey
+from relay.model import DeviceKey, UserKey
 
 from .client import Broken
 from .clocks import Wall
@@ -26,7 +26,16 @@ class Vendor:
     Config: ClassVar[type[ProviderConfig]] = ProviderConfig
     capabilities: ClassVar[Capabilities] = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
 
-    def __init__(self, account: str, *, faults: Faults, draws: Stream, story: Story, wall: Wall) -> None:
+    def __init__(
+        self,
+        account: str,
+        *,
+        faults: Faults,
+        draws: Stream,
+        story: Story,
+        wall: Wall,
+        unwanted: Callable[[Push, UserKey], None],
+    ) -> None:
         self.account = account
         self.outage = False
         self.misconfigured = False
@@ -36,6 +45,7 @@ class Vendor:
         self._draws = draws
         self._story = story
         self._wall = wall
+        self._unwanted = unwanted
         self._tokens: dict[str, tuple[DeviceKey, Arrived]] = {}  # token -> device it was given to, its phone
         self._former: dict[str, tuple[DeviceKey, float | None]] = {}  # token -> who had it before, and until when
         self._dead: dict[str, int] = {}
@@ -91,6 +101,8 @@ class Vendor:
                 raise Broken(f"I10: a push for {push.relay['device']} went to the token of {owner[0]}")
             if former[1] is not None and now_s() > former[1] + PAUSE_SLACK_S:
                 raise Broken(f"I22: {former[0]} was pushed to although its token had moved to {owner[0]}")
+        if owner is not None and _names(push, owner[0]):
+            self._unwanted(push, owner[0].user)
         told_s, until_s = self._wait.get((NODE.get(), push.relay["app"]), (0.0, 0.0))
         if told_s + PAUSE_SLACK_S < now_s() < until_s:
             raise Broken(f"I11: {self.account} had asked to be left alone until {until_s:.0f}")

@@ -26,6 +26,7 @@ from .scenario import Scenario
 from .store import NodeEngine, Store
 from .story import Story
 from .vendors import Vendor
+from .wishes import Wishes
 
 T = TypeVar("T")
 VENDORS = 3
@@ -46,7 +47,8 @@ class World:
         self.referee = Referee(self.store)
         self.store.after_commit = self._committed
         self.net = Net(self.faults, self.draws.stream("net"))
-        self.policy = Policy()
+        self.policy = Policy(device_sends=True)
+        self.set_backs = 0
         self.node: Node | None = None
         self._clock = NodeClock(self.wall)
         self._starts = 0
@@ -55,12 +57,20 @@ class World:
         self._restarting = False
         self._group: asyncio.TaskGroup
         self.vendors = [
-            Vendor(f"v{n}", faults=self.faults, draws=self.draws.stream(f"vendor/{n}"), story=story, wall=self.wall)
+            Vendor(
+                f"v{n}",
+                faults=self.faults,
+                draws=self.draws.stream(f"vendor/{n}"),
+                story=story,
+                wall=self.wall,
+                unwanted=lambda push, user: self.wishes.check(push, user),
+            )
             for n in range(VENDORS)
         ]
         self.backends: list[Backend] = []
         self.phones: list[Phone] = []
         self.clones: list[Phone] = []
+        self.wishes = Wishes(self)
         self._clones = 0
         for n in range(scenario.apps):
             app_id = f"app{n}"
@@ -206,6 +216,7 @@ class World:
         faults, self.faults.healed = self.faults.healed, True
         for n, backend in enumerate(self.backends):
             await self.call(partial(_endpoint, n, backend))
+            await self.call(backend.groups.make)
         for phone in self.phones:
             await self.call(partial(_register, phone))
         self.faults.healed = faults
@@ -230,6 +241,8 @@ class World:
 
     async def _converge(self) -> None:
         await until_quiet(self.backends, CONVERGE_S)
+        later_ms = max(self.referee.due_ms.values(), default=0) - self.wall.true_ms()
+        await sleep(max(0, later_ms / 1000))
         end_s = now_s() + CONVERGE_S
         while True:
             await sleep(20)
@@ -243,6 +256,7 @@ class World:
         for backend in self.backends:
             await backend.pull()
             backend_check(self, backend)
+            self.referee.accepted(backend.app_id, backend.by_id.values())
 
     # --- what befalls it ---
 
@@ -266,6 +280,9 @@ class World:
             "user_switch": self._switch,
             "reinstalled": self._reinstall,
             "token_rotated": lambda: self._to_a_phone(Phone.rotate_token),
+            "rotten": lambda: self._to_a_phone(Phone.rot),
+            "preferences": self._preferences,
+            "members": self._members,
         }
         return [self._fate(kind, strike) for kind, strike in fates.items()]
 
@@ -358,6 +375,12 @@ class World:
             phone.cut_off()
             phone.wake()
 
+    async def _preferences(self) -> None:
+        self.later(self.wishes.change(), "preferences")
+
+    async def _members(self) -> None:
+        self.later(self.draws.stream("fate/members").pick(self.backends).groups.change(), "members")
+
     async def _half_open(self) -> None:
         phones = [phone for phone in self.phones if phone.link is not None]
         if phones:
@@ -373,6 +396,8 @@ class World:
         def restore() -> None:
             self.store.restore(copy)
             self.referee.forget()
+            self.set_backs += 1
+            self.wishes.forget()
             for backend in self.backends:
                 backend.set_back()
 

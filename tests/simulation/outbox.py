@@ -1,0 +1,54 @@
+"""Messages that a phone sends itself: until there is an answer, under the same key (protocol 9.1, 12.3)."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from relay.errors import Problem
+
+from .client import Broken
+from .loop import now_s, sleep
+from .net import Lost
+
+if TYPE_CHECKING:
+    from .node import Node
+    from .phone import Phone
+
+
+async def send_one(phone: "Phone") -> None:
+    """To some user of the same app. A device that is gone gives up."""
+    world, device = phone.world, phone.key
+    backend = next(one for one in world.backends if one.app_id == device.app_id)
+    key, to = f"out-{phone._new_id()}", phone.draws.pick(backend.users)
+    body = {"for": sorted({to, device.user_id}), "schema": 1, "bad": (), "hush": "hush-own"}
+    message = {"to": {"users": [to]}, "body": body, "push": {"title": "hush-title"}}
+    ask = partial(_ask, phone, message, key)
+    made_s, again = now_s(), phone.draws.chance(0.3)
+    sent = await _answered(phone, ask)
+    if sent is None:
+        return
+    world.story.tell("sent", phone.name, sent["id"], to)
+    backend.sent_by_device(key, message, (to,), sent["id"], made_s)
+    times = world.set_backs
+    if again and (repeated := await _answered(phone, ask)) is not None:
+        if repeated["id"] != sent["id"] and world.set_backs == times:
+            raise Broken(f"I37: {device} had id {sent['id']} for its key {key}, now {repeated['id']}")
+
+
+async def _ask(phone: "Phone", message: dict[str, Any], key: str, node: "Node") -> dict[str, Any]:
+    return await node.device_sends.over_socket(phone.key, message, key)
+
+
+async def _answered(phone: "Phone", ask: Any) -> dict[str, Any] | None:
+    device = phone.key
+    while phone.key == device and not phone.gone:
+        try:
+            found: dict[str, Any] = await phone.world.call(ask)
+        except (Lost, Problem) as error:
+            if isinstance(error, Problem) and not error.retryable:
+                if error.status in {401, 403}:
+                    return None  # signed out
+                raise Broken(f"a device's send was refused for good: {error.code} {error.detail}") from error
+            await sleep(phone.world.draws.stream("backoff").between(0.5, 20))
+            continue
+        return found
+    return None
