@@ -27,7 +27,9 @@ from providers.http import (
     json_body,
     retry_after_s,
 )
+from providers.http2 import Http2Transport
 from providers.key_files import account_of, from_files, rsa_key
+from providers.transport import HttpTransport
 
 __all__ = ["FcmConfig", "FcmProvider", "ServiceAccount"]
 
@@ -101,6 +103,7 @@ class FcmConfig(ProviderConfig):
     mode: Literal["display", "data"] = "display"  # data: the app draws what it gets; Apple devices still get an alert
     analytics_label: str | None = None
     validate_only: bool = False  # Google checks, and sends nothing
+    http2: bool = True  # a few connections for all pushes; without it, and where a URL is not https, one for each call
     base_url: HttpUrl = HttpUrl(BASE_URL)
     token_url: HttpUrl | None = None  # another place to log in, e.g. the sandbox's
 
@@ -167,6 +170,12 @@ class FcmProvider(HttpProvider):
         self._send_url = f"{str(config.base_url).rstrip('/')}/v1/projects/{project}/messages:send"
 
     @classmethod
+    def own_transport(cls, config: FcmConfig) -> Http2Transport | HttpTransport:
+        """HTTP/2, which Google speaks and at half the cost (sheet §7), if all of the account's URLs are https."""
+        secure = all(url is None or url.scheme == "https" for url in (config.base_url, config.token_url))
+        return Http2Transport() if config.http2 and secure else HttpTransport()
+
+    @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: the parts of FCM's `message` except its target; null takes a field of ours away."""
         return list(override_mistakes(overrides))
@@ -200,6 +209,7 @@ class FcmProvider(HttpProvider):
         body: dict[str, Any] = {"message": {push.kind: push.token, **message}}
         if self.config.validate_only:
             body["validate_only"] = True
+        written = json_body(body)
         return Request(
             url=self._send_url,
             headers={
@@ -207,8 +217,9 @@ class FcmProvider(HttpProvider):
                 "content-type": "application/json; charset=UTF-8",
                 "x-goog-api-format-version": "2",
             },
-            body=json_body(body),
-            payload_bytes=payload_bytes(message),
+            body=written,
+            # What one platform gets is never more than all that is written.
+            payload_bytes=payload_bytes(message) if len(written) > PAYLOAD_BYTES_MAX else None,
         )
 
     def decode(self, response: Response) -> Outcome:

@@ -9,8 +9,8 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from ipaddress import ip_address
-from types import SimpleNamespace
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -38,6 +38,20 @@ async def system_resolve(host: str, port: int) -> list[str]:
     """The machine's own resolver. Raises OSError."""
     infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+class Progress:
+    """How far one call is."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False  # from here on the other side may have seen the request
+
+
+_UNDER_WAY: ContextVar[Progress] = ContextVar(
+    "under_way"
+)  # of this task: tracing, the other way to know, costs a tenth
 
 
 class HttpTransport:
@@ -92,7 +106,8 @@ class HttpTransport:
 
     async def __call__(self, request: Request, /) -> Response:
         """One call. Retries nothing, except on the next checked address while none could be connected to."""
-        progress = SimpleNamespace(sent=False)
+        progress = Progress()
+        _UNDER_WAY.set(progress)
         self._opened()  # the first time it reads all certificates: not on the call's time
         try:
             async with asyncio.timeout(self.total_s if request.total_s is None else request.total_s):
@@ -102,7 +117,7 @@ class HttpTransport:
         except TimeoutError:
             raise TransportError(Reason.TIMEOUT, sent=progress.sent) from None
 
-    async def _guarded(self, guard: Guard, request: Request, progress: SimpleNamespace) -> Response:
+    async def _guarded(self, guard: Guard, request: Request, progress: Progress) -> Response:
         target = guard.parse(request.url)
         failure = TransportError(Reason.CONNECT_FAILED, sent=False)
         for address in await self._addresses(guard, target):
@@ -128,7 +143,7 @@ class HttpTransport:
             raise TransportError(Reason.DNS_FAILED, sent=False)
         return guard.check(target, addresses)
 
-    async def _exchange(self, request: Request, url: URL, target: Target | None, progress: SimpleNamespace) -> Response:
+    async def _exchange(self, request: Request, url: URL, target: Target | None, progress: Progress) -> Response:
         headers = {"accept-encoding": "identity", **request.headers}
         if target is not None:
             headers = {key: value for key, value in headers.items() if key.lower() != "host"}
@@ -143,7 +158,6 @@ class HttpTransport:
                 allow_redirects=False,
                 server_hostname=target.host if target is not None and target.scheme == "https" else None,
                 timeout=aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=connect_s),
-                trace_request_ctx=progress,
             ) as answer:
                 return await self._read(answer, request)
         except aiohttp.ClientConnectorDNSError:
@@ -184,8 +198,6 @@ class HttpTransport:
         if self._closed:
             raise RuntimeError("The transport is closed.")
         if self._session is None:
-            trace = aiohttp.TraceConfig()
-            trace.on_request_headers_sent.append(_mark_sent)
             self._session = aiohttp.ClientSession(
                 connector=_Connector(
                     pinned=self.guard is not None,
@@ -198,7 +210,6 @@ class HttpTransport:
                 trust_env=False,
                 auto_decompress=False,
                 read_bufsize=ANSWER_BYTES_MAX,
-                trace_configs=[trace],
             )
         return self._session
 
@@ -207,11 +218,6 @@ def _tls() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
-
-
-async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    # Called just before the head is written: from here on the other side may have seen the request.
-    context.trace_request_ctx.sent = True
 
 
 class _Resolver(AbstractResolver):
@@ -266,4 +272,5 @@ class _Connector(aiohttp.TCPConnector):
             if peer is None or ip_address(peer[0]) != ip_address(req.url.raw_host or ""):
                 connection.close()
                 raise TargetRefused(ADDRESS_DENIED, "The connection went to an address that was not checked.")
+        _UNDER_WAY.get().sent = True  # the head is written next
         return connection
