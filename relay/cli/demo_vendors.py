@@ -27,7 +27,8 @@ FALLBACK_S = 5
 TRIED = {"unavailable": "5xx", "reset": "reset", "garbage": "garbage", "slow": "slow", "goaway": "goaway"}
 COLUMNS = ("plain", *TRIED.values(), "dead token", "quota", "too many", "revoked")
 NEXT = (
-    "\n[bold green]Every message reached its phone.[/]  ✓ and the seconds it took; none: this vendor cannot fail so.\n"
+    "\n[bold green]Every message reached its phone.[/]  ✓ and the seconds it took; a name: the vendor that took it instead; "
+    "none: this vendor cannot fail so.\n"
 )
 
 
