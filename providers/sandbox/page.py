@@ -134,12 +134,15 @@ function cardFor(phone) {
 function show(phone) {
   const card = cardFor(phone);
   const newest = phone.received[phone.received.length - 1];
-  if (card.seq === newest.seq) return;
+  const state = [newest.seq, phone.badge, ...phone.shown.map((one) => one.seq)].join();
+  if (card.state === state) return;
+  card.state = state;
   card.seq = newest.seq;
   card.vendor = newest.vendor;
   card.screen.replaceChildren(...phone.shown.slice().reverse().map(notification));
   if (!phone.shown.length) card.screen.append(make("p", "pale", "Nothing to see: silent messages only."));
-  card.summary.textContent = newest.platform + " · " + phone.count + " received";
+  const badge = phone.badge === null ? "" : " · badge " + phone.badge;
+  card.summary.textContent = newest.platform + " · " + phone.count + " received" + badge;
   card.list.replaceChildren(...phone.received.slice().reverse().map(line));
 }
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from providers.sandbox.checks import Json
 from providers.sandbox.coded import CodedEmulator, Fields, Wrong, among, chars, digits, form_of, like, look
-from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, json_answer
+from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 
 SECRET = "xiaomi-sandbox-secret"  # noqa: S105
@@ -169,7 +169,8 @@ class XiaomiEmulator(CodedEmulator):
     }
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.post(f"/xiaomi/{version}/message/regid", self.send) for version in ("v2", "v3")]
+        sends = [web.post(f"/xiaomi/{version}/message/regid", self.send) for version in ("v2", "v3")]
+        return [*sends, web.post("/xiaomi/v3/message/regid/revoke", self.take_back)]
 
     def settings(self) -> Json:
         channels = {"default": PRIVATE, "news": PUBLIC}
@@ -195,6 +196,20 @@ class XiaomiEmulator(CodedEmulator):
             lambda target, name: self._take(target, name, form),
             lambda failed, name: _taken(targets, failed, name),
         )
+
+    async def take_back(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v3/message/regid/revoke`: of whoever still shows it; nobody looks who does."""
+        form = await form_of(request)
+        targets = [one for one in form.get("registration_ids", "").split(",") if one]
+        if self.revoked or request.headers.get("Authorization") != f"key={SECRET}":
+            return response(error(21301))
+        if form.get("restricted_package_name") != PACKAGE:
+            return response(error(22022, "restricted_package_name"))
+        if not targets or not form.get("notify_id", "").isdigit():
+            return response(error(MISSING, "registration_ids, notify_id"))
+        for target in targets:
+            self.host.phones.withdraw(target, form["notify_id"])
+        return response(json_answer(200, {"result": "ok", "code": 0, "description": "success", "data": {}}))
 
     def _check(self, form: Mapping[str, str], targets: Sequence[str], *, several_apps: bool) -> None:
         packages = form.get("restricted_package_name", "")

@@ -100,7 +100,7 @@ async def room(vendor: str, folder: Path, keys: Path) -> AsyncIterator[Room]:
     await sandbox.stop()
 
 
-@pytest.fixture(params=["fcm", "harmony", "ntfy", "unifiedpush"])
+@pytest.fixture(params=["fcm", "harmony", "xiaomi", "unifiedpush"])
 async def any_way(
     request: pytest.FixtureRequest, tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Room]:

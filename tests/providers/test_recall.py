@@ -34,6 +34,18 @@ async def test_harmony_needs_the_app_s_own_id_for_that(client_id: str | None, co
         assert len(one.shown("t1")) == 1
 
 
+async def test_xiaomi_by_number() -> None:
+    async with meeting("xiaomi") as one:
+        for id_, more in (("p1", {}), ("p2", {"collapse_key": "c"}), ("p3", {"overrides": {"notify_id": 7}})):
+            assert (await one.send("t1", id=id_, **more)).verdict is Verdict.ACCEPTED
+        assert await one.provider.recall(one.push("t1", id="p2", collapse_key="c"), "scm1") == TAKEN
+        assert await one.provider.recall(one.push("t1", id="p3", overrides={"notify_id": 7}), None) == TAKEN
+        assert len(one.shown("t1")) == 1
+        await one.control("revoke", what="key")
+        outcome = await one.provider.recall(one.push("t1", id="p1"), None)
+        assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code="21301")
+
+
 async def test_ntfy_by_name() -> None:
     async with meeting("ntfy") as one:
         for id_ in ("p1", "p 2"):
