@@ -12,12 +12,12 @@
 //           adopt {position, reason, floor, upgrade} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
 //           close {why} · compare {upgrade} · tell {type, detail}
 
+import { Acks } from "./acks.js";
 import { Follows } from "./follows.js";
-import { afterClose, astray, judge, pauseMs } from "./rules.js";
-import { Said } from "./said.js";
+import { Redial } from "./redial.js";
+import { afterClose, astray, judge } from "./rules.js";
 
 const ACK_PAUSE_MS = 250;
-const ACK_ENTRIES = 50;
 const ANSWER_MS = 20_000;
 const BEHIND_MS = 2000;
 const DRAIN_MS = 1000;
@@ -49,23 +49,17 @@ export class Core {
   #storeId;
   #facts;
   #random;
-  #said = new Said();
+  #acks = new Acks();
+  #redial = new Redial();
   #follows = new Follows();
   #upgrade = null;
   #reading = "pushed";
   #waitS = 0;
   #refs = 0;
-  #failures = 0;
-  #renew = false;
-  #soon = false; // the next connection may come at once
-  #askedMs = 0;
   #intervalMs = 30_000;
   #pollMs = 5000;
   #head = 0;
   #session = 0;
-  #unacked = 0; // entries kept and not yet acked
-  #acked = null; // the cursor of the last ack said on this connection
-  #pausing = false;
   #toldCaughtUp = false;
   #welcome = null;
   #page = null; // the page that is being kept
@@ -82,7 +76,7 @@ export class Core {
     if (this.phase === "over" && event.type !== "closed") return [];
     switch (event.type) {
       case "started":
-        this.#said.take(event.words);
+        this.#acks.take(event.words);
         this.#upgrade = event.upgrade ?? null;
         return this.#connect();
       case "opened":
@@ -105,7 +99,7 @@ export class Core {
       case "closed":
         return this.#closed(event);
       case "spoke":
-        this.#said.add(event.words);
+        this.#acks.add(event.words);
         return this.#ackSoon();
       case "turned":
         this.foreground = event.foreground;
@@ -127,32 +121,29 @@ export class Core {
 
   #connect() {
     this.phase = "connecting";
-    const renew = this.#renew;
-    this.#renew = false;
+    const { renew } = this.#redial;
+    this.#redial.renew = false;
     return [{ do: "connect", renew }];
   }
 
   #opened({ reading, waitS, position, words, follows = {} }) {
     if (this.phase !== "connecting") return [{ do: "close", why: "not wanted" }];
     Object.assign(this, { position });
-    this.#said.take(words);
+    this.#acks.begin(words);
     this.#follows.begin(follows);
     this.#reading = reading;
     this.#waitS = waitS;
-    this.#acked = null;
-    this.#unacked = 0;
     this.#head = 0;
-    this.#pausing = false;
     this.#toldCaughtUp = false;
     return this.#sayOrGreet();
   }
 
   /** The cursor in the handshake acks what it has passed; a refusal said after that would come too late. */
   #sayOrGreet() {
-    const refusals = this.#said.refusals();
+    const refusals = this.#acks.refusals();
     if (!refusals) return this.#greet();
     this.phase = "saying";
-    const frame = this.#said.frame(this.#ref(), refusals);
+    const frame = this.#acks.frame(this.#ref(), refusals);
     return [{ do: "say", frame, aside: true }, set("answer", ANSWER_MS)];
   }
 
@@ -206,7 +197,7 @@ export class Core {
       case "heads":
         return [tell("ahead", { timelines: frame.shared })];
       case "drain":
-        this.#askedMs = frame.reconnect_ms ?? 0;
+        this.#redial.askedMs = frame.reconnect_ms ?? 0;
         return [...this.#ackNow(), set("drain", DRAIN_MS)];
       case "error":
         return this.#refused(frame);
@@ -235,7 +226,7 @@ export class Core {
 
   #readingBegins() {
     this.phase = "reading";
-    this.#acked = this.position.cursor; // the handshake has acked it, where it was for the relay to believe
+    this.#acks.shaken(this.position.cursor);
     return [
       tell("connected", this.#welcome),
       set("beat", this.#random() * this.#intervalMs),
@@ -277,11 +268,11 @@ export class Core {
     const page = this.#page;
     this.#page = null;
     if (page === null) return this.phase === "greeting" && this.#welcome ? this.#readingBegins() : [];
-    this.#said.add(news.words);
+    this.#acks.add(news.words);
     const told = toldOf(news);
     if (this.phase !== "reading") return told;
-    this.#unacked += page.entries.length;
-    const now = this.#unacked >= ACK_ENTRIES || page.entries.some(({ priority }) => priority === "urgent");
+    this.#acks.kept(page.entries.length);
+    const now = this.#acks.many || page.entries.some(({ priority }) => priority === "urgent");
     const ack = now ? this.#ackNow() : this.#ackSoon();
     return [...told, ...this.#caughtUp(page), ...ack, ...this.#guard(), ...this.#pullOn(page.more)];
   }
@@ -375,25 +366,18 @@ export class Core {
   // --- words ---
 
   get #owes() {
-    return this.#acked !== this.position.cursor || this.#said.unsaid.length > 0 || this.#follows.unacked;
+    return this.#acks.due(this.position.cursor) || this.#follows.unacked;
   }
 
   #ackSoon() {
-    if (this.phase !== "reading" || this.#pausing || !this.#owes) return [];
-    this.#pausing = true;
+    if (this.phase !== "reading" || this.#acks.pausing || !this.#owes) return [];
+    this.#acks.pausing = true;
     return [set("ack", ACK_PAUSE_MS)];
   }
 
   #ackNow() {
     if (this.phase !== "reading" || !this.#owes) return [];
-    const { words, passes } = this.#said.portion();
-    const cursor = passes && this.#acked !== this.position.cursor ? this.position.cursor : null;
-    if (passes) {
-      this.#acked = this.position.cursor;
-      this.#unacked = 0;
-    }
-    this.#pausing = true;
-    const frame = { ...this.#said.frame(this.#ref(), words, cursor), ...this.#follows.ack() };
+    const frame = { ...this.#acks.next(this.#ref(), this.position.cursor), ...this.#follows.ack() };
     return [{ do: "say", frame }, set("ack", ACK_PAUSE_MS)];
   }
 
@@ -403,32 +387,31 @@ export class Core {
   }
 
   #heard(ref) {
-    const words = this.#said.heard(ref);
+    const words = this.#acks.heard(ref);
     return Object.keys(words).length ? [{ do: "drop", words }] : [];
   }
 
   #refused({ code, ref, detail, resync, retry_after_ms: retryMs = 0 }) {
     const told = tell("refused", { code, detail });
-    const flew = this.#said.flies(ref);
+    const flew = this.#acks.flies(ref);
     if (flew && !TRANSIENT.has(code) && !CURSOR_CODES.has(code)) {
       // It will never take these words: they must not stand in the way of others.
       const commands = [told, ...this.#heard(ref)];
       return this.phase === "saying" ? [...commands, ...this.#sayOrGreet()] : commands;
     }
     if (flew && TRANSIENT.has(code)) {
-      this.#said.returned(ref);
+      this.#acks.returned(ref);
       this.#follows.unsaid();
       if (this.phase !== "reading") {
-        this.#askedMs = retryMs || 1000;
+        this.#redial.askedMs = retryMs || 1000;
         return [told, ...this.#close("refused for now")];
       }
-      this.#acked = null;
-      this.#pausing = true;
+      this.#acks.pausing = true;
       return [set("ack", Math.max(ACK_PAUSE_MS, retryMs || 1000))];
     }
     if (resync) return this.#reset(resync);
     if (code === "invalid_cursor") return this.#forget();
-    this.#askedMs = retryMs || this.#askedMs;
+    this.#redial.askedMs = retryMs || this.#redial.askedMs;
     return this.phase === "greeting" ? [told, ...this.#close("no welcome")] : [told];
   }
 
@@ -456,7 +439,7 @@ export class Core {
   #rang(timer) {
     if (timer === "connect") return this.phase === "idle" ? this.#connect() : [];
     if (timer === "answer") return ["saying", "greeting"].includes(this.phase) ? this.#close("no answer") : [];
-    if (timer === "calm") this.#failures = 0;
+    if (timer === "calm") this.#redial.calm();
     if (this.phase !== "reading") return [];
     switch (timer) {
       case "drain":
@@ -472,7 +455,7 @@ export class Core {
       case "follow":
         return this.#askShared();
       case "ack":
-        this.#pausing = false;
+        this.#acks.pausing = false;
         return this.#ackNow();
       default:
         return [];
@@ -483,34 +466,29 @@ export class Core {
 
   #close(why, soon = false) {
     this.phase = "closing";
-    this.#soon = soon;
+    this.#redial.soon = soon;
     return [{ do: "close", why }];
   }
 
   #closed({ code = null, retryAfterMs = 0 }) {
     if (this.phase === "idle") return [];
-    this.#said.landed();
+    this.#acks.end();
     this.#welcome = null;
     this.#page = null;
-    this.#pausing = false;
     if (this.phase === "over") return [{ do: "unset" }];
     this.phase = "idle";
-    const askedMs = Math.max(this.#askedMs, retryAfterMs);
-    const soon = this.#soon && this.#failures < 2;
-    this.#askedMs = 0;
-    this.#soon = false;
     const then = afterClose(code, this.foreground);
     const ends = [{ do: "unset" }, tell("disconnected", { code, retryMs: null })];
+    if (then !== "again" && then !== "renew") this.#redial.forget();
     if (then === "rest") return ends;
     if (then === "never") return [...ends, tell("refused", { code: "forbidden", detail: "The relay will not have this device." })];
-    this.#renew = then === "renew";
-    const ms = soon ? askedMs : pauseMs(this.#failures, this.#random, askedMs);
-    this.#failures += 1;
+    this.#redial.renew = then === "renew";
+    const ms = this.#redial.pauseMs(this.#random, retryAfterMs);
     return [{ do: "unset" }, tell("disconnected", { code, retryMs: ms }), set("connect", ms)];
   }
 
   #poked({ words = {} }) {
-    this.#said.merge(words);
+    this.#acks.merge(words);
     if (this.phase === "idle") return [{ do: "unset", timer: "connect" }, ...this.#connect()];
     if (this.phase !== "reading") return [];
     const read = this.#reading === "pulled" ? [this.#read()] : [];

@@ -1,0 +1,121 @@
+// What a client says in its acks: how far it has come, and the words that it owes: refusals, read markers, receipts. Pure.
+//
+// Each word has a key, so that a newer one takes the place of an older one, and lives in the cache until it is answered; what flew
+// when a connection ended is said once more. No cursor passes a refusal that is left behind: it would ack what nobody could read.
+
+const WORDS_MAX = 200; // in one ack
+const ENTRIES = 50; // so many entries are acked at once
+const FIELDS = { nack: "nack", read: "read", receipt: "receipts" };
+const isNack = ([key]) => key.startsWith("nack:");
+
+export class Acks {
+  /** An ack has just been said, or is due soon: the timer says the next. */
+  pausing = false;
+  #words = {};
+  #flying = new Map();
+  #unacked = 0; // entries kept and not yet acked
+  #acked = null; // the cursor of the last ack said on this connection
+
+  /** What the cache holds is owed. */
+  take(words) {
+    this.#words = { ...words };
+  }
+
+  add(words) {
+    Object.assign(this.#words, words);
+  }
+
+  /** Words that another tab, or the service worker, has put into the cache. */
+  merge(words) {
+    this.#words = { ...words, ...this.#words };
+  }
+
+  /** So many entries more are in the cache. */
+  kept(entries) {
+    this.#unacked += entries;
+  }
+
+  // --- the connection ---
+
+  /** A connection opens: nothing has been acked on it. `words` are what the cache holds. */
+  begin(words) {
+    this.take(words);
+    this.#acked = null;
+    this.#unacked = 0;
+    this.pausing = false;
+  }
+
+  /** The handshake has acked this cursor, where it was for the relay to believe. */
+  shaken(cursor) {
+    this.#acked = cursor;
+  }
+
+  /** The connection has ended: what was not answered is said once more. */
+  end() {
+    this.#flying.clear();
+    this.pausing = false;
+  }
+
+  // --- what to say ---
+
+  /** Whether there is something to say. */
+  due(cursor) {
+    return this.#acked !== cursor || this.#unsaid.length > 0;
+  }
+
+  /** Whether so much is unacked that the ack should not wait. */
+  get many() {
+    return this.#unacked >= ENTRIES;
+  }
+
+  get #unsaid() {
+    const flying = new Set([...this.#flying.values()].flatMap(Object.keys));
+    return Object.entries(this.#words).filter(([key]) => !flying.has(key));
+  }
+
+  /** Refusals alone, those for one ack; null if there are none. */
+  refusals() {
+    const refusals = this.#unsaid.filter(isNack).slice(0, WORDS_MAX);
+    return refusals.length ? Object.fromEntries(refusals) : null;
+  }
+
+  /** The next ack: words, refusals first, and the cursor where it has moved and leaves no refusal behind. */
+  next(ref, cursor) {
+    const unsaid = this.#unsaid.sort((a, b) => isNack(b) - isNack(a));
+    const words = Object.fromEntries(unsaid.slice(0, WORDS_MAX));
+    this.pausing = true;
+    if (unsaid.slice(WORDS_MAX).some(isNack)) return this.frame(ref, words);
+    const moved = this.#acked === cursor ? null : cursor;
+    this.#acked = cursor;
+    this.#unacked = 0;
+    return this.frame(ref, words, moved);
+  }
+
+  /** The ack that says these words. */
+  frame(ref, words, cursor = null) {
+    const frame = { type: "ack", ref, ...(cursor ? { cursor } : {}) };
+    for (const [key, word] of Object.entries(words)) (frame[FIELDS[key.split(":")[0]]] ??= []).push(word);
+    this.#flying.set(ref, words);
+    return frame;
+  }
+
+  // --- what comes of it ---
+
+  flies(ref) {
+    return this.#flying.has(ref);
+  }
+
+  /** Not taken for now: its words and the cursor are said again. */
+  returned(ref) {
+    this.#flying.delete(ref);
+    this.#acked = null;
+  }
+
+  /** The relay has heard an ack; gives its words. */
+  heard(ref) {
+    const words = this.#flying.get(ref) ?? {};
+    this.#flying.delete(ref);
+    for (const [key, word] of Object.entries(words)) if (this.#words[key] === word) delete this.#words[key];
+    return words;
+  }
+}
