@@ -21,7 +21,8 @@ from relay.clock import Clock, rfc3339
 from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
 from relay.inbox.batch import Batch
 from relay.inbox.cursor import INBOX
-from relay.inbox.service import InboxService, Reading
+from relay.inbox.reading import Reading
+from relay.inbox.service import InboxService
 from relay.inbox.shared import Wanted
 from relay.model import DeviceKey, TimelineKey
 from relay.realtime import protocol

@@ -22,29 +22,24 @@ from relay.inbox.fanout import fan_out
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
-from relay.inbox.page import Snapshot, check, page, reset_data, snapshot
+from relay.inbox.page import Snapshot, check, reset_data, snapshot
 from relay.inbox.preferences import Preferences, from_store
+from relay.inbox.reading import NOTHING_SHARED, Reading, place_of, read, read_after, read_messages
 from relay.inbox.registry import Bye, ForeignWord, Registration, Word
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
 from relay.inbox.send import Accepted, Send
-from relay.inbox.shared import Opened, SharedService, Wanted, ahead, opened
-from relay.inbox.shared import Pages as SharedPages
-from relay.inbox.shared import pages as shared_pages
+from relay.inbox.shared import SharedService, Wanted
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
-from relay.model import CARRIES_MESSAGE, Address, Device, DeviceKey, DeviceState, Facts, Kind, TimelineKey, UserKey
+from relay.model import Address, Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
 from relay.store import devices as device_rows
-from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta, timelines
 from relay.store.engine import Conn, Engine
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
 from relay.store.upgrades import Upgrade
-
-NOTHING_SHARED = Wanted()
-FIRST_ENTRIES = frozenset({Kind.MESSAGE, Kind.OWN})  # by which a message enters an inbox
 
 
 class Hints(Protocol):
@@ -55,31 +50,6 @@ class Hints(Protocol):
     def posted(self, timelines: Iterable[TimelineKey]) -> None: ...
 
     def close(self, device: DeviceKey, newer_than: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What a sync found: a page, or that there is nothing newer."""
-
-    snap: Snapshot
-    batch: Batch | None  # None: not modified
-    shared: SharedPages | None = None  # of the shared timelines that were asked for
-
-    @property
-    def etag(self) -> str:
-        """The data version of all that was asked for."""
-        return self.snap.etag_with("" if self.shared is None else self.shared.opened.mark)
-
-    @property
-    def caught_up(self) -> bool:
-        return self.batch is not None and self.batch.caught_up and (self.shared is None or self.shared.caught_up)
-
-    @property
-    def says_nothing(self) -> bool:
-        """Not modified, or an empty page at the head of everything."""
-        if self.batch is None:
-            return True
-        return self.batch.to_seq == self.batch.from_seq and (self.shared is None or self.shared.says_nothing)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -375,13 +345,7 @@ class InboxService:
 
     async def place_of(self, device: DeviceKey, message_id: str) -> tuple[int | None, str]:
         """A message's number in the inbox of the device's user, if it has one there, and the epoch. Raises Unauthenticated."""
-
-        def work(conn: Conn, _: int) -> tuple[int | None, str]:
-            snap = snapshot(conn, device)
-            found = entry_rows.entries_of_messages(conn, device.user, [message_id])
-            return next((one.seq for one in found if one.kind in FIRST_ENTRIES), None), snap.epoch8.hex()
-
-        return await self.engine.read(work)
+        return await self.engine.read(lambda conn, _: place_of(conn, device, message_id))
 
     def unseal(self, text: str, device: DeviceKey) -> Cursor:
         """Raises Malformed (invalid_cursor)."""
@@ -402,52 +366,28 @@ class InboxService:
         With a page of each shared timeline that is asked for, and a list of the others that lie ahead.
         """
 
-        def work(conn: Conn, now_ms: int) -> Reading:
-            snap = snapshot(conn, device)
-            pages = partial(
-                page,
+        return await self.engine.read(
+            lambda conn, now_ms: read(
                 conn,
                 now_ms,
-                snap,
+                device,
+                cursor,
                 self.keys,
                 limit=min(limit, self.page_entries),
                 bytes_max=self.page_bytes,
-            )
-            if range_ is not None:
-                low, high = range_
-                return Reading(snap=snap, batch=pages(after=low, upto=high, cursor=False))
-            found = opened(conn, snap, asked, self.keys)
-            if cursor is not None and etag is not None and cursor.seq == snap.inbox.head_seq:
-                if etag == snap.etag_with(found.mark) and cursor.epoch8 == snap.epoch8 and found.at_heads:
-                    return Reading(snap=snap, batch=None, shared=SharedPages(opened=found))
-            if cursor is not None:
-                check(conn, snap, cursor, self.keys)
-            after = snap.start_seq if cursor is None else cursor.seq
-            batch = pages(after=after)
-            shared = shared_pages(
-                conn,
-                now_ms,
-                found,
-                self.keys,
                 tail=self.policy_of(device.app_id).shared_tail,
-                limit=min(limit, self.page_entries) - batch.entries,
-                bytes_max=self.page_bytes - len(batch.json),
+                etag=etag,
+                range_=range_,
+                asked=asked,
             )
-            return Reading(snap=snap, batch=batch, shared=shared.beside(ahead(conn, snap, found.snaps)))
-
-        return await self.engine.read(work)
+        )
 
     async def read_messages(self, device: DeviceKey, message_ids: Sequence[str]) -> tuple[Snapshot, list[Batch]]:
         """Those of these messages that are in the device's inbox, each as a page of its own that moves no cursor."""
 
-        def work(conn: Conn, now_ms: int) -> tuple[Snapshot, list[Batch]]:
-            snap = snapshot(conn, device)
-            found = entry_rows.entries_of_messages(conn, device.user, message_ids)
-            newest = {one.message_id: one.seq for one in found if one.kind in CARRIES_MESSAGE}
-            one_page = partial(page, conn, now_ms, snap, self.keys, limit=1, bytes_max=self.page_bytes, cursor=False)
-            return snap, [one_page(after=seq - 1, upto=seq) for seq in sorted(newest.values())]
-
-        return await self.engine.read(work)
+        return await self.engine.read(
+            lambda conn, now_ms: read_messages(conn, now_ms, device, message_ids, self.keys, bytes_max=self.page_bytes)
+        )
 
     async def read_after(
         self,
@@ -465,24 +405,19 @@ class InboxService:
         not `followed`.
         """
 
-        def work(conn: Conn, now_ms: int) -> Reading:
-            snap = snapshot(conn, device)
-            others = ahead(conn, snap, followed) if first or snap.inbox.woken else ()
-            return Reading(
-                snap=snap,
-                batch=page(
-                    conn,
-                    now_ms,
-                    snap,
-                    self.keys,
-                    after=seq,
-                    limit=min(limit, self.page_entries),
-                    bytes_max=min(bytes_max, self.page_bytes),
-                ),
-                shared=SharedPages(opened=Opened(), ahead=others) if others else None,
+        return await self.engine.read(
+            lambda conn, now_ms: read_after(
+                conn,
+                now_ms,
+                device,
+                seq,
+                self.keys,
+                limit=min(limit, self.page_entries),
+                bytes_max=min(bytes_max, self.page_bytes),
+                followed=followed,
+                first=first,
             )
-
-        return await self.engine.read(work)
+        )
 
     # --- comparing (protocol 8.7, 10.4) ---
 

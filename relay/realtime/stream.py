@@ -15,7 +15,7 @@ import structlog
 from relay.errors import Conflict, Problem, Unauthenticated
 from relay.inbox.batch import Batch
 from relay.inbox.cursor import INBOX
-from relay.inbox.service import Reading
+from relay.inbox.reading import Reading
 from relay.model import DeviceKey, Facts
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub

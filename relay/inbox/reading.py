@@ -1,0 +1,120 @@
+"""Reading an inbox: pages after a cursor, of a range, of single messages; on one snapshot, without locks (protocol 8)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from relay.inbox.batch import Batch
+from relay.inbox.cursor import Cursor, CursorKeys
+from relay.inbox.page import Snapshot, check, page, snapshot
+from relay.inbox.shared import Opened, Pages, Wanted, ahead, opened, pages
+from relay.model import CARRIES_MESSAGE, DeviceKey, Kind
+from relay.store import entries as entry_rows
+from relay.store.engine import Conn
+
+NOTHING_SHARED = Wanted()
+FIRST_ENTRIES = frozenset({Kind.MESSAGE, Kind.OWN})  # by which a message enters an inbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a sync found: a page, or that there is nothing newer."""
+
+    snap: Snapshot
+    batch: Batch | None  # None: not modified
+    shared: Pages | None = None  # of the shared timelines that were asked for
+
+    @property
+    def etag(self) -> str:
+        """The data version of all that was asked for."""
+        return self.snap.etag_with("" if self.shared is None else self.shared.opened.mark)
+
+    @property
+    def caught_up(self) -> bool:
+        return self.batch is not None and self.batch.caught_up and (self.shared is None or self.shared.caught_up)
+
+    @property
+    def says_nothing(self) -> bool:
+        """Not modified, or an empty page at the head of everything."""
+        if self.batch is None:
+            return True
+        return self.batch.to_seq == self.batch.from_seq and (self.shared is None or self.shared.says_nothing)
+
+
+def place_of(conn: Conn, device: DeviceKey, message_id: str) -> tuple[int | None, str]:
+    """A message's number in the inbox of the device's user, if it has one there, and the epoch. Raises Unauthenticated."""
+    snap = snapshot(conn, device)
+    found = entry_rows.entries_of_messages(conn, device.user, [message_id])
+    return next((one.seq for one in found if one.kind in FIRST_ENTRIES), None), snap.epoch8.hex()
+
+
+def read(
+    conn: Conn,
+    now_ms: int,
+    device: DeviceKey,
+    cursor: Cursor | None,
+    keys: CursorKeys,
+    *,
+    limit: int,
+    bytes_max: int,
+    tail: int,
+    etag: str | None,
+    range_: tuple[int, int] | None,
+    asked: Wanted,
+) -> Reading:
+    """See `InboxService.read`. `tail`: how many numbers of a shared timeline a device catches up with by itself."""
+    snap = snapshot(conn, device)
+    page_of = partial(page, conn, now_ms, snap, keys, limit=limit, bytes_max=bytes_max)
+    if range_ is not None:
+        low, high = range_
+        return Reading(snap=snap, batch=page_of(after=low, upto=high, cursor=False))
+    found = opened(conn, snap, asked, keys)
+    if cursor is not None and etag is not None and cursor.seq == snap.inbox.head_seq:
+        if etag == snap.etag_with(found.mark) and cursor.epoch8 == snap.epoch8 and found.at_heads:
+            return Reading(snap=snap, batch=None, shared=Pages(opened=found))
+    if cursor is not None:
+        check(conn, snap, cursor, keys)
+    batch = page_of(after=snap.start_seq if cursor is None else cursor.seq)
+    shared = pages(
+        conn,
+        now_ms,
+        found,
+        keys,
+        tail=tail,
+        limit=limit - batch.entries,
+        bytes_max=bytes_max - len(batch.json),
+    )
+    return Reading(snap=snap, batch=batch, shared=shared.beside(ahead(conn, snap, found.snaps)))
+
+
+def read_messages(
+    conn: Conn, now_ms: int, device: DeviceKey, message_ids: Sequence[str], keys: CursorKeys, *, bytes_max: int
+) -> tuple[Snapshot, list[Batch]]:
+    """See `InboxService.read_messages`."""
+    snap = snapshot(conn, device)
+    found = entry_rows.entries_of_messages(conn, device.user, message_ids)
+    newest = {one.message_id: one.seq for one in found if one.kind in CARRIES_MESSAGE}
+    one_page = partial(page, conn, now_ms, snap, keys, limit=1, bytes_max=bytes_max, cursor=False)
+    return snap, [one_page(after=seq - 1, upto=seq) for seq in sorted(newest.values())]
+
+
+def read_after(
+    conn: Conn,
+    now_ms: int,
+    device: DeviceKey,
+    seq: int,
+    keys: CursorKeys,
+    *,
+    limit: int,
+    bytes_max: int,
+    followed: Sequence[str],
+    first: bool,
+) -> Reading:
+    """See `InboxService.read_after`."""
+    snap = snapshot(conn, device)
+    others = ahead(conn, snap, followed) if first or snap.inbox.woken else ()
+    return Reading(
+        snap=snap,
+        batch=page(conn, now_ms, snap, keys, after=seq, limit=limit, bytes_max=bytes_max),
+        shared=Pages(opened=Opened(), ahead=others) if others else None,
+    )
