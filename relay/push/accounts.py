@@ -11,7 +11,7 @@ from relay.errors import FieldError
 from relay.inbox.rules import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
-from relay.push.planner import AccountView, Privacy, Quota, Sort, Wait
+from relay.push.situation import AccountView, Privacy, Quota, Sort, Wait
 
 HELD_MAX = 10_000  # sorts of push that wait for their hour; of one forgotten, one more call is made
 

@@ -15,7 +15,7 @@ from relay.push.accounts import Account, Accounts, Terms
 from relay.push.calendar import Hours, offset, zone_named
 from relay.push.hosts import PerHost
 from relay.push.limits import Bucket
-from relay.push.planner import Privacy
+from relay.push.situation import Privacy
 
 DEFAULT_APP = "default"
 

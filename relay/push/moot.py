@@ -9,7 +9,7 @@ import msgspec
 from providers.contract import Capabilities
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, UserKey
-from relay.push.planner import Form, summary_id
+from relay.push.notes import Form, summary_id
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows

@@ -19,21 +19,9 @@ from relay.inbox.reports import tell_device
 from relay.inbox.woken import news, wishes
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.attempts import Attempt
-from relay.push.planner import (
-    ITEMS_MAX,
-    AccountView,
-    Form,
-    Item,
-    Plan,
-    Send,
-    SharedNews,
-    Situation,
-    Stop,
-    Wait,
-    is_silent,
-    plan,
-    spared,
-)
+from relay.push.notes import Form
+from relay.push.planner import Plan, Send, Stop, is_silent, plan, spared
+from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import dead, quota
 from relay.store import devices as device_rows

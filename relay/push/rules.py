@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from providers.contract import Outcome, Scope, Verdict
-from relay.push.planner import Form
+from relay.push.notes import Form
 
 
 class Then(StrEnum):

@@ -15,8 +15,9 @@ from relay.inbox.locked import lock as lock_users
 from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import Address, Device, PushJob
 from relay.push.attempts import Attempt, address_used
-from relay.push.planner import ITEMS_MAX, TRIES_PER_ADDRESS
+from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
+from relay.push.situation import ITEMS_MAX
 from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import queue as job_rows

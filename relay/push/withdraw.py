@@ -22,7 +22,7 @@ from relay.keys import SealBroken
 from relay.model import DeviceKey, UserKey
 from relay.push.accounts import Account, Accounts
 from relay.push.moot import NOT_WITHDRAWN, WITHDRAWN, Moot, Shown, find_moot
-from relay.push.planner import device_hint
+from relay.push.notes import device_hint
 from relay.store import receipts
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place

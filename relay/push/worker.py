@@ -20,10 +20,11 @@ from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt, still_needed
 from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
-from relay.push.planner import Note, Wait, device_hint
+from relay.push.notes import Note, device_hint
 from relay.push.planning import Planned, plan_due
 from relay.push.rules import Result, worst
 from relay.push.settling import Settlement, settle
+from relay.push.situation import Wait
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place

@@ -20,10 +20,10 @@ from relay.inbox.send import Accepted, Send
 from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed
-from relay.push.planner import AccountView
 from relay.push.planning import plan_due
 from relay.push.rules import Result
 from relay.push.settling import Settlement, settle
+from relay.push.situation import AccountView
 from relay.store import meta
 from relay.store import queue as job_rows
 from relay.store.engine import Engine

@@ -16,10 +16,10 @@ from relay.inbox.send import Send
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed
-from relay.push.planner import AccountView, Privacy, Quota
 from relay.push.planning import plan_due
 from relay.push.rules import Result, Then
 from relay.push.settling import Settlement, settle
+from relay.push.situation import AccountView, Privacy, Quota
 from relay.store import dead, meta, quota
 from relay.store import queue as job_rows
 from relay.store.engine import Engine

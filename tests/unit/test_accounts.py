@@ -10,7 +10,7 @@ from relay.inbox.rules import Later
 from relay.push import accounts
 from relay.push.accounts import Account
 from relay.push.limits import Bucket
-from relay.push.planner import Wait
+from relay.push.situation import Wait
 
 
 def too_many(retry_after_s: float) -> Outcome:

@@ -19,22 +19,9 @@ from relay.model import (
     Notification,
     Policy,
 )
-from relay.push.planner import (
-    EXPIRING_MS,
-    IDS_MAX,
-    AccountView,
-    Form,
-    Item,
-    Privacy,
-    Quota,
-    Send,
-    Situation,
-    Stop,
-    Wait,
-    plan,
-    spared,
-    summary_id,
-)
+from relay.push.notes import IDS_MAX, Form, summary_id
+from relay.push.planner import EXPIRING_MS, Send, Stop, plan, spared
+from relay.push.situation import AccountView, Item, Privacy, Quota, Situation, Wait
 
 HOUR = 3_600_000
 POLICY = Policy()

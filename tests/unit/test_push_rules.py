@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.contract import Outcome, Scope, Verdict
-from relay.push.planner import Form
+from relay.push.notes import Form
 from relay.push.rules import AFTER, NOT_NEEDED, SEVERITY, Result, Then, after, worst
 
 FORMS = (Form.EACH, Form.SUMMARY, Form.WAKE, Form.KNOCK)

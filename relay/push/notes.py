@@ -1,0 +1,167 @@
+"""What a push says: one notification for each message, one for several, or none at all (protocol 7.2, 7.6)."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from providers.contract import Capabilities, left_out
+from relay.model import Notification
+from relay.push.situation import AccountView, Item, Privacy, Situation
+
+IDS_MAX = 10  # ids named in one push; cut first when it is too large
+SUMMARY_PRIORITY_URGENT = frozenset({"high", "urgent"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One notification of a plan, in neutral words. No title and no body: a silent wake-up."""
+
+    push_id: str
+    collapse_key: str
+    shows: Notification | None
+    urgent: bool
+    ttl_s: int
+    ids: tuple[str, ...]
+    count: int
+    left_out: tuple[str, ...] = ()  # what the vendor cannot express of what is shown
+
+
+class Form:
+    """How an attempt tells: each message, a summary, a bare wake-up, or again (a knock)."""
+
+    EACH = "each"
+    SUMMARY = "summary"
+    WAKE = "wake"
+    KNOCK = "knock"
+
+
+def write_notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: bool) -> tuple[str, list[Note]]:
+    """The form of a push and its notifications, for as many messages as the account and the policy take by themselves."""
+    items, bare = as_private(items, account.privacy)
+    newest = _newest_per_key(items)
+    capabilities = account.capabilities
+    if knock:
+        known = all(item.entry.seq <= s.device.acked_high for item in items)
+        return Form.KNOCK, [summary(s, items, capabilities, shown=not known and not bare, urgent=False)]
+    if bare or any(item.entry.seq <= s.job.bare_seq for item in items):
+        return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
+    room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
+    keys_max = capabilities.collapse_keys_max
+    crowded = keys_max is not None and s.told_count + len(newest) >= keys_max  # the last key is that of the summary
+    if len(newest) <= room and not crowded and s.untold_count <= len(s.untold):
+        return Form.EACH, [_own(s, item, capabilities) for item in newest]
+    if crowded:
+        return Form.SUMMARY, [
+            summary(s, items, capabilities, shown=True, urgent=any(map(is_urgent, items)), for_all=True)
+        ]
+    conversations: dict[str | None, list[Item]] = {}
+    for item in items:
+        conversations.setdefault(item.entry.conversation_id, []).append(item)
+    if len(conversations) <= room:
+        return Form.SUMMARY, [
+            summary(s, some, capabilities, shown=True, urgent=any(map(is_urgent, some)))
+            for some in conversations.values()
+        ]
+    return Form.SUMMARY, [summary(s, items, capabilities, shown=True, urgent=any(map(is_urgent, items)))]
+
+
+def as_private(items: Sequence[Item], privacy: Privacy) -> tuple[Sequence[Item], bool]:
+    """What the vendor may see of them, and whether that is nothing."""
+    if privacy is not Privacy.TITLE:
+        return items, privacy is Privacy.NONE
+    titles = [replace(item, push=_title_only(item.push)) for item in items]
+    return titles, any(item.push.title is None and item.push.title_loc_key is None for item in titles)
+
+
+def _title_only(push: Notification) -> Notification:
+    return Notification(
+        title=push.title,
+        title_loc_key=push.title_loc_key,
+        title_loc_args=push.title_loc_args,
+        sound=push.sound,
+        badge=push.badge,
+        channel=push.channel,
+        thread=push.thread,
+        mutable=push.mutable,
+    )
+
+
+def is_urgent(item: Item) -> bool:
+    return item.priority in SUMMARY_PRIORITY_URGENT
+
+
+def _newest_per_key(items: Sequence[Item]) -> list[Item]:
+    last: dict[str, int] = {item.collapse_key: item.entry.seq for item in items if item.collapse_key is not None}
+    return [item for item in items if item.collapse_key is None or last[item.collapse_key] == item.entry.seq]
+
+
+def _ttl_s(s: Situation, items: Sequence[Item], capabilities: Capabilities) -> int:
+    """The shortest useful life: the vendor must not show what has expired."""
+    rest_ms = max(item.entry.expires_ms for item in items) - s.now_ms
+    return max(1, min(rest_ms // 1000, capabilities.ttl_s_max))
+
+
+def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
+    return Note(
+        push_id=item.entry.message_id,
+        collapse_key=item.collapse_key or item.entry.message_id,
+        shows=item.push,
+        urgent=item.priority != "low",
+        ttl_s=_ttl_s(s, [item], capabilities),
+        ids=(item.entry.message_id,),
+        count=1,
+        left_out=left_out(item.push, capabilities),
+    )
+
+
+def summary(
+    s: Situation,
+    items: Sequence[Item],
+    capabilities: Capabilities,
+    *,
+    shown: bool,
+    urgent: bool,
+    for_all: bool = False,
+    count: int | None = None,
+) -> Note:
+    """One notification for several messages; the same for the same conversation, so that it replaces the last one."""
+    newest = items[-1]
+    conversations = {item.entry.conversation_id for item in items}
+    about = next(iter(conversations)) if len(conversations) == 1 and not for_all else None
+    if count is None:
+        count = max(len(items), s.untold_count if about is None else len(items))
+    id_ = summary_id(s.device.device_id, about)
+    text = Notification(
+        title=newest.push.title,
+        body=newest.push.body if count == 1 else f"{count} new messages",
+        title_loc_key=newest.push.title_loc_key,
+        title_loc_args=newest.push.title_loc_args,
+        body_loc_key=newest.push.body_loc_key if count == 1 else None,
+        body_loc_args=newest.push.body_loc_args if count == 1 else (),
+        sound=newest.push.sound,
+        channel=newest.push.channel,
+        thread=newest.push.thread,
+        click=newest.push.click,
+        badge=newest.push.badge,
+    )
+    return Note(
+        push_id=id_,
+        collapse_key=id_,
+        shows=text if shown else None,
+        urgent=urgent,
+        ttl_s=_ttl_s(s, items, capabilities),
+        ids=tuple(item.entry.message_id for item in items[-IDS_MAX:]),
+        count=count,
+        left_out=left_out(text, capabilities) if shown else (),
+    )
+
+
+def summary_id(device_id: str, conversation_id: str | None) -> str:
+    digest = hashlib.sha256(f"{device_id}\x1f{conversation_id or ''}".encode()).digest()[:15]
+    return "s" + base64.b32encode(digest).decode().lower()
+
+
+def device_hint(user_id: str) -> str:
+    """Tells a client whether a push is for its present user, without naming anybody (protocol 7.6)."""
+    return hashlib.sha256(user_id.encode()).hexdigest()[:16]

@@ -1,0 +1,145 @@
+"""What the planner is told of one device: what is outstanding, its addresses, and how its accounts are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from providers.contract import Capabilities
+from relay.inbox.rules import Later
+from relay.model import DAY_FULL, Address, Device, Entry, Notification, Policy, PushJob
+from relay.push.planner import _at_ms
+
+ITEMS_MAX = 200  # outstanding entries looked at in full
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One outstanding entry with what it would show."""
+
+    entry: Entry
+    push: Notification
+    priority: str
+    collapse_key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedNews:
+    """What there is to tell of a shared timeline: its newest items, and how many numbers they stand for."""
+
+    conversation_id: str
+    items: tuple[Item, ...]
+    count: int
+    since_ms: int  # when the oldest of all was accepted
+    upto_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    at_ms: int
+    reason: Later
+
+
+class Privacy(StrEnum):
+    """What a vendor may see of a message."""
+
+    FULL = "full"
+    TITLE = "title"  # title, sound and badge; no body, image or data
+    NONE = "none"  # ids alone: a wake-up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What an account may send in one of its vendor's days, which `ends_ms`. No limit: until the vendor says so."""
+
+    limit: int | None
+    day: str
+    ends_ms: int
+
+
+# One sort of push that a vendor takes later: a channel of the account, or of one address (its token's hash) alone.
+Sort = tuple[bytes | None, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountView:
+    """What an account can do at this moment. `free`: pushes that may start now."""
+
+    capabilities: Capabilities
+    parked: bool = False
+    closed_for_ms: int = 0  # circuit open, or the vendor asked us to wait
+    ill_for_ms: int = 0  # how long the circuit has been open
+    shut_until_ms: int = 0  # by the clock: the day's quota is used up, or the vendor takes nothing at this hour
+    shut_why: Later = Later.QUOTA
+    falls_back_ms: int | None = (
+        60_000  # a wait longer than this passes the push on to the next address; None: none does
+    )
+    free: int = 100
+    wait_ms: int = 0  # until there is room again
+    privacy: Privacy = Privacy.FULL
+    quota: Quota | None = None  # `counted` says what is left of it
+    held: Mapping[Sort, Wait] = field(default_factory=dict)  # what of it is over counts no more
+
+    def counted(self, sent: int) -> "AccountView":
+        """The same with that many sent today: the rest of the quota bounds what may go."""
+        if self.quota is None:
+            return self
+        if self.quota.limit is None and sent < DAY_FULL:
+            return self
+        left = (self.quota.limit or 0) - sent
+        if left > 0:
+            return replace(self, free=min(self.free, left), quota=replace(self.quota, limit=left))
+        return replace(self, shut_until_ms=max(self.shut_until_ms, self.quota.ends_ms), shut_why=Later.QUOTA)
+
+    def used(self, calls: int) -> "AccountView":
+        """The same after so many calls were planned."""
+        left = replace(self, free=self.free - calls)
+        if self.quota is None or self.quota.limit is None:
+            return left
+        return left.counted(calls)
+
+    def waits(self, now_ms: int) -> Wait | None:
+        """Until when nothing can go, and why; None: a push may go now."""
+        if self.shut_until_ms > now_ms:
+            return Wait(at_ms=self.shut_until_ms, reason=self.shut_why)
+        if self.closed_for_ms > 0:
+            return Wait(at_ms=now_ms + self.closed_for_ms, reason=Later.CIRCUIT)
+        if self.free <= 0:
+            return Wait(at_ms=now_ms + max(1, self.wait_ms), reason=Later.RATE)
+        return None
+
+    def holds(self, token_hash: bytes, shown: Notification | None, now_ms: int) -> Wait | None:
+        """Until when the vendor does not take what would show this, and why; None: it does. No `shown`: a wake-up."""
+        channel = None if shown is None or self.privacy is Privacy.NONE else shown.channel
+        waits = (self.held.get((of, channel)) for of in (None, token_hash))
+        return max((one for one in waits if one is not None and one.at_ms > now_ms), key=_at_ms, default=None)
+
+    def passes_on(self, now_ms: int) -> bool:
+        """Whether it is out for so long that the device's next address should have the push."""
+        if self.falls_back_ms is None:
+            return False
+        shut_ms = self.shut_until_ms - now_ms
+        return max(shut_ms, self.closed_for_ms, self.ill_for_ms if self.closed_for_ms else 0) > self.falls_back_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Everything a plan depends on."""
+
+    now_ms: int
+    device: Device
+    job: PushJob
+    untold: tuple[Item, ...]  # W(d), oldest first, the newest ITEMS_MAX
+    untold_count: int
+    told: tuple[Item, ...]  # owed, at or below pushed_seq: what a knock is about
+    shared: tuple[SharedNews, ...] = ()
+    upto_seq: int  # highest number looked at
+    addresses: tuple[Address, ...]
+    accounts: Mapping[str, AccountView]
+    policy: Policy
+    elsewhere: bool = False
+    gateway: bool = False
+    muted: bool = False  # something waits that the user does not want to be told of
+    quiet_until_ms: int | None = None  # it is in the user's quiet hours
+    urgent_breaks: bool = True  # what is urgent is told in them as well, and what else waits with it
+    told_count: int = 0  # told and not acked, counted up to what any account needs to know
+    grace_until_ms: int = 0  # devices of the time before a restart are given until then to come back
