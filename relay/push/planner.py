@@ -7,7 +7,7 @@ from relay.inbox import rules
 from relay.inbox.rules import Later, Rest
 from relay.model import Address, DeviceState
 from relay.push.notes import Form, Note, as_private, is_urgent, summary, write_notes
-from relay.push.situation import AccountView, Item, Situation, Wait
+from relay.push.situation import AccountView, Item, Situation, Wait, at_ms_of
 
 EXPIRING_MS = 2_000  # entries with less left are not worth a notification
 TRIES_PER_ADDRESS = 5  # failed tries in a row, then the next address of the chain has its turn
@@ -106,7 +106,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
-        return min((wait for wait in waiting if wait is not None), key=_at_ms)
+        return min((wait for wait in waiting if wait is not None), key=at_ms_of)
     if len(free) < len(fresh) and fresh[-1] is not free[-1]:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
         high = free[-1].entry.seq
@@ -136,7 +136,7 @@ def _send_shared(s: Situation, address: Address, account: AccountView, *, beside
             send = replace(send, notes=(*send.notes, note), shared=(*send.shared, place), form=form)
     if send.notes:
         return send
-    return min(waits, key=_at_ms) if waits else Stop(reason=Rest.NOTHING_OWED)
+    return min(waits, key=at_ms_of) if waits else Stop(reason=Rest.NOTHING_OWED)
 
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:
@@ -148,10 +148,6 @@ def _all_held(s: Situation, address: Address, items: Sequence[Item]) -> bool:
     """Whether all of it has to wait for so long at this address that the device's next one should have it."""
     limit_ms, waits = s.accounts[address.account].falls_back_ms, _held(s, address, items)
     return limit_ms is not None and all(wait is not None and wait.at_ms - s.now_ms > limit_ms for wait in waits)
-
-
-def _at_ms(wait: Wait) -> int:
-    return wait.at_ms
 
 
 def is_silent(send: Send) -> bool:

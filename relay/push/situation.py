@@ -7,7 +7,6 @@ from enum import StrEnum
 from providers.contract import Capabilities
 from relay.inbox.rules import Later
 from relay.model import DAY_FULL, Address, Device, Entry, Notification, Policy, PushJob
-from relay.push.planner import _at_ms
 
 ITEMS_MAX = 200  # outstanding entries looked at in full
 
@@ -37,6 +36,10 @@ class SharedNews:
 class Wait:
     at_ms: int
     reason: Later
+
+
+def at_ms_of(wait: Wait) -> int:
+    return wait.at_ms
 
 
 class Privacy(StrEnum):
@@ -111,7 +114,7 @@ class AccountView:
         """Until when the vendor does not take what would show this, and why; None: it does. No `shown`: a wake-up."""
         channel = None if shown is None or self.privacy is Privacy.NONE else shown.channel
         waits = (self.held.get((of, channel)) for of in (None, token_hash))
-        return max((one for one in waits if one is not None and one.at_ms > now_ms), key=_at_ms, default=None)
+        return max((one for one in waits if one is not None and one.at_ms > now_ms), key=at_ms_of, default=None)
 
     def passes_on(self, now_ms: int) -> bool:
         """Whether it is out for so long that the device's next address should have the push."""
