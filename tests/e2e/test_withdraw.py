@@ -110,10 +110,12 @@ async def any_way(
         yield one
 
 
-@pytest.fixture
-async def fcm(tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Room]:
+@pytest.fixture(params=["fcm", "apns"])
+async def silently(
+    request: pytest.FixtureRequest, tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Room]:
     monkeypatch.chdir(tmp_path)
-    async with room("fcm", tmp_path, keys) as one:
+    async with room(request.param, tmp_path, keys) as one:
         yield one
 
 
@@ -188,12 +190,12 @@ async def test_a_summary_goes_when_all_that_it_tells_of_is_read(harmony: Room) -
     await harmony.clears(0)
 
 
-async def test_the_badge_falls_with_what_is_read(fcm: Room) -> None:
-    await fcm.send(shown=1, push={"title": "a", "badge": 1})
-    await fcm.send(shown=2, push={"title": "b", "badge": 2}, conversation=OTHER)
-    await fcm.read(2, "c2")
-    await fcm.clears(1)
-    assert fcm.view()["badge"] == 1
+async def test_the_badge_falls_with_what_is_read(silently: Room) -> None:
+    await silently.send(shown=1, push={"title": "a", "badge": 1})
+    await silently.send(shown=2, push={"title": "b", "badge": 2}, conversation=OTHER)
+    await silently.read(2, "c2")
+    await silently.clears(1)
+    assert silently.view()["badge"] == 1
 
 
 async def test_without_the_client_s_id_the_trace_says_why_it_stays(
