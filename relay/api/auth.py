@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -121,6 +122,7 @@ class Authenticator:
         fits = self._fits(API_KEY, secret, None if row is None else row.secret_mac)
         if row is None or not fits or row.revoked_ms is not None or (row.expires_ms or now_ms + 1) <= now_ms:
             raise self._guessed(key_id, network)
+        await self._renew(API_KEY, secret, row.secret_mac, partial(rows.renew_mac, key_id=key_id))
         return Principal(
             app_id=row.app_id,
             credential_id=key_id,
@@ -148,6 +150,7 @@ class Authenticator:
             await self.revoked()
         if found in {Standing.REUSED, Standing.REVOKED}:
             raise self._guessed(token_id, network)
+        await self._renew(DEVICE_TOKEN, secret, row.secret_mac, partial(tokens.renew_mac, token_id=token_id))
         return bearer
 
     async def _signed_token(self, signed: SignedTokens, text: str) -> Principal:
@@ -173,6 +176,14 @@ class Authenticator:
         for candidate in self._ring.macs(purpose, secret.encode()):
             found |= creds.same(candidate, stored)
         return found and mac is not None
+
+    async def _renew(self, purpose: str, secret: str, mac: bytes, write: Callable[..., None]) -> None:
+        """Keeps what was proved under an older key of the ring under its newest, so that the older one may go one day."""
+        newest = self._ring.mac(purpose, secret.encode())
+        if newest == mac:
+            return
+        with suppress(Problem):  # the next use will do
+            await self._engine.write(lambda conn, _: write(conn, old=mac, new=newest))
 
     def _check_guesses(self, key_id: str, network: str) -> None:
         if self._failed_keys.empty((key_id, network), self._clock.monotonic_ms()):

@@ -104,6 +104,18 @@ def end_api_key_at(conn: Connection, ends_ms: int, *, app_id: str, key_id: str) 
     conn.execute(update(api_key).where(c.app_id == app_id, c.key_id == key_id).values(expires_ms=ends))
 
 
+_renew = (
+    update(api_key)
+    .where(api_key.c.key_id == bindparam("id"), api_key.c.secret_mac == bindparam("old"))
+    .values(secret_mac=bindparam("new"))
+)
+
+
+def renew_mac(conn: Connection, *, key_id: str, old: bytes, new: bytes) -> None:
+    """The same secret, proved under another key of the ring."""
+    conn.execute(_renew, {"id": key_id, "old": old, "new": new})
+
+
 _used = update(api_key).where(api_key.c.key_id == bindparam("id")).values(used_ms=bindparam("now"))
 
 

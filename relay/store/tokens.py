@@ -38,6 +38,18 @@ def token_row(conn: Connection, token_id: str) -> Row[Any] | None:
     return conn.execute(_by_id, {"id": token_id}).first()
 
 
+_renew = (
+    update(device_token)
+    .where(_t.token_id == bindparam("id"), _t.secret_mac == bindparam("old"))
+    .values(secret_mac=bindparam("new"))
+)
+
+
+def renew_mac(conn: Connection, *, token_id: str, old: bytes, new: bytes) -> None:
+    """The same secret, proved under another key of the ring."""
+    conn.execute(_renew, {"id": token_id, "old": old, "new": new})
+
+
 _family = (
     select(device_token)
     .where(*_here, _t.family == bindparam("of"))

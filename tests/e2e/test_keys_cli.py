@@ -222,6 +222,26 @@ async def test_after_rewrapping_the_old_ring_key_seals_nothing_any_more(shell: S
         assert first is None  # the store opens without the old ring key
 
 
+async def test_what_was_used_since_the_ring_has_a_new_key_needs_the_old_one_no_more(shell: Shell) -> None:
+    """SEC-1, SEC-4, SEC-11: keys and tokens are kept as hashes under a key of the ring; a use moves them to the newest."""
+    used, unused = shell.keys("create"), shell.keys("create", "--name", "unused")
+    async with serving() as (url, _):
+        assert (await call(url, used, "PUT", "/v1/users/ann/devices/phone", {}))[0] == 201
+        _, minted = await call(url, used, "POST", "/v1/users/ann/devices/phone/token")
+    ring = shell.home / "relay.keys"
+    old, new = json.loads(ring.read_text())["keys"], {"id": 2, "key": random_key()}
+    ring.write_text(json.dumps({"keys": [new, *old]}))
+    shell.rewrap()
+    async with serving() as (url, _):
+        assert (await call(url, used))[0] == 200
+        assert (await call(url, minted["token"], path="/v1/device/sync"))[0] == 200
+    ring.write_text(json.dumps({"keys": [new]}))
+    async with serving() as (url, _):
+        assert (await call(url, used))[0] == 200
+        assert (await call(url, minted["token"], path="/v1/device/sync"))[0] == 200
+        assert (await call(url, unused))[0] == 401
+
+
 async def test_a_ring_that_lost_its_key_ends_with_78_and_makes_up_no_other(shell: Shell) -> None:
     async with serving():
         pass
