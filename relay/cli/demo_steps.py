@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from relay.webhooks.signing import SignatureRefused, verify, verifying_key
 
-STARTS_S = 20.0
+STARTS_S = 60.0  # of a second or two, on a machine that does much else
 STEP_S = 25.0
 STOPS_S = 10.0
 SETTLES_S = 1.0  # how long it is watched for what should not come
@@ -86,12 +86,15 @@ class Process:
             )
         assert self._child.stdout is not None
         said = ""
-        async with asyncio.timeout(STARTS_S):
-            while not re.search(ready, said):
-                line = (await self._child.stdout.readline()).decode()
-                if not line:
-                    raise Failed(f"`relay {self._arguments[0]}` ended at once")
-                said += line
+        try:
+            async with asyncio.timeout(STARTS_S):
+                while not re.search(ready, said):
+                    line = (await self._child.stdout.readline()).decode()
+                    if not line:
+                        raise Failed(f"`relay {self._arguments[0]}` ended at once")
+                    said += line
+        except TimeoutError:
+            raise Failed(f"`relay {self._arguments[0]}` was not ready within {STARTS_S:.0f} s") from None
         return said
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> None:
