@@ -4,11 +4,11 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from relay import ids
 from relay.clock import Clock
-from relay.errors import Missing
+from relay.errors import CursorRefused, Missing
 from relay.inbox import groups, history, registry, upgrades
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
@@ -32,6 +32,7 @@ from relay.inbox.send import Accepted, Send
 from relay.inbox.shared import SharedService, Wanted
 from relay.inbox.trace import Trace, trace
 from relay.inbox.upgrades import VersionReport, known_upgrade
+from relay.inbox.voiding import proves_loss, void
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
@@ -50,6 +51,9 @@ class Hints(Protocol):
     def posted(self, timelines: Iterable[TimelineKey]) -> None: ...
 
     def close(self, device: DeviceKey, newer_than: int) -> None: ...
+
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,6 +83,7 @@ class InboxService:
     _bye: Any = field(init=False)
     _word: Any = field(init=False)
     _foreign: Any = field(init=False)
+    _proofs: SetBackProofs = field(init=False)
 
     def __post_init__(self) -> None:
         self.shared = SharedService(
@@ -92,7 +97,7 @@ class InboxService:
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
-        proofs = SetBackProofs(self.rng)
+        proofs = self._proofs = SetBackProofs(self.rng)
         self._hello = lambda conn, now_ms, items: hello(
             conn, now_ms, items, self.policy_of, self.keys, self.new_epoch, proofs
         )
@@ -366,7 +371,9 @@ class InboxService:
         With a page of each shared timeline that is asked for, and a list of the others that lie ahead.
         """
 
-        return await self.engine.read(
+        return await self._judged(
+            device,
+            cursor,
             lambda conn, now_ms: read(
                 conn,
                 now_ms,
@@ -379,8 +386,25 @@ class InboxService:
                 etag=etag,
                 range_=range_,
                 asked=asked,
+            ),
+        )
+
+    async def _judged(self, device: DeviceKey, cursor: Cursor | None, work: Callable[[Conn, int], T]) -> T:
+        """Reads with a cursor; one that proves that numbers were lost voids all that were made before, at once."""
+        try:
+            return await self.engine.read(work)
+        except CursorRefused as problem:
+            if cursor is None or not proves_loss(problem):
+                raise
+        found = await self.engine.write(
+            lambda conn, now_ms: void(
+                conn, now_ms, device, cursor, self.policy_of, self.keys, self.new_epoch, self._proofs
             )
         )
+        self.facts_told()
+        if found is not None:
+            raise found
+        return await self.engine.read(work)
 
     async def read_messages(self, device: DeviceKey, message_ids: Sequence[str]) -> tuple[Snapshot, list[Batch]]:
         """Those of these messages that are in the device's inbox, each as a page of its own that moves no cursor."""
@@ -439,7 +463,7 @@ class InboxService:
             end = upto if cursor is None else cursor.seq
             return compare(conn, snap, upto=end, as_of_ms=now_ms if as_of_ms is None else as_of_ms, ranges=ranges)
 
-        return await self.engine.read(work)
+        return await self._judged(device, cursor, work)
 
     async def upgrade_to_prove(self, device: DeviceKey, upgrade_id: str | None) -> Upgrade | None:
         """The upgrade that a comparison is to prove; None: there was none. Raises Invalid for an unknown id."""

@@ -21,6 +21,7 @@ from relay.errors import CursorRefused, Malformed, Problem
 from relay.inbox.cursor import CursorKeys, seal, tail8
 from relay.model import DeviceState, Policy, Scope
 from relay.store import meta
+from relay.store.apps import create_app
 from relay.store.engine import Engine
 from relay.store.inline import InlineEngine
 from relay.store.schema import metadata
@@ -444,6 +445,36 @@ async def test_8_5_a_cursor_that_is_ahead_or_ends_otherwise(house: House, other:
     with pytest.raises(CursorRefused) as refused:
         await house.page("ann/phone", cursor=await a_cursor(house, **other))
     await begins_again(house, refused.value, code="cursor_epoch_changed", reason="forked")
+
+
+async def test_4_1_a_cursor_that_proves_a_loss_voids_the_cursors_of_every_device_at_once(house: House) -> None:
+    """Also the plain sync of a device that does not shake hands: another one's number may be taken anew by then."""
+    await house.register("ann/tablet")
+    for name in ("ann/phone", "ann/tablet"):
+        await house.hello(name)
+    await house.sends(2)
+    for name in ("ann/phone", "ann/tablet"):
+        await house.catch_up(name)
+    with pytest.raises(CursorRefused):
+        await house.page("ann/phone", cursor=await a_cursor(house, seq=9, tail8=bytes(8)))
+    with pytest.raises(CursorRefused) as refused:
+        await house.page("ann/tablet")
+    await begins_again(house, refused.value, code="cursor_epoch_changed", reason="epoch", name="ann/tablet")
+    assert "store.rolled_back" not in [type_ for type_, _ in await house.events()]
+
+
+async def test_4_1_three_inboxes_that_prove_it_void_the_whole_store(house: House) -> None:
+    await house.engine.write(lambda conn, now_ms: create_app(conn, now_ms, app_id=house.app, id_secret=b"s"))
+    for user in ("ann", "bob", "cid"):
+        await house.register(f"{user}/phone")
+        await house.hello(f"{user}/phone")
+        await house.send(user)
+        await house.catch_up(f"{user}/phone")
+        phone = house.key(f"{user}/phone")
+        mine = house.inbox.unseal(house.store(f"{user}/phone").cursor or "", phone)
+        with pytest.raises(CursorRefused):
+            await house.page(f"{user}/phone", cursor=seal(replace(mine, seq=9), phone, house.keys))
+    assert [type_ for type_, _ in await house.events()].count("store.rolled_back") == 1
 
 
 async def below_the_floor(house: House, clock: Any) -> str:
