@@ -111,7 +111,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=None))
         case Then.ELSEWHERE if several > 1:  # nobody will have it: the first is told that there is something
             bare_seq = max(1, one.attempt.send.upto_seq)
-            locked.put_job(replace(job, tries=0, bare_seq=bare_seq, retry_ms=None))
+            locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, bare_seq=bare_seq, retry_ms=None))
         case Then.AGAIN if one.passes_on and several > 1:
             wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms))

@@ -179,6 +179,16 @@ async def test_a_failed_push_is_tried_again_and_a_refused_one_goes_bare(house: H
     assert await later(house) == []
 
 
+async def test_what_all_of_a_device_s_vendors_refuse_goes_bare_too(house: House) -> None:
+    await house.register(PHONE, "token-1", "token-2")
+    await post(house)
+    house.clock.forward(s=1)
+    sent = [one for _ in range(3) for one in await house.told(verdict=Verdict.REFUSED)]
+    assert [one.send.address.token_hash for one in sent] == [b"token-1", b"token-2", b"token-1"]
+    assert [note.shows is not None for one in sent for note in one.send.notes] == [True, True, False]
+    assert await later(house) == []
+
+
 async def test_a_lost_claim_is_planned_again(house: House) -> None:
     await post(house)
     house.clock.forward(s=1)
