@@ -83,7 +83,7 @@ class HeadReader:
     def read(self, block: bytes) -> Head:
         """The fields, names in whatever case they came in. Raises HeadUnreadable."""
         try:
-            fields = _without_table(block)
+            fields = _without_table(block, kept=self._decoder.header_table_size > 0)
             if fields is None:
                 return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
         except (HPACKError, IndexError, ValueError):
@@ -93,8 +93,11 @@ class HeadReader:
         return fields
 
 
-def _without_table(block: bytes) -> Head | None:
-    """The fields, if none of them has to do with the dynamic table; else None. Raises IndexError for a block cut short."""
+def _without_table(block: bytes, *, kept: bool) -> Head | None:
+    """The fields, if none of them has to do with the dynamic table; else None. Raises IndexError for a block cut short.
+
+    Not `kept`: the table has no room for anything, so what is said to be kept (6.2.1) stands for itself as well (4.4).
+    """
     fields: Head = []
     at, size = 0, len(block)
     while at < size:
@@ -105,10 +108,10 @@ def _without_table(block: bytes) -> Head | None:
                 return None
             at += 1
             name, value = _STATIC[index - 1]
-        elif first & 0x60:  # to be kept (6.2.1), or about the table's size (6.3)
+        elif first & 0x60 == 0x20 or (first & 0x40 and kept):  # about the table's size (6.3), or to be kept
             return None
-        else:  # a literal that is not kept, 6.2.2 and 6.2.3
-            index, at = _number(block, at, 0x0F)
+        else:  # a literal
+            index, at = _number(block, at, 0x3F if first & 0x40 else 0x0F)
             if index > len(_STATIC):
                 return None
             if index:

@@ -118,24 +118,24 @@ async def _watched(relay: Served, sandbox: Served, count: int) -> tuple[float, f
                 here, there = relay.cpu_s() - first[2], sandbox.cpu_s() - first[3]
                 done -= first[1]
                 return done / (now - first[0]), here / done, there / done
-            await CLOCK.sleep(0.25)  # each look costs the relay some milliseconds
+            await CLOCK.sleep(0.5)  # each look costs the relay some milliseconds
 
 
 async def beside_a_dead_vendor(home: Path, *, devices: int, rounds: int) -> list[Figure]:
     """How long a push takes while a second account's vendor takes every connection and answers nothing."""
     found = []
-    for dead_too in (False, True):
-        place = home / ("both" if dead_too else "alone")
+    for answers_too in (True, False):
+        place = home / ("well" if answers_too else "dead")
         place.mkdir()
-        found.append(await _slowest_of(place, devices=devices, rounds=rounds, dead_too=dead_too))
-    alone, beside = found
+        found.append(await _slowest_of(place, devices=devices, rounds=rounds, answers_too=answers_too))
+    well, beside = found
     return [
         Figure(
             name="a push's 99th percentile beside a dead vendor",
             value=beside,
             unit="ms",
-            raw=alone,
-            raw_name="without one",
+            raw=well,
+            raw_name="beside one that is well",
             aim=1.2,
             ratio=True,
             less_is_better=True,
@@ -143,23 +143,29 @@ async def beside_a_dead_vendor(home: Path, *, devices: int, rounds: int) -> list
     ]
 
 
-async def _slowest_of(home: Path, *, devices: int, rounds: int, dead_too: bool) -> float:
+async def _slowest_of(home: Path, *, devices: int, rounds: int, answers_too: bool) -> float:
     """Milliseconds from accepting a message to the end of its push, for the slowest hundredth."""
-
-    def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        kept.append(writer)
-
     kept: list[asyncio.StreamWriter] = []
-    nobody = await asyncio.start_server(silent, "127.0.0.1", 0)
-    place = f"127.0.0.1:{nobody.sockets[0].getsockname()[1]}"
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kept.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while answers_too:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                await reader.readexactly(int(length[1]) if length else 0)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    server = await asyncio.start_server(other, "127.0.0.1", 0)
+    place = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     secret = "whsec_" + base64.b64encode(bytes(32)).decode()
-    dead = (
-        f'[accounts.dead]\nprovider = "http"\nurl = "http://{place}/"\nsecret = "{secret}"\nallow_http = true\n'
+    second = (
+        f'[accounts.second]\nprovider = "http"\nurl = "http://{place}/"\nsecret = "{secret}"\nallow_http = true\n'
         f'[webhooks]\nallow_http = true\nexempt = ["{place}"]\n'
     )
-    async with _relay(home, "fcm", debounce_s=0.5, more=dead) as (relay, _):
+    async with _relay(home, "fcm", debounce_s=0.5, more=second) as (relay, _):
         phones = _phones(devices, "fcm")
-        others = _phones(devices if dead_too else 0, "http", account="dead")
+        others = _phones(devices, "http", account="second")
         await _register(relay, [*phones, *others])
         for n in range(rounds):
             await asyncio.gather(_send(relay, [*phones, *others], n), CLOCK.sleep(1))
@@ -167,7 +173,7 @@ async def _slowest_of(home: Path, *, devices: int, rounds: int, dead_too: bool) 
         took = _durations_ms(home, "fcm-sandbox")
     for writer in kept:
         writer.close()
-    nobody.close()
+    server.close()
     assert len(took) >= devices, "some pushes had no end"
     return took[len(took) * 99 // 100]
 
