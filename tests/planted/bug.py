@@ -1,5 +1,7 @@
 """What a planted bug is, and how it is planted."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +36,20 @@ class Bug:
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]  # pytest arguments: files, or nodes
 
-    def plant(self, project: Path) -> None:
-        """Makes the edits in a copy of the project. Raises Unplantable, and then changes nothing."""
+    @contextmanager
+    def planted(self, project: Path) -> Iterator[None]:
+        """Makes the edits in a copy of the project, and takes them back. Raises Unplantable, and then changes nothing."""
         texts = [(project / edit.file, edit.text(project)) for edit in self.edits]
-        for path, text in texts:
-            path.write_text(text)
+        before = [(path, path.read_text()) for path, _ in texts]
+        try:
+            _write(texts)
+            yield
+        finally:
+            _write(before)
+
+
+def _write(texts: Iterable[tuple[Path, str]]) -> None:
+    for path, text in texts:
+        path.write_text(text)
+        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+            compiled.unlink()  # what is compiled counts as fresh if time and size are the same

@@ -35,13 +35,13 @@ BUGS = (
             "            time.sleep(0.05)\n"
             "        _commit(conn)\n    except BaseException:",
         ),
-        ("tests/faults/test_kill.py",),
+        ("tests/faults/test_kill.py::test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed",),
     ),
     Bug(
         "M02 synchronous=NORMAL",
         "acknowledged messages lost at power loss",
         one("relay/store/sqlite_file.py", '"synchronous": 2,', '"synchronous": 1,'),
-        ("tests/store/test_sqlite_start.py",),
+        ("tests/store/test_sqlite_start.py::test_every_connection_has_the_page_s_settings",),
     ),
     Bug(
         "M05 key looked up before it is written",
@@ -51,13 +51,13 @@ BUGS = (
             "            elif row is not None:\n                again[index] = row.message_id\n",
             "            elif False:\n                again[index] = row.message_id\n",
         ),
-        (INBOX, RACES),
+        (f"{INBOX}::test_a_repeat_long_after_is_answered_as_the_first_time", RACES),
     ),
     Bug(
         "M06 numbers not from the inbox",
         "a reader's cursor jumped over a number that committed later",
         one("relay/inbox/locked.py", "        self.head_seq += 1\n", "        self.head_seq += 2\n"),
-        (INBOX, NUMBERING),
+        (f"{INBOX}::test_64_equal_sends_are_one_message_and_63_replays", NUMBERING),
     ),
     Bug(
         "M08 a page that starts after what it was asked for",
@@ -67,13 +67,13 @@ BUGS = (
             "entry_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)",
             "entry_rows.page_rows(conn, snap.inbox.key, after=cover.position + 1, upto=bound, limit=limit)",
         ),
-        (PAGES, INBOX),
+        (f"{PAGES}::test_entries_and_gaps_of_every_page_are_exactly_its_range", INBOX),
     ),
     Bug(
         "M10 epoch not in the cursor's judgement",
         "after a restore a cursor of the old numbering was believed",
         one("relay/inbox/page.py", "    if cursor.epoch8 != snap.epoch8:", "    if False:"),
-        (PAGES, INBOX, SIMULATION),
+        (f"{PAGES}::test_8_5_another_epoch", INBOX, SIMULATION),
     ),
     Bug(
         "M11 a vendor's yes ends the delivery",
@@ -85,13 +85,13 @@ BUGS = (
             "    locked.put(replace(device, acked_seq=one.attempt.send.upto_seq, acked_high=one.attempt.send.upto_seq, "
             "pushed_seq=one.attempt.send.upto_seq))",
         ),
-        (PUSH, REARM),
+        (f"{PUSH}::test_accepted_means_told_and_the_knocks_follow", REARM),
     ),
     Bug(
         "M12 too many requests is final",
         "a vendor's 429 dropped pushes",
         one("relay/push/rules.py", "    Verdict.RETRY: Then.AGAIN,", "    Verdict.RETRY: Then.GIVE_UP,"),
-        (PUSH_RULES, PUSH),
+        (f"{PUSH_RULES}::test_the_table_says_what_follows", PUSH),
     ),
     Bug(
         "M13 token removed for a server error",
@@ -102,7 +102,7 @@ BUGS = (
             "    if status >= 500:\n        return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)\n"
             "    if status < 400:\n        return by_status",
         ),
-        (FCM,),
+        (f"{FCM}::test_every_way_to_fail_is_taken_as_the_sheet_wants_it",),
     ),
     Bug(
         "M15 claims without a fencing token",
@@ -112,7 +112,7 @@ BUGS = (
             "        if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:",
             "        if locked is None or job is None:",
         ),
-        (PUSH, RACES),
+        (f"{PUSH}::test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothing", RACES),
     ),
     Bug(
         "M17 the ack's report is left to somebody else",
@@ -122,7 +122,7 @@ BUGS = (
             '    tell(locked, locked.devices[device_id], "delivery.acked", reportable)\n',
             "",
         ),
-        (INBOX, SIMULATION),
+        (f"{INBOX}::test_a_device_gets_each_message_once_and_every_ack_is_told_once", SIMULATION),
     ),
     Bug(
         "M18 an ack passes what was never handed out",
@@ -132,7 +132,7 @@ BUGS = (
             "    if request.upto is not None and request.upto > locked.head_seq:",
             "    if False:",
         ),
-        (INBOX, REARM, "tests/api/test_corpus_sockets.py"),
+        (f"{INBOX}::test_nothing_is_acked_beyond_what_there_is", REARM, "tests/api/test_corpus_sockets.py"),
     ),
     Bug(
         "M21 the oldest goes when the inbox is full",
@@ -142,7 +142,7 @@ BUGS = (
             "            elif not self._has_room(locked, send):",
             "            elif False:",
         ),
-        (INBOX, "tests/api/test_corpus_send.py"),
+        (f"{INBOX}::test_a_full_inbox_refuses_the_new_and_keeps_the_old", "tests/api/test_corpus_send.py"),
     ),
     Bug(
         "M23 addresses are not looked at when it connects",
@@ -152,7 +152,7 @@ BUGS = (
             "    if any(plain in net for net in also):\n        return True\n    if isinstance(plain, IPv4Address):",
             "    return any(plain in net for net in also)\n    if isinstance(plain, IPv4Address):",
         ),
-        ("tests/providers/test_guard.py",),
+        ("tests/providers/test_guard.py::test_denied",),
     ),
     Bug(
         "M24 the signature covers something else",
@@ -162,7 +162,7 @@ BUGS = (
             "        scheme, raw = Scheme.HMAC, hmac.digest(key, content, hashlib.sha256)",
             "        scheme, raw = Scheme.HMAC, hmac.digest(key, content + b' ', hashlib.sha256)",
         ),
-        ("tests/unit/test_webhook_signing.py",),
+        ("tests/unit/test_webhook_signing.py::test_signatures_are_those_of_the_vector",),
     ),
     Bug(
         "M25 messages are looked up without their app",
@@ -172,13 +172,16 @@ BUGS = (
             'return select(message).where(m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite))',
             'return select(message).where(in_list(m.message_id, "ids", sqlite=sqlite), bindparam("app") != "")',
         ),
-        ("tests/api/test_isolation_matrix.py", "tests/api/test_corpus_send.py"),
+        (
+            "tests/api/test_isolation_matrix.py::test_another_apps_ids_are_as_ids_that_never_were",
+            "tests/api/test_corpus_send.py",
+        ),
     ),
     Bug(
         "M27 the wall clock is believed at once",
         "a clock that jumped expired everything",
         one("relay/clock.py", "STEP_MS_MAX = 60_000", "STEP_MS_MAX = 10**15"),
-        ("tests/unit/test_clock.py",),
+        ("tests/unit/test_clock.py::test_a_jump_is_not_believed_before_it_has_lasted_15_minutes",),
     ),
     Bug(
         "M28 a store that was set back keeps its epoch",
@@ -186,7 +189,10 @@ BUGS = (
         one(
             "relay/store/meta.py", "def behind(", "def behind(*_: object) -> bool:\n    return False\n\n\ndef _behind("
         ),
-        ("tests/store/test_rollback.py", SIMULATION),
+        (
+            "tests/store/test_rollback.py::test_a_store_behind_its_witness_begins_a_new_epoch_and_tells_the_backend",
+            SIMULATION,
+        ),
     ),
     Bug(
         "M30 the floor rises over open deliveries",
@@ -196,7 +202,7 @@ BUGS = (
             "        and all(d.acked_seq >= entry.seq or ledger.holds(entry, d) for d in concerned)\n",
             "",
         ),
-        (INBOX, REGISTRY),
+        (f"{REGISTRY}::test_the_floor_waits_for_every_active_device_and_the_replay_window", INBOX),
     ),
     Bug(
         "P1 waking waits for presence",
@@ -206,7 +212,7 @@ BUGS = (
             "            if not device.has_address or not rules.in_scope(send.scope, device):",
             "            if device.online or not device.has_address or not rules.in_scope(send.scope, device):",
         ),
-        (REARM, RACES, INBOX),
+        (f"{REARM}::test_whatever_happens_a_device_that_lacks_something_is_told_in_time", RACES, INBOX),
     ),
     Bug(
         "P2 a device that goes offline is not looked at",
@@ -216,13 +222,13 @@ BUGS = (
             "    if outstanding.untold_ms is not None:\n        if not device.has_address:",
             "    if outstanding.untold_ms is not None and device.online:\n        if not device.has_address:",
         ),
-        (RULES, REARM),
+        (f"{RULES}::test_when_a_job_is_due", REARM),
     ),
     Bug(
         "P3 handshake row 3: another epoch is believed",
         "2,000 of 10,000 model runs lose",
         one("relay/inbox/rules.py", "    if not evidence.epoch_same:\n        return resync(Reason.EPOCH)\n", ""),
-        (RULES,),
+        (f"{RULES}::test_each_row_of_the_verdict_table_makes_the_device_begin_again",),
     ),
     Bug(
         "P4 handshake row 4: another store is believed",
@@ -230,7 +236,7 @@ BUGS = (
         one(
             "relay/inbox/rules.py", "    if not evidence.store_same:\n        return resync(Reason.STORE_CHANGED)\n", ""
         ),
-        (RULES, INBOX),
+        (f"{RULES}::test_each_row_of_the_verdict_table_makes_the_device_begin_again", INBOX),
     ),
     Bug(
         "P5 handshake row 6: a rolled-back store is believed",
@@ -240,7 +246,7 @@ BUGS = (
             "    if evidence.session < device.conf_session:\n        return resync(Reason.STORE_ROLLED_BACK)\n",
             "",
         ),
-        (RULES, INBOX),
+        (f"{RULES}::test_each_row_of_the_verdict_table_makes_the_device_begin_again", INBOX),
     ),
     Bug(
         "P6 handshake row 8: acked numbers only grow",
@@ -250,7 +256,7 @@ BUGS = (
             "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=acked_seq, rebase=True)",
             "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=device.acked_seq, rebase=False)",
         ),
-        (RULES, INBOX),
+        (f"{RULES}::test_a_cursor_below_what_was_acked_is_a_rewind_without_a_reason", INBOX),
     ),
     Bug(
         "P7 the implied ack is judged by the new version",
@@ -260,7 +266,11 @@ BUGS = (
             "        advance(locked, old, judgement.acked_seq)",
             "        advance(locked, replace(old, schema=10**6), judgement.acked_seq)",
         ),
-        (INBOX, "tests/store/test_nacks.py", SIMULATION),
+        (
+            f"{INBOX}::test_held_and_fallback_messages_come_in_full_after_the_upgrade",
+            "tests/store/test_nacks.py",
+            SIMULATION,
+        ),
     ),
     Bug(
         "P8 fallbacks are not remembered",
@@ -268,7 +278,7 @@ BUGS = (
         one(
             "relay/inbox/ack.py", '                to_hold.append((entry.seq, "fallback"))\n', "                pass\n"
         ),
-        (INBOX, SIMULATION),
+        (f"{INBOX}::test_held_and_fallback_messages_come_in_full_after_the_upgrade", SIMULATION),
     ),
     Bug(
         "P9 selective acks move the cursor",
@@ -278,7 +288,7 @@ BUGS = (
             "        locked.put_acks(device.device_id, acks.adding(entry.seq for entry in newly))\n",
             "        device = replace(device, acked_seq=max(e.seq for e in newly))\n",
         ),
-        (INBOX, RACES),
+        (f"{INBOX}::test_selective_acks_never_move_the_cursor_and_are_told_once", RACES),
     ),
     Bug(
         "P10 the sender's own device is skipped for ever",
@@ -288,7 +298,7 @@ BUGS = (
             " and entry.origin_device == device.device_id and entry.origin_session == device.session:",
             " and entry.origin_device == device.device_id:",
         ),
-        (RULES, INBOX),
+        (f"{RULES}::test_how_a_device_sees_an_entry", INBOX),
     ),
     Bug(
         "P11 dead tokens are removed whoever says so",
@@ -298,7 +308,7 @@ BUGS = (
             "    if current is None or when_ms <= current.registered_ms or one.spare:",
             "    if current is None:",
         ),
-        (PUSH, REGISTRY),
+        (f"{PUSH}::test_a_dead_token_is_believed_only_for_what_was_registered_before", REGISTRY),
     ),
     Bug(
         "P12 no brake on dead tokens",
@@ -308,7 +318,7 @@ BUGS = (
             "        return dead >= BRAKE_DEAD_MIN and dead > BRAKE_SHARE * count",
             "        return False",
         ),
-        (LIMITS,),
+        (f"{LIMITS}::test_the_brake_holds_when_many_and_more_than_a_twentieth_died",),
     ),
     Bug(
         "P13 a newer session does not fence the older",
@@ -318,13 +328,13 @@ BUGS = (
             "    if session is not None and session != device.session:",
             "    if False:",
         ),
-        (INBOX, RACES, REGISTRY),
+        (f"{REGISTRY}::test_f39_a_word_of_an_older_session_changes_no_row", INBOX, RACES),
     ),
     Bug(
         "P14 an old lineage's ack counts",
         "a cursor from before the rewind moved the device past what it lacks",
         one("relay/inbox/ack.py", "        if cursor.session < device.lineage_session:\n            return None\n", ""),
-        (INBOX, REARM),
+        (f"{INBOX}::test_an_ack_of_a_past_lineage_changes_nothing", REARM),
     ),
     Bug(
         "P15 leases run on while nobody could be heard",
@@ -334,7 +344,7 @@ BUGS = (
             "            if now_ms - last_ms > OUTAGE_MS:  # we slept; the devices could not be heard\n",
             "            if False:\n",
         ),
-        ("tests/unit/test_store_watch.py",),
+        ("tests/unit/test_store_watch.py::test_what_we_slept_through_counts_against_nobody",),
     ),
     Bug(
         "P16 a circuit never opens",
@@ -344,7 +354,7 @@ BUGS = (
             "        if count >= CALLS_MIN and failures >= FAILURES_SHARE * count:",
             "        if False:",
         ),
-        (LIMITS,),
+        (f"{LIMITS}::test_a_circuit_opens_when_half_of_twenty_calls_failed",),
     ),
     Bug(
         "P17 an expired message is handed out",
@@ -354,7 +364,7 @@ BUGS = (
             "    return Why.EXPIRED if entry.expires_ms <= now_ms else None\n",
             "    return None\n",
         ),
-        (RULES, PAGES),
+        (f"{RULES}::test_why_a_page_skips_an_entry", PAGES),
     ),
     Bug(
         "P18 a cursor without its seal",
@@ -364,12 +374,12 @@ BUGS = (
             "    if version != VERSION or key is None or not hmac.compare_digest(mac, _mac(key, device, body)):",
             "    if version != VERSION or key is None:",
         ),
-        ("tests/unit/test_cursor.py",),
+        ("tests/unit/test_cursor.py::test_a_cursor_with_any_bit_changed_is_refused",),
     ),
     Bug(
         "P19 a gap is not named",
         "a client could not tell a skip from a hole",
         one("relay/inbox/batch.py", "            self.skip(seq, content)\n", "            self.position = seq\n"),
-        (PAGES,),
+        (f"{PAGES}::test_entries_and_gaps_of_every_page_are_exactly_its_range",),
     ),
 )

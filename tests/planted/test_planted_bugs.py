@@ -19,7 +19,9 @@ def test_each_bug_can_be_planted_and_has_tests_that_exist(bug: Bug) -> None:
     for edit in bug.edits:
         ast.parse(edit.text(PROJECT))
     for test in bug.tests:
-        assert (PROJECT / test.partition("::")[0]).exists(), test
+        path, _, name = test.partition("::")
+        assert (PROJECT / path).exists(), test
+        assert not name or f"def {name}(" in (PROJECT / path).read_text(), test
 
 
 def test_there_are_enough_and_each_has_a_name_of_its_own() -> None:

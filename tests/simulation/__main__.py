@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .goals import missed
 from .report import story_of
 from .run import Result, simulate
-from .scenario import Scenario, drawn, read
+from .scenario import Scenario, calm, drawn, read
 from .shrink import shrink
 
 console = Console(stderr=True)
@@ -23,8 +23,9 @@ console = Console(stderr=True)
 @click.option("--first", default=0, help="The first seed.")
 @click.option("--seed", type=int, help="Run this seed alone, and tell its story.")
 @click.option("--hours", default=0.5, help="Virtual hours of faults in each run, before everything heals.")
+@click.option("--calm", "quiet", is_flag=True, help="Small worlds in which little is sent, for many hours.")
 @click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Run a scenario file.")
-@click.option("--processes", default=1, help="Runs at the same time.")
+@click.option("--processes", "--jobs", default=1, help="Runs at the same time.")
 @click.option("--shrink-s", default=300.0, help="How long a failure is made smaller at most, in real seconds.")
 @click.option("--out", default=Path(), type=click.Path(file_okay=False, path_type=Path), help="Where failures go.")
 @click.option("--hash-only", is_flag=True, help="Print the hash of each run and nothing else.")
@@ -33,6 +34,7 @@ def main(
     first: int,
     seed: int | None,
     hours: float,
+    quiet: bool,
     replay: Path | None,
     processes: int,
     shrink_s: float,
@@ -40,12 +42,13 @@ def main(
     hash_only: bool,
 ) -> None:
     """Runs the whole relay in virtual time, with faults, and checks what must always hold."""
+    make = calm if quiet else drawn
     if replay is not None:
         scenarios = [read(replay)]
     elif seed is not None:
-        scenarios = [drawn(seed, minutes=hours * 60)]
+        scenarios = [make(seed, minutes=hours * 60)]
     else:
-        scenarios = [drawn(n, minutes=hours * 60) for n in range(first, first + seeds)]
+        scenarios = [make(n, minutes=hours * 60) for n in range(first, first + seeds)]
     if hash_only:
         for scenario in scenarios:
             click.echo(f"{scenario.seed} {simulate(scenario, keep=False).hash}")
@@ -54,7 +57,7 @@ def main(
     if failed is None:
         return
     result = simulate(failed) if len(scenarios) == 1 else shrink(failed, limit_s=shrink_s, say=console.print)
-    console.print(story_of(result, out), markup=False, highlight=False)
+    console.print(story_of(result, out), markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
 
 

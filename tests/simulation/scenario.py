@@ -46,5 +46,20 @@ def drawn(seed: int, *, minutes: float) -> Scenario:
     )
 
 
+def calm(seed: int, *, minutes: float) -> Scenario:
+    """A small quiet world, for long times: second knocks, what lives for an hour, phones that are away for hours."""
+    rng = Draws(seed).ids("scenario")
+    return Scenario(
+        seed=seed,
+        minutes=minutes,
+        users=rng.choice((3, 5, 8)),
+        devices=10,
+        send_s=rng.choice((600, 900, 1800)),
+        away_s=rng.choice((3600, 7200, 5 * 3600)),
+        stay_s=rng.choice((20, 60, 300)),
+        shuffle=rng.random() < 0.5,
+    )
+
+
 def read(path: Path) -> Scenario:
     return msgspec.json.decode(path.read_bytes(), type=Scenario)

@@ -16,8 +16,10 @@ RUNS_MAX = 500
 CHUNKS = 8  # into which a stream of draws is cut to be silenced
 
 
-def shrink(scenario: Scenario, *, limit_s: float, say: Callable[[str], None] = lambda _: None) -> Result:
-    """The smallest failing run that was found within `limit_s` real seconds and 500 runs."""
+def shrink(
+    scenario: Scenario, *, limit_s: float, runs_max: int = RUNS_MAX, say: Callable[[str], None] = lambda _: None
+) -> Result:
+    """The smallest failing run that was found within `limit_s` real seconds and `runs_max` runs."""
     end = time.perf_counter() + limit_s
     best = simulate(scenario)
     runs = 1
@@ -27,7 +29,7 @@ def shrink(scenario: Scenario, *, limit_s: float, say: Callable[[str], None] = l
     while smaller:
         smaller = False
         for tried in _steps(best):
-            if runs >= RUNS_MAX or time.perf_counter() > end:
+            if runs >= runs_max or time.perf_counter() > end:
                 return best
             runs += 1
             result = simulate(tried)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from relay.inbox import ending, rules
 from relay.push import accounts
 from relay.store import entries as entry_rows
 
+from .report import story_of
 from .run import simulate
-from .scenario import Scenario
+from .scenario import Scenario, read
+from .shrink import shrink
 
 SEEDS_MAX = 8
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -71,3 +74,25 @@ def test_it_is_found(monkeypatch: pytest.MonkeyPatch, plant: Plant, found: str) 
 
     assert errors, f"{SEEDS_MAX} seeds did not find it"
     assert any(errors[0].startswith(word) for word in found.split("|")), errors
+
+
+def test_a_failure_comes_with_its_seed_a_smaller_scenario_its_story_and_a_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    messages_expire_without_a_word(monkeypatch)
+    drawn = Scenario(seed=0, minutes=12, send_s=10, away_s=60, stay_s=30)
+    told: list[str] = []
+
+    result = shrink(drawn, limit_s=60, runs_max=3, say=told.append)
+
+    said = story_of(result, tmp_path)
+    path = tmp_path / "simulation-0.json"
+    lost = str(result.error).split("ended ")[1].split()[0]
+    assert told
+    assert result.scenario != drawn
+    assert f"accepted app0 {lost}" in said
+    assert f"seed 0, after {result.virtual_s / 60:.1f} virtual minutes: I13" in said
+    assert said.endswith(f"again: python -m tests.simulation --replay {path}")
+    again = simulate(read(path), keep=False)
+    assert str(again.error) == str(result.error)
+    assert again.hash == result.hash
