@@ -100,10 +100,10 @@ class Invalid(Problem):
 
 def not_an_instant(pointer: str) -> Invalid:
     """The field is no time, or has no zone."""
-    return Invalid(
-        "Times are RFC 3339 with a zone.",
-        errors=(FieldError(pointer, "wrong_form", "for example 2026-05-03T09:12:44Z"),),
-    )
+    # In a URL a plus sign means a space, and that is how most get here.
+    example = "2026-05-03T09:12:44Z" + (", or …%2B02:00" if pointer.startswith("?") else "")
+    detail = f"must be a time with a zone (RFC 3339), for example {example}"
+    return Invalid(f"{pointer} {detail}.", errors=(FieldError(pointer, "wrong_form", detail),))
 
 
 class Malformed(Problem):

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from relay.api.problems import from_pydantic, problem_body, shown
-from relay.errors import CODES, RETRYABLE, FieldError, Invalid, Malformed, Problem
+from relay.errors import CODES, RETRYABLE, FieldError, Invalid, Malformed, Problem, not_an_instant
 
 
 class Strict(BaseModel):
@@ -128,6 +128,12 @@ def test_the_detail_counts_and_names_the_first() -> None:
     found = problem({"priority": "x", "word": "A"})
     assert isinstance(found, Invalid)
     assert found.detail == "2 fields are not valid, see `errors`: /priority must be a whole number."
+
+
+def test_a_time_without_a_zone_is_told_so_and_in_a_url_how_a_plus_is_written() -> None:
+    field, parameter = not_an_instant("/deliver_at"), not_an_instant("?since")
+    assert field.detail == "/deliver_at must be a time with a zone (RFC 3339), for example 2026-05-03T09:12:44Z."
+    assert parameter.errors[0].detail.endswith("2026-05-03T09:12:44Z, or …%2B02:00")
 
 
 # --- bounds ---
