@@ -27,6 +27,7 @@ from relay.clock import SystemClock
 from relay.ids import system_rng
 from relay.keys import KeyRing
 from relay.store import apps, backup, manifest, meta, replace, rollback, vault
+from relay.store import migrate as store_migrate
 from relay.store.engine import Engine
 from relay.store.events import NewEvent, emit
 from relay.store.migrate import HEAD, migrate
@@ -498,6 +499,65 @@ def test_a_backup_of_a_newer_relay_names_both_versions(shell: Shell, saved: Path
     said = shell.refuses(78, "restore", "saved", "--force")
     assert "0999" in said
     assert HEAD in said
+
+
+NEXT_STEP = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("event", sa.Column("colour", sa.Text(), nullable=False, server_default="blue"))
+    op.create_index("event_by_colour", "event", ["app_id", "colour"])
+    {more}
+"""
+
+
+def next_version(shell: Shell, monkeypatch: pytest.MonkeyPatch, *, more: str = "") -> None:
+    """From here on the relay is one version further: its schema has a step after the newest that there is."""
+    steps = shell.home.parent / f"{shell.home.name}-steps"
+    shutil.copytree(store_migrate.HERE, steps)
+    (steps / "versions" / "0002_the_next.py").write_text(NEXT_STEP.format(more=more))
+    monkeypatch.setattr(store_migrate, "HERE", steps)
+    monkeypatch.setattr(store_migrate, "HEAD", "0002")
+
+
+async def test_bak_6_a_backup_of_the_version_before_is_brought_to_this_schema_by_its_restore(
+    shell: Shell, place: Place, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert HEAD == "0001", "then the version before has a schema of its own: take that one"
+    next_version(shell, monkeypatch)
+    told = json.loads((saved / "manifest.json").read_text())
+    engine = await place.opened()  # the store that is there is migrated already, and has more
+    await engine.write(lambda conn, now_ms: tell(conn, now_ms, "shop", range(300, 400)))
+    await engine.close()
+    assert told["schema"] == "0001"
+
+    shell.does("restore", "saved", "--force")
+
+    assert place.rows("SELECT version_num FROM alembic_version") == [("0002",)]
+    assert place.rows("SELECT DISTINCT colour FROM event") == [("blue",)]
+    assert place.facts() == 300
+    assert place.epoch() != told["epoch"]
+    assert len(place.rows("SELECT 1 FROM event WHERE type = 'store.restored'")) == 1
+    engine = await place.opened()
+    await engine.write(lambda conn, now_ms: tell(conn, now_ms, "shop", range(400, 401)))
+    await engine.close()
+    assert place.facts() == 301
+    shell.does("backup", "of-this-version")
+    assert json.loads((shell.home / "of-this-version" / "manifest.json").read_text())["schema"] == "0002"
+
+
+async def test_bak_6_a_backup_that_cannot_be_brought_to_this_schema_leaves_the_store_that_is_there(
+    shell: Shell, place: Place, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_version(shell, monkeypatch, more='op.execute("INSERT INTO no_such_table VALUES (1)")')
+    assert "no_such_table" in shell.refuses(65, "restore", "saved", "--force")
+    assert place.rows("SELECT version_num FROM alembic_version") == [("0001",)]
+    assert place.facts() == 300
 
 
 def test_a_key_that_the_ring_lacks_is_named(shell: Shell, saved: Path, ring: KeyRing) -> None:
