@@ -7,7 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from postgres_databases import admin, fresh, make_tables, on
+
+# How long an example takes says more of the machine than of us: a busy one must not fail a clone's first run.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def postgres_process() -> Any:
