@@ -24,6 +24,7 @@ from relay.model import DeviceKey, Policy
 from relay.realtime.protocol import Id, MessageIdText, Word
 from relay.realtime.service import Rate
 
+MENTIONS_MAX = 50
 HOW_TO_ALLOW = "Devices may not send here; the operator allows it by app.device_sends = true."
 
 
@@ -68,6 +69,7 @@ class DeviceSendBody(In):
     fallback: Any = None
     deliver_at: Annotated[str, StringConstraints(max_length=40)] | None = None
     client_ref: Id | None = None
+    mentions: Annotated[list[Id], Field(min_length=1, max_length=MENTIONS_MAX)] | None = None
     id: MessageIdText | None = None
 
 
@@ -134,7 +136,7 @@ class DeviceSends:
         fields = body.model_dump(exclude_unset=True) | {"sender": sender}
         send = self.sends.send(
             device.app_id,
-            SendBody.model_validate(fields),
+            _as_backend(fields),
             raw,
             key,
             namespace=device_namespace(device.user_id, device.device_id),
@@ -163,3 +165,11 @@ class DeviceSends:
                 code="recipient_unknown",
                 errors=(FieldError("/to/group", "not_a_member", "have the backend add this user first"),),
             )
+
+
+def _as_backend(fields: Mapping[str, Any]) -> SendBody:
+    """The same as a backend would say it, with what holds for all messages. Raises Invalid."""
+    try:
+        return SendBody.model_validate(fields)
+    except ValidationError as error:
+        raise from_pydantic(error, DeviceSendBody, value=fields) from None

@@ -103,6 +103,16 @@ async def test_a_group_takes_messages_of_its_members_alone(face: Face, bob: str)
     assert [one["conversation"] for one in await face.inbox(token=bob)] == [{"type": "group", "id": group}]
 
 
+async def test_in_an_ultra_group_who_is_mentioned_has_it_in_the_inbox_too(face: Face, bob: str) -> None:
+    group = f"{face.user}-town"
+    members = {"add": [face.user, f"{face.user}-bob", f"{face.user}-cid"], "type": "ultra"}
+    assert (await face.call("PUT", f"/v1/groups/{group}/members", members)).status == 200
+    sent = await send(face, to={"group": group}, mentions=[f"{face.user}-bob"])
+    assert sent.status == 202, sent.text
+    assert [(one["kind"], one["id"]) for one in await face.inbox(token=bob)] == [("pointer", sent.json["id"])]
+    assert await face.inbox() == []
+
+
 async def test_a_receiver_who_is_not_there_is_named_and_numbers_of_others_are_not_told(face: Face, bob: str) -> None:
     sent = await send(face, to={"users": [f"{face.user}-bob", "stranger"]})
     assert sent.status == 202
@@ -184,6 +194,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "the system's voice": ({"conversation": {"type": "system"}}, "validation_failed", "/conversation/type"),
     "a vendor's own fields": ({"push": {"title": "t", "overrides": {"fcm": {}}}}, "unknown_field", "/push/overrides"),
     "single devices": ({"to": {"devices": [{"user": "b", "device": "p"}]}}, "unknown_field", "/to/devices"),
+    "mentions without a group": ({"mentions": ["eve"]}, "validation_failed", ""),
     "nobody": ({"to": {}}, "validation_failed", "/to"),
 }
 

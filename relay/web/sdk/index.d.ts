@@ -88,6 +88,8 @@ export interface Outgoing {
   fallback?: unknown;
   deliver_at?: string;
   client_ref?: string;
+  /** Members of an ultra group. */
+  mentions?: string[];
 }
 
 /** What a comparison of the cache with the relay came to; `fetched` messages were missing or damaged, and are back. */
