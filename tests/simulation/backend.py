@@ -189,7 +189,13 @@ class Backend:
         sent.id, sent.accepted_ms = accepted.message_id, accepted.accepted_ms
         if sent.deliver_ms is not None and sent.id is not None:
             self.world.referee.due_ms[self.app_id, sent.id] = sent.deliver_ms
-        sent.owed = sent.users if sent.group is None else tuple(sorted(sent.group.sure(sent.made_s)))
+        sent.owed = (
+            sent.users
+            if sent.group is None
+            else tuple(
+                sorted(sent.group.sure(sent.made_s) - {sent.raw.get("sender", {}).get("user")})  # that one has a copy
+            )
+        )
         self.by_id[sent.id] = sent
         self.world.story.tell("accepted", self.app_id, sent.id, *sent.users, "replay" if accepted.replay else "new")
 

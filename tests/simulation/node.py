@@ -10,8 +10,8 @@ from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from providers.guard import Target, parse_target
-from relay.api.backend import Sends
 from relay.api.device_sends import DeviceSends
+from relay.api.sends import Sends
 from relay.bus.local import LocalBus
 from relay.errors import Problem
 from relay.fanout import FanoutWorker
@@ -154,6 +154,7 @@ class Node:
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
         self.hub = Hub(clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads)
         self.bus.on_wake(self.hub.wake)
+        self.bus.on_post(self.hub.posted)
         self.bus.on_close(self.hub.close)
         self.webhook_worker = WebhookWorker(engine, post, ring, clock=clock, rng=rng, owner=name)
         self.webhooks = WebhookService(engine, ring, _any_url, rng=rng, nudge=self.webhook_worker.nudge)

@@ -20,6 +20,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     away_s: float = 240  # a phone is away for at most this
     stay_s: float = 120
     shuffle: bool = True
+    town: bool = False  # there is an ultra group
     without: tuple[str, ...] = ()  # fault kinds taken out
     zeroed: Mapping[str, Sequence[Stretch]] = {}
 

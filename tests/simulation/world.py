@@ -25,6 +25,7 @@ from .phone import Phone
 from .scenario import Scenario
 from .store import NodeEngine, Store
 from .story import Story
+from .town import Town
 from .vendors import Vendor
 from .wishes import Wishes
 
@@ -47,7 +48,7 @@ class World:
         self.referee = Referee(self.store)
         self.store.after_commit = self._committed
         self.net = Net(self.faults, self.draws.stream("net"))
-        self.policy = Policy(device_sends=True)
+        self.policy = Policy(device_sends=True, shared_tail=8)
         self.set_backs = 0
         self.node: Node | None = None
         self._clock = NodeClock(self.wall)
@@ -81,6 +82,8 @@ class World:
                 self.phones.append(
                     Phone(self, app_id, users[d % share], f"d{d // share}", self._vendor(len(self.phones)))
                 )
+
+        self.towns = [Town(self, backend.app_id) for backend in self.backends] if scenario.town else []
 
     def _vendor(self, n: int) -> Vendor:
         return self.vendors[n % VENDORS]
@@ -200,6 +203,8 @@ class World:
             stop = asyncio.Event()
             sending = [group.create_task(one.run(stop), name=f"backend {one.app_id}") for one in self.backends]
             lives = [group.create_task(one.live(), name=f"phone {one.name}") for one in self.phones]
+            sending += [group.create_task(one.run(stop), name=f"town {one.app_id}") for one in self.towns]
+            lives += [group.create_task(one.live(), name="resident") for town in self.towns for one in town.readers]
             befalls = [group.create_task(one, name="fate") for one in self._fates()]
             await sleep(self.scenario.minutes * 60)
             stop.set()
@@ -210,6 +215,8 @@ class World:
             await self._converge()
             for one in lives:
                 one.cancel()
+            for town in self.towns:
+                await town.converge()
 
     async def _begin(self) -> None:
         """Endpoints, users and devices, without faults: a run is about what comes after."""
@@ -219,6 +226,8 @@ class World:
             await self.call(backend.groups.make)
         for phone in self.phones:
             await self.call(partial(_register, phone))
+        for town in self.towns:
+            await town.begin()
         self.faults.healed = faults
 
     async def _heal(self) -> None:

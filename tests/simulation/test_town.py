@@ -1,0 +1,24 @@
+"""Whatever a seed brings upon the relay, an ultra group loses nothing, shows nobody what is not its, and wakes who sleeps."""
+
+import pytest
+from msgspec.structs import replace
+
+from .faults import KINDS
+from .run import simulate
+from .scenario import Scenario, drawn
+
+MINUTES = 10
+NOT_YET = ("store_restored",)  # its senders would have to send again what the store has lost
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_ultra_group_loses_nothing_whatever_the_seed_brings(seed: int) -> None:
+    result = simulate(replace(drawn(seed, minutes=MINUTES), devices=6, users=3, town=True, without=NOT_YET), keep=False)
+
+    assert result.error is None, result.error
+
+
+def test_without_faults_it_needs_no_second_try() -> None:
+    result = simulate(Scenario(seed=1, minutes=10, send_s=5, town=True, without=KINDS, shuffle=False))
+
+    assert result.error is None
