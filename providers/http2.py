@@ -10,8 +10,9 @@ import asyncio
 import ssl
 from collections import deque
 from contextlib import suppress
+from functools import lru_cache
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from providers.contract import Outcome
 from providers.http import Reason, Refusal, Request, RequestInvalid, Response, TransportError
@@ -100,15 +101,32 @@ class Http2Transport:
 
 
 def _target(url: str) -> tuple[Origin, str, str]:
+    """Where it goes: the origin, the authority as it is written, and the path with its query."""
+    at = url.find("/", url.find("//") + 2)
+    if at < 0 or "#" in url or "?" in url[:at]:
+        parts = _parts(url)
+        query = f"?{parts.query}" if parts.query else ""
+        return *_origin(f"{parts.scheme}://{parts.netloc}"), (parts.path or "/") + query
+    return *_origin(url[:at]), url[at:]
+
+
+def _parts(url: str) -> SplitResult:
     try:
-        parts = urlsplit(url)
+        return urlsplit(url)
+    except ValueError:
+        raise RequestInvalid("The URL cannot be read.") from None
+
+
+@lru_cache(maxsize=64)
+def _origin(url: str) -> tuple[Origin, str]:
+    parts = _parts(url)
+    try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         raise RequestInvalid("The URL cannot be read.") from None
     if parts.scheme not in {"https", "http"} or not parts.hostname or parts.username is not None:
         raise RequestInvalid("The URL has no host, or says more than it may.")
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return (parts.scheme, parts.hostname, port), parts.netloc, path
+    return (parts.scheme, parts.hostname, port), parts.netloc
 
 
 class _Pool:

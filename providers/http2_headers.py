@@ -48,8 +48,14 @@ def block_of(head: Iterable[tuple[bytes, bytes]], *, tell_table: bool = False) -
             block.append(0x80 | index)
         else:
             name, value = field
-            block += b"\x10" + _counted(name) + _counted(value)
+            block += _begun(name)
+            block += _counted(value)
     return bytes(block)
+
+
+@lru_cache(maxsize=256)
+def _begun(name: bytes) -> bytes:
+    return b"\x10" + _counted(name)
 
 
 def _counted(text: bytes) -> bytes:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Never
 from urllib.parse import urlsplit
 
@@ -18,9 +19,17 @@ AUTHORIZATION_CHARS_MAX = 4096  # Google's access tokens alone may have 2048
 URL_CHARS_MAX = 8192
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _URL = re.compile(r"https?://[\x21-\x7e]+")
 _METHOD = re.compile(r"[A-Z]{3,16}")
+
+
+@lru_cache(maxsize=256)
+def _is_name(name: str) -> bool:
+    return _HEADER_NAME.fullmatch(name) is not None
+
+
+def _is_long(name: str, value: str) -> bool:
+    return len(value) > (AUTHORIZATION_CHARS_MAX if name.lower() == "authorization" else HEADER_CHARS_MAX)
 
 
 class RequestInvalid(ValueError):  # noqa: N818
@@ -47,10 +56,11 @@ class Request:
         if len(self.url) > URL_CHARS_MAX or not _URL.fullmatch(self.url):
             raise RequestInvalid("The URL is not an absolute http(s) URL in plain ASCII.")
         for name, value in self.headers.items():
-            limit = AUTHORIZATION_CHARS_MAX if name.lower() == "authorization" else HEADER_CHARS_MAX
-            if not _HEADER_NAME.fullmatch(name):
+            if not _is_name(name):
                 raise RequestInvalid("A header's name has a character that it may not have.")
-            if len(value) > limit or not _HEADER_VALUE.fullmatch(value):
+            if not (value.isascii() and value.isprintable()) or (
+                len(value) > HEADER_CHARS_MAX and _is_long(name, value)
+            ):
                 raise RequestInvalid(f"The header {name} is too long or has a character that it may not have.")
 
     def __repr__(self) -> str:

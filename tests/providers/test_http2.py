@@ -101,6 +101,15 @@ async def test_a_url_that_says_more_than_it_may_is_refused() -> None:
                 await client(Request(url=url))
 
 
+@pytest.mark.parametrize(
+    ("tail", "path"), [("", "/"), ("?a=/b", "/?a=/b"), ("/x//y?z=1", "/x//y?z=1"), ("/x?y#f", "/x?y")]
+)
+async def test_a_path_is_sent_as_it_stands(tail: str, path: str) -> None:
+    async with serving() as server, transport() as client:
+        await client(Request(url=server.url + tail))
+        assert server.all_asked[-1].headers[":path"] == path
+
+
 async def test_nothing_of_ours_enters_the_servers_header_table() -> None:
     async with serving(Scripted(settings={SettingCodes.HEADER_TABLE_SIZE: 0})) as server, transport() as client:
         for n in (1, 126, 127, 128, 300, 1000):
