@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from relay.api.backend import Sends, idempotency_key
 from relay.api.problems import from_pydantic
 from relay.api.routes import Answer, Call
 from relay.api.schemas.base import In, Out, Plain, Text, Url
 from relay.api.schemas.messages import TTL_S_MAX, SendBody, SenderBody
+from relay.api.sends import Sends, idempotency_key
 from relay.clock import Clock, rfc3339
 from relay.errors import FieldError, Forbidden, Invalid, Malformed, Throttled
 from relay.ids import device_namespace

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from relay.api import limits, table
 from relay.api.auth import Authenticator
-from relay.api.backend import BackendApi, Sends
+from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
 from relay.api.device_sends import DeviceSends
 from relay.api.door import Door
@@ -19,6 +19,7 @@ from relay.api.issuing import Issuer
 from relay.api.preferences import PreferencesApi
 from relay.api.push import PushApi
 from relay.api.receipts import ReceiptApi
+from relay.api.sends import Sends
 from relay.api.server import application
 from relay.api.stream import StreamApi
 from relay.api.system import Readiness, SystemApi, documents

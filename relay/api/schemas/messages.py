@@ -8,7 +8,6 @@ from relay.api.schemas.base import In, Out, Plain, Text, Url, Version
 from relay.realtime.protocol import Id, MessageIdText, Word
 
 TTL_S_MAX = 28 * 86_400
-PAYLOAD_BYTES_MAX = 64 * 1024
 LocKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 LocArgs = Annotated[tuple[Text, ...], Field(max_length=10, strict=False)]
 DataKey = Annotated[str, StringConstraints(min_length=1, max_length=256)]
