@@ -72,8 +72,7 @@ class SystemApi:
     metrics: Metrics
     auth: Authenticator
     gauges: Callable[[], None]
-    document: dict[str, Any]
-    page: str
+    documents: "Documents"
 
     async def healthz(self, request: web.Request) -> web.Response:
         return _json({"status": "ok", **self._store()})
@@ -99,10 +98,12 @@ class SystemApi:
         )
 
     async def openapi(self, request: web.Request) -> web.Response:
-        return _json(self.document)
+        document, _ = await self.documents.made()
+        return _json(document)
 
     async def docs(self, request: web.Request) -> web.Response:
-        return web.Response(text=self.page, content_type="text/html", headers=openapi.PAGE_HEADERS)
+        _, page = await self.documents.made()
+        return web.Response(text=page, content_type="text/html", headers=openapi.PAGE_HEADERS)
 
     async def style(self, request: web.Request) -> web.Response:
         return web.Response(text=openapi.STYLE, content_type="text/css", headers=openapi.PAGE_HEADERS)
@@ -116,6 +117,19 @@ def _json(value: Any, *, status: int = 200) -> web.Response:
     )
 
 
-def documents(routes: tuple[Route, ...]) -> tuple[dict[str, Any], str]:
-    document = openapi.document(routes)
-    return document, openapi.page(document)
+class Documents:
+    """What the routes are, for programs and for people: made when first asked for, beside the loop, as it is much work."""
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._routes = routes
+        self._making: asyncio.Future[tuple[dict[str, Any], str]] | None = None
+
+    async def made(self) -> tuple[dict[str, Any], str]:
+        """The document and its page."""
+        if self._making is None:
+            self._making = asyncio.ensure_future(asyncio.to_thread(self._make))
+        return await asyncio.shield(self._making)  # a caller who hangs up ends it for nobody else
+
+    def _make(self) -> tuple[dict[str, Any], str]:
+        document = openapi.document(self._routes)
+        return document, openapi.page(document)

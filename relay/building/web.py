@@ -22,7 +22,7 @@ from relay.api.receipts import ReceiptApi
 from relay.api.sends import Sends
 from relay.api.server import application
 from relay.api.stream import StreamApi
-from relay.api.system import Readiness, SystemApi, documents
+from relay.api.system import Documents, Readiness, SystemApi
 from relay.api.watch import CredentialWatch
 from relay.api.webhooks import WebhookApi
 from relay.building.measuring import gauges
@@ -82,7 +82,6 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
     )
     own = settings.limits
     routes = table.routes(send_bytes_max=own.body_bytes, batch_bytes_max=own.batch_bytes)
-    document, page = documents(routes)
     door = Door(
         hub=relay.hub,
         origins=tuple(settings.server.allowed_origins),
@@ -139,8 +138,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
             metrics=relay.metrics,
             auth=relay.auth,
             gauges=partial(gauges, relay),
-            document=document,
-            page=page,
+            documents=Documents(routes),
         ),
         auth=relay.auth,
         gate=relay.gate,
