@@ -3,6 +3,7 @@ came after it stays away once its sender repeats it, and no device misses a numb
 (safety BAK-6; protocol §4, F73, F74, F78 to F80)."""
 
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -361,3 +362,69 @@ async def test_on_postgresql_the_server_makes_the_backup_and_the_relay_begins_a_
         finally:
             await relay.aclose()
             await admin(postgres_server, f'DROP DATABASE IF EXISTS "{copy}" WITH (FORCE)')
+
+
+@pytest.mark.parametrize("way", ["base backup", "dump"])
+async def test_the_drill_of_the_handbook_with_postgresqls_own_tools(
+    way: str, tmp_path: Path, own_postgres: Any
+) -> None:
+    """As config/docs/backup.md says it, word for word but for the archive of the log."""
+    relay = RelayProcess(tmp_path, ENVIRON | {"RELAY_STORE__URL": own_postgres.url})
+    await relay.start()
+    try:
+        async with client_of(relay, tmp_path) as client:
+            operator = Operator(relay)
+            phone = await Phone(client, "ann").registered()
+            await sends(client, "ann", range(10))
+            await phone.catches_up()
+            await operator.does("backup", "--manifest-only", "saved")
+            kept = own_postgres.data.with_name(f"{own_postgres.data.name}-kept")
+            if way == "dump":
+                await asyncio.to_thread(own_postgres.run, "pg_dump", "-Fc", "-f", str(kept), own_postgres.url)
+            else:
+                words = ("-D", str(kept), "-X", "stream", "-c", "fast", "--manifest-checksums=SHA256")
+                await asyncio.to_thread(own_postgres.run, "pg_basebackup", "-d", own_postgres.url, *words)
+                assert is_whole(kept)
+            lost = range(10, 20)
+            await sends(client, "ann", lost)
+            await phone.catches_up()
+            assert await relay.end(signal.SIGKILL) == -signal.SIGKILL
+            relay.environ["RELAY_STORE__URL"] = url = await brought_back(own_postgres, kept, way)
+            await admin(url, "UPDATE node SET beat_ms = beat_ms - 60000")  # 15 s have passed
+            assert "new epoch" in await operator.does("restore", "saved")
+            await relay.start()
+            (told,) = await told_by_store(client)
+            assert told["type"] == "store.restored"
+            await sends(client, "ann", lost)  # the backend repeats what it sent since then
+            assert (await phone.hello())["reason"] == "epoch"
+            assert await phone.catches_up() == [*range(10), *lost]
+            assert await relay.end(signal.SIGTERM) == 0
+    finally:
+        await relay.aclose()
+
+
+def is_whole(kept: Path) -> bool:
+    """What `pg_verifybackup` looks at; that of the wheel, which the tests have PostgreSQL from, crashes."""
+    files = json.loads((kept / "backup_manifest").read_text())["Files"]
+    sums = {one["Path"]: one["Checksum"] for one in files if one["Checksum-Algorithm"] == "SHA256"}
+    return len(sums) > 900 and all(
+        hashlib.sha256((kept / path).read_bytes()).hexdigest() == wanted for path, wanted in sums.items()
+    )
+
+
+async def brought_back(server: Any, kept: Path, way: str) -> str:
+    """The database as it was kept; where it is."""
+    if way == "dump":
+        await admin(server.url, "CREATE DATABASE again")
+        url = on(server.url, "again")
+        await asyncio.to_thread(server.run, "pg_restore", "-d", url, "--exit-on-error", str(kept))
+        kept.unlink()
+        return url
+    await asyncio.to_thread(server.stop, "immediate")
+    for one in server.data.iterdir():
+        shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
+    for one in kept.iterdir():
+        one.rename(server.data / one.name)
+    kept.rmdir()
+    await asyncio.to_thread(server.start)
+    return str(server.url)
