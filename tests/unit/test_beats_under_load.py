@@ -1,5 +1,7 @@
 """F42: the interval is raised under load by the answer to a heartbeat; the device follows, and its lease with it."""
 
+from stopped_clock import SetClock
+
 from relay.model import DeviceKey, Facts
 from relay.presence.rules import LATE_S
 from relay.presence.service import PresenceService, Rhythm
@@ -7,19 +9,6 @@ from relay.presence.service import PresenceService, Rhythm
 PHONE = DeviceKey("shop", "ann", "phone")
 FACTS = Facts(False, None)
 OFFER = (15.0, 300.0, 40.0)
-
-
-class SetClock:
-    ms = 0
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic_ms(self) -> int:
-        return self.ms
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
 
 
 class Steady:

@@ -12,6 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from stopped_clock import SetClock
 
 from relay.api.jwt_bearer import LIFE_S_MAX, Claims, VerifyKey, kid_of, read_keys, verify
 from relay.api.key_set import AGAIN_MS, FRESH_MS, KEPT_MS, KeySet
@@ -173,19 +174,6 @@ def test_what_is_no_key_set_is_an_error(text: str) -> None:
 # --- a key set that is fetched ----------------------------------------------------------------------------------------
 
 
-class Wall:
-    ms = 0
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic_ms(self) -> int:
-        return self.ms
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
-
-
 class Service:
     """The login service's key set, or its absence."""
 
@@ -202,19 +190,21 @@ class Service:
 
 
 @pytest.fixture
-def served() -> tuple[KeySet, Service, Wall]:
-    service, clock = Service(), Wall()
+def served() -> tuple[KeySet, Service, SetClock]:
+    service, clock = Service(), SetClock()
     return KeySet(service.fetch, clock), service, clock
 
 
-async def test_keys_are_fetched_once_for_all_who_wait(served: tuple[KeySet, Service, Wall]) -> None:
+async def test_keys_are_fetched_once_for_all_who_wait(served: tuple[KeySet, Service, SetClock]) -> None:
     keys, service, _ = served
     found = await asyncio.gather(*(keys.key("a") for _ in range(20)))
     assert all(isinstance(one, VerifyKey) for one in found)
     assert service.asked == 1
 
 
-async def test_a_made_up_kid_does_not_make_the_relay_ask_again_and_again(served: tuple[KeySet, Service, Wall]) -> None:
+async def test_a_made_up_kid_does_not_make_the_relay_ask_again_and_again(
+    served: tuple[KeySet, Service, SetClock],
+) -> None:
     keys, service, clock = served
     for n in range(100):
         assert await keys.key(f"x{n}") is None
@@ -225,7 +215,9 @@ async def test_a_made_up_kid_does_not_make_the_relay_ask_again_and_again(served:
     assert service.asked == 2
 
 
-async def test_a_key_that_was_taken_out_of_the_set_is_soon_good_no_more(served: tuple[KeySet, Service, Wall]) -> None:
+async def test_a_key_that_was_taken_out_of_the_set_is_soon_good_no_more(
+    served: tuple[KeySet, Service, SetClock],
+) -> None:
     keys, service, clock = served
     assert await keys.key("a") is not None
     service.kids = ["b"]
@@ -233,7 +225,9 @@ async def test_a_key_that_was_taken_out_of_the_set_is_soon_good_no_more(served: 
     assert await keys.key("a") is None
 
 
-async def test_while_the_service_is_away_the_last_set_counts_for_a_day(served: tuple[KeySet, Service, Wall]) -> None:
+async def test_while_the_service_is_away_the_last_set_counts_for_a_day(
+    served: tuple[KeySet, Service, SetClock],
+) -> None:
     keys, service, clock = served
     assert await keys.key("a") is not None
     service.kids = None

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from stopped_clock import SetClock
 
 from relay.errors import Unavailable
 from relay.model import DeviceKey, Facts
@@ -12,19 +13,6 @@ from relay.presence.service import PresenceService, Rhythm
 BEAT = Beat(interval_s=30, lease_s=75)
 FACTS = Facts(False, None)
 ROOM = 4096  # what the store's queue takes
-
-
-class SetClock:
-    ms = 0
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic_ms(self) -> int:
-        return self.ms
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
 
 
 class Narrow:

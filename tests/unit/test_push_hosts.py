@@ -5,25 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from stopped_clock import SetClock
 
 from providers.wire import Reason, Request, Response, TransportError
 from relay.push.hosts import STRANGER_CALLS_MAX, PerHost
 from relay.push.limits import CALLS_MIN, CLOSE_AFTER, PROBE_MS
 
 STRANGERS_MAX = 10
-
-
-class SetClock:
-    ms = 1_000_000
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic_ms(self) -> int:
-        return self.ms
-
-    async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
 
 
 class Web:
@@ -49,7 +37,7 @@ def failing() -> Response:
 
 class Scene:
     def __init__(self, *trusted: str) -> None:
-        self.clock = SetClock()
+        self.clock = SetClock(1_000_000)
         self.web = Web()
         self.hosts = PerHost(self.web, self.clock, trusted=trusted, strangers_max=STRANGERS_MAX)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from stopped_clock import SetClock
 
 from relay.errors import Unavailable
 from relay.model import DeviceKey, Facts
@@ -14,20 +15,6 @@ from relay.store.outage import StoreWatch
 
 PHONE = DeviceKey("default", "ann", "phone")
 BEAT = Beat(interval_s=30, lease_s=75)
-
-
-class SetClock:
-    def __init__(self) -> None:
-        self.ms = 0
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def monotonic_ms(self) -> int:
-        return self.ms
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)  # noqa: TID251 - time goes when the test says so
 
 
 class Store:
