@@ -227,9 +227,15 @@ _unclaim = (
 
 def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int, int]]) -> None:
     """Gives claims (device, token) back, if they are still held under that token, and says how often the job was lost."""
-    params = [_key(key) | {"token": token, "times": lost} for key, token, lost in rows]
-    if params:
-        conn.execute(_unclaim, params)
+    listed = list(rows)
+    if not listed:
+        return
+    if is_sqlite(conn):
+        conn.execute(_unclaim, [_key(key) | {"token": token, "times": lost} for key, token, lost in listed])
+    else:
+        named = [_row(key) | {"claim_token": token, "lost": lost} for key, token, lost in listed]
+        freed = {"claim": "NULL", "claim_until_ms": "NULL", "lost": "v.lost"}
+        update_rows(conn, push_job, named, key=(*_ROW, "claim_token"), set_=freed)
 
 
 _orphans = (
@@ -276,10 +282,27 @@ _end = (
 )
 
 
+_ENDED = {
+    "token": "claim_token",
+    "now": "ended_ms",
+    "word": "verdict",
+    "vid": "vendor_id",
+    "vcode": "vendor_code",
+}
+
+
 def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
     """Each row: token, now, word (verdict), vid, vcode. The log keeps late results too."""
-    if rows:
+    if not rows:
+        return
+    if is_sqlite(conn):
         conn.execute(_end, [_key(key) | dict(values) for key, values in rows])
+    else:
+        named = [_row(key) | {_ENDED[name]: value for name, value in values.items()} for key, values in rows]
+        first = {
+            c: f"CASE WHEN t.ended_ms IS NULL THEN v.{c} ELSE t.{c} END" for c in _ENDED.values() if c != "claim_token"
+        }
+        update_rows(conn, push_attempt, named, key=(*_ROW, "claim_token"), set_=first)
 
 
 _one_attempt = select(_a.account, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(
