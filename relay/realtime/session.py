@@ -233,6 +233,7 @@ class Session:
                 await self._send({"type": "hb", "ref": ref, **answer})
                 if self._head_seq > self._sent_seq:
                     self.look()
+                self._run_pump_if_it_missed_something()
             case FillFrame():
                 await self._fill(body, ref)
             case FollowFrame():
@@ -263,13 +264,16 @@ class Session:
             upto=None if shared else body.upto,
             shared_upto=((body.timeline, body.upto),) if shared and body.upto is not None else (),
         )
+        was_shut = self._window.room is None
         self._acked_seq = max(self._acked_seq, answer.acked_seq)
         self._window.acked(INBOX, self._acked_seq)
         for name, seq in answer.shared.items():
             self._window.acked(name, seq)
         await self._send({"type": "ack", "ref": ref, **ack_answer(answer)})
-        self._fresh |= dict.fromkeys(self._follows.names)
-        self.look()
+        if was_shut:
+            self._look_at_all()
+        else:  # what there is has been sent: no look at the rows for every ack
+            self._run_pump_if_it_missed_something()
 
     async def _take_follow(self, body: FollowFrame, ref: str | None) -> None:
         for name in body.unfollow:
@@ -311,6 +315,15 @@ class Session:
         self._fresh[timeline] = None
         self._run_pump()
 
+    def _look_at_all(self) -> None:
+        self._fresh |= dict.fromkeys(self._follows.names)
+        self.look()
+
+    def _run_pump_if_it_missed_something(self) -> None:
+        """It stopped when the store was away: no hint comes for what it was to send."""
+        if self._again or self._fresh:
+            self._run_pump()
+
     def _run_pump(self) -> None:
         if self._pump is None or self._pump.done():
             self._pump = self._spawn(self._send_what_is_new(), "session-pump")
@@ -331,7 +344,9 @@ class Session:
             except Problem as problem:
                 if problem.status != 503:
                     raise
-                # The store is away. The connection stays; the poll of heads has us look again.
+                # The store is away. The connection stays; the next ack, heartbeat or ping has us look again.
+                self._again = True
+                self._fresh |= dict.fromkeys(self._follows.names)
                 await self._send(_DEGRADED)
                 return
 
@@ -429,8 +444,10 @@ class Session:
 
     def acked(self, seq: int) -> None:
         self._acked_seq = max(self._acked_seq, seq)
+        was_shut = self._window.room is None
         self._window.acked(INBOX, self._acked_seq)
-        self.look()
+        if was_shut:
+            self._look_at_all()
 
     def replaced(self) -> None:
         self._later(self._close(Close.REPLACED))
@@ -451,6 +468,7 @@ class Session:
             log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
             self._later(self._close(Close.SLOW))
             return
+        self._run_pump_if_it_missed_something()
         if self._missed_pongs >= protocol.PING_MISSES_MAX:
             self._later(self._close(Close.TRY_LATER))
             return

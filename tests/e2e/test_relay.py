@@ -1,9 +1,14 @@
 """The relay through its public faces, on both stores: HTTP and WebSocket, in one process, over real sockets."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from relay_face import Face, next_frame
+
+from relay.errors import Unavailable
+from relay.inbox.service import InboxService
+from relay.realtime.hub import Hub
 
 
 async def test_what_was_sent_before_and_after_the_hello_comes_in_order_on_one_path(face: Face) -> None:
@@ -136,4 +141,30 @@ async def test_every_heartbeat_is_answered_within_what_the_device_offered(face: 
     assert (beat["interval_s"], beat["lease_s"]) == (60, 150)
     _, beat, _ = await face.call("POST", "/v1/device/heartbeat", {"session": welcome["session"]}, token=token)
     assert (beat["interval_s"], beat["lease_s"]) == (60, 150)
+    await ws.close()
+
+
+async def test_what_a_store_that_was_away_for_a_moment_held_up_comes_with_the_next_word(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The poll of heads knows this head already, so nothing else would have the socket look again."""
+    token = await face.device()
+    ws = await face.connect(token)
+    await next_frame(ws, "batch")
+    read_after, failed = InboxService.read_after, []
+
+    async def once_away(self: InboxService, *args: Any, **more: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise Unavailable("The store is away.", code="storage_unavailable")
+        return await read_after(self, *args, **more)
+
+    async def no_poll(_: Hub) -> None: ...
+
+    monkeypatch.setattr(InboxService, "read_after", once_away)
+    monkeypatch.setattr(Hub, "poll", no_poll)
+    sent = await face.send()
+    await next_frame(ws, "degraded")
+    await ws.send_json({"type": "hb", "ref": "7"})
+    assert [one["id"] for one in (await next_frame(ws, "batch"))["entries"]] == [sent]
     await ws.close()
