@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 from relay.api.problems import from_pydantic
 from relay.api.routes import Answer, Call
 from relay.api.schemas.base import In, Out, Plain, Text, Url
-from relay.api.schemas.messages import TTL_S_MAX, SendBody, SenderBody
+from relay.api.schemas.messages import TTL_S_MAX, SendBody, SenderBody, TimelineOut
 from relay.api.sends import Sends, idempotency_key
 from relay.clock import Clock, rfc3339
 from relay.errors import FieldError, Forbidden, Invalid, Malformed, Throttled
@@ -88,6 +88,7 @@ class SentOut(Out):
     accepted_at: str
     expires_at: str
     deliver_at: str | None = None
+    timeline: TimelineOut | None = None
     sender: SenderBody
     refused: list[RefusedOut]
 
@@ -155,6 +156,8 @@ class DeviceSends:
         }
         if accepted.deliver_ms is not None:
             answer["deliver_at"] = rfc3339(accepted.deliver_ms)
+        if accepted.posted is not None:
+            answer["timeline"] = {"conversation": accepted.posted[0].conversation_id, "seq": accepted.posted[1]}
         return accepted, answer
 
     async def _check_member(self, device: DeviceKey, group: str | None) -> None:
