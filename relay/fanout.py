@@ -7,6 +7,7 @@ import structlog
 
 from relay.clock import Clock
 from relay.errors import Problem
+from relay.inbox.fanout import StepBroke
 
 log = structlog.get_logger("relay.fanout")
 
@@ -43,6 +44,9 @@ class FanoutWorker:
         except Problem as problem:  # the store is away: come again
             log.warning("fanout.store_unavailable", code=problem.code)
             return False
+        except StepBroke as broke:  # one job that cannot be done must not end the worker for all others
+            log.exception("fanout.broke", app=broke.job.app_id, message_id=broke.job.message_id)
+            return True
 
     async def _rest(self, stopping: "asyncio.Task[bool]") -> None:
         woken = asyncio.create_task(self._woken.wait(), name="fanout-woken")

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from relay.errors import Problem
 from relay.inbox.accept import Batch
 from relay.inbox.ending import take_back
 from relay.inbox.locked import PolicyOf, flush, lock
@@ -22,8 +23,10 @@ from relay.store import messages as message_rows
 from relay.store import readers
 from relay.store.engine import Conn
 from relay.store.fanout import Job
+from relay.store.sql import StoreError
 
 KNOWN_MAX = 1000  # receivers that a message's row names
+PUT_OFF_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +43,33 @@ class _Options(msgspec.Struct):
     recall: bool = False  # takes back what was delivered
 
 
+class StepBroke(Exception):  # noqa: N818 - it is what happened
+    """A step of this job cannot be done: of what is stored, something is not as it should be. Its cause says what."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.job_id)
+        self.job = job
+
+
 def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step | None:
-    """One step of the job that has waited longest; None: nothing is due."""
+    """One step of the job that has waited longest; None: nothing is due. Raises StepBroke."""
     job = rows.lock_due(conn, now_ms)
     if job is None:
         return None
-    if job.kind == rows.WAKE:
-        wakes, push_ms = wake(conn, now_ms, job, policy_of)
-        return Step(wakes=wakes, push_ms=push_ms)
-    return _deliver(conn, now_ms, job, policy_of, new_epoch)
+    try:
+        if job.kind == rows.WAKE:
+            wakes, push_ms = wake(conn, now_ms, job, policy_of)
+            return Step(wakes=wakes, push_ms=push_ms)
+        return _deliver(conn, now_ms, job, policy_of, new_epoch)
+    except (Problem, StoreError):
+        raise
+    except Exception as error:
+        raise StepBroke(job) from error
+
+
+def put_off(conn: Conn, now_ms: int, job: Job) -> None:
+    """Lets others go before a job that broke; it is tried again in an hour, and until then an operator may mend it."""
+    rows.move(conn, job, next_user=job.next_user, due_ms=now_ms + PUT_OFF_MS)
 
 
 def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step:

@@ -18,7 +18,7 @@ from relay.inbox.comparing import Comparison, Range, compare
 from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.erasing import erase
-from relay.inbox.fanout import fan_out
+from relay.inbox.fanout import StepBroke, fan_out, put_off
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
@@ -139,8 +139,13 @@ class InboxService:
             self.fanout_due(min(jobs))
 
     async def fan_out(self) -> bool:
-        """One step of the fan-out that has waited longest; False: nothing is due."""
-        step = await self.engine.write(lambda conn, now_ms: fan_out(conn, now_ms, self.policy_of, self.new_epoch))
+        """One step of the fan-out that has waited longest; False: nothing is due. Raises StepBroke; others go on."""
+        try:
+            step = await self.engine.write(lambda conn, now_ms: fan_out(conn, now_ms, self.policy_of, self.new_epoch))
+        except StepBroke as broke:
+            job = broke.job
+            await self.engine.write(lambda conn, now_ms: put_off(conn, now_ms, job))
+            raise
         if step is None:
             return False
         self.hints.wake(step.wakes)

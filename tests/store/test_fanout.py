@@ -8,6 +8,7 @@ import pytest
 from house import House
 
 from relay.errors import Conflict
+from relay.fanout import FanoutWorker
 from relay.inbox import fanout, send
 from relay.model import Policy
 from relay.store.engine import Engine
@@ -58,6 +59,29 @@ async def test_many_get_it_in_parts_and_each_has_it_once(house: House) -> None:
     assert await entries(house, sent.message_id) == [(user, "message") for user in sorted(MANY)]
     assert set((await statuses(house, sent.message_id)).values()) == {"accepted"}
     assert await house.rows("SELECT * FROM fanout_job") == []
+
+
+async def test_flt_23_a_message_that_cannot_be_fanned_out_holds_up_no_other_and_comes_when_it_is_mended(
+    house: House, clock: Any
+) -> None:
+    """B116: somebody edited its row by hand. Before, the worker ended with it, and the whole relay with the worker."""
+    spoilt, good = await house.send(*MANY), await house.send(*MANY)
+    where = f"WHERE message_id = '{spoilt.message_id}'"
+    ((kept,),) = [tuple(row.values()) for row in await house.rows(f"SELECT recipients FROM message {where}")]
+    await house.engine.write(lambda conn, _: conn.exec_driver_sql(f"UPDATE message SET recipients = '{{' {where}"))
+    stop = asyncio.Event()
+    worker = asyncio.create_task(FanoutWorker(house.inbox.fan_out, clock).run(stop))
+    async with asyncio.timeout(10):
+        while len(await entries(house, good.message_id)) < len(MANY):
+            await asyncio.sleep(0.01)  # noqa: TID251 - looks again
+    stop.set()
+    await worker
+    assert await entries(house, spoilt.message_id) == []
+    await house.engine.write(lambda conn, _: conn.exec_driver_sql(f"UPDATE message SET recipients = '{kept}' {where}"))
+    assert await run(house) == 0, "it is put off"
+    clock.forward(s=3_601)
+    await run(house)
+    assert await entries(house, spoilt.message_id) == [(user, "message") for user in sorted(MANY)]
 
 
 async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from_it(house: House) -> None:
