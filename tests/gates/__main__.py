@@ -43,12 +43,12 @@ GATES = (
     Gate(
         "simulation",
         ("tests.simulation", "--seeds", "{}", "--hours", "0.5", "--processes", "2"),
-        (100, 10_000, 200_000),
+        (10, 10_000, 200_000),
     ),
     Gate(
         "simulation-calm",
         ("tests.simulation", "--calm", "--seeds", "{}", "--hours", "24", "--processes", "2"),
-        (2, 100, 1_000),
+        (4, 100, 1_000),
     ),
     Gate("kill", _pytest("tests/faults/test_kill.py"), (30, 1_000, 5_000), {"RELAY_KILLS": "{}"}),
     Gate("power-cut", ("tests.faults.power_cut", "--images", "{}"), (2_000, 100_000, 1_000_000)),

@@ -35,7 +35,11 @@ BUGS = (
             "            time.sleep(0.05)\n"
             "        _commit(conn)\n    except BaseException:",
         ),
-        ("tests/faults/test_kill.py::test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed",),
+        (
+            "tests/faults/power_cut/test_io_errors.py"
+            "::test_after_an_error_of_the_disk_nothing_is_taken_and_a_restart_finds_what_was",
+            "tests/faults/test_kill.py",
+        ),
     ),
     Bug(
         "M02 synchronous=NORMAL",

@@ -36,7 +36,7 @@ from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.vault import address_place
 from relay.webhooks.service import WebhookService
-from relay.webhooks.worker import Post, WebhookWorker
+from relay.webhooks.worker import Pace, Post, WebhookWorker
 
 from .clocks import NodeClock
 from .loop import NODE, sleep
@@ -82,6 +82,7 @@ class Node:
         vendors: Iterable[Vendor],
         post: Post,
         policy: Policy,
+        pace: Pace,
         hint_lost: Callable[[], bool],
         witness: meta.Witness | None,
     ) -> None:
@@ -156,7 +157,7 @@ class Node:
         self.bus.on_wake(self.hub.wake)
         self.bus.on_post(self.hub.posted)
         self.bus.on_close(self.hub.close)
-        self.webhook_worker = WebhookWorker(engine, post, ring, clock=clock, rng=rng, owner=name)
+        self.webhook_worker = WebhookWorker(engine, post, ring, clock=clock, rng=rng, owner=name, pace=pace)
         self.webhooks = WebhookService(engine, ring, _any_url, rng=rng, nudge=self.webhook_worker.nudge)
         self.chores = Chores(
             engine=engine,

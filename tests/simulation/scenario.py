@@ -19,6 +19,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     send_s: float = 20  # a message of each app every so often, on average
     away_s: float = 240  # a phone is away for at most this
     stay_s: float = 120
+    look_s: float = 1  # how often a worker looks at the store unasked
     shuffle: bool = True
     town: bool = False  # there is an ultra group
     without: tuple[str, ...] = ()  # fault kinds taken out
@@ -58,6 +59,7 @@ def calm(seed: int, *, minutes: float) -> Scenario:
         send_s=rng.choice((600, 900, 1800)),
         away_s=rng.choice((3600, 7200, 5 * 3600)),
         stay_s=rng.choice((20, 60, 300)),
+        look_s=10,
         shuffle=rng.random() < 0.5,
     )
 

@@ -10,7 +10,7 @@ from relay.errors import Missing, Problem
 from relay.inbox.registry import Registration
 from relay.model import Policy
 from relay.store.meta import Witness
-from relay.webhooks.worker import Answer
+from relay.webhooks.worker import Answer, Pace
 
 from .backend import Backend, until_quiet
 from .client import Broken
@@ -134,6 +134,7 @@ class World:
                 vendors=self.vendors,
                 post=self._post,
                 policy=self.policy,
+                pace=Pace(poll_s=self.scenario.look_s),
                 hint_lost=lambda: self.faults.strikes("hint_lost"),
                 witness=self._witness,
             )
