@@ -5,10 +5,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from postgres_databases import fresh
 from relay_face import Face
+from relay_process import RelayProcess
 
 from relay.app import Relay
+from relay.client import Backend
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
@@ -35,3 +38,20 @@ async def face(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     async with relay.running(), aiohttp.ClientSession() as http:
         yield Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
     await relay.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def relay(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RelayProcess]:
+    """A relay in a process of its own, with the module's SETTINGS: one for all its tests, each of which has its users."""
+    relay = RelayProcess(tmp_path_factory.mktemp("relay"), request.module.SETTINGS)
+    await relay.start()
+    yield relay
+    await relay.aclose()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def backend(relay: RelayProcess) -> AsyncIterator[Backend]:
+    async with Backend(relay.url, relay.key) as backend:
+        yield backend

@@ -1,11 +1,9 @@
 """F54: the disk of the device is full. Nothing is acked, the app is told, and when there is room again everything comes."""
 
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 from ears import a_client, body_is, token_of
 from relay_process import RelayProcess
 
@@ -14,20 +12,6 @@ from relay.client import Backend, Client, Way, news
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_APP__DEVICE_SENDS": "true"}
 LARGE = "x" * 8000
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def relay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
-    relay = RelayProcess(tmp_path_factory.mktemp("relay"), SETTINGS)
-    await relay.start()
-    yield relay
-    await relay.aclose()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def backend(relay: RelayProcess) -> AsyncIterator[Backend]:
-    async with Backend(relay.url, relay.key) as backend:
-        yield backend
 
 
 class Disk:

@@ -1,13 +1,11 @@
 """The Python client follows ultra groups over every way, with a real relay in another process (protocol 12.5)."""
 
 import itertools
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from ears import a_client, body_is, token_of
 from relay_process import RelayProcess
 
@@ -17,21 +15,6 @@ from relay.client.fingerprints import Span
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 _users = itertools.count(1)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def relay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
-    """One relay for all; each test has a user and a group of its own."""
-    relay = RelayProcess(tmp_path_factory.mktemp("relay"), SETTINGS)
-    await relay.start()
-    yield relay
-    await relay.aclose()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def backend(relay: RelayProcess) -> AsyncIterator[Backend]:
-    async with Backend(relay.url, relay.key) as backend:
-        yield backend
 
 
 @pytest.fixture

@@ -21,21 +21,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 _users = itertools.count(1)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def relay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
-    """One relay for all; each test has a user of its own."""
-    relay = RelayProcess(tmp_path_factory.mktemp("relay"), SETTINGS)
-    await relay.start()
-    yield relay
-    await relay.aclose()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def backend(relay: RelayProcess) -> AsyncIterator[Backend]:
-    async with Backend(relay.url, relay.key) as backend:
-        yield backend
-
-
 @pytest.fixture
 def user() -> str:
     return f"bob-{next(_users)}"
