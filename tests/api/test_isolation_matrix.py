@@ -38,6 +38,7 @@ BODIES: Mapping[str, Any] = {
     "verify": {"cursor": "none", "ranges": [{"from": 0, "to": 1, "n": 0, "fp": "0"}]},
     "put_preferences": {},
     "change_members": {"add": ["nobody"]},
+    "set_member": {"notify": "all"},
     "rename_user": {"to": "somebody-else"},
     "requeue_pushes": {"user": "nobody", "device": "none"},
 }
