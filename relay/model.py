@@ -104,6 +104,7 @@ class Scope:
     exclude_devices: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     first_ack_wins: bool = False
+    online: bool = False  # only those that are online when it is accepted; their names are kept with each entry
 
 
 EVERYWHERE = Scope()

@@ -72,6 +72,22 @@ def parse(body: bytes, *, limits: Limits = LIMITS) -> Any:
     return value
 
 
+def parse_lines(body: bytes, *, limits: Limits = LIMITS) -> list[Any]:
+    """The values of an NDJSON document, one a line; blank lines count for nothing. Raises as `parse`, with the line."""
+    lines = body.split(b"\n")
+    if len(lines) > limits.nodes:
+        raise _too_many(limits)
+    values = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values.append(parse(line, limits=limits))
+        except Malformed as problem:
+            raise Malformed(f"Line {number}: {problem.detail}", code=problem.code) from None
+    return values
+
+
 def _not_utf8(why: str) -> Malformed:
     return Malformed(f"The body must be UTF-8 without a byte order mark; {why}.", code="json_not_utf8")
 

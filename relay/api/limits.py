@@ -95,11 +95,17 @@ def _decoded(text: str) -> str:
     return plain.replace("/", "%2F")
 
 
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
-def check_content(request: web.Request) -> None:
-    """The body must be plain JSON in UTF-8. Raises Problem: unsupported_encoding, unsupported_media_type."""
+def check_content(request: web.Request, *, also: str | None = None) -> str:
+    """The media type of the body: plain JSON in UTF-8, or `also`.
+
+    Raises Problem: unsupported_encoding, unsupported_media_type.
+    """
     headers = request.headers
     if hdrs.CONTENT_ENCODING in headers:
         encodings = [one.strip().lower() for one in headers.getall(hdrs.CONTENT_ENCODING)]
@@ -107,13 +113,14 @@ def check_content(request: web.Request) -> None:
             raise Problem("Send the body uncompressed, without Content-Encoding.", code="unsupported_encoding")
     kinds = headers.getall(hdrs.CONTENT_TYPE, ())
     if len(kinds) == 1:
-        if kinds[0] == "application/json":
-            return
+        if kinds[0] == JSON:
+            return JSON
         kind, _, parameters = kinds[0].lower().partition(";")
         charset = parameters.replace(" ", "").replace('"', "")
-        if kind.strip() == "application/json" and charset in {"", "charset=utf-8"}:
-            return
-    raise Problem("Send one Content-Type: application/json (in UTF-8).", code="unsupported_media_type")
+        if kind.strip() in {JSON, also} and charset in {"", "charset=utf-8"}:
+            return kind.strip()
+    wanted = JSON if also is None else f"{JSON} or {also}"
+    raise Problem(f"Send one Content-Type: {wanted} (in UTF-8).", code="unsupported_media_type")
 
 
 async def expect_later(request: web.Request) -> None:

@@ -130,6 +130,8 @@ def _operation(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
             "required": True,
             "content": {"application/json": {"schema": refs[route.request]}},
         }
+        if route.lines:
+            operation["requestBody"]["description"] = "Or NDJSON (`application/x-ndjson`): an item of the array a line."
     if route.access == DEVICE:
         operation["security"] = [{"device": []}]
     elif route.access != PUBLIC:

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from relay.api import limits
 from relay.api.gate import HEALTH
+from relay.api.limits import NDJSON
 from relay.api.principal import SCOPES, Principal
 from relay.api.problems import ERRORS_MAX, ROUTE, from_pydantic, shown
 from relay.errors import CODES, FieldError, Forbidden, Invalid, Malformed, Missing, TooLarge
 from relay.realtime.protocol import Id
-from relay.strictjson import parse
+from relay.strictjson import parse, parse_lines
 
 PUBLIC = "public"
 DEVICE = "device"
@@ -87,6 +88,7 @@ class Route:
     query: type[Query] | None = None
     responses: Mapping[int, type[BaseModel] | None]
     errors: Sequence[str] = ()
+    lines: bool = False  # the body may also be NDJSON: a list, one item a line
     body_bytes_max: int = 64 * 1024
     too_large: str = "body_too_large"
     headers: Mapping[str, str] = field(default_factory=dict)  # request headers it reads: name -> what for
@@ -173,8 +175,9 @@ def _served(route: Route, handler: Handler, auth: Authenticator) -> Raw:
         if query is not None or request.query_string:
             call.query = _query(query, request)
         if model is not None:
-            limits.check_content(request)
-            call.raw = parse(await _body(route, request))
+            kind = limits.check_content(request, also=NDJSON if route.lines else None)
+            body = await _body(route, request)
+            call.raw = parse_lines(body) if kind == NDJSON else parse(body)
             call.body = _model(model, call.raw)
         return printed(await handler(call))
 

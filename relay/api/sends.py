@@ -142,7 +142,13 @@ class Sends:
                 exclude_devices=tuple(given.exclude_devices or ()),
                 platforms=tuple(given.platforms or ()),
                 first_ack_wins=given.first_ack_wins,
+                online=given.state is not None,
             )
+            if scope.online and body.ttl_s != 0:
+                raise Invalid(
+                    "What is only for devices that are online is for now or never.",
+                    errors=(FieldError("/scope/state", "conflict", "goes with `ttl_s: 0`"),),
+                )
         if body.to.group is not None:
             return (), scope
         if body.to.users is not None:
@@ -167,6 +173,7 @@ class Sends:
                 exclude_devices=scope.exclude_devices,
                 platforms=scope.platforms,
                 first_ack_wins=scope.first_ack_wins,
+                online=scope.online,
             )
         if len(users) > RECIPIENTS_MAX:
             raise Invalid(

@@ -345,6 +345,7 @@ class Batch:
             origin_session=None if origin is None else origin.session,
             collapse_key=send.collapse_key if kind is Kind.MESSAGE else None,
             notifiable=notifiable,
+            data=_online_now(locked) if send.scope.online and kind is Kind.MESSAGE else None,
         )
         if row["collapse_key"] is not None:
             self._supersede(locked, send.collapse_key or "", seq)
@@ -454,6 +455,11 @@ class Batch:
             assert answer is not None
             done.append(answer)
         return done
+
+
+def _online_now(locked: Locked) -> str:
+    """For whom a message is that is for devices online now: a fact of this moment, so it is written down."""
+    return msgspec.json.encode([one.device_id for one in locked.devices.values() if one.online]).decode()
 
 
 def _has_devices(locked: Locked, names: Sequence[str]) -> bool:

@@ -31,6 +31,7 @@ def as_post(send: Send) -> Send:
             bool(send.scope.devices),
             "everybody reads the same entry; name a `platform`, or send apart",
         ),
+        ("/scope/state", send.scope.online, "it is read by whoever comes, whenever that is"),
         ("/scope/first_ack_wins", send.scope.first_ack_wins, "nobody's ack ends it for others"),
         ("/conversation/id", send.conversation_id != send.group, "the group is the conversation; leave it out"),
     ]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
 from msgspec.structs import replace
 
 from relay.inbox.preferences import NOTHING_SAID, Preferences, wanted
@@ -47,6 +48,11 @@ def in_scope(scope: Scope, device: Device) -> bool:
     )
 
 
+def online_then(entry: Entry) -> list[str]:
+    """Which devices were online when a message for such devices only was accepted."""
+    return msgspec.json.decode(entry.data or "[]", type=list[str])
+
+
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
     """Orders app versions by their numbers: 5.10 after 5.9; a word sorts before a number ("5.4.beta" < "5.4.0")."""
     parts = re.findall(r"\d+|[A-Za-z]+", version)
@@ -70,6 +76,8 @@ def view(entry: Entry, device: Device) -> View:
         return View.NONE
     if entry.scope.devices and device.created_ms > entry.accepted_ms:
         return View.NONE  # it was named before it existed (or in an earlier life)
+    if entry.scope.online and entry.kind is Kind.MESSAGE and device.device_id not in online_then(entry):
+        return View.NONE
     if entry.kind is Kind.OWN and entry.origin_device == device.device_id and entry.origin_session == device.session:
         return View.OWN
     return as_content(entry, device)

@@ -62,6 +62,7 @@ class _ScopeRow(msgspec.Struct):
     exclude_devices: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
     first_ack_wins: bool = False
+    online: bool = False
 
 
 def scope_of(text_: str | None) -> Scope:
@@ -73,6 +74,7 @@ def scope_of(text_: str | None) -> Scope:
         exclude_devices=row.exclude_devices,
         platforms=row.platforms,
         first_ack_wins=row.first_ack_wins,
+        online=row.online,
     )
 
 
@@ -80,7 +82,7 @@ def scope_text(scope: Scope) -> str | None:
     if scope is EVERYWHERE or scope == EVERYWHERE:
         return None
     return msgspec.json.encode(
-        _ScopeRow(scope.devices, scope.exclude_devices, scope.platforms, scope.first_ack_wins)
+        _ScopeRow(scope.devices, scope.exclude_devices, scope.platforms, scope.first_ack_wins, scope.online)
     ).decode()
 
 

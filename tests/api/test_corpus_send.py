@@ -337,6 +337,38 @@ async def test_b069_empty_batch(face: Face) -> None:
     await refused(face, await batch(face, []), 422, "validation_failed", "/messages")
 
 
+async def test_a_batch_is_an_array_or_a_message_a_line_or_an_object(face: Face) -> None:
+    one, other = items(face, 2)
+    path, lines = "/v1/messages/batch", {"Content-Type": "application/x-ndjson; charset=utf-8"}
+    ndjson = f"{json.dumps(one)}\r\n\n{json.dumps(other)}".encode()
+    for answer in (
+        await batch(face, [one, other]),
+        await face.call("POST", path, [one, other]),
+        await face.call("POST", path, raw=ndjson, headers=lines),
+    ):
+        assert (answer.status, answer.json["accepted"]) == (202, 2)
+    assert await face.head() == 6
+
+
+async def test_lines_that_are_no_messages_are_refused_by_their_number(face: Face) -> None:
+    async def lines(raw: bytes, path: str = "/v1/messages/batch") -> Answer:
+        return await face.call("POST", path, raw=raw, headers={"Content-Type": "application/x-ndjson"})
+
+    (one,) = items(face, 1)
+    torn = await lines(f"{json.dumps(one)}\n\n{json.dumps(one)[:-1]}".encode())
+    await refused(face, torn, 400, "json_invalid")
+    assert torn.json["detail"].startswith("Line 3: The body is not JSON")
+    await refused(face, await lines(b" \n"), 422, "validation_failed", "")
+    await refused(face, await lines(b"1\n" * 30_000), 400, "json_too_complex")
+    await refused(face, await lines(json.dumps(one).encode(), "/v1/messages"), 415, "unsupported_media_type")
+
+
+async def test_what_is_for_devices_online_now_is_for_now_or_never(face: Face) -> None:
+    await refused(face, await face.send(scope={"state": "online"}), 422, "validation_failed", "/scope/state")
+    await face.sent(scope={"state": "online"}, ttl_s=0)
+    assert await face.inbox() == [], "its only device is offline"
+
+
 async def test_b069_batch_of_501(face: Face) -> None:
     await refused(face, await batch(face, items(face, 501)), 413, "batch_too_large")
 

@@ -107,6 +107,7 @@ async def test_everybody_is_mentioned_by_a_job(face: Face, group: str, path: str
         ({}, "/deliver_at"),
         ({"scope": {"devices": ["phone"]}}, "/scope/devices"),
         ({"scope": {"first_ack_wins": True}}, "/scope/first_ack_wins"),
+        ({"scope": {"state": "online"}, "ttl_s": 0}, "/scope/state"),
         ({"conversation": {"type": "group", "id": "another"}}, "/conversation/id"),
     ],
 )

@@ -69,3 +69,24 @@ async def test_f90_what_is_for_some_devices_is_a_gap_for_the_others_and_holds_no
         page = await house.page(name)
         assert (page.ids, page.gaps) == ([one.message_id for one in has], gaps)
         assert (await house.ack(name)).acked_seq == 2
+
+
+async def test_what_is_for_devices_online_now_is_for_those_alone_and_each_is_told_of(house: House, clock: Any) -> None:
+    for name in ("ann/here", "ann/away", "ann/back"):
+        await house.register(name)
+    for name in ("ann/here", "ann/back"):
+        await house.hello(name)
+    await house.bye("ann/back")
+    await house.hello("ann/back")
+    await house.send(scope=Scope(online=True), ttl_s=0)
+    await house.bye("ann/back")
+    for name in ("ann/away", "ann/back"):
+        await house.hello(name)
+    assert len((await house.page("ann/here")).ids) == 1
+    assert len((await house.page("ann/back")).ids) == 1, "it was online, and is again in time"
+    assert (await house.page("ann/away")).gaps == [(0, 1, "scope")]
+    await house.ack("ann/here")
+    clock.forward(s=31)
+    await house.inbox.expire()
+    assert await ends(house, "delivery.acked") == ["here"]
+    assert await ends(house, "delivery.expired") == ["back"]

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from relay.api.schemas.base import In, Out, Plain, Text, Url, Version
 from relay.realtime.protocol import Id, MessageIdText, Word
@@ -97,6 +99,9 @@ class ScopeBody(In):
     exclude_devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = None
     platforms: Annotated[list[Word], Field(min_length=1, max_length=20)] | None = None
     first_ack_wins: bool = False
+    state: Literal["online"] | None = Field(
+        None, description="Only devices that are online when it is accepted; goes with `ttl_s: 0`, now or never."
+    )
 
 
 class SendBody(In):
@@ -141,9 +146,21 @@ class BatchItem(SendBody):
 
 
 class BatchBody(In):
-    """Up to 500 messages; each has its own result."""
+    """Up to 500 messages: an array of them, or an object with that array. Each has its own result."""
 
     messages: Annotated[list[Any], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_array(cls, value: Any) -> Any:
+        return {"messages": value} if isinstance(value, list) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        whole = handler.resolve_ref_schema(handler(core))
+        either = [{**whole}, whole["properties"]["messages"]]
+        whole.clear()
+        return {"title": cls.__name__, "description": cls.__doc__, "anyOf": either}
 
 
 class RecipientOut(Out):
