@@ -47,6 +47,8 @@ Id = Annotated[
 Word = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
 # What is no cursor of ours is `invalid_cursor` where it is unsealed, however long: so this is only said, not checked.
 Sealed = Annotated[str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 256})]
+# Of a shared timeline: what is no cursor of ours begins that timeline again, and acks nothing of it.
+SealedShared = Annotated[str, WithJsonSchema({"type": "string"})]
 MessageIdText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Seq = Annotated[int, Field(ge=0, le=SEQ_MAX)]
 State = Literal["foreground", "background"]
@@ -150,7 +152,7 @@ class AckBody(Said):
     """ "I have stored this." All parts are optional and may be repeated."""
 
     cursor: Sealed | None = None
-    shared: Annotated[list[Sealed], Field(min_length=1, max_length=FOLLOWED_MAX)] | None = None
+    shared: Annotated[list[SealedShared], Field(min_length=1, max_length=FOLLOWED_MAX)] | None = None
     ids: Annotated[list[MessageIdText], Field(min_length=1)] | None = None  # at most ACK_IDS_MAX
     nack: Annotated[list[NackBody], Field(min_length=1, max_length=500)] | None = None
     read: Annotated[list[ReadBody], Field(min_length=1, max_length=200)] | None = None
@@ -192,7 +194,7 @@ class FillFrame(Said):
 class FollowFrame(Said):
     """Shared timelines that the connection is sent as well: by cursor, or opened for the first time by their names."""
 
-    shared: Annotated[list[Sealed], Field(max_length=FOLLOWED_MAX)] = []
+    shared: Annotated[list[SealedShared], Field(max_length=FOLLOWED_MAX)] = []
     open: Annotated[list[Id], Field(max_length=FOLLOWED_MAX)] = []
     unfollow: Annotated[list[Id], Field(max_length=FOLLOWED_MAX)] = []
 

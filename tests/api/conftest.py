@@ -7,7 +7,11 @@ import pytest
 from running_relay import Face, Running, running
 
 # Two targets that webhooks may call although they are internal; nothing listens at them.
-SETTINGS = {"RELAY_WEBHOOKS__EXEMPT": '["127.0.0.1:9,10"]', "RELAY_ACCOUNTS__LOG__PROVIDER": "log"}
+SETTINGS = {
+    "RELAY_WEBHOOKS__EXEMPT": '["127.0.0.1:9,10"]',
+    "RELAY_ACCOUNTS__LOG__PROVIDER": "log",
+    "RELAY_APP__DEVICE_SENDS": "true",
+}
 
 
 @pytest.fixture(scope="module")

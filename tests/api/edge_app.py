@@ -192,7 +192,7 @@ ROUTES = (
     Route(
         method="GET",
         path="/about",
-        handler="health",
+        handler="about",
         summary="Alive?",
         access=PUBLIC,
         responses={200: None},
@@ -228,6 +228,7 @@ HANDLERS: dict[str, Any] = {
     "me": me,
     "fail": fail,
     "health": health,
+    "about": health,
     "broken_stream": broken_stream,
     "echo": echo,
 }

@@ -82,7 +82,7 @@ def known(relay: Running) -> Iterator[Known]:
         known.bearer["device"] = known.call("POST", "/v1/users/dee/devices/phone/token")["token"]
         known.path["message"] = known.call("POST", "/v1/messages", {"to": {"users": ["ann"]}, "body": "hi"})["id"]
         known.path["hour"] = known.call("GET", "/v1/logs")["logs"][0]["hour"]
-        known.call("PUT", "/v1/groups/friends/members", {"add": ["ann"]})
+        known.call("PUT", "/v1/groups/friends/members", {"type": "ultra", "add": ["ann"]})
         known.path |= {"group": "friends", "account": "log"}
         known.call("POST", "/v1/messages", {"to": {"users": ["dee"]}, "body": "hi"})
         yield known
@@ -156,6 +156,11 @@ def _aim_body(body: dict[str, Any], operation: str, known: Known) -> None:
             body["to"] = {"users": [known.path["user"]]}
             body["push"] = None
             body.pop("id", None)
+        case "POST /v1/device/messages":
+            body.clear()
+            body |= {"to": {"users": [known.path["user"]]}, "body": "hi"}
+        case "PUT /v1/groups/{group}/members/{user}":
+            known.call("PUT", "/v1/groups/friends/members", {"add": ["ann"]})
         case "POST /v1/webhooks":
             body |= {"url": INSIDE, "types": ["*"], "headers": {}, "description": None}
         case "POST /v1/webhooks/{endpoint}/replay":

@@ -29,6 +29,7 @@ from relay.realtime.protocol import (
     Id,
     MessageIdText,
     Sealed,
+    SealedShared,
     VerifyBody,
 )
 
@@ -47,7 +48,7 @@ class SyncQuery(Query):
     range: Annotated[str, StringConstraints(max_length=40)] | None = None
     timeline: Id = INBOX
     ids: Annotated[list[MessageIdText], Field(default_factory=list, max_length=10)]
-    shared: Annotated[list[Sealed], Field(default_factory=list, max_length=FOLLOWED_MAX)]
+    shared: Annotated[list[SealedShared], Field(default_factory=list, max_length=FOLLOWED_MAX)]
     open: Annotated[list[Id], Field(default_factory=list, max_length=FOLLOWED_MAX)]
 
 
