@@ -248,13 +248,13 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
     for entry in entry_rows.entries_of_messages(locked.conn, locked.key, codes):
         if not entry.live(locked.now_ms) or rules.view(entry, device) is View.NONE or entry.seq <= device.start_seq:
             continue
-        if entry.seq <= device.acked_high and entry.seq not in known:
-            continue  # acked and reported before: an ack is not taken back
+        was, before = known.get(entry.seq, ("", 0))
+        if entry.seq <= device.acked_high and was in {"", "fallback"}:
+            continue  # acked and reported before, be it with its fallback: an ack is not taken back
         refused.add(entry.seq)
         why = NACK_WHY[codes[entry.message_id]]
         # A release is another version's try; the same refusal said twice is still one.
         release = released(entry)
-        was, before = known.get(entry.seq, ("", 0))
         if release is not None:
             tries = release.tries + 1
         elif was == "held":  # put off when this version came (see `release`)
@@ -262,7 +262,8 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
         else:
             tries = max(1, before)
         if why == "poison" and tries >= TRIES_MAX:
-            failed.append((entry, "undecodable"))
+            if is_delivery(entry):  # no copy of one's own, nor the full form of what was acked with its fallback
+                failed.append((entry, "undecodable"))
             locked.unhold(device.device_id, [entry.seq])
             locked.put_acks(device.device_id, replace_again(locked.acks_of(device.device_id), entry.seq))
             continue

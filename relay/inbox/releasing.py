@@ -56,7 +56,8 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
             continue
         before = released(entry)
         was_fallback = why == "fallback" or (before is not None and before.was == "fallback")
-        data = Released("fallback" if was_fallback else "held", tries)
+        own = entry.kind is Kind.OWN or (before is not None and before.own)
+        data = Released("fallback" if was_fallback else "held", tries, own)
         rows.append(
             entry_row(
                 locked,

@@ -26,6 +26,7 @@ class Released(msgspec.Struct, frozen=True, omit_defaults=True):
 
     was: Literal["fallback", "held"]  # with its fallback a delivery was reported already
     tries: int = 0
+    own: bool = False  # of a copy for the sender's own device, which is no delivery
 
 
 def released(entry: Entry) -> Released | None:
@@ -40,7 +41,7 @@ def is_delivery(entry: Entry) -> bool:
     if entry.kind not in DELIVERIES:
         return False
     release = released(entry)
-    return release is None or release.was != "fallback"
+    return release is None or not (release.was == "fallback" or release.own)
 
 
 def tell(locked: Locked, device: Device | None, type_: str, items: Sequence[Reported]) -> None:

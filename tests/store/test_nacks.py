@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from relay.bus.local import LocalBus
 from relay.inbox.ack import AckRequest
@@ -185,3 +186,80 @@ async def test_what_three_versions_refused_beside_the_cursor_has_failed(app: App
             await app.inbox.ack(AckRequest(device=PHONE, nacks=((ID, "undecodable"),)))
 
     assert await app.ends() == {"delivery.failed": 1}
+
+
+OTHER = "01900000-0000-7000-8000-000000000002"
+LESSER = {"min_schema": 7, "fallback": '"less"', "fallback_h": "11"}
+
+
+async def test_what_was_acked_with_its_fallback_does_not_fail_when_no_version_can_decode_its_full_form(
+    app: App,
+) -> None:
+    """I13: acked is its end. The full form is tried three times, and then no more."""
+    await app.inbox.accept(message(OTHER, **LESSER))
+    await app.start("5.4.0", schema=6)
+    assert await app.catch_up() == [ID, OTHER]
+
+    for version in ("5.5.0", "5.5.1", "5.5.2"):
+        await app.start(version, schema=7)
+        assert await app.catch_up(refuses="undecodable", times=2) == [OTHER]
+    await app.start("5.5.3", schema=7)
+
+    assert await app.catch_up() == []
+    assert await app.ends() == {"delivery.acked": 1}  # one event, for both
+
+
+async def test_a_refusal_does_not_take_back_the_ack_of_a_fallback(app: App) -> None:
+    await app.inbox.accept(message(OTHER, **LESSER))
+    await app.start("5.4.0", schema=6)
+    await app.catch_up()
+    await app.inbox.ack(AckRequest(device=PHONE, nacks=((OTHER, "undecodable"),)))  # it could not show even that
+
+    await app.start("5.5.0", schema=7)
+
+    assert await app.catch_up() == [OTHER]
+    assert await app.ends() == {"delivery.acked": 1}
+
+
+async def test_a_refused_full_form_does_not_open_again_what_a_lost_store_had_acked_with_its_fallback(app: App) -> None:
+    await app.inbox.accept(message(OTHER, **LESSER))
+    await app.start("5.4.0", schema=6)
+    await app.catch_up()
+    app.cursor = None  # the store is gone, and the version is a new one
+    for version in ("5.5.0", "5.5.1", "5.5.2"):
+        await app.start(version, schema=7)
+        await app.catch_up(refuses="undecodable")
+    await app.start("5.5.3", schema=7)
+    await app.catch_up()
+
+    assert await app.ends() == {"delivery.acked": 1}
+
+
+async def send_to_bob(app: App) -> None:
+    """Ann has written it on another device of hers; her phone gets a copy."""
+    await app.inbox.register(Registration(device=DeviceKey("shop", "bob", "phone")))
+    await app.inbox.accept(replace(message(OTHER), users=("bob",), sender_user="ann"))
+
+
+async def test_a_copy_of_ones_own_message_that_no_version_can_decode_is_nobodys_failed_delivery(app: App) -> None:
+    await app.start("5.4.0")
+    await app.catch_up()
+    await send_to_bob(app)
+    for version in ("5.4.1", "5.4.2", "5.4.3"):
+        await app.start(version)
+        assert await app.catch_up(refuses="undecodable") == [OTHER]
+    await app.start("5.4.4")
+
+    assert await app.catch_up() == []
+    assert await app.ends() == {"delivery.acked": 1}  # of what came to ann
+
+
+async def test_a_copy_of_ones_own_message_that_a_later_version_reads_is_nobodys_acked_delivery(app: App) -> None:
+    await app.start("5.4.0")
+    await app.catch_up()
+    await send_to_bob(app)
+    await app.catch_up(refuses="undecodable")
+    await app.start("5.4.1")
+
+    assert await app.catch_up() == [OTHER]
+    assert await app.ends() == {"delivery.acked": 1}  # of what came to ann
