@@ -21,11 +21,11 @@ from relay.inbox.reports import end
 from relay.inbox.send import (
     REFUSALS,
     Accepted,
+    JobOptions,
     Recipient,
     Send,
     expiry,
     nobody_there,
-    not_ultra,
     replayed,
 )
 from relay.model import GATEWAY, DeviceKey, DeviceState, EntryState, Kind, TimelineKey, UserKey
@@ -177,8 +177,6 @@ class Batch:
         if self.posts.has(timeline_key(send)):
             self.sends[index] = self._to_timeline(index, as_post(send))
             return
-        if send.mentions or send.everyone:
-            raise not_ultra()
         found = group_rows.members(self.conn, send.app_id, send.group or "", limit=MEMBERS_MAX)
         users = tuple(user for user in found if user != send.sender_user)
         if not users:
@@ -240,6 +238,7 @@ class Batch:
             who, _, code = recipients[0]
             self._refuse(index, send, REFUSALS[code or ""](who))
             return
+        recipients += _strangers(send)
         if self.own_copy(send, expires_ms):
             wakes.append(UserKey(send.app_id, send.sender_user or ""))
         self.messages.append(self._message_row(send, recipients, expires_ms))
@@ -260,8 +259,7 @@ class Batch:
         due_ms: int | None = None
         if not send.waits:
             recipients, wakes, due_ms = self.deliver(send, expires_ms)
-        known = {one.user_id for one in recipients} | {send.sender_user}
-        recipients += [Recipient(user, None, "recipient_unknown") for user in send.mentions if user not in known]
+        recipients += _strangers(send)
         sender = self.users.get(UserKey(send.app_id, send.sender_user or ""))
         device = None if sender is None else sender.devices.get(send.sender_device or "")
         seq = self.posts.append(send, expires_ms, origin_session=None if device is None else device.session)
@@ -284,7 +282,7 @@ class Batch:
 
     def _put_off(self, index: int, send: Send, expires_ms: int) -> None:
         """The message and the job that will deliver it: a promise as good as entries are."""
-        recipients = [Recipient(user_id, None, None) for user_id in send.users]
+        recipients = [*(Recipient(user_id, None, None) for user_id in send.users), *_strangers(send)]
         self.messages.append(self._message_row(send, recipients, expires_ms))
         self.jobs.append((send, None))
         self.answers[index] = Accepted(
@@ -302,6 +300,7 @@ class Batch:
         recipients: list[Recipient] = []
         wakes: list[UserKey] = []
         due_ms: int | None = None
+        mentioned = frozenset(send.mentions)
         for user_id in send.users:
             locked = self.users.get(UserKey(send.app_id, user_id))
             if locked is None or (send.devices_named and not _has_devices(locked, send.scope.devices)):
@@ -310,7 +309,8 @@ class Batch:
                 recipients.append(Recipient(user_id, None, "recipient_queue_full"))
             else:
                 kind = Kind.POINTER if send.shared else Kind.MESSAGE
-                seq = self._append(locked, send, kind, expires_ms=expires_ms, notifiable=notifiable)
+                note = None if send.shared else _note(locked, send, mention=send.everyone or user_id in mentioned)
+                seq = self._append(locked, send, kind, expires_ms=expires_ms, notifiable=notifiable, note=note)
                 recipients.append(Recipient(user_id, seq, None))
                 wakes.append(locked.key)
                 if notifiable:
@@ -332,7 +332,9 @@ class Batch:
             self.open_room[locked.key] = live - (locked.inbox.head_seq)
         return self.open_room[locked.key] + locked.head_seq < limit
 
-    def _append(self, locked: Locked, send: Send, kind: Kind, *, expires_ms: int, notifiable: bool) -> int:
+    def _append(
+        self, locked: Locked, send: Send, kind: Kind, *, expires_ms: int, notifiable: bool, note: str | None = None
+    ) -> int:
         seq = locked.next_seq()
         origin = locked.devices.get(send.sender_device or "") if kind is Kind.OWN else None
         row = entry_row(
@@ -345,7 +347,7 @@ class Batch:
             origin_session=None if origin is None else origin.session,
             collapse_key=send.collapse_key if kind is Kind.MESSAGE else None,
             notifiable=notifiable,
-            data=_online_now(locked) if send.scope.online and kind is Kind.MESSAGE else None,
+            data=note,
         )
         if row["collapse_key"] is not None:
             self._supersede(locked, send.collapse_key or "", seq)
@@ -423,12 +425,12 @@ class Batch:
         return {
             "app_id": send.app_id,
             "job_id": fanout_rows.job_id(send.app_id, send.message_id),
-            "kind": fanout_rows.POINT if send.everyone else fanout_rows.DELIVER,
+            "kind": fanout_rows.POINT if send.shared and send.everyone else fanout_rows.DELIVER,
             "conversation_id": None if seq is None else send.group,
             "message_id": send.message_id,
             "from_seq": seq,
             "upto_seq": seq,
-            "options": msgspec.json.encode({"devices_named": send.devices_named, "ttl_s": send.ttl_s}).decode(),
+            "options": msgspec.json.encode(JobOptions.of(send)).decode(),
             "next_user": "",
             "due_ms": send.deliver_ms or self.now_ms,
         }
@@ -457,9 +459,18 @@ class Batch:
         return done
 
 
-def _online_now(locked: Locked) -> str:
-    """For whom a message is that is for devices online now: a fact of this moment, so it is written down."""
-    return msgspec.json.encode([one.device_id for one in locked.devices.values() if one.online]).decode()
+def _note(locked: Locked, send: Send, *, mention: bool) -> str | None:
+    """What to keep with this receiver's entry."""
+    online = tuple(one.device_id for one in locked.devices.values() if one.online) if send.scope.online else None
+    if online is None and not mention:
+        return None
+    return msgspec.json.encode(rules.Note(online=online, mention=mention)).decode()
+
+
+def _strangers(send: Send) -> list[Recipient]:
+    """Who is mentioned without being in the group."""
+    known = {*send.users, send.sender_user}
+    return [Recipient(user, None, "recipient_unknown") for user in send.mentions if user not in known]
 
 
 def _has_devices(locked: Locked, names: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ from relay.errors import Problem
 from relay.inbox.accept import Batch
 from relay.inbox.ending import take_back
 from relay.inbox.locked import PolicyOf, flush, lock
-from relay.inbox.send import AT_ONCE_MAX, Recipient, Send
+from relay.inbox.send import AT_ONCE_MAX, JobOptions, Recipient, Send
 from relay.inbox.waking import wake
 from relay.model import NotifyPolicy, TimelineKey, UserKey
 from relay.store import entries as entry_rows
@@ -35,12 +35,6 @@ class Step:
 
     wakes: tuple[UserKey, ...] = ()
     push_ms: int | None = None
-
-
-class _Options(msgspec.Struct):
-    devices_named: bool
-    ttl_s: int
-    recall: bool = False  # takes back what was delivered
 
 
 class StepBroke(Exception):  # noqa: N818 - it is what happened
@@ -82,7 +76,7 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
         part, done_upto = _members(conn, job, {row.sender_user, *(one.user_id for one in known)})
     else:
         part, done_upto = _waiting(known)
-    options = msgspec.json.decode(job.options, type=_Options)
+    options = msgspec.json.decode(job.options, type=JobOptions)
     if options.recall:
         return _take_back(conn, now_ms, job, part, done_upto, policy_of)
     send = _send(row, part, options)
@@ -133,7 +127,7 @@ def _members(conn: Conn, job: Job, but: Collection[str | None]) -> tuple[list[st
     return [user for user in found if user not in but], found[-1] if len(found) == AT_ONCE_MAX else None
 
 
-def _send(row: Any, users: Sequence[str], options: _Options) -> Send:
+def _send(row: Any, users: Sequence[str], options: JobOptions) -> Send:
     """The send that this row was made of, to these users only."""
     return Send(
         app_id=row.app_id,
@@ -165,4 +159,6 @@ def _send(row: Any, users: Sequence[str], options: _Options) -> Send:
         scope=entry_rows.scope_of(row.scope),
         notify_policy=None if row.notify_policy is None else NotifyPolicy(row.notify_policy),
         ttl_s=options.ttl_s,
+        mentions=options.mentions,
+        everyone=options.everyone,
     )

@@ -48,9 +48,20 @@ def in_scope(scope: Scope, device: Device) -> bool:
     )
 
 
-def online_then(entry: Entry) -> list[str]:
-    """Which devices were online when a message for such devices only was accepted."""
-    return msgspec.json.decode(entry.data or "[]", type=list[str])
+class Note(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is particular to one receiver of a message: facts of the moment it was accepted, kept with the entry."""
+
+    online: tuple[str, ...] | None = None  # which devices were, of a message that is for those alone
+    mention: bool = False
+
+
+NO_NOTE = Note()
+
+
+def note_of(entry: Entry) -> Note:
+    if entry.data is None or entry.kind is not Kind.MESSAGE:
+        return NO_NOTE
+    return msgspec.json.decode(entry.data, type=Note)
 
 
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
@@ -76,7 +87,7 @@ def view(entry: Entry, device: Device) -> View:
         return View.NONE
     if entry.scope.devices and device.created_ms > entry.accepted_ms:
         return View.NONE  # it was named before it existed (or in an earlier life)
-    if entry.scope.online and entry.kind is Kind.MESSAGE and device.device_id not in online_then(entry):
+    if entry.scope.online and entry.kind is Kind.MESSAGE and device.device_id not in (note_of(entry).online or ()):
         return View.NONE
     if entry.kind is Kind.OWN and entry.origin_device == device.device_id and entry.origin_session == device.session:
         return View.OWN
@@ -210,7 +221,7 @@ def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy
 
 def muted(entry: Entry, preferences: Preferences) -> bool:
     """Whether the user does not want to be told of it."""
-    mention = entry.kind is Kind.POINTER
+    mention = entry.kind is Kind.POINTER or note_of(entry).mention
     return not wanted(preferences, entry.conversation_id, mention=mention, accepted_ms=entry.accepted_ms)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from relay.errors import FieldError, Invalid, Problem, Throttled
+from relay.errors import Invalid, Problem, Throttled
 from relay.model import EVERYWHERE, NotifyPolicy, Scope, TimelineKey, UserKey
 from relay.store import fanout as fanout_rows
 from relay.store.timelines import ULTRA
@@ -92,6 +92,20 @@ class Accepted(Struct, frozen=True, kw_only=True):
         return None if self.everyone else len(self.recipients)
 
 
+class JobOptions(Struct, frozen=True, omit_defaults=True):
+    """What a job must know of a send that the message's row does not say."""
+
+    devices_named: bool
+    ttl_s: int
+    mentions: tuple[str, ...] = ()
+    everyone: bool = False
+    recall: bool = False  # takes back what was delivered
+
+    @classmethod
+    def of(cls, send: Send) -> "JobOptions":
+        return cls(send.devices_named, send.ttl_s, send.mentions, send.everyone)
+
+
 REFUSALS: dict[str, Callable[[str], Problem]] = {
     "recipient_unknown": lambda who: Invalid(
         f"There is no user {who[:64]!r}, or not with these devices; register them first, or set app.create_users.",
@@ -112,13 +126,6 @@ def expiry(send: Send, now_ms: int) -> int:
 
 def nobody_there(send: Send) -> Invalid:
     return Invalid(f"The group {(send.group or '')[:64]!r} has no member to receive this.", code="recipient_unknown")
-
-
-def not_ultra() -> Invalid:
-    return Invalid(
-        "Everybody in this group receives the message; mentions are for ultra groups.",
-        errors=(FieldError("/mentions", "conflict", "leave it out; or make the group one of type ultra"),),
-    )
 
 
 def replayed(row: Any) -> Accepted:

@@ -127,11 +127,12 @@ async def _soon(face: Face) -> str:
     return (now + timedelta(days=1)).isoformat()
 
 
-async def test_mentions_and_levels_are_for_ultra_groups(face: Face, group: str) -> None:
+async def test_levels_are_for_ultra_groups_and_mentions_for_groups(face: Face, group: str) -> None:
     plain = f"/v1/groups/{group}-plain/members"
     assert (await face.call("PUT", plain, {"add": [face.user], "notify": "all"})).refused(422, "validation_failed")
     assert (await face.call("PUT", plain, {"add": [face.user]})).json["type"] == "group"
-    assert (await face.send(to={"group": f"{group}-plain"}, mentions=[face.user])).pointers == ["/mentions"]
+    answer = await face.send(to={"group": f"{group}-plain"}, mentions=[face.user, "nobody"])
+    assert [one["status"] for one in answer.json["recipients"]] == ["accepted", "rejected"]
     assert (await face.send(mentions=[face.user])).refused(422, "validation_failed")
     level = await face.call("PUT", f"{plain}/{face.user}", {"notify": "all"})
     assert level.refused(422, "validation_failed")

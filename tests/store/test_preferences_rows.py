@@ -166,3 +166,30 @@ async def test_of_an_unknown_user_nothing_is_known(house: House) -> None:
         await house.inbox.preferences(UserKey("shop", "nobody"))
     with pytest.raises(Missing):
         await house.inbox.set_preferences(UserKey("shop", "nobody"), None)
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_who_wants_mentions_alone_is_told_of_those_in_groups_too(house: House, clock: Any, later: bool) -> None:
+    """Whoever is mentioned, at once or by a job; a stranger who is mentioned gets nothing, and the answer says so."""
+    for user in ("bob", "cid"):
+        await house.register(f"{user}/phone", f"token-{user}")
+    await house.inbox.change_group("shop", "g", add=["ann", "bob", "cid"], remove=[])
+    for user in ("ann", "bob"):
+        await house.inbox.set_preferences(UserKey("shop", user), Preferences(level=Level.MENTIONS))
+
+    async def told_of(**mentioned: Any) -> set[str]:
+        when = {"deliver_ms": clock.now_ms() + 1_000} if later else {}
+        sent = house.message(users=(), group="g", conversation_id="g", **mentioned, **when)
+        answer = await house.inbox.accept(sent)
+        clock.forward(s=2)
+        while await house.inbox.fan_out():
+            pass
+        refused.update(one.user_id for one in answer.recipients if one.refusal is not None)
+        clock.forward(s=1)
+        return {attempt.device.user_id for attempt in await house.told()}
+
+    refused: set[str] = set()
+    assert await told_of() == {"cid"}
+    assert await told_of(mentions=("bob", "eve")) == {"bob", "cid"}
+    assert refused == {"eve"}
+    assert await told_of(everyone=True) == {"ann", "bob", "cid"}

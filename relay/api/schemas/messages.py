@@ -133,7 +133,7 @@ class SendBody(In):
     @model_validator(mode="after")
     def _mentions_in_a_group(self) -> "SendBody":
         if self.to.group is None and (self.mentions or self.mention_everyone):
-            raise ValueError("`mentions` and `mention_everyone` go with a message to an ultra group")
+            raise ValueError("`mentions` and `mention_everyone` go with a message to a group")
         if self.to.group is None and self.conversation.type == "ultra":
             raise ValueError("an ultra conversation is reached by `to.group`")
         return self
