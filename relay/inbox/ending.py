@@ -11,7 +11,7 @@ from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.recalling import recall_post
 from relay.inbox.registry import remove
-from relay.inbox.reports import Ledger, end
+from relay.inbox.reports import DELIVERIES, Ledger, end
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -85,8 +85,9 @@ def append_control(locked: Locked, kind: Kind, *, data: Mapping[str, Any], colla
 
 
 def end_for_others(locked: Locked, entries: Sequence[Entry]) -> None:
-    """`first_ack_wins`: one device has acked, so the entry ends for the others."""
-    end(locked, entries, EntryState.SUPERSEDED)
+    """`first_ack_wins`: one device has acked, so the message ends for the others, be it released to some."""
+    of_messages = entry_rows.entries_of_messages(locked.conn, locked.key, {entry.message_id for entry in entries})
+    end(locked, [entry for entry in of_messages if entry.kind in DELIVERIES], EntryState.SUPERSEDED)
 
 
 def expire(

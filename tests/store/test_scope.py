@@ -90,3 +90,22 @@ async def test_what_is_for_devices_online_now_is_for_those_alone_and_each_is_tol
     await house.inbox.expire()
     assert await ends(house, "delivery.acked") == ["here"]
     assert await ends(house, "delivery.expired") == ["back"]
+
+
+@pytest.mark.parametrize("first", ["released", "never held"])
+async def test_first_ack_wins_also_where_it_comes_again_after_an_upgrade(house: House, first: str) -> None:
+    """Each delivery has one end (I13): acked where it came first, superseded at the others."""
+    phone, tablet = "ann/phone", "ann/tablet"
+    for name, schema in ((phone, 1), (tablet, 1 if first == "released" else 5)):
+        await house.register(name)
+        await house.hello(name, schema=schema, app_version="1")
+    call = await house.send(scope=Scope(first_ack_wins=True), type="call", min_schema=5)
+    for name in (phone, tablet) if first == "released" else (phone,):
+        await house.catch_up(name)
+        await house.hello(name, schema=5, app_version="2")
+
+    assert await house.catch_up(tablet) == [call.message_id]
+
+    assert await house.catch_up(phone) == []
+    assert await house.deliveries("delivery.acked") == [("tablet", call.message_id)]
+    assert await house.deliveries("delivery.superseded") == [("phone", call.message_id)]
