@@ -271,6 +271,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
         locked.hold(device.device_id, [(entry.seq, why)])
         device_rows.set_held_tries(locked.conn, device.key, seq=entry.seq, tries=tries)
     tell(locked, device, "delivery.failed", failed)
+    complete(locked, device.device_id, [entry for entry, _ in failed], Ledger(locked), state="failed")
     locked.rearm(device.device_id, anew=True)
     return refused
 

@@ -131,18 +131,59 @@ class Ledger:
         return entry.seq > device.start_seq and rules.view(entry, device) is not View.NONE
 
 
-def complete(locked: Locked, device_id: str, entries: Iterable[Entry], ledger: Ledger) -> None:
-    """Tells of messages whose last delivery to this user this device has just acked."""
+def complete(
+    locked: Locked,
+    device_id: str,
+    entries: Iterable[Entry],
+    ledger: Ledger,
+    *,
+    state: Literal["acked", "failed"] = "acked",
+) -> None:
+    """Tells of messages whose last delivery to this user has just ended, at this device, by an ack or as failed."""
     others = [device for name, device in locked.devices.items() if name != device_id]
-    done: list[tuple[Entry, int]] = []
-    for entry in entries:
+    originals, releases = _originals(locked, list(entries))
+    done: list[tuple[Entry, dict[str, int]]] = []
+    for entry in originals:
         if entry.completed_ms is not None or device_id in ledger.passed_open(entry.seq):
             continue
         concerned = [d for d in others if ledger.concerned(entry, d)]
-        if all(ledger.acked(entry, d) for d in concerned):
-            done.append((entry, 1 + len(concerned)))
+        again = _open_again(locked, releases.get(entry.message_id, ()), ledger)
+        if not again and all(ledger.acked(entry, d) for d in concerned):
+            counts = {"acked": len(concerned)} if concerned else {}
+            done.append((entry, counts | {state: counts.get(state, 0) + 1}))
     if done:
-        _tell_completed(locked, [(entry, {"acked": count}) for entry, count in done])
+        _tell_completed(locked, done)
+
+
+def _originals(locked: Locked, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, list[Entry]]]:
+    """The same deliveries by their messages' first entries, where they are still kept; and all releases of these."""
+    released_ids = {entry.message_id for entry in entries if entry.kind is Kind.RELEASE}
+    if not released_ids:
+        return list(entries), {}
+    known = entry_rows.entries_of_messages(locked.conn, locked.key, released_ids)
+    first = {entry.message_id: entry for entry in known if entry.kind in DELIVERIES and entry.kind is not Kind.RELEASE}
+    return [first.get(entry.message_id, entry) for entry in entries], _releases(known)
+
+
+def _releases(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The releases among them that are deliveries, by message."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.kind is Kind.RELEASE and is_delivery(entry):
+            found.setdefault(entry.message_id, []).append(entry)
+    return found
+
+
+def _open_again(locked: Locked, releases: Iterable[Entry], ledger: Ledger) -> set[str]:
+    """Devices that get their delivery once more, in full, and have not acked that yet."""
+    return {
+        device.device_id
+        for release in releases
+        if release.state is EntryState.LIVE
+        and (device := locked.devices.get(release.only_device)) is not None
+        and ledger.concerned(release, device)
+        and not ledger.acked(release, device)
+    }
 
 
 def _tell_completed(locked: Locked, done: Sequence[tuple[Entry, dict[str, int]]]) -> None:
@@ -192,6 +233,7 @@ def end(
     open_: dict[str, list[Reported]] = {}
     nobody: list[Reported] = []
     completed: list[tuple[Entry, dict[str, int]]] = []
+    releases = _releases(entries)
     for entry in entries:
         if not is_delivery(entry):
             continue
@@ -202,7 +244,9 @@ def end(
         if not concerned:
             nobody.append((entry, detail or "never_online"))
         if entry.completed_ms is None and entry.kind is not Kind.RELEASE:
-            counts = {"acked": len(concerned) - len(waiting), str(state): max(len(waiting), 0 if concerned else 1)}
+            again = _open_again(locked, releases.get(entry.message_id, ()), ledger)
+            open_count = len({device.device_id for device in waiting} | again)
+            counts = {"acked": len(concerned) - open_count, str(state): max(open_count, 0 if concerned else 1)}
             completed.append((entry, {word: count for word, count in counts.items() if count}))
     for device_id, items in open_.items():
         tell(locked, locked.devices[device_id], EVENT_OF[state], items)
