@@ -79,8 +79,12 @@ class Phone:
         self.vendor.register(self.token, self.key, self.pushed)
 
     def hand_over_to(self, other: "Phone") -> None:
-        """The other's user signs in on this device, and the app keeps its token; this one comes back elsewhere."""
-        if other.vendor is self.vendor and other.key.user != self.key.user:
+        """The other's user signs in on this device, and the app keeps its token; this one comes back elsewhere.
+
+        A vendor's token belongs to one app on one phone: no other app's user can come by it.
+        """
+        same_app = other.vendor is self.vendor and other.key.app_id == self.key.app_id
+        if same_app and other.key.user != self.key.user:
             other.cut_off()
             self.vendor.forget(other.token)
             other.token = self.token

@@ -44,7 +44,7 @@ def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
 
 
 def messages_expire_without_a_word(patch: pytest.MonkeyPatch) -> None:
-    def in_silence(locked: Any, entries: Any, state: Any, *, by: int | None = None) -> None:
+    def in_silence(locked: Any, entries: Any, state: Any, *, by: int | None = None, **_: Any) -> None:
         seqs = [entry.seq for entry in entries]
         entry_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=seqs, state=state, by=by)
 

@@ -32,6 +32,7 @@ from .wishes import Wishes
 T = TypeVar("T")
 VENDORS = 3
 CONVERGE_S = 15 * 60.0
+HEALED_S = 30 * 60.0
 INSTALLS_MAX = 4
 
 
@@ -211,8 +212,12 @@ class World:
             stop.set()
             for one in befalls:
                 one.cancel()
-            await self._heal()
-            await asyncio.gather(*sending)
+            try:
+                async with asyncio.timeout(HEALED_S):
+                    await self._heal()
+                    await asyncio.gather(*sending)
+            except TimeoutError:
+                raise Broken("all faults have ended, but the relay does not come up, or takes nothing") from None
             await self._converge()
             for one in lives:
                 one.cancel()
