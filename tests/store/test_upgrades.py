@@ -115,6 +115,7 @@ async def test_an_upgrade_that_nobody_proves_within_a_day_is_missing_and_may_be_
     clock.forward(ms=1)
     assert await house.inbox.give_up_upgrades("shop", limit=10) == 1
     assert await house.inbox.give_up_upgrades("shop", limit=10) == 0
+    clock.forward(ms=1)
     assert await compare(house, upgrade) == "ok"
     assert await verdicts(house) == [("missing", 0), ("ok", 0)]
 
