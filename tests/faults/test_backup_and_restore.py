@@ -424,7 +424,8 @@ async def brought_back(server: Any, kept: Path, way: str) -> str:
     for one in server.data.iterdir():
         shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
     for one in kept.iterdir():
-        one.rename(server.data / one.name)
-    kept.rmdir()
+        if not one.name.startswith(".s.PGSQL"):  # this server has its socket, and the socket's lock, in its data
+            one.rename(server.data / one.name)
+    shutil.rmtree(kept)
     await asyncio.to_thread(server.start)
     return str(server.url)
