@@ -4,19 +4,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
-
 from providers.guard import URL_INVALID, Target, TargetRefused
 from providers.http import TransportError
-from relay.errors import Conflict, CursorRefused, FieldError, Invalid, Malformed
+from relay.errors import Conflict, FieldError, Invalid, Malformed
 from relay.ids import Rng, random_hex
 from relay.store import deliveries, endpoints, event_log, sequencer
 from relay.store.deliveries import Delivery
 from relay.store.endpoints import DeliveryKey, Endpoint, EndpointKey
 from relay.store.engine import Conn, Engine
 from relay.webhooks import rules
-from relay.webhooks.cursor import DeliveryPlace, EventPlace, ReplayPlace, epoch8, parsed, printed
-from relay.webhooks.rules import EVERY, OFF_BY_DEFAULT, EndpointState, Signal
+from relay.webhooks.asked import PAGE_DEFAULT, invalid, page_limit, refuse
+from relay.webhooks.cursor import DeliveryPlace, ReplayPlace, parsed, printed
+from relay.webhooks.pulling import EventPage, pull
+from relay.webhooks.rules import EVERY, EndpointState, Signal
 from relay.webhooks.sealed import Seals, open_secret, seal_headers, seal_secret
 from relay.webhooks.signing import Scheme, mint_secret, scheme_of, shown_secret
 from relay.webhooks.worker import judge
@@ -24,8 +24,6 @@ from relay.webhooks.worker import judge
 ENDPOINTS_MAX = 50  # of one app
 OF_YOUR_OWN = "A target of your own may be listed in the relay's webhooks.exempt."
 DESCRIPTION_CHARS_MAX = 256
-PAGE_MAX = 200
-PAGE_DEFAULT = 50
 REPLAY_IDS_MAX = 500
 REPLAY_RANGE_MAX = 1000  # events of a range that one call replays
 KEEP_OLD_S = 24 * 3600
@@ -79,22 +77,6 @@ class Replayed:
     next: str | None = None  # there is more in the range: call again with it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PulledEvent:
-    id: str
-    type: str
-    created_ms: int
-    sequence: int
-    data: msgspec.Raw  # JSON as it stands
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventPage:
-    events: tuple[PulledEvent, ...]
-    cursor: str  # for the next call; there always is one
-    more: bool  # False: that is all for now
-
-
 class WebhookService:
     """Endpoints, their deliveries, and events by pull. `nudge` wakes the worker on this node."""
 
@@ -130,7 +112,7 @@ class WebhookService:
         scheme: Scheme = Scheme.HMAC,
     ) -> Created:
         """A new endpoint; the first thing it gets is an `endpoint.test`. Raises Invalid, Missing."""
-        _refuse([*rules.type_errors(types), *rules.header_errors(headers or {}), *_description_errors(description)])
+        refuse([*rules.type_errors(types), *rules.header_errors(headers or {}), *_description_errors(description)])
         target = await self._checked(url)
         key = EndpointKey(app_id, f"ep_{random_hex(self._rng, bits=128)}")
         secret = mint_secret(self._rng, scheme)
@@ -172,7 +154,7 @@ class WebhookService:
     async def update(self, app_id: str, endpoint_id: str, changes: Changes) -> Endpoint:
         """The endpoint after the changes. Enabling it lets what still waits for it go on. Raises Invalid, Missing."""
         key = EndpointKey(app_id, endpoint_id)
-        _refuse(
+        refuse(
             [
                 *(rules.type_errors(changes.types) if changes.types is not None else []),
                 *rules.header_errors(changes.headers or {}),
@@ -207,7 +189,7 @@ class WebhookService:
     async def rotate(self, app_id: str, endpoint_id: str, *, keep_old_s: int = KEEP_OLD_S) -> Rotated:
         """A new secret of the same scheme. The old one signs beside it for `keep_old_s`. Raises Invalid, Missing."""
         if not 0 <= keep_old_s <= KEEP_OLD_S_MAX:
-            raise _invalid("/overlap_s", "range", f"Keep the old secret for 0 to {KEEP_OLD_S_MAX} seconds.")
+            raise invalid("/overlap_s", "range", f"Keep the old secret for 0 to {KEEP_OLD_S_MAX} seconds.")
         key = EndpointKey(app_id, endpoint_id)
         sealed = await self._engine.read(lambda conn, now_ms: endpoints.sealed_of(conn, now_ms, key))
         try:
@@ -248,9 +230,9 @@ class WebhookService:
         except TargetRefused as refused:
             forgivable = refused.code == rules.ADDRESS_DENIED or url.startswith("http:")
             detail = f"{refused.detail} {OF_YOUR_OWN}" if forgivable else refused.detail
-            raise _invalid("/url", "value", detail, code=refused.code) from None
+            raise invalid("/url", "value", detail, code=refused.code) from None
         except TransportError:
-            raise _invalid("/url", "value", "The URL's host has no address at present.", code=URL_INVALID) from None
+            raise invalid("/url", "value", "The URL's host has no address at present.", code=URL_INVALID) from None
 
     # --- deliveries ---
 
@@ -258,7 +240,7 @@ class WebhookService:
         self, app_id: str, endpoint_id: str, *, cursor: str | None = None, limit: int = PAGE_DEFAULT
     ) -> DeliveryPage:
         """An endpoint's deliveries, newest first. Raises Missing, Malformed (invalid_cursor), Invalid."""
-        _page_limit(limit)
+        page_limit(limit)
         key = EndpointKey(app_id, endpoint_id)
         place = _place(cursor, DeliveryPlace, key)
         before = None if place is None else (place.created_ms, place.event_id)
@@ -282,14 +264,14 @@ class WebhookService:
         """
         ids = set(event_ids)
         if not 0 < len(ids) <= REPLAY_IDS_MAX:
-            raise _invalid("/events", "length", f"Name 1 to {REPLAY_IDS_MAX} events, or a range of time.")
+            raise invalid("/events", "length", f"Name 1 to {REPLAY_IDS_MAX} events, or a range of time.")
         key = EndpointKey(app_id, endpoint_id)
 
         def work(conn: Conn, now_ms: int) -> int:
             _enabled(endpoints.get_endpoint(conn, key, lock=True))
             unknown = ids - deliveries.known_events(conn, app_id, ids)
             if unknown:
-                raise _invalid("/events", "unknown", "Some of these events do not exist, or not any more.")
+                raise invalid("/events", "unknown", "Some of these events do not exist, or not any more.")
             return deliveries.replay(conn, now_ms, key, ids)
 
         count = await self._engine.write(work)
@@ -311,7 +293,7 @@ class WebhookService:
         A call looks at a thousand events; go on with `next` and the same range while there is one. Raises as `replay`.
         """
         if from_ms >= to_ms:
-            raise _invalid("/until", "range", "The range ends after it begins.")
+            raise invalid("/until", "range", "The range ends after it begins.")
         key = EndpointKey(app_id, endpoint_id)
         place = _place(cursor, ReplayPlace, key)
         after = None if place is None else (place.created_ms, place.event_id)
@@ -343,53 +325,8 @@ class WebhookService:
         limit: int = PAGE_DEFAULT,
         types: Sequence[str] = (EVERY,),
     ) -> EventPage:
-        """Events after the cursor, in the order of their numbers; without one, from the oldest that is kept.
-
-        Raises Malformed (invalid_cursor), CursorRefused (cursor_too_old, cursor_epoch_changed; `resync.cursor` in its
-        `extra` is where to go on), Invalid.
-        """
-        _page_limit(limit)
-        _refuse(rules.type_errors(types))
-        place: EventPlace | None = None if cursor is None else parsed(cursor, EventPlace, app_id=app_id)
-        every = EVERY in types
-        found = await self._engine.read(
-            lambda conn, _: event_log.events_after(
-                conn,
-                app_id,
-                after_seq=None if place is None else place.sequence,
-                limit=limit,
-                types=OFF_BY_DEFAULT if every else types,
-                all_but=every,
-            )
-        )
-
-        def cursor_at(sequence: int) -> str:
-            return printed(EventPlace(epoch8(found.epoch), sequence), app_id=app_id)
-
-        if place is not None:
-            resync = {"resync": {"cursor": cursor_at(found.floor_seq)}}
-            if place.epoch8 != epoch8(found.epoch) or place.sequence > found.head_seq:
-                detail = (
-                    "The numbering of events has begun anew; go on from the cursor in `resync`, dropping known ids."
-                )
-                raise CursorRefused(detail, extra=resync)
-            if place.sequence < found.floor_seq:
-                detail = "Some events after this cursor are gone; go on from the cursor in `resync`."
-                raise CursorRefused(detail, code="cursor_too_old", extra=resync)
-        return EventPage(
-            events=tuple(
-                PulledEvent(
-                    id=one.event_id,
-                    type=one.type,
-                    created_ms=one.created_ms,
-                    sequence=one.sequence,
-                    data=msgspec.Raw(one.data.encode()),
-                )
-                for one in found.rows
-            ),
-            cursor=cursor_at(found.upto_seq),
-            more=found.upto_seq < found.head_seq,
-        )
+        """See `pulling.pull`."""
+        return await pull(self._engine, app_id, cursor=cursor, limit=limit, types=types)
 
     # --- chores ---
 
@@ -432,22 +369,8 @@ def _place(cursor: str | None, kind: type[Any], key: EndpointKey) -> Any:
     return place
 
 
-def _page_limit(limit: int) -> None:
-    if not 1 <= limit <= PAGE_MAX:
-        raise _invalid("/limit", "range", f"A page has 1 to {PAGE_MAX} rows.")
-
-
 def _description_errors(description: str | None) -> list[FieldError]:
     if description is not None and (len(description) > DESCRIPTION_CHARS_MAX or not description.isprintable()):
         detail = f"A description is up to {DESCRIPTION_CHARS_MAX} printable characters."
         return [FieldError("/description", "value", detail)]
     return []
-
-
-def _refuse(errors: Sequence[FieldError]) -> None:
-    if errors:
-        raise Invalid(errors[0].detail, errors=tuple(errors))
-
-
-def _invalid(pointer: str, word: str, detail: str, *, code: str | None = None) -> Invalid:
-    return Invalid(detail, code=code, errors=(FieldError(pointer, word, detail),))
