@@ -7,7 +7,7 @@ from typing import Any
 from relay.errors import Conflict, Missing
 from relay.inbox.batch import Batch
 from relay.inbox.shared import OPEN_MAX, Followed, SharedService, Wanted
-from relay.model import DeviceKey, TimelineKey
+from relay.model import DeviceKey
 
 
 @dataclass(slots=True)
@@ -34,9 +34,6 @@ class Follows:
 
     def get(self, name: str) -> Follow | None:
         return self._by_name.get(name)
-
-    def key(self, name: str) -> TimelineKey:
-        return TimelineKey(self._device.app_id, name)
 
     async def add(self, wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
         """Begins to follow; gives the names, and what the client is to be told of the rest. Raises Unauthenticated.

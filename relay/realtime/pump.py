@@ -1,0 +1,191 @@
+"""Sends a connection what is new: its inbox and the shared timelines that it follows (protocol 9.1, 9.2, 12.5).
+
+It holds no queue: it remembers the highest number that it has sent, and reads again from there whenever it is told to
+look. So live messages and catch-up take one path, in order.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from relay.errors import Conflict, Problem, Unauthenticated
+from relay.inbox.batch import Batch
+from relay.inbox.cursor import INBOX
+from relay.inbox.handshake import Welcome
+from relay.inbox.shared import Wanted
+from relay.model import DeviceKey
+from relay.realtime.follows import Follows, unheard
+from relay.realtime.protocol import Close
+from relay.realtime.service import DeviceService
+from relay.realtime.window import Window
+from relay.realtime.writer import DEGRADED, FrameWriter
+
+PAGE_MAX = 200
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None] | None]  # None: the connection is about to end
+
+
+class Pump:
+    """What one connection was sent, what it has not acked of it, and the task that sends the rest."""
+
+    def __init__(
+        self,
+        writer: FrameWriter,
+        device: DeviceKey,
+        service: DeviceService,
+        *,
+        welcome: Welcome,
+        window: Window,
+        spawn: Spawn,
+    ) -> None:
+        self.head_seq = welcome.head_seq
+        self.sent_seq = welcome.head_seq - welcome.missing
+        self._writer = writer
+        self._device = device
+        self._inbox = service.inbox
+        self._session = welcome.session
+        self._epoch = welcome.epoch
+        self._window = window
+        self._spawn = spawn
+        self._task: asyncio.Task[None] | None = None
+        self._look = False  # at the inbox
+        self._fresh: dict[str, None] = {}  # followed timelines to look at
+        self._looked = False
+        self._told_caught_up = False
+        self._follows = Follows(device, service.inbox.shared)
+        self._told_heads: dict[str, int] = {}  # of those that are not followed
+
+    # --- there may be something to send ---
+
+    def look(self) -> None:
+        """In the inbox."""
+        self._look = True
+        self.go_on()
+
+    def look_at(self, timeline: str) -> None:
+        """In a shared timeline that is followed."""
+        self._fresh[timeline] = None
+        self.go_on()
+
+    def look_if_behind(self) -> None:
+        self._look = self._look or self.head_seq > self.sent_seq
+        self.go_on()
+
+    def go_on(self) -> None:
+        """If it stopped when the store was away: no hint comes for what it was to send."""
+        if (self._look or self._fresh) and (self._task is None or self._task.done()):
+            self._task = self._spawn(self._send_what_is_new(), "session-pump")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- what the client has, and wants ---
+
+    def sent_of(self, timeline: str) -> int:
+        """The highest number of it that was sent; -1 if it is not followed."""
+        if timeline == INBOX:
+            return self.sent_seq
+        follow = self._follows.get(timeline)
+        return -1 if follow is None else follow.sent_seq
+
+    def acked(self, upto: Mapping[str, int]) -> None:
+        """By timeline, up to where the client has stored everything. A lower number than before changes nothing."""
+        was_shut = self._window.room is None
+        for timeline, seq in upto.items():
+            self._window.acked(timeline, seq)
+        if was_shut:
+            self._look_at_all()
+        self.go_on()  # what there is was sent else: no look at the rows for every ack
+
+    def stalled(self, now_ms: int) -> bool:
+        """Asked now and then: whether the client reads but has acked nothing for a minute, and can be sent no more."""
+        return self._window.stalled(now_ms)
+
+    async def follow(self, wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
+        """Begins to follow shared timelines; gives their names, and the answer. Raises Unauthenticated."""
+        added, answer = await self._follows.add(wanted)
+        for name in added:
+            self._window.forget(name)  # what was sent of it before is sent again
+        return added, answer
+
+    def unfollow(self, timeline: str) -> None:
+        self._follows.drop(timeline)
+        self._window.forget(timeline)
+
+    # --- sending ---
+
+    def _look_at_all(self) -> None:
+        self._look = True
+        self._fresh |= dict.fromkeys(self._follows.names)
+
+    async def _send_what_is_new(self) -> None:
+        while (self._look or self._fresh) and not self._writer.closed:
+            try:
+                if self._look:
+                    self._look = False
+                    while await self._send_page():
+                        pass
+                else:
+                    await self._send_timeline(self._fresh.popitem()[0])
+            except Conflict:
+                await self._writer.close(Close.REPLACED)
+            except Unauthenticated:
+                await self._writer.close(Close.UNAUTHENTICATED)
+            except Problem as problem:
+                if problem.status != 503:
+                    raise
+                # The store is away. The connection stays; the next ack, heartbeat or ping has us look again.
+                self._look_at_all()
+                await self._writer.send(DEGRADED)
+                return
+
+    async def _send_page(self) -> bool:
+        """Sends one page if the window allows and there is one; gives whether there may be more."""
+        room = self._window.room
+        if room is None:
+            return False
+        reading = await self._inbox.read_after(
+            self._device,
+            self.sent_seq,
+            limit=min(PAGE_MAX, room[0]),
+            bytes_max=room[1],
+            followed=self._follows.names,
+            first=not self._looked,
+        )
+        snap, batch = reading.snap, reading.batch
+        assert batch is not None
+        if snap.device.session != self._session:
+            await self._writer.close(Close.REPLACED)
+            return False
+        if snap.epoch8.hex() != self._epoch:
+            await self._resync()
+            return False
+        self.head_seq, self._looked = batch.head_seq, True
+        moved = batch.to_seq > self.sent_seq
+        if moved or (batch.caught_up and not self._told_caught_up):
+            self.sent_seq = batch.to_seq
+            self._window.sent(INBOX, batch.to_seq, entries=batch.entries, size=len(batch.json))
+            self._told_caught_up = self._told_caught_up or batch.caught_up
+            await self._writer.batch(batch, extra={"caught_up": batch.caught_up})
+        if reading.shared is not None and (heads := unheard(reading.shared.ahead, self._told_heads)):
+            await self._writer.send({"type": "heads", "shared": heads})
+        return moved and batch.more
+
+    async def _send_timeline(self, name: str) -> None:
+        """Sends what is new in a followed timeline, as far as the window allows."""
+        follow = self._follows.get(name)
+        while follow is not None and (room := self._window.room) is not None:
+            found = await self._follows.page(follow, self._session, limit=min(PAGE_MAX, room[0]), bytes_max=room[1])
+            if found is None:
+                return
+            if isinstance(found, Batch):
+                self._window.sent(name, found.to_seq, entries=found.entries, size=len(found.json))
+                await self._writer.batch(found, extra={"caught_up": found.caught_up})
+            else:
+                self._window.forget(name)
+                await self._writer.send({"type": "resync_required", "timeline": name, "resync": found})
+
+    async def _resync(self) -> None:
+        data = await self._inbox.reset(self._device, reason="epoch")
+        await self._writer.send({"type": "resync_required", "resync": data})
+        await self._writer.close(Close.RESTART)
