@@ -10,7 +10,7 @@ from relay.inbox import rules
 from relay.inbox.cursor import Cursor, epoch8
 from relay.inbox.ending import append_control, end_for_others
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
-from relay.inbox.reports import Ledger, Reported, complete, end, is_delivery, released, tell
+from relay.inbox.reports import FAILED, RELEASED, Ledger, Reported, complete, end, is_delivery, released, tell
 from relay.inbox.rules import View
 from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy
@@ -143,6 +143,8 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
             why = held.get(entry.seq)
             if why in {"unknown_type", "poison"}:
                 continue  # it passed what it could not read: the delivery stays open
+            if why in {RELEASED, FAILED}:
+                continue  # that end is another entry's, or has been told
             reported = entry.seq <= device.acked_high or acks.reported(entry.seq)
             if seen is View.HELD:
                 # What it acked before it lost its store does not open again; only the full form is still to come.
@@ -197,6 +199,7 @@ def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> None:
     if not reportable:
         return
     tell(locked, locked.devices[device_id], "delivery.acked", reportable)
+    locked.unhold(device_id, [again.of for entry, _ in reportable if (again := released(entry)) and again.of])
     first_wins = [entry for entry, _ in reportable if entry.scope.first_ack_wins]
     if first_wins:
         end_for_others(locked, first_wins)
@@ -249,7 +252,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
         if not entry.live(locked.now_ms) or rules.view(entry, device) is View.NONE or entry.seq <= device.start_seq:
             continue
         was, before = known.get(entry.seq, ("", 0))
-        if entry.seq <= device.acked_high and was in {"", "fallback"}:
+        if was in {RELEASED, FAILED} or (entry.seq <= device.acked_high and was in {"", "fallback"}):
             continue  # acked and reported before, be it with its fallback: an ack is not taken back
         refused.add(entry.seq)
         why = NACK_WHY[codes[entry.message_id]]
@@ -262,9 +265,12 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]
         else:
             tries = max(1, before)
         if why == "poison" and tries >= TRIES_MAX:
+            locked.unhold(device.device_id, [entry.seq])
             if is_delivery(entry):  # no copy of one's own, nor the full form of what was acked with its fallback
                 failed.append((entry, "undecodable"))
-            locked.unhold(device.device_id, [entry.seq])
+                first = release.of if release is not None else entry.seq
+                locked.unhold(device.device_id, [first])
+                locked.hold(device.device_id, [(first, FAILED)])
             locked.put_acks(device.device_id, replace_again(locked.acks_of(device.device_id), entry.seq))
             continue
         locked.unhold(device.device_id, [entry.seq])

@@ -205,6 +205,8 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
             floor = entry.seq
         if floor > locked.inbox.floor_seq:
             entry_rows.prune_entries(conn, key, floor=floor)
+            if locked.holds:
+                device_rows.drop_held_below(conn, key, floor=floor)
             job_rows.forget_attempts(conn, key, upto=floor)
             gone += floor - locked.inbox.floor_seq
     return gone

@@ -85,7 +85,6 @@ def _create(locked: Locked, one: Registration) -> Device:
     if predecessor is not None:
         start_seq = min(start_seq, inherited_from(locked, predecessor))
         told_seq = max(start_seq, predecessor.acked_high)
-        remove(locked, predecessor, detail="device_gone")  # what it lacked is in the view of this one
     device = Device(
         app_id=one.device.app_id,
         user_id=one.device.user_id,
@@ -123,9 +122,13 @@ def _create(locked: Locked, one: Registration) -> Device:
         device_rows.insert_device(locked.conn, device)
     else:
         device_rows.save_devices(locked.conn, [(gone, device)])
+        device_rows.forget_reading(locked.conn, device.key)
+        locked.acks.pop(device.device_id, None)
     job_rows.create_job(locked.conn, device.key)
     locked.forget_jobs()
     locked.devices[device.device_id] = device
+    if predecessor is not None:
+        remove(locked, predecessor, detail="device_gone")  # what it lacked is in the view of this one
     return device
 
 

@@ -8,7 +8,7 @@ import msgspec
 from relay.inbox import rules
 from relay.inbox.ending import entry_row
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
-from relay.inbox.reports import Released, released
+from relay.inbox.reports import FAILED, RELEASED, Released, released
 from relay.inbox.rules import View
 from relay.model import Device, DeviceKey, EntryState, Kind
 from relay.store import devices as device_rows
@@ -31,6 +31,7 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
     rows: list[dict[str, Any]] = []
     done: list[int] = []
     later: list[tuple[int, str, int]] = []
+    on_their_way: list[int] = []
     everything = locked.held(device.device_id)
     # What another version refused beside its cursor comes again by itself: its refusal does not speak for this one.
     ahead = [row for row in everything if row[0] > device.acked_seq and rules.may_read_now(row[1], old, device)]
@@ -46,6 +47,8 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
         if entry is None or entry.state is not EntryState.LIVE:
             done.append(seq)
             continue
+        if why in {RELEASED, FAILED}:
+            continue
         # One that is over but not yet swept keeps its row: without it the sweep would take the delivery for acked.
         if not entry.live(locked.now_ms) or rules.view(entry, device) is not View.FULL:
             continue
@@ -57,7 +60,10 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
         before = released(entry)
         was_fallback = why == "fallback" or (before is not None and before.was == "fallback")
         own = entry.kind is Kind.OWN or (before is not None and before.own)
-        data = Released("fallback" if was_fallback else "held", tries, own)
+        of = before.of if before is not None else 0 if was_fallback or own else seq
+        data = Released("fallback" if was_fallback else "held", tries, own, of)
+        if of == seq:
+            on_their_way.append(seq)
         rows.append(
             entry_row(
                 locked,
@@ -75,6 +81,7 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
     if rows:
         message_rows.append(locked.conn, [], rows)
     locked.unhold(device.device_id, done)
+    locked.hold(device.device_id, [(seq, RELEASED) for seq in on_their_way])
     _put_off(locked, device, later)
     return Release(len(rows) + len(later), more=bool(later))
 

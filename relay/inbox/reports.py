@@ -1,5 +1,6 @@
 """How deliveries end: one final state each, with the event for the sender in the same transaction (protocol 11)."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,6 +21,11 @@ Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
 # Only these are deliveries of a message to a receiver. Copies for the sender's own devices and control entries are not.
 DELIVERIES = frozenset({Kind.MESSAGE, Kind.RELEASE, Kind.POINTER})
 
+RELEASED, FAILED = (
+    "released",
+    "failed",
+)  # why a device passed a message's first entry: it comes again; nothing could read it
+
 
 class Released(msgspec.Struct, frozen=True, omit_defaults=True):
     """`data` of a release: what the device had of the message before, and how many versions of its app choked on it."""
@@ -27,6 +33,7 @@ class Released(msgspec.Struct, frozen=True, omit_defaults=True):
     was: Literal["fallback", "held"]  # with its fallback a delivery was reported already
     tries: int = 0
     own: bool = False  # of a copy for the sender's own device, which is no delivery
+    of: int = 0  # the number of the message's first entry, where a delivery waits for this one
 
 
 def released(entry: Entry) -> Released | None:
@@ -95,20 +102,32 @@ class Ledger:
 
     def __init__(self, locked: Locked) -> None:
         self._locked = locked
-        self._held: dict[int, set[str]] | None = None
+        self._unshown: dict[int, dict[str, str]] | None = None
         self._attempts: dict[str, Any] = {}
 
-    def passed_open(self, seq: int) -> set[str]:
-        """Devices that passed this entry without being able to show it: their deliveries are open."""
-        if self._held is None:
+    def unshown(self, entry: Entry, device: Device) -> str | None:
+        """Why the device passed this entry without showing it in any form; None if it did not."""
+        if self._unshown is None:
             locked = self._locked
-            self._held = device_rows.open_held_of_user(locked.conn, locked.key) if locked.holds else {}
-        return self._held.get(seq, set())
+            self._unshown = device_rows.unshown_of_user(locked.conn, locked.key) if locked.holds else {}
+        return self._unshown.get(entry.seq, {}).get(device.device_id)
 
     def acked(self, entry: Entry, device: Device) -> bool:
         """Whether this delivery ended by an ack."""
         done = device.acked_high >= entry.seq or self._locked.acks_of(device.device_id).reported(entry.seq)
-        return done and device.device_id not in self.passed_open(entry.seq)
+        return done and self.unshown(entry, device) is None
+
+    def failed(self, entry: Entry, device: Device) -> bool:
+        """Whether this delivery ended because no version of the device's app could read it."""
+        return self.unshown(entry, device) == FAILED
+
+    def open(self, entry: Entry, device: Device) -> bool:
+        """Whether there is a delivery to this device that has not ended."""
+        return self.concerned(entry, device) and not (self.acked(entry, device) or self.failed(entry, device))
+
+    def comes_again(self, entry: Entry, device: Device) -> bool:
+        """Whether the device gets it once more, in full: the delivery is that entry's, then."""
+        return self.unshown(entry, device) == RELEASED
 
     def holds(self, entry: Entry, device: Device) -> bool:
         """Whether the device has this entry by a selective ack (one that is offered again does not count)."""
@@ -141,52 +160,33 @@ def complete(
 ) -> None:
     """Tells of messages whose last delivery to this user has just ended, at this device, by an ack or as failed."""
     others = [device for name, device in locked.devices.items() if name != device_id]
-    originals, releases = _originals(locked, list(entries))
-    done: list[tuple[Entry, dict[str, int]]] = []
-    for entry in originals:
-        if entry.completed_ms is not None or device_id in ledger.passed_open(entry.seq):
-            continue
+    done: list[tuple[Entry, Counter[str]]] = []
+    for entry in _originals(locked, list(entries)):
         concerned = [d for d in others if ledger.concerned(entry, d)]
-        again = _open_again(locked, releases.get(entry.message_id, ()), ledger)
-        if not again and all(ledger.acked(entry, d) for d in concerned):
-            counts = {"acked": len(concerned)} if concerned else {}
-            done.append((entry, counts | {state: counts.get(state, 0) + 1}))
+        if entry.completed_ms is None and not any(ledger.open(entry, d) for d in concerned):
+            done.append((entry, Counter([state, *_ends(entry, concerned, ledger)])))
     if done:
         _tell_completed(locked, done)
 
 
-def _originals(locked: Locked, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, list[Entry]]]:
-    """The same deliveries by their messages' first entries, where they are still kept; and all releases of these."""
+def _originals(locked: Locked, entries: Sequence[Entry]) -> list[Entry]:
+    """The same deliveries by their messages' first entries, where they are still kept."""
     released_ids = {entry.message_id for entry in entries if entry.kind is Kind.RELEASE}
     if not released_ids:
-        return list(entries), {}
+        return list(entries)
     known = entry_rows.entries_of_messages(locked.conn, locked.key, released_ids)
     first = {entry.message_id: entry for entry in known if entry.kind in DELIVERIES and entry.kind is not Kind.RELEASE}
-    return [first.get(entry.message_id, entry) for entry in entries], _releases(known)
+    return [first.get(entry.message_id, entry) for entry in entries]
 
 
-def _releases(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-    """The releases among them that are deliveries, by message."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        if entry.kind is Kind.RELEASE and is_delivery(entry):
-            found.setdefault(entry.message_id, []).append(entry)
-    return found
+def _ends(entry: Entry, devices: Iterable[Device], ledger: Ledger) -> Iterator[str]:
+    """How the deliveries to these devices have ended."""
+    for device in devices:
+        if not ledger.open(entry, device):
+            yield "failed" if ledger.failed(entry, device) else "acked"
 
 
-def _open_again(locked: Locked, releases: Iterable[Entry], ledger: Ledger) -> set[str]:
-    """Devices that get their delivery once more, in full, and have not acked that yet."""
-    return {
-        device.device_id
-        for release in releases
-        if release.state is EntryState.LIVE
-        and (device := locked.devices.get(release.only_device)) is not None
-        and ledger.concerned(release, device)
-        and not ledger.acked(release, device)
-    }
-
-
-def _tell_completed(locked: Locked, done: Sequence[tuple[Entry, dict[str, int]]]) -> None:
+def _tell_completed(locked: Locked, done: Sequence[tuple[Entry, Counter[str]]]) -> None:
     entry_rows.mark_completed(locked.conn, locked.key, locked.now_ms, [entry.seq for entry, _ in done])
     for start in range(0, len(done), DELIVERIES_MAX):
         chunk = done[start : start + DELIVERIES_MAX]
@@ -232,22 +232,20 @@ def end(
     ledger = Ledger(locked)
     open_: dict[str, list[Reported]] = {}
     nobody: list[Reported] = []
-    completed: list[tuple[Entry, dict[str, int]]] = []
-    releases = _releases(entries)
+    completed: list[tuple[Entry, Counter[str]]] = []
     for entry in entries:
         if not is_delivery(entry):
             continue
         concerned = [d for d in locked.devices.values() if ledger.concerned(entry, d)]
-        waiting = [d for d in concerned if not ledger.acked(entry, d)]
+        waiting = [d for d in concerned if ledger.open(entry, d)]
         for device in waiting:
-            open_.setdefault(device.device_id, []).append((entry, detail or _detail(entry, device, ledger)))
-        if not concerned:
+            if not ledger.comes_again(entry, device):
+                open_.setdefault(device.device_id, []).append((entry, detail or _detail(entry, device, ledger)))
+        if not concerned and entry.kind is not Kind.RELEASE:  # that was for one device, whose end has been told
             nobody.append((entry, detail or "never_online"))
         if entry.completed_ms is None and entry.kind is not Kind.RELEASE:
-            again = _open_again(locked, releases.get(entry.message_id, ()), ledger)
-            open_count = len({device.device_id for device in waiting} | again)
-            counts = {"acked": len(concerned) - open_count, str(state): max(open_count, 0 if concerned else 1)}
-            completed.append((entry, {word: count for word, count in counts.items() if count}))
+            ends = [*_ends(entry, concerned, ledger), *[str(state) for _ in waiting]]
+            completed.append((entry, Counter(ends or [str(state)])))
     for device_id, items in open_.items():
         tell(locked, locked.devices[device_id], EVENT_OF[state], items)
         locked.rearm(device_id)
@@ -259,13 +257,17 @@ def end(
 
 def _detail(entry: Entry, device: Device, ledger: Ledger) -> str:
     """Why the delivery had not been acked when it ended."""
-    if device.device_id in ledger.passed_open(entry.seq) or rules.view(entry, device) is View.HELD:
+    if ledger.unshown(entry, device) is not None or rules.view(entry, device) is View.HELD:
         return f"held: needs schema {entry.min_schema}" if entry.min_schema is not None else "held"
     if device.online_since_ms is not None and (device.online or (device.offline_since_ms or 0) > entry.accepted_ms):
         return "online_not_acked"
     if not device.has_address:
         return "no_address"
     return ledger.refusal(entry, device) or "never_online"
+
+
+def _somebody(locked: Locked, entry: Entry, but: Device, ledger: Ledger) -> bool:
+    return any(ledger.concerned(entry, d) for name, d in locked.devices.items() if name != but.device_id)
 
 
 def fail_device(locked: Locked, device: Device, *, detail: str) -> None:
@@ -281,10 +283,15 @@ def fail_device(locked: Locked, device: Device, *, detail: str) -> None:
             for entry in entries
             if entry.state is EntryState.LIVE
             and is_delivery(entry)
-            and ledger.concerned(entry, device)
-            and not ledger.acked(entry, device)
+            and ledger.open(entry, device)
+            and not ledger.comes_again(entry, device)
         ]
         tell(locked, device, "delivery.failed", items)
+        # Where there is no other device, the message waits for the next one.
+        shared = [
+            entry for entry in _originals(locked, [e for e, _ in items]) if _somebody(locked, entry, device, ledger)
+        ]
+        complete(locked, device.device_id, shared, ledger, state="failed")
         if len(entries) < DELIVERIES_MAX:
             return
         after = entries[-1].seq

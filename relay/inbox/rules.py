@@ -85,7 +85,7 @@ def view(entry: Entry, device: Device) -> View:
         return View.NONE
     if not in_scope(entry.scope, device):
         return View.NONE
-    if entry.scope.devices and device.created_ms > entry.accepted_ms:
+    if (entry.only_device or entry.scope.devices) and device.created_ms > entry.accepted_ms:
         return View.NONE  # it was named before it existed (or in an earlier life)
     if entry.scope.online and entry.kind is Kind.MESSAGE and device.device_id not in (note_of(entry).online or ()):
         return View.NONE

@@ -113,11 +113,12 @@ def device_state(entry: Entry, device: Device, ledger: Ledger, *, pushed: bool) 
     """The delivery's state: final words first, then how far it has come."""
     if ledger.acked(entry, device):
         return "acked"
-    if device.state == "gone":
+    if device.state == "gone" or ledger.failed(entry, device):
         return "failed"
     if entry.state is not EntryState.LIVE:
         return "cancelled" if entry.state is EntryState.RECALLED else str(entry.state)
-    if rules.view(entry, device) is View.HELD or device.device_id in ledger.passed_open(entry.seq):
+    passed = ledger.unshown(entry, device) is not None and not ledger.comes_again(entry, device)
+    if passed or rules.view(entry, device) is View.HELD:
         return "held"
     return "pushed" if pushed else "queued"
 

@@ -218,18 +218,18 @@ def set_held_tries(conn: Connection, key: DeviceKey, *, seq: int, tries: int) ->
     conn.execute(_set_tries, _key(key) | {"s": seq, "n": tries})
 
 
-_open_held = select(device_held.c.device_id, device_held.c.seq).where(
+_unshown = select(device_held.c.device_id, device_held.c.seq, device_held.c.why).where(
     device_held.c.app_id == bindparam("app"),
     device_held.c.user_id == bindparam("user"),
     device_held.c.why != "fallback",
 )
 
 
-def open_held_of_user(conn: Connection, key: UserKey) -> dict[int, set[str]]:
-    """seq -> devices that passed it without being able to show it in any form."""
-    found: dict[int, set[str]] = {}
-    for row in conn.execute(_open_held, {"app": key.app_id, "user": key.user_id}).all():
-        found.setdefault(row.seq, set()).add(row.device_id)
+def unshown_of_user(conn: Connection, key: UserKey) -> dict[int, dict[str, str]]:
+    """seq -> devices that passed it without being able to show it in any form, and why."""
+    found: dict[int, dict[str, str]] = {}
+    for row in conn.execute(_unshown, {"app": key.app_id, "user": key.user_id}).all():
+        found.setdefault(row.seq, {})[row.device_id] = row.why
     return found
 
 
@@ -252,15 +252,32 @@ def holders(conn: Connection, keys: Iterable[UserKey]) -> set[UserKey]:
 
 
 _held_seqs = select(device_held.c.seq).where(
-    device_held.c.app_id == bindparam("app"), device_held.c.user_id == bindparam("user")
+    device_held.c.app_id == bindparam("app"), device_held.c.user_id == bindparam("user"), device_held.c.why != "failed"
 )
+_drop_below = delete(device_held).where(
+    device_held.c.app_id == bindparam("app"),
+    device_held.c.user_id == bindparam("user"),
+    device_held.c.seq <= bindparam("floor"),
+)
+_drop_all_held = delete(device_held).where(*_held_here)
+
+
+def drop_held_below(conn: Connection, key: UserKey, *, floor: int) -> None:
+    """Forgets what devices passed and is not kept any more."""
+    conn.execute(_drop_below, {"app": key.app_id, "user": key.user_id, "floor": floor})
+
+
+def forget_reading(conn: Connection, key: DeviceKey) -> None:
+    """Forgets what a device of this name acked and passed in an earlier life."""
+    conn.execute(_drop_all_held, _key(key))
+    set_ack_ranges(conn, key, ranges=(), again=())
 
 
 def holding_after(conn: Connection, after: DeviceKey | None, *, limit: int) -> list[DeviceKey]:
     """Devices that have passed something without its full form, in key order."""
     c = device_held.c
     columns = (c.app_id, c.user_id, c.device_id)
-    statement = select(*columns).distinct().order_by(*columns).limit(limit)
+    statement = select(*columns).where(c.why.not_in(("released", "failed"))).distinct().order_by(*columns).limit(limit)
     if after is not None:
         statement = statement.where(tuple_(*columns) > tuple_(*after))
     return [DeviceKey(*row) for row in conn.execute(statement).all()]

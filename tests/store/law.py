@@ -80,7 +80,7 @@ def form(entry: Row, device: Row) -> str:
     for_others = (
         (entry["only_device"] and entry["only_device"] != device["device_id"])
         or (scope.get("devices") and device["device_id"] not in scope["devices"])
-        or (scope.get("devices") and device["created_ms"] > entry["accepted_ms"])
+        or ((entry["only_device"] or scope.get("devices")) and device["created_ms"] > entry["accepted_ms"])
         or device["device_id"] in scope.get("exclude_devices", [])
         or (scope.get("platforms") and device["platform"] not in scope["platforms"])
     )
@@ -255,7 +255,7 @@ def pruned(before: Rows | None, after: Rows, now_ms: int) -> list[str]:
 
 
 def _lacks(before: Rows, after: Rows, device: Row, seq: int) -> bool:
-    if any(of(h) == of(device) and h["seq"] == seq for h in before.held):
+    if any(of(h) == of(device) and h["seq"] == seq and h["why"] != "failed" for h in before.held):
         return True
     return (
         bool(seq > device["acked_seq"]) and not after.acked_beyond(device, seq) and not before.acked_beyond(device, seq)

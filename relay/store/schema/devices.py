@@ -56,7 +56,7 @@ device_held = table(
     text_("user_id"),
     text_("device_id"),
     int_("seq"),
-    text_("why"),  # held, fallback, unknown_type, poison
+    text_("why"),  # held, fallback, unknown_type, poison; released: comes again in full; failed: nothing could read it
     int_("tries"),
     key=("app_id", "user_id", "device_id", "seq"),
 )
