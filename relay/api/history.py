@@ -42,7 +42,7 @@ class HistoryApi:
         found = await self.inbox.history_of_device(
             key, conversation=query.conversation, before=query.before, limit=query.limit
         )
-        return Answer(200, {"entries": found.items, "before": None if found.next is None else int(found.next)})
+        return Answer(200, {"entries": found.items, "before": found.next})
 
     async def logs(self, call: Call) -> Answer:
         return Answer(200, {"logs": [{"hour": hour, "path": f"/v1/logs/{hour}"} for hour in self.files.hours()]})

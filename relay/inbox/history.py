@@ -14,14 +14,17 @@ from relay.errors import Malformed
 from relay.inbox import rules
 from relay.inbox.page import entry_json, snapshot
 from relay.inbox.rules import View
-from relay.model import CARRIES_MESSAGE, SEQ_MAX, DeviceKey, UserKey
+from relay.inbox.timeline import SharedSnapshot, shared_entry, shared_snapshots
+from relay.model import CARRIES_MESSAGE, SEQ_MAX, Device, DeviceKey, UserKey
 from relay.store import entries as entry_rows
 from relay.store import history as rows
+from relay.store import timelines
 from relay.store.engine import Conn
 from relay.store.history import Place
 
 LOOKED_AT_MAX = 2000
 NEWEST = Place(SEQ_MAX, "")
+IN_TIMELINE = "s"  # begins the mark of a place in the timeline of an ultra group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +122,66 @@ def message_json(row: Any) -> dict[str, Any]:
 
 
 def of_device(
-    conn: Conn, now_ms: int, key: DeviceKey, *, conversation: str | None, before: int | None, limit: int
+    conn: Conn, now_ms: int, key: DeviceKey, *, conversation: str | None, before: str | None, limit: int
 ) -> Pages:
-    """What the device could see, in its own view, backwards from a number. Raises Unauthenticated."""
-    device = snapshot(conn, key).device
-    found = entry_rows.page_rows_back(conn, key.user, before=before or SEQ_MAX, limit=LOOKED_AT_MAX)
+    """What the device could see, in its own view, backwards; `before` is an earlier answer's `next`. Raises Unauthenticated.
+
+    Of an ultra group: its timeline, and then what stands in the inbox from before it was one, or is kept for longer.
+    """
+    in_timeline, seq = _before(before)
+    base = snapshot(conn, key)
+    snap = (
+        None
+        if conversation is None
+        else shared_snapshots(conn, base.store_epoch, base.device, [conversation]).get(conversation)
+    )
+    found: list[msgspec.Raw] = []
+    if snap is not None and (in_timeline or before is None):
+        found, place = _of_timeline(conn, now_ms, snap, before=seq, limit=limit)
+        if place is not None:
+            return Pages(items=found, next=f"{IN_TIMELINE}{place}")
+    if in_timeline:
+        seq = SEQ_MAX
+    more = _of_inbox(conn, now_ms, base.device, conversation, snap, before=seq, limit=limit - len(found))
+    return Pages(items=[*found, *more.items], next=more.next)
+
+
+def _before(text: str | None) -> tuple[bool, int]:
+    """Whether a page begins in the timeline of an ultra group, and before which number there, or of the inbox."""
+    if text is None:
+        return False, SEQ_MAX
+    digits = text.removeprefix(IN_TIMELINE)
+    return text != digits, int(digits)
+
+
+def _of_timeline(
+    conn: Conn, now_ms: int, snap: SharedSnapshot, *, before: int, limit: int
+) -> tuple[list[msgspec.Raw], int | None]:
+    """Entries, and the number before which the next page begins; None: there is nothing older."""
+    items: list[msgspec.Raw] = []
+    before = min(before, snap.head_seq + 1)
+    found = timelines.page_rows_back(conn, snap.timeline.key, after=snap.start_seq, before=before, limit=LOOKED_AT_MAX)
+    for entry, content in found:
+        shown = shared_entry(snap, entry, content, now_ms, own=True) if entry.kind in CARRIES_MESSAGE else None
+        if isinstance(shown, bytes):
+            items.append(msgspec.Raw(shown))
+        if len(items) == limit:
+            return items, entry.seq
+    return items, found[-1][0].seq if len(found) == LOOKED_AT_MAX else None
+
+
+def _of_inbox(
+    conn: Conn,
+    now_ms: int,
+    device: Device,
+    conversation: str | None,
+    snap: SharedSnapshot | None,
+    *,
+    before: int,
+    limit: int,
+) -> Pages:
+    """`snap`: of the timeline in which the conversation's messages stand, so that what is still there is not said twice."""
+    found = entry_rows.page_rows_back(conn, device.key.user, before=before, limit=LOOKED_AT_MAX)
     items: list[Any] = []
     for entry, content in found:
         if entry.seq <= device.start_seq:
@@ -134,8 +192,13 @@ def of_device(
         fits = entry.kind in CARRIES_MESSAGE and entry.live(now_ms) and seen in {View.FULL, View.FALLBACK}
         if fits and (conversation is None or entry.conversation_id == conversation):
             one = entry_json(entry, content, seen)
-            if one is not None:
+            if one is not None and not (snap is not None and _stands_in(conn, snap, entry.message_id)):
                 items.append(msgspec.Raw(one))
         if len(items) == limit:
             return Pages(items=items, next=str(entry.seq))
     return Pages(items=items, next=str(found[-1][0].seq) if len(found) == LOOKED_AT_MAX else None)
+
+
+def _stands_in(conn: Conn, snap: SharedSnapshot, message_id: str) -> bool:
+    posted = timelines.posted(conn, snap.timeline.app_id, message_id)
+    return posted is not None and posted.conversation_id == snap.name

@@ -507,7 +507,7 @@ class InboxService:
         )
 
     async def history_of_device(
-        self, device: DeviceKey, *, conversation: str | None, before: int | None, limit: int
+        self, device: DeviceKey, *, conversation: str | None, before: str | None, limit: int
     ) -> Pages:
         """What the device could see of a conversation, backwards. No promise goes with it, and no cursor."""
         return await self.engine.read(

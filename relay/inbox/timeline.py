@@ -148,7 +148,7 @@ def shared_page(
     for entry, content in found:
         if entry.seq != cover.position + 1:
             raise Unavailable("A number of this timeline has no row: the store is damaged.", code="storage_failed")
-        if not cover.take(entry.seq, entry.message_id, _shown(snap, entry, content, now_ms, fill=not cursor)):
+        if not cover.take(entry.seq, entry.message_id, shared_entry(snap, entry, content, now_ms, own=not cursor)):
             break
     if not found and cover.position < bound:
         raise Unavailable("Numbers of this timeline have no rows: the store is damaged.", code="storage_failed")
@@ -161,12 +161,13 @@ def shared_page(
     )
 
 
-def _shown(snap: SharedSnapshot, entry: Entry, content: Content, now_ms: int, *, fill: bool) -> bytes | Why:
+def shared_entry(snap: SharedSnapshot, entry: Entry, content: Content, now_ms: int, *, own: bool) -> bytes | Why:
+    """The entry as its reader is shown it, or why it is not. `own`: what this session has sent itself as well."""
     if not snap.sees(entry.seq):
         return Why.SCOPE
     if content.sender_user == snap.device.user_id and entry.kind is Kind.MESSAGE:
         entry = replace(entry, kind=Kind.OWN)  # the sender's devices read the same entry as everybody
     seen = rules.view(entry, snap.device)
-    if seen is View.OWN and fill:
+    if seen is View.OWN and own:
         seen = rules.as_content(entry, snap.device)
     return rules.gap_reason(entry, seen, now_ms) or entry_json(entry, content, seen) or Why.QUARANTINED

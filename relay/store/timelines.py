@@ -147,6 +147,24 @@ def page_rows(conn: Connection, key: TimelineKey, *, after: int, upto: int, limi
     return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page, params)]
 
 
+_page_back = (
+    select(*_DECIDING, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
+    .select_from(_WITH_MESSAGE)
+    .where(*_here, t.seq > bindparam("after"), t.seq < bindparam("before"))
+    .order_by(t.seq.desc())
+    .limit(bindparam("count"))
+)
+
+
+def page_rows_back(
+    conn: Connection, key: TimelineKey, *, after: int, before: int, limit: int
+) -> list[tuple[Entry, Content]]:
+    """As `page_rows`, backwards from a number down to another."""
+    params = _place(key) | {"after": after, "before": before, "count": limit}
+    split = len(_DECIDING)
+    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page_back, params)]
+
+
 _notifiable = (
     select(*_DECIDING, m.sender_user)
     .select_from(_WITH_MESSAGE)

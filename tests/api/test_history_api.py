@@ -108,3 +108,58 @@ async def test_a_log_is_downloaded_in_parts(face: Face) -> None:
 
 async def test_a_device_has_no_business_with_logs(face: Face) -> None:
     assert (await face.call("GET", "/v1/logs", token=face.token)).refused(403, "forbidden")
+
+
+# --- of an ultra group ------------------------------------------------------------------------------------------------
+
+
+async def looked_back(face: Face, conversation: str, *, limit: int = 50) -> list[tuple[str, str]]:
+    """(kind, body) of everything that a device can see of it, page by page."""
+    found: list[tuple[str, str]] = []
+    path = f"/v1/device/history?conversation={conversation}&limit={limit}"
+    before = ""
+    while True:
+        page = (await face.call("GET", path + before, token=face.token)).json
+        assert len(page["entries"]) <= limit
+        found += [(one["kind"], one["body"]) for one in page["entries"]]
+        if page["before"] is None:
+            return found
+        before = f"&before={page['before']}"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 50])
+async def test_a_device_looks_back_over_an_ultra_group_and_what_came_before_it_was_one(face: Face, limit: int) -> None:
+    group = f"{face.user}-town{limit}"
+    members = f"/v1/groups/{group}/members"
+    await face.call("PUT", members, {"add": [face.user, "bob"]})
+    await face.sent(to={"group": group}, body="small")
+    await face.call("PUT", members, {"type": "ultra", "add": ["carl"]})
+    await face.sent(to={"group": group}, body="big")
+    await face.sent(body="elsewhere")
+    await face.sent(to={"group": group}, body="you", mentions=[face.user])
+    await face.sent(to={"group": group}, body="mine", sender={"user": face.user})
+    assert await looked_back(face, group, limit=limit) == [
+        ("own", "mine"),
+        ("message", "you"),
+        ("message", "big"),
+        ("message", "small"),
+    ]
+
+
+async def test_a_device_sees_of_an_ultra_group_the_time_of_its_users_stay_alone(face: Face) -> None:
+    group = f"{face.user}-stay"
+    members = f"/v1/groups/{group}/members"
+    await face.call("PUT", members, {"add": ["bob"], "type": "ultra"})
+    await face.sent(to={"group": group}, body="before")
+    assert await looked_back(face, group) == []
+    await face.call("PUT", members, {"add": [face.user]})
+    await face.sent(to={"group": group}, body="with her")
+    await face.call("PUT", members, {"remove": [face.user]})
+    await face.sent(to={"group": group}, body="after")
+    assert await looked_back(face, group) == [("message", "with her")]
+
+
+async def test_a_place_that_no_answer_gave_is_refused(face: Face) -> None:
+    for odd in ("x7", "s", "-1", "s-1", "1" * 17):
+        answer = await face.call("GET", f"/v1/device/history?before={odd}", token=face.token)
+        assert answer.refused(422, "validation_failed")

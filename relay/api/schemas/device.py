@@ -11,7 +11,7 @@ class DeviceHistoryOut(Out):
     """Entries as in sync, the newest first. `before`: for the next page; null: there is nothing older."""
 
     entries: list[dict[str, Any]]
-    before: int | None
+    before: str | None
 
 
 class NextTokenOut(Out):

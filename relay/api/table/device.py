@@ -20,7 +20,6 @@ from relay.api.schemas.device import (
 from relay.api.schemas.devices import AddressesBody, AddressesOut
 from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, KEY_HEADER, STORE
 from relay.inbox.cursor import INBOX
-from relay.model import SEQ_MAX
 from relay.realtime.protocol import (
     FOLLOWED_MAX,
     AckBody,
@@ -60,8 +59,10 @@ class StreamQuery(Query):
 
 
 class DeviceHistoryQuery(Query):
+    """Without a conversation: the inbox. `before` is what an earlier answer gave."""
+
     conversation: Id | None = None
-    before: int | None = Field(None, ge=1, le=SEQ_MAX)
+    before: Annotated[str, StringConstraints(pattern=r"^s?[0-9]{1,16}$")] | None = None
     limit: int = Field(50, ge=1, le=200)
 
 
