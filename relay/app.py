@@ -18,22 +18,14 @@ from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
 from relay.api.system import Readiness
 from relay.api.watch import CredentialWatch
-from relay.building.address_tokens import AddressTokens
-from relay.building.checking import cannot_listen
-from relay.building.departure import Departure
-from relay.building.measuring import watch_loop
-from relay.building.set_back import SetBack
-from relay.building.store import open_engine, open_ring, reach, room_of
-from relay.building.watchdog import Watchdog
-from relay.building.web import web_application
 from relay.bus.local import LocalBus
 from relay.clock import Clock, StoreClock
 from relay.config import Settings
-from relay.drain import timeline
 from relay.errors import ConfigError
-from relay.fanout import FanoutWorker
 from relay.ids import Rng, random_hex
+from relay.inbox.address_tokens import AddressTokens
 from relay.inbox.cursor import CursorKeys
+from relay.inbox.fanout_worker import FanoutWorker
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.message_logs import MessageLogs
@@ -55,10 +47,17 @@ from relay.store import queue as job_rows
 from relay.store.migrate import migrate
 from relay.store.outage import StoreWatch
 from relay.store.room import ReadSpace, space_of
+from relay.store.set_back import SetBack
 from relay.store.sqlite_file import sqlite_version, wal_reset_affected
+from relay.telemetry.loop_lag import measure_lag
 from relay.telemetry.metrics import Metrics
+from relay.telemetry.watchdog import Watchdog
 from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import Pace, WebhookWorker, posting
+from relay.wiring.checking import cannot_listen
+from relay.wiring.departure import Departure, timeline
+from relay.wiring.store import open_engine, open_ring, reach, room_of
+from relay.wiring.web import web_application
 
 log = structlog.get_logger("relay.app")
 
@@ -342,7 +341,7 @@ class Relay:
             ):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
-            group.create_task(watch_loop(self.clock, self.metrics, stop), name="loop-lag")
+            group.create_task(measure_lag(self.clock, self.metrics, stop), name="loop-lag")
             scheduler.start()
             await self.chores.tick()
             try:

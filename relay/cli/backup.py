@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from relay.building.store import open_engine
 from relay.cli.exits import EX_CANTCREAT, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_TEMPFAIL
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import StoreClock, SystemClock, rfc3339
@@ -28,6 +27,7 @@ from relay.store.meta import WitnessFile
 from relay.store.postgres import PostgresEngine
 from relay.store.restore import restore_file, restored_server
 from relay.telemetry.metrics import Metrics
+from relay.wiring.store import open_engine
 
 MIB = 1024 * 1024
 EXITS = {"absent": EX_NOINPUT, "exists": EX_CANTCREAT, "busy": EX_TEMPFAIL, "bad": EX_DATAERR, "disk": EX_IOERR}

@@ -17,7 +17,6 @@ from rich.table import Table
 
 from relay.api.issuing import OVERLAP_MS_MAX, Issuer
 from relay.api.principal import SCOPES
-from relay.building.store import open_engine
 from relay.cli.runtime import config_option, run, settings_from
 from relay.cli.vapid import vapid
 from relay.clock import Clock, SystemClock, rfc3339
@@ -31,6 +30,7 @@ from relay.store.migrate import migrate
 from relay.store.reseal import SEALED, Sealed, count, reseal_some
 from relay.store.sqlite import SqliteEngine
 from relay.telemetry.metrics import Metrics
+from relay.wiring.store import open_engine
 
 STEP = 500  # rows in one transaction: short enough to run beside a relay
 SETTLED_S = 5  # from then on, every node seals with a data key that has become ripe

@@ -14,8 +14,6 @@ import structlog
 from providers.contract import ProviderConfig
 from providers.endpoints import EndpointConfig
 from relay.app import Relay
-from relay.building.checking import mistakes
-from relay.building.store import open_engine
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import SystemClock
@@ -31,6 +29,8 @@ from relay.store.postgres import PostgresEngine
 from relay.store.postgres_session import driver
 from relay.telemetry.logs import setup_logging
 from relay.telemetry.metrics import Metrics
+from relay.wiring.checking import mistakes
+from relay.wiring.store import open_engine
 
 log = structlog.get_logger("relay.app")
 

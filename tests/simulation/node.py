@@ -14,8 +14,8 @@ from relay.api.device_sends import DeviceSends
 from relay.api.sends import Sends
 from relay.bus.local import LocalBus
 from relay.errors import Problem
-from relay.fanout import FanoutWorker
 from relay.inbox.cursor import CursorKeys
+from relay.inbox.fanout_worker import FanoutWorker
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.keys import KeyRing

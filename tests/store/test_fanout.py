@@ -8,8 +8,8 @@ import pytest
 from house import House
 
 from relay.errors import Conflict
-from relay.fanout import FanoutWorker
 from relay.inbox import fanout, send
+from relay.inbox.fanout_worker import FanoutWorker
 from relay.model import Policy
 from relay.store.engine import Engine
 

@@ -282,7 +282,7 @@ async def test_a_whole_file_passes_and_a_check_that_is_not_done_is_given_up_at_a
 async def test_a_version_with_the_bug_is_told_in_the_log_and_in_a_metric(
     affected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("relay.app", "relay.building.measuring"):
+    for place in ("relay.app", "relay.wiring.gauges"):
         monkeypatch.setattr(f"{place}.wal_reset_affected", lambda: affected)
     environ = {
         "RELAY_SERVER__PORT": "0",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.drain import timeline
+from relay.wiring.departure import timeline
 
 seconds = st.floats(0, 600)
 

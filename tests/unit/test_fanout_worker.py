@@ -3,7 +3,7 @@
 import asyncio
 
 from relay.clock import SystemClock
-from relay.fanout import FanoutWorker
+from relay.inbox.fanout_worker import FanoutWorker
 
 
 async def test_a_worker_that_is_cancelled_while_it_rests_ends_all_of_its_tasks() -> None:

@@ -5,7 +5,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.building.watchdog import Heart, stack
+from relay.telemetry.watchdog import Heart, stack
 
 BEAT_MS = 250
 

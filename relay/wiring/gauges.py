@@ -1,10 +1,7 @@
 """How things stand in this process, for the metrics."""
 
-import asyncio
-import contextlib
 from typing import Protocol
 
-from relay.clock import Clock
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
 from relay.realtime.hub import Hub
@@ -13,8 +10,6 @@ from relay.store.postgres import PostgresEngine
 from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import wal_reset_affected
 from relay.telemetry.metrics import Metrics
-
-LAG_S = 0.5
 
 
 class Measured(Protocol):
@@ -43,13 +38,3 @@ def gauges(relay: Measured) -> None:
         },
         wal_reset=isinstance(relay.engine, SqliteEngine) and wal_reset_affected(),
     )
-
-
-async def watch_loop(clock: Clock, metrics: Metrics, stop: asyncio.Event) -> None:
-    """Measures how late this process comes to its work, until `stop`."""
-    while not stop.is_set():
-        before_ms = clock.monotonic_ms()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAG_S):
-                await stop.wait()
-        metrics.lag(max(0.0, (clock.monotonic_ms() - before_ms) / 1000 - LAG_S))

@@ -25,7 +25,6 @@ from relay.api.stream import StreamApi
 from relay.api.system import Documents, Readiness, SystemApi
 from relay.api.watch import CredentialWatch
 from relay.api.webhooks import WebhookApi
-from relay.building.measuring import gauges
 from relay.clock import Clock
 from relay.config import Settings
 from relay.ids import Rng
@@ -43,6 +42,7 @@ from relay.store.engine import Engine
 from relay.telemetry.metrics import Metrics
 from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import WebhookWorker
+from relay.wiring.gauges import gauges
 
 
 class Services(Protocol):

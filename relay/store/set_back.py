@@ -11,7 +11,7 @@ from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
 from relay.store.postgres_session import Server
 
-log = structlog.get_logger("relay.app")
+log = structlog.get_logger("relay.store")
 
 
 class SetBack:

@@ -1,1 +1,0 @@
-"""What the composition root puts together, part by part."""
