@@ -288,6 +288,7 @@ class Account(Section):
         None, description='by which its days and hours go, like "+08:00"'
     )
     fallback: bool = True  # while it is out for long, a device's next address has the push
+    batch: bool = False  # one call for all devices that are told the same
     settings: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)  # the provider's own; has secrets
 
 

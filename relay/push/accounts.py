@@ -12,6 +12,7 @@ from relay.inbox.rules import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
 from relay.push.situation import AccountView, Privacy, Quota, Sort, Wait
+from relay.push.together import Together
 
 HELD_MAX = 10_000  # sorts of push that wait for their hour; of one forgotten, one more call is made
 
@@ -38,6 +39,7 @@ class Account:
     transport: OwnedTransport | None = None  # which the provider speaks through; closed with it
     bucket: Bucket
     terms: Terms = Terms()
+    together: Together | None = None  # the way of pushes that may share a call, if any may
     parked_code: str | None = None
     parked: bool = False  # as last seen; PLAN reads the truth from the store
     circuit: Circuit = field(default_factory=Circuit)
@@ -93,6 +95,8 @@ class Account:
         match outcome.verdict:
             case Verdict.REFUSED | Verdict.TOO_LARGE if outcome.local:
                 self.circuit.unasked(now_ms)
+            case Verdict.RETRY if outcome.local:
+                pass  # the one whose call it shared is counted
             case Verdict.RETRY if outcome.spent:  # nobody is ill and nothing too fast; SETTLE notes the day's end
                 self.circuit.succeeded(now_ms)
             case Verdict.RETRY if outcome.shut:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 from providers import loading
-from providers.contract import Capabilities, Provider, ProviderConfig, Transport
+from providers.contract import BatchProvider, Capabilities, Provider, ProviderConfig, Transport
 from providers.endpoints import EndpointConfig
 from providers.guard import Guard
 from relay.clock import Clock
@@ -16,6 +17,7 @@ from relay.push.calendar import Hours, offset, zone_named
 from relay.push.hosts import PerHost
 from relay.push.limits import Bucket
 from relay.push.situation import Privacy
+from relay.push.together import Together
 
 DEFAULT_APP = "default"
 
@@ -47,6 +49,8 @@ def configured(settings: Settings) -> list[Configured]:
             )
             mistakes.append(f"[accounts.{name}] provider: found {one.provider!r}, which {why}.")
             continue
+        if one.batch and loaded.provider.capabilities.batch_max == 1:
+            mistakes.append(f"[accounts.{name}] batch: {one.provider} takes one device a call; leave it out.")
         try:
             config = loading.configured(loaded.provider, one.settings)
         except loading.SettingsInvalid as error:
@@ -71,13 +75,15 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
         # Half for all hosts that have not answered yet: the rest is for those that have.
         strangers = max(1, one.settings.concurrency // 2)
         call = PerHost(transport, clock, trusted=one.config.hosts, strangers_max=strangers)
+    provider = one.provider(one.config, transport=call, now=now_s)
     return Account(
         app_id=DEFAULT_APP,
         name=one.name,
-        provider=one.provider(one.config, transport=call, now=now_s),
+        provider=provider,
         transport=transport,
         bucket=Bucket(one.settings.rate_per_s, one.settings.burst),
         terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
+        together=Together(cast(BatchProvider, provider)) if one.settings.batch else None,
     )
 
 

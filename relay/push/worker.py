@@ -5,7 +5,8 @@ Killed at any point it loses nothing: a claim ends by itself, and its job is due
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -20,7 +21,7 @@ from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt, still_needed
 from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
-from relay.push.notes import Note, device_hint
+from relay.push.notes import Form, Note, device_hint
 from relay.push.planning import Planned, plan_due
 from relay.push.rules import Result, worst
 from relay.push.settling import Settlement, settle
@@ -41,6 +42,7 @@ SPARED_MS = 3_600_000
 MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
 BRAKED_MS = 3_600_000
 HELD_MS = 1_000
+OWN_TO_A_DEVICE = {"device", "user_hint", "epoch8", "head"}  # in the relay's object of a push
 BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
 
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
@@ -231,7 +233,7 @@ class PushWorker:
             outcome = BROKE
             try:
                 async with asyncio.timeout(CALL_S):
-                    outcome = await account.provider.send(self._push(account, attempt, note, token))
+                    outcome = await self._called(account, attempt, note, token)
             except TimeoutError:
                 outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
             finally:
@@ -244,6 +246,12 @@ class PushWorker:
                 break
         partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
         return Result(worst([one for one in outcomes if not _of_a_sort(one)] or outcomes), partly=partly)
+
+    async def _called(self, account: Account, attempt: Attempt, note: Note, token: str) -> Outcome:
+        push = self._push(account, attempt, note, token)
+        if account.together is None or attempt.lost or not _says_the_same_to_all(attempt, push):
+            return await account.provider.send(push)
+        return await account.together.send(replace(push, relay=_named_to_nobody(push.relay)))
 
     def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> None:
         now_ms = self._clock.now_ms()
@@ -342,6 +350,17 @@ class PushWorker:
 
     def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
         return list(settle(conn, now_ms, items, self._policy_of))
+
+
+def _says_the_same_to_all(attempt: Attempt, push: Push) -> bool:
+    """Whether it is a message as every device shows it. Summaries and wake-ups are the device's own; so are messages
+    of which the app is to decide whether they are for whoever uses it now."""
+    return attempt.send.form == Form.EACH and not push.silent and not push.mutable
+
+
+def _named_to_nobody(relay: Mapping[str, object]) -> dict[str, object]:
+    """The relay's object without what differs between devices."""
+    return {name: value for name, value in relay.items() if name not in OWN_TO_A_DEVICE}
 
 
 def _of_a_sort(outcome: Outcome) -> bool:

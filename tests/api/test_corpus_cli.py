@@ -111,6 +111,7 @@ keys = "none.json"
 provider = "fmc"
 [accounts.bare]
 provider = "fcm"
+batch = true
 [accounts.odd]
 provider = "http"
 secrt = "hunter2"
@@ -134,6 +135,7 @@ def test_b118_every_mistake_at_once_from_a_real_process(folder: Path) -> None:
         f"[device_jwt] keys: {folder / 'none.json'} cannot be read",
         "[accounts.none] provider: found 'fmc', which is not installed; there are: apns, fcm,",
         "[accounts.bare] service_account: found nothing; must be given, or service_account_file.",
+        "[accounts.bare] batch: fcm takes one device a call; leave it out.",
         "[accounts.odd] secrt: is not known; did you mean secret?",
         "[accounts.odd] url: found nothing; must be given.",
         "[accounts.worse] concurrency: found a value that is not shown; must be a whole number from 1 to 10000.",
