@@ -59,9 +59,15 @@ NO_NOTE = Note()
 
 
 def note_of(entry: Entry) -> Note:
-    if entry.data is None or entry.kind is not Kind.MESSAGE:
+    """Of a release, what was noted of the entry that it comes for."""
+    if entry.data is None or entry.kind not in {Kind.MESSAGE, Kind.RELEASE}:
         return NO_NOTE
     return msgspec.json.decode(entry.data, type=Note)
+
+
+def mentions(entry: Entry) -> bool:
+    """Whether the message mentions this inbox's user."""
+    return entry.kind is Kind.POINTER or note_of(entry).mention
 
 
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
@@ -221,8 +227,7 @@ def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy
 
 def muted(entry: Entry, preferences: Preferences) -> bool:
     """Whether the user does not want to be told of it."""
-    mention = entry.kind is Kind.POINTER or note_of(entry).mention
-    return not wanted(preferences, entry.conversation_id, mention=mention, accepted_ms=entry.accepted_ms)
+    return not wanted(preferences, entry.conversation_id, mention=mentions(entry), accepted_ms=entry.accepted_ms)
 
 
 def _tells(entry: Entry, seen: View) -> bool:

@@ -151,7 +151,7 @@ def ahead(conn: Conn, base: Snapshot, but: Iterable[str]) -> tuple[dict[str, Any
     listed = [one for one in found if one.conversation_id not in asked][:LISTED_MAX]
     if not listed:
         return ()
-    mentions = readers.mentions_above(conn, base.device.key.user, base.device.acked_seq)
+    mentions = readers.mentions_above(conn, base.device.key, base.device.acked_seq)
     return tuple(
         {
             "conversation": one.conversation_id,

@@ -118,16 +118,23 @@ _pointers = (
         inbox_entry.c.app_id == bindparam("app"),
         inbox_entry.c.user_id == bindparam("user"),
         inbox_entry.c.seq > bindparam("after"),
-        inbox_entry.c.kind == "pointer",
+        or_(
+            inbox_entry.c.kind == "pointer",
+            and_(
+                inbox_entry.c.kind == "release",
+                inbox_entry.c.only_device == bindparam("device"),
+                inbox_entry.c.data.contains('"mention":true'),
+            ),
+        ),
         inbox_entry.c.state == literal_column("'live'"),
     )
     .group_by(message.c.conversation_id)
 )
 
 
-def mentions_above(conn: Connection, user: UserKey, seq: int) -> dict[str, int]:
-    """How many mentions stand in the user's inbox above this number, by conversation."""
-    params = {"app": user.app_id, "user": user.user_id, "after": seq}
+def mentions_above(conn: Connection, key: DeviceKey, seq: int) -> dict[str, int]:
+    """How many mentions stand in the inbox above this number for the device, by conversation."""
+    params = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "after": seq}
     return {row[0]: row[1] for row in conn.execute(_pointers, params)}
 
 

@@ -8,6 +8,8 @@ import pytest
 from house import House
 
 from relay.inbox import releasing
+from relay.inbox.ack import Nack
+from relay.inbox.preferences import Level, Preferences
 from relay.store.engine import Engine
 
 PHONE = "ann/phone"
@@ -147,7 +149,7 @@ async def test_more_than_one_transaction_takes_is_released_all_the_same(
     sent = await house.sends(4, **NEW)
     refused = (await house.send(type="poll")).message_id
     await house.page(PHONE)
-    await house.ack(PHONE, nacks=((refused, "unknown_type"),))
+    await house.ack(PHONE, nacks=(Nack(refused, "unknown_type"),))
     await house.ack(PHONE)
     if crash:
         rest = house.inbox.release_rest
@@ -189,3 +191,19 @@ async def test_however_an_upgrade_is_cut_off_all_of_it_comes_once_it_goes_on(
     got += [one["id"] for one in await read(house)]
     assert set(got) == {sent.message_id, held.message_id}
     assert len(await house.rows("SELECT seq FROM inbox_entry WHERE kind = 'release'")) == 2
+
+
+@pytest.mark.parametrize("ultra", [False, True])
+async def test_a_mention_that_was_held_is_a_mention_when_it_is_released(house: House, ultra: bool) -> None:
+    """To a user who wants to be told of mentions alone."""
+    await house.inbox.change_group("shop", "g", add=["ann"], remove=[], ultra=ultra)
+    await house.inbox.set_preferences(house.key(PHONE).user, Preferences(level=Level.MENTIONS))
+    for more in ({}, {"mentions": ("ann",)}):
+        await house.inbox.accept(house.message(users=(), group="g", conversation_id="g", **NEW, **more))
+        while await house.inbox.fan_out():
+            pass
+    await read(house)
+    await house.hello(PHONE, schema=5, app_version="2")
+    (listed,) = (await house.inbox.read(house.key(PHONE), None, limit=200)).shared.ahead or [{"mentions": 1}]
+    assert listed["mentions"] == 1
+    assert len(await told(house)) == 1
