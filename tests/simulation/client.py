@@ -25,7 +25,7 @@ class Database:
     messages: dict[str, str] = field(default_factory=dict)  # id -> form; control entries: their kind
     holes: dict[int, str] = field(default_factory=dict)  # numbers that came with a reason instead
     rotten: bool = False  # some of it is gone, and the cursor does not know
-    owed: dict[str, str] = field(default_factory=dict)  # refusals that the SDK keeps until they are heard: id -> code
+    owed: dict[str, str] = field(default_factory=dict)  # refusals, kept until the relay has heard them: id -> code
 
     def copy(self) -> "Database":
         return deepcopy(self)
@@ -98,6 +98,7 @@ class Client:
         for gap in batch["gaps"]:
             for seq in range(gap["from"] + 1, gap["to"] + 1):
                 database.holes[seq] = gap["why"]
+        database.owed |= self.nacks
         database.seq, database.cursor = batch["to"], batch["cursor"]
         return True
 
@@ -107,6 +108,7 @@ class Client:
         self.nacks = {}
         for entry in batch["entries"]:
             self._keep(entry)
+        self.database.owed |= self.nacks
         return [entry["id"] for entry in batch["entries"] if "body" in entry and entry["id"] not in self.nacks]
 
     def _keep(self, entry: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ It talks as a real one does, over a socket or by polling; what it decides is in 
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import replace
@@ -57,6 +58,7 @@ class Phone:
         self.follows: str | None = None
         self.rotted = False
         self.stay = False  # the healed world: it comes and stays
+        self._flying: deque[dict[str, Any]] = deque()  # acks on this connection that have no answer yet
         self._woken = asyncio.Event()
         self._visit: asyncio.Task[None] | None = None
         self._known_schema: int | None = (
@@ -240,6 +242,7 @@ class Phone:
 
     async def _by_polling(self) -> None:
         call = self.world.call
+        await self._say_owed()
         said = self._hello()
         greeted = await call(lambda node: node.devices.hello(self.key, HelloBody.model_validate(said)))
         self._welcomed(greeted.answer)
@@ -291,6 +294,7 @@ class Phone:
             if ids:
                 said = {"ids": ids, "receipts": [{"id": ids[0], "what": "shown"}], **self._nacks()}
                 await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+                self._heard(said)
         except (Lost, Problem):
             return
 
@@ -309,13 +313,16 @@ class Phone:
             await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
         except CursorRefused:
             return False
+        self._heard(said)
         return batch.more
 
     # --- by a socket ---
 
     async def _by_socket(self) -> None:
+        await self._say_owed()
         node = await self.world.reach()
         link = self.link = Link(self.world.net, self.world.faults, Context())
+        self._flying.clear()
         node.serve(self.key, link, {"type": "hello", **self._hello()})
         until_s = now_s() + self.draws.between(2, self.world.scenario.stay_s)
         beat_s = now_s() + HEARTBEAT_S
@@ -348,8 +355,12 @@ class Phone:
                         said = {"type": "ack", "upto": self.client.database.seq}
                     said |= {**self._nacks(), **self._read()}
                     self._say(link, said)
+                    self._flying.append(said)
                     if self.world.faults.strikes("ack_twice"):
                         self._say(link, said)
+                        self._flying.append(said)
+            case "ack":
+                self._heard(self._flying.popleft())
             case "resync_required":
                 self.client.reset(frame["resync"])
                 raise Lost
@@ -364,8 +375,23 @@ class Phone:
     # --- both ways ---
 
     def _nacks(self) -> dict[str, Any]:
-        nacks = [{"id": id_, "code": code} for id_, code in self.client.nacks.items()]
+        nacks = [{"id": id_, "code": code} for id_, code in self.client.database.owed.items()]
         return {"nack": nacks} if nacks else {}
+
+    def _heard(self, said: dict[str, Any]) -> None:
+        for nack in said.get("nack", ()):
+            self.client.database.owed.pop(nack["id"], None)
+
+    async def _say_owed(self) -> None:
+        """Refusals that a crash kept from the relay come before the handshake, whose cursor acks what they are about."""
+        said = self._nacks()
+        if said:
+            try:
+                await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+            except Problem as problem:
+                if problem.retryable:
+                    raise
+            self._heard(said)
 
     def _read(self) -> dict[str, Any]:
         """At times the user has read a conversation up to here."""

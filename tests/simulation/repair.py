@@ -35,6 +35,7 @@ async def repair(phone: "Phone") -> None:
         phone.world.story.tell("repaired", phone.name, seq, *ids)
         if ids:
             await call(lambda node, said=said: node.devices.ack(phone.key, AckBody.model_validate(said)))  # type: ignore[misc]
+            phone._heard(said)
     database.rotten = phone.rotted and not phone.stay  # once more in its last version
 
 

@@ -140,7 +140,6 @@ class SdkVisit:
             raise Broken(f"the core stands at {at}, its database at {database.seq}")
         self.phone._store(self._batches.pop(id(page)))
         nacks = dict(self.phone.client.nacks)
-        database.owed |= nacks
         if self.draws.chance(0.1):
             conversation = self.draws.pick(("c1", "c2"))
             self._events.append(steps.Spoke(dict([said.read(conversation, database.seq)])))
