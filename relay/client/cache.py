@@ -47,6 +47,7 @@ class Cache:
         self._db, self.set_aside = opened(self.path, app_migrations=migrations, rng=rng, now_ms=now_ms)
         self._types = None if types is None else frozenset(types)
         self._check = check
+        self._app_version: str | None = None  # that judges; see `note_version`
         self.outbox = Outbox(self._transaction, self._rows)
         self.shared = SharedStore(self._transaction, self._rows, self._take)
 
@@ -160,7 +161,7 @@ class Cache:
                 self._keep_raw(one)
                 outcome.told.append(news.Noticed(entry.kind, one.raw))
                 if entry.kind not in KNOWN_KINDS:
-                    outcome.words.update([said.nack(entry.id, "unknown_type")])
+                    outcome.words.update([said.nack(entry.id, "unknown_type", self._app_version)])
         return changed
 
     def _keep_raw(self, one: Received) -> None:
@@ -193,7 +194,7 @@ class Cache:
         else:
             changed = False
         if refusal is not None and timeline == INBOX:  # of what is shared, nothing is owed to this device alone
-            outcome.words.update([said.nack(entry.id, refusal)])
+            outcome.words.update([said.nack(entry.id, refusal, self._app_version)])
         if numbered and entry.seq > 0:
             self._enter(one, kept, expires_ms, timeline)
         if entry.collapse_key is not None and entry.kind == "message":
@@ -353,6 +354,7 @@ class Cache:
         with self._transaction() as db:
             before: str | None = self._one("SELECT app_version FROM store")[0]
             db.execute("UPDATE store SET app_version = ?", (app_version,))
+        self._app_version = app_version
         return before
 
     def token_after(self, given: str) -> str:

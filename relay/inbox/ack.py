@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -24,6 +25,14 @@ TRIES_MAX = 3  # app versions that may fail to decode a message before its deliv
 NACK_WHY = {"unknown_type": "unknown_type", "undecodable": "poison", "too_big": "poison"}
 
 
+class Nack(NamedTuple):
+    """A message that the device could not read."""
+
+    message_id: str
+    code: str
+    version: str | None = None  # of the app that could not
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckRequest:
     """Everything a device may say in one ack. All parts are optional and idempotent."""
@@ -33,7 +42,7 @@ class AckRequest:
     upto: int | None = None  # a socket's: at most what this connection was sent
     cursor: Cursor | None = None
     ids: tuple[str, ...] = ()
-    nacks: tuple[tuple[str, str], ...] = ()  # (message id, code)
+    nacks: tuple[Nack, ...] = ()
     reads: tuple[tuple[str, int], ...] = ()  # (conversation, read_seq)
     receipts: tuple[tuple[str, str], ...] = ()  # (message id, shown | opened)
     shared: tuple[Cursor, ...] = ()  # of shared timelines
@@ -79,7 +88,7 @@ def _ack_one(locked: Locked | None, request: AckRequest, store_epoch: str) -> Ac
     assert locked is not None
     upto = _target(locked, device, request, store_epoch)
     # What may be refused has been; from here on everything is applied.
-    refused = _take_nacks(locked, device, request.nacks)
+    refused = _take_nacks(locked, device, [] if _past(device, request.cursor) else request.nacks)
     results: dict[str, str] = {}
     if request.ids:
         results = _take_ids(locked, locked.devices[device.device_id], request.ids, refused)
@@ -109,7 +118,7 @@ def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: st
     if cursor is not None:
         if cursor.epoch8 != epoch8(store_epoch, locked.inbox.epoch):
             raise CursorRefused("The numbering has begun anew; shake hands again.")
-        if cursor.session < device.lineage_session:
+        if _past(device, cursor):
             return None
         if cursor.seq > locked.head_seq or cursor.session > device.session:
             raise Malformed("This cursor is ahead of the inbox; shake hands again.", code="invalid_cursor")
@@ -117,6 +126,11 @@ def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: st
     if request.upto is not None and request.upto > locked.head_seq:
         raise Malformed("`upto` is beyond what was sent on this connection.", code="invalid_cursor")
     return request.upto
+
+
+def _past(device: Device, cursor: Cursor | None) -> bool:
+    """Whether it speaks of a past lineage: of another version of the app, or of a store that is no more."""
+    return cursor is not None and cursor.session < device.lineage_session
 
 
 def advance(locked: Locked, device: Device, upto: int) -> None:
@@ -240,11 +254,12 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
     return results
 
 
-def _take_nacks(locked: Locked, device: Device, nacks: Sequence[tuple[str, str]]) -> set[int]:
+def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[int]:
     """What the device could not read stays owed, in rows of its own; undecodable thrice has failed."""
-    if not nacks:
+    # What an earlier version says late, or again, speaks for no other: it would be taken for a try of this one.
+    codes = {one.message_id: one.code for one in nacks if device.app_version in {None, one.version} or not one.version}
+    if not codes:
         return set()
-    codes = dict(nacks)
     known = {seq: (why, tries) for seq, why, tries in locked.held(device.device_id)}
     refused: set[int] = set()
     failed: list[Reported] = []

@@ -129,10 +129,12 @@ class HelloBody(Said):
 
 
 class NackBody(Said):
-    """What the device could not take in. `storage`: it has no room, so it acked nothing, and comes back for it."""
+    """What the device could not take in. `storage`: it has no room, so it acked nothing, and comes back for it.
+    `app_version`: which version of the app could not, so that a word that comes late is not taken for a newer one's."""
 
     id: MessageIdText
     code: Literal["unknown_type", "undecodable", "too_big", "storage"]
+    app_version: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
 
 
 class ReadBody(Said):

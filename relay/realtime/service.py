@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from providers.contract import AddressInvalid
 from relay.clock import Clock, from_rfc3339, rfc3339
 from relay.errors import FieldError, Invalid, Malformed, Throttled, TooLarge, Unavailable, not_an_instant
-from relay.inbox.ack import AckAnswer, AckRequest
+from relay.inbox.ack import AckAnswer, AckRequest, Nack
 from relay.inbox.addresses import NewAddress
 from relay.inbox.batch import Batch
 from relay.inbox.comparing import Compared, Comparison, Range
@@ -339,7 +339,11 @@ class DeviceService:
                 upto=upto,
                 cursor=None if body.cursor is None else self.inbox.unseal(body.cursor, device),
                 ids=tuple(dict.fromkeys(body.ids or ())),
-                nacks=tuple((one.id, one.code) for one in body.nack or () if one.code != "storage"),  # it stays owed
+                nacks=tuple(
+                    Nack(one.id, one.code, one.app_version)
+                    for one in body.nack or ()
+                    if one.code != "storage"  # it stays owed
+                ),
                 reads=tuple((one.conversation, one.read_seq) for one in body.read or ()),
                 receipts=tuple((one.id, one.what) for one in body.receipts or ()),
                 shared=tuple(self._readable(device, body.shared or ())),

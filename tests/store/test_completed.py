@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from house import House
 
+from relay.inbox.ack import Nack
 from relay.inbox.ending import expire
 from relay.store.engine import Engine
 
@@ -29,7 +30,7 @@ async def refuse(house: House, name: str, message: str) -> None:
     for version in ("2", "3", "4"):
         await upgrade(house, name, version)
         await house.page(name)
-        await house.ack(name, nacks=((message, "undecodable"),))
+        await house.ack(name, nacks=(Nack(message, "undecodable"),))
 
 
 async def completed(house: House) -> list[dict[str, int]]:

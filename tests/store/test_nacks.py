@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from relay.bus.local import LocalBus
-from relay.inbox.ack import AckRequest
+from relay.inbox.ack import AckRequest, Nack
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello
 from relay.inbox.registry import Registration
@@ -52,14 +52,14 @@ class App:
         said = Hello(device=PHONE, node_id="n1", store_id="s", app_version=version, schema=schema, cursor=self.cursor)
         self.cursor = (await self.inbox.hello(said)).cursor
 
-    async def catch_up(self, *, refuses: str | None = None, times: int = 1) -> list[str]:
+    async def catch_up(self, *, refuses: str | None = None, said_by: str | None = None, times: int = 1) -> list[str]:
         """Reads to the end and acks; `refuses` is the code for what it can't read. Gives the ids that came."""
         assert self.cursor is not None
         reading = await self.inbox.read(PHONE, self.inbox.unseal(self.cursor, PHONE), limit=100)
         assert reading.batch is not None
         ids = [entry["id"] for entry in json.loads(reading.batch.json)["entries"]]
         self.cursor = reading.batch.cursor
-        nacks = tuple((id_, refuses) for id_ in ids) if refuses is not None else ()
+        nacks = tuple(Nack(id_, refuses, said_by) for id_ in ids) if refuses is not None else ()
         for _ in range(times):
             await self.inbox.ack(AckRequest(device=PHONE, cursor=self.inbox.unseal(self.cursor, PHONE), nacks=nacks))
         return ids
@@ -170,7 +170,7 @@ async def test_what_an_extension_refused_beside_the_cursor_is_acked_by_the_next_
     app: App, code: str
 ) -> None:
     await app.start("5.4.0")
-    await app.inbox.ack(AckRequest(device=PHONE, nacks=((ID, code),)))
+    await app.inbox.ack(AckRequest(device=PHONE, nacks=(Nack(ID, code),)))
     await app.start("5.4.1")
 
     assert await app.catch_up() == [ID]
@@ -183,7 +183,7 @@ async def test_what_three_versions_refused_beside_the_cursor_has_failed(app: App
         assert await app.ends() == {}
         await app.start(version)
         for _ in range(3):
-            await app.inbox.ack(AckRequest(device=PHONE, nacks=((ID, "undecodable"),)))
+            await app.inbox.ack(AckRequest(device=PHONE, nacks=(Nack(ID, "undecodable"),)))
 
     assert await app.ends() == {"delivery.failed": 1}
 
@@ -213,7 +213,7 @@ async def test_a_refusal_does_not_take_back_the_ack_of_a_fallback(app: App) -> N
     await app.inbox.accept(message(OTHER, **LESSER))
     await app.start("5.4.0", schema=6)
     await app.catch_up()
-    await app.inbox.ack(AckRequest(device=PHONE, nacks=((OTHER, "undecodable"),)))  # it could not show even that
+    await app.inbox.ack(AckRequest(device=PHONE, nacks=(Nack(OTHER, "undecodable"),)))  # it could not show even that
 
     await app.start("5.5.0", schema=7)
 
@@ -263,3 +263,51 @@ async def test_a_copy_of_ones_own_message_that_a_later_version_reads_is_nobodys_
 
     assert await app.catch_up() == [OTHER]
     assert await app.ends() == {"delivery.acked": 1}  # of what came to ann
+
+
+def late(app: App, *, cursor: bool) -> AckRequest:
+    """What version 5.4.0 said once, and says again when another one has come: with its cursor, or by its name."""
+    if cursor:
+        assert app.cursor is not None
+        return AckRequest(device=PHONE, cursor=app.inbox.unseal(app.cursor, PHONE), nacks=(Nack(ID, "undecodable"),))
+    return AckRequest(device=PHONE, nacks=(Nack(ID, "undecodable", "5.4.0"),))
+
+
+@pytest.mark.parametrize("cursor", [True, False])
+async def test_what_an_old_version_says_again_is_not_the_new_versions_refusal(app: App, cursor: bool) -> None:
+    await app.start("5.4.0")
+    await app.catch_up(refuses="undecodable")
+    said = late(app, cursor=cursor)
+    await app.start("5.4.1")  # it comes again, in full
+
+    await app.inbox.ack(said)
+
+    assert await app.catch_up() == [ID]
+    assert await app.ends() == {"delivery.acked": 1}
+
+
+@pytest.mark.parametrize("cursor", [True, False])
+async def test_what_an_old_version_says_again_counts_as_no_try(app: App, cursor: bool) -> None:
+    await app.start("5.4.0")
+    await app.catch_up(refuses="undecodable")
+    said = late(app, cursor=cursor)
+    for version in ("5.4.1", "5.4.2"):
+        await app.start(version)
+        await app.inbox.ack(said)
+        assert await app.ends() == {}
+        await app.catch_up(refuses="undecodable", said_by=version)
+
+    assert await app.ends() == {"delivery.failed": 1}
+
+
+async def test_what_an_extension_of_the_old_version_says_again_counts_as_no_try(app: App) -> None:
+    """It refused what lies ahead of the cursor, which comes again by itself."""
+    await app.start("5.4.0")
+    said = late(app, cursor=False)
+    await app.inbox.ack(said)
+    for version in ("5.4.1", "5.4.2"):
+        await app.start(version)
+        await app.inbox.ack(said)
+
+    assert await app.catch_up() == [ID]
+    assert await app.ends() == {"delivery.acked": 1}

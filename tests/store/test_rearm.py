@@ -21,6 +21,7 @@ from providers.contract import Scope as VendorScope
 from providers.contract import Verdict
 from relay.errors import Problem
 from relay.inbox import rules
+from relay.inbox.ack import Nack
 from relay.inbox.registry import ForeignWord
 from relay.model import Device, DeviceState, Facts, NotifyPolicy, Policy, Scope
 from relay.push.attempts import Attempt
@@ -128,7 +129,7 @@ class Story:
         if nack is None:
             await self.house.ack(name, ids=(id_,))
         else:
-            await self.house.ack(name, nacks=((id_, nack),))
+            await self.house.ack(name, nacks=(Nack(id_, nack),))
 
     async def marks_read(self, name: str, conversation: str, seq: int) -> None:
         await self.house.ack(name, reads=((conversation, seq),))

@@ -156,6 +156,16 @@ def test_what_this_version_cannot_show_is_kept_raw_and_refused(opened: Open) -> 
     assert [one.form for one in cache.messages()] == ["raw", "raw", "full"]
 
 
+def test_a_refusal_names_the_version_that_could_not_show_it_also_when_another_one_says_it(opened: Open) -> None:
+    cache = begun(opened(types=["text"]))
+    cache.note_version("1.0")
+    cache.keep(START, a_page(0, entry(1, type="poll")))
+    cache.note_version("2.0")
+    assert [dict(word) for word in cache.words().values()] == [
+        {"id": "m1", "code": "unknown_type", "app_version": "1.0"}
+    ]
+
+
 def test_a_fallback_is_shown_whatever_the_type_since_it_is_made_for_versions_that_do_not_know_it(opened: Open) -> None:
     cache = begun(opened(types=["text"]))
     outcome = cache.keep(START, a_page(0, entry(1, type="poll", body="please upgrade", form="fallback")))

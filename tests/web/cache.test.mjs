@@ -102,6 +102,14 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual(await cache.words(), {});
   });
 
+  test(`${kind}: a refusal names the version that could not show it, also when another one says it`, async () => {
+    const cache = await begun();
+    await cache.noteVersion("1.0");
+    await cache.keep(at(0), page(0, [entry(1, { type: "poll" })]), { types: ["text"] });
+    await cache.noteVersion("2.0");
+    assert.deepEqual(Object.values(await cache.words()), [{ id: "m1", code: "unknown_type", app_version: "1.0" }]);
+  });
+
   test(`${kind}: a fallback is shown whatever the type, since it is made for versions that don't know it`, async () => {
     const cache = await begun();
     const news = await cache.keep(at(0), page(0, [entry(1, { type: "poll", form: "fallback" })]), { types: ["text"] });

@@ -155,7 +155,7 @@ export class Cache {
       if (!(await t.get("messages", entry.id))) {
         await t.put("messages", entry.id, { ...entry, form: "control", place: (store.count += 1) });
       }
-      if (!KNOWN_KINDS.has(entry.kind)) news.words[`nack:${entry.id}`] = { id: entry.id, code: "unknown_type" };
+      if (!KNOWN_KINDS.has(entry.kind)) news.words[`nack:${entry.id}`] = nack(entry.id, "unknown_type", store);
       return undefined;
     }
     const refusal = refused(entry, types, check);
@@ -174,7 +174,7 @@ export class Cache {
       news.changed.push(row);
     }
     // Of what is shared, nothing is owed to this device alone.
-    if (refusal && timeline === INBOX) news.words[`nack:${entry.id}`] = { id: entry.id, code: refusal };
+    if (refusal && timeline === INBOX) news.words[`nack:${entry.id}`] = nack(entry.id, refusal, store);
     await this.#enter(t, entry, known?.id ?? entry.id, news, timeline);
     return undefined;
   }
@@ -371,6 +371,10 @@ async function stateOf(message) {
 
 function past(instant, now) {
   return instant ? Date.parse(instant) <= now : false;
+}
+
+function nack(id, code, { version }) {
+  return { id, code, ...(version === null ? {} : { app_version: version }) };
 }
 
 function refused(entry, types, check) {
