@@ -1,11 +1,11 @@
 """The device's calls over HTTP, and the door to its socket."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from aiohttp import WSMsgType, web
@@ -24,6 +24,7 @@ from relay.inbox.cursor import INBOX
 from relay.inbox.reading import Reading
 from relay.inbox.service import InboxService
 from relay.inbox.shared import Wanted
+from relay.inbox.unchanged import Question
 from relay.model import DeviceKey, TimelineKey
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub
@@ -31,6 +32,8 @@ from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, Ve
 from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.session import Session
 from relay.strictjson import parse
+
+_REVALIDATED: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,24 +91,41 @@ class DeviceApi:
     # --- sync ---
 
     async def sync(self, call: Call) -> Answer:
-        """Register, read, wait, read: what comes in between is not missed (protocol 8.4)."""
+        """What the device lacks, at once or as soon as there is something."""
         key, query = _key(call), call.query
         if query.ids:
             return await self._messages(call)
         if query.range is not None:
             return await self._range(call)
-        cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
-        asked = Wanted(cursors=tuple(query.shared), names=tuple(query.open))
         etag = call.request.headers.get("If-None-Match")
+        asked = Wanted(cursors=tuple(query.shared), names=tuple(query.open))
+        question = None
+        if query.cursor is not None and etag is not None and not asked:
+            question = Question(query.cursor, etag)
+            if not query.wait:
+                version = await self.inbox.unchanged.holds(key, question)
+                if version is not None:
+                    self.devices.presence.renew(key, version.session)
+                    return _not_modified(etag)
+        cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
+        look = partial(self.inbox.read, key, cursor, limit=query.limit, etag=etag, asked=asked)
+        reading = await (self._waited(call, look) if query.wait else look())
+        self.devices.presence.renew(key, reading.snap.device.session)
+        if question is not None and reading.batch is None:
+            self.inbox.unchanged.answered(key, question, reading.snap.version)
+        return self._synced(reading)
+
+    async def _waited(self, call: Call, look: Callable[[], Awaitable[Reading]]) -> Reading:
+        """Register, read, wait, read: what comes in between is not missed (protocol 8.4). Raises Unauthenticated."""
+        key = _key(call)
         with self.hub.waiting(key, _credential(call.principal)) as wait:
-            look = partial(self.inbox.read, key, cursor, limit=query.limit, etag=etag, asked=asked)
             reading = await look()
-            if query.wait and reading.says_nothing and not self.hub.draining:
+            if reading.says_nothing and not self.hub.draining:
                 with self.hub.following(wait) as follow, suppress(TimeoutError):
                     for name in () if reading.shared is None else reading.shared.opened.snaps:
                         follow(TimelineKey(key.app_id, name))
                         wait.changed.set()  # what came before this is seen by another look
-                    async with asyncio.timeout(min(query.wait, self.wait_max_s)):
+                    async with asyncio.timeout(min(call.query.wait, self.wait_max_s)):
                         while reading.says_nothing and not wait.dismissed:
                             await wait.changed.wait()
                             wait.changed.clear()
@@ -114,15 +134,13 @@ class DeviceApi:
                                 reading = await look()
             if wait.expelled:
                 raise Unauthenticated("The token of this request counts no more.")
-        self.devices.presence.renew(key, reading.snap.device.session)
-        return self._synced(reading)
+        return reading
 
     def _synced(self, reading: Reading) -> Answer:
-        headers = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+        etag = reading.etag
         if reading.batch is None:
-            return Answer(304, None, headers=headers | {"ETag": reading.etag})
-        if reading.caught_up:
-            headers["ETag"] = reading.etag
+            return _not_modified(etag)
+        headers = _REVALIDATED | {"ETag": etag} if reading.caught_up else _REVALIDATED
         shared = reading.shared
         batches = [reading.batch, *(() if shared is None else shared.batches)]
         body = self._page(batches, caught_up=reading.caught_up, session=reading.snap.device.session)
@@ -151,7 +169,7 @@ class DeviceApi:
             raise Invalid("`ids` asks for these messages alone: leave the other parameters out.")
         snap, found = await self.inbox.read_messages(_key(call), query.ids)
         body = self._page(found, caught_up=False, session=snap.device.session) | {"more": False}
-        return Answer(200, body, headers={"Cache-Control": "private, no-cache", "Vary": "Authorization"})
+        return Answer(200, body, headers=_REVALIDATED)
 
     async def _range(self, call: Call) -> Answer:
         low, dash, high = call.query.range.partition("-")
@@ -168,7 +186,7 @@ class DeviceApi:
             _key(call), call.query.timeline, int(low), int(high), limit=call.query.limit
         )
         body = self._page([found], caught_up=found.caught_up, session=snap.device.session)
-        return Answer(200, body, headers={"Cache-Control": "private, no-cache", "Vary": "Authorization"})
+        return Answer(200, body, headers=_REVALIDATED)
 
     # --- the socket ---
 
@@ -282,6 +300,10 @@ class DeviceApi:
             await ws.close(code=int(Close.UNAUTHENTICATED if problem.status == 401 else Close.TRY_LATER))
             return None
         return bearer
+
+
+def _not_modified(etag: str) -> Answer:
+    return Answer(304, None, headers=_REVALIDATED | {"ETag": etag})
 
 
 def _cut(request: web.Request) -> None:

@@ -21,6 +21,7 @@ from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 from relay.store.entries import Content
+from relay.store.versions import Version
 
 _encode = msgspec.json.Encoder().encode
 
@@ -55,6 +56,17 @@ class Snapshot:
             ),
             self.device.key,
             keys,
+        )
+
+    @property
+    def version(self) -> Version:
+        """What the entity tag is made from, with the shared timelines that are asked for."""
+        return Version(
+            store_epoch=self.store_epoch,
+            inbox_epoch=self.inbox.epoch,
+            head_seq=self.inbox.head_seq,
+            schema=self.device.schema,
+            session=self.device.session,
         )
 
     @property

@@ -31,6 +31,7 @@ from relay.inbox.renaming import Reseal, rename
 from relay.inbox.send import Accepted, Send
 from relay.inbox.shared import SharedService, Wanted
 from relay.inbox.trace import Trace, trace
+from relay.inbox.unchanged import Unchanged
 from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.inbox.voiding import proves_loss, void
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
@@ -77,6 +78,7 @@ class InboxService:
     moot: Callable[[Iterable[UserKey]], None] = lambda _: None  # what devices of theirs show may be of no use any more
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     shared: SharedService = field(init=False)
+    unchanged: Unchanged = field(init=False)
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
     _hello: Any = field(init=False)
@@ -94,6 +96,7 @@ class InboxService:
             page_entries=self.page_entries,
             page_bytes=self.page_bytes,
         )
+        self.unchanged = Unchanged(self.engine)
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)

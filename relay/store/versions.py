@@ -1,0 +1,63 @@
+"""The data versions of devices: what must change before a device's inbox can look different to it. Many in one statement."""
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Select, and_, bindparam, literal_column, select
+
+from relay.model import DeviceKey
+from relay.store.schema.devices import device
+from relay.store.schema.inboxes import inbox
+from relay.store.schema.itself import store_meta
+from relay.store.sql import as_list, in_list, many_rows, per_dialect
+
+
+class Version(NamedTuple):
+    """What a device is told of its inbox follows from this and from what it asks (protocol 8.3)."""
+
+    store_epoch: str
+    inbox_epoch: str
+    head_seq: int
+    schema: int | None
+    session: int
+
+
+@per_dialect
+def _versions(sqlite: bool) -> Select[Any]:
+    owned = and_(inbox.c.app_id == device.c.app_id, inbox.c.user_id == device.c.user_id)
+    return (
+        select(
+            device.c.user_id,
+            device.c.device_id,
+            store_meta.c.epoch,
+            inbox.c.epoch,
+            inbox.c.head_seq,
+            device.c.schema,
+            device.c.session,
+        )
+        .select_from(device.join(inbox, owned).join(store_meta, store_meta.c.id == 1))
+        .where(
+            device.c.app_id == bindparam("app"),
+            in_list(device.c.user_id, "users", sqlite=sqlite),
+            device.c.state != literal_column("'gone'"),
+        )
+        .order_by(device.c.user_id, device.c.device_id)
+        .limit(bindparam("count"))
+    )
+
+
+DEVICES_MAX = 1 << 30  # no bound: users have few devices
+
+
+def versions_of(conn: Connection, devices: Collection[DeviceKey]) -> dict[DeviceKey, Version]:
+    """Of each of these devices that is not gone."""
+    apps: dict[str, set[str]] = {}
+    for key in devices:
+        apps.setdefault(key.app_id, set()).add(key.user_id)
+    return {
+        DeviceKey(app_id, user_id, device_id): Version(*rest)
+        for app_id, users in apps.items()
+        for user_id, device_id, *rest in many_rows(
+            conn, _versions(conn), {"app": app_id, "users": as_list(conn, sorted(users)), "count": DEVICES_MAX}
+        )
+    }
