@@ -2,13 +2,13 @@
 
 import ssl
 import tempfile
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-from pydantic import AfterValidator, Field, HttpUrl, SecretStr, model_validator
+from pydantic import AfterValidator, Field, HttpUrl, ModelWrapValidatorHandler, SecretStr, model_validator
 
 from providers.contract import ProviderConfig
 from providers.http2_tls import tls_context
@@ -81,10 +81,10 @@ class ApnsConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"key_file", "certificate_file", "base_url", "ca", "ca_file"})
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        return from_files(given, "key", "certificate", "ca")
+    def _read(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return from_files(given, check, "key", "certificate", "ca")
 
     @model_validator(mode="after")
     def _one_credential(self) -> "ApnsConfig":

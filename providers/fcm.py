@@ -6,11 +6,20 @@ mapping §8.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import jwt
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fcm_message import DURATION, LABEL, TTL_S_MAX, message_of, override_mistakes, payload_bytes
@@ -109,10 +118,10 @@ class FcmConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"service_account_file", "base_url", "token_url"})
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        return from_files(given, "service_account")
+    def _read(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return from_files(given, check, "service_account")
 
     @field_validator("service_account", mode="before")
     @classmethod

@@ -5,10 +5,19 @@ Older phones are another network: `providers.huawei`. Source: vendor sheet `huaw
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import jwt
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    ModelWrapValidatorHandler,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from providers.app_message import category_advice
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
@@ -111,10 +120,10 @@ class HarmonyConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"service_account_file", "base_url"})
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        return from_files(given, "service_account")
+    def _read(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return from_files(given, check, "service_account")
 
     @field_validator("service_account", mode="before")
     @classmethod

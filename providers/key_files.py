@@ -1,14 +1,15 @@
 """Keys in settings: read from the file that `…_file` names, and RSA keys of service accounts looked at."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 __all__ = ["account_of", "from_files", "rsa_key"]
 
@@ -16,33 +17,55 @@ FILE_BYTES_MAX = 64 * 1024
 RSA_BITS_MIN = 2048  # no vendor names a minimum
 
 
-def from_files(given: Any, *names: str) -> Any:
-    """Settings with each of these taken from the file at `<name>_file`, where that is given. Raises ValueError."""
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def from_files(given: Any, check: Callable[[Any], Model], *names: str) -> Model:
+    """The settings as `check` has them, with each of these taken from the file at `<name>_file`, where that is given.
+
+    For a validator of the mode "wrap". Raises ValidationError with all mistakes: those of the files beside all others.
+    """
     if not isinstance(given, Mapping):
-        return given
-    settings = dict(given)
+        return check(given)
+    settings, mistakes, unread = dict(given), list[InitErrorDetails](), set[str]()
     for name in names:
-        path = settings.pop(f"{name}_file", None)
+        setting = f"{name}_file"
+        path = settings.pop(setting, None)
         if path is None:
             continue
-        if name in settings:
-            raise ValueError(f"{name}_file: give this or {name}, not both")
-        settings[name] = _text_of(Path(str(path)), f"{name}_file")
-    return settings
+        try:
+            if name in settings:
+                raise ValueError(f"give this or {name}, not both")
+            settings[name] = _text_of(Path(str(path)))
+        except ValueError as error:
+            mistakes.append(InitErrorDetails(type=PydanticCustomError("file", str(error)), loc=(setting,), input=None))
+            unread.add(name)
+    try:
+        checked = check(settings)
+    except ValidationError as invalid:
+        mistakes += [
+            InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+            for one in invalid.errors(include_url=False)
+            if not (one["type"] == "missing" and one["loc"][0] in unread)
+        ]
+    else:
+        if not mistakes:
+            return checked
+    raise ValidationError.from_exception_data("settings", mistakes, hide_input=True)
 
 
-def _text_of(path: Path, setting: str) -> str:
+def _text_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ValueError(f"{setting}: cannot be read ({error.strerror})") from None
+        raise ValueError(f"cannot be read ({error.strerror})") from None
     if len(data) > FILE_BYTES_MAX:
-        raise ValueError(f"{setting}: must not be larger than {FILE_BYTES_MAX} bytes")
+        raise ValueError(f"must not be larger than {FILE_BYTES_MAX} bytes")
     try:
         return data.decode("utf-8-sig")
     except ValueError:
-        raise ValueError(f"{setting}: is not UTF-8 text") from None
+        raise ValueError("is not UTF-8 text") from None
 
 
 def account_of(given: Any, whose: str) -> Any:

@@ -7,11 +7,11 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, SecretStr, field_validator, model_validator
 
 from providers.endpoints import EndpointConfig
 from providers.key_files import from_files
@@ -46,10 +46,10 @@ class VapidConfig(EndpointConfig):
 
     operator_only: ClassVar[frozenset[str]] = EndpointConfig.operator_only | {"vapid_private_key_file"}
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        return from_files(given, "vapid_private_key")
+    def _read(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return from_files(given, check, "vapid_private_key")
 
     @field_validator("vapid_subject")
     @classmethod

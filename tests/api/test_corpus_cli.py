@@ -112,6 +112,11 @@ provider = "fmc"
 [accounts.bare]
 provider = "fcm"
 batch = true
+[accounts.unread]
+provider = "fcm"
+service_account_file = "nowhere.json"
+analytics_label = "not at all"
+bogus = 1
 [accounts.odd]
 provider = "http"
 secrt = "hunter2"
@@ -136,6 +141,9 @@ def test_b118_every_mistake_at_once_from_a_real_process(folder: Path) -> None:
         "[accounts.none] provider: found 'fmc', which is not installed; there are: apns, fcm,",
         "[accounts.bare] service_account: found nothing; must be given, or service_account_file.",
         "[accounts.bare] batch: fcm takes one device a call; leave it out.",
+        "[accounts.unread] service_account_file: cannot be read (No such file or directory).",
+        "[accounts.unread] analytics_label: must be 1 to 50 of",
+        "[accounts.unread] bogus: is not known; there are:",
         "[accounts.odd] secrt: is not known; did you mean secret?",
         "[accounts.odd] url: found nothing; must be given.",
         "[accounts.worse] concurrency: found a value that is not shown; must be a whole number from 1 to 10000.",
