@@ -116,13 +116,13 @@ async def test_what_is_sent_while_the_relay_is_away_goes_in_order_when_it_is_bac
             async with a_client(relay.url, phone, tmp_path / "phone.db") as (client, ear):
                 await ear.until(news.CaughtUp)
                 await relay.end(signal.SIGKILL)
-                for n in range(3):
-                    await client.send(n, to="bob")
+                keys = [await client.send(n, to="bob") for n in range(3)]
                 assert [one.message["body"] for one in await client.unsent()] == [0, 1, 2]
                 await relay.start()
                 async with a_client(relay.url, bob, tmp_path / "bob.db") as (_, bobs):
                     await bobs.until(news.MessageArrived, body_is(2))
                     assert [one.message.body for one in bobs.of(news.MessageArrived)] == [0, 1, 2]
+                await ear.until(news.Sent, lambda one: one.key == keys[-1])
                 assert await client.unsent() == []
     finally:
         await relay.aclose()
@@ -138,8 +138,9 @@ async def test_a_lost_answer_makes_no_second_message(
         assert [one.message["body"] for one in await client.unsent()] == ["once"]
         well.set()
         await ear.until(news.Sent)
-        await client.send("after", to=friend.name)
+        after = await client.send("after", to=friend.name)
         await friend.ear.until(news.MessageArrived, body_is("after"))
+        await ear.until(news.Sent, lambda one: one.key == after)  # the friend may have it before its sender knows
         assert await client.unsent() == []
     assert friend.bodies == ["once", "after"]
 
