@@ -68,7 +68,7 @@ class DeviceApi:
     async def ack(self, call: Call) -> Answer:
         body: AckBody = call.body
         answer = await self.devices.ack(_key(call), body)
-        self.hub.acked(_key(call), answer.acked_seq)
+        self.hub.acked(_key(call), {**answer.shared, INBOX: answer.acked_seq})
         return Answer(200, ack_answer(answer))
 
     async def verify(self, call: Call) -> Answer:

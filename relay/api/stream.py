@@ -13,10 +13,12 @@ from relay.api.routes import QUERY
 from relay.errors import Conflict, CursorRefused, Forbidden
 from relay.inbox.cursor import Cursor
 from relay.inbox.service import InboxService
+from relay.inbox.shared import Wanted
 from relay.model import DeviceKey
+from relay.realtime.events import SEPARATOR, resync_event
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.service import DeviceService
-from relay.realtime.stream import PAGE_MAX, Stream, resync_event
+from relay.realtime.stream import Stream
 
 LAST_EVENT_ID = "Last-Event-ID"
 _HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -42,26 +44,29 @@ class StreamApi:
         device = bearer.device_key
         assert device is not None
         self.door.check_count(device)
-        cursor = self._cursor(request, device)
+        cursor, wanted = self._place(request, device)
         out = web.StreamResponse(headers=_HEADERS | {"X-Request-Id": request[REQUEST_ID]})
         if origin is not None:
             out.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             out.headers[hdrs.VARY] = hdrs.ORIGIN
         try:
-            first = await self.inbox.read(device, cursor, limit=min(PAGE_MAX, self.devices.window.entries))
+            first = await self.inbox.read(device, cursor, limit=1)
         except CursorRefused as refused:
             await out.prepare(request)
             await out.write(resync_event(refused.extra["resync"]))
             return out
         if not first.snap.device.session:
             raise Conflict("Shake hands first: PUT /v1/device.")
+        assert first.batch is not None  # nothing was said of what the client has
         await out.prepare(request)
         stream = Stream(
             out,
             device,
             self.devices,
             self.hub,
-            first=first,
+            snap=first.snap,
+            at=first.batch,
+            wanted=wanted,
             credential=Credential(bearer.credential_id, bearer.expires_ms),
             gone=partial(_gone, request),
             cut=partial(_cut, request),
@@ -81,11 +86,16 @@ class StreamApi:
             raise Forbidden("A device's token is needed here, not an API key.")
         return bearer
 
-    def _cursor(self, request: web.Request, device: DeviceKey) -> Cursor | None:
-        """The further one of `cursor` and Last-Event-ID. Raises Malformed (invalid_cursor)."""
-        given = [text for text in (request[QUERY].cursor, request.headers.get(LAST_EVENT_ID)) if text]
-        cursors = [self.inbox.unseal(text, device) for text in given]
-        return max(cursors, key=lambda one: (one.session, one.seq), default=None)
+    def _place(self, request: web.Request, device: DeviceKey) -> tuple[Cursor | None, Wanted]:
+        """Where the client stands: what it says itself, or the id of the last event, whichever is further in each timeline.
+
+        Raises Malformed (invalid_cursor).
+        """
+        query = request[QUERY]
+        inbox, *shared = request.headers.get(LAST_EVENT_ID, "").split(SEPARATOR)
+        cursors = [self.inbox.unseal(text, device) for text in (query.cursor, inbox) if text]
+        further = max(cursors, key=lambda one: (one.session, one.seq), default=None)
+        return further, Wanted(cursors=(*query.shared, *shared), names=tuple(query.open))
 
 
 def _gone(request: web.Request) -> bool:

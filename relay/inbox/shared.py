@@ -6,7 +6,7 @@ from typing import Any
 
 from relay.errors import Missing, Problem
 from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch
-from relay.inbox.cursor import KIND_SHARED, Cursor, CursorKeys, short, unseal
+from relay.inbox.cursor import INBOX, KIND_SHARED, Cursor, CursorKeys, short, unseal
 from relay.inbox.locked import PolicyOf
 from relay.inbox.page import Snapshot, snapshot
 from relay.inbox.shared_floor import prune_timeline
@@ -95,7 +95,7 @@ def opened(conn: Conn, base: Snapshot, asked: Wanted, keys: CursorKeys) -> Opene
         if cursor is None or name is None:
             code = "invalid_cursor" if cursor is None else "not_found"
             found.refused.append({"cursor": text[:256], "code": code})
-        else:
+        elif name not in cursors or _place(cursors[name]) < _place(cursor):
             cursors[name] = cursor
     wanted = list(dict.fromkeys([*cursors, *asked.names]))
     found.snaps = shared_snapshots(conn, base.store_epoch, device, wanted)
@@ -111,6 +111,11 @@ def opened(conn: Conn, base: Snapshot, asked: Wanted, keys: CursorKeys) -> Opene
             continue
         found.after[name] = cursors[name].seq if name in cursors else snap.start_seq
     return found
+
+
+def _place(cursor: Cursor) -> tuple[int, int]:
+    """Of two cursors the further one counts."""
+    return cursor.session, cursor.seq
 
 
 def _unsealed(text: str, device: DeviceKey, keys: CursorKeys) -> Cursor | None:
@@ -263,6 +268,19 @@ class SharedService:
     async def ahead(self, device: DeviceKey, but: Sequence[str]) -> tuple[dict[str, Any], ...]:
         """As `ahead` above."""
         return await self.engine.read(lambda conn, _: ahead(conn, snapshot(conn, device), but))
+
+    async def acked(self, device: DeviceKey) -> dict[str, int]:
+        """Up to where the device has said that it has everything: of its inbox, and of the timelines it has read.
+
+        Raises Unauthenticated.
+        """
+
+        def work(conn: Conn, _: int) -> dict[str, int]:
+            reads = readers.reads_of(conn, [device.user]).get(device, {})
+            acked = {name: read.acked_seq for name, read in reads.items()}
+            return acked | {INBOX: snapshot(conn, device).device.acked_seq}
+
+        return await self.engine.read(work)
 
     async def prune(self) -> None:
         """Walks all shared timelines, and has go what is older than they are kept."""

@@ -6,7 +6,7 @@ A hint may be lost, so the heads of all users with somebody here are polled as w
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -52,8 +52,8 @@ class Connection(Protocol):
         """There may be something new in a shared timeline that it follows."""
         ...
 
-    def acked(self, seq: int) -> None:
-        """The device has said beside this connection that it has everything up to `seq` of the inbox."""
+    def acked(self, upto: Mapping[str, int]) -> None:
+        """The device has said beside this connection up to where it has everything, by timeline."""
         ...
 
     def replaced(self) -> None:
@@ -146,11 +146,11 @@ class Hub:
         """How many connections this device has here."""
         return sum(one.device == device for one in self._connections.get(device.user, ()))
 
-    def acked(self, device: DeviceKey, seq: int) -> None:
+    def acked(self, device: DeviceKey, upto: Mapping[str, int]) -> None:
         """An ack that came by a call of its own opens the windows of the device's connections here."""
         for one in list(self._connections.get(device.user, ())):
             if one.device == device:
-                one.acked(seq)
+                one.acked(upto)
 
     @contextmanager
     def connected(self, connection: Connection) -> Iterator[None]:

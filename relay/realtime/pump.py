@@ -6,22 +6,34 @@ look. So live messages and catch-up take one path, in order.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from relay.errors import Conflict, Problem, Unauthenticated
 from relay.inbox.batch import Batch
 from relay.inbox.cursor import INBOX
-from relay.inbox.handshake import Welcome
 from relay.inbox.shared import Wanted
 from relay.model import DeviceKey
 from relay.realtime.follows import Follows, unheard
 from relay.realtime.protocol import Close
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
-from relay.realtime.writer import DEGRADED, FrameWriter
+from relay.realtime.writer import DEGRADED
 
 PAGE_MAX = 200
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None] | None]  # None: the connection is about to end
+
+
+class Writer(Protocol):
+    """What goes out on a connection. Raises ConnectionError."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    async def send(self, frame: dict[str, Any]) -> None: ...
+
+    async def batch(self, batch: Batch, *, extra: dict[str, Any]) -> None: ...
+
+    async def close(self, code: Close) -> None: ...
 
 
 class Pump:
@@ -29,21 +41,25 @@ class Pump:
 
     def __init__(
         self,
-        writer: FrameWriter,
+        writer: Writer,
         device: DeviceKey,
         service: DeviceService,
         *,
-        welcome: Welcome,
+        session: int,
+        epoch: str,
+        sent_seq: int,
+        head_seq: int,
         window: Window,
         spawn: Spawn,
     ) -> None:
-        self.head_seq = welcome.head_seq
-        self.sent_seq = welcome.head_seq - welcome.missing
+        """The client has everything up to `sent_seq`."""
+        self.head_seq = head_seq
+        self.sent_seq = sent_seq
         self._writer = writer
         self._device = device
         self._inbox = service.inbox
-        self._session = welcome.session
-        self._epoch = welcome.epoch
+        self._session = session
+        self._epoch = epoch
         self._window = window
         self._spawn = spawn
         self._task: asyncio.Task[None] | None = None
@@ -88,9 +104,14 @@ class Pump:
         follow = self._follows.get(timeline)
         return -1 if follow is None else follow.sent_seq
 
+    @property
+    def shut(self) -> bool:
+        """Whether nothing more goes before something is acked."""
+        return self._window.room is None
+
     def acked(self, upto: Mapping[str, int]) -> None:
         """By timeline, up to where the client has stored everything. A lower number than before changes nothing."""
-        was_shut = self._window.room is None
+        was_shut = self.shut
         for timeline, seq in upto.items():
             self._window.acked(timeline, seq)
         if was_shut:

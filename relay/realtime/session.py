@@ -4,7 +4,7 @@ What is new goes out by its pump.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -116,7 +116,17 @@ class Session:
         welcome = greeted.welcome
         self.session = welcome.session
         window = Window(entries=greeted.window.entries, bytes_=greeted.window.bytes)
-        self._pump = Pump(self._writer, self.device, self._service, welcome=welcome, window=window, spawn=self._spawn)
+        self._pump = Pump(
+            self._writer,
+            self.device,
+            self._service,
+            session=welcome.session,
+            epoch=welcome.epoch,
+            sent_seq=welcome.head_seq - welcome.missing,
+            head_seq=welcome.head_seq,
+            window=window,
+            spawn=self._spawn,
+        )
         await self._writer.send({"type": "welcome", "ref": ref, **greeted.answer, "token": token})
         return True
 
@@ -280,8 +290,8 @@ class Session:
     def look_at(self, timeline: str) -> None:
         self._pump.look_at(timeline)
 
-    def acked(self, seq: int) -> None:
-        self._pump.acked({INBOX: seq})
+    def acked(self, upto: Mapping[str, int]) -> None:
+        self._pump.acked(upto)
 
     def replaced(self) -> None:
         self._later(self._writer.close(Close.REPLACED))

@@ -319,3 +319,115 @@ async def test_a_device_has_so_many_connections_at_once_and_no_more(face: Face) 
         for events in (one, two, three):
             await events.next("batch")
         assert (await asked(face, face.token)).refused(429, "rate_limited")
+
+
+# --- shared timelines -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def group(face: Face) -> str:
+    """An ultra group that the face's user is a member of."""
+    name = f"{face.user}-everybody"
+    await face.call("PUT", f"/v1/groups/{name}/members", {"add": [face.user], "type": "ultra"})
+    return name
+
+
+async def timeline(events: Events, name: str) -> Event:
+    """The next page of a timeline that has entries."""
+    while True:
+        event = await events.next("batch")
+        if event.data["timeline"] == name and event.data["entries"]:
+            return event
+
+
+def at(events_id: str | None) -> list[str]:
+    """The cursors in an event's id."""
+    return (events_id or "").split(",")
+
+
+async def test_a_followed_timeline_comes_as_on_a_socket_and_the_id_says_where_all_stand(face: Face, group: str) -> None:
+    await greeted(face)
+    old = await face.sent(to={"group": group})
+    async with stream(face, face.token, f"?open={group}&open=nonsense") as events:
+        told = await events.next("follow")
+        assert (told.data["following"], told.data["refused"]) == (
+            [group],
+            [{"conversation": "nonsense", "code": "not_found"}],
+        )
+        first = await timeline(events, group)
+        assert (ids(first), first.data["caught_up"], len(at(first.id))) == ([old], True, 2)
+        assert at(first.id)[1] == first.data["cursor"]
+        live = await face.sent(to={"group": group})
+        assert ids(await timeline(events, group)) == [live]
+        mine = await face.sent()
+        inbox = await timeline(events, "inbox")
+        assert (ids(inbox), at(inbox.id)[0]) == ([mine], inbox.data["cursor"])
+
+
+async def test_a_browser_that_comes_back_by_itself_goes_on_in_all_timelines(face: Face, group: str) -> None:
+    """It says the address that it began with, and the last id."""
+    await greeted(face)
+    await face.sent(to={"group": group})
+    path = f"?open={group}"
+    async with stream(face, face.token, path) as events:
+        last = await timeline(events, group)
+    missed = [await face.sent(to={"group": group}), await face.sent()]
+    async with stream(face, face.token, path, **{"Last-Event-ID": last.id or ""}) as events:
+        came = {group: await timeline(events, group)}
+    async with stream(face, face.token, path, **{"Last-Event-ID": last.id or ""}) as events:
+        came["inbox"] = await timeline(events, "inbox")
+    assert [ids(came[group]), ids(came["inbox"])] == [[missed[0]], [missed[1]]]
+    # Of two cursors of one timeline the further one counts, in whichever place it stands.
+    path = f"?shared={at(last.id)[1]}"
+    async with stream(face, face.token, path, **{"Last-Event-ID": came[group].id or ""}) as events:
+        await face.sent(to={"group": group})
+        assert (await timeline(events, group)).data["from"] == 2
+
+
+async def test_timelines_that_are_not_followed_are_told_of(face: Face, group: str) -> None:
+    await greeted(face)
+    await face.sent(to={"group": group})
+    async with stream(face, face.token) as events:
+        heads = await events.next("heads")
+        assert [(one["conversation"], one["head"]) for one in heads.data["shared"]] == [(group, 1)]
+
+
+async def test_a_timeline_whose_numbers_begin_anew_is_told_and_spoils_nothing(face: Face, group: str) -> None:
+    await greeted(face)
+    await face.sent(to={"group": group})
+    async with stream(face, face.token, f"?open={group}") as events:
+        before = await timeline(events, group)
+        lost = f"UPDATE conversation SET epoch = 'lost' WHERE conversation_id = '{group}'"
+        await at_relay(face, lambda: face.of.relay.engine.write(lambda conn, _: conn.exec_driver_sql(lost)))
+        second = await face.sent(to={"group": group})
+        told = await events.next("resync_required")
+        assert (told.id, told.data["timeline"], told.data["resync"]["reason"]) == (None, group, "epoch")
+        page = await timeline(events, group)
+        assert ids(page)[-1] == second
+    async with stream(face, face.token, f"?shared={before.data['cursor']}") as events:
+        (again,) = (await events.next("follow")).data["resync"]
+        assert (again["timeline"], again["reason"]) == (group, "epoch")
+        assert ids(await timeline(events, group))[-1] == second
+
+
+async def test_one_window_holds_all_timelines_and_opens_by_an_ack_of_any(tmp_path: Path) -> None:
+    with running(tmp_path, {"RELAY_WINDOW__ENTRIES": "2"}) as relay:
+        async with aiohttp.ClientSession() as http:
+            face = Face(http, relay, "ann")
+            face.token = await face.device()
+            await face.call("PUT", "/v1/groups/g/members", {"add": ["ann"], "type": "ultra"})
+            await greeted(face)
+            posted = [await face.sent(to={"group": "g"}) for _ in range(3)]
+            async with stream(face, face.token, "?open=g") as events:
+                page = await timeline(events, "g")
+                assert ids(page) == posted[:2]
+                mine = await face.sent()
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await events.next("batch")
+                ack = {"shared": [page.data["cursor"]]}
+                await face.call("POST", "/v1/device/ack", ack, token=face.token)
+                came = {
+                    one.data["timeline"]: ids(one) for one in (await events.next("batch"), await events.next("batch"))
+                }
+                assert came == {"inbox": [mine], "g": posted[2:]}

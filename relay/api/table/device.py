@@ -52,9 +52,12 @@ class SyncQuery(Query):
 
 
 class StreamQuery(Query):
-    """Where the device stands; and a ticket, for who can't send a header."""
+    """Where the device stands, also in shared timelines, as for sync; and a ticket, for who can't send a header."""
 
+    LISTS: ClassVar[frozenset[str]] = frozenset({"shared", "open"})
     cursor: Sealed | None = None
+    shared: Annotated[list[SealedShared], Field(default_factory=list, max_length=FOLLOWED_MAX)]
+    open: Annotated[list[Id], Field(default_factory=list, max_length=FOLLOWED_MAX)]
     ticket: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
 
 
@@ -203,12 +206,12 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         path="/v1/device/stream",
         handler="stream",
-        summary="Server-sent events: `batch`, `hb`, `resync_required`, `drain`. Shake hands first; ack by POST.",
+        summary="Events: `batch`, `follow`, `heads`, `hb`, `resync_required`, `drain`. Shake hands first; ack by POST.",
         access=DEVICE,
         query=StreamQuery,
         responses={200: None},
         errors=(*CALLER, *STORE, "invalid_cursor", "state_conflict", "validation_failed", "unknown_field"),
-        headers={"Last-Event-ID": "The cursor that the last whole event ended with; the further one of both counts."},
+        headers={"Last-Event-ID": "What the last whole event ended with; the further one counts, in each timeline."},
         raw=True,
         media="text/event-stream",
         tag="device",
