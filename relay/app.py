@@ -52,8 +52,9 @@ from relay.store.sqlite_file import sqlite_version, wal_reset_affected
 from relay.telemetry.loop_lag import measure_lag
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.watchdog import Watchdog
+from relay.webhooks.post import posting
 from relay.webhooks.service import WebhookService
-from relay.webhooks.worker import Pace, WebhookWorker, posting
+from relay.webhooks.worker import Pace, WebhookWorker
 from relay.wiring.checking import cannot_listen
 from relay.wiring.departure import Departure, timeline
 from relay.wiring.store import open_engine, open_ring, reach, room_of

@@ -18,8 +18,8 @@ from relay.webhooks.cursor import DeliveryPlace, ReplayPlace, parsed, printed
 from relay.webhooks.pulling import EventPage, pull
 from relay.webhooks.rules import EVERY, EndpointState, Signal
 from relay.webhooks.sealed import Seals, open_secret, seal_headers, seal_secret
+from relay.webhooks.settling import judge
 from relay.webhooks.signing import Scheme, mint_secret, scheme_of, shown_secret
-from relay.webhooks.worker import judge
 
 ENDPOINTS_MAX = 50  # of one app
 OF_YOUR_OWN = "A target of your own may be listed in the relay's webhooks.exempt."

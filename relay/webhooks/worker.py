@@ -6,29 +6,24 @@ claim that lapses, and the event is sent again under the same id.
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
-from providers.guard import TargetRefused
-from providers.http import Reason, Request, TransportError
-from providers.transport import HttpTransport
 from relay.backoff import around, backoff_ms
-from relay.clock import Clock, rfc3339
+from relay.clock import Clock
 from relay.errors import Unavailable
-from relay.store import claims, endpoints, sequencer
-from relay.store.claims import Claimed, Settled
-from relay.store.endpoints import EndpointKey
-from relay.store.engine import Conn, Engine
-from relay.store.events import NewEvent, derived_id, emit
+from relay.store import claims, sequencer
+from relay.store.claims import Claimed
+from relay.store.engine import Engine
 from relay.webhooks import rules, signing
-from relay.webhooks.rules import Attempt, EndpointState, Health, Next, Signal
+from relay.webhooks.post import Post, PostFailed
+from relay.webhooks.rules import Attempt
 from relay.webhooks.sealed import Seals, opened
+from relay.webhooks.settling import Done, settle
 
-CONNECT_S = 5.0
 TOTAL_S = 15.0
 ANSWER_BYTES_MAX = 4096
 CLAIM_MS = 30_000
@@ -41,165 +36,6 @@ DRAIN_S = 5.0
 STORE_AWAY_MS = (250, 5000)
 
 log = structlog.get_logger("relay.webhooks")
-
-
-# --- the way out ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What an endpoint answered; its body is dropped."""
-
-    status: int
-    retry_after: str | None = None
-    truncated: bool = False  # it went on beyond `answer_bytes_max`
-
-
-class PostFailed(Exception):  # noqa: N818 - a Tuesday
-    """There is no answer; `word` is a key of rules.EFFECT_OF_WORD."""
-
-    def __init__(self, word: str) -> None:
-        super().__init__(word)
-        self.word = word
-
-
-class Post(Protocol):
-    """One guarded POST, done or failed within `timeout_s`."""
-
-    async def __call__(
-        self, *, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float, answer_bytes_max: int
-    ) -> Answer: ...
-
-
-WORD_OF_REASON: dict[Reason, str] = {
-    Reason.DNS_FAILED: "dns_failed",
-    Reason.CONNECT_FAILED: "connect_failed",
-    Reason.TLS_FAILED: "tls_failed",
-    Reason.TIMEOUT: "timeout",
-    Reason.RESET: "connect_failed",
-    Reason.GARBAGE: "connect_failed",
-    Reason.HELD_BACK: "connect_failed",
-}
-
-
-def posting(transport: HttpTransport) -> Post:
-    """POSTs through a guarded transport: the checks of safety SEC-8 at every send."""
-    if transport.guard is None:
-        raise ValueError("Webhooks go through a guarded transport.")
-
-    async def post(
-        *, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float, answer_bytes_max: int
-    ) -> Answer:
-        request = Request(
-            url=url,
-            headers=headers,
-            body=body,
-            connect_s=CONNECT_S,
-            total_s=timeout_s,
-            answer_bytes_max=answer_bytes_max,
-        )
-        try:
-            response = await transport(request)
-        except TargetRefused:
-            raise PostFailed(rules.ADDRESS_DENIED) from None
-        except TransportError as error:
-            raise PostFailed(WORD_OF_REASON[error.reason]) from None
-        return Answer(status=response.status, retry_after=response.header("retry-after"), truncated=response.truncated)
-
-    return post
-
-
-# --- transactions -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An attempt that ended, and what becomes of its delivery."""
-
-    claimed: Claimed
-    attempt: Attempt
-    next: Next
-
-
-def settle(conn: Conn, now_ms: int, done: Sequence[Done]) -> int:
-    """Writes results and what they mean for their endpoints. Gives how many came too late and were dropped."""
-    results = [
-        Settled(
-            key=one.claimed.key,
-            claim=one.claimed.claim,
-            claim_token=one.claimed.claim_token,
-            state=one.next.state,
-            attempts=one.next.attempts,
-            due_ms=None if one.next.wait_ms is None else now_ms + one.next.wait_ms,
-            result=one.attempt.word,
-        )
-        for one in done
-    ]
-    # Endpoints are locked before their deliveries, as a replay does it. Hardly ever is there one to lock.
-    signals = _signals(done)
-    endpoints.health_of(conn, _moving(conn, now_ms, signals).keys(), lock=True)
-    kept = {(one.key, one.claim_token) for one in claims.settle_deliveries(conn, now_ms, results)}
-    in_time = [one for one in done if (one.claimed.key, one.claimed.claim_token) in kept]
-    judge(conn, now_ms, signals if len(in_time) == len(done) else _signals(in_time))
-    return len(done) - len(in_time)
-
-
-def _signals(done: Iterable[Done]) -> dict[EndpointKey, Signal]:
-    effects: dict[EndpointKey, list[rules.Effect]] = {}
-    for one in done:
-        effects.setdefault(one.claimed.key.endpoint, []).append(one.attempt.effect)
-    return {key: signal for key, found in effects.items() if (signal := rules.signal_of(found)) is not None}
-
-
-Moving = dict[EndpointKey, tuple[Health, Health]]  # before and after
-
-
-def _moving(conn: Conn, now_ms: int, signals: Mapping[EndpointKey, Signal], *, lock: bool = False) -> Moving:
-    """The endpoints whose health these signals change."""
-    found = {}
-    for key, (state, since_ms) in endpoints.health_of(conn, signals.keys(), lock=lock).items():
-        before = Health(EndpointState(state), since_ms)
-        after = rules.after_signal(before, signals[key], now_ms=now_ms)
-        if after != before:
-            found[key] = before, after
-    return found
-
-
-def judge(conn: Conn, now_ms: int, signals: Mapping[EndpointKey, Signal]) -> None:
-    """Moves endpoints to the state that follows from these signals; tells of those that this disables."""
-
-    moving = _moving(conn, now_ms, signals)
-    if moving:  # looked at without a lock first; what is written is decided under it
-        moving = _moving(conn, now_ms, {key: signals[key] for key in moving}, lock=True)
-    for key, (_, after) in moving.items():
-        endpoints.set_health(conn, key, state=after.state, failing_since_ms=after.failing_since_ms)
-    emit(conn, now_ms, [_disabled(key, after, signals[key], now_ms) for key, after in _newly_disabled(moving)])
-
-
-def _newly_disabled(moving: Moving) -> Iterable[tuple[EndpointKey, Health]]:
-    for key, (before, after) in moving.items():
-        if after.state is EndpointState.DISABLED and before.state is not EndpointState.DISABLED:
-            yield key, after
-
-
-REASON_OF_SIGNAL = {Signal.GONE: "gone", Signal.FAILURE: "failing", Signal.DISABLE: "by_hand"}
-
-
-def _disabled(key: EndpointKey, health: Health, signal: Signal, now_ms: int) -> NewEvent:
-    since_ms = health.failing_since_ms
-    return NewEvent(
-        app_id=key.app_id,
-        event_id=derived_id("evt_", "endpoint.disabled", *key, now_ms),
-        type="endpoint.disabled",
-        data={
-            "endpoint_id": key.endpoint_id,
-            "reason": REASON_OF_SIGNAL[signal],
-            "failing_since": None if since_ms is None else rfc3339(since_ms),
-        },
-    )
-
-
-# --- the worker -------------------------------------------------------------------------------------------------------
 
 
 class Watch(Protocol):

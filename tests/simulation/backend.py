@@ -14,7 +14,7 @@ from relay.api.schemas.messages import SendBody
 from relay.clock import rfc3339
 from relay.errors import Conflict, CursorRefused, Missing, Problem
 from relay.inbox.send import Accepted, Send
-from relay.webhooks.worker import Answer, PostFailed
+from relay.webhooks.post import Answer, PostFailed
 
 from .client import Broken
 from .groups import Group, Groups

@@ -35,8 +35,9 @@ from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.vault import address_place
+from relay.webhooks.post import Post
 from relay.webhooks.service import WebhookService
-from relay.webhooks.worker import Pace, Post, WebhookWorker
+from relay.webhooks.worker import Pace, WebhookWorker
 
 from .clocks import NodeClock
 from .loop import NODE, sleep
@@ -151,8 +152,9 @@ class Node:
             node_id=name,
             open_token=lambda place, sealed: ring.open(sealed, place).decode(),
             boot_ms=boot_ms,
+            poll_s=pace.poll_s,
         )
-        self.fanout = FanoutWorker(self.inbox.fan_out, clock)
+        self.fanout = FanoutWorker(self.inbox.fan_out, clock, poll_s=pace.poll_s)
         self.hub = Hub(clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_post(self.hub.posted)

@@ -10,7 +10,8 @@ from relay.errors import Missing, Problem
 from relay.inbox.registry import Registration
 from relay.model import Policy
 from relay.store.meta import Witness
-from relay.webhooks.worker import Answer, Pace
+from relay.webhooks.post import Answer
+from relay.webhooks.worker import Pace
 
 from .backend import Backend, until_quiet
 from .client import Broken

@@ -21,7 +21,7 @@ from relay.store.schema.apps import app
 from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.webhooks import rules
 from relay.webhooks.rules import Signal
-from relay.webhooks.worker import Done, judge, settle
+from relay.webhooks.settling import Done, judge, settle
 
 DAY_MS = 86_400_000
 

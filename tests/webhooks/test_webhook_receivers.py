@@ -14,7 +14,8 @@ from webhook_bench import SECRET, Bench
 from providers.guard import Exemption, Guard
 from providers.transport import HttpTransport
 from relay.clock import SystemClock
-from relay.webhooks.worker import Pace, WebhookWorker, posting
+from relay.webhooks.post import posting
+from relay.webhooks.worker import Pace, WebhookWorker
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

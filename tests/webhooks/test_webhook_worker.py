@@ -11,8 +11,9 @@ from webhook_bench import SECRET, Bench, VirtualClock, virtual_bench, virtually
 
 from relay.errors import Unavailable
 from relay.store.engine import Engine
+from relay.webhooks.post import Answer, PostFailed
 from relay.webhooks.signing import signing_key, verify
-from relay.webhooks.worker import Answer, Pace, PostFailed, WebhookWorker
+from relay.webhooks.worker import Pace, WebhookWorker
 
 Behaviour = Callable[[], Awaitable[Answer]]
 
