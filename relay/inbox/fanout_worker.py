@@ -17,9 +17,10 @@ POLL_S = 1.0
 class FanoutWorker:
     """One node's; others may work at other jobs."""
 
-    def __init__(self, step: Callable[[], Awaitable[bool]], clock: Clock) -> None:
+    def __init__(self, step: Callable[[], Awaitable[bool]], clock: Clock, *, poll_s: float = POLL_S) -> None:
         self._step = step
         self._clock = clock
+        self._poll_s = poll_s
         self._woken = asyncio.Event()
 
     def nudge(self, due_ms: int) -> None:
@@ -51,6 +52,6 @@ class FanoutWorker:
     async def _rest(self, stopping: "asyncio.Task[bool]") -> None:
         woken = asyncio.create_task(self._woken.wait(), name="fanout-woken")
         try:
-            await asyncio.wait({woken, stopping}, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({woken, stopping}, timeout=self._poll_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()

@@ -65,6 +65,7 @@ class PushWorker:
         told: Told = lambda *_: None,
         boot_ms: int = 0,
         drain_s: float = DRAIN_S,
+        poll_s: float = POLL_S,
     ) -> None:
         self._engine = engine
         self._clock = clock
@@ -76,6 +77,7 @@ class PushWorker:
         self._told = told
         self._boot_ms = boot_ms
         self._drain_s = drain_s
+        self._poll_s = poll_s
         self._woken = asyncio.Event()
         self._wake_at_ms: int | None = None
         self._in_flight: set[asyncio.Task[None]] = set()
@@ -154,7 +156,7 @@ class PushWorker:
 
     async def _rest(self, stop: asyncio.Event) -> None:
         """Until a hint falls due, a poll is due, or the end."""
-        wait_s = POLL_S
+        wait_s = self._poll_s
         if self._wake_at_ms is not None:
             wait_s = min(wait_s, max(0.0, (self._wake_at_ms - self._clock.now_ms()) / 1000))
         self._woken.clear()

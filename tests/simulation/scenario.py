@@ -59,8 +59,8 @@ def calm(seed: int, *, minutes: float) -> Scenario:
         send_s=rng.choice((600, 900, 1800)),
         away_s=rng.choice((3600, 7200, 5 * 3600)),
         stay_s=rng.choice((20, 60, 300)),
-        look_s=10,
         shuffle=rng.random() < 0.5,
+        look_s=rng.choice((10, 60)),
     )
 
 
