@@ -26,6 +26,7 @@ from relay.ids import Rng, random_hex
 from relay.inbox.address_tokens import AddressTokens
 from relay.inbox.cursor import CursorKeys
 from relay.inbox.fanout_worker import FanoutWorker
+from relay.inbox.open_quota import OpenQuota
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.message_logs import MessageLogs
@@ -140,6 +141,7 @@ class Relay:
             hints=self.bus,
             node_id=self.node_id,
             room=self.room,
+            quota=OpenQuota(settings.limits.open_deliveries),
             page_entries=settings.page.entries,
             page_bytes=settings.page.bytes,
             reseal=self.tokens.reseal,
@@ -345,6 +347,7 @@ class Relay:
             group.create_task(measure_lag(self.clock, self.metrics, stop), name="loop-lag")
             scheduler.start()
             await self.chores.tick()
+            await self.chores.count_open()
             try:
                 yield
             finally:

@@ -45,6 +45,7 @@ CODES: dict[str, tuple[int, str]] = {
     "rate_limited": (429, "Too many requests"),
     "auth_throttled": (429, "Too many failed logins"),
     "recipient_queue_full": (429, "The recipient's inbox is full"),
+    "tenant_quota_exceeded": (429, "The app has too many open deliveries"),
     "internal": (500, "The relay has a bug"),
     "overloaded": (503, "The relay is overloaded"),
     "draining": (503, "The relay is shutting down"),

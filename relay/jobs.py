@@ -121,6 +121,10 @@ class Chores:
             await self.inbox.prune(users)
             after = users[-1]
 
+    async def count_open(self) -> None:
+        """How many deliveries of each app are open, for its quota (safety §5)."""
+        await self.inbox.count_open()
+
     async def prune_shared(self) -> None:
         """Raises the floors of shared timelines: by age alone."""
         await self.inbox.shared.prune()
@@ -190,6 +194,7 @@ class Chores:
             (self.watch_clock, 5),
             (self.expire, 5),
             (self.prune, 60),
+            (self.count_open, 60),
             (self.prune_shared, 60),
             (self.silence, 3600),
             (self.forget, 600),

@@ -247,6 +247,7 @@ class Limits(Section):
     anonymous_per_s: float = Field(20, ge=0.1, le=10_000)
     anonymous_burst: int = Field(40, ge=1, le=10_000)
     devices_per_user: int = Field(20, ge=1, le=100)
+    open_deliveries: int = Field(1_000_000, ge=1, le=10_000_000)  # of one app
     device_sends_per_s: float = Field(5, ge=0.1, le=1000)
     device_sends_burst: int = Field(50, ge=1, le=10_000)
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)

@@ -22,6 +22,7 @@ from relay.inbox.fanout import StepBroke, fan_out, put_off
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
+from relay.inbox.open_quota import OPEN_DELIVERIES, OpenQuota
 from relay.inbox.page import Snapshot, check, reset_data, snapshot
 from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.reading import NOTHING_SHARED, Reading, place_of, read, read_after, read_messages
@@ -39,6 +40,7 @@ from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta, timelines
 from relay.store.engine import Conn, Engine
+from relay.store.open_deliveries import open_deliveries
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
 from relay.store.upgrades import Upgrade
@@ -69,6 +71,7 @@ class InboxService:
     hints: Hints
     node_id: str
     room: HasRoom = field(default_factory=Boundless)
+    quota: OpenQuota = field(default_factory=lambda: OpenQuota(OPEN_DELIVERIES))
     page_entries: int = PAGE_ENTRIES_MAX
     page_bytes: int = PAGE_BYTES_MAX
     reseal: Reseal = lambda _old, _new, _account, sealed: sealed
@@ -116,20 +119,24 @@ class InboxService:
     async def accept(self, send: Send) -> Accepted:
         """Stores one message. When this returns, it is on disk."""
         self.room.for_sends()
+        self.quota.admit(send.app_id)
         accepted: Accepted = await self.engine.write_batched(self._accept, send, is_send=True)
-        self._told([accepted])
+        self._told(send.app_id, [accepted])
         return accepted
 
     async def accept_many(self, sends: Sequence[Send]) -> list[Accepted | Exception]:
-        """Stores a batch in one transaction; each item has its own result."""
+        """Stores an app's batch in one transaction; each item has its own result."""
         self.room.for_sends()
+        app_id = sends[0].app_id
+        self.quota.admit(app_id)
         results: list[Accepted | Exception] = await self.engine.write(
             lambda conn, now_ms: accept(conn, now_ms, sends, self.policy_of, self.new_epoch), is_send=True
         )
-        self._told([one for one in results if isinstance(one, Accepted)])
+        self._told(app_id, [one for one in results if isinstance(one, Accepted)])
         return results
 
-    def _told(self, accepted: Sequence[Accepted]) -> None:
+    def _told(self, app_id: str, accepted: Sequence[Accepted]) -> None:
+        self.quota.add(app_id, accepted)
         self.counted(sum(not one.replay for one in accepted))
         self.hints.wake([user for one in accepted for user in one.wakes])
         if posts := {one.posted[0]: None for one in accepted if one.posted is not None and not one.replay}:
@@ -140,6 +147,12 @@ class InboxService:
             self.push_due(min(due))
         if jobs := [one.deliver_ms or one.accepted_ms for one in accepted if one.job and not one.replay]:
             self.fanout_due(min(jobs))
+
+    async def count_open(self) -> None:
+        """Counts the open deliveries of each app, for its quota."""
+        begun = self.quota.begin()
+        counts = await self.engine.read(lambda conn, now_ms: open_deliveries(conn, now_ms, most=self.quota.most))
+        self.quota.counted(counts, begun)
 
     async def fan_out(self) -> bool:
         """One step of the fan-out that has waited longest; False: nothing is due. Raises StepBroke; others go on."""

@@ -152,3 +152,19 @@ async def test_ovl_2_flt_38_who_sends_too_fast_waits_and_nobody_else(tmp_path: P
             assert int(answer.headers["Retry-After"]) >= 1
         assert (await other.send(token=face.of.other_key)).status == 202  # another app's key
         assert (await face.sync()).status == 200  # and devices
+
+
+async def test_the_tenants_quota_refuses_sends_and_batches_until_devices_have_acked(tmp_path: Path) -> None:
+    async with serving(tmp_path, {"RELAY_LIMITS__OPEN_DELIVERIES": "3"}) as face:
+        for n in range(3):
+            await face.sent(body=n)
+        assert told_to_wait(await face.send(), 429, "tenant_quota_exceeded", base_s=60)
+        batch = {"messages": [{"to": {"users": ["ann"]}, "body": 4}]}
+        refused = await face.call("POST", "/v1/messages/batch", batch)
+        assert told_to_wait(refused, 429, "tenant_quota_exceeded", base_s=60)
+        page = (await face.sync()).json["batches"][0]
+        acked = await face.call("POST", "/v1/device/ack", {"cursor": page["cursor"]}, token=face.token)
+        assert acked.status == 200
+        counting = asyncio.run_coroutine_threadsafe(face.of.relay.chores.count_open(), face.of.loop)
+        await asyncio.wrap_future(counting)
+        assert (await face.send(body=4)).status == 202

@@ -143,6 +143,7 @@ ROUTES: tuple[Route, ...] = (
             "idempotency_conflict",
             "recipient_unknown",
             "recipient_queue_full",
+            "tenant_quota_exceeded",
             "too_many_recipients",
             "payload_too_large",
         ),
