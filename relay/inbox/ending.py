@@ -13,11 +13,11 @@ from relay.inbox.recalling import recall_post
 from relay.inbox.registry import remove
 from relay.inbox.reports import DELIVERIES, Ledger, end
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
+from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import fanout as fanout_rows
 from relay.store import messages as message_rows
-from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.timelines import ULTRA
 
@@ -207,7 +207,7 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
             entry_rows.prune_entries(conn, key, floor=floor)
             if locked.holds:
                 device_rows.drop_held_below(conn, key, floor=floor)
-            job_rows.forget_attempts(conn, key, upto=floor)
+            attempt_rows.forget_attempts(conn, key, upto=floor)
             gone += floor - locked.inbox.floor_seq
     return gone
 

@@ -13,8 +13,8 @@ from relay.inbox.rules import View
 from relay.model import Device, Entry, EntryState, Kind
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store.attempts import attempt
 from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id
-from relay.store.queue import attempt
 
 Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
 

@@ -13,11 +13,11 @@ from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.reports import Ledger
 from relay.inbox.rules import View
 from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, TimelineKey, UserKey
+from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
-from relay.store import queue as job_rows
 from relay.store import readers, timelines
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn
@@ -88,7 +88,7 @@ def _of_user(conn: Conn, locked: Locked, message_id: str, user: str, seq: int) -
     if original is None:
         return head | {"state": "pruned", "devices": []}
     ledger = Ledger(locked)
-    attempts = job_rows.attempts_of(conn, locked.key, seq=original.seq, limit=ATTEMPTS_MAX)
+    attempts = attempt_rows.attempts_of(conn, locked.key, seq=original.seq, limit=ATTEMPTS_MAX)
     reported = receipt_rows.of_attempts(conn, locked.key, [one.claim_token for one in attempts])
     gone = [d for d in device_rows.gone_devices(conn, locked.key) if d.created_ms <= original.accepted_ms]
     devices = []

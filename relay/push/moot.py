@@ -10,11 +10,11 @@ from providers.contract import Capabilities
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, UserKey
 from relay.push.notes import Form, summary_id
+from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
-from relay.store import queue as job_rows
 from relay.store import shown
 from relay.store.engine import Conn
 
@@ -119,7 +119,7 @@ def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
                     messages=dict(list(messages.items())[-IDS_MAX:]),
                     notes=tuple(notes.values())[-IDS_MAX:],
                     badge=badge,
-                    woken_ms=job_rows.last_wake_ms(conn, device.key, address.account),
+                    woken_ms=attempt_rows.last_wake_ms(conn, device.key, address.account),
                 )
             )
     return found

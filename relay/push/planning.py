@@ -23,6 +23,7 @@ from relay.push.notes import Form
 from relay.push.planner import Plan, Send, Stop, is_silent, plan, spared
 from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
+from relay.store import attempts as attempt_rows
 from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
@@ -122,7 +123,7 @@ def plan_due(
         conn,
         [(one.device, owner, one.token, now_ms + policy_of(one.device.app_id).claim_ms) for one in attempts],
     )
-    job_rows.start_attempts(conn, [_attempt_row(one) for one in attempts])
+    attempt_rows.start_attempts(conn, [_attempt_row(one) for one in attempts])
     job_rows.release_claims(conn, lost)
     flush(conn, now_ms, [users[one.device.user] for one in quarantined if one.error is None])
     return Planned(
@@ -152,7 +153,7 @@ def _by_the_store(
 
 def _quarantine(locked: Locked, device: Device, job: PushJob) -> Quarantined:
     """What was tried last counts as told, so that what came after it can be; it stays in the list of dead pushes."""
-    last = job_rows.attempt(locked.conn, device.key, job.claim_token)
+    last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
     if last is not None:
         locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(last.upto_seq, locked.head_seq))))
         dead.put(
@@ -193,7 +194,7 @@ def _plan_one(
     if not untold and device.pushed_seq > device.acked_seq:
         told, _ = _items(locked, device, after=device.acked_seq, upto=device.pushed_seq)
     if job.lost >= BARE_FROM:
-        last = job_rows.attempt(locked.conn, device.key, job.claim_token)
+        last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
         job = replace(job, bare_seq=max(job.bare_seq, 0 if last is None else last.upto_seq))
     found = plan(
         Situation(
@@ -219,7 +220,7 @@ def _plan_one(
     )
     if isinstance(found, Send) and views[found.address.account].capabilities.silent_gap_s > 0 and is_silent(found):
         account = found.address.account
-        woken_ms = job_rows.last_wake_ms(locked.conn, device.key, account)
+        woken_ms = attempt_rows.last_wake_ms(locked.conn, device.key, account)
         return spared(found, views[account], now_ms=locked.now_ms, woken_ms=woken_ms) or found
     return found
 

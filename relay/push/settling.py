@@ -18,6 +18,7 @@ from relay.push.attempts import Attempt, address_used
 from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
 from relay.push.situation import ITEMS_MAX
+from relay.store import attempts as attempt_rows
 from relay.store import dead, quota
 from relay.store import devices as device_rows
 from relay.store import queue as job_rows
@@ -77,7 +78,7 @@ def settle(
             if one.spent is not None
         },
     )
-    job_rows.end_attempts(conn, ends)
+    attempt_rows.end_attempts(conn, ends)
     job_rows.release_claims(conn, freed)
     flush(conn, now_ms, users.values())
     return answers

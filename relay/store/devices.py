@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text,
 
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
 from relay.store.schema.devices import address, address_tombstone, device, device_ack, device_held
-from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
+from relay.store.sql import as_list, device_params, in_list, insert_missing, insert_rows, per_dialect
 
 FIELDS = Device.__struct_fields__
 _columns = [device.c[name] for name in FIELDS]
@@ -57,13 +57,9 @@ _here = (
 _one = select(*_columns).where(*_here)
 
 
-def _key(key: DeviceKey) -> dict[str, Any]:
-    return {"app": key.app_id, "user": key.user_id, "device": key.device_id}
-
-
 def device_row(conn: Connection, key: DeviceKey) -> Device | None:
     """The device, gone or not."""
-    row = conn.execute(_one, _key(key)).first()
+    row = conn.execute(_one, device_params(key)).first()
     return None if row is None else device_of(row)
 
 
@@ -96,7 +92,7 @@ def save_devices(conn: Connection, changes: Sequence[tuple[Device, Device]]) -> 
         names = tuple(name for name in FIELDS if getattr(old, name) != getattr(new, name))
         if names:
             values = {f"new_{name}": _plain(getattr(new, name)) for name in names}
-            shapes.setdefault(names, []).append(_key(new.key) | values)
+            shapes.setdefault(names, []).append(device_params(new.key) | values)
     for names, rows in shapes.items():
         conn.execute(_update(names), rows)
 
@@ -174,7 +170,7 @@ _drop_acks = delete(device_ack).where(
 def set_ack_ranges(
     conn: Connection, key: DeviceKey, *, ranges: Iterable[tuple[int, int]], again: Iterable[tuple[int, int]]
 ) -> None:
-    conn.execute(_drop_acks, _key(key))
+    conn.execute(_drop_acks, device_params(key))
     head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
     rows = [
         head | {"from_seq": low, "to_seq": high, "offered_again": kind}
@@ -194,7 +190,7 @@ _held = select(device_held.c.seq, device_held.c.why, device_held.c.tries).where(
 
 def held_rows(conn: Connection, key: DeviceKey) -> list[tuple[int, str, int]]:
     """(seq, why, tries) of entries that the device passed without having them in full."""
-    return [(row.seq, row.why, row.tries) for row in conn.execute(_held, _key(key)).all()]
+    return [(row.seq, row.why, row.tries) for row in conn.execute(_held, device_params(key)).all()]
 
 
 def add_held(conn: Connection, key: DeviceKey, rows: Iterable[tuple[int, str]]) -> None:
@@ -206,7 +202,7 @@ _drop_held = delete(device_held).where(*_held_here, device_held.c.seq == bindpar
 
 
 def drop_held(conn: Connection, key: DeviceKey, seqs: Iterable[int]) -> None:
-    rows = [_key(key) | {"seq": seq} for seq in seqs]
+    rows = [device_params(key) | {"seq": seq} for seq in seqs]
     if rows:
         conn.execute(_drop_held, rows)
 
@@ -215,7 +211,7 @@ _set_tries = update(device_held).where(*_held_here, device_held.c.seq == bindpar
 
 
 def set_held_tries(conn: Connection, key: DeviceKey, *, seq: int, tries: int) -> None:
-    conn.execute(_set_tries, _key(key) | {"s": seq, "n": tries})
+    conn.execute(_set_tries, device_params(key) | {"s": seq, "n": tries})
 
 
 _unshown = select(device_held.c.device_id, device_held.c.seq, device_held.c.why).where(
@@ -269,7 +265,7 @@ def drop_held_below(conn: Connection, key: UserKey, *, floor: int) -> None:
 
 def forget_reading(conn: Connection, key: DeviceKey) -> None:
     """Forgets what a device of this name acked and passed in an earlier life."""
-    conn.execute(_drop_all_held, _key(key))
+    conn.execute(_drop_all_held, device_params(key))
     set_ack_ranges(conn, key, ranges=(), again=())
 
 
@@ -326,7 +322,7 @@ _drop_addresses = delete(address).where(*_address_here)
 
 def set_addresses(conn: Connection, key: DeviceKey, addresses: Iterable[Address]) -> None:
     """Replaces a device's addresses. Owners of the same tokens must have been dealt with before (`owners_of`)."""
-    conn.execute(_drop_addresses, _key(key))
+    conn.execute(_drop_addresses, device_params(key))
     head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
     insert_rows(conn, address, [head | {name: getattr(one, name) for name in _ADDRESS} for one in addresses])
 
@@ -339,7 +335,7 @@ _set_state = (
 
 
 def set_address_state(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes, state: str) -> None:
-    conn.execute(_set_state, _key(key) | {"of": account, "hash": token_hash, "to": state})
+    conn.execute(_set_state, device_params(key) | {"of": account, "hash": token_hash, "to": state})
 
 
 _share = (
@@ -351,7 +347,7 @@ _share = (
 
 def share_address(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes) -> None:
     """Two users of one installation: the token reaches both, and each push names its user."""
-    conn.execute(_share, _key(key) | {"of": account, "hash": token_hash})
+    conn.execute(_share, device_params(key) | {"of": account, "hash": token_hash})
 
 
 _owners = select(address.c.user_id, address.c.device_id, address.c.shared, address.c.registered_ms).where(

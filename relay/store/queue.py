@@ -1,4 +1,4 @@
-"""Rows of push jobs and attempts: when each device is to be told, who is telling it, and what became of it.
+"""Rows of push jobs: when each device is to be told, who is telling it, and what it waits for.
 
 `due_ms` may be lowered blindly (`lower_due`) but is raised or cleared only by `set_rearmed`. A claim has columns of its
 own, so lowering `due_ms` never opens a job to a second worker.
@@ -12,8 +12,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    delete,
-    exists,
     func,
     literal_column,
     or_,
@@ -23,12 +21,12 @@ from sqlalchemy import (
 
 from relay.model import DeviceKey, PushJob, UserKey
 from relay.store.schema.inboxes import inbox
-from relay.store.schema.push import account_state, push_attempt, push_job, push_receipt
+from relay.store.schema.push import account_state, push_job
 from relay.store.sql import (
     as_list,
+    device_params,
     in_list,
     insert_missing,
-    insert_rows,
     is_sqlite,
     per_dialect,
     update_rows,
@@ -39,10 +37,6 @@ j = push_job.c
 FIELDS = PushJob.__struct_fields__
 _columns = [j[name] for name in FIELDS]
 _here = (j.app_id == bindparam("app"), j.user_id == bindparam("user"), j.device_id == bindparam("device"))
-
-
-def _key(key: DeviceKey) -> dict[str, Any]:
-    return {"app": key.app_id, "user": key.user_id, "device": key.device_id}
 
 
 def create_job(conn: Connection, key: DeviceKey) -> None:
@@ -90,7 +84,6 @@ def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJo
     return found
 
 
-_ROW = ("app_id", "user_id", "device_id")
 _lower = (
     update(push_job)
     .where(*_here)
@@ -98,20 +91,20 @@ _lower = (
 )
 
 
-def _row(key: DeviceKey) -> dict[str, Any]:
-    return dict(zip(_ROW, key, strict=True))
-
-
 def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
     """Makes jobs due at these times at the latest, whatever they waited for: unconditional, nothing is read."""
     if not dues:
         return
     if is_sqlite(conn):
-        conn.execute(_lower, [_key(key) | {"at": due_ms} for key, due_ms in dues.items()])
+        conn.execute(_lower, [device_params(key) | {"at": due_ms} for key, due_ms in dues.items()])
     else:
         lower = {"due_ms": "least(coalesce(t.due_ms, v.due_ms), v.due_ms)", "reason": "NULL"}
         update_rows(
-            conn, push_job, [_row(key) | {"due_ms": due_ms} for key, due_ms in dues.items()], key=_ROW, set_=lower
+            conn,
+            push_job,
+            [key._asdict() | {"due_ms": due_ms} for key, due_ms in dues.items()],
+            key=DeviceKey._fields,
+            set_=lower,
         )
 
 
@@ -136,10 +129,10 @@ def set_rearmed(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, A
     if not rows:
         return
     if is_sqlite(conn):
-        conn.execute(_rearm, [_key(key) | dict(values) for key, values in rows])
+        conn.execute(_rearm, [device_params(key) | dict(values) for key, values in rows])
     else:
-        named = [_row(key) | {_REARMED[name]: value for name, value in values.items()} for key, values in rows]
-        update_rows(conn, push_job, named, key=_ROW, set_={c: f"v.{c}" for c in _REARMED.values()})
+        named = [key._asdict() | {_REARMED[name]: value for name, value in values.items()} for key, values in rows]
+        update_rows(conn, push_job, named, key=DeviceKey._fields, set_={c: f"v.{c}" for c in _REARMED.values()})
 
 
 _note_shown = update(push_job).where(*_here, j.shown_seq < bindparam("seq")).values(shown_seq=bindparam("seq"))
@@ -147,7 +140,7 @@ _note_shown = update(push_job).where(*_here, j.shown_seq < bindparam("seq")).val
 
 def note_shown(conn: Connection, key: DeviceKey, seq: int) -> None:
     """The device has shown the entry of this number; it only grows."""
-    conn.execute(_note_shown, _key(key) | {"seq": seq})
+    conn.execute(_note_shown, device_params(key) | {"seq": seq})
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -207,15 +200,18 @@ def set_claims(conn: Connection, rows: Sequence[tuple[DeviceKey, str, int, int]]
     if is_sqlite(conn):
         conn.execute(
             _claim,
-            [_key(key) | {"owner": owner, "token": token, "until": until} for key, owner, token, until in rows],
+            [
+                device_params(key) | {"owner": owner, "token": token, "until": until}
+                for key, owner, token, until in rows
+            ],
         )
     else:
         named = [
-            _row(key) | {"claim": owner, "claim_token": token, "claim_until_ms": until}
+            key._asdict() | {"claim": owner, "claim_token": token, "claim_until_ms": until}
             for key, owner, token, until in rows
         ]
         changes = {c: f"v.{c}" for c in ("claim", "claim_token", "claim_until_ms")}
-        update_rows(conn, push_job, named, key=_ROW, set_=changes)
+        update_rows(conn, push_job, named, key=DeviceKey._fields, set_=changes)
 
 
 _unclaim = (
@@ -231,11 +227,11 @@ def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int, int]])
     if not listed:
         return
     if is_sqlite(conn):
-        conn.execute(_unclaim, [_key(key) | {"token": token, "times": lost} for key, token, lost in listed])
+        conn.execute(_unclaim, [device_params(key) | {"token": token, "times": lost} for key, token, lost in listed])
     else:
-        named = [_row(key) | {"claim_token": token, "lost": lost} for key, token, lost in listed]
+        named = [key._asdict() | {"claim_token": token, "lost": lost} for key, token, lost in listed]
         freed = {"claim": "NULL", "claim_until_ms": "NULL", "lost": "v.lost"}
-        update_rows(conn, push_job, named, key=(*_ROW, "claim_token"), set_=freed)
+        update_rows(conn, push_job, named, key=(*DeviceKey._fields, "claim_token"), set_=freed)
 
 
 _orphans = (
@@ -254,101 +250,6 @@ def free_orphans(conn: Connection, now_ms: int, *, owner: str) -> None:
     """On SQLite, where one process at a time has the store: claims of the processes before need not be waited for."""
     if is_sqlite(conn):
         conn.execute(_orphans, {"now": now_ms, "owner": owner})
-
-
-# --- attempts ---------------------------------------------------------------------------------------------------------
-
-
-def start_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    insert_rows(conn, push_attempt, rows)
-
-
-_a = push_attempt.c
-_end = (
-    update(push_attempt)
-    .where(
-        _a.app_id == bindparam("app"),
-        _a.user_id == bindparam("user"),
-        _a.device_id == bindparam("device"),
-        _a.claim_token == bindparam("token"),
-        _a.ended_ms.is_(None),
-    )
-    .values(
-        ended_ms=bindparam("now"),
-        verdict=bindparam("word"),
-        vendor_id=bindparam("vid"),
-        vendor_code=bindparam("vcode"),
-    )
-)
-
-
-_ENDED = {
-    "token": "claim_token",
-    "now": "ended_ms",
-    "word": "verdict",
-    "vid": "vendor_id",
-    "vcode": "vendor_code",
-}
-
-
-def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
-    """Each row: token, now, word (verdict), vid, vcode. The log keeps late results too."""
-    if not rows:
-        return
-    if is_sqlite(conn):
-        conn.execute(_end, [_key(key) | dict(values) for key, values in rows])
-    else:
-        named = [_row(key) | {_ENDED[name]: value for name, value in values.items()} for key, values in rows]
-        first = {
-            c: f"CASE WHEN t.ended_ms IS NULL THEN v.{c} ELSE t.{c} END" for c in _ENDED.values() if c != "claim_token"
-        }
-        update_rows(conn, push_attempt, named, key=(*_ROW, "claim_token"), set_=first)
-
-
-_one_attempt = select(_a.account, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(
-    _a.app_id == bindparam("app"),
-    _a.user_id == bindparam("user"),
-    _a.device_id == bindparam("device"),
-    _a.claim_token == bindparam("token"),
-)
-
-
-def attempt(conn: Connection, key: DeviceKey, token: int) -> Any | None:
-    """The attempt under this claim: account, from_seq, upto_seq, verdict, vendor_code. None: it is no longer told of."""
-    return conn.execute(_one_attempt, _key(key) | {"token": token}).first()
-
-
-def attempts_of(conn: Connection, key: UserKey, *, seq: int, limit: int) -> Sequence[Any]:
-    """The trace of one entry: attempts that covered it, oldest first."""
-    statement = (
-        select(push_attempt)
-        .where(_a.app_id == key.app_id, _a.user_id == key.user_id, _a.from_seq <= seq, _a.upto_seq >= seq)
-        .order_by(_a.started_ms, _a.device_id, _a.claim_token)
-        .limit(limit)
-    )
-    return conn.execute(statement).all()
-
-
-_forget_attempts = delete(push_attempt).where(
-    _a.app_id == bindparam("app"), _a.user_id == bindparam("user"), _a.upto_seq <= bindparam("upto")
-)
-_forget_receipts = delete(push_receipt).where(
-    push_receipt.c.app_id == bindparam("app"),
-    push_receipt.c.user_id == bindparam("user"),
-    ~exists().where(
-        _a.app_id == push_receipt.c.app_id,
-        _a.user_id == push_receipt.c.user_id,
-        _a.device_id == push_receipt.c.device_id,
-        _a.claim_token == push_receipt.c.claim_token,
-    ),
-)
-
-
-def forget_attempts(conn: Connection, key: UserKey, *, upto: int) -> None:
-    """Removes attempts that told of nothing above this number, with what vendors reported of them."""
-    place = {"app": key.app_id, "user": key.user_id}
-    if conn.execute(_forget_attempts, place | {"upto": upto}).rowcount:
-        conn.execute(_forget_receipts, place)
 
 
 # --- accounts ---------------------------------------------------------------------------------------------------------
@@ -413,18 +314,3 @@ def parked_accounts(conn: Connection, *, hold: bool = False) -> dict[tuple[str, 
     rest for them is seen by whoever unparks them."""
     rows = conn.execute(_parked_held if hold and not is_sqlite(conn) else _parked)
     return {(row.app_id, row.account): row.parked_code for row in rows}
-
-
-_wake = select(func.max(_a.started_ms)).where(
-    _a.app_id == bindparam("app"),
-    _a.user_id == bindparam("user"),
-    _a.device_id == bindparam("device"),
-    _a.account == bindparam("acc"),
-    _a.form.in_(["wake", "knock"]),
-    _a.verdict == "accepted",
-)
-
-
-def last_wake_ms(conn: Connection, key: DeviceKey, account: str) -> int | None:
-    """When the device was last woken through this account."""
-    return conn.execute(_wake, _key(key) | {"acc": account}).scalar_one_or_none()

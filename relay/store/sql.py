@@ -1,4 +1,4 @@
-"""The few places where SQLite and PostgreSQL want different words. Everything else in the store is the same for both."""
+"""What the store's statements share, and the few places where SQLite and PostgreSQL want different words."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -10,10 +10,16 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
+from relay.model import DeviceKey
 from relay.store.direct import DirectConnection
 
 Row = Mapping[str, Any]
 StoreError = DBAPIError  # what a statement raises; the transaction that it was in is over
+
+
+def device_params(key: DeviceKey) -> dict[str, Any]:
+    """A device's key as the store's statements name it: app, user, device."""
+    return {"app": key.app_id, "user": key.user_id, "device": key.device_id}
 
 
 def is_sqlite(conn: Connection) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, select, update
 from relay.model import DeviceKey
 from relay.store.schema.apps import device_token, ticket
 from relay.store.schema.devices import device
-from relay.store.sql import insert_rows
+from relay.store.sql import device_params, insert_rows
 
 KEPT_MS = 86_400_000  # a token's row outlives it by this, so that a late use is known for what it is
 
@@ -60,7 +60,7 @@ _family = (
 
 def locked_family(conn: Connection, key: DeviceKey, family: str) -> list[Row[Any]]:
     """All tokens of the family, locked."""
-    return list(conn.execute(_family, _key(key) | {"of": family}))
+    return list(conn.execute(_family, device_params(key) | {"of": family}))
 
 
 _revoked = select(_t.token_id).where(_t.revoked_ms >= bindparam("since"))
@@ -83,7 +83,7 @@ _drop = delete(device_token).where(*_here, _t.token_id == bindparam("id"))
 
 def drop(conn: Connection, key: DeviceKey, token_ids: list[str]) -> None:
     if token_ids:
-        conn.execute(_drop, [_key(key) | {"id": token_id} for token_id in token_ids])
+        conn.execute(_drop, [device_params(key) | {"id": token_id} for token_id in token_ids])
 
 
 _used = update(device_token).where(*_here, _t.token_id == bindparam("id")).values(used_ms=bindparam("now"))
@@ -102,8 +102,8 @@ _rotated = (
 
 def take_over(conn: Connection, now_ms: int, key: DeviceKey, *, family: str, token_id: str, generation: int) -> None:
     """This token is in use from now on; its elders and siblings are rotated."""
-    conn.execute(_used, _key(key) | {"id": token_id, "now": now_ms})
-    conn.execute(_rotated, _key(key) | {"of": family, "id": token_id, "upto": generation, "now": now_ms})
+    conn.execute(_used, device_params(key) | {"id": token_id, "now": now_ms})
+    conn.execute(_rotated, device_params(key) | {"of": family, "id": token_id, "upto": generation, "now": now_ms})
 
 
 def revoke(
@@ -150,7 +150,3 @@ def forget(conn: Connection, now_ms: int) -> None:
     """Removes tickets and tokens whose time is long over."""
     conn.execute(delete(ticket).where(ticket.c.expires_ms <= now_ms))
     conn.execute(delete(device_token).where(_t.expires_ms <= now_ms - KEPT_MS))
-
-
-def _key(key: DeviceKey) -> dict[str, Any]:
-    return {"app": key.app_id, "user": key.user_id, "device": key.device_id}

@@ -1,0 +1,118 @@
+"""Rows of attempts: what was handed to which vendor, and what became of it. A log, for the trace and for reports."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, exists, func, select, update
+
+from relay.model import DeviceKey, UserKey
+from relay.store.schema.push import push_attempt, push_receipt
+from relay.store.sql import device_params, insert_rows, is_sqlite, update_rows
+
+_a = push_attempt.c
+
+
+def start_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    insert_rows(conn, push_attempt, rows)
+
+
+_end = (
+    update(push_attempt)
+    .where(
+        _a.app_id == bindparam("app"),
+        _a.user_id == bindparam("user"),
+        _a.device_id == bindparam("device"),
+        _a.claim_token == bindparam("token"),
+        _a.ended_ms.is_(None),
+    )
+    .values(
+        ended_ms=bindparam("now"),
+        verdict=bindparam("word"),
+        vendor_id=bindparam("vid"),
+        vendor_code=bindparam("vcode"),
+    )
+)
+
+
+_ENDED = {
+    "token": "claim_token",
+    "now": "ended_ms",
+    "word": "verdict",
+    "vid": "vendor_id",
+    "vcode": "vendor_code",
+}
+
+
+def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
+    """Each row: token, now, word (verdict), vid, vcode. The log keeps late results too."""
+    if not rows:
+        return
+    if is_sqlite(conn):
+        conn.execute(_end, [device_params(key) | dict(values) for key, values in rows])
+    else:
+        named = [key._asdict() | {_ENDED[name]: value for name, value in values.items()} for key, values in rows]
+        first = {
+            c: f"CASE WHEN t.ended_ms IS NULL THEN v.{c} ELSE t.{c} END" for c in _ENDED.values() if c != "claim_token"
+        }
+        update_rows(conn, push_attempt, named, key=(*DeviceKey._fields, "claim_token"), set_=first)
+
+
+_one_attempt = select(_a.account, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(
+    _a.app_id == bindparam("app"),
+    _a.user_id == bindparam("user"),
+    _a.device_id == bindparam("device"),
+    _a.claim_token == bindparam("token"),
+)
+
+
+def attempt(conn: Connection, key: DeviceKey, token: int) -> Any | None:
+    """The attempt under this claim: account, from_seq, upto_seq, verdict, vendor_code. None: it is no longer told of."""
+    return conn.execute(_one_attempt, device_params(key) | {"token": token}).first()
+
+
+def attempts_of(conn: Connection, key: UserKey, *, seq: int, limit: int) -> Sequence[Any]:
+    """The trace of one entry: attempts that covered it, oldest first."""
+    statement = (
+        select(push_attempt)
+        .where(_a.app_id == key.app_id, _a.user_id == key.user_id, _a.from_seq <= seq, _a.upto_seq >= seq)
+        .order_by(_a.started_ms, _a.device_id, _a.claim_token)
+        .limit(limit)
+    )
+    return conn.execute(statement).all()
+
+
+_forget_attempts = delete(push_attempt).where(
+    _a.app_id == bindparam("app"), _a.user_id == bindparam("user"), _a.upto_seq <= bindparam("upto")
+)
+_forget_receipts = delete(push_receipt).where(
+    push_receipt.c.app_id == bindparam("app"),
+    push_receipt.c.user_id == bindparam("user"),
+    ~exists().where(
+        _a.app_id == push_receipt.c.app_id,
+        _a.user_id == push_receipt.c.user_id,
+        _a.device_id == push_receipt.c.device_id,
+        _a.claim_token == push_receipt.c.claim_token,
+    ),
+)
+
+
+def forget_attempts(conn: Connection, key: UserKey, *, upto: int) -> None:
+    """Removes attempts that told of nothing above this number, with what vendors reported of them."""
+    place = {"app": key.app_id, "user": key.user_id}
+    if conn.execute(_forget_attempts, place | {"upto": upto}).rowcount:
+        conn.execute(_forget_receipts, place)
+
+
+_wake = select(func.max(_a.started_ms)).where(
+    _a.app_id == bindparam("app"),
+    _a.user_id == bindparam("user"),
+    _a.device_id == bindparam("device"),
+    _a.account == bindparam("acc"),
+    _a.form.in_(["wake", "knock"]),
+    _a.verdict == "accepted",
+)
+
+
+def last_wake_ms(conn: Connection, key: DeviceKey, account: str) -> int | None:
+    """When the device was last woken through this account."""
+    return conn.execute(_wake, device_params(key) | {"acc": account}).scalar_one_or_none()
