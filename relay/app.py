@@ -32,6 +32,7 @@ from relay.jobs import Chores
 from relay.message_logs import MessageLogs
 from relay.presence.service import PresenceService, Rhythm
 from relay.push.building import DEFAULT_APP, build_accounts, webhook_guard
+from relay.push.challenge import Challenger
 from relay.push.expiry import ExpiryWatch
 from relay.push.reload import Reloader
 from relay.push.withdraw import Withdrawer
@@ -149,6 +150,7 @@ class Relay:
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
             moot=lambda users: self.withdrawer.look(users),
+            unproven=lambda device: self.challenger.ask(device),
             counted=self.metrics.accepted.inc,
         )
         rhythm = Rhythm(
@@ -199,6 +201,7 @@ class Relay:
             keep_ms=settings.retention.log_d * 86_400_000,
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock)
+        self.challenger = Challenger(self.engine, clock, self.accounts, lambda _: policy, tokens=self.tokens)
         self.withdrawer = Withdrawer(self.engine, clock, self.accounts, lambda _: policy, open_token=self.tokens.unseal)
         self.hub = Hub(
             clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads, poll_s=settings.poll.session_s
@@ -340,6 +343,7 @@ class Relay:
                 self.room.run,
                 self.reloader.run,
                 self.withdrawer.run,
+                self.challenger.run,
                 self.watchdog.run,
             ):
                 group.create_task(service(stop), name=service.__qualname__)

@@ -1,7 +1,7 @@
 """The device's calls over HTTP, and the door to its socket."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +16,7 @@ from relay.api.door import Door
 from relay.api.issuing import Issuer
 from relay.api.principal import Principal
 from relay.api.routes import Answer, Call
-from relay.api.schemas.devices import AddressesBody
+from relay.api.schemas.devices import AddressesBody, ProofBody
 from relay.clock import Clock, rfc3339
 from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
 from relay.inbox.batch import Batch
@@ -26,6 +26,7 @@ from relay.inbox.service import InboxService
 from relay.inbox.shared import Wanted
 from relay.inbox.unchanged import Question
 from relay.model import DeviceKey, TimelineKey
+from relay.push.challenge import Challenger
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, VerifyBody
@@ -48,6 +49,7 @@ class DeviceApi:
     clock: Clock
     door: Door
     sends: DeviceSends
+    challenger: Challenger
     wait_max_s: int = 60
 
     async def handshake(self, call: Call) -> Answer:
@@ -79,7 +81,14 @@ class DeviceApi:
         body: AddressesBody = call.body
         key = _key(call)
         states = await self.inbox.replace_addresses(key, self.devices.sealed(key, body.addresses))
-        return Answer(200, {"addresses": [{"account": account, "state": state} for account, state in states]})
+        return Answer(200, _states(states))
+
+    async def challenge(self, call: Call) -> Answer:
+        return Answer(202, _states(await self.challenger.again(_key(call))))
+
+    async def proof(self, call: Call) -> Answer:
+        body: ProofBody = call.body
+        return Answer(200, _states(await self.challenger.prove(_key(call), body.account, body.value)))
 
     async def accounts(self, call: Call) -> Answer:
         return Answer(200, {"accounts": self.devices.offers(_key(call).app_id)})
@@ -313,6 +322,10 @@ def _cut(request: web.Request) -> None:
 
 def _credential(bearer: Principal) -> Credential:
     return Credential(bearer.credential_id, bearer.expires_ms)
+
+
+def _states(addresses: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    return {"addresses": [{"account": account, "state": state} for account, state in addresses]}
 
 
 def _key(call: Call) -> DeviceKey:

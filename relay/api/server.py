@@ -104,6 +104,8 @@ def application(
         "verify": device.verify,
         "send_from_device": device.sends.over_http,
         "put_addresses": device.addresses,
+        "challenge_addresses": device.challenge,
+        "prove_address": device.proof,
         "renew_token": device.renew_token,
         "device_accounts": device.accounts,
         "ticket": device.ticket,

@@ -290,6 +290,7 @@ class Account(Section):
     )
     fallback: bool = True  # while it is out for long, a device's next address has the push
     batch: bool = False  # one call for all devices that are told the same
+    challenge: bool = False  # a device proves that it reads what goes to its address, before anything else goes there
     settings: dict[str, Any] = Field(default_factory=dict, repr=False, exclude=True)  # the provider's own; has secrets
 
 

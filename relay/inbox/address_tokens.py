@@ -1,11 +1,17 @@
 """Devices' push addresses at rest: sealed under keys that are in the store themselves, found again by their hashes."""
 
+import base64
+from typing import Final
+
 from relay.clock import Clock
 from relay.ids import Rng
-from relay.keys import KeyRing
+from relay.keys import KeyRing, bound, same
 from relay.model import DeviceKey
 from relay.store.engine import Engine
 from relay.store.vault import Vault, address_place, give_keys
+
+PROOF: Final = "address-proof"
+PROOF_BYTES: Final = 16
 
 
 class AddressTokens:
@@ -37,6 +43,23 @@ class AddressTokens:
         token = self.vault.open(sealed, address_place(old, account))
         return self.vault.seal(token, address_place(new, account))
 
+    def proof(self, device: DeviceKey, account: str, token_hash: bytes) -> str:
+        """What a push to this address says, and the device repeats to prove that it reads it."""
+        return _text(self._ring.mac(PROOF, _proven(device, account, token_hash)))
+
+    def proves(self, device: DeviceKey, account: str, token_hash: bytes, text: str) -> bool:
+        """Whether that is what a push to this address says, or said before the keys were rotated."""
+        macs = self._ring.macs(PROOF, _proven(device, account, token_hash))
+        return any(same(_text(mac).encode(), text.encode()) for mac in macs)
+
     def unseal(self, place: tuple[str, ...], sealed: bytes) -> str:
         """The token. Raises what `Vault.open` raises."""
         return self.vault.open(sealed, place).decode()
+
+
+def _proven(device: DeviceKey, account: str, token_hash: bytes) -> bytes:
+    return bound((*device, account, token_hash.hex()))
+
+
+def _text(mac: bytes) -> str:
+    return base64.urlsafe_b64encode(mac[:PROOF_BYTES]).decode().rstrip("=")

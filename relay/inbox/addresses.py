@@ -11,6 +11,7 @@ from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 
 TOMBSTONE_MS = 30 * 86_400_000
+UNPROVEN = "unproven"  # nothing is sent there before the device has answered a challenge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class NewAddress:
     kind: str
     token_sealed: bytes
     token_hash: bytes
+    challenged: bool = False  # it counts only once the device has told what a push to it said
 
 
 def set_addresses(
@@ -39,7 +41,11 @@ def set_addresses(
     }
     rows: list[Address] = []
     for preference, new in enumerate(addresses):
-        state, shared = _claim(users, locked, device, new)
+        before = known.get((new.account, new.token_hash))
+        if new.challenged and (before is None or before.state != "active"):
+            state, shared = UNPROVEN, False  # and takes it from nobody
+        else:
+            state, shared = _claim(users, locked, device, account=new.account, token_hash=new.token_hash)
         rows.append(
             Address(
                 preference=preference,
@@ -53,19 +59,43 @@ def set_addresses(
             )
         )
     device_rows.set_addresses(locked.conn, device.key, rows)
-    fresh = any((row.account, row.token_hash) not in known for row in rows if row.state == "active")
-    usable = any(row.state == "active" for row in rows)
+    _settle(
+        locked,
+        device,
+        usable=any(row.state == "active" for row in rows),
+        fresh=any((row.account, row.token_hash) not in known for row in rows if row.state == "active"),
+    )
+    return tuple((row.account, row.state) for row in rows)
+
+
+def prove(users: Mapping[UserKey, Locked], device: Device, *, account: str, token_hash: bytes) -> None:
+    """The device has shown that it reads what goes to this address of its: from now on it counts. The users who hold
+    the token must be locked."""
+    locked = users[device.key.user]
+    rows = device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
+    if not any((row.account, row.token_hash, row.state) == (account, token_hash, UNPROVEN) for row in rows):
+        return
+    state, shared = _claim(users, locked, device, account=account, token_hash=token_hash)
+    if shared:
+        device_rows.share_address(locked.conn, device.key, account=account, token_hash=token_hash)
+    device_rows.set_address_state(locked.conn, device.key, account=account, token_hash=token_hash, state=state)
+    _settle(locked, device, usable=state == "active" or bool(device.has_address), fresh=state == "active")
+
+
+def _settle(locked: Locked, device: Device, *, usable: bool, fresh: bool) -> None:
+    """`fresh`: there is an address that has been told of nothing."""
     after = replace(locked.devices[device.device_id], has_address=int(usable))
     if fresh:  # what went to the old token may never have arrived
         after = replace(after, pushed_seq=min(after.pushed_seq, max(after.acked_high, _untold_from(locked, after))))
     locked.put(after)
     locked.rearm(device.device_id, anew=fresh)
-    return tuple((row.account, row.state) for row in rows)
 
 
-def _claim(users: Mapping[UserKey, Locked], locked: Locked, device: Device, new: NewAddress) -> tuple[str, bool]:
+def _claim(
+    users: Mapping[UserKey, Locked], locked: Locked, device: Device, *, account: str, token_hash: bytes
+) -> tuple[str, bool]:
     shared = False
-    for owner in device_rows.owners_of(locked.conn, locked.key.app_id, account=new.account, token_hash=new.token_hash):
+    for owner in device_rows.owners_of(locked.conn, locked.key.app_id, account=account, token_hash=token_hash):
         if owner == device.key:
             continue
         theirs = users.get(owner.user)
@@ -75,10 +105,10 @@ def _claim(users: Mapping[UserKey, Locked], locked: Locked, device: Device, new:
         same_install = other is not None and device.install_id is not None and other.install_id == device.install_id
         if same_install and owner.user != device.key.user:
             shared = True
-            device_rows.share_address(locked.conn, owner, account=new.account, token_hash=new.token_hash)
+            device_rows.share_address(locked.conn, owner, account=account, token_hash=token_hash)
             continue
-        lose_address(theirs, owner, account=new.account, token_hash=new.token_hash, state="taken")
-    device_rows.unbury_address(locked.conn, locked.key.app_id, account=new.account, token_hash=new.token_hash)
+        lose_address(theirs, owner, account=account, token_hash=token_hash, state="taken")
+    device_rows.unbury_address(locked.conn, locked.key.app_id, account=account, token_hash=token_hash)
     return "active", shared
 
 

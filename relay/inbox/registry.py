@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from relay.errors import Invalid, Missing
-from relay.inbox.addresses import NewAddress, drop_addresses, set_addresses
+from relay.inbox.addresses import NewAddress, drop_addresses, prove, set_addresses
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.preferences import Preferences, stored
 from relay.inbox.reports import fail_device, tell_device
@@ -199,6 +199,20 @@ def replace_addresses(
     states = set_addresses(users, locked.devices[key.device_id], addresses)
     flush(conn, now_ms, users.values())
     return states
+
+
+def prove_address(
+    conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf, *, account: str, token_hash: bytes
+) -> tuple[tuple[str, str], ...]:
+    """The device has answered the challenge of this address of its. Gives (account, state) of all. Raises Missing."""
+    owners = device_rows.owners_of(conn, key.app_id, account=account, token_hash=token_hash)
+    users = lock(conn, now_ms, {key.user, *(owner.user for owner in owners)}, policy_of)
+    locked = users.get(key.user)
+    if locked is None or key.device_id not in locked.devices:
+        raise Missing("There is no such device.")
+    prove(users, locked.devices[key.device_id], account=account, token_hash=token_hash)
+    flush(conn, now_ms, users.values())
+    return tuple((one.account, one.state) for one in device_rows.addresses_of(conn, [key.user]).get(key, []))
 
 
 # --- presence transitions (protocol 6.1) ------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ class InboxService:
     push_due: Callable[[int | None], None] = lambda _: None
     facts_told: Callable[[], None] = lambda: None  # events may have been written
     moot: Callable[[Iterable[UserKey]], None] = lambda _: None  # what devices of theirs show may be of no use any more
+    unproven: Callable[[DeviceKey], None] = lambda _: None  # it has addresses that it must prove
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     shared: SharedService = field(init=False)
     unchanged: Unchanged = field(init=False)
@@ -212,6 +213,7 @@ class InboxService:
             lambda conn, now_ms: registry.register(conn, now_ms, one, self.policy_of, self.new_epoch)
         )
         self.push_due(self.clock.now_ms())
+        self._registered(one.device, one.addresses)
         return device, new
 
     async def sign_out(self, key: DeviceKey) -> None:
@@ -224,13 +226,19 @@ class InboxService:
             lambda conn, now_ms: registry.replace_addresses(conn, now_ms, key, addresses, self.policy_of)
         )
         self.push_due(self.clock.now_ms())
+        self._registered(key, addresses)
         return states
+
+    def _registered(self, device: DeviceKey, addresses: Sequence[NewAddress] | None) -> None:
+        if any(one.challenged for one in addresses or ()):
+            self.unproven(device)
 
     async def hello(self, one: Hello) -> Welcome:
         """Shakes hands; older connections of the device are told to close."""
         self.room.for_others()
         welcome: Welcome = await self.engine.write_batched(self._hello, one)
         self.hints.close(one.device, welcome.session)
+        self._registered(one.device, one.addresses)
         if welcome.more_to_release:
             await self.release_rest([one.device])
         self.facts_told()

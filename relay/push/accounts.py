@@ -27,6 +27,7 @@ class Terms:
     hours: Hours | None = None  # of the day in which the vendor takes pushes; None: all
     zone: tzinfo = UTC  # by which its days and hours go
     falls_back_ms: int | None = 60_000
+    challenge: bool = False  # an address counts only once its device has proven it
 
 
 @dataclass(slots=True, kw_only=True)

@@ -49,6 +49,12 @@ def configured(settings: Settings) -> list[Configured]:
             )
             mistakes.append(f"[accounts.{name}] provider: found {one.provider!r}, which {why}.")
             continue
+        can = loaded.provider.capabilities
+        if one.challenge and not (can.own_hosts and can.withdraw):
+            mistakes.append(
+                f"[accounts.{name}] challenge: goes only where devices bring their own hosts and their apps can be told "
+                "something silently, as with unifiedpush; leave it out."
+            )
         if one.batch and loaded.provider.capabilities.batch_max == 1:
             mistakes.append(f"[accounts.{name}] batch: {one.provider} takes one device a call; leave it out.")
         try:
@@ -102,6 +108,7 @@ def _terms(account: Configured, *, fallback_after_s: float) -> Terms:
         hours=None if one.hours is None else Hours.parse(one.hours),
         zone=vendors if one.utc_offset is None else offset(one.utc_offset),
         falls_back_ms=int(fallback_after_s * 1000) if one.fallback else None,
+        challenge=one.challenge,
     )
 
 

@@ -21,6 +21,7 @@ from relay.inbox.locked import PolicyOf
 from relay.keys import SealBroken
 from relay.model import DeviceKey, UserKey
 from relay.push.accounts import Account, Accounts
+from relay.push.beside import called, has_room
 from relay.push.moot import NOT_WITHDRAWN, WITHDRAWN, Moot, Shown, find_moot
 from relay.push.notes import device_hint
 from relay.store import receipts
@@ -33,7 +34,6 @@ SETTLES_S = 5.0  # several read marks in a row are one round
 USERS_MAX = 1_000  # waiting; further ones are left alone
 ROUND_USERS = 64
 REMEMBERED = 10_000  # pairs of device and push, so that each is withdrawn once; and devices lately woken
-CALL_S = 20.0
 TTL_S = 3_600
 
 Key = TypeVar("Key")
@@ -125,14 +125,14 @@ class Withdrawer:
     async def _take_back(self, account: Account, one: Moot, token: str) -> list[Done]:
         provider, done = cast(RecallProvider, account.provider), []
         for note in one.notes:
-            if self._has_room(account) and self._is_first(one.device, note.push_id, note.claim_token):
+            if has_room(account, self._clock) and self._is_first(one.device, note.push_id, note.claim_token):
                 push = _taken_back(one, note, token, provider.name)
                 outcome = await self._called(account, provider.recall(push, note.vendor_id))
                 done.append(Done(one.device, note.claim_token, note.push_id, outcome))
         return done
 
     async def _tell(self, account: Account, one: Moot, token: str) -> list[Done]:
-        if not self._has_room(account) or not self._may_wake(account, one):
+        if not has_room(account, self._clock) or not self._may_wake(account, one):
             return []
         names = {id_: of for id_, of in one.messages.items() if self._is_first(one.device, id_, of)}
         if not names:
@@ -141,13 +141,7 @@ class Withdrawer:
         return [Done(one.device, claim_token, id_, outcome) for id_, claim_token in names.items()]
 
     async def _called(self, account: Account, call: Awaitable[Outcome]) -> Outcome:
-        account.started(self._clock.monotonic_ms(), calls=1, retry=False)
-        try:
-            async with asyncio.timeout(CALL_S):
-                outcome = await call
-        except TimeoutError:
-            outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
-        account.ended(self._clock.monotonic_ms(), outcome)
+        outcome = await called(account, self._clock, call)
         log.info("push.withdrawn", app=account.app_id, account=account.name, verdict=str(outcome.verdict))
         return outcome
 
@@ -158,12 +152,6 @@ class Withdrawer:
             return False
         _remember(self._done, (device, push_id), claim_token)
         return True
-
-    def _has_room(self, account: Account) -> bool:
-        """Lowest priority: only where nothing else would have to wait."""
-        now_ms = self._clock.now_ms()
-        view = account.view(self._clock.monotonic_ms(), now_ms)
-        return not view.parked and view.waits(now_ms) is None
 
     def _may_wake(self, account: Account, one: Moot) -> bool:
         """No wake-up that a message may need is used up for this, and not one after the other for this alone."""

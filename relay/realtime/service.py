@@ -176,7 +176,15 @@ class DeviceService:
                 continue
             seen.add((one.account, token))
             sealed, token_hash = self.seal_token(device, one.account, token)
-            out.append(NewAddress(account=one.account, kind=one.kind, token_sealed=sealed, token_hash=token_hash))
+            out.append(
+                NewAddress(
+                    account=one.account,
+                    kind=one.kind,
+                    token_sealed=sealed,
+                    token_hash=token_hash,
+                    challenged=account.terms.challenge,
+                )
+            )
         if errors:
             raise Invalid(f"{errors[0].pointer}: {errors[0].detail}.", errors=tuple(errors))
         return tuple(out)

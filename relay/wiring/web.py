@@ -34,6 +34,7 @@ from relay.message_logs import MessageLogs
 from relay.model import Policy
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
+from relay.push.challenge import Challenger
 from relay.push.desk import PushDesk
 from relay.push.receipts import ReceiptService
 from relay.realtime.hub import Hub
@@ -59,6 +60,7 @@ class Services(Protocol):
     presence: PresenceService
     devices: DeviceService
     accounts: Accounts
+    challenger: Challenger
     hub: Hub
     logs: MessageLogs
     webhooks: WebhookService
@@ -112,6 +114,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
                 rate=limits.RateLimiter(rate_per_s=own.device_sends_per_s, burst=own.device_sends_burst),
                 clock=relay.clock,
             ),
+            challenger=relay.challenger,
             wait_max_s=settings.poll.wait_max_s,
         ),
         preferences=PreferencesApi(inbox=relay.inbox),

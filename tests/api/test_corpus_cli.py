@@ -116,6 +116,7 @@ batch = true
 provider = "fcm"
 service_account_file = "nowhere.json"
 analytics_label = "not at all"
+challenge = true
 bogus = 1
 [accounts.odd]
 provider = "http"
@@ -142,6 +143,7 @@ def test_b118_every_mistake_at_once_from_a_real_process(folder: Path) -> None:
         "[accounts.bare] service_account: found nothing; must be given, or service_account_file.",
         "[accounts.bare] batch: fcm takes one device a call; leave it out.",
         "[accounts.unread] service_account_file: cannot be read (No such file or directory).",
+        "[accounts.unread] challenge: goes only where devices bring their own hosts and their apps can be told",
         "[accounts.unread] analytics_label: must be 1 to 50 of",
         "[accounts.unread] bogus: is not known; there are:",
         "[accounts.odd] secrt: is not known; did you mean secret?",

@@ -14,7 +14,7 @@ from house import FREE, House, address
 
 from providers.contract import Verdict
 from relay.errors import Conflict, Invalid, Missing, Throttled, Unauthenticated
-from relay.inbox.registry import ForeignWord, Registration
+from relay.inbox.registry import ForeignWord, Registration, prove_address
 from relay.model import DeviceState, Facts, Policy
 from relay.push.limits import BRAKE_DEAD_MIN, Brake
 from relay.store.engine import Engine
@@ -229,6 +229,35 @@ async def test_the_loser_of_a_token_is_told_at_its_next_handshake(house: House) 
     welcome = await house.hello("ann/phone", addresses=(address("t1"),))
     assert welcome.addresses == (("v", "active"),)
     assert not await usable(house, "bob/phone")
+
+
+async def test_an_address_to_be_proven_is_told_of_nothing_and_taken_from_nobody_before(
+    house: House, clock: Any, engine: Engine
+) -> None:
+    """With `challenge = true`: who aims the relay at a stranger's URL gets no more than the challenge there."""
+    await house.send("ann", "bob")
+    unproven = replace(address("t1"), challenged=True)
+    await house.register("bob/phone")
+    states = await house.inbox.replace_addresses(house.key("bob/phone"), [unproven])
+    assert (states, await usable(house, "bob/phone"), await usable(house, "ann/phone")) == (
+        (("v", "unproven"),),
+        False,
+        True,
+    )
+    await house.send("bob")
+    clock.forward(s=1)
+    assert {one.device for one in await house.told()} == {house.key("ann/phone")}
+
+    for _ in range(2):  # said twice, it changes nothing more
+        await engine.write(
+            lambda conn, now_ms: prove_address(
+                conn, now_ms, house.key("bob/phone"), lambda _: house.policy, account="v", token_hash=b"t1"
+            )
+        )
+        assert (await usable(house, "bob/phone"), await usable(house, "ann/phone")) == (True, False)
+    (attempt,) = await house.told()
+    assert attempt.device == house.key("bob/phone")
+    assert await house.inbox.replace_addresses(house.key("bob/phone"), [unproven]) == (("v", "active"),)
 
 
 async def test_two_users_of_one_installation_share_its_token(house: House) -> None:

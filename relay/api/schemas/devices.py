@@ -27,6 +27,13 @@ class AddressesBody(In):
     addresses: Annotated[list[AddressBody], Field(max_length=8)]
 
 
+class ProofBody(In):
+    """What a push to one of the device's addresses said (`relay.prove`)."""
+
+    account: Word
+    value: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
 class AddressOut(Out):
     account: str
     kind: str | None = None

@@ -17,7 +17,7 @@ from relay.api.schemas.device import (
     VerifyOut,
     WelcomeOut,
 )
-from relay.api.schemas.devices import AddressesBody, AddressesOut
+from relay.api.schemas.devices import AddressesBody, AddressesOut, ProofBody
 from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, KEY_HEADER, STORE
 from relay.inbox.cursor import INBOX
 from relay.realtime.protocol import (
@@ -158,6 +158,27 @@ ROUTES: tuple[Route, ...] = (
         summary="The device's whole list of push addresses, in order of preference.",
         access=DEVICE,
         request=AddressesBody,
+        responses={200: AddressesOut},
+        errors=(*CALLER, *BODY, *COMMIT, "not_found"),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/addresses/challenge",
+        handler="challenge_addresses",
+        summary="Send the device's unproven addresses their challenge again: at most one in ten seconds to each.",
+        access=DEVICE,
+        responses={202: AddressesOut},
+        errors=(*CALLER, *STORE),
+        tag="device",
+    ),
+    Route(
+        method="POST",
+        path="/v1/device/addresses/proof",
+        handler="prove_address",
+        summary="What a push to an unproven address said: from now on the address is used.",
+        access=DEVICE,
+        request=ProofBody,
         responses={200: AddressesOut},
         errors=(*CALLER, *BODY, *COMMIT, "not_found"),
         tag="device",

@@ -82,7 +82,7 @@ address = table(
     blob_("token_sealed"),
     blob_("token_hash"),
     int_("registered_ms"),
-    text_("state"),  # active, dead, taken
+    text_("state"),  # active, dead, taken, unproven
     int_("shared"),
     key=("app_id", "user_id", "device_id", "preference"),
 )
