@@ -17,9 +17,18 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relay.clock import Clock, StoreClock
-from relay.errors import ConfigError, Problem, Unavailable
+from relay.errors import Problem, Unavailable
 from relay.store.engine import GROUP_MAX, Batch, Job, NoWatch, Watch, Work, run_group, settle_futures
 from relay.store.lanes import Lanes
+from relay.store.postgres_errors import (
+    RACED,
+    REPEATABLE,
+    CommitUnknown,
+    StoreTrouble,
+    answer_at_start,
+    answer_for,
+    sqlstate,
+)
 from relay.store.postgres_session import Server, driver, look, open_session
 
 if TYPE_CHECKING:
@@ -32,8 +41,6 @@ R = TypeVar("R")
 log = structlog.get_logger("relay.store")
 
 TRIES_MAX = 5
-REPEATABLE = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
-RACED = "23505"  # unique_violation: somebody wrote the same at the same time; the next try sees it
 PAUSE_S = (0.01, 0.2)  # between tries
 IDLE_MS = 30_000  # a connection unused for longer is asked before it is trusted
 PING_S = 2.0
@@ -134,7 +141,7 @@ class PostgresEngine:
             async with self._connection() as conn:
                 await self._read_clock(conn)
         except (*self._errors, ValueError) as error:
-            raise _at_start(error) from error
+            raise answer_at_start(error) from error
         for danger in self.dangers:
             log.warning("store.unsafe", reason=danger)
         self._follower = asyncio.create_task(self._follow(), name="store-clock")
@@ -286,7 +293,7 @@ class PostgresEngine:
         try:
             return await self._repeated(lambda: self._transaction(group))
         except Problem as problem:
-            if isinstance(problem, _Weather) or len(group) == 1:
+            if isinstance(problem, StoreTrouble) or len(group) == 1:
                 return [problem] * len(group)
         except Exception as error:  # noqa: BLE001 - the work's own refusal, or a bug: the request's answer either way
             if len(group) == 1:
@@ -294,7 +301,7 @@ class PostgresEngine:
         return [outcome for job in group for outcome in await self._outcomes([job])]
 
     async def _repeated(self, transaction: Callable[[], Awaitable[T]]) -> T:
-        """Runs a whole transaction again where that is safe and may help. Raises _Weather, and what the work raises."""
+        """Runs a whole transaction again where that is safe and may help. Raises StoreTrouble, and what the work raises."""
         fresh = True
         for attempt in range(1, TRIES_MAX + 1):
             try:
@@ -305,7 +312,7 @@ class PostgresEngine:
                 elif fresh and self._is_broken(error):
                     fresh = False  # it broke while it lay in the pool, say: another one may do
                 else:
-                    raise _weather(error) from error
+                    raise answer_for(error) from error
         raise AssertionError("unreachable")
 
     def _is_broken(self, error: BaseException) -> bool:
@@ -380,19 +387,6 @@ class PostgresEngine:
         await self._engine.dispose()
 
 
-class _Weather(Unavailable):
-    """The store, not the work, is the reason: what holds for one job of a group holds for all."""
-
-
-class CommitUnknown(_Weather):
-    """The answer to COMMIT was lost, or it says that the replica may not have it: stored or not, nobody can tell."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The store's answer to COMMIT was lost; repeat with the same key.", code="commit_unknown", retry_after_s=1
-        )
-
-
 def _history(server: Server) -> tuple[str, str]:
     return server.mark, server.durability
 
@@ -407,35 +401,3 @@ async def _rollback(connection: Any) -> None:
     with contextlib.suppress(Exception):
         if connection.is_in_transaction():
             await connection.execute("ROLLBACK")
-
-
-def sqlstate(error: BaseException) -> str:
-    """The five characters of PostgreSQL's error code; "" for an error without one."""
-    cause = getattr(error, "orig", error)
-    return str(getattr(cause, "sqlstate", "") or "")
-
-
-def _weather(error: BaseException) -> BaseException:
-    """The answer for a driver's error. A mistake in our own SQL stays what it is: a bug, not weather."""
-    state = sqlstate(error)
-    if state in {"55P03", "57014"} or state in REPEATABLE or isinstance(error, PoolTimeout):
-        return _Weather("The store is busy; repeat with the same key.", code="overloaded", retry_after_s=1)
-    if state == "53100":
-        return _Weather("The store's disk is full.", code="storage_full", retry_after_s=60)
-    if state.startswith(("58", "XX")):  # the server's disk, or its data
-        log.error("store.server_failed", code=state)
-        return _Weather("The store reported an error.", code="storage_failed", retry_after_s=5)
-    # 25006: a primary that became a standby; 25P03: it gave us up; 28, 3D: it won't have us any more.
-    gone = state in {"", "25006", "25P03"} or state.startswith(("08", "28", "3D", "53", "57"))
-    if not gone:
-        return error
-    return _Weather("The store cannot be reached.", code="storage_unavailable", retry_after_s=2)
-
-
-def _at_start(error: BaseException) -> BaseException:
-    """A server that won't have us is a mistake in the configuration; one that is away may come."""
-    state = sqlstate(error)
-    if state.startswith(("28", "3D")) or isinstance(error, ValueError):
-        # The server's own words name the role and the database, never the password.
-        return ConfigError([f"store.url: the server refuses: {getattr(error, 'orig', error)}."])
-    return _weather(error)
