@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from relay.realtime.advice import Versions
 from relay.realtime.hub import Hub
 from relay.realtime.protocol import WindowBody
 from relay.realtime.service import DeviceService
+from relay.shedding import Shedding
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
 from relay.store import meta
@@ -59,6 +61,7 @@ from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import Pace, WebhookWorker
 from relay.wiring.checking import cannot_listen
 from relay.wiring.departure import Departure, timeline
+from relay.wiring.load import LoadWatch, memory_share, queue_share
 from relay.wiring.store import open_engine, open_ring, reach, room_of
 from relay.wiring.web import web_application
 
@@ -121,6 +124,7 @@ class Relay:
             )
         await reach(self.engine, clock)
         self._boot_ms = clock.now_ms()  # the store's
+        self.shedding = Shedding(lag_ms=settings.limits.lag_ms)
         await self.engine.write(migrate)
         self.ring = open_ring(settings, rng, store_is_new=await self.engine.read(meta.is_new))
         await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
@@ -143,6 +147,7 @@ class Relay:
             node_id=self.node_id,
             room=self.room,
             quota=OpenQuota(settings.limits.open_deliveries),
+            shedding=self.shedding,
             page_entries=settings.page.entries,
             page_bytes=settings.page.bytes,
             reseal=self.tokens.reseal,
@@ -330,6 +335,13 @@ class Relay:
         self.port = runner.addresses[0][1]
         no_more, stop = asyncio.Event(), asyncio.Event()
         scheduler = self.chores.scheduler()
+        load = LoadWatch(
+            self.shedding,
+            self.clock,
+            self.metrics,
+            queue=partial(queue_share, self.engine),
+            memory=memory_share(self.settings.limits.memory_bytes),
+        )
         async with asyncio.TaskGroup() as group:
             workers = [
                 group.create_task(worker(no_more), name=worker.__qualname__)
@@ -348,7 +360,7 @@ class Relay:
             ):
                 group.create_task(service(stop), name=service.__qualname__)
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
-            group.create_task(measure_lag(self.clock, self.metrics, stop), name="loop-lag")
+            group.create_task(measure_lag(self.clock, load.looked, stop), name="loop-lag")
             scheduler.start()
             await self.chores.tick()
             await self.chores.count_open()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, VerifyBody
 from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.session import Session
+from relay.shedding import Shed, Shedding
 from relay.strictjson import parse
 
 _REVALIDATED: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
@@ -50,6 +51,7 @@ class DeviceApi:
     door: Door
     sends: DeviceSends
     challenger: Challenger
+    shedding: Shedding = field(default_factory=Shedding)
     wait_max_s: int = 60
 
     async def handshake(self, call: Call) -> Answer:
@@ -116,6 +118,8 @@ class DeviceApi:
                 if version is not None:
                     self.devices.presence.renew(key, version.session)
                     return _not_modified(etag)
+        if query.cursor is None:
+            self.shedding.admit(Shed.RESYNCS)
         cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
         look = partial(self.inbox.read, key, cursor, limit=query.limit, etag=etag, asked=asked)
         reading = await (self._waited(call, look) if query.wait else look())
@@ -126,6 +130,7 @@ class DeviceApi:
 
     async def _waited(self, call: Call, look: Callable[[], Awaitable[Reading]]) -> Reading:
         """Register, read, wait, read: what comes in between is not missed (protocol 8.4). Raises Unauthenticated."""
+        self.shedding.admit(Shed.WAITS)
         key = _key(call)
         with self.hub.waiting(key, _credential(call.principal)) as wait:
             reading = await look()

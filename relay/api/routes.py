@@ -18,6 +18,7 @@ from relay.api.principal import SCOPES, Principal
 from relay.api.problems import ERRORS_MAX, ROUTE, from_pydantic, shown
 from relay.errors import CODES, FieldError, Forbidden, Invalid, Malformed, Missing, TooLarge
 from relay.realtime.protocol import Id
+from relay.shedding import Shed, Shedding
 from relay.strictjson import parse, parse_lines
 
 PUBLIC = "public"
@@ -96,9 +97,16 @@ class Route:
     media: str = "application/json"  # of an answer with a body but without a model
     head: bool = False  # HEAD is answered as well
     tag: str = "messages"
+    shed: Shed | None = None  # with what it is refused for load; a handler may refuse more; None: never by its row
 
 
-def register(app: web.Application, routes: Sequence[Route], handlers: Mapping[str, Any], auth: Authenticator) -> None:
+def register(
+    app: web.Application,
+    routes: Sequence[Route],
+    handlers: Mapping[str, Any],
+    auth: Authenticator,
+    shedding: Shedding,
+) -> None:
     """Adds every route, to an application that does not name its software.
 
     A handler that is missing or in no row, and a row that says too little, are mistakes at start.
@@ -110,7 +118,7 @@ def register(app: web.Application, routes: Sequence[Route], handlers: Mapping[st
     for route in routes:
         _check(route)
         handler = handlers[route.handler]
-        wrapped = _raw(route, handler, auth) if route.raw else _served(route, handler, auth)
+        wrapped = _raw(route, handler, auth) if route.raw else _served(route, handler, auth, shedding)
         app.router.add_route(route.method, route.path, wrapped, expect_handler=limits.expect_later)
         if route.head:
             app.router.add_route("HEAD", route.path, wrapped, expect_handler=limits.expect_later)
@@ -160,14 +168,16 @@ def _raw(route: Route, handler: Raw, auth: Authenticator) -> Raw:
     return serve
 
 
-def _served(route: Route, handler: Handler, auth: Authenticator) -> Raw:
+def _served(route: Route, handler: Handler, auth: Authenticator, shedding: Shedding) -> Raw:
     names = re.findall(r"\{(\w+)\}", route.path)
-    path, query, model = route.path, route.query, route.request
+    path, query, model, shed = route.path, route.query, route.request, route.shed
     made = route.method == "PUT"
 
     async def serve(request: web.Request) -> web.StreamResponse:
         request[ROUTE] = path
         limits.check_form(request)
+        if shed is not None:
+            shedding.admit(shed)
         principal = await auth.authenticate(request)
         auth.check_rate(request, principal)
         _allow(route.access, principal)

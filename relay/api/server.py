@@ -22,6 +22,7 @@ from relay.api.system import SystemApi
 from relay.api.webhooks import WebhookApi
 from relay.errors import Unavailable
 from relay.ids import Rng
+from relay.shedding import Shedding
 from relay.telemetry.metrics import Metrics
 
 # What waits, and what must always be heard: not counted among the requests in handlers.
@@ -44,6 +45,7 @@ def application(
     system: SystemApi,
     auth: Authenticator,
     gate: Gate,
+    shedding: Shedding,
     rng: Rng,
     metrics: Metrics,
     routes: Sequence[Route],
@@ -129,7 +131,7 @@ def application(
             _bounded(handlers_max),
         ]
     )
-    register(app, routes, handlers, auth)
+    register(app, routes, handlers, auth, shedding)
     app.router.add_get("/docs.css", system.style, allow_head=False)
     browsers.add_sdk(app)
     browsers.let_in(app, origins)

@@ -248,6 +248,8 @@ class Limits(Section):
     anonymous_burst: int = Field(40, ge=1, le=10_000)
     devices_per_user: int = Field(20, ge=1, le=100)
     open_deliveries: int = Field(1_000_000, ge=1, le=10_000_000)  # of one app
+    lag_ms: int = Field(100, ge=1, le=60_000)
+    memory_bytes: int | None = Field(None, ge=64 * 1024 * 1024, description="a whole number from 67108864")
     device_sends_per_s: float = Field(5, ge=0.1, le=1000)
     device_sends_burst: int = Field(50, ge=1, le=10_000)
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)

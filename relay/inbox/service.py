@@ -36,6 +36,7 @@ from relay.inbox.unchanged import Unchanged
 from relay.inbox.upgrades import VersionReport, known_upgrade
 from relay.inbox.voiding import proves_loss, void
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
+from relay.shedding import PRIORITIES, Shedding
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta, timelines
@@ -71,6 +72,7 @@ class InboxService:
     hints: Hints
     node_id: str
     room: HasRoom = field(default_factory=Boundless)
+    shedding: Shedding = field(default_factory=Shedding)
     quota: OpenQuota = field(default_factory=lambda: OpenQuota(OPEN_DELIVERIES))
     page_entries: int = PAGE_ENTRIES_MAX
     page_bytes: int = PAGE_BYTES_MAX
@@ -120,6 +122,7 @@ class InboxService:
     async def accept(self, send: Send) -> Accepted:
         """Stores one message. When this returns, it is on disk."""
         self.room.for_sends()
+        self.shedding.admit(PRIORITIES[send.priority])
         self.quota.admit(send.app_id)
         accepted: Accepted = await self.engine.write_batched(self._accept, send, is_send=True)
         self._told(send.app_id, [accepted])
@@ -128,6 +131,7 @@ class InboxService:
     async def accept_many(self, sends: Sequence[Send]) -> list[Accepted | Exception]:
         """Stores an app's batch in one transaction; each item has its own result."""
         self.room.for_sends()
+        self.shedding.admit(max(PRIORITIES[send.priority] for send in sends))
         app_id = sends[0].app_id
         self.quota.admit(app_id)
         results: list[Accepted | Exception] = await self.engine.write(

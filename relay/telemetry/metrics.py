@@ -72,6 +72,9 @@ class Metrics:
             "relay_ledger_imbalance", "Users whose bookkeeping does not add up; must be 0.", ("what",), registry=r
         )
         self.loop_lag_seconds = Gauge("relay_loop_lag_seconds", "How late the event loop runs.", registry=r)
+        self.shedding_level = Gauge(
+            "relay_shedding_level", "Up to which class work is refused for load; 0: none.", registry=r
+        )
         self.loop_blocked = Counter(
             "relay_loop_blocked_total", "Times that the event loop stood still for more than a second.", registry=r
         )
@@ -117,6 +120,9 @@ class Metrics:
 
     def lag(self, seconds: float) -> None:
         self.loop_lag_seconds.set(seconds)
+
+    def shedding(self, level: int) -> None:
+        self.shedding_level.set(level)
 
     def gauges(
         self,

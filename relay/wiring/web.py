@@ -39,6 +39,7 @@ from relay.push.desk import PushDesk
 from relay.push.receipts import ReceiptService
 from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
+from relay.shedding import Shedding
 from relay.store.engine import Engine
 from relay.telemetry.metrics import Metrics
 from relay.webhooks.service import WebhookService
@@ -70,6 +71,7 @@ class Services(Protocol):
     watch: CredentialWatch
     readiness: Readiness
     gate: Gate
+    shedding: Shedding
 
 
 def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.Application:
@@ -88,6 +90,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
         hub=relay.hub,
         origins=tuple(settings.server.allowed_origins),
         connections_max=settings.limits.sockets_per_node,
+        shedding=relay.shedding,
     )
     return application(
         backend=BackendApi(
@@ -115,6 +118,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
                 clock=relay.clock,
             ),
             challenger=relay.challenger,
+            shedding=relay.shedding,
             wait_max_s=settings.poll.wait_max_s,
         ),
         preferences=PreferencesApi(inbox=relay.inbox),
@@ -145,6 +149,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
         ),
         auth=relay.auth,
         gate=relay.gate,
+        shedding=relay.shedding,
         rng=relay.rng,
         metrics=relay.metrics,
         routes=routes,

@@ -3,7 +3,7 @@ words and in numbers; who must always be heard is; and afterwards all is as befo
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,6 +11,9 @@ import aiohttp
 import pytest
 from raw_socket import dialled
 from running_relay import Answer, Face, Running, running
+
+from relay.realtime.protocol import SUBPROTOCOL
+from relay.shedding import Shed
 
 HANDLERS = 2
 
@@ -168,3 +171,98 @@ async def test_the_tenants_quota_refuses_sends_and_batches_until_devices_have_ac
         counting = asyncio.run_coroutine_threadsafe(face.of.relay.chores.count_open(), face.of.loop)
         await asyncio.wrap_future(counting)
         assert (await face.send(body=4)).status == 202
+
+
+async def test_ovl_4_what_is_least_important_is_refused_first_and_what_must_be_heard_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, {}) as face:
+        shedding = face.of.relay.shedding
+        monkeypatch.setattr(shedding, "looked", lambda *_: False)
+        message = await face.sent()
+        doomed = [await face.sent(body=n) for n in range(len(Shed) + 1)]
+        cursor = (await face.sync()).json["batches"][0]["cursor"]
+
+        async def connected() -> int:
+            url = f"{face.of.url}/v1/device/ws"
+            headers = {"Authorization": f"Bearer {face.token}"}
+            try:
+                async with face.http.ws_connect(url, protocols=(SUBPROTOCOL,), headers=headers):
+                    return 101
+            except aiohttp.WSServerHandshakeError as refused:
+                return refused.status
+
+        async def status(answer: Awaitable[Answer]) -> int:
+            return (await answer).status
+
+        calls: dict[Shed, list[Callable[[], Awaitable[int]]]] = {
+            Shed.SEARCHES: [
+                lambda: status(face.call("GET", "/v1/messages?user=ann")),
+                lambda: status(face.call("GET", "/v1/logs")),
+                lambda: status(face.call("GET", "/v1/device/history", token=face.token)),
+            ],
+            Shed.READS: [lambda: status(face.call("GET", f"/v1/messages/{message}"))],
+            Shed.STATISTICS: [lambda: status(face.call("GET", "/v1/app-versions"))],
+            Shed.WAITS: [lambda: status(face.sync(cursor=cursor, wait="1"))],
+            Shed.CONNECTIONS: [connected],
+            Shed.RESYNCS: [lambda: status(face.sync())],
+            Shed.BULK: [
+                lambda: status(face.send(priority="low")),
+                lambda: status(
+                    face.call(
+                        "POST",
+                        "/v1/messages/batch",
+                        {"messages": [{"to": {"users": ["ann"]}, "body": 1, "priority": "low"}]},
+                    )
+                ),
+            ],
+            Shed.SENDS: [lambda: status(face.send())],
+            Shed.URGENT: [lambda: status(face.send(priority="high"))],
+        }
+        for level in range(len(Shed) + 1):
+            shedding.level = level
+            for what, some in calls.items():
+                for call in some:
+                    assert (await call() == 503) == (what <= level), (what, level)
+            assert (await face.call("DELETE", f"/v1/messages/{doomed[level]}")).status == 200
+            acked = await face.call("POST", "/v1/device/ack", {"cursor": cursor}, token=face.token)
+            assert acked.status == 200
+            assert (await face.sync(cursor=cursor)).status == 200
+            hello = await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=face.token)
+            assert hello.status == 200
+            for path in ("/healthz", "/readyz"):
+                assert (await face.call("GET", path)).status == 200
+        assert told_to_wait(await face.send(), 503, "overloaded", base_s=5)
+
+
+async def test_ovl_4_a_writers_queue_that_is_half_full_sheds_what_matters_less_and_then_is_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.store.lanes.SENDS_MAX", 8)
+    monkeypatch.setattr("relay.shedding.HOLD_MS", 500)
+    async with serving(tmp_path, {}) as face:
+        gate, held = threading.Event(), threading.Event()
+
+        def hold(conn: object, now_ms: int) -> None:
+            held.set()
+            gate.wait(20)
+
+        holding = asyncio.run_coroutine_threadsafe(face.of.relay.engine.write(hold), face.of.loop)
+        await asyncio.to_thread(held.wait, 10)
+        sends = [asyncio.create_task(face.send(body=n)) for n in range(6)]
+        await until_status(face, "low", 503)
+        gate.set()
+        await asyncio.wrap_future(holding)
+        assert {answer.status for answer in await asyncio.gather(*sends)} == {202}
+        await until_status(face, "low", 202)
+
+
+async def until_status(face: Face, priority: str, status: int) -> None:
+    """Sends of this priority get this answer at last."""
+    async with asyncio.timeout(15):
+        while True:
+            sending = asyncio.create_task(face.send(priority=priority))
+            done, _ = await asyncio.wait([sending], timeout=0.3)  # else it waits in the queue
+            if done and sending.result().status == status:
+                return
+            sending.cancel()

@@ -31,6 +31,7 @@ from relay.realtime.protocol import (
     SealedShared,
     VerifyBody,
 )
+from relay.shedding import Shed
 
 
 class SyncQuery(Query):
@@ -121,6 +122,7 @@ ROUTES: tuple[Route, ...] = (
         handler="verify",
         summary="Compare what is stored here with what should be, by fingerprints; only differences are listed.",
         access=DEVICE,
+        shed=Shed.STATISTICS,
         request=VerifyBody,
         responses={200: VerifyOut},
         errors=(*CALLER, *BODY, *COMMIT, *CURSOR),
@@ -132,6 +134,7 @@ ROUTES: tuple[Route, ...] = (
         handler="send_from_device",
         summary="Send a message in the user's name, where app.device_sends lets devices do so.",
         access=DEVICE,
+        shed=Shed.URGENT,
         request=DeviceSendBody,
         responses={202: SentOut, 200: SentOut},
         errors=(
@@ -244,6 +247,7 @@ ROUTES: tuple[Route, ...] = (
         handler="device_history",
         summary="What this device could see of a conversation, backwards; no promise goes with it.",
         access=DEVICE,
+        shed=Shed.SEARCHES,
         query=DeviceHistoryQuery,
         responses={200: DeviceHistoryOut},
         errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),

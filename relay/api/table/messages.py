@@ -17,6 +17,7 @@ from relay.api.schemas.messages import (
 )
 from relay.api.table.shared import BODY, CALLER, COMMIT, KEY_HEADER, STORE, PageQuery
 from relay.realtime.protocol import Id
+from relay.shedding import Shed
 
 
 class HistoryQuery(PageQuery):
@@ -37,6 +38,7 @@ ROUTES: tuple[Route, ...] = (
         handler="send",
         summary="Send one message; the answer means that it is on disk.",
         access="messages:write",
+        shed=Shed.URGENT,
         request=SendBody,
         responses={202: AcceptedOut, 200: AcceptedOut},
         errors=(
@@ -61,6 +63,7 @@ ROUTES: tuple[Route, ...] = (
         handler="send_batch",
         summary="Send up to 500 messages, as an array or one a line (NDJSON); each item has its own result.",
         access="messages:write",
+        shed=Shed.URGENT,
         request=BatchBody,
         lines=True,
         responses={202: BatchOut},
@@ -74,6 +77,7 @@ ROUTES: tuple[Route, ...] = (
         handler="look_up",
         summary="A message's state for each device, and every attempt to tell, with its reason.",
         access="messages:read",
+        shed=Shed.READS,
         responses={200: TraceOut},
         errors=(*CALLER, *STORE, "not_found"),
     ),
@@ -92,6 +96,7 @@ ROUTES: tuple[Route, ...] = (
         handler="history",
         summary="Messages that are still kept, the newest first: all of the app, or those of one user.",
         access="messages:read",
+        shed=Shed.SEARCHES,
         query=HistoryQuery,
         responses={200: HistoryOut},
         errors=(*CALLER, *STORE, "invalid_cursor", "validation_failed", "unknown_field"),
@@ -103,6 +108,7 @@ ROUTES: tuple[Route, ...] = (
         handler="list_logs",
         summary="The hours whose message log can be downloaded.",
         access="messages:read",
+        shed=Shed.SEARCHES,
         responses={200: LogsOut},
         errors=CALLER,
         tag="messages",
@@ -113,6 +119,7 @@ ROUTES: tuple[Route, ...] = (
         handler="get_log",
         summary="One hour's messages and events as gzip NDJSON, in parts if asked for; its last line checks the rest.",
         access="messages:read",
+        shed=Shed.SEARCHES,
         responses={200: None, 206: None, 416: None},
         errors=(*CALLER, *STORE, "not_found", "state_conflict"),
         headers={"Range": "Which bytes; to go on with a download that was cut off."},

@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints
 from relay.api.routes import Query, Route
 from relay.api.schemas.operation import AccountsOut, DeadPushesOut, RequeueBody, RequeuedOut, UnparkedOut, VersionsOut
 from relay.api.table.shared import BODY, CALLER, COMMIT, STORE, PageQuery
+from relay.shedding import Shed
 
 
 class DeadQuery(PageQuery):
@@ -24,6 +25,7 @@ ROUTES: tuple[Route, ...] = (
         handler="list_accounts",
         summary="Vendor accounts and how they are, as this node sees them.",
         access="admin:read",
+        shed=Shed.READS,
         responses={200: AccountsOut},
         errors=(*CALLER, *STORE),
         tag="push",
@@ -44,6 +46,7 @@ ROUTES: tuple[Route, ...] = (
         handler="dead_pushes",
         summary="Devices that are not told of what they lack, and why: refused, no address, account parked.",
         access="admin:read",
+        shed=Shed.READS,
         query=DeadQuery,
         responses={200: DeadPushesOut},
         errors=(*CALLER, *STORE, "invalid_cursor", "validation_failed", "unknown_field"),
@@ -66,6 +69,7 @@ ROUTES: tuple[Route, ...] = (
         handler="app_versions",
         summary="How upgrades to each app version went, of the last hours.",
         access="admin:read",
+        shed=Shed.STATISTICS,
         query=VersionsQuery,
         responses={200: VersionsOut},
         errors=(*CALLER, *STORE, "validation_failed", "unknown_field"),

@@ -20,6 +20,7 @@ from relay.api.schemas.webhooks import (
     TestEventOut,
 )
 from relay.api.table.shared import BODY, CALLER, COMMIT, CURSOR, STORE, PageQuery
+from relay.shedding import Shed
 
 
 class EventsQuery(PageQuery):
@@ -44,6 +45,7 @@ ROUTES: tuple[Route, ...] = (
         handler="list_endpoints",
         summary="All endpoints.",
         access="webhooks:write",
+        shed=Shed.READS,
         responses={200: EndpointsOut},
         errors=(*CALLER, *STORE),
         tag="webhooks",
@@ -54,6 +56,7 @@ ROUTES: tuple[Route, ...] = (
         handler="get_endpoint",
         summary="One endpoint.",
         access="webhooks:write",
+        shed=Shed.READS,
         responses={200: EndpointOut},
         errors=(*CALLER, *STORE, "not_found"),
         tag="webhooks",
@@ -106,6 +109,7 @@ ROUTES: tuple[Route, ...] = (
         handler="list_deliveries",
         summary="What was told to this endpoint, newest first.",
         access="webhooks:write",
+        shed=Shed.SEARCHES,
         query=PageQuery,
         responses={200: DeliveriesOut},
         errors=(*CALLER, *STORE, "not_found", "invalid_cursor", "validation_failed", "unknown_field"),
