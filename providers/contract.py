@@ -64,7 +64,8 @@ class Outcome:
     spent: bool = False
     shut: bool = False  # RETRY only: the vendor takes this channel's at other hours; it is well, and takes others now
     dead_since_ms: int | None = None  # TOKEN_DEAD only: newer registrations survive
-    local: bool = field(default=False, compare=False)  # it says nothing (more) of the vendor, who was not asked, or once for many
+    # It says nothing of the vendor, who was not asked; or no more, as the call was for many and is counted once.
+    local: bool = field(default=False, compare=False)
     maybe_sent: bool = False  # the answer was lost: a retry may show twice
     vendor_id: str | None = None
     vendor_code: str | None = None  # short and stable; never a body, token or title

@@ -34,6 +34,7 @@ BODIES: Mapping[str, Any] = {
     "heartbeat": {"session": 1},
     "ack": {"ids": ["01900000-0000-7000-8000-000000000001"]},
     "put_addresses": {"addresses": []},
+    "prove_address": {"account": "log", "value": "x"},
     "send_from_device": {"to": {"users": ["nobody"]}, "body": "x"},
     "verify": {"cursor": "none", "ranges": [{"from": 0, "to": 1, "n": 0, "fp": "0"}]},
     "put_preferences": {},
