@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from relay.errors import Conflict, Problem
+from relay.errors import Problem
 from relay.inbox import rules
 from relay.inbox.ending import entry_row
 from relay.inbox.groups import MEMBERS_MAX
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.locked import flush as flush_users
 from relay.inbox.posting import Posts, as_post, post_expiry, timeline_key
+from relay.inbox.repeats import NO_REPEATS, claim_keys
 from relay.inbox.reports import end
 from relay.inbox.send import (
     REFUSALS,
@@ -26,21 +27,16 @@ from relay.inbox.send import (
     Send,
     expiry,
     nobody_there,
-    replayed,
 )
-from relay.model import GATEWAY, DeviceKey, DeviceState, EntryState, Kind, TimelineKey, UserKey
+from relay.model import GATEWAY, DeviceKey, DeviceState, EntryState, Kind, UserKey
 from relay.store import entries as entry_rows
 from relay.store import fanout as fanout_rows
 from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import queue as job_rows
-from relay.store import timelines as timeline_rows
 from relay.store.engine import Conn
-from relay.store.timelines import ULTRA
 
-KEY_KEPT_MS = 72 * 3_600_000
-KEY_AFTER_LIFE_MS = 24 * 3_600_000
 SYSTEM = "system"
 
 
@@ -49,11 +45,11 @@ def accept(
 ) -> list[Accepted | Exception]:
     """Accepts many messages in one transaction; a refused one leaves no trace and does not disturb the others."""
     batch = Batch(conn, now_ms, sends, policy_of)
-    batch.claim_keys()
+    batch.repeats = claim_keys(conn, now_ms, sends)
     batch.resolve_groups()
     batch.lock(new_epoch)
     for index, send in enumerate(batch.sends):
-        if batch.answers[index] is None:
+        if batch.is_open(index):
             batch.take(index, send)
     batch.write()
     return batch.finished()
@@ -67,8 +63,8 @@ class Batch:
         self.now_ms = now_ms
         self.sends = list(sends)
         self.policy_of = policy_of
-        self.answers: list[Accepted | Exception | None] = [None] * len(sends)
-        self.same_as: dict[int, int] = {}  # a repeat within the batch -> the one it repeats
+        self.repeats = NO_REPEATS
+        self.answers: dict[int, Accepted | Exception] = {}  # by their places in the batch, as in all of these
         self.users: dict[UserKey, Locked] = {}
         self.messages: list[dict[str, Any]] = []
         self.entries: list[dict[str, Any]] = []
@@ -80,77 +76,9 @@ class Batch:
         self.posts = Posts(conn, now_ms)
         self.members: dict[int, set[str]] = {}  # of those concerned in a post: who is a member of its group
 
-    # --- keys ---
-
-    def claim_keys(self) -> None:
-        first: dict[tuple[str, str], int] = {}
-        repeats: list[int] = []
-        rows = []
-        for index, send in enumerate(self.sends):
-            if send.key is None:
-                continue
-            name = (send.app_id, send.key)
-            if name in first:
-                repeats.append(index)
-                continue
-            first[name] = index
-            life_ms = max(KEY_KEPT_MS, expiry(send, self.now_ms) - self.now_ms + KEY_AFTER_LIFE_MS)
-            rows.append(
-                {
-                    "app_id": send.app_id,
-                    "key": send.key,
-                    "body_hash": send.body_hash,
-                    "message_id": send.message_id,
-                    "writer": send.nonce,
-                    "expires_ms": self.now_ms + life_ms,
-                }
-            )
-        if not rows:
-            return
-        earlier = message_rows.claim_keys(self.conn, rows)
-        again: dict[int, str] = {}
-        kept: dict[str, list[int]] = {}
-        for index in [*first.values(), *repeats]:
-            send = self.sends[index]
-            row, leader = earlier.get((send.app_id, send.key or "")), first[send.app_id, send.key or ""]
-            if send.body_hash != (self.sends[leader] if row is None else row).body_hash:
-                self.answers[index] = _conflict()
-            elif row is not None:
-                again[index] = row.message_id
-            elif index != leader:
-                self.same_as[index] = leader
-            elif send.id_from_key:
-                kept.setdefault(send.app_id, []).append(index)
-        self._answer_again(again)
-        self._answer_kept(kept)
-
-    def _answer_again(self, again: dict[int, str]) -> None:
-        """Answers repeats with what was answered the first time."""
-        apps: dict[str, set[str]] = {}
-        for index, id_ in again.items():
-            apps.setdefault(self.sends[index].app_id, set()).add(id_)
-        rows = {app_id: message_rows.messages(self.conn, app_id, ids) for app_id, ids in apps.items()}
-        for index, id_ in again.items():
-            self.answers[index] = self._replayed(rows[self.sends[index].app_id][id_])
-
-    def _answer_kept(self, kept: dict[str, list[int]]) -> None:
-        """A key whose record had ended, but whose message is still here (its id comes from the key): a repeat as well."""
-        for app_id, indexes in kept.items():
-            rows = message_rows.messages(self.conn, app_id, [self.sends[i].message_id for i in indexes])
-            for index in indexes:
-                if row := rows.get(self.sends[index].message_id):
-                    self.answers[index] = self._replayed(row)
-
-    def _replayed(self, row: Any) -> Accepted:
-        answer = replayed(row)
-        if row.conversation_type != ULTRA:
-            return answer
-        found = timeline_rows.posted(self.conn, row.app_id, row.message_id)
-        if found is None:
-            return answer
-        job = fanout_rows.job_id(row.app_id, row.message_id) if found.everyone else answer.job
-        key = TimelineKey(row.app_id, found.conversation_id)
-        return replace(answer, posted=(key, found.seq), everyone=found.everyone, job=job)
+    def is_open(self, index: int) -> bool:
+        """Whether this message is new, and nothing was decided of it yet."""
+        return index not in self.answers and index not in self.repeats
 
     # --- groups ---
 
@@ -160,9 +88,7 @@ class Batch:
         Of an ultra group, only who is mentioned receives anything of its own: the message stands in the shared timeline.
         """
         to_groups = [
-            (index, send)
-            for index, send in enumerate(self.sends)
-            if send.group is not None and self.answers[index] is None and index not in self.same_as
+            (index, send) for index, send in enumerate(self.sends) if send.group is not None and self.is_open(index)
         ]
         if not to_groups:
             return
@@ -203,7 +129,7 @@ class Batch:
         wanted: set[UserKey] = set()
         may_be_made: set[UserKey] = set()
         for index, send in enumerate(self.sends):
-            if self.answers[index] is not None or index in self.same_as:
+            if not self.is_open(index):
                 continue
             if send.shared and send.sender_user is not None:
                 wanted.add(UserKey(send.app_id, send.sender_user))
@@ -224,8 +150,6 @@ class Batch:
     # --- one message ---
 
     def take(self, index: int, send: Send) -> None:
-        if index in self.same_as:
-            return
         expires_ms = expiry(send, self.now_ms)
         if send.shared:
             self._post(index, send, post_expiry(expires_ms, self.now_ms, self.policy_of(send.app_id)))
@@ -450,13 +374,7 @@ class Batch:
         job_rows.lower_due(self.conn, self.dues)
 
     def finished(self) -> list[Accepted | Exception]:
-        done: list[Accepted | Exception] = []
-        for index, answer in enumerate(self.answers):
-            if index in self.same_as:
-                answer = _repeat_of(self.answers[self.same_as[index]])
-            assert answer is not None
-            done.append(answer)
-        return done
+        return [self.repeats.answer(self.answers, index) for index in range(len(self.sends))]
 
 
 def _note(locked: Locked, send: Send, *, mention: bool) -> str | None:
@@ -481,17 +399,3 @@ def _has_devices(locked: Locked, names: Sequence[str]) -> bool:
 
 def _earlier(one: int | None, other: int | None) -> int | None:
     return other if one is None else one if other is None else min(one, other)
-
-
-def _conflict() -> Conflict:
-    return Conflict(
-        "This key was used for a message with another content; use a new key for a new message.",
-        code="idempotency_conflict",
-    )
-
-
-def _repeat_of(answer: Accepted | Exception | None) -> Accepted | Exception:
-    if isinstance(answer, Accepted):
-        return replace(answer, replay=True, wakes=(), due_ms=None)
-    assert answer is not None
-    return answer

@@ -51,9 +51,9 @@ BUGS = (
         "M05 key looked up before it is written",
         "two equal sends at once became two messages",
         one(
-            "relay/inbox/accept.py",
-            "            elif row is not None:\n                again[index] = row.message_id\n",
-            "            elif False:\n                again[index] = row.message_id\n",
+            "relay/inbox/repeats.py",
+            "        elif row is not None:\n            before[index] = row.message_id\n",
+            "        elif False:\n            before[index] = row.message_id\n",
         ),
         (f"{INBOX}::test_a_repeat_long_after_is_answered_as_the_first_time", RACES),
     ),
