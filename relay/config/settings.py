@@ -249,7 +249,7 @@ class Limits(Section):
     devices_per_user: int = Field(20, ge=1, le=100)
     open_deliveries: int = Field(1_000_000, ge=1, le=10_000_000)  # of one app
     lag_ms: int = Field(100, ge=1, le=60_000)
-    memory_bytes: int | None = Field(None, ge=64 * 1024 * 1024, description="a whole number from 67108864")
+    memory_bytes: int = Field(0, ge=0, le=1 << 50)  # 0: what there is
     device_sends_per_s: float = Field(5, ge=0.1, le=1000)
     device_sends_burst: int = Field(50, ge=1, le=10_000)
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)

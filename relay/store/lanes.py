@@ -25,6 +25,10 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._sends) + len(self._others)
 
+    def fill(self) -> float:
+        """The share of the fuller lane that is taken."""
+        return max(len(self._sends) / SENDS_MAX, len(self._others) / OTHERS_MAX)
+
     def put(self, job: Job) -> None:
         """Raises Unavailable if its lane is full."""
         lane, most = (self._sends, SENDS_MAX) if job.is_send else (self._others, OTHERS_MAX)

@@ -243,6 +243,9 @@ class PostgresEngine:
     def depth(self) -> int:
         return len(self._waiting)
 
+    def fill(self) -> float:
+        return self._waiting.fill()
+
     async def write(self, work: Work[T], *, is_send: bool = False) -> T:
         future = asyncio.get_running_loop().create_future()
         return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send)))

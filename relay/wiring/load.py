@@ -54,7 +54,7 @@ def queue_share(engine: Engine) -> float:
     return engine.fill() if isinstance(engine, (SqliteEngine, PostgresEngine)) else 0.0
 
 
-def memory_share(limit: int | None) -> Callable[[], float]:
-    """The share of `limit` bytes in use, or of what there is."""
+def memory_share(limit: int) -> Callable[[], float]:
+    """The share of `limit` bytes that is in use; 0: of what there is."""
     most = limit or memory_max()
     return lambda: memory_used() / most

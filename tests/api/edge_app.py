@@ -15,6 +15,7 @@ from relay.api.routes import DEVICE, PUBLIC, Answer, Call, Query, Route, registe
 from relay.errors import CursorRefused, Throttled, Unauthenticated, Unavailable
 from relay.ids import system_rng
 from relay.model import DeviceKey
+from relay.shedding import Shedding
 from relay.telemetry.metrics import Metrics
 
 BODY_MAX = 4096
@@ -265,7 +266,7 @@ class Edge:
 
 def application(auth: Auth, metrics: Metrics, *extra: Any) -> web.Application:
     app = web.Application(middlewares=[*extra, problems.middleware(system_rng(), metrics)])
-    register(app, ROUTES, HANDLERS, auth)
+    register(app, ROUTES, HANDLERS, auth, Shedding())
     return app
 
 

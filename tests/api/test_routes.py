@@ -13,6 +13,7 @@ from yarl import URL
 
 from relay.api.routes import PUBLIC, register
 from relay.errors import CODES
+from relay.shedding import Shedding
 
 
 @pytest_asyncio.fixture
@@ -294,9 +295,9 @@ async def test_requests_are_counted_by_route_never_by_path(edge: Edge) -> None:
 
 def test_routes_and_handlers_are_the_same_set() -> None:
     with pytest.raises(AssertionError, match="differ"):
-        register(web.Application(), ROUTES, {**HANDLERS, "more": None}, Auth())
+        register(web.Application(), ROUTES, {**HANDLERS, "more": None}, Auth(), Shedding())
     with pytest.raises(AssertionError, match="differ"):
-        register(web.Application(), ROUTES[1:], HANDLERS, Auth())
+        register(web.Application(), ROUTES[1:], HANDLERS, Auth(), Shedding())
 
 
 @pytest.mark.parametrize(
@@ -309,4 +310,4 @@ def test_routes_and_handlers_are_the_same_set() -> None:
 def test_a_row_that_says_too_little_or_nonsense_is_a_mistake_at_start(wrong: dict[str, Any]) -> None:
     rows = (replace(ROUTES[0], **wrong), *ROUTES[1:])
     with pytest.raises(AssertionError, match="put:"):
-        register(web.Application(), rows, HANDLERS, Auth())
+        register(web.Application(), rows, HANDLERS, Auth(), Shedding())
