@@ -21,8 +21,8 @@ def conformance(url: str | None, key: str | None, command: str | None, only: tup
     """Play recorded conversations against the server at URL, or as the server for a client.
 
     Each has a user of its own, whose name begins with "conformance-". The client's command is started anew for each, with
-    RELAY_URL, RELAY_TOKEN and RELAY_CACHE (a path in an empty folder) in its environment; see config/docs/protocol.md.
-    Ends with 1 if a conversation went differently.
+    RELAY_URL, RELAY_TOKEN and RELAY_CACHE (a path in an empty folder) in its environment, and what its app wants, see
+    config/docs/protocol.md. Ends with 1 if a conversation went differently.
     """
     if listing:
         for vector in load():
@@ -46,13 +46,18 @@ def conformance(url: str | None, key: str | None, command: str | None, only: tup
 
 async def _report(verdicts: AsyncIterator[Verdict]) -> int:
     """Prints a line for each conversation; gives the exit code."""
-    played = failed = 0
+    played = failed = skipped = 0
     async for one in verdicts:
+        if one.skipped:
+            skipped += 1
+            click.echo(f"skip   {one.vector.name}: {one.detail}")
+            continue
         played += 1
         failed += not one.ok
         click.echo(f"{'ok    ' if one.ok else 'DIFFERS'} {one.vector.name}: {one.vector.says}")
         if not one.ok:
             step = one.vector.steps[one.step - 1] if one.step else {}
             click.echo(f"        step {one.step} ({', '.join(step)}): {one.detail}")
-    click.echo(f"{played - failed} of {played} conversations went as recorded.")
+    left_out = f"; {skipped} left out" if skipped else ""
+    click.echo(f"{played - failed} of {played} conversations went as recorded{left_out}.")
     return 1 if failed or not played else 0

@@ -71,6 +71,11 @@ class Backend:
         to = {"users": [users] if isinstance(users, str) else list(users)}
         return await self._post("/v1/messages", {"to": to, "body": body} | fields, key=key or new_key())
 
+    async def send_to_group(self, group: str, body: Any, *, key: str | None = None, **fields: Any) -> Json:
+        """As `send`, to everybody who is in the group; `sender` is left out, and has a copy on other devices."""
+        message = {"to": {"group": group}, "body": body} | fields
+        return await self._post("/v1/messages", message, key=key or new_key())
+
     async def send_batch(self, messages: Iterable[Mapping[str, Any]]) -> list[Json]:
         """Sends many messages, 500 a request; gives a result per message, in their order. Those without `key` get one."""
         items = [{"key": new_key()} | dict(one) for one in messages]
@@ -87,6 +92,26 @@ class Backend:
     async def cancel(self, id_: str) -> Json:
         """Takes a message back."""
         return await self._json("DELETE", f"/v1/messages/{_safe(id_)}")
+
+    # --- groups ---
+
+    async def change_group(
+        self, group: str, *, add: Sequence[str] = (), remove: Sequence[str] = (), **fields: Any
+    ) -> Json:
+        """Adds and removes members; makes the group with the first. `fields`: type (`ultra`), notify, if_version, …"""
+        body: Json = {"add": list(add), "remove": list(remove)} | fields
+        return await self._json("PUT", _group(group), {name: value for name, value in body.items() if value != []})
+
+    async def members(self, group: str) -> AsyncIterator[str]:
+        """Who is in a group."""
+        params: dict[str, str] = {}
+        while True:
+            page = await self._json("GET", _group(group), params=params)
+            for user in page["members"]:
+                yield user
+            if page["after"] is None:
+                return
+            params = {"after": page["after"]}
 
     # --- devices and tokens ---
 
@@ -214,6 +239,10 @@ def new_key() -> str:
 
 def _safe(text: str) -> str:
     return quote(text, safe="")
+
+
+def _group(group: str) -> str:
+    return f"/v1/groups/{_safe(group)}/members"
 
 
 def _device(user: str, device: str) -> str:

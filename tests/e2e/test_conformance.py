@@ -22,7 +22,9 @@ CARELESS = Path(__file__).with_name("careless_client.py")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def relay(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RelayProcess]:
-    relay = RelayProcess(tmp_path_factory.mktemp("relay"), {"RELAY_SERVER__QUIET_S": "0"})
+    relay = RelayProcess(
+        tmp_path_factory.mktemp("relay"), {"RELAY_SERVER__QUIET_S": "0", "RELAY_APP__DEVICE_SENDS": "true"}
+    )
     await relay.start()
     yield relay
     await relay.aclose()
@@ -77,7 +79,27 @@ async def test_a_relay_that_gives_another_cursor_the_second_time_is_found_out(re
     assert [one.ok for one in verdicts] == [False]
 
 
-async def against(relay: RelayProcess, change: Any, only: str) -> list[Any]:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_client_that_ends_is_not_waited_for() -> None:
+    code, lines = await conformance("--client", f"{sys.executable} -c raise(SystemExit(3))", "--only", "live")
+    assert code == 1
+    assert "the client's process ended with 3" in lines[1]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_relay_that_keeps_a_shared_page_to_itself_is_found_out(relay: RelayProcess) -> None:
+    verdicts = await against(relay, lambda text: text.replace('"following":["', '"following":["x'), "shared")
+    assert [one.ok for one in verdicts] == [False]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_sends_are_left_out_where_devices_may_send_nothing(relay: RelayProcess) -> None:
+    """The middle box has no door for them."""
+    verdicts = await against(relay, lambda text: text, "send", barred="/v1/device/messages")
+    assert [(one.ok, one.skipped) for one in verdicts] == [(True, True)]
+
+
+async def against(relay: RelayProcess, change: Any, only: str, *, barred: str | None = None) -> list[Any]:
     """Plays a conversation against the relay with everything that it says on its socket changed."""
 
     async def pass_on(request: web.Request) -> web.StreamResponse:
@@ -87,6 +109,8 @@ async def against(relay: RelayProcess, change: Any, only: str) -> list[Any]:
             name: request.headers[name] for name in ("Authorization", "Idempotency-Key") if name in request.headers
         }
         async with aiohttp.ClientSession() as http:
+            if request.path == barred:
+                return web.Response(status=403)
             if request.path != "/v1/device/ws":
                 body = await request.read()
                 headers |= {"Content-Type": "application/json"} if body else {}

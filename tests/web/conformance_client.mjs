@@ -9,4 +9,9 @@ const client = new Client({
   facts: { app_version: "1.0" },
 });
 client.start();
+if (process.env.RELAY_FOLLOW) await client.follow(process.env.RELAY_FOLLOW);
+if (process.env.RELAY_SEND) {
+  const { to, body, ...more } = JSON.parse(process.env.RELAY_SEND);
+  await client.send(body, { to: to.users, group: to.group, ...more });
+}
 setInterval(() => {}, 60_000);

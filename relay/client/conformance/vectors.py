@@ -20,13 +20,18 @@ Names = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vector:
-    """One conversation. `plays`: which side it can test."""
+    """One conversation. `plays`: which side it can test; `needs`: a setting that the server must have on.
+
+    `app` is what the client's app does at its start: `follow` (a timeline), `send` (a message).
+    """
 
     name: str
     says: str
     plays: tuple[str, ...]
     steps: tuple[Mapping[str, Any], ...]
     given: Mapping[str, Any] = field(default_factory=dict)
+    needs: str | None = None
+    app: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Differs(Exception):  # noqa: N818 - an outcome
@@ -45,6 +50,8 @@ def load(side: str | None = None) -> list[Vector]:
                 plays=tuple(read["plays"]),
                 steps=tuple(read["steps"]),
                 given=read.get("given", {}),
+                needs=read.get("needs"),
+                app=read.get("app", {}),
             )
             if side is None or side in vector.plays:
                 found.append(vector)
@@ -62,7 +69,11 @@ def filled(template: Any, names: Names, *, invent: bool) -> Any:
             return _value(whole[1], names, invent=invent)
         return _NAME.sub(lambda found: str(_value(found[1], names, invent=invent)), template)
     if isinstance(template, dict):
-        return {key: filled(one, names, invent=invent) for key, one in template.items() if one is not None}
+        return {
+            filled(key, names, invent=invent): filled(one, names, invent=invent)
+            for key, one in template.items()
+            if one is not None
+        }
     if isinstance(template, list):
         return [filled(one, names, invent=invent) for one in template]
     return template
@@ -85,7 +96,8 @@ def compare(pattern: Any, value: Any, names: Names, where: str = "") -> None:
     elif isinstance(pattern, dict):
         if not isinstance(value, dict):
             raise Differs(f"{where or '/'}: {_short(value)}, not an object")
-        for key, one in pattern.items():
+        for name, one in pattern.items():
+            key = filled(name, names, invent=False)
             compare(one, value.get(key), names, f"{where}/{key}")
     elif isinstance(pattern, list):
         if not isinstance(value, list) or len(value) != len(pattern):
