@@ -3,9 +3,11 @@
 Everything takes an `Rng` (a `random.Random`): the machine's secure one in a real relay, a seeded one in the simulation.
 """
 
+import itertools
 import os
 import random
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from relay.mac import hmac_sha256
@@ -91,6 +93,12 @@ def uuid7_ms(text: str) -> int | None:
 
 def is_message_id(text: str) -> bool:
     return uuid7_ms(text) is not None and text == text.lower()
+
+
+def running_ids(rng: Rng, *, bits: int) -> Callable[[], str]:
+    """Gives ids in hex, one after the other from a random place: no two alike, but no secret either."""
+    numbers, mask, form = itertools.count(rng.getrandbits(bits)), (1 << bits) - 1, f"0{bits // 4}x"
+    return lambda: format(next(numbers) & mask, form)
 
 
 def random_hex(rng: Rng, *, bits: int) -> str:

@@ -6,15 +6,16 @@ Only listed origins are, and never with cookies: a device's credential is a head
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
 from importlib.resources import files
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import hdrs, web
+from multidict import CIMultiDict
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PREFIX: Final = "/sdk/"
 OPEN_TO_PAGES: Final = ("/v1/device", PREFIX)
-PREFLIGHT: Final = {
+PREFLIGHT: Final[dict[str, str]] = {
     hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, PUT",
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-None-Match, Last-Event-ID",
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
@@ -27,33 +28,25 @@ def _is_for_pages(path: str) -> bool:
     return any(path == one or path.startswith(one.rstrip("/") + "/") for one in OPEN_TO_PAGES)
 
 
-def preflight(origins: Collection[str]) -> Any:
-    """Answers a browser that asks whether a page may call; whoever may not is answered as if this did not exist."""
-
-    @web.middleware
-    async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
-        asks = request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
-        if asks and request.headers.get(hdrs.ORIGIN) in origins and _is_for_pages(request.path):
-            return web.Response(status=204, headers=PREFLIGHT)
-        return await handler(request)
-
-    return answered
+def asks_first(request: web.Request, origins: Collection[str]) -> bool:
+    """Whether a browser asks if a page of these origins may call; one that may not is answered as if this did not exist."""
+    return (
+        request.method == hdrs.METH_OPTIONS
+        and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        and request.headers.get(hdrs.ORIGIN) in origins
+        and _is_for_pages(request.path)
+    )
 
 
-def let_in(app: web.Application, origins: Collection[str]) -> None:
+def let_in(request: web.BaseRequest, headers: CIMultiDict[str], origins: Collection[str]) -> None:
     """Every answer to a page of these origins says that it may read it, refusals too."""
-
-    async def allow(request: web.Request, response: web.StreamResponse) -> None:
-        if not _is_for_pages(request.path):
-            return
-        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-        origin = request.headers.get(hdrs.ORIGIN)
-        if origin in origins and origin is not None:
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Retry-After"
-
-    if origins:
-        app.on_response_prepare.append(allow)
+    if not _is_for_pages(request.path):
+        return
+    headers.add(hdrs.VARY, hdrs.ORIGIN)
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin in origins and origin is not None:
+        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Retry-After"
 
 
 def add_sdk(app: web.Application) -> None:

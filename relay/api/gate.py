@@ -4,11 +4,10 @@ import asyncio
 import os
 import socket
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
-from relay.api.problems import Handler
 from relay.errors import Unavailable
 
 # What is told to the end: that a message has arrived, or is not to be sent after all; and how the relay does.
@@ -25,16 +24,23 @@ ALWAYS: Final = frozenset(
 HEALTH: Final = frozenset({"/healthz", "/readyz"})  # asked by whoever restarts a relay that does not answer
 CANCEL: Final = ("DELETE", "/v1/messages/")
 
+# What waits, and what must always be heard: not counted among the requests in handlers.
+UNBOUNDED: Final = frozenset(
+    {"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/readyz", "/v1/device/ack"}
+)
+
 
 class Gate:
-    """Open, until the relay is asked to stop (safety OPS-1, OPS-2).
+    """Open, until the relay is asked to stop (safety OPS-1, OPS-2); to at most `handlers_max` requests at once.
 
     `leave`: all is served, but each answer is its connection's last. So a caller with requests on the way sees its
     connection closed between two of them, and does not write the next into a connection that is just being cut.
     `shut`: requests on connections that are left get 503 `draining`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, handlers_max: int = 512) -> None:
+        self._handlers_max = handlers_max
+        self._handlers = 0
         self._leaving = False
         self._shut = False
         self._busy = 0
@@ -57,24 +63,31 @@ class Gate:
         await self._idle.wait()
 
     @property
-    def middleware(self) -> Any:
-        @web.middleware
-        async def gated(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if self._shut and not _always(request):
-                raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
-            self._busy += 1
-            self._idle.clear()
-            try:
-                answer = await handler(request)
-            finally:
-                self._busy -= 1
-                if not self._busy:
-                    self._idle.set()
-            if self._leaving and not answer.prepared:
-                answer.force_close()
-            return answer
+    def leaving(self) -> bool:
+        """Whether each answer is its connection's last."""
+        return self._leaving
 
-        return gated
+    def enter(self, request: web.Request) -> bool:
+        """Counts a request, until `left` is told what this gives. Raises Unavailable for one that may not come in."""
+        if self._shut and not _always(request):
+            raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+        bounded = request.path not in UNBOUNDED and not _cancels(request)
+        if bounded:
+            if self._handlers >= self._handlers_max:
+                raise Unavailable("Too many requests at once.", retry_after_s=1)
+            self._handlers += 1
+        if not self._busy:
+            self._idle.clear()
+        self._busy += 1
+        return bounded
+
+    def left(self, bounded: bool) -> None:
+        """A request that had come in is answered."""
+        if bounded:
+            self._handlers -= 1
+        self._busy -= 1
+        if not self._busy:
+            self._idle.set()
 
 
 async def stop_listening(site: web.BaseSite, server: web.Server) -> None:
@@ -101,5 +114,9 @@ async def stop_listening(site: web.BaseSite, server: web.Server) -> None:
 
 
 def _always(request: web.Request) -> bool:
+    return (request.method, request.path) in ALWAYS or _cancels(request)
+
+
+def _cancels(request: web.Request) -> bool:
     method, prefix = CANCEL
-    return (request.method, request.path) in ALWAYS or (request.method == method and request.path.startswith(prefix))
+    return request.method == method and request.path.startswith(prefix)

@@ -4,9 +4,10 @@ import asyncio
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -43,15 +44,13 @@ PARSER: Final[dict[str, Any]] = {
 
 COMPILED: Final = HttpRequestParser is not HttpRequestParserPy
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 # --- the form of a request --------------------------------------------------------------------------------------------
 
 
 def check_form(request: web.Request) -> None:
     """Refuses what can be read in two ways, and credentials where they leak. Raises Malformed, Unauthenticated."""
-    if request.version not in {HttpVersion10, HttpVersion11}:
+    if request.version not in (HttpVersion11, HttpVersion10):
         raise Malformed("Speak HTTP/1.1.", code="malformed_http")
     raw = request.raw_path
     path, _, query = raw.partition("?")
@@ -69,7 +68,8 @@ def check_form(request: web.Request) -> None:
     hosts = headers.getall(hdrs.HOST, ())
     if len(hosts) != 1 or "@" in hosts[0]:
         raise Malformed("Send one Host header, without a user name.", code="malformed_http")
-    if sum([len(name) + len(value) + 4 for name, value in request.raw_headers]) > HEADERS_BYTES_MAX:
+    raw_headers = request.raw_headers
+    if sum(map(len, chain.from_iterable(raw_headers))) + 4 * len(raw_headers) > HEADERS_BYTES_MAX:
         raise Malformed(f"All headers together may have {HEADERS_BYTES_MAX} bytes.", code="malformed_http")
     if hdrs.COOKIE in headers and any(map(_CREDENTIAL.search, headers.getall(hdrs.COOKIE))):
         raise Malformed("Credentials go into the Authorization header, never into a cookie.", code="credential_in_url")
@@ -78,8 +78,14 @@ def check_form(request: web.Request) -> None:
 
 
 def _check_query(request: web.Request, query: str) -> None:
-    if _CREDENTIAL.search(query) or not CREDENTIAL_NAMES.isdisjoint(map(str.lower, request.query)):
-        raise Malformed("Credentials go into the Authorization header, never into the URL.", code="credential_in_url")
+    if ("rk_" in query or "rd_" in query) and _CREDENTIAL.search(query):
+        raise _in_url()
+    if not CREDENTIAL_NAMES.isdisjoint(map(str.lower, request.query)):
+        raise _in_url()
+
+
+def _in_url() -> Malformed:
+    return Malformed("Credentials go into the Authorization header, never into the URL.", code="credential_in_url")
 
 
 def _decoded(text: str) -> str:
@@ -224,8 +230,8 @@ def slow_down(what: str) -> Throttled:
     return Throttled(f"Too many {what}; slow down.", retry_after_s=1)
 
 
-def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Any:
-    """Middleware, the outermost: gives a request that comes through these proxies its caller's address and scheme.
+def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Callable[[web.Request], web.Request]:
+    """Gives a request that comes through these proxies its caller's address and scheme.
 
     That is the right-most one in X-Forwarded-For that is not a proxy itself; everything to the left of it the caller may
     have made up. From any other peer the header means nothing. `Forwarded` is never read: a proxy that writes the one
@@ -242,11 +248,10 @@ def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Any:
             address = address.ipv4_mapped
         return any(address in network for network in trusted)
 
-    @web.middleware
-    async def from_afar(request: web.Request, handler: Handler) -> web.StreamResponse:
+    def from_afar(request: web.Request) -> web.Request:
         remote = request.remote or ""
         if not ours(remote):
-            return await handler(request)
+            return request
         hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, ())).split(",")
         for hop in reversed(hops):
             try:
@@ -256,22 +261,26 @@ def behind_proxies(trusted: Sequence[IPv4Network | IPv6Network]) -> Any:
             if not ours(remote):
                 break
         scheme = ",".join(request.headers.getall(hdrs.X_FORWARDED_PROTO, ())).rpartition(",")[2].strip().lower()
-        return await handler(request.clone(remote=remote, scheme="https" if scheme == "https" else "http"))
+        return request.clone(remote=remote, scheme="https" if scheme == "https" else "http")
 
     return from_afar
 
 
-@web.middleware
-async def refuse_http(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Middleware: only what came by HTTPS, as a trusted proxy says, goes on; and probes, which come straight."""
+def check_https(request: web.Request) -> None:
+    """Only what came by HTTPS, as a trusted proxy says, goes on; and probes, which come straight. Raises Malformed."""
     if request.scheme != "https" and request.path not in {"/healthz", "/readyz"}:
         raise Malformed(
             "Call by HTTPS; what was sent in clear should be taken for seen by others.", code="https_required"
         )
-    return await handler(request)
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
+
+
+Way = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+WAYS: Final[web.AppKey[Mapping[str, Way]]] = web.AppKey("WAYS")
+"""Where an application keeps who answers, by method and path as they come ("GET /v1/device/sync"). It must find them
+without this, too."""
 
 
 class Runner(web.AppRunner):
@@ -287,11 +296,20 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
-            made.request_handler,
+            _short_ways(self.app[WAYS], made.request_handler) if WAYS in self.app else made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             **made._kwargs,  # noqa: SLF001
         )
+
+
+def _short_ways(ways: Mapping[str, Way], others: Way) -> Way:
+    """Requests for exactly these go straight there; the rest, `others` finds in aiohttp's manner, which is dearer."""
+
+    def found(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        return ways.get(f"{request.method} {request.raw_path.partition('?')[0]}", others)(request)
+
+    return found
 
 
 class _Server(web.Server):

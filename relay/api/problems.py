@@ -1,24 +1,20 @@
-"""Every error as application/problem+json (RFC 9457): one middleware, one registry of codes."""
+"""Every error as application/problem+json (RFC 9457)."""
 
 import math
 import re
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
-import structlog
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from relay.api.reply import Reply
 from relay.errors import FieldError, Invalid, Malformed, Problem
-from relay.ids import Rng, random_hex
-from relay.telemetry.metrics import Metrics
-
-log = structlog.get_logger("relay.api")
+from relay.ids import Rng
 
 ERRORS_MAX: Final = 20
 DETAIL_MAX: Final = 300
@@ -29,8 +25,6 @@ CLOSES: Final = frozenset({408, 413})  # the rest of the body is not wanted, so 
 
 REQUEST_ID = web.RequestKey("request_id", str)
 ROUTE = web.RequestKey("route", str)
-CALLER_GONE: Final = 499  # for the count only
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -63,9 +57,9 @@ def problem_body(problem: Problem, request_id: str | None = None, retry_after_s:
     return problem.extra | body
 
 
-def response(problem: Problem, request_id: str, rng: Rng) -> web.Response:
+def response(problem: Problem, request_id: str, rng: Rng) -> Reply:
     """The answer, with the headers that belong to its status. Waiting times are spread, so callers don't come as one."""
-    headers: dict[str, str] = {"Cache-Control": "no-store"}
+    headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
     retry_after_s: float | None = None
     if problem.status in {429, 503}:
         wait_s = RETRY_AFTER_S if problem.retry_after_s is None else problem.retry_after_s
@@ -75,12 +69,7 @@ def response(problem: Problem, request_id: str, rng: Rng) -> web.Response:
         headers["WWW-Authenticate"] = 'Bearer realm="relay"'
     if problem.status == 426:
         headers |= {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-    answer = web.Response(
-        status=problem.status,
-        body=msgspec.json.encode(problem_body(problem, request_id, retry_after_s)),
-        content_type="application/problem+json",
-        headers=headers,
-    )
+    answer = Reply(problem.status, headers, msgspec.json.encode(problem_body(problem, request_id, retry_after_s)))
     if problem.status in CLOSES or problem.code == "draining":
         answer.force_close()
     return answer
@@ -96,56 +85,8 @@ FRAMEWORK: dict[int, tuple[str, str]] = {
 }
 
 
-def middleware(rng: Rng, metrics: Metrics) -> Any:
-    """Gives every request an id, and every failure its answer. What is not foreseen is `internal`, and a bug."""
-
-    @web.middleware
-    async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-        request_id = random_hex(rng, bits=64)
-        request[REQUEST_ID] = request_id
-        began = time.perf_counter()
-        try:
-            answer = await handler(request)
-        except Problem as problem:
-            _not_begun(request, problem)
-            answer = response(problem, request_id, rng)
-            if problem.status == 500:
-                log.exception("http.bug", request_id=request_id, code=problem.code, route=request.get(ROUTE))
-            elif problem.status > 500:
-                log.warning("http.unavailable", request_id=request_id, code=problem.code, route=request.get(ROUTE))
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            answer = response(_ours(error), request_id, rng)
-            if "Allow" in error.headers:
-                answer.headers["Allow"] = error.headers["Allow"]
-        except Exception as error:
-            if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-                answer = web.Response(status=CALLER_GONE)  # nobody gets it; to raise would be told as our error
-                metrics.request(request.get(ROUTE, "unknown"), request.method, CALLER_GONE, time.perf_counter() - began)
-                return answer
-            log.exception("http.bug", request_id=request_id, route=request.get(ROUTE))
-            _not_begun(request, error)
-            answer = response(
-                Problem("The relay met something it should not have; tell its operator the request id."),
-                request_id,
-                rng,
-            )
-        if not answer.prepared:
-            answer.headers["X-Request-Id"] = request_id
-        metrics.request(request.get(ROUTE, "unknown"), request.method, answer.status, time.perf_counter() - began)
-        return answer
-
-    return problems
-
-
-def _not_begun(request: web.Request, error: Exception) -> None:
-    """An answer that has begun can't become another one: the connection is cut, so that nobody takes it for whole."""
-    if request.writer.output_size > 0:
-        raise ConnectionError("The answer had begun when it failed.") from error
-
-
-def _ours(error: web.HTTPException) -> Problem:
+def of_framework(error: web.HTTPException) -> Problem:
+    """What aiohttp refuses by itself, in our words."""
     fallback = ("malformed_http", "The request could not be served.") if error.status < 500 else None
     known = FRAMEWORK.get(error.status, fallback)
     if known is None:

@@ -16,6 +16,7 @@ from relay.api.gate import HEALTH
 from relay.api.limits import NDJSON
 from relay.api.principal import SCOPES, Principal
 from relay.api.problems import ERRORS_MAX, ROUTE, from_pydantic, shown
+from relay.api.reply import Reply
 from relay.errors import CODES, FieldError, Forbidden, Invalid, Malformed, Missing, TooLarge
 from relay.realtime.protocol import Id
 from relay.shedding import Shed, Shedding
@@ -25,7 +26,7 @@ PUBLIC = "public"
 DEVICE = "device"
 
 _NO_STORE = {"Cache-Control": "no-store"}
-_JSON = {"Content-Type": "application/json; charset=utf-8"}
+_JSON_NO_STORE = {"Content-Type": "application/json; charset=utf-8", **_NO_STORE}
 _encode = msgspec.json.Encoder().encode
 _path_id: TypeAdapter[str] = TypeAdapter(Id)
 
@@ -106,8 +107,9 @@ def register(
     handlers: Mapping[str, Any],
     auth: Authenticator,
     shedding: Shedding,
-) -> None:
-    """Adds every route, to an application that does not name its software.
+) -> dict[str, Raw]:
+    """Adds every route, to an application that does not name its software. Gives who answers those that are one path
+    and no pattern, by method and path.
 
     A handler that is missing or in no row, and a row that says too little, are mistakes at start.
     """
@@ -115,6 +117,7 @@ def register(
     if named != set(handlers):
         raise AssertionError(f"routes and handlers differ: {sorted(named ^ set(handlers))}")
     app.on_response_prepare.append(_nameless)
+    exact: dict[str, Raw] = {}
     for route in routes:
         _check(route)
         handler = handlers[route.handler]
@@ -122,8 +125,11 @@ def register(
         app.router.add_route(route.method, route.path, wrapped, expect_handler=limits.expect_later)
         if route.head:
             app.router.add_route("HEAD", route.path, wrapped, expect_handler=limits.expect_later)
+        if not route.raw and "{" not in route.path:
+            exact[f"{route.method} {route.path}"] = wrapped
     for path in dict.fromkeys(route.path for route in routes):
         app.router.add_route("*", path, _other_methods(path, routes), expect_handler=limits.expect_later)
+    return exact
 
 
 def _other_methods(path: str, routes: Sequence[Route]) -> Raw:
@@ -270,9 +276,9 @@ def _check_names(unknown: set[str]) -> None:
 
 def printed(answer: Answer) -> web.StreamResponse:
     """The answer on its way: JSON, and kept by nobody unless the handler says so."""
-    headers = {**_NO_STORE, **answer.headers}
     if answer.file is not None:
-        return web.FileResponse(answer.file, headers=headers)
+        return web.FileResponse(answer.file, headers={**_NO_STORE, **answer.headers})
     if answer.body is None:
-        return web.Response(status=answer.status, headers=headers)
-    return web.Response(status=answer.status, body=_encode(answer.body), headers=_JSON | headers)
+        return Reply(answer.status, {**_NO_STORE, **answer.headers} if answer.headers else _NO_STORE)
+    headers = {**_JSON_NO_STORE, **answer.headers} if answer.headers else _JSON_NO_STORE
+    return Reply(answer.status, headers, _encode(answer.body))

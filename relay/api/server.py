@@ -1,15 +1,17 @@
 """The HTTP application: routes, handlers and middleware put together."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from aiohttp import web
 
-from relay.api import browsers, limits, problems
+from relay.api import browsers, limits
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
+from relay.api.entrance import entrance
 from relay.api.gate import Gate
 from relay.api.groups import GroupApi
 from relay.api.history import HistoryApi
@@ -20,15 +22,9 @@ from relay.api.routes import Route, register
 from relay.api.stream import StreamApi
 from relay.api.system import SystemApi
 from relay.api.webhooks import WebhookApi
-from relay.errors import Unavailable
 from relay.ids import Rng
 from relay.shedding import Shedding
 from relay.telemetry.metrics import Metrics
-
-# What waits, and what must always be heard: not counted among the requests in handlers.
-UNBOUNDED = frozenset(
-    {"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/readyz", "/v1/device/ack"}
-)
 
 
 def application(
@@ -49,7 +45,6 @@ def application(
     rng: Rng,
     metrics: Metrics,
     routes: Sequence[Route],
-    handlers_max: int,
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     https_only: bool = False,
     origins: Collection[str] = (),
@@ -121,42 +116,13 @@ def application(
         "openapi": system.openapi,
         "docs": system.docs,
     }
-    app = web.Application(
-        middlewares=[
-            limits.behind_proxies(trusted_proxies),
-            problems.middleware(rng, metrics),
-            *([limits.refuse_http] if https_only else []),
-            browsers.preflight(origins),
-            gate.middleware,
-            _bounded(handlers_max),
-        ]
+    enter = entrance(
+        gate, rng, metrics, trusted_proxies=trusted_proxies, https_only=https_only, origins=frozenset(origins)
     )
-    register(app, routes, handlers, auth, shedding)
+    app = web.Application(middlewares=[enter])
+    exact = register(app, routes, handlers, auth, shedding)
+    ways: Mapping[str, limits.Way] = {path: partial(enter, handler=handler) for path, handler in exact.items()}
+    app[limits.WAYS] = ways
     app.router.add_get("/docs.css", system.style, allow_head=False)
     browsers.add_sdk(app)
-    browsers.let_in(app, origins)
     return app
-
-
-def _bounded(handlers_max: int) -> Any:
-    """At most so many requests in handlers at once; waiting ones (long-polls, sockets) do not count."""
-    busy = 0
-
-    @web.middleware
-    async def bounded(request: web.Request, handler: problems.Handler) -> web.StreamResponse:
-        nonlocal busy
-        if request.path in UNBOUNDED or _cancels(request):
-            return await handler(request)
-        if busy >= handlers_max:
-            raise Unavailable("Too many requests at once.", retry_after_s=1)
-        busy += 1
-        try:
-            return await handler(request)
-        finally:
-            busy -= 1
-
-    return bounded
-
-
-def _cancels(request: web.Request) -> bool:
-    return request.method == "DELETE" and request.path.startswith("/v1/messages/")

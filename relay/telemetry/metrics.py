@@ -1,16 +1,16 @@
 """The relay's metrics."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+from relay.telemetry.answers import SECONDS, Answers
 
 # Else each counter has a second series with the time of the start, which nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -23,12 +23,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
-        self.http_requests = Counter(
-            "relay_http_requests_total", "Answers given.", ("route", "method", "status"), registry=r
-        )
-        self.http_seconds = Histogram(
-            "relay_http_seconds", "From a request's head to its answer.", ("route",), registry=r, buckets=_SECONDS
-        )
+        self._answers = Answers()
+        r.register(self._answers)
         self.accepted = Counter("relay_accepted_total", "Messages accepted.", registry=r)
         self.commit_batch_size = Histogram(
             "relay_commit_batch_size", "Pieces of work in one commit.", registry=r, buckets=_BATCH
@@ -45,7 +41,7 @@ class Metrics:
         )
         self.webhook_attempts = Counter("relay_webhook_attempts_total", "Calls of endpoints.", ("result",), registry=r)
         self.webhook_seconds = Histogram(
-            "relay_webhook_seconds", "Duration of a call of an endpoint.", registry=r, buckets=_SECONDS
+            "relay_webhook_seconds", "Duration of a call of an endpoint.", registry=r, buckets=SECONDS
         )
         self.webhooks_in_flight = Gauge("relay_webhooks_in_flight", "Calls of endpoints under way.", registry=r)
         self.webhook_late = Counter("relay_webhook_late_total", "Outcomes of calls whose claim had ended.", registry=r)
@@ -78,16 +74,10 @@ class Metrics:
         self.loop_blocked = Counter(
             "relay_loop_blocked_total", "Times that the event loop stood still for more than a second.", registry=r
         )
-        self._answers = lru_cache(maxsize=1024)(self._labelled)  # finding a label's child is dearer than counting
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """One answer. `route` is the route's pattern, never the path."""
-        counter, histogram = self._answers(route, method if method in _METHODS else "other", status)
-        counter.inc()
-        histogram.observe(seconds)
-
-    def _labelled(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
-        return self.http_requests.labels(route, method, str(status)), self.http_seconds.labels(route)
+        self._answers.add(route, method if method in _METHODS else "other", status, seconds)
 
     def pushed(self, account: str, provider: str, verdict: str) -> None:
         """One answer of a vendor."""

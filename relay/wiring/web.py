@@ -153,7 +153,6 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
         rng=relay.rng,
         metrics=relay.metrics,
         routes=routes,
-        handlers_max=settings.server.handlers_max,
         trusted_proxies=settings.server.trusted_proxies,
         https_only=settings.server.https_only,
         origins=frozenset(settings.server.allowed_origins),

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.api import limits, problems
+from relay.api import limits
+from relay.api.entrance import entrance
+from relay.api.gate import Gate
 from relay.api.principal import Principal
 from relay.api.routes import DEVICE, PUBLIC, Answer, Call, Query, Route, register
 from relay.errors import CursorRefused, Throttled, Unauthenticated, Unavailable
@@ -92,6 +95,10 @@ async def me(call: Call) -> Answer:
     return Answer(200, {"id": call.principal.device_key.device_id})
 
 
+async def header(call: Call) -> Answer:
+    return Answer(200, {"id": "x"}, headers={"ETag": "a\r\nX-Evil: 1"})
+
+
 async def fail(call: Call) -> Answer:
     match call.path["kind"]:
         case "throttled":
@@ -172,6 +179,15 @@ ROUTES = (
     ),
     Route(
         method="GET",
+        path="/v1/header",
+        handler="header",
+        summary="Answer with a header that breaks.",
+        access="messages:read",
+        responses={200: ThingOut},
+        **SAID,
+    ),
+    Route(
+        method="GET",
         path="/v1/fail/{kind}",
         handler="fail",
         summary="Fail.",
@@ -228,6 +244,7 @@ HANDLERS: dict[str, Any] = {
     "nothing": nothing,
     "me": me,
     "fail": fail,
+    "header": header,
     "health": health,
     "about": health,
     "broken_stream": broken_stream,
@@ -264,17 +281,19 @@ class Edge:
         return int(answer[9:12]) if answer else 0
 
 
-def application(auth: Auth, metrics: Metrics, *extra: Any) -> web.Application:
-    app = web.Application(middlewares=[*extra, problems.middleware(system_rng(), metrics)])
-    register(app, ROUTES, HANDLERS, auth, Shedding())
+def application(auth: Auth, metrics: Metrics, **how: Any) -> web.Application:
+    enter = entrance(Gate(), system_rng(), metrics, **how)
+    app = web.Application(middlewares=[enter])
+    exact = register(app, ROUTES, HANDLERS, auth, Shedding())
+    app[limits.WAYS] = {path: partial(enter, handler=handler) for path, handler in exact.items()}
     return app
 
 
 @asynccontextmanager
-async def running(*extra: Any) -> AsyncIterator[Edge]:
-    """The application on a port of its own."""
+async def running(**how: Any) -> AsyncIterator[Edge]:
+    """The application on a port of its own; `how` is for its entrance."""
     auth, metrics = Auth(), Metrics()
-    runner = limits.Runner(application(auth, metrics, *extra), access_log=None, shutdown_timeout=1)
+    runner = limits.Runner(application(auth, metrics, **how), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

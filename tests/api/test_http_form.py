@@ -391,7 +391,7 @@ async def test_two_credentials_are_none(edge: Edge) -> None:
 
 
 async def test_a_peer_that_is_no_proxy_can_not_give_itself_an_address() -> None:
-    async with running(limits.behind_proxies([ip_network("10.0.0.0/8")])) as edge:
+    async with running(trusted_proxies=[ip_network("10.0.0.0/8")]) as edge:
         await edge.say(get(b"/v1/things/x", headers=b"X-Forwarded-For: 1.2.3.4\r\nX-Real-IP: 1.2.3.4\r\n"))
         assert edge.auth.asked == ["127.0.0.1"]
 
@@ -409,7 +409,7 @@ async def test_a_peer_that_is_no_proxy_can_not_give_itself_an_address() -> None:
     ],
 )
 async def test_behind_a_proxy_the_right_most_address_that_is_no_proxy_counts(header: str, address: str) -> None:
-    async with running(limits.behind_proxies([ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8")])) as edge:
+    async with running(trusted_proxies=[ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8")]) as edge:
         await edge.say(get(b"/v1/things/x", headers=header.encode() + b"\r\n"))
         assert edge.auth.asked == [address]
         assert b'route="/v1/things/{thing}"' in edge.metrics.render()

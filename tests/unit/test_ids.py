@@ -62,3 +62,13 @@ def test_text_is_a_message_id_only_if_it_is_one(text: str) -> None:
 
 def test_random_text_has_the_width_asked_for() -> None:
     assert {len(ids.random_hex(random.Random(seed), bits=64)) for seed in range(50)} == {16}
+
+
+def test_running_ids_differ_and_keep_their_width_where_the_numbers_begin_anew() -> None:
+    class Last(random.Random):
+        def getrandbits(self, k: int, /) -> int:
+            return (1 << k) - 1
+
+    next_id = ids.running_ids(Last(), bits=64)
+    assert [next_id() for _ in range(3)] == ["f" * 16, "0" * 16, "0" * 15 + "1"]
+    assert ids.running_ids(random.Random(1), bits=64)() != ids.running_ids(random.Random(2), bits=64)()

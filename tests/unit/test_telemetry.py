@@ -460,6 +460,22 @@ def test_each_relay_counts_for_itself() -> None:
             lambda m: m.request("/v1/messages", "POST", 202, 0.02),
             'relay_http_seconds_bucket{le="0.025",route="/v1/messages"} 1.0',
         ),
+        (
+            lambda m: m.request("/v1/messages", "POST", 202, 0.025),  # a bound belongs to what is below it
+            'relay_http_seconds_bucket{le="0.025",route="/v1/messages"} 1.0',
+        ),
+        (
+            lambda m: [m.request("/v1/messages", "POST", 202, seconds) for seconds in (0.02, 0.25, 90.0)],
+            'relay_http_seconds_bucket{le="0.25",route="/v1/messages"} 2.0',
+        ),
+        (
+            lambda m: [m.request("/v1/messages", "POST", 202, seconds) for seconds in (0.5, 90.0)],
+            'relay_http_seconds_bucket{le="+Inf",route="/v1/messages"} 2.0',
+        ),
+        (
+            lambda m: [m.request("/v1/messages", "POST", 202, seconds) for seconds in (0.5, 90.0)],
+            'relay_http_seconds_sum{route="/v1/messages"} 90.5',
+        ),
         (lambda m: m.committed(7, 0.003), 'relay_commit_batch_size_bucket{le="8.0"} 1.0'),
         (lambda m: m.committed(7, 0.003), 'relay_commit_seconds_bucket{le="0.005"} 1.0'),
         (lambda m: m.refused(), "relay_store_refused_total 1.0"),

@@ -1,0 +1,103 @@
+"""The one layer around all routes: every request's way in, and every answer's way out.
+
+One and not six, as aiohttp's manner would be: each layer is a coroutine of its own for each request.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from relay.api import browsers, limits
+from relay.api.gate import Gate
+from relay.api.problems import REQUEST_ID, ROUTE, of_framework, response
+from relay.api.reply import Reply
+from relay.errors import Problem
+from relay.ids import Rng, running_ids
+from relay.telemetry.metrics import Metrics
+
+log = structlog.get_logger("relay.api")
+
+CALLER_GONE: Final = 499  # for the count only
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def entrance(
+    gate: Gate,
+    rng: Rng,
+    metrics: Metrics,
+    *,
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
+    https_only: bool = False,
+    origins: Collection[str] = (),
+) -> Any:
+    """Middleware. Gives every request an id, and every failure its answer; what is not foreseen is `internal`, and a bug.
+
+    `origins`: pages of these may call what is a device's.
+    """
+    seen_through = limits.behind_proxies(trusted_proxies)
+    next_id = running_ids(rng, bits=64)
+
+    async def served(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if https_only:
+            limits.check_https(request)
+        if origins and browsers.asks_first(request, origins):
+            return Reply(204, browsers.PREFLIGHT)
+        bounded = gate.enter(request)
+        try:
+            return await handler(request)
+        finally:
+            gate.left(bounded)
+
+    def failed(request: web.Request, request_id: str, error: Exception) -> web.StreamResponse:
+        route = request.get(ROUTE)
+        if isinstance(error, web.HTTPException):
+            if error.status < 400:
+                raise error
+            answer = response(of_framework(error), request_id, rng)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
+        if isinstance(error, Problem):
+            problem = error
+            if problem.status == 500:
+                log.error("http.bug", request_id=request_id, code=problem.code, route=route, exc_info=error)
+            elif problem.status > 500:
+                log.warning("http.unavailable", request_id=request_id, code=problem.code, route=route)
+        elif isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            return Reply(CALLER_GONE, {})  # nobody gets it; to raise would be told as our error
+        else:
+            log.error("http.bug", request_id=request_id, route=route, exc_info=error)
+            problem = Problem("The relay met something it should not have; tell its operator the request id.")
+        _not_begun(request, error)
+        return response(problem, request_id, rng)
+
+    @web.middleware
+    async def through(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.perf_counter()
+        request = seen_through(request)
+        request_id = request[REQUEST_ID] = next_id()
+        try:
+            answer = await served(request, handler)
+        except Exception as error:  # noqa: BLE001 - all of them are told, and answered
+            answer = failed(request, request_id, error)
+        if not answer.prepared:
+            headers = answer.headers
+            headers["X-Request-Id"] = request_id
+            if origins:
+                browsers.let_in(request, headers, origins)
+            if gate.leaving:
+                answer.force_close()
+        metrics.request(request.get(ROUTE, "unknown"), request.method, answer.status, time.perf_counter() - began)
+        return answer
+
+    return through
+
+
+def _not_begun(request: web.Request, error: Exception) -> None:
+    """An answer that has begun can't become another one: the connection is cut, so that nobody takes it for whole."""
+    if request.writer.output_size > 0:
+        raise ConnectionError("The answer had begun when it failed.") from error
