@@ -162,7 +162,7 @@ class DeviceSends:
 
     async def _check_member(self, device: DeviceKey, group: str | None) -> None:
         """Only members write to a group. Whoever leaves at this very moment may still get a last word in."""
-        if group is not None and not await self.inbox.is_member(device.user, group):
+        if group is not None and not await self.inbox.groups.has(group, device.user):
             raise Invalid(
                 "Only a member may send to this group.",
                 code="recipient_unknown",

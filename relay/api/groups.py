@@ -5,8 +5,7 @@ from typing import Any
 
 from relay.api.routes import Answer, Call
 from relay.api.schemas.users import MemberBody, MembersBody
-from relay.inbox.groups import Membership
-from relay.inbox.service import InboxService
+from relay.inbox.groups import GroupService, Membership
 from relay.model import UserKey
 
 ULTRA = "ultra"
@@ -14,11 +13,11 @@ ULTRA = "ultra"
 
 @dataclass(slots=True, kw_only=True)
 class GroupApi:
-    inbox: InboxService
+    groups: GroupService
 
     async def change(self, call: Call) -> Answer:
         body: MembersBody = call.body
-        after = await self.inbox.change_group(
+        after = await self.groups.change(
             call.principal.app_id,
             call.path["group"],
             add=body.add or [],
@@ -31,22 +30,22 @@ class GroupApi:
     async def set_notify(self, call: Call) -> Answer:
         body: MemberBody = call.body
         user = UserKey(call.principal.app_id, call.path["user"])
-        await self.inbox.set_notify(user, call.path["group"], body.notify)
+        await self.groups.set_notify(user, call.path["group"], body.notify)
         return Answer(204, None)
 
     async def remove(self, call: Call) -> Answer:
         group, user = call.path["group"], call.path["user"]
-        await self.inbox.change_group(call.principal.app_id, group, add=[], remove=[user])
+        await self.groups.change(call.principal.app_id, group, add=[], remove=[user])
         return Answer(204, None)
 
     async def members(self, call: Call) -> Answer:
-        users, more = await self.inbox.members(
+        users, more = await self.groups.members(
             call.principal.app_id, call.path["group"], after=call.query.after or "", limit=call.query.limit
         )
         return Answer(200, {"members": users, "after": users[-1] if more else None})
 
     async def dissolve(self, call: Call) -> Answer:
-        await self.inbox.dissolve_group(call.principal.app_id, call.path["group"])
+        await self.groups.dissolve(call.principal.app_id, call.path["group"])
         return Answer(204, None)
 
 

@@ -10,8 +10,9 @@ from relay.errors import FieldError, Invalid, Missing
 from relay.inbox.cursor import INBOX
 from relay.model import UserKey
 from relay.store import groups as rows
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Engine
 from relay.store.groups import GROUP, TELL_ALL
+from relay.store.room import HasRoom
 from relay.store.timelines import ULTRA
 
 MEMBERS_MAX = 1000
@@ -26,6 +27,57 @@ class Membership:
     version: int
     members: int
     type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupService:
+    """The groups of all apps: each method is one transaction, or one reading."""
+
+    engine: Engine
+    room: HasRoom
+    new_epoch: Callable[[], str]
+
+    async def change(
+        self,
+        app_id: str,
+        group: str,
+        *,
+        add: Sequence[str],
+        remove: Sequence[str],
+        ultra: bool = False,
+        notify: str | None = None,
+    ) -> Membership:
+        """Raises Missing for an unknown group that nobody is added to, Invalid for one that would be too large."""
+        self.room.for_others()
+        return await self.engine.write(
+            lambda conn, _: change(
+                conn,
+                app_id=app_id,
+                group=group,
+                add=add,
+                remove=remove,
+                new_epoch=self.new_epoch,
+                ultra=ultra,
+                notify=notify,
+            )
+        )
+
+    async def set_notify(self, user: UserKey, group: str, level: str) -> None:
+        """What a member of an ultra group is told of. Raises Missing, Invalid."""
+        await self.engine.write(lambda conn, _: set_notify(conn, user.app_id, group, user.user_id, level))
+
+    async def members(self, app_id: str, group: str, *, after: str, limit: int) -> tuple[list[str], bool]:
+        """Members with names after that one, and whether there are more. Raises Missing."""
+        return await self.engine.read(lambda conn, _: members(conn, app_id, group, after=after, limit=limit))
+
+    async def has(self, group: str, user: UserKey) -> bool:
+        """Whether the user is a member."""
+        return await self.engine.read(lambda conn, _: is_member(conn, user, group))
+
+    async def dissolve(self, app_id: str, group: str) -> None:
+        """Raises Missing."""
+        while await self.engine.write(lambda conn, _: dissolve(conn, app_id, group)):
+            pass
 
 
 def change(

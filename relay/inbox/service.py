@@ -3,13 +3,12 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from relay import ids
 from relay.clock import Clock
 from relay.errors import CursorRefused, Missing
-from relay.inbox import groups, history, registry, upgrades
+from relay.inbox import history, registry, upgrades
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import NewAddress
@@ -19,6 +18,7 @@ from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.erasing import erase
 from relay.inbox.fanout import StepBroke, fan_out, put_off
+from relay.inbox.groups import GroupService
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
@@ -83,6 +83,7 @@ class InboxService:
     moot: Callable[[Iterable[UserKey]], None] = lambda _: None  # what devices of theirs show may be of no use any more
     unproven: Callable[[DeviceKey], None] = lambda _: None  # it has addresses that it must prove
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
+    groups: GroupService = field(init=False)
     shared: SharedService = field(init=False)
     unchanged: Unchanged = field(init=False)
     _accept: Any = field(init=False)
@@ -94,6 +95,7 @@ class InboxService:
     _proofs: SetBackProofs = field(init=False)
 
     def __post_init__(self) -> None:
+        self.groups = GroupService(engine=self.engine, room=self.room, new_epoch=self.new_epoch)
         self.shared = SharedService(
             engine=self.engine,
             keys=self.keys,
@@ -275,48 +277,6 @@ class InboxService:
         )
         self.push_due(self.clock.now_ms())
         self.facts_told()
-
-    # --- groups ---
-
-    async def change_group(
-        self,
-        app_id: str,
-        group: str,
-        *,
-        add: Sequence[str],
-        remove: Sequence[str],
-        ultra: bool = False,
-        notify: str | None = None,
-    ) -> groups.Membership:
-        """Raises Missing for an unknown group that nobody is added to, Invalid for one that would be too large."""
-        self.room.for_others()
-        work = partial(
-            groups.change,
-            app_id=app_id,
-            group=group,
-            add=add,
-            remove=remove,
-            new_epoch=self.new_epoch,
-            ultra=ultra,
-            notify=notify,
-        )
-        return await self.engine.write(lambda conn, _: work(conn))
-
-    async def set_notify(self, user: UserKey, group: str, level: str) -> None:
-        """What a member of an ultra group is told of. Raises Missing, Invalid."""
-        await self.engine.write(lambda conn, _: groups.set_notify(conn, user.app_id, group, user.user_id, level))
-
-    async def members(self, app_id: str, group: str, *, after: str, limit: int) -> tuple[list[str], bool]:
-        """Members with names after that one, and whether there are more. Raises Missing."""
-        return await self.engine.read(lambda conn, _: groups.members(conn, app_id, group, after=after, limit=limit))
-
-    async def is_member(self, user: UserKey, group: str) -> bool:
-        return await self.engine.read(lambda conn, _: groups.is_member(conn, user, group))
-
-    async def dissolve_group(self, app_id: str, group: str) -> None:
-        """Raises Missing."""
-        while await self.engine.write(lambda conn, _: groups.dissolve(conn, app_id, group)):
-            pass
 
     # --- users ---
 

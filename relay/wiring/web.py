@@ -122,7 +122,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
             wait_max_s=settings.poll.wait_max_s,
         ),
         preferences=PreferencesApi(inbox=relay.inbox),
-        groups=GroupApi(inbox=relay.inbox),
+        groups=GroupApi(groups=relay.inbox.groups),
         history=HistoryApi(inbox=relay.inbox, files=relay.logs),
         stream=StreamApi(inbox=relay.inbox, devices=relay.devices, hub=relay.hub, auth=relay.auth, door=door),
         webhooks=WebhookApi(webhooks=relay.webhooks),

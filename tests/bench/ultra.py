@@ -25,7 +25,7 @@ async def fill(service: InboxService, group: str, members: int) -> float:
     began = time.perf_counter()
     for at in range(0, members, AT_ONCE):
         names = [f"u{n:06}" for n in range(at, min(members, at + AT_ONCE))]
-        await service.change_group(APP, group, add=names, remove=(), ultra=True)
+        await service.groups.change(APP, group, add=names, remove=(), ultra=True)
     return time.perf_counter() - began
 
 

@@ -46,7 +46,7 @@ class Groups:
         for name, members in (("g0", self.users), ("g1", self.users[:STAY])):
             if len(self.users) <= STAY:
                 return
-            await node.inbox.change_group(self.app_id, name, add=list(members), remove=[])
+            await node.inbox.groups.change(self.app_id, name, add=list(members), remove=[])
             self.all.append(Group(name, set(members)))
 
     async def change(self) -> None:
@@ -69,7 +69,7 @@ class Groups:
         group.changed |= dict.fromkeys(touched, now_s())
 
     async def _ask(self, name: str, add: list[str], remove: list[str], node: "Node") -> Any:
-        return await node.inbox.change_group(self.app_id, name, add=add, remove=remove)
+        return await node.inbox.groups.change(self.app_id, name, add=add, remove=remove)
 
     def set_back(self) -> None:
         """The relay lost its last words, and said so: all is said again."""

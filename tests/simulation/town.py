@@ -173,7 +173,7 @@ class Town:
 
     async def _change(self, *, add: list[str], remove: tuple[str, ...] = (), notify: str | None = None) -> None:
         await self.world.persist(
-            lambda node: node.inbox.change_group(self.app_id, TOWN, add=add, remove=remove, ultra=True, notify=notify)
+            lambda node: node.inbox.groups.change(self.app_id, TOWN, add=add, remove=remove, ultra=True, notify=notify)
         )
 
     async def run(self, stop: Any) -> None:

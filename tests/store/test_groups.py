@@ -20,12 +20,12 @@ async def house(engine: Engine, clock: Any) -> House:
 
 
 async def join(house: House, *users: str, leave: tuple[str, ...] = ()) -> tuple[int, int]:
-    after = await house.inbox.change_group("shop", "g", add=users, remove=leave)
+    after = await house.inbox.groups.change("shop", "g", add=users, remove=leave)
     return after.version, after.members
 
 
 async def members(house: House) -> list[str]:
-    return (await house.inbox.members("shop", "g", after="", limit=100))[0]
+    return (await house.inbox.groups.members("shop", "g", after="", limit=100))[0]
 
 
 async def to_group(house: House, **more: Any) -> Any:
@@ -123,12 +123,12 @@ async def test_a_group_has_a_bound(house: House, monkeypatch: pytest.MonkeyPatch
 
 async def test_a_group_that_is_dissolved_has_nobody(house: House) -> None:
     await join(house, "ann", "bob")
-    await house.inbox.dissolve_group("shop", "g")
+    await house.inbox.groups.dissolve("shop", "g")
     assert await members(house) == []
     assert await join(house, "ann") == (3, 1)
 
 
 async def test_an_unknown_group_is_missing(house: House) -> None:
-    for what in (join(house, leave=("ann",)), members(house), house.inbox.dissolve_group("shop", "g")):
+    for what in (join(house, leave=("ann",)), members(house), house.inbox.groups.dissolve("shop", "g")):
         with pytest.raises(Missing):
             await what

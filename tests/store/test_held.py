@@ -196,7 +196,7 @@ async def test_however_an_upgrade_is_cut_off_all_of_it_comes_once_it_goes_on(
 @pytest.mark.parametrize("ultra", [False, True])
 async def test_a_mention_that_was_held_is_a_mention_when_it_is_released(house: House, ultra: bool) -> None:
     """To a user who wants to be told of mentions alone."""
-    await house.inbox.change_group("shop", "g", add=["ann"], remove=[], ultra=ultra)
+    await house.inbox.groups.change("shop", "g", add=["ann"], remove=[], ultra=ultra)
     await house.inbox.set_preferences(house.key(PHONE).user, Preferences(level=Level.MENTIONS))
     for more in ({}, {"mentions": ("ann",)}):
         await house.inbox.accept(house.message(users=(), group="g", conversation_id="g", **NEW, **more))

@@ -173,7 +173,7 @@ async def test_who_wants_mentions_alone_is_told_of_those_in_groups_too(house: Ho
     """Whoever is mentioned, at once or by a job; a stranger who is mentioned gets nothing, and the answer says so."""
     for user in ("bob", "cid"):
         await house.register(f"{user}/phone", f"token-{user}")
-    await house.inbox.change_group("shop", "g", add=["ann", "bob", "cid"], remove=[])
+    await house.inbox.groups.change("shop", "g", add=["ann", "bob", "cid"], remove=[])
     for user in ("ann", "bob"):
         await house.inbox.set_preferences(UserKey("shop", user), Preferences(level=Level.MENTIONS))
 

@@ -23,7 +23,7 @@ async def house(engine: Engine, clock: Any) -> House:
     house = await House(engine, clock, policy=Policy()).begin()
     for user in ("ann", "bob", "cid"):
         await house.register(f"{user}/phone")
-    await house.inbox.change_group("shop", "g", add=["ann", "bob", "cid"], remove=(), ultra=True)
+    await house.inbox.groups.change("shop", "g", add=["ann", "bob", "cid"], remove=(), ultra=True)
     return house
 
 

@@ -19,7 +19,7 @@ async def house(engine: Engine, clock: Any) -> House:
     house = await House(engine, clock, policy=Policy()).begin()
     for user in ("ann", "bob", "cid", "dee", "eve"):
         await house.register(f"{user}/phone", f"token-{user}")
-    await house.inbox.change_group("shop", "g", add=["ann", "bob", "cid"], remove=(), ultra=True)
+    await house.inbox.groups.change("shop", "g", add=["ann", "bob", "cid"], remove=(), ultra=True)
     return house
 
 
@@ -85,7 +85,7 @@ async def test_many_mentions_and_everybody_go_by_a_job(house: House, monkeypatch
     await work(house)
     assert await pointers(house) == [(user, named.message_id) for user in ("ann", "bob", "cid")]
     everyone = await post(house, everyone=True, sender_user="bob")
-    await house.inbox.change_group("shop", "g", add=["dee"], remove=["cid"])
+    await house.inbox.groups.change("shop", "g", add=["dee"], remove=["cid"])
     await work(house)
     later = [who for who, message in await pointers(house) if message == everyone.message_id]
     assert later == ["ann", "cid"], "members of its moment, without the sender"
@@ -122,9 +122,9 @@ async def test_what_only_inboxes_can_do_is_refused_and_keeps_no_key(house: House
 
 
 async def test_a_group_becomes_ultra_and_those_in_it_are_told_of_everything_as_before(house: House) -> None:
-    await house.inbox.change_group("shop", "h", add=["ann", "bob"], remove=())
+    await house.inbox.groups.change("shop", "h", add=["ann", "bob"], remove=())
     await house.inbox.accept(house.message(users=(), group="h"))
-    after = await house.inbox.change_group("shop", "h", add=["cid"], remove=(), ultra=True)
+    after = await house.inbox.groups.change("shop", "h", add=["cid"], remove=(), ultra=True)
     assert (after.type, after.members) == ("ultra", 3)
     sent = await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
     assert sent.posted[1] == 1
@@ -142,7 +142,7 @@ async def wakes(house: House) -> dict[str, int]:
 
 async def want(house: House, *users: str, level: str = "all") -> None:
     for user in users:
-        await house.inbox.set_notify(house.key(f"{user}/phone").user, "g", level)
+        await house.inbox.groups.set_notify(house.key(f"{user}/phone").user, "g", level)
 
 
 async def test_each_entry_is_covered_by_a_wake_job_of_the_same_transaction(house: House) -> None:

@@ -21,8 +21,8 @@ async def house(engine: Engine, clock: Any) -> House:
     house = await House(engine, clock, policy=Policy()).begin()
     for user in ("ann", "bob"):
         await house.register(f"{user}/phone", f"token-{user}")
-    await house.inbox.change_group("shop", "g", add=["ann"], remove=(), ultra=True, notify="all")
-    await house.inbox.change_group("shop", "g", add=["bob"], remove=())
+    await house.inbox.groups.change("shop", "g", add=["ann"], remove=(), ultra=True, notify="all")
+    await house.inbox.groups.change("shop", "g", add=["bob"], remove=())
     return house
 
 
@@ -126,24 +126,24 @@ async def test_mutes_and_levels_of_the_user_count_on_top(house: House) -> None:
 
 async def test_who_has_left_is_told_nothing_more(house: House) -> None:
     await post(house)
-    await house.inbox.change_group("shop", "g", add=(), remove=["ann"])
+    await house.inbox.groups.change("shop", "g", add=(), remove=["ann"])
     assert await later(house) == []
 
 
 async def test_wanting_everything_begins_with_what_comes(house: House) -> None:
     bob = house.key("bob/phone").user
-    await house.inbox.set_notify(bob, "g", "all")
+    await house.inbox.groups.set_notify(bob, "g", "all")
     await post(house)
-    await house.inbox.set_notify(bob, "g", "mentions")
+    await house.inbox.groups.set_notify(bob, "g", "mentions")
     await post(house)
-    await house.inbox.set_notify(bob, "g", "all")
+    await house.inbox.groups.set_notify(bob, "g", "all")
     assert [one.device.user_id for one in await later(house)] == ["ann"]
     await post(house)
     assert "bob" in [one.device.user_id for one in await later(house)]
 
 
 async def test_inbox_and_timelines_are_told_together_and_each_by_itself(house: House) -> None:
-    await house.inbox.change_group("shop", "h", add=["ann"], remove=(), ultra=True, notify="all")
+    await house.inbox.groups.change("shop", "h", add=["ann"], remove=(), ultra=True, notify="all")
     await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
     (direct,) = await house.sends(1, "ann")
     await post(house)
@@ -157,7 +157,7 @@ async def test_inbox_and_timelines_are_told_together_and_each_by_itself(house: H
 
 async def test_what_finds_no_room_comes_next(house: House) -> None:
     for n in range(4):
-        await house.inbox.change_group("shop", f"h{n}", add=["ann"], remove=(), ultra=True, notify="all")
+        await house.inbox.groups.change("shop", f"h{n}", add=["ann"], remove=(), ultra=True, notify="all")
         await house.inbox.accept(house.message(users=(), group=f"h{n}", conversation_id=f"h{n}"))
     await post(house)
     first, second = await later(house), await later(house)

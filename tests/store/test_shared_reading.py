@@ -72,7 +72,7 @@ async def house(engine: Engine, clock: Any) -> House:
     for user in ("ann", "bob"):
         await house.register(f"{user}/phone")
         await house.hello(f"{user}/phone")
-    await house.inbox.change_group("shop", "g", add=["ann", "bob"], remove=(), ultra=True)
+    await house.inbox.groups.change("shop", "g", add=["ann", "bob"], remove=(), ultra=True)
     return house
 
 
@@ -109,7 +109,7 @@ async def test_after_a_long_absence_the_last_numbers_come_and_one_gap_that_a_ran
 async def test_who_joins_sees_what_comes_then(house: House) -> None:
     await house.register("cid/phone")
     await post(house, 2)
-    await house.inbox.change_group("shop", "g", add=["cid"], remove=())
+    await house.inbox.groups.change("shop", "g", add=["cid"], remove=())
     await post(house)
     reader = Reader(house, "cid/phone")
     await reader.sync()
@@ -122,13 +122,13 @@ async def test_who_is_removed_sees_nothing_after_that_and_keeps_what_was_before(
     """F86."""
     reader = Reader(house)
     await post(house, 2)
-    await house.inbox.change_group("shop", "g", add=(), remove=["ann"])
+    await house.inbox.groups.change("shop", "g", add=(), remove=["ann"])
     await post(house, 2)
     await reader.sync()
     assert reader.got == [1, 2]
     _, after = await house.inbox.shared.fill(house.key(PHONE), "g", 2, 4, limit=200)
     assert (json.loads(after.json)["entries"], after.to_seq) == ([], 2)
-    await house.inbox.change_group("shop", "g", add=["ann"], remove=())
+    await house.inbox.groups.change("shop", "g", add=["ann"], remove=())
     await post(house)
     await reader.sync()
     assert (reader.got, reader.gaps) == ([1, 2, 5], [(2, 4, "scope")])
@@ -214,7 +214,7 @@ async def test_a_handshake_takes_a_good_cursor_as_an_ack_and_one_of_another_stor
 
 async def test_a_cursor_is_good_for_its_own_device_and_timeline(house: House) -> None:
     """I7."""
-    await house.inbox.change_group("shop", "h", add=["ann", "bob"], remove=(), ultra=True)
+    await house.inbox.groups.change("shop", "h", add=["ann", "bob"], remove=(), ultra=True)
     reader = Reader(house)
     await post(house)
     await reader.sync()
