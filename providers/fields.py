@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 __all__ = [
     "Rule",
     "Rules",
+    "duration",
     "flag",
     "is_json",
     "matching",
@@ -24,6 +25,7 @@ __all__ = [
     "whole",
 ]
 
+_SECONDS = re.compile(r"[0-9]{1,7}s")
 NAME_CHARS_MAX = 64  # of a name that is repeated in a sentence
 
 
@@ -56,6 +58,15 @@ def whole(low: int, high: int) -> Rule:
         return type(value) is int and low <= value <= high
 
     return Rule(holds, f"a whole number from {low} to {high}")
+
+
+def duration(low_s: int, high_s: int) -> Rule:
+    """A time in whole seconds, as text: `3600s`."""
+
+    def holds(value: object) -> bool:
+        return isinstance(value, str) and _SECONDS.fullmatch(value) is not None and low_s <= int(value[:-1]) <= high_s
+
+    return Rule(holds, f'like "3600s", from {low_s}s to {high_s}s')
 
 
 def one_of(*allowed: int | str) -> Rule:

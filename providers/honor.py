@@ -4,7 +4,6 @@ Source: vendor sheet `honor`: authentication §2, request §3, answers §4, mapp
 marks unverified is taken as Huawei's.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +12,7 @@ from pydantic import Field, HttpUrl, SecretStr
 from providers.app_message import app_data, number_for, present, short, texts
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.field_lists import objects
-from providers.fields import Rule, Rules, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rules, duration, matching, merged, mistakes, one_of, text, whole
 from providers.http import Credential, Request, Response, bearer_from, by_status, code_from, json_body
 from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login
 from providers.receipts.contract import ReceiptReader
@@ -217,14 +216,7 @@ _RULES: Rules = {
     "data": _TEXT,
     "notification": {"title": _TEXT, "body": _TEXT, "image": _HTTPS},
     "android": {
-        "ttl": Rule(
-            lambda value: (
-                isinstance(value, str)
-                and re.fullmatch(r"[0-9]{1,7}s", value) is not None
-                and TTL_S[0] <= int(value[:-1]) <= TTL_S[1]
-            ),
-            f'like "3600s", from {TTL_S[0]}s to {TTL_S[1]}s',
-        ),
+        "ttl": duration(*TTL_S),
         "biTag": text(1000),
         "data": _TEXT,
         "targetUserType": one_of(0, 1),

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from providers.app_message import app_data, number_for, present, short, texts
 from providers.contract import Push
 from providers.field_lists import objects, several
-from providers.fields import Rule, Rules, flag, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rule, Rules, duration, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
 
 __all__ = ["Category", "Words", "message_of", "override_mistakes"]
@@ -178,14 +178,7 @@ _RULES: Rules = {
         "collapse_key": whole(-1, 100),
         "urgency": one_of("HIGH", "NORMAL"),
         "category": one_of(*get_args(Category)),
-        "ttl": Rule(
-            lambda value: (
-                isinstance(value, str)
-                and re.fullmatch(r"[0-9]{1,7}s", value) is not None
-                and TTL_S[0] <= int(value[:-1]) <= TTL_S[1]
-            ),
-            f'like "3600s", from {TTL_S[0]}s to {TTL_S[1]}s',
-        ),
+        "ttl": duration(*TTL_S),
         "bi_tag": text(1000),
         "target_user_type": one_of(0, 1),
         "fast_app_target": one_of(1, 2),

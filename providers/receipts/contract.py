@@ -26,6 +26,7 @@ __all__ = [
     "ReceiptReader",
     "Reports",
     "by_path_secret",
+    "check_path_secret",
     "instant_ms",
     "short_id",
 ]
@@ -130,6 +131,12 @@ def by_path_secret(call: Callback, settings: PathSettings) -> bool:
     if given is None or right is None:
         return False
     return hmac.compare_digest(given.encode("utf-8", "replace"), right.get_secret_value().encode())
+
+
+def check_path_secret(call: Callback, settings: PathSettings) -> None:
+    """Raises NotAuthentic for a call that did not come in by the secret path."""
+    if not by_path_secret(call, settings):
+        raise NotAuthentic("The call did not come by the secret path.")
 
 
 def instant_ms(value: object) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import model_validator
 
-from providers.receipts.contract import Callback, NotAuthentic, PathSettings, Reading, by_path_secret
+from providers.receipts.contract import Callback, PathSettings, Reading, check_path_secret
 from providers.receipts.huawei import items_of, receipt_of
 
 __all__ = ["HonorReceiptSettings", "HonorReceipts"]
@@ -32,8 +32,7 @@ class HonorReceipts:
     def read(self, call: Callback, *, now_s: float) -> Reading:
         """See `ReceiptReader`. Huawei's codes are a guess here, so no token is called dead by them."""
         del now_s
-        if not by_path_secret(call, self.settings):
-            raise NotAuthentic("The call did not come by the secret path.")
+        check_path_secret(call, self.settings)
         found = [receipt_of(item) for item in items_of(call.body)]
         return Reading(
             receipts=tuple(replace(one, token_dead=False) for one in found if one is not None),

@@ -12,10 +12,9 @@ from providers.receipts.contract import (
     Callback,
     Fact,
     Garbled,
-    NotAuthentic,
     Reading,
     Receipt,
-    by_path_secret,
+    check_path_secret,
     instant_ms,
     short_id,
 )
@@ -44,8 +43,7 @@ class OppoReceipts:
     def read(self, call: Callback, *, now_s: float) -> Reading:
         """See `ReceiptReader`."""
         del now_s
-        if not by_path_secret(call, self.settings):
-            raise NotAuthentic("The call did not come by the secret path.")
+        check_path_secret(call, self.settings)
         events = parsed(call.body)
         if not isinstance(events, list):
             raise Garbled("The body is no JSON list.")

@@ -12,10 +12,9 @@ from providers.receipts.callback import CallbackSettings, code_of, form_json, re
 from providers.receipts.contract import (
     Callback,
     Fact,
-    NotAuthentic,
     Reading,
     Receipt,
-    by_path_secret,
+    check_path_secret,
     instant_ms,
     short_id,
 )
@@ -56,8 +55,7 @@ class XiaomiReceipts:
     def read(self, call: Callback, *, now_s: float) -> Reading:
         """See `ReceiptReader`."""
         del now_s
-        if not by_path_secret(call, self.settings):
-            raise NotAuthentic("The call did not come by the secret path.")
+        check_path_secret(call, self.settings)
         messages, _ = form_json(call.body, "data")
         return Reading(receipts=tuple(_receipts(messages)))
 

@@ -102,19 +102,26 @@ def _refused() -> Malformed:
     return Malformed("A cursor is what an earlier answer gave you; send it back unchanged.", code="invalid_cursor")
 
 
-def message_json(row: Any) -> dict[str, Any]:
-    """A message as it is kept."""
+def described(row: Any) -> dict[str, Any]:
+    """What is kept of a message besides its text and its receivers."""
     return {
         "id": row.message_id,
         "type": row.type,
         "conversation": {"type": row.conversation_type, "id": row.conversation_id},
         "sender": None if row.sender_user is None else {"user": row.sender_user, "device": row.sender_device},
-        "client_ref": row.client_ref,
         "priority": row.priority,
         "collapse_key": row.collapse_key,
         "accepted_at": rfc3339(row.accepted_ms),
         "expires_at": rfc3339(row.expires_ms),
         "deliver_at": None if row.deliver_ms is None else rfc3339(row.deliver_ms),
+    }
+
+
+def message_json(row: Any) -> dict[str, Any]:
+    """A message as it is kept."""
+    return {
+        **described(row),
+        "client_ref": row.client_ref,
         "recipients": len(msgspec.json.decode(row.recipients)),
         "h": row.h,
         "body": None if row.body is None else msgspec.Raw(row.body.encode()),

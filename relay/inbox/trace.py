@@ -9,6 +9,7 @@ import msgspec
 from relay.clock import rfc3339
 from relay.errors import Missing
 from relay.inbox import rules
+from relay.inbox.history import described
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.reports import Ledger
 from relay.inbox.rules import View
@@ -42,18 +43,8 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
     users = [UserKey(app_id, user) for user, seq, _ in answered if seq is not None]
     inboxes = [one for one in (inbox_rows.inbox_of(conn, key) for key in users) if one is not None]
     rows = with_rows(conn, now_ms, {one.key: one for one in inboxes}, policy_of)
-    message = {
-        "id": row.message_id,
-        "type": row.type,
-        "conversation": {"type": row.conversation_type, "id": row.conversation_id},
-        "sender": None if row.sender_user is None else {"user": row.sender_user, "device": row.sender_device},
-        "priority": row.priority,
-        "collapse_key": row.collapse_key,
-        "accepted_at": rfc3339(row.accepted_ms),
-        "expires_at": rfc3339(row.expires_ms),
-        "deliver_at": None if row.deliver_ms is None else rfc3339(row.deliver_ms),
-    }
-    message["timeline"] = _shared(conn, now_ms, row) if row.conversation_type == timelines.ULTRA else None
+    shared = _shared(conn, now_ms, row) if row.conversation_type == timelines.ULTRA else None
+    message = {**described(row), "timeline": shared}
     recipients = []
     for user, seq, refusal in answered:
         locked = rows.get(UserKey(app_id, user))
