@@ -15,7 +15,7 @@ import aiohttp
 import click
 from aiohttp import web
 
-from relay.cli.demo_steps import BURST, SETTLES_S, STEP_S, Backend, Failed, Process, Receiver, Timeline
+from relay.cli.demo_steps import BURST, SETTLES_S, STEP_S, UNHURRIED, Backend, Failed, Process, Receiver, Timeline
 from relay.cli.runtime import run
 
 OFFLINE = 3
@@ -48,7 +48,8 @@ class Story:
         self.phones = _found(r"The phones: (\S+?)/\n", said)
         (self.home / "relay.toml").write_text(
             f'[webhooks]\nallow_http = true\nexempt = ["127.0.0.1/32:{hook}"]\n'
-            "[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n[push]\nlinger_s = 1\n" + said[said.index("[accounts") :]
+            "[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n[push]\nlinger_s = 1\n"
+            f"{UNHURRIED}{said[said.index('[accounts') :]}"
         )
         self.stack.push_async_callback(lambda: self.relay.end())
         said = await self.serve()

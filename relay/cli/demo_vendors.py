@@ -15,7 +15,7 @@ import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from relay.cli.demo_steps import Backend, Failed, Process, Timeline
+from relay.cli.demo_steps import UNHURRIED, Backend, Failed, Process, Timeline
 
 if TYPE_CHECKING:
     from providers.sandbox import Sandbox
@@ -179,7 +179,7 @@ async def _relay(sandbox: "Sandbox", home: Path, stack: AsyncExitStack) -> Backe
     """A relay in its own process with an account for every emulator."""
     accounts = "\n".join(sandbox.account_toml(f"{name}-sandbox", name) for name in sandbox.emulators)
     own = f"[push]\ndebounce_s = 0\nfallback_after_s = {FALLBACK_S}\n[app]\ncreate_users = true\n"
-    (home / "relay.toml").write_text(own + accounts)
+    (home / "relay.toml").write_text(own + UNHURRIED + accounts)
     relay = Process(home, "serve", "--config", str(home / "relay.toml"), "--port", "0")
     stack.push_async_callback(relay.end)
     said = await relay.start(r"Ready: \S+.*\n")

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from relay.api.browsers import add_sdk
-from relay.cli.demo_steps import Backend, Failed, Process, Timeline
+from relay.cli.demo_steps import UNHURRIED, Backend, Failed, Process, Timeline
 
 if TYPE_CHECKING:
     from providers.sandbox import Sandbox
@@ -207,7 +207,7 @@ async def demonstrate_web() -> int:
 async def _relay(sandbox: "Sandbox", home: Path, stack: AsyncExitStack, *, origin: str) -> Backend:
     """A relay in its own process that knows the page's origin, and the emulated push service."""
     own = f'[server]\nallowed_origins = ["{origin}"]\n[push]\nlinger_s = 1\n[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n'
-    (home / "relay.toml").write_text(own + sandbox.account_toml(ACCOUNT, "webpush"))
+    (home / "relay.toml").write_text(own + UNHURRIED + sandbox.account_toml(ACCOUNT, "webpush"))
     relay = Process(home, "serve", "--config", str(home / "relay.toml"), "--port", "0")
     stack.push_async_callback(relay.end)
     said = await relay.start(r"Ready: \S+.*\n")
