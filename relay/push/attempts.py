@@ -40,8 +40,8 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
     alive: dict[str, Mapping[tuple[str, str], Sequence[int]]] = {}
     for app_id in {key.app_id for key in keys}:
         here = [one for one in attempts if one.device.app_id == app_id]
-        ids = {id_ for one in here for id_ in _named(one)}
-        alive[app_id] = entry_rows.alive(conn, now_ms, app_id, {one.device.user_id for one in here}, ids)
+        named = {(one.device.user_id, id_) for one in here for id_ in _named(one)}
+        alive[app_id] = entry_rows.alive(conn, now_ms, app_id, named)
 
     def needed(one: Attempt) -> bool:
         device = devices.get(one.device)

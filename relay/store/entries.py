@@ -21,7 +21,7 @@ from sqlalchemy import (
 from relay.model import EVERYWHERE, Entry, EntryState, Kind, NotifyPolicy, Scope, UserKey
 from relay.store.inbox import set_inbox
 from relay.store.schema.inboxes import inbox_entry, message
-from relay.store.sql import as_list, in_list, many_rows, per_dialect
+from relay.store.sql import among, as_list, in_list, key_list, many_rows, per_dialect
 
 e, m = inbox_entry.c, message.c
 _live = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
@@ -181,9 +181,8 @@ def notifiable_between(
 @per_dialect
 def _alive(sqlite: bool) -> Select[Any]:
     return select(e.user_id, e.message_id, e.seq).where(
-        e.app_id == bindparam("app"),
-        in_list(e.user_id, "users", sqlite=sqlite),
-        in_list(e.message_id, "ids", sqlite=sqlite),
+        # Pair by pair: two lists would have each user looked up under each message.
+        among(e.app_id, e.message_id, e.user_id, sqlite=sqlite),
         e.notifiable == 1,
         _live,
         e.expires_ms > bindparam("now"),
@@ -191,11 +190,11 @@ def _alive(sqlite: bool) -> Select[Any]:
 
 
 def alive(
-    conn: Connection, now_ms: int, app_id: str, users: Iterable[str], ids: Iterable[str]
+    conn: Connection, now_ms: int, app_id: str, wanted: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], list[int]]:
-    """Numbers of the entries of these messages that still live and may be worth a notification, by user and message."""
+    """Numbers of the entries that still live and may be worth a notification, by user and message. `wanted`: these."""
     found: dict[tuple[str, str], list[int]] = {}
-    params = {"app": app_id, "users": as_list(conn, users), "ids": as_list(conn, ids), "now": now_ms}
+    params = {"keys": key_list(conn, [(app_id, message_id, user_id) for user_id, message_id in wanted]), "now": now_ms}
     for row in conn.execute(_alive(conn), params):
         found.setdefault((row.user_id, row.message_id), []).append(row.seq)
     return found
