@@ -4,7 +4,7 @@ What stays: messages that others received too, without its name; events already 
 devices' revoked tokens, until those are forgotten, since every node must see them revoked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -16,26 +16,27 @@ from relay.inbox.reports import end
 from relay.model import EntryState, UserKey
 from relay.store import entries as entry_rows
 from relay.store import messages as message_rows
-from relay.store import readers
 from relay.store import users as rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
 from relay.store.timelines import ULTRA
+from relay.store.users import Naming
 
 CHUNK = 500
 ERASED = "erased"  # as the detail of what it had not received, and in place of its name
 
 
-def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf) -> None:
-    """Removes the user with all that belongs to it. One that is unknown is erased already."""
+def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named: Naming) -> None:
+    """Removes the user with all that belongs to it. One that is unknown is erased already.
+
+    `named`: messages that were found to name it, before this transaction.
+    """
     locked = lock(conn, now_ms, [user], policy_of).get(user)
     if locked is None:
         return
-    ids: set[str] = set()
-    for entries in all_entries(locked):
+    for entries in _all_entries(locked):
         live = [entry for entry in entries if entry.state is EntryState.LIVE]
         end(locked, live, EntryState.FAILED, detail=ERASED)
-        ids.update(entry.message_id for entry in entries)
     for device in list(locked.devices.values()):
         remove(locked, device, detail=ERASED)
     locked.events.append(
@@ -47,12 +48,19 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf) -> None:
         )
     )
     flush(conn, now_ms, [locked])
-    _forget_messages(conn, user, ids)
-    rows.forget_sender(conn, user, sorted(readers.posts_of(conn, user)))
+    _forget_messages(conn, user, named_by_now(conn, user, named))
     rows.drop_user(conn, user)
 
 
-def all_entries(locked: Locked) -> Iterator[Any]:
+def named_by_now(conn: Conn, user: UserKey, named: Naming) -> list[str]:
+    """Messages that name the user: those that were found, and what has come since."""
+    found, more = named.again(), True
+    while more:
+        found, more = rows.naming(conn, user, found, limit=CHUNK)
+    return sorted(found.ids)
+
+
+def _all_entries(locked: Locked) -> Iterator[Any]:
     after = locked.inbox.floor_seq
     while True:
         entries = entry_rows.entries_between(locked.conn, locked.key, after=after, upto=locked.head_seq, limit=CHUNK)
@@ -63,9 +71,8 @@ def all_entries(locked: Locked) -> Iterator[Any]:
         after = entries[-1].seq
 
 
-def _forget_messages(conn: Conn, user: UserKey, ids: set[str]) -> None:
+def _forget_messages(conn: Conn, user: UserKey, ordered: Sequence[str]) -> None:
     """What nobody else received goes; in the rest, its name."""
-    ordered = sorted(ids)
     for start in range(0, len(ordered), CHUNK):
         found = message_rows.messages(conn, user.app_id, ordered[start : start + CHUNK])
         gone, keys = [], []

@@ -11,15 +11,16 @@ from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.errors import Conflict, Missing
-from relay.inbox.erasing import CHUNK, all_entries
+from relay.inbox.erasing import CHUNK, named_by_now
 from relay.inbox.locked import PolicyOf, flush, lock
 from relay.model import DeviceKey, UserKey
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
-from relay.store import readers, tokens
+from relay.store import tokens
 from relay.store import users as rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
+from relay.store.users import Naming
 
 Reseal = Callable[[DeviceKey, DeviceKey, str, bytes], bytes]  # (old device, new device, account, sealed) -> sealed
 
@@ -31,10 +32,14 @@ def rename(
     name: str,
     policy_of: PolicyOf,
     *,
+    named: Naming,
     reseal: Reseal,
     new_epoch: Callable[[], str],
 ) -> None:
-    """Moves everything of `user` to `name`. Raises Missing, Conflict where there is somebody of that name."""
+    """Moves everything of `user` to `name`. Raises Missing, Conflict where there is somebody of that name.
+
+    `named`: messages that were found to name it, before this transaction.
+    """
     new = UserKey(user.app_id, name)
     locked = lock(conn, now_ms, [user, new], policy_of).get(user)
     if locked is None:
@@ -53,7 +58,6 @@ def rename(
             data={"user": user.user_id, "to": name, "at": rfc3339(now_ms)},
         )
     )
-    ids = {entry.message_id for entries in all_entries(locked) for entry in entries} | readers.posts_of(conn, user)
     flush(conn, now_ms, [locked])
     tokens.revoke(conn, now_ms, app_id=user.app_id, user_id=user.user_id)
     rows.reseal_tokens(
@@ -63,7 +67,7 @@ def rename(
     )
     inbox_rows.set_inbox(conn, user, epoch=new_epoch(), formerly=user.user_id)
     rows.rename_user(conn, user, name)
-    _rename_in_messages(conn, user, name, sorted(ids | set(rows.fanned_out(conn, user.app_id))))
+    _rename_in_messages(conn, user, name, named_by_now(conn, user, named))
 
 
 def _rename_in_messages(conn: Conn, user: UserKey, name: str, ids: list[str]) -> None:

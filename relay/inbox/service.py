@@ -45,6 +45,7 @@ from relay.store.open_deliveries import open_deliveries
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
 from relay.store.upgrades import Upgrade
+from relay.store.users import Naming, naming
 
 
 class Hints(Protocol):
@@ -58,6 +59,7 @@ class Hints(Protocol):
 
 
 T = TypeVar("T")
+NAMING_STEP = 1000  # messages looked at in one reading
 
 
 @dataclass(slots=True, kw_only=True)
@@ -265,14 +267,25 @@ class InboxService:
 
         Its devices' connections end with their tokens, which whoever watches these sees to.
         """
-        await self.engine.write(lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of))
+        named = await self._naming(user)
+        await self.engine.write(lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of, named=named))
         self.facts_told()
+
+    async def _naming(self, user: UserKey) -> Naming:
+        """Messages that name the user, found by a walk over those of its app that holds nobody up."""
+        found, more = Naming(), True
+        while more:
+            found, more = await self.engine.read(
+                lambda conn, _, so_far=found: naming(conn, user, so_far, limit=NAMING_STEP)  # type: ignore[misc]
+            )
+        return found
 
     async def rename(self, user: UserKey, name: str) -> None:
         """Gives a user another name. Raises Missing, Conflict."""
+        named = await self._naming(user)
         await self.engine.write(
             lambda conn, now_ms: rename(
-                conn, now_ms, user, name, self.policy_of, reseal=self.reseal, new_epoch=self.new_epoch
+                conn, now_ms, user, name, self.policy_of, named=named, reseal=self.reseal, new_epoch=self.new_epoch
             )
         )
         self.push_due(self.clock.now_ms())

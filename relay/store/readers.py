@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, and_, bindparam, func, literal_column, or_, select, update
 
 from relay.model import DeviceKey, TimelineKey, UserKey
-from relay.store.schema.conversations import conversation, membership, timeline_entry
+from relay.store.schema.conversations import conversation, membership
 from relay.store.schema.devices import device_shared
 from relay.store.schema.inboxes import inbox, inbox_entry, message
 from relay.store.sql import as_list, in_list, is_sqlite, per_dialect, upsert
@@ -45,31 +45,6 @@ _places = select(b.conversation_id).distinct().select_from(membership.join(conve
 def places_of(conn: Connection, user: UserKey) -> list[str]:
     """The conversations with a shared timeline that the user is or was a member of."""
     return sorted(conn.execute(_places, {"app": user.app_id, "user": user.user_id}).scalars().all())
-
-
-_posts = (
-    select(timeline_entry.c.message_id)
-    .select_from(
-        timeline_entry.join(
-            message,
-            and_(message.c.app_id == timeline_entry.c.app_id, message.c.message_id == timeline_entry.c.message_id),
-        )
-    )
-    .where(
-        timeline_entry.c.app_id == bindparam("app"),
-        timeline_entry.c.conversation_id == bindparam("place"),
-        message.c.sender_user == bindparam("user"),
-    )
-)
-
-
-def posts_of(conn: Connection, user: UserKey) -> set[str]:
-    """What the user has sent to the shared timelines that it is or was a member of, as far as it is kept."""
-    return {
-        id_
-        for place in places_of(conn, user)
-        for id_ in conn.execute(_posts, {"app": user.app_id, "user": user.user_id, "place": place}).scalars()
-    }
 
 
 class Place(NamedTuple):

@@ -1,15 +1,17 @@
 """What belongs to one user, in every table: removing it, and giving it another name."""
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+import msgspec
+from sqlalchemy import Connection, and_, bindparam, delete, func, literal_column, or_, select, update
 
 from relay.ids import user_namespace
 from relay.model import UserKey
 from relay.store.schema import metadata
 from relay.store.schema.apps import device_token
-from relay.store.schema.conversations import fanout_job, membership
+from relay.store.schema.conversations import membership
 from relay.store.schema.devices import address
 from relay.store.schema.inboxes import idempotency, message
 
@@ -123,9 +125,50 @@ def reseal_tokens(conn: Connection, user: UserKey, reseal: Callable[[str, str, b
         conn.execute(_set_token, rows)
 
 
-_fanned = select(fanout_job.c.message_id).where(fanout_job.c.app_id == bindparam("app"))
+# --- messages that name a user, of which its inbox may know nothing any more ---
+
+LATE_MS = 60_000  # by so much a message may have been accepted before one that was stored earlier
 
 
-def fanned_out(conn: Connection, app_id: str) -> list[str]:
-    """Messages that are still on their way to some receivers."""
-    return [id_ for id_ in conn.execute(_fanned, {"app": app_id}).scalars().all() if id_ is not None]
+class Naming(NamedTuple):
+    """Messages that name a user, as far as the walk has come."""
+
+    ids: frozenset[str] = frozenset()
+    ms: int = 0
+    id: str = ""
+
+    def again(self) -> "Naming":
+        """From where what has come meanwhile is found."""
+        return self._replace(ms=self.ms - LATE_MS, id="")
+
+
+_looked_at = (
+    select(m.message_id, m.accepted_ms, m.sender_user, m.recipients)
+    .where(
+        m.app_id == bindparam("app"),
+        or_(m.accepted_ms > bindparam("ms"), and_(m.accepted_ms == bindparam("ms"), m.message_id > bindparam("id"))),
+    )
+    .order_by(m.accepted_ms, m.message_id)
+    .limit(bindparam("count"))
+    .subquery()
+)
+_l = _looked_at.c
+_naming = select(
+    _l.message_id,
+    _l.accepted_ms,
+    or_(
+        func.coalesce(_l.sender_user == bindparam("user"), literal_column("1=0")),
+        _l.recipients.like(bindparam("named"), escape="/"),
+    ).label("named"),
+).order_by(_l.accepted_ms, _l.message_id)
+
+
+def naming(conn: Connection, user: UserKey, before: Naming, *, limit: int) -> tuple[Naming, bool]:
+    """Looks at the next `limit` messages of the app, by age; gives what is found with what was, and whether there are more."""
+    quoted = re.sub(r"([/%_])", r"/\1", msgspec.json.encode(user.user_id).decode())
+    params = {"app": user.app_id, "user": user.user_id, "named": f"%{quoted}%"}
+    rows = conn.execute(_naming, params | {"ms": before.ms, "id": before.id, "count": limit}).all()
+    found = before.ids | {row.message_id for row in rows if row.named}
+    if not rows:
+        return before, False
+    return Naming(found, rows[-1].accepted_ms, rows[-1].message_id), len(rows) == limit

@@ -6,9 +6,11 @@ import pytest
 from house import House
 
 from relay.errors import Invalid, Unauthenticated
+from relay.inbox.erasing import erase
 from relay.inbox.preferences import Preferences
 from relay.model import UserKey
 from relay.store.engine import Engine
+from relay.store.entries import prune_entries
 from relay.store.schema import metadata
 from relay.store.users import OF_USERS
 
@@ -115,3 +117,52 @@ async def test_erasing_again_changes_nothing(house: House) -> None:
     before = await house.events()
     await house.inbox.erase(ANN)
     assert await house.events() == before
+
+
+async def test_what_its_inbox_has_forgotten_goes_as_well(house: House, clock: Any) -> None:
+    """Messages outlive the entries of an inbox: what expired there, say, is still in the history."""
+    await house.send("ann", ttl_s=1)
+    shared = await house.send("ann", "bob", ttl_s=1)
+    clock.forward(s=2)
+    await house.catch_up(PHONE)
+    await house.inbox.expire()
+    head = (await house.device(PHONE)).acked_seq
+    await house.engine.write(lambda conn, _: prune_entries(conn, ANN, floor=head))
+    await house.inbox.erase(ANN)
+    rows = await house.rows("SELECT message_id, recipients, sender_user FROM message")
+    assert not [row for row in rows if "ann" in str(row)]
+    assert shared.message_id in {row["message_id"] for row in rows}, "bob's"
+
+
+async def test_what_is_on_its_way_to_it_alone_goes_and_to_others_arrives(house: House, clock: Any) -> None:
+    later = clock.now_ms() + 1000
+    await house.send("ann", deliver_ms=later)
+    both = await house.send("ann", "bob", deliver_ms=later)
+    await house.inbox.erase(ANN)
+    clock.forward(s=2)
+    while await house.inbox.fan_out():
+        pass
+    rows = await house.rows("SELECT recipients FROM message")
+    assert not [row for row in rows if "ann" in row["recipients"]]
+    await house.hello("bob/phone")
+    assert both.message_id in await house.catch_up("bob/phone")
+
+
+async def test_what_comes_while_it_is_looked_for_is_found(house: House) -> None:
+    named = await house.inbox._naming(ANN)
+    await house.send("bob", sender_user="ann")
+    await house.send("bob", "ann")
+    await house.engine.write(lambda conn, now_ms: erase(conn, now_ms, ANN, lambda _: house.policy, named=named))
+    rows = await house.rows("SELECT recipients, sender_user FROM message")
+    assert not [row for row in rows if "ann" in str(row)]
+
+
+async def test_a_name_is_no_pattern(house: House) -> None:
+    for name in ("a_b", "axb"):
+        await house.register(f"{name}/phone")
+        await house.send(name)
+    await house.inbox.erase(UserKey("shop", "a_b"))
+    rows = await house.rows("SELECT recipients FROM message")
+    assert [row["recipients"] for row in rows if "a_b" in row["recipients"] or "axb" in row["recipients"]] == [
+        '[["axb",1,null]]'
+    ]

@@ -8,6 +8,7 @@ from house import House, Store
 from relay.errors import Conflict, Invalid, Missing
 from relay.model import DeviceKey, UserKey
 from relay.store.engine import Engine
+from relay.store.entries import prune_entries
 from relay.store.schema import metadata
 
 ANN = UserKey("shop", "ann")
@@ -42,6 +43,14 @@ async def test_no_table_knows_the_old_name_any_more(house: House) -> None:
     rows = await house.rows("SELECT recipients, sender_user FROM message")
     assert not [row for row in rows if '"ann"' in row["recipients"] or row["sender_user"] == "ann"]
     assert [data["to"] for kind, data in await house.events() if kind == "user.renamed"] == ["anna"]
+
+
+async def test_what_its_inbox_has_forgotten_names_it_by_the_new_name(house: House) -> None:
+    head = (await house.device(OLD)).acked_seq
+    await house.engine.write(lambda conn, _: prune_entries(conn, ANN, floor=head))
+    await house.inbox.rename(ANN, "anna")
+    rows = await house.rows("SELECT recipients, sender_user FROM message")
+    assert not [row for row in rows if '"ann"' in row["recipients"] or row["sender_user"] == "ann"]
 
 
 async def test_a_device_begins_anew_with_the_numbering_and_has_all_of_it(house: House) -> None:
