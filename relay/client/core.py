@@ -251,13 +251,13 @@ class Core:
         ]
         if self._reading is not Reading.PUSHED:
             commands.append(self._fetch())
-        if self._follows and self._reading is not Reading.PULLED:
+        if self._reading is Reading.PUSHED:
             commands += self._ask_shared()
         return commands + self._ack_soon()
 
-    def _fetch(self, *, wait: bool = False) -> Command:
-        shared = (self._follows.cursors, self._follows.new) if self._reading is Reading.PULLED else ((), ())
-        return steps.Fetch(self.position.cursor, self.wait_s if wait else 0, *shared)
+    def _fetch(self, *, wait: bool = False, anew: bool = False) -> Command:
+        shared = ((), ()) if self._reading is Reading.PUSHED else (self._follows.cursors, self._follows.new)
+        return steps.Fetch(self.position.cursor, self.wait_s if wait else 0, *shared, anew)
 
     def _guard(self) -> list[Command]:
         """Where pages come by themselves, they are asked for now and then all the same (protocol 9.4)."""
@@ -313,15 +313,16 @@ class Core:
                 return [steps.Say(self._follows.frame(self._ref(), *names))]
             case Reading.PULLED:
                 return [] if self._storing else [self._fetch()]
-            case Reading.STREAMED:  # beside the stream, which is the inbox's alone
-                fetch = steps.Fetch(self.position.cursor, 0, self._follows.cursors, self._follows.new)
-                return [fetch, steps.SetTimer(Timer.FOLLOW, self._next_poll_s)]
+            case Reading.STREAMED:  # nothing can be said on it: another takes its place
+                return [self._fetch(anew=True)]
 
     def _unfollowed(self, name: str) -> list[Command]:
         self._follows.positions.pop(name, None)
-        if self.phase is Phase.READING and self._reading is Reading.PUSHED:
-            return [steps.Say({"type": "follow", "ref": self._ref(), "unfollow": [name]})]
-        return []
+        if self.phase is not Phase.READING or self._reading is Reading.PULLED:
+            return []
+        if self._reading is Reading.STREAMED:
+            return [self._fetch(anew=True)]
+        return [steps.Say({"type": "follow", "ref": self._ref(), "unfollow": [name]})]
 
     def _shared_page(self, page: Page) -> list[Command]:
         verdict, at = self._follows.judged(page)
@@ -333,6 +334,8 @@ class Core:
                 return self._close("a page that leaves out a number")
             case Verdict.AHEAD | Verdict.FOREIGN if self._reading is Reading.PUSHED:
                 return self._ask_shared(page.timeline)
+            case Verdict.AHEAD if self._reading is Reading.STREAMED:
+                return [self._fetch()]
             case _:
                 return []
 
@@ -517,8 +520,6 @@ class Core:
                 return [self._fetch()] if self._head > self.position.seq and not self._storing else []
             case Timer.POLL:
                 return [self._fetch(), *self._guard()]
-            case Timer.FOLLOW:
-                return self._ask_shared()
             case Timer.ACK:
                 self._acks.pausing = False
                 return self._ack_now()

@@ -5,8 +5,9 @@ import functools
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from relay.client import news, steps, wire
 from relay.client.cache import Cache
@@ -81,6 +82,12 @@ class Driver:
         if transport is not None:
             await transport.close()
 
+    async def send(self, key: str, message: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Sends over the connection, if it takes messages; None: they go by a call. Raises Problem, Unreachable."""
+        if self._transport is None or not self._welcomed:
+            return None
+        return await self._transport.send(key, message)
+
     # --- commands ---
 
     async def _carry_out(self, commands: Sequence[steps.Command]) -> None:
@@ -97,9 +104,9 @@ class Driver:
             case steps.Say(frame, aside):
                 if self._transport is not None:
                     await self._transport.say(frame, aside=aside)
-            case steps.Fetch(cursor, wait_s, shared, opened):
+            case steps.Fetch():
                 if self._transport is not None:
-                    await self._transport.fetch(cursor, wait_s, shared, opened)
+                    await self._transport.fetch(command)
             case steps.Keep(at, page):
                 return await self._write(lambda: self._cache.keep(at, page))
             case steps.Adopt(position, session, reason, floor):

@@ -2,12 +2,12 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from relay.client import http, news
+from relay.client import news
 from relay.client.cache import Cache
 from relay.client.fingerprints import Span
 from relay.client.http import Problem, Unreachable
@@ -22,13 +22,16 @@ FULL = "recipient_queue_full"  # says nothing of messages to others
 
 
 class Sender:
-    """The outbox's worker. `fetch` brings a range of the inbox into the cache."""
+    """The outbox's worker. `post` sends a message under its key and gives the answer; it raises Problem, Unreachable.
+
+    `fetch` brings a range of the inbox into the cache.
+    """
 
     def __init__(
         self,
         cache: Cache,
         on_disk: OnDisk,
-        call: Callable[..., Awaitable[http.Answer]],
+        post: Callable[[str, Mapping[str, Any]], Awaitable[dict[str, Any]]],
         tell: Callable[[news.News], None],
         fetch: Callable[[Span], Awaitable[object]],
         clock: Clock,
@@ -36,7 +39,7 @@ class Sender:
     ) -> None:
         self._cache = cache
         self._on_disk = on_disk
-        self._call = call
+        self._post = post
         self._tell = tell
         self._fetch = fetch
         self._clock = clock
@@ -105,9 +108,8 @@ class Sender:
 
     async def _send(self, one: Unsent) -> None:
         """One try. Raises Problem, Unreachable where nothing is decided; sqlite3.Error."""
-        headers = {"Idempotency-Key": one.key}
         try:
-            answer = await self._call("POST", "/v1/device/messages", body=one.message, headers=headers)
+            sent = await self._post(one.key, one.message)
         except Problem as problem:
             if problem.status >= 500 or problem.status in UNDECIDED:
                 raise
@@ -115,7 +117,6 @@ class Sender:
             await self._on_disk(partial(self._cache.outbox.refuse, one.key, said))
             self._tell(news.SendRefused(one.key, problem.code, problem.detail, tuple(problem.errors)))
             return
-        sent: dict[str, Any] = answer.json
         outcome, whole = await self._on_disk(partial(self._cache.sent, one.key, sent))
         for told in outcome.told:
             self._tell(told)

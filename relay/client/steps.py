@@ -43,7 +43,6 @@ class Timer(StrEnum):
     ACK = "ack"
     CALM = "calm"  # the connection has lasted: earlier failures are forgotten
     DRAIN = "drain"
-    FOLLOW = "follow"  # what is followed is asked for, where it does not come by itself
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -186,12 +185,13 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Ask for the page after the cursor, waiting up to `wait_s` for one; a stream begins with it."""
+    """Ask for the page after the cursor, waiting up to `wait_s` for one; a stream begins with it, or once more if `anew`."""
 
     cursor: str | None
     wait_s: float = 0
     shared: tuple[str, ...] = ()  # cursors of shared timelines
     open: tuple[str, ...] = ()  # conversations whose timelines are read for the first time
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

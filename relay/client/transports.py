@@ -1,30 +1,25 @@
-"""Four ways to the same pages: WebSocket, server-sent events, long poll, poll. The core sees frames, whichever it is.
+"""What a way to the relay is, and the one by plain calls: polls, and what the other ways do beside their connection.
 
-Over plain HTTP a call's answer is put into the words of a frame: `welcome` for the handshake, `ack` for an ack, `hb`
-for a heartbeat, pages for a sync, `nothing` for one that brought none.
+The core sees frames, whichever way it is: a call's answer is put into the words of one, `welcome` for the handshake, `ack`
+for an ack, `hb` for a heartbeat, pages for a sync, `nothing` for one that brought none.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
 import aiohttp
-import msgspec
 
 from relay.client import http, wire
 from relay.client.http import Problem, Unreachable
-from relay.client.steps import Reading
+from relay.client.steps import Fetch, Reading
 from relay.client.wire import Frame
 from relay.clock import Clock
 
 SUBPROTOCOL = "relay.v1.json"
 OPEN_S = 15.0
-STREAM_SILENT_S = 75.0  # the relay says something every 25 s
 FRAME_BYTES_MAX = 8 * 1024 * 1024
-NO_STREAM = frozenset({404, 405, 406})  # a relay, or something before it, that has no such door
-ABNORMAL = 1006  # of a socket that ended without a close frame
 CURSOR_STATUS = frozenset({409, 410})
 Token = Callable[[], str]  # the newest: an older one that is used beside it would end them all
 _Asked = tuple[str | None, tuple[str, ...], tuple[str, ...]]  # cursor, shared cursors, timelines to open
@@ -62,13 +57,21 @@ class Transport(Protocol):
 
     async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None: ...
 
-    async def fetch(
-        self, cursor: str | None, wait_s: float, shared: Sequence[str] = (), open_: Sequence[str] = ()
-    ) -> None: ...
+    async def fetch(self, wanted: Fetch) -> None: ...
+
+    async def send(self, key: str, message: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Sends a message of the device's own; None: it must go by a call. Raises Problem, Unreachable."""
+        ...
 
     async def receive(self) -> Frame: ...
 
     async def close(self) -> None: ...
+
+
+def params_of(cursor: str | None, shared: Sequence[str], opened: Sequence[str]) -> list[tuple[str, str]]:
+    """Where the client stands, as sync and the stream are asked for what follows."""
+    more = [("shared", one) for one in shared] + [("open", one) for one in opened]
+    return ([("cursor", cursor)] if cursor else []) + more
 
 
 class HttpWay:
@@ -89,12 +92,13 @@ class HttpWay:
         if frame["type"] in _CALLS:
             self._later(self._said(frame))
 
-    async def fetch(
-        self, cursor: str | None, wait_s: float, shared: Sequence[str] = (), open_: Sequence[str] = ()
-    ) -> None:
+    async def fetch(self, wanted: Fetch) -> None:
         if self._pull is not None:
             self._pull.cancel()  # a new question takes the place of one that still waits
-        self._pull = self._later(self._fetched((cursor, tuple(shared), tuple(open_)), wait_s))
+        self._pull = self._later(self._fetched((wanted.cursor, wanted.shared, wanted.open), wanted.wait_s))
+
+    async def send(self, key: str, message: Mapping[str, Any]) -> dict[str, Any] | None:
+        return None
 
     async def receive(self) -> Frame:
         came = await self._came.get()
@@ -134,8 +138,7 @@ class HttpWay:
 
     async def _fetched(self, asked: _Asked, wait_s: float) -> None:
         cursor, shared, opened = asked
-        params = [("shared", one) for one in shared] + [("open", one) for one in opened]
-        params += ([("cursor", cursor)] if cursor else []) + ([("wait", str(int(wait_s)))] if wait_s else [])
+        params = params_of(cursor, shared, opened) + ([("wait", str(int(wait_s)))] if wait_s else [])
         headers = {"If-None-Match": self._etag[1]} if self._etag is not None and self._etag[0] == asked else {}
         began_ms = self._clock.monotonic_ms()
         try:
@@ -192,163 +195,6 @@ class HttpWay:
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
         return await http.call(self._session, method, self._url + path, credential=self._token(), **more)
-
-
-class SocketWay(HttpWay):
-    """The WebSocket (protocol 9.1)."""
-
-    reading = Reading.PUSHED
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        url: str,
-        token: Token,
-        clock: Clock,
-        socket: aiohttp.ClientWebSocketResponse,
-    ) -> None:
-        super().__init__(session, url, token, clock)
-        self._socket = socket
-        self._reader = asyncio.create_task(self._read())
-
-    @classmethod
-    async def open(cls, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> "SocketWay":
-        """Raises Gone."""
-        try:
-            async with asyncio.timeout(OPEN_S):
-                socket = await session.ws_connect(
-                    url + "/v1/device/ws",
-                    protocols=[SUBPROTOCOL],
-                    headers={"Authorization": f"Bearer {token()}"},
-                    max_msg_size=FRAME_BYTES_MAX,
-                    autoping=True,
-                )
-        except aiohttp.WSServerHandshakeError as error:
-            after = error.headers.get("Retry-After", "") if error.headers is not None else ""
-            unfit = error.status not in {401, 403, 429, 502, 503, 504}
-            raise Gone(error.status, float(after) if after.isdecimal() else None, unfit=unfit) from error
-        except aiohttp.ClientConnectorError as error:
-            raise Gone from error  # nobody is there: another way would not be better
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Gone(unfit=True) from error
-        return cls(session, url, token, clock, socket)
-
-    async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None:
-        if aside:
-            await super().say(frame, aside=True)
-            return
-        with suppress(ConnectionError, aiohttp.ClientError, RuntimeError):  # `receive` tells of it
-            await self._socket.send_str(msgspec.json.encode(frame).decode())
-
-    async def close(self) -> None:
-        with suppress(Exception):
-            async with asyncio.timeout(3):
-                await self._socket.close()
-        self._reader.cancel()
-        await super().close()
-
-    async def _read(self) -> None:
-        async for message in self._socket:
-            if message.type is aiohttp.WSMsgType.TEXT:
-                try:
-                    self._came.put_nowait(wire.frame(message.data.encode()))
-                except ValueError:
-                    break  # not the relay's words: something between us makes up answers
-        code = self._socket.close_code
-        self._came.put_nowait(Gone(code, unfit=code in {None, ABNORMAL}))
-
-
-class StreamWay(HttpWay):
-    """Server-sent events (protocol 9.3): the stream begins with the first fetch, words go by calls of their own."""
-
-    reading = Reading.STREAMED
-
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> None:
-        super().__init__(session, url, token, clock)
-        self._stream: asyncio.Task[None] | None = None
-
-    async def fetch(
-        self, cursor: str | None, wait_s: float, shared: Sequence[str] = (), open_: Sequence[str] = ()
-    ) -> None:
-        if self._stream is None:
-            self._stream = asyncio.create_task(self._streamed(cursor))
-        else:
-            await super().fetch(cursor, 0, shared, open_)
-
-    async def close(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-            await asyncio.gather(self._stream, return_exceptions=True)
-        await super().close()
-
-    async def _streamed(self, cursor: str | None) -> None:
-        headers = {"Authorization": f"Bearer {self._token()}", "Accept": "text/event-stream"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=OPEN_S, sock_read=STREAM_SILENT_S)
-        params = {"cursor": cursor} if cursor else {}
-        url = self._url + "/v1/device/stream"
-        try:
-            async with self._session.get(url, params=params, headers=headers, timeout=timeout) as answer:
-                if answer.status != 200 or answer.content_type != "text/event-stream":
-                    problem = http.problem_of(answer.status, answer.headers, await answer.read())
-                    if answer.status in NO_STREAM or answer.status == 200:
-                        raise Gone(unfit=True)
-                    self._refused(problem, {})
-                    return
-                async for kind, data in events_of(answer.content):
-                    self._event(kind, data)
-        except Gone as gone:
-            self._came.put_nowait(gone)
-            return
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            pass
-        self._came.put_nowait(Gone())
-
-    def _event(self, kind: str, data: bytes) -> None:
-        if kind == "batch":
-            self._came.put_nowait(wire.page(data))
-        else:
-            self._came.put_nowait({"type": kind} | msgspec.json.decode(data, type=dict[str, Any]))
-
-
-async def events_of(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, bytes]]:
-    """(event, data) of a server-sent event stream (WHATWG HTML, "Server-sent events"); comments and ids are left out."""
-    kind, data = "message", bytearray()
-    async for chunk in long_lines(lines):
-        line = chunk.rstrip(b"\r\n")
-        if not line:
-            if data:
-                yield kind, bytes(data[:-1])
-            kind, data = "message", bytearray()
-            continue
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if name == b"event":
-            kind = value.decode()
-        elif name == b"data":
-            data += value + b"\n"
-
-
-async def long_lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Lines of any length up to FRAME_BYTES_MAX. Raises ValueError for a longer one."""
-    rest = bytearray()
-    async for piece in stream.iter_any():
-        rest += piece
-        while (end := rest.find(b"\n")) >= 0:
-            yield bytes(rest[: end + 1])
-            del rest[: end + 1]
-        if len(rest) > FRAME_BYTES_MAX:
-            raise ValueError("a line without an end")
-
-
-async def open_way(way: Way, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> Transport:
-    """Raises Gone."""
-    match way:
-        case Way.WEBSOCKET:
-            return await SocketWay.open(session, url, token, clock)
-        case Way.SSE:
-            return StreamWay(session, url, token, clock)
-        case Way.LONG_POLL | Way.POLL:
-            return HttpWay(session, url, token, clock)
 
 
 class Ladder:

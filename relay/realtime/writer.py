@@ -42,7 +42,13 @@ class FrameWriter:
         await self._write(b'{"type":"batch",' + more + b"," + batch.json[1:])
 
     async def error(self, problem: Problem, ref: str | None) -> None:
-        frame: dict[str, Any] = {"type": "error", "code": problem.code, "ref": ref, "detail": problem.detail}
+        frame: dict[str, Any] = {
+            "type": "error",
+            "code": problem.code,
+            "status": problem.status,
+            "ref": ref,
+            "detail": problem.detail,
+        }
         if problem.retry_after_s is not None:
             frame["retry_after_ms"] = int(problem.retry_after_s * 1000)
         if problem.errors:

@@ -9,7 +9,7 @@ import pytest
 from ears import a_client, body_is, token_of
 from relay_process import RelayProcess
 
-from relay.client import Backend, Way, news
+from relay.client import Backend, Way, http, news
 from relay.client.fingerprints import Span
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
@@ -70,6 +70,35 @@ async def test_every_way_brings_what_was_posted_and_what_comes_and_acks_it(
         await ear.until(news.MessageArrived, body_is("while it was away"))
         assert [one.id for one in await client.history(conversation=group.name)] == ids
         assert direct in [one.id for one in await client.history()]
+
+
+async def test_on_a_stream_nothing_is_asked_for_beside_it(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is followed, and no longer followed, while the stream stands, has another take its place."""
+    asked: list[str] = []
+    call = http.call
+
+    async def noted(session: Any, method: str, url: str, **more: Any) -> http.Answer:
+        asked.append(f"{method} {url.removeprefix(relay.url)}")
+        return await call(session, method, url, **more)
+
+    monkeypatch.setattr(http, "call", noted)
+    token, first, second = await token_of(backend, user), Group(relay, f"g-{user}"), Group(relay, f"h-{user}")
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[Way.SSE]) as (client, ear):
+        await ear.until(news.CaughtUp)
+        for group in (first, second):
+            await group.members(user)
+            await group.post(f"in {group.name}")
+            await client.follow(group.name)
+            await ear.until(news.MessageArrived, body_is(f"in {group.name}"))
+        await client.unfollow(second.name)
+        await client.follow(first.name)
+        await second.post("unheard")
+        await first.post("live")
+        await ear.until(news.MessageArrived, body_is("live"))
+        assert [one.body for one in await client.history(conversation=second.name)] == [f"in {second.name}"]
+    assert [one for one in asked if "/sync" in one] == []
 
 
 async def test_a_long_absence_leaves_a_hole_that_can_be_filled(

@@ -15,7 +15,7 @@ from client_process import AppProcess, kept
 from ears import Ear, a_client, body_is, token_of
 from relay_process import RelayProcess
 
-from relay.client import Backend, Way, news
+from relay.client import Backend, Way, http, news
 
 PATH = "/v1/device/messages"
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_APP__DEVICE_SENDS": "true"}
@@ -103,6 +103,38 @@ async def test_what_is_sent_reaches_the_other_and_is_in_every_cache_of_the_sende
     async with a_client(relay.url, phone, tmp_path / "phone.db") as (client, ear):
         await ear.until(news.CaughtUp)
         assert [one.id for one in await client.history()] == ids, "a later session is told nothing twice"
+
+
+async def test_where_a_socket_stands_messages_go_over_it_as_far_as_it_takes_them(
+    relay: RelayProcess, backend: Backend, friend: Friend, me: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What does not fit a frame, or would be more frames than the relay takes, goes by a call. The order stays."""
+    posted: list[str] = []
+    call = http.call
+
+    async def noted(session: Any, method: str, url: str, **more: Any) -> http.Answer:
+        if url.endswith(PATH):
+            posted.append(more["headers"]["Idempotency-Key"])
+        return await call(session, method, url, **more)
+
+    monkeypatch.setattr(http, "call", noted)
+    async with a_client(relay.url, await token_of(backend, me), tmp_path / "phone.db") as (client, ear):
+        await ear.until(news.CaughtUp)
+        small = await client.send("small", to=friend.name)
+        await ear.until(news.Sent, lambda one: one.key == small)
+        refused = await client.send("to nobody", group="no such group")
+        assert (await ear.until(news.SendRefused)).key == refused
+        assert posted == []
+        big = await client.send("x" * 63_000, to=friend.name)
+        await ear.until(news.Sent, lambda one: one.key == big)
+        assert posted == [big]
+        many = [await client.send(n, to=friend.name) for n in range(25)]
+        await ear.until(news.Sent, lambda one: one.key == many[-1])
+        assert set(posted) < {big, *many}
+        assert len(posted) > 1
+        await friend.ear.until(news.MessageArrived, body_is(24))
+        assert friend.bodies == ["small", "x" * 63_000, *range(25)]
+        assert ear.of(news.Disconnected) == []
 
 
 async def test_what_is_sent_while_the_relay_is_away_goes_in_order_when_it_is_back(tmp_path: Path) -> None:

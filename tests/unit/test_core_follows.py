@@ -49,6 +49,20 @@ def test_what_is_followed_is_asked_for_by_cursor_or_by_name() -> None:
     assert (fetch.shared, fetch.open) == (("t1/3",), ("h",))
 
 
+def fetches(commands: list[steps.Command]) -> list[steps.Fetch]:
+    return [one for one in commands if isinstance(one, steps.Fetch)]
+
+
+def test_a_stream_brings_what_is_followed_and_begins_anew_where_that_changes() -> None:
+    core, commands = reading(Reading.STREAMED, g=Position("t1", 3, "t1/3"), h=steps.NOWHERE)
+    assert fetches(commands) == [steps.Fetch("e1/0", 0, ("t1/3",), ("h",))]
+    beside = fetches(core.handle(steps.Came(batch(5, 6, 6))))
+    assert beside == [steps.Fetch("e1/0", 0, ("t1/3",), ("h",))], "what lies between is asked for beside it"
+    assert fetches(core.handle(steps.Unfollowed("h"))) == [steps.Fetch("e1/0", 0, ("t1/3",), (), anew=True)]
+    followed = fetches(core.handle(steps.Followed("i")))
+    assert followed == [steps.Fetch("e1/0", 0, ("t1/3",), ("i",), anew=True)]
+
+
 def test_a_page_is_kept_where_its_range_begins_and_acked_when_it_is_kept() -> None:
     core, _ = reading(g=Position("t1", 3, "t1/3"))
     assert core.handle(steps.Came(batch(5, 6, 6)))[0] == steps.Say(
