@@ -3,9 +3,12 @@
 import shutil
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import psutil
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -41,5 +44,6 @@ class PostgresProcess:
     def close(self) -> None:
         if self._runs:
             self.stop("immediate")
-        self._server.cleanup()
+        with suppress(psutil.NoSuchProcess):  # it looks for the server that has just been stopped
+            self._server.cleanup()
         shutil.rmtree(self.data, ignore_errors=True)
