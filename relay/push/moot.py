@@ -1,21 +1,22 @@
 """What a device may still show although it is of no use any more: read elsewhere, taken back, expired (protocol 7.4)."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from providers.contract import Capabilities
 from relay.inbox.locked import Locked, PolicyOf, with_rows
-from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, UserKey
+from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, TimelineKey, UserKey
 from relay.push.notes import Form, summary_id
 from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
-from relay.store import shown
+from relay.store import shown, timelines
 from relay.store.engine import Conn
 
 TOLD_MAX = 500  # entries looked at, of one device
@@ -64,8 +65,8 @@ def find_moot(
                 for one in addresses.get(device.key, [])
                 if _can_be_helped(one, capabilities_of(key.app_id, one.account))
             }
-            if able and not device.online and device.pushed_seq > device.acked_seq:
-                found += _of_device(user, device, able)
+            if able and not device.online:
+                found += _joined(_of_device(user, device, able), _of_shared(user, device, able))
     return found
 
 
@@ -76,8 +77,66 @@ def _can_be_helped(address: Address, capabilities: Capabilities | None) -> bool:
     return address.kind.partition("_")[0] in {"token", "fid"} and (capabilities.recall or capabilities.withdraw)
 
 
+def _joined(ones: list[Moot], others: list[Moot]) -> list[Moot]:
+    """One for each address."""
+    beside = {(one.address.account, one.address.token_hash): one for one in others}
+    joined = []
+    for one in ones:
+        other = beside.pop((one.address.account, one.address.token_hash), None)
+        if other is not None:
+            one = replace(one, messages={**one.messages, **other.messages}, notes=(*one.notes, *other.notes))
+        joined.append(one)
+    return [*joined, *beside.values()]
+
+
+def _of_shared(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address]) -> list[Moot]:
+    """What tells of shared timelines: each has one notification, which is moot once nothing of it is alive and unread."""
+    conn = user.conn
+    places = {
+        conversation: max(read.acked_seq, user.read_markers.get(conversation, 0))
+        for conversation, read in user.reads(device.device_id).items()
+        if read.pushed_seq > read.acked_seq
+    }
+    told = shown.tellings_named(conn, device.key, [summary_id(device.device_id, one) for one in places])
+    if not told:
+        return []
+    done = shown.known_of(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
+    notes: dict[tuple[str, bytes], list[tuple[Shown, list[str]]]] = {}
+    for conversation, seen in places.items():
+        name = summary_id(device.device_id, conversation)
+        telling, read = told.get(name), user.reads(device.device_id)[conversation]
+        if telling is None or (telling.claim_token, name) in done or (telling.account, telling.token_hash) not in able:
+            continue
+        live = partial(_live_in, user, TimelineKey(user.key.app_id, conversation), read.pushed_seq)
+        if not live(after=seen, limit=1):
+            note = Shown(push_id=name, collapse_key=name, claim_token=telling.claim_token, vendor_id=telling.vendor_id)
+            ids = [one for one in live(after=read.acked_seq, limit=IDS_MAX) if (telling.claim_token, one) not in done]
+            notes.setdefault((telling.account, telling.token_hash), []).append((note, ids))
+    return [
+        Moot(
+            device=device.key,
+            address=able[place],
+            messages={id_: note.claim_token for note, ids in some for id_ in ids},
+            notes=tuple(note for note, _ in some),
+            badge=None,
+            woken_ms=attempt_rows.last_wake_ms(conn, device.key, place[0]),
+        )
+        for place, some in notes.items()
+    ]
+
+
+def _live_in(user: Locked, key: TimelineKey, upto: int, *, after: int, limit: int) -> list[str]:
+    """The newest messages in (after, upto] of a shared timeline that a device may have been told of."""
+    entries = timelines.notifiable_between(
+        user.conn, key, user.now_ms, after=after, upto=upto, limit=limit, newest=True
+    )
+    return [entry.message_id for entry, _ in entries]
+
+
 def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address]) -> list[Moot]:
     conn, after = user.conn, device.acked_seq
+    if device.pushed_seq <= after:
+        return []
     tellings = [
         one
         for one in shown.tellings(conn, device.key, after=after, limit=TELLINGS_MAX)

@@ -15,6 +15,11 @@ _told = (
     .order_by(_a.claim_token.desc())
     .limit(bindparam("count"))
 )
+_named = (
+    select(_a.claim_token, _a.account, _a.token_hash, _a.push_id, _a.from_seq, _a.upto_seq, _a.form, _a.vendor_id)
+    .where(*_here, _a.push_id.in_(bindparam("names", expanding=True)), _a.verdict == "accepted", _a.form != "wake")
+    .order_by(_a.claim_token)
+)
 _facts = select(_r.claim_token, _r.push_id).where(
     _r.app_id == bindparam("app"),
     _r.user_id == bindparam("user"),
@@ -41,6 +46,13 @@ def tellings(conn: Connection, key: DeviceKey, *, after: int, limit: int) -> lis
     """Those that reach beyond number `after`, newest first."""
     place = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
     return [Telling(*row) for row in conn.execute(_told, place | {"after": after, "count": limit})]
+
+
+def tellings_named(conn: Connection, key: DeviceKey, names: list[str]) -> dict[str, Telling]:
+    """The last one whose first notification has each of these names."""
+    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+    rows = conn.execute(_named, place | {"names": names}) if names else ()
+    return {row.push_id: Telling(*row) for row in rows}
 
 
 def known_of(conn: Connection, key: DeviceKey, facts: list[str]) -> set[tuple[int, str]]:

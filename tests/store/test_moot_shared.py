@@ -1,0 +1,100 @@
+"""What a device may still show of shared timelines and need not (protocol 7.4, 12.5), as the rows tell it."""
+
+from typing import Any
+
+import pytest
+from house import House
+
+from providers.contract import Capabilities
+from relay.inbox.ack import AckRequest
+from relay.inbox.shared import Wanted
+from relay.model import Policy
+from relay.push.moot import WITHDRAWN, Moot, find_moot
+from relay.push.notes import summary_id
+from relay.store import receipts
+from relay.store.engine import Engine
+
+RECALLS = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400, recall=True)
+PHONE = "ann/phone"
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    """A phone that was told of three messages of an ultra group, by one notification, and a tablet beside it."""
+    house = await House(engine, clock, policy=Policy()).begin()
+    await house.register(PHONE, "t1")
+    await house.register("ann/tablet")
+    await house.inbox.groups.change("shop", "g", add=["ann"], remove=(), ultra=True, notify="all")
+    await post(house, 3)
+    assert len(await house.told()) == 1
+    return house
+
+
+async def post(house: House, count: int = 1) -> list[str]:
+    ids = []
+    for _ in range(count):
+        sent = await house.inbox.accept(house.message(users=(), group="g", conversation_id="g"))
+        ids.append(sent.message_id)
+    while await house.inbox.fan_out():
+        pass
+    house.clock.forward(s=1)
+    return ids
+
+
+async def moot(house: House) -> list[Moot]:
+    user = house.key(PHONE).user
+    return await house.engine.read(
+        lambda conn, now_ms: find_moot(conn, now_ms, [user], lambda _: house.policy, lambda _app, _account: RECALLS)
+    )
+
+
+async def test_nothing_while_some_of_it_is_unread(house: House) -> None:
+    assert await moot(house) == []
+    await house.ack("ann/tablet", reads=(("g", 2),))
+    assert await moot(house) == []
+
+
+async def test_its_one_notification_once_all_of_it_was_read_elsewhere(house: House) -> None:
+    await house.ack("ann/tablet", reads=(("g", 3),))
+    (one,) = await moot(house)
+    (note,) = one.notes
+    assert note.push_id == note.collapse_key == summary_id("phone", "g")
+    assert len(one.messages) == 3, "an app that is told silently knows it by them"
+    said = {
+        "push_id": note.push_id, "fact": WITHDRAWN, "code": "", "reason": None, "at_ms": None, "taken_ms": 1,
+    }  # fmt: skip
+    await house.engine.write(lambda conn, _: receipts.add(conn, one.device, note.claim_token, said))
+    assert await moot(house) == [], "once"
+
+    await post(house)
+    assert len(await house.told()) == 1
+    assert await moot(house) == [], "it stands there anew, and is unread"
+    await house.ack("ann/tablet", reads=(("g", 4),))
+    assert len(await moot(house)) == 1
+
+
+async def test_what_came_after_the_telling_and_is_unread_leaves_it_to_the_next(house: House) -> None:
+    await house.ack("ann/tablet", reads=(("g", 3),))
+    await post(house)
+    assert len(await moot(house)) == 1, "the phone shows nothing but what was read"
+
+
+async def test_not_what_the_device_has_itself(house: House) -> None:
+    await house.hello(PHONE)
+    reading = await house.inbox.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
+    assert reading.shared is not None
+    cursor = house.inbox.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
+    await house.inbox.ack(AckRequest(device=house.key(PHONE), shared=(cursor,)))
+    await house.bye(PHONE)
+    await house.ack("ann/tablet", reads=(("g", 3),))
+    assert await moot(house) == [], "the app sees to what it has"
+
+
+async def test_it_goes_beside_what_is_moot_of_the_inbox_in_one_go(house: House) -> None:
+    await house.send("ann", conversation_id="c", conversation_type="direct")
+    house.clock.forward(s=1)
+    (attempt,) = await house.told()
+    await house.ack("ann/tablet", reads=(("g", 3), ("c", attempt.send.upto_seq)))
+    (one,) = await moot(house)
+    assert len(one.notes) == 2
+    assert len(one.messages) == 4
