@@ -233,7 +233,7 @@ class Batch:
                 recipients.append(Recipient(user_id, None, "recipient_queue_full"))
             else:
                 kind = Kind.POINTER if send.shared else Kind.MESSAGE
-                note = None if send.shared else _note(locked, send, mention=send.everyone or user_id in mentioned)
+                note = None if send.shared else _particulars(locked, send, mention=send.everyone or user_id in mentioned)
                 seq = self._append(locked, send, kind, expires_ms=expires_ms, notifiable=notifiable, note=note)
                 recipients.append(Recipient(user_id, seq, None))
                 wakes.append(locked.key)
@@ -377,12 +377,12 @@ class Batch:
         return [self.repeats.answer(self.answers, index) for index in range(len(self.sends))]
 
 
-def _note(locked: Locked, send: Send, *, mention: bool) -> str | None:
+def _particulars(locked: Locked, send: Send, *, mention: bool) -> str | None:
     """What to keep with this receiver's entry."""
     online = tuple(one.device_id for one in locked.devices.values() if one.online) if send.scope.online else None
     if online is None and not mention:
         return None
-    return msgspec.json.encode(rules.Note(online=online, mention=mention)).decode()
+    return msgspec.json.encode(rules.Particulars(online=online, mention=mention)).decode()
 
 
 def _strangers(send: Send) -> list[Recipient]:

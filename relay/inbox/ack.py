@@ -286,7 +286,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
                 first = release.of if release is not None else entry.seq
                 locked.unhold(device.device_id, [first])
                 locked.hold(device.device_id, [(first, FAILED)])
-            locked.put_acks(device.device_id, replace_again(locked.acks_of(device.device_id), entry.seq))
+            locked.put_acks(device.device_id, locked.acks_of(device.device_id).reporting(entry.seq))
             continue
         locked.unhold(device.device_id, [entry.seq])
         locked.hold(device.device_id, [(entry.seq, why)])
@@ -295,11 +295,6 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
     complete(locked, device.device_id, [entry for entry, _ in failed], Ledger(locked), state="failed")
     locked.rearm(device.device_id, anew=True)
     return refused
-
-
-def replace_again(acks: rules.Acks, seq: int) -> rules.Acks:
-    """Counts a number as reported."""
-    return rules.Acks(acks.ranges, rules.merged([*acks.again, (seq, seq)]))
 
 
 def _take_reads(locked: Locked, request: AckRequest) -> bool:

@@ -1,6 +1,6 @@
 """Where a device can be reached, and who owns a token (protocol §5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -9,6 +9,7 @@ from relay.inbox.locked import Locked
 from relay.model import Address, Device, DeviceKey, UserKey
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store.engine import Conn
 
 TOMBSTONE_MS = 30 * 86_400_000
 UNPROVEN = "unproven"  # nothing is sent there before the device has answered a challenge
@@ -23,6 +24,15 @@ class NewAddress:
     token_sealed: bytes
     token_hash: bytes
     challenged: bool = False  # it counts only once the device has told what a push to it said
+
+
+def holders(conn: Conn, app_id: str, addresses: Iterable[NewAddress]) -> set[UserKey]:
+    """Users who hold one of these tokens: whoever sets addresses needs their locks as well, before anything is decided."""
+    return {
+        owner.user
+        for one in addresses
+        for owner in device_rows.owners_of(conn, app_id, account=one.account, token_hash=one.token_hash)
+    }
 
 
 def set_addresses(

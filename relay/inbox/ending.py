@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.errors import Conflict, Missing
 from relay.ids import message_id, tag_of
-from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.recalling import recall_post
 from relay.inbox.registry import remove
@@ -226,7 +226,7 @@ def silence(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Iterable[Use
                 remove(locked, device, detail="device_gone")
                 changed += 1
             elif device.state is DeviceState.ACTIVE and idle_ms >= locked.policy.dormant_ms:
-                locked.put(rules.dormant(device))
+                locked.put(replace(device, state=DeviceState.DORMANT))
                 locked.rearm(device.device_id)
                 changed += 1
     flush(conn, now_ms, locked_users.values())

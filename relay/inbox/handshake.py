@@ -15,7 +15,7 @@ from relay.clock import rfc3339
 from relay.errors import Problem, Unauthenticated
 from relay.inbox import rules
 from relay.inbox.ack import advance
-from relay.inbox.addresses import NewAddress, set_addresses
+from relay.inbox.addresses import NewAddress, holders, set_addresses
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.page import Snapshot, tail_same
@@ -23,8 +23,7 @@ from relay.inbox.registry import inherited_from, remove
 from relay.inbox.releasing import release
 from relay.inbox.reports import tell_device
 from relay.inbox.rules import Evidence, Judgement, Reason, Verdict
-from relay.model import Device, DeviceKey, DeviceState
-from relay.store import devices as device_rows
+from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import upgrades as upgrade_rows
@@ -86,7 +85,7 @@ def hello(
 ) -> list[Welcome | Exception]:
     """Shakes hands with many devices in one transaction."""
     wanted = {one.device.user for one in hellos}
-    wanted |= owners_to_lock(conn, hellos)
+    wanted = wanted.union(*(holders(conn, one.device.app_id, one.addresses or ()) for one in hellos))
     users = lock(conn, now_ms, wanted, policy_of)
     store_epoch = inbox_rows.store_epoch(conn)
     answers: list[Welcome | Exception] = []
@@ -99,20 +98,8 @@ def hello(
     return answers
 
 
-def owners_to_lock(conn: Conn, hellos: Sequence[Hello]) -> set[Any]:
-    """Users who hold a token that a device now brings: their locks are needed as well, before anything is decided."""
-    return {
-        owner.user
-        for one in hellos
-        for address in one.addresses or ()
-        for owner in device_rows.owners_of(
-            conn, one.device.app_id, account=address.account, token_hash=address.token_hash
-        )
-    }
-
-
 def _hello_one(
-    users: dict[Any, Locked],
+    users: dict[UserKey, Locked],
     one: Hello,
     store_epoch: str,
     keys: CursorKeys,

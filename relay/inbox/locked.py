@@ -6,7 +6,6 @@ gathered and written together, so that a batch costs a handful of statements, wh
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -37,7 +36,7 @@ class Locked(msgspec.Struct, kw_only=True):
 
     conn: Conn
     now_ms: int
-    together: "Together"
+    rows: "Rows"
     key: UserKey
     inbox: Inbox
     policy: Policy
@@ -60,7 +59,7 @@ class Locked(msgspec.Struct, kw_only=True):
     def jobs(self) -> dict[str, PushJob]:
         """Push jobs by device."""
         if self._jobs is None:
-            self._jobs = self.together.jobs.get(self.key, {})
+            self._jobs = self.rows.jobs.get(self.key, {})
         return self._jobs
 
     def forget_jobs(self) -> None:
@@ -71,13 +70,13 @@ class Locked(msgspec.Struct, kw_only=True):
     def acks(self) -> dict[str, Acks]:
         """Ranges acked beyond `acked_seq`, of the devices that have any."""
         if self._acks is None:
-            self._acks = self.together.acks.get(self.key, {})
+            self._acks = self.rows.acks.get(self.key, {})
         return self._acks
 
     @property
     def read_markers(self) -> dict[str, int]:
         if self._read is None:
-            self._read = self.together.read_markers.get(self.key, {})
+            self._read = self.rows.read_markers.get(self.key, {})
         return self._read
 
     @property
@@ -93,7 +92,7 @@ class Locked(msgspec.Struct, kw_only=True):
     def holds(self) -> bool:
         """Whether any device of the user may have passed something that it could not show: few have."""
         if self._holds is None:
-            self._holds = self.key in self.together.holders
+            self._holds = self.key in self.rows.holders
         return self._holds
 
     def held(self, device_id: str) -> list[tuple[int, str, int]]:
@@ -162,14 +161,14 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def notifiable(self, *, after: int, upto: int, limit: int) -> list[Entry]:
         """The oldest entries in (after, upto] that are live and may be worth a notification."""
-        for window in self.together.windows.get(self.key, ()):
+        for window in self.rows.windows.get(self.key, ()):
             if (found := window.between(after, upto, limit)) is not None:
                 return found
         return entry_rows.notifiable_between(self.conn, self.key, self.now_ms, after=after, upto=upto, limit=limit)
 
     def pushes(self, ids: Collection[str]) -> Mapping[str, message_rows.Push]:
         """What these messages would show, by id."""
-        known = self.together.pushes.get(self.key.app_id, {})
+        known = self.rows.pushes.get(self.key.app_id, {})
         missing = [id_ for id_ in ids if id_ not in known]
         return known | message_rows.pushes_of(self.conn, self.key.app_id, missing) if missing else known
 
@@ -209,24 +208,24 @@ class Locked(msgspec.Struct, kw_only=True):
     # --- shared timelines ---
 
     @property
-    def wishes(self) -> list[Woken]:
+    def woken(self) -> list[Woken]:
         """What the user was woken for in shared timelines."""
-        return self.together.woken.get(self.key, []) if self.inbox.woken else []
+        return self.rows.woken.get(self.key, []) if self.inbox.woken else []
 
     def reads(self, device_id: str) -> dict[str, Read]:
         """How far a device has acked and been told in shared timelines."""
-        return self.together.reads.get(DeviceKey(*self.key, device_id), {})
+        return self.rows.reads.get(DeviceKey(*self.key, device_id), {})
 
     def raise_reads(self, device_id: str, reads: Mapping[str, Read]) -> None:
         readers.raise_read(self.conn, DeviceKey(*self.key, device_id), reads)
-        self.together.forget_reads()
+        self.rows.forget_reads()
         self.rearm(device_id)
 
     def note_muted(self) -> None:
         """Something is not worth telling only because the user does not want it."""
         self._muted = True
 
-    def _rearmed(self, device_id: str, *, anew: bool) -> tuple[DeviceKey, Mapping[str, Any]] | None:
+    def _rearmed(self, device_id: str, *, anew: bool) -> PushJob | None:
         device, job = self.devices.get(device_id), self.jobs.get(device_id)
         if device is None or job is None:
             return None
@@ -245,23 +244,15 @@ class Locked(msgspec.Struct, kw_only=True):
         if new == self.jobs[device_id] and device_id not in self._jobs_changed:
             return None
         self.jobs[device_id] = new
-        return new.key, {
-            "due": new.due_ms,
-            "why": new.reason,
-            "told": new.told_ms,
-            "k": new.knock,
-            "n": new.tries,
-            "retry": new.retry_ms,
-            "bare": new.bare_seq,
-            "index": new.address_index,
-        }
+        return new
 
     def changed_devices(self) -> list[tuple[Device, Device]]:
         return [(before, self.devices[name]) for name, before in self._before.items()]
 
-    def rearmed(self) -> list[tuple[DeviceKey, Mapping[str, Any]]]:
-        rows = [self._rearmed(device_id, anew=anew) for device_id, anew in self._to_rearm.items()]
-        return [row for row in rows if row is not None]
+    def rearmed(self) -> list[PushJob]:
+        """The jobs that were to be recomputed, as far as they have changed."""
+        jobs = [self._rearmed(device_id, anew=anew) for device_id, anew in self._to_rearm.items()]
+        return [job for job in jobs if job is not None]
 
     def write_acks(self) -> None:
         for device_id in self._acks_changed:
@@ -275,7 +266,7 @@ def lock(conn: Conn, now_ms: int, keys: Iterable[UserKey], policy_of: PolicyOf) 
     return with_rows(conn, now_ms, inboxes, policy_of)
 
 
-class Together:
+class Rows:
     """What is seldom needed, read for all users of a transaction at once when the first of them needs it.
 
     Their locks are held, so it makes no difference when in the transaction that is.
@@ -347,18 +338,18 @@ def look_ahead(users: Mapping[UserKey, Locked], devices: Iterable[DeviceKey], *,
             fresh[locked.key] = min(told, fresh.get(locked.key, told))
     if places:
         one = next(iter(users.values()))
-        one.together.look(one.now_ms, places, fresh if content else {})
+        one.rows.look(one.now_ms, places, fresh if content else {})
 
 
 def with_rows(conn: Conn, now_ms: int, inboxes: Mapping[UserKey, Inbox], policy_of: PolicyOf) -> dict[UserKey, Locked]:
     """The rows of users whose locks are held (or, for a reader, as of its snapshot)."""
-    together = Together(conn, list(inboxes))
+    rows = Rows(conn, list(inboxes))
     devices = device_rows.devices_of(conn, inboxes)
     return {
         key: Locked(
             conn=conn,
             now_ms=now_ms,
-            together=together,
+            rows=rows,
             key=key,
             inbox=one,
             policy=policy_of(key.app_id),
@@ -376,5 +367,5 @@ def flush(conn: Conn, now_ms: int, users: Iterable[Locked]) -> None:
     device_rows.save_devices(conn, [change for u in users for change in u.changed_devices()])
     for u in users:
         u.write_acks()
-    job_rows.set_rearmed(conn, [row for u in users for row in u.rearmed()])
+    job_rows.set_rearmed(conn, [job for u in users for job in u.rearmed()])
     emit(conn, now_ms, [event for u in users for event in u.events])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from relay.errors import Invalid, Missing
-from relay.inbox.addresses import NewAddress, drop_addresses, prove, set_addresses
+from relay.inbox.addresses import NewAddress, drop_addresses, holders, prove, set_addresses
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.preferences import Preferences, stored
 from relay.inbox.reports import fail_device, tell_device
@@ -41,14 +41,8 @@ def register(
 ) -> tuple[Device, bool]:
     """Makes the device (and its user's inbox) or changes it; gives it, and whether it is new. Repeatable."""
     inbox_rows.create_inboxes(conn, now_ms, {one.device.user: new_epoch()})
-    owners = {
-        owner.user
-        for address in one.addresses or ()
-        for owner in device_rows.owners_of(
-            conn, one.device.app_id, account=address.account, token_hash=address.token_hash
-        )
-    }
-    users = lock(conn, now_ms, {one.device.user, *owners}, policy_of)
+    others = holders(conn, one.device.app_id, one.addresses or ())
+    users = lock(conn, now_ms, {one.device.user, *others}, policy_of)
     locked = users[one.device.user]
     device = locked.devices.get(one.device.device_id)
     new = device is None
@@ -69,7 +63,7 @@ def register(
     )
     if one.addresses is not None:
         set_addresses(users, locked.devices[device.device_id], one.addresses)
-    if new:
+    if new:  # its addresses are new, but what was sent before it existed is not told
         locked.put(replace(locked.devices[device.device_id], pushed_seq=device.pushed_seq))
     locked.rearm(device.device_id)
     flush(conn, now_ms, users.values())
@@ -187,12 +181,7 @@ def replace_addresses(
     conn: Conn, now_ms: int, key: DeviceKey, addresses: Sequence[NewAddress], policy_of: PolicyOf
 ) -> tuple[tuple[str, str], ...]:
     """The device's whole list of addresses, in order of preference. Raises Missing."""
-    owners = {
-        owner.user
-        for address in addresses
-        for owner in device_rows.owners_of(conn, key.app_id, account=address.account, token_hash=address.token_hash)
-    }
-    users = lock(conn, now_ms, {key.user, *owners}, policy_of)
+    users = lock(conn, now_ms, {key.user, *holders(conn, key.app_id, addresses)}, policy_of)
     locked = users.get(key.user)
     if locked is None or key.device_id not in locked.devices:
         raise Missing("There is no such device.")

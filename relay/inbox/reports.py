@@ -21,10 +21,8 @@ Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
 # Only these are deliveries of a message to a receiver. Copies for the sender's own devices and control entries are not.
 DELIVERIES = frozenset({Kind.MESSAGE, Kind.RELEASE, Kind.POINTER})
 
-RELEASED, FAILED = (
-    "released",
-    "failed",
-)  # why a device passed a message's first entry: it comes again; nothing could read it
+# Why a device passed a message's first entry: it comes again; no version of its app could read it.
+RELEASED, FAILED = "released", "failed"
 
 
 class Released(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -34,7 +32,7 @@ class Released(msgspec.Struct, frozen=True, omit_defaults=True):
     tries: int = 0
     own: bool = False  # of a copy for the sender's own device, which is no delivery
     of: int = 0  # the number of the message's first entry, where a delivery waits for this one
-    mention: bool = False  # as `rules.Note` has it
+    mention: bool = False  # as `rules.Particulars` has it
 
 
 def released(entry: Entry) -> Released | None:

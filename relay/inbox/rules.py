@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
-from msgspec.structs import replace
 
 from relay.inbox.preferences import NOTHING_SAID, Preferences, wanted
 from relay.model import (
@@ -48,26 +47,26 @@ def in_scope(scope: Scope, device: Device) -> bool:
     )
 
 
-class Note(msgspec.Struct, frozen=True, omit_defaults=True):
+class Particulars(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is particular to one receiver of a message: facts of the moment it was accepted, kept with the entry."""
 
     online: tuple[str, ...] | None = None  # which devices were, of a message that is for those alone
     mention: bool = False
 
 
-NO_NOTE = Note()
+NOTHING_PARTICULAR = Particulars()
 
 
-def note_of(entry: Entry) -> Note:
+def particulars_of(entry: Entry) -> Particulars:
     """Of a release, what was noted of the entry that it comes for."""
     if entry.data is None or entry.kind not in {Kind.MESSAGE, Kind.RELEASE}:
-        return NO_NOTE
-    return msgspec.json.decode(entry.data, type=Note)
+        return NOTHING_PARTICULAR
+    return msgspec.json.decode(entry.data, type=Particulars)
 
 
 def mentions(entry: Entry) -> bool:
     """Whether the message mentions this inbox's user."""
-    return entry.kind is Kind.POINTER or note_of(entry).mention
+    return entry.kind is Kind.POINTER or particulars_of(entry).mention
 
 
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
@@ -93,7 +92,11 @@ def view(entry: Entry, device: Device) -> View:
         return View.NONE
     if (entry.only_device or entry.scope.devices) and device.created_ms > entry.accepted_ms:
         return View.NONE  # it was named before it existed (or in an earlier life)
-    if entry.scope.online and entry.kind is Kind.MESSAGE and device.device_id not in (note_of(entry).online or ()):
+    if (
+        entry.scope.online
+        and entry.kind is Kind.MESSAGE
+        and device.device_id not in (particulars_of(entry).online or ())
+    ):
         return View.NONE
     if entry.kind is Kind.OWN and entry.origin_device == device.device_id and entry.origin_session == device.session:
         return View.OWN
@@ -160,6 +163,10 @@ class Acks:
         kept = merged([*self.ranges, *((seq, seq) for seq in seqs)])
         forgotten = kept[: max(0, len(kept) - RANGES_MAX)]
         return Acks(kept[len(forgotten) :], merged([*self.again, *forgotten]))
+
+    def reporting(self, seq: int) -> "Acks":
+        """Counts the number as reported, although it is not held."""
+        return Acks(self.ranges, merged([*self.again, (seq, seq)]))
 
     def passing(self, acked_seq: int) -> "Acks":
         """After a cumulative ack: what lies at or below it needs no range of its own."""
@@ -369,10 +376,6 @@ def rearm(
     told_ms = now_ms if job.told_ms is None else job.told_ms
     due_ms = max(told_ms + policy.knocks_ms[job.knock], job.retry_ms or 0)
     return Rearmed(due_ms=due_ms, reason=Later.KNOCK, told_ms=told_ms)
-
-
-def dormant(device: Device) -> Device:
-    return replace(device, state=DeviceState.DORMANT)
 
 
 # --- what a handshake's cursor is worth (protocol 10.2) ---------------------------------------------------------------

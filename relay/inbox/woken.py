@@ -42,7 +42,7 @@ class News(NamedTuple):
 def wishes(locked: "Locked", device: Device) -> list[Wish]:
     reads = locked.reads(device.device_id)
     found = []
-    for one in locked.wishes:
+    for one in locked.woken:
         after = max(one.joined_seq, *reads.get(one.conversation_id, NEVER))
         if one.wake_seq > after:
             found.append(Wish(TimelineKey(locked.key.app_id, one.conversation_id), after, one.wake_seq))

@@ -41,12 +41,16 @@ class AccountStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadPage:
+    """A page of the list of dead pushes; `next` is the cursor of the one that follows."""
+
     pushes: tuple[DeadPush, ...]
     next: str | None
 
 
 @dataclass(slots=True, kw_only=True)
 class PushDesk:
+    """What an operator can see of an app's pushes, and set going again."""
+
     engine: Engine
     clock: Clock
     accounts: Accounts

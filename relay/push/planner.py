@@ -16,6 +16,8 @@ URGENT = "urgent"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
+    """Notifications for one address. `from_seq` to `upto_seq`: the numbers of the inbox that they tell of."""
+
     address: Address
     notes: tuple[Note, ...]
     from_seq: int
@@ -26,6 +28,8 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
+    """Nothing goes until an event says otherwise."""
+
     reason: Rest
 
 

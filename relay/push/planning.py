@@ -47,6 +47,8 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
+    """What one round of planning found."""
+
     attempts: tuple[Attempt, ...]
     looked: int  # users looked at: as many as asked for means there may be more
     suspected: int  # jobs that the claim of an ended process gave free: to be taken with care, in the next round
@@ -78,7 +80,7 @@ def plan_due(
     parked = job_rows.parked_accounts(conn, hold=True)
     apps = {app_id: _by_the_store(conn, app_id, accounts_of(app_id), parked) for app_id in {k.app_id for k in users}}
     attempts: list[Attempt] = []
-    rows: list[tuple[DeviceKey, Mapping[str, object]]] = []
+    rested: list[PushJob] = []
     lost: list[tuple[DeviceKey, int, int]] = []
     beside = list(suspects)
     quarantined: list[Quarantined] = []
@@ -116,9 +118,9 @@ def plan_due(
                 attempts.append(_attempt(locked, device, job, found))
                 beside += [job.lost] if job.lost else []
             else:
-                rows.append((device.key, _rested(job, found)))
+                rested.append(_rested(job, found))
     quota.count(conn, calls)
-    job_rows.set_rearmed(conn, rows)
+    job_rows.set_rearmed(conn, rested)
     job_rows.set_claims(
         conn,
         [(one.device, owner, one.token, now_ms + policy_of(one.device.app_id).claim_ms) for one in attempts],
@@ -307,22 +309,8 @@ def _attempt(locked: Locked, device: Device, job: PushJob, send: Send) -> Attemp
     )
 
 
-def _rested(job: PushJob, found: Wait | Stop) -> dict[str, object]:
-    due_ms = found.at_ms if isinstance(found, Wait) else None
-    return job_values(replace(job, due_ms=due_ms, reason=found.reason))
-
-
-def job_values(job: PushJob) -> dict[str, object]:
-    return {
-        "due": job.due_ms,
-        "why": job.reason,
-        "told": job.told_ms,
-        "k": job.knock,
-        "n": job.tries,
-        "retry": job.retry_ms,
-        "bare": job.bare_seq,
-        "index": job.address_index,
-    }
+def _rested(job: PushJob, found: Wait | Stop) -> PushJob:
+    return replace(job, due_ms=found.at_ms if isinstance(found, Wait) else None, reason=found.reason)
 
 
 def _attempt_row(one: Attempt) -> dict[str, object]:

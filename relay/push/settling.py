@@ -85,7 +85,7 @@ def settle(
 
 
 def _lost(job: PushJob, result: Result) -> int:
-    """How long the job's attempts have come to no end in a row: whatever end this one came to clears it."""
+    """How many of the job's attempts in a row came to no end: whatever end this one came to clears it."""
     if result.broke:
         return job.lost + 1
     return job.lost if result.cut_off else 0

@@ -34,6 +34,8 @@ class SharedNews:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
+    """Nothing goes before then."""
+
     at_ms: int
     reason: Later
 

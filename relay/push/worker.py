@@ -38,10 +38,10 @@ IN_FLIGHT_MAX = 512  # attempts at once, over all accounts
 CALL_S = 20.0  # a vendor's call never outlives its claim
 DRAIN_S = 15.0  # after a stop, for calls under way
 FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
-SPARED_MS = 3_600_000
+MISCONFIGURED_MS = 3_600_000  # until a push is tried again whose target or channel is set up wrongly
 MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
-BRAKED_MS = 3_600_000
-HELD_MS = 1_000
+BRAKED_MS = 3_600_000  # while so many tokens are called dead that none is believed
+HELD_MS = 1_000  # until PLAN looks at what else the device may be told: the held sort itself waits longer
 OWN_TO_A_DEVICE = {"device", "user_hint", "epoch8", "head"}  # in the relay's object of a push
 BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
 
@@ -260,7 +260,7 @@ class PushWorker:
         token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN else None
         at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
         if outcome.verdict is Verdict.MISCONFIGURED:
-            at_ms, why = now_ms + SPARED_MS, Later.BACKOFF
+            at_ms, why = now_ms + MISCONFIGURED_MS, Later.BACKOFF
         elif outcome.spent:
             at_ms = next_day_ms(now_ms, account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
             why = Later.QUOTA
@@ -324,7 +324,7 @@ class PushWorker:
         if _of_a_sort(outcome):
             return HELD_MS  # likewise; other sorts go
         if outcome.verdict is Verdict.MISCONFIGURED:
-            return SPARED_MS
+            return MISCONFIGURED_MS
         least_ms = int(account.provider.capabilities.retry_s_min * 1000)
         if outcome.retry_after_s is not None:
             wait_ms = max(pause_ms(outcome.retry_after_s), least_ms)

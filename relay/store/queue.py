@@ -108,31 +108,22 @@ def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
         )
 
 
-_REARMED = {
-    "due": "due_ms",
-    "why": "reason",
-    "told": "told_ms",
-    "k": "knock",
-    "n": "tries",
-    "retry": "retry_ms",
-    "bare": "bare_seq",
-    "index": "address_index",
-}
-_rearm = update(push_job).where(*_here).values({column: bindparam(name) for name, column in _REARMED.items()})
+_REARMED = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "address_index")
+_rearm = update(push_job).where(*_here).values({name: bindparam(f"new_{name}") for name in _REARMED})
 
 
-def set_rearmed(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
-    """Writes what `rearm` decided: the only statement that raises or clears `due_ms`.
-
-    Each row: due, why, told, k (knocks), n (tries), retry, bare, index.
-    """
-    if not rows:
+def set_rearmed(conn: Connection, jobs: Sequence[PushJob]) -> None:
+    """Writes when these jobs are due, and what that follows from: the only statement that raises or clears `due_ms`."""
+    if not jobs:
         return
     if is_sqlite(conn):
-        conn.execute(_rearm, [device_params(key) | dict(values) for key, values in rows])
+        conn.execute(
+            _rearm,
+            [device_params(job.key) | {f"new_{name}": getattr(job, name) for name in _REARMED} for job in jobs],
+        )
     else:
-        named = [key._asdict() | {_REARMED[name]: value for name, value in values.items()} for key, values in rows]
-        update_rows(conn, push_job, named, key=DeviceKey._fields, set_={c: f"v.{c}" for c in _REARMED.values()})
+        rows = [job.key._asdict() | {name: getattr(job, name) for name in _REARMED} for job in jobs]
+        update_rows(conn, push_job, rows, key=DeviceKey._fields, set_={name: f"v.{name}" for name in _REARMED})
 
 
 _note_shown = update(push_job).where(*_here, j.shown_seq < bindparam("seq")).values(shown_seq=bindparam("seq"))
