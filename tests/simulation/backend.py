@@ -7,6 +7,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from relay import ids
@@ -14,6 +15,7 @@ from relay.api.schemas.messages import SendBody
 from relay.clock import rfc3339
 from relay.errors import Conflict, CursorRefused, Missing, Problem
 from relay.inbox.send import Accepted, Send
+from relay.model import UserKey
 from relay.webhooks.post import Answer, PostFailed
 
 from .client import Broken
@@ -52,6 +54,7 @@ class Sent:
     id: str | None = None  # set by the first 2xx
     accepted_ms: int = 0
     made_s: float = 0.0
+    taken_s: float = 0.0  # when the backend heard the 2xx
     deliver_ms: int | None = None  # not before
     group: Group | None = None
     owed: tuple[str, ...] = ()  # who must have it, from the 2xx on
@@ -158,6 +161,10 @@ class Backend:
                 try:
                     accepted = await self.world.call(lambda node: _accept(node, self, sent))
                 except (Lost, Problem) as error:
+                    if isinstance(error, Problem) and error.code == "recipient_unknown" and self._moved(sent):
+                        if not sent.users:
+                            return
+                        continue
                     if isinstance(error, Problem) and not error.retryable:
                         raise Broken(f"a send was refused for good: {error.code} {error.detail}") from error
                     failures = min(6, failures + 1)
@@ -167,6 +174,16 @@ class Backend:
         finally:
             self.open -= 1
         self._accepted(sent, accepted)
+
+    def _moved(self, sent: Sent) -> bool:
+        """Whether it was for users who have another name by now, or none: then it is for those, or nobody."""
+        moves, key = self.world.moves, partial(UserKey, self.app_id)
+        if not any(moves.moved(key(user)) for user in sent.users):
+            return False
+        now = [moves.current(key(user)) for user in sent.users]
+        sent.users = tuple(dict.fromkeys(user.user_id for user in now if not moves.moved(user)))
+        sent.raw = {**sent.raw, "to": {"users": list(sent.users)}}
+        return True
 
     async def deliver_many(self, some: list[Sent]) -> None:
         """A batch: each item has its own result; what has none, or a wrong one, goes alone."""
@@ -189,8 +206,13 @@ class Backend:
         sent.id, sent.accepted_ms = accepted.message_id, accepted.accepted_ms
         if sent.deliver_ms is not None and sent.id is not None:
             self.world.referee.due_ms[self.app_id, sent.id] = sent.deliver_ms
+        sent.taken_s = sent.taken_s or now_s()
+        unknown = {one.user_id for one in accepted.recipients if one.refusal == "recipient_unknown"}
+        for user in unknown:
+            if not self.world.moves.moved(UserKey(self.app_id, user)) and "devices" not in sent.raw.get("scope", {}):
+                raise Broken(f"{user} of {self.app_id} is unknown, and was never renamed or erased")
         sent.owed = (
-            sent.users
+            tuple(user for user in sent.users if user not in unknown)
             if sent.group is None
             else tuple(
                 sorted(sent.group.sure(sent.made_s) - {sent.raw.get("sender", {}).get("user")})  # that one has a copy

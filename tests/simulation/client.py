@@ -25,7 +25,9 @@ class Database:
     messages: dict[str, str] = field(default_factory=dict)  # id -> form; control entries: their kind
     holes: dict[int, str] = field(default_factory=dict)  # numbers that came with a reason instead
     rotten: bool = False  # some of it is gone, and the cursor does not know
-    owed: dict[str, str] = field(default_factory=dict)  # refusals, kept until the relay has heard them: id -> code
+    owed: dict[str, dict[str, str]] = field(
+        default_factory=dict
+    )  # refusals, kept until the relay has heard them, by id
 
     def copy(self) -> "Database":
         return deepcopy(self)
@@ -42,15 +44,20 @@ class Client:
     schema: int = 1
     session: int = 0
     twin: bool = False  # it has been cloned: somebody else speaks for this device, too
-    nacks: dict[str, str] = field(default_factory=dict)  # of the page just stored: id -> why it can't be shown
+    nacks: dict[str, dict[str, str]] = field(default_factory=dict)  # what can't be shown of the page just stored, by id
+    formerly: set[str] = field(default_factory=set)  # names that its user had before
     ever_stored: set[str] = field(default_factory=set)  # the referee's memory, over all databases
 
     # --- words ---
 
+    @property
+    def app_version(self) -> str:
+        return f"{self.version}.0.0"
+
     def hello(self, *, background: bool, token: tuple[str, str] | None) -> dict[str, Any]:
         """The body of a handshake."""
         said: dict[str, Any] = {
-            "app_version": f"{self.version}.0.0",
+            "app_version": self.app_version,
             "schema": self.schema,
             "platform": "android",
             "state": "background" if background else "foreground",
@@ -60,6 +67,10 @@ class Client:
         if token is not None:
             said["addresses"] = [{"account": token[0], "token": token[1]}]
         return said
+
+    def concerns(self, body: dict[str, Any]) -> bool:
+        """Whether the sender meant this user."""
+        return not {self.user_id, *self.formerly}.isdisjoint(body["for"])
 
     # --- answers ---
 
@@ -117,7 +128,7 @@ class Client:
             self.database.messages.setdefault(id_, entry["kind"])
             return
         body = entry["body"]
-        if self.user_id not in body["for"]:
+        if not self.concerns(body):
             raise Broken(f"I45: {id_} is for {body['for']}, {self.user_id} got it")
         form = entry["form"]
         if form == FULL and body["schema"] > self.schema and self.twin:
@@ -125,7 +136,7 @@ class Client:
         elif form == FULL and body["schema"] > self.schema:
             raise Broken(f"{id_} needs schema {body['schema']}, the client has {self.schema}")
         if self.version in body["bad"] and form == FULL:
-            self.nacks[id_] = "undecodable"
+            self.nacks[id_] = {"id": id_, "code": "undecodable", "app_version": self.app_version}
             form = RAW
         if self.database.messages.get(id_) != FULL:
             self.database.messages[id_] = form

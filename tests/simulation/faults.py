@@ -58,6 +58,8 @@ EVENTS: dict[str, tuple[float, float]] = {
     "rotten": (2, 30),
     "preferences": (4, 40),
     "members": (4, 40),
+    "renamed": (1, 12),
+    "erased": (1, 8),
 }
 KINDS = (*SITES, *EVENTS)
 

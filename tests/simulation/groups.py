@@ -71,6 +71,22 @@ class Groups:
     async def _ask(self, name: str, add: list[str], remove: list[str], node: "Node") -> Any:
         return await node.inbox.groups.change(self.app_id, name, add=add, remove=remove)
 
+    def renamed(self, old: str, new: str, users: tuple[str, ...]) -> None:
+        """The relay calls a member by its new name."""
+        self.users = users
+        for group in self.all:
+            if old in group.members:
+                group.members = (group.members - {old}) | {new}
+                if old in group.changed:
+                    group.changed[new] = group.changed[old]
+            group.changing.discard(old)
+
+    def erased(self, who: str, users: tuple[str, ...]) -> None:
+        """Is, or soon will be, a member of nothing."""
+        self.users = users
+        for group in self.all:
+            group.members.discard(who)
+
     def set_back(self) -> None:
         """The relay lost its last words, and said so: all is said again."""
         for group in self.all:

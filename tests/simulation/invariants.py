@@ -5,10 +5,11 @@ It reads the tables by its own SQL, not through the relay's functions, so that a
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from relay.model import DeviceKey
+from relay.model import DeviceKey, UserKey
+from relay.store.schema import metadata
 
 from .client import FULL, RAW, Broken
 
@@ -41,6 +42,9 @@ WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.notifiable = 1 AND e.st
 LIMIT 1"""
 
 
+OF_USERS = sorted(table.name for table in metadata.sorted_tables if {"app_id", "user_id"} <= set(table.c.keys()))
+_NAMED = "SELECT message_id FROM message WHERE app_id = ? AND (sender_user = ? OR recipients LIKE ?)"
+_RECIPIENTS = "SELECT recipients FROM message WHERE app_id = ? AND message_id = ?"
 _HAS_ENTRY = "SELECT 1 FROM inbox_entry WHERE app_id = ? AND user_id = ? AND message_id = ?"
 
 
@@ -62,8 +66,10 @@ class Row(NamedTuple):
 class Referee:
     """What was, so that what is can be judged."""
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: "Store", current: Callable[[UserKey], UserKey]) -> None:
+        """`current`: by which name a user goes now."""
         self._store = store
+        self._current = current
         self._inboxes: dict[tuple[str, str], tuple[str, int, int]] = {}
         self._devices: dict[tuple[str, str], dict[str, Row]] = {}
         self._claims: dict[DeviceKey, int] = {}
@@ -95,6 +101,8 @@ class Referee:
             "SELECT epoch, head_seq, floor_seq FROM inbox WHERE app_id = ? AND user_id = ?", user
         ).fetchone()
         if row is None:
+            if self._inboxes.pop(user, None) is not None:
+                self._left(user)
             return
         epoch, head, floor = row
         before = self._inboxes.get(user)
@@ -108,6 +116,18 @@ class Referee:
             count, low, high = raw.execute(_ENTRIES, user).fetchone()
             if count != head - floor or (count and (low, high) != (floor + 1, head)):
                 raise Broken(f"I1: {user} has {count} entries {low}..{high} for numbers {floor + 1}..{head}")
+
+    def _left(self, user: tuple[str, str]) -> None:
+        """E1: whoever was erased, or has another name, is nowhere any more; what is told of it goes with its time."""
+        self._devices.pop(user, None)
+        self._claims = {key: token for key, token in self._claims.items() if key.user != user}
+        raw = self._store.raw
+        for table in OF_USERS:
+            if raw.execute(f"SELECT 1 FROM {table} WHERE app_id = ? AND user_id = ?", user).fetchone():
+                raise Broken(f"E1: {user} is no more, but has rows in {table}")
+        found = raw.execute(_NAMED, (user[0], user[1], f'%"{user[1]}"%')).fetchone()
+        if found is not None:
+            raise Broken(f"E1: {user} is no more, but {found[0]} names it")
 
     def _rows(self, user: tuple[str, str]) -> None:
         raw = self._store.raw
@@ -186,18 +206,28 @@ class Referee:
         for phone in phones:
             self._phone(phone, ends)
 
-    def accepted(self, app_id: str, sents: Iterable["Sent"]) -> None:
+    def accepted(self, app_id: str, sents: Iterable["Sent"], must_have: Callable[[UserKey, "Sent"], bool]) -> None:
         """SIM-I1, I39: whoever was to have an accepted message has an entry of it, or had one that is over."""
         over = {(one[0], one[1], one[3]) for one in self._ends()}
         for sent in sents:
             for user in () if sent.taken_back else sent.owed:
-                if (app_id, user, sent.id) in over or self._has_entry(app_id, user, sent.id or ""):
+                _, name = self._current(UserKey(app_id, user))
+                if (app_id, name, sent.id) in over or self._has_entry(app_id, name, sent.id or ""):
+                    continue
+                if not must_have(UserKey(app_id, user), sent) or (
+                    user != name and self._refused(app_id, user, sent.id)
+                ):
                     continue
                 raise Broken(f"LOST: {sent.id} was accepted for {user} of {app_id}, who has no entry of it")
 
     def _has_entry(self, app_id: str, user: str, message_id: str) -> bool:
         found = self._store.raw.execute(_HAS_ENTRY, (app_id, user, message_id)).fetchone()
         return found is not None
+
+    def _refused(self, app_id: str, user: str, message_id: str | None) -> bool:
+        """I39: by a job it came to this name when that was no more, and the message's row says so."""
+        found = self._store.raw.execute(_RECIPIENTS, (app_id, message_id)).fetchone()
+        return [user, None, "recipient_unknown"] in json.loads(found[0])
 
     def _wants_less(self, user: tuple[str, str]) -> bool:
         found = self._store.raw.execute("SELECT preferences FROM inbox WHERE app_id = ? AND user_id = ?", user)
@@ -209,8 +239,9 @@ class Referee:
         for app_id, type_, data in self._store.raw.execute("SELECT app_id, type, data FROM event"):
             if type_ in TERMINAL:
                 told = json.loads(data)
+                _, name = self._current(UserKey(app_id, told["user"]))
                 for one in told["deliveries"]:
-                    ends[app_id, told["user"], told["device"] or "", one["message_id"]].append(type_)
+                    ends[app_id, name, told["device"] or "", one["message_id"]].append(type_)
         for delivery, types in ends.items():
             if len(types) > 1:
                 raise Broken(f"I13: {delivery} ended {len(types)} times: {types}")

@@ -116,6 +116,9 @@ class Node:
             keys=CursorKeys(newest, cursor_keys),
             hints=self.bus,
             node_id=name,
+            reseal=lambda old, new, account, sealed: ring.seal(
+                ring.open(sealed, address_place(old, account)), address_place(new, account)
+            ),
             push_due=lambda due_ms: self.push.nudge(due_ms),
             facts_told=lambda: self.webhook_worker.nudge(),
             fanout_due=lambda due_ms: self.fanout.nudge(due_ms),

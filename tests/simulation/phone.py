@@ -180,6 +180,31 @@ class Phone:
         self.rotate_token()
         return old
 
+    def rename(self, user_id: str) -> None:
+        """The app calls its user by another name from now on."""
+        self.cut_off()
+        self._known_schema = None
+        self.client.formerly.add(self.key.user_id)
+        self.client.user_id = user_id
+        self.key = self.key._replace(user_id=user_id)
+        self.name = f"{user_id}/{self.key.device_id}"
+        self.vendor.register(self.token, self.key, self.pushed)
+
+    def pass_on(self, user_id: str) -> None:
+        """Its user has been erased: whoever has the phone now begins with nothing. What was sent to the old token is seen."""
+        self.cut_off()
+        self._known_schema, self.follows = None, None
+        self.vendor.register(self.token, self.key, lambda _: None)
+        self.key = self.key._replace(user_id=user_id)
+        self.name = f"{user_id}/{self.key.device_id}"
+        before = self.client
+        self.client = Client(
+            user_id, self.key.device_id, Database(self._new_id()), version=before.version, schema=before.schema
+        )
+        self._safe = self.client.database.copy()
+        self._backups = []
+        self._new_token()
+
     def clone(self, n: int) -> "Phone":
         """A second installation from the same backup: same device, same store id, both alive (F51)."""
         other = Phone(self.world, *self.key, self.vendor, clone=n)
@@ -274,7 +299,7 @@ class Phone:
         looked = partial(_looked_back, self.key, name)
         for item in (await self.world.call(looked)).items:
             entry = json.loads(msgspec.json.encode(item))
-            if "body" in entry and self.key.user_id not in entry["body"]["for"]:
+            if "body" in entry and not self.client.concerns(entry["body"]):
                 raise Broken(f"I45: {entry['id']} is for {entry['body']['for']}, {self.key} sees it in its history")
 
     async def _extension(self, head: int) -> None:
@@ -375,7 +400,7 @@ class Phone:
     # --- both ways ---
 
     def _nacks(self) -> dict[str, Any]:
-        nacks = [{"id": id_, "code": code} for id_, code in self.client.database.owed.items()]
+        nacks = list(self.client.database.owed.values())
         return {"nack": nacks} if nacks else {}
 
     def _heard(self, said: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ class SdkVisit:
     def _begin(self) -> None:
         database = self.phone.client.database
         at = Position(database.epoch, database.seq, database.cursor)
-        words = dict(said.nack(id_, code) for id_, code in database.owed.items())
+        words = {f"nack:{id_}": nack for id_, nack in database.owed.items()}
         self._events.append(steps.Started(at, words))
 
     def _ring(self) -> None:
@@ -143,7 +143,7 @@ class SdkVisit:
         if self.draws.chance(0.1):
             conversation = self.draws.pick(("c1", "c2"))
             self._events.append(steps.Spoke(dict([said.read(conversation, database.seq)])))
-        words = dict(said.nack(id_, code) for id_, code in nacks.items())
+        words = {f"nack:{id_}": nack for id_, nack in nacks.items()}
         return steps.Kept(Position(database.epoch, database.seq, database.cursor), words)
 
     def _adopt(self, position: Position) -> steps.Event:

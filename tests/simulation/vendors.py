@@ -1,7 +1,7 @@
 """Vendors: each takes pushes for the tokens it gave out, or fails in one of the ways vendors do (safety FLT-1 to FLT-9)."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
@@ -35,6 +35,7 @@ class Vendor:
         story: Story,
         wall: Wall,
         unwanted: Callable[[Push, UserKey], None],
+        names: Callable[[UserKey], Iterable[UserKey]],
     ) -> None:
         self.account = account
         self.outage = False
@@ -46,6 +47,7 @@ class Vendor:
         self._story = story
         self._wall = wall
         self._unwanted = unwanted
+        self._names_of = names
         self._tokens: dict[str, tuple[DeviceKey, Arrived]] = {}  # token -> device it was given to, its phone
         self._former: dict[str, tuple[DeviceKey, float | None]] = {}  # token -> who had it before, and until when
         self._dead: dict[str, int] = {}
@@ -96,16 +98,20 @@ class Vendor:
 
     def _check(self, push: Push) -> None:
         owner, former = self._tokens.get(push.token), self._former.get(push.token)
-        if owner is not None and not _names(push, owner[0]):
-            if former is None or not _names(push, former[0]):
+        if owner is not None and not self._names(push, owner[0]):
+            if former is None or not self._names(push, former[0]):
                 raise Broken(f"I10: a push for {push.relay['device']} went to the token of {owner[0]}")
             if former[1] is not None and now_s() > former[1] + PAUSE_SLACK_S:
                 raise Broken(f"I22: {former[0]} was pushed to although its token had moved to {owner[0]}")
-        if owner is not None and _names(push, owner[0]):
+        if owner is not None and self._names(push, owner[0]):
             self._unwanted(push, owner[0].user)
         told_s, until_s = self._wait.get((NODE.get(), push.relay["app"]), (0.0, 0.0))
         if told_s + PAUSE_SLACK_S < now_s() < until_s:
             raise Broken(f"I11: {self.account} had asked to be left alone until {until_s:.0f}")
+
+    def _names(self, push: Push, device: DeviceKey) -> bool:
+        """Whether the push is for this device: by a name that its user has, is being given, or had when it was claimed."""
+        return any(_names(push, device._replace(user_id=user.user_id)) for user in self._names_of(device.user))
 
     def _outcome(self, push: Push) -> Outcome:
         strikes = self._faults.strikes

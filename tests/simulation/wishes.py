@@ -54,12 +54,17 @@ class Wishes:
         quiet = Quiet(start, (start + draws.count(2, 30)) % DAY_MIN)
         return Preferences(zone=zone, quiet=(quiet,), urgent_breaks=False)
 
+    def moved(self, user: UserKey) -> None:
+        """Of this name nothing is known any more."""
+        self._known.pop(user, None)
+
     def forget(self) -> None:
         """The store was set back."""
         self._known.clear()
 
     def check(self, push: Push, user: UserKey) -> None:
         """Nothing is shown to who has said so, and long enough ago."""
+        self.world.moves.check(push, user)
         since_s, wanted = self._known.get(user, (0.0, None))
         if wanted is None or push.silent or now_s() < since_s + SURE_S:
             return

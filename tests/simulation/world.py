@@ -20,6 +20,7 @@ from .draws import Draws
 from .faults import Faults
 from .invariants import Referee
 from .loop import now_s, sleep
+from .moves import Moves
 from .net import Lost, Net
 from .node import Node
 from .phone import Phone
@@ -48,11 +49,13 @@ class World:
         self.faults = Faults(self.draws, scenario.without)
         self.wall = Wall()
         self.store = Store(self.wall)
-        self.referee = Referee(self.store)
+        self.referee = Referee(self.store, lambda user: self.moves.current(user))
         self.store.after_commit = self._committed
         self.net = Net(self.faults, self.draws.stream("net"))
         self.policy = Policy(device_sends=True, shared_tail=8)
         self.set_backs = 0
+        self.copying = False  # an operator has a backup, and will restore it
+        self.moves = Moves(self)
         self.node: Node | None = None
         self._clock = NodeClock(self.wall)
         self._starts = 0
@@ -68,6 +71,7 @@ class World:
                 story=story,
                 wall=self.wall,
                 unwanted=lambda push, user: self.wishes.check(push, user),
+                names=self.moves.names,
             )
             for n in range(VENDORS)
         ]
@@ -273,7 +277,7 @@ class World:
         for backend in self.backends:
             await backend.pull()
             backend_check(self, backend)
-            self.referee.accepted(backend.app_id, backend.by_id.values())
+            self.referee.accepted(backend.app_id, backend.by_id.values(), self.moves.must_have)
 
     # --- what befalls it ---
 
@@ -300,6 +304,8 @@ class World:
             "rotten": lambda: self._to_a_phone(Phone.rot),
             "preferences": self._preferences,
             "members": self._members,
+            "renamed": self._renamed,
+            "erased": self._erased,
         }
         return [self._fate(kind, strike) for kind, strike in fates.items()]
 
@@ -398,6 +404,12 @@ class World:
     async def _members(self) -> None:
         self.later(self.draws.stream("fate/members").pick(self.backends).groups.change(), "members")
 
+    async def _renamed(self) -> None:
+        self.moves.renamed()
+
+    async def _erased(self) -> None:
+        self.moves.erased()
+
     async def _half_open(self) -> None:
         phones = [phone for phone in self.phones if phone.link is not None]
         if phones:
@@ -407,6 +419,9 @@ class World:
 
     async def _set_back(self) -> None:
         """The operator restores an old backup, without a word to the relay (F74)."""
+        if self.moves.busy:
+            return
+        self.copying = True
         copy = self.store.backup()
         await sleep(self.draws.stream("fate/restore").between(10, 600))
 
@@ -415,6 +430,7 @@ class World:
             self.referee.forget()
             self.set_backs += 1
             self.wishes.forget()
+            self.copying = False
             for backend in self.backends:
                 backend.set_back()
 
