@@ -13,7 +13,7 @@ from relay.model import UserKey
 from relay.store.schema.devices import device
 from relay.store.schema.inboxes import inbox, inbox_entry
 from relay.store.schema.push import push_job
-from relay.store.sql import as_list, in_list, per_dialect
+from relay.store.sql import as_list, by_app, in_list, per_dialect
 
 LATE_MS = 120_000  # a sweep that is so much behind does not keep up
 
@@ -100,11 +100,8 @@ _LOOKS = {
 
 def imbalances(conn: Connection, now_ms: int, keys: Iterable[UserKey]) -> dict[Imbalance, set[UserKey]]:
     """Users of whom something does not add up, as of one snapshot; empty when all is well."""
-    apps: dict[str, list[str]] = {}
-    for key in keys:
-        apps.setdefault(key.app_id, []).append(key.user_id)
     found: dict[Imbalance, set[UserKey]] = {}
-    for app_id, users in apps.items():
+    for app_id, users in by_app(keys).items():
         params = {"app": app_id, "users": as_list(conn, users), "late": now_ms - LATE_MS}
         for what, statement in _LOOKS.items():
             wrong = {UserKey(app_id, row.user_id) for row in conn.execute(statement(conn), params).all()}

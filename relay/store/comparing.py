@@ -7,6 +7,7 @@ from sqlalchemy import Connection, and_, bindparam, case, literal_column, select
 from relay.model import DeviceKey, UserKey
 from relay.store.entries import WITH_MESSAGE
 from relay.store.schema.inboxes import inbox_entry, message
+from relay.store.sql import device_params
 
 e, m = inbox_entry.c, message.c
 
@@ -69,5 +70,5 @@ _releases = (
 
 def releases(conn: Connection, key: DeviceKey, *, after: int) -> list[tuple[int, str, str | None]]:
     """What was released to this device: (seq, message id, data), in order."""
-    params = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "after": after}
+    params = device_params(key) | {"after": after}
     return [(seq, message_id, data) for seq, message_id, data in conn.execute(_releases, params).all()]

@@ -12,14 +12,10 @@ from sqlalchemy import Connection, and_, bindparam, case, delete, literal, or_, 
 from relay.model import DeviceKey
 from relay.store.schema.devices import device
 from relay.store.schema.push import push_dead, push_job
-from relay.store.sql import upsert
+from relay.store.sql import device_params, upsert
 
 QUARANTINED = "quarantined"
-RESTS = (
-    "no_address",
-    "account_parked",
-    QUARANTINED,
-)  # reasons of a resting job that only an operator or the app can end
+RESTS = ("no_address", "account_parked", QUARANTINED)  # of jobs: only an operator or the app can end these
 REFUSED = "refused"
 POISON = "poison"  # the verdict on what ended the process whenever it was handled
 
@@ -46,19 +42,19 @@ _drop = delete(push_dead).where(*_here)
 
 def put(conn: Connection, key: DeviceKey, row: Mapping[str, Any]) -> None:
     """A push that was given up: dead_ms, account, verdict, vendor_code, from_seq, upto_seq. The newest of a device stays."""
-    values = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id, **row}
+    values = key._asdict() | dict(row)
     names = ("dead_ms", "account", "verdict", "vendor_code", "from_seq", "upto_seq")
     upsert(conn, push_dead, [values], set_={name: f"excluded.{name}" for name in names})
 
 
 def drop(conn: Connection, keys: Iterable[DeviceKey]) -> None:
     """These devices were told after all, or are to be tried again."""
-    rows = [{"app": key.app_id, "user": key.user_id, "device": key.device_id} for key in keys]
+    rows = [device_params(key) for key in keys]
     if rows:
         conn.execute(_drop, rows)
 
 
-_nothing = (_d.app_id == _p.app_id, _d.user_id == _p.user_id, _d.device_id == _p.device_id)
+_its_device = (_d.app_id == _p.app_id, _d.user_id == _p.user_id, _d.device_id == _p.device_id)
 _refused = (
     select(
         _p.user_id,
@@ -71,7 +67,7 @@ _refused = (
         _p.from_seq,
         _p.upto_seq,
     )
-    .join(device, and_(*_nothing))
+    .join(device, and_(*_its_device))
     .where(_p.app_id == bindparam("app"), _d.state != "gone", _d.acked_seq < _p.upto_seq)
 )
 _resting = (
@@ -137,9 +133,7 @@ def ranges(conn: Connection, keys: Sequence[DeviceKey]) -> dict[DeviceKey, int]:
     """Where the refused pushes of these devices begin."""
     found = {}
     for key in keys:
-        row = conn.execute(
-            select(_p.from_seq).where(*_here), {"app": key.app_id, "user": key.user_id, "device": key.device_id}
-        ).scalar_one_or_none()
+        row = conn.execute(select(_p.from_seq).where(*_here), device_params(key)).scalar_one_or_none()
         if row is not None:
             found[key] = int(row)
     return found

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text,
 
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
 from relay.store.schema.devices import address, address_tombstone, device, device_ack, device_held
-from relay.store.sql import as_list, device_params, in_list, insert_missing, insert_rows, per_dialect
+from relay.store.sql import as_list, by_app, device_params, in_list, insert_missing, insert_rows, per_dialect
 
 FIELDS = Device.__struct_fields__
 _columns = [device.c[name] for name in FIELDS]
@@ -39,10 +39,7 @@ def _of_users(sqlite: bool) -> Select[Any]:
 def devices_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, list[Device]]:
     """All devices of these users that are not gone; every user has an entry."""
     found: dict[UserKey, list[Device]] = {key: [] for key in keys}
-    apps: dict[str, list[str]] = {}
-    for key in found:
-        apps.setdefault(key.app_id, []).append(key.user_id)
-    for app_id, users in apps.items():
+    for app_id, users in by_app(found).items():
         for row in conn.execute(_of_users(conn), {"app": app_id, "users": as_list(conn, users)}).all():
             one = device_of(row)
             found[UserKey(app_id, one.user_id)].append(one)
@@ -150,10 +147,7 @@ Ranges = tuple[list[tuple[int, int]], list[tuple[int, int]]]  # held, offered ag
 def ack_ranges(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, Ranges]:
     """Ranges acked beyond `acked_seq`, by device: few have any."""
     found: dict[DeviceKey, Ranges] = {}
-    apps: dict[str, list[str]] = {}
-    for key in keys:
-        apps.setdefault(key.app_id, []).append(key.user_id)
-    for app_id, users in apps.items():
+    for app_id, users in by_app(keys).items():
         for row in conn.execute(_acks(conn), {"app": app_id, "users": as_list(conn, users)}).all():
             pair = found.setdefault(DeviceKey(app_id, row.user_id, row.device_id), ([], []))
             pair[row.offered_again].append((row.from_seq, row.to_seq))
@@ -171,7 +165,7 @@ def set_ack_ranges(
     conn: Connection, key: DeviceKey, *, ranges: Iterable[tuple[int, int]], again: Iterable[tuple[int, int]]
 ) -> None:
     conn.execute(_drop_acks, device_params(key))
-    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    head = key._asdict()
     rows = [
         head | {"from_seq": low, "to_seq": high, "offered_again": kind}
         for kind, some in ((0, ranges), (1, again))
@@ -194,7 +188,7 @@ def held_rows(conn: Connection, key: DeviceKey) -> list[tuple[int, str, int]]:
 
 
 def add_held(conn: Connection, key: DeviceKey, rows: Iterable[tuple[int, str]]) -> None:
-    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    head = key._asdict()
     insert_missing(conn, device_held, [head | {"seq": seq, "why": why, "tries": 0} for seq, why in rows])
 
 
@@ -237,12 +231,9 @@ def _holders(sqlite: bool) -> Select[Any]:
 
 def holders(conn: Connection, keys: Iterable[UserKey]) -> set[UserKey]:
     """Those of these users who have a held row."""
-    apps: dict[str, list[str]] = {}
-    for key in keys:
-        apps.setdefault(key.app_id, []).append(key.user_id)
     return {
         UserKey(app_id, user_id)
-        for app_id, users in apps.items()
+        for app_id, users in by_app(keys).items()
         for user_id in conn.execute(_holders(conn), {"app": app_id, "users": as_list(conn, users)}).scalars().all()
     }
 
@@ -302,10 +293,7 @@ def _addresses(sqlite: bool) -> Select[Any]:
 def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, list[Address]]:
     """Addresses of all devices of these users, in order of preference."""
     found: dict[DeviceKey, list[Address]] = {}
-    apps: dict[str, list[str]] = {}
-    for key in keys:
-        apps.setdefault(key.app_id, []).append(key.user_id)
-    for app_id, users in apps.items():
+    for app_id, users in by_app(keys).items():
         for user_id, device_id, *rest in conn.execute(_addresses(conn), {"app": app_id, "users": as_list(conn, users)}):
             one = Address(**dict(zip(_ADDRESS, rest, strict=True)))
             found.setdefault(DeviceKey(app_id, user_id, device_id), []).append(one)
@@ -323,7 +311,7 @@ _drop_addresses = delete(address).where(*_address_here)
 def set_addresses(conn: Connection, key: DeviceKey, addresses: Iterable[Address]) -> None:
     """Replaces a device's addresses. Owners of the same tokens must have been dealt with before (`owners_of`)."""
     conn.execute(_drop_addresses, device_params(key))
-    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    head = key._asdict()
     insert_rows(conn, address, [head | {name: getattr(one, name) for name in _ADDRESS} for one in addresses])
 
 

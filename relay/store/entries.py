@@ -87,6 +87,7 @@ def scope_text(scope: Scope) -> str | None:
 
 
 def entry_of(row: Sequence[Any]) -> Entry:
+    """From the columns of DECIDING, which come first."""
     (
         _,
         seq,
@@ -206,6 +207,7 @@ def _by_message(sqlite: bool) -> Select[Any]:
 
 
 def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> list[Entry]:
+    """All entries that carry these messages, or are about them, in order."""
     params = {"app": key.app_id, "user": key.user_id, "ids": as_list(conn, ids)}
     # Asked for in order, SQLite would rather walk the whole inbox than sort a handful.
     return sorted((entry_of(row) for row in conn.execute(_by_message(conn), params).all()), key=lambda one: one.seq)
@@ -227,6 +229,7 @@ _by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse
 
 
 def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> list[int]:
+    """Numbers of the live entries of this key, in order."""
     params = {"app": key.app_id, "user": key.user_id, "collapse": collapse_key}
     return sorted(conn.execute(_by_collapse, params).scalars().all())
 

@@ -20,6 +20,8 @@ DELIVERIES_MAX = 150  # deliveries listed in one event: a webhook's body stays b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
+    """A fact to tell the app's backend. `data` is for JSON; the id follows from the fact (`derived_id`)."""
+
     app_id: str
     event_id: str
     type: str

@@ -15,6 +15,8 @@ DELIVER, POINT, WAKE = "deliver", "point", "wake"
 
 
 class Job(NamedTuple):
+    """A fan-out, and how far it has come: everybody up to `next_user` is done."""
+
     app_id: str
     job_id: str
     kind: str

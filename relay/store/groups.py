@@ -14,6 +14,8 @@ TELL_ALL = "all"
 
 
 class Group(NamedTuple):
+    """A group's row. `head_seq`: of its shared timeline, if it has one."""
+
     type: str
     head_seq: int
     members_version: int

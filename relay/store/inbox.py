@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, bindparam, select, text, update
 from relay.model import Inbox, UserKey
 from relay.store.schema.inboxes import inbox, read_marker
 from relay.store.schema.itself import store_meta
-from relay.store.sql import as_list, in_list, insert_missing, is_sqlite, per_dialect, update_rows
+from relay.store.sql import as_list, by_app, in_list, insert_missing, is_sqlite, per_dialect, update_rows
 
 _inbox = [inbox.c[name] for name in Inbox.__struct_fields__]
 
@@ -29,18 +29,11 @@ def lock_inboxes(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, Inb
     Nothing else may be read in this statement: on PostgreSQL other tables would still show the time before the wait.
     """
     found: dict[UserKey, Inbox] = {}
-    for app_id, users in _by_app(keys).items():
-        rows = conn.execute(_lock(conn), {"app": app_id, "users": as_list(conn, sorted(users))})
+    for app_id, users in by_app(keys).items():
+        rows = conn.execute(_lock(conn), {"app": app_id, "users": as_list(conn, users)})
         for row in rows.all():
             found[UserKey(app_id, row.user_id)] = Inbox(*row)
     return found
-
-
-def _by_app(keys: Iterable[UserKey]) -> dict[str, set[str]]:
-    apps: dict[str, set[str]] = {}
-    for key in sorted(keys):
-        apps.setdefault(key.app_id, set()).add(key.user_id)
-    return apps
 
 
 _inbox_of = select(*_inbox).where(inbox.c.app_id == bindparam("app"), inbox.c.user_id == bindparam("user"))
@@ -101,7 +94,7 @@ def heads_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, int]:
     """Newest numbers of many inboxes, one query an app."""
     return {
         UserKey(app_id, row.user_id): row.head_seq
-        for app_id, users in _by_app(keys).items()
+        for app_id, users in by_app(keys).items()
         for row in conn.execute(_heads(conn), {"app": app_id, "users": as_list(conn, users)})
     }
 
@@ -124,7 +117,7 @@ def _markers(sqlite: bool) -> Select[Any]:
 def read_markers(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, dict[str, int]]:
     """How far each user has read, by conversation; users without a marker are left out."""
     found: dict[UserKey, dict[str, int]] = {}
-    for app_id, users in _by_app(keys).items():
+    for app_id, users in by_app(keys).items():
         for user_id, conversation_id, seq in conn.execute(
             _markers(conn), {"app": app_id, "users": as_list(conn, users)}
         ).all():
@@ -148,12 +141,12 @@ def set_read_marker(conn: Connection, key: UserKey, now_ms: int, *, conversation
     )
 
 
-_prunable_users = select(inbox.c.app_id, inbox.c.user_id).where(inbox.c.head_seq > inbox.c.floor_seq)
+_with_entries = select(inbox.c.app_id, inbox.c.user_id).where(inbox.c.head_seq > inbox.c.floor_seq)
 
 
 def inboxes_after(conn: Connection, after: UserKey | None, *, limit: int) -> list[UserKey]:
     """Users with entries, in key order, for chores that walk all inboxes."""
-    statement = _prunable_users.order_by(inbox.c.app_id, inbox.c.user_id).limit(limit)
+    statement = _with_entries.order_by(inbox.c.app_id, inbox.c.user_id).limit(limit)
     if after is not None:
         statement = statement.where(
             (inbox.c.app_id > after.app_id) | ((inbox.c.app_id == after.app_id) & (inbox.c.user_id > after.user_id))

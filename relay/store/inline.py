@@ -16,10 +16,7 @@ from relay.store.sqlite_commit import commit_group
 
 @dataclass
 class InlineEngine:
-    """SQLite in memory, run where it is called: the simulation's engine, without threads.
-
-    `before_commit` may raise or await: that is where the simulation injects delays and faults.
-    """
+    """SQLite in memory, run where it is called. `after_write` sees the store as each piece of work has left it."""
 
     clock: Clock
     conn: DirectConnection = field(

@@ -44,7 +44,7 @@ class StoreWatch:
                 await self._engine.write(lambda conn, _: None)
         except (Problem, TimeoutError) as error:
             code = error.code if isinstance(error, Problem) else "timeout"
-            if code != "overloaded" and not self.away:  # a full queue is work, not weather
+            if code != "overloaded" and not self.away:  # a full queue is work: the store is there
                 self.away = True
                 log.warning("store.away", code=code)
                 self._tell_away()

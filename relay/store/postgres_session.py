@@ -8,9 +8,8 @@ from relay.errors import ConfigError
 Durability = Literal["single-node", "sync-replica", "async-replica"]
 
 CONNECT_S = 5.0
-SYNCED = frozenset(
-    {"on", "remote_apply"}
-)  # `remote_write` and `local` lose commits with a machine, `off` with a process
+# Of `synchronous_commit`: `remote_write` and `local` lose commits with a machine, `off` with a process.
+SYNCED = frozenset({"on", "remote_apply"})
 
 # Sent with the first packet. `synchronous_commit` is not among them: the server's own must be seen first.
 SETTINGS = {

@@ -24,6 +24,7 @@ from relay.store.schema.inboxes import inbox
 from relay.store.schema.push import account_state, push_job
 from relay.store.sql import (
     as_list,
+    by_app,
     device_params,
     in_list,
     insert_missing,
@@ -46,9 +47,7 @@ def create_job(conn: Connection, key: DeviceKey) -> None:
         push_job,
         [
             {
-                "app_id": key.app_id,
-                "user_id": key.user_id,
-                "device_id": key.device_id,
+                **key._asdict(),
                 "due_ms": None,
                 "reason": "nothing_owed",
                 "knock": 0,
@@ -74,10 +73,7 @@ def _jobs(sqlite: bool) -> Select[Any]:
 
 def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJob]:
     found: dict[DeviceKey, PushJob] = {}
-    apps: dict[str, list[str]] = {}
-    for key in keys:
-        apps.setdefault(key.app_id, []).append(key.user_id)
-    for app_id, users in apps.items():
+    for app_id, users in by_app(keys).items():
         for row in conn.execute(_jobs(conn), {"app": app_id, "users": as_list(conn, users)}).all():
             job = PushJob(*row)
             found[job.key] = job
@@ -167,12 +163,9 @@ def _lock_free(sqlite: bool) -> Select[Any]:
 
 def lock_free_inboxes(conn: Connection, keys: Iterable[UserKey]) -> list[UserKey]:
     """Takes L(u) of those users whose lock is free at once; the others are busy and come round again."""
-    apps: dict[str, list[str]] = {}
-    for key in sorted(keys):
-        apps.setdefault(key.app_id, []).append(key.user_id)
     return [
         UserKey(app_id, row.user_id)
-        for app_id, users in apps.items()
+        for app_id, users in by_app(keys).items()
         for row in conn.execute(_lock_free(conn), {"app": app_id, "users": as_list(conn, users)})
     ]
 

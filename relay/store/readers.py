@@ -9,7 +9,7 @@ from relay.model import DeviceKey, TimelineKey, UserKey
 from relay.store.schema.conversations import conversation, membership
 from relay.store.schema.devices import device_shared
 from relay.store.schema.inboxes import inbox, inbox_entry, message
-from relay.store.sql import as_list, in_list, is_sqlite, per_dialect, upsert
+from relay.store.sql import as_list, by_app, device_params, in_list, is_sqlite, per_dialect, upsert
 from relay.store.timelines import ULTRA
 
 b, c, d = membership.c, conversation.c, device_shared.c
@@ -78,7 +78,7 @@ _current = (
 
 def ahead_of(conn: Connection, key: DeviceKey, *, limit: int) -> list[Place]:
     """Shared timelines of the device's user that stand above what the device has acked."""
-    params = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "count": limit}
+    params = device_params(key) | {"count": limit}
     return [Place(*row) for row in conn.execute(_current, params).all()]
 
 
@@ -109,7 +109,7 @@ _pointers = (
 
 def mentions_above(conn: Connection, key: DeviceKey, seq: int) -> dict[str, int]:
     """How many mentions stand in the inbox above this number for the device, by conversation."""
-    params = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "after": seq}
+    params = device_params(key) | {"after": seq}
     return {row[0]: row[1] for row in conn.execute(_pointers, params)}
 
 
@@ -117,6 +117,8 @@ def mentions_above(conn: Connection, key: DeviceKey, seq: int) -> dict[str, int]
 
 
 class Read(NamedTuple):
+    """How far a device has acked and been told in a shared timeline."""
+
     acked_seq: int
     pushed_seq: int
 
@@ -131,7 +133,7 @@ def _of_users(sqlite: bool) -> Select[Any]:
 def reads_of(conn: Connection, users: Iterable[UserKey]) -> dict[DeviceKey, dict[str, Read]]:
     """By device and conversation; where a device has neither acked nor been told anything, nothing."""
     found: dict[DeviceKey, dict[str, Read]] = {}
-    for app_id, names in _by_app(users).items():
+    for app_id, names in by_app(users).items():
         for user_id, device_id, place, acked, pushed in conn.execute(
             _of_users(conn), {"app": app_id, "users": as_list(conn, names)}
         ).all():
@@ -279,14 +281,7 @@ def _woken(sqlite: bool) -> Select[Any]:
 def woken(conn: Connection, users: Iterable[UserKey]) -> dict[UserKey, list[Woken]]:
     """What each user was woken for, ever, and still wants to be told of."""
     found: dict[UserKey, list[Woken]] = {}
-    for app_id, names in _by_app(users).items():
+    for app_id, names in by_app(users).items():
         for user_id, *rest in conn.execute(_woken(conn), {"app": app_id, "users": as_list(conn, names)}).all():
             found.setdefault(UserKey(app_id, user_id), []).append(Woken(*rest))
     return found
-
-
-def _by_app(users: Iterable[UserKey]) -> dict[str, list[str]]:
-    apps: dict[str, list[str]] = {}
-    for key in users:
-        apps.setdefault(key.app_id, []).append(key.user_id)
-    return apps

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, func, or_, select
 
 from relay.model import DeviceKey, UserKey
 from relay.store.schema.push import push_attempt, push_receipt
-from relay.store.sql import insert_missing
+from relay.store.sql import device_params, insert_missing
 
 RECEIPTS_MAX = 30  # of one attempt: a vendor has few things to say of its few pushes
 
@@ -70,7 +70,7 @@ def attempt_covering(conn: Connection, key: DeviceKey, *, account: str, token_ha
 def _one(
     conn: Connection, statement: Any, key: DeviceKey, account: str, token_hash: bytes, values: dict[str, Any]
 ) -> Reported | None:
-    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "of": account, "hash": token_hash}
+    place = device_params(key) | {"of": account, "hash": token_hash}
     row = conn.execute(statement, place | values).one_or_none()
     if row is None:
         return None
@@ -79,12 +79,11 @@ def _one(
 
 def add(conn: Connection, key: DeviceKey, claim_token: int, values: dict[str, Any]) -> bool:
     """Whether this is news: push_id, fact, code, reason, at_ms, taken_ms. A known fact, and one too many, are none."""
-    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id, "token": claim_token}
+    place = device_params(key) | {"token": claim_token}
     known = [(row.push_id, row.fact, row.code) for row in conn.execute(_known, place)]
     if len(known) >= RECEIPTS_MAX or (values["push_id"], values["fact"], values["code"]) in known:
         return False
-    row = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id, "claim_token": claim_token}
-    insert_missing(conn, push_receipt, [row | values])
+    insert_missing(conn, push_receipt, [key._asdict() | {"claim_token": claim_token} | values])
     return True
 
 

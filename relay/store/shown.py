@@ -6,6 +6,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from relay.model import DeviceKey
 from relay.store.schema.push import push_attempt, push_receipt
+from relay.store.sql import device_params
 
 _a, _r = push_attempt.c, push_receipt.c
 _here = (_a.app_id == bindparam("app"), _a.user_id == bindparam("user"), _a.device_id == bindparam("device"))
@@ -44,18 +45,18 @@ class Telling:
 
 def tellings(conn: Connection, key: DeviceKey, *, after: int, limit: int) -> list[Telling]:
     """Those that reach beyond number `after`, newest first."""
-    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+    place = device_params(key)
     return [Telling(*row) for row in conn.execute(_told, place | {"after": after, "count": limit})]
 
 
 def tellings_named(conn: Connection, key: DeviceKey, names: list[str]) -> dict[str, Telling]:
     """The last one whose first notification has each of these names."""
-    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+    place = device_params(key)
     rows = conn.execute(_named, place | {"names": names}) if names else ()
     return {row.push_id: Telling(*row) for row in rows}
 
 
 def known_of(conn: Connection, key: DeviceKey, facts: list[str]) -> set[tuple[int, str]]:
     """Of which of this device's pushes (its attempt's claim, its id) one of these facts is known."""
-    place = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+    place = device_params(key)
     return {(row.claim_token, row.push_id) for row in conn.execute(_facts, place | {"facts": facts})}

@@ -10,11 +10,19 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
-from relay.model import DeviceKey
+from relay.model import DeviceKey, UserKey
 from relay.store.direct import DirectConnection
 
 Row = Mapping[str, Any]
 StoreError = DBAPIError  # what a statement raises; the transaction that it was in is over
+
+
+def by_app(keys: Iterable[UserKey]) -> dict[str, list[str]]:
+    """Names of users by app, in order and each once: one statement asks for all of an app's."""
+    apps: dict[str, list[str]] = {}
+    for key in sorted(set(keys)):
+        apps.setdefault(key.app_id, []).append(key.user_id)
+    return apps
 
 
 def device_params(key: DeviceKey) -> dict[str, Any]:

@@ -207,7 +207,7 @@ class SqliteEngine:
         except (sqlalchemy.exc.DBAPIError, ConfigError, StoreDamaged) as error:
             cause = error.__cause__ if isinstance(error, (ConfigError, StoreDamaged)) else error
             if cause is None or not is_storage_error(cause):
-                raise  # our own mistake in SQL: a bug, not weather
+                raise  # our own mistake in SQL: a bug
             raise self._problem(cause) from error  # type: ignore[arg-type]
 
     async def close(self) -> None:

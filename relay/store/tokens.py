@@ -132,7 +132,7 @@ def revoke(
 def add_ticket(
     conn: Connection, key: DeviceKey, *, token_id: str, ticket_mac: bytes, origin: str | None, expires_ms: int
 ) -> None:
-    head = {"app_id": key.app_id, "user_id": key.user_id, "device_id": key.device_id}
+    head = key._asdict()
     tail = {"token_id": token_id, "ticket_mac": ticket_mac, "origin": origin, "expires_ms": expires_ms}
     insert_rows(conn, ticket, [head | tail])
 

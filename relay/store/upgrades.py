@@ -8,7 +8,7 @@ from sqlalchemy import Connection, bindparam, func, or_, select, update
 from relay.model import DeviceKey, UserKey
 from relay.store.schema.devices import device, upgrade
 from relay.store.schema.inboxes import inbox
-from relay.store.sql import insert_missing
+from relay.store.sql import device_params, insert_missing
 
 u = upgrade.c
 VERIFIED = ("ok", "repaired")
@@ -16,6 +16,8 @@ REPAIRING = "repairing"
 
 
 class Upgrade(NamedTuple):
+    """A change of a device's app version, and what comparisons have shown of it."""
+
     upgrade_id: str
     device: DeviceKey
     from_version: str | None
@@ -59,7 +61,7 @@ _newest = select(*_columns).where(*_of_device).order_by(u.at_ms.desc(), u.upgrad
 
 def upgrade_of(conn: Connection, key: DeviceKey, upgrade_id: str | None) -> Upgrade | None:
     """One upgrade of this device; None as id: its newest."""
-    params = {"app": key.app_id, "user": key.user_id, "device": key.device_id}
+    params = device_params(key)
     row = conn.execute(_newest if upgrade_id is None else _one, params | ({"id": upgrade_id} if upgrade_id else {}))
     found = row.first()
     return None if found is None else _upgrade(found)

@@ -9,7 +9,7 @@ from relay.model import DeviceKey
 from relay.store.schema.devices import device
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.itself import store_meta
-from relay.store.sql import as_list, in_list, many_rows, per_dialect
+from relay.store.sql import as_list, by_app, in_list, many_rows, per_dialect
 
 
 class Version(NamedTuple):
@@ -51,13 +51,10 @@ DEVICES_MAX = 1 << 30  # no bound: users have few devices
 
 def versions_of(conn: Connection, devices: Collection[DeviceKey]) -> dict[DeviceKey, Version]:
     """Of each of these devices that is not gone."""
-    apps: dict[str, set[str]] = {}
-    for key in devices:
-        apps.setdefault(key.app_id, set()).add(key.user_id)
     return {
         DeviceKey(app_id, user_id, device_id): Version(*rest)
-        for app_id, users in apps.items()
+        for app_id, users in by_app(key.user for key in devices).items()
         for user_id, device_id, *rest in many_rows(
-            conn, _versions(conn), {"app": app_id, "users": as_list(conn, sorted(users)), "count": DEVICES_MAX}
+            conn, _versions(conn), {"app": app_id, "users": as_list(conn, users), "count": DEVICES_MAX}
         )
     }
