@@ -178,15 +178,15 @@ class Batch:
     def _post(self, index: int, send: Send, expires_ms: int) -> None:
         """One entry for all who read the timeline; pointers in the inboxes of those who are mentioned."""
         job = send.waits or send.everyone
+        sender = self.users.get(UserKey(send.app_id, send.sender_user or ""))
+        device = None if sender is None else sender.devices.get(send.sender_device or "")
+        seq = self.posts.append(send, expires_ms, origin_session=None if device is None else device.session)
         recipients = [Recipient(user, None, None) for user in send.users]
         wakes: list[UserKey] = []
         due_ms: int | None = None
         if not send.waits:
-            recipients, wakes, due_ms = self.deliver(send, expires_ms)
+            recipients, wakes, due_ms = self.deliver(send, expires_ms, at=seq)
         recipients += _strangers(send)
-        sender = self.users.get(UserKey(send.app_id, send.sender_user or ""))
-        device = None if sender is None else sender.devices.get(send.sender_device or "")
-        seq = self.posts.append(send, expires_ms, origin_session=None if device is None else device.session)
         if send.sender_user not in self.members[index] and self.own_copy(send, expires_ms):
             wakes.append(UserKey(send.app_id, send.sender_user or ""))
         self.messages.append(self._message_row(send, recipients, expires_ms))
@@ -218,8 +218,11 @@ class Batch:
             job=fanout_rows.job_id(send.app_id, send.message_id),
         )
 
-    def deliver(self, send: Send, expires_ms: int) -> tuple[list[Recipient], list[UserKey], int | None]:
-        """Appends to the inboxes of its users, whose locks are held: what became of each, whom to wake, when to push."""
+    def deliver(self, send: Send, expires_ms: int, *, at: int = 0) -> tuple[list[Recipient], list[UserKey], int | None]:
+        """Appends to the inboxes of its users, whose locks are held: what became of each, whom to wake, when to push.
+
+        `at`: the number in the shared timeline, of a message that stands in one.
+        """
         notifiable = (send.push is not None or send.push_held is not None) and send.ttl_s > 0
         recipients: list[Recipient] = []
         wakes: list[UserKey] = []
@@ -233,7 +236,7 @@ class Batch:
                 recipients.append(Recipient(user_id, None, "recipient_queue_full"))
             else:
                 kind = Kind.POINTER if send.shared else Kind.MESSAGE
-                note = None if send.shared else _particulars(locked, send, mention=send.everyone or user_id in mentioned)
+                note = _particulars(locked, send, mention=send.everyone or user_id in mentioned, at=at)
                 seq = self._append(locked, send, kind, expires_ms=expires_ms, notifiable=notifiable, note=note)
                 recipients.append(Recipient(user_id, seq, None))
                 wakes.append(locked.key)
@@ -377,8 +380,10 @@ class Batch:
         return [self.repeats.answer(self.answers, index) for index in range(len(self.sends))]
 
 
-def _particulars(locked: Locked, send: Send, *, mention: bool) -> str | None:
+def _particulars(locked: Locked, send: Send, *, mention: bool, at: int) -> str | None:
     """What to keep with this receiver's entry."""
+    if send.shared:
+        return msgspec.json.encode(rules.Particulars(at=at)).decode()
     online = tuple(one.device_id for one in locked.devices.values() if one.online) if send.scope.online else None
     if online is None and not mention:
         return None

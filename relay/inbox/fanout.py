@@ -82,7 +82,7 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
     send = _send(row, part, options)
     batch = Batch(conn, now_ms, [send], policy_of)
     batch.lock(new_epoch)
-    done, wakes, push_ms = batch.deliver(send, row.expires_ms)
+    done, wakes, push_ms = batch.deliver(send, row.expires_ms, at=job.upto_seq or 0)
     first = not job.next_user and not send.shared and send.sender_user not in {one.user_id for one in known}
     if first and batch.own_copy(send, row.expires_ms):
         wakes.append(UserKey(job.app_id, send.sender_user or ""))

@@ -61,7 +61,8 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
         was_fallback = why == "fallback" or (before is not None and before.was == "fallback")
         own = entry.kind is Kind.OWN or (before is not None and before.own)
         of = before.of if before is not None else 0 if was_fallback or own else seq
-        data = Released("fallback" if was_fallback else "held", tries, own, of, rules.mentions(entry))
+        at = rules.particulars_of(entry).at
+        data = Released("fallback" if was_fallback else "held", tries, own, of, rules.mentions(entry), at)
         if of == seq:
             on_their_way.append(seq)
         rows.append(

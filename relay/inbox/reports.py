@@ -33,6 +33,7 @@ class Released(msgspec.Struct, frozen=True, omit_defaults=True):
     own: bool = False  # of a copy for the sender's own device, which is no delivery
     of: int = 0  # the number of the message's first entry, where a delivery waits for this one
     mention: bool = False  # as `rules.Particulars` has it
+    at: int = 0  # likewise
 
 
 def released(entry: Entry) -> Released | None:

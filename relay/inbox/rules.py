@@ -52,6 +52,7 @@ class Particulars(msgspec.Struct, frozen=True, omit_defaults=True):
 
     online: tuple[str, ...] | None = None  # which devices were, of a message that is for those alone
     mention: bool = False
+    at: int = 0  # a pointer's number in its shared timeline: read markers count by that one
 
 
 NOTHING_PARTICULAR = Particulars()
@@ -59,7 +60,7 @@ NOTHING_PARTICULAR = Particulars()
 
 def particulars_of(entry: Entry) -> Particulars:
     """Of a release, what was noted of the entry that it comes for."""
-    if entry.data is None or entry.kind not in {Kind.MESSAGE, Kind.RELEASE}:
+    if entry.data is None or entry.kind not in {Kind.MESSAGE, Kind.RELEASE, Kind.POINTER}:
         return NOTHING_PARTICULAR
     return msgspec.json.decode(entry.data, type=Particulars)
 
@@ -224,12 +225,18 @@ def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy
         case NotifyPolicy.EACH_DEVICE:
             return True
         case NotifyPolicy.UNTIL_READ:
-            return conversation is None or facts.read.get(conversation, 0) < entry.seq
+            return not is_read(entry, facts.read)
         case NotifyPolicy.FIRST_DEVICE:
             return not any(
                 other.foreground and (other.acked_high >= entry.seq or facts.of(other.device_id).has(entry.seq))
                 for other in facts.devices
             )
+
+
+def is_read(entry: Entry, markers: dict[str, int]) -> bool:
+    """Whether the user's read marker of the conversation covers it. `markers`: conversation -> read_seq."""
+    marker = markers.get(entry.conversation_id or "", 0)
+    return 0 < (particulars_of(entry).at or entry.seq) <= marker
 
 
 def muted(entry: Entry, preferences: Preferences) -> bool:

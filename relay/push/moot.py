@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from providers.contract import Capabilities
+from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, TimelineKey, UserKey
 from relay.push.notes import Form, summary_id
@@ -191,7 +192,7 @@ def is_moot(user: Locked, device: Device, entry: Entry) -> bool:
         return entry.state is EntryState.RECALLED
     if not entry.live(user.now_ms):
         return True
-    if entry.conversation_id is not None and user.read_markers.get(entry.conversation_id, 0) >= entry.seq:
+    if rules.is_read(entry, user.read_markers):
         return True
     if (entry.notify_policy or user.policy.notify) is not NotifyPolicy.FIRST_DEVICE:
         return False
@@ -258,7 +259,7 @@ def _badge(user: Locked, entries: Sequence[Entry], contents: Mapping[str, messag
     live = entry_rows.notifiable_between(
         user.conn, user.key, user.now_ms, after=user.inbox.floor_seq, upto=user.head_seq, limit=UNREAD_MAX
     )
-    unread = sum(user.read_markers.get(entry.conversation_id or "", 0) < entry.seq for entry in live)
+    unread = sum(not rules.is_read(entry, user.read_markers) for entry in live)
     return unread if len(live) < UNREAD_MAX and unread < sent[-1] else None
 
 

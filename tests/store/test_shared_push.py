@@ -196,3 +196,22 @@ async def test_a_lost_claim_is_planned_again(house: House) -> None:
     house.clock.forward(s=31)
     (again,) = await house.plan()
     assert (again.token, again.send.shared) == (lost.token + 1, lost.send.shared)
+
+
+async def test_a_mention_is_told_however_far_the_timeline_was_read(house: House) -> None:
+    """The marker counts by the timeline's numbers, the mention stands in the inbox."""
+    await post(house, 3)
+    await later(house)
+    await house.register("ann/tablet")
+    await house.ack("ann/tablet", reads=(("g", 3),))
+    (id_,) = await post(house, mentions=("ann",))
+    attempts = await later(house, s=60)
+    assert [note.ids for one in attempts if one.device == house.key(PHONE) for note in one.send.notes] == [(id_,)]
+
+
+async def test_a_mention_that_was_read_on_another_device_is_no_news(house: House) -> None:
+    await house.register("ann/tablet")
+    await house.sends(3, "ann", push=None)
+    await post(house, mentions=("ann",))
+    await house.ack("ann/tablet", reads=(("g", 1),))
+    assert [one for one in await later(house, s=60) if one.device == house.key(PHONE)] == []
