@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import jwt
-
 from relay import strictjson
 from relay.errors import Malformed, Unauthenticated
 
@@ -78,6 +76,8 @@ def _key(one: Any) -> VerifyKey | None:
     kid = one.get("kid")
     if not isinstance(kid, str) or not 0 < len(kid) <= KID_CHARS_MAX or "d" in one or one.get("kty") == "oct":
         return None  # a private or shared key has no business here
+    import jwt  # noqa: PLC0415 - 0.1 s that a start without an issuer does not need
+
     try:
         parsed = jwt.PyJWK(one, algorithm=one["alg"])
     except jwt.PyJWTError:
@@ -121,6 +121,8 @@ def verify(token: str, key: VerifyKey | None, *, issuer: str, audience: str, now
     """
     if key is None or _header(token)["alg"] != key.algorithm:
         raise _refused()
+    import jwt  # noqa: PLC0415 - as above
+
     try:
         # The library checks the signature; times are checked here, by the relay's own clock.
         jwt.api_jws.decode_complete(token, key.key, algorithms=[key.algorithm])

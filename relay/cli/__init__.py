@@ -7,6 +7,7 @@ from typing import Final, cast
 
 import click
 
+import relay.telemetry.lean  # noqa: F401 - before anything else loads structlog
 from relay.cli.exits import EX_CONFIG, EX_IOERR, EX_UNAVAILABLE
 from relay.errors import ConfigError, StoreDamaged, Unavailable
 

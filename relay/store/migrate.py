@@ -1,27 +1,37 @@
-"""Brings a database to this relay's schema. Alembic is imported only when there is something to do."""
+"""Brings a database to this relay's schema. Alembic is imported only for one that an older relay has made."""
 
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, String, Table, inspect, select, text
 
 from relay.errors import ConfigError
+from relay.store.schema import metadata
 from relay.store.sql import is_sqlite
 
 HEAD = "0001"  # the newest step under migrations/versions
 LOCK = 0x72656C6179  # "relay": the number of the lock under which a PostgreSQL database is migrated
 HERE = Path(__file__).parent / "migrations"
 
+_versions = Table(  # Alembic's own, as Alembic makes it
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
 
 def revision(conn: Connection) -> str | None:
     """The schema step the database is at; None for an empty one."""
-    if not inspect(conn).has_table("alembic_version"):
+    if not inspect(conn).has_table(_versions.name):
         return None
-    return conn.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return conn.execute(select(_versions.c.version_num)).scalar_one_or_none()
 
 
 def migrate(conn: Connection, now_ms: int) -> str | None:
     """Runs the steps that are missing, within the caller's transaction; gives the step before, or None if it was empty.
+
+    An empty database is given the tables as they are now, which is what all steps together lead to.
 
     Raises ConfigError for a database that a newer relay has written.
     """
@@ -31,16 +41,31 @@ def migrate(conn: Connection, now_ms: int) -> str | None:
     at = revision(conn)
     if at == HEAD:
         return at
-    if at is not None and at not in known():
+    if at is None:
+        create(conn)
+        return None
+    if at not in known():
         raise ConfigError(
             [f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."]
         )
+    step_by_step(conn)
+    return at
+
+
+def create(conn: Connection) -> None:
+    """Makes all tables in an empty database."""
+    metadata.create_all(conn, checkfirst=False)
+    _versions.create(conn)
+    conn.execute(_versions.insert().values(version_num=HEAD))
+
+
+def step_by_step(conn: Connection) -> None:
+    """Runs the steps from where the database is."""
     import alembic.command  # noqa: PLC0415 - 0.3 s that most starts don't need
 
     config = _config()
     config.attributes["connection"] = conn
     alembic.command.upgrade(config, HEAD)
-    return at
 
 
 def known() -> set[str]:
