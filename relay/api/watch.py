@@ -17,6 +17,7 @@ from relay.errors import ConfigError, Problem
 from relay.realtime.hub import Hub
 from relay.store import apps, tokens
 from relay.store.engine import Conn, Engine
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.auth")
 
@@ -49,11 +50,7 @@ class CredentialWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            try:
-                async with asyncio.timeout(around(SWEEP_S, share=0.2, rng=self._rng)):
-                    await stop.wait()
-            except TimeoutError:
-                pass
+            await pause(around(SWEEP_S, share=0.2, rng=self._rng), stop)
             await self.sweep()
             await self._write_used(ending=stop.is_set())
 

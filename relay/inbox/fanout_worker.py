@@ -8,6 +8,7 @@ import structlog
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.fanout import StepBroke
+from relay.waiting import first_of
 
 log = structlog.get_logger("relay.fanout")
 
@@ -30,14 +31,10 @@ class FanoutWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until asked to stop, then ends the step that it is at."""
-        stopping = asyncio.create_task(stop.wait(), name="fanout-stop")
-        try:
-            while not stop.is_set():
-                self._woken.clear()
-                if not await self._busy():
-                    await self._rest(stopping)
-        finally:
-            stopping.cancel()
+        while not stop.is_set():
+            self._woken.clear()
+            if not await self._busy():
+                await first_of(stop, self._woken, within_s=self._poll_s)
 
     async def _busy(self) -> bool:
         try:
@@ -48,10 +45,3 @@ class FanoutWorker:
         except StepBroke as broke:  # one job that cannot be done must not end the worker for all others
             log.exception("fanout.broke", app=broke.job.app_id, message_id=broke.job.message_id)
             return True
-
-    async def _rest(self, stopping: "asyncio.Task[bool]") -> None:
-        woken = asyncio.create_task(self._woken.wait(), name="fanout-woken")
-        try:
-            await asyncio.wait({woken, stopping}, timeout=self._poll_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            woken.cancel()

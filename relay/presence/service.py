@@ -12,6 +12,7 @@ from relay.errors import Conflict, Problem
 from relay.model import Device, DeviceKey, Facts
 from relay.presence.leases import LeaseBook
 from relay.presence.rules import Beat, Offer, Pace, negotiate
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.presence")
 
@@ -124,11 +125,7 @@ class PresenceService:
         """Once a second: leases that are over end, together."""
         last_ms, swept_s = self._clock.monotonic_ms(), 0.0
         while not stop.is_set():
-            try:
-                async with asyncio.timeout(SWEEP_S):
-                    await stop.wait()
-            except TimeoutError:
-                pass
+            await pause(SWEEP_S, stop)
             now_ms = self._clock.monotonic_ms()
             if now_ms - last_ms > OUTAGE_MS:  # we slept; the devices could not be heard
                 self.book.extend_all(now_ms - last_ms)

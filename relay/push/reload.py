@@ -20,6 +20,7 @@ from relay.push.building import DEFAULT_APP, build, configured
 from relay.store import queue as job_rows
 from relay.store import quota
 from relay.store.engine import Conn, Engine
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.push")
 
@@ -57,10 +58,7 @@ class Reloader:
         """Looks at the files now and then; ends when asked to."""
         self._stamps = self._look()
         while not stop.is_set():
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await stop.wait()
-            except TimeoutError:
+            if not await pause(LOOK_S, stop):
                 await self.look()
         await self.aclose()
 

@@ -27,6 +27,7 @@ from relay.push.notes import device_hint
 from relay.store import receipts
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
+from relay.waiting import first_of, pause
 
 log = structlog.get_logger("relay.push")
 
@@ -77,17 +78,11 @@ class Withdrawer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until asked to stop."""
-        ends = asyncio.ensure_future(stop.wait())
-        try:
-            while not stop.is_set():
-                woken = asyncio.ensure_future(self._woken.wait())
-                await asyncio.wait([ends, woken], return_when=asyncio.FIRST_COMPLETED)
-                woken.cancel()
-                if not stop.is_set():
-                    await asyncio.wait([ends], timeout=self.settles_s)
-                    await self._round()
-        finally:
-            ends.cancel()
+        while not stop.is_set():
+            await first_of(stop, self._woken)
+            if not stop.is_set():
+                await pause(self.settles_s, stop)
+                await self._round()
 
     async def _round(self) -> None:
         users = list(self._waiting)[:ROUND_USERS]

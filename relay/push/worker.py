@@ -29,6 +29,7 @@ from relay.push.situation import Wait
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
+from relay.waiting import first_of
 
 log = structlog.get_logger("relay.push")
 
@@ -162,12 +163,7 @@ class PushWorker:
         self._woken.clear()
         if wait_s <= 0:
             return
-        waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._woken.wait())]
-        try:
-            await asyncio.wait(waits, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waits:
-                one.cancel()
+        await first_of(stop, self._woken, within_s=wait_s)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._in_flight.discard(task)

@@ -17,6 +17,7 @@ from relay.backoff import around
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.model import DeviceKey, TimelineKey, UserKey
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.realtime")
 
@@ -236,11 +237,7 @@ class Hub:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            try:
-                async with asyncio.timeout(around(self._poll_s, share=0.2, rng=self._rng)):
-                    await stop.wait()
-            except TimeoutError:
-                pass
+            await pause(around(self._poll_s, share=0.2, rng=self._rng), stop)
             try:
                 await self.poll()
             except Problem as problem:
@@ -268,12 +265,8 @@ class Hub:
             for start in range(0, max(1, len(connections)), per_step):
                 for connection in connections[start : start + per_step]:
                     connection.ping()
-                try:
-                    async with asyncio.timeout(pause_s):
-                        await stop.wait()
+                if await pause(pause_s, stop):
                     return
-                except TimeoutError:
-                    continue
 
     # --- the store is away ---
 

@@ -10,6 +10,7 @@ import structlog
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.store.engine import Engine
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.store")
 
@@ -31,10 +32,7 @@ class StoreWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            try:
-                async with asyncio.timeout(PROBE_S):
-                    await stop.wait()
-            except TimeoutError:
+            if not await pause(PROBE_S, stop):
                 await self.probe()
 
     async def probe(self) -> None:

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from relay.errors import Unavailable
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.store")
 
@@ -136,9 +137,7 @@ class Room:
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             self.look()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await stop.wait()
+            await pause(LOOK_S, stop)
 
     def close(self) -> None:
         """A relay that does not run needs no reserve."""

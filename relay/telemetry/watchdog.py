@@ -5,7 +5,6 @@ What the devices did not get a chance to say meanwhile is given back to them by 
 """
 
 import asyncio
-import contextlib
 import sys
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from types import FrameType
 import structlog
 
 from relay.clock import Clock
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.watchdog")
 
@@ -78,9 +78,7 @@ class Watchdog:
         watching.start()
         try:
             while not stop.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(BEAT_S):
-                        await stop.wait()
+                await pause(BEAT_S, stop)
                 if blocked_ms := self._heart.beat(self._clock.monotonic_ms()):
                     self._blocked()
                     log.warning("loop.resumed", lag_ms=blocked_ms)

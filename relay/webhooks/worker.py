@@ -18,6 +18,7 @@ from relay.errors import Unavailable
 from relay.store import claims, sequencer
 from relay.store.claims import Claimed
 from relay.store.engine import Engine
+from relay.waiting import pause
 from relay.webhooks import rules, signing
 from relay.webhooks.post import Post, PostFailed
 from relay.webhooks.rules import Attempt
@@ -133,7 +134,7 @@ class WebhookWorker:
                     continue
                 self._back()
                 if not more:
-                    await _event(self._woken, within_s=around(self._pace.poll_s, share=0.2, rng=self._rng))
+                    await pause(around(self._pace.poll_s, share=0.2, rng=self._rng), self._woken)
             heeding.cancel()
             await self._drain()
 
@@ -235,7 +236,7 @@ class WebhookWorker:
             log.warning("webhooks.store_away", code=problem.code)
         first_ms, limit_ms = STORE_AWAY_MS
         wait_ms = backoff_ms(self._away, first_ms=first_ms, limit_ms=limit_ms, rng=self._rng)
-        await _event(stop, within_s=wait_ms / 1000)
+        await pause(wait_ms / 1000, stop)
 
     def _back(self) -> None:
         if self._away:
@@ -254,9 +255,3 @@ class WebhookWorker:
         with suppress(Unavailable):  # then the claims lapse by themselves
             await self._settle()
             await self._engine.write(lambda conn, _: claims.release_claims(conn, owner=self._owner))
-
-
-async def _event(event: asyncio.Event, *, within_s: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            await event.wait()

@@ -16,7 +16,7 @@ async def test_a_worker_that_is_cancelled_while_it_rests_ends_all_of_its_tasks()
     before = asyncio.all_tasks()
     run = asyncio.create_task(FanoutWorker(nothing_due, SystemClock()).run(asyncio.Event()))
     await looked.wait()
-    while not any(task.get_name() == "fanout-woken" for task in asyncio.all_tasks()):
+    while not asyncio.all_tasks() - before - {run}:
         await asyncio.sleep(0)  # noqa: TID251 - until it rests
     run.cancel()
     await asyncio.wait([run])
