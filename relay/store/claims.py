@@ -1,6 +1,6 @@
 """Which deliveries are under way: workers claim those that are due, and settle what became of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ e, d, ev = endpoint.c, delivery.c, event.c
 ENDPOINT_IN_FLIGHT_MAX = 5  # claims of one endpoint at a time, over all nodes
 CANDIDATES_MAX = 1000  # endpoints that one claim looks at
 EVENT_GONE = "event_gone"
+LOST = "relay_ended"  # the result of an attempt in the middle of which its process ended
+
+# (attempts before, whether the one before was lost as well) -> (state, attempts now, when next: None, never)
+AfterLoss = Callable[[int, bool], tuple[str, int, int | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +97,7 @@ def _contents(sqlite: bool) -> Select[Any]:
 
 
 _ripe = (
-    select(d.event_id, d.claim_token, d.attempts)
+    select(d.event_id, d.claim_token, d.attempts, d.claim, d.last_result)
     .where(d.app_id == bindparam("app"), d.endpoint_id == bindparam("endpoint"), _free)
     .order_by(d.due_ms)
     .limit(bindparam("n"))
@@ -107,6 +111,9 @@ _claim = (
 )
 
 
+_note_loss = update(delivery).where(_this).values(attempts=bindparam("n"), last_result=LOST)
+
+
 def claim_deliveries(
     conn: Connection,
     now_ms: int,
@@ -114,6 +121,7 @@ def claim_deliveries(
     owner: str,
     hold_ms: int,
     limit: int,
+    after_loss: AfterLoss,
     reserve: int = 0,
     per_endpoint: int = ENDPOINT_IN_FLIGHT_MAX,
 ) -> list[Claimed]:
@@ -121,6 +129,9 @@ def claim_deliveries(
 
     Of the limit, `reserve` is only for endpoints that are well and have nothing in flight: many bad ones together must
     not keep out the others either.
+
+    A claim that has lapsed was another process's, which ended in the middle of the attempt: that is counted before it is
+    taken again, or put off.
     """
     if limit <= 0:
         return []
@@ -144,7 +155,15 @@ def claim_deliveries(
     taken: list[tuple[DeliveryKey, int, int]] = []
     for place, n in shares.items():
         ripe = conn.execute(_ripe, {"app": place.app_id, "endpoint": place.endpoint_id, "n": n, "now": now_ms})
-        taken += [(DeliveryKey(*place, row.event_id), row.claim_token + 1, row.attempts) for row in ripe]
+        for row in ripe:
+            key, token, attempts = DeliveryKey(*place, row.event_id), row.claim_token + 1, row.attempts
+            if row.claim is not None and row.claim != owner:
+                state, attempts, due_ms = after_loss(attempts, row.last_result == LOST)
+                if due_ms is None or due_ms > now_ms:
+                    _finish(conn, key, token - 1, to=state, n=attempts, due=due_ms, result=LOST, now=now_ms)
+                    continue
+                conn.execute(_note_loss, _named(key) | {"n": attempts})
+            taken.append((key, token, attempts))
     if not taken:
         return []
     until_ms = now_ms + hold_ms
@@ -159,8 +178,7 @@ def claim_deliveries(
     for key, token, attempts in taken:
         content = events.get((key.app_id, key.event_id))
         if content is None:  # pruned while somebody asked for a replay
-            row = {"token": token, "to": "abandoned", "n": attempts, "due": None, "result": EVENT_GONE, "now": now_ms}
-            conn.execute(_settle, _named(key) | row)
+            _finish(conn, key, token, to="abandoned", n=attempts, due=None, result=EVENT_GONE, now=now_ms)
             continue
         claimed.append(
             Claimed(
@@ -177,6 +195,10 @@ def claim_deliveries(
             )
         )
     return claimed
+
+
+def _finish(conn: Connection, key: DeliveryKey, token: int, **row: Any) -> None:
+    conn.execute(_settle, _named(key) | {"token": token} | row)
 
 
 def _named(key: DeliveryKey) -> dict[str, Any]:
@@ -275,8 +297,8 @@ def release_claims(conn: Connection, *, owner: str) -> int:
 
 
 def free_orphans(conn: Connection, *, owner: str) -> int:
-    """On SQLite, where one process at a time has the store: claims of the processes before are void at once."""
+    """On SQLite, where one process at a time has the store: claims of the processes before have lapsed at once."""
     if not is_sqlite(conn):
         return 0
     others = and_(d.claim_until_ms.is_not(None), d.claim != owner)
-    return conn.execute(update(delivery).where(others).values(claim=None, claim_until_ms=None)).rowcount
+    return conn.execute(update(delivery).where(others).values(claim_until_ms=0)).rowcount

@@ -6,7 +6,7 @@ An endpoint: active → failing (a failure) → active (a success) | disabled (4
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -188,6 +188,7 @@ ADDRESS_DENIED: Final = "endpoint_address_denied"
 ANSWER_TOO_LARGE: Final = "answer_too_large"
 KEY_MISSING: Final = "key_missing"
 BROKE: Final = "relay_error"
+LOST: Final = "relay_ended"  # the word that the store keeps, too
 EFFECT_OF_WORD: Final[dict[str, Effect]] = {
     "timeout": Effect.RETRY_SLOWLY,
     "connect_failed": Effect.RETRY,
@@ -197,6 +198,7 @@ EFFECT_OF_WORD: Final[dict[str, Effect]] = {
     ANSWER_TOO_LARGE: Effect.RETRY,  # a 2xx that does not end is none (safety B098)
     KEY_MISSING: Effect.NOT_TRIED,  # the operator's key is missing
     BROKE: Effect.RETRY,  # our own mistake about this one; the plan ends it if it never goes right
+    LOST: Effect.RETRY,  # the process ended in the middle of it, and perhaps because of it
 }
 EFFECT_OF_STATUS: Final[dict[int, Effect]] = {410: Effect.GONE, 429: Effect.RETRY_SLOWLY}
 EFFECT_OF_CLASS: Final[dict[int, Effect]] = {
@@ -287,6 +289,15 @@ def after_attempt(attempts: int, attempt: Attempt, rng: Rng) -> Next:
     if state is not DeliveryState.WAITING:
         return Next(state=state, attempts=attempts, wait_ms=None)
     return Next(state=state, attempts=attempts, wait_ms=wait_ms(attempts, attempt, rng))
+
+
+def after_loss(attempts: int, *, again: bool, rng: Rng) -> Next:
+    """What becomes of a delivery whose process ended in the middle of an attempt, which counts: perhaps it did that (FLT-23).
+
+    `again`: so did the one before. Only then it has to wait, by the plan: more and more alone, and in the end no more.
+    """
+    found = after_attempt(attempts, unanswered(LOST), rng)
+    return found if again or found.wait_ms is None else replace(found, wait_ms=0)
 
 
 def wait_ms(attempts: int, attempt: Attempt, rng: Rng) -> int:

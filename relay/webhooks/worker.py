@@ -8,6 +8,7 @@ import asyncio
 import random
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -161,6 +162,7 @@ class WebhookWorker:
                     owner=self._owner,
                     hold_ms=pace.claim_ms,
                     limit=free,
+                    after_loss=partial(self._after_loss, now_ms),
                     reserve=pace.reserve,
                     per_endpoint=pace.per_endpoint,
                 )
@@ -171,6 +173,10 @@ class WebhookWorker:
                 task.add_done_callback(self._hands.sending.discard)
             self._watch.in_flight(self._hands.count)
         return numbered >= pace.number_max or bool(self._hands.done)
+
+    def _after_loss(self, now_ms: int, attempts: int, again: bool) -> tuple[str, int, int | None]:
+        found = rules.after_loss(attempts, again=again, rng=self._rng)
+        return found.state, found.attempts, None if found.wait_ms is None else now_ms + found.wait_ms
 
     async def _settle(self) -> None:
         batch = list(self._hands.done)

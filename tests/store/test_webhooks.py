@@ -31,6 +31,16 @@ def house(engine: Engine, clock: Any) -> "House":
     return House(engine, clock)
 
 
+def by_the_plan(now_ms: int) -> claims.AfterLoss:
+    """What the worker does with a delivery whose process has ended."""
+
+    def after_loss(attempts: int, again: bool) -> tuple[str, int, int | None]:
+        found = rules.after_loss(attempts, again=again, rng=random.Random(3))
+        return found.state, found.attempts, None if found.wait_ms is None else now_ms + found.wait_ms
+
+    return after_loss
+
+
 class House:
     """Short words for what these tests do."""
 
@@ -76,7 +86,7 @@ class House:
     async def claim(self, limit: int = 100, *, owner: str = "n1", reserve: int = 0) -> list[Claimed]:
         return await self.engine.write(
             lambda conn, now_ms: claims.claim_deliveries(
-                conn, now_ms, owner=owner, hold_ms=30_000, limit=limit, reserve=reserve
+                conn, now_ms, owner=owner, hold_ms=30_000, limit=limit, after_loss=by_the_plan(now_ms), reserve=reserve
             )
         )
 
@@ -280,7 +290,9 @@ async def test_a_claim_that_has_not_committed_counts_among_the_five(house: House
     async with house.engine._engine.connect() as other:
         await other.exec_driver_sql("BEGIN")
         claimed = await other.run_sync(
-            lambda conn: claims.claim_deliveries(conn, house.clock.ms, owner="n1", hold_ms=30_000, limit=9)
+            lambda conn: claims.claim_deliveries(
+                conn, house.clock.ms, owner="n1", hold_ms=30_000, limit=9, after_loss=by_the_plan(house.clock.ms)
+            )
         )
         assert len(claimed) == 5
         assert await house.claim(owner="n2") == []
@@ -342,6 +354,46 @@ async def test_a_claim_that_lapsed_is_taken_again_and_its_late_result_dropped(ho
     assert await house.settle([second]) == 1  # a repeated settling is late, too
 
 
+async def test_flt_23_an_attempt_that_its_process_did_not_outlive_counts_and_from_the_second_on_waits_by_the_plan(
+    house: House,
+) -> None:
+    await house.app("a")
+    key = await house.endpoint("one")
+    await house.emit()
+    await house.number()
+    waits: list[float] = []
+    for owner in map(str, range(100)):
+        while not (claimed := await house.claim(owner=owner)):
+            (state, due_ms) = (await house.rows(delivery.c.state, delivery.c.due_ms))[0]
+            if state != "waiting":
+                break
+            waits.append(round((due_ms - house.clock.ms) / 1000))
+            house.clock.ms = due_ms
+        if not claimed:
+            break
+        house.clock.forward(s=30)  # the process is no more; its claim lapses
+    (row,) = await house.rows(delivery.c.state, delivery.c.attempts, delivery.c.last_result, delivery.c.claim)
+    assert row == ("abandoned", rules.ATTEMPTS_MAX, "relay_ended", None)
+    assert len(waits) == rules.ATTEMPTS_MAX - 2, "all but the first and the last"
+    assert waits == sorted(waits)
+    assert waits[0] >= 240
+    assert await house.health(key) == ("active", None), "it is not the endpoint's fault"
+
+
+async def test_flt_23_who_was_in_flight_beside_it_goes_on_at_once_and_its_plan_with_it(house: House) -> None:
+    await house.app("a")
+    await house.endpoint("one")
+    await house.emit()
+    await house.number()
+    await house.claim(owner="dead")
+    house.clock.forward(s=30)
+    (again,) = await house.claim(owner="me")
+    assert again.attempts == 1
+    assert await house.rows(delivery.c.attempts) == [(1,)], "counted before it is sent"
+    assert await house.settle([again]) == 0
+    assert await house.rows(delivery.c.state, delivery.c.attempts) == [("delivered", 2)]
+
+
 async def test_claims_given_back_burn_no_attempt(house: House) -> None:
     await house.app("a")
     await house.endpoint("one")
@@ -354,7 +406,7 @@ async def test_claims_given_back_burn_no_attempt(house: House) -> None:
     assert [(one.attempts, one.claim_token) for one in again] == [(0, 2), (0, 2)]
 
 
-async def test_after_a_restart_on_sqlite_claims_of_the_dead_are_free_at_once(house: House) -> None:
+async def test_after_a_restart_on_sqlite_claims_of_the_dead_are_free_by_the_plan(house: House) -> None:
     await house.app("a")
     await house.endpoint("one")
     await house.emit(2)
@@ -756,7 +808,7 @@ async def test_no_statement_of_the_worker_or_a_page_reads_a_whole_table(house: H
         raw = conn.connection.driver_connection
         raw.set_trace_callback(ran.append)
         sequencer.number_events(conn, now_ms, limit=100, wants=rules.wants)
-        claimed = claims.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=9)
+        claimed = claims.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=9, after_loss=by_the_plan(now_ms))
         failed = rules.unanswered("timeout")
         settle(conn, now_ms, [Done(c, failed, rules.after_attempt(0, failed, random.Random(1))) for c in claimed])
         claims.release_claims(conn, owner="n")

@@ -55,7 +55,15 @@ async def number(bench: Bench) -> None:
 
 async def claimed(bench: Bench) -> list[claims.Claimed]:
     return await bench.engine.write(
-        lambda conn, now_ms: claims.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=100, per_endpoint=100)
+        lambda conn, now_ms: claims.claim_deliveries(
+            conn,
+            now_ms,
+            owner="n",
+            hold_ms=1,
+            limit=100,
+            after_loss=lambda n, _: ("waiting", n + 1, now_ms),
+            per_endpoint=100,
+        )
     )
 
 
