@@ -107,17 +107,21 @@ async def test_an_upgrade_brings_full_forms_and_what_the_old_version_lost(relay:
         assert sorted(second["bodies"]) == [["a poll", "full"], ["plain", "full"]]
 
 
-async def test_what_a_device_sends_goes_once_although_answers_get_lost(relay: RelayProcess) -> None:
+@pytest.mark.parametrize("way", ["websocket", "sse"])
+async def test_what_a_device_sends_goes_once_although_answers_get_lost(relay: RelayProcess, way: str) -> None:
+    """Over the socket where one stands; else, and while it is away, by calls."""
     async with Backend(relay.url, relay.key) as backend:
         for user in ("ann", "bob"):
             await backend.put_device(user, "browser")
         token = await backend.mint_token("ann", "browser")
-        code, out = await ran(*NODE, str(WEB / "send.mjs"), RELAY_URL=relay.url, RELAY_TOKEN=token)
+        code, out = await ran(*NODE, str(WEB / "send.mjs"), way, RELAY_URL=relay.url, RELAY_TOKEN=token)
         assert code == 0, out
         said = json.loads(out)
         sender = {"user": "ann", "device": "browser"}
         assert said["kept"] == [{"kind": "own", "body": one, "sender": sender} for one in ({"n": 1.5}, "zwei", 1e21)]
         assert (said["verified"]["state"], said["unsent"]) == ("ok", [])
+        assert said["frames"] >= (3 if way == "websocket" else 0)
+        assert said["calls"] >= (0 if way == "websocket" else 5)
         token = await backend.mint_token("bob", "browser")
         code, out = await ran(*NODE, str(WEB / "live.mjs"), "poll", "3", RELAY_URL=relay.url, RELAY_TOKEN=token)
         assert json.loads(out.splitlines()[-1])["kept"] == [{"n": 1.5}, "zwei", 1e21]

@@ -43,8 +43,15 @@ test("what is followed is asked for by cursor, or by name the first time", () =>
   const [, pulled] = reading({ g: at(3), h: NOWHERE }, "pulled");
   const [read] = done(pulled, "read");
   assert.deepEqual([read.shared, read.open], [["t3"], ["h"]]);
-  const [, streamed] = reading({ g: at(3) }, "streamed");
-  assert.deepEqual(done(streamed, "read").map((one) => one.shared), [undefined, ["t3"]]);
+});
+
+test("a stream brings what is followed, and begins anew where that changes", () => {
+  const [core, commands] = reading({ g: at(3), h: NOWHERE }, "streamed");
+  const reads = (of) => done(of, "read").map(({ shared, open, anew = false }) => [shared, open, anew]);
+  assert.deepEqual(reads(commands), [[["t3"], ["h"], false]]);
+  assert.deepEqual(reads(core.handle({ type: "came", frame: page(5, 6) })), [[["t3"], ["h"], false]]); // what lies between, beside it
+  assert.deepEqual(reads(core.handle({ type: "unfollowed", name: "h" })), [[["t3"], [], true]]);
+  assert.deepEqual(reads(core.handle({ type: "followed", name: "i", position: NOWHERE })), [[["t3"], ["i"], true]]);
 });
 
 test("a page is kept where its range begins, and acked when it is kept", () => {

@@ -26,17 +26,17 @@ async function begun() {
   return cache;
 }
 
-/** A sender whose calls are answered, in order, by what `answers` hold; `random` 0 makes its pauses end at once. */
+/** A sender whose posts are answered, in order, by what `answers` hold; `random` 0 makes its pauses end at once. */
 function sending(cache, ...answers) {
   const calls = [];
   const told = [];
-  const call = async (method, path, { body, headers }) => {
-    calls.push([body.body, headers["Idempotency-Key"]]);
+  const post = async (key, { body }) => {
+    calls.push([body, key]);
     const next = answers.shift() ?? answer(calls.length);
     if (next instanceof Error) throw next;
     return next;
   };
-  const sender = new Sender({ cache, call, tell: (type, detail) => told.push([type, detail]), random: () => 0 });
+  const sender = new Sender({ cache, post, tell: (type, detail) => told.push([type, detail]), random: () => 0 });
   return { sender, calls, told };
 }
 

@@ -6,7 +6,7 @@
 
 import { Moved } from "./cache.js";
 import { Core } from "./core.js";
-import { Ladder } from "./ladder.js";
+import { Ladder, WAYS } from "./ladder.js";
 import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
 import { Sender } from "./sending.js";
@@ -45,7 +45,6 @@ export class Client extends EventTarget {
   constructor({ url, token, cache, facts = {}, types = null, check = null, ways, ...given }) {
     super();
     this.#cache = cache;
-    this.#ladder = new Ladder(ways);
     cache.tables.onoutdated = () => {
       this.dispatchEvent(new CustomEvent("outdated", { detail: {} })); // this page alone
       void this.stop();
@@ -60,9 +59,10 @@ export class Client extends EventTarget {
       WebSocket: given.WebSocket ?? globalThis.WebSocket,
       random: given.random ?? Math.random,
     };
+    this.#ladder = new Ladder(ways ?? WAYS.filter((way) => way !== "websocket" || this.#options.WebSocket));
     this.#sender = new Sender({
       cache,
-      call: (...what) => this.call(...what),
+      post: (key, message) => this.#post(key, message),
       tell: (type, detail) => this.#tell(type, detail),
       random: this.#options.random,
     });
@@ -146,6 +146,7 @@ export class Client extends EventTarget {
    * come, and a hole is left, which `fillHole` fills.
    */
   async follow(conversation) {
+    await this.#cache.open(); // it may not have been started yet
     const position = await this.#cache.follow(conversation);
     if (this.#running) this.#push({ type: "followed", name: conversation, position });
     else this.elsewhere?.poke();
@@ -238,6 +239,12 @@ export class Client extends EventTarget {
   async call(method, path, options) {
     const answer = await this.#calls(method, path, options);
     return answer.status === 204 ? null : answer.json();
+  }
+
+  /** Sends a message over the socket, where one is open, or by a call: under one key it is one message. */
+  async #post(key, message) {
+    const sent = this.#welcomed ? await this.#way?.send(key, message) : null;
+    return sent ?? this.call("POST", "/v1/device/messages", { body: message, headers: { "Idempotency-Key": key } });
   }
 
   async #calls(method, path, options) {

@@ -8,7 +8,7 @@
 // Events:   started {words, upgrade} · opened {reading, waitS, position, words, follows} · came {frame} · kept {position, news} ·
 //           keptShared {name, position, news} · notKept {moved} · followed {name, position} · unfollowed {name} · rang {timer} ·
 //           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words} · proved · stopped
-// Commands: connect {renew} · say {frame, aside} · read {cursor, waitS, shared, open} · keep {at, page} · keepShared {at, page} ·
+// Commands: connect {renew} · say {frame, aside} · read {cursor, waitS, shared, open, anew} · keep {at, page} · keepShared {at, page} ·
 //           adopt {position, reason, floor, upgrade} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
 //           close {why} · compare {upgrade} · tell {type, detail}
 
@@ -232,15 +232,15 @@ export class Core {
       set("beat", this.#random() * this.#intervalMs),
       set("calm", CALM_MS),
       ...this.#guard(),
-      ...(this.#reading === "pushed" ? [] : [this.#read()]),
-      ...(this.#reading === "pulled" ? [] : this.#askShared()),
+      ...(this.#reading === "pushed" ? this.#askShared() : [this.#read()]),
       ...this.#ackSoon(),
     ];
   }
 
-  #read(waitS = 0) {
-    const asked = this.#reading === "pulled" && this.#follows.any ? this.#follows.asked() : {};
-    return { do: "read", cursor: this.position.cursor, waitS, ...asked };
+  /** `anew`: in a stream of its own, which takes the place of the one that runs. */
+  #read(waitS = 0, anew = false) {
+    const asked = this.#reading !== "pushed" && this.#follows.any ? this.#follows.asked() : {};
+    return { do: "read", cursor: this.position.cursor, waitS, ...asked, ...(anew ? { anew } : {}) };
   }
 
   /** Where pages come by themselves, they are asked for now and then all the same. */
@@ -283,15 +283,15 @@ export class Core {
   #askShared(name = null) {
     if (this.phase !== "reading" || !this.#follows.any) return [];
     if (this.#reading === "pulled") return [this.#read()];
-    if (this.#reading === "pushed") return [{ do: "say", frame: { type: "follow", ref: this.#ref(), ...this.#follows.asked(name) } }];
-    const beside = { do: "read", cursor: this.position.cursor, waitS: 0, ...this.#follows.asked() };
-    return [beside, set("follow", this.#pollMs)]; // the stream is the inbox's alone
+    if (this.#reading === "streamed") return [this.#read(0, true)]; // nothing can be said on the one that runs
+    return [{ do: "say", frame: { type: "follow", ref: this.#ref(), ...this.#follows.asked(name) } }];
   }
 
   #unfollowed(name) {
     delete this.#follows.positions[name];
-    const listens = this.phase === "reading" && this.#reading === "pushed";
-    return listens ? [{ do: "say", frame: { type: "follow", ref: this.#ref(), unfollow: [name] } }] : [];
+    if (this.phase !== "reading" || this.#reading === "pulled") return [];
+    if (this.#reading === "streamed") return [this.#read(0, true)];
+    return [{ do: "say", frame: { type: "follow", ref: this.#ref(), unfollow: [name] } }];
   }
 
   #sharedPaged(page) {
@@ -301,7 +301,7 @@ export class Core {
       case "broken":
         return this.#close("a page that leaves out a number");
       case "read":
-        return this.#reading === "pushed" ? this.#askShared(page.timeline) : [];
+        return this.#reading === "pushed" ? this.#askShared(page.timeline) : this.#reading === "streamed" ? [this.#read()] : [];
       default:
         return [];
     }
@@ -452,8 +452,6 @@ export class Core {
         return this.#head > this.position.seq ? [this.#read()] : [];
       case "poll":
         return [this.#read(), ...this.#guard()];
-      case "follow":
-        return this.#askShared();
       case "ack":
         this.#acks.pausing = false;
         return this.#ackNow();

@@ -63,3 +63,19 @@ export function tagOf(id) {
   const mask = (1n << 62n) - 1n;
   return ((((value >> 64n) & 0xfffn) << 62n) | (value & mask)).toString(16);
 }
+
+/** How many sends may go as frames: the relay closes who says more than 20 frames a second, and acks are some. */
+export class Pace {
+  static perS = 5;
+  static burst = 10;
+  #left = Pace.burst;
+  #at = 0;
+
+  take(now) {
+    this.#left = Math.min(Pace.burst, this.#left + (Math.max(0, now - this.#at) / 1000) * Pace.perS);
+    this.#at = now;
+    if (this.#left < 1) return false;
+    this.#left -= 1;
+    return true;
+  }
+}

@@ -7,7 +7,7 @@ const FULL = "recipient_queue_full"; // says nothing of messages to others
 
 export class Sender {
   #cache;
-  #call;
+  #post;
   #tell;
   #random;
   #failures = 0;
@@ -17,10 +17,10 @@ export class Sender {
   #running = null;
   #over = false;
 
-  /** `call` makes a call of the relay and gives the answer's JSON; `tell` says what is news. */
-  constructor({ cache, call, tell, random }) {
+  /** `post` sends a message under its key and gives the answer; `tell` says what is news. */
+  constructor({ cache, post, tell, random }) {
     this.#cache = cache;
-    this.#call = call;
+    this.#post = post;
     this.#tell = tell;
     this.#random = random;
   }
@@ -89,7 +89,7 @@ export class Sender {
   async #one({ key, message }) {
     let sent;
     try {
-      sent = await this.#call("POST", "/v1/device/messages", { body: message, headers: { "Idempotency-Key": key } });
+      sent = await this.#post(key, message);
     } catch (error) {
       const { status = 503, code, body } = error;
       if (status >= 500 || UNDECIDED.has(status)) throw error;

@@ -1,5 +1,7 @@
 // Three ways to the same pages: WebSocket, server-sent events, long poll. Whichever it is, the client sees frames.
 
+import { Pace } from "./rules.js";
+
 const CALLS = { hello: ["PUT", "/v1/device"], ack: ["POST", "/v1/device/ack"], hb: ["POST", "/v1/device/heartbeat"] };
 const ANSWERS = { hello: "welcome", ack: "ack", hb: "hb" };
 const SUBPROTOCOL = "relay.v1.json";
@@ -7,6 +9,11 @@ const CALL_MS = 20_000; // for an answer, besides the time that the relay is ask
 const SILENT_MS = 75_000; // the relay says something on a stream every 25 s
 const NOT_UNFIT = new Set([401, 403, 429, 502, 503, 504]);
 
+const SENT_BYTES_MAX = 60_000; // the relay reads frames of 64 KiB
+
+/** Where the client stands, as sync and the stream are asked for what follows. */
+const placeQuery = (cursor, { shared = [], open = [] } = {}) =>
+  new URLSearchParams([...(cursor ? [["cursor", cursor]] : []), ...shared.map((one) => ["shared", one]), ...open.map((one) => ["open", one])]);
 const asked = (cursor, shared, open) => JSON.stringify([cursor, [...shared].sort(), open]);
 
 /** The end of a way. `unfit`: it does not work here, another one may. */
@@ -52,9 +59,8 @@ export class HttpWay {
   async read(cursor, waitS, { shared = [], open = [] } = {}) {
     this.#pull?.abort();
     const pull = (this.#pull = new AbortController());
-    const query = new URLSearchParams({ ...(cursor ? { cursor } : {}), ...(waitS ? { wait: String(waitS) } : {}) });
-    for (const one of shared) query.append("shared", one);
-    for (const one of open) query.append("open", one);
+    const query = placeQuery(cursor, { shared, open });
+    if (waitS) query.append("wait", String(waitS));
     const headers = this.#etag && this.#etag.of === asked(cursor, shared, open) ? { "If-None-Match": this.#etag.tag } : {};
     const began = Date.now();
     await this.#guarded(undefined, async () => {
@@ -107,6 +113,11 @@ export class HttpWay {
     throw new Problem(answer.status, await answer.json().catch(() => ({})));
   }
 
+  /** Sends a message of the device's own; null: it must go by a call. Throws Problem, Gone. */
+  async send() {
+    return null;
+  }
+
   async close() {
     this.#pull?.abort();
     await Promise.race([this.#turn, new Promise((done) => setTimeout(done, 2000))]);
@@ -135,8 +146,12 @@ export class Problem extends Error {
 /** The WebSocket. A browser cannot give it a header, so it brings a ticket. */
 export class SocketWay extends HttpWay {
   reading = "pushed";
+  #asked = new Map();
+  #asks = 0;
+  #pace = new Pace();
 
   async open(WebSocket) {
+    if (!WebSocket) throw new Gone(null, { unfit: true });
     let ticket;
     try {
       ({ ticket } = await (await this.call("POST", "/v1/device/ticket")).json());
@@ -153,9 +168,41 @@ export class SocketWay extends HttpWay {
       socket.onopen = resolve;
       socket.onerror = socket.onclose = () => reject(new Gone(null, { unfit: true }));
     }).finally(() => clearTimeout(late));
-    socket.onmessage = ({ data }) => this.came(JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#heard(JSON.parse(data));
     socket.onerror = () => {};
-    socket.onclose = ({ code }) => this.came(new Gone(code, { unfit: code === 1006 }));
+    socket.onclose = ({ code }) => {
+      this.#unanswered();
+      this.came(new Gone(code, { unfit: code === 1006 }));
+    };
+  }
+
+  #heard(frame) {
+    const asked = this.#asked.get(frame.ref);
+    if (!asked) return this.came(frame);
+    return frame.type === "error" ? asked.reject(new Problem(frame.status ?? 503, frame)) : asked.resolve(frame);
+  }
+
+  #unanswered() {
+    for (const { reject } of this.#asked.values()) reject(new Gone());
+  }
+
+  /** By a frame, if it fits one and the relay takes so many at the moment. */
+  async send(key, message) {
+    const ref = `send-${(this.#asks += 1)}`;
+    const frame = JSON.stringify({ type: "send", ref, key, message });
+    if (this.socket?.readyState !== 1 || new TextEncoder().encode(frame).length > SENT_BYTES_MAX) return null;
+    if (!this.#pace.take(Date.now())) return null;
+    let late;
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#asked.set(ref, { resolve, reject });
+        late = setTimeout(() => reject(new Gone()), CALL_MS);
+        this.socket.send(frame);
+      });
+    } finally {
+      clearTimeout(late);
+      this.#asked.delete(ref);
+    }
   }
 
   say(frame) {
@@ -172,6 +219,7 @@ export class SocketWay extends HttpWay {
       this.socket.onclose = this.socket.onmessage = this.socket.onopen = null;
       this.socket.close(1000);
     }
+    this.#unanswered();
     await super.close();
   }
 }
@@ -179,29 +227,30 @@ export class SocketWay extends HttpWay {
 /** Server-sent events, read by fetch, so that the token stays in a header and the cursor comes from the store. */
 export class StreamWay extends HttpWay {
   reading = "streamed";
-  #streaming = false;
+  #stream = null;
 
-  async read(cursor, waitS, more) {
-    if (this.#streaming) return super.read(cursor, 0, more);
-    this.#streaming = true;
-    const silent = new AbortController();
+  async read(cursor, waitS, more = {}) {
+    if (this.#stream && !more.anew) return super.read(cursor, 0, more);
+    this.#stream?.abort();
+    const stream = (this.#stream = new AbortController());
     let watch;
     const heard = () => {
       clearTimeout(watch);
-      watch = setTimeout(() => silent.abort(), SILENT_MS);
+      watch = setTimeout(() => stream.abort(), SILENT_MS);
     };
     heard();
     try {
-      const query = new URLSearchParams(cursor ? { cursor } : {});
       const headers = { Accept: "text/event-stream" };
-      const answer = await this.call("GET", `/v1/device/stream?${query}`, { headers, signal: silent.signal, withinMs: 0 });
+      const path = `/v1/device/stream?${placeQuery(cursor, more)}`;
+      const answer = await this.call("GET", path, { headers, signal: stream.signal, withinMs: 0 });
       for await (const { event, data } of eventsOf(answer.body)) {
+        if (this.#stream !== stream) return undefined;
         heard();
         this.came({ ...JSON.parse(data), type: event });
       }
-      this.came(new Gone());
+      if (this.#stream === stream) this.came(new Gone());
     } catch (error) {
-      if (this.abort.signal.aborted) return undefined;
+      if (this.abort.signal.aborted || this.#stream !== stream) return undefined;
       const unfit = error instanceof Problem && !NOT_UNFIT.has(error.status) && !error.body.resync;
       this.came(unfit ? new Gone(error.status, { unfit }) : error instanceof Problem ? error.frame() : new Gone());
     } finally {

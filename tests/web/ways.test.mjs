@@ -1,0 +1,41 @@
+// Which way the client takes, and what it asks for there; the relay is a function.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
+
+const welcome = { verdict: "resync", reason: "no_cursor", session: 1, epoch: "e", head: 0, missing: 0, floor: 0, cursors: { inbox: "c0" } };
+
+/** A client of a relay that shakes hands, and streams nothing; gives the addresses that it asked for, up to `last`. */
+async function asked(last, follow = []) {
+  const doors = [];
+  let done;
+  const seen = new Promise((resolve) => (done = resolve));
+  const fetch = async (url, { method = "GET", signal } = {}) => {
+    const path = url.replace("http://relay", "");
+    doors.push(`${method} ${path}`);
+    if (path.startsWith(last)) done();
+    if (method === "PUT") return Response.json(welcome);
+    const body = new ReadableStream({ start: (stream) => signal.addEventListener("abort", () => stream.error(signal.reason)) });
+    return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+  };
+  const cache = new Cache(new MemoryTables());
+  const client = new Client({ url: "http://relay", token: "t", cache, fetch, random: () => 0 });
+  for (const one of follow) await client.follow(one);
+  client.start();
+  await seen;
+  await client.stop();
+  return doors;
+}
+
+test("where there are no sockets, as in Node 20, the stream is taken at once, with all that is followed", async () => {
+  const { WebSocket } = globalThis;
+  globalThis.WebSocket = undefined;
+  try {
+    const doors = await asked("/v1/device/stream", ["town"]);
+    assert.deepEqual(doors.slice(0, 2), ["PUT /v1/device", "GET /v1/device/stream?cursor=c0&open=town"]);
+  } finally {
+    globalThis.WebSocket = WebSocket;
+  }
+});
