@@ -250,8 +250,10 @@ def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
 
 def _told_count(locked: Locked, device: Device, views: Mapping[str, AccountView]) -> int:
     """How many told entries the device has not acked: counted as far as an account with few collapse keys wants to know."""
+    if device.pushed_seq <= device.acked_seq:
+        return 0
     limit = max((view.capabilities.collapse_keys_max or 0 for view in views.values()), default=0)
-    if not limit or device.pushed_seq <= device.acked_seq:
+    if not limit:
         return 0
     return len(locked.notifiable(after=device.acked_seq, upto=device.pushed_seq, limit=limit))
 
