@@ -205,7 +205,7 @@ class Relay:
             settings.log_folder(),
             keep_ms=settings.retention.log_d * 86_400_000,
         )
-        self.fanout = FanoutWorker(self.inbox.fan_out, clock)
+        self.fanout = FanoutWorker(self.inbox.fan_out, clock, begin=self.inbox.begin_fan_out)
         self.challenger = Challenger(self.engine, clock, self.accounts, lambda _: policy, tokens=self.tokens)
         self.withdrawer = Withdrawer(self.engine, clock, self.accounts, lambda _: policy, open_token=self.tokens.unseal)
         self.hub = Hub(

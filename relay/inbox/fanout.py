@@ -27,6 +27,7 @@ from relay.store.sql import StoreError
 
 KNOWN_MAX = 1000  # receivers that a message's row names
 PUT_OFF_MS = 3_600_000
+LOST_MAX = 5  # processes that begin with a job and do not outlive it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,21 @@ def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[]
         raise
     except Exception as error:
         raise StepBroke(job) from error
+
+
+def begin(conn: Conn, now_ms: int, begun: Collection[str]) -> tuple[Job, bool] | None:
+    """Notes, before the step, that this process is about to begin with the job that is due: if the process ends by it, the
+    note stays. Gives the job, and whether it was put off, as five processes did not outlive it (safety FLT-23); None: there
+    is none, or it is one of those `begun`. After an hour one more process may try."""
+    job = rows.lock_due(conn, now_ms)
+    if job is None or job.job_id in begun:
+        return None
+    if job.tries < LOST_MAX:
+        rows.set_tries(conn, job, job.tries + 1)
+        return job, False
+    rows.set_tries(conn, job, LOST_MAX - 1)
+    put_off(conn, now_ms, job)
+    return job, True
 
 
 def put_off(conn: Conn, now_ms: int, job: Job) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from relay import ids
 from relay.clock import Clock
 from relay.errors import CursorRefused, Missing
@@ -17,7 +19,7 @@ from relay.inbox.comparing import Comparison, Range, compare
 from relay.inbox.cursor import Cursor, CursorKeys, unseal
 from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.erasing import erase
-from relay.inbox.fanout import StepBroke, fan_out, put_off
+from relay.inbox.fanout import StepBroke, begin, fan_out, put_off
 from relay.inbox.groups import GroupService
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.history import Asked, Pages
@@ -58,6 +60,8 @@ class Hints(Protocol):
     def close(self, device: DeviceKey, newer_than: int) -> None: ...
 
 
+log = structlog.get_logger("relay.inbox")
+
 T = TypeVar("T")
 NAMING_STEP = 1000  # messages looked at in one reading
 
@@ -95,6 +99,7 @@ class InboxService:
     _word: Any = field(init=False)
     _foreign: Any = field(init=False)
     _proofs: SetBackProofs = field(init=False)
+    _begun: set[str] = field(default_factory=set)  # jobs of the fan-out, noted since the start
 
     def __post_init__(self) -> None:
         self.groups = GroupService(engine=self.engine, room=self.room, new_epoch=self.new_epoch)
@@ -162,6 +167,17 @@ class InboxService:
         begun = self.quota.begin()
         counts = await self.engine.read(lambda conn, now_ms: open_deliveries(conn, now_ms, most=self.quota.most))
         self.quota.counted(counts, begun)
+
+    async def begin_fan_out(self) -> None:
+        """Before a step: makes sure that a job which ends the process each time is put off at last."""
+        found = await self.engine.write(lambda conn, now_ms: begin(conn, now_ms, self._begun))
+        if found is None:
+            return
+        job, lost = found
+        if lost:
+            log.error("fanout.quarantined", app=job.app_id, message_id=job.message_id)
+        else:
+            self._begun.add(job.job_id)
 
     async def fan_out(self) -> bool:
         """One step of the fan-out that has waited longest; False: nothing is due. Raises StepBroke; others go on."""

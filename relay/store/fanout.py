@@ -27,6 +27,7 @@ class Job(NamedTuple):
     options: str
     next_user: str
     due_ms: int
+    tries: int
 
 
 def job_id(app_id: str, message_id: str) -> str:
@@ -97,6 +98,16 @@ def lock_due(conn: Connection, now_ms: int) -> Job | None:
     """The job that has been due for longest and that nobody is at; it is ours until the transaction ends."""
     row = conn.execute(_due, {"now": now_ms}).first()
     return None if row is None else Job(*row)
+
+
+_set_tries = (
+    update(fanout_job).where(j.app_id == bindparam("app"), j.job_id == bindparam("job")).values(tries=bindparam("n"))
+)
+
+
+def set_tries(conn: Connection, job: Job, tries: int) -> None:
+    """How many processes have begun with it."""
+    conn.execute(_set_tries, {"app": job.app_id, "job": job.job_id, "n": tries})
 
 
 _here = (j.app_id == bindparam("app"), j.job_id == bindparam("job"))

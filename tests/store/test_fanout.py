@@ -84,6 +84,40 @@ async def test_flt_23_a_message_that_cannot_be_fanned_out_holds_up_no_other_and_
     assert await entries(house, spoilt.message_id) == [(user, "message") for user in sorted(MANY)]
 
 
+async def begun_by_another_process(house: House) -> None:
+    """Which then ends in the middle of its step."""
+    house.inbox._begun.clear()
+    await house.inbox.begin_fan_out()
+
+
+async def test_flt_23_a_job_that_ends_five_processes_is_put_off_and_the_others_go_on(house: House, clock: Any) -> None:
+    poison = await house.send(*MANY)
+    clock.forward(ms=1)
+    good = await house.send(*MANY)
+    for _ in range(fanout.LOST_MAX):
+        await begun_by_another_process(house)
+        assert await house.rows("SELECT 1 FROM inbox_entry") == []
+    await begun_by_another_process(house)
+    await run(house)
+    assert len(await entries(house, good.message_id)) == len(MANY)
+    assert await entries(house, poison.message_id) == []
+    clock.forward(ms=fanout.PUT_OFF_MS)
+    await begun_by_another_process(house)  # one more may try, each hour
+    await begun_by_another_process(house)
+    assert await run(house) == 0
+    clock.forward(ms=fanout.PUT_OFF_MS)
+    await run(house)
+    assert len(await entries(house, poison.message_id)) == len(MANY), "whoever outlives it does it"
+
+
+async def test_a_process_notes_a_job_once_however_many_steps_it_takes(house: House) -> None:
+    await house.send(*MANY)
+    for _ in range(2):
+        await house.inbox.begin_fan_out()
+        await house.inbox.fan_out()
+    assert await house.rows("SELECT tries FROM fanout_job") == [{"tries": 1}]
+
+
 async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from_it(house: House) -> None:
     for _ in range(2):
         await house.send("bob")
