@@ -158,9 +158,9 @@ class Chores:
     async def upgrades(self) -> None:
         """What no comparison proved within a day; and versions of an app that look as if they lose messages."""
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
-            while await self.inbox.give_up_upgrades(app_id, limit=UPGRADES) == UPGRADES:
+            while await self.inbox.upgrades.give_up(app_id, limit=UPGRADES) == UPGRADES:
                 pass
-            for one in await self.inbox.warn_of_versions(app_id):
+            for one in await self.inbox.upgrades.warn(app_id):
                 log.error("app_version.suspect", app=app_id, version=one.version, count=one.upgrades, bad=one.bad)
 
     async def forget(self) -> None:

@@ -198,7 +198,7 @@ class BackendApi:
 
     async def app_versions(self, call: Call) -> Answer:
         since_ms = self.clock.now_ms() - call.query.hours * 3_600_000
-        found = await self.inbox.versions(call.principal.app_id, since_ms=since_ms)
+        found = await self.inbox.upgrades.versions(call.principal.app_id, since_ms=since_ms)
         return Answer(200, {"since": rfc3339(since_ms), "versions": [asdict(one) for one in found]})
 
     # --- presence ---

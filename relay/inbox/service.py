@@ -10,7 +10,7 @@ import structlog
 from relay import ids
 from relay.clock import Clock
 from relay.errors import CursorRefused, Missing
-from relay.inbox import history, registry, upgrades
+from relay.inbox import history, registry
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import NewAddress
@@ -35,7 +35,7 @@ from relay.inbox.send import Accepted, Send
 from relay.inbox.shared import SharedService, Wanted
 from relay.inbox.trace import Trace, trace
 from relay.inbox.unchanged import Unchanged
-from relay.inbox.upgrades import VersionReport, known_upgrade
+from relay.inbox.upgrades import UpgradeService
 from relay.inbox.voiding import proves_loss, void
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
 from relay.shedding import PRIORITIES, Shedding
@@ -46,7 +46,6 @@ from relay.store.engine import Conn, Engine
 from relay.store.open_deliveries import open_deliveries
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
-from relay.store.upgrades import Upgrade
 from relay.store.users import Naming, naming
 
 
@@ -91,6 +90,7 @@ class InboxService:
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
     groups: GroupService = field(init=False)
     shared: SharedService = field(init=False)
+    upgrades: UpgradeService = field(init=False)
     unchanged: Unchanged = field(init=False)
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
@@ -103,6 +103,7 @@ class InboxService:
 
     def __post_init__(self) -> None:
         self.groups = GroupService(engine=self.engine, room=self.room, new_epoch=self.new_epoch)
+        self.upgrades = UpgradeService(engine=self.engine, policy_of=self.policy_of, facts_told=self.facts_told)
         self.shared = SharedService(
             engine=self.engine,
             keys=self.keys,
@@ -486,36 +487,6 @@ class InboxService:
             return compare(conn, snap, upto=end, as_of_ms=now_ms if as_of_ms is None else as_of_ms, ranges=ranges)
 
         return await self._judged(device, cursor, work)
-
-    async def upgrade_to_prove(self, device: DeviceKey, upgrade_id: str | None) -> Upgrade | None:
-        """The upgrade that a comparison is to prove; None: there was none. Raises Invalid for an unknown id."""
-        return await self.engine.read(lambda conn, _: known_upgrade(conn, device, upgrade_id))
-
-    async def prove_upgrade(self, device: DeviceKey, upgrade_id: str, compared: Comparison) -> str | None:
-        """Notes a round's outcome; gives what is known of the upgrade by now."""
-        state = await self.engine.write(
-            lambda conn, now_ms: upgrades.record(
-                conn, now_ms, self.policy_of, device=device, upgrade_id=upgrade_id, compared=compared
-            )
-        )
-        self.facts_told()
-        return state
-
-    async def versions(self, app_id: str, *, since_ms: int) -> list[VersionReport]:
-        """How upgrades since then went, by app version."""
-        return await self.engine.read(lambda conn, now_ms: upgrades.reports(conn, now_ms, app_id, since_ms=since_ms))
-
-    async def give_up_upgrades(self, app_id: str, *, limit: int) -> int:
-        given_up = await self.engine.write(
-            lambda conn, now_ms: upgrades.give_up(conn, now_ms, self.policy_of, app_id=app_id, limit=limit)
-        )
-        self.facts_told()
-        return given_up
-
-    async def warn_of_versions(self, app_id: str) -> list[VersionReport]:
-        suspects = await self.engine.write(lambda conn, now_ms: upgrades.warn(conn, now_ms, app_id))
-        self.facts_told()
-        return suspects
 
     async def reset(self, device: DeviceKey, *, reason: str) -> dict[str, Any]:
         """Where a device begins again."""

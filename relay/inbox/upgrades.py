@@ -2,7 +2,7 @@
 app look as if they lose their users' messages (protocol 10.4)."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -15,7 +15,7 @@ from relay.inbox.rules import Reason
 from relay.model import DeviceKey
 from relay.store import inbox as inbox_rows
 from relay.store import upgrades as rows
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.upgrades import REPAIRING, VERIFIED, Outcome, Upgrade
 
@@ -196,3 +196,44 @@ def warn(conn: Conn, now_ms: int, app_id: str) -> list[VersionReport]:
         ],
     )
     return suspects
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeService:
+    """What is known of upgrades: each method is one transaction, or one reading. `facts_told`: events were written."""
+
+    engine: Engine
+    policy_of: PolicyOf
+    facts_told: Callable[[], None] = lambda: None
+
+    async def to_prove(self, device: DeviceKey, upgrade_id: str | None) -> Upgrade | None:
+        """The upgrade that a comparison is to prove; None: there was none. Raises Invalid for an unknown id."""
+        return await self.engine.read(lambda conn, _: known_upgrade(conn, device, upgrade_id))
+
+    async def prove(self, device: DeviceKey, upgrade_id: str, compared: Comparison) -> str | None:
+        """Notes a round's outcome; gives what is known of the upgrade by now."""
+        state = await self.engine.write(
+            lambda conn, now_ms: record(
+                conn, now_ms, self.policy_of, device=device, upgrade_id=upgrade_id, compared=compared
+            )
+        )
+        self.facts_told()
+        return state
+
+    async def give_up(self, app_id: str, *, limit: int) -> int:
+        """As `give_up` above: at most `limit`."""
+        given_up = await self.engine.write(
+            lambda conn, now_ms: give_up(conn, now_ms, self.policy_of, app_id=app_id, limit=limit)
+        )
+        self.facts_told()
+        return given_up
+
+    async def versions(self, app_id: str, *, since_ms: int) -> list[VersionReport]:
+        """How upgrades since then went, by app version."""
+        return await self.engine.read(lambda conn, now_ms: reports(conn, now_ms, app_id, since_ms=since_ms))
+
+    async def warn(self, app_id: str) -> list[VersionReport]:
+        """Tells the backend of versions that look as if they lose messages, and gives them."""
+        suspects = await self.engine.write(lambda conn, now_ms: warn(conn, now_ms, app_id))
+        self.facts_told()
+        return suspects

@@ -282,7 +282,7 @@ class DeviceService:
             )
         upgrade = None
         if body.purpose == "upgrade":
-            upgrade = await self.inbox.upgrade_to_prove(device, body.upgrade)
+            upgrade = await self.inbox.upgrades.to_prove(device, body.upgrade)
         free = upgrade is not None and upgrade.verify_state not in VERIFIED
         rate = self.rounds if body.as_of is not None or free else self.comparisons
         if not rate.take(device, self.clock.monotonic_ms()):
@@ -293,7 +293,7 @@ class DeviceService:
         compared = await self._compare(device, ranges, cursor=cursor, as_of_ms=as_of_ms)
         state = None
         if upgrade is not None:
-            state = await self.inbox.prove_upgrade(device, upgrade.upgrade_id, compared)
+            state = await self.inbox.upgrades.prove(device, upgrade.upgrade_id, compared)
         return _compared_json(compared) | {"state": state}
 
     async def _compare(self, device: DeviceKey, ranges: Sequence[Range], **where: Any) -> Comparison:

@@ -41,7 +41,7 @@ async def compare(house: House, upgrade: str, *, lost: int = 0, name: str = PHON
     has = all_.items[: len(all_.items) - lost]
     mine = Range(*whole, len(has), sum(map(fingerprint, has)) % 2**128)
     compared = await house.inbox.compare(key, [mine], cursor=cursor)
-    return await house.inbox.prove_upgrade(key, upgrade, compared)
+    return await house.inbox.upgrades.prove(key, upgrade, compared)
 
 
 async def verdicts(house: House) -> list[tuple[str, int]]:
@@ -111,10 +111,10 @@ async def test_an_upgrade_that_nobody_proves_within_a_day_is_missing_and_may_be_
     await house.send()
     upgrade = await upgraded(house)
     clock.forward(ms=DAY_MS - 1)
-    assert await house.inbox.give_up_upgrades("shop", limit=10) == 0
+    assert await house.inbox.upgrades.give_up("shop", limit=10) == 0
     clock.forward(ms=1)
-    assert await house.inbox.give_up_upgrades("shop", limit=10) == 1
-    assert await house.inbox.give_up_upgrades("shop", limit=10) == 0
+    assert await house.inbox.upgrades.give_up("shop", limit=10) == 1
+    assert await house.inbox.upgrades.give_up("shop", limit=10) == 0
     clock.forward(ms=1)
     assert await compare(house, upgrade) == "ok"
     assert await verdicts(house) == [("missing", 0), ("ok", 0)]
@@ -138,22 +138,22 @@ async def test_a_version_that_loses_its_users_store_is_told_once_a_day(
     for name in (PHONE, TABLET):
         await house.hello(name, app_version="2")
     for _ in range(2):
-        (suspect,) = await house.inbox.warn_of_versions("shop")
+        (suspect,) = await house.inbox.upgrades.warn("shop")
     assert (suspect.version, suspect.upgrades, suspect.bad, suspect.reasons) == ("2", 2, 1, {"no_cursor": 1})
     told = [data for kind, data in await house.events() if kind == "app_version.suspect"]
     assert [(one["app_version"], one["bad"]) for one in told] == [("2", 1)]
     clock.forward(ms=2 * DAY_MS)
-    assert await house.inbox.warn_of_versions("shop") == []
+    assert await house.inbox.upgrades.warn("shop") == []
 
 
 async def test_a_version_that_never_acks_shows(house: House, clock: Any) -> None:
     await house.hello(PHONE, app_version="2")
     await house.send()
     clock.forward(ms=upgrades.SILENT_MS)
-    (version,) = await house.inbox.versions("shop", since_ms=0)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
     assert version.silent == 1
     await house.catch_up(PHONE)
-    (version,) = await house.inbox.versions("shop", since_ms=0)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
     assert version.silent == 0
 
 
@@ -163,5 +163,5 @@ async def test_how_long_it_took_to_catch_up_is_known_from_the_first_comparison(h
     await compare(house, upgrade)
     clock.forward(s=7)
     await compare(house, upgrade)
-    (version,) = await house.inbox.versions("shop", since_ms=0)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
     assert (version.caught_up_s, version.verified) == (7.0, {"ok": 1})
