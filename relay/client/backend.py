@@ -152,6 +152,37 @@ class Backend:
         body: Json = {"devices": [dict(one) for one in devices]}
         return await self._json("POST", "/v1/presence", body if lease_s is None else body | {"lease_s": lease_s})
 
+    # --- webhooks ---
+
+    async def create_webhook(self, url: str, *, types: Sequence[str] = ("*",), **fields: Any) -> Json:
+        """Has events told to this URL; the answer's `secret`, shown this once, is what `verify_webhook` checks with.
+
+        Not repeated by itself: a second try makes a second endpoint.
+        """
+        body = {"url": url, "types": list(types)} | fields
+        answer: Json = (await self._once("POST", "/v1/webhooks", body)).json
+        return answer
+
+    async def webhooks(self) -> list[Json]:
+        answer = await self._json("GET", "/v1/webhooks")
+        return list(answer["endpoints"])
+
+    async def change_webhook(self, endpoint: str, **fields: Any) -> Json:
+        """`fields`: url, types, description, headers, enabled; what is left out stays as it is."""
+        return await self._json("PATCH", _endpoint(endpoint), fields)
+
+    async def delete_webhook(self, endpoint: str) -> None:
+        await self._call("DELETE", _endpoint(endpoint))
+
+    async def rotate_webhook(self, endpoint: str, *, overlap_s: int = 86_400) -> Json:
+        """Gives a new secret; the old one goes on signing beside it for `overlap_s`. Not repeated by itself."""
+        answer: Json = (await self._once("POST", f"{_endpoint(endpoint)}/rotate", {"overlap_s": overlap_s})).json
+        return answer
+
+    async def replay_webhook(self, endpoint: str, **which: Any) -> Json:
+        """Sends events again: some by id (`events`), or those of a time (`since`, `until`, `undelivered_only`, `cursor`)."""
+        return await self._json("POST", f"{_endpoint(endpoint)}/replay", which)
+
     # --- events ---
 
     async def events(
@@ -239,6 +270,10 @@ def new_key() -> str:
 
 def _safe(text: str) -> str:
     return quote(text, safe="")
+
+
+def _endpoint(endpoint: str) -> str:
+    return f"/v1/webhooks/{_safe(endpoint)}"
 
 
 def _group(group: str) -> str:

@@ -144,6 +144,16 @@ async def test_a_timeline_cannot_have_the_inboxs_name(face: Face) -> None:
     assert answer.refused(422, "validation_failed")
 
 
+async def test_a_group_becomes_ultra_also_where_nobody_joins_or_leaves(face: Face, group: str) -> None:
+    path = f"/v1/groups/{group}/members"
+    assert (await face.call("PUT", path, {"type": "ultra"})).refused(404, "not_found")
+    await face.call("PUT", path, {"add": [face.user, "bob"]})
+    for _ in range(2):
+        assert (await face.call("PUT", path, {"type": "ultra"})).json["type"] == "ultra"
+    assert (await post(face, group))["timeline"]["seq"] == 1
+    assert (await face.call("PUT", path, {})).refused(422, "validation_failed")
+
+
 async def test_a_group_grows_beyond_a_thousand_as_an_ultra_one_alone(face: Face, group: str, path: str) -> None:
     users = [f"u{n:04}" for n in range(1000)]
     assert (await face.call("PUT", path, {"add": users})).json["members"] == 1002

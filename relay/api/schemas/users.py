@@ -27,8 +27,8 @@ class MembersBody(In):
 
     @model_validator(mode="after")
     def _apart(self) -> "MembersBody":
-        if not self.add and not self.remove:
-            raise ValueError("give `add` or `remove`")
+        if not self.add and not self.remove and self.type is None:
+            raise ValueError("give `add`, `remove` or `type`")
         if set(self.add or ()) & set(self.remove or ()):
             raise ValueError("nobody can join and leave at once")
         return self
