@@ -27,6 +27,7 @@ from relay.store import apps as rows
 from relay.store import devices as device_rows
 from relay.store import tokens
 from relay.store.engine import Conn, Engine
+from relay.store.gathered import Gathered
 
 log = structlog.get_logger("relay.auth")
 
@@ -65,6 +66,7 @@ class Authenticator:
         self._engine = engine
         self._ring = ring
         self._clock = clock
+        self._tokens: Gathered[str, Any] = Gathered(engine, tokens.token_rows)  # devices come in crowds
         self._known: OrderedDict[str, tuple[Principal, int]] = OrderedDict()  # header -> who, and until when
         self.revoked: Callable[[], Awaitable[None]] = _nobody_to_tell  # called when a family of tokens was revoked
         self._used: dict[str, int] = {}  # API key -> when it was last used, until that is written down
@@ -133,7 +135,7 @@ class Authenticator:
 
     async def _device_token(self, token_id: str, secret: str, network: str) -> Principal:
         self._check_guesses(token_id, network)
-        row = await self._engine.read(lambda conn, _: tokens.token_row(conn, token_id))
+        row = await self._tokens.get(token_id)
         fits = self._fits(DEVICE_TOKEN, secret, None if row is None else row.secret_mac)
         if row is None or not fits or _gone(row):
             raise self._guessed(token_id, network)

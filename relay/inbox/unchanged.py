@@ -6,16 +6,14 @@ remembered; the version as it is now never is: it is read after the question has
 seen, whoever committed it. Questions that come together share one reading.
 """
 
-import asyncio
 from collections import OrderedDict
 from typing import NamedTuple
 
 from relay.model import DeviceKey
-from relay.store.engine import Engine
+from relay.store.gathered import Gathered, Reads
 from relay.store.versions import Version, versions_of
 
 REMEMBERED_MAX = 50_000  # devices
-TOGETHER_MAX = 256  # devices in one reading
 
 
 class Question(NamedTuple):
@@ -28,11 +26,9 @@ class Question(NamedTuple):
 class Unchanged:
     """Questions with the answer "not modified", by device."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Reads) -> None:
         self._known: OrderedDict[DeviceKey, tuple[Question, Version]] = OrderedDict()
-        self._asked: list[tuple[DeviceKey, asyncio.Future[Version | None]]] = []
-        self._looking: asyncio.Task[None] | None = None
+        self._now: Gathered[DeviceKey, Version] = Gathered(engine, versions_of)
 
     def answered(self, device: DeviceKey, question: Question, version: Version) -> None:
         """At this version, the answer to this question was that nothing has changed."""
@@ -50,32 +46,4 @@ class Unchanged:
         if known is None or known[0] != question:
             return None
         version = known[1]
-        return version if await self._now(device) == version else None
-
-    def _now(self, device: DeviceKey) -> "asyncio.Future[Version | None]":
-        future: asyncio.Future[Version | None] = asyncio.get_running_loop().create_future()
-        self._asked.append((device, future))
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look())
-        return future
-
-    async def _look(self) -> None:
-        try:
-            while self._asked:
-                asked, self._asked = self._asked[:TOGETHER_MAX], self._asked[TOGETHER_MAX:]
-                await self._tell(asked)
-        finally:
-            self._looking = None
-
-    async def _tell(self, asked: "list[tuple[DeviceKey, asyncio.Future[Version | None]]]") -> None:
-        devices = {device for device, _ in asked}
-        try:
-            versions = await self._engine.read(lambda conn, _: versions_of(conn, devices))
-        except Exception as error:  # noqa: BLE001 - it is the answer of everyone who asked
-            for _, future in asked:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for device, future in asked:
-            if not future.done():
-                future.set_result(versions.get(device))
+        return version if await self._now.get(device) == version else None

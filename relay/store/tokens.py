@@ -1,14 +1,14 @@
 """Rows of device tokens and tickets. Secrets are stored as keyed hashes only."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, delete, select, update
 
 from relay.model import DeviceKey
 from relay.store.schema.apps import device_token, ticket
 from relay.store.schema.devices import device
-from relay.store.sql import device_params, insert_rows
+from relay.store.sql import as_list, device_params, in_list, insert_rows, per_dialect
 
 KEPT_MS = 86_400_000  # a token's row outlives it by this, so that a late use is known for what it is
 
@@ -21,21 +21,32 @@ _here = (
 
 # --- looking ----------------------------------------------------------------------------------------------------------
 
-_by_id = (
-    select(device_token, device.c.state.label("device_state"))
-    .select_from(
+
+def _with_device() -> Select[Any]:
+    return select(device_token, device.c.state.label("device_state")).select_from(
         device_token.outerjoin(
             device,
             (device.c.app_id == _t.app_id) & (device.c.user_id == _t.user_id) & (device.c.device_id == _t.device_id),
         )
     )
-    .where(_t.token_id == bindparam("id"))
-)
+
+
+_by_id = _with_device().where(_t.token_id == bindparam("id"))
 
 
 def token_row(conn: Connection, token_id: str) -> Row[Any] | None:
     """The token's row, with the state of its device."""
     return conn.execute(_by_id, {"id": token_id}).first()
+
+
+@per_dialect
+def _by_ids(sqlite: bool) -> Select[Any]:
+    return _with_device().where(in_list(_t.token_id, "ids", sqlite=sqlite))
+
+
+def token_rows(conn: Connection, token_ids: Collection[str]) -> dict[str, Row[Any]]:
+    """The same of many tokens, by their ids; unknown ones are left out."""
+    return {row.token_id: row for row in conn.execute(_by_ids(conn), {"ids": as_list(conn, sorted(token_ids))}).all()}
 
 
 _renew = (

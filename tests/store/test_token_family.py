@@ -65,6 +65,14 @@ async def of(engine: Engine, clock: Going) -> Family:
     return Family(engine, clock)
 
 
+async def test_many_tokens_are_looked_up_as_each_would_be(of: Family, engine: Engine) -> None:
+    for token_id in ("t0", "t1", "t2"):
+        await of.first(token_id)
+    found = await engine.read(lambda conn, _: tokens.token_rows(conn, {"t0", "t2", "unknown"}))
+    each = {one: await engine.read(lambda conn, _, one=one: tokens.token_row(conn, one)) for one in ("t0", "t2")}
+    assert {name: tuple(row) for name, row in found.items()} == {name: tuple(row) for name, row in each.items()}
+
+
 async def test_a_successor_is_not_given_before_its_time(of: Family, clock: Going) -> None:
     await of.first()
     clock.forward(ms=HALF_LIFE_MS - 1)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from house import House
 
-from relay.errors import Unavailable
 from relay.inbox.unchanged import Question, Unchanged
 from relay.store.engine import Engine
 
@@ -14,17 +13,14 @@ PHONE = "ann/phone"
 
 
 class Counted:
-    """An engine whose readings are counted, or refused."""
+    """An engine whose readings are counted."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.readings = 0
-        self.away = False
 
     async def read(self, work: Any) -> Any:
         self.readings += 1
-        if self.away:
-            raise Unavailable("away", code="storage_unavailable")
         return await self._engine.read(work)
 
 
@@ -95,35 +91,10 @@ async def test_another_question_is_not_answered_by_it(house: House) -> None:
 
 async def test_devices_that_ask_together_share_one_reading(house: House, engine: Engine) -> None:
     counted = Counted(engine)
-    unchanged = Unchanged(counted)  # type: ignore[arg-type]
+    unchanged = Unchanged(counted)
     names = [f"{user}/{device}" for user in ("ann", "bob") for device in ("phone", "tablet")]
     questions = {house.key(name): await told(house, name, unchanged) for name in names}
     await house.hello("bob/tablet")
     found = await asyncio.gather(*(unchanged.holds(key, question) for key, question in questions.items()))
     assert [version is not None for version in found] == [True, True, True, False]
     assert counted.readings == 1
-
-
-async def test_a_store_that_is_away_is_told_to_each_who_asks_and_forgotten_when_it_is_back(
-    house: House, engine: Engine
-) -> None:
-    counted = Counted(engine)
-    unchanged = Unchanged(counted)  # type: ignore[arg-type]
-    question = await told(house, PHONE, unchanged)
-    counted.away = True
-    found = await asyncio.gather(
-        *(unchanged.holds(house.key(PHONE), question) for _ in range(3)), return_exceptions=True
-    )
-    assert [type(one) for one in found] == [Unavailable] * 3
-    counted.away = False
-    assert await unchanged.holds(house.key(PHONE), question) is not None
-
-
-async def test_a_caller_who_leaves_does_not_take_the_others_answer_away(house: House) -> None:
-    question = await told(house, PHONE)
-    leaving, staying = (
-        asyncio.ensure_future(house.inbox.unchanged.holds(house.key(PHONE), question)) for _ in range(2)
-    )
-    await asyncio.wait([leaving, staying], timeout=0)  # both have asked
-    leaving.cancel()
-    assert await staying is not None

@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
-LOADED = "import json, sys, relay.cli.serve; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+LOADED = (
+    "import json, sys, relay.cli.serve; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+)
 
 
 def test_a_start_loads_nothing_that_only_other_commands_and_settings_need() -> None:

@@ -1,0 +1,60 @@
+"""Small questions that come together, answered from one reading: a turn of a reader's thread costs far more than a row."""
+
+import asyncio
+from collections.abc import Callable, Collection, Hashable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from relay.store.engine import Conn, T, Work
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+TOGETHER_MAX = 256  # keys of one reading
+
+
+class Reads(Protocol):
+    """What it needs of an engine."""
+
+    async def read(self, work: Work[T]) -> T: ...
+
+
+class Gathered(Generic[K, V]):
+    """Looks up what keys stand for. Every look-up begins after its key was asked for, so it sees what was committed before.
+
+    While one reading is under way, keys that are asked for wait for the next.
+    """
+
+    def __init__(self, engine: Reads, look: Callable[[Conn, Collection[K]], Mapping[K, V]]) -> None:
+        self._engine = engine
+        self._look = look
+        self._asked: list[tuple[K, asyncio.Future[V | None]]] = []
+        self._looking: asyncio.Task[None] | None = None
+
+    def get(self, key: K) -> "asyncio.Future[V | None]":
+        """What the key stands for, None if nothing. Raises what a reading of the store raises."""
+        future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((key, future))
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._answer_all())
+        return future
+
+    async def _answer_all(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked[:TOGETHER_MAX], self._asked[TOGETHER_MAX:]
+                await self._answer(asked)
+        finally:
+            self._looking = None
+
+    async def _answer(self, asked: "list[tuple[K, asyncio.Future[V | None]]]") -> None:
+        keys = {key for key, _ in asked}
+        try:
+            found = await self._engine.read(lambda conn, _: self._look(conn, keys))
+        except Exception as error:  # noqa: BLE001 - it is the answer of everyone who asked
+            for _, future in asked:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for key, future in asked:
+            if not future.done():
+                future.set_result(found.get(key))
