@@ -51,6 +51,8 @@ class AckRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AckAnswer:
+    """What the device is told, and what follows for others."""
+
     acked_seq: int
     results: dict[str, str]
     shared: dict[str, int]  # how far the device is in the shared timelines that the request named

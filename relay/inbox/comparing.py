@@ -62,6 +62,8 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
+    """What a comparison showed, range by range."""
+
     base_seq: int  # nothing up to here counts: it is below the floor, or the device began after it
     as_of_ms: int
     ranges: tuple[Compared, ...]
@@ -73,6 +75,7 @@ class Comparison:
 
 
 def fingerprint(item: Item) -> int:
+    """The first 16 bytes of a SHA-256 over number, id and `h`, as a number (protocol 8.7)."""
     digest = hashlib.sha256(f"{item.seq}|{item.message_id}|{item.h}".encode()).digest()
     return int.from_bytes(digest[: FP_BITS // 8])
 

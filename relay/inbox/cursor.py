@@ -50,6 +50,7 @@ class CursorKeys:
 
 
 def short(text: str) -> bytes:
+    """The prefix of a SHA-256 by which a cursor names what is longer."""
     return hashlib.sha256(text.encode()).digest()[:8]
 
 
@@ -59,6 +60,7 @@ def epoch8(store_epoch: str, inbox_epoch: str) -> bytes:
 
 
 def tail8(message_id: str | None) -> bytes:
+    """Of the entry that a cursor ends at; NO_TAIL if it is none."""
     return NO_TAIL if message_id is None else short(message_id)
 
 
@@ -71,6 +73,7 @@ def _mac(key: bytes, device: DeviceKey, body: bytes) -> bytes:
 
 
 def seal(cursor: Cursor, device: DeviceKey, keys: CursorKeys) -> str:
+    """The cursor as text, with a MAC that binds it to the device."""
     body = _BODY.pack(
         VERSION,
         keys.newest,

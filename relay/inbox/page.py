@@ -126,6 +126,7 @@ def reset_data(conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, pas
 
 
 def refused(conn: Conn, snap: Snapshot, keys: CursorKeys, *, reason: str, past: int | None = None) -> CursorRefused:
+    """The refusal, with where the device begins again."""
     code = "cursor_too_old" if reason == "too_old" else "cursor_epoch_changed"
     return CursorRefused(
         "Store the cursor of `resync`, keep your messages, and go on from there.",

@@ -16,6 +16,8 @@ _CHAIN_MAX = 20  # quiet hours that follow each other; more than a week of them 
 
 
 class Level(StrEnum):
+    """Of what a user wants to be told."""
+
     ALL = "all"
     MENTIONS = "mentions"
     NONE = "none"
@@ -90,6 +92,7 @@ def zone_of(*names: str | None) -> tzinfo:
 
 
 def is_zone(name: str) -> bool:
+    """Whether this is an IANA name of a time zone."""
     return zone_of(name) is not UTC or name in {"UTC", "Etc/UTC"}
 
 

@@ -193,6 +193,7 @@ def merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def above(ranges: Sequence[tuple[int, int]], seq: int) -> tuple[tuple[int, int], ...]:
+    """What of these ranges lies above a number."""
     return tuple((max(low, seq + 1), high) for low, high in ranges if high > seq)
 
 
@@ -336,6 +337,8 @@ NOTHING = Outstanding(untold_ms=None, told=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rearmed:
+    """When a push job is due, and why then; None: it rests, and why."""
+
     due_ms: int | None
     reason: str | None
     told_ms: int | None
@@ -389,12 +392,16 @@ def rearm(
 
 
 class Verdict(StrEnum):
+    """What follows for a device from its handshake."""
+
     RESUME = "resume"
     DELTA = "delta"
     RESYNC = "resync"
 
 
 class Reason(StrEnum):
+    """Why a cursor was no good."""
+
     NO_CURSOR = "no_cursor"
     BAD_CURSOR = "bad_cursor"
     EPOCH = "epoch"
@@ -419,6 +426,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
+    """What the table says of a handshake."""
+
     verdict: Verdict
     reason: Reason | None
     acked_seq: int  # what the relay believes from now on

@@ -40,6 +40,7 @@ class News(NamedTuple):
 
 
 def wishes(locked: "Locked", device: Device) -> list[Wish]:
+    """The timelines that the device is to be told of, as far as the rows of its user say."""
     reads = locked.reads(device.device_id)
     found = []
     for one in locked.woken:

@@ -88,6 +88,7 @@ def _title_only(push: Notification) -> Notification:
 
 
 def is_urgent(item: Item) -> bool:
+    """Whether a summary that tells of it is urgent."""
     return item.priority in SUMMARY_PRIORITY_URGENT
 
 
@@ -158,6 +159,7 @@ def summary(
 
 
 def summary_id(device_id: str, conversation_id: str | None) -> str:
+    """The id of the notification that sums up a conversation on a device, or (None) all of them."""
     digest = hashlib.sha256(f"{device_id}\x1f{conversation_id or ''}".encode()).digest()[:15]
     return "s" + base64.b32encode(digest).decode().lower()
 

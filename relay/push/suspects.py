@@ -26,4 +26,5 @@ def may_join(lost: int, beside: Sequence[int]) -> bool:
 
 
 def together(lost: int) -> int:
+    """How many suspects may be handled at once, if the worst of them was lost so often."""
     return TOGETHER[lost - 1] if lost <= len(TOGETHER) else 1

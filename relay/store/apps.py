@@ -16,6 +16,7 @@ def apps(conn: Connection) -> dict[str, bytes]:
 
 
 def create_app(conn: Connection, now_ms: int, *, app_id: str, id_secret: bytes) -> None:
+    """Makes the app; one that is there stays as it is."""
     insert_missing(
         conn,
         app,
@@ -134,6 +135,7 @@ def revoked_since(conn: Connection, since_ms: int) -> set[str]:
 
 
 def revoke_api_key(conn: Connection, now_ms: int, *, app_id: str, key_id: str) -> bool:
+    """Whether there was such a key that was not revoked."""
     c = api_key.c
     changed = conn.execute(
         update(api_key).where(c.app_id == app_id, c.key_id == key_id, c.revoked_ms.is_(None)).values(revoked_ms=now_ms)

@@ -13,6 +13,7 @@ _a = push_attempt.c
 
 
 def start_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes attempts before their vendors are called."""
     insert_rows(conn, push_attempt, rows)
 
 

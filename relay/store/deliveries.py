@@ -14,6 +14,7 @@ e, d, ev = endpoint.c, delivery.c, event.c
 
 
 def new_delivery(key: DeliveryKey, now_ms: int) -> dict[str, Any]:
+    """The row of a delivery that is due at once."""
     return {
         "app_id": key.app_id,
         "endpoint_id": key.endpoint_id,

@@ -18,6 +18,7 @@ _STATE_AT = FIELDS.index("state")
 
 
 def device_of(row: Sequence[Any]) -> Device:
+    """From the columns of FIELDS."""
     values = list(row)
     values[_STATE_AT] = _STATES[values[_STATE_AT]]
     return Device(*values)
@@ -164,6 +165,7 @@ _drop_acks = delete(device_ack).where(
 def set_ack_ranges(
     conn: Connection, key: DeviceKey, *, ranges: Iterable[tuple[int, int]], again: Iterable[tuple[int, int]]
 ) -> None:
+    """Replaces what the device has acked beyond `acked_seq`: what it holds, and what it is offered `again`."""
     conn.execute(_drop_acks, device_params(key))
     head = key._asdict()
     rows = [
@@ -188,6 +190,7 @@ def held_rows(conn: Connection, key: DeviceKey) -> list[tuple[int, str, int]]:
 
 
 def add_held(conn: Connection, key: DeviceKey, rows: Iterable[tuple[int, str]]) -> None:
+    """Notes (seq, why) of entries that the device passed without having them in full; a number that is known stays."""
     head = key._asdict()
     insert_missing(conn, device_held, [head | {"seq": seq, "why": why, "tries": 0} for seq, why in rows])
 
@@ -196,6 +199,7 @@ _drop_held = delete(device_held).where(*_held_here, device_held.c.seq == bindpar
 
 
 def drop_held(conn: Connection, key: DeviceKey, seqs: Iterable[int]) -> None:
+    """These came in full, or need not any more."""
     rows = [device_params(key) | {"seq": seq} for seq in seqs]
     if rows:
         conn.execute(_drop_held, rows)
@@ -205,6 +209,7 @@ _set_tries = update(device_held).where(*_held_here, device_held.c.seq == bindpar
 
 
 def set_held_tries(conn: Connection, key: DeviceKey, *, seq: int, tries: int) -> None:
+    """How many versions of the app could not read it."""
     conn.execute(_set_tries, device_params(key) | {"s": seq, "n": tries})
 
 
@@ -323,6 +328,7 @@ _set_state = (
 
 
 def set_address_state(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes, state: str) -> None:
+    """For the vendor's token with this hash alone."""
     conn.execute(_set_state, device_params(key) | {"of": account, "hash": token_hash, "to": state})
 
 
@@ -371,4 +377,5 @@ _unbury = delete(address_tombstone).where(
 
 
 def unbury_address(conn: Connection, app_id: str, *, account: str, token_hash: bytes) -> None:
+    """The token is alive: somebody has registered it again."""
     conn.execute(_unbury, {"app": app_id, "of": account, "hash": token_hash})

@@ -25,6 +25,8 @@ class EndpointKey(NamedTuple):
 
 
 class DeliveryKey(NamedTuple):
+    """One event for one endpoint."""
+
     app_id: str
     endpoint_id: str
     event_id: str
@@ -163,6 +165,7 @@ def sealed_of(conn: Connection, now_ms: int, key: EndpointKey) -> Sealed:
 
 
 def sealed_secrets(row: Any, now_ms: int) -> Sealed:
+    """From a row with the secrets of an endpoint: the old one only while it still counts."""
     old_counts = row.old_secret_until_ms is not None and row.old_secret_until_ms > now_ms
     return Sealed(
         secret=row.secret_sealed, old_secret=row.old_secret_sealed if old_counts else None, headers=row.headers_sealed

@@ -39,6 +39,8 @@ class Watch(Protocol):
 
 
 class NoWatch:
+    """Nobody looks on."""
+
     def committed(self, size: int, seconds: float) -> None: ...
 
     def refused(self) -> None: ...
@@ -100,6 +102,7 @@ class Job:
 
 
 def settle_futures(outcomes: Sequence[tuple["asyncio.Future[Any]", Any]]) -> None:
+    """Gives everybody who waits the outcome. In the loop of the futures."""
     for future, outcome in outcomes:
         if future.done():  # its request was cancelled; the commit stands all the same
             continue

@@ -66,6 +66,7 @@ class _ScopeRow(msgspec.Struct):
 
 
 def scope_of(text_: str | None) -> Scope:
+    """From its stored form; None: for everybody."""
     if text_ is None:
         return EVERYWHERE
     row = msgspec.json.decode(text_, type=_ScopeRow)
@@ -79,6 +80,7 @@ def scope_of(text_: str | None) -> Scope:
 
 
 def scope_text(scope: Scope) -> str | None:
+    """The stored form."""
     if scope is EVERYWHERE or scope == EVERYWHERE:
         return None
     return msgspec.json.encode(
@@ -221,6 +223,7 @@ def _by_seq(sqlite: bool) -> Select[Any]:
 
 
 def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entry]:
+    """The entries with these numbers, as far as they are there, in order."""
     params = {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs)}
     return [entry_of(row) for row in conn.execute(_by_seq(conn), params).all()]
 
@@ -257,6 +260,7 @@ _live_above = select(func.count()).select_from(inbox_entry).where(*_here, e.seq 
 
 
 def count_live_above(conn: Connection, key: UserKey, seq: int) -> int:
+    """How many entries above this number have not ended."""
     return int(conn.execute(_live_above, {"app": key.app_id, "user": key.user_id, "after": seq}).scalar_one())
 
 
@@ -351,6 +355,7 @@ def _complete(sqlite: bool) -> Any:
 
 
 def mark_completed(conn: Connection, key: UserKey, now_ms: int, seqs: Iterable[int]) -> None:
+    """The last delivery of each of these to its user has ended."""
     conn.execute(_complete(conn), {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "now": now_ms})
 
 

@@ -36,6 +36,7 @@ def job_id(app_id: str, message_id: str) -> str:
 
 
 def add_jobs(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes jobs; one that is there already stays as it is."""
     insert_missing(conn, fanout_job, rows)
 
 

@@ -82,6 +82,7 @@ _count = select(func.count()).select_from(membership).where(*_current)
 
 
 def count(conn: Connection, app_id: str, group: str) -> int:
+    """How many members there are now."""
     return int(conn.execute(_count, {"app": app_id, "group": group}).scalar_one())
 
 
@@ -91,6 +92,7 @@ def _among(sqlite: bool) -> Select[Any]:
 
 
 def members_among(conn: Connection, app_id: str, group: str, users: Iterable[str]) -> set[str]:
+    """Who of these is a member now."""
     params = {"app": app_id, "group": group, "users": as_list(conn, users)}
     return set(conn.execute(_among(conn), params).scalars().all())
 

@@ -70,6 +70,7 @@ _set_head = (
 
 
 def set_heads(conn: Connection, heads: Mapping[UserKey, int]) -> None:
+    """Raises the newest numbers. Under L(u)."""
     if not heads:
         return
     if is_sqlite(conn):
@@ -80,6 +81,7 @@ def set_heads(conn: Connection, heads: Mapping[UserKey, int]) -> None:
 
 
 def set_inbox(conn: Connection, key: UserKey, **values: Any) -> None:
+    """Sets columns of the row. Under L(u)."""
     conn.execute(update(inbox).where(inbox.c.app_id == key.app_id, inbox.c.user_id == key.user_id).values(**values))
 
 
@@ -103,6 +105,7 @@ _store_epoch = select(store_meta.c.epoch).where(store_meta.c.id == 1)
 
 
 def store_epoch(conn: Connection) -> str:
+    """The epoch of the whole store."""
     return str(conn.execute(_store_epoch).scalar_one())
 
 

@@ -48,6 +48,7 @@ def drop_keys(conn: Connection, keys: Iterable[tuple[str, str]]) -> None:
 
 
 def append(conn: Connection, messages: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> None:
+    """Writes messages and the entries that they stand at."""
     insert_rows(conn, message, messages)
     insert_rows(conn, inbox_entry, entries)
 
@@ -58,6 +59,7 @@ def _messages(sqlite: bool) -> Select[Any]:
 
 
 def messages(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row[Any]]:
+    """The rows of those of these messages that are still kept, by id."""
     rows = conn.execute(_messages(conn), {"app": app_id, "ids": as_list(conn, ids)})
     return {row.message_id: row for row in rows}
 

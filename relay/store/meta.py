@@ -43,6 +43,7 @@ def is_new(conn: Connection, now_ms: int) -> bool:
 
 
 def pruning_frozen_until_ms(conn: Connection) -> int:
+    """Until when nothing may be pruned, since the store was set back."""
     return int(conn.execute(select(store_meta.c.pruning_frozen_until_ms)).scalar_one())
 
 

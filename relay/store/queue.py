@@ -72,6 +72,7 @@ def _jobs(sqlite: bool) -> Select[Any]:
 
 
 def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJob]:
+    """The jobs of all devices of these users."""
     found: dict[DeviceKey, PushJob] = {}
     for app_id, users in by_app(keys).items():
         for row in conn.execute(_jobs(conn), {"app": app_id, "users": as_list(conn, users)}).all():
@@ -240,6 +241,7 @@ def free_orphans(conn: Connection, now_ms: int, *, owner: str) -> None:
 
 
 def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, code: str | None) -> None:
+    """The vendor refuses the account: what would go through it rests. It stays parked since the first time."""
     upsert(
         conn,
         account_state,
@@ -252,6 +254,7 @@ def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, co
 
 
 def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
+    """Since when the account is parked."""
     c = account_state.c
     since: Any = conn.execute(select(c.parked_ms).where(c.app_id == app_id, c.account == account)).scalar_one()
     return int(since)

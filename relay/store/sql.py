@@ -54,6 +54,7 @@ def in_list(column: Column[Any], name: str, *, sqlite: bool) -> ColumnElement[bo
 
 
 def as_list(conn: Connection, values: Iterable[str] | Iterable[int]) -> Any:
+    """The value for `in_list`."""
     listed = list(values)
     return msgspec.json.encode(listed).decode() if is_sqlite(conn) else listed
 

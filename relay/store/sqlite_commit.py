@@ -19,6 +19,7 @@ FATAL: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.
 
 
 def sqlite_code(error: BaseException) -> int | None:
+    """SQLite's primary result code of a driver's error; None for another error."""
     code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
@@ -34,10 +35,12 @@ def storage_problem(error: BaseException) -> tuple[Problem, bool]:
 
 
 def failed() -> Unavailable:
+    """The answer once the store must not be used any more."""
     return Unavailable("The store reported an error; the relay stops.", code="storage_failed", retry_after_s=5)
 
 
 def is_storage_error(error: BaseException) -> bool:
+    """Whether the disk, or another program, is the reason."""
     return sqlite_code(error) in FULL | AWAY | FATAL
 
 

@@ -165,6 +165,7 @@ def connection(raw: sqlite3.Connection) -> DirectConnection:
 
 
 def close(conn: Connection) -> None:
+    """Closes the connection and what SQLAlchemy holds of it."""
     engine = conn.engine
     conn.close()
     engine.dispose()

@@ -87,6 +87,7 @@ def _place(key: TimelineKey) -> dict[str, Any]:
 
 
 def set_heads(conn: Connection, heads: Mapping[TimelineKey, int]) -> None:
+    """Raises the newest numbers. Under the locks."""
     if heads:
         conn.execute(_set_head, [_place(key) | {"head": head} for key, head in heads.items()])
 
@@ -100,6 +101,7 @@ def set_epoch(conn: Connection, key: TimelineKey, epoch: str) -> None:
 
 
 def append(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes entries."""
     insert_rows(conn, timeline_entry, rows)
 
 
@@ -220,6 +222,7 @@ _posted = select(t.conversation_id, t.seq, t.state, t.expires_ms, t.data).where(
 
 
 def posted(conn: Connection, app_id: str, message_id: str) -> Posted | None:
+    """Where the message stands; None: in no shared timeline."""
     row = conn.execute(_posted, {"app": app_id, "id": message_id}).first()
     return None if row is None else Posted(*row)
 
@@ -228,6 +231,7 @@ _collapsing = select(t.seq).where(*_here, t.collapse_key == bindparam("collapse"
 
 
 def live_of_collapse_key(conn: Connection, key: TimelineKey, collapse_key: str) -> list[int]:
+    """Numbers of the live entries of this key, in order."""
     return sorted(conn.execute(_collapsing, _place(key) | {"collapse": collapse_key}).scalars().all())
 
 

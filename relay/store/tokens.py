@@ -86,6 +86,7 @@ def revoked_since(conn: Connection, since_ms: int) -> set[str]:
 
 
 def add(conn: Connection, row: Mapping[str, Any]) -> None:
+    """Writes a token's row."""
     insert_rows(conn, device_token, [row])
 
 
@@ -93,6 +94,7 @@ _drop = delete(device_token).where(*_here, _t.token_id == bindparam("id"))
 
 
 def drop(conn: Connection, key: DeviceKey, token_ids: list[str]) -> None:
+    """Forgets these tokens of the device."""
     if token_ids:
         conn.execute(_drop, [device_params(key) | {"id": token_id} for token_id in token_ids])
 
@@ -143,6 +145,7 @@ def revoke(
 def add_ticket(
     conn: Connection, key: DeviceKey, *, token_id: str, ticket_mac: bytes, origin: str | None, expires_ms: int
 ) -> None:
+    """Writes a ticket, which stands once for the token it was got with."""
     head = key._asdict()
     tail = {"token_id": token_id, "ticket_mac": ticket_mac, "origin": origin, "expires_ms": expires_ms}
     insert_rows(conn, ticket, [head | tail])

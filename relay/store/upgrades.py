@@ -47,6 +47,7 @@ def _upgrade(row: Any) -> Upgrade:
 
 
 def add_upgrade(conn: Connection, row: Mapping[str, Any]) -> None:
+    """Writes an upgrade; the same one twice is one."""
     insert_missing(conn, upgrade, [row])
 
 

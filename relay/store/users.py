@@ -88,6 +88,7 @@ _rename_sender = (
 
 
 def rename_sender(conn: Connection, user: UserKey, name: str, ids: Sequence[str]) -> None:
+    """Gives the user its new name in those of these messages that it sent."""
     if ids:
         rows = [{"app": user.app_id, "user": user.user_id, "name": name, "id": one} for one in ids]
         conn.execute(_rename_sender, rows)

@@ -49,6 +49,7 @@ _decoder = msgspec.json.Decoder(Place)
 
 
 def epoch8(epoch: str) -> str:
+    """The short form of the store's epoch, as cursors have it."""
     return hashlib.sha256(epoch.encode()).hexdigest()[:16]
 
 
@@ -57,6 +58,7 @@ def _check(app_id: str, body: bytes) -> bytes:
 
 
 def printed(place: Place, *, app_id: str) -> str:
+    """The place as text for this app."""
     body = msgspec.json.encode(place)
     return base64.urlsafe_b64encode(_check(app_id, body) + body).decode().rstrip("=")
 

@@ -16,6 +16,8 @@ from relay.webhooks.rules import EVERY, OFF_BY_DEFAULT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PulledEvent:
+    """One event as a backend gets it."""
+
     id: str
     type: str
     created_ms: int
@@ -25,6 +27,8 @@ class PulledEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventPage:
+    """Events in the order of their numbers."""
+
     events: tuple[PulledEvent, ...]
     cursor: str  # for the next call; there always is one
     more: bool  # False: that is all for now

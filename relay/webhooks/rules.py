@@ -228,6 +228,7 @@ def answered(status: int, *, truncated: bool, retry_after: str | None, now_ms: i
 
 
 def unanswered(word: str) -> Attempt:
+    """The attempt that got no answer, by a key of EFFECT_OF_WORD."""
     return Attempt(word=word, effect=EFFECT_OF_WORD[word])
 
 
@@ -257,6 +258,8 @@ NOT_TRIED_MS = 60_000
 
 
 class DeliveryState(StrEnum):
+    """Where a delivery stands; the last two are final."""
+
     WAITING = "waiting"
     DELIVERED = "delivered"
     ABANDONED = "abandoned"
@@ -318,12 +321,16 @@ FAILING_MS_MAX: Final = 120 * 3_600_000
 
 
 class EndpointState(StrEnum):
+    """How an endpoint fares."""
+
     ACTIVE = "active"
     FAILING = "failing"
     DISABLED = "disabled"
 
 
 class Signal(StrEnum):
+    """What moves an endpoint's state."""
+
     SUCCESS = "success"
     FAILURE = "failure"
     FAILURE_LAST = "failure_last"  # a failure, after 120 h of nothing else

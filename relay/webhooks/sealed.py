@@ -21,6 +21,7 @@ class Seals(Protocol):
 
 
 def seal_secret(seals: Seals, key: EndpointKey, secret: str) -> bytes:
+    """The secret as it is stored, bound to its endpoint."""
     return seals.seal(secret.encode(), secret_place(*key))
 
 
@@ -30,6 +31,7 @@ def open_secret(seals: Seals, key: EndpointKey, sealed: bytes) -> str:
 
 
 def seal_headers(seals: Seals, key: EndpointKey, headers: Mapping[str, str]) -> bytes | None:
+    """The headers as they are stored, bound to their endpoint; None for none."""
     return seals.seal(msgspec.json.encode(dict(headers)), headers_place(*key)) if headers else None
 
 

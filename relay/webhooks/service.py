@@ -50,6 +50,8 @@ class Created:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotated:
+    """A new secret, shown this once, and until when the old one signs beside it."""
+
     secret: str
     old_secret_until_ms: int
 
@@ -67,12 +69,16 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryPage:
+    """A page of deliveries, newest first."""
+
     deliveries: tuple[Delivery, ...]
     next: str | None  # None: that was the last one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
+    """How many deliveries begin anew."""
+
     count: int
     next: str | None = None  # there is more in the range: call again with it
 

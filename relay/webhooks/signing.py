@@ -33,6 +33,8 @@ VerifyingKey = bytes | Ed25519PublicKey
 
 
 class Scheme(StrEnum):
+    """How bodies are signed, as the signature header names it."""
+
     HMAC = "v1"
     ED25519 = "v1a"
 
@@ -56,6 +58,7 @@ def shown_secret(secret: str) -> str:
 
 
 def scheme_of(secret: str) -> Scheme:
+    """By the prefix of the secret."""
     return Scheme.ED25519 if secret.startswith(PRIVATE) else Scheme.HMAC
 
 

@@ -51,6 +51,8 @@ class Watch(Protocol):
 
 
 class NoWatch:
+    """Nobody looks on."""
+
     def attempted(self, word: str, seconds: float) -> None: ...
 
     def in_flight(self, count: int) -> None: ...
