@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from .draws import Draws, Stretch
+
+TOWN_SHARE = 1 / 8
+NOT_IN_TOWN = ("store_restored",)  # its senders would have to send again what the store has lost
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +39,7 @@ def drawn(seed: int, *, minutes: float) -> Scenario:
     apps = rng.choice((1, 1, 1, 2, 3))
     devices = rng.choice((10, 10, 12, 15, 20, 30, 200))
     crowd = devices / 12
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         minutes=minutes,
         apps=apps,
@@ -46,6 +50,7 @@ def drawn(seed: int, *, minutes: float) -> Scenario:
         stay_s=rng.choice((20, 120, 600)),
         shuffle=rng.random() < 0.5,
     )
+    return replace(scenario, town=True, without=NOT_IN_TOWN) if rng.random() < TOWN_SHARE else scenario
 
 
 def calm(seed: int, *, minutes: float) -> Scenario:
