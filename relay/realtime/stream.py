@@ -79,9 +79,10 @@ class Stream:
                 async with asyncio.TaskGroup() as group:
                     self._group = group
                     await self._heard()
-                    self._pump.look()
-                    if self._wanted:
-                        await self._follow(follow)
+                    followed = await self._follow(follow) if self._wanted else []
+                    self._pump.look()  # first of all: an id begins with the inbox's cursor
+                    for name in followed:
+                        self.look_at(name)
                     while not self._over and not self._gone():
                         self._changed.clear()
                         await self._say_what_is_due()
@@ -97,19 +98,19 @@ class Stream:
             if not self._hub.of_device(self.device):  # it may have reconnected before this end was noticed
                 await self._service.presence.closed(self.device, self.session, goodbye=False, restart=self._restart)
 
-    async def _follow(self, follow: Callable[[TimelineKey], None]) -> None:
+    async def _follow(self, follow: Callable[[TimelineKey], None]) -> list[str]:
+        """Begins to follow what the client wants; gives the names."""
         try:
             added, answer = await self._pump.follow(self._wanted)
         except Problem as problem:
             if problem.status != 503:
                 raise
             self._end()  # the store is away; the client comes again
-            return
+            return []
         for name in added:
             follow(TimelineKey(self.device.app_id, name))
         await self._writer.send({"type": "follow", **answer})
-        for name in added:
-            self.look_at(name)
+        return added
 
     async def _say_what_is_due(self) -> None:
         if self._drain_ms is not None:

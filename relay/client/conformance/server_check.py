@@ -16,6 +16,7 @@ from relay.client.backend import Backend
 from relay.client.conformance.vectors import SERVER, Differs, Names, Vector, compare, filled, load
 from relay.client.http import ClientError
 from relay.client.transports import FRAME_BYTES_MAX, SUBPROTOCOL
+from relay.client.ways import long_lines
 
 ANSWER_S = 10.0
 AT_ONCE = 4
@@ -71,6 +72,8 @@ class _Play:
         self._early: deque[dict[str, Any]] = deque()  # what came before an answer
         self._refs = itertools.count(100)
         self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._stream: aiohttp.ClientResponse | None = None
+        self._lines: AsyncIterator[bytes] | None = None
         self._token = ""
 
     async def run(self) -> Verdict:
@@ -90,6 +93,8 @@ class _Play:
             if self._socket is not None:
                 with suppress(Exception):
                     await self._socket.close()
+            if self._stream is not None:
+                self._stream.close()
             with suppress(ClientError):
                 await self.backend.delete_device(self.names["user"], "device")
         return Verdict(self.vector, ok=True)
@@ -120,6 +125,10 @@ class _Play:
                 await self._closed(said)
             case "http":
                 await self._call(said)
+            case "stream":
+                await self._open_stream(said)
+            case "E":
+                compare(said, await self._event(said["event"]), self.names)
             case _:
                 raise Differs(f"unknown step {kind!r}")
 
@@ -184,6 +193,33 @@ class _Play:
                     break
         if self._socket.close_code != code:
             raise Differs(f"closed with {self._socket.close_code}, not {code}")
+
+    async def _open_stream(self, said: Mapping[str, Any]) -> None:
+        """A stream takes the place of the one that is open; `path` and `headers` are as for a call."""
+        if self._stream is not None:
+            self._stream.close()
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "text/event-stream"}
+        headers |= filled(said.get("headers", {}), self.names, invent=False)
+        path = filled(said["path"], self.names, invent=False)
+        self._stream = await self.http.get(self.url + path, headers=headers)
+        if self._stream.status != 200:
+            raise Differs(f"{self._stream.status}, not 200: {(await self._stream.text())[:160]}")
+        self._lines = long_lines(self._stream.content)
+
+    async def _event(self, wanted: str) -> dict[str, Any]:
+        """The next event, without signs of life, as {event, data, id}."""
+        assert self._lines is not None
+        event: dict[str, Any] = {}
+        async with asyncio.timeout(ANSWER_S):
+            async for line in self._lines:
+                name, _, value = line.decode().rstrip("\n").partition(": ")
+                if name:
+                    event[name] = json.loads(value) if name == "data" else value
+                elif event.get("event") not in BESIDE or event.get("event") == wanted:
+                    return event
+                else:
+                    event = {}
+        raise Differs(f"the stream ended, not {wanted}")
 
     async def _call(self, said: Mapping[str, Any]) -> None:
         """A device's call over HTTP: `do`, `body`, `headers`; `status`, `answer` and `answer_headers` are expected."""
