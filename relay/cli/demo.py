@@ -1,12 +1,10 @@
 """`relay demo`: the main job with real processes and real sockets, every step checked."""
 
 import asyncio
-import re
 import signal
 import socket
 import struct
 import sys
-import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import aiohttp
 import click
 from aiohttp import web
 
+from relay.cli.demo_stage import found, perform, until_interrupted
 from relay.cli.demo_steps import BURST, SETTLES_S, STEP_S, UNHURRIED, Backend, Failed, Process, Receiver, Timeline
 from relay.cli.runtime import run
 
@@ -45,7 +44,7 @@ class Story:
         vendors = Process(self.home, "sandbox", "--port", "0", "--vendor", "fcm", "--state", str(self.home / "sandbox"))
         self.stack.push_async_callback(vendors.end)
         said = await vendors.start(r"\[accounts\.[^\]]+\](.|\n)*# Ctrl-C")
-        self.phones = _found(r"The phones: (\S+?)/\n", said)
+        self.phones = found(r"The phones: (\S+?)/\n", said)
         (self.home / "relay.toml").write_text(
             f'[webhooks]\nallow_http = true\nexempt = ["127.0.0.1/32:{hook}"]\n'
             "[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n[push]\nlinger_s = 1\n"
@@ -53,8 +52,8 @@ class Story:
         )
         self.stack.push_async_callback(lambda: self.relay.end())
         said = await self.serve()
-        self.key = _found(r"(rk_\S+)", said)
-        self.port = int(_found(r"Ready: \S+?:(\d+)", said))
+        self.key = found(r"(rk_\S+)", said)
+        self.port = int(found(r"Ready: \S+?:(\d+)", said))
         timeout = aiohttp.ClientTimeout(total=STEP_S)
         self.http = await self.stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
         self.backend = Backend(self.http, f"http://127.0.0.1:{self.port}", self.key)
@@ -187,37 +186,20 @@ class Story:
             f"\nStill running: relay {self.backend.url}/docs, phones {self.phones}/\n"
             f"API key {self.key}\nFolder {self.home}\nCtrl-C ends it."
         )
-        stop = asyncio.Event()
-        for one in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(one, stop.set)
-        await stop.wait()
+        await until_interrupted()
 
 
 async def demonstrate(keep: bool) -> int:
     """The whole story; gives the exit status."""
-    timeline = Timeline()
-    with tempfile.TemporaryDirectory(prefix="relay-demo-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        try:
-            async with AsyncExitStack() as stack:
-                story = Story(timeline, home, stack)
-                await story.tell()
-                timeline.end(NEXT)
-                if keep:
-                    await story.keep()
-        except (Failed, OSError, aiohttp.ClientError, LookupError, TypeError, ValueError) as error:
-            why = str(error) if isinstance(error, Failed) else repr(error)
-            timeline.failed(why, home / "serve.log")
-            return 1
-    return 0
 
+    async def play(timeline: Timeline, home: Path, stack: AsyncExitStack) -> None:
+        story = Story(timeline, home, stack)
+        await story.tell()
+        timeline.end(NEXT)
+        if keep:
+            await story.keep()
 
-def _found(pattern: str, text: str) -> str:
-    """What the pattern's group matched. Raises Failed if nothing does."""
-    match = re.search(pattern, text)
-    if match is None:
-        raise Failed(f"a process said something unexpected when it started: {text}")
-    return match[1]
+    return await perform("relay-demo", play)
 
 
 async def _listen(receiver: Receiver, stack: AsyncExitStack) -> int:

@@ -1,21 +1,20 @@
 """`relay demo --vendors`: one message through every vendor's emulator, and then through its failures, one kind at a time."""
 
 import asyncio
-import random
 import re
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aiohttp
 from rich.console import Console
 from rich.table import Table
 
-from relay.cli.demo_steps import UNHURRIED, Backend, Failed, Process, Timeline
+from relay.cli.demo_stage import emulators, perform, started_relay
+from relay.cli.demo_steps import Backend, Failed, Timeline
 
 if TYPE_CHECKING:
     from providers.sandbox import Sandbox
@@ -147,44 +146,18 @@ class Round:
 
 async def demonstrate_vendors(vendors: Sequence[str] = ()) -> int:
     """The whole round, for these vendors or for all; gives the exit status."""
-    from providers.sandbox import Sandbox, registry  # noqa: PLC0415
+    from providers.sandbox import registry  # noqa: PLC0415 - loads every emulator
 
-    timeline = Timeline()
-    with tempfile.TemporaryDirectory(prefix="relay-vendors-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        try:
-            async with AsyncExitStack() as stack:
-                sandbox = Sandbox(
-                    now=time.time,  # noqa: TID251 - the machine's clock
-                    rng=random.SystemRandom(),
-                    vendors=vendors or registry.names(),
-                    state_dir=home / "sandbox",
-                    slow_s=SLOW_S,
-                )
-                await sandbox.start()
-                stack.push_async_callback(sandbox.stop)
-                backend = await _relay(sandbox, home, stack)
-                timeline.say(f"relay and {len(sandbox.emulators)} emulators run; the phones are at {sandbox.url}/")
-                found = Round(timeline, sandbox, backend)
-                await found.tell()
-                found.print()
-                timeline.end(NEXT)
-        except (Failed, OSError, aiohttp.ClientError, LookupError, TypeError, ValueError) as error:
-            timeline.failed(str(error) if isinstance(error, Failed) else repr(error), home / "serve.log")
-            return 1
-    return 0
+    return await perform("relay-vendors", partial(_play, vendors or registry.names()))
 
 
-async def _relay(sandbox: "Sandbox", home: Path, stack: AsyncExitStack) -> Backend:
-    """A relay in its own process with an account for every emulator."""
+async def _play(vendors: Sequence[str], timeline: Timeline, home: Path, stack: AsyncExitStack) -> None:
+    sandbox = await emulators(vendors, home, stack, slow_s=SLOW_S)
     accounts = "\n".join(sandbox.account_toml(f"{name}-sandbox", name) for name in sandbox.emulators)
     own = f"[push]\ndebounce_s = 0\nfallback_after_s = {FALLBACK_S}\n[app]\ncreate_users = true\n"
-    (home / "relay.toml").write_text(own + UNHURRIED + accounts)
-    relay = Process(home, "serve", "--config", str(home / "relay.toml"), "--port", "0")
-    stack.push_async_callback(relay.end)
-    said = await relay.start(r"Ready: \S+.*\n")
-    key, port = re.search(r"(rk_\S+)", said), re.search(r"Ready: \S+?:(\d+)", said)
-    if key is None or port is None:
-        raise Failed(f"the relay said something unexpected when it started: {said}")
-    http: Any = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=STEP_S))
-    return Backend(await stack.enter_async_context(http), f"http://127.0.0.1:{port[1]}", key[1])
+    backend = await started_relay(own + accounts, home, stack, call_s=STEP_S)
+    timeline.say(f"relay and {len(sandbox.emulators)} emulators run; the phones are at {sandbox.url}/")
+    round_ = Round(timeline, sandbox, backend)
+    await round_.tell()
+    round_.print()
+    timeline.end(NEXT)

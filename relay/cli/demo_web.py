@@ -1,26 +1,22 @@
 """`relay demo --web`: an inbox in a browser, to play with. Serves the sample page, and is its app's backend."""
 
-import asyncio
-import random
 import re
-import signal
-import tempfile
-import time
 from contextlib import AsyncExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from aiohttp import web
 
 from relay.api.browsers import add_sdk
-from relay.cli.demo_steps import UNHURRIED, Backend, Failed, Process, Timeline
+from relay.cli.demo_stage import emulators, perform, started_relay, until_interrupted
+from relay.cli.demo_steps import Backend, Timeline
 
 if TYPE_CHECKING:
     from providers.sandbox import Sandbox
 
 ACCOUNT = "webpush-sandbox"
+CALL_S = 30.0
 WAIT_S = 20.0  # how long a page waits for news of its lock screen
 NAME = re.compile(r"[a-z0-9-]{1,32}")
 HEADERS = {
@@ -167,52 +163,23 @@ async def _body(request: web.Request) -> dict[str, Any]:
 
 async def demonstrate_web() -> int:
     """Serves the page until Ctrl-C; gives the exit status."""
-    from providers.sandbox import Sandbox  # noqa: PLC0415 - loads the emulators
-
-    timeline = Timeline()
-    with tempfile.TemporaryDirectory(prefix="relay-web-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        try:
-            async with AsyncExitStack() as stack:
-                sandbox = Sandbox(
-                    now=time.time,  # noqa: TID251 - the machine's clock
-                    rng=random.SystemRandom(),
-                    vendors=["webpush"],
-                    state_dir=home / "sandbox",
-                )
-                await sandbox.start()
-                stack.push_async_callback(sandbox.stop)
-                page = SamplePage(sandbox)
-                runner = web.AppRunner(page.application(), access_log=None, shutdown_timeout=0.5)
-                await runner.setup()
-                stack.push_async_callback(runner.cleanup)
-                await web.TCPSite(runner, "127.0.0.1", 0).start()
-                url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-                page.backend = await _relay(sandbox, home, stack, origin=url)
-                timeline.say(f"relay {page.backend.url}/docs, emulated push service {sandbox.url}/")
-                timeline.end(
-                    f"\nOpen [bold]{url}/[/] in a browser: sign in, send, go offline and send again, come back, upgrade.\n"
-                    "Ctrl-C ends it."
-                )
-                stop = asyncio.Event()
-                for one in (signal.SIGINT, signal.SIGTERM):
-                    asyncio.get_running_loop().add_signal_handler(one, stop.set)
-                await stop.wait()
-        except (Failed, OSError, aiohttp.ClientError, LookupError, TypeError, ValueError) as error:
-            timeline.failed(str(error) if isinstance(error, Failed) else repr(error), home / "serve.log")
-            return 1
-    return 0
+    return await perform("relay-web", _play)
 
 
-async def _relay(sandbox: "Sandbox", home: Path, stack: AsyncExitStack, *, origin: str) -> Backend:
-    """A relay in its own process that knows the page's origin, and the emulated push service."""
-    own = f'[server]\nallowed_origins = ["{origin}"]\n[push]\nlinger_s = 1\n[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n'
-    (home / "relay.toml").write_text(own + UNHURRIED + sandbox.account_toml(ACCOUNT, "webpush"))
-    relay = Process(home, "serve", "--config", str(home / "relay.toml"), "--port", "0")
-    stack.push_async_callback(relay.end)
-    said = await relay.start(r"Ready: \S+.*\n")
-    key, port = re.search(r"(rk_\S+)", said), re.search(r"Ready: \S+?:(\d+)", said)
-    if key is None or port is None:
-        raise Failed(f"the relay said something unexpected when it started: {said}")
-    http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)))
-    return Backend(http, f"http://127.0.0.1:{port[1]}", key[1])
+async def _play(timeline: Timeline, home: Path, stack: AsyncExitStack) -> None:
+    sandbox = await emulators(["webpush"], home, stack)
+    page = SamplePage(sandbox)
+    runner = web.AppRunner(page.application(), access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    own = f'[server]\nallowed_origins = ["{url}"]\n[push]\nlinger_s = 1\n[heartbeat]\ninterval_s = 10\nlease_factor = 2.0\n'
+    account = sandbox.account_toml(ACCOUNT, "webpush")
+    page.backend = await started_relay(own + account, home, stack, call_s=CALL_S)
+    timeline.say(f"relay {page.backend.url}/docs, emulated push service {sandbox.url}/")
+    timeline.end(
+        f"\nOpen [bold]{url}/[/] in a browser: sign in, send, go offline and send again, come back, upgrade.\n"
+        "Ctrl-C ends it."
+    )
+    await until_interrupted()
