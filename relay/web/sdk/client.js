@@ -10,10 +10,9 @@ import { Ladder, WAYS } from "./ladder.js";
 import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
 import { Sender } from "./sending.js";
+import { TokenKeeper } from "./tokens.js";
 import { Gone, HttpWay, SocketWay, StreamWay } from "./ways.js";
 
-const RENEW_MS_MIN = 60_000;
-const RENEW_MS_MAX = 86_400_000; // timers of a browser end at 24 days
 const LAST_WORDS_MS = 20;
 const WAIT_S = 50;
 const KINDS = { websocket: SocketWay, sse: StreamWay, "long-poll": HttpWay, poll: HttpWay };
@@ -29,7 +28,6 @@ export class Client extends EventTarget {
   #queue = [];
   #wake = null;
   #timers = new Map();
-  #renewal = null;
   #way = null;
   #running = null;
   #stopped = false;
@@ -37,8 +35,7 @@ export class Client extends EventTarget {
   #welcomed = false;
   #ladder;
   #sender;
-  #given = null;
-  #token = null;
+  #tokens;
   #comparing = Promise.resolve();
 
   /** `url` and `token` (or a function that gets one) of the relay, `cache` a Cache; `facts` are the handshake's. */
@@ -51,7 +48,6 @@ export class Client extends EventTarget {
     };
     this.#options = {
       url: url.replace(/\/$/, ""),
-      token,
       facts: types ? { ...facts, types } : facts,
       types,
       check,
@@ -60,6 +56,7 @@ export class Client extends EventTarget {
       random: given.random ?? Math.random,
     };
     this.#ladder = new Ladder(ways ?? WAYS.filter((way) => way !== "websocket" || this.#options.WebSocket));
+    this.#tokens = new TokenKeeper({ source: token, cache, call: (...what) => this.call(...what) });
     this.#sender = new Sender({
       cache,
       post: (key, message) => this.#post(key, message),
@@ -221,8 +218,8 @@ export class Client extends EventTarget {
   async credentials() {
     const { url, facts, types, check } = this.#options;
     if (check) return null;
-    await this.#takeToken(false);
-    return { url: new URL(url, globalThis.location?.href).href.replace(/\/$/, ""), token: this.#given, facts, types };
+    await this.#tokens.take();
+    return { url: new URL(url, globalThis.location?.href).href.replace(/\/$/, ""), token: this.#tokens.given, facts, types };
   }
 
   /** Aborted when it is stopped. */
@@ -248,9 +245,9 @@ export class Client extends EventTarget {
   }
 
   async #calls(method, path, options) {
-    await this.#takeToken(false); // another tab may have had its successor meanwhile: an old one would revoke both
+    await this.#tokens.take(); // another tab may have had its successor meanwhile: an old one would revoke both
     const { url, fetch } = this.#options;
-    return new HttpWay({ url, fetch, token: () => this.#token }).call(method, path, options);
+    return new HttpWay({ url, fetch, token: () => this.#tokens.current }).call(method, path, options);
   }
 
   #tell(type, detail) {
@@ -276,12 +273,12 @@ export class Client extends EventTarget {
     while (this.#core) {
       const event = await this.#next();
       if (event.type === "poked") event.words = await this.#cache.words().catch(() => ({}));
-      if (event.frame?.type === "welcome") await this.#keepToken(event.frame.token);
+      if (event.frame?.type === "welcome") await this.#tokens.keep(event.frame.token);
       await this.#carryOut(this.#core.handle(event));
       if (event.type === "stopped") break;
     }
     this.#clear();
-    clearTimeout(this.#renewal);
+    this.#tokens.stop();
   }
 
   async #begin() {
@@ -384,10 +381,10 @@ export class Client extends EventTarget {
     const { url, fetch, WebSocket } = this.#options;
     this.#welcomed = false;
     try {
-      await this.#takeToken(renew);
+      await this.#tokens.take(renew);
       if (this.#stopped) return;
       const kind = this.#ladder.way(Date.now());
-      const way = new KINDS[kind]({ url, fetch, token: () => this.#token, came: (frame) => this.#came(way, frame) });
+      const way = new KINDS[kind]({ url, fetch, token: () => this.#tokens.current, came: (frame) => this.#came(way, frame) });
       this.#way = way;
       if (way instanceof SocketWay) await way.open(WebSocket);
       const [{ epoch, seq, cursor, follows }, words] = [await this.#cache.open(), await this.#cache.words()];
@@ -428,40 +425,6 @@ export class Client extends EventTarget {
     else if (!this.#welcomed) this.#ladder.failed(Date.now());
     await way.close();
     return { type: "closed" };
-  }
-
-  async #takeToken(renew) {
-    const { token } = this.#options;
-    try {
-      if (this.#given === null || renew) this.#given = typeof token === "function" ? await token() : token;
-    } catch {
-      throw new Gone(); // the app's backend can't be reached: later
-    }
-    const store = await this.#cache.open();
-    this.#token = store.given === this.#given && store.token ? store.token : this.#given;
-  }
-
-  /** The token that follows ours is stored before it is used: its first use ends the one before. */
-  async #keepToken(answer) {
-    if (typeof answer?.token === "string") {
-      const kept = await this.#cache.putToken(this.#given, answer.token).then(() => true, () => false);
-      if (kept) this.#token = answer.token;
-    } else if (answer?.renew_at) {
-      this.#renewIn(Date.parse(answer.renew_at) - Date.now());
-    }
-  }
-
-  /** A connection may outlive its token: the next one is asked for in time. */
-  #renewIn(ms) {
-    clearTimeout(this.#renewal);
-    const renew = async () => {
-      try {
-        await this.#keepToken(await this.call("POST", "/v1/device/token"));
-      } catch {
-        if (!this.#stopped) this.#renewIn(60 * RENEW_MS_MIN);
-      }
-    };
-    this.#renewal = setTimeout(renew, Math.min(Math.max(ms, RENEW_MS_MIN), RENEW_MS_MAX));
   }
 
   // --- comparing ---

@@ -1,0 +1,65 @@
+// The client's token: the one that the app gave, and those that have followed it.
+
+import { Gone } from "./ways.js";
+
+const RENEW_MS_MIN = 60_000;
+const RENEW_MS_MAX = 86_400_000; // timers of a browser end at 24 days
+
+/** `current` is what calls are made with; a successor is stored before it is used. */
+export class TokenKeeper {
+  given = null;
+  current = null;
+  #source;
+  #cache;
+  #call;
+  #timer = null;
+  #over = false;
+
+  /** `source` is a token, or a function that gets one from the app's backend; `call` makes a call of the relay. */
+  constructor({ source, cache, call }) {
+    this.#source = source;
+    this.#cache = cache;
+    this.#call = call;
+  }
+
+  /** Finds the newest one. `renew`: the last one was refused, so the app is asked. Throws Gone. */
+  async take(renew = false) {
+    try {
+      if (this.given === null || renew) this.given = typeof this.#source === "function" ? await this.#source() : this.#source;
+    } catch {
+      throw new Gone(); // the app's backend can't be reached: later
+    }
+    const store = await this.#cache.open();
+    this.current = store.given === this.given && store.token ? store.token : this.given;
+  }
+
+  /** The token that follows ours is stored before it is used: its first use ends the one before. */
+  async keep(answer) {
+    if (typeof answer?.token === "string") {
+      const kept = await this.#cache.putToken(this.given, answer.token).then(() => true, () => false);
+      if (kept) this.current = answer.token;
+    } else if (answer?.renew_at) {
+      this.#renewIn(Date.parse(answer.renew_at) - Date.now());
+    }
+  }
+
+  /** A connection may outlive its token: the next one is asked for in time. */
+  #renewIn(ms) {
+    clearTimeout(this.#timer);
+    if (this.#over) return;
+    const renew = async () => {
+      try {
+        await this.keep(await this.#call("POST", "/v1/device/token"));
+      } catch {
+        this.#renewIn(60 * RENEW_MS_MIN);
+      }
+    };
+    this.#timer = setTimeout(renew, Math.min(Math.max(ms, RENEW_MS_MIN), RENEW_MS_MAX));
+  }
+
+  /** Asks for no more. */
+  stop() {
+    this.#over = true;
+    clearTimeout(this.#timer);
+  }
+}
