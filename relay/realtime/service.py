@@ -220,13 +220,13 @@ class DeviceService:
 
     async def heartbeat(self, device: DeviceKey, body: HeartbeatBody) -> dict[str, Any]:
         """Renews the lease. Raises Conflict for a session that a newer one replaced."""
-        beat = await self._renew(
+        beat = await self.renew(
             device, body.session, state=body.state, open_conversation=body.open_conversation, offer=body.heartbeat
         )
         heads = await self.inbox.heads([device.user])
         return self.beat_answer(heads.get(device.user, 0), beat, behind=self._behind(device, body.cursor, heads))
 
-    async def _renew(
+    async def renew(
         self,
         device: DeviceKey,
         session: int,
@@ -235,6 +235,7 @@ class DeviceService:
         open_conversation: str | None,
         offer: HeartbeatOffer | None,
     ) -> Beat:
+        """A sign of life with what the client says of itself, and the rhythm that it is to keep. Raises Conflict."""
         beat = self.presence.beat(offered(offer), of=device)
         facts = Facts(state == "background", open_conversation)
         await self.presence.heartbeat(device, session, facts, beat)
@@ -255,17 +256,6 @@ class DeviceService:
         if behind:
             answer["do"] = "sync"
         return answer
-
-    async def socket_heartbeat(
-        self,
-        device: DeviceKey,
-        session: int,
-        *,
-        state: str,
-        open_conversation: str | None,
-        offer: HeartbeatOffer | None,
-    ) -> Beat:
-        return await self._renew(device, session, state=state, open_conversation=open_conversation, offer=offer)
 
     # --- comparing ---
 

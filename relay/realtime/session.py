@@ -212,7 +212,7 @@ class Session:
             case AckFrame():
                 await self._ack(body, ref)
             case HeartbeatFrame():
-                beat = await self._service.socket_heartbeat(
+                beat = await self._service.renew(
                     self.device,
                     self.session,
                     state=body.state,
