@@ -121,10 +121,11 @@ class Authenticator:
         self._check_guesses(key_id, network)
         row = await self._engine.read(lambda conn, _: rows.api_key_row(conn, key_id))
         now_ms = self._clock.now_ms()
-        fits = self._fits(API_KEY, secret, None if row is None else row.secret_mac)
+        macs = self._ring.macs(API_KEY, secret.encode())
+        fits = _fits(macs, None if row is None else row.secret_mac)
         if row is None or not fits or row.revoked_ms is not None or (row.expires_ms or now_ms + 1) <= now_ms:
             raise self._guessed(key_id, network)
-        await self._renew(API_KEY, secret, row.secret_mac, partial(rows.renew_mac, key_id=key_id))
+        await self._renew(macs[0], row.secret_mac, partial(rows.renew_mac, key_id=key_id))
         return Principal(
             app_id=row.app_id,
             credential_id=key_id,
@@ -136,7 +137,8 @@ class Authenticator:
     async def _device_token(self, token_id: str, secret: str, network: str) -> Principal:
         self._check_guesses(token_id, network)
         row = await self._tokens.get(token_id)
-        fits = self._fits(DEVICE_TOKEN, secret, None if row is None else row.secret_mac)
+        macs = self._ring.macs(DEVICE_TOKEN, secret.encode())
+        fits = _fits(macs, None if row is None else row.secret_mac)
         if row is None or not fits or _gone(row):
             raise self._guessed(token_id, network)
         bearer = _bearer(row)
@@ -152,7 +154,7 @@ class Authenticator:
             await self.revoked()
         if found in {Standing.REUSED, Standing.REVOKED}:
             raise self._guessed(token_id, network)
-        await self._renew(DEVICE_TOKEN, secret, row.secret_mac, partial(tokens.renew_mac, token_id=token_id))
+        await self._renew(macs[0], row.secret_mac, partial(tokens.renew_mac, token_id=token_id))
         return bearer
 
     async def _signed_token(self, signed: SignedTokens, text: str) -> Principal:
@@ -171,17 +173,8 @@ class Authenticator:
             expires_ms=claims.expires_ms,
         )
 
-    def _fits(self, purpose: str, secret: str, mac: bytes | None) -> bool:
-        """Compares under every key of the ring; an unknown id costs as much as a known one."""
-        stored = mac if mac is not None else b"\x00" * 32
-        found = False
-        for candidate in self._ring.macs(purpose, secret.encode()):
-            found |= creds.same(candidate, stored)
-        return found and mac is not None
-
-    async def _renew(self, purpose: str, secret: str, mac: bytes, write: Callable[..., None]) -> None:
+    async def _renew(self, newest: bytes, mac: bytes, write: Callable[..., None]) -> None:
         """Keeps what was proved under an older key of the ring under its newest, so that the older one may go one day."""
-        newest = self._ring.mac(purpose, secret.encode())
         if newest == mac:
             return
         with suppress(Problem):  # the next use will do
@@ -244,6 +237,15 @@ class Authenticator:
             raise _refused()
 
         return await self._engine.write(work)
+
+
+def _fits(macs: Sequence[bytes], mac: bytes | None) -> bool:
+    """Compares under every key of the ring; an unknown id costs as much as a known one."""
+    stored = mac if mac is not None else b"\x00" * 32
+    found = False
+    for candidate in macs:
+        found |= creds.same(candidate, stored)
+    return found and mac is not None
 
 
 async def _nobody_to_tell() -> None:
