@@ -32,9 +32,9 @@ from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.message_logs import MessageLogs
 from relay.presence.service import PresenceService, Rhythm
-from relay.push.building import DEFAULT_APP, build_accounts, webhook_guard
 from relay.push.challenge import Challenger
 from relay.push.expiry import ExpiryWatch
+from relay.push.from_settings import DEFAULT_APP, build_accounts, webhook_guard
 from relay.push.reload import Reloader
 from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker

@@ -12,7 +12,7 @@ from providers import loading
 from providers.contract import Capabilities
 from relay.cli.push import EX_REFUSED, Refused, asking
 from relay.cli.runtime import config_option, run, settings_from
-from relay.push.building import configured
+from relay.push.from_settings import configured
 
 YES_OR_NO = ("silent", "collapse", "idempotent", "badge", "image", "localised")
 HOUR_S, DAY_S = 3_600, 86_400

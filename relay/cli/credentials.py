@@ -23,7 +23,7 @@ from relay.clock import Clock, SystemClock, rfc3339
 from relay.errors import Problem
 from relay.ids import Rng, system_rng
 from relay.keys import KeyRing
-from relay.push.building import DEFAULT_APP
+from relay.push.from_settings import DEFAULT_APP
 from relay.store import apps, vault
 from relay.store.engine import Engine
 from relay.store.migrate import migrate

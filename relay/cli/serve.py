@@ -22,7 +22,7 @@ from relay.config.sources import found
 from relay.errors import ConfigError
 from relay.ids import system_rng
 from relay.keys import KeyRing
-from relay.push.building import build_accounts
+from relay.push.from_settings import build_accounts
 from relay.store.migrate import HEAD, revision
 from relay.store.migrate import migrate as migrate_store
 from relay.store.postgres import PostgresEngine

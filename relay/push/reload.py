@@ -16,7 +16,7 @@ from relay.clock import Clock
 from relay.config import Settings
 from relay.errors import ConfigError, Problem
 from relay.push.accounts import Account, Accounts
-from relay.push.building import DEFAULT_APP, build, configured
+from relay.push.from_settings import DEFAULT_APP, build, configured
 from relay.store import queue as job_rows
 from relay.store import quota
 from relay.store.engine import Conn, Engine

@@ -1,1 +1,1 @@
-"""How the parts of a relay are put together, and how it goes: what the composition root would be too long with."""
+"""How the parts of a relay are put together from its settings, and how a relay goes: what `relay.app` is made of."""

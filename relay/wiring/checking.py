@@ -8,7 +8,7 @@ from pathlib import Path
 from relay.api import key_set
 from relay.config import Settings
 from relay.errors import ConfigError
-from relay.push.building import configured
+from relay.push.from_settings import configured
 
 
 def mistakes(settings: Settings) -> list[str]:

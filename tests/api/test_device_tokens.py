@@ -22,7 +22,7 @@ from relay.config import load
 from relay.errors import Unauthenticated
 from relay.ids import system_rng
 from relay.keys import KeyRing, _check, mint_device_token
-from relay.push.building import DEFAULT_APP
+from relay.push.from_settings import DEFAULT_APP
 from relay.store import apps, tokens
 from relay.store.inline import InlineEngine
 from relay.store.schema import metadata

@@ -14,7 +14,7 @@ from running_relay import Answer, Face, running
 
 from relay.inbox.ack import AckRequest
 from relay.model import DeviceKey
-from relay.push.building import DEFAULT_APP
+from relay.push.from_settings import DEFAULT_APP
 from relay.realtime.hub import Connection
 
 WITHIN_S = 10

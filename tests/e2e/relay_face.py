@@ -7,7 +7,7 @@ import aiohttp
 
 from relay.app import Relay
 from relay.model import DeviceKey
-from relay.push.building import DEFAULT_APP
+from relay.push.from_settings import DEFAULT_APP
 
 
 @dataclass

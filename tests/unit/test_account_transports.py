@@ -9,7 +9,7 @@ from providers.http2 import Http2Transport
 from providers.transport import HttpTransport
 from relay.clock import SystemClock
 from relay.config import Settings
-from relay.push.building import build_accounts
+from relay.push.from_settings import build_accounts
 
 
 def settings() -> Settings:

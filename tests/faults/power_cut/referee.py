@@ -11,7 +11,7 @@ from relay.app import Relay
 from relay.errors import ConfigError, Problem, StoreDamaged
 from relay.keys import SealBroken
 from relay.model import DeviceKey, UserKey
-from relay.push.building import DEFAULT_APP
+from relay.push.from_settings import DEFAULT_APP
 from relay.store import audit
 from relay.store.vault import address_place
 
