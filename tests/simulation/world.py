@@ -158,7 +158,11 @@ class World:
             return
 
     async def restart(self, *, planned: bool, before_start: Callable[[], None] = lambda: None) -> None:
-        """The node ends, by a kill or by a drain, and comes back after a while."""
+        """The node ends, by a kill or by a drain, and comes back after a while, whatever becomes of who wanted it."""
+        restarting = self._restart(planned=planned, before_start=before_start)
+        await asyncio.shield(self._group.create_task(restarting, name="restart"))
+
+    async def _restart(self, *, planned: bool, before_start: Callable[[], None]) -> None:
         if self._restarting or self.node is None:
             return
         self._restarting = True
