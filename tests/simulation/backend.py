@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -97,8 +98,7 @@ class Backend:
         draws = self.world.draws.stream(f"backend/{self.app_id}")
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():
-                await sleep(draws.after_s(self.world.scenario.send_s))
-                if stop.is_set():
+                if await stopped(stop, within_s=draws.after_s(self.world.scenario.send_s)):
                     return
                 if draws.chance(0.1):
                     some = [self._made() for _ in range(draws.count(2, 12))]
@@ -312,6 +312,14 @@ async def _accept_many(node: Node, backend: Backend, some: list[Sent]) -> list[A
 def _send(node: Node, backend: Backend, sent: Sent) -> Send:
     raw = sent.raw if sent.id is None else {**sent.raw, "id": sent.id}
     return node.sends.send(backend.app_id, SendBody.model_validate(raw), raw, sent.key)
+
+
+async def stopped(stop: asyncio.Event, *, within_s: float) -> bool:
+    """Whether there is nothing more to send, which is known within this time: in a quiet world the next send is far away."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            await stop.wait()
+    return stop.is_set()
 
 
 async def until_quiet(backends: list[Backend], limit_s: float) -> None:

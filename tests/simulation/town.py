@@ -19,6 +19,7 @@ from relay.inbox.shared import Wanted
 from relay.model import DeviceKey
 from relay.realtime.protocol import HelloBody
 
+from .backend import stopped
 from .client import Broken
 from .loop import now_s, sleep
 from .net import Lost
@@ -179,7 +180,8 @@ class Town:
     async def run(self, stop: Any) -> None:
         draws = self.world.draws.stream(f"town/{self.app_id}")
         while not stop.is_set():
-            await sleep(draws.after_s(self.world.scenario.send_s))
+            if await stopped(stop, within_s=draws.after_s(self.world.scenario.send_s)):
+                return
             if draws.chance(0.15):
                 who = draws.pick(self.readers).key.user_id
                 comes = draws.chance(0.5)

@@ -49,7 +49,7 @@ class Vendor:
         self._unwanted = unwanted
         self._names_of = names
         self._tokens: dict[str, tuple[DeviceKey, Arrived]] = {}  # token -> device it was given to, its phone
-        self._former: dict[str, tuple[DeviceKey, float | None]] = {}  # token -> who had it before, and until when
+        self._former: dict[str, list[tuple[DeviceKey, float | None]]] = {}  # token -> who had it before, and until when
         self._dead: dict[str, int] = {}
         self._wait: dict[tuple[str | None, str], tuple[float, float]] = {}  # (node, app) -> told when, to wait until
 
@@ -63,14 +63,14 @@ class Vendor:
 
     def hand_over(self, token: str, device: DeviceKey, arrived: Arrived) -> None:
         """Another user signs in where somebody else was, with the app's token as it is (F72)."""
-        self._former[token] = self._tokens[token][0], None
+        # Whoever had it before that one may be all that the relay knows of: the owner in between may never have come.
+        self._former.setdefault(token, []).append((self._tokens[token][0], None))
         self._tokens[token] = device, arrived
 
     def settled(self, token: str) -> None:
         """The relay has confirmed the new owner: from here on nothing may come for the old one."""
-        former = self._former.get(token)
-        if former is not None and former[1] is None:
-            self._former[token] = former[0], now_s()
+        former = self._former.get(token, [])
+        former[:] = [(device, now_s() if until_s is None else until_s) for device, until_s in former]
 
     def address(self, kind: str, token: str) -> str:
         del kind
@@ -97,12 +97,13 @@ class Vendor:
         return outcome
 
     def _check(self, push: Push) -> None:
-        owner, former = self._tokens.get(push.token), self._former.get(push.token)
+        owner, former = self._tokens.get(push.token), self._former.get(push.token, ())
         if owner is not None and not self._names(push, owner[0]):
-            if former is None or not self._names(push, former[0]):
+            untils = [until_s for device, until_s in former if self._names(push, device)]
+            if not untils:
                 raise Broken(f"I10: a push for {push.relay['device']} went to the token of {owner[0]}")
-            if former[1] is not None and now_s() > former[1] + PAUSE_SLACK_S:
-                raise Broken(f"I22: {former[0]} was pushed to although its token had moved to {owner[0]}")
+            if all(until_s is not None and now_s() > until_s + PAUSE_SLACK_S for until_s in untils):
+                raise Broken(f"I22: {push.relay['device']} was pushed to although its token had moved to {owner[0]}")
         if owner is not None and self._names(push, owner[0]):
             self._unwanted(push, owner[0].user)
         told_s, until_s = self._wait.get((NODE.get(), push.relay["app"]), (0.0, 0.0))
