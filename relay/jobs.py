@@ -229,3 +229,5 @@ async def _calmly(chore: Callable[[], Awaitable[None]]) -> None:
         await chore()
     except Problem as problem:
         log.warning("chore.put_off", chore=chore.__name__, code=problem.code)
+    except asyncio.CancelledError:  # the relay stops; the scheduler would call it an error
+        log.debug("chore.broken_off", chore=chore.__name__)
