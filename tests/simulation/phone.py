@@ -175,6 +175,7 @@ class Phone:
         self.follows = old.device_id if replaces else None
         before = self.client
         self.client = Client(old.user_id, name, Database(self._new_id()), version=before.version, schema=before.schema)
+        self.client.formerly = before.formerly
         self._safe = self.client.database.copy()
         self._backups = []
         self.rotate_token()
