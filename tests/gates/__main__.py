@@ -101,7 +101,7 @@ def main(size: str, only: tuple[str, ...], jobs: int, show: bool) -> None:
     """Runs the gates of SIZE: change, nightly or release."""
     commands = [gate.at(size) for gate in GATES if not only or gate.name in only]
     for command in commands:
-        console.print(f"[bold]{command.name}[/]: {command}")
+        console.print(f"[bold]{command.name}[/]: {command}", soft_wrap=True)
     if show:
         return
     table = Table("gate", "seconds", "verdict")
