@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
-from sqlalchemy import text
+import asyncpg
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from relay.store.schema import metadata
@@ -20,13 +20,12 @@ def on(url: str, database: str) -> str:
 
 
 async def admin(url: str, *statements: str) -> None:
-    engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1), isolation_level="AUTOCOMMIT")
+    conn = await asyncpg.connect(url)
     try:
-        async with engine.connect() as conn:
-            for statement in statements:
-                await conn.execute(text(statement))
+        for statement in statements:
+            await conn.execute(statement)
     finally:
-        await engine.dispose()
+        await conn.close()
 
 
 async def make_tables(url: str) -> None:
@@ -38,11 +37,47 @@ async def make_tables(url: str) -> None:
         await engine.dispose()
 
 
+_OTHERS_END = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+_EMPTY = """
+DO $$ DECLARE one record; BEGIN
+    FOR one IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+        EXECUTE format('DELETE FROM %I', one.tablename);
+    END LOOP;
+END $$"""
+_empty: dict[tuple[str, str], list[str]] = {}  # databases with the tables of a template, and nothing in them
+
+
+@asynccontextmanager
+async def emptied(server: str, template: str) -> AsyncIterator[str]:
+    """A database with the template's tables and no rows, perhaps one of a test before: to make one takes far longer than to
+    empty it. For tests that leave the tables as they are."""
+    free = _empty.setdefault((server, template), [])
+    name = free.pop() if free else await _made(server, template)
+    yield on(server, name)
+    conn = await asyncpg.connect(on(server, name))
+    try:
+        await conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+            name,
+        )
+        await conn.execute(_EMPTY)
+    finally:
+        await conn.close()
+    free.append(name)
+
+
 @asynccontextmanager
 async def fresh(server: str, template: str) -> AsyncIterator[str]:
-    name = f"relay_test_{os.getpid()}_{next(_numbers)}"
-    await admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    """A database that is the test's own, made from the template."""
+    name = await _made(server, template)
     try:
         yield on(server, name)
     finally:
         await admin(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def _made(server: str, template: str) -> str:
+    name = f"relay_test_{os.getpid()}_{next(_numbers)}"
+    await admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    return name

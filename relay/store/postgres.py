@@ -81,6 +81,7 @@ class PostgresEngine:
             PoolTimeout,
             self._asyncpg.PostgresError,
             self._asyncpg.InterfaceError,
+            self._asyncpg.InternalClientError,
             OSError,
             TimeoutError,
         )
@@ -203,6 +204,9 @@ class PostgresEngine:
             try:
                 await self._meet(conn)
                 yield conn
+            except self._asyncpg.InternalClientError:
+                connection.terminate()  # out of step: a server that goes away spoke while nobody listened
+                raise
             finally:
                 if connection.is_closed() or connection.is_in_transaction():
                     connection.terminate()
@@ -320,7 +324,8 @@ class PostgresEngine:
 
     def _is_broken(self, error: BaseException) -> bool:
         cause = getattr(error, "orig", error)
-        return isinstance(cause, self._asyncpg.InterfaceError) or sqlstate(error).startswith(("08", "57P0"))
+        of_the_way = (self._asyncpg.InterfaceError, self._asyncpg.InternalClientError)
+        return isinstance(cause, of_the_way) or sqlstate(error).startswith(("08", "57P0"))
 
     async def _transaction(self, group: list[Job]) -> list[Any]:
         async with self._connection() as conn:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Select,
-    and_,
     bindparam,
     func,
     literal_column,
@@ -133,14 +133,15 @@ def note_shown(conn: Connection, key: DeviceKey, seq: int) -> None:
 
 # --- claims -----------------------------------------------------------------------------------------------------------
 
-_claimable = and_(
-    j.due_ms.is_not(None),
-    j.due_ms <= bindparam("now"),
-    or_(j.claim_until_ms.is_(None), j.claim_until_ms <= bindparam("now")),
-)
-_users_of = select(j.app_id, j.user_id).where(_claimable).order_by(j.due_ms).limit(bindparam("count"))
-_due_users = _users_of.where(j.lost == literal_column("0"))
-_suspect_users = _users_of.where(j.lost > literal_column("0"))  # as the index says it
+
+def _free_users(*due: ColumnElement[bool]) -> Select[Any]:
+    free = or_(j.claim_until_ms.is_(None), j.claim_until_ms <= bindparam("now"))
+    return select(j.app_id, j.user_id).where(*due, free).order_by(j.due_ms).limit(bindparam("count"))
+
+
+_due_users = _free_users(j.due_ms.is_not(None), j.due_ms <= bindparam("now"), j.lost == literal_column("0"))
+# Walks the index of suspects, which are few: the sum keeps planners from the index of all that is due.
+_suspect_users = _free_users(j.lost > literal_column("0"), j.due_ms + literal_column("0") <= bindparam("now"))
 
 
 def due_users(conn: Connection, now_ms: int, *, limit: int, suspects: bool = False) -> list[UserKey]:

@@ -290,11 +290,13 @@ class Wire:
     def __init__(self) -> None:
         self.dead: set[int] = set()
         self.count = 0
+        self.near: list[asyncio.StreamWriter] = []
         self._pumps: list[asyncio.Task[None]] = []
 
     async def serve(self, near: str, far: str) -> asyncio.Server:
         async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.count += 1
+            self.near.append(writer)
             away_reader, away_writer = await asyncio.open_unix_connection(far)
             for source, sink in ((reader, away_writer), (away_reader, writer)):
                 self._pumps.append(asyncio.create_task(self._pump(self.count, source, sink)))
@@ -329,6 +331,30 @@ async def test_a_connection_that_lay_idle_is_asked_before_it_is_trusted(
         clock.forward(ms=IDLE_MS + 1)
         await engine.write(add("b"))
         assert wire.count == opened + 1
+        assert await count(engine) == 2
+        await engine.close()
+        server.close()
+        await wire.aclose()
+
+
+async def test_a_server_that_says_good_bye_to_an_idle_connection_is_left_for_another(postgres_url: str, clock: Any) -> None:
+    """Its last word may be there before the connection is closed; the driver can do nothing with it from then on (F36)."""
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    good_bye = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+    wire = Wire()
+    with tempfile.TemporaryDirectory() as folder:
+        host = socket_of(postgres_url)
+        server = await wire.serve(f"{folder}/.s.PGSQL.5432", f"{host}/.s.PGSQL.5432")
+        engine = PostgresEngine(postgres_url.replace(host, folder), clock, random.Random(1), workers=1)
+        await engine.write(add("a"))
+        opened = wire.count
+        for writer in wire.near:
+            writer.write(good_bye)
+        for _ in range(100):  # until the engine's end of the wires has read it
+            await asyncio.sleep(0)
+        assert await count(engine) == 1
+        await engine.write(add("b"))
+        assert wire.count > opened
         assert await count(engine) == 2
         await engine.close()
         server.close()

@@ -335,4 +335,4 @@ def test_results_that_come_together_count_by_the_weightiest(effects: list[Effect
 
 def test_words_for_tenants_are_coarse() -> None:
     public = {"timeout", "connect_failed", "dns_failed", "tls_failed", "endpoint_address_denied"}
-    assert set(rules.EFFECT_OF_WORD) == public | {"answer_too_large", "key_missing", "relay_error"}
+    assert set(rules.EFFECT_OF_WORD) == public | {"answer_too_large", "key_missing", "relay_error", "relay_ended"}
