@@ -337,7 +337,9 @@ async def test_a_connection_that_lay_idle_is_asked_before_it_is_trusted(
         await wire.aclose()
 
 
-async def test_a_server_that_says_good_bye_to_an_idle_connection_is_left_for_another(postgres_url: str, clock: Any) -> None:
+async def test_a_server_that_says_good_bye_to_an_idle_connection_is_left_for_another(
+    postgres_url: str, clock: Any
+) -> None:
     """Its last word may be there before the connection is closed; the driver can do nothing with it from then on (F36)."""
     fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
     good_bye = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
@@ -350,8 +352,8 @@ async def test_a_server_that_says_good_bye_to_an_idle_connection_is_left_for_ano
         opened = wire.count
         for writer in wire.near:
             writer.write(good_bye)
-        for _ in range(100):  # until the engine's end of the wires has read it
-            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)  # noqa: TID251 - turns of the loop, in which the engine's end of the wires reads it
         assert await count(engine) == 1
         await engine.write(add("b"))
         assert wire.count > opened
