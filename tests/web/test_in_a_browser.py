@@ -208,6 +208,7 @@ class Pusher:
     def push(self, told: Any) -> None:
         while not self._ids:
             self.page.wait_for_timeout(20)
+        self.page.evaluate("async () => { await navigator.serviceWorker.ready }")  # before that, a push is dropped
         what = {"origin": self.origin, "registrationId": self._ids[-1], "data": json.dumps(told)}
         self._cdp.send("ServiceWorker.deliverPushMessage", what)
 
