@@ -19,7 +19,7 @@ import pytest
 from scene import Scene, scene
 
 SECONDS = float(os.environ.get("RELAY_OVERLOAD_S", "2"))
-SHARE = float(os.environ.get("RELAY_OVERLOAD_SHARE", "0.05"))  # of the work without overload that is still done
+SHARE = float(os.environ.get("RELAY_OVERLOAD_SHARE", "0.3"))  # of the work without overload that is still done
 EXPIRING = int(os.environ.get("RELAY_EXPIRING", "1500"))  # safety FLT-36 asks for 100,000
 RSS_MIB_MAX = 96  # that it may grow by
 HANDLERS, FEW, MANY = 32, 16, 160
