@@ -1,13 +1,22 @@
 """A client of a relay that runs in this process, over real sockets."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from relay.app import Relay
+from relay.clock import Clock
+from relay.config import load
+from relay.ids import system_rng
 from relay.model import DeviceKey
 from relay.push.from_settings import DEFAULT_APP
+from relay.telemetry.metrics import Metrics
+
+PUSHES_AT_ONCE = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
 
 
 @dataclass
@@ -54,3 +63,14 @@ async def next_frame(ws: aiohttp.ClientWebSocketResponse, type_: str) -> dict[st
         frame = await ws.receive_json(timeout=10)
         if frame["type"] == type_:
             return dict(frame)
+
+
+@asynccontextmanager
+async def served(config: Path, clock: Clock) -> AsyncIterator[Face]:
+    """A relay with this configuration that pushes without waiting for more, from its first start to its end."""
+    relay = Relay(load(config, PUSHES_AT_ONCE), clock, system_rng(), Metrics())
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        yield Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+    await relay.close()

@@ -7,16 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from relay_face import Face
+from relay_face import Face, served
 
 from providers.sandbox import Sandbox
-from relay.app import Relay
 from relay.clock import SystemClock
-from relay.config import load
-from relay.ids import system_rng
-from relay.telemetry.metrics import Metrics
 
 SOON_S = 20.0
 CLOCK = SystemClock()
@@ -63,13 +58,8 @@ async def scene(
     await sandbox.start()
     config = tmp_path / "relay.toml"
     config.write_text(f"{sandbox.account_toml(vendor, vendor).strip()}\nbatch = true\n", encoding="utf-8")
-    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
-    relay = Relay(load(config, environ), CLOCK, system_rng(), Metrics())
-    first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        yield Scene(Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay), sandbox)
-    await relay.close()
+    async with served(config, CLOCK) as face:
+        yield Scene(face, sandbox)
     await sandbox.stop()
 
 
