@@ -12,7 +12,7 @@ import structlog
 from aiohttp import web
 
 from providers.transport import HttpTransport
-from relay.api import key_set, limits
+from relay.api import connections, key_set, limits
 from relay.api.auth import Authenticator, SignedTokens
 from relay.api.gate import Gate
 from relay.api.issuing import Issuer
@@ -318,7 +318,7 @@ class Relay:
         online = await self.engine.read(lambda conn, _: device_rows.online_devices(conn))
         self.presence.resume(online)
         self.room.look()
-        runner = limits.Runner(
+        runner = connections.Runner(
             self.web,
             access_log=None,
             keepalive_timeout=75,

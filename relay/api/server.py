@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from relay.api import browsers, limits
+from relay.api import browsers, connections
 from relay.api.auth import Authenticator
 from relay.api.backend import BackendApi
 from relay.api.device import DeviceApi
@@ -121,8 +121,8 @@ def application(
     )
     app = web.Application(middlewares=[enter])
     exact = register(app, routes, handlers, auth, shedding)
-    ways: Mapping[str, limits.Way] = {path: partial(enter, handler=handler) for path, handler in exact.items()}
-    app[limits.WAYS] = ways
+    ways: Mapping[str, connections.Way] = {path: partial(enter, handler=handler) for path, handler in exact.items()}
+    app[connections.WAYS] = ways
     app.router.add_get("/docs.css", system.style, allow_head=False)
     browsers.add_sdk(app)
     return app

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.api import limits
+from relay.api import connections, limits
 from relay.api.entrance import entrance
 from relay.api.gate import Gate
 from relay.api.principal import Principal
@@ -285,7 +285,7 @@ def application(auth: Auth, metrics: Metrics, **how: Any) -> web.Application:
     enter = entrance(Gate(), system_rng(), metrics, **how)
     app = web.Application(middlewares=[enter])
     exact = register(app, ROUTES, HANDLERS, auth, Shedding())
-    app[limits.WAYS] = {path: partial(enter, handler=handler) for path, handler in exact.items()}
+    app[connections.WAYS] = {path: partial(enter, handler=handler) for path, handler in exact.items()}
     return app
 
 
@@ -293,7 +293,7 @@ def application(auth: Auth, metrics: Metrics, **how: Any) -> web.Application:
 async def running(**how: Any) -> AsyncIterator[Edge]:
     """The application on a port of its own; `how` is for its entrance."""
     auth, metrics = Auth(), Metrics()
-    runner = limits.Runner(application(auth, metrics, **how), access_log=None, shutdown_timeout=1)
+    runner = connections.Runner(application(auth, metrics, **how), access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiohttp import ClientSession
 from edge_app import BODY_MAX, Edge, running
 
-from relay.api import limits
+from relay.api import connections, limits
 
 CLOSE = b"Connection: close\r\n"
 WHO = b"Host: relay\r\nAuthorization: Bearer writer\r\n"
@@ -284,7 +284,7 @@ async def test_a_body_with_a_get_is_ignored(edge: Edge) -> None:
 async def test_a_head_that_does_not_come_to_its_end_is_answered_with_408(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "HEAD_S", 0.05)
+    monkeypatch.setattr(connections, "HEAD_S", 0.05)
     answer = await edge.say(b"GET /v1/things/x HT")
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert code_of(answer) == "request_timeout"
@@ -293,7 +293,7 @@ async def test_a_head_that_does_not_come_to_its_end_is_answered_with_408(
 async def test_a_second_head_that_does_not_come_to_its_end_is_answered_with_408(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "HEAD_S", 0.05)
+    monkeypatch.setattr(connections, "HEAD_S", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
     writer.write(get(b"/v1/things/x").replace(CLOSE, b""))
     await reader.readuntil(b"}}")
@@ -305,12 +305,12 @@ async def test_a_second_head_that_does_not_come_to_its_end_is_answered_with_408(
 async def test_a_connection_that_says_nothing_is_closed_without_a_word(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "HEAD_S", 0.05)
+    monkeypatch.setattr(connections, "HEAD_S", 0.05)
     assert await edge.say() == b""
 
 
 async def test_a_connection_between_requests_is_left_alone(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_S", 0.02)
+    monkeypatch.setattr(connections, "HEAD_S", 0.02)
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.port)
     ask = post().replace(CLOSE, b"")
     writer.write(ask[:-5])
@@ -323,7 +323,7 @@ async def test_a_connection_between_requests_is_left_alone(edge: Edge, monkeypat
 
 
 async def test_a_socket_is_not_taken_for_a_head_that_is_late(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEAD_S", 0.02)
+    monkeypatch.setattr(connections, "HEAD_S", 0.02)
     async with ClientSession() as session, session.ws_connect(f"http://127.0.0.1:{edge.port}/v1/device/ws") as socket:
         for word in ("one", "two", "three"):
             await socket.send_str(word)
@@ -416,4 +416,4 @@ async def test_behind_a_proxy_the_right_most_address_that_is_no_proxy_counts(hea
 
 
 def test_aiohttp_has_its_strict_parser() -> None:
-    assert limits.COMPILED
+    assert connections.COMPILED
