@@ -1,6 +1,7 @@
 """Whatever a seed brings upon the relay, no message is lost and every delivery has one end (protocol §17, safety §3).
 
-A sample that fits into a normal test run. Long series: `python -m tests.simulation --seeds 1000 --hours 1`.
+A sample that fits into a normal test run; RELAY_SEEDS is its size. Long series: `python -m tests.simulation --seeds 1000
+--hours 1`.
 """
 
 import os
@@ -14,7 +15,7 @@ from .faults import KINDS
 from .run import simulate
 from .scenario import Scenario, calm, drawn
 
-SEEDS = range(12)
+SEEDS = range(int(os.environ.get("RELAY_SEEDS", "12")))
 MINUTES = 10
 ROOT = Path(__file__).parents[2]
 
