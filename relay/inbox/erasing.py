@@ -4,17 +4,20 @@ What stays: messages that others received too, without its name; events already 
 devices' revoked tokens, until those are forgotten, since every node must see them revoked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.registry import remove
 from relay.inbox.reports import end
+from relay.inbox.send import JobOptions
 from relay.model import EntryState, UserKey
 from relay.store import entries as entry_rows
+from relay.store import fanout as fanout_rows
 from relay.store import messages as message_rows
 from relay.store import users as rows
 from relay.store.engine import Conn
@@ -85,6 +88,17 @@ def _forget_messages(conn: Conn, user: UserKey, ordered: Sequence[str]) -> None:
             elif len(others) < len(recipients):
                 others.append(["", None, ERASED])
                 message_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(others).decode())
+        name_in_jobs(conn, user, found, None)
         rows.drop_messages(conn, user.app_id, gone)
         message_rows.drop_keys(conn, [(app_id, key) for app_id, key in keys if key is not None])
     rows.forget_sender(conn, user, ordered)
+
+
+def name_in_jobs(conn: Conn, user: UserKey, message_ids: Collection[str], name: str | None) -> None:
+    """Puts another name in the user's place, or none, where messages that are on their way mention it."""
+    for job, text in fanout_rows.options_of(conn, user.app_id, message_ids).items():
+        options = msgspec.json.decode(text, type=JobOptions)
+        if user.user_id in options.mentions:
+            named = [name if one == user.user_id else one for one in options.mentions]
+            changed = replace(options, mentions=tuple(one for one in named if one is not None))
+            fanout_rows.set_options(conn, user.app_id, job, msgspec.json.encode(changed).decode())

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.errors import Conflict, Missing
-from relay.inbox.erasing import CHUNK, named_by_now
+from relay.inbox.erasing import CHUNK, name_in_jobs, named_by_now
 from relay.inbox.locked import PolicyOf, flush, lock
 from relay.model import DeviceKey, UserKey
 from relay.store import inbox as inbox_rows
@@ -78,4 +78,5 @@ def _rename_in_messages(conn: Conn, user: UserKey, name: str, ids: list[str]) ->
             renamed = [[name, *rest] if who == user.user_id else [who, *rest] for who, *rest in recipients]
             if renamed != recipients:
                 message_rows.set_recipients(conn, user.app_id, row.message_id, msgspec.json.encode(renamed).decode())
+        name_in_jobs(conn, user, found, name)
     rows.rename_sender(conn, user, name, ids)

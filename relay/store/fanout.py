@@ -1,6 +1,6 @@
 """Rows of fan-out jobs: what many inboxes are to get, later or in parts. The row is the lock of its fan-out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, literal_column, select, update
@@ -126,3 +126,20 @@ _drop = delete(fanout_job).where(*_here)
 def drop_job(conn: Connection, app_id: str, job: str) -> bool:
     """Ends a job; whether there was one. Waits for whoever is at it."""
     return conn.execute(_drop, {"app": app_id, "job": job}).rowcount > 0
+
+
+_options = select(j.job_id, j.options).where(
+    j.app_id == bindparam("app"), j.job_id.in_(bindparam("jobs", expanding=True))
+)
+_set_options = update(fanout_job).where(*_here).values(options=bindparam("changed"))
+
+
+def options_of(conn: Connection, app_id: str, message_ids: Collection[str]) -> dict[str, str]:
+    """By their ids, the options of the jobs that deliver these messages."""
+    jobs = [job_id(app_id, message_id) for message_id in message_ids]
+    return {row.job_id: row.options for row in conn.execute(_options, {"app": app_id, "jobs": jobs})}
+
+
+def set_options(conn: Connection, app_id: str, job: str, options: str) -> None:
+    """Has a job go on with other options. Waits for whoever is at it."""
+    conn.execute(_set_options, {"app": app_id, "job": job, "changed": options})

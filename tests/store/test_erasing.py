@@ -166,3 +166,14 @@ async def test_a_name_is_no_pattern(house: House) -> None:
     assert [row["recipients"] for row in rows if "a_b" in row["recipients"] or "axb" in row["recipients"]] == [
         '[["axb",1,null]]'
     ]
+
+
+async def test_messages_on_their_way_do_not_mention_it(house: House, clock: Any) -> None:
+    await house.register("cid/phone")
+    await house.inbox.groups.change("shop", "g", add=["ann", "bob"], remove=[])
+    mentions = ("ann", "bob")
+    await house.inbox.accept(house.message(users=(), group="g", mentions=mentions, deliver_ms=clock.now_ms() + 1000))
+    await house.inbox.erase(ANN)
+    (job,) = await house.rows("SELECT options FROM fanout_job")
+    assert "bob" in job["options"]
+    assert "ann" not in job["options"]

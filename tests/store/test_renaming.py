@@ -103,6 +103,18 @@ async def test_what_is_on_its_way_finds_it(house: House, clock: Any) -> None:
     assert waiting.message_id in await house.catch_up(NEW)
 
 
+async def test_a_mention_that_is_on_its_way_is_one_of_it(house: House, clock: Any) -> None:
+    await house.inbox.groups.change("shop", "g", add=["ann", "bob"], remove=[])
+    later = clock.now_ms() + 1000
+    await house.inbox.accept(house.message(users=(), group="g", mentions=("ann",), deliver_ms=later))
+    await house.inbox.rename(ANN, "anna")
+    clock.forward(s=2)
+    while await house.inbox.fan_out():
+        pass
+    (entry,) = await house.rows("SELECT data FROM inbox_entry WHERE user_id = 'anna' ORDER BY seq DESC LIMIT 1")
+    assert "mention" in (entry["data"] or "")
+
+
 async def test_a_name_that_is_taken_or_a_user_that_never_was_is_refused(house: House) -> None:
     with pytest.raises(Conflict):
         await house.inbox.rename(ANN, "bob")
