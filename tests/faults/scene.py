@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class Neighbour:
 
     answer: Answer = field(default_factory=Answer)
     calls: list[dict[str, Any]] = field(default_factory=list)  # what came, whatever became of the answer
+    taken: Counter[str] = field(default_factory=Counter)  # by their ids, those that were answered with 200
     came: asyncio.Condition = field(default_factory=asyncio.Condition)
     busy: int = 0
     busiest: int = 0
@@ -61,6 +63,7 @@ class Neighbour:
             async with self.came:
                 said = self.answer
                 self.calls.append({"id": request.headers["webhook-id"], **json.loads(body)})
+                self.taken[request.headers["webhook-id"]] += said.status == 200
                 self.came.notify_all()
             return web.json_response(said.body, status=said.status, headers=said.headers)
         finally:

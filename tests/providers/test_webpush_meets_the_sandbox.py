@@ -327,7 +327,11 @@ async def test_the_emulator_refuses_as_the_service_does(
 async def test_a_message_that_no_browser_could_read_is_shown_nowhere(town: Town) -> None:
     provider = town.provider()
     request = provider.encode(town.push("laptop"), "")
-    for body in (b"short", request.body[:-1] + b"\0", bytes([*request.body[:21], *(b"\4" * 65)]) + request.body[86:]):
+    for body in (
+        b"short",
+        request.body[:-1] + bytes([request.body[-1] ^ 1]),
+        bytes([*request.body[:21], *(b"\4" * 65)]) + request.body[86:],
+    ):
         assert (await town.transport(replace(request, body=body))).status == 201
     assert town.emulator.unreadable == 3
     assert not town.screen("laptop")

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-ROWS = dict(re.findall(r"^\| (F\d+|FLT-\d+|I\d+) \| (.+) \|$", (TESTS / "README.md").read_text(), re.M))
-EVERY = [*(f"F{n}" for n in range(1, 101)), *(f"FLT-{n}" for n in range(1, 43)), *(f"I{n}" for n in range(1, 46))]
+ROWS = dict(re.findall(r"^\| (F\d+|FLT-\d+|K\d+|I\d+) \| (.+) \|$", (TESTS / "README.md").read_text(), re.M))
+LAST = {"F": 100, "FLT-": 42, "K": 20, "I": 45}
+EVERY = [f"{kind}{n}" for kind, last in LAST.items() for n in range(1, last + 1)]
 REFEREE = " ".join(path.read_text() for path in (TESTS / "simulation").glob("*.py"))
+POINTS = set(re.findall(r'^    "([\w.]+)": ', (TESTS / "faults" / "dying_relay.py").read_text(), re.M))
 KINDS = set(re.findall(r'^    "(\w+)": \(', (TESTS / "simulation" / "faults.py").read_text(), re.M))
 
 
@@ -27,8 +29,10 @@ def test_a_row_names_what_there_is(row: str) -> None:
     kinds = re.findall(r"\bsim (\w+)", tests)
     referee = "referee" in tests
     assert not referee or re.search(rf"(?<!SIM-)\b{row}\b", REFEREE), f"the simulation checks no {row}"
-    assert named(tests) or kinds or referee or tests.startswith("open: ")
+    points = re.findall(r"\bpoint ([\w.]+)", tests)
+    assert named(tests) or kinds or points or referee or tests.startswith("open: ")
     assert set(kinds) <= KINDS
+    assert set(points) <= POINTS
     for path, name in named(tests):
         text = (TESTS / path).read_text()
         assert not name or re.search(rf"^(async )?def {name}\b", text, re.M), f"{path} has no {name}"

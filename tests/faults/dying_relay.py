@@ -1,0 +1,152 @@
+"""`python -m dying_relay POINT:NTH serve ...`: a relay that kills itself, by SIGKILL, when it comes to a named point for the
+NTH time (safety CR-4). The points are laid around functions of the relay from outside; it knows nothing of them."""
+
+import functools
+import importlib
+import inspect
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from relay.cli import main
+
+COMMIT_S: Final = 0.0005  # into a COMMIT
+
+
+class When(StrEnum):
+    BEFORE = "before"
+    WHILE = "while"  # a moment after it began
+    AFTER = "after"  # it did its work; nobody has heard of it
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A moment in the relay's work: before, while or after one of these functions runs."""
+
+    when: When
+    functions: tuple[str, ...]  # the first of a list is one's own on SQLite, the second on PostgreSQL
+    most: int = 20  # it comes so often within a few seconds of load
+    by: signal.Signals | None = None  # it comes only when the relay is asked to stop
+
+
+def _before(*functions: str, most: int = 20) -> Point:
+    return Point(When.BEFORE, functions, most)
+
+
+def _after(*functions: str, most: int = 20) -> Point:
+    return Point(When.AFTER, functions, most)
+
+
+COMMITS = ("relay.store.sqlite_commit:_commit", "relay.store.postgres:PostgresEngine._commit")
+WORK = ("relay.store.sqlite_commit:run_group", "relay.store.postgres:run_group")
+
+POINTS: Final = {
+    "accept.validated": _before("relay.inbox.service:InboxService.accept"),  # K2
+    "accept.in_transaction": _after("relay.inbox.service:accept"),  # K3, K19
+    "accept.before_response": _after("relay.inbox.service:InboxService.accept"),  # K5
+    "batch.item": _after(*WORK),  # K3
+    "batch.before_commit": _before(*COMMITS),
+    "batch.in_commit": Point(When.WHILE, COMMITS),  # K4
+    "batch.after_commit": _after(*COMMITS),
+    "hint.publish": _before("relay.bus.local:LocalBus.wake"),  # K6
+    "fanout.in_transaction": _after("relay.inbox.fanout:_deliver", most=1),
+    "plan.in_transaction": _after("relay.push.worker:plan_due", most=3),
+    "claim.after_commit": _before("relay.push.worker:PushWorker._attempt", most=3),  # K8
+    "vendor.before_send": _before("providers.http_call:HttpCallProvider.send", most=3),
+    "vendor.after_send": Point(When.WHILE, ("providers.http_call:HttpCallProvider.send",), most=3),  # K9
+    "vendor.after_response": _after("providers.http_call:HttpCallProvider.send", most=3),  # K10
+    "vendor.before_record": _before("relay.push.worker:PushWorker._settle", most=3),
+    "vendor.recording": _after("relay.push.worker:settle", most=3),
+    "sock.before_write": _before("relay.realtime.writer:FrameWriter.batch"),
+    "sock.after_write": _after("relay.realtime.writer:FrameWriter.batch"),  # K11
+    "ack.received": _before("relay.inbox.service:InboxService.ack"),  # K12
+    "ack.in_transaction": _after("relay.inbox.service:ack"),  # K14
+    "ack.after_commit": _after("relay.inbox.service:InboxService.ack"),  # K13
+    "expire.mid_batch": _after("relay.inbox.service:expire", most=1),  # K15
+    "events.numbering": _after("relay.store.sequencer:number_events"),
+    "webhook.claimed": _before("relay.webhooks.worker:WebhookWorker._send"),
+    "webhook.after_send": _after("relay.webhooks.worker:WebhookWorker._attempt"),  # K16
+    "webhook.recording": _after("relay.webhooks.worker:settle"),
+    "register.after_commit": _after("relay.inbox.service:InboxService.register", most=3),  # K20
+    "rescue.pushes": _after("relay.store.queue:free_orphans", most=1),  # K18
+    "rescue.webhooks": _after("relay.store.claims:free_orphans", most=1),  # K18
+    "drain.stop_listening": Point(When.BEFORE, ("relay.wiring.departure:stop_listening",), most=1, by=signal.SIGTERM),
+    "drain.before_release": Point(When.BEFORE, ("relay.store.claims:release_claims",), most=1, by=signal.SIGTERM),
+}
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Count:
+    """Reached so often."""
+
+    def __init__(self, nth: int) -> None:
+        self._left = nth
+        self._lock = threading.Lock()
+
+    def here(self) -> bool:
+        """Whether this time is the one."""
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+
+def mortal(function: Callable[..., Any], when: When, count: Count) -> Callable[..., Any]:
+    """The same function, at which the process dies in the end."""
+
+    def begins() -> None:
+        if when is not When.AFTER and count.here():
+            if when is When.WHILE:
+                threading.Timer(COMMIT_S, die).start()
+            else:
+                die()
+
+    def ended() -> None:
+        if when is When.AFTER and count.here():
+            die()
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def awaited(*args: Any, **more: Any) -> Any:
+            begins()
+            found = await function(*args, **more)
+            ended()
+            return found
+
+        return awaited
+
+    @functools.wraps(function)
+    def called(*args: Any, **more: Any) -> Any:
+        begins()
+        found = function(*args, **more)
+        ended()
+        return found
+
+    return called
+
+
+def lay(point: Point, nth: int) -> None:
+    """Raises AttributeError, ModuleNotFoundError if the relay has no such function."""
+    count = Count(nth)
+    for name in point.functions:
+        module, _, path = name.partition(":")
+        owner: Any = importlib.import_module(module)
+        *outer, last = path.split(".")
+        for one in outer:
+            owner = getattr(owner, one)
+        setattr(owner, last, mortal(getattr(owner, last), point.when, count))
+
+
+if __name__ == "__main__":
+    name, _, nth = sys.argv.pop(1).partition(":")
+    if name in POINTS:
+        lay(POINTS[name], int(nth))
+    main()

@@ -1,0 +1,362 @@
+"""The relay dies at every named point of its work, and now and then again while it recovers (safety CR-1 to CR-4).
+
+Around it, in other processes or behind sockets: senders, devices with the real client in all its ways, phones that are off,
+vendors that fail now and then, a webhook receiver. Afterwards a referee holds what everybody saw against what is stored: L1 to
+L10. RELAY_SEED draws other moments; RELAY_ROUNDS has every point come so often.
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dying_relay import POINTS, Point
+from load import GONE, Ledger
+from postgres_databases import fresh
+from relay_process import RelayProcess
+from scene import Answer, Neighbour, Scene, eventually, scene
+
+from relay.client import Client, Way
+from relay.clock import SystemClock, rfc3339
+from relay.config import load
+from relay.ids import system_rng
+from relay.model import UserKey
+from relay.store import audit
+from relay.store.claims import ENDPOINT_IN_FLIGHT_MAX
+from relay.telemetry.metrics import Metrics
+from relay.wiring.store import open_engine
+
+SEED = int(os.environ.get("RELAY_SEED", "1"))
+ROUNDS = int(os.environ.get("RELAY_ROUNDS", "1"))
+USERS = [f"user-{n}" for n in range(4)]
+ON, OFF = "tablet", "phone"  # a device that is always there; one that is off until the end, and is pushed to
+SENDERS = 4
+PAUSE_S = 0.03
+REACHED_S = 20  # within which the relay comes to a point
+SECOND_DEATH = 0.2  # how often it dies again while it recovers
+CONVERGED_S = 60
+# On PostgreSQL a dead relay's pushes are free after half a minute, not at once: points that need one come too late there.
+OF_THE_STORE = ("accept.", "batch.", "fanout.", "plan.", "ack.", "expire.", "events.", "register.", "rescue.")
+STUCK = "SELECT user_id FROM push_job WHERE due_ms IS NOT NULL AND claim IS NOT NULL AND claim_until_ms < {} - 30000"
+TERMINAL = frozenset(f"delivery.{word}" for word in ("acked", "expired", "failed", "cancelled", "superseded"))
+HERE = os.pathsep.join((str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])))
+
+
+class MortalRelay(RelayProcess):
+    def arm(self, point: str, nth: int) -> None:
+        """From the next start on it dies when it comes to this point for the nth time; `none` is no point."""
+        self.program = ("-m", "dying_relay", f"{point}:{nth}")
+
+    async def dies(self, within_s: float) -> bool:
+        """Whether it killed itself. Anything else that ends it is wrong."""
+        assert self.child is not None
+        try:
+            async with asyncio.timeout(within_s):
+                code = await self.child.wait()
+        except TimeoutError:
+            return False
+        assert code == -signal.SIGKILL, self.log()[-2000:]
+        return True
+
+    async def lives(self) -> bool:
+        """Starts it; whether it came as far as being ready."""
+        try:
+            await self.start()
+        except AssertionError:
+            assert await self.dies(REACHED_S)
+            return False
+        return True
+
+
+class Hasty(random.Random):
+    """Chance for clients that never wait long for the next try."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return super().uniform(a, min(b, 0.5))
+
+
+@dataclass
+class Crowd:
+    """Everybody around the relay, and what they saw."""
+
+    at: Scene
+    relay: MortalRelay
+    ledger: Ledger
+    rng: random.Random
+    deaths: int = 0
+    tokens: dict[tuple[str, str], str] = field(default_factory=dict)
+    clients: dict[tuple[str, str], Client] = field(default_factory=dict)
+    ended_early: set[str] = field(default_factory=set)  # keys of messages that may end before a device has them
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def settle_in(self, home: Path, stack: AsyncExitStack) -> str:
+        """Devices, a webhook, whose id it gives, and clients: one of each way."""
+        hook = await self.at.hook("*")
+        for user, account in zip(USERS, itertools.cycle(self.at.vendors), strict=False):
+            self.tokens[user, OFF] = await self.at.device(user, account)
+            status, _ = await self.at.call("PUT", f"/v1/users/{user}/devices/{ON}", {})
+            assert status == 201
+            _, answer = await self.at.call("POST", f"/v1/users/{user}/devices/{ON}/token")
+            self.tokens[user, ON] = answer["token"]
+        for user, way in zip(USERS, Way, strict=True):
+            await self.connect(home, stack, user, ON, ways=[way])
+        return hook
+
+    async def connect(self, home: Path, stack: AsyncExitStack, user: str, device: str, **more: Any) -> None:
+        rng = Hasty(f"{SEED} {user} {device}")
+        client = Client(self.relay.url, self.tokens[user, device], cache=home / f"{user}.{device}.db", rng=rng, **more)
+        self.clients[user, device] = await stack.enter_async_context(client)
+
+    # --- senders ---
+
+    def message(self, key: str) -> dict[str, Any]:
+        """To one user or two; some end before their devices have them: expired, superseded, taken back."""
+        rng = self.rng
+        to = rng.sample(USERS, rng.choice([1, 1, 2]))
+        body: dict[str, Any] = {"to": {"users": to}, "body": {"key": key, "text": "é" * rng.randint(0, 40)}}
+        kind = rng.random()
+        if kind < 0.1:
+            body["ttl_s"] = 1
+        elif kind < 0.2:
+            body["collapse_key"] = f"c{rng.randint(0, 3)}"
+        elif kind < 0.5:
+            body["push"] = {"title": key}
+        elif kind < 0.55:
+            body["deliver_at"] = rfc3339(SystemClock().now_ms() + 500)
+        if kind < 0.2:
+            self.ended_early.add(key)
+        return body
+
+    async def keep_sending(self, name: str) -> None:
+        """Repeats each send until it is answered, as its sender must."""
+        for number in itertools.count():
+            if self.over.is_set():
+                return
+            key = f"{name}-{number}"
+            body = self.message(key)
+            recalled = self.rng.random() < 0.05 and "deliver_at" not in body  # that would have had no delivery yet
+            if recalled:
+                self.ended_early.add(key)
+            self.ledger.mean(key, body)
+            answer = await self.sent(key, body)
+            self.ledger.accepted(key, answer)
+            if recalled:
+                await self.patiently("DELETE", f"/v1/messages/{answer['id']}", None)
+            await asyncio.sleep(PAUSE_S)  # noqa: TID251
+
+    async def keep_registering(self) -> None:
+        """The backend names a device's facts again and again: it stays the same device."""
+        while not self.over.is_set():
+            path = f"/v1/users/{self.rng.choice(USERS)}/devices/{OFF}"
+            status, answer = await self.patiently("PUT", path, {"app_version": f"1.{self.deaths}"})
+            assert (status, answer["device"]) == (200, OFF), answer
+            await asyncio.sleep(0.2)  # noqa: TID251
+
+    async def sent(self, key: str, body: dict[str, Any]) -> dict[str, Any]:
+        status, answer = await self.patiently("POST", "/v1/messages", body, **{"Idempotency-Key": key})
+        assert status in {200, 202}, answer
+        return dict(answer)
+
+    async def patiently(self, method: str, path: str, body: Any, **headers: str) -> Any:
+        """The answer, whatever becomes of the relay meanwhile."""
+        while True:
+            try:
+                status, answer = await self.at.call(method, path, body, **headers)
+            except (*GONE, json.JSONDecodeError):
+                await asyncio.sleep(PAUSE_S)  # noqa: TID251
+                continue
+            if status != 503:
+                return status, answer
+            await asyncio.sleep(PAUSE_S)  # noqa: TID251
+
+    async def vary_the_vendors(self) -> None:
+        """One answer in ten is an error."""
+        while not self.over.is_set():
+            bad = self.rng.random() < 0.1
+            for vendor in self.at.vendors.values():
+                vendor.answer = Answer(503) if bad else Answer()
+            await asyncio.sleep(0.05)  # noqa: TID251
+
+    # --- deaths ---
+
+    async def die_at(self, name: str, point: Point) -> None:
+        """Starts the relay and has it die there; then, at times, again before it is ready."""
+        relay = self.relay
+        relay.arm(name, self.rng.randint(1, point.most))
+        if await relay.lives():
+            if point.by is not None:
+                await asyncio.sleep(self.rng.uniform(0.2, 1))  # noqa: TID251
+                relay.tell(point.by)
+            assert await relay.dies(REACHED_S), f"{name} was not reached"
+        self.deaths += 1
+        if self.rng.random() < SECOND_DEATH:
+            relay.arm("none", 0)
+            again = asyncio.create_task(relay.lives())
+            await asyncio.sleep(self.rng.uniform(0.2, 2))  # noqa: TID251 - the moment of the kill is the test
+            relay.tell(signal.SIGKILL)
+            await again
+            assert await relay.dies(REACHED_S)
+            self.deaths += 1
+
+    # --- the referee ---
+
+    async def reports(self) -> list[dict[str, Any]]:
+        """All that the backend can pull."""
+        found: list[dict[str, Any]] = []
+        path = "/v1/events?limit=200"
+        while True:
+            status, page = await self.at.call("GET", path)
+            assert status == 200, page
+            found += page["events"]
+            if not page["more"]:
+                return found
+            path = f"/v1/events?limit=200&cursor={page['cursor']}"
+
+    async def ends(self) -> dict[tuple[str, str, str], list[str]]:
+        """How each delivery ended: message, user, device."""
+        found = defaultdict(list)
+        for event in await self.reports():
+            if event["type"] in TERMINAL:
+                for one in event["data"]["deliveries"]:
+                    place = (one["message_id"], event["data"]["user"], event["data"]["device"])
+                    found[place].append(event["type"].partition(".")[2])
+        return found
+
+    def expected(self) -> dict[tuple[str, str, str], str]:
+        """Every delivery that was promised, with its message's key."""
+        meant = self.ledger.read("mean")
+        return {
+            (answer["id"], user, device): key
+            for key, answer in self.ledger.read("accepted").items()
+            for user in meant[key]["to"]["users"]
+            for device in (ON, OFF)
+        }
+
+    async def every_event_is_told(self, hook: str) -> None:
+        """What two deaths cut off waits for minutes, by the plan of the webhooks: the operator has it sent now."""
+        told = {event["id"] for event in await self.reports()}
+        if late := sorted(told - self.at.receiver.taken.keys()):
+            status, answer = await self.at.call("POST", f"/v1/webhooks/{hook}/replay", {"events": late[:500]})
+            assert status == 202, answer
+        for id_ in late:
+            await eventually(lambda id_=id_: self.was_told(id_), within_s=CONVERGED_S)  # type: ignore[misc]
+
+    async def was_told(self, event_id: str) -> bool:
+        return self.at.receiver.taken[event_id] > 0
+
+    async def all_have_ended(self) -> bool:
+        return self.expected().keys() <= (await self.ends()).keys()
+
+
+def repeats(neighbour: Neighbour) -> int:
+    """What it had taken already."""
+    return sum(times - 1 for times in neighbour.taken.values() if times)
+
+
+def judged(crowd: Crowd, ends: dict[tuple[str, str, str], list[str]], kept: dict[tuple[str, str], list[Any]]) -> None:
+    """L1 to L7, of what everybody saw."""
+    meant, expected = crowd.ledger.read("mean"), crowd.expected()
+    assert crowd.ledger.read("accepted").keys() == meant.keys(), "each send was repeated until it had its answer"
+    several = {place: how for place, how in ends.items() if len(how) > 1}
+    assert not several, f"L5: {several}"
+    assert ends.keys() == expected.keys(), "L1, L2: there is what was accepted, and nothing else"
+    for (message_id, user, device), key in expected.items():
+        if key not in crowd.ended_early:
+            assert ends[message_id, user, device] == ["acked"], f"L6: {key} at {user}'s {device}"
+    for (user, device), messages in kept.items():
+        keys = [message.body["key"] for message in messages]
+        assert len(keys) == len(set(keys)), f"{user}'s {device} shows something twice"
+        for message in messages:
+            body = meant[message.body["key"]]
+            assert message.body == body["body"], "L4"
+            assert user in body["to"]["users"]
+        missing = {
+            key
+            for (_, who, where), key in expected.items()
+            if (who, where) == (user, device) and key not in crowd.ended_early
+        } - set(keys)
+        assert not missing, f"L7: {user}'s {device} lacks {missing}"
+
+
+async def wrong_in_the_store(settings: dict[str, str]) -> list[str]:
+    """L9 and L10, of the rows that the relay left."""
+    engine = open_engine(load(None, settings), SystemClock(), system_rng(), Metrics())
+    try:
+        users = [UserKey("default", user) for user in USERS]
+        wrong = await engine.read(lambda conn, now_ms: audit.imbalances(conn, now_ms, users))
+        held = await engine.read(lambda conn, now_ms: conn.exec_driver_sql(STUCK.format(now_ms)).all())
+    finally:
+        await engine.close()
+    return [*(f"{what}: {who}" for what, who in wrong.items()), *(f"still claimed: {row}" for row in held)]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
+    """The settings that name an empty store of each kind."""
+    if request.param == "sqlite":
+        yield {"RELAY_STORE__URL": f"sqlite:///{tmp_path}/relay.db"}
+    else:
+        async with fresh(request.getfixturevalue("postgres_server"), "template1") as url:
+            yield {"RELAY_STORE__URL": url}
+
+
+async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
+    store: dict[str, str], tmp_path: Path
+) -> None:
+    rng = random.Random(SEED)
+    of_all = ROUNDS > 1 or store["RELAY_STORE__URL"].startswith("sqlite")
+    points = [name for _ in range(ROUNDS) for name in POINTS if of_all or name.startswith(OF_THE_STORE)]
+    rng.shuffle(points)
+    async with AsyncExitStack() as stack:
+        MortalRelay.program = ("-m", "dying_relay", "none:0")
+        at = await stack.enter_async_context(scene(tmp_path, {"PYTHONPATH": HERE} | store, process=MortalRelay))
+        assert isinstance(at.relay, MortalRelay)
+        crowd = Crowd(at, at.relay, Ledger(tmp_path / "ledger"), rng)
+        hook = await crowd.settle_in(tmp_path, stack)
+        async with asyncio.TaskGroup() as busy:
+            for n in range(SENDERS):
+                busy.create_task(crowd.keep_sending(str(n)))
+            busy.create_task(crowd.keep_registering())
+            busy.create_task(crowd.vary_the_vendors())
+            await crowd.ledger.warm.wait()
+            assert await at.relay.end(signal.SIGKILL) == -signal.SIGKILL
+            for name in points:
+                await crowd.die_at(name, POINTS[name])
+            at.relay.arm("none", 0)
+            await at.relay.start()
+            crowd.over.set()
+        for vendor in at.vendors.values():
+            vendor.answer = Answer()
+        pushed = {call["data"]["token"] for vendor in at.vendors.values() for call in vendor.calls}
+        for user in USERS:
+            await crowd.connect(tmp_path, stack, user, OFF)
+        await eventually(crowd.all_have_ended, within_s=CONVERGED_S)
+        for client in crowd.clients.values():
+            await client.caught_up(CONVERGED_S)
+
+        ends = await crowd.ends()
+        kept = {}
+        for place, client in crowd.clients.items():
+            kept[place] = []
+            while more := await client.history(after=kept[place][-1].place if kept[place] else 0):
+                kept[place] += more
+        judged(crowd, ends, kept)
+        assert len(pushed) == len(USERS)
+
+        assert repeats(at.receiver) <= crowd.deaths * ENDPOINT_IN_FLIGHT_MAX, "L8"
+        assert sum(map(repeats, at.vendors.values())) <= crowd.deaths * len(USERS), "L8"
+        await crowd.every_event_is_told(hook)
+        assert await at.relay.end(signal.SIGTERM) == 0
+        how = Counter(word for words in ends.values() for word in words)
+        print(f"{crowd.deaths} deaths, seed {SEED}: {len(crowd.ledger.read('accepted'))} accepted, {dict(how)}")
+    crowd.ledger.close()
+    assert not await wrong_in_the_store(store)
