@@ -39,7 +39,11 @@ class Registration:
 def register(
     conn: Conn, now_ms: int, one: Registration, policy_of: PolicyOf, new_epoch: Callable[[], str]
 ) -> tuple[Device, bool]:
-    """Makes the device (and its user's inbox) or changes it; gives it, and whether it is new. Repeatable."""
+    """Makes the device (and its user's inbox) or changes it; gives it, and whether it is new. Repeatable.
+
+    Its version and schema count until it has shaken hands: from then on only it says which version it is, in the handshake
+    that judges what the version before had passed (protocol 10.2).
+    """
     inbox_rows.create_inboxes(conn, now_ms, {one.device.user: new_epoch()})
     others = holders(conn, one.device.app_id, one.addresses or ())
     users = lock(conn, now_ms, {one.device.user, *others}, policy_of)
@@ -50,12 +54,14 @@ def register(
         if len(locked.devices) >= locked.policy.devices_max:
             raise Invalid(f"A user may have at most {locked.policy.devices_max} devices; remove one first.")
         device = _create(locked, one)
+    speaks_for_itself = device.session > 0 and device.session >= device.lineage_session
+    app_version, schema = (None, None) if speaks_for_itself else (one.app_version, one.schema)
     locked.put(
         replace(
             device,
             platform=one.platform if one.platform is not None else device.platform,
-            app_version=one.app_version if one.app_version is not None else device.app_version,
-            schema=one.schema if one.schema is not None else device.schema,
+            app_version=app_version if app_version is not None else device.app_version,
+            schema=schema if schema is not None else device.schema,
             locale=one.locale if one.locale is not None else device.locale,
             tz=one.tz if one.tz is not None else device.tz,
             install_id=one.install_id if one.install_id is not None else device.install_id,

@@ -168,7 +168,8 @@ def _version(version: str, some: Sequence[Outcome], now_ms: int) -> VersionRepor
 
 
 def reports(conn: Conn, now_ms: int, app_id: str, *, since_ms: int) -> list[VersionReport]:
-    return report(rows.outcomes(conn, app_id, since_ms=since_ms, limit=OUTCOMES_MAX), now_ms)
+    long_ms = now_ms - SILENT_MS
+    return report(rows.outcomes(conn, app_id, since_ms=since_ms, owed_since_ms=long_ms, limit=OUTCOMES_MAX), now_ms)
 
 
 def warn(conn: Conn, now_ms: int, app_id: str) -> list[VersionReport]:

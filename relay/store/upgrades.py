@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, literal_column, or_, select, update
 
 from relay.model import DeviceKey, UserKey
 from relay.store.schema.devices import device, upgrade
-from relay.store.schema.inboxes import inbox
+from relay.store.schema.inboxes import inbox_entry
 from relay.store.sql import device_params, insert_missing
 
-u = upgrade.c
+u, e = upgrade.c, inbox_entry.c
 VERIFIED = ("ok", "repaired")
 REPAIRING = "repairing"
 
@@ -114,7 +114,7 @@ def overdue(conn: Connection, app_id: str, *, after_ms: int, before_ms: int, lim
 
 
 class Outcome(NamedTuple):
-    """What came of one upgrade. `silent`: owed something, and not one ack since."""
+    """What came of one upgrade. `silent`: it is or was there, is owed something for long, and acked nothing since."""
 
     version: str
     verdict: str
@@ -127,7 +127,14 @@ class Outcome(NamedTuple):
 
 
 _silent = device.c.progress_ms <= u.at_ms
-_owed = device.c.acked_seq < inbox.c.head_seq
+# A device that had everything, and went, is not asked for an ack of what came afterwards.
+_asked = or_(u.verdict != literal_column("'resume'"), device.c.offline_since_ms.is_(None))
+_owed = exists().where(
+    e.app_id == device.c.app_id,
+    e.user_id == device.c.user_id,
+    e.seq == device.c.acked_seq + 1,
+    e.accepted_ms <= bindparam("long"),
+)
 _outcomes = (
     select(
         u.to_version,
@@ -137,20 +144,19 @@ _outcomes = (
         func.coalesce(u.missing_found, 0),
         u.caught_up_ms,
         u.at_ms,
-        (_silent & _owed).label("silent"),
+        and_(_silent, _asked, _owed).label("silent"),
     )
     .join(
         device,
         (device.c.app_id == u.app_id) & (device.c.user_id == u.user_id) & (device.c.device_id == u.device_id),
     )
-    .join(inbox, (inbox.c.app_id == u.app_id) & (inbox.c.user_id == u.user_id))
     .where(u.app_id == bindparam("app"), u.at_ms > bindparam("since"), u.to_version.is_not(None))
     .order_by(u.at_ms, u.upgrade_id)
     .limit(bindparam("count"))
 )
 
 
-def outcomes(conn: Connection, app_id: str, *, since_ms: int, limit: int) -> list[Outcome]:
-    """Upgrades since then, the oldest first, at most `limit`."""
-    params = {"app": app_id, "since": since_ms, "count": limit}
+def outcomes(conn: Connection, app_id: str, *, since_ms: int, owed_since_ms: int, limit: int) -> list[Outcome]:
+    """Upgrades since then, the oldest first, at most `limit`. `owed_since_ms`: from before that, what is owed counts."""
+    params = {"app": app_id, "since": since_ms, "long": owed_since_ms, "count": limit}
     return [Outcome(*row) for row in conn.execute(_outcomes, params).all()]

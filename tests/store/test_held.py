@@ -58,6 +58,17 @@ async def test_with_a_fallback_it_is_shown_at_once_and_replaced_after_the_upgrad
     assert await house.deliveries("delivery.acked") == [("phone", sent.message_id)]
 
 
+async def test_that_the_backend_names_the_new_version_first_changes_nothing(house: House) -> None:
+    """§10.2 step 5: what the old version passed and had not acked is judged by what that version could show."""
+    shown, held = await house.send(**NEW, **FALLBACK), await house.send(**NEW)
+    await house.page(PHONE)
+    await house.register(PHONE, app_version="2", schema=5)
+    assert [(one["id"], one["form"]) for one in await upgrade(house)] == [
+        (shown.message_id, "full"),
+        (held.message_id, "full"),
+    ]
+
+
 async def test_alone_it_is_held_and_its_delivery_is_open_until_the_upgrade(house: House) -> None:
     sent = await house.send(**NEW)
     assert await read(house) == []

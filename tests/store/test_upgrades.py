@@ -157,6 +157,23 @@ async def test_a_version_that_never_acks_shows(house: House, clock: Any) -> None
     assert version.silent == 0
 
 
+async def test_a_phone_that_had_everything_and_went_is_not_asked_for_what_came_later(house: House, clock: Any) -> None:
+    await house.hello(PHONE, app_version="2")
+    await house.bye(PHONE)
+    await house.send()
+    clock.forward(ms=upgrades.SILENT_MS)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
+    assert version.silent == 0
+
+
+async def test_what_has_only_just_come_is_not_overdue(house: House, clock: Any) -> None:
+    await house.hello(PHONE, app_version="2")
+    clock.forward(ms=upgrades.SILENT_MS)
+    await house.send()
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
+    assert version.silent == 0
+
+
 async def test_how_long_it_took_to_catch_up_is_known_from_the_first_comparison(house: House, clock: Any) -> None:
     upgrade = await upgraded(house)
     clock.forward(s=7)

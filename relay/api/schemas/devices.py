@@ -9,7 +9,10 @@ from relay.realtime.protocol import AddressBody, Id, MessageIdText, Word
 
 
 class DeviceBody(In):
-    """A device as the backend knows it. What is left out stays as it is."""
+    """A device as the backend knows it. What is left out stays as it is.
+
+    `app_version` and `schema` count until the device has shaken hands: then it says itself which version it is.
+    """
 
     platform: Word | None = None
     app_version: Version | None = None
