@@ -81,9 +81,9 @@ def _pytest(*paths: str) -> tuple[str, ...]:
 GATES = (
     Gate("planted", ("tests.planted", "--jobs", "1", "--no-healthy"), (0, 0, 0)),
     Gate("power-cut", ("tests.faults.power_cut", "--images", "{}"), (2_000, 100_000, 1_000_000)),
-    Gate("simulation-calm", ("tests.simulation", "--calm", "--seeds", "{}", "--hours", "24"), (4, 100, 1_000)),
+    Gate("simulation-calm", ("tests.simulation", "--calm", "--seeds", "{}", "--hours", "25"), (4, 100, 1_000)),
     Gate("kill", _pytest("tests/faults/test_kill.py"), (30, 1_000, 5_000), {"RELAY_KILLS": "{}"}),
-    Gate("simulation", ("tests.simulation", "--seeds", "{}", "--hours", "0.5"), (10, 10_000, 200_000)),
+    Gate("simulation", ("tests.simulation", "--seeds", "{}", "--hours", "0.5"), (6, 10_000, 200_000)),
     Gate("fuzz", _pytest("tests/api/test_fuzz.py"), (1_000, 1_000_000, 10_000_000), {"RELAY_FUZZ": "{}"}),
     Gate("overload", _pytest("tests/faults/test_heavy_load.py"), (2, 60, 600), {"RELAY_OVERLOAD_S": "{}"}),
     Gate("corpus", _pytest("tests/api"), (0, 0, 0)),

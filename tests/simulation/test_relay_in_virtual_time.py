@@ -44,7 +44,7 @@ def test_a_world_without_faults_needs_no_second_try() -> None:
 
 def test_the_same_seed_gives_the_same_history_in_any_process() -> None:
     """No set, no hash and no address may decide what happens next (SIM-11)."""
-    command = [sys.executable, "-m", "tests.simulation", "--seeds", "4", "--hours", "0.1", "--hash-only"]
+    command = [sys.executable, "-m", "tests.simulation", "--seeds", "2", "--hours", "0.1", "--hash-only"]
     told = [
         subprocess.run(
             command,
@@ -58,4 +58,4 @@ def test_the_same_seed_gives_the_same_history_in_any_process() -> None:
     ]
 
     assert told[0] == told[1]
-    assert len(set(told[0].split())) == 8
+    assert len(set(told[0].split())) == 4
