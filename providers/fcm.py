@@ -22,7 +22,8 @@ from pydantic import (
 )
 
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fcm_message import DURATION, LABEL, TTL_S_MAX, message_of, override_mistakes, payload_bytes
+from providers.fcm_message import message_of, payload_bytes
+from providers.fcm_overrides import DURATION, LABEL, TTL_S_MAX, override_mistakes
 from providers.http import (
     THROTTLED_S,
     Credential,

@@ -2,24 +2,18 @@
 
 import base64
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from providers.contract import Push
-from providers.fields import is_json, object_in
+from providers.fcm_overrides import RESERVED_KEY, TTL_S_MAX
+from providers.fields import merged, object_in
 from providers.http import json_body
 
-__all__ = ["message_of", "override_mistakes", "payload_bytes", "ttl"]
+__all__ = ["message_of", "payload_bytes", "ttl"]
 
-TTL_S_MAX = 2_419_200  # 28 days
-OVERRIDE_DEPTH_MAX = 16
 APNS_COLLAPSE_BYTES_MAX = 64
 OUR_KEYS = frozenset({"relay", "relay_id"})  # in `data`
-
-DURATION = re.compile(r"([0-9]{1,12})(\.[0-9]{1,9})?s")
-LABEL = re.compile(r"[a-zA-Z0-9\-_.~%]{1,50}")
-_RESERVED_KEY = re.compile(r"from|message_type|collapse_key|google.*|gcm.*", re.IGNORECASE | re.DOTALL)
 
 
 def message_of(push: Push, *, shown_by_app: bool, now_s: float, label: str | None = None) -> dict[str, Any]:
@@ -36,7 +30,7 @@ def message_of(push: Push, *, shown_by_app: bool, now_s: float, label: str | Non
             "fcm_options": {"analytics_label": label} if label else None,
         }
     )
-    return _merged(message, push.overrides)
+    return merged(message, push.overrides)
 
 
 def ttl(seconds: float) -> str:
@@ -72,7 +66,7 @@ def _data(push: Push, *, with_text: bool) -> dict[str, str]:
     if with_text:
         ours["badge"] = None if push.badge is None else str(push.badge)
     data = {key: value for key, value in ours.items() if value is not None}
-    taken = {key for key in push.data if key in data or key in OUR_KEYS or _RESERVED_KEY.fullmatch(key)}
+    taken = {key for key in push.data if key in data or key in OUR_KEYS or RESERVED_KEY.fullmatch(key)}
     data |= {key: _string(value) for key, value in push.data.items() if key not in taken}
     for key in (key for key in push.data if key in taken):
         name = f"_{key}"
@@ -178,66 +172,3 @@ def payload_bytes(message: Mapping[str, Any]) -> int:
         own = {f"{platform}.{key}": object_in(message, platform).get(key) for platform, key in part}
         sizes.append(len(json_body(_present(shared | own))))
     return max(sizes)
-
-
-def _merged(message: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`overrides` laid over `message` (JSON Merge Patch, RFC 7396)."""
-    merged = dict(message)
-    for key, value in overrides.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping):
-            under = merged.get(key)
-            merged[key] = _merged(under if isinstance(under, dict) else {}, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def override_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
-    """Every mistake in overrides for FCM's `message`, each a sentence."""
-    if not is_json(dict(overrides), OVERRIDE_DEPTH_MAX):
-        yield f"The override must be JSON, at most {OVERRIDE_DEPTH_MAX} levels deep."
-        return
-    known = ("data", "notification", "android", "apns", "webpush", "fcm_options")
-    for part, value in overrides.items():
-        if part not in known:
-            yield f"{part[:64]!r} may not be overridden; {', '.join(known)} may."
-        elif value is not None and not isinstance(value, Mapping):
-            yield f"{part} must be an object."
-    parts = {part: value for part, value in overrides.items() if part in known and isinstance(value, Mapping)}
-    android = parts.get("android", {})
-    for where, keys in (
-        ("notification", parts.get("notification", {})),
-        ("android", android),
-        ("android.notification", object_in(android, "notification")),
-        ("apns", parts.get("apns", {})),
-        ("webpush", parts.get("webpush", {})),
-    ):
-        # Google takes camelCase too, but beside our own snake_case it is the same field twice.
-        yield from (f"{where}: write {key[:64]!r} in snake_case." for key in keys if key != key.lower())
-    for where, data in (
-        ("data", parts.get("data", {})),
-        ("android.data", object_in(android, "data")),
-        ("webpush.data", object_in(parts.get("webpush", {}), "data")),
-    ):
-        for key, value in data.items():
-            if value is not None and not isinstance(value, str):
-                yield f"{where}: every value must be a string."
-            if _RESERVED_KEY.fullmatch(key):
-                yield f"{where}: the key {key[:64]!r} is reserved by FCM."
-    for where in ("apns", "webpush"):
-        for value in object_in(parts.get(where, {}), "headers").values():
-            if value is not None and not (isinstance(value, str) and value.isprintable() and value.isascii()):
-                yield f"{where}.headers: every value must be a string of plain characters."
-    life = android.get("ttl")
-    if life is not None:
-        match = DURATION.fullmatch(life) if isinstance(life, str) else None
-        if match is None or float(life[:-1]) > TTL_S_MAX:
-            yield f'android.ttl must be like "3600s", at most {TTL_S_MAX}s.'
-    if android.get("priority") not in (None, "HIGH", "NORMAL", "high", "normal"):
-        yield "android.priority must be HIGH or NORMAL."
-    for holder in (parts, android, parts.get("apns", {}), parts.get("webpush", {})):
-        label = object_in(holder, "fcm_options").get("analytics_label")
-        if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
-            yield "fcm_options.analytics_label must be 1 to 50 of a-z A-Z 0-9 - _ . ~ %."
