@@ -142,7 +142,8 @@ class Capabilities:
     guarded: bool = False  # its URL is data of the account: hand it a guarded transport (safety SEC-8)
     own_hosts: bool = False  # each device brings its URL: a host's trouble is that device's, never the account's
     retry_s_min: float = 0.0  # the vendor's published shortest wait before any retry
-    collapse_keys_max: int | None = None  # different ones that wait for one device; a further one may evict any of them
+    # Different ones that wait for one device; a further one may evict any of them. 1: it keeps one notification at all.
+    collapse_keys_max: int | None = None
     silent_gap_s: float = 0.0  # between silent pushes to one device: more frequent ones may be dropped
     zone: str = "UTC"  # by which the vendor's days and hours go
 

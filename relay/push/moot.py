@@ -11,7 +11,7 @@ from providers.contract import Capabilities
 from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, TimelineKey, UserKey
-from relay.push.notes import Form, summary_id
+from relay.push.notes import Form, shows, summary_id
 from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -75,7 +75,7 @@ def _can_be_helped(address: Address, capabilities: Capabilities | None) -> bool:
     """Calls and live activities are none of this: they end by other means."""
     if capabilities is None or address.state != "active":
         return False
-    return address.kind.partition("_")[0] in {"token", "fid"} and (capabilities.recall or capabilities.withdraw)
+    return shows(address) and (capabilities.recall or capabilities.withdraw)
 
 
 def _joined(ones: list[Moot], others: list[Moot]) -> list[Moot]:

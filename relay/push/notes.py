@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from providers.contract import Capabilities, left_out
-from relay.model import Notification
+from relay.model import Address, Notification
 from relay.push.situation import AccountView, Item, Privacy, Situation
 
 IDS_MAX = 10  # ids named in one push; cut first when it is too large
@@ -36,7 +36,9 @@ class Form:
     KNOCK = "knock"
 
 
-def write_notes(s: Situation, items: Sequence[Item], account: AccountView, *, knock: bool) -> tuple[str, list[Note]]:
+def write_notes(
+    s: Situation, items: Sequence[Item], address: Address, account: AccountView, *, knock: bool
+) -> tuple[str, list[Note]]:
     """The form of a push and its notifications, for as many messages as the account and the policy take by themselves."""
     items, bare = as_private(items, account.privacy)
     newest = _newest_per_key(items)
@@ -47,13 +49,21 @@ def write_notes(s: Situation, items: Sequence[Item], account: AccountView, *, kn
     if bare or any(item.entry.seq <= s.job.bare_seq for item in items):
         return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
     room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
-    keys_max = capabilities.collapse_keys_max
-    crowded = keys_max is not None and s.told_count + len(newest) >= keys_max  # the last key is that of the summary
+    crowded = shows(address) and _crowded(s, len(newest), capabilities.collapse_keys_max)
     if len(newest) <= room and not crowded and s.untold_count <= len(s.untold):
         return Form.EACH, [_own(s, item, capabilities) for item in newest]
     if crowded:
         return Form.SUMMARY, [
-            summary(s, items, capabilities, shown=True, urgent=any(map(is_urgent, items)), for_all=True)
+            summary(
+                s,
+                items,
+                capabilities,
+                shown=True,
+                urgent=any(map(is_urgent, items)),
+                for_all=True,
+                # It takes the place of the last one, so it tells of what that one told of, too.
+                count=s.told_count + max(s.untold_count, len(items)),
+            )
         ]
     conversations: dict[str | None, list[Item]] = {}
     for item in items:
@@ -64,6 +74,24 @@ def write_notes(s: Situation, items: Sequence[Item], account: AccountView, *, kn
             for some in conversations.values()
         ]
     return Form.SUMMARY, [summary(s, items, capabilities, shown=True, urgent=any(map(is_urgent, items)))]
+
+
+def shows(address: Address) -> bool:
+    """Whether what it gets are notifications, rather than calls or the state of a live activity."""
+    return address.kind.partition("_")[0] in {"token", "fid"}
+
+
+def _crowded(s: Situation, fresh: int, keys_max: int | None) -> bool:
+    """Whether a notification of its own for each might drive out one that still waits at the vendor.
+
+    The last key is that of the summary. A vendor that keeps one notification at all has no other; most phones are on, and
+    show each, so there the summary is for a phone that has let a reminder go by: neither acked nor shown.
+    """
+    if keys_max is None:
+        return False
+    if keys_max == 1:
+        return s.job.knock > 0 and s.told_count + fresh > 1
+    return s.told_count + fresh >= keys_max
 
 
 def as_private(items: Sequence[Item], privacy: Privacy) -> tuple[Sequence[Item], bool]:

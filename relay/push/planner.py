@@ -106,7 +106,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
         )
     waiting = _held(s, address, fresh)
     free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
-    form, notes = write_notes(s, free or fresh, account, knock=knock)
+    form, notes = write_notes(s, free or fresh, address, account, knock=knock)
     told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]

@@ -26,6 +26,7 @@ from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was
 from relay.store import attempts as attempt_rows
 from relay.store import dead, quota
 from relay.store import devices as device_rows
+from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import queue as job_rows
@@ -208,7 +209,7 @@ def _plan_one(
             told=tuple(told),
             shared=_shared(locked, device),
             upto_seq=locked.head_seq if untold else device.pushed_seq,
-            told_count=_told_count(locked, device, views) if untold else 0,
+            told_count=_told_count(locked, device, job, views) if untold else 0,
             addresses=tuple(addresses),
             accounts=views,
             policy=of_user(locked.policy, locked.preferences),
@@ -248,14 +249,12 @@ def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
     return tuple(found)
 
 
-def _told_count(locked: Locked, device: Device, views: Mapping[str, AccountView]) -> int:
-    """How many told entries the device has not acked: counted as far as an account with few collapse keys wants to know."""
-    if device.pushed_seq <= device.acked_seq:
+def _told_count(locked: Locked, device: Device, job: PushJob, views: Mapping[str, AccountView]) -> int:
+    """How many told entries may still wait at the vendor: neither acked nor shown. 0 if no account has few collapse keys."""
+    low = max(device.acked_seq, job.shown_seq)
+    if device.pushed_seq <= low or all(view.capabilities.collapse_keys_max is None for view in views.values()):
         return 0
-    limit = max((view.capabilities.collapse_keys_max or 0 for view in views.values()), default=0)
-    if not limit:
-        return 0
-    return len(locked.notifiable(after=device.acked_seq, upto=device.pushed_seq, limit=limit))
+    return entry_rows.count_notifiable(locked.conn, locked.key, locked.now_ms, after=low, upto=device.pushed_seq)
 
 
 def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[list[Item], int]:

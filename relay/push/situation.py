@@ -146,5 +146,5 @@ class Situation:
     muted: bool = False  # something waits that the user does not want to be told of
     quiet_until_ms: int | None = None  # it is in the user's quiet hours
     urgent_breaks: bool = True  # what is urgent is told in them as well, and what else waits with it
-    told_count: int = 0  # told and not acked, counted up to what any account needs to know
+    told_count: int = 0  # told, neither acked nor shown; 0 where no account has few collapse keys
     grace_until_ms: int = 0  # devices of the time before a restart are given until then to come back

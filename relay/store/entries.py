@@ -181,6 +181,26 @@ def notifiable_between(
     return [entry_of(row) for row in conn.execute(_notifiable, params).all()]
 
 
+_counted = (
+    select(func.count())
+    .select_from(inbox_entry)
+    .where(
+        *_here,
+        e.seq > bindparam("after"),
+        e.seq <= bindparam("upto"),
+        e.notifiable == 1,
+        _live,
+        e.expires_ms > bindparam("now"),
+    )
+)
+
+
+def count_notifiable(conn: Connection, key: UserKey, now_ms: int, *, after: int, upto: int) -> int:
+    """How many entries `notifiable_between` would give without a limit."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "now": now_ms}
+    return int(conn.execute(_counted, params).scalar_one())
+
+
 @per_dialect
 def _alive(sqlite: bool) -> Select[Any]:
     return select(e.user_id, e.message_id, e.seq).where(

@@ -399,3 +399,33 @@ async def _two_addresses(desk: Desk) -> None:
         NewAddress(account=name, kind="token", token_sealed=b"s", token_hash=name.encode()) for name in ("v", "w")
     )
     await desk.inbox.register(Registration(device=PHONE, addresses=addresses))
+
+
+async def test_a_phone_that_is_off_has_one_notification_of_all_where_the_vendor_keeps_one(
+    desk: Desk, clock: Any
+) -> None:
+    one = dataclasses.replace(VIEWS["v"].capabilities, collapse_keys_max=1)
+    desk.views = {"v": dataclasses.replace(VIEWS["v"], capabilities=one)}
+
+    async def told() -> Any:
+        clock.forward(s=1)
+        (attempt,) = await desk.plan()
+        await desk.settle(attempt, Verdict.ACCEPTED)
+        (note,) = attempt.send.notes
+        return note
+
+    first = await desk.send()
+    assert (await told()).collapse_key == first
+    clock.forward(s=3600)
+    assert (await told()).count == 1  # the reminder
+    notes = []
+    for _ in range(3):
+        await desk.send()
+        notes.append(await told())
+    assert [note.count for note in notes] == [2, 3, 4]
+    assert len({note.collapse_key for note in notes}) == 1
+    assert notes[-1].shows.body == "4 new messages"
+
+    await desk.inbox.ack(AckRequest(device=PHONE, upto=4))
+    last = await desk.send()
+    assert (await told()).collapse_key == last, "it is on again"

@@ -486,3 +486,27 @@ def test_a_summary_of_many_keeps_the_title_s_name_and_drops_the_body_s() -> None
     text = found.notes[0].shows
     assert text is not None
     assert (text.title_loc_key, text.body_loc_key, text.body_loc_args) == ("FROM", None, ())
+
+
+ONE_KEPT = {"v": view(capabilities=dataclasses.replace(CAPABILITIES, collapse_keys_max=1))}
+
+
+@pytest.mark.parametrize(
+    ("knock", "told", "kind", "body"),
+    [
+        (0, 2, "token", "b3"),  # for all that is known, it is on and has shown them
+        (1, 0, "token", "b3"),
+        (1, 2, "token", "3 new messages"),
+        (3, 700, "token_sandbox", "701 new messages"),
+        (1, 2, "voip", "b3"),  # a call is never summed up
+        (1, 2, "liveactivity", "b3"),
+    ],
+)
+def test_a_phone_that_let_a_reminder_go_by_has_one_summary_of_a_vendor_that_keeps_one(
+    knock: int, told: int, kind: str, body: str
+) -> None:
+    there = (dataclasses.replace(address("v"), kind=kind),)
+    found = sent(situation(item(3), told_count=told, job=job(knock=knock), addresses=there, accounts=ONE_KEPT))
+    (note,) = found.notes
+    assert note.shows is not None
+    assert (note.shows.body, note.collapse_key) == (body, "m3" if body == "b3" else summary_id("phone", None))
