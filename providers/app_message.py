@@ -9,7 +9,19 @@ from urllib.parse import urlencode
 from providers.contract import Push
 from providers.http import json_body
 
-__all__ = ["app_data", "category_advice", "cut", "form_body", "number_for", "once_key", "present", "short", "texts"]
+__all__ = [
+    "app_data",
+    "category_advice",
+    "cut",
+    "cuts",
+    "form_body",
+    "named",
+    "number_for",
+    "once_key",
+    "present",
+    "short",
+    "texts",
+]
 
 ONCE_S = 1800  # a repeat later than this is meant as one: the earliest reminder comes after an hour
 OUR_KEYS = frozenset({"relay", "relay_id"})
@@ -18,6 +30,16 @@ OUR_KEYS = frozenset({"relay", "relay_id"})
 def cut(text: str, chars_max: int) -> str:
     """At most so many characters (code points), the last an ellipsis if some are missing."""
     return text if len(text) <= chars_max else f"{text[: chars_max - 1].rstrip()}…"
+
+
+def cuts(push: Push, *, title_max: int, body_max: int) -> list[str]:
+    """Which of a push's texts `cut` would shorten, as `Provider.losses` names them."""
+    return named(title_cut=len(push.title or "") > title_max, body_cut=len(push.body or "") > body_max)
+
+
+def named(**lost: bool) -> list[str]:
+    """The names of what is lost."""
+    return [name for name, is_lost in lost.items() if is_lost]
 
 
 def texts(push: Push, *, blank: str) -> tuple[str, str]:

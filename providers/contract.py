@@ -209,6 +209,10 @@ class Provider(Protocol):
         """What an app has to know before it can have an address, for all the world to read: a public key, say."""
         ...
 
+    # One that need not be there: `def losses(self, push: Push) -> Sequence[str]`, the names of what this very push has and
+    # the vendor will not have of it, beyond what the capabilities say (`left_out`): a field's own name, or `title_cut` and
+    # `body_cut` for a text that goes in part. Pure; the trace shows it.
+
     def send(self, push: Push) -> Awaitable[Outcome]:
         """Hands the push over. Never raises for anything a network or a vendor can do."""
         ...

@@ -21,7 +21,7 @@ from pydantic import (
 
 from providers.app_message import category_advice
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.harmony_message import TTL_S, Category, Words, body_of, notify_id, override_mistakes, push_type
+from providers.harmony_message import TTL_S, Category, Words, body_of, losses, notify_id, override_mistakes, push_type
 from providers.http import (
     THROTTLED_S,
     Credential,
@@ -186,6 +186,10 @@ class HarmonyProvider(HuaweiFamily):
     def batch_max(self) -> int:
         """See `HttpProvider`."""
         return TEST_TOKENS_MAX if self.config.test else TOKENS_MAX
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: what only a notification has, and a sound that is no file's name."""
+        return losses(push)
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from providers.app_message import app_data, number_for, once_key, present, short, texts
+from providers.app_message import app_data, named, number_for, once_key, present, short, texts
 from providers.contract import Push
 from providers.field_lists import several
 from providers.fields import Rule, Rules, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
 
-__all__ = ["Category", "Words", "body_of", "notify_id", "override_mistakes", "push_type"]
+__all__ = ["Category", "Words", "body_of", "losses", "notify_id", "override_mistakes", "push_type"]
 
 TTL_S = (1, 1_296_000)  # 15 days; what 0 means is untested (§8)
 NOTIFY_ID_BELOW = 2**31
@@ -62,6 +62,12 @@ def body_of(push: Push, words: Words, *, now_s: float) -> dict[str, Any]:
         else {"notification": _notification(push, words, now_s=now_s)}
     )
     return merged({"pushOptions": present(options), "payload": payload}, push.overrides)
+
+
+def losses(push: Push) -> list[str]:
+    """What of it Huawei will not have: see `Provider.losses`."""
+    fits = push.sound in {None, "default"} or _SOUND.fullmatch(str(push.sound)) is not None
+    return named(badge=push.badge is not None and push.silent, sound=not fits)
 
 
 def _cache_group(push: Push, words: Words) -> int:

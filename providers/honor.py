@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, HttpUrl, SecretStr
 
-from providers.app_message import app_data, number_for, present, short, texts
+from providers.app_message import app_data, named, number_for, present, short, texts
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.field_lists import objects
 from providers.fields import Rules, duration, matching, merged, mistakes, one_of, text, whole
@@ -96,6 +96,13 @@ class HonorProvider(HuaweiFamily):
         super().__init__(config, transport=transport, now=now)
         self._send_url = f"{str(config.base_url).rstrip('/')}/api/v1/{config.app_id}/sendMessage"
         self.receipts: ReceiptReader | None = None if config.receipts is None else HonorReceipts(config.receipts)
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: a badge without the launcher's class, an image that is not https."""
+        return named(
+            badge=push.badge is not None and (push.silent or not self.config.badge_class),
+            image=push.image is not None and not push.image.startswith("https://"),
+        )
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

@@ -70,6 +70,11 @@ class HttpProvider(ABC):
         """See `Provider`. Most vendors' apps have it from the vendor."""
         return {}
 
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`. Most vendors take all that their capabilities say."""
+        del push
+        return ()
+
     @abstractmethod
     async def credential(self) -> Credential:
         """A fresh credential. A vendor with a static key returns that; Refusal when there is none."""

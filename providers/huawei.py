@@ -24,7 +24,7 @@ from providers.http import (
     retry_after_s,
 )
 from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login, partial, request_id
-from providers.huawei_message import TTL_S, Category, Words, message_of, override_mistakes
+from providers.huawei_message import TTL_S, Category, Words, losses, message_of, override_mistakes
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
 
@@ -131,6 +131,10 @@ class HuaweiProvider(HuaweiFamily):
             test=config.test,
         )
         self.receipts: ReceiptReader | None = None if config.receipts is None else HuaweiReceipts(config.receipts)
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: a badge without the launcher's class, an image that is not https, a sound that is no resource."""
+        return losses(push, self._words)
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

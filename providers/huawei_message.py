@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from providers.app_message import app_data, number_for, present, short, texts
+from providers.app_message import app_data, named, number_for, present, short, texts
 from providers.contract import Push
 from providers.field_lists import objects, several
 from providers.fields import Rule, Rules, duration, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
 
-__all__ = ["Category", "Words", "message_of", "override_mistakes"]
+__all__ = ["Category", "Words", "losses", "message_of", "override_mistakes"]
 
 TTL_S = (1, 1_296_000)  # 15 days; what 0 means is untested, so "now or never" is the shortest life there is (§8)
 NOTIFY_ID_BELOW = 2**31
@@ -60,6 +60,15 @@ def message_of(push: Push, words: Words) -> dict[str, Any]:
     return merged(message, push.overrides)
 
 
+def losses(push: Push, words: Words) -> list[str]:
+    """What of it Huawei will not have: see `Provider.losses`."""
+    return named(
+        badge=push.badge is not None and (push.silent or not words.badge_class),
+        image=push.image is not None and _image(push.image) is None,
+        sound=push.sound not in {None, "default"} and _sound(push.sound) is None,
+    )
+
+
 def _cache_group(push: Push, words: Words) -> int:
     """Huawei keeps the newest of a group while a device is offline. There are 100 groups in all, so two conversations
     may meet in one, and the older one's notification is lost: only for accounts that want it (§8 maps it always)."""
@@ -82,7 +91,7 @@ def _notification(push: Push, words: Words) -> dict[str, Any]:
             "title_loc_args": list(push.title_loc_args) or None,
             "body_loc_key": push.body_loc_key,
             "body_loc_args": list(push.body_loc_args) or None,
-            "image": push.image if push.image and push.image.startswith("https://") else None,
+            "image": _image(push.image),
             "importance": "NORMAL" if push.urgent else "LOW",
             # There is no idempotency key: a repeat replaces what it repeats (§8).
             "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
@@ -103,6 +112,10 @@ def _click(click: str | None) -> dict[str, Any]:
     if click.startswith("https://"):
         return {"type": 2, "url": click}
     return {"type": 1, "intent": click} if ":" in click else {"type": 1, "action": click}
+
+
+def _image(url: str | None) -> str | None:
+    return url if url and url.startswith("https://") else None
 
 
 def _sound(sound: str | None) -> str | None:

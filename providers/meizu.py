@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, SecretStr, field_validator
 
-from providers.app_message import app_data, cut, form_body, present, short, texts
+from providers.app_message import app_data, cut, cuts, form_body, present, short, texts
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import Rules, matching, merged, mistakes, one_of, text, whole
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
@@ -215,6 +215,10 @@ class MeizuProvider(HttpProvider):
             body=form_body({**form, "sign": signature(form, credential)}),
             payload_bytes=len(json_body(parameters)),
         )
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: cut texts."""
+        return cuts(push, title_max=TITLE_CHARS_MAX, body_max=CONTENT_CHARS_MAX)
 
     def _message(self, push: Push) -> dict[str, Any]:
         config = self.config

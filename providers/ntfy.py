@@ -8,11 +8,12 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import HttpUrl, SecretStr, field_validator, model_validator
 
+from providers.app_message import named
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
 from providers.fields import Rule, Rules, flag, matching, merged, mistakes, one_of, text
 from providers.http import Credential, HttpProvider, Refusal, Request, Response, by_status, json_body, retry_after_s
@@ -152,6 +153,14 @@ class NtfyProvider(HttpProvider):
         if not _TOPIC.fullmatch(token):
             raise AddressInvalid("a topic has 1 to 64 of a-z A-Z 0-9 - _")
         return token
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: ntfy's own app shows it, and has no use for what is meant for yours."""
+        return named(
+            data=bool(push.data),
+            relay=bool(push.relay),
+            click=push.click is not None and not _LINK.fullmatch(push.click),
+        )
 
     async def credential(self) -> Credential:
         """See `HttpProvider`: the header, as it stands in the settings."""

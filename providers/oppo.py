@@ -30,6 +30,7 @@ from providers.oppo_message import (
     TITLE_CHARS_MAX,
     TTL_S_MAX,
     OppoClass,
+    losses,
     notification_of,
     overridden,
     override_mistakes,
@@ -138,6 +139,10 @@ class OppoProvider(HttpProvider):
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else OppoReceipts(config.receipts)
         self._base = str(config.base_url or REGIONS[config.region]).rstrip("/")
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: cut texts, and what is the app's where a tap opens a web page."""
+        return losses(push)
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from providers.app_message import app_data, cut, number_for, once_key, present, texts
+from providers.app_message import app_data, cut, cuts, named, number_for, once_key, present, texts
 from providers.contract import Push
 from providers.fields import Rules, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
@@ -16,6 +16,7 @@ __all__ = [
     "TITLE_CHARS_MAX",
     "TTL_S_MAX",
     "OppoClass",
+    "losses",
     "notification_of",
     "overridden",
     "override_mistakes",
@@ -132,6 +133,15 @@ def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bo
         "badge_message_count": push.badge,
     }
     return present(fields)
+
+
+def losses(push: Push) -> list[str]:
+    """What of it OPPO will not have: see `Provider.losses`."""
+    web = _click(push.click)["click_action_type"] == WEB_PAGE
+    return [
+        *cuts(push, title_max=TITLE_CHARS_MAX, body_max=LONG_CHARS_MAX),
+        *named(data=web and bool(push.data), relay=web and bool(push.relay)),
+    ]
 
 
 def overridden(said: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

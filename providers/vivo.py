@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from providers.app_message import present
+from providers.app_message import cuts, present
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import merged
 from providers.http import (
@@ -33,6 +33,7 @@ from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
 from providers.vivo_message import (
+    CONTENT_CHARS_MAX,
     CUSTOM_CHARS_MAX,
     SYSTEM,
     TITLE_CHARS_MAX,
@@ -158,6 +159,10 @@ class VivoProvider(HttpProvider):
         self.receipts: ReceiptReader | None = None if config.receipts is None else VivoReceipts(config.receipts)
         self._base = str(config.base_url).rstrip("/")
         self._single_until_s = 0.0  # the day's group bodies are used up
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: cut texts."""
+        return cuts(push, title_max=TITLE_CHARS_MAX, body_max=CONTENT_CHARS_MAX)
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

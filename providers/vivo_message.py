@@ -11,6 +11,7 @@ from providers.fields import Rules, flag, mistakes, one_of, strings, text, whole
 from providers.http import json_body
 
 __all__ = [
+    "CONTENT_CHARS_MAX",
     "CUSTOM_CHARS_MAX",
     "TITLE_CHARS_MAX",
     "TTL_S",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
-from providers.app_message import app_data, cut, form_body, number_for, once_key, present, texts
+from providers.app_message import app_data, cut, cuts, form_body, named, number_for, once_key, present, texts
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import Rule, Rules, matching, merged, mistakes, one_of, text, whole
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
@@ -244,6 +244,11 @@ class XiaomiProvider(HttpProvider):
             self._callback_refused = code
             response = await self.call(self.encode_many(pushes, credential))
         return response
+
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: cut texts, a sound that is no resource."""
+        heard = push.sound in {None, "default"} or self._sound(push.sound) is not None
+        return [*cuts(push, title_max=TITLE_CHARS_MAX, body_max=BODY_CHARS_MAX), *named(sound=not heard)]
 
     def _fields(self, push: Push) -> dict[str, Any]:
         config = self.config

@@ -1,5 +1,6 @@
 """What every adapter does with its settings, and with what it sends."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -88,6 +89,7 @@ class Requests(Samples):
         )
         for push in (full, replace(full, urgent=False, ttl_s=0), self.push(title=None, body=None), self.push(title="")):
             assert provider.encode(push, "c1").body
+            assert all(re.fullmatch("[a-z_]+", name) for name in provider.losses(push)), "names, without the values"
 
     def test_line_breaks_reach_no_head(self) -> None:
         for text in ("a\r\nx-evil: 1", "a\nb", "a\rb", "a\x00b", "a b", "é", "\ud800"):

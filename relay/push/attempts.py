@@ -59,6 +59,12 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
     return [needed(one) for one in attempts]
 
 
+def left_out_of(one: Attempt, losses: Sequence[str] = ()) -> str:
+    """What the vendor does not get of what the attempt shows, as its row has it: with commas between."""
+    planned = (what for note in one.send.notes for what in note.left_out)
+    return ",".join(dict.fromkeys([*planned, *losses]))
+
+
 def _named(one: Attempt) -> set[str]:
     return {id_ for note in one.send.notes for id_ in note.ids}
 

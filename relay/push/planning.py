@@ -18,7 +18,7 @@ from relay.inbox.preferences import of_user, quiet_until
 from relay.inbox.reports import tell_device
 from relay.inbox.woken import news, wishes
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
-from relay.push.attempts import Attempt
+from relay.push.attempts import Attempt, left_out_of
 from relay.push.notes import Form
 from relay.push.planner import Plan, Send, Stop, is_silent, plan, spared
 from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
@@ -331,5 +331,5 @@ def _attempt_row(one: Attempt) -> dict[str, object]:
         "verdict": None,
         "vendor_id": None,
         "vendor_code": None,
-        "left_out": ",".join(dict.fromkeys(what for note in one.send.notes for what in note.left_out)),
+        "left_out": left_out_of(one),
     }

@@ -39,13 +39,14 @@ class Result:
     """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer.
 
     `broke`: there is no answer, as the adapter raised; its outcome stands for that. `partly`: of its notifications some
-    were accepted before that.
+    were accepted before that. `losses`: what of them the adapter says that its vendor has not.
     """
 
     outcome: Outcome | None
     cut_off: bool = False
     broke: bool = False
     partly: bool = False
+    losses: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:

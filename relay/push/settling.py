@@ -14,7 +14,7 @@ from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead
 from relay.inbox.locked import lock as lock_users
 from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import Address, Device, PushJob
-from relay.push.attempts import Attempt, address_used
+from relay.push.attempts import Attempt, address_used, left_out_of
 from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
 from relay.push.situation import ITEMS_MAX
@@ -60,6 +60,7 @@ def settle(
                     "word": one.result.word,
                     "vid": None if outcome is None else outcome.vendor_id,
                     "vcode": None if outcome is None else outcome.vendor_code,
+                    "left": left_out_of(one.attempt, one.result.losses),
                 },
             )
         )

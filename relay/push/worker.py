@@ -220,6 +220,7 @@ class PushWorker:
         """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
         retry = attempt.tries > 0
         outcomes: list[Outcome] = []
+        losses: list[str] = []
         address = attempt.send.address
         try:
             token = self._open_token(address_place(attempt.device, address.account), address.token_sealed)
@@ -227,11 +228,13 @@ class PushWorker:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
             return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
         for note in attempt.send.notes:
+            push = self._push(account, attempt, note, token)
+            losses += _losses(account, push)
             account.started(self._clock.monotonic_ms(), calls=1, retry=retry)
             outcome = BROKE
             try:
                 async with asyncio.timeout(CALL_S):
-                    outcome = await self._called(account, attempt, note, token)
+                    outcome = await self._called(account, attempt, push)
             except TimeoutError:
                 outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
             finally:
@@ -243,10 +246,10 @@ class PushWorker:
             elif outcome.verdict is not Verdict.ACCEPTED:
                 break
         partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
-        return Result(worst([one for one in outcomes if not _of_a_sort(one)] or outcomes), partly=partly)
+        said = worst([one for one in outcomes if not _of_a_sort(one)] or outcomes)
+        return Result(said, partly=partly, losses=tuple(dict.fromkeys(losses)))
 
-    async def _called(self, account: Account, attempt: Attempt, note: Note, token: str) -> Outcome:
-        push = self._push(account, attempt, note, token)
+    async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
         if account.together is None or attempt.lost or not _says_the_same_to_all(attempt, push):
             return await account.provider.send(push)
         return await account.together.send(replace(push, relay=_named_to_nobody(push.relay)))
@@ -366,6 +369,16 @@ def _of_a_sort(outcome: Outcome) -> bool:
     if outcome.verdict is Verdict.MISCONFIGURED:
         return outcome.scope is Scope.MESSAGE  # the channel's id or category is wrong; those of others may be right
     return outcome.verdict is Verdict.RETRY and (outcome.spent or outcome.shut) and outcome.scope is not Scope.ACCOUNT
+
+
+def _losses(account: Account, push: Push) -> list[str]:
+    """What the vendor will not have of a push, says its adapter: a word for the trace, which never stands in the way."""
+    tell = getattr(account.provider, "losses", None)
+    try:
+        return [str(name) for name in tell(push)] if tell is not None else []
+    except Exception:  # a plug-in's mistake
+        log.exception("push.losses_broke", app=account.app_id, account=account.name)
+        return []
 
 
 def _not_to_blame(result: Result) -> Result:

@@ -31,6 +31,7 @@ _end = (
         verdict=bindparam("word"),
         vendor_id=bindparam("vid"),
         vendor_code=bindparam("vcode"),
+        left_out=bindparam("left"),
     )
 )
 
@@ -41,11 +42,12 @@ _ENDED = {
     "word": "verdict",
     "vid": "vendor_id",
     "vcode": "vendor_code",
+    "left": "left_out",
 }
 
 
 def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
-    """Each row: token, now, word (verdict), vid, vcode. The log keeps late results too."""
+    """Each row: token, now, word (verdict), vid, vcode, left (out). The log keeps late results too."""
     if not rows:
         return
     if is_sqlite(conn):

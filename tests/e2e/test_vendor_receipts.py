@@ -203,7 +203,8 @@ async def test_nobody_but_the_vendor_reports(scene: Scene) -> None:
 
 @ON_ONE_STORE
 async def test_the_trace_says_what_the_vendor_could_not_express(scene: Scene) -> None:
-    message = await scene.pushed(title_loc_key="FROM", mutable=True)
-    assert (await scene.attempt(message))["left_out"] == ["mutable"]
+    message = await scene.pushed(title_loc_key="FROM", mutable=True, badge=3, image="http://app.example/i.png")
+    # Huawei knows badges and images: of this account and this push it shows neither.
+    assert (await scene.attempt(message))["left_out"] == ["mutable", "badge", "image"]
     shown = scene.vendor.sent[0]["android"]["notification"]
     assert (shown["title"], shown["title_loc_key"]) == ("hi", "FROM")

@@ -415,3 +415,15 @@ def test_the_key_may_stand_in_a_file_of_the_operator_s(tmp_path: Path) -> None:
 def test_receipts_are_read_by_who_set_them_up() -> None:
     assert made().receipts is None
     assert made(receipts={"user": "u", "secret": "s"}, receipt_id="R1").receipts is not None
+
+
+@pytest.mark.parametrize(
+    ("push", "lost"),
+    [
+        ({"sound": "a b", "badge": 1}, ["sound"]),
+        ({"sound": "bell.mp3"}, []),
+        ({"title": None, "body": None, "badge": 1}, ["badge"]),
+    ],
+)
+def test_what_huawei_will_not_have_is_named(push: dict[str, Any], lost: list[str]) -> None:
+    assert made().losses(Push(**{"id": "m", "token": "t", "title": "Ann", "body": "hi", **push})) == lost
