@@ -226,6 +226,7 @@ class BatchProvider(Provider, Protocol):
     def send_many(self, pushes: Sequence[Push]) -> Awaitable[list[Outcome]]:
         """Hands all of them over; one outcome for each, in their order. Never raises, as `send`.
 
+        At once there are at most `batch_max` of them: an attribute of the adapter, if it has one, else its capabilities'.
         Any pushes will do: those that differ in their token alone share a call.
         """
         ...

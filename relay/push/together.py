@@ -40,7 +40,9 @@ class Together:
         asked = [one for one in self._asked if not one.answer.done()]
         self._asked = []
         pushes = [one.push for one in asked]
-        for places in alike(pushes, range(len(pushes)), self._provider.capabilities.batch_max):
+        # An account's own settings may say another number than the vendor's.
+        most = getattr(self._provider, "batch_max", self._provider.capabilities.batch_max)
+        for places in alike(pushes, range(len(pushes)), most):
             some = [asked[place] for place in places]
             call = asyncio.get_running_loop().create_task(self._call(some), name="push-call")
             self._calls.add(call)

@@ -66,6 +66,17 @@ async def test_what_is_asked_for_at_once_and_says_the_same_shares_calls_as_large
     assert found == [ACCEPTED, DEAD, ACCEPTED, ACCEPTED, ACCEPTED], "to each its own"
 
 
+@pytest.mark.parametrize(("of_the_account", "calls"), [(2, [2, 2, 1]), (4, [4, 1])])
+async def test_an_account_s_own_number_counts_whether_smaller_or_larger_than_its_vendor_s(
+    of_the_account: int, calls: list[int]
+) -> None:
+    vendor = Vendor()
+    vendor.batch_max = of_the_account  # type: ignore[attr-defined]
+    await sent(vendor, pushes("t1", "t2", "t3", "t4", "t5"))
+    # One alone is no batch: it is sent by itself.
+    assert [len(call) for call in vendor.calls] == calls
+
+
 async def test_an_adapter_that_raises_does_so_to_those_of_its_call_alone() -> None:
     vendor = Vendor(t1=ValueError("broke"))
     found = await sent(vendor, pushes("t1", "t2", "t3", "t4"))
