@@ -95,7 +95,9 @@ class HuaweiConfig(ProviderConfig):
 
     def advice(self) -> list[str]:
         """See `ProviderConfig`: sheet §6, §10.5."""
-        high = "urgency_high: without the right to it every wake-up costs a second call."
+        high = (
+            "urgency_high: a right that Huawei grants; without it wake-ups go as normal ones (code urgency_80300011)."
+        )
         return [*category_advice("Huawei", self.category, self.categories), *([high] if self.urgency_high else [])]
 
 
@@ -155,8 +157,9 @@ class HuaweiProvider(HuaweiFamily):
         return self._request(pushes, credential, self._words)
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
-        """See `HttpProvider`. A wake-up that Huawei gives no right to goes once more as a normal one (§5, 80300011); where
-        it will not have the receipts' address (80300013), all goes without asking for receipts from then on."""
+        """See `HttpProvider`. A wake-up that Huawei gives no right to goes once more as a normal one (§5, 80300011), and so
+        do all from then on, at one call each; where it will not have the receipts' address (80300013), all goes without
+        asking for receipts. Until the settings are read anew, outcomes bear a code that says so."""
         response = await self.call(request)
         code = code_from(response.json().get("code"))
         if code == NO_RECEIPTS and self._words.receipt_id is not None:
@@ -164,7 +167,8 @@ class HuaweiProvider(HuaweiFamily):
             response = await self.call(self._request(pushes, credential, self._words))
             code = code_from(response.json().get("code"))
         if code == NO_RIGHT_TO_HIGH and self._words.urgency_high:
-            return await self.call(self._request(pushes, credential, replace(self._words, urgency_high=False)))
+            self._words = replace(self._words, urgency_high=False)
+            return await self.call(self._request(pushes, credential, self._words))
         return response
 
     def _request(self, pushes: Sequence[Push], credential: str, words: Words) -> Request:
@@ -179,6 +183,14 @@ class HuaweiProvider(HuaweiFamily):
             body=json_body(body),
             payload_bytes=len(json_body({**body, "message": {**message, "token": []}})),
         )
+
+    def _forgone(self) -> str | None:
+        """What the settings ask for and Huawei would not have, as a code for the operator."""
+        if self.config.receipt_id is not None and self._words.receipt_id is None:
+            return f"receipts_{NO_RECEIPTS}"
+        if self.config.urgency_high and not self._words.urgency_high:
+            return f"urgency_{NO_RIGHT_TO_HIGH}"
+        return None
 
     def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
         """See `HuaweiFamily`: the table of sheet §5."""
@@ -195,9 +207,7 @@ class HuaweiProvider(HuaweiFamily):
             return [by_status(response, now_s=self.now(), code=code)] * count
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
-            unasked = self.config.receipt_id is not None and self._words.receipt_id is None
-            said = f"receipts_{NO_RECEIPTS}" if unasked else None
-            return [Outcome(verdict=verdict, vendor_id=request_id(answer), vendor_code=said)] * count
+            return [Outcome(verdict=verdict, vendor_id=request_id(answer), vendor_code=self._forgone())] * count
         return [Outcome(verdict=verdict, scope=scope, vendor_code=code)] * count
 
 

@@ -416,3 +416,21 @@ async def test_where_the_receipts_address_is_refused_all_goes_without_asking_for
         outcome = await provider.send(push())
         assert (outcome.verdict, outcome.vendor_code) == (Verdict.ACCEPTED, "receipts_80300013")
     assert asked == [True, False, False]
+
+
+async def test_a_right_to_wake_that_huawei_has_not_granted_costs_one_more_call_and_is_named() -> None:
+    """Sheet §5, 80300011: FIX, resend as NORMAL."""
+    urgencies: list[str] = []
+
+    def answer(request: Request) -> Response:
+        if "oauth-login" in request.url:
+            return LOGIN
+        urgencies.append(json.loads(request.body)["message"]["android"]["urgency"])
+        return hms("80300011") if urgencies[-1] == "HIGH" else GOOD
+
+    settings = {**SETTINGS, "urgency_high": True}
+    provider = HuaweiProvider(configured(HuaweiProvider, settings), transport=Scripted(answer), now=lambda: NOW_S)  # type: ignore[arg-type]
+    for _ in range(3):
+        outcome = await provider.send(push(title=None, body=None))
+        assert (outcome.verdict, outcome.vendor_code) == (Verdict.ACCEPTED, "urgency_80300011")
+    assert urgencies == ["HIGH", "NORMAL", "NORMAL", "NORMAL"]
