@@ -5,6 +5,7 @@ Older phones are another network: `providers.huawei`. Source: vendor sheet `huaw
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Self
 
 import jwt
@@ -21,6 +22,7 @@ from pydantic import (
 
 from providers.app_message import category_advice
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.fields import merged
 from providers.harmony_message import TTL_S, Category, Words, body_of, losses, notify_id, override_mistakes, push_type
 from providers.http import (
     THROTTLED_S,
@@ -48,6 +50,8 @@ BASE_URL = "https://push-api.cloud.huawei.com"
 AUDIENCE = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # literally, wherever we post
 
 ACCEPTED, SOME_REFUSED, ALL_REFUSED = "80000000", "80100000", "80300007"
+IMAGE_UNVERIFIED = "80100022"
+WITHOUT_IMAGE = "x-relay-without-image"  # added to the answer to the second call: `decoded` tells the operator
 
 # §5, the rows that a send can meet; believed with status 200 and 400.
 VERDICTS: dict[str, tuple[Verdict, Scope]] = {
@@ -55,7 +59,7 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
     "80100001": (Verdict.REFUSED, Scope.MESSAGE),
     "80100003": (Verdict.REFUSED, Scope.MESSAGE),
     "80100004": (Verdict.REFUSED, Scope.MESSAGE),
-    "80100022": (Verdict.REFUSED, Scope.MESSAGE),  # an image of the overrides that was not verified
+    IMAGE_UNVERIFIED: (Verdict.REFUSED, Scope.MESSAGE),  # an image of the overrides; `exchange` has left it out before
     "80200001": (Verdict.REAUTH, Scope.ACCOUNT),
     "80200005": (Verdict.REAUTH, Scope.ACCOUNT),
     "80300002": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
@@ -217,6 +221,16 @@ class HarmonyProvider(HuaweiFamily):
             payload_bytes=len(json_body({**body, "target": {"token": []}})),
         )
 
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`: one whose image Huawei has not verified goes once more without it (sheet §5, 80100022)."""
+        response = await self.call(request)
+        if code_from(response.json().get("code")) != IMAGE_UNVERIFIED:
+            return response
+        bare = merged(pushes[0].overrides, {"payload": {"notification": {"image": None}}})
+        again = self.encode_many([replace(push, overrides=bare) for push in pushes], credential)
+        response = await self.call(again)
+        return replace(response, headers={**response.headers, WITHOUT_IMAGE: "1"})
+
     def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
         """See `HttpProvider`: by `notifyId` (sheet §4), at an address of the app's client id and not of the project's."""
         del vendor_id
@@ -249,7 +263,8 @@ class HarmonyProvider(HuaweiFamily):
             return [by_status(response, now_s=self.now(), code=code)] * count
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
-            return [Outcome(verdict=verdict, vendor_id=request_id(answer))] * count
+            said = f"image_{IMAGE_UNVERIFIED}" if response.header(WITHOUT_IMAGE) else None
+            return [Outcome(verdict=verdict, vendor_id=request_id(answer), vendor_code=said)] * count
         slower_s = wait_s if (verdict, scope) == (Verdict.RETRY, Scope.ACCOUNT) else None
         return [Outcome(verdict=verdict, scope=scope, retry_after_s=slower_s, vendor_code=code)] * count
 

@@ -10,14 +10,25 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, HttpUrl, SecretStr, model_validator
 
-from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
-from providers.http import Credential, HttpProvider, Request, Response, by_status, code_from, json_body, retry_after_s
+from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Request,
+    Response,
+    by_status,
+    code_from,
+    json_body,
+    retry_after_s,
+)
+from providers.streak import Streak
 
 __all__ = ["HttpCallConfig", "HttpCallProvider", "secret_key", "sign"]
 
@@ -25,6 +36,7 @@ SECRET_BYTES = (24, 64)
 SECRET_PREFIX = "whsec_"  # noqa: S105
 BODY_BYTES_MAX = 20_000
 TOTAL_S = 15.0
+MOVED_S = 600.0  # so long nothing but redirects: an operator must look
 DEAD = "token_dead"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -93,6 +105,17 @@ class HttpCallProvider(HttpProvider):
     )
     config: HttpCallConfig
 
+    def __init__(self, config: HttpCallConfig, *, transport: Transport, now: Callable[[], float]) -> None:
+        super().__init__(config, transport=transport, now=now)
+        self._moved = Streak(gap_s=3600.0)
+
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`: notes whether the gateway redirects again."""
+        del pushes, credential
+        response = await self.call(request)
+        self._moved.note(said=300 <= response.status < 400, now_s=self.now())
+        return response
+
     async def credential(self) -> Credential:
         """The secret is in the settings; each request is signed with it."""
         return Credential(value="")
@@ -140,6 +163,10 @@ class HttpCallProvider(HttpProvider):
             return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=code)
         if status == 404:  # the gateway's way of refusing this one; the operator sees it in the rate of failures
             return Outcome(verdict=Verdict.REFUSED, vendor_code=code)
+        if 300 <= status < 400:  # never followed (sheet §3.3): for a while it may be maintenance, then it has moved
+            if self._moved.lasted_s >= MOVED_S:
+                return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=code)
+            return Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S, vendor_code=code)
         if status in {502, 504}:  # overloaded: slow the whole account
             wait_s = retry_after_s(response, now_s=now_s)
             return Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code)

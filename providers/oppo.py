@@ -38,6 +38,7 @@ from providers.oppo_message import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.oppo import PARAM_BYTES_MAX, OppoReceipts, OppoReceiptSettings
+from providers.streak import Streak
 
 __all__ = ["OppoConfig", "OppoProvider"]
 
@@ -46,17 +47,20 @@ REGIONS = {
     "cn-old": "https://api.push.oppomobile.com",
     "intl": "https://api-intl.push.oppomobile.com",
 }
-BATCH_MAX = 100  # the vendor takes 1000, but each repeats the content
+BATCH_MAX = 1000
 TOKEN_LIFE_S = 20 * 3600.0  # of the 24 hours that it is good for
 RENEWAL_S_MIN = 600.0  # OPPO may give an old token again; asking for it every minute is "too often" (sheet §2)
 SPENT_S = 3600.0
 REGISTRATION_ID = 2  # target_type
 
+LIMITED = 13  # too many calls: too fast, or (if waiting does not help) too many for today
+LIMITED_S = 600.0  # said for so long, it is the day's
+
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
 # OPPO's codes to ours (sheet §5); unknown ones are tried again.
 BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((-3, -1), Outcome(verdict=RETRY)),
-    **dict.fromkeys((-2, 13, 55), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
+    **dict.fromkeys((-2, LIMITED, 55), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
     **dict.fromkeys((11, 29), Outcome(verdict=Verdict.REAUTH, scope=Scope.ACCOUNT)),
     **dict.fromkeys(
         (12, *range(14, 29), 30), Outcome(verdict=MISCONFIGURED, scope=Scope.ACCOUNT)
@@ -138,6 +142,7 @@ class OppoProvider(HttpProvider):
     def __init__(self, config: OppoConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else OppoReceipts(config.receipts)
+        self._limited = Streak(gap_s=3600.0)
         self._base = str(config.base_url or REGIONS[config.region]).rstrip("/")
 
     def losses(self, push: Push) -> Sequence[str]:
@@ -203,6 +208,12 @@ class OppoProvider(HttpProvider):
             said |= present({"call_back_url": config.receipts.address, "call_back_parameter": param})
         return overridden(said, push.overrides)
 
+    async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """See `HttpProvider`: notes whether OPPO says code 13 again."""
+        response = await self.call(request)
+        self._limited.note(said=response.json().get("code") == LIMITED, now_s=self.now())
+        return response
+
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5."""
         answer = response.json()
@@ -212,7 +223,10 @@ class OppoProvider(HttpProvider):
         if code == 0:
             data = answer.get("data")
             return Outcome(verdict=Verdict.ACCEPTED, vendor_id=_id_of(data) if isinstance(data, dict) else None)
-        return _by_code(code, answer.get("message"))
+        outcome = _by_code(code, answer.get("message"))
+        if code == LIMITED and self._limited.lasted_s >= LIMITED_S:
+            return replace(outcome, retry_after_s=SPENT_S, spent=True)
+        return outcome
 
     def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
         """See `HttpProvider`: a code for the whole, and one for each item that has its own.

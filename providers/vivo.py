@@ -56,6 +56,7 @@ DAY_S = 86_400
 OPERATIONAL_S = (7 * 3600, 23 * 3600)  # of Beijing's day: the operational class goes out at no other time
 
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
+SYSTEM_OVER = 10073
 USED_UP = Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spent=True)
 # vivo's codes to ours (sheet §5); unknown ones are tried again.
 BY_CODE: dict[int, Outcome] = {
@@ -63,7 +64,7 @@ BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((10070, 10254), USED_UP),
     10071: Outcome(verdict=RETRY, shut=True),  # not at this hour: `decode` says until when
     **dict.fromkeys((10040, 10072, 10093), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
-    10073: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone
+    SYSTEM_OVER: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone: `known` says so of all its channels
     10102: Outcome(verdict=RETRY),
     10252: Outcome(verdict=RETRY),  # no more group bodies today: single pushes still go
     # A text of digits, letters and signs alone, or one that looks like a test.
@@ -159,6 +160,7 @@ class VivoProvider(HttpProvider):
         self.receipts: ReceiptReader | None = None if config.receipts is None else VivoReceipts(config.receipts)
         self._base = str(config.base_url).rstrip("/")
         self._single_until_s = 0.0  # the day's group bodies are used up
+        self._system_over_until_s = 0.0  # and so is the day's number of the system class, for all of its channels
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: cut texts."""
@@ -178,12 +180,16 @@ class VivoProvider(HttpProvider):
         if not _TOKEN.fullmatch(push.token):
             return Outcome(verdict=REFUSED, vendor_code="token_malformed")
         found = super().known(push)
-        if found is None and not self._class(push)["classification"]:
-            opens_s = _opens_in_s(self.now())
-            if opens_s:
-                wait_s = min(max(opens_s, 1.0), SPENT_S)
-                return Outcome(verdict=RETRY, retry_after_s=wait_s, shut=True, vendor_code="closed_hours")
-        return found
+        if found is not None:
+            return found
+        if self._class(push)["classification"]:
+            over = self.now() < self._system_over_until_s
+            return replace(BY_CODE[SYSTEM_OVER], vendor_code=str(SYSTEM_OVER)) if over else None
+        opens_s = _opens_in_s(self.now())
+        if opens_s:
+            wait_s = min(max(opens_s, 1.0), SPENT_S)
+            return Outcome(verdict=RETRY, retry_after_s=wait_s, shut=True, vendor_code="closed_hours")
+        return None
 
     async def credential(self) -> Credential:
         """See `HttpProvider`: a token for a signature over the time (sheet §2)."""
@@ -223,6 +229,12 @@ class VivoProvider(HttpProvider):
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`: what is for many is saved first, then sent by its task id."""
+        response = await self._sent(request, pushes, credential)
+        if self._outcome(response, response.json()).vendor_code == str(SYSTEM_OVER):
+            self._system_over_until_s = _next_day_s(self.now())
+        return response
+
+    async def _sent(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         if len(pushes) == 1:
             return await self.call(request)
         try:

@@ -150,9 +150,15 @@ async def test_beyond_its_rights_all_is_marketing_and_swallowed_after_two(bench:
     assert (await bench.phone("t1"))["count"] == 2
 
 
-async def test_an_image_that_nobody_verified_is_refused(bench: Bench) -> None:
-    overrides = {"payload": {"notification": {"image": "https://a.example/i.png"}}}
-    assert (await bench.provider().send(push(overrides=overrides))).vendor_code == "80100022"
+async def test_an_image_that_nobody_verified_is_left_out_and_the_text_arrives(bench: Bench) -> None:
+    """Sheet §5, 80100022: verify, or resend without image."""
+    overrides = {"payload": {"notification": {"image": "https://a.example/i.png", "category": "WORK"}}}
+    outcome = await bench.provider().send(push(body="the text", overrides=overrides))
+    assert (outcome.verdict, outcome.vendor_code) == (Verdict.ACCEPTED, "image_80100022")
+    (shown,) = (await bench.phone("t1"))["shown"]
+    assert (shown["body"], shown["channel"]) == ("the text", "WORK")
+    two = [push(token, overrides=overrides) for token in ("t2", "t3")]
+    assert {one.vendor_code for one in await bench.provider().send_many(two)} == {"image_80100022"}
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,8 @@ def test_an_id_that_could_forge_the_signed_text_is_hashed(push_id: str) -> None:
         (200, Verdict.ACCEPTED, Scope.MESSAGE, {}, None),
         (202, Verdict.ACCEPTED, Scope.MESSAGE, {}, None),
         (299, Verdict.ACCEPTED, Scope.MESSAGE, {}, None),
-        (301, Verdict.RETRY, Scope.MESSAGE, {}, None),
-        (307, Verdict.RETRY, Scope.MESSAGE, {}, None),
+        (301, Verdict.RETRY, Scope.ACCOUNT, {}, 60),
+        (307, Verdict.RETRY, Scope.ACCOUNT, {}, 60),
         (400, Verdict.REFUSED, Scope.MESSAGE, {}, None),
         (404, Verdict.REFUSED, Scope.MESSAGE, {}, None),
         (405, Verdict.REFUSED, Scope.MESSAGE, {}, None),
@@ -202,3 +202,23 @@ def test_http_is_the_operators_switch() -> None:
     assert configured(HttpCallProvider, settings)
     with pytest.raises(SettingsInvalid):
         configured(HttpCallProvider, settings, trusted=False)
+
+
+async def test_a_gateway_that_does_nothing_but_redirect_is_parked() -> None:
+    """Sheet §3.3: never followed; an operator hears of it when it goes on."""
+    clock, status = [NOW_S], [302]
+    scripted = Scripted(lambda _: Response(status=status[0], headers={"location": "https://other.example/"}))
+    provider = build(HttpCallProvider, SETTINGS, transport=scripted, now=lambda: clock[0])
+
+    async def said(*, after_s: float) -> Verdict:
+        clock[0] += after_s
+        outcome = await provider.send(Push(id="m", token="d", title="Hi"))
+        assert outcome.scope is (Scope.MESSAGE if outcome.verdict is Verdict.ACCEPTED else Scope.ACCOUNT)
+        return outcome.verdict
+
+    assert [await said(after_s=300), await said(after_s=300)] == [Verdict.RETRY] * 2
+    status[0] = 204
+    assert await said(after_s=300) is Verdict.ACCEPTED
+    status[0] = 302
+    assert [await said(after_s=300) for _ in range(3)] == [Verdict.RETRY, Verdict.RETRY, Verdict.MISCONFIGURED]
+    assert {request.url for request in scripted.requests} == {"https://gateway.example/push?x=1"}

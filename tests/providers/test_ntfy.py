@@ -276,3 +276,9 @@ def test_settings_that_cannot_be_right(settings: dict[str, Any], said: str) -> N
 def test_only_the_operator_names_the_server() -> None:
     with pytest.raises(SettingsInvalid, match="only the operator"):
         configured(NtfyProvider, {"base_url": "https://ntfy.example.org"}, trusted=False)
+
+
+def test_when_the_day_s_messages_are_used_up_nothing_more_is_tried_that_day() -> None:
+    """Sheet §1.5, 42908: no fault of the server's, and no matter of a slower rate."""
+    spent = {number: made()[0].decode(ntfy(429, number)).spent for number in (42901, 42903, 42908)}
+    assert spent == {42901: False, 42903: False, 42908: True}

@@ -433,3 +433,25 @@ def test_each_region_has_its_host(region: str, host: str) -> None:
     assert made(region=region).encode(PUSH, "T").url.startswith(f"https://{host}/server/v1/")
     with pytest.raises(SettingsInvalid):
         configured(OppoProvider, {**SETTINGS, "base_url": "https://other.example"}, trusted=False)
+
+
+async def test_a_limit_that_waiting_does_not_lift_is_the_day_s() -> None:
+    """Sheet §5, code 13: RATE; if it persists QUOTA."""
+    clock, said = [NOW_S], [answer(13)]
+    scripted = Scripted(lambda request: LOGIN if request.url.endswith("/auth") else said[0])
+    provider = build(OppoProvider, SETTINGS, transport=scripted, now=lambda: clock[0])
+    push = Push(id="m", token=TOKEN, title="Ann", body="hello")
+
+    async def spent(*, after_s: float) -> bool:
+        clock[0] += after_s
+        outcome = await provider.send(push)
+        assert (outcome.verdict, outcome.scope) == (RETRY, WHOLE)
+        return outcome.spent
+
+    assert [await spent(after_s=60) for _ in range(10)] == [False] * 10
+    assert await spent(after_s=60), "ten minutes, and nothing else"
+    assert not await spent(after_s=8 * 3600), "after midnight it counts anew"
+    said[0] = OK
+    assert (await provider.send(push)).verdict is Verdict.ACCEPTED
+    said[0] = answer(13)
+    assert not await spent(after_s=600)
