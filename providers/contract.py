@@ -141,6 +141,10 @@ class Capabilities:
     tells_dead: bool = True  # whether the vendor ever says that a token is dead
     guarded: bool = False  # its URL is data of the account: hand it a guarded transport (safety SEC-8)
     own_hosts: bool = False  # each device brings its URL: a host's trouble is that device's, never the account's
+    # What one account may call a second and at once, where the vendor publishes so little that it matters; an account's own
+    # settings go before it, and those of all accounts ([push]) after it.
+    rate_per_s: float | None = None
+    burst: int | None = None
     retry_s_min: float = 0.0  # the vendor's published shortest wait before any retry
     # Different ones that wait for one device; a further one may evict any of them. 1: it keeps one notification at all.
     collapse_keys_max: int | None = None

@@ -71,8 +71,6 @@ def _rooted(settings: Settings, folder: Path, from_env: set[Place]) -> Settings:
 def _inherited(settings: Settings) -> Settings:
     shared = {
         "concurrency": settings.push.concurrency,
-        "rate_per_s": settings.push.rate_per_s,
-        "burst": settings.push.burst,
         "privacy": settings.app.privacy,
     }
     accounts = {

@@ -276,12 +276,13 @@ class Log(Section):
 
 
 class Account(Section):
-    """A vendor account. What is not written for it here, it has from [push] and [app]."""
+    """A vendor account. What is not written for it here, it has from [push] and [app]; its rate, if the vendor publishes
+    one, from the provider."""
 
     provider: Annotated[str, _matches(_PROVIDER)] = Field(description='the name of a provider, like "fcm"')
     concurrency: int = Field(100, ge=1, le=10_000)
-    rate_per_s: float = Field(500.0, ge=0.1, le=100_000)
-    burst: int = Field(500, ge=1, le=100_000)
+    rate_per_s: float | None = Field(None, ge=0.1, le=100_000, description="a number from 0.1 to 100000")
+    burst: int | None = Field(None, ge=1, le=100_000, description="a whole number from 1 to 100000")
     privacy: Literal["full", "title", "none"] = "full"
     daily_quota: int | None = Field(None, ge=1, le=10_000_000_000, description="a whole number from 1")
     hours: Annotated[str, _matches(_HOURS)] | None = Field(

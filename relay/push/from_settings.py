@@ -87,9 +87,18 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
         name=one.name,
         provider=provider,
         transport=transport,
-        bucket=Bucket(one.settings.rate_per_s, one.settings.burst),
+        bucket=_bucket(one, settings),
         terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
         together=Together(cast(BatchProvider, provider)) if one.settings.batch else None,
+    )
+
+
+def _bucket(one: Configured, settings: Settings) -> Bucket:
+    """The account's own rate, else its vendor's, else that of all accounts."""
+    vendors = one.provider.capabilities
+    return Bucket(
+        one.settings.rate_per_s or vendors.rate_per_s or settings.push.rate_per_s,
+        one.settings.burst or vendors.burst or settings.push.burst,
     )
 
 

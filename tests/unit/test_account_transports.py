@@ -40,3 +40,21 @@ async def test_transports_end_with_their_accounts() -> None:
         assert account.transport is not None
         with pytest.raises(RuntimeError):
             await account.transport(Request(url="https://vendor.example/"))
+
+
+def test_an_account_s_rate_is_its_own_else_its_vendor_s_else_that_of_all() -> None:
+    """ntfy takes 60 at once, then one in five seconds (sheet `others` §1.6); most vendors publish no such number."""
+    settings = Settings.model_validate(
+        {
+            "push": {"rate_per_s": 8, "burst": 9},
+            "accounts": {
+                "log": {"provider": "log"},
+                "public": {"provider": "ntfy"},
+                "exempt": {"provider": "ntfy", "rate_per_s": 50, "burst": 100},
+                "paid": {"provider": "ntfy", "burst": 600},
+            },
+        }
+    )
+    buckets = {one.name: one.bucket for one in build_accounts(settings, SystemClock()).all()}
+    rates = {name: (bucket.rate, bucket.available(0)) for name, bucket in buckets.items()}
+    assert rates == {"log": (8, 9), "public": (0.2, 60), "exempt": (50, 100), "paid": (0.2, 600)}

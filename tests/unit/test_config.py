@@ -400,7 +400,8 @@ def test_what_an_account_does_not_say_comes_from_push_and_app(file: Path) -> Non
         """,
     ).accounts
     plain, own = accounts["plain"], accounts["own"]
-    assert (plain.concurrency, plain.rate_per_s, plain.burst, plain.privacy) == (7, 8, 9, "none")
+    assert (plain.concurrency, plain.privacy) == (7, "none")
+    assert (plain.rate_per_s, plain.burst) == (None, None), "the provider is asked before [push]"
     assert (own.concurrency, own.rate_per_s, own.burst, own.privacy) == (1, 2, 3, "full")
 
 
