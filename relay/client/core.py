@@ -84,6 +84,7 @@ class Core:
     _told_caught_up: bool = False
     _welcome: Mapping[str, Any] = field(default_factory=dict)
     _page_behind: Page | None = None  # the page that is being kept
+    _comparing: bool = False
     _compared: set[str] = field(default_factory=set)
 
     def handle(self, event: Event) -> list[Command]:
@@ -115,6 +116,11 @@ class Core:
                 return self._rang(timer)
             case steps.Closed(code, retry_after_s):
                 return self._closed(code, retry_after_s)
+            case steps.Compared(upgrade, done):
+                self._comparing = False
+                if done:
+                    self._compared.add(upgrade or "")
+                return []
             case steps.Spoke(words):
                 self._acks.owe(words)
                 return self._ack_soon()
@@ -387,17 +393,20 @@ class Core:
         return self._close("another process moved the store" if moved else "the cache can't be written", soon=moved)
 
     def _caught_up(self, page: Page) -> list[Command]:
-        if not page.caught_up or self._told_caught_up:
+        if not page.caught_up:
             return []
+        commands: list[Command] = [] if self._told_caught_up else [steps.Tell(news.CaughtUp(page.to_seq))]
         self._told_caught_up = True
-        commands: list[Command] = [steps.Tell(news.CaughtUp(page.to_seq))]
+        return commands + self._prove()
+
+    def _prove(self) -> list[Command]:
+        """What the relay wants to have compared, until it has been: it says so in each welcome."""
         upgrade = self._welcome.get("upgrade")
-        purpose = "upgrade" if upgrade else "cache" if self.repair else None
-        known = upgrade["id"] if upgrade else "repair"
-        if purpose is not None and known not in self._compared:
-            self._compared.add(known)
-            commands.append(steps.Compare(purpose, upgrade["id"] if upgrade else None))
-        return commands
+        known = upgrade["id"] if upgrade else None
+        if self._comparing or (known or "") in self._compared or not (upgrade or self.repair):
+            return []
+        self._comparing = True
+        return [steps.Compare("upgrade" if upgrade else "cache", known)]
 
     def _pull_on(self, *, more: bool) -> list[Command]:
         if self._reading is not Reading.PULLED:

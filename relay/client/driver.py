@@ -162,12 +162,16 @@ class Driver:
         self.post(steps.Rang(timer))
 
     async def _compared(self, purpose: str, upgrade: str | None) -> None:
+        done = False
         try:
             self._tell(await self._compare(purpose, upgrade))
+            done = True
         except (Problem, Unreachable, sqlite3.Error) as error:
             self._tell(
                 news.Refused(getattr(error, "code", "unreachable"), f"The comparison could not be made: {error}")
             )
+        finally:
+            self.post(steps.Compared(upgrade, done))
 
     # --- connections ---
 

@@ -124,6 +124,14 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """What Compare asked for has come to an end; not `done`: it could not be made, and is due again."""
+
+    upgrade: str | None
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Spoke:
     """The app has said something that is now in the database's words."""
 
@@ -158,6 +166,7 @@ Event = (
     | Unfollowed
     | Rang
     | Closed
+    | Compared
     | Spoke
     | Turned
     | Poked
@@ -255,7 +264,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Compare the cache with the relay's view, and fetch what differs."""
+    """Compare the cache with the relay's view, and fetch what differs; answered by Compared."""
 
     purpose: str
     upgrade: str | None = None

@@ -30,6 +30,7 @@ from relay.store import upgrades as upgrade_rows
 from relay.store.engine import Conn
 from relay.store.events import derived_id
 from relay.store.rollback import SetBackProofs
+from relay.store.upgrades import VERIFIED, Upgrade
 
 S = TypeVar("S")
 
@@ -273,7 +274,7 @@ def _note_upgrade(locked: Locked, old: Device, judgement: Judgement, released: i
     """Step 9: the version has changed: pin what is kept, and remember how it went."""
     device = locked.devices[old.device_id]
     if old.app_version is None or device.app_version == old.app_version:
-        return None
+        return _unproved(locked, device)
     pinned_ms = locked.now_ms + locked.policy.upgrade_pin_ms
     inbox_rows.set_inbox(locked.conn, locked.key, pinned_until_ms=max(pinned_ms, locked.inbox.pinned_until_ms))
     upgrade_id = derived_id("up_", *device.key, device.session)
@@ -301,13 +302,29 @@ def _note_upgrade(locked: Locked, old: Device, judgement: Judgement, released: i
         "device.upgraded",
         **{"from": old.app_version, "to": device.app_version, "verdict": str(judgement.verdict), "released": released},
     )
+    new = Upgrade(upgrade_id, device.key, old.app_version, device.app_version, locked.now_ms, None, None, None)
+    return _upgrade(locked, new, released)
+
+
+def _unproved(locked: Locked, device: Device) -> dict[str, Any] | None:
+    """The last upgrade once more, until it is proved complete or what was pinned for it goes: the answer that told of
+    it, or the comparison, may have been lost."""
+    if locked.inbox.pinned_until_ms <= locked.now_ms:
+        return None
+    found = upgrade_rows.upgrade_of(locked.conn, device.key, None)
+    if found is None or found.to_version != device.app_version or found.verify_state in VERIFIED:
+        return None
+    return _upgrade(locked, found, 0) if locked.now_ms < found.at_ms + locked.policy.upgrade_pin_ms else None
+
+
+def _upgrade(locked: Locked, one: Upgrade, released: int) -> dict[str, Any]:
     return {
-        "id": upgrade_id,
-        "from": old.app_version,
-        "to": device.app_version,
+        "id": one.upgrade_id,
+        "from": one.from_version,
+        "to": one.to_version,
         "released": released,
-        "pinned_until": rfc3339(pinned_ms),
-        "verify_by": rfc3339(locked.now_ms + locked.policy.upgrade_verify_ms),
+        "pinned_until": rfc3339(one.at_ms + locked.policy.upgrade_pin_ms),
+        "verify_by": rfc3339(one.at_ms + locked.policy.upgrade_verify_ms),
     }
 
 

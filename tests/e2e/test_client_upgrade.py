@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from client_process import AppProcess, kept
@@ -257,3 +258,27 @@ async def test_two_installs_with_one_identity_take_turns_and_each_ends_with_ever
         await second.until("CaughtUp")
     assert kept(Path(phone["cache"])) == ids
     assert kept(Path(clone["cache"])) == ids
+
+
+async def test_an_upgrade_whose_first_handshake_went_without_its_answer_is_still_compared_and_proved(
+    ann: User, phone: dict[str, Any]
+) -> None:
+    """F62, F63: the new version was killed, or cut off, before it had read that it has to compare."""
+    ids = await ann.send(*range(20))
+    async with AppProcess(phone) as app:
+        await app.until("CaughtUp")
+        await ann.acked(20)
+    with sqlite3.connect(phone["cache"]) as db:
+        db.execute("DELETE FROM message WHERE seq = 7")
+        db.execute("DELETE FROM ledger WHERE seq = 7")
+        store_id, cursor = db.execute("SELECT id, cursor FROM store").fetchone()
+    unheard = {"app_version": "2.0", "schema": 1, "store": {"id": store_id}, "cursors": {"inbox": cursor}}
+    headers = {"Authorization": f"Bearer {ann.token}"}
+    async with aiohttp.ClientSession(headers=headers) as http:
+        answer = await http.put(f"{phone['url']}/v1/device", json=unheard)
+        assert (await answer.json())["upgrade"]["to"] == "2.0"
+    async with AppProcess(phone | {"version": "2.0"}) as app:
+        assert (await app.until("Verified"))["state"] == "repaired"
+    assert sorted(kept(Path(phone["cache"]))) == ids
+    events = [event async for event, _ in ann.backend.events(types=["device.upgrade_verified"])]
+    assert [one["data"]["state"] for one in events if one["data"]["user"] == ann.name] == ["repaired"]

@@ -127,6 +127,34 @@ async def test_a_verdict_is_told_once(house: House) -> None:
     assert len(await verdicts(house)) == 1
 
 
+# --- repeated until proved --------------------------------------------------------------------------------------------
+
+
+async def test_each_handshake_repeats_an_upgrade_until_it_is_proved(house: House) -> None:
+    """F62, F63: the answer that told of it, or the comparison, was lost; the client has noted nothing of it."""
+    await house.sends(2)
+    first = (await house.hello(PHONE, app_version="2")).upgrade
+    assert first is not None
+    again = (await house.hello(PHONE, app_version="2")).upgrade
+    assert again == first | {"released": 0}
+    await house.catch_up(PHONE)
+    await compare(house, first["id"], lost=1)
+    assert (await house.hello(PHONE, app_version="2")).upgrade == again, "differences were listed, no more"
+    await compare(house, first["id"])
+    assert (await house.hello(PHONE, app_version="2")).upgrade is None
+
+
+async def test_an_upgrade_is_not_repeated_to_another_device_nor_once_nothing_is_pinned_for_it(
+    house: House, clock: Any
+) -> None:
+    await upgraded(house)
+    assert (await house.hello(TABLET, app_version="1")).upgrade is None
+    clock.forward(ms=house.policy.upgrade_pin_ms - 1)
+    assert (await house.hello(PHONE, app_version="2")).upgrade is not None
+    clock.forward(ms=1)
+    assert (await house.hello(PHONE, app_version="2")).upgrade is None
+
+
 # --- versions ---------------------------------------------------------------------------------------------------------
 
 

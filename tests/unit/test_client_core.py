@@ -332,6 +332,37 @@ def test_after_an_upgrade_the_cache_is_compared_once_when_everything_has_come() 
     assert steps.Compare("upgrade", "up-1") in core.handle(steps.Kept(Position("e1", 2, "e1/2")))
 
 
+def upgraded(core: Core) -> list[steps.Command]:
+    """The relay says that it is to be compared, and everything comes."""
+    core.handle(steps.Opened(Reading.PUSHED))
+    core.handle(steps.Came(welcome(upgrade={"id": "up-1"})))
+    core.handle(steps.Kept(Position("e1", 0, "e1/0")))
+    return core.handle(steps.Came(a_page(0, [])))
+
+
+def test_an_upgrade_whose_connection_ended_before_the_catch_up_is_compared_after_the_next_one() -> None:
+    core = a_core()
+    core.handle(steps.Started(Position("e1", 0, "e1/0")))
+    core.handle(steps.Opened(Reading.PUSHED))
+    core.handle(steps.Came(welcome(upgrade={"id": "up-1"})))
+    core.handle(steps.Kept(Position("e1", 0, "e1/0")))
+    core.handle(steps.Closed())
+    core.handle(steps.Rang(Timer.CONNECT))
+    assert steps.Compare("upgrade", "up-1") in upgraded(core)
+
+
+def test_a_comparison_that_could_not_be_made_is_due_again_after_the_next_catch_up() -> None:
+    core = a_core()
+    core.handle(steps.Started(Position("e1", 0, "e1/0")))
+    assert steps.Compare("upgrade", "up-1") in upgraded(core)
+    caught_up = steps.Came(a_page(0, []))
+    assert steps.Compare not in kinds(core.handle(caught_up)), "one at a time"
+    core.handle(steps.Compared("up-1", done=False))
+    assert steps.Compare("upgrade", "up-1") in core.handle(caught_up)
+    core.handle(steps.Compared("up-1", done=True))
+    assert steps.Compare not in kinds(core.handle(caught_up))
+
+
 def test_a_poll_asks_again_after_the_pause_that_the_relay_gave() -> None:
     core = reading(way=Reading.PULLED, wait_s=0)
     assert core.handle(steps.Came({"type": "nothing", "next_poll_s": 7})) == [steps.SetTimer(Timer.POLL, 7)]

@@ -179,16 +179,11 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual(await counting(), [1, 2, 3], "the user's own deletion is no damage");
   });
 
-  test(`${kind}: it remembers the app's version, and an upgrade until it is proved`, async () => {
+  test(`${kind}: it remembers the app's version`, async () => {
     const cache = await begun();
     assert.equal(await cache.noteVersion("1.0"), null);
     assert.equal(await cache.noteVersion("1.0"), null);
     assert.equal(await cache.noteVersion("2.0"), "1.0");
-    await cache.adopt(at(0), { upgrade: "up_1" });
-    await cache.adopt(at(0));
-    assert.equal((await cache.open()).upgrade, "up_1");
-    await cache.proved();
-    assert.equal((await cache.open()).upgrade, null);
   });
 }
 

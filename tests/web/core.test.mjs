@@ -32,11 +32,11 @@ const done = (commands, kind) => commands.filter((one) => one.do === kind);
 const said = (commands) => done(commands, "say").map(({ frame }) => frame);
 
 /** A core that has been welcomed. */
-function reading(how = {}, { words = {}, position = HERE, upgrade = null } = {}) {
+function reading(how = {}, { words = {}, position = HERE, welcome: more = {} } = {}) {
   const core = new Core({ storeId: "s", random: () => 0.5, facts: { app_version: "1" } });
-  core.handle({ type: "started", words, upgrade });
+  core.handle({ type: "started", words });
   core.handle({ type: "opened", reading: "pushed", waitS: 50, position, words, ...how });
-  const [adopt] = done(core.handle({ type: "came", frame: welcome() }), "adopt");
+  const [adopt] = done(core.handle({ type: "came", frame: welcome(more) }), "adopt");
   core.handle({ type: "kept", position: adopt.position });
   return core;
 }
@@ -110,18 +110,28 @@ test("no cursor passes a refusal that is left for the next ack", () => {
   assert.deepEqual([second.nack.length, second.cursor], [1, "c3"]);
 });
 
-test("an upgrade is compared after every catch-up until it is proved", () => {
-  const core = reading({}, { upgrade: "up_1" });
-  const caughtUp = () => core.handle({ type: "came", frame: page(2, 2, { caught_up: true }) });
-  assert.deepEqual(done(caughtUp(), "compare"), [{ do: "compare", upgrade: "up_1" }]);
-  assert.deepEqual(done(caughtUp(), "compare"), [], "once a connection");
-  core.handle({ type: "proved" });
+test("an upgrade is compared after every catch-up until a comparison succeeds", () => {
+  const upgrade = { id: "up_1" };
+  const core = reading({}, { welcome: { upgrade } });
+  const comparisons = () => done(core.handle({ type: "came", frame: page(2, 2, { caught_up: true }) }), "compare");
+  assert.deepEqual(comparisons(), [{ do: "compare", upgrade: "up_1" }]);
+  assert.deepEqual(comparisons(), [], "one at a time");
+  core.handle({ type: "compared", upgrade: "up_1", done: false });
+  assert.deepEqual(comparisons(), [{ do: "compare", upgrade: "up_1" }]);
+  core.handle({ type: "compared", upgrade: "up_1", done: true });
+  assert.deepEqual(comparisons(), []);
+});
+
+test("an upgrade whose connection ended before the catch-up is compared after the next one", () => {
+  const upgrade = { id: "up_1" };
+  const core = reading({}, { welcome: { upgrade } });
   core.handle({ type: "closed", code: 1012 });
   core.handle({ type: "rang", timer: "connect" });
   core.handle({ type: "opened", reading: "pushed", waitS: 50, position: HERE, words: {} });
-  const [adopt] = done(core.handle({ type: "came", frame: welcome() }), "adopt");
+  const [adopt] = done(core.handle({ type: "came", frame: welcome({ upgrade }) }), "adopt");
   core.handle({ type: "kept", position: adopt.position });
-  assert.deepEqual(done(caughtUp(), "compare"), []);
+  const commands = core.handle({ type: "came", frame: page(2, 2, { caught_up: true }) });
+  assert.deepEqual(done(commands, "compare"), [{ do: "compare", upgrade: "up_1" }]);
 });
 
 test("it rests when another connection of the device took over, until it is turned to", () => {

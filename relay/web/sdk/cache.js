@@ -5,7 +5,7 @@ import { CARRIES_BODY, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
 const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
-const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, upgrade: null, version: null, given: null, token: null };
+const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, version: null, given: null, token: null };
 const INBOX = "inbox";
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
@@ -226,14 +226,14 @@ export class Cache {
   // --- where to go on ---
 
   /** Stores where reading goes on; every message stays. `seq` null: the next welcome says it. */
-  adopt({ epoch, seq, cursor }, { reason = null, floor = 0, upgrade = null } = {}) {
+  adopt({ epoch, seq, cursor }, { reason = null, floor = 0 } = {}) {
     return this.#change(async (store, t) => {
       if (store.epoch !== epoch) {
         await t.clear("ledger");
         store.byTag = store.epoch !== "";
       }
       if ((reason !== null || store.seq === null) && seq !== null) store.base = seq;
-      Object.assign(store, { epoch, seq, cursor, floor, upgrade: upgrade ?? store.upgrade });
+      Object.assign(store, { epoch, seq, cursor, floor });
     });
   }
 
@@ -244,11 +244,6 @@ export class Cache {
       store.version = version;
       return before === version ? null : before;
     });
-  }
-
-  /** An upgrade has been proved complete: it is not compared again. */
-  proved() {
-    return this.#change(async (store) => void (store.upgrade = null));
   }
 
   // --- what it holds ---

@@ -289,7 +289,7 @@ export class Client extends EventTarget {
       const own = { sdk: "relay-js/1.0", ...(before === null ? {} : { previous_app_version: before }) };
       this.#core = new Core({ storeId: store.id, facts: { ...own, ...facts }, random });
       this.#core.foreground = this.#foreground;
-      this.#push({ type: "started", words: await this.#cache.words(), upgrade: store.upgrade });
+      this.#push({ type: "started", words: await this.#cache.words() });
     } catch (error) {
       this.#tell("refused", { code: "storage", detail: String(error) });
     }
@@ -431,13 +431,14 @@ export class Client extends EventTarget {
 
   /** After an upgrade: everything has arrived, or is fetched now. What fails is tried again after the next catch-up. */
   async #prove(upgrade) {
+    let done = false;
     try {
       await this.#compare({ purpose: "upgrade", upgrade });
-      await this.#cache.proved();
-      this.#push({ type: "proved" });
+      done = true;
     } catch (error) {
       this.#tell("refused", { code: error.code ?? "unreachable", detail: `The comparison could not be made: ${error}` });
     }
+    this.#push({ type: "compared", upgrade, done });
   }
 
   /** One after another. */

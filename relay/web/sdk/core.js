@@ -5,11 +5,12 @@
 // where its range begins, with its cursor in one transaction; nothing is acked before it is kept; and whatever goes wrong ends in
 // a handshake with the cursor that the database holds.
 //
-// Events:   started {words, upgrade} · opened {reading, waitS, position, words, follows} · came {frame} · kept {position, news} ·
+// Events:   started {words} · opened {reading, waitS, position, words, follows} · came {frame} · kept {position, news} ·
 //           keptShared {name, position, news} · notKept {moved} · followed {name, position} · unfollowed {name} · rang {timer} ·
-//           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words} · proved · stopped
+//           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words} ·
+//           compared {upgrade, done} · stopped
 // Commands: connect {renew} · say {frame, aside} · read {cursor, waitS, shared, open, anew} · keep {at, page} · keepShared {at, page} ·
-//           adopt {position, reason, floor, upgrade} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
+//           adopt {position, reason, floor} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
 //           close {why} · compare {upgrade} · tell {type, detail}
 
 import { Acks } from "./acks.js";
@@ -52,7 +53,8 @@ export class Core {
   #acks = new Acks();
   #redial = new Redial();
   #follows = new Follows();
-  #upgrade = null;
+  #comparing = false;
+  #compared = new Set();
   #reading = "pushed";
   #waitS = 0;
   #refs = 0;
@@ -77,7 +79,6 @@ export class Core {
     switch (event.type) {
       case "started":
         this.#acks.take(event.words);
-        this.#upgrade = event.upgrade ?? null;
         return this.#connect();
       case "opened":
         return this.#opened(event);
@@ -107,8 +108,9 @@ export class Core {
         return event.foreground ? this.#poked({}) : [];
       case "poked":
         return this.#poked(event);
-      case "proved":
-        this.#upgrade = null;
+      case "compared":
+        this.#comparing = false;
+        if (event.done) this.#compared.add(event.upgrade);
         return [];
       case "stopped":
         return this.#stop();
@@ -215,12 +217,11 @@ export class Core {
     this.#session = frame.session;
     this.#welcome = frame;
     this.#head = frame.head;
-    this.#upgrade = frame.upgrade?.id ?? this.#upgrade;
     this.#takeBeat(frame.heartbeat);
     this.#pollMs = 1000 * (frame.next_poll_s ?? this.#pollMs / 1000);
     const position = { epoch: frame.epoch, seq: frame.head - frame.missing, cursor: frame.cursors.inbox };
     const reason = frame.verdict === "resync" ? frame.reason : null;
-    const adopt = { do: "adopt", position, reason, floor: frame.floor ?? 0, upgrade: this.#upgrade };
+    const adopt = { do: "adopt", position, reason, floor: frame.floor ?? 0 };
     return [{ do: "unset", timer: "answer" }, adopt];
   }
 
@@ -334,10 +335,18 @@ export class Core {
   }
 
   #caughtUp(page) {
-    if (!page.caught_up || this.#toldCaughtUp) return [];
+    if (!page.caught_up) return [];
+    const told = this.#toldCaughtUp ? [] : [tell("caughtup", { seq: page.to })];
     this.#toldCaughtUp = true;
-    const compare = this.#upgrade ? [{ do: "compare", upgrade: this.#upgrade }] : [];
-    return [tell("caughtup", { seq: page.to }), ...compare];
+    return [...told, ...this.#prove()];
+  }
+
+  /** What the relay wants to have compared, until it has been: it says so in each welcome. */
+  #prove() {
+    const upgrade = this.#welcome?.upgrade?.id;
+    if (!upgrade || this.#comparing || this.#compared.has(upgrade)) return [];
+    this.#comparing = true;
+    return [{ do: "compare", upgrade }];
   }
 
   #pullOn(more) {
