@@ -215,6 +215,7 @@ class Device(Struct, frozen=True):
     predecessor: str | None
     created_ms: int
     contact_ms: int
+    older_stores: str | None = None  # as relay.inbox.clones notes them
 
     @property
     def key(self) -> DeviceKey:

@@ -395,8 +395,12 @@ class Core:
     def _caught_up(self, page: Page) -> list[Command]:
         if not page.caught_up:
             return []
-        commands: list[Command] = [] if self._told_caught_up else [steps.Tell(news.CaughtUp(page.to_seq))]
-        self._told_caught_up = True
+        commands: list[Command] = []
+        if not self._told_caught_up:
+            self._told_caught_up = True
+            commands.append(steps.Tell(news.CaughtUp(page.to_seq)))
+            if self._welcome.get("reidentify"):
+                commands.append(steps.Tell(news.Reidentify()))
         return commands + self._prove()
 
     def _prove(self) -> list[Command]:

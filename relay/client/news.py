@@ -123,6 +123,12 @@ class CaughtUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Reidentify:
+    """Another phone goes by this device's id, as after a restored backup: ask your backend for another id and its token,
+    and begin again with them on the same cache. It holds everything that the relay had when this was told."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimelinesAhead:
     """Shared timelines that are not followed here and stand above what this device has: conversation -> head."""
 
@@ -212,6 +218,7 @@ News = (
     | Noticed
     | Connected
     | CaughtUp
+    | Reidentify
     | TimelinesAhead
     | FollowRefused
     | Acked

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.errors import Problem, Unauthenticated
-from relay.inbox import rules
+from relay.inbox import clones, rules
 from relay.inbox.ack import advance
 from relay.inbox.addresses import NewAddress, holders, set_addresses
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
@@ -73,6 +73,7 @@ class Welcome:
     upgrade: dict[str, Any] | None
     addresses: tuple[tuple[str, str], ...]  # (account, state)
     more_to_release: bool
+    reidentify: bool  # another phone goes by this device's id
 
 
 def hello(
@@ -123,6 +124,9 @@ def _hello_one(
     loss = _loss(judgement, evidence, locked)
     _believe(locked, old, judgement, cursor, session)
     _write_facts(locked, one, session)
+    if judgement.reason is Reason.STORE_ROLLED_BACK:
+        noted = clones.note(old.older_stores, evidence.session, locked.now_ms)
+        locked.put(replace(locked.devices[old.device_id], older_stores=noted))
     if one.replaces is not None and one.replaces != one.device.device_id:
         _replace_device(locked, one.device.device_id, one.replaces, judgement)
     taken: tuple[tuple[str, str], ...] = ()
@@ -362,4 +366,5 @@ def _welcome(
         upgrade=upgrade,
         addresses=taken,
         more_to_release=more_to_release,
+        reidentify=judgement.reason is Reason.STORE_ROLLED_BACK and clones.are_two(device.older_stores, locked.now_ms),
     )

@@ -214,6 +214,8 @@ class DeviceService:
         }
         if welcome.loss is not None:
             answer["loss"] = welcome.loss
+        if welcome.reidentify:
+            answer["reidentify"] = True
         return answer
 
     # --- heartbeat ---

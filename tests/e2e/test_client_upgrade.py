@@ -282,3 +282,28 @@ async def test_an_upgrade_whose_first_handshake_went_without_its_answer_is_still
     assert sorted(kept(Path(phone["cache"]))) == ids
     events = [event async for event, _ in ann.backend.events(types=["device.upgrade_verified"])]
     assert [one["data"]["state"] for one in events if one["data"]["user"] == ann.name] == ["repaired"]
+
+
+async def test_two_installs_with_one_identity_are_told_to_part_and_one_goes_on_under_another_id(
+    ann: User, phone: dict[str, Any], tmp_path: Path
+) -> None:
+    ids = await ann.send(*range(3))
+    async with AppProcess(phone) as app:
+        await app.until("CaughtUp")
+        await ann.acked(3)
+    clone = phone | {"cache": str(tmp_path / "clone.db")}
+    shutil.copy(phone["cache"], clone["cache"])
+    told: list[bool] = []
+    for install in (phone, clone, phone, clone):
+        ids += await ann.send("to whoever is there")
+        async with AppProcess(install) as app:
+            await app.until("Acked", seq=len(ids))
+            told.append(bool(app.of("Reidentify")))
+    assert told == [False, False, False, True]
+    await ann.backend.put_device(ann.name, "phone-2")
+    parted = clone | {"token": await ann.backend.mint_token(ann.name, "phone-2")}
+    ids += await ann.send("to both")
+    for install in (parted, phone):
+        async with AppProcess(install) as app:
+            await app.until("CaughtUp")
+        assert kept(Path(install["cache"])) == ids

@@ -156,3 +156,75 @@ async def test_an_upgrade_that_names_its_user_anew_begins_with_another_numbering
     welcome = await house.hello("anna/phone", app_version="2")
     assert (welcome.verdict, welcome.reason) == ("resync", "epoch")
     assert await house.catch_up("anna/phone") == await all_ids(house)
+
+
+# --- two phones of one identity (F51) -----------------------------------------------------------------------------------
+
+
+async def come(house: House, phone: str, mine: Store) -> Welcome:
+    """One of the phones that are this device shakes hands, catches up and goes."""
+    house.stores[phone] = mine
+    welcome = await house.hello(phone)
+    await house.catch_up(phone)
+    return welcome
+
+
+def cloned(house: House) -> tuple[Store, Store]:
+    mine = house.store(PHONE)
+    return mine, Store(store_id=mine.store_id, cursor=mine.cursor, ids=list(mine.ids))
+
+
+async def test_f51_two_phones_of_one_backup_are_told_to_part_once_they_have_taken_turns(house: House) -> None:
+    first, second = cloned(house)
+    welcomes = []
+    for _ in range(3):
+        for mine in (first, second):
+            await house.send()
+            welcomes.append(await come(house, PHONE, mine))
+    assert [(one.reason, one.reidentify) for one in welcomes] == [
+        (None, False),
+        ("store_rolled_back", False),
+        ("store_rolled_back", False),
+        ("store_rolled_back", True),
+        ("store_rolled_back", True),
+        ("store_rolled_back", True),
+    ]
+    assert set(second.ids) == set(await all_ids(house)), "nothing is lost meanwhile"
+    assert not (await come(house, PHONE, second)).reidentify, "it alone now"
+
+
+async def test_f51_one_that_parts_with_its_store_lacks_nothing_and_the_other_goes_on(house: House) -> None:
+    first, second = cloned(house)
+    for mine in (first, second, first, second):
+        await come(house, PHONE, mine)
+    await house.register("ann/phone-2")
+    await house.send()
+    welcome = await come(house, "ann/phone-2", second)
+    assert (welcome.verdict, welcome.reason, welcome.reidentify) == ("resync", "bad_cursor", False)
+    await come(house, PHONE, first)
+    await house.send()
+    for phone, mine in (("ann/phone-2", second), (PHONE, first)):
+        welcome = await come(house, phone, mine)
+        assert (welcome.verdict, welcome.reidentify) == ("delta", False)
+        assert set(mine.ids) == set(await all_ids(house))
+
+
+async def test_f51_a_phone_whose_answers_are_lost_is_not_taken_for_two(house: House) -> None:
+    _, restored = cloned(house)
+    await house.hello(PHONE)
+    await house.catch_up(PHONE)
+    lost = restored.cursor
+    for _ in range(4):
+        restored.cursor = lost
+        house.stores[PHONE] = restored
+        welcome = await house.hello(PHONE)
+        assert (welcome.reason, welcome.reidentify) == ("store_rolled_back", False)
+
+
+async def test_f51_a_phone_that_is_restored_now_and_then_is_not_taken_for_two(house: House, clock: Any) -> None:
+    first, second = cloned(house)
+    await come(house, PHONE, first)
+    for mine in (second, first, second):
+        clock.forward(ms=12 * 3_600_000)
+        welcome = await come(house, PHONE, mine)
+        assert (welcome.reason, welcome.reidentify) == ("store_rolled_back", False)

@@ -584,3 +584,14 @@ def test_whatever_happens_everything_is_kept_in_the_end_and_only_what_is_kept_is
             return
         assert world.step(trouble=False), "it came to rest before it had everything"
     raise AssertionError(f"{world.disk} of {len(world.ids)}, {world.core.phase}")
+
+
+def test_a_device_that_another_phone_goes_by_is_told_when_it_has_caught_up() -> None:
+    core = a_core()
+    core.handle(steps.Started(Position("e1", 0, "e1/0")))
+    core.handle(steps.Opened(Reading.PUSHED))
+    core.handle(steps.Came(welcome(resync="store_rolled_back", reidentify=True)))
+    assert steps.Tell(news.Reidentify()) not in core.handle(steps.Kept(Position("e1", 0, "e1/0")))
+    caught_up = core.handle(steps.Came(a_page(0, [])))
+    assert [one.what for one in caught_up if isinstance(one, steps.Tell)] == [news.CaughtUp(0), news.Reidentify()]
+    assert steps.Tell(news.Reidentify()) not in core.handle(steps.Came(a_page(0, []))), "once a connection"

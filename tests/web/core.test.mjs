@@ -245,3 +245,10 @@ test("whatever is lost, doubled or cut, everything is kept, in order, and acked 
     assert.deepEqual(kept, Array.from({ length: head }, (_, n) => n + 1), `seed ${seed}`);
   }
 });
+
+test("a device that another phone goes by is told when it has caught up", () => {
+  const core = reading({}, { welcome: { reidentify: true } });
+  const told = () => done(core.handle({ type: "came", frame: page(2, 2, { caught_up: true }) }), "tell").map(({ type }) => type);
+  assert.deepEqual(told(), ["caughtup", "reidentify"]);
+  assert.deepEqual(told(), [], "once a connection");
+});

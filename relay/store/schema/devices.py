@@ -37,6 +37,7 @@ device = table(
     text_("predecessor", null=True),
     int_("created_ms"),
     int_("contact_ms"),
+    text_("older_stores", null=True),  # JSON [[session, ms], …]: the last handshakes that came with an older store
     key=("app_id", "user_id", "device_id"),
 )
 Index("device_by_contact", device.c.state, device.c.contact_ms)

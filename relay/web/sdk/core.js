@@ -337,6 +337,7 @@ export class Core {
   #caughtUp(page) {
     if (!page.caught_up) return [];
     const told = this.#toldCaughtUp ? [] : [tell("caughtup", { seq: page.to })];
+    if (told.length && this.#welcome?.reidentify) told.push(tell("reidentify"));
     this.#toldCaughtUp = true;
     return [...told, ...this.#prove()];
   }

@@ -26,6 +26,7 @@ export interface Welcome {
   missing: number;
   loss?: { from: number; to: number; count: number; known: boolean };
   upgrade?: { id: string; from: string | null; to: string | null } | null;
+  reidentify?: true;
   advice?: { min_app_version: string | null; upgrade: "none" | "recommended" | "required" };
 }
 
@@ -43,6 +44,11 @@ export interface Events {
   unsent: { key: string } & Refusal;
   connected: Welcome;
   caughtup: { seq: number };
+  /**
+   * Another phone or browser goes by this device's id: ask your backend for another id and its token, and begin again with them
+   * on the same cache. It holds everything that the relay had when this was told.
+   */
+  reidentify: Record<string, never>;
   /** Shared timelines that are not followed here and have something new. */
   ahead: { timelines: { conversation: string; head: number; floor: number; mentions: number }[] };
   /** This conversation has no shared timeline for this user; it is asked for again at the next connection. */

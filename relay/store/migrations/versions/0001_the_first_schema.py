@@ -204,6 +204,7 @@ def upgrade() -> None:
         sa.Column("predecessor", sa.Text(), nullable=True),
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("contact_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("older_stores", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id"),
         sqlite_strict=True,
     )
