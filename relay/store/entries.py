@@ -300,8 +300,13 @@ class Content(msgspec.Struct, frozen=True):
     collapse_key: str | None
 
 
+# The key is the entry's: a copy for the sender's own devices replaces nothing, and nothing replaces it.
+_content = [
+    (e.collapse_key if name == "collapse_key" else m[name]).label(f"content_{name}")
+    for name in Content.__struct_fields__
+]
 _page = (
-    select(*DECIDING, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
+    select(*DECIDING, *_content)
     .select_from(WITH_MESSAGE)
     .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
     .order_by(e.seq)
@@ -317,7 +322,7 @@ def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: i
 
 
 _page_back = (
-    select(*DECIDING, *(m[name].label(f"content_{name}") for name in Content.__struct_fields__))
+    select(*DECIDING, *_content)
     .select_from(WITH_MESSAGE)
     .where(*_here, e.seq < bindparam("before"))
     .order_by(e.seq.desc())

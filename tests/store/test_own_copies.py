@@ -52,6 +52,14 @@ async def test_f88_a_sender_that_loses_its_store_gets_its_own_message(house: Hou
     assert await house.catch_up(PHONE) == [sent]
 
 
+async def test_a_copy_neither_replaces_nor_is_replaced_by_what_others_send_under_the_same_key(house: House) -> None:
+    await house.hello(TABLET)
+    await house.send("bob", sender_user="ann", sender_device="phone", collapse_key="score")
+    await house.send("ann", collapse_key="score")
+    keys = [(entry["kind"], entry["collapse_key"]) for entry in (await house.page(TABLET)).json["entries"]]
+    assert keys == [("own", None), ("message", "score")]
+
+
 STEPS = st.lists(st.sampled_from(["says", "reads", "reconnects", "wiped", "set back"]), max_size=12)
 
 
