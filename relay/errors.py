@@ -4,6 +4,7 @@ The registry of codes is `CODES`; its meanings never change, codes are only adde
 sentence for a developer and never carries a message body, a token or a secret.
 """
 
+import random
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,6 +55,9 @@ CODES: dict[str, tuple[int, str]] = {
     "storage_failed": (503, "The store has failed"),
     "commit_unknown": (503, "The request may or may not have been stored"),
 }
+RETRY_AFTER_S = 1.0
+SPREAD = 0.25
+CROWD_S = (1.0, 30.0)
 RETRYABLE = frozenset(code for code, (status, _) in CODES.items() if status in {408, 429, 503})
 
 
@@ -91,6 +95,14 @@ class Problem(Exception):  # noqa: N818 - it is the word of RFC 9457
     @property
     def retryable(self) -> bool:
         return self.code in RETRYABLE
+
+    def drawn_s(self, rng: random.Random) -> float | None:
+        """Seconds until the caller should come again, spread so that callers don't come as one (safety OVL-2); None where
+        waiting does not mend it."""
+        if self.status not in {429, 503}:
+            return None
+        wait_s = RETRY_AFTER_S if self.retry_after_s is None else self.retry_after_s
+        return wait_s * rng.uniform(1 - SPREAD, 1 + SPREAD)
 
 
 class Invalid(Problem):
@@ -149,6 +161,13 @@ class Unavailable(Problem):
     """503: the relay should not be called now."""
 
     default = "overloaded"
+
+
+class Crowded(Unavailable):
+    """503 for one of many that connect at once: they come back over half a minute (protocol 6.6)."""
+
+    def drawn_s(self, rng: random.Random) -> float:
+        return rng.uniform(*CROWD_S)
 
 
 class StoreDamaged(Exception):  # noqa: N818 - not an error of ours

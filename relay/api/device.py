@@ -19,6 +19,7 @@ from relay.api.routes import Answer, Call
 from relay.api.schemas.devices import AddressesBody, ProofBody
 from relay.clock import Clock, rfc3339
 from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
+from relay.ids import Rng
 from relay.inbox.batch import Batch
 from relay.inbox.cursor import INBOX
 from relay.inbox.reading import Reading
@@ -32,6 +33,7 @@ from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, VerifyBody
 from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.session import Session
+from relay.realtime.writer import error_frame
 from relay.shedding import Shed, Shedding
 from relay.strictjson import parse
 
@@ -48,6 +50,7 @@ class DeviceApi:
     auth: Authenticator
     issuer: Issuer
     clock: Clock
+    rng: Rng
     door: Door
     sends: DeviceSends
     challenger: Challenger
@@ -56,6 +59,7 @@ class DeviceApi:
 
     async def handshake(self, call: Call) -> Answer:
         body: HelloBody = call.body
+        self.door.check_handshakes()
         greeted = await self.devices.hello(_key(call), body)
         return Answer(200, greeted.answer | {"token": await self._next_token(call.principal)})
 
@@ -231,6 +235,7 @@ class DeviceApi:
             self.devices,
             self.hub,
             self.clock,
+            self.rng,
             credential=_credential(bearer),
             next_token=partial(self._next_token, bearer),
             send=self.sends.over_socket,
@@ -268,6 +273,7 @@ class DeviceApi:
                     )
         if bearer is not None and bearer.device_key is not None:
             self.door.check_count(bearer.device_key)
+            self.door.check_handshakes()
         return bearer, (protocol.SUBPROTOCOL,)
 
     async def _first_frame(self, ws: web.WebSocketResponse) -> dict[str, Any] | None:
@@ -304,13 +310,10 @@ class DeviceApi:
             bearer = await self.auth.take_ticket(ticket, origin=request.headers.get("Origin"))
             assert bearer.device_key is not None
             self.door.check_count(bearer.device_key)
+            self.door.check_handshakes()
         except Problem as problem:
-            await ws.send_frame(
-                msgspec.json.encode(
-                    {"type": "error", "code": problem.code, "ref": first.get("ref"), "detail": problem.detail}
-                ),
-                WSMsgType.TEXT,
-            )
+            frame = error_frame(problem, first.get("ref"), self.rng)
+            await ws.send_frame(msgspec.json.encode(frame), WSMsgType.TEXT)
             await ws.close(code=int(Close.UNAUTHENTICATED if problem.status == 401 else Close.TRY_LATER))
             return None
         return bearer

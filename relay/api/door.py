@@ -1,14 +1,18 @@
-"""Who may open a connection that lasts: one check for sockets and event streams (safety SEC-17)."""
+"""Who may open a connection that lasts: one check for sockets and event streams (safety SEC-17); and how many devices may
+shake hands in a second, so that the others come back little by little (protocol 6.6)."""
 
 from dataclasses import dataclass, field
 
-from relay.errors import Forbidden, Throttled, Unavailable
+from relay.clock import Clock
+from relay.errors import Crowded, Forbidden, Throttled
 from relay.model import DeviceKey
+from relay.push.limits import Bucket
 from relay.realtime.hub import Hub
 from relay.shedding import Shed, Shedding
 
 PER_DEVICE_MAX = 3
 CONNECTIONS_MAX = 20_000
+HANDSHAKES_PER_S = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,9 +20,11 @@ class Door:
     """`origins`: pages of these may connect; whoever states none is no page."""
 
     hub: Hub
+    clock: Clock
     origins: tuple[str, ...] = ()
     connections_max: int = CONNECTIONS_MAX
     shedding: Shedding = field(default_factory=Shedding)
+    handshakes: Bucket = field(default_factory=lambda: Bucket(HANDSHAKES_PER_S, HANDSHAKES_PER_S))
 
     def check_origin(self, origin: str | None) -> None:
         """Raises Forbidden."""
@@ -26,14 +32,26 @@ class Door:
             raise Forbidden("This origin may not connect; add it to server.allowed_origins.")
 
     def check_room(self) -> None:
-        """Raises Unavailable: the relay stops, or this node is full, or has too much to do."""
+        """Before it is known who comes. Raises Crowded: the relay stops, or this node is full, or has too much to do."""
         if self.hub.draining:
-            raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+            raise Crowded("The relay is shutting down.", code="draining")
         if len(self.hub) >= self.connections_max:
-            raise Unavailable("This node has all the connections it can take.", retry_after_s=10)
-        self.shedding.admit(Shed.CONNECTIONS)
+            raise Crowded("This node has all the connections it can take.")
+        if self.shedding.level >= Shed.CONNECTIONS:
+            raise Crowded("The relay has more to do than it can; try again later.")
+        if not self.handshakes.available(self.clock.monotonic_ms()):
+            raise _too_many()
 
     def check_count(self, device: DeviceKey) -> None:
         """Raises Throttled."""
         if self.hub.of_device(device) >= PER_DEVICE_MAX:
             raise Throttled("This device has too many connections; close one first.", retry_after_s=2)
+
+    def check_handshakes(self) -> None:
+        """Counts one, of a device that is known: strangers must not use up what devices need. Raises Crowded."""
+        if not self.handshakes.take(self.clock.monotonic_ms()):
+            raise _too_many()
+
+
+def _too_many() -> Crowded:
+    return Crowded("Too many devices connect at once; come back a little later.")

@@ -20,7 +20,6 @@ ERRORS_MAX: Final = 20
 DETAIL_MAX: Final = 300
 KNOWN_MAX: Final = 12  # names of fields that an answer lists
 INPUT_MAX: Final = 64  # characters of the caller's own that an answer repeats
-RETRY_AFTER_S: Final = 1.0
 CLOSES: Final = frozenset({408, 413})  # the rest of the body is not wanted, so the connection can't go on
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -60,10 +59,8 @@ def problem_body(problem: Problem, request_id: str | None = None, retry_after_s:
 def response(problem: Problem, request_id: str, rng: Rng) -> Reply:
     """The answer, with the headers that belong to its status. Waiting times are spread, so callers don't come as one."""
     headers = {"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
-    retry_after_s: float | None = None
-    if problem.status in {429, 503}:
-        wait_s = RETRY_AFTER_S if problem.retry_after_s is None else problem.retry_after_s
-        retry_after_s = wait_s * rng.uniform(0.75, 1.25)
+    retry_after_s = problem.drawn_s(rng)
+    if retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     if problem.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="relay"'

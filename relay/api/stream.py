@@ -44,6 +44,7 @@ class StreamApi:
         device = bearer.device_key
         assert device is not None
         self.door.check_count(device)
+        self.door.check_handshakes()
         cursor, wanted = self._place(request, device)
         out = web.StreamResponse(headers=_HEADERS | {"X-Request-Id": request[REQUEST_ID]})
         if origin is not None:

@@ -252,6 +252,7 @@ class Limits(Section):
     memory_bytes: int = Field(0, ge=0, le=1 << 50)  # 0: what there is
     device_sends_per_s: float = Field(5, ge=0.1, le=1000)
     device_sends_burst: int = Field(50, ge=1, le=10_000)
+    handshakes_per_s: int = Field(500, ge=1, le=100_000)  # of all devices with this node
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)
     body_bytes: int = Field(128 * 1024, ge=1024, le=256 * 1024)
     batch_bytes: int = Field(1024 * 1024, ge=1024, le=4 * 1024 * 1024)

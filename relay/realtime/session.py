@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from relay.clock import Clock
 from relay.errors import CursorRefused, Forbidden, Malformed, Problem, Unauthenticated
+from relay.ids import Rng
 from relay.inbox.cursor import INBOX
 from relay.inbox.shared import Wanted
 from relay.model import DeviceKey, TimelineKey
@@ -54,6 +55,7 @@ class Session:
         service: DeviceService,
         hub: Hub,
         clock: Clock,
+        rng: Rng,
         *,
         credential: Credential,
         next_token: NextToken,
@@ -69,7 +71,7 @@ class Session:
         self._clock = clock
         self._next_token = next_token
         self._send_for_device = send
-        self._writer = FrameWriter(ws, device, cut)
+        self._writer = FrameWriter(ws, device, rng, cut)
         self._pump: Pump  # from the welcome on
         self._group: asyncio.TaskGroup | None = None
         self._follow: Callable[[TimelineKey], None] = lambda _: None

@@ -10,6 +10,7 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from relay.errors import Problem
+from relay.ids import Rng
 from relay.inbox.batch import Batch
 from relay.model import DeviceKey
 from relay.realtime import protocol
@@ -21,12 +22,30 @@ DEGRADED = {"type": "degraded", "until": None}
 _encode = msgspec.json.Encoder().encode
 
 
+def error_frame(problem: Problem, ref: str | None, rng: Rng) -> dict[str, Any]:
+    """What a client is told on its socket; with when to come again, where that may help."""
+    frame: dict[str, Any] = {
+        "type": "error",
+        "code": problem.code,
+        "status": problem.status,
+        "ref": ref,
+        "detail": problem.detail,
+    }
+    retry_after_s = problem.drawn_s(rng)
+    if retry_after_s is not None:
+        frame["retry_after_ms"] = int(retry_after_s * 1000)
+    if problem.errors:
+        frame["errors"] = [asdict(one) for one in problem.errors]
+    return frame | problem.extra
+
+
 class FrameWriter:
     """Writes to one client. What is written to a closed connection goes nowhere, and nobody is told."""
 
-    def __init__(self, ws: web.WebSocketResponse, device: DeviceKey, cut: Callable[[], None]) -> None:
+    def __init__(self, ws: web.WebSocketResponse, device: DeviceKey, rng: Rng, cut: Callable[[], None]) -> None:
         self._ws = ws
         self._device = device
+        self._rng = rng
         self._cut = cut
 
     @property
@@ -42,19 +61,7 @@ class FrameWriter:
         await self._write(b'{"type":"batch",' + more + b"," + batch.json[1:])
 
     async def error(self, problem: Problem, ref: str | None) -> None:
-        frame: dict[str, Any] = {
-            "type": "error",
-            "code": problem.code,
-            "status": problem.status,
-            "ref": ref,
-            "detail": problem.detail,
-        }
-        if problem.retry_after_s is not None:
-            frame["retry_after_ms"] = int(problem.retry_after_s * 1000)
-        if problem.errors:
-            frame["errors"] = [asdict(one) for one in problem.errors]
-        frame |= problem.extra
-        await self.send(frame)
+        await self.send(error_frame(problem, ref, self._rng))
 
     async def close(self, code: Close) -> None:
         """Closes the connection; one whose client does not read is cut, for the close frame cannot get to it either."""

@@ -36,6 +36,7 @@ from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
 from relay.push.challenge import Challenger
 from relay.push.desk import PushDesk
+from relay.push.limits import Bucket
 from relay.push.receipts import ReceiptService
 from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
@@ -88,9 +89,11 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
     routes = table.routes(send_bytes_max=own.body_bytes, batch_bytes_max=own.batch_bytes)
     door = Door(
         hub=relay.hub,
+        clock=relay.clock,
         origins=tuple(settings.server.allowed_origins),
-        connections_max=settings.limits.sockets_per_node,
+        connections_max=own.sockets_per_node,
         shedding=relay.shedding,
+        handshakes=Bucket(own.handshakes_per_s, own.handshakes_per_s),
     )
     return application(
         backend=BackendApi(
@@ -109,6 +112,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
             auth=relay.auth,
             issuer=relay.issuer,
             clock=relay.clock,
+            rng=relay.rng,
             door=door,
             sends=DeviceSends(
                 inbox=relay.inbox,
