@@ -213,6 +213,7 @@ class Relay:
         )
         self.bus.on_wake(self.hub.wake)
         self.bus.on_post(self.hub.posted)
+        self.bus.on_withdrawn(self.hub.withdrawn)
         self.bus.on_close(self.hub.close)
         self._webhook_transport = HttpTransport(guard=webhook_guard(settings))
         self.webhook_worker = WebhookWorker(

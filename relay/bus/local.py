@@ -1,11 +1,12 @@
 """The bus of a single node: calls who listens here, at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from relay.model import DeviceKey, TimelineKey, UserKey
 
 Listener = Callable[[UserKey], None]
 Reader = Callable[[TimelineKey], None]
+Withdrawer = Callable[[UserKey, Sequence[str], DeviceKey | None], None]
 Closer = Callable[[DeviceKey, int], None]
 
 
@@ -15,6 +16,7 @@ class LocalBus:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._readers: list[Reader] = []
+        self._withdrawers: list[Withdrawer] = []
         self._closers: list[Closer] = []
 
     def on_wake(self, listener: Listener) -> None:
@@ -22,6 +24,9 @@ class LocalBus:
 
     def on_post(self, reader: Reader) -> None:
         self._readers.append(reader)
+
+    def on_withdrawn(self, withdrawer: Withdrawer) -> None:
+        self._withdrawers.append(withdrawer)
 
     def on_close(self, closer: Closer) -> None:
         self._closers.append(closer)
@@ -37,6 +42,12 @@ class LocalBus:
         for timeline in timelines:
             for reader in self._readers:
                 reader(timeline)
+
+    def withdrawn(self, users: Iterable[UserKey], message_ids: Sequence[str], *, but: DeviceKey | None) -> None:
+        """Devices of these users, but for one, need not show these messages any more."""
+        for user in users:
+            for withdrawer in self._withdrawers:
+                withdrawer(user, message_ids, but)
 
     def close(self, device: DeviceKey, newer_than: int) -> None:
         """Sessions of this device older than `newer_than` are over."""

@@ -58,6 +58,7 @@ class AckAnswer:
     shared: dict[str, int]  # how far the device is in the shared timelines that the request named
     wakes: bool  # other devices of the user have something new to read
     moot: bool = False  # or may show what is of no use any more
+    answered: tuple[str, ...] = ()  # messages that ended for the user's other devices by this
 
 
 def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: PolicyOf) -> list[AckAnswer | Exception]:
@@ -111,6 +112,7 @@ def _ack_one(locked: Locked | None, request: AckRequest, store_epoch: str) -> Ac
         shared=shared,
         wakes=wakes,
         moot=wakes or locked.ended or (seen and bool(results or upto)),
+        answered=tuple(id_ for id_, by in locked.answered.items() if by == device.device_id),
     )
 
 
@@ -218,7 +220,7 @@ def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> None:
     locked.unhold(device_id, [again.of for entry, _ in reportable if (again := released(entry)) and again.of])
     first_wins = [entry for entry, _ in reportable if entry.scope.first_ack_wins]
     if first_wins:
-        end_for_others(locked, first_wins)
+        end_for_others(locked, device_id, first_wins)
     complete(locked, device_id, [entry for entry, _ in reportable if entry not in first_wins], Ledger(locked))
     for other in locked.devices:
         if other != device_id:

@@ -84,10 +84,12 @@ def append_control(locked: Locked, kind: Kind, *, data: Mapping[str, Any], colla
     return seq
 
 
-def end_for_others(locked: Locked, entries: Sequence[Entry]) -> None:
-    """`first_ack_wins`: one device has acked, so the message ends for the others, be it released to some."""
+def end_for_others(locked: Locked, device_id: str, entries: Sequence[Entry]) -> None:
+    """`first_ack_wins`: this device has acked, so the message ends for the others, be it released to some."""
     of_messages = entry_rows.entries_of_messages(locked.conn, locked.key, {entry.message_id for entry in entries})
-    end(locked, [entry for entry in of_messages if entry.kind in DELIVERIES], EntryState.SUPERSEDED)
+    live = [entry for entry in of_messages if entry.kind in DELIVERIES and entry.state is EntryState.LIVE]
+    locked.answered |= {entry.message_id: device_id for entry in live}
+    end(locked, live, EntryState.SUPERSEDED)
 
 
 def expire(

@@ -43,6 +43,7 @@ class Locked(msgspec.Struct, kw_only=True):
     devices: dict[str, Device]
     events: list[NewEvent] = msgspec.field(default_factory=list)
     ended: bool = False  # entries have ended here that devices may still show
+    answered: dict[str, str] = msgspec.field(default_factory=dict)  # messages that ended here for all but this device
     head_seq: int = 0
     _before: dict[str, Device] = msgspec.field(default_factory=dict)
     _acks_changed: set[str] = msgspec.field(default_factory=set)

@@ -56,6 +56,8 @@ class Hints(Protocol):
 
     def posted(self, timelines: Iterable[TimelineKey]) -> None: ...
 
+    def withdrawn(self, users: Iterable[UserKey], message_ids: Sequence[str], *, but: DeviceKey | None) -> None: ...
+
     def close(self, device: DeviceKey, newer_than: int) -> None: ...
 
 
@@ -201,6 +203,7 @@ class InboxService:
             lambda conn, now_ms: cancel(conn, now_ms, self.policy_of, app_id=app_id, message=message_id)
         )
         self.hints.wake(users)
+        self.hints.withdrawn(users, [message_id], but=None)
         posted = await self.engine.read(lambda conn, _: timelines.posted(conn, app_id, message_id))
         if posted is not None:
             self.hints.posted([TimelineKey(app_id, posted.conversation_id)])
@@ -365,6 +368,8 @@ class InboxService:
         self.facts_told()
         if answer.wakes:
             self.hints.wake([request.device.user])
+        if answer.answered:
+            self.hints.withdrawn([request.device.user], answer.answered, but=request.device)
         if answer.moot:
             self.moot([request.device.user])
         return answer

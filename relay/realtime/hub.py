@@ -6,7 +6,7 @@ A hint may be lost, so the heads of all users with somebody here are polled as w
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,6 +51,10 @@ class Connection(Protocol):
 
     def look_at(self, timeline: str) -> None:
         """There may be something new in a shared timeline that it follows."""
+        ...
+
+    def withdrawn(self, message_ids: Sequence[str]) -> None:
+        """The device need not show these messages any more."""
         ...
 
     def acked(self, upto: Mapping[str, int]) -> None:
@@ -214,6 +218,11 @@ class Hub:
         for waits in self._waits.get(user, {}).values():
             for wait in waits:
                 wait.changed.set()
+
+    def withdrawn(self, user: UserKey, message_ids: Sequence[str], but: DeviceKey | None) -> None:
+        for connection in self._connections.get(user, ()):
+            if connection.device != but:
+                connection.withdrawn(message_ids)
 
     def close(self, device: DeviceKey, newer_than: int) -> None:
         """Sessions older than `newer_than` are over."""

@@ -5,7 +5,7 @@ look. So live messages and catch-up take one path, in order.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from relay.errors import Conflict, Problem, Unauthenticated
@@ -20,6 +20,7 @@ from relay.realtime.window import Window
 from relay.realtime.writer import DEGRADED
 
 PAGE_MAX = 200
+WITHDRAWN_MAX = 200  # not said yet; of more, the rest stays on the screen
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None] | None]  # None: the connection is about to end
 
 
@@ -65,6 +66,7 @@ class Pump:
         self._task: asyncio.Task[None] | None = None
         self._look = False  # at the inbox
         self._fresh: dict[str, None] = {}  # followed timelines to look at
+        self._withdrawn: dict[str, None] = {}  # messages that are still to be taken back
         self._looked = False
         self._told_caught_up = False
         self._follows = Follows(device, service.inbox.shared)
@@ -82,13 +84,19 @@ class Pump:
         self._fresh[timeline] = None
         self.go_on()
 
+    def withdrawn(self, message_ids: Sequence[str]) -> None:
+        """Messages that need not be shown any more. This is said after any page that is on its way, for it may hold them."""
+        if len(self._withdrawn) < WITHDRAWN_MAX:
+            self._withdrawn |= dict.fromkeys(message_ids)
+        self.go_on()
+
     def look_if_behind(self) -> None:
         self._look = self._look or self.head_seq > self.sent_seq
         self.go_on()
 
     def go_on(self) -> None:
         """If it stopped when the store was away: no hint comes for what it was to send."""
-        if (self._look or self._fresh) and (self._task is None or self._task.done()):
+        if self._has_to_say and (self._task is None or self._task.done()):
             self._task = self._spawn(self._send_what_is_new(), "session-pump")
 
     def stop(self) -> None:
@@ -135,19 +143,26 @@ class Pump:
 
     # --- sending ---
 
+    @property
+    def _has_to_say(self) -> bool:
+        return bool(self._look or self._fresh or self._withdrawn)
+
     def _look_at_all(self) -> None:
         self._look = True
         self._fresh |= dict.fromkeys(self._follows.names)
 
     async def _send_what_is_new(self) -> None:
-        while (self._look or self._fresh) and not self._writer.closed:
+        while self._has_to_say and not self._writer.closed:
             try:
                 if self._look:
                     self._look = False
                     while await self._send_page():
                         pass
-                else:
+                elif self._fresh:
                     await self._send_timeline(self._fresh.popitem()[0])
+                else:
+                    ids, self._withdrawn = list(self._withdrawn), {}
+                    await self._writer.send({"type": "withdraw", "ids": ids})
             except Conflict:
                 await self._writer.close(Close.REPLACED)
             except Unauthenticated:

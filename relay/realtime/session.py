@@ -4,7 +4,7 @@ What is new goes out by its pump.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -291,6 +291,9 @@ class Session:
 
     def look_at(self, timeline: str) -> None:
         self._pump.look_at(timeline)
+
+    def withdrawn(self, message_ids: Sequence[str]) -> None:
+        self._pump.withdrawn(message_ids)
 
     def acked(self, upto: Mapping[str, int]) -> None:
         self._pump.acked(upto)

@@ -5,7 +5,7 @@ What is new goes out by a pump, as on a socket. The client acks by POST, which o
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -165,6 +165,9 @@ class Stream:
 
     def look_at(self, timeline: str) -> None:
         self._pump.look_at(timeline)
+
+    def withdrawn(self, message_ids: Sequence[str]) -> None:
+        self._pump.withdrawn(message_ids)
 
     def acked(self, upto: Mapping[str, int]) -> None:
         self._pump.acked(upto)

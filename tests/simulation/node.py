@@ -161,6 +161,7 @@ class Node:
         self.hub = Hub(clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_post(self.hub.posted)
+        self.bus.on_withdrawn(self.hub.withdrawn)
         self.bus.on_close(self.hub.close)
         self.webhook_worker = WebhookWorker(engine, post, ring, clock=clock, rng=rng, owner=name, pace=pace)
         self.webhooks = WebhookService(engine, ring, _any_url, rng=rng, nudge=self.webhook_worker.nudge)
