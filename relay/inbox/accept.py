@@ -359,6 +359,7 @@ class Batch:
             "upto_seq": seq,
             "options": msgspec.json.encode(JobOptions.of(send)).decode(),
             "next_user": "",
+            "accepted_ms": self.now_ms,
             "due_ms": send.deliver_ms or self.now_ms,
         }
 

@@ -150,5 +150,6 @@ class Posts:
             "upto_seq": head,
             "options": "{}",
             "next_user": "",
+            "accepted_ms": self._now_ms,
             "due_ms": self._now_ms,
         }

@@ -57,5 +57,6 @@ def _job(key: TimelineKey, message: str, seq: int, now_ms: int) -> dict[str, Any
         "upto_seq": seq,
         "options": RECALL,
         "next_user": "",
+        "accepted_ms": now_ms,
         "due_ms": now_ms,
     }

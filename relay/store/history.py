@@ -105,12 +105,12 @@ def events_of(conn: Connection, app_id: str, *, after: Place, end_ms: int, limit
 
 _fanouts = (
     select(f.job_id)
-    .where(f.due_ms < bindparam("end"), f.app_id == bindparam("app"))
-    .order_by(f.due_ms)
+    .where(f.app_id == bindparam("app"), f.accepted_ms < bindparam("end"))
+    .order_by(f.accepted_ms, f.job_id)
     .limit(bindparam("count"))
 )
 
 
 def open_fanouts(conn: Connection, app_id: str, *, end_ms: int, limit: int) -> list[str]:
-    """Fan-outs of that time or before that are still under way."""
+    """Fan-outs of what was accepted before `end_ms` that are not done, the oldest first."""
     return list(conn.execute(_fanouts, {"app": app_id, "end": end_ms, "count": limit}).scalars().all())

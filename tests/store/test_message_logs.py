@@ -13,6 +13,7 @@ from house import House
 from relay import message_logs
 from relay.cli.logs import Wrong, check
 from relay.errors import Conflict, Missing
+from relay.inbox import fanout, send
 from relay.message_logs import CLOSED_AFTER_MS, HOUR_MS, MessageLogs, hour_text, start_of
 from relay.store.engine import Engine
 
@@ -125,6 +126,25 @@ async def test_a_fan_out_that_still_goes_on_is_named(house: House, logs: Message
     sent = await house.send("ann", deliver_ms=house.clock.now_ms() + 1)
     house.clock.forward(ms=2 * HOUR_MS)
     assert read(await logs.log("shop", hour))[-1]["trailer"]["fanouts"] == [sent.job]
+
+
+async def test_a_fan_out_that_has_begun_is_named_by_the_hour_in_which_it_was_accepted(
+    house: House, logs: MessageLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (send, fanout):
+        monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
+    hour = hour_text(house.clock.now_ms())
+    sent = await house.send("ann", "bob", "cid", "dee", "eve")
+    house.clock.forward(ms=2 * HOUR_MS)
+    later = await house.send("ann", "bob", "cid")
+    assert await house.inbox.fan_out()  # one part, now
+    assert read(await logs.log("shop", hour))[-1]["trailer"]["fanouts"] == [sent.job]
+    assert later.job is not None
+    while await house.inbox.fan_out():
+        pass
+    house.clock.forward(ms=2 * HOUR_MS)
+    after = hour_text(house.clock.now_ms() - 2 * HOUR_MS)
+    assert read(await logs.log("shop", after))[-1]["trailer"]["fanouts"] == []
 
 
 @pytest.mark.parametrize("text", ["", "2026-05-03", "2026-05-03T24", "2026-5-3T9", "../x", "2026-05-03T09:00"])

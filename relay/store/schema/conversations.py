@@ -75,6 +75,7 @@ fanout_job = table(
     int_("upto_seq", null=True),
     text_("options"),  # JSON: what the message's row does not say of its send
     text_("next_user"),  # the last one that is done
+    int_("accepted_ms"),  # when it was made
     int_("due_ms"),
     int_("tries", default=0),  # processes that have begun with it soon after their start
     key=("app_id", "job_id"),

@@ -318,6 +318,7 @@ def upgrade() -> None:
         sa.Column("upto_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("options", sa.Text(), nullable=False),
         sa.Column("next_user", sa.Text(), nullable=False),
+        sa.Column("accepted_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("due_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column(
             "tries", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), server_default=sa.text("0"), nullable=False
