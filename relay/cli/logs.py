@@ -71,6 +71,9 @@ async def _pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> int
                 except Wrong as wrong:
                     click.echo(f"{path}: {wrong}", err=True)
                     worst = EX_DATAERR
+    except Wrong as wrong:
+        click.echo(f"{url}/v1/logs: {wrong}", err=True)
+        return EX_DATAERR
     except (aiohttp.ClientError, TimeoutError) as error:
         click.echo(f"The relay at {url} does not answer ({type(error).__name__}); what there is, is kept.", err=True)
         return EX_UNAVAILABLE
@@ -81,7 +84,10 @@ async def _listed(http: aiohttp.ClientSession, url: str) -> list[str]:
     async with http.get(f"{url}/v1/logs") as answer:
         if answer.status != 200:
             raise Wrong(await _refusal(answer))
-        return [one["hour"] for one in (await answer.json())["logs"]]
+        try:
+            return [one["hour"] for one in (await answer.json())["logs"]]
+        except (ValueError, KeyError, TypeError):
+            raise Wrong("is no list of logs") from None
 
 
 async def _one(http: aiohttp.ClientSession, url: str, path: Path) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """`relay logs pull` against a relay: whole files, checked; what was cut off goes on; what is damaged is not taken."""
 
+import asyncio
 import gzip
 import hashlib
 import json
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from click.testing import CliRunner
 
-from relay.cli import logs
+from relay.cli import logs, main
 
 HOUR = "2026-05-03T09"
 
@@ -80,3 +82,26 @@ async def test_an_hour_that_is_refused_is_said_and_the_others_come(source: tuple
     _, url = source
     assert await logs._pull(("2020-01-01T00", HOUR), tmp_path / "to", url, "k") == 65
     assert [path.name for path in (tmp_path / "to").iterdir()] == [f"{HOUR}.ndjson.gz"]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (401, {"code": "unauthenticated", "detail": "This API key is not known."}, "This API key is not known."),
+        (200, {"page": []}, "is no list of logs"),
+        (200, [], "is no list of logs"),
+    ],
+)
+async def test_a_list_that_is_refused_or_none_is_said_in_a_line(
+    tmp_path: Path, status: int, answer: object, said: str
+) -> None:
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response(answer, status=status)
+
+    app = web.Application()
+    app.router.add_get("/v1/logs", listed)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        command = ["logs", "pull", "--url", url, "--key", "wrong", "--to", str(tmp_path / "to")]
+        done = await asyncio.to_thread(CliRunner().invoke, main, command)
+    assert (done.exit_code, done.output) == (65, f"{url}/v1/logs: {said}\n")
