@@ -259,6 +259,7 @@ class Relay:
             witness=set_back.witness,
             dormant_ms=policy.dormant_ms,
             gone_ms=policy.gone_ms,
+            history_ms=policy.history_ms,
             prune_events=self.webhooks.tidy,
             prune_logs=self.logs.prune,
             was_set_back=set_back.check,

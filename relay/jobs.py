@@ -51,6 +51,7 @@ class Chores:
     witness: meta.WitnessFile | None
     dormant_ms: int
     gone_ms: int
+    history_ms: int
     prune_events: Callable[[], Awaitable[object]]
     prune_logs: Callable[[], Awaitable[object]] = _nothing
     look_at_credentials: Callable[[], Awaitable[object]] = _nothing
@@ -164,13 +165,15 @@ class Chores:
                 log.error("app_version.suspect", app=app_id, version=one.version, count=one.upgrades, bad=one.bad)
 
     async def forget(self) -> None:
-        """Records whose time is over: keys, tickets, tokens, nodes, messages nobody can ask for, old events."""
+        """What is over: keys, tickets, tokens, nodes, what messages said, messages nobody can ask for, old events."""
         await self.engine.write(message_rows.forget_keys)
         await self.engine.write(tokens.forget)
         await self.engine.write(meta.forget_nodes)
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
-            while await self.engine.write(partial(_forget_messages, app_id)):
+            while await self.engine.write(partial(_forget_messages, app_id, self.history_ms)):
                 pass
+        while await self.engine.write(message_rows.forget_content):
+            pass
         await self.prune_events()
         await self.prune_logs()
 
@@ -219,8 +222,8 @@ def _imbalances(users: Sequence[UserKey], conn: Conn, now_ms: int) -> dict[Imbal
     return audit.imbalances(conn, now_ms, users)
 
 
-def _forget_messages(app_id: str, conn: Conn, now_ms: int) -> bool:
-    return message_rows.forget_messages(conn, now_ms, app_id)
+def _forget_messages(app_id: str, history_ms: int, conn: Conn, now_ms: int) -> bool:
+    return message_rows.forget_messages(conn, now_ms, app_id, history_ms=history_ms)
 
 
 async def _calmly(chore: Callable[[], Awaitable[None]]) -> None:

@@ -309,5 +309,6 @@ class Policy:
     upgrade_verify_ms: int = 86_400_000
     dormant_ms: int = 30 * 86_400_000
     gone_ms: int = 180 * 86_400_000
+    history_ms: int = 36 * 86_400_000
     devices_max: int = 20
     origins: tuple[str, ...] = ()

@@ -227,6 +227,7 @@ class Retention(Section):
     dormant_d: int = Field(30, ge=1, le=3650)
     gone_d: int = Field(180, ge=1, le=3650, description="a whole number from 1 to 3650, and above dormant_d")
     event_d: int = Field(30, ge=1, le=3650)
+    history_d: int = Field(36, ge=0, le=3650)
     log_d: int = Field(3, ge=1, le=7)
     upgrade_pin_d: int = Field(7, ge=1, le=90)
     upgrade_verify_h: int = Field(24, ge=1, le=720)
@@ -348,6 +349,7 @@ class Settings(Section):
             upgrade_verify_ms=_ms(retention.upgrade_verify_h * 3600),
             dormant_ms=_ms(retention.dormant_d * DAY_S),
             gone_ms=_ms(retention.gone_d * DAY_S),
+            history_ms=_ms(retention.history_d * DAY_S),
             devices_max=self.limits.devices_per_user,
             origins=self.server.allowed_origins,
         )

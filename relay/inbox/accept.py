@@ -346,6 +346,9 @@ class Batch:
             "accepted_ms": self.now_ms,
             "deliver_ms": send.deliver_ms,
             "expires_ms": expires_ms,
+            "content_until_ms": message_rows.content_until_ms(
+                self.now_ms, expires_ms, history_ms=self.policy_of(send.app_id).history_ms
+            ),
         }
 
     def _job_row(self, send: Send, seq: int | None) -> dict[str, Any]:

@@ -109,7 +109,38 @@ def forget_keys(conn: Connection, now_ms: int) -> int:
     return conn.execute(_forget_keys, {"now": now_ms}).rowcount
 
 
+LIFE_MS_MAX = 28 * 86_400_000
+MESSAGE_KEPT_MS = 8 * 86_400_000  # after its life: longer than any idempotency record and the replay window
+ROW_KEPT_MS = LIFE_MS_MAX + MESSAGE_KEPT_MS
+
+
+def content_until_ms(accepted_ms: int, expires_ms: int, *, history_ms: int) -> int | None:
+    """When a message's content goes, if that is before its row goes: not before it expires, nor while history keeps it."""
+    return max(expires_ms, accepted_ms + history_ms) if history_ms < ROW_KEPT_MS else None
+
+
 _FORGET = 500
+_content_over = (
+    select(m.app_id, m.message_id)
+    .where(m.content_until_ms <= bindparam("now"))
+    .order_by(m.content_until_ms, m.app_id, m.message_id)
+    .limit(_FORGET)
+)
+_forget_content = (
+    update(message)
+    .where(m.app_id == bindparam("app"), m.message_id == bindparam("id"))
+    .values(body=None, fallback=None, push=None, push_held=None, content_until_ms=None)
+)
+
+
+def forget_content(conn: Connection, now_ms: int) -> bool:
+    """Blanks what messages said whose time in the history is over; gives whether there may be more."""
+    rows = conn.execute(_content_over, {"now": now_ms}).all()
+    if rows:
+        conn.execute(_forget_content, [{"app": row.app_id, "id": row.message_id} for row in rows])
+    return len(rows) == _FORGET
+
+
 _forgettable = (
     select(m.message_id, m.expires_ms)
     .where(m.app_id == bindparam("app"), m.message_id < bindparam("older"), m.expires_ms <= bindparam("before"))
@@ -117,16 +148,14 @@ _forgettable = (
     .limit(_FORGET)
 )
 _forget_message = delete(message).where(m.app_id == bindparam("app"), m.message_id == bindparam("id"))
-LIFE_MS_MAX = 28 * 86_400_000
-MESSAGE_KEPT_MS = 8 * 86_400_000  # after its life: longer than any idempotency record and the replay window
 
 
-def forget_messages(conn: Connection, now_ms: int, app_id: str) -> bool:
+def forget_messages(conn: Connection, now_ms: int, app_id: str, *, history_ms: int) -> bool:
     """Removes messages long after their end; gives whether there may be more.
 
     Ids begin with the time, so the oldest are found by their key and need no index of their own.
     """
-    older = message_id(now_ms - LIFE_MS_MAX - MESSAGE_KEPT_MS, 0)
+    older = message_id(now_ms - max(ROW_KEPT_MS, history_ms), 0)
     params = {"app": app_id, "older": older, "before": now_ms - MESSAGE_KEPT_MS}
     rows = conn.execute(_forgettable, params).all()
     if rows:

@@ -173,6 +173,7 @@ class Node:
             witness=None,
             dormant_ms=policy.dormant_ms,
             gone_ms=policy.gone_ms,
+            history_ms=policy.history_ms,
             prune_events=self.webhooks.tidy,
         )
 

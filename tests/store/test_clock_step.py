@@ -27,6 +27,7 @@ async def test_a_jump_of_the_clock_is_an_event_once(house: House) -> None:
         witness=None,
         dormant_ms=1,
         gone_ms=2,
+        history_ms=0,
         prune_events=nothing,
         step_ms=lambda: step_ms[0],
     )

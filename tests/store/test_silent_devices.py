@@ -37,6 +37,7 @@ def chores(house: House) -> Chores:
         witness=None,
         dormant_ms=house.policy.dormant_ms,
         gone_ms=house.policy.gone_ms,
+        history_ms=house.policy.history_ms,
         prune_events=nothing,
     )
 

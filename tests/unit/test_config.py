@@ -138,6 +138,7 @@ def test_every_setting_of_the_policy_can_be_set(file: Path) -> None:
         replay_window_d = 1
         dormant_d = 1
         gone_d = 2
+        history_d = 1
         upgrade_pin_d = 1
         upgrade_verify_h = 1
         shared_d = 1

@@ -47,9 +47,16 @@ message = table(
     int_("accepted_ms"),
     int_("deliver_ms", null=True),  # not before then: it waits in `fanout_job`, and has no numbers yet
     int_("expires_ms"),
+    int_("content_until_ms", null=True),  # then its content goes; null: with its row, or it has gone
     key=("app_id", "message_id"),
 )
 Index("message_by_age", message.c.app_id, message.c.accepted_ms, message.c.message_id)
+Index(
+    "message_content",
+    message.c.content_until_ms,
+    sqlite_where=text("content_until_ms IS NOT NULL"),
+    postgresql_where=text("content_until_ms IS NOT NULL"),
+)
 inbox_entry = table(
     "inbox_entry",
     text_("app_id"),

@@ -488,10 +488,19 @@ def upgrade() -> None:
         sa.Column("accepted_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("deliver_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("content_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "message_id"),
         sqlite_strict=True,
     )
     op.create_index("message_by_age", "message", ["app_id", "accepted_ms", "message_id"], unique=False)
+    op.create_index(
+        "message_content",
+        "message",
+        ["content_until_ms"],
+        unique=False,
+        sqlite_where=sa.text("content_until_ms IS NOT NULL"),
+        postgresql_where=sa.text("content_until_ms IS NOT NULL"),
+    )
     op.create_table(
         "node",
         sa.Column("node_id", sa.Text(), nullable=False),
@@ -683,6 +692,12 @@ def downgrade() -> None:
     op.drop_table("push_receipt")
     op.drop_table("push_attempt")
     op.drop_table("node")
+    op.drop_index(
+        "message_content",
+        table_name="message",
+        sqlite_where=sa.text("content_until_ms IS NOT NULL"),
+        postgresql_where=sa.text("content_until_ms IS NOT NULL"),
+    )
     op.drop_index("message_by_age", table_name="message")
     op.drop_table("message")
     op.drop_index(
