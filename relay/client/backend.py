@@ -98,7 +98,7 @@ class Backend:
     async def change_group(
         self, group: str, *, add: Sequence[str] = (), remove: Sequence[str] = (), **fields: Any
     ) -> Json:
-        """Adds and removes members; makes the group with the first. `fields`: type (`ultra`), notify, if_version, …"""
+        """Adds and removes members; makes the group with the first. `fields`: type (`ultra`), notify."""
         body: Json = {"add": list(add), "remove": list(remove)} | fields
         return await self._json("PUT", _group(group), {name: value for name, value in body.items() if value != []})
 

@@ -44,3 +44,8 @@ def test_what_is_called_open_is_not_tested_under_its_number() -> None:
         f"FLT-{n}" for n in re.findall(r"_flt_(\d+)", names)
     }
     assert not [row for row in found if ROWS.get(row, "").startswith("open: ")]
+
+
+def test_the_page_on_reliability_counts_the_simulations_faults_right() -> None:
+    page = (TESTS.parent / "config" / "docs" / "reliability.md").read_text()
+    assert f"and {len(KINDS)} kinds of faults" in page
