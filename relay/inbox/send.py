@@ -13,6 +13,8 @@ from relay.store.timelines import ULTRA
 
 AT_ONCE_MAX = 200  # receivers in one transaction; more get it by a job
 ZERO_TTL_MS = 30_000  # `ttl_s: 0` = now or never
+MESSAGE_BYTES = 1024  # its rows and their places in indexes, about
+RECEIVER_BYTES = 256
 
 
 class Send(Struct, frozen=True, kw_only=True):
@@ -61,6 +63,12 @@ class Send(Struct, frozen=True, kw_only=True):
     def waits(self) -> bool:
         """Whether its receivers get it by a job of its own, later or in parts."""
         return self.deliver_ms is not None or len(self.users) > AT_ONCE_MAX
+
+    @property
+    def stored_bytes(self) -> int:
+        """What accepting it writes, about: for the bounds of the writer's queue and of its commits."""
+        texts = sum(len(text.encode()) for text in (self.body, self.push, self.push_held, self.fallback) if text)
+        return texts + MESSAGE_BYTES + RECEIVER_BYTES * len(self.users)
 
 
 class Recipient(NamedTuple):

@@ -136,7 +136,7 @@ class InboxService:
         self.room.for_sends()
         self.shedding.admit(PRIORITIES[send.priority])
         self.quota.admit(send.app_id)
-        accepted: Accepted = await self.engine.write_batched(self._accept, send, is_send=True)
+        accepted: Accepted = await self.engine.write_batched(self._accept, send, is_send=True, size=send.stored_bytes)
         self._told(send.app_id, [accepted])
         return accepted
 
@@ -147,7 +147,9 @@ class InboxService:
         app_id = sends[0].app_id
         self.quota.admit(app_id)
         results: list[Accepted | Exception] = await self.engine.write(
-            lambda conn, now_ms: accept(conn, now_ms, sends, self.policy_of, self.new_epoch), is_send=True
+            lambda conn, now_ms: accept(conn, now_ms, sends, self.policy_of, self.new_epoch),
+            is_send=True,
+            size=sum(send.stored_bytes for send in sends),
         )
         self._told(app_id, [one for one in results if isinstance(one, Accepted)])
         return results

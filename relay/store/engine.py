@@ -25,6 +25,7 @@ I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
 GROUP_MAX = 256  # pieces of work in one commit
+GROUP_BYTES = 4 * 1024 * 1024  # ... and what they store (safety DUR-7)
 
 Work = Callable[[Connection, int], T]
 Batch = Callable[[Connection, int, list[I]], Sequence[R | Exception]]
@@ -49,14 +50,15 @@ class NoWatch:
 class Engine(Protocol):
     """Runs store functions."""
 
-    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+    async def write(self, work: Work[T], *, is_send: bool = False, size: int = 0) -> T:
         """Runs `work` in a transaction and returns its value after the COMMIT.
 
-        What is a send waits behind all else, and is refused first.
+        What is a send waits behind all else, and is refused first. `size` is what it stores, about, in bytes: it bounds
+        what waits and what goes into one commit. Work that stores little has none.
         """
         ...
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         """As `write`, for work that takes many items at once: whatever waits for the same `work` shares one call.
 
         `work` gives a value or an exception per item. If it raises, its items are run again one by one.
@@ -99,6 +101,7 @@ class Job:
     batched: bool
     future: "asyncio.Future[Any]"
     is_send: bool = False
+    size: int = 0  # bytes
 
 
 def settle_futures(outcomes: Sequence[tuple["asyncio.Future[Any]", Any]]) -> None:

@@ -28,10 +28,10 @@ class InlineEngine:
     dangers: tuple[str, ...] = ()
     trusted: bool = True
 
-    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+    async def write(self, work: Work[T], *, is_send: bool = False, size: int = 0) -> T:
         return cast(T, self._run(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future())))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         return cast(R, self._run(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future())))
 
     def _run(self, job: Job) -> Any:

@@ -7,7 +7,6 @@ deadlocks repeat the whole transaction, and so does a connection that broke befo
 import asyncio
 import contextlib
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -18,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relay.clock import Clock, StoreClock
 from relay.errors import Problem, Unavailable
-from relay.store.engine import GROUP_MAX, Batch, Job, NoWatch, Watch, Work, run_group, settle_futures
+from relay.store.engine import Batch, Job, NoWatch, Watch, Work, run_group, settle_futures
 from relay.store.lanes import Lanes
 from relay.store.postgres_errors import (
     RACED,
@@ -250,13 +249,13 @@ class PostgresEngine:
     def fill(self) -> float:
         return self._waiting.fill()
 
-    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+    async def write(self, work: Work[T], *, is_send: bool = False, size: int = 0) -> T:
         future = asyncio.get_running_loop().create_future()
-        return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send)))
+        return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send, size=size)))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         future = asyncio.get_running_loop().create_future()
-        return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send)))
+        return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send, size=size)))
 
     async def _put(self, job: Job) -> Any:
         if self._closed:
@@ -277,23 +276,11 @@ class PostgresEngine:
                 if self._closed:
                     return
                 continue  # taken along by another worker's batch
-            group = self._take()
+            group = self._waiting.take_alike()
             began = loop.time()
             outcomes = await self._outcomes(group)
             self._watch.committed(len(group), loop.time() - began)
             settle_futures(list(zip((job.future for job in group), outcomes, strict=True)))
-
-    def _take(self) -> list[Job]:
-        waiting = self._waiting.turn()
-        first = waiting.popleft()
-        if not first.batched:
-            return [first]
-        group, rest = [first], deque[Job]()
-        while waiting and len(group) < GROUP_MAX:
-            job = waiting.popleft()
-            (group if job.batched and job.work == first.work else rest).append(job)
-        waiting.extendleft(reversed(rest))
-        return group
 
     async def _outcomes(self, group: list[Job]) -> list[Any]:
         """What each job came to; never raises, so that a worker lives as long as the engine."""

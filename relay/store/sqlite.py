@@ -108,13 +108,13 @@ class SqliteEngine:
     def fill(self) -> float:
         return self._lanes.fill()
 
-    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+    async def write(self, work: Work[T], *, is_send: bool = False, size: int = 0) -> T:
         future = asyncio.get_running_loop().create_future()
-        return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send)))
+        return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send, size=size)))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         future = asyncio.get_running_loop().create_future()
-        return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send)))
+        return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send, size=size)))
 
     async def _put(self, job: Job) -> Any:
         self._check_open()

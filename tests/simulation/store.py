@@ -113,10 +113,10 @@ class NodeEngine:
     def failed(self) -> bool:
         return self._failed
 
-    async def write(self, work: Work[T], *, is_send: bool = False) -> T:
+    async def write(self, work: Work[T], *, is_send: bool = False, size: int = 0) -> T:
         return cast(T, await self._put(work, None, batched=False))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False) -> R:
+    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         return cast(R, await self._put(work, item, batched=True))
 
     async def _put(self, work: Any, item: Any, *, batched: bool) -> Any:

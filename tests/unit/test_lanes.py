@@ -1,4 +1,4 @@
-"""Who is served first by a writer that has more to do than it can, and who is refused (safety OVL-4)."""
+"""Who is served first by a writer that has more to do than it can, and who is refused (safety DUR-7, OVL-4)."""
 
 from typing import Any, cast
 
@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import Unavailable
-from relay.store.engine import GROUP_MAX, Job
-from relay.store.lanes import OTHERS_MAX, SENDS_MAX, Lanes
+from relay.store.engine import GROUP_BYTES, GROUP_MAX, Job
+from relay.store.lanes import LANE_BYTES, OTHERS_MAX, SENDS_MAX, Lanes
 
 NOBODY = cast(Any, None)
 
 
-def job(name: object, *, is_send: bool) -> Job:
-    return Job(None, name, batched=True, future=NOBODY, is_send=is_send)
+def job(name: object, *, is_send: bool, work: object = None, batched: bool = True, size: int = 0) -> Job:
+    return Job(work, name, batched=batched, future=NOBODY, is_send=is_send, size=size)
 
 
 def filled(sends: int, others: int) -> Lanes:
@@ -65,9 +65,60 @@ def test_the_other_lane_has_its_bound_too() -> None:
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_a_worker_that_takes_one_at_a_time_serves_both(sends: int, others: int) -> None:
     """PostgreSQL's: of four turns one is a send's."""
-    lanes, taken = filled(sends, others), list[bool]()
+    lanes, taken = Lanes(), list[bool]()
+    for number in range(sends + others):
+        lanes.put(job(number, is_send=number < sends, batched=False))
     while len(lanes):
-        taken.append(lanes.turn().popleft().is_send)
+        taken += [one.is_send for one in lanes.take_alike()]
     both = min(sends * 4, others * 4 // 3)  # so long both lanes wait
     assert taken[:both].count(True) == both // 4
     assert len(taken) == sends + others
+
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize("takes", [Lanes.take, Lanes.take_alike])
+@given(sizes=st.lists(st.integers(0, 5 * MIB), max_size=30))
+def test_a_commit_ends_before_four_mib_and_what_is_larger_goes_alone(takes: Any, sizes: list[int]) -> None:
+    lanes, taken = Lanes(), list[int]()
+    for number, size in enumerate(sizes):
+        if sum(sizes[: number + 1]) > LANE_BYTES:
+            break
+        lanes.put(job(number, is_send=True, size=size))
+    waiting = len(lanes)
+    while len(lanes):
+        group = takes(lanes)
+        assert len(group) == 1 or sum(one.size for one in group) <= GROUP_BYTES
+        taken += [one.item for one in group]
+    assert taken == list(range(waiting))
+
+
+def test_others_of_a_commit_leave_less_room_for_sends_in_bytes_too() -> None:
+    lanes = Lanes()
+    lanes.put(job("a send", is_send=True, size=2 * MIB))
+    lanes.put(job("another", is_send=False, size=3 * MIB))
+    assert [one.item for one in lanes.take()] == ["another"]
+    assert [one.item for one in lanes.take()] == ["a send"]
+
+
+@pytest.mark.parametrize("takes", [Lanes.take, Lanes.take_alike])
+def test_sends_of_more_than_64_mib_are_refused_until_some_are_taken(takes: Any) -> None:
+    lanes = Lanes()
+    for number in range(16):
+        lanes.put(job(number, is_send=True, size=4 * MIB))
+    assert lanes.fill() == 1
+    with pytest.raises(Unavailable) as refused:
+        lanes.put(job("one more", is_send=True, size=1))
+    assert refused.value.code == "overloaded"
+    lanes.put(job("an ack", is_send=False))
+    while not any(one.is_send for one in takes(lanes)):
+        pass
+    lanes.put(job("one more", is_send=True, size=4 * MIB))
+
+
+def test_a_worker_takes_together_what_is_for_the_same_work_and_leaves_the_rest_in_order() -> None:
+    lanes = Lanes()
+    for number, work in enumerate("abacba"):
+        lanes.put(job(number, is_send=False, work=work, batched=work != "c"))
+    assert [[one.item for one in lanes.take_alike()] for _ in range(3)] == [[0, 2, 5], [1, 4], [3]]
