@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
+from providers.endpoints import host_names
 from providers.guard import Exemption
 from relay.keys import Secret
 from relay.model import NotifyPolicy, Policy
@@ -54,6 +55,19 @@ def _network(given: Any) -> Any:
 
 def _exemption(text: str) -> str:
     Exemption.parse(text)
+    return text
+
+
+def _as_network(text: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(text)
+    except ValueError:
+        return None
+
+
+def _denied(text: str) -> str:
+    if _as_network(text) is None:
+        host_names((text,))
     return text
 
 
@@ -264,12 +278,26 @@ class Webhooks(Section):
     exempt: Annotated[tuple[Annotated[str, AfterValidator(_exemption)], ...], _LIST] = Field(
         (), description='a list of internal targets, each "HOST:PORT" or "NETWORK:PORT", several ports with commas'
     )
+    deny: Annotated[tuple[Annotated[str, AfterValidator(_denied)], ...], _LIST] = Field(
+        (), description='a list of names and networks, each like "relay.example" or "198.51.100.0/24"'
+    )
+    ports: Annotated[tuple[Annotated[int, _bounded(1, 65_535)], ...], _LIST] = Field(
+        (443,), description="a list of numbers from 1 to 65535"
+    )
     timeout_s: float = Field(15, ge=1, le=60)
     per_endpoint: int = Field(5, ge=1, le=100)
 
     @property
     def exemptions(self) -> tuple[Exemption, ...]:
         return tuple(Exemption.parse(text) for text in self.exempt)
+
+    @property
+    def names_denied(self) -> frozenset[str]:
+        return frozenset(text.lower() for text in self.deny if _as_network(text) is None)
+
+    @property
+    def networks_denied(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return tuple(net for net in map(_as_network, self.deny) if net is not None)
 
 
 class Log(Section):

@@ -1,7 +1,7 @@
 """From the settings to accounts: each with its provider, its transport and its terms."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from providers import loading
@@ -16,6 +16,7 @@ from relay.push.accounts import Account, Accounts, Terms
 from relay.push.calendar import Hours, offset, zone_named
 from relay.push.hosts import PerHost
 from relay.push.limits import Bucket
+from relay.push.own_networks import own_networks
 from relay.push.situation import Privacy
 from relay.push.together import Together
 
@@ -124,10 +125,18 @@ def _terms(account: Configured, *, fallback_after_s: float) -> Terms:
 def _guard(capabilities: Capabilities, config: ProviderConfig, settings: Settings) -> Guard | None:
     """What holds an account's calls back, if its URLs are not the vendor's own."""
     if isinstance(config, EndpointConfig):
-        return config.guard  # devices choose the URLs: what webhooks may call is none of their business
+        # Devices choose the URLs: what webhooks may call is none of their business.
+        return replace(config.guard, networks_denied=own_networks(settings.server.host))
     return webhook_guard(settings) if capabilities.guarded else None
 
 
 def webhook_guard(settings: Settings) -> Guard:
     """What webhooks, and accounts that call a URL of the operator's, may call."""
-    return Guard(exemptions=settings.webhooks.exemptions, allow_http=settings.webhooks.allow_http)
+    webhooks = settings.webhooks
+    return Guard(
+        exemptions=webhooks.exemptions,
+        allow_http=webhooks.allow_http,
+        ports=frozenset(webhooks.ports),
+        names_denied=webhooks.names_denied,
+        networks_denied=(*webhooks.networks_denied, *own_networks(settings.server.host)),
+    )

@@ -328,6 +328,9 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
         ("retention", "gone_d", "30", "above dormant_d"),
         ("retention", "dormant_d", "180", "gone_d: found 180; .* above dormant_d"),
         ("webhooks", "exempt", '["backend.internal"]', 'found "backend.internal"; must be a list of internal targets'),
+        ("webhooks", "deny", '["10.0.0.1/8"]', 'found "10.0.0.1/8"; must be a list of names and networks'),
+        ("webhooks", "deny", '["a host"]', 'found "a host"; must be a list of names and networks'),
+        ("webhooks", "ports", "[0]", "found 0; must be a list of numbers from 1 to 65535"),
         ("log", "format", '"xml"', 'must be "json" or "console"'),
     ],
 )
