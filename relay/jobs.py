@@ -168,6 +168,7 @@ class Chores:
         """What is over: keys, tickets, tokens, nodes, what messages said, messages nobody can ask for, old events."""
         await self.engine.write(message_rows.forget_keys)
         await self.engine.write(tokens.forget)
+        await self.engine.write(device_rows.forget_moves)
         await self.engine.write(meta.forget_nodes)
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
             while await self.engine.write(partial(_forget_messages, app_id, self.history_ms)):

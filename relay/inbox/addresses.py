@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from relay.inbox.locked import Locked
+from relay.inbox.reports import tell_device
 from relay.model import Address, Device, DeviceKey, UserKey
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store.engine import Conn
 
-TOMBSTONE_MS = 30 * 86_400_000
 UNPROVEN = "unproven"  # nothing is sent there before the device has answered a challenge
 
 
@@ -118,7 +118,11 @@ def _claim(
             device_rows.share_address(locked.conn, owner, account=account, token_hash=token_hash)
             continue
         lose_address(theirs, owner, account=account, token_hash=token_hash, state="taken")
-    device_rows.unbury_address(locked.conn, locked.key.app_id, account=account, token_hash=token_hash)
+        moves = device_rows.count_move(
+            locked.conn, locked.now_ms, locked.key.app_id, account=account, token_hash=token_hash
+        )
+        if other is not None:
+            tell_device(theirs, other, "device.token_moved", account=account, moves=moves)
     return "active", shared
 
 
@@ -141,14 +145,6 @@ def lose_address(locked: Locked, owner: DeviceKey, *, account: str, token_hash: 
 
 
 def drop_addresses(locked: Locked, device: Device) -> None:
-    """The device signs out: its tokens are remembered as buried, so that a late push finds nobody."""
-    for one in device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, []):
-        device_rows.bury_address(
-            locked.conn,
-            locked.key.app_id,
-            account=one.account,
-            token_hash=one.token_hash,
-            until_ms=locked.now_ms + TOMBSTONE_MS,
-        )
+    """The device signs out. A push that is on its way to it looks for its address before it leaves, and finds none."""
     device_rows.set_addresses(locked.conn, device.key, [])
     locked.put(replace(locked.devices[device.device_id], has_address=0))

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, or_, select, text, tuple_, update
 
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
-from relay.store.schema.devices import address, address_tombstone, device, device_ack, device_held
+from relay.store.schema.devices import address, address_move, device, device_ack, device_held
 from relay.store.sql import as_list, by_app, device_params, in_list, insert_missing, insert_rows, per_dialect
 
+MOVES_KEEP_MS = 86_400_000
 FIELDS = Device.__struct_fields__
 _columns = [device.c[name] for name in FIELDS]
 _STATES = {str(state): state for state in DeviceState}
@@ -358,24 +359,24 @@ def owners_of(conn: Connection, app_id: str, *, account: str, token_hash: bytes)
     return [DeviceKey(app_id, row.user_id, row.device_id) for row in rows]
 
 
-_bury = text(
-    "INSERT INTO address_tombstone (app_id, account, token_hash, until_ms) VALUES (:app, :of, :hash, :until) "
-    "ON CONFLICT (app_id, account, token_hash) DO UPDATE SET until_ms = excluded.until_ms"
+_move = text(
+    "INSERT INTO address_move (app_id, account, token_hash, since_ms, moves) VALUES (:app, :of, :hash, :now, 1) "
+    "ON CONFLICT (app_id, account, token_hash) DO UPDATE SET "
+    "moves = CASE WHEN address_move.since_ms > :day_ago THEN address_move.moves + 1 ELSE 1 END, "
+    "since_ms = CASE WHEN address_move.since_ms > :day_ago THEN address_move.since_ms ELSE :now END "
+    "RETURNING moves"
 )
 
 
-def bury_address(conn: Connection, app_id: str, *, account: str, token_hash: bytes, until_ms: int) -> None:
-    """Remembers that this token's owner signed out: a late push job finds no address."""
-    conn.execute(_bury, {"app": app_id, "of": account, "hash": token_hash, "until": until_ms})
+def count_move(conn: Connection, now_ms: int, app_id: str, *, account: str, token_hash: bytes) -> int:
+    """The token goes to another device: the how manieth time within a day of the first."""
+    params = {"app": app_id, "of": account, "hash": token_hash, "now": now_ms, "day_ago": now_ms - MOVES_KEEP_MS}
+    return int(conn.execute(_move, params).scalar_one())
 
 
-_unbury = delete(address_tombstone).where(
-    address_tombstone.c.app_id == bindparam("app"),
-    address_tombstone.c.account == bindparam("of"),
-    address_tombstone.c.token_hash == bindparam("hash"),
-)
+_forget_moves = delete(address_move).where(address_move.c.since_ms <= bindparam("day_ago"))
 
 
-def unbury_address(conn: Connection, app_id: str, *, account: str, token_hash: bytes) -> None:
-    """The token is alive: somebody has registered it again."""
-    conn.execute(_unbury, {"app": app_id, "of": account, "hash": token_hash})
+def forget_moves(conn: Connection, now_ms: int) -> None:
+    """Removes counts of moves whose day is over."""
+    conn.execute(_forget_moves, {"day_ago": now_ms - MOVES_KEEP_MS})

@@ -42,6 +42,7 @@ EVENT_TYPES: Final = frozenset(
         "device.online",
         "device.resync",
         "device.token_invalid",
+        "device.token_moved",
         "device.token_reuse",
         "device.unreachable",
         "device.upgrade_verified",

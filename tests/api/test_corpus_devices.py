@@ -128,6 +128,12 @@ async def test_b076_a_token_moves_to_its_newest_owner(face: Face) -> None:
     assert (await put(face, {"addresses": [ADDRESS | {"token": token}]}, user=other)).status == 200
     assert await addresses(face, other) == [("log", "active")]
     assert await addresses(face) == [("log", "taken")]
+    async with asyncio.timeout(20):
+        while face.user not in (told := await face.call("GET", "/v1/events?types=device.token_moved")).text:
+            await face.sync(wait=1)
+    (data,) = [one["data"] for one in told.json["events"] if one["data"]["user"] == face.user]
+    assert (data["device"], data["account"], data["moves"]) == ("phone", "log", 1)
+    assert token not in told.text
 
 
 # --- cursors ----------------------------------------------------------------------------------------------------------

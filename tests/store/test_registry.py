@@ -11,12 +11,14 @@ from typing import Any
 import law
 import pytest
 from house import FREE, House, address
+from sqlalchemy import text
 
 from providers.contract import Verdict
 from relay.errors import Conflict, Invalid, Missing, Throttled, Unauthenticated
 from relay.inbox.registry import ForeignWord, Registration, prove_address
 from relay.model import DeviceState, Facts, Policy
 from relay.push.limits import BRAKE_DEAD_MIN, Brake
+from relay.store import devices as device_rows
 from relay.store.engine import Engine
 
 POLICY = Policy(inbox_max=20, system_reserve=2, devices_max=3)
@@ -533,3 +535,37 @@ async def test_a_registration_that_is_refused_leaves_the_token_where_it_was(hous
     with pytest.raises(Invalid):
         await house.inbox.register(Registration(device=house.key("bob/d"), addresses=(address("t1"),)))
     assert await usable(house, "ann/phone")
+
+
+# --- §5: tokens that move ---------------------------------------------------------------------------------------------
+
+
+async def moves(house: House) -> list[tuple[str, int]]:
+    return [(data["user"], data["moves"]) for data in await types(house, "device.token_moved")]
+
+
+async def test_each_loss_of_a_token_is_told_of_and_which_one_of_the_day_it_is(house: House, clock: Any) -> None:
+    """§5: who lost it, and how often it moved: more than three times a day, and two installs fight over it."""
+    await house.register("bob/phone")
+    for name in ("bob/phone", "ann/phone", "bob/phone", "bob/phone", "ann/phone"):
+        await house.inbox.replace_addresses(house.key(name), [address("t1")])
+        clock.forward(s=60)
+    assert await moves(house) == [("ann", 1), ("bob", 2), ("ann", 3), ("bob", 4)]
+    clock.forward(s=86_400)
+    await house.inbox.replace_addresses(house.key("bob/phone"), [address("t1")])
+    assert (await moves(house))[-1] == ("ann", 1)
+
+
+async def test_what_a_token_did_is_forgotten_after_a_day(house: House, clock: Any) -> None:
+    await house.register("bob/phone", "t1")
+    rows = text("SELECT count(*) FROM address_move")
+    for hours, left in ((23, 1), (1, 0)):
+        clock.forward(s=hours * 3600)
+        await house.engine.write(device_rows.forget_moves)
+        assert await house.engine.read(lambda conn, _: conn.execute(rows).scalar_one()) == left
+
+
+async def test_a_token_that_two_users_of_one_install_share_does_not_move(house: House) -> None:
+    for name in ("bob/phone", "cat/phone"):
+        await house.register(name, "t2", install_id="install-1")
+    assert await moves(house) == []

@@ -97,14 +97,16 @@ Index(
     postgresql_where=text("shared = 0 AND state = 'active'"),
 )
 Index("address_by_token", address.c.app_id, address.c.account, address.c.token_hash)
-address_tombstone = table(
-    "address_tombstone",
+address_move = table(  # how often a token went from one device to another, within a day of the first time
+    "address_move",
     text_("app_id"),
     text_("account"),
     blob_("token_hash"),
-    int_("until_ms"),
+    int_("since_ms"),
+    int_("moves"),
     key=("app_id", "account", "token_hash"),
 )
+Index("address_move_by_age", address_move.c.since_ms)
 upgrade = table(
     "upgrade",
     text_("app_id"),

@@ -53,14 +53,16 @@ def upgrade() -> None:
         postgresql_where=sa.text("shared = 0 AND state = 'active'"),
     )
     op.create_table(
-        "address_tombstone",
+        "address_move",
         sa.Column("app_id", sa.Text(), nullable=False),
         sa.Column("account", sa.Text(), nullable=False),
         sa.Column("token_hash", sa.LargeBinary(), nullable=False),
-        sa.Column("until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("since_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("moves", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "account", "token_hash"),
         sqlite_strict=True,
     )
+    op.create_index("address_move_by_age", "address_move", ["since_ms"], unique=False)
     op.create_table(
         "api_key",
         sa.Column("app_id", sa.Text(), nullable=False),
@@ -777,7 +779,8 @@ def downgrade() -> None:
     op.drop_table("app")
     op.drop_index("api_key_by_id", table_name="api_key")
     op.drop_table("api_key")
-    op.drop_table("address_tombstone")
+    op.drop_index("address_move_by_age", table_name="address_move")
+    op.drop_table("address_move")
     op.drop_index("address_by_token", table_name="address")
     op.drop_index(
         "address_owner",
