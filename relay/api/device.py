@@ -134,7 +134,7 @@ class DeviceApi:
 
     async def _waited(self, call: Call, look: Callable[[], Awaitable[Reading]]) -> Reading:
         """Register, read, wait, read: what comes in between is not missed (protocol 8.4). Raises Unauthenticated."""
-        self.shedding.admit(Shed.WAITS)
+        self.door.check_wait()
         key = _key(call)
         with self.hub.waiting(key, _credential(call.principal)) as wait:
             reading = await look()
@@ -211,6 +211,10 @@ class DeviceApi:
     async def socket(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/device/ws`: checks who may come in, then hands over to the session."""
         self._check_upgrade(request)
+        with self.door.opened_from(request.remote):
+            return await self._serve(request)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
         bearer, protocols = await self._who(request)
         ws = web.WebSocketResponse(
             protocols=protocols,

@@ -1,18 +1,24 @@
-"""Who may open a connection that lasts: one check for sockets and event streams (safety SEC-17); and how many devices may
-shake hands in a second, so that the others come back little by little (protocol 6.6)."""
+"""Who may open a connection that lasts: one check for sockets and event streams (safety SEC-17), and long-polls; and how many
+devices may shake hands in a second, so that the others come back little by little (protocol 6.6)."""
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from relay.api.limits import network_of
 from relay.clock import Clock
-from relay.errors import Crowded, Forbidden, Throttled
+from relay.errors import Crowded, Forbidden, Throttled, Unavailable
 from relay.model import DeviceKey
 from relay.push.limits import Bucket
 from relay.realtime.hub import Hub
 from relay.shedding import Shed, Shedding
 
 PER_DEVICE_MAX = 3
+PER_ADDRESS_MAX = 200
 CONNECTIONS_MAX = 20_000
 HANDSHAKES_PER_S = 500
+WAITS_MAX = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +29,11 @@ class Door:
     clock: Clock
     origins: tuple[str, ...] = ()
     connections_max: int = CONNECTIONS_MAX
+    per_address_max: int = PER_ADDRESS_MAX
+    waits_max: int = WAITS_MAX
     shedding: Shedding = field(default_factory=Shedding)
     handshakes: Bucket = field(default_factory=lambda: Bucket(HANDSHAKES_PER_S, HANDSHAKES_PER_S))
+    _here: Counter[str] = field(default_factory=Counter)  # connections, by address; also those that have not said hello
 
     def check_origin(self, origin: str | None) -> None:
         """Raises Forbidden."""
@@ -41,6 +50,29 @@ class Door:
             raise Crowded("The relay has more to do than it can; try again later.")
         if not self.handshakes.available(self.clock.monotonic_ms()):
             raise _too_many()
+
+    @contextmanager
+    def opened_from(self, remote: str | None) -> Iterator[None]:
+        """Counts a connection from this address (of IPv6, this /64) until the end of the block. Raises Throttled."""
+        network = network_of(remote)
+        if self._here[network] >= self.per_address_max:
+            raise Throttled(
+                "Your address has too many connections; close some. If it is a proxy's, name it in server.trusted_proxies.",
+                retry_after_s=10,
+            )
+        self._here[network] += 1
+        try:
+            yield
+        finally:
+            self._here[network] -= 1
+            if not self._here[network]:
+                del self._here[network]
+
+    def check_wait(self) -> None:
+        """May another long-poll wait? Raises Unavailable."""
+        if self.hub.waits >= self.waits_max:
+            raise Unavailable("This node has all the long-polls it can take; ask without `wait`.", retry_after_s=5)
+        self.shedding.admit(Shed.WAITS)
 
     def check_count(self, device: DeviceKey) -> None:
         """Raises Throttled."""

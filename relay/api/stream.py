@@ -40,6 +40,10 @@ class StreamApi:
         origin = request.headers.get(hdrs.ORIGIN)
         self.door.check_origin(origin)
         self.door.check_room()
+        with self.door.opened_from(request.remote):
+            return await self._serve(request, origin)
+
+    async def _serve(self, request: web.Request, origin: str | None) -> web.StreamResponse:
         bearer = await self._who(request, origin)
         device = bearer.device_key
         assert device is not None

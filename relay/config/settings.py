@@ -269,6 +269,8 @@ class Limits(Section):
     device_sends_burst: int = Field(50, ge=1, le=10_000)
     handshakes_per_s: int = Field(500, ge=1, le=100_000)  # of all devices with this node
     sockets_per_node: int = Field(20_000, ge=1, le=100_000)
+    sockets_per_address: int = Field(200, ge=1, le=100_000)
+    waits_per_node: int = Field(20_000, ge=1, le=100_000)
     body_bytes: int = Field(128 * 1024, ge=1024, le=256 * 1024)
     batch_bytes: int = Field(1024 * 1024, ge=1024, le=4 * 1024 * 1024)
 

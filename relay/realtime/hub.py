@@ -134,15 +134,11 @@ class Hub:
         self._timeline_heads = timeline_heads
         self._readers: defaultdict[TimelineKey, dict[Reader, None]] = defaultdict(dict)
         self._known_heads: dict[TimelineKey, int] = {}
+        self.waits = 0  # how many long-polls wait here
         self.draining = False
 
     def __len__(self) -> int:
         return sum(map(len, self._connections.values()))
-
-    @property
-    def waits(self) -> int:
-        """How many long-polls wait here."""
-        return len(self._all_waits())
 
     def all(self) -> list[Connection]:
         return [connection for some in self._connections.values() for connection in some]
@@ -176,9 +172,11 @@ class Hub:
         waits.append(wait)
         if len(waits) > WAITS_MAX:
             waits.pop(0).dismiss()
+        self.waits += 1
         try:
             yield wait
         finally:
+            self.waits -= 1
             if wait in waits:
                 waits.remove(wait)
             if not waits:

@@ -92,6 +92,8 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
         clock=relay.clock,
         origins=tuple(settings.server.allowed_origins),
         connections_max=own.sockets_per_node,
+        per_address_max=own.sockets_per_address,
+        waits_max=own.waits_per_node,
         shedding=relay.shedding,
         handshakes=Bucket(own.handshakes_per_s, own.handshakes_per_s),
     )

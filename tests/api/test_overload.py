@@ -4,7 +4,7 @@ words and in numbers; who must always be heard is; and afterwards all is as befo
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -266,3 +266,55 @@ async def until_status(face: Face, priority: str, status: int) -> None:
             if done and sending.result().status == status:
                 return
             sending.cancel()
+
+
+async def test_so_many_connections_of_one_address_behind_our_proxy_and_other_addresses_have_theirs(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "RELAY_LIMITS__SOCKETS_PER_ADDRESS": "2",
+        "RELAY_SERVER__TRUSTED_PROXIES": '["127.0.0.1/32"]',
+    }
+    async with serving(tmp_path, settings) as face, AsyncExitStack() as open_ones:
+        tokens = iter([await face.device(device=f"d{n}") for n in range(8)])
+
+        async def open_from(address: str) -> aiohttp.ClientWebSocketResponse:
+            headers = {"Authorization": f"Bearer {next(tokens)}", "X-Forwarded-For": address}
+            dial = face.http.ws_connect(f"{face.of.url}/v1/device/ws", protocols=(SUBPROTOCOL,), headers=headers)
+            return await open_ones.enter_async_context(dial)
+
+        first = await open_from("2001:db8:0:1::1")  # says no hello: it takes its place all the same
+        await open_from("2001:db8:0:1:ffff::2")  # the same /64
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await open_from("2001:db8:0:1::3")
+        assert refused.value.status == 429
+        stream = await face.call(
+            "GET", "/v1/device/stream", token=next(tokens), headers={"X-Forwarded-For": "2001:db8:0:1::4"}
+        )
+        assert told_to_wait(stream, 429, "rate_limited", base_s=10)
+        assert "trusted_proxies" in stream.json["detail"]
+        await open_from("2001:db8:0:2::1")
+        await open_from("198.51.100.7")
+        await first.close()
+        async with asyncio.timeout(10):
+            while face.of.relay.gate.busy > 3:
+                await asyncio.sleep(0.01)  # noqa: TID251 - looks again
+        await open_from("2001:db8:0:1::5")
+        assert await face.still_serves()
+
+
+async def test_so_many_long_polls_and_who_comes_then_may_ask_without_waiting(tmp_path: Path) -> None:
+    async with serving(tmp_path, {"RELAY_LIMITS__WAITS_PER_NODE": "1"}) as face:
+        other = await face.device(device="d2")
+        for token in (face.token, other):
+            assert (await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=token)).status == 200
+        cursor = (await face.sync()).json["batches"][0]["cursor"]
+        waiting = asyncio.create_task(face.sync(cursor=cursor, wait=30))
+        async with asyncio.timeout(10):
+            while not face.of.relay.hub.waits:
+                await asyncio.sleep(0.01)  # noqa: TID251 - looks again
+        assert told_to_wait(await face.sync(token=other, wait=30), 503, "overloaded", base_s=5)
+        assert (await face.sync(token=other)).status == 200
+        message = await face.sent()
+        assert message in (await waiting).text
+        assert (await face.sync(token=other, wait=30)).status == 200
