@@ -287,7 +287,9 @@ class Relay:
             key_set.check_file(Path(given.keys))
             fetch = key_set.from_file(Path(given.keys))
         keys = key_set.KeySet(fetch, self.clock)
-        return SignedTokens(app_id=DEFAULT_APP, issuer=given.issuer, audience=given.audience, keys=keys)
+        return SignedTokens(
+            app_id=DEFAULT_APP, issuer=given.issuer, audience=given.audience, keys=keys, recreate=self.inbox.recreate
+        )
 
     async def _apps(self) -> dict[str, bytes]:
         secret = self.rng.randbytes(32)

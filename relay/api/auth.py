@@ -25,7 +25,7 @@ from relay.keys import KeyRing
 from relay.model import DeviceKey, DeviceState
 from relay.store import apps as rows
 from relay.store import devices as device_rows
-from relay.store import tokens
+from relay.store import meta, tokens
 from relay.store.engine import Conn, Engine
 from relay.store.gathered import Gathered
 
@@ -44,6 +44,7 @@ class SignedTokens:
     issuer: str
     audience: str
     keys: KeySet
+    recreate: Callable[[DeviceKey], Awaitable[bool]]  # the device, if it has no row; False: it is gone
 
 
 class Authenticator:
@@ -163,8 +164,14 @@ class Authenticator:
             text, key, issuer=signed.issuer, audience=signed.audience, now_ms=self._clock.now_ms()
         )
         device = DeviceKey(signed.app_id, claims.user_id, claims.device_id)
-        row = await self._engine.read(lambda conn, _: device_rows.device_row(conn, device))
-        if row is None or row.state is DeviceState.GONE:
+        row, set_back_ms = await self._engine.read(
+            lambda conn, _: (device_rows.device_row(conn, device), meta.set_back_ms(conn))
+        )
+        if row is None and set_back_ms is not None and claims.issued_ms < set_back_ms:
+            known = await signed.recreate(device)  # it may have been registered after what was restored (protocol 4.2)
+        else:
+            known = row is not None and row.state is not DeviceState.GONE
+        if not known:
             raise _refused()
         return Principal(
             app_id=signed.app_id,

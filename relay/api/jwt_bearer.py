@@ -1,7 +1,7 @@
 """Device tokens that an app's own login service signs, as JSON Web Tokens (safety SEC-4; RFC 7519, RFC 8725).
 
 They are off until the operator names an issuer and its key set. `sub` is the user, the claim `device` the device, which
-must be registered: a token of somebody else's making never makes a device.
+must be registered: a token of somebody else's making makes no device, but for one that was lost with a store set back.
 """
 
 import base64
@@ -39,6 +39,7 @@ class Claims:
 
     user_id: str
     device_id: str
+    issued_ms: int
     expires_ms: int
     credential_id: str  # of this very token; no secret
 
@@ -144,6 +145,7 @@ def verify(token: str, key: VerifyKey | None, *, issuer: str, audience: str, now
     return Claims(
         user_id=user_id,
         device_id=device_id,
+        issued_ms=int(issued_s * 1000),
         expires_ms=int((expires_s + LEEWAY_S) * 1000),
         credential_id="jwt_" + hashlib.sha256(token.encode()).hexdigest()[:24],
     )

@@ -34,6 +34,7 @@ class Registration:
     install_id: str | None = None
     replaces: str | None = None
     addresses: tuple[NewAddress, ...] | None = None
+    lost: bool = False  # with a store that was set back: it gets all that is kept, wherever others would begin
 
 
 def register(
@@ -76,11 +77,19 @@ def register(
     return locked.devices[device.device_id], new
 
 
+def recreate(conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> bool:
+    """Makes a device again whose row was lost when the store was set back (protocol 4.2). False if it is gone."""
+    row = device_rows.device_row(conn, key)
+    if row is None:
+        register(conn, now_ms, Registration(device=key, lost=True), policy_of, new_epoch)
+    return row is None or row.state is not DeviceState.GONE
+
+
 def _create(locked: Locked, one: Registration) -> Device:
     gone = device_rows.device_row(locked.conn, one.device)
     head = locked.head_seq
     told_seq = head  # what was sent before a device existed is synced, not notified
-    start_seq = _start(locked)
+    start_seq = locked.inbox.floor_seq if one.lost else _start(locked)
     predecessor = locked.devices.get(one.replaces) if one.replaces and one.replaces != one.device.device_id else None
     if predecessor is not None:
         start_seq = min(start_seq, inherited_from(locked, predecessor))

@@ -246,6 +246,13 @@ class InboxService:
         self._registered(one.device, one.addresses)
         return device, new
 
+    async def recreate(self, key: DeviceKey) -> bool:
+        """See `registry.recreate`."""
+        self.room.for_others()
+        return await self.engine.write(
+            lambda conn, now_ms: registry.recreate(conn, now_ms, key, self.policy_of, self.new_epoch)
+        )
+
     async def sign_out(self, key: DeviceKey) -> None:
         """Signs a device out. Its connections end with its tokens, which whoever watches these sees to."""
         await self.engine.write(lambda conn, now_ms: registry.sign_out(conn, now_ms, key, self.policy_of))

@@ -52,6 +52,12 @@ def epoch_since_ms(conn: Connection) -> int:
     return int(conn.execute(select(store_meta.c.epoch_since_ms)).scalar_one())
 
 
+def set_back_ms(conn: Connection) -> int | None:
+    """When the store was last found set back; None if it never was."""
+    row = conn.execute(select(store_meta.c.epoch_since_ms, store_meta.c.pruning_frozen_until_ms)).one()
+    return int(row.epoch_since_ms) if row.pruning_frozen_until_ms else None
+
+
 def begin_epoch(conn: Connection, now_ms: int, rng: random.Random) -> tuple[str, str]:
     """Numbers were lost: every cursor made before is void from here on, and nothing acked is pruned for a week.
 

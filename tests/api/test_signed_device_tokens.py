@@ -1,7 +1,8 @@
 """A device that comes with a token of the app's own login service, through the public faces."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from relay.clock import SystemClock
 from relay.config import load
 from relay.errors import ConfigError
 from relay.ids import system_rng
+from relay.store import rollback
 from relay.telemetry.metrics import Metrics
 
 ISSUER = "https://login.app.example"
@@ -28,8 +30,9 @@ def key_set() -> str:
     return json.dumps({"keys": [public | {"alg": "ES256", "kid": "k1"}]})
 
 
-def token(user: str = "ann", device: str = "phone") -> str:
-    now_s = CLOCK.now_ms() // 1000
+def token(user: str = "ann", device: str = "phone", *, issued_s: int = 0) -> str:
+    """`issued_s`: so long from now."""
+    now_s = CLOCK.now_ms() // 1000 + issued_s
     claims = {"iss": ISSUER, "aud": "push-relay", "sub": user, "device": device, "iat": now_s, "exp": now_s + 600}
     return jwt.encode(claims, KEY, algorithm="ES256", headers={"kid": "k1"})
 
@@ -39,6 +42,7 @@ class House:
     url: str
     key: str
     http: aiohttp.ClientSession
+    relay: Relay
 
     async def call(self, method: str, path: str, body: Any = None, *, by: str | None = None) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {by or self.key}"}
@@ -47,8 +51,10 @@ class House:
             return answer.status, json.loads(text) if text else None
 
 
-@pytest.fixture
-async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+@asynccontextmanager
+async def serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, str] | None = None
+) -> AsyncIterator[House]:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keys.json").write_text(key_set())
     environ = {
@@ -57,14 +63,20 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         "RELAY_DEVICE_JWT__ISSUER": ISSUER,
         "RELAY_DEVICE_JWT__KEYS": "keys.json",
     }
-    relay = Relay(load(None, environ), CLOCK, system_rng(), Metrics())
+    relay = Relay(load(None, environ | dict(more or {})), CLOCK, system_rng(), Metrics())
     first = await relay.open()
     assert first.api_key is not None
     async with relay.running(), aiohttp.ClientSession() as http:
-        house = House(f"http://127.0.0.1:{relay.port}", first.api_key, http)
+        house = House(f"http://127.0.0.1:{relay.port}", first.api_key, http, relay)
         assert (await house.call("PUT", "/v1/users/ann/devices/phone", {}))[0] in {200, 201}
         yield house
     await relay.close()
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    async with serving(tmp_path, monkeypatch) as one:
+        yield one
 
 
 async def test_a_registered_device_shakes_hands_and_reads_its_inbox(house: House) -> None:
@@ -116,3 +128,48 @@ async def test_a_key_set_that_cannot_serve_stops_the_start(
     with pytest.raises(ConfigError, match="device_jwt"):
         await relay.open()
     await relay.close()
+
+
+# --- after a restore (protocol 4.2) -----------------------------------------------------------------------------------
+
+
+async def set_back(house: House) -> None:
+    """As after `relay restore`: what was registered since the backup has no row."""
+    await house.relay.engine.write(lambda conn, now_ms: rollback.restored(conn, now_ms, system_rng(), at_ms=now_ms))
+
+
+async def test_a_token_from_before_a_restore_makes_its_lost_device_again_and_it_gets_what_is_kept(
+    house: House,
+) -> None:
+    await set_back(house)
+    for user in ("ann", "zoe"):  # of zoe not even the user is left
+        tablet = token(user, "tablet", issued_s=-30)
+        status, welcome = await house.call("PUT", "/v1/device", {"store": {"id": "s"}}, by=tablet)
+        assert status == 200, welcome
+        assert (await house.call("POST", "/v1/messages", {"to": {"users": [user]}, "body": "hello"}))[0] == 202
+        status, page = await house.call("GET", "/v1/device/sync", by=tablet)
+        assert status == 200
+        assert "hello" in [one["body"] for one in page["batches"][0]["entries"]]
+
+
+async def test_a_device_that_is_made_again_misses_nothing_where_new_ones_begin_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, monkeypatch, {"RELAY_APP__START": "now"}) as house:
+        await set_back(house)
+        assert (await house.call("POST", "/v1/messages", {"to": {"users": ["ann"]}, "body": "meanwhile"}))[0] == 202
+        _, page = await house.call("GET", "/v1/device/sync", by=token("ann", "tablet", issued_s=-30))
+        assert [one["body"] for one in page["batches"][0]["entries"]] == ["meanwhile"]
+
+
+async def test_a_token_from_after_the_restore_makes_no_device_and_no_token_brings_back_one_that_was_removed(
+    house: House,
+) -> None:
+    await set_back(house)
+    assert (await house.call("GET", "/v1/device/sync", by=token("ann", "tablet", issued_s=30)))[0] == 401
+    assert (await house.call("DELETE", "/v1/users/ann/devices/phone"))[0] in {200, 204}
+    assert (await house.call("GET", "/v1/device/sync", by=token("ann", "phone", issued_s=-30)))[0] == 401
+
+
+async def test_a_token_from_before_there_was_a_store_makes_no_device(house: House) -> None:
+    assert (await house.call("GET", "/v1/device/sync", by=token("ann", "tablet", issued_s=-500)))[0] == 401
