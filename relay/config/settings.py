@@ -136,7 +136,9 @@ class Store(Section):
     unsafe_storage: bool = False
     free_min_mib: int = Field(512, ge=0, le=1024 * 1024)
     free_min_percent: float = Field(5, ge=0, le=50)
-    readers: int = Field(2, ge=1, le=64)
+    readers: int = Field(
+        2, ge=1, le=4, description="a whole number from 1 to 4: more would keep SQLite from folding its log back"
+    )
     workers: int = Field(8, ge=1, le=64)
 
 
@@ -240,7 +242,12 @@ class Retention(Section):
     shared_tail: int = Field(200, ge=1, le=10_000)
     dormant_d: int = Field(30, ge=1, le=3650)
     gone_d: int = Field(180, ge=1, le=3650, description="a whole number from 1 to 3650, and above dormant_d")
-    event_d: int = Field(30, ge=1, le=3650)
+    event_d: int = Field(
+        30,
+        ge=30,
+        le=3650,
+        description="a whole number from 30 to 3650: what became of a message can be asked for a month",
+    )
     history_d: int = Field(36, ge=0, le=3650)
     log_d: int = Field(3, ge=1, le=7)
     upgrade_pin_d: int = Field(7, ge=1, le=90)

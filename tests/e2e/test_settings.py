@@ -145,7 +145,7 @@ async def test_a_lost_hint_heals_at_the_next_look(tmp_path: Path) -> None:
 
 
 async def test_events_are_kept_as_long_as_the_operator_wants(tmp_path: Path) -> None:
-    async with serving(tmp_path, RETENTION__EVENT_D="2") as served:
+    async with serving(tmp_path, RETENTION__EVENT_D="31") as served:
         await served.device()
         _, sent = await served.send("hi")
         assert (await served.call("DELETE", f"/v1/messages/{sent['id']}"))[0] == 200
@@ -156,10 +156,10 @@ async def test_events_are_kept_as_long_as_the_operator_wants(tmp_path: Path) -> 
         async with asyncio.timeout(10):
             while not await events():
                 await asyncio.sleep(0.05)  # noqa: TID251 - looks again
-        served.clock.added_ms = 2 * DAY_MS - 60_000
+        served.clock.added_ms = 31 * DAY_MS - 60_000
         await served.relay.webhooks.tidy()
         assert await events()
-        served.clock.added_ms = 2 * DAY_MS + 60_000
+        served.clock.added_ms = 31 * DAY_MS + 60_000
         await served.relay.webhooks.tidy()
         assert not await events()
 

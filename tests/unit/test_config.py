@@ -326,6 +326,8 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
         ("push", "knocks_s", '["1"]', 'found "1"; must be a list'),
         ("retention", "replay_window_d", "29", "from 1 to 28"),
         ("retention", "gone_d", "30", "above dormant_d"),
+        ("retention", "event_d", "29", "found 29; must be a whole number from 30 to 3650: what became of a message"),
+        ("store", "readers", "5", "found 5; must be a whole number from 1 to 4: more would keep SQLite"),
         ("retention", "dormant_d", "180", "gone_d: found 180; .* above dormant_d"),
         ("webhooks", "exempt", '["backend.internal"]', 'found "backend.internal"; must be a list of internal targets'),
         ("webhooks", "deny", '["10.0.0.1/8"]', 'found "10.0.0.1/8"; must be a list of names and networks'),
