@@ -105,6 +105,7 @@ class PostgresEngine:
         self._waiting = Lanes()
         self._wake = asyncio.Semaphore(0)
         self._readers = asyncio.Semaphore(workers)
+        self._reading: set[asyncio.Task[Any]] = set()
         self._workers = [asyncio.create_task(self._work(), name=f"store-writer-{n}") for n in range(workers)]
         self._follower: asyncio.Task[None] | None = None
         self._closed = False
@@ -355,8 +356,16 @@ class PostgresEngine:
     # --- reading ---
 
     async def read(self, work: Work[T]) -> T:
-        async with self._readers:
-            return await self._repeated(lambda: self._snapshot(work))
+        """In a task of the engine's own: a request that is cancelled must not interrupt the driver (safety DUR-6)."""
+        await self._readers.acquire()
+        reading = asyncio.create_task(self._repeated(lambda: self._snapshot(work)), name="store-reader")
+        self._reading.add(reading)
+        reading.add_done_callback(self._has_read)
+        return await asyncio.shield(reading)
+
+    def _has_read(self, reading: "asyncio.Task[Any]") -> None:
+        self._reading.discard(reading)
+        self._readers.release()
 
     async def _snapshot(self, work: Work[T]) -> T:
         async with self._connection() as conn:
@@ -379,6 +388,7 @@ class PostgresEngine:
         for _ in range(len(self._workers) + len(self._waiting)):
             self._wake.release()
         await asyncio.gather(*self._workers)
+        await asyncio.gather(*self._reading, return_exceptions=True)
         await self._engine.dispose()
 
 

@@ -378,3 +378,54 @@ async def test_a_server_that_is_away_is_a_503_and_needs_no_restart_of_ours(postg
         await engine.close()
         server.close()
         await wire.aclose()
+
+
+async def test_requests_that_go_away_in_the_middle_of_a_read_interrupt_no_connection(
+    postgres: PostgresEngine, other: PostgresEngine
+) -> None:
+    """DUR-6: at random points; no answer reaches another request, and every connection is as it was."""
+    rng = random.Random(6)
+    slowly = text("SELECT CAST(:n AS int), pg_backend_pid() FROM pg_sleep(0.002)")
+
+    async def read(n: int) -> tuple[int, int]:
+        number, pid = await postgres.read(lambda conn, _: conn.execute(slowly, {"n": n}).one())
+        return number, pid
+
+    async def read_a_while(n: int) -> tuple[int, int] | None:
+        try:
+            async with asyncio.timeout(rng.uniform(0, 0.02)):
+                return await read(n)
+        except TimeoutError:
+            return None
+
+    async def pids() -> set[int]:
+        return {pid for _, pid in await asyncio.gather(*map(read, range(20)))}
+
+    before, told = await pids(), 0
+    for first in range(0, 400, 4):
+        answers = await asyncio.gather(*(read_a_while(n) for n in range(first, first + 4)))
+        assert [answer[0] for answer in answers if answer] == [
+            n for n, answer in enumerate(answers, first) if answer is not None
+        ]
+        told += sum(answer is not None for answer in answers)
+    assert 0 < told < 400, "some were answered and some had gone"
+    assert await pids() == before, "no connection had to be replaced"
+    hanging = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
+    assert await other.read(lambda conn, _: conn.execute(text(hanging)).scalar_one()) == 0
+
+
+async def test_a_read_whose_request_has_gone_is_finished_before_the_engine_closes(
+    postgres: PostgresEngine,
+) -> None:
+    running, finished = asyncio.Event(), []
+
+    def work(conn: Any, _: int) -> None:
+        running.set()
+        finished.append(conn.execute(text("SELECT 1 FROM pg_sleep(0.2)")).scalar_one())
+
+    request = asyncio.create_task(postgres.read(work))
+    await running.wait()
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    await postgres.close()
+    assert finished == [1]
