@@ -15,6 +15,8 @@ from relay.push.situation import AccountView, Privacy, Quota, Sort, Wait
 from relay.push.together import Together
 
 HELD_MAX = 10_000  # sorts of push that wait for their hour; of one forgotten, one more call is made
+IMPAIRED_MAX = 1_000  # sorts of push that an operator must mend
+IMPAIRED_MS = 86_400_000  # without a further refusal, though such a push is tried hourly: nobody sends any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,14 @@ class Terms:
     challenge: bool = False  # an address counts only once its device has proven it
 
 
+@dataclass(frozen=True, slots=True)
+class Impaired:
+    """The vendor refused a sort of push, and takes others: `code` is its word, `at_ms` the last time."""
+
+    code: str | None
+    at_ms: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Account:
     """One set of credentials of an app, with its share of the relay: nothing here is shared with another account."""
@@ -41,6 +51,7 @@ class Account:
     bucket: Bucket
     terms: Terms = Terms()
     together: Together | None = None  # the way of pushes that may share a call, if any may
+    strangers: bool = False  # devices choose any host: what one of these refuses is its owner's to mend
     parked_code: str | None = None
     parked: bool = False  # as last seen; PLAN reads the truth from the store
     circuit: Circuit = field(default_factory=Circuit)
@@ -49,6 +60,7 @@ class Account:
     in_flight: int = 0
     _paused_until_ms: int = 0
     _held: dict[Sort, Wait] = field(default_factory=dict)  # whose wait ends first comes first, more or less
+    _impaired: dict[Sort, Impaired] = field(default_factory=dict)  # the oldest first
 
     def view(self, monotonic_ms: int, now_ms: int) -> AccountView:
         """What the planner may use now, but for what the store knows (parked, quota): see `Ledger`."""
@@ -125,6 +137,29 @@ class Account:
             del self._held[next(iter(self._held))]
         self._held[sort] = wait
 
+    def judged(self, token_hash: bytes, channel: str | None, outcome: Outcome, *, now_ms: int) -> bool:
+        """Notes whether the vendor takes pushes of this channel, and of this device.
+
+        Whether this one shows a mistake of our set-up that is less than the whole account's (which parks): an operator
+        is to hear of it.
+        """
+        if outcome.verdict is Verdict.ACCEPTED:
+            for sort in ((None, channel), (token_hash, None)):
+                self._impaired.pop(sort, None)
+        if outcome.verdict is not Verdict.MISCONFIGURED or outcome.scope is Scope.ACCOUNT or self.strangers:
+            return False
+        sort = (None, channel) if outcome.scope is Scope.MESSAGE else (token_hash, None)
+        self._impaired.pop(sort, None)
+        if len(self._impaired) >= IMPAIRED_MAX:
+            del self._impaired[next(iter(self._impaired))]
+        self._impaired[sort] = Impaired(outcome.vendor_code, now_ms)
+        return True
+
+    def impaired(self, now_ms: int) -> Impaired | None:
+        """The newest of what the vendor refuses until an operator mends it; None: nothing, as far as this node knows."""
+        newest = next(reversed(self._impaired.values()), None)
+        return None if newest is None or now_ms - newest.at_ms > IMPAIRED_MS else newest
+
     async def aclose(self) -> None:
         await self.provider.aclose()
         if self.transport is not None:
@@ -134,6 +169,7 @@ class Account:
         self.parked, self.parked_code = False, None
         self.circuit = Circuit()
         self._held = {}
+        self._impaired = {}
 
 
 class Accounts:

@@ -29,7 +29,7 @@ class AccountStatus:
 
     name: str
     provider: str
-    state: str  # ready, parked, circuit_open, paused, out_of_hours, quota_used
+    state: str  # ready, impaired, parked, circuit_open, paused, out_of_hours, quota_used
     code: str | None  # the vendor's word for what an operator must mend
     until_ms: int | None  # when it can go on by itself
     in_flight: int
@@ -152,6 +152,7 @@ def _status(
 ) -> AccountStatus:
     view = account.view(monotonic_ms, now_ms).counted(sent)
     state, until_ms = "ready", None
+    impaired = account.impaired(now_ms)
     if parked:
         state = "parked"
     elif view.shut_until_ms > now_ms:
@@ -160,11 +161,13 @@ def _status(
         state = "circuit_open"
     elif view.closed_for_ms > 0:
         state, until_ms = "paused", now_ms + view.closed_for_ms
+    elif impaired is not None:
+        state, code = "impaired", impaired.code
     return AccountStatus(
         name=account.name,
         provider=account.provider.name,
         state=state,
-        code=code if parked else None,
+        code=code if state in {"parked", "impaired"} else None,
         until_ms=until_ms,
         in_flight=account.in_flight,
         rate_per_s=account.bucket.rate,

@@ -91,6 +91,7 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
         bucket=_bucket(one, settings),
         terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
         together=Together(cast(BatchProvider, provider)) if one.settings.batch else None,
+        strangers=isinstance(one.config, EndpointConfig) and not one.config.hosts,
     )
 
 

@@ -39,7 +39,8 @@ class Result:
     """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer.
 
     `broke`: there is no answer, as the adapter raised; its outcome stands for that. `partly`: of its notifications some
-    were accepted before that. `losses`: what of them the adapter says that its vendor has not.
+    were accepted before that. `losses`: what of them the adapter says that its vendor has not. `impaired`: the vendor's codes
+    for what an operator must mend, of less than the account.
     """
 
     outcome: Outcome | None
@@ -47,6 +48,7 @@ class Result:
     broke: bool = False
     partly: bool = False
     losses: tuple[str, ...] = ()
+    impaired: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:

@@ -26,6 +26,8 @@ from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
 from relay.store.readers import Read
 
+DAY_MS = 86_400_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
@@ -95,6 +97,7 @@ def _lost(job: PushJob, result: Result) -> int:
 def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequence[Address]) -> Then:
     device_id = one.attempt.device.device_id
     device = locked.devices.get(device_id)
+    _tell_impaired(locked, one)
     then = after(one.result, one.attempt.send.form)
     if device is None:
         return Then.MOOT
@@ -184,6 +187,21 @@ def _tell_parked(locked: Locked, one: Settlement) -> None:
             },
         )
     )
+
+
+def _tell_impaired(locked: Locked, one: Settlement) -> None:
+    """The backend's operators hear of each code of an account once a day (UTC), however many pushes meet it."""
+    app_id, account = locked.key.app_id, one.attempt.send.address.account
+    for code in one.result.impaired:
+        name = derived_id("evt_", "account.impaired", app_id, account, code, locked.now_ms // DAY_MS)
+        locked.events.append(
+            NewEvent(
+                app_id=app_id,
+                event_id=name,
+                type="account.impaired",
+                data={"account": account, "code": code or None, "at": rfc3339(locked.now_ms)},
+            )
+        )
 
 
 def _bury(locked: Locked, device: Device, one: Settlement) -> None:

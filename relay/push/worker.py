@@ -221,6 +221,7 @@ class PushWorker:
         retry = attempt.tries > 0
         outcomes: list[Outcome] = []
         losses: list[str] = []
+        impaired: dict[str, None] = {}
         address = attempt.send.address
         try:
             token = self._open_token(address_place(attempt.device, address.account), address.token_sealed)
@@ -241,13 +242,16 @@ class PushWorker:
                 account.ended(self._clock.monotonic_ms(), outcome)
             self._told(account.name, account.provider.name, str(outcome.verdict))
             outcomes.append(outcome)
+            channel = None if note.shows is None else note.shows.channel
+            if account.judged(address.token_hash, channel, outcome, now_ms=self._clock.now_ms()):
+                impaired[outcome.vendor_code or ""] = None
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
                 self._hold(account, attempt, note, outcome)
             elif outcome.verdict is not Verdict.ACCEPTED:
                 break
         partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
-        said = worst([one for one in outcomes if not _of_a_sort(one)] or outcomes)
-        return Result(said, partly=partly, losses=tuple(dict.fromkeys(losses)))
+        decides = worst([one for one in outcomes if not _of_a_sort(one)] or outcomes)
+        return Result(decides, partly=partly, losses=tuple(dict.fromkeys(losses)), impaired=tuple(impaired))
 
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
         if account.together is None or attempt.lost or not _says_the_same_to_all(attempt, push):

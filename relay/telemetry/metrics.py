@@ -51,6 +51,12 @@ class Metrics:
         self.account_parked = Gauge(
             "relay_account_parked", "1 while the account waits for its operator.", ("account",), registry=r
         )
+        self.account_impaired = Gauge(
+            "relay_account_impaired",
+            "1 while the vendor refuses a sort of the account's pushes until its operator mends it.",
+            ("account",),
+            registry=r,
+        )
         self.account_rate = Gauge(
             "relay_account_rate", "Calls a second that the account may make at present.", ("account",), registry=r
         )
@@ -122,6 +128,7 @@ class Metrics:
         queue: int,
         circuits: Mapping[str, bool],
         parked: Mapping[str, bool],
+        impaired: Mapping[str, bool] | None = None,
         rates: Mapping[str, float] | None = None,
         expires_s: Mapping[str, float] | None = None,
         wal_reset: bool,
@@ -131,7 +138,11 @@ class Metrics:
         self.devices_leased.set(leased)
         self.store_queue.set(queue)
         self.sqlite_wal_reset_affected.set(wal_reset)
-        for gauge, by_account in ((self.circuit_open, circuits), (self.account_parked, parked)):
+        for gauge, by_account in (
+            (self.circuit_open, circuits),
+            (self.account_parked, parked),
+            (self.account_impaired, impaired or {}),
+        ):
             for account, yes in by_account.items():
                 gauge.labels(account).set(yes)
         for number, values in ((self.account_rate, rates or {}), (self.credential_expires, expires_s or {})):

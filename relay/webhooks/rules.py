@@ -25,6 +25,7 @@ EVENT_TYPES: Final = frozenset(
     {
         "app_version.suspect",
         "account.credential_expiring",
+        "account.impaired",
         "account.parked",
         "clock_step",
         "delivery.acked",

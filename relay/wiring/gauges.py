@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from relay.clock import Clock
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
 from relay.realtime.hub import Hub
@@ -15,6 +16,7 @@ from relay.telemetry.metrics import Metrics
 class Measured(Protocol):
     """What is looked at."""
 
+    clock: Clock
     metrics: Metrics
     engine: Engine
     presence: PresenceService
@@ -24,12 +26,14 @@ class Measured(Protocol):
 
 def gauges(relay: Measured) -> None:
     """Brings the gauges up to date."""
+    now_ms = relay.clock.now_ms()
     relay.metrics.gauges(
         sockets=len(relay.hub),
         leased=len(relay.presence.book),
         queue=relay.engine.depth() if isinstance(relay.engine, (SqliteEngine, PostgresEngine)) else 0,
         circuits={one.name: one.circuit.open for one in relay.accounts.all()},
         parked={one.name: one.parked for one in relay.accounts.all()},
+        impaired={one.name: one.impaired(now_ms) is not None for one in relay.accounts.all()},
         rates={one.name: one.bucket.rate for one in relay.accounts.all()},
         expires_s={
             one.name: ends_ms / 1000

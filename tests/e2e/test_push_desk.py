@@ -259,3 +259,22 @@ async def test_the_same_by_the_command_line(scene: Scene) -> None:
     status, text = await said("unpark", "nobody")
     assert status == 1
     assert "There is no such account; there are: " in text
+
+
+async def test_a_mistake_that_concerns_some_devices_alone_is_told_and_shown(scene: Scene) -> None:
+    """Firebase lacks the APNs key: no iPhone of the project is reached, and every Android phone is."""
+    await scene.phone("iphone")
+    await scene.phone("android", device="other")
+    await scene.fault("thirdparty", "iphone")
+    await scene.face.send(push={"title": "hi"})
+    assert await scene.arrives("android")
+    impaired = await scene.until("/v1/push/accounts", "state", "impaired")
+    assert impaired["code"] == "THIRD_PARTY_AUTH_ERROR"
+    told = await scene.until("/v1/events?types=account.impaired", "type", "account.impaired")
+    assert (told["data"]["account"], told["data"]["code"]) == ("fcm", "THIRD_PARTY_AUTH_ERROR")
+    async with scene.face.http.get(f"{scene.face.url}/metrics") as answer:
+        assert 'relay_account_impaired{account="fcm"} 1.0' in await answer.text()
+
+    await scene.face.send(push={"title": "again"})
+    assert await scene.arrives("android", 2)
+    assert (await scene.account())["state"] == "impaired", "that Android is reached mends nothing for the iPhone"

@@ -1,10 +1,12 @@
 """PLAN and SETTLE on both stores: who is told, when, and what a vendor's verdict changes."""
 
 import dataclasses
+import json
 import random
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from providers.contract import Capabilities, Outcome, Scope, Verdict
 from relay.bus.local import LocalBus
@@ -23,6 +25,7 @@ from relay.push.situation import AccountView, Privacy, Quota
 from relay.store import dead, meta, quota
 from relay.store import queue as job_rows
 from relay.store.engine import Engine
+from relay.store.schema.webhooks import event
 
 PHONE = DeviceKey("shop", "ann", "phone")
 POLICY = Policy()
@@ -89,17 +92,23 @@ class Desk:
         passes_on: bool = False,
         day: str | None = None,
         wait_ms: int = 5_000,
+        impaired: tuple[str, ...] = (),
         **more: Any,
     ) -> Any:
         one = Settlement(
             attempt=attempt,
-            result=Result(Outcome(verdict=verdict, **more)),
+            result=Result(Outcome(verdict=verdict, **more), impaired=impaired),
             retry_ms=self.clock.now_ms() + wait_ms,
             passes_on=passes_on,
             spent=day,
         )
         (then,) = await self.engine.write(lambda conn, now_ms: settle(conn, now_ms, [one], lambda _: POLICY))
         return then
+
+    async def events(self, kind: str) -> list[Any]:
+        wanted = select(event.c.data).where(event.c.type == kind)
+        texts = await self.engine.read(lambda conn, _: list(conn.execute(wanted).scalars()))
+        return [json.loads(text) for text in texts]
 
     async def job(self) -> Any:
         jobs = await self.engine.read(lambda conn, _: job_rows.jobs_of(conn, [PHONE.user]))
@@ -429,3 +438,17 @@ async def test_a_phone_that_is_off_has_one_notification_of_all_where_the_vendor_
     await desk.inbox.ack(AckRequest(device=PHONE, upto=4))
     last = await desk.send()
     assert (await told()).collapse_key == last, "it is on again"
+
+
+async def test_a_misconfiguration_below_the_account_is_told_once_a_day_for_each_code(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    for codes in (("27001",), ("27001", "113"), ("27001",)):
+        (attempt,) = await desk.plan()
+        assert await desk.settle(attempt, Verdict.MISCONFIGURED, wait_ms=3_600_000, impaired=codes) is Then.AGAIN
+        clock.forward(s=3_601)
+    assert sorted(one["code"] for one in await desk.events("account.impaired")) == ["113", "27001"]
+    clock.forward(s=86_400)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.MISCONFIGURED, impaired=("27001",))
+    assert len(await desk.events("account.impaired")) == 3

@@ -79,3 +79,55 @@ def test_what_was_refused_without_asking_says_nothing_of_the_vendor(verdict: Ver
         account.started(11_000, calls=1, retry=False)
         account.ended(11_000, Outcome(verdict=verdict))
     assert account.view(11_000, 0).ill_for_ms == 0, "a refusal of its own shows that it is well"
+
+
+WRONG_CHANNEL = Outcome(verdict=Verdict.MISCONFIGURED, vendor_code="27001")
+NO_APNS_KEY = Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.TOKEN, vendor_code="THIRD_PARTY_AUTH_ERROR")
+TAKEN = Outcome(verdict=Verdict.ACCEPTED)
+
+
+def test_it_is_impaired_until_a_push_of_the_sort_that_was_refused_is_taken() -> None:
+    account = account_of("v")
+    assert account.judged(b"ann", "chat", WRONG_CHANNEL, now_ms=1)
+    assert account.judged(b"bob", "news", NO_APNS_KEY, now_ms=2)
+    assert not account.judged(b"cat", "news", TAKEN, now_ms=3)
+    found = account.impaired(4)
+    assert found is not None
+    assert found.code == "THIRD_PARTY_AUTH_ERROR", "the newest"
+    assert not account.judged(b"bob", None, TAKEN, now_ms=5)
+    found = account.impaired(6)
+    assert found is not None
+    assert found.code == "27001"
+    assert not account.judged(b"cat", "chat", TAKEN, now_ms=7)
+    assert account.impaired(8) is None
+
+
+def test_what_nobody_sends_any_more_impairs_it_for_a_day() -> None:
+    account = account_of("v")
+    account.judged(b"ann", "chat", WRONG_CHANNEL, now_ms=0)
+    assert account.impaired(86_400_000) is not None
+    assert account.impaired(86_400_001) is None
+
+
+def test_what_a_user_s_own_host_refuses_is_no_operator_s_business() -> None:
+    account = account_of("gotify")
+    account.strangers = True
+    assert not account.judged(b"ann", None, NO_APNS_KEY, now_ms=0)
+    assert account.impaired(0) is None
+
+
+def test_a_refusal_of_the_whole_account_parks_it_instead() -> None:
+    account = account_of("v")
+    refused = Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="SENDER_ID_MISMATCH")
+    assert not account.judged(b"ann", None, refused, now_ms=0)
+    assert account.impaired(0) is None
+
+
+def test_of_very_many_sorts_that_are_refused_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "IMPAIRED_MAX", 2)
+    account = account_of("v")
+    for place in range(3):
+        account.judged(b"ann", f"c{place}", WRONG_CHANNEL, now_ms=place)
+    for channel in ("c1", "c2"):
+        account.judged(b"ann", channel, TAKEN, now_ms=9)
+    assert account.impaired(9) is None

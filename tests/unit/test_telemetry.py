@@ -425,6 +425,7 @@ NAMES = [
     "relay_webhook_attempts_total",
     "relay_circuit_open",
     "relay_account_parked",
+    "relay_account_impaired",
     "relay_log_dropped_total",
     "relay_sqlite_wal_reset_affected",
     "relay_loop_lag_seconds",

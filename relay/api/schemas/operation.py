@@ -31,7 +31,7 @@ class VersionsOut(Out):
 class AccountOut(Out):
     name: str
     provider: str
-    state: Literal["ready", "parked", "circuit_open", "paused", "out_of_hours", "quota_used"]
+    state: Literal["ready", "impaired", "parked", "circuit_open", "paused", "out_of_hours", "quota_used"]
     code: str | None  # the vendor's word for what must be mended
     until: str | None  # when it goes on by itself
     in_flight: int
