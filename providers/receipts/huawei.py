@@ -41,8 +41,8 @@ STATUSES: dict[str, tuple[Fact, str | None, bool]] = {
     "0": (Fact.DELIVERED, None, False),
     "2": (Fact.FAILED, "uninstalled", True),
     "5": (Fact.FAILED, "token_mismatch", True),
-    "6": (Fact.FAILED, "muted", False),
-    "10": (Fact.FAILED, "inactive", False),
+    "6": (Fact.FAILED, "muted", True),  # nothing is shown there before the app registers again
+    "10": (Fact.FAILED, "inactive", True),  # not seen for thirty days
     "14": (Fact.FAILED, "device_error", False),
     "188": (Fact.FAILED, "device_error", False),
     "191": (Fact.FAILED, "device_error", False),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.model import Address, DeviceKey
+from relay.push.dead_tokens import active
 from relay.push.planner import Send
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -71,5 +72,4 @@ def _named(one: Attempt) -> set[str]:
 
 def address_used(addresses: Sequence[Address], used: Address) -> Address | None:
     """The device's own active address with the token that an attempt uses, if it still has it."""
-    same = (a for a in addresses if a.account == used.account and a.token_hash == used.token_hash)
-    return next((a for a in same if a.state == "active"), None)
+    return active(addresses, account=used.account, token_hash=used.token_hash)

@@ -1,7 +1,7 @@
 """Receipts from vendors: they refine the trace and tell the backend, and never end a message (safety SEC-10).
 
-What a receipt says of a token ("uninstalled") is passed on and not acted upon: the vendor says it again when it is next
-sent to, and that answer is to our own call.
+Where a receipt calls a token dead ("uninstalled"), the address that the push went to is given up as after such an answer to
+the push itself: some vendors say it in no other way. What it was told counts as not told, so that the next address has it.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,15 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from providers.receipts.contract import Callback, Garbled, NotAuthentic, Reading, Receipt, ReceiptReader
 from relay.clock import Clock, rfc3339
 from relay.errors import Malformed, Missing, Unauthenticated
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
-from relay.model import CARRIES_MESSAGE, DeviceKey, Entry
+from relay.model import CARRIES_MESSAGE, Address, DeviceKey, Entry
 from relay.push.accounts import Account, Accounts
+from relay.push.dead_tokens import active, bury, is_believed
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import receipts as receipt_rows
@@ -30,6 +32,7 @@ EVENT = "delivery.vendor_receipt"
 RECEIPTS_AT_ONCE = 100  # in one transaction
 ENTRIES_MAX = 200  # named in one event
 
+_Dead = tuple[receipt_rows.Reported, str | None]  # the attempt, and the vendor's code
 HashToken = Callable[[str, str, str], bytes]  # (app, account, token) -> what addresses are found by
 
 
@@ -67,12 +70,27 @@ class ReceiptService:
         told = 0
         for start in range(0, len(reading.receipts), RECEIPTS_AT_ONCE):
             some = reading.receipts[start : start + RECEIPTS_AT_ONCE]
-            work = partial(take, account=of, receipts=some, policy_of=self.policy_of, hash_token=self.hash_token)
+            work = partial(
+                take,
+                account=of,
+                receipts=some,
+                policy_of=self.policy_of,
+                hash_token=self.hash_token,
+                spare=self._braked(of, some),
+            )
             told += await self.engine.write(work)
         log.info("receipts.taken", account=account, count=len(reading.receipts), news=told)
         if told:
             self.facts_told()
         return reading
+
+    def _braked(self, account: Account, receipts: Sequence[Receipt]) -> bool:
+        """Whether so many tokens are called dead that none is believed, these receipts counted."""
+        now_ms = self.clock.monotonic_ms()
+        for one in receipts:
+            if one.token_dead:
+                account.brake.told(now_ms, dead=True)
+        return account.brake.holds(now_ms)
 
     def _reader(self, name: str) -> tuple[Account, ReceiptReader]:
         for account in self.accounts.all():
@@ -83,9 +101,19 @@ class ReceiptService:
 
 
 def take(
-    conn: Conn, now_ms: int, account: Account, receipts: Sequence[Receipt], policy_of: PolicyOf, hash_token: HashToken
+    conn: Conn,
+    now_ms: int,
+    account: Account,
+    receipts: Sequence[Receipt],
+    policy_of: PolicyOf,
+    hash_token: HashToken,
+    *,
+    spare: bool = False,
 ) -> int:
-    """Stores what is news, with an event for each; the number of these. What is about nobody we know is dropped."""
+    """Stores what is news, with an event for each; the number of these. What is about nobody we know is dropped.
+
+    `spare`: no address is given up.
+    """
     owned: list[tuple[DeviceKey, bytes, Receipt]] = []
     for receipt in receipts:
         hashed = hash_token(account.app_id, account.name, receipt.token)
@@ -93,6 +121,7 @@ def take(
         owned += [(owner, hashed, receipt) for owner in owners]
     users = lock(conn, now_ms, {owner.user for owner, _, _ in owned}, policy_of)
     told = 0
+    dead: dict[tuple[DeviceKey, bytes], list[_Dead]] = {}
     for owner, hashed, receipt in owned:
         locked = users.get(owner.user)
         attempt = None if locked is None else _attempt(locked, owner, account.name, hashed, receipt)
@@ -111,8 +140,27 @@ def take(
             name = (attempt.claim_token, push_id, said["fact"], said["code"])
             locked.events.append(_event(locked, owner, account.name, receipt, entries, name))
             told += 1
+            if receipt.token_dead and not spare:
+                dead.setdefault((owner, hashed), []).append((attempt, receipt.code))
+    addresses = device_rows.addresses_of(conn, {owner.user for owner, _ in dead})
+    for (owner, hashed), said_dead in dead.items():
+        current = active(addresses.get(owner, []), account=account.name, token_hash=hashed)
+        _give_up(users[owner.user], owner, current, said_dead)
     flush(conn, now_ms, users.values())
     return told
+
+
+def _give_up(locked: Locked, owner: DeviceKey, current: Address | None, said: Sequence[_Dead]) -> None:
+    """The pushes that were `said` to have met a dead token told nobody."""
+    device, job = locked.devices.get(owner.device_id), locked.jobs.get(owner.device_id)
+    latest, code = max(said, key=lambda one: one[0].started_ms)
+    if current is None or device is None or job is None or not is_believed(current, when_ms=latest.started_ms):
+        return
+    bury(locked, device, account=current.account, token_hash=current.token_hash, code=code)
+    device = locked.devices[owner.device_id]
+    untold_from = min(attempt.from_seq for attempt, _ in said)
+    locked.put(replace(device, pushed_seq=min(device.pushed_seq, max(device.acked_high, untold_from - 1))))
+    locked.put_job(replace(job, tries=0, retry_ms=None))
 
 
 def _attempt(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from relay.clock import rfc3339
-from relay.inbox.addresses import lose_address
 from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead
 from relay.inbox.locked import lock as lock_users
 from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import Address, Device, PushJob
 from relay.push.attempts import Attempt, address_used, left_out_of
+from relay.push.dead_tokens import bury, is_believed
 from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
 from relay.push.situation import ITEMS_MAX
@@ -225,23 +225,15 @@ def _bury(locked: Locked, device: Device, one: Settlement) -> None:
 
 
 def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement, current: Address | None) -> None:
-    """The vendor says the token is dead: believed only for this very token, and if it has not been registered since."""
+    """The vendor says the token is dead."""
     assert one.result.outcome is not None
     address = one.attempt.send.address
     since_ms = one.result.outcome.dead_since_ms
     when_ms = one.attempt.started_ms if since_ms is None else since_ms
-    if current is None or when_ms <= current.registered_ms or one.spare:
+    if not is_believed(current, when_ms=when_ms) or one.spare:
         waits = one.spare or current is not None
         locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms if waits else None))
         return
-    lose_address(locked, device.key, account=address.account, token_hash=address.token_hash, state="dead")
-    tell_device(
-        locked,
-        device,
-        "device.token_invalid",
-        account=address.account,
-        code=one.result.outcome.vendor_code,
-    )
-    if not locked.devices[device.device_id].has_address:
-        tell_device(locked, device, "device.unreachable", reason="no_address")
+    code = one.result.outcome.vendor_code
+    bury(locked, device, account=address.account, token_hash=address.token_hash, code=code)
     locked.put_job(replace(job, tries=0, retry_ms=None))

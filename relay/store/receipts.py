@@ -14,7 +14,7 @@ RECEIPTS_MAX = 30  # of one attempt: a vendor has few things to say of its few p
 
 _a, _r = push_attempt.c, push_receipt.c
 _attempts = (
-    select(_a.claim_token, _a.push_id, _a.from_seq, _a.upto_seq)
+    select(_a.claim_token, _a.push_id, _a.from_seq, _a.upto_seq, _a.started_ms)
     .where(
         _a.app_id == bindparam("app"),
         _a.user_id == bindparam("user"),
@@ -53,6 +53,7 @@ class Reported:
     push_id: str
     from_seq: int
     upto_seq: int
+    started_ms: int
 
 
 def attempt_named(
@@ -74,7 +75,7 @@ def _one(
     row = conn.execute(statement, place | values).one_or_none()
     if row is None:
         return None
-    return Reported(claim_token=row.claim_token, push_id=row.push_id, from_seq=row.from_seq, upto_seq=row.upto_seq)
+    return Reported(**row._asdict())
 
 
 def add(conn: Connection, key: DeviceKey, claim_token: int, values: dict[str, Any]) -> bool:

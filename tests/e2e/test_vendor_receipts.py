@@ -70,11 +70,19 @@ class Scene:
         attempts = trace["recipients"][0]["devices"][0]["attempts"]
         return dict(attempts[-1]) if attempts else {}
 
-    async def events(self, count: int) -> list[dict[str, Any]]:
+    async def addresses(self, **given: str) -> dict[str, str]:
+        """The phone's accounts and the states of their addresses; `given`: it is registered with these tokens."""
+        if given:
+            chain = [{"account": account, "token": token} for account, token in given.items()]
+            await self.face.call("PUT", "/v1/users/ann/devices/phone", {"addresses": chain})
+        _, device, _ = await self.face.call("GET", "/v1/users/ann/devices/phone")
+        return {one["account"]: one["state"] for one in device["addresses"]}
+
+    async def events(self, count: int, kind: str = "delivery.vendor_receipt") -> list[dict[str, Any]]:
         """As soon as there are so many."""
         async with asyncio.timeout(SOON_S):
             while True:
-                _, body, _ = await self.face.call("GET", "/v1/events?types=delivery.vendor_receipt")
+                _, body, _ = await self.face.call("GET", f"/v1/events?types={kind}")
                 if len(body["events"]) >= count:
                     return [event["data"] for event in body["events"]]
                 await CLOCK.sleep(0.05)
@@ -131,14 +139,12 @@ async def test_a_receipt_refines_the_trace_once_and_tells_who_asked_for_it(scene
     assert (event["user"], event["device"], event["account"], event["fact"]) == ("ann", "phone", "hw", "delivered")
     assert [one["message_id"] for one in event["deliveries"]] == [message]
 
-    # It ends nothing, not even for the worst of news: the message is still owed, the address is still there.
+    # Even the worst of news ends no message: it is still owed.
     assert (await scene.report(item(2)))[0] == 200
-    _, trace, _ = await scene.face.call("GET", f"/v1/messages/{message}")
-    assert trace["recipients"][0]["devices"][0]["state"] == "pushed"
-    _, device, _ = await scene.face.call("GET", "/v1/users/ann/devices/phone")
-    assert [one["state"] for one in device["addresses"]] == ["active"]
     second = (await scene.events(2))[1]
     assert (second["reason"], second["token_dead"]) == ("uninstalled", True)
+    _, trace, _ = await scene.face.call("GET", f"/v1/messages/{message}")
+    assert trace["recipients"][0]["devices"][0]["state"] not in {"failed", "expired", "cancelled"}
 
 
 async def test_a_receipt_finds_its_push_by_either_name_and_nothing_by_none(scene: Scene) -> None:
@@ -208,3 +214,54 @@ async def test_the_trace_says_what_the_vendor_could_not_express(scene: Scene) ->
     assert (await scene.attempt(message))["left_out"] == ["mutable", "badge", "image"]
     shown = scene.vendor.sent[0]["android"]["notification"]
     assert (shown["title"], shown["title_loc_key"]) == ("hi", "FROM")
+
+
+@pytest.mark.parametrize(("status", "reason"), [(2, "uninstalled"), (6, "muted")])
+async def test_where_a_receipt_says_that_nobody_is_the_next_address_is_told(
+    scene: Scene, status: int, reason: str
+) -> None:
+    await scene.addresses(hw="tok-1", deaf="tok-2")
+    message = await scene.pushed()
+    assert [sent["token"] for sent in scene.vendor.sent] == [["tok-1"]]
+    assert (await scene.report(item(status, biTag=message)))[0] == 200
+    (event,) = await scene.events(1, "device.token_invalid")
+    assert (event["user"], event["device"], event["account"], event["code"]) == ("ann", "phone", "hw", str(status))
+    assert await scene.addresses() == {"hw": "dead", "deaf": "active"}
+    async with asyncio.timeout(SOON_S):
+        while len(scene.vendor.sent) < 2:
+            await CLOCK.sleep(0.05)
+    again = scene.vendor.sent[1]
+    assert (again["token"], again["android"]["bi_tag"]) == (["tok-2"], message)
+    (receipt,) = await scene.events(1)
+    assert (receipt["reason"], receipt["token_dead"]) == (reason, True)
+    assert (await scene.report(item(status, biTag=message)))[0] == 200  # again: nothing is left to be done
+    assert len(await scene.events(1, "device.token_invalid")) == 1
+
+
+@ON_ONE_STORE
+async def test_all_that_a_dead_token_was_told_is_told_to_the_next_address(scene: Scene) -> None:
+    await scene.addresses(hw="tok-1", deaf="tok-2")
+    ids = [await scene.pushed(), await scene.pushed()]
+    assert (await scene.report(*(item(5, requestId=f"r-{n}", biTag=ids[n - 1]) for n in (2, 1))))[0] == 200
+    async with asyncio.timeout(SOON_S):
+        while len(scene.vendor.sent) < 4:
+            await CLOCK.sleep(0.05)
+    assert sorted(sent["android"]["bi_tag"] for sent in scene.vendor.sent[2:]) == sorted(ids)
+
+
+@ON_ONE_STORE
+async def test_what_has_been_registered_since_the_push_is_not_called_dead(scene: Scene) -> None:
+    message = await scene.pushed()
+    await scene.addresses(hw="tok-1")
+    assert (await scene.report(item(2, biTag=message)))[0] == 200
+    assert (await scene.events(1))[0]["token_dead"], "it is passed on"
+    assert await scene.addresses() == {"hw": "active"}
+
+
+@ON_ONE_STORE
+async def test_receipts_that_call_very_many_tokens_dead_are_not_believed(scene: Scene) -> None:
+    message = await scene.pushed()
+    others = (item(2, token=f"other-{n}") for n in range(60))
+    assert (await scene.report(*others, item(2, biTag=message)))[0] == 200
+    assert (await scene.events(1))[0]["token_dead"], "it is passed on"
+    assert await scene.addresses() == {"hw": "active"}
