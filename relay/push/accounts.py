@@ -78,6 +78,7 @@ class Account:
             shut_why=Later.HOURS,
             falls_back_ms=terms.falls_back_ms,
             free=free,
+            retries=self.budget.left(monotonic_ms),
             wait_ms=max(self.bucket.wait_ms(), 50),
             privacy=terms.privacy,
             quota=Quota(
@@ -99,8 +100,7 @@ class Account:
         self.in_flight += calls
         self.bucket.take(now_ms, calls)
         self.circuit.probe(now_ms)
-        if not retry:
-            self.budget.first_attempt()
+        self.budget.called(now_ms, retry=retry)
 
     def ended(self, now_ms: int, outcome: Outcome) -> None:
         """Learns from one call's outcome."""

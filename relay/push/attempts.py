@@ -22,6 +22,7 @@ class Attempt:
     token: int  # the claim's
     knock: bool
     tries: int  # failed ones before this
+    retry: bool  # it repeats one that the vendor did not take
     lost: int  # ones in a row before this that a process did not outlive
     started_ms: int
     send: Send

@@ -15,6 +15,7 @@ BRAKE_DEAD_MIN = 50
 BRAKE_SHARE = 0.05
 BUDGET_SHARE = 0.1
 BUDGET_PER_S = 5.0
+BUDGET_WAIT_MS = WINDOW_MS  # until a retry that found none left is planned again
 RATE_RISE = 0.05  # of the full rate, a second
 RATE_SHARE_MIN = 1 / 64  # the least that is left of it
 RATE_CUT_MS = 1_000
@@ -173,19 +174,18 @@ class Brake:
 
 @dataclass(slots=True)
 class RetryBudget:
-    """Retries an account may make: a tenth of its first attempts, plus five a second."""
+    """Retries an account may make in any ten seconds: a tenth of its first attempts in them, plus five a second (safety §4)."""
 
-    _extra: Bucket = field(default_factory=lambda: Bucket(BUDGET_PER_S, BUDGET_PER_S * 10))
-    _earned: float = 0.0
+    _calls: _Window = field(default_factory=lambda: _Window(WINDOW_MS))  # a hit is a retry
 
-    def first_attempt(self) -> None:
-        self._earned = min(1000.0, self._earned + BUDGET_SHARE)
+    def called(self, now_ms: int, *, retry: bool) -> None:
+        self._calls.add(now_ms, hit=retry)
 
-    def may_retry(self, now_ms: int) -> bool:
-        if self._earned >= 1:
-            self._earned -= 1
-            return True
-        return self._extra.take(now_ms)
+    def left(self, now_ms: int) -> int:
+        """How many retries may be made now."""
+        calls, retries = self._calls.counts(now_ms)
+        allowed = BUDGET_SHARE * (calls - retries) + BUDGET_PER_S * WINDOW_MS / 1000
+        return max(0, int(allowed) - retries)
 
 
 def pause_ms(retry_after_s: float | None) -> int:

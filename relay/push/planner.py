@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from relay.inbox import rules
 from relay.inbox.rules import Later, Rest
-from relay.model import Address, DeviceState
+from relay.model import Address, DeviceState, PushJob
 from relay.push.notes import Form, Note, as_private, is_urgent, summary, write_notes
 from relay.push.situation import AccountView, Item, Situation, Wait, at_ms_of
 
@@ -93,7 +93,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     anything = items or [item for news in s.shared for item in news.items]
     address = _choose(s, [one for one in ready if not _all_held(s, one, anything)] or ready)
     account = s.accounts[address.account]
-    waits = account.waits(s.now_ms)
+    waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
         return waits
     if not items:
@@ -152,6 +152,11 @@ def _all_held(s: Situation, address: Address, items: Sequence[Item]) -> bool:
     """Whether all of it has to wait for so long at this address that the device's next one should have it."""
     limit_ms, waits = s.accounts[address.account].falls_back_ms, _held(s, address, items)
     return limit_ms is not None and all(wait is not None and wait.at_ms - s.now_ms > limit_ms for wait in waits)
+
+
+def is_retry(job: PushJob) -> bool:
+    """Whether the last attempt came to nothing at this very address, and was put off: the account's retry budget counts it."""
+    return job.tries > 0 and job.retry_ms is not None
 
 
 def is_silent(send: Send) -> bool:

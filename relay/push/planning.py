@@ -20,7 +20,7 @@ from relay.inbox.woken import news, wishes
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.attempts import Attempt, left_out_of
 from relay.push.notes import Form
-from relay.push.planner import Plan, Send, Stop, is_silent, plan, spared
+from relay.push.planner import Plan, Send, Stop, is_retry, is_silent, plan, spared
 from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import attempts as attempt_rows
@@ -115,7 +115,7 @@ def plan_due(
                 limited = views[name].quota
                 if limited is not None and limited.limit is not None:
                     calls[key.app_id, name, limited.day] += len(found.notes)
-                views[name] = views[name].used(len(found.notes))
+                views[name] = views[name].used(len(found.notes), retry=is_retry(job))
                 attempts.append(_attempt(locked, device, job, found))
                 beside += [job.lost] if job.lost else []
             else:
@@ -304,6 +304,7 @@ def _attempt(locked: Locked, device: Device, job: PushJob, send: Send) -> Attemp
         token=job.claim_token + 1,
         knock=send.form == Form.KNOCK,
         tries=job.tries,
+        retry=is_retry(job),
         lost=job.lost,
         started_ms=locked.now_ms,
         send=send,

@@ -32,13 +32,15 @@ DAY_MS = 86_400_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """An attempt and what became of it. `retry_ms`: when to try again, if it is to be. `spare`: a dead token is not to be
-    removed now (the brake holds). `passes_on`: the next address of the device, if it has one, need not wait so long."""
+    removed now (the brake holds). `passes_on`: the next address of the device, if it has one, need not wait so long.
+    `held`: nothing failed; this sort of push has to wait, and others go."""
 
     attempt: Attempt
     result: Result
     retry_ms: int
     spare: bool = False
     passes_on: bool = False
+    held: bool = False
     spent: str | None = None  # the vendor's day whose quota is used up, for the whole account
 
 
@@ -121,7 +123,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
             wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms))
         case Then.AGAIN:
-            locked.put_job(replace(job, tries=job.tries + 1, retry_ms=one.retry_ms))
+            locked.put_job(replace(job, tries=job.tries if one.held else job.tries + 1, retry_ms=one.retry_ms))
         case Then.NEXT_ADDRESS:
             _dead(locked, device, job, one, current)
         case Then.BARE | Then.ELSEWHERE:

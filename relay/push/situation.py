@@ -7,6 +7,7 @@ from enum import StrEnum
 from providers.contract import Capabilities
 from relay.inbox.rules import Later
 from relay.model import DAY_FULL, Address, Device, Entry, Notification, Policy, PushJob
+from relay.push.limits import BUDGET_WAIT_MS
 
 ITEMS_MAX = 200  # outstanding entries looked at in full
 
@@ -67,7 +68,7 @@ Sort = tuple[bytes | None, str | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountView:
-    """What an account can do at this moment. `free`: pushes that may start now."""
+    """What an account can do at this moment. `free`: pushes that may start now; `retries`: how many of them may be retries."""
 
     capabilities: Capabilities
     parked: bool = False
@@ -79,6 +80,7 @@ class AccountView:
         60_000  # a wait longer than this passes the push on to the next address; None: none does
     )
     free: int = 100
+    retries: int = 50
     wait_ms: int = 0  # until there is room again
     privacy: Privacy = Privacy.FULL
     quota: Quota | None = None  # `counted` says what is left of it
@@ -95,14 +97,14 @@ class AccountView:
             return replace(self, free=min(self.free, left), quota=replace(self.quota, limit=left))
         return replace(self, shut_until_ms=max(self.shut_until_ms, self.quota.ends_ms), shut_why=Later.QUOTA)
 
-    def used(self, calls: int) -> "AccountView":
+    def used(self, calls: int, *, retry: bool = False) -> "AccountView":
         """The same after so many calls were planned."""
-        left = replace(self, free=self.free - calls)
+        left = replace(self, free=self.free - calls, retries=self.retries - calls if retry else self.retries)
         if self.quota is None or self.quota.limit is None:
             return left
         return left.counted(calls)
 
-    def waits(self, now_ms: int) -> Wait | None:
+    def waits(self, now_ms: int, *, retry: bool = False) -> Wait | None:
         """Until when nothing can go, and why; None: a push may go now."""
         if self.shut_until_ms > now_ms:
             return Wait(at_ms=self.shut_until_ms, reason=self.shut_why)
@@ -110,6 +112,8 @@ class AccountView:
             return Wait(at_ms=now_ms + self.closed_for_ms, reason=Later.CIRCUIT)
         if self.free <= 0:
             return Wait(at_ms=now_ms + max(1, self.wait_ms), reason=Later.RATE)
+        if retry and self.retries <= 0:
+            return Wait(at_ms=now_ms + BUDGET_WAIT_MS, reason=Later.RATE)
         return None
 
     def holds(self, token_hash: bytes, shown: Notification | None, now_ms: int) -> Wait | None:

@@ -190,6 +190,7 @@ class PushWorker:
                 retry_ms=self._clock.now_ms() + wait_ms,
                 spare=spare,
                 passes_on=_is_long(account, outcome, wait_ms),
+                held=outcome is not None and _of_a_sort(outcome),
                 spent=_spent_day(account, outcome, self._clock.now_ms()),
             )
         )
@@ -218,7 +219,6 @@ class PushWorker:
 
     async def _send(self, account: Account, attempt: Attempt) -> Result:
         """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
-        retry = attempt.tries > 0
         outcomes: list[Outcome] = []
         losses: list[str] = []
         impaired: dict[str, None] = {}
@@ -231,7 +231,7 @@ class PushWorker:
         for note in attempt.send.notes:
             push = self._push(account, attempt, note, token)
             losses += _losses(account, push)
-            account.started(self._clock.monotonic_ms(), calls=1, retry=retry)
+            account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
             outcome = BROKE
             try:
                 async with asyncio.timeout(CALL_S):
@@ -333,8 +333,6 @@ class PushWorker:
             wait_ms = max(pause_ms(outcome.retry_after_s), least_ms)
             return wait_ms + self._rng.randint(0, wait_ms // 4)
         wait_ms = backoff_ms(attempt.tries + 1, first_ms=FIRST_RETRY_MS, limit_ms=RETRY_MS_MAX, rng=self._rng)
-        if not account.budget.may_retry(self._clock.monotonic_ms()):
-            wait_ms += RETRY_MS_MAX // 10
         return max(wait_ms, least_ms)
 
     async def _settle(self, settlement: Settlement) -> None:

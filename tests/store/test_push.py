@@ -93,6 +93,7 @@ class Desk:
         day: str | None = None,
         wait_ms: int = 5_000,
         impaired: tuple[str, ...] = (),
+        held: bool = False,
         **more: Any,
     ) -> Any:
         one = Settlement(
@@ -100,6 +101,7 @@ class Desk:
             result=Result(Outcome(verdict=verdict, **more), impaired=impaired),
             retry_ms=self.clock.now_ms() + wait_ms,
             passes_on=passes_on,
+            held=held,
             spent=day,
         )
         (then,) = await self.engine.write(lambda conn, now_ms: settle(conn, now_ms, [one], lambda _: POLICY))
@@ -452,3 +454,36 @@ async def test_a_misconfiguration_below_the_account_is_told_once_a_day_for_each_
     (attempt,) = await desk.plan()
     await desk.settle(attempt, Verdict.MISCONFIGURED, impaired=("27001",))
     assert len(await desk.events("account.impaired")) == 3
+
+
+async def test_only_what_failed_and_is_tried_again_counts_as_a_retry(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    seen = []
+    for held in (False, True, False, False):
+        (attempt,) = await desk.plan()
+        seen.append(attempt.retry)
+        await desk.settle(attempt, Verdict.RETRY, held=held)
+        clock.forward(s=6)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.ACCEPTED)
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    assert [*seen, attempt.retry] == [False, True, True, True, False]
+
+
+async def test_over_its_budget_a_retry_is_put_off_however_the_vendor_asked_for_it(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.RETRY, retry_after_s=5.0)
+    desk.views = {"v": dataclasses.replace(VIEWS["v"], retries=0)}
+    clock.forward(s=6)
+    assert await desk.plan() == ()
+    job = await desk.job()
+    assert (job.due_ms, job.reason) == (clock.now_ms() + 10_000, "rate")
+    desk.views = VIEWS
+    clock.forward(s=10)
+    (attempt,) = await desk.plan()
+    assert attempt.retry

@@ -99,13 +99,15 @@ def test_the_brake_holds_when_many_and_more_than_a_twentieth_died(dead: int, ali
 
 @given(st.integers(0, 500))
 def test_retries_are_a_tenth_of_first_attempts_beyond_the_allowance(firsts: int) -> None:
-    budget, allowed = RetryBudget(), 0
+    budget, made = RetryBudget(), 0
     for _ in range(firsts):
-        budget.first_attempt()
-    while budget.may_retry(0):
-        allowed += 1
-    assert abs(allowed - (50 + firsts // 10)) <= 1
-    assert budget.may_retry(1000), "five a second come back"
+        budget.called(0, retry=False)
+    while budget.left(5_000):
+        budget.called(5_000, retry=True)
+        made += 1
+    assert made == 50 + firsts // 10
+    assert budget.left(14_999) == 0
+    assert budget.left(15_000) == 50, "of ten seconds in which nobody called"
 
 
 @given(st.none() | st.floats(-10, 1e7))

@@ -510,3 +510,20 @@ def test_a_phone_that_let_a_reminder_go_by_has_one_summary_of_a_vendor_that_keep
     (note,) = found.notes
     assert note.shows is not None
     assert (note.shows.body, note.collapse_key) == (body, "m3" if body == "b3" else summary_id("phone", None))
+
+
+def test_a_retry_waits_for_its_account_s_budget_and_a_first_attempt_does_not() -> None:
+    spent = {"v": view(retries=0)}
+    failed = job(tries=1, retry_ms=NOW - 1)
+    found = plan(situation(item(1), job=failed, accounts=spent))
+    assert found == Wait(at_ms=NOW + 10_000, reason=Later.RATE)
+    for first in (job(), job(tries=5, retry_ms=None)):  # the latter: another address has its turn
+        assert isinstance(plan(situation(item(1), job=first, accounts=spent)), Send)
+    assert isinstance(plan(situation(item(1), job=failed, accounts={"v": view(retries=1)})), Send)
+
+
+def test_of_what_is_planned_together_only_retries_use_the_budget_up() -> None:
+    account = view(retries=3).used(2)
+    assert account.used(2, retry=True).waits(NOW, retry=True) is None
+    assert account.used(3, retry=True).waits(NOW, retry=True) is not None
+    assert account.used(3, retry=True).waits(NOW) is None
