@@ -63,6 +63,8 @@ class Outcome:
     # ACCOUNT), that of the push's channel (MESSAGE), or of that channel for this device (TOKEN). Other channels go on.
     spent: bool = False
     shut: bool = False  # RETRY only: the vendor takes this channel's at other hours; it is well, and takes others now
+    # RETRY only: the vendor's documents do not have its code. Tried twice more, then hourly, and an operator is told.
+    unknown: bool = False
     dead_since_ms: int | None = None  # TOKEN_DEAD only: newer registrations survive
     # It says nothing of the vendor, who was not asked; or no more, as the call was for many and is counted once.
     local: bool = field(default=False, compare=False)

@@ -5,6 +5,7 @@ marks unverified is taken as Huawei's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, HttpUrl, SecretStr
@@ -143,7 +144,8 @@ class HonorProvider(HuaweiFamily):
         if code in VERDICTS:
             verdict, scope = VERDICTS[code]
             return [Outcome(verdict=verdict, scope=scope, vendor_code=code)] * count
-        return [by_status(response, now_s=self.now(), code=code)] * count
+        outcome = by_status(response, now_s=self.now(), code=code)
+        return [replace(outcome, unknown=outcome.verdict is Verdict.RETRY)] * count
 
     def _message(self, push: Push) -> dict[str, Any]:
         """The body without its tokens. A silent push is `data` alone: a pass-through message."""

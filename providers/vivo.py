@@ -58,7 +58,7 @@ OPERATIONAL_S = (7 * 3600, 23 * 3600)  # of Beijing's day: the operational class
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
 SYSTEM_OVER = 10073
 USED_UP = Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spent=True)
-# vivo's codes to ours (sheet §5); unknown ones are tried again.
+# vivo's codes to ours (sheet §5).
 BY_CODE: dict[int, Outcome] = {
     10000: Outcome(verdict=Verdict.REAUTH, scope=Scope.ACCOUNT),
     **dict.fromkeys((10070, 10254), USED_UP),
@@ -301,7 +301,7 @@ class VivoProvider(HttpProvider):
             return by_status(response, now_s=self.now())
         if code == 0:
             return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(answer.get("taskId")))
-        outcome = replace(BY_CODE.get(code, Outcome(verdict=RETRY)), vendor_code=str(code))
+        outcome = replace(BY_CODE.get(code, Outcome(verdict=RETRY, unknown=True)), vendor_code=str(code))
         if code == 10071:
             opens_s = _opens_in_s(self.now())
             return replace(outcome, retry_after_s=min(max(opens_s, THROTTLED_S), SPENT_S))

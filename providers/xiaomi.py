@@ -43,7 +43,7 @@ _REGID = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}")  # no comma: that parts one 
 _SOUND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
-# Xiaomi's codes to ours (sheet §5). Codes that are not here are none of a send's: unknown, so tried again.
+# Xiaomi's codes to ours (sheet §5). Codes that are not here are none of a send's: unknown.
 BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((-1, 1, 10001, 10003, 20607, 26003, 65029), Outcome(verdict=RETRY)),
     **dict.fromkeys((10037, 20215, 20216, 20301, 22102), Outcome(verdict=RETRY)),  # 10037: our clock, or slow
@@ -319,7 +319,7 @@ class XiaomiProvider(HttpProvider):
             return by_status(response, now_s=self.now())
         if code == 0:
             return self._taken(response, answer)
-        return replace(BY_CODE.get(code, Outcome(verdict=RETRY)), vendor_code=str(code))
+        return replace(BY_CODE.get(code, Outcome(verdict=RETRY, unknown=True)), vendor_code=str(code))
 
     def _taken(self, response: Response, answer: Mapping[str, Any]) -> Outcome:
         if answer.get("result") != "ok":

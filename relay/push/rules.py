@@ -21,6 +21,7 @@ class Then(StrEnum):
     FREE = "free"  # cut off by a stop of the relay: due at once, not counted as a try
 
 
+UNKNOWN_TRIES = 2  # more, of what the vendor answered by a code that it does not document
 NOT_NEEDED = "not_needed"  # the pre-send check found nothing to do
 CUT_OFF = "cut_off"  # the relay stopped before the vendor answered
 
@@ -70,6 +71,16 @@ def after(result: Result, form: str) -> Then:
     if then is Then.PARK and result.outcome.scope is not Scope.ACCOUNT:
         return Then.AGAIN
     return then
+
+
+def known(outcome: Outcome, *, tries: int) -> Outcome:
+    """The outcome, after so many failed tries: a code that nobody knows is taken for a mistake in the set-up at last.
+
+    Of this device's alone, as nobody knows whom else it concerns.
+    """
+    if not outcome.unknown or outcome.verdict is not Verdict.RETRY or tries < UNKNOWN_TRIES:
+        return outcome
+    return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.TOKEN, vendor_code=outcome.vendor_code)
 
 
 SEVERITY = (

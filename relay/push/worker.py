@@ -23,7 +23,7 @@ from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
 from relay.push.notes import Form, Note, device_hint
 from relay.push.planning import Planned, plan_due
-from relay.push.rules import Result, worst
+from relay.push.rules import Result, known, worst
 from relay.push.settling import Settlement, settle
 from relay.push.situation import Wait
 from relay.store import queue as job_rows
@@ -240,6 +240,7 @@ class PushWorker:
                 outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
             finally:
                 account.ended(self._clock.monotonic_ms(), outcome)
+            outcome = known(outcome, tries=attempt.tries)
             self._told(account.name, account.provider.name, str(outcome.verdict))
             outcomes.append(outcome)
             channel = None if note.shows is None else note.shows.channel

@@ -159,3 +159,19 @@ async def test_an_address_that_the_vendor_has_no_right_to_give_us_passes_its_tur
     message = await scene.face.send(push={"title": "Ann", "body": "hello"})
     assert await scene.sandbox.phones.wait("phone-xiaomi", 1, timeout_s=SOON_S)
     assert [one["account"] for one in await scene.attempts(message)] == ["meizu", "xiaomi"]
+
+
+async def test_a_code_that_the_vendor_does_not_document_is_tried_three_times_and_then_told(scene: Scene) -> None:
+    device = {"addresses": [{"account": "xiaomi", "token": "t1"}]}
+    assert (await scene.face.call("PUT", "/v1/users/ann/devices/phone", device))[0] == 201
+    order = {"vendor": "xiaomi", "token": "t1", "fault": "code20315"}  # which is of no send
+    async with scene.face.http.post(f"{scene.sandbox.url}/_control/faults", json=order) as answer:
+        assert answer.status < 300
+    message = await scene.face.send(push={"title": "hi"})
+    async with asyncio.timeout(SOON_S):
+        while not (events := (await scene.face.call("GET", "/v1/events?types=account.impaired"))[1]["events"]):
+            await CLOCK.sleep(0.05)
+    assert [(one["data"]["account"], one["data"]["code"]) for one in events] == [("xiaomi", "20315")]
+    assert [one["verdict"] for one in await scene.attempts(message)] == ["retry", "retry", "misconfigured"]
+    _, body, _ = await scene.face.call("GET", "/v1/push/accounts")
+    assert {one["name"]: one["state"] for one in body["accounts"]}["xiaomi"] == "impaired"

@@ -108,6 +108,8 @@ def test_status_200_alone_is_no_success() -> None:
     for answer in (Response(status=200, body=b"{}"), answered(999), answered(True)):
         outcome = made().decode(answer)
         assert (outcome.verdict, outcome.maybe_sent) == (Verdict.RETRY, True)
+    assert made().decode(answered(999)).unknown
+    assert not made().decode(answered(81000001)).unknown
 
 
 def test_without_any_list_a_failure_is_a_retry() -> None:

@@ -160,6 +160,7 @@ def test_the_error_table(codes: tuple[int, ...], verdict: Verdict, scope: Scope,
         assert outcome.vendor_code == (str(code) if code else None)
         assert outcome.shut == (code == 10071)
         assert outcome.spent == (code in {10070, 10073, 10254})
+        assert outcome.unknown == (code in {10001, 10999, -1})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from providers.contract import Outcome, Scope, Verdict
 from relay.push.notes import Form
-from relay.push.rules import AFTER, NOT_NEEDED, SEVERITY, Result, Then, after, worst
+from relay.push.rules import AFTER, NOT_NEEDED, SEVERITY, Result, Then, after, known, worst
 
 FORMS = (Form.EACH, Form.SUMMARY, Form.WAKE, Form.KNOCK)
 LEAVES = set(Verdict) - {Verdict.REAUTH}  # that one never leaves a provider
@@ -61,3 +61,17 @@ def test_an_attempt_of_several_calls_is_accepted_only_if_all_were(verdicts: list
     decides = worst([Outcome(verdict=one) for one in verdicts])
     assert decides.verdict in verdicts
     assert (decides.verdict is Verdict.ACCEPTED) == (set(verdicts) == {Verdict.ACCEPTED})
+
+
+def test_a_code_that_nobody_knows_is_tried_twice_more_and_then_told_to_an_operator() -> None:
+    said = Outcome(verdict=Verdict.RETRY, unknown=True, maybe_sent=True, vendor_code="4711")
+    assert [known(said, tries=tries).verdict for tries in range(4)] == [
+        Verdict.RETRY,
+        Verdict.RETRY,
+        Verdict.MISCONFIGURED,
+        Verdict.MISCONFIGURED,
+    ]
+    at_last = known(said, tries=2)
+    assert (at_last.scope, at_last.vendor_code) == (Scope.TOKEN, "4711")
+    plain = Outcome(verdict=Verdict.RETRY, vendor_code="10002")
+    assert known(plain, tries=9) is plain
