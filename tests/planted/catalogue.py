@@ -47,6 +47,23 @@ BUGS = (
         ("tests/store/test_sqlite_start.py::test_every_connection_has_the_page_s_settings",),
     ),
     Bug(
+        "M03 a full queue that answers 202",
+        "what found no room was logged, and the sender forgot it",
+        one(
+            "relay/inbox/service.py",
+            "        accepted: Accepted = await self.engine.write_batched(self._accept, send, is_send=True)\n",
+            "        from relay.errors import Unavailable\n\n"
+            "        try:\n"
+            "            accepted = await self.engine.write_batched(self._accept, send, is_send=True)\n"
+            "        except Unavailable:\n"
+            "            now_ms = self.clock.now_ms()\n"
+            "            return Accepted(\n"
+            "                message_id=send.message_id, accepted_ms=now_ms, expires_ms=now_ms + 1000, recipients=()\n"
+            "            )\n",
+        ),
+        ("tests/api/test_overload.py::test_ovl_1_a_writers_queue_that_is_full_refuses_and_what_it_took_is_kept",),
+    ),
+    Bug(
         "M05 key looked up before it is written",
         "two equal sends at once became two messages",
         one(
@@ -57,10 +74,31 @@ BUGS = (
         (f"{INBOX}::test_a_repeat_long_after_is_answered_as_the_first_time", RACES),
     ),
     Bug(
-        "M06 numbers not from the inbox",
-        "a reader's cursor jumped over a number that committed later",
-        one("relay/inbox/locked.py", "        self.head_seq += 1\n", "        self.head_seq += 2\n"),
-        (f"{INBOX}::test_64_equal_sends_are_one_message_and_63_replays", NUMBERING),
+        "M06 numbers of all inboxes from one counter",
+        "a reader's cursor jumped over a number that committed later, or never",
+        (
+            Edit(
+                "relay/inbox/locked.py",
+                "SCAN, SCAN_MAX = 2, 100",
+                "NUMBERS = iter(range(1, 10**9))\nSCAN, SCAN_MAX = 2, 100",
+            ),
+            Edit(
+                "relay/inbox/locked.py",
+                "        self.head_seq += 1\n",
+                "        self.head_seq = max(self.head_seq + 1, next(NUMBERS))\n",
+            ),
+        ),
+        (NUMBERING, f"{INBOX}::test_64_equal_sends_are_one_message_and_63_replays"),
+    ),
+    Bug(
+        "M07 the position is the second",
+        "of two messages within a second a reader saw one",
+        one(
+            "relay/inbox/locked.py",
+            "        self.head_seq += 1\n",
+            "        self.head_seq = max(self.head_seq, self.now_ms // 1000)\n",
+        ),
+        (NUMBERING, INBOX),
     ),
     Bug(
         "M08 a page that starts after what it was asked for",
@@ -71,6 +109,23 @@ BUGS = (
             "entry_rows.page_rows(conn, snap.inbox.key, after=cover.position + 1, upto=bound, limit=limit)",
         ),
         (f"{PAGES}::test_entries_and_gaps_of_every_page_are_exactly_its_range", INBOX),
+    ),
+    Bug(
+        "M09 the client keeps its cursor in memory",
+        "after a restart it began where it had begun before, or nowhere",
+        (
+            Edit(
+                "relay/client/cache.py",
+                '            db.execute("UPDATE store SET seq = ?, cursor = ?", (page.to_seq, page.cursor))\n',
+                "            self._at = outcome.position\n",
+            ),
+            Edit(
+                "relay/client/cache.py",
+                '        return Position(*self._one("SELECT epoch, seq, cursor FROM store"))',
+                '        return getattr(self, "_at", None) or Position(*self._one("SELECT epoch, seq, cursor FROM store"))',
+            ),
+        ),
+        ("tests/unit/test_client_cache.py::test_the_cursor_is_where_the_messages_are_also_after_a_restart",),
     ),
     Bug(
         "M10 epoch not in the cursor's judgement",
@@ -108,6 +163,22 @@ BUGS = (
         (f"{FCM}::test_every_way_to_fail_is_taken_as_the_sheet_wants_it",),
     ),
     Bug(
+        "M14 retries in two layers",
+        "a vendor that asked for a pause got twice the calls",
+        one(
+            "relay/push/worker.py",
+            "            return await account.provider.send(push)\n",
+            "            outcome = await account.provider.send(push)\n"
+            "            for _ in range(3):\n"
+            "                if outcome.verdict is not Verdict.RETRY:\n"
+            "                    break\n"
+            "                await asyncio.sleep(4)\n"
+            "                outcome = await account.provider.send(push)\n"
+            "            return outcome\n",
+        ),
+        ("tests/faults/test_wire_vendors.py::test_flt_3_while_a_vendor_asks_to_wait_it_gets_no_request",),
+    ),
+    Bug(
         "M15 claims without a fencing token",
         "a worker that had slept overwrote its successor's result",
         one(
@@ -118,14 +189,36 @@ BUGS = (
         (f"{PUSH}::test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothing", RACES),
     ),
     Bug(
-        "M17 the ack's report is left to somebody else",
-        "acked, but the sender never heard",
+        "M16 the look for what is due begins with what is taken",
+        "ten thousand claimed rows in front of one hid it for ever",
         one(
-            "relay/inbox/ack.py",
-            '    tell(locked, locked.devices[device_id], "delivery.acked", reportable)\n',
-            "",
+            "relay/store/queue.py",
+            "    return select(j.app_id, j.user_id).where(*due, free).order_by(j.due_ms)",
+            "    del free\n    return select(j.app_id, j.user_id).where(*due).order_by(j.due_ms)",
         ),
-        (f"{INBOX}::test_a_device_gets_each_message_once_and_every_ack_is_told_once", SIMULATION),
+        ("tests/store/test_behind_many.py",),
+    ),
+    Bug(
+        "M17 an ack and its report in two transactions",
+        "acked, but the sender never heard",
+        (
+            Edit(
+                "relay/inbox/ack.py",
+                "    flush(conn, now_ms, users.values())\n    return answers",
+                "    ack.reports = [event for user in users.values() for event in user.events]\n"
+                "    for user in users.values():\n"
+                "        user.events.clear()\n"
+                "    flush(conn, now_ms, users.values())\n    return answers",
+            ),
+            Edit(
+                "relay/inbox/service.py",
+                "        answer: AckAnswer = await self.engine.write_batched(self._ack, request)\n",
+                "        from relay.store.events import emit\n\n"
+                "        answer: AckAnswer = await self.engine.write_batched(self._ack, request)\n"
+                "        await self.engine.write(lambda conn, now_ms: emit(conn, now_ms, ack.reports))\n",
+            ),
+        ),
+        ("tests/store/test_one_transaction.py::test_k14_an_end_and_its_report_are_one_commit",),
     ),
     Bug(
         "M18 an ack passes what was never handed out",
@@ -136,6 +229,30 @@ BUGS = (
             "    if False:",
         ),
         (f"{INBOX}::test_nothing_is_acked_beyond_what_there_is", REARM, "tests/api/test_corpus_sockets.py"),
+    ),
+    Bug(
+        "M19 a request's end interrupts the driver",
+        "a client that went took the transaction of others with it",
+        one(
+            "relay/store/sqlite.py",
+            "        return await job.future\n",
+            "        try:\n"
+            "            return await job.future\n"
+            "        except asyncio.CancelledError:\n"
+            "            self._writer_conn.connection.dbapi_connection.interrupt()\n"
+            "            raise\n",
+        ),
+        ("tests/store/test_one_transaction.py",),
+    ),
+    Bug(
+        "M20 a push is counted as lost when it has been handled",
+        "what killed the process killed it for ever",
+        one(
+            "relay/push/planning.py",
+            "                lost.append((device.key, job.claim_token, job.lost + 1))",
+            "                lost.append((device.key, job.claim_token, job.lost))",
+        ),
+        ("tests/store/test_poison.py",),
     ),
     Bug(
         "M21 the oldest goes when the inbox is full",
@@ -181,6 +298,18 @@ BUGS = (
         ),
     ),
     Bug(
+        "M26 a key is made up when there is none",
+        "after a restart nothing that was sealed could be opened",
+        one(
+            "relay/keys.py",
+            "        return cls.parse(_read(path), rng, origin=str(path))",
+            "        if not path.exists():\n"
+            "            return cls([(1, os.urandom(KEY_BYTES))], rng or system_rng())\n"
+            "        return cls.parse(_read(path), rng, origin=str(path))",
+        ),
+        ("tests/unit/test_keys.py::test_a_missing_file_is_not_made_up",),
+    ),
+    Bug(
         "M27 the wall clock is believed at once",
         "a clock that jumped expired everything",
         one("relay/clock.py", "STEP_MS_MAX = 60_000", "STEP_MS_MAX = 10**15"),
@@ -196,6 +325,16 @@ BUGS = (
             "tests/store/test_rollback.py::test_a_store_behind_its_witness_begins_a_new_epoch_and_tells_the_backend",
             SIMULATION,
         ),
+    ),
+    Bug(
+        "M29 a socket's buffer without a bound",
+        "one client that did not read took the relay's memory",
+        one(
+            "relay/realtime/window.py",
+            "        if self._entries and (entries <= 0 or size <= 0):",
+            "        if False:",
+        ),
+        ("tests/unit/test_window.py", "tests/api/test_corpus_sockets.py"),
     ),
     Bug(
         "M30 the floor rises over open deliveries",

@@ -16,8 +16,8 @@ from tests.planted.catalogue import BUGS  # noqa: E402
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_each_bug_can_be_planted_and_has_tests_that_exist(bug: Bug) -> None:
-    for edit in bug.edits:
-        ast.parse(edit.text(PROJECT))
+    for text in bug.texts(PROJECT).values():
+        ast.parse(text)
     for test in bug.tests:
         path, _, name = test.partition("::")
         assert (PROJECT / path).exists(), test

@@ -393,3 +393,10 @@ def test_one_damaged_stretch_takes_three_questions_or_four() -> None:
     comparison = compared(rows[:30_000] + rows[30_030:], rows, high=50_000)
     assert comparison.to_fetch() == [Span(30_000, 30_030)]
     assert comparison.rounds <= 4
+
+
+def test_the_cursor_is_where_the_messages_are_also_after_a_restart(opened: Open) -> None:
+    begun(opened()).keep(START, a_page(0, entry(1), entry(2)))
+    again = opened()
+    assert again.position == Position("e1", 2, "e1/2")
+    assert len(bodies(again)) == 2
