@@ -60,3 +60,55 @@ def test_i21_only_rearm_raises_or_clears_the_time_of_a_push() -> None:
     beginning = {"queue.create_job"}
     assert writers == lowering | beginning
     assert callers("", "set_rearmed", method=True) == {"locked.flush", "planning.plan_due"}
+
+
+ACCEPTED = {"accept.take", "accept._put_off", "accept._post", "send.replayed"}  # inside of a transaction
+KEEPING = {"service.accept", "service.accept_many"}  # give it out when that is on disk
+ANSWERING = {
+    "backend.send": "accept",
+    "backend.send_batch": "accept_many",
+    "device_sends.over_http": "_send",
+    "device_sends._send": "accept",
+    "webhooks.test": "test",
+    "webhooks.replay": "replay",
+    "device.challenge": "again",
+}  # what each that answers 202 has awaited
+
+
+def says_accepted(body: ast.AST) -> bool:
+    """Whether it makes an answer of 202."""
+    return any(
+        isinstance(one, ast.Call) and one.args and isinstance(one.args[0], ast.Constant) and one.args[0].value == 202
+        for one in ast.walk(body)
+    )
+
+
+def awaited(body: ast.AST) -> set[str]:
+    """Methods whose outcome it waits for."""
+    calls = [one.value for one in ast.walk(body) if isinstance(one, ast.Await)]
+    return {one.func.attr for one in calls if isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute)}
+
+
+def test_dur_1_nothing_answers_202_but_what_comes_from_a_commit() -> None:
+    """DUR-1: an `Accepted` is made in transactions alone; who gives it out has awaited the commit, and catches nothing."""
+    assert callers("", "Accepted", method=False) == ACCEPTED
+    assert callers("", "Accepted", method=True) == set()
+    everything = {
+        f"{path.stem}.{name}": body
+        for folder in ("api", "inbox")
+        for path in (ROOT / folder).rglob("*.py")
+        for name, body in functions(path)
+    }
+    answering = {
+        f"{path.stem}.{name}"
+        for path in (ROOT / "api").rglob("*.py")
+        for name, body in functions(path)
+        if says_accepted(body)
+    }
+    assert answering == ANSWERING.keys() - {"device_sends._send"}
+    for name, kept_by in ANSWERING.items():
+        assert kept_by in awaited(everything[name]), name
+    for name in KEEPING:
+        assert awaited(everything[name]) & {"write", "write_batched"}, name
+    for name in KEEPING | (ANSWERING.keys() - {"backend.send_batch"}):  # a batch answers each item that it refuses
+        assert not any(isinstance(one, ast.Try) for one in ast.walk(everything[name])), name
