@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from books import wrong_in_the_store
 from load import (
     ENVIRON,
     SENDERS,
@@ -47,6 +48,11 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[dict[str, str]]
             yield {"RELAY_STORE__URL": url}
 
 
+def _of(relay: RelayProcess, store: dict[str, str]) -> dict[str, str]:
+    """The settings by which its store is found from outside."""
+    return {"RELAY_STORE__URL": f"sqlite:///{relay.home}/relay.db"} | store
+
+
 @pytest.fixture
 async def relay(store: dict[str, str], tmp_path: Path) -> AsyncIterator[RelayProcess]:
     relay = RelayProcess(tmp_path, ENVIRON | store)
@@ -62,7 +68,7 @@ async def client(relay: RelayProcess, tmp_path: Path) -> AsyncIterator[Client]:
 
 
 async def test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed(
-    relay: RelayProcess, client: Client
+    relay: RelayProcess, client: Client, store: dict[str, str]
 ) -> None:
     rng = random.Random(SEED)
     for round_ in range(KILLS):
@@ -84,9 +90,12 @@ async def test_no_message_that_got_a_202_is_lost_however_the_relay_is_killed(
     print(f"{KILLS} kills, seed {SEED}: {dict(kinds)}, acked {acked}")
     assert (await client.stored()).keys() == client.ledger.read("mean").keys()
     assert await relay.end(signal.SIGTERM) == 0
+    assert not await wrong_in_the_store(_of(relay, store), USERS)
 
 
-async def test_sigterm_under_load_ends_with_0_and_what_got_a_202_is_stored(relay: RelayProcess, client: Client) -> None:
+async def test_sigterm_under_load_ends_with_0_and_what_got_a_202_is_stored(
+    relay: RelayProcess, client: Client, store: dict[str, str]
+) -> None:
     senders = [asyncio.create_task(client.keep_sending(str(n))) for n in range(SENDERS)]
     await client.ledger.warm.wait()
     assert await relay.end(signal.SIGTERM) == 0  # within server.drain_s
@@ -94,6 +103,8 @@ async def test_sigterm_under_load_ends_with_0_and_what_got_a_202_is_stored(relay
     await relay.start()
     await repeats_find_what_is_there(client, await every_accepted_key_is_stored(client))
     assert (await client.stored()).keys() == client.ledger.read("mean").keys()
+    assert await relay.end(signal.SIGTERM) == 0
+    assert not await wrong_in_the_store(_of(relay, store), USERS)
 
 
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
@@ -159,4 +170,5 @@ async def test_no_message_that_got_a_202_is_lost_when_the_database_server_is_kil
         print(f"{kills} kills, seed {SEED}: {dict(kinds)}, told {told}, acked {acked}, back after {slowest_s:.2f} s")
         assert (await client.stored()).keys() == client.ledger.read("mean").keys()
         assert await relay.end(signal.SIGTERM) == 0
+        assert not await wrong_in_the_store({"RELAY_STORE__URL": own_postgres.url}, USERS)
     await relay.aclose()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from books import wrong_in_the_store
 from dying_relay import POINTS, Point
 from load import GONE, Ledger
 from postgres_databases import fresh
@@ -27,13 +28,7 @@ from scene import Answer, Neighbour, Scene, eventually, scene
 
 from relay.client import Client, Way
 from relay.clock import SystemClock, rfc3339
-from relay.config import load
-from relay.ids import system_rng
-from relay.model import UserKey
-from relay.store import audit
 from relay.store.claims import ENDPOINT_IN_FLIGHT_MAX
-from relay.telemetry.metrics import Metrics
-from relay.wiring.store import open_engine
 
 SEED = int(os.environ.get("RELAY_SEED", "1"))
 ROUNDS = int(os.environ.get("RELAY_ROUNDS", "1"))
@@ -46,7 +41,6 @@ SECOND_DEATH = 0.2  # how often it dies again while it recovers
 CONVERGED_S = 60
 # On PostgreSQL a dead relay's pushes are free after half a minute, not at once: points that need one come too late there.
 OF_THE_STORE = ("accept.", "batch.", "fanout.", "plan.", "ack.", "expire.", "events.", "register.", "rescue.")
-STUCK = "SELECT user_id FROM push_job WHERE due_ms IS NOT NULL AND claim IS NOT NULL AND claim_until_ms < {} - 30000"
 TERMINAL = frozenset(f"delivery.{word}" for word in ("acked", "expired", "failed", "cancelled", "superseded"))
 HERE = os.pathsep.join((str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])))
 
@@ -287,18 +281,6 @@ def judged(crowd: Crowd, ends: dict[tuple[str, str, str], list[str]], kept: dict
         assert not missing, f"L7: {user}'s {device} lacks {missing}"
 
 
-async def wrong_in_the_store(settings: dict[str, str]) -> list[str]:
-    """L9 and L10, of the rows that the relay left."""
-    engine = open_engine(load(None, settings), SystemClock(), system_rng(), Metrics())
-    try:
-        users = [UserKey("default", user) for user in USERS]
-        wrong = await engine.read(lambda conn, now_ms: audit.imbalances(conn, now_ms, users))
-        held = await engine.read(lambda conn, now_ms: conn.exec_driver_sql(STUCK.format(now_ms)).all())
-    finally:
-        await engine.close()
-    return [*(f"{what}: {who}" for what, who in wrong.items()), *(f"still claimed: {row}" for row in held)]
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[dict[str, str]]:
     """The settings that name an empty store of each kind."""
@@ -359,4 +341,4 @@ async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
         how = Counter(word for words in ends.values() for word in words)
         print(f"{crowd.deaths} deaths, seed {SEED}: {len(crowd.ledger.read('accepted'))} accepted, {dict(how)}")
     crowd.ledger.close()
-    assert not await wrong_in_the_store(store)
+    assert not await wrong_in_the_store(store, USERS)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.model import DeviceKey, UserKey
+from relay.store import audit
 from relay.store.schema import metadata
 
 from .client import FULL, RAW, Broken
@@ -205,6 +206,12 @@ class Referee:
         ends = self._ends()
         for phone in phones:
             self._phone(phone, ends)
+
+    def balanced(self, now_ms: int) -> None:
+        """SIM-I15: the books of the relay's own auditor add up."""
+        users = [UserKey(*row) for row in self._store.raw.execute("SELECT app_id, user_id FROM inbox").fetchall()]
+        if wrong := audit.imbalances(self._store.conn, now_ms, users):
+            raise Broken(f"I15: the books do not add up: {wrong}")
 
     def accepted(self, app_id: str, sents: Iterable["Sent"], must_have: Callable[[UserKey, "Sent"], bool]) -> None:
         """SIM-I1, I39: whoever was to have an accepted message has an entry of it, or had one that is over."""

@@ -51,6 +51,10 @@ def messages_expire_without_a_word(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ending, "end", in_silence)
 
 
+def nobody_notes_that_a_message_was_completed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(entry_rows, "mark_completed", lambda *_: None)
+
+
 @pytest.mark.parametrize(
     ("plant", "found"),
     [
@@ -58,6 +62,7 @@ def messages_expire_without_a_word(patch: pytest.MonkeyPatch) -> None:
         (jobs_of_devices_that_are_away_rest, "I18"),
         (nobody_waits_when_a_vendor_asks_for_it, "I11"),
         (messages_expire_without_a_word, "I13"),
+        (nobody_notes_that_a_message_was_completed, "I15"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

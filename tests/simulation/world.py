@@ -273,6 +273,7 @@ class World:
             await sleep(20)
             try:
                 self.referee.converged(self.phones)
+                self.referee.balanced(self.wall.true_ms())
                 break
             except Broken:
                 if now_s() > end_s:
