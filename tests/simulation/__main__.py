@@ -29,6 +29,7 @@ console = Console(stderr=True)
 @click.option("--shrink-s", default=300.0, help="How long a failure is made smaller at most, in real seconds.")
 @click.option("--out", default=Path(), type=click.Path(file_okay=False, path_type=Path), help="Where failures go.")
 @click.option("--hash-only", is_flag=True, help="Print the hash of each run and nothing else.")
+@click.option("--strict", is_flag=True, help="Fail if a kind of fault was hardly seen: for long series.")
 def main(
     seeds: int,
     first: int,
@@ -40,6 +41,7 @@ def main(
     shrink_s: float,
     out: Path,
     hash_only: bool,
+    strict: bool,
 ) -> None:
     """Runs the whole relay in virtual time, with faults, and checks what must always hold."""
     make = calm if quiet else drawn
@@ -53,16 +55,16 @@ def main(
         for scenario in scenarios:
             click.echo(f"{scenario.seed} {simulate(scenario, keep=False).hash}")
         return
-    failed = _all(scenarios, processes)
+    failed, rare = _all(scenarios, processes)
     if failed is None:
-        return
+        sys.exit(1 if strict and rare else 0)
     result = simulate(failed) if len(scenarios) == 1 else shrink(failed, limit_s=shrink_s, say=console.print)
     console.print(story_of(result, out), markup=False, highlight=False, soft_wrap=True)
     sys.exit(1)
 
 
-def _all(scenarios: list[Scenario], processes: int) -> Scenario | None:
-    """Runs them; gives the first that failed."""
+def _all(scenarios: list[Scenario], processes: int) -> tuple[Scenario | None, list[str]]:
+    """Runs them; gives the first that failed, and the kinds of faults that were hardly seen in all of them."""
     fired: Counter[str] = Counter()
     virtual_s = cpu_s = 0.0
     failed: Scenario | None = None
@@ -83,11 +85,12 @@ def _all(scenarios: list[Scenario], processes: int) -> Scenario | None:
                 console.print(f"seed {scenario.seed}: {found.error}", markup=False, highlight=False)
                 pool.shutdown(cancel_futures=True)
                 break
+    rare = missed(fired)
     if failed is None:
         console.print(f"{len(scenarios)} runs hold; faults: {dict(fired.most_common())}")
-        if quiet := missed(fired):
-            console.print(f"never or hardly seen: {', '.join(quiet)}")
-    return failed
+        if rare:
+            console.print(f"never or hardly seen: {', '.join(rare)}")
+    return failed, rare
 
 
 class Brief:
