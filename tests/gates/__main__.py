@@ -26,15 +26,17 @@ class Gate:
 
     name: str
     command: tuple[str, ...]
-    numbers: tuple[int, int, int]
-    environ: Mapping[str, str] = field(default_factory=dict)
+    numbers: tuple[int, int, int] = (0, 0, 0)
+    environ: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    at_length: tuple[str, ...] = ()  # what it is told beside it, when it runs for long
 
     def at(self, size: str) -> "Command":
-        number = str(self.numbers[SIZES.index(size)])
+        place = SIZES.index(size)
+        words = self.command if place == 0 else self.command + self.at_length
         return Command(
             self.name,
-            ("-m", *(word.format(number) for word in self.command)),
-            {name: value.format(number) for name, value in self.environ.items()},
+            ("-m", *(word.format(self.numbers[place]) for word in words)),
+            {name: str(values[place]) for name, values in self.environ.items()},
         )
 
 
@@ -79,14 +81,25 @@ def _pytest(*paths: str) -> tuple[str, ...]:
 
 # The longest first: side by side, they end at about the same time.
 GATES = (
-    Gate("planted", ("tests.planted", "--jobs", "1", "--no-healthy"), (0, 0, 0)),
+    Gate("planted", ("tests.planted", "--jobs", "1", "--no-healthy")),
     Gate("power-cut", ("tests.faults.power_cut", "--images", "{}"), (2_000, 100_000, 1_000_000)),
     Gate("simulation-calm", ("tests.simulation", "--calm", "--seeds", "{}", "--hours", "25"), (4, 100, 1_000)),
-    Gate("kill", _pytest("tests/faults/test_kill.py"), (30, 1_000, 5_000), {"RELAY_KILLS": "{}"}),
-    Gate("simulation", ("tests.simulation", "--seeds", "{}", "--hours", "0.5"), (6, 10_000, 200_000)),
-    Gate("fuzz", _pytest("tests/api/test_fuzz.py"), (1_000, 1_000_000, 10_000_000), {"RELAY_FUZZ": "{}"}),
-    Gate("overload", _pytest("tests/faults/test_heavy_load.py"), (2, 60, 600), {"RELAY_OVERLOAD_S": "{}"}),
-    Gate("corpus", _pytest("tests/api"), (0, 0, 0)),
+    Gate("kill", _pytest("tests/faults/test_kill.py"), environ={"RELAY_KILLS": (30, 1_000, 5_000)}),
+    Gate(
+        "simulation",
+        ("tests.simulation", "--seeds", "{}", "--hours", "0.5"),
+        (6, 10_000, 200_000),
+        at_length=("--strict",),
+    ),
+    Gate("fuzz", _pytest("tests/api/test_fuzz.py"), environ={"RELAY_FUZZ": (1_000, 1_000_000, 10_000_000)}),
+    Gate("kill-points", _pytest("tests/faults/test_kill_points.py"), environ={"RELAY_ROUNDS": (1, 10, 50)}),
+    Gate("io-errors", _pytest("tests/faults/power_cut/test_io_errors.py"), environ={"RELAY_EVERY": (0, 1, 1)}),
+    Gate(
+        "overload",
+        _pytest("tests/faults/test_heavy_load.py"),
+        environ={"RELAY_OVERLOAD_S": (2, 60, 600), "RELAY_OVERLOAD_SHARE": (0.3, 0.8, 0.8)},
+    ),
+    Gate("corpus", _pytest("tests/api")),
 )
 
 
@@ -127,4 +140,5 @@ def _run(commands: list[Command], jobs: int) -> Iterable[Verdict]:
             yield done.result()
 
 
-main()
+if __name__ == "__main__":
+    main()
