@@ -1,6 +1,6 @@
 """Comparing a cache with the relay and fetching what differs: the calls around `compare` (protocol 8.7, 10.4)."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -35,17 +35,17 @@ class Repair:
     async def run(self, purpose: str, upgrade: str | None) -> news.Verified:
         """Compares, fetches, and compares once more what was mended. Raises Problem, Unreachable, sqlite3.Error."""
         first = await self._compared(purpose, upgrade)
-        missing = first.to_fetch()
-        if not missing:
-            return news.Verified("ok", 0, first.rounds, len(first.extra))
+        missing, extra = first.to_fetch(), set(first.extra)
+        if not missing and not (extra and upgrade):
+            return news.Verified("ok", 0, first.rounds, len(extra))
         mended = 0
         for span in missing:
             mended += await self.fetch(span)
-        second = await self._compared(purpose, upgrade)
-        state = "failed" if second.to_fetch() else "repaired"
-        return news.Verified(state, mended, first.rounds + second.rounds, len(second.extra))
+        second = await self._compared(purpose, upgrade, beside=extra)
+        state = "failed" if second.to_fetch() else "repaired" if missing else "ok"
+        return news.Verified(state, mended, first.rounds + second.rounds, len(extra.union(second.extra)))
 
-    async def _compared(self, purpose: str, upgrade: str | None) -> Comparison:
+    async def _compared(self, purpose: str, upgrade: str | None, *, beside: Collection[Row] = ()) -> Comparison:
         extent = await self.on_disk(lambda: self.cache.extent)
 
         def rows_of(as_of: str | None) -> list[Row]:
@@ -53,7 +53,7 @@ class Repair:
             return self.cache.rows(extent, as_of_ms=self.clock.now_ms() if at_ms is None else at_ms)
 
         comparison = await self.on_disk(
-            lambda: Comparison(extent=extent, rows_of=rows_of, purpose=purpose, upgrade=upgrade)
+            lambda: Comparison(extent=extent, rows_of=rows_of, purpose=purpose, upgrade=upgrade, beside=beside)
         )
         while (question := await self.on_disk(comparison.request)) is not None:
             answer = await self.call("POST", "/v1/device/verify", body=question)

@@ -56,8 +56,11 @@ class Compared:
 
     @property
     def lacking(self) -> int:
-        """How many messages the client lacks here, or has rotten: at least."""
-        return 0 if self.items is None else max(1, self.n - self.range.n)
+        """How many messages the client lacks here, or has rotten: at least. Of one that has more than the relay counts,
+        because a message ended without a word to those that had it, that can't be told from here."""
+        if self.items is None:
+            return 0
+        return max(0, self.n - self.range.n) or int(self.n == self.range.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +163,12 @@ class Counting:
         seen = rules.view(entry, device)
         if seen is View.NONE:
             return None
-        had = self._held.get(row.seq)
-        if had not in {FALLBACK, HELD}:
-            had = None if row.kind == Kind.RELEASE else self._lesser.get(row.message_id)
-        if had is None and row.seq > device.acked_seq and seen in {View.FALLBACK, View.HELD}:
-            had = FALLBACK if seen is View.FALLBACK else HELD
+        if row.seq > device.acked_seq:  # read by the version of today, whatever an earlier one had of it
+            had = {View.FALLBACK: FALLBACK, View.HELD: HELD}.get(seen)
+        else:
+            had = self._held.get(row.seq)
+            if had not in {FALLBACK, HELD}:
+                had = None if row.kind == Kind.RELEASE else self._lesser.get(row.message_id)
         # What it passed without being noted as lesser came in full, also if the version of today could not show it.
         return None if had == HELD else row.fallback_h if had == FALLBACK else row.h
 

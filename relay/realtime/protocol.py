@@ -217,7 +217,7 @@ class VerifyBody(Said):
     timeline: Timeline = "inbox"
     cursor: Sealed
     as_of: Annotated[str, StringConstraints(max_length=40)] | None = None
-    ranges: Annotated[list[RangeBody], Field(min_length=1, max_length=256)]
+    ranges: Annotated[list[RangeBody], Field(max_length=256)]  # none: of a store in which nothing can be lacking
     purpose: Literal["cache", "upgrade"] = "cache"
     upgrade: Id | None = None
 

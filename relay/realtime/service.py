@@ -266,7 +266,7 @@ class DeviceService:
         cursor = self.inbox.unseal(body.cursor, device)
         now_ms = self.clock.now_ms()
         as_of_ms = None if body.as_of is None else _as_of(body.as_of, now_ms)
-        if body.ranges[-1].to > cursor.seq:
+        if body.ranges and body.ranges[-1].to > cursor.seq:
             pointer = f"/ranges/{len(body.ranges) - 1}/to"
             raise Invalid(
                 "There is nothing to compare beyond the cursor.",

@@ -96,7 +96,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"ranges": [{"from": 0, "to": 2, "n": 0, "fp": EMPTY}, {"from": 1, "to": 2, "n": 0, "fp": EMPTY}]},
         "",
     ),
-    "no ranges": ({"ranges": []}, "/ranges"),
     "too many": ({"ranges": [{"from": n, "to": n + 1, "n": 0, "fp": EMPTY} for n in range(257)]}, "/ranges"),
     "no hex": ({"ranges": [{"from": 0, "to": 2, "n": 0, "fp": "xyz"}]}, "/ranges/0/fp"),
     "no instant": ({"as_of": "yesterday"}, "/as_of"),
@@ -126,3 +125,21 @@ async def test_a_device_begins_six_times_an_hour_and_goes_on_more_often(face: Fa
         as_of = (await verify(face, cursor, part(entries, 0, 1))).json["as_of"]
     assert (await verify(face, cursor, part(entries, 0, 1))).refused(429, "rate_limited")
     assert (await verify(face, cursor, part(entries, 0, 1), as_of=as_of)).status == 200
+
+
+async def test_an_upgrade_of_a_device_that_has_nothing_is_proved_without_ranges(face: Face) -> None:
+    for version in ("1", "2"):
+        said = {"app_version": version, "store": {"id": "s"}}
+        welcome = (await face.call("PUT", "/v1/device", said, token=face.token)).json
+    about = {"purpose": "upgrade", "upgrade": welcome["upgrade"]["id"]}
+    answer = await verify(face, welcome["cursors"]["inbox"], **about)
+    assert (answer.json["state"], answer.json["ranges"]) == ("ok", [])
+
+
+async def test_no_ranges_prove_nothing_of_a_device_that_has_something(face: Face) -> None:
+    cursor, _ = await filled(face, 2)
+    for version in ("1", "2"):
+        said = {"app_version": version, "store": {"id": "s"}, "cursors": {"inbox": cursor}}
+        welcome = (await face.call("PUT", "/v1/device", said, token=face.token)).json
+    about = {"purpose": "upgrade", "upgrade": welcome["upgrade"]["id"]}
+    assert (await verify(face, cursor, **about)).json["state"] is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from house import House
+from house import House, Store
 
 from relay.clock import from_rfc3339
 from relay.inbox.comparing import LISTED_MAX, Comparison, Item, Range, fingerprint
@@ -185,6 +185,17 @@ async def test_what_is_to_come_in_full_counts_until_then_as_it_came(client: Clie
     await client.catch_up()
     assert (await client.compare()).same
     assert {item.h for item in client.ledger.items(house.clock.now_ms())} == {h("new"), h("newer")}
+
+
+async def test_what_a_new_version_reads_anew_counts_as_it_sees_it_also_before_it_is_acked(client: Client) -> None:
+    house = client.house
+    await house.send(h=h("new"), min_schema=2, fallback='"lesser"', fallback_h=h("lesser"))
+    await client.catch_up()
+    house.stores[PHONE], client.ledger = Store(store_id="made by version 2"), Ledger()
+    await house.hello(PHONE, schema=2, app_version="2")
+    await client.catch_up(ack=False)
+    assert (await client.compare()).same
+    assert {item.h for item in client.ledger.items(house.clock.now_ms())} == {h("new")}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -382,6 +382,28 @@ def test_a_comparison_finds_exactly_what_differs(high: int, lost: set[int], rott
     assert comparison.rounds <= ROUNDS_MAX
 
 
+def test_what_only_the_cache_has_is_left_out_when_it_compares_once_more() -> None:
+    ours = [Row(seq, f"m{seq}", "h") for seq in range(1, 100)]
+    theirs = [row for row in ours if row.seq != 7]
+    first = compared(ours, theirs, high=99)
+    assert (first.to_fetch(), first.extra) == ([], [ours[6]])
+    again = Comparison(extent=Extent(0, 99, "c"), rows_of=lambda _: ours, beside=first.extra)
+    question = again.request()
+    assert question is not None
+    assert {one["result"] for one in relay_answers(theirs, question)["ranges"]} == {"same"}
+
+
+def test_where_there_is_nothing_to_compare_an_upgrade_is_proved_by_saying_so() -> None:
+    empty = Extent(4, 4, "c")
+    comparison = Comparison(extent=empty, rows_of=lambda _: [], purpose="upgrade", upgrade="up_1")
+    question = comparison.request()
+    assert question is not None
+    assert (question["ranges"], question["upgrade"]) == ([], "up_1")
+    comparison.answered(relay_answers([], question))
+    assert comparison.request() is None
+    assert Comparison(extent=empty, rows_of=lambda _: []).request() is None
+
+
 def test_equal_caches_are_known_as_such_after_one_question() -> None:
     rows = [Row(seq, f"m{seq}", "h") for seq in range(1, 50_001)]
     comparison = compared(rows, rows, high=50_000)

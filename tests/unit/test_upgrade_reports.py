@@ -70,6 +70,8 @@ WHOLE = Range(0, 10, 8, 0)
 SAME = Compared(WHOLE, same=True, n=8)
 LONG = Compared(WHOLE, same=False, n=9)
 LISTED = Compared(WHOLE, same=False, n=10, items=(Item(1, "id", "h"),))
+ROTTEN = Compared(WHOLE, same=False, n=8, items=(Item(1, "id", "h"),))
+MORE_HERE = Compared(WHOLE, same=False, n=7, items=(Item(1, "id", "h"),))  # it ended without a word to who had it
 
 
 def compared(one: Compared, *, whole: bool = True) -> Comparison:
@@ -83,6 +85,8 @@ def compared(one: Compared, *, whole: bool = True) -> Comparison:
         ((None, None), compared(SAME, whole=False), (None, None)),
         ((None, None), compared(LONG), (None, None)),
         ((None, None), compared(LISTED, whole=False), ("repairing", 2)),
+        ((None, None), compared(ROTTEN), ("repairing", 1)),
+        ((None, None), compared(MORE_HERE), (None, None)),
         (("repairing", 2), compared(LISTED, whole=False), ("repairing", 4)),
         (("repairing", 2), compared(SAME), ("repaired", 2)),
         (("repairing", 2), compared(LONG), ("failed", 2)),

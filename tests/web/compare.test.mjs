@@ -72,6 +72,20 @@ test("what the cache lacks is fetched alone, and what only it has is told", asyn
   assert.deepEqual([verified.state, verified.fetched, verified.extra], ["repaired", 3, 1]);
 });
 
+test("to prove an upgrade, what only the cache has is left out, and one that has nothing says so", async () => {
+  const rows = await rowsOf(upTo(100));
+  const asked = [];
+  const relay = relayWith(rows.slice(0, 99));
+  const call = (method, path, options) => (asked.push(options.body.ranges), relay(method, path, options));
+  const fill = () => assert.fail("nothing is lacking");
+  const about = { purpose: "upgrade", upgrade: "up_1" };
+  const verified = await repair({ cache: cacheWith(rows, 100), call, fill, about });
+  assert.deepEqual([verified.state, verified.extra], ["ok", 1]);
+  assert.equal(asked.at(-1).reduce((n, one) => n + one.n, 0), 99);
+  await repair({ cache: cacheWith([], 0), call, fill, about });
+  assert.deepEqual(asked.at(-1), []);
+});
+
 test("a range that the relay never settles is fetched whole", async () => {
   const comparison = new Comparison({ low: 0, high: 100, cursor: "c" }, []);
   for (let n = 0; n < 8; n += 1) {

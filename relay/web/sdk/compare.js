@@ -18,6 +18,8 @@ export function partsOf({ low, high }) {
   return cuts.slice(1).flatMap((end, n) => (end > cuts[n] ? [{ low: cuts[n], high: end }] : []));
 }
 
+const keyOf = ([seq, id, h]) => `${seq}|${id}|${h}`;
+
 /** `request` gives the next question, `answered` takes its answer, until `request` gives null. */
 export class Comparison {
   rounds = 0;
@@ -27,13 +29,18 @@ export class Comparison {
   #rows;
   #asked;
   #about;
+  #beside;
   #asOf = null;
 
-  /** `rows` are `{seq, id, h, fp}`, those that count over the extent; `about` goes into every question. */
-  constructor(extent, rows, about = {}) {
+  /**
+   * `rows` are `{seq, id, h, fp}`, those that count over the extent; `about` goes into every question. `beside`: `extra` of an
+   * earlier comparison, which the relay does not count.
+   */
+  constructor(extent, rows, about = {}, beside = []) {
     this.#extent = extent;
-    this.#rows = rows;
     this.#about = about;
+    this.#beside = new Set(beside.map(keyOf));
+    this.#rows = this.#counting(rows);
     this.#asked = extent.high > extent.low ? partsOf(extent) : [];
   }
 
@@ -42,8 +49,13 @@ export class Comparison {
     return this.#asOf;
   }
 
+  #counting(rows) {
+    return rows.filter(({ seq, id, h }) => !this.#beside.has(keyOf([seq, id, h])));
+  }
+
   request() {
-    if (!this.#asked.length) return null;
+    // Where there is nothing to compare, an upgrade is proved by saying so.
+    if (!this.#asked.length && (this.rounds || !this.#about.upgrade)) return null;
     if (this.rounds >= ROUNDS_MAX) {
       this.lacking.push(...this.#asked); // fetched whole instead
       this.#asked = [];
@@ -67,7 +79,7 @@ export class Comparison {
   /** `rows`, at the first answer: what counts as of its instant. */
   answered(answer, rows = this.#rows) {
     this.#asOf ??= answer.as_of;
-    this.#rows = rows.filter(({ seq }) => seq > answer.floor);
+    this.#rows = this.#counting(rows).filter(({ seq }) => seq > answer.floor);
     const again = [];
     for (const { from: low, to: high, result, items } of answer.ranges) {
       if (result === "split") again.push(...partsOf({ low, high }));
@@ -77,12 +89,11 @@ export class Comparison {
   }
 
   #listed(span, theirs) {
-    const key = ([seq, id, h]) => `${seq}|${id}|${h}`;
     const ours = this.#within(span).map(({ seq, id, h }) => [seq, id, h]);
-    const here = new Set(ours.map(key));
-    const there = new Set(theirs.map(key));
-    for (const item of theirs) if (!here.has(key(item))) this.lacking.push({ low: item[0] - 1, high: item[0] });
-    for (const item of ours) if (!there.has(key(item))) this.extra.push(item);
+    const here = new Set(ours.map(keyOf));
+    const there = new Set(theirs.map(keyOf));
+    for (const item of theirs) if (!here.has(keyOf(item))) this.lacking.push({ low: item[0] - 1, high: item[0] });
+    for (const item of ours) if (!there.has(keyOf(item))) this.extra.push(item);
   }
 
   /** What the cache lacks, neighbours together. */
