@@ -17,6 +17,7 @@ from relay.api.problems import REQUEST_ID, ROUTE, of_framework, response
 from relay.api.reply import Reply
 from relay.errors import Problem
 from relay.ids import Rng, running_ids
+from relay.telemetry import traces
 from relay.telemetry.metrics import Metrics
 
 log = structlog.get_logger("relay.api")
@@ -80,10 +81,13 @@ def entrance(
         began = time.perf_counter()
         request = seen_through(request)
         request_id = request[REQUEST_ID] = next_id()
-        try:
-            answer = await served(request, handler)
-        except Exception as error:  # noqa: BLE001 - all of them are told, and answered
-            answer = failed(request, request_id, error)
+        with traces.span(request.method, caller=request.headers) as tell:
+            try:
+                answer = await served(request, handler)
+            except Exception as error:  # noqa: BLE001 - all of them are told, and answered
+                answer = failed(request, request_id, error)
+            route = request.get(ROUTE, "unknown")
+            tell(name=f"{request.method} {route}", route=route, status=answer.status, request_id=request_id)
         if not answer.prepared:
             headers = answer.headers
             headers["X-Request-Id"] = request_id
@@ -91,7 +95,7 @@ def entrance(
                 browsers.let_in(request, headers, origins)
             if gate.leaving:
                 answer.force_close()
-        metrics.request(request.get(ROUTE, "unknown"), request.method, answer.status, time.perf_counter() - began)
+        metrics.request(route, request.method, answer.status, time.perf_counter() - began)
         return answer
 
     return through

@@ -27,6 +27,7 @@ from relay.store.migrate import HEAD, revision
 from relay.store.migrate import migrate as migrate_store
 from relay.store.postgres import PostgresEngine
 from relay.store.postgres_session import driver
+from relay.telemetry import traces
 from relay.telemetry.logs import setup_logging
 from relay.telemetry.metrics import Metrics
 from relay.wiring.checking import mistakes
@@ -61,6 +62,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 async def _serve(settings: Settings, read_settings: Callable[[], Settings], config_file: Path | None) -> int:
     clock, rng, metrics = SystemClock(), system_rng(), Metrics()
     logs = setup_logging(settings.log.level, settings.log.format, sys.stderr, metrics)
+    end_traces = traces.begin(os.environ)
     relay = Relay(settings, clock, rng, metrics, read_settings=read_settings, config_file=config_file)
     try:
         first = await relay.open()
@@ -78,6 +80,7 @@ async def _serve(settings: Settings, read_settings: Callable[[], Settings], conf
         return EX_IOERR if relay.engine.failed else 0  # it may fail while we drain
     finally:
         log.info("relay.stopped")
+        end_traces()
         logs.stop()
 
 

@@ -29,6 +29,7 @@ from relay.push.situation import Wait
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
+from relay.telemetry import traces
 from relay.waiting import first_of
 
 log = structlog.get_logger("relay.push")
@@ -234,10 +235,11 @@ class PushWorker:
             account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
             outcome = BROKE
             try:
-                async with asyncio.timeout(CALL_S):
+                with traces.span("push") as tell:
                     outcome = await self._called(account, attempt, push)
-            except TimeoutError:
-                outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
+                    tell(
+                        name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=str(outcome.verdict)
+                    )
             finally:
                 account.ended(self._clock.monotonic_ms(), outcome)
             outcome = known(outcome, tries=attempt.tries)
@@ -255,9 +257,13 @@ class PushWorker:
         return Result(decides, partly=partly, losses=tuple(dict.fromkeys(losses)), impaired=tuple(impaired))
 
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
-        if account.together is None or attempt.lost or not _says_the_same_to_all(attempt, push):
-            return await account.provider.send(push)
-        return await account.together.send(replace(push, relay=_named_to_nobody(push.relay)))
+        try:
+            async with asyncio.timeout(CALL_S):
+                if account.together is None or attempt.lost or not _says_the_same_to_all(attempt, push):
+                    return await account.provider.send(push)
+                return await account.together.send(replace(push, relay=_named_to_nobody(push.relay)))
+        except TimeoutError:
+            return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
 
     def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> None:
         now_ms = self._clock.now_ms()

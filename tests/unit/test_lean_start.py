@@ -13,4 +13,4 @@ def test_a_start_loads_nothing_that_only_other_commands_and_settings_need() -> N
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, check=True, text=True, timeout=60)
     loaded = set(json.loads(done.stdout))
     assert {"structlog", "sqlalchemy", "aiohttp"} <= loaded, "else the test sees nothing"
-    assert not {"alembic", "mako", "jwt", "rich", "pygments", "redis", "aio_pika", "h2"} & loaded
+    assert not {"alembic", "mako", "jwt", "rich", "pygments", "redis", "aio_pika", "h2", "opentelemetry"} & loaded
