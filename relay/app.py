@@ -35,6 +35,7 @@ from relay.presence.service import PresenceService, Rhythm
 from relay.push.challenge import Challenger
 from relay.push.expiry import ExpiryWatch
 from relay.push.from_settings import DEFAULT_APP, build_accounts, webhook_guard
+from relay.push.held import load_held
 from relay.push.reload import Reloader
 from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker
@@ -137,6 +138,7 @@ class Relay:
         await self.tokens.begin()
         self.bus = LocalBus()
         await self._load_parked()
+        await load_held(self.engine, self.accounts)
         self.inbox = InboxService(
             engine=self.engine,
             clock=clock,

@@ -183,7 +183,7 @@ class Chores:
         await self.look_at_credentials()
 
         def work(conn: Conn, now_ms: int) -> None:
-            quota.forget(conn, day_of(now_ms - DAYS_KEPT_MS, UTC))
+            quota.forget(conn, now_ms, day_of(now_ms - DAYS_KEPT_MS, UTC))
             dead.forget(conn, now_ms - DEAD_KEPT_MS)
 
         await self.engine.write(work)

@@ -78,7 +78,8 @@ class PushDesk:
 
     async def unpark(self, app_id: str, name: str) -> int:
         """The account is mended, or has new quota: what rested for it is due again; gives the number. Raises Missing."""
-        if self.accounts.get(app_id, name) is None:
+        account = self.accounts.get(app_id, name)
+        if account is None:
             known = ", ".join(sorted(self.accounts.of(app_id))) or "none"
             raise Missing(f"There is no such account; there are: {known}.")
 
@@ -88,6 +89,7 @@ class PushDesk:
             job_rows.hurry(conn, now_ms, app_id)
             return released
 
+        account.mended()  # before what waited is planned anew
         return await self.engine.write(work)
 
     async def dead(self, app_id: str, *, why: str | None, cursor: str | None, limit: int) -> DeadPage:

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from providers.contract import Outcome, Scope, Verdict
 from relay.push.notes import Form
+from relay.push.situation import Sort
 
 
 class Then(StrEnum):
@@ -42,6 +43,7 @@ class Result:
     `broke`: there is no answer, as the adapter raised; its outcome stands for that. `partly`: of its notifications some
     were accepted before that. `losses`: what of them the adapter says that its vendor has not. `impaired`: the vendor's codes
     for what an operator must mend, of less than the account.
+    `spent`: the sorts of push of which the vendor takes no more, and until when.
     """
 
     outcome: Outcome | None
@@ -50,6 +52,7 @@ class Result:
     partly: bool = False
     losses: tuple[str, ...] = ()
     impaired: tuple[str, ...] = ()
+    spent: tuple[tuple[Sort, int], ...] = ()
 
     @property
     def word(self) -> str:

@@ -83,10 +83,19 @@ def settle(
             if one.spent is not None
         },
     )
+    quota.hold(conn, [held for one in settlements for held in _held(one)])
     attempt_rows.end_attempts(conn, ends)
     job_rows.release_claims(conn, freed)
     flush(conn, now_ms, users.values())
     return answers
+
+
+def _held(one: Settlement) -> list[quota.Held]:
+    place = (one.attempt.device.app_id, one.attempt.send.address.account)
+    return [
+        quota.Held(*place, token_hash or b"", channel or "", until_ms)
+        for (token_hash, channel), until_ms in one.result.spent
+    ]
 
 
 def _lost(job: PushJob, result: Result) -> int:

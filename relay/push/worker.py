@@ -25,7 +25,7 @@ from relay.push.notes import Form, Note, device_hint
 from relay.push.planning import Planned, plan_due
 from relay.push.rules import Result, known, worst
 from relay.push.settling import Settlement, settle
-from relay.push.situation import Wait
+from relay.push.situation import Sort, Wait
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
@@ -223,6 +223,7 @@ class PushWorker:
         outcomes: list[Outcome] = []
         losses: list[str] = []
         impaired: dict[str, None] = {}
+        spent: dict[Sort, int] = {}
         address = attempt.send.address
         try:
             token = self._open_token(address_place(attempt.device, address.account), address.token_sealed)
@@ -249,12 +250,20 @@ class PushWorker:
             if account.judged(address.token_hash, channel, outcome, now_ms=self._clock.now_ms()):
                 impaired[outcome.vendor_code or ""] = None
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
-                self._hold(account, attempt, note, outcome)
+                sort, wait = self._hold(account, attempt, note, outcome)
+                if outcome.spent:
+                    spent[sort] = wait.at_ms
             elif outcome.verdict is not Verdict.ACCEPTED:
                 break
         partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
         decides = worst([one for one in outcomes if not _of_a_sort(one)] or outcomes)
-        return Result(decides, partly=partly, losses=tuple(dict.fromkeys(losses)), impaired=tuple(impaired))
+        return Result(
+            decides,
+            partly=partly,
+            losses=tuple(dict.fromkeys(losses)),
+            impaired=tuple(impaired),
+            spent=tuple(spent.items()),
+        )
 
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
         try:
@@ -265,7 +274,7 @@ class PushWorker:
         except TimeoutError:
             return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
 
-    def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> None:
+    def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> tuple[Sort, Wait]:
         now_ms = self._clock.now_ms()
         token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN else None
         at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
@@ -275,7 +284,9 @@ class PushWorker:
             at_ms = next_day_ms(now_ms, account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
             why = Later.QUOTA
         channel = None if note.shows is None else note.shows.channel
-        account.hold((token_hash, channel), Wait(at_ms=at_ms, reason=why), now_ms=now_ms)
+        sort, wait = (token_hash, channel), Wait(at_ms=at_ms, reason=why)
+        account.hold(sort, wait, now_ms=now_ms)
+        return sort, wait
 
     def _push(self, account: Account, attempt: Attempt, note: Note, token: str) -> Push:
         shows = note.shows

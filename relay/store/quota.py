@@ -1,23 +1,38 @@
-"""What each account sent in each of its vendor's days: the daily quota, counted where it survives a restart."""
+"""What each account sent in each of its vendor's days, and of which pushes it may send no more: kept over a restart."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, delete, select, update
 
 from relay.model import DAY_FULL
-from relay.store.schema.push import account_day
+from relay.store.schema.push import account_day, account_hold
 from relay.store.sql import as_list, in_list, per_dialect, upsert
 
 Day = tuple[str, str, str]  # app, account, the vendor's day
 
-_d = account_day.c
+
+class Held(NamedTuple):
+    """A quota of less than the account, used up `until_ms`: of a channel (empty: of pushes that name none), for one token
+    (empty: for all)."""
+
+    app_id: str
+    account: str
+    token_hash: bytes
+    channel: str
+    until_ms: int
+
+
+_d, _h = account_day.c, account_hold.c
 _forget = delete(account_day).where(_d.day < bindparam("before"))
 _refill = (
     update(account_day)
     .where(_d.app_id == bindparam("app"), _d.account == bindparam("acc"), _d.sent >= DAY_FULL)
     .values(sent=0)
 )
+_held = select(account_hold).where(_h.until_ms > bindparam("now"))
+_unhold = delete(account_hold).where(_h.app_id == bindparam("app"), _h.account == bindparam("acc"))
+_forget_held = delete(account_hold).where(_h.until_ms <= bindparam("now"))
 
 
 @per_dialect
@@ -53,8 +68,22 @@ def exhaust(conn: Connection, days: Iterable[Day]) -> None:
 def refill(conn: Connection, app_id: str, account: str) -> None:
     """The operator says that there is more: what the vendor said of its days counts no more."""
     conn.execute(_refill, {"app": app_id, "acc": account})
+    conn.execute(_unhold, {"app": app_id, "acc": account})
 
 
-def forget(conn: Connection, before: str) -> None:
-    """Days before this one (`2026-11-20`) go."""
+def hold(conn: Connection, held: Iterable[Held]) -> None:
+    """The vendor says that these quotas are used up."""
+    newest = {one[:-1]: one for one in held}
+    rows = [one._asdict() for _, one in sorted(newest.items())]
+    upsert(conn, account_hold, rows, set_={"until_ms": "excluded.until_ms"})
+
+
+def held(conn: Connection, now_ms: int) -> list[Held]:
+    """What is used up now."""
+    return [Held(*row) for row in conn.execute(_held, {"now": now_ms})]
+
+
+def forget(conn: Connection, now_ms: int, before: str) -> None:
+    """Days before this one (`2026-11-20`) go, and what is used up no more."""
     conn.execute(_forget, {"before": before})
+    conn.execute(_forget_held, {"now": now_ms})

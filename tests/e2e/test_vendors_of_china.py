@@ -10,10 +10,15 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from relay_face import Face, served
+from aiohttp import ClientSession
+from relay_face import PUSHES_AT_ONCE, Face, served
 
 from providers.sandbox import Sandbox
+from relay.app import Relay
 from relay.clock import SystemClock
+from relay.config import load
+from relay.ids import system_rng
+from relay.telemetry.metrics import Metrics
 
 SOON_S = 20.0
 CLOCK = SystemClock()
@@ -22,9 +27,10 @@ VENDORS = ("xiaomi", "oppo", "vivo", "meizu")
 
 
 class Scene:
-    def __init__(self, face: Face, sandbox: Sandbox) -> None:
+    def __init__(self, face: Face, sandbox: Sandbox, config: Path) -> None:
         self.face = face
         self.sandbox = sandbox
+        self.config = config
 
     async def told(self, vendor: str) -> dict[str, Any]:
         """Sends a message to a phone of this vendor; gives what the vendor was sent, once it was."""
@@ -75,7 +81,7 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     config = tmp_path / "relay.toml"
     config.write_text("\n".join(tables), encoding="utf-8")
     async with served(config, CLOCK) as face:
-        yield Scene(face, sandbox)
+        yield Scene(face, sandbox, config)
     await sandbox.stop()
 
 
@@ -175,3 +181,40 @@ async def test_a_code_that_the_vendor_does_not_document_is_tried_three_times_and
     assert [one["verdict"] for one in await scene.attempts(message)] == ["retry", "retry", "misconfigured"]
     _, body, _ = await scene.face.call("GET", "/v1/push/accounts")
     assert {one["name"]: one["state"] for one in body["accounts"]}["xiaomi"] == "impaired"
+
+
+async def test_a_restart_does_not_ask_again_what_the_vendor_takes_no_more_of_today(tmp_path: Path) -> None:
+    """Xiaomi's public channel is used up; whoever calls all the same is given less tomorrow."""
+    sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), vendors=("xiaomi",))
+    await sandbox.start()
+    config = tmp_path / "relay.toml"
+    store = f'[store]\nurl = "sqlite:///{tmp_path}/relay.db"\n'
+    config.write_text(store + sandbox.account_toml("mi", "xiaomi"), encoding="utf-8")
+    async with served(config, CLOCK) as face:
+        for user in ("ann", "bob"):
+            device = {"addresses": [{"account": "mi", "token": f"{user}-1"}]}
+            assert (await face.call("PUT", f"/v1/users/{user}/devices/phone", device))[0] == 201
+        order = {"vendor": "xiaomi", "token": "ann-1", "fault": "quota", "times": 1}
+        async with face.http.post(f"{sandbox.url}/_control/faults", json=order) as answer:
+            assert answer.status < 300
+        scene = Scene(face, sandbox, config)
+        news = await face.send(push={"title": "News", "channel": "news"})
+        assert (await scene.attempts(news))[0]["vendor_code"] == "200001"
+        key = face.key
+    asked = len(sandbox.emulators["xiaomi"].seen)
+
+    relay = Relay(load(config, PUSHES_AT_ONCE), CLOCK, system_rng(), Metrics())
+    await relay.open()
+    async with relay.running(), ClientSession() as http:
+        face = Face(http, f"http://127.0.0.1:{relay.port}", key, relay)
+        await face.send(to={"users": ["bob"]}, push={"title": "News", "channel": "news"})
+        await face.send(to={"users": ["bob"]}, push={"title": "Ann"})
+        assert await sandbox.phones.wait("bob-1", 1, timeout_s=SOON_S)
+        (phone,) = sandbox.phones.view(token="bob-1", phones_max=1)
+        assert [one["title"] for one in phone["received"]] == ["Ann"]  # type: ignore[attr-defined]
+        assert len(sandbox.emulators["xiaomi"].seen) == asked + 1
+
+        assert (await face.call("POST", "/v1/push/accounts/mi/unpark"))[0] == 200  # Xiaomi has given more
+        assert await sandbox.phones.wait("ann-1", 1, timeout_s=SOON_S)
+    await relay.close()
+    await sandbox.stop()

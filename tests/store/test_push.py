@@ -94,11 +94,12 @@ class Desk:
         wait_ms: int = 5_000,
         impaired: tuple[str, ...] = (),
         held: bool = False,
+        used_up: tuple[Any, ...] = (),
         **more: Any,
     ) -> Any:
         one = Settlement(
             attempt=attempt,
-            result=Result(Outcome(verdict=verdict, **more), impaired=impaired),
+            result=Result(Outcome(verdict=verdict, **more), impaired=impaired, spent=used_up),
             retry_ms=self.clock.now_ms() + wait_ms,
             passes_on=passes_on,
             held=held,
@@ -487,3 +488,25 @@ async def test_over_its_budget_a_retry_is_put_off_however_the_vendor_asked_for_i
     clock.forward(s=10)
     (attempt,) = await desk.plan()
     assert attempt.retry
+
+
+async def test_which_pushes_the_vendor_takes_no_more_today_is_kept_until_it_takes_them_again(
+    desk: Desk, clock: Any
+) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    until_ms = clock.now_ms() + 3_600_000
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.RETRY, used_up=(((None, "news"), until_ms), ((b"h", None), until_ms - 1)))
+    clock.forward(s=6)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.RETRY, used_up=(((None, "news"), until_ms + 5),))  # the later word counts
+    news = quota.Held("shop", "v", b"", "news", until_ms + 5)
+    mine = quota.Held("shop", "v", b"h", "", until_ms - 1)
+    assert sorted(await desk.engine.read(quota.held)) == [news, mine]
+    clock.forward(s=3_594)
+    assert await desk.engine.read(quota.held) == [news]
+    await desk.engine.write(lambda conn, now_ms: quota.forget(conn, now_ms, "2026-01-01"))
+    assert await desk.engine.read(quota.held) == [news]
+    await desk.engine.write(lambda conn, _: quota.refill(conn, "shop", "v"))
+    assert await desk.engine.read(quota.held) == []

@@ -26,6 +26,7 @@ WALKED = {  # tables that are walked on purpose, and by whom
     "store_meta",  # one row
     "account_state",  # at most one for each account
     "account_day",  # ... and for each of its last days
+    "account_hold",  # ... and what of its is used up today, at a start and by a chore
     "data_key",
     "endpoint",  # at most 50 an app
 }

@@ -81,6 +81,15 @@ account_day = table(  # only of accounts with a daily quota, and of days that a 
     int_("sent"),
     key=("app_id", "account", "day"),
 )
+account_hold = table(  # of what accounts send some is used up for the day, and the rest goes
+    "account_hold",
+    text_("app_id"),
+    text_("account"),
+    blob_("token_hash"),  # of one device's address; empty: of all
+    text_("channel"),  # of the pushes; empty: of those that name none
+    int_("until_ms"),
+    key=("app_id", "account", "token_hash", "channel"),
+)
 push_dead = table(  # pushes that no vendor will carry; their messages wait for a sync
     "push_dead",
     text_("app_id"),

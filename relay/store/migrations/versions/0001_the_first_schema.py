@@ -19,6 +19,16 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_table(
+        "account_hold",
+        sa.Column("app_id", sa.Text(), nullable=False),
+        sa.Column("account", sa.Text(), nullable=False),
+        sa.Column("token_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("channel", sa.Text(), nullable=False),
+        sa.Column("until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.PrimaryKeyConstraint("app_id", "account", "token_hash", "channel"),
+        sqlite_strict=True,
+    )
+    op.create_table(
         "account_state",
         sa.Column("app_id", sa.Text(), nullable=False),
         sa.Column("account", sa.Text(), nullable=False),
@@ -790,5 +800,6 @@ def downgrade() -> None:
     )
     op.drop_table("address")
     op.drop_table("account_state")
+    op.drop_table("account_hold")
     op.drop_table("account_day")
     # ### end Alembic commands ###
