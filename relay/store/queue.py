@@ -5,6 +5,7 @@ own, so lowering `due_ms` never opens a job to a second worker.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import (
@@ -16,6 +17,7 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    text,
     update,
 )
 
@@ -139,18 +141,40 @@ def _free_users(*due: ColumnElement[bool]) -> Select[Any]:
     return select(j.app_id, j.user_id).where(*due, free).order_by(j.due_ms).limit(bindparam("count"))
 
 
-_due_users = _free_users(j.due_ms.is_not(None), j.due_ms <= bindparam("now"), j.lost == literal_column("0"))
+# From app to app through the index, whatever each of them has waiting.
+_apps = text(
+    "WITH RECURSIVE waits(app_id) AS (SELECT min(app_id) FROM push_job WHERE due_ms IS NOT NULL UNION ALL "
+    "SELECT (SELECT min(j.app_id) FROM push_job AS j WHERE j.due_ms IS NOT NULL AND j.app_id > waits.app_id) "
+    "FROM waits WHERE waits.app_id IS NOT NULL) SELECT app_id FROM waits WHERE app_id IS NOT NULL"
+)
+_due_users = _free_users(
+    j.app_id == bindparam("app"),
+    j.due_ms.is_not(None),
+    j.due_ms <= bindparam("now"),
+    j.lost == literal_column("0"),
+)
 # Walks the index of suspects, which are few: the sum keeps planners from the index of all that is due.
 _suspect_users = _free_users(j.lost > literal_column("0"), j.due_ms + literal_column("0") <= bindparam("now"))
 
 
-def due_users(conn: Connection, now_ms: int, *, limit: int, suspects: bool = False) -> list[UserKey]:
-    """Users with a job that is due and free, oldest first; read again under their locks.
+def _waiting_apps(conn: Connection) -> list[str]:
+    """Those with a job that does not rest."""
+    return list(conn.execute(_apps).scalars())
 
-    `suspects`: those with a job that no process outlived when it was last handled; else those with another.
+
+def due_users(conn: Connection, now_ms: int, *, limit: int, suspects: bool = False) -> list[UserKey]:
+    """Users with a job that is due and free; read again under their locks. Of each app the oldest first, and apps in turn,
+    so that the backlog of one holds no other up (safety FLT-38).
+
+    `suspects`: those with a job that no process outlived when it was last handled, of all apps together; else those with
+    another.
     """
-    rows = conn.execute(_suspect_users if suspects else _due_users, {"now": now_ms, "count": limit})
-    return list(dict.fromkeys(UserKey(row.app_id, row.user_id) for row in rows))
+    wanted: dict[str, Any] = {"now": now_ms, "count": limit}
+    if suspects:
+        return list(dict.fromkeys(UserKey(*row) for row in conn.execute(_suspect_users, wanted)))
+    found = [conn.execute(_due_users, wanted | {"app": app_id}).all() for app_id in _waiting_apps(conn)]
+    in_turn = (row for turn in zip_longest(*found) for row in turn if row is not None)
+    return list(dict.fromkeys(UserKey(*row) for row in in_turn))[:limit]
 
 
 @per_dialect
@@ -223,6 +247,7 @@ def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int, int]])
 _orphans = (
     update(push_job)
     .where(
+        j.app_id == bindparam("app"),
         j.due_ms.is_not(None),
         j.due_ms <= bindparam("now"),
         j.claim_until_ms > bindparam("now"),
@@ -235,7 +260,8 @@ _orphans = (
 def free_orphans(conn: Connection, now_ms: int, *, owner: str) -> None:
     """On SQLite, where one process at a time has the store: claims of the processes before need not be waited for."""
     if is_sqlite(conn):
-        conn.execute(_orphans, {"now": now_ms, "owner": owner})
+        for app_id in _waiting_apps(conn):
+            conn.execute(_orphans, {"app": app_id, "now": now_ms, "owner": owner})
 
 
 # --- accounts ---------------------------------------------------------------------------------------------------------

@@ -510,3 +510,24 @@ async def test_which_pushes_the_vendor_takes_no_more_today_is_kept_until_it_take
     assert await desk.engine.read(quota.held) == [news]
     await desk.engine.write(lambda conn, _: quota.refill(conn, "shop", "v"))
     assert await desk.engine.read(quota.held) == []
+
+
+async def test_flt_38_the_backlog_of_one_app_holds_no_other_up(engine: Engine, clock: Any) -> None:
+    """A thousand devices of one app have waited longer than the one of another, and than the two of a third."""
+    await engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, random.Random(2)))
+    now_ms = clock.now_ms()
+    waiting = {DeviceKey("flood", f"u{n}", "phone"): now_ms - 60_000 + n for n in range(1000)}
+    waiting |= {DeviceKey("quiet", "ann", "phone"): now_ms - 5}
+    waiting |= {DeviceKey("small", f"u{n}", device): now_ms - 9 + n for n in range(2) for device in ("phone", "desk")}
+    waiting |= {DeviceKey("later", "ann", "phone"): now_ms + 60_000}
+
+    def prepare(conn: Any, _: int) -> None:
+        for device in waiting:
+            job_rows.create_job(conn, device)
+        job_rows.lower_due(conn, waiting)
+
+    await engine.write(prepare)
+    found = await engine.read(lambda conn, at_ms: job_rows.due_users(conn, at_ms, limit=6))
+    flood = [("flood", f"u{n}") for n in range(3)]
+    assert found[:3] == [flood[0], ("quiet", "ann"), ("small", "u0")], "in turn, of each the oldest"
+    assert sorted(found) == sorted([*flood, ("quiet", "ann"), ("small", "u0"), ("small", "u1")])

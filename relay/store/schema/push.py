@@ -26,6 +26,7 @@ push_job = table(
 )
 Index(
     "push_job_due",
+    push_job.c.app_id,
     push_job.c.due_ms,
     sqlite_where=text("due_ms IS NOT NULL"),
     postgresql_where=text("due_ms IS NOT NULL"),

@@ -610,7 +610,7 @@ def upgrade() -> None:
     op.create_index(
         "push_job_due",
         "push_job",
-        ["due_ms"],
+        ["app_id", "due_ms"],
         unique=False,
         sqlite_where=sa.text("due_ms IS NOT NULL"),
         postgresql_where=sa.text("due_ms IS NOT NULL"),
