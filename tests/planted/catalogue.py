@@ -446,9 +446,9 @@ BUGS = (
         "P11 dead tokens are removed whoever says so",
         "a vendor's late word removed a token that had been registered again",
         one(
-            "relay/push/settling.py",
-            "    if current is None or when_ms <= current.registered_ms or one.spare:",
-            "    if current is None:",
+            "relay/push/dead_tokens.py",
+            "    return current is not None and when_ms > current.registered_ms",
+            "    return current is not None",
         ),
         (f"{PUSH}::test_a_dead_token_is_believed_only_for_what_was_registered_before", REGISTRY),
     ),
