@@ -7,6 +7,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
+from .ledger import Ledger
+
 FULL, RAW = "full", "raw"
 
 
@@ -24,6 +26,7 @@ class Database:
     cursor: str | None = None
     messages: dict[str, str] = field(default_factory=dict)  # id -> form; control entries: their kind
     holes: dict[int, str] = field(default_factory=dict)  # numbers that came with a reason instead
+    ledger: Ledger = field(default_factory=Ledger)
     rotten: bool = False  # some of it is gone, and the cursor does not know
     owed: dict[str, dict[str, str]] = field(
         default_factory=dict
@@ -86,10 +89,15 @@ class Client:
         if (answer["verdict"] == "resume") != (answer["missing"] == 0 and answer["verdict"] != "resync"):
             raise Broken(f"{answer['verdict']} with {answer['missing']} missing")
         self.session = answer["session"]
+        if answer["verdict"] == "resync":
+            database.ledger.begin(at, answer["floor"], anew=answer["epoch"] != database.epoch)
+        database.ledger.floor = answer["floor"]
         database.epoch, database.seq, database.cursor = answer["epoch"], at, answer["cursors"]["inbox"]
 
     def reset(self, resync: dict[str, Any]) -> None:
         """A refused cursor: everything stays, reading begins again elsewhere; a handshake follows."""
+        anew = resync["epoch"] != self.database.epoch
+        self.database.ledger.begin(resync["floor"], resync["floor"], anew=anew)
         self.database.cursor = resync["cursor"]
         self.database.epoch = resync["epoch"]
         self.database.seq = max(resync["floor"], 0)
@@ -124,6 +132,7 @@ class Client:
 
     def _keep(self, entry: dict[str, Any]) -> None:
         id_ = entry["id"]
+        self.database.ledger.enter(entry)
         if "body" not in entry:
             self.database.messages.setdefault(id_, entry["kind"])
             return

@@ -199,6 +199,18 @@ class Referee:
             if self.now_ms < self.due_ms.get((device.app_id, entry["id"]), 0) - EARLY_MS:
                 raise Broken(f"D1: {entry['id']} came to {device} before its time")
 
+    def proved(self, device: DeviceKey, upgrade: str, state: str) -> None:
+        """10.4: an upgrade whose phone caught up and compared is known to be complete.
+
+        Not where the phone's backend sent something for it that it can't show: that counts in full, as if it had it from
+        its own sending, and comes by range as it can show it.
+        """
+        found = self._store.raw.execute(_UPGRADE, (*device, upgrade)).fetchone()
+        known = None if found is None else found[0]  # None: the store was set back to before it
+        complete = state != "failed" and known in {None, "ok", "repaired"}
+        if not complete and not self._store.raw.execute(_OWN_UNSHOWN, device).fetchone():
+            raise Broken(f"{device} compared after {upgrade} and found {state}, the relay says {known}")
+
     # --- at the end ---
 
     def converged(self, phones: Iterable["Phone"]) -> None:
@@ -276,6 +288,13 @@ class Referee:
 _DEVICE = """
 SELECT d.start_seq, d.created_ms, d.acked_seq, i.head_seq FROM device d JOIN inbox i USING (app_id, user_id)
 WHERE d.app_id = ? AND d.user_id = ? AND d.device_id = ?"""
+_OWN_UNSHOWN = """
+SELECT 1 FROM inbox_entry e JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id
+JOIN device d ON d.app_id = e.app_id AND d.user_id = e.user_id AND d.device_id = e.origin_device
+WHERE e.app_id = ? AND e.user_id = ? AND e.origin_device = ? AND m.min_schema > d.schema"""
+_UPGRADE = """
+SELECT coalesce(verify_state, 'nothing') FROM upgrade
+WHERE app_id = ? AND user_id = ? AND device_id = ? AND upgrade_id = ?"""
 _OWED = """
 SELECT e.message_id, e.seq, e.kind, e.state, e.ended_ms, m.scope, m.min_schema, m.fallback IS NOT NULL, m.body,
        m.sender_user, m.sender_device

@@ -16,6 +16,7 @@ from relay.realtime.protocol import AckBody, HeartbeatBody, HelloBody
 from relay.realtime.service import ack_answer
 
 from .client import Broken
+from .comparing import compared
 from .draws import Stream
 from .loop import now_s, sleep
 from .net import Link, Lost
@@ -124,6 +125,8 @@ class SdkVisit:
             case steps.Drop(keys):
                 for key in keys:
                     self.phone.client.database.owed.pop(key.removeprefix("nack:"), None)
+            case steps.Compare(purpose, upgrade):
+                return await self._compare(purpose, upgrade)
             case steps.SetTimer(timer, after_s):
                 self._timers[timer] = now_s() + after_s
             case steps.StopTimer(timer):
@@ -153,6 +156,15 @@ class SdkVisit:
         elif position.seq != UNKNOWN_SEQ and (database.epoch, database.seq) != (position.epoch, position.seq):
             raise Broken(f"the core adopts {position}, the welcome said {database.epoch} {database.seq}")
         return steps.Kept(position)
+
+    async def _compare(self, purpose: str, upgrade: str | None) -> steps.Event:
+        try:
+            verified = await compared(self.phone, purpose, upgrade)
+        except (Lost, Problem):
+            return steps.Compared(upgrade, done=False)
+        if upgrade is not None and not self.phone.client.twin:
+            self.phone.world.referee.proved(self.phone.key, upgrade, verified.state)
+        return steps.Compared(upgrade, done=True)
 
     # --- the conversation ---
 
