@@ -271,6 +271,7 @@ class Node:
             self.devices,
             self.hub,
             self.clock,
+            self._rng,
             credential=Credential("simulated"),
             next_token=_no_token,
             send=self.device_sends.over_socket,
