@@ -62,6 +62,10 @@ class Comparison:
             body["upgrade"] = self.upgrade
         return body
 
+    def report(self, extra: int) -> dict[str, Any]:
+        """The body that tells the relay how many messages only the cache has."""
+        return {"cursor": self.extent.cursor, "ranges": [], "as_of": self._as_of, "extra": extra}
+
     def _range(self, span: Span) -> dict[str, Any]:
         total = sum_of(within(self._rows, span))
         return {"from": span.low, "to": span.high, "n": total.n, "fp": total.fp}

@@ -1,6 +1,7 @@
 """Comparing a cache with the relay and fetching what differs: the calls around `compare` (protocol 8.7, 10.4)."""
 
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -37,13 +38,22 @@ class Repair:
         first = await self._compared(purpose, upgrade)
         missing, extra = first.to_fetch(), set(first.extra)
         if not missing and not (extra and upgrade):
+            await self._report(first, len(extra))
             return news.Verified("ok", 0, first.rounds, len(extra))
         mended = 0
         for span in missing:
             mended += await self.fetch(span)
         second = await self._compared(purpose, upgrade, beside=extra)
         state = "failed" if second.to_fetch() else "repaired" if missing else "ok"
-        return news.Verified(state, mended, first.rounds + second.rounds, len(extra.union(second.extra)))
+        extra |= set(second.extra)
+        await self._report(second, len(extra))
+        return news.Verified(state, mended, first.rounds + second.rounds, len(extra))
+
+    async def _report(self, comparison: Comparison, extra: int) -> None:
+        """Tells the relay of what only the cache has. If that fails, the next comparison does."""
+        if extra:
+            with suppress(http.Problem, http.Unreachable):
+                await self.call("POST", "/v1/device/verify", body=comparison.report(extra))
 
     async def _compared(self, purpose: str, upgrade: str | None, *, beside: Collection[Row] = ()) -> Comparison:
         extent = await self.on_disk(lambda: self.cache.extent)

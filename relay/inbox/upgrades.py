@@ -99,6 +99,14 @@ def _unpin(locked: Locked, done: Upgrade) -> None:
         inbox_rows.set_inbox(locked.conn, locked.key, pinned_until_ms=min(until_ms, locked.inbox.pinned_until_ms))
 
 
+def tell_extra(conn: Conn, now_ms: int, policy_of: PolicyOf, device: DeviceKey, count: int) -> None:
+    """A comparison found messages that only the device has: from before an epoch changed, or by a bug (protocol 8.7)."""
+    locked = lock(conn, now_ms, [device.user], policy_of).get(device.user)
+    if locked is not None and device.device_id in locked.devices:
+        tell_device(locked, locked.devices[device.device_id], "device.extra", messages=count)
+        flush(conn, now_ms, [locked])
+
+
 def give_up(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, limit: int) -> int:
     """Upgrades that nobody proved within a day are `missing`; gives how many."""
     before_ms = now_ms - policy_of(app_id).upgrade_verify_ms
@@ -220,6 +228,11 @@ class UpgradeService:
         )
         self.facts_told()
         return state
+
+    async def note_extra(self, device: DeviceKey, count: int) -> None:
+        """Tells the backend of a device that has messages which it should not have."""
+        await self.engine.write(lambda conn, now_ms: tell_extra(conn, now_ms, self.policy_of, device, count))
+        self.facts_told()
 
     async def give_up(self, app_id: str, *, limit: int) -> int:
         """As `give_up` above: at most `limit`."""

@@ -220,6 +220,7 @@ class VerifyBody(Said):
     ranges: Annotated[list[RangeBody], Field(max_length=256)]  # none: of a store in which nothing can be lacking
     purpose: Literal["cache", "upgrade"] = "cache"
     upgrade: Id | None = None
+    extra: Annotated[int, Field(ge=0, le=1_000_000)] | None = None  # messages that only the device has
 
     @model_validator(mode="after")
     def _in_order(self) -> "VerifyBody":

@@ -286,6 +286,8 @@ class DeviceService:
         state = None
         if upgrade is not None:
             state = await self.inbox.upgrades.prove(device, upgrade.upgrade_id, compared)
+        if body.extra:
+            await self.inbox.upgrades.note_extra(device, body.extra)
         return _compared_json(compared) | {"state": state}
 
     async def _compare(self, device: DeviceKey, ranges: Sequence[Range], **where: Any) -> Comparison:

@@ -39,6 +39,7 @@ EVENT_TYPES: Final = frozenset(
         "delivery.receipt",
         "delivery.superseded",
         "delivery.vendor_receipt",
+        "device.extra",
         "device.offline",
         "device.online",
         "device.resync",

@@ -1,5 +1,6 @@
 """Comparing caches over HTTP and on a socket: the wire form, the rounds, and what is refused (protocol 8.7)."""
 
+import asyncio
 import hashlib
 from typing import Any
 
@@ -143,3 +144,29 @@ async def test_no_ranges_prove_nothing_of_a_device_that_has_something(face: Face
         welcome = (await face.call("PUT", "/v1/device", said, token=face.token)).json
     about = {"purpose": "upgrade", "upgrade": welcome["upgrade"]["id"]}
     assert (await verify(face, cursor, **about)).json["state"] is None
+
+
+async def extras(face: Face, count: int) -> list[Any]:
+    """So many events of it: they have numbers soon after their commit."""
+    async with asyncio.timeout(10):
+        while True:
+            events = (await face.call("GET", "/v1/events?types=device.extra")).json["events"]
+            mine = [one["data"] for one in events if one["data"]["user"] == face.user]
+            if len(mine) >= count:
+                return [(one["device"], one["messages"]) for one in mine]
+            await asyncio.sleep(0.02)  # noqa: TID251 - looks again
+
+
+async def test_what_only_the_device_has_is_told_to_the_backend(face: Face) -> None:
+    cursor, entries = await filled(face, 3)
+    first = (await verify(face, cursor, part(entries, 0, 3))).json
+    assert (await verify(face, cursor, as_of=first["as_of"], extra=2)).status == 200
+    assert await extras(face, 1) == [("phone", 2)]
+
+
+@pytest.mark.parametrize("extra", [-1, 1_000_001, "1", 1.5])
+async def test_a_number_of_extra_messages_that_is_none_is_named(face: Face, extra: Any) -> None:
+    cursor, entries = await filled(face, 1)
+    answer = await verify(face, cursor, part(entries, 0, 1), extra=extra)
+    assert answer.refused(422, "validation_failed")
+    assert answer.pointers == ["/extra"]

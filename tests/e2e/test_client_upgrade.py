@@ -142,6 +142,25 @@ async def test_an_upgrade_whose_migration_lost_rows_is_mended_and_proved_to_the_
     assert [one["data"]["state"] for one in events if one["data"]["user"] == ann.name] == ["repaired"]
 
 
+async def test_what_only_the_cache_has_is_kept_and_told_to_the_backend(ann: User, phone: dict[str, Any]) -> None:
+    ids = await ann.send(*range(3))
+    await ann.backend.cancel(ids[1])
+    async with AppProcess(phone) as app:
+        await app.until("CaughtUp")
+        await ann.acked(3)
+    with sqlite3.connect(phone["cache"]) as db:  # as a restored relay might have forgotten it
+        db.execute(
+            "INSERT INTO ledger (timeline, seq, id, h, kept) SELECT timeline, 2, 'g', h, kept FROM ledger WHERE seq = 1"
+        )
+    async with AppProcess(phone | {"version": "2.0"}) as app:
+        verified = await app.until("Verified")
+    assert (verified["state"], verified["extra"]) == ("ok", 1)
+    with sqlite3.connect(phone["cache"]) as db:
+        assert db.execute("SELECT count(*) FROM ledger").fetchone() == (3,)
+    events = [event async for event, _ in ann.backend.events(types=["device.extra"])]
+    assert [one["data"]["messages"] for one in events if one["data"]["user"] == ann.name] == [1]
+
+
 async def test_what_an_old_version_could_not_show_comes_in_full_after_the_upgrade(
     ann: User, phone: dict[str, Any]
 ) -> None:

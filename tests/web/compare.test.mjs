@@ -67,7 +67,14 @@ test("what the cache lacks is fetched alone, and what only it has is told", asyn
     here.sort((a, b) => a.seq - b.seq);
     return entries.length;
   };
-  const verified = await repair({ cache: cacheWith(here, 5000), call: relayWith(rows), fill, about: {} });
+  const told = [];
+  const relay = relayWith(rows);
+  const call = (method, path, options) => {
+    if (options?.body?.extra) told.push(options.body.extra);
+    return relay(method, path, options);
+  };
+  const verified = await repair({ cache: cacheWith(here, 5000), call, fill, about: {} });
+  assert.deepEqual(told, [1], "the relay is told, once");
   assert.deepEqual(fetched, [40, 41, 4000]);
   assert.deepEqual([verified.state, verified.fetched, verified.extra], ["repaired", 3, 1]);
 });
@@ -76,7 +83,10 @@ test("to prove an upgrade, what only the cache has is left out, and one that has
   const rows = await rowsOf(upTo(100));
   const asked = [];
   const relay = relayWith(rows.slice(0, 99));
-  const call = (method, path, options) => (asked.push(options.body.ranges), relay(method, path, options));
+  const call = (method, path, options) => {
+    if (!options.body.extra) asked.push(options.body.ranges);
+    return relay(method, path, options);
+  };
   const fill = () => assert.fail("nothing is lacking");
   const about = { purpose: "upgrade", upgrade: "up_1" };
   const verified = await repair({ cache: cacheWith(rows, 100), call, fill, about });

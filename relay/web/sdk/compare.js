@@ -66,6 +66,11 @@ export class Comparison {
     return { cursor: this.#extent.cursor, ranges, ...this.#about, ...(this.#asOf ? { as_of: this.#asOf } : {}) };
   }
 
+  /** What tells the relay how many messages only the cache has. */
+  report(extra) {
+    return { cursor: this.#extent.cursor, ranges: [], as_of: this.#asOf, extra };
+  }
+
   #within({ low, high }) {
     return this.#rows.filter(({ seq }) => seq > low && seq <= high);
   }
