@@ -18,6 +18,7 @@ from relay.errors import Conflict, CursorRefused, Missing, Problem
 from relay.inbox.send import Accepted, Send
 from relay.model import UserKey
 from relay.webhooks.post import Answer, PostFailed
+from relay.webhooks.service import Changes
 
 from .client import Broken
 from .groups import Group, Groups
@@ -85,6 +86,7 @@ class Backend:
     cursor: str | None = None
     down: bool = False  # its webhook receiver
     secret: bytes = b""
+    endpoint: str = ""
     numbers: list[int] = field(default_factory=list)
     open: int = 0
     groups: Groups = field(init=False)
@@ -265,12 +267,22 @@ class Backend:
         id_ = self._verified(headers, body)
         if faults.strikes("receiver_5xx"):
             return Answer(status=500)
+        if faults.strikes("receiver_redirects"):
+            return Answer(status=307)
+        if faults.strikes("receiver_gone"):
+            self.world.later(self._enable(draws.between(5, 300)), f"enable {self.app_id}")
+            return Answer(status=410)
         known = self.heard.setdefault(id_, Heard(json.loads(body)["type"], body))
         if json.loads(known.body)["data"] != json.loads(body)["data"]:
             raise Broken(f"I16: event {id_} changed between two attempts")
         if faults.strikes("receiver_lost"):
             raise PostFailed("timeout")
         return Answer(status=204)
+
+    async def _enable(self, after_s: float) -> None:
+        """Somebody sees that the relay has taken the receiver at its word, and takes it back."""
+        await sleep(after_s)
+        await self.world.persist(lambda node: node.webhooks.update(self.app_id, self.endpoint, Changes(enabled=True)))
 
     def _verified(self, headers: Mapping[str, str], body: bytes) -> str:
         """Standard Webhooks, by hand: the signature is over id, time and the bytes of the body."""

@@ -12,12 +12,18 @@ class Wall:
 
     def __init__(self) -> None:
         self.off_ms = 0
+        self._drift = 0.0  # seconds per second
+        self._drifts_since_s = 0.0
 
     def true_ms(self) -> int:
         return START_MS + round(now_s() * 1000)
 
     def read_ms(self) -> int:
-        return self.true_ms() + self.off_ms
+        return self.true_ms() + self.off_ms + round(self._drift * (now_s() - self._drifts_since_s) * 1000)
+
+    def drifts(self, rate: float) -> None:
+        """From now on it gains (or loses) so much; 0: it is right again."""
+        self._drift, self._drifts_since_s = rate, now_s()
 
 
 class NodeClock:

@@ -26,10 +26,13 @@ SITES: dict[str, tuple[float, float]] = {
     "vendor_refuses": (0.01, 0.1),
     "vendor_too_large": (0.01, 0.1),
     "vendor_silent": (0.1, 1.0),  # accepts and delivers nothing
+    "adapter_raises": (0.01, 0.1),  # before the vendor had it, or after
     "false_dead": (0.005, 0.05),
     "receiver_5xx": (0.05, 0.5),
     "receiver_slow": (0.02, 0.2),
     "receiver_lost": (0.05, 0.3),
+    "receiver_redirects": (0.05, 0.3),
+    "receiver_gone": (0.005, 0.05),  # 410, until its backend enables it again
     "client_crash": (0.01, 0.15),  # between its socket, its store and its ack
     "client_forgets": (0.02, 0.2),  # its last commits were not safe
     "ack_twice": (0.02, 0.3),
@@ -41,11 +44,14 @@ EVENTS: dict[str, tuple[float, float]] = {
     "node_restart": (1, 6),
     "node_pause": (1, 12),
     "clock_step": (1, 6),
+    "clock_drift": (1, 6),
     "vendor_outage": (1, 4),
     "vendor_misconfigured": (0.5, 2),
     "receiver_outage": (1, 4),
     "storm": (1, 4),
     "half_open": (2, 20),
+    "one_way": (2, 20),
+    "slow_reader": (2, 20),
     "upgrade": (4, 60),
     "downgrade": (1, 20),
     "wipe": (1, 20),
@@ -72,8 +78,8 @@ class Faults:
         self.healed = False
         self.fired: Counter[str] = Counter()
         self.rates: dict[str, float] = {}
-        swarm = draws.ids("swarm")
         for kind, (low, high) in (SITES | EVENTS).items():
+            swarm = draws.ids(f"swarm/{kind}")  # its own: a further kind leaves the others of a seed as they are
             on, rate = swarm.random() < SHARE_ON, swarm.uniform(low, high)
             if on and kind not in without:
                 self.rates[kind] = rate

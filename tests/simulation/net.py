@@ -59,7 +59,8 @@ class Net:
 
 
 class Link:
-    """A connection: two directions, each in order. `deaf`: nothing arrives any more, and nobody is told."""
+    """A connection: two directions, each in order. `deaf`: nothing arrives any more, and nobody is told; `deaf_way`: in
+    this direction. `slow`: its client takes a frame now and then, and nothing between them keeps the others."""
 
     def __init__(self, net: Net, faults: Faults, outside: Context) -> None:
         self._net = net
@@ -69,6 +70,8 @@ class Link:
         self.down_event = asyncio.Event()
         self.socket = ServerSocket(self)
         self.deaf = False
+        self.deaf_way: str | None = None
+        self.slow: Stream | None = None
         self.broken = False
         self.close_code: int | None = None
         self._times = {"up": 0.0, "down": 0.0}
@@ -76,11 +79,11 @@ class Link:
     def _carry(self, way: str, deliver: Callable[..., None], *args: Any) -> None:
         at = max(now_s() + self._net.delay_s(), self._times[way])
         self._times[way] = at
-        asyncio.get_running_loop().call_at(at + 1e-5, self._arrive, deliver, args, context=self._outside)
+        asyncio.get_running_loop().call_at(at + 1e-5, self._arrive, way, deliver, args, context=self._outside)
         self._times[way] = at + 1e-5
 
-    def _arrive(self, deliver: Callable[..., None], args: tuple[Any, ...]) -> None:
-        if not self.deaf and not self.broken:
+    def _arrive(self, way: str, deliver: Callable[..., None], args: tuple[Any, ...]) -> None:
+        if not self.deaf and way != self.deaf_way and not self.broken:
             deliver(*args)
 
     # --- the client's end ---
@@ -95,6 +98,8 @@ class Link:
 
     async def client_receive(self, timeout_s: float) -> bytes | None:
         """The next frame; None: nothing came in time. Raises Lost when the connection is over."""
+        if self.slow is not None:
+            await sleep(self.slow.between(1, 40))
         if not self.down:
             if self.broken or self.close_code is not None:
                 raise Lost
@@ -118,7 +123,7 @@ class Link:
         """The connection is gone, and both ends learn of it (unless it had gone deaf)."""
         self.broken = True
         self.down_event.set()
-        if not self.deaf:
+        if not self.deaf and self.deaf_way != "up":
             self.socket.arrived(WSMessage(WSMsgType.ERROR, None, None))
 
     def node_ended(self) -> None:
@@ -167,7 +172,7 @@ class ServerSocket:
     async def send_frame(self, data: bytes, kind: WSMsgType) -> None:
         if self.closed or self._link.broken:
             raise ConnectionResetError
-        while len(self._link.down) >= BUFFER_FRAMES:  # the reader is slow
+        while len(self._link.down) >= (BUFFER_FRAMES if self._link.slow is None else 1):  # the reader is slow
             self.drained.clear()
             await self.drained.wait()
         self._link._carry("down", self._link.client_got, data)

@@ -4,6 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from relay.errors import Problem
+from relay.model import UserKey
 
 from .client import Broken
 from .loop import now_s, sleep
@@ -23,13 +24,14 @@ async def send_one(phone: "Phone") -> None:
     message = {"to": {"users": [to]}, "body": body, "push": {"title": "hush-title"}}
     ask = partial(_ask, phone, message, key)
     made_s, again = now_s(), phone.draws.chance(0.3)
-    sent = await _answered(phone, ask)
+    receiver = UserKey(device.app_id, to)
+    sent = await _answered(phone, ask, receiver)
     if sent is None:
         return
     world.story.tell("sent", phone.name, sent["id"], to)
     backend.sent_by_device(key, message, (to,), sent["id"], made_s)
     times = world.set_backs
-    if again and (repeated := await _answered(phone, ask)) is not None:
+    if again and (repeated := await _answered(phone, ask, receiver)) is not None:
         if repeated["id"] != sent["id"] and world.set_backs == times:
             raise Broken(f"I37: {device} had id {sent['id']} for its key {key}, now {repeated['id']}")
 
@@ -38,17 +40,17 @@ async def _ask(phone: "Phone", message: dict[str, Any], key: str, node: "Node") 
     return await node.device_sends.over_socket(phone.key, message, key)
 
 
-async def _answered(phone: "Phone", ask: Any) -> dict[str, Any] | None:
-    device = phone.key
+async def _answered(phone: "Phone", ask: Any, to: UserKey) -> dict[str, Any] | None:
+    world, device = phone.world, phone.key
     while phone.key == device and not phone.gone:
         try:
-            found: dict[str, Any] = await phone.world.call(ask)
+            found: dict[str, Any] = await world.call(ask)
         except (Lost, Problem) as error:
             if isinstance(error, Problem) and not error.retryable:
-                if error.status in {401, 403}:
-                    return None  # signed out
+                if error.status in {401, 403} or (error.code == "recipient_unknown" and world.moves.moved(to)):
+                    return None  # signed out, or nobody is there any more by this name
                 raise Broken(f"a device's send was refused for good: {error.code} {error.detail}") from error
-            await sleep(phone.world.draws.stream("backoff").between(0.5, 20))
+            await sleep(world.draws.stream("backoff").between(0.5, 20))
             continue
         return found
     return None

@@ -17,6 +17,7 @@ from .draws import Draws
 from .loop import now_s, run
 from .scenario import Scenario
 from .story import Story
+from .vendors import Raised
 from .world import World
 
 PUT_ASIDE = frozenset({"push.broke", "webhook.broke", "fanout.broke"})
@@ -52,6 +53,8 @@ def listening(worlds: list[World]) -> Callable[[Any, str, MutableMapping[str, An
         text = str(event)
         if "hush-" in text or "tok-" in text:
             worlds[0].fail(Broken(f"I18: a secret in the log: {text}"))
+        if isinstance(sys.exc_info()[1], Raised):
+            raise structlog.DropEvent  # that one was meant
         if event["event"] in PUT_ASIDE or (event["event"] == "push.quarantined" and event.get("reason") is not None):
             worlds[0].fail(sys.exc_info()[1] or Broken(f"something was put aside: {text}"))
         raise structlog.DropEvent

@@ -19,6 +19,10 @@ PAUSE_SLACK_S = 25.0  # what had been claimed before the vendor said "wait" may 
 Arrived = Callable[[Push], None]
 
 
+class Raised(Exception):
+    """The adapter does not know what to make of a push."""
+
+
 class Vendor:
     """One vendor, as seen through its account."""
 
@@ -88,12 +92,17 @@ class Vendor:
 
     async def send(self, push: Push) -> Outcome:
         self._check(push)
+        raises = self._faults.strikes("adapter_raises")
+        if raises and self._draws.chance(0.5):
+            raise Raised
         outcome = self._outcome(push)
         self._story.tell("vendor", self.account, push.token, outcome.verdict, *push.relay["ids"])
         slow = self._faults.strikes("vendor_slow") and not self.outage
         await sleep(self._draws.between(5, 40) if slow else self._draws.between(0.02, 1.0))
         if outcome.scope is Scope.ACCOUNT and outcome.retry_after_s is not None:
             self._told_to_wait(push, outcome.retry_after_s)
+        if raises:
+            raise Raised
         return outcome
 
     def _check(self, push: Push) -> None:

@@ -21,7 +21,7 @@ from .faults import Faults
 from .invariants import Referee
 from .loop import now_s, sleep
 from .moves import Moves
-from .net import Lost, Net
+from .net import Link, Lost, Net
 from .node import Node
 from .phone import Phone
 from .scenario import Scenario
@@ -251,6 +251,7 @@ class World:
         self.story.tell("healed")
         self.faults.heal()
         self.wall.off_ms = 0
+        self.wall.drifts(0)
         for vendor in self.vendors:
             vendor.outage = vendor.misconfigured = False
         for backend in self.backends:
@@ -262,6 +263,8 @@ class World:
         await self.restart(planned=True)
         for phone in self.phones:
             phone.stay = True
+            if phone.client.database.rotten:
+                phone.cut_off()  # a visit that began before would last, and mend nothing
             phone.wake()
 
     async def _converge(self) -> None:
@@ -292,11 +295,14 @@ class World:
             "node_restart": lambda: self.restart(planned=True),
             "node_pause": self._pause,
             "clock_step": self._step,
+            "clock_drift": self._drift,
             "vendor_outage": self._outage,
             "vendor_misconfigured": self._misconfigured,
             "receiver_outage": self._receiver_down,
             "storm": self._storm,
             "half_open": self._half_open,
+            "one_way": self._one_way,
+            "slow_reader": self._slow_reader,
             "store_restored": self._set_back,
             "upgrade": lambda: self._to_a_phone(Phone.upgrade),
             "downgrade": lambda: self._to_a_phone(Phone.downgrade),
@@ -379,6 +385,12 @@ class World:
         await sleep(draws.between(10, 600))
         self.wall.off_ms = 0
 
+    async def _drift(self) -> None:
+        draws = self.draws.stream("fate/drift")
+        self.wall.drifts(draws.between(0.001, 0.05) * draws.pick((1, -1)))
+        await sleep(draws.between(10, 1000))
+        self.wall.drifts(0)
+
     async def _outage(self) -> None:
         vendor = self.draws.stream("fate/vendor").pick(self.vendors)
         vendor.outage = True
@@ -416,11 +428,21 @@ class World:
         self.moves.erased()
 
     async def _half_open(self) -> None:
-        phones = [phone for phone in self.phones if phone.link is not None]
-        if phones:
-            link = self.draws.stream("fate/half_open").pick(phones).link
-            assert link is not None
+        if (link := self._some_link("half_open")) is not None:
             link.deaf = True
+
+    async def _one_way(self) -> None:
+        if (link := self._some_link("one_way")) is not None:
+            link.deaf_way = self.draws.stream("fate/one_way").pick(("up", "down"))
+
+    async def _slow_reader(self) -> None:
+        if (link := self._some_link("slow_reader")) is not None:
+            link.slow = self.draws.stream("fate/slow_reader")
+
+    def _some_link(self, kind: str) -> Link | None:
+        """A connection of a phone, if there is any."""
+        links = [phone.link for phone in self.phones if phone.link is not None]
+        return self.draws.stream(f"fate/{kind}").pick(links) if links else None
 
     async def _set_back(self) -> None:
         """The operator restores an old backup, without a word to the relay (F74)."""
@@ -444,6 +466,7 @@ class World:
 
 async def _endpoint(n: int, backend: Backend, node: Node) -> None:
     created = await node.webhooks.create(backend.app_id, url=f"https://backend.example/{n}")
+    backend.endpoint = created.endpoint.key.endpoint_id
     backend.secret = base64.b64decode(created.secret.removeprefix("whsec_"))
 
 
