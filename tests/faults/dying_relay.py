@@ -1,5 +1,6 @@
-"""`python -m dying_relay POINT:NTH serve ...`: a relay that kills itself, by SIGKILL, when it comes to a named point for the
-NTH time (safety CR-4). The points are laid around functions of the relay from outside; it knows nothing of them."""
+"""`python -m dying_relay POINT:NTH serve ...` (or another command): a relay that kills itself, by SIGKILL, when it comes to a
+named point for the NTH time (safety CR-4). The points are laid around functions of the relay from outside; it knows nothing of
+them."""
 
 import functools
 import importlib
@@ -32,6 +33,7 @@ class Point:
     functions: tuple[str, ...]  # the first of a list is one's own on SQLite, the second on PostgreSQL
     most: int = 20  # it comes so often within a few seconds of load
     by: signal.Signals | None = None  # it comes only when the relay is asked to stop
+    saying: str = ""  # only those calls count whose second argument (the first of a method's own) has this in it
 
 
 def _before(*functions: str, most: int = 20) -> Point:
@@ -46,6 +48,7 @@ COMMITS = ("relay.store.sqlite_commit:_commit", "relay.store.postgres:PostgresEn
 WORK = ("relay.store.sqlite_commit:run_group", "relay.store.postgres:run_group")
 
 POINTS: Final = {
+    "accept.body_read": _after("relay.api.limits:read_body"),  # K1
     "accept.validated": _before("relay.inbox.service:InboxService.accept"),  # K2
     "accept.in_transaction": _after("relay.inbox.service:accept"),  # K3, K19
     "accept.before_response": _after("relay.inbox.service:InboxService.accept"),  # K5
@@ -77,6 +80,24 @@ POINTS: Final = {
     "rescue.webhooks": _after("relay.store.claims:free_orphans", most=1),  # K18
     "drain.stop_listening": Point(When.BEFORE, ("relay.wiring.departure:stop_listening",), most=1, by=signal.SIGTERM),
     "drain.before_release": Point(When.BEFORE, ("relay.store.claims:release_claims",), most=1, by=signal.SIGTERM),
+    "checkpoint.mid": Point(  # K17
+        When.WHILE,
+        ("relay.store.direct:DirectConnection.exec_driver_sql",),
+        most=1,
+        by=signal.SIGTERM,
+        saying="wal_checkpoint",
+    ),
+}
+IN_COMMANDS: Final = {  # K17, of commands that do one thing and end, and of a relay's first start
+    "backup.copying": _before("relay.store.backup:Pace.moved", most=1),
+    "backup.copied": _after("relay.store.backup:_copied", most=1),
+    "backup.before_rename": _before("relay.store.backup:sync_file", most=1),
+    "rekey.in_transaction": _after("relay.store.vault:rewrap_some", most=1),
+    "rekey.between": _before("relay.cli.credentials:_reseal", most=1),
+    "rekey.resealing": _after("relay.cli.credentials:reseal_some", most=1),
+    "restore.migrated": _after("relay.store.restore:migrate", most=1),
+    "migrate.created": _after("relay.store.migrate:create", most=1),
+    "migrate.migrated": _after("relay.app:migrate", most=1),
 }
 
 
@@ -98,36 +119,40 @@ class Count:
             return self._left == 0
 
 
-def mortal(function: Callable[..., Any], when: When, count: Count) -> Callable[..., Any]:
+def mortal(function: Callable[..., Any], point: Point, count: Count) -> Callable[..., Any]:
     """The same function, at which the process dies in the end."""
+    when = point.when
 
-    def begins() -> None:
-        if when is not When.AFTER and count.here():
+    def counts(args: tuple[Any, ...]) -> bool:
+        return not point.saying or point.saying in str(args[1])
+
+    def begins(args: tuple[Any, ...]) -> None:
+        if when is not When.AFTER and counts(args) and count.here():
             if when is When.WHILE:
                 threading.Timer(COMMIT_S, die).start()
             else:
                 die()
 
-    def ended() -> None:
-        if when is When.AFTER and count.here():
+    def ended(args: tuple[Any, ...]) -> None:
+        if when is When.AFTER and counts(args) and count.here():
             die()
 
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def awaited(*args: Any, **more: Any) -> Any:
-            begins()
+            begins(args)
             found = await function(*args, **more)
-            ended()
+            ended(args)
             return found
 
         return awaited
 
     @functools.wraps(function)
     def called(*args: Any, **more: Any) -> Any:
-        begins()
+        begins(args)
         found = function(*args, **more)
-        ended()
+        ended(args)
         return found
 
     return called
@@ -142,11 +167,11 @@ def lay(point: Point, nth: int) -> None:
         *outer, last = path.split(".")
         for one in outer:
             owner = getattr(owner, one)
-        setattr(owner, last, mortal(getattr(owner, last), point.when, count))
+        setattr(owner, last, mortal(getattr(owner, last), point, count))
 
 
 if __name__ == "__main__":
     name, _, nth = sys.argv.pop(1).partition(":")
-    if name in POINTS:
-        lay(POINTS[name], int(nth))
+    if point := (POINTS | IN_COMMANDS).get(name):
+        lay(point, int(nth))
     main()
