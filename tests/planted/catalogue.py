@@ -51,10 +51,11 @@ BUGS = (
         "what found no room was logged, and the sender forgot it",
         one(
             "relay/inbox/service.py",
-            "        accepted: Accepted = await self.engine.write_batched(self._accept, send, is_send=True)\n",
+            "        accepted: Accepted = await self.engine.write_batched("
+            "self._accept, send, is_send=True, size=send.stored_bytes)\n",
             "        from relay.errors import Unavailable\n\n"
             "        try:\n"
-            "            accepted = await self.engine.write_batched(self._accept, send, is_send=True)\n"
+            "            accepted = await self.engine.write_batched(self._accept, send, is_send=True, size=1000)\n"
             "        except Unavailable:\n"
             "            now_ms = self.clock.now_ms()\n"
             "            return Accepted(\n"
@@ -167,14 +168,14 @@ BUGS = (
         "a vendor that asked for a pause got twice the calls",
         one(
             "relay/push/worker.py",
-            "            return await account.provider.send(push)\n",
-            "            outcome = await account.provider.send(push)\n"
-            "            for _ in range(3):\n"
-            "                if outcome.verdict is not Verdict.RETRY:\n"
-            "                    break\n"
-            "                await asyncio.sleep(4)\n"
-            "                outcome = await account.provider.send(push)\n"
-            "            return outcome\n",
+            "                    return await account.provider.send(push)\n",
+            "                    outcome = await account.provider.send(push)\n"
+            "                    for _ in range(3):\n"
+            "                        if outcome.verdict is not Verdict.RETRY:\n"
+            "                            break\n"
+            "                        await asyncio.sleep(4)\n"
+            "                        outcome = await account.provider.send(push)\n"
+            "                    return outcome\n",
         ),
         ("tests/faults/test_wire_vendors.py::test_flt_3_while_a_vendor_asks_to_wait_it_gets_no_request",),
     ),

@@ -270,7 +270,7 @@ class World:
     async def _converge(self) -> None:
         await until_quiet(self.backends, CONVERGE_S)
         later_ms = max(self.referee.due_ms.values(), default=0) - self.wall.true_ms()
-        await sleep(max(0, later_ms / 1000))
+        await sleep(max(0, later_ms / 1000 + self.scenario.look_s))  # what is due is found by the next look
         end_s = now_s() + CONVERGE_S
         while True:
             await sleep(20)
