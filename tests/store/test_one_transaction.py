@@ -23,8 +23,9 @@ from relay.store.sqlite import SqliteEngine
 
 ANN = UserKey("shop", "ann")
 SENDS = 400
-LONG: dict[type, str] = {  # a statement that takes a while
-    SqliteEngine: "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000) SELECT max(i) FROM n",
+LONG: dict[type, str] = {  # a statement that takes a while; SQLite's says when it has begun
+    SqliteEngine: "WITH RECURSIVE n(i) AS (SELECT begun() UNION ALL SELECT i + 1 FROM n WHERE i < 2000000) "
+    "SELECT max(i) FROM n",
     PostgresEngine: "SELECT pg_sleep(0.3)",
 }
 
@@ -98,9 +99,16 @@ async def test_dur_6_a_request_that_ends_in_the_middle_of_its_transaction_undoes
 ) -> None:
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
 
-    def long(conn: Any, now_ms: int) -> None:
+    def begins() -> int:
         loop.call_soon_threadsafe(begun.set)
+        return 1
+
+    def long(conn: Any, now_ms: int) -> None:
         app_rows.create_app(conn, now_ms, app_id="long", id_secret=b"s")
+        if isinstance(engine, SqliteEngine):
+            conn.connection.dbapi_connection.create_function("begun", 0, begins)
+        else:
+            begins()
         conn.execute(text(LONG[type(engine)]))
 
     def short(conn: Any, now_ms: int) -> str:
