@@ -3,7 +3,7 @@
 from .run import simulate
 from .scenario import drawn
 
-OFTEN = 15  # a seed whose phones are upgraded, and lose rows, again and again
+OFTEN = 12  # a seed whose phones are upgraded again and again, and one of which loses rows
 
 
 def test_upgraded_phones_compare_and_some_have_to_fetch() -> None:

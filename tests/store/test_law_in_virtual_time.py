@@ -43,6 +43,7 @@ class Court:
     def committed(self, raw: Any, apps: Iterable[str], now_ms: int) -> None:
         self._commits += 1
         for app in sorted(apps):
+            self._note_ended(raw, app)
             if self._commits % EVERY and self._floors(raw, app) == self._known(app):
                 continue
             self.looks += 1
@@ -52,6 +53,17 @@ class Court:
             self.before[app] = rows
             if wrong:
                 raise Broken("; ".join(wrong))
+
+    def _note_ended(self, raw: Any, app: str) -> None:
+        """What has ended since the last look is owed no more, and may be pruned before the next."""
+        if (before := self.before.get(app)) is not None:
+            over = raw.execute(
+                "SELECT user_id, seq, state FROM inbox_entry WHERE app_id = ? AND state <> 'live'", (app,)
+            )
+            ended = {(user, seq): state for user, seq, state in over.fetchall()}
+            for user, entries in before.entries.items():
+                for entry in entries:
+                    entry["state"] = ended.get((user, entry["seq"]), entry["state"])
 
     def _floors(self, raw: Any, app: str) -> dict[str, int]:
         return dict(raw.execute("SELECT user_id, floor_seq FROM inbox WHERE app_id = ?", (app,)).fetchall())
