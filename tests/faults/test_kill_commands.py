@@ -53,7 +53,9 @@ async def dies(relay: RelayProcess, point: str, *words: str) -> None:
 
 
 def _points(prefix: str) -> list[str]:
-    return [name for name in IN_COMMANDS if name.startswith(prefix)]
+    """Every other one in a normal run, all with RELAY_ROUNDS."""
+    names = [name for name in IN_COMMANDS if name.startswith(prefix)]
+    return names if os.environ.get("RELAY_ROUNDS") else names[::2]
 
 
 async def does(relay: RelayProcess, *words: str) -> str:

@@ -88,7 +88,7 @@ GATES = (
     Gate(
         "simulation",
         ("tests.simulation", "--seeds", "{}", "--hours", "0.5"),
-        (6, 10_000, 200_000),
+        (2, 10_000, 200_000),
         at_length=("--strict",),
     ),
     Gate("fuzz", _pytest("tests/api/test_fuzz.py"), environ={"RELAY_FUZZ": (1_000, 1_000_000, 10_000_000)}),
