@@ -85,7 +85,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Erase a user: its devices, inbox and wishes, what only it received, and its name in what others did.",
         access="devices:write",
         responses={204: None},
-        errors=(*CALLER, *COMMIT),
+        errors=(*CALLER, *COMMIT, "not_found"),
         tag="users",
     ),
     *(
