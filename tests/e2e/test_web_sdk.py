@@ -120,8 +120,8 @@ async def test_what_a_device_sends_goes_once_although_answers_get_lost(relay: Re
         sender = {"user": "ann", "device": "browser"}
         assert said["kept"] == [{"kind": "own", "body": one, "sender": sender} for one in ({"n": 1.5}, "zwei", 1e21)]
         assert (said["verified"]["state"], said["unsent"]) == ("ok", [])
-        assert said["frames"] >= (3 if way == "websocket" else 0)
-        assert said["calls"] >= (0 if way == "websocket" else 5)
+        assert (said["frames"] > 0) == (way == "websocket")
+        assert said["frames"] + said["calls"] >= 5, "three messages, and two answers that got lost"
         token = await backend.mint_token("bob", "browser")
         code, out = await ran(*NODE, str(WEB / "live.mjs"), "poll", "3", RELAY_URL=relay.url, RELAY_TOKEN=token)
         assert json.loads(out.splitlines()[-1])["kept"] == [{"n": 1.5}, "zwei", 1e21]

@@ -39,7 +39,9 @@ const client = new Client({
   },
 });
 const acked = new Promise((resolve) => client.addEventListener("acked", ({ detail }) => detail.seq >= 3 && resolve()));
+const connected = new Promise((resolve) => client.addEventListener("connected", resolve, { once: true }));
 client.start();
+await connected;
 for (const body of [{ n: 1.5 }, "zwei", 1e21]) await client.send(body, { to: "bob", conversation: { id: "c-1" } });
 await acked;
 const kept = (await client.messages()).map(({ kind, body, sender }) => ({ kind, body, sender }));
