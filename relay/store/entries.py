@@ -157,19 +157,16 @@ def entries_between(conn: Connection, key: UserKey, *, after: int, upto: int, li
     return [entry_of(row) for row in many_rows(conn, _between, params)]
 
 
+_worth_telling = (
+    *_here,
+    e.seq > bindparam("after"),
+    e.seq <= bindparam("upto"),
+    e.notifiable == 1,
+    _live,
+    e.expires_ms > bindparam("now"),
+)
 _notifiable = (
-    select(*DECIDING)
-    .select_from(WITH_MESSAGE)
-    .where(
-        *_here,
-        e.seq > bindparam("after"),
-        e.seq <= bindparam("upto"),
-        e.notifiable == 1,
-        _live,
-        e.expires_ms > bindparam("now"),
-    )
-    .order_by(e.seq)
-    .limit(bindparam("count"))
+    select(*DECIDING).select_from(WITH_MESSAGE).where(*_worth_telling).order_by(e.seq).limit(bindparam("count"))
 )
 
 
@@ -181,18 +178,7 @@ def notifiable_between(
     return [entry_of(row) for row in conn.execute(_notifiable, params).all()]
 
 
-_counted = (
-    select(func.count())
-    .select_from(inbox_entry)
-    .where(
-        *_here,
-        e.seq > bindparam("after"),
-        e.seq <= bindparam("upto"),
-        e.notifiable == 1,
-        _live,
-        e.expires_ms > bindparam("now"),
-    )
-)
+_counted = select(func.count()).select_from(inbox_entry).where(*_worth_telling)
 
 
 def count_notifiable(conn: Connection, key: UserKey, now_ms: int, *, after: int, upto: int) -> int:
