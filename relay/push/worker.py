@@ -5,8 +5,7 @@ Killed at any point it loses nothing: a claim ends by itself, and its job is due
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 
 import structlog
 
@@ -21,7 +20,8 @@ from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt, still_needed
 from relay.push.calendar import day_of, next_day_ms
 from relay.push.limits import pause_ms
-from relay.push.notes import Form, Note, device_hint
+from relay.push.notes import Note
+from relay.push.payload import push_of, says_the_same_to_all, to_all
 from relay.push.planning import Planned, plan_due
 from relay.push.rules import Result, known, worst
 from relay.push.settling import Settlement, settle
@@ -44,7 +44,6 @@ MISCONFIGURED_MS = 3_600_000  # until a push is tried again whose target or chan
 MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
 BRAKED_MS = 3_600_000  # while so many tokens are called dead that none is believed
 HELD_MS = 1_000  # until PLAN looks at what else the device may be told: the held sort itself waits longer
-OWN_TO_A_DEVICE = {"device", "user_hint", "epoch8", "head"}  # in the relay's object of a push
 BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
 
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
@@ -231,7 +230,7 @@ class PushWorker:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
             return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
         for note in attempt.send.notes:
-            push = self._push(account, attempt, note, token)
+            push = push_of(attempt, note, token, provider=account.provider.name)
             losses += _losses(account, push)
             account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
             outcome = BROKE
@@ -268,9 +267,9 @@ class PushWorker:
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
         try:
             async with asyncio.timeout(CALL_S):
-                if account.together is None or attempt.lost or not _says_the_same_to_all(attempt, push):
+                if account.together is None or attempt.lost or not says_the_same_to_all(attempt, push):
                     return await account.provider.send(push)
-                return await account.together.send(replace(push, relay=_named_to_nobody(push.relay)))
+                return await account.together.send(to_all(push))
         except TimeoutError:
             return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
 
@@ -287,53 +286,6 @@ class PushWorker:
         sort, wait = (token_hash, channel), Wait(at_ms=at_ms, reason=why)
         account.hold(sort, wait, now_ms=now_ms)
         return sort, wait
-
-    def _push(self, account: Account, attempt: Attempt, note: Note, token: str) -> Push:
-        shows = note.shows
-        relay = {
-            "v": 1,
-            "app": attempt.device.app_id,
-            "device": attempt.device.device_id,
-            "user_hint": device_hint(attempt.device.user_id),
-            "epoch8": attempt.epoch[:16],
-            "head": attempt.head_seq,
-            "ids": list(note.ids),
-            "n": note.count,
-        }
-        if shows is None:
-            return Push(
-                id=note.push_id,
-                token=token,
-                kind=attempt.send.address.kind,
-                urgent=note.urgent,
-                ttl_s=note.ttl_s,
-                collapse_key=note.collapse_key,
-                relay=relay,
-            )
-        return Push(
-            id=note.push_id,
-            token=token,
-            kind=attempt.send.address.kind,
-            title=shows.title,
-            body=shows.body,
-            title_loc_key=shows.title_loc_key,
-            title_loc_args=shows.title_loc_args,
-            body_loc_key=shows.body_loc_key,
-            body_loc_args=shows.body_loc_args,
-            image=shows.image,
-            data=shows.data,
-            badge=shows.badge,
-            sound=shows.sound,
-            channel=shows.channel,
-            thread=shows.thread,
-            click=shows.click,
-            mutable=shows.mutable,
-            urgent=note.urgent,
-            ttl_s=note.ttl_s,
-            collapse_key=note.collapse_key,
-            overrides=shows.overrides.get(account.provider.name, {}),
-            relay=relay,
-        )
 
     def _retry_in_ms(self, account: Account | None, attempt: Attempt, outcome: Outcome | None, *, spare: bool) -> int:
         if outcome is None or account is None:
@@ -371,17 +323,6 @@ class PushWorker:
 
     def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
         return list(settle(conn, now_ms, items, self._policy_of))
-
-
-def _says_the_same_to_all(attempt: Attempt, push: Push) -> bool:
-    """Whether it is a message as every device shows it. Summaries and wake-ups are the device's own; so are messages
-    of which the app is to decide whether they are for whoever uses it now."""
-    return attempt.send.form == Form.EACH and not push.silent and not push.mutable
-
-
-def _named_to_nobody(relay: Mapping[str, object]) -> dict[str, object]:
-    """The relay's object without what differs between devices."""
-    return {name: value for name, value in relay.items() if name not in OWN_TO_A_DEVICE}
 
 
 def _of_a_sort(outcome: Outcome) -> bool:
