@@ -66,6 +66,8 @@ class Outcome:
     # RETRY only: the vendor's documents do not have its code. Tried twice more, then hourly, and an operator is told.
     unknown: bool = False
     dead_since_ms: int | None = None  # TOKEN_DEAD only: newer registrations survive
+    # RETRY of a TOKEN, MISCONFIGURED of a TOKEN: the address is dead if such an answer is all that it gets for so long.
+    dead_after_s: float | None = None
     # It says nothing of the vendor, who was not asked; or no more, as the call was for many and is counted once.
     local: bool = field(default=False, compare=False)
     maybe_sent: bool = False  # the answer was lost: a retry may show twice

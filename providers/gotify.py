@@ -43,6 +43,7 @@ __all__ = ["GotifyConfig", "GotifyProvider"]
 BODY_BYTES_MAX = 32 * 1024  # ours: the server states no limit, a proxy before it may have one
 URL_CHARS_MAX = 1000
 TOTAL_S = 15.0
+UNKNOWN_DEAD_S = 7 * 86_400.0  # 401: "after several hits over days" (§2)
 OWN = "relay::message::data"
 
 _TOKEN = re.compile(r"A[A-Za-z0-9._-]{1,127}")  # an application's; a client's begins with C
@@ -156,7 +157,11 @@ class GotifyProvider(HttpProvider):
             case 400 if _ABOUT_APPID.search(str(answer.get("errorDescription"))):
                 # The token is a client's, so the server wants to know for which application.
                 return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.TOKEN, vendor_code="client_token")
-            case 401 | 403 | 404 | 407 | 410:
+            case 401:  # the application is deleted, or the server was set up anew
+                return Outcome(
+                    verdict=Verdict.MISCONFIGURED, scope=Scope.TOKEN, dead_after_s=UNKNOWN_DEAD_S, vendor_code=code
+                )
+            case 403 | 404 | 407 | 410:
                 return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.TOKEN, vendor_code=code)
             case 429:
                 wait_s = retry_after_s(response, now_s=self.now()) or THROTTLED_S

@@ -50,6 +50,8 @@ BASE_URL = "https://push-api.cloud.huawei.com"
 AUDIENCE = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # literally, wherever we post
 
 ACCEPTED, SOME_REFUSED, ALL_REFUSED = "80000000", "80100000", "80300007"
+NO_RIGHT = "noRight"
+NO_RIGHT_DEAD_S = 86_400.0  # "after it repeats" (§5)
 IMAGE_UNVERIFIED = "80100022"
 WITHOUT_IMAGE = "x-relay-without-image"  # added to the answer to the second call: `decoded` tells the operator
 
@@ -77,9 +79,8 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
 REASONS: dict[str, tuple[Verdict, Scope]] = {
     "tokenFormatError": (Verdict.TOKEN_DEAD, Scope.TOKEN),
     "tokenPlatformNotSupport": (Verdict.TOKEN_DEAD, Scope.TOKEN),
-    # Another project's token, or one from before the phone's upgrade: dead "after it repeats", but a wrong project id
-    # looks the same, and an adapter remembers nothing. The app registers a new one anyway.
-    "noRight": (Verdict.MISCONFIGURED, Scope.TOKEN),
+    # Another project's token, or one from before the phone's upgrade; but a wrong project id looks the same (`_repeats`).
+    NO_RIGHT: (Verdict.MISCONFIGURED, Scope.TOKEN),
     "noPushTypeRight": (Verdict.MISCONFIGURED, Scope.TOKEN),
     "notSupportPlayVoice": (Verdict.MISCONFIGURED, Scope.TOKEN),
     "noRightToSendThisLiveNotificationEvent": (Verdict.MISCONFIGURED, Scope.TOKEN),
@@ -184,6 +185,7 @@ class HarmonyProvider(HuaweiFamily):
             background_im=config.background_im,
             test=config.test,
         )
+        self._proven = False  # a token of this project's has been pushed to: its id is right
         self.receipts: ReceiptReader | None = None if config.receipts is None else HuaweiReceipts(config.receipts)
 
     @property
@@ -220,6 +222,21 @@ class HarmonyProvider(HuaweiFamily):
             body=json_body({**body, "target": {"token": [push.token for push in pushes]}}),
             payload_bytes=len(json_body({**body, "target": {"token": []}})),
         )
+
+    async def send(self, push: Push) -> Outcome:
+        """See `Provider`."""
+        return self._repeats([await super().send(push)])[0]
+
+    async def send_many(self, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `BatchProvider`."""
+        return self._repeats(await super().send_many(pushes))
+
+    def _repeats(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """Where other tokens are of our project, one that goes on being of none is dead (sheet §5)."""
+        self._proven = self._proven or any(one.verdict is Verdict.ACCEPTED for one in outcomes)
+        if not self._proven:
+            return outcomes
+        return [replace(one, dead_after_s=NO_RIGHT_DEAD_S) if one.vendor_code == NO_RIGHT else one for one in outcomes]
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`: one whose image Huawei has not verified goes once more without it (sheet §5, 80100022)."""

@@ -26,6 +26,7 @@ TTL_S = (1, 1_296_000)  # 15 days
 NOTIFY_ID_BELOW = 2**31
 BADGE_MAX = 99
 BI_TAG_BYTES_MAX = 64  # the sheet has no bound; Huawei's
+FAILED_DEAD_S = 86_400.0  # "drop only after repeated failure" (§4)
 LOGIN_LIFE_S = 3600.0  # where the answer states none (§2.2)
 BLANK = " "
 BASE_URL = "https://push-api.cloud.honor.com"
@@ -191,10 +192,7 @@ def _click(click: str | None) -> dict[str, Any]:
 
 
 def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> list[Outcome]:
-    """By the lists: expired tokens are dead, failed ones have another try, the others have the push.
-
-    "Drop only after repeated failure" (§4) asks for a memory that an adapter does not have: a failed one is kept.
-    """
+    """By the lists: expired tokens are dead, failed ones have another try, the others have the push."""
     data = answer.get("data")
     data = data if isinstance(data, dict) else {}
     expired, failed = _texts(data.get("expireTokens")), _texts(data.get("failTokens"))
@@ -203,7 +201,7 @@ def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> l
         verdict=Verdict.ACCEPTED, vendor_id=vendor_id[:256] if isinstance(vendor_id, str) and vendor_id else None
     )
     dead = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code="expireTokens")
-    again = Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code="failTokens")
+    again = Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code="failTokens", dead_after_s=FAILED_DEAD_S)
     unsure = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="sendResult")
     spared = good if code == "200" and data.get("sendResult") is not False else unsure
     if tokens is None:

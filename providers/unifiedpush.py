@@ -19,6 +19,8 @@ __all__ = ["UnifiedPushConfig", "UnifiedPushProvider"]
 ENDPOINT_BYTES_MAX = 1000
 BODY_BYTES_MAX = 4096  # ntfy cuts a longer one without a word (sheet §6)
 NO_SUBSCRIBER_S = 600.0  # ntfy's 507: nobody is listening, perhaps for hours
+NO_SUBSCRIBER_DEAD_S = 7 * 86_400.0  # "after long silence" (§5)
+BLOCKED_DEAD_S = 7 * 86_400.0  # "after N days" (§5)
 LOGIN_WANTED = "ntfy_40101"
 
 
@@ -69,11 +71,17 @@ class UnifiedPushProvider(WebPushProvider):
         if response.status == 507:
             wait_s = retry_after_s(response, now_s=self.now()) or NO_SUBSCRIBER_S
             code = code or f"status_{response.status}"
-            return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, retry_after_s=wait_s, vendor_code=code)
+            return Outcome(
+                verdict=Verdict.RETRY,
+                scope=Scope.TOKEN,
+                retry_after_s=wait_s,
+                dead_after_s=NO_SUBSCRIBER_DEAD_S,
+                vendor_code=code,
+            )
         outcome = super().decode(response)
         if outcome.verdict is Verdict.REAUTH:
             # A login, or a topic that not everybody may write to: a new signature is no help (sheet §5).
-            outcome = replace(outcome, verdict=Verdict.MISCONFIGURED)
+            outcome = replace(outcome, verdict=Verdict.MISCONFIGURED, dead_after_s=BLOCKED_DEAD_S)
         return replace(outcome, vendor_code=code or outcome.vendor_code)
 
     @property

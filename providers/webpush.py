@@ -57,6 +57,9 @@ BODY_BYTES_MAX = 4096
 TOTAL_S = 15.0
 ID_CHARS_MAX = 512  # Mozilla puts what it needs to know of a message into its URL
 
+OTHER_KEY_DEAD_S = 86_400.0  # of a 403 that this subscription alone gets (sheet §5)
+ORIGINS_MAX = 4096
+
 MOZILLA = ("push.services.mozilla.com",)
 GOOGLE = ("fcm.googleapis.com",)
 MICROSOFT = ("notify.windows.com",)
@@ -149,6 +152,7 @@ class WebPushProvider(HttpProvider):
         self._guard: Guard = config.guard
         self._signer = Signer(config.keys, config.vapid_subject)
         self._seed = AESGCM.generate_key(256)  # of this process alone
+        self._proven: dict[str, None] = {}  # origins that have taken a push of ours
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
@@ -210,6 +214,21 @@ class WebPushProvider(HttpProvider):
         if signed_with is not None:
             headers["authorization"] = self._signer.authorization(known.origin, signed_with, now_s=now_s)
         return Request(url=known.endpoint, headers=headers, body=body, total_s=TOTAL_S)
+
+    async def send(self, push: Push) -> Outcome:
+        """See `Provider`. A 403 that goes on is the subscription's own, made with another key, if our keys are good for
+        others of its origin (sheet §5)."""
+        outcome = await super().send(push)
+        if outcome.verdict is not Verdict.ACCEPTED and outcome.vendor_code != "status_403":
+            return outcome
+        origin = self._subscription(push.token).origin
+        if outcome.verdict is Verdict.ACCEPTED:
+            self._proven[origin] = None
+            if len(self._proven) > ORIGINS_MAX:
+                del self._proven[next(iter(self._proven))]
+        elif origin in self._proven and outcome.dead_after_s is None:
+            return replace(outcome, dead_after_s=OTHER_KEY_DEAD_S)
+        return outcome
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`. A subscription that does not say which key it was made with is tried with the old ones too."""

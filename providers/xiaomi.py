@@ -37,6 +37,7 @@ TTL_S_MAX = 1_209_600  # two weeks
 NOTIFY_ID_BELOW = 2**31
 TARGETS_MAX = 100  # an open library's cap; the vendor's own is said to be 1000, which nobody confirms
 SPENT_S = 3600.0
+OFFLINE_DEAD_S = 30 * 86_400.0  # "after many days" (§5): longer than anybody's holidays
 
 _PACKAGE = r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+"
 _REGID = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}")  # no comma: that parts one from the next. The length is a guess.
@@ -54,7 +55,7 @@ BY_CODE: dict[int, Outcome] = {
     10034: Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spent=True),
     # Only the default and the public channels have a daily number (§6); chat goes on.
     **dict.fromkeys((66108, 200001), Outcome(verdict=RETRY, retry_after_s=SPENT_S, spent=True)),  # 66108: unconfirmed
-    65003: Outcome(verdict=RETRY, scope=Scope.TOKEN),  # offline, so lost for now; the token stays
+    65003: Outcome(verdict=RETRY, scope=Scope.TOKEN, dead_after_s=OFFLINE_DEAD_S),  # offline, so lost for now
     **dict.fromkeys((10029, 66105), Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)),  # 66105: unconfirmed
     **dict.fromkeys((10008, 10016, 10017, 21305, 65011), Outcome(verdict=REFUSED)),
     **dict.fromkeys((20209, 65010, 65013, 65035, 65007, 65008, 65012), Outcome(verdict=REFUSED)),

@@ -250,6 +250,8 @@ class Address:
     registered_ms: int
     state: str
     shared: int
+    failures: int = 0  # answers in a row by which it is dead if they go on (Outcome.dead_after_s)
+    failing_since_ms: int | None = None  # the first of them
 
 
 class PushJob(Struct, frozen=True):

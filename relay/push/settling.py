@@ -15,6 +15,7 @@ from relay.inbox.reports import Reported, tell, tell_device
 from relay.model import Address, Device, PushJob
 from relay.push.attempts import Attempt, address_used, left_out_of
 from relay.push.dead_tokens import bury, is_believed
+from relay.push.failing import Failing, failing, is_dead
 from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
 from relay.push.situation import ITEMS_MAX
@@ -31,8 +32,8 @@ DAY_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """An attempt and what became of it. `retry_ms`: when to try again, if it is to be. `spare`: a dead token is not to be
-    removed now (the brake holds). `passes_on`: the next address of the device, if it has one, need not wait so long.
+    """An attempt and what became of it. `retry_ms`: when to try again, if it is to be. `spare`: no token is to be removed
+    now, however dead (the brake holds). `passes_on`: the next address of the device, if it has one, need not wait so long.
     `held`: nothing failed; this sort of push has to wait, and others go."""
 
     attempt: Attempt
@@ -115,6 +116,8 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
     current = address_used(addresses, one.attempt.send.address)
     if current is None and then in {Then.TOLD, Then.GIVE_UP}:
         then = Then.MOOT  # what a token before this one was told may never have arrived
+    if current is not None and _fails_on(locked, device, one, current):
+        then = Then.NEXT_ADDRESS
     several = sum(a.state == "active" for a in addresses)
     turn = job.tries // TRIES_PER_ADDRESS + 1  # of the next address
     match then:
@@ -151,6 +154,22 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.MOOT | Then.FREE:
             locked.rearm(device_id)
     return then
+
+
+def _fails_on(locked: Locked, device: Device, one: Settlement, current: Address) -> bool:
+    """Counts what the address failed, or clears it; whether it did so for so long that it is dead."""
+    before = Failing(current.failures, current.failing_since_ms)
+    now = failing(before, one.result, now_ms=locked.now_ms)
+    if now != before:
+        device_rows.set_address_failing(
+            locked.conn,
+            device.key,
+            account=current.account,
+            token_hash=current.token_hash,
+            failures=now.times,
+            since_ms=now.since_ms,
+        )
+    return is_dead(now, one.result, now_ms=locked.now_ms)
 
 
 def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None:
@@ -236,7 +255,7 @@ def _bury(locked: Locked, device: Device, one: Settlement) -> None:
 
 
 def _dead(locked: Locked, device: Device, job: PushJob, one: Settlement, current: Address | None) -> None:
-    """The vendor says the token is dead."""
+    """The vendor says the token is dead, or has said for long what comes to the same."""
     assert one.result.outcome is not None
     address = one.attempt.send.address
     since_ms = one.result.outcome.dead_since_ms

@@ -23,7 +23,7 @@ from relay.push.limits import pause_ms
 from relay.push.notes import Note
 from relay.push.payload import push_of, says_the_same_to_all, to_all
 from relay.push.planning import Planned, plan_due
-from relay.push.rules import Result, known, worst
+from relay.push.rules import Result, Then, known, worst
 from relay.push.settling import Settlement, settle
 from relay.push.situation import Sort, Wait
 from relay.store import queue as job_rows
@@ -176,14 +176,9 @@ class PushWorker:
         if account is not None and self._replaced(account):
             result = _not_to_blame(result)
         outcome = result.outcome
-        spare = (
-            outcome is not None
-            and account is not None
-            and outcome.verdict is Verdict.TOKEN_DEAD
-            and account.brake.holds(self._clock.monotonic_ms())
-        )
+        spare = account is not None and account.brake.holds(self._clock.monotonic_ms())
         wait_ms = self._retry_in_ms(account, attempt, outcome, spare=spare)
-        await self._settle(
+        then = await self._settle(
             Settlement(
                 attempt=attempt,
                 result=result,
@@ -194,6 +189,9 @@ class PushWorker:
                 spent=_spent_day(account, outcome, self._clock.now_ms()),
             )
         )
+        judged_here = then is Then.NEXT_ADDRESS and outcome is not None and outcome.verdict is not Verdict.TOKEN_DEAD
+        if account is not None and judged_here:  # of what the vendor itself calls dead, the account has heard
+            account.brake.told(self._clock.monotonic_ms(), dead=True)
 
     def _replaced(self, account: Account) -> bool:
         return self._accounts.get(account.app_id, account.name) is not account
@@ -290,7 +288,7 @@ class PushWorker:
     def _retry_in_ms(self, account: Account | None, attempt: Attempt, outcome: Outcome | None, *, spare: bool) -> int:
         if outcome is None or account is None:
             return 0
-        if spare:
+        if spare and outcome.verdict is Verdict.TOKEN_DEAD:
             return BRAKED_MS
         if outcome.spent and outcome.scope is Scope.ACCOUNT:
             return 0  # PLAN knows it then, and waits for the day's end or takes another address
@@ -305,12 +303,12 @@ class PushWorker:
         wait_ms = backoff_ms(attempt.tries + 1, first_ms=FIRST_RETRY_MS, limit_ms=RETRY_MS_MAX, rng=self._rng)
         return max(wait_ms, least_ms)
 
-    async def _settle(self, settlement: Settlement) -> None:
+    async def _settle(self, settlement: Settlement) -> Then | None:
         try:
             then = await self._engine.write_batched(self._settle_batch, settlement)
         except Problem as problem:  # the claim ends by itself; the push is planned again
             log.warning("push.not_settled", code=problem.code)
-            return
+            return None
         log.info(
             "push.settled",
             app=settlement.attempt.device.app_id,
@@ -320,6 +318,7 @@ class PushWorker:
             verdict=settlement.result.word,
             then=None if then is None else str(then),
         )
+        return then if isinstance(then, Then) else None
 
     def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
         return list(settle(conn, now_ms, items, self._policy_of))

@@ -333,6 +333,21 @@ def set_address_state(conn: Connection, key: DeviceKey, *, account: str, token_h
     conn.execute(_set_state, device_params(key) | {"of": account, "hash": token_hash, "to": state})
 
 
+_set_failing = (
+    update(address)
+    .where(*_address_here, address.c.account == bindparam("of"), address.c.token_hash == bindparam("hash"))
+    .values(failures=bindparam("times"), failing_since_ms=bindparam("since"))
+)
+
+
+def set_address_failing(
+    conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes, failures: int, since_ms: int | None
+) -> None:
+    """How often in a row it failed, and since when. A new registration counts from nothing."""
+    found = {"of": account, "hash": token_hash, "times": failures, "since": since_ms}
+    conn.execute(_set_failing, device_params(key) | found)
+
+
 _share = (
     update(address)
     .where(*_address_here, address.c.account == bindparam("of"), address.c.token_hash == bindparam("hash"))

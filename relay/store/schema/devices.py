@@ -85,6 +85,8 @@ address = table(
     int_("registered_ms"),
     text_("state"),  # active, dead, taken, unproven
     int_("shared"),
+    int_("failures", default=0),  # in a row, of the sort that means a dead address if it goes on
+    int_("failing_since_ms", null=True),  # the first of them
     key=("app_id", "user_id", "device_id", "preference"),
 )
 Index(

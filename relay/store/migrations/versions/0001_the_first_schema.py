@@ -50,6 +50,13 @@ def upgrade() -> None:
         sa.Column("registered_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("shared", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column(
+            "failures",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
+        sa.Column("failing_since_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "preference"),
         sqlite_strict=True,
     )
