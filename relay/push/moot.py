@@ -98,19 +98,24 @@ def _of_shared(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
         for conversation, read in user.reads(device.device_id).items()
         if read.pushed_seq > read.acked_seq
     }
-    told = shown.tellings_named(conn, device.key, [summary_id(device.device_id, one) for one in places])
+    told = shown.tellings_of_shared(conn, device.key) if places else {}
     if not told:
         return []
     done = shown.known_of(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
     notes: dict[tuple[str, bytes], list[tuple[Shown, list[str]]]] = {}
     for conversation, seen in places.items():
         name = summary_id(device.device_id, conversation)
-        telling, read = told.get(name), user.reads(device.device_id)[conversation]
+        telling, read = told.get(conversation), user.reads(device.device_id)[conversation]
         if telling is None or (telling.claim_token, name) in done or (telling.account, telling.token_hash) not in able:
             continue
         live = partial(_live_in, user, TimelineKey(user.key.app_id, conversation), read.pushed_seq)
         if not live(after=seen, limit=1):
-            note = Shown(push_id=name, collapse_key=name, claim_token=telling.claim_token, vendor_id=telling.vendor_id)
+            note = Shown(
+                push_id=name,
+                collapse_key=name,
+                claim_token=telling.claim_token,
+                vendor_id=telling.vendor_id if telling.push_id == name else None,
+            )
             ids = [one for one in live(after=read.acked_seq, limit=IDS_MAX) if (telling.claim_token, one) not in done]
             notes.setdefault((telling.account, telling.token_hash), []).append((note, ids))
     return [

@@ -20,7 +20,7 @@ from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
 from relay.push.situation import ITEMS_MAX
 from relay.store import attempts as attempt_rows
-from relay.store import dead, quota
+from relay.store import dead, quota, readers
 from relay.store import devices as device_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
@@ -176,7 +176,9 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
     """The vendor took it over (or never will): told. Nothing is acked by that."""
     locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, locked.head_seq))))
     if one.attempt.send.shared:
-        locked.raise_reads(device.device_id, {place: Read(0, upto) for place, upto in one.attempt.send.shared})
+        told = {place: Read(0, upto) for place, upto in one.attempt.send.shared}
+        locked.raise_reads(device.device_id, told)
+        readers.note_told(locked.conn, device.key, told, claim_token=one.attempt.token)
     knocks = job.knock + 1 if one.attempt.knock else job.knock
     locked.put_job(
         replace(

@@ -159,6 +159,23 @@ def raise_read(conn: Connection, key: DeviceKey, reads: Mapping[str, Read]) -> N
     upsert(conn, device_shared, rows, set_=raised)
 
 
+_here = (
+    d.app_id == bindparam("app"),
+    d.user_id == bindparam("user"),
+    d.device_id == bindparam("device"),
+)
+_told_by = (
+    update(device_shared).where(*_here, d.conversation_id == bindparam("place")).values(told_claim=bindparam("claim"))
+)
+
+
+def note_told(conn: Connection, key: DeviceKey, places: Iterable[str], *, claim_token: int) -> None:
+    """Which attempt told the device of these timelines; there is a row of each."""
+    rows = [device_params(key) | {"place": place, "claim": claim_token} for place in sorted(places)]
+    if rows:
+        conn.execute(_told_by, rows)
+
+
 _acked_by = select(func.count(d.user_id.distinct())).where(
     d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_seq >= bindparam("seq")
 )

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, and_, bindparam, select
 
 from relay.model import DeviceKey
+from relay.store.schema.devices import device_shared
 from relay.store.schema.push import push_attempt, push_receipt
 from relay.store.sql import device_params
 
-_a, _r = push_attempt.c, push_receipt.c
+_a, _r, _s = push_attempt.c, push_receipt.c, device_shared.c
 _here = (_a.app_id == bindparam("app"), _a.user_id == bindparam("user"), _a.device_id == bindparam("device"))
 _told = (
     select(_a.claim_token, _a.account, _a.token_hash, _a.push_id, _a.from_seq, _a.upto_seq, _a.form, _a.vendor_id)
@@ -16,10 +17,28 @@ _told = (
     .order_by(_a.claim_token.desc())
     .limit(bindparam("count"))
 )
-_named = (
-    select(_a.claim_token, _a.account, _a.token_hash, _a.push_id, _a.from_seq, _a.upto_seq, _a.form, _a.vendor_id)
-    .where(*_here, _a.push_id.in_(bindparam("names", expanding=True)), _a.verdict == "accepted", _a.form != "wake")
-    .order_by(_a.claim_token)
+_of_shared = (
+    select(
+        _s.conversation_id,
+        _a.claim_token,
+        _a.account,
+        _a.token_hash,
+        _a.push_id,
+        _a.from_seq,
+        _a.upto_seq,
+        _a.form,
+        _a.vendor_id,
+    )
+    .join(
+        push_attempt,
+        and_(
+            _a.app_id == _s.app_id,
+            _a.user_id == _s.user_id,
+            _a.device_id == _s.device_id,
+            _a.claim_token == _s.told_claim,
+        ),
+    )
+    .where(*_here, _s.pushed_seq > _s.acked_seq, _a.verdict == "accepted", _a.form != "wake")
 )
 _facts = select(_r.claim_token, _r.push_id).where(
     _r.app_id == bindparam("app"),
@@ -49,11 +68,9 @@ def tellings(conn: Connection, key: DeviceKey, *, after: int, limit: int) -> lis
     return [Telling(*row) for row in conn.execute(_told, place | {"after": after, "count": limit})]
 
 
-def tellings_named(conn: Connection, key: DeviceKey, names: list[str]) -> dict[str, Telling]:
-    """The last one whose first notification has each of these names."""
-    place = device_params(key)
-    rows = conn.execute(_named, place | {"names": names}) if names else ()
-    return {row.push_id: Telling(*row) for row in rows}
+def tellings_of_shared(conn: Connection, key: DeviceKey) -> dict[str, Telling]:
+    """The last one that told of each shared timeline in which the device has not acked what it was told of."""
+    return {place: Telling(*row) for place, *row in conn.execute(_of_shared, device_params(key))}
 
 
 def known_of(conn: Connection, key: DeviceKey, facts: list[str]) -> set[tuple[int, str]]:

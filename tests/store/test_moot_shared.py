@@ -98,3 +98,19 @@ async def test_it_goes_beside_what_is_moot_of_the_inbox_in_one_go(house: House) 
     (one,) = await moot(house)
     assert len(one.notes) == 2
     assert len(one.messages) == 4
+
+
+async def test_each_of_several_groups_that_one_push_told_of(house: House) -> None:
+    for name in ("h", "i"):
+        await house.inbox.groups.change("shop", name, add=["ann"], remove=(), ultra=True, notify="all")
+        await house.inbox.accept(house.message(users=(), group=name, conversation_id=name))
+    while await house.inbox.fan_out():
+        pass
+    house.clock.forward(s=1)
+    (attempt,) = await house.told()
+    assert dict(attempt.send.shared) == {"h": 1, "i": 1}
+    for name in ("h", "i"):
+        await house.ack("ann/tablet", reads=((name, 1),))
+        (one,) = await moot(house)
+        assert summary_id("phone", name) in {note.push_id for note in one.notes}
+        assert {note.claim_token for note in one.notes} == {attempt.token}

@@ -69,6 +69,7 @@ device_shared = table(
     text_("conversation_id"),
     int_("acked_seq"),
     int_("pushed_seq"),
+    int_("told_claim", null=True),  # the attempt that told of it last
     key=("app_id", "user_id", "device_id", "conversation_id"),
 )
 Index("device_shared_by_place", device_shared.c.app_id, device_shared.c.conversation_id, device_shared.c.acked_seq)
