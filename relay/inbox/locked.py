@@ -222,6 +222,11 @@ class Locked(msgspec.Struct, kw_only=True):
         self.rows.forget_reads()
         self.rearm(device_id)
 
+    def untell(self, device_id: str, *, account: str, token_hash: bytes) -> None:
+        """The address is dead: what it was told of shared timelines may never have arrived."""
+        readers.untell(self.conn, DeviceKey(*self.key, device_id), account=account, token_hash=token_hash)
+        self.rows.forget_reads()
+
     def note_muted(self) -> None:
         """Something is not worth telling only because the user does not want it."""
         self._muted = True

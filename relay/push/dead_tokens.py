@@ -14,7 +14,11 @@ def is_believed(current: Address | None, *, when_ms: int) -> bool:
 
 
 def bury(locked: Locked, device: Device, *, account: str, token_hash: bytes, code: str | None) -> None:
-    """The address is dead, and the backend is told; the device's job is recomputed, for the next address if there is one."""
+    """The address is dead, and the backend is told; the device's job is recomputed, for the next address if there is one.
+
+    Of the inbox a knock tells that address again; in a shared timeline nothing knocks, so there it counts as untold.
+    """
+    locked.untell(device.device_id, account=account, token_hash=token_hash)
     lose_address(locked, device.key, account=account, token_hash=token_hash, state="dead")
     tell_device(locked, device, "device.token_invalid", account=account, code=code)
     if not locked.devices[device.device_id].has_address:

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, exists, func, literal_column, or_, select, update
 
 from relay.model import DeviceKey, TimelineKey, UserKey
 from relay.store.schema.conversations import conversation, membership
 from relay.store.schema.devices import device_shared
 from relay.store.schema.inboxes import inbox, inbox_entry, message
+from relay.store.schema.push import push_attempt
 from relay.store.sql import as_list, by_app, device_params, in_list, is_sqlite, per_dialect, upsert
 from relay.store.timelines import ULTRA
 
@@ -142,7 +143,7 @@ def reads_of(conn: Connection, users: Iterable[UserKey]) -> dict[DeviceKey, dict
 
 
 def raise_read(conn: Connection, key: DeviceKey, reads: Mapping[str, Read]) -> None:
-    """Raises how far the device has acked and been told, by conversation; neither ever falls."""
+    """Raises how far the device has acked and been told, by conversation; the one never falls, the other by `untell`."""
     most = "max" if is_sqlite(conn) else "greatest"
     rows = [
         {
@@ -174,6 +175,29 @@ def note_told(conn: Connection, key: DeviceKey, places: Iterable[str], *, claim_
     rows = [device_params(key) | {"place": place, "claim": claim_token} for place in sorted(places)]
     if rows:
         conn.execute(_told_by, rows)
+
+
+_untell = (
+    update(device_shared)
+    .where(
+        *_here,
+        d.pushed_seq > d.acked_seq,
+        exists().where(
+            push_attempt.c.app_id == d.app_id,
+            push_attempt.c.user_id == d.user_id,
+            push_attempt.c.device_id == d.device_id,
+            push_attempt.c.claim_token == d.told_claim,
+            push_attempt.c.account == bindparam("of"),
+            push_attempt.c.token_hash == bindparam("hash"),
+        ),
+    )
+    .values(pushed_seq=d.acked_seq)
+)
+
+
+def untell(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes) -> None:
+    """What this address of the device was told last, and the device has not acked, counts as told no more."""
+    conn.execute(_untell, device_params(key) | {"of": account, "hash": token_hash})
 
 
 _acked_by = select(func.count(d.user_id.distinct())).where(

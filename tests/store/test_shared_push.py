@@ -215,3 +215,57 @@ async def test_a_mention_that_was_read_on_another_device_is_no_news(house: House
     await post(house, mentions=("ann",))
     await house.ack("ann/tablet", reads=(("g", 1),))
     assert [one for one in await later(house, s=60) if one.device == house.key(PHONE)] == []
+
+
+async def test_what_only_a_dead_address_was_told_of_is_told_to_the_next(house: House) -> None:
+    await house.register(PHONE, "token-1", "token-2")
+    ids = await post(house, 2)
+    (first,) = await later(house)
+    assert first.send.address.token_hash == b"token-1"
+    ids += await post(house)
+    house.clock.forward(s=1)
+    await house.told(verdict=Verdict.TOKEN_DEAD)
+    (again,) = await later(house)
+    assert again.send.address.token_hash == b"token-2"
+    assert [set(note.ids) for note in again.send.notes] == [set(ids)]
+    assert await later(house) == []
+
+
+async def test_what_the_device_has_by_then_is_not_told_again(house: House) -> None:
+    await house.register(PHONE, "token-1", "token-2")
+    await post(house)
+    await later(house)
+    await house.hello(PHONE)
+    reading = await house.inbox.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
+    assert reading.shared is not None
+    cursor = house.inbox.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
+    await house.inbox.ack(AckRequest(device=house.key(PHONE), shared=(cursor,)))
+    await house.bye(PHONE)
+    (id_,) = await post(house)
+    house.clock.forward(s=1)
+    await house.told(verdict=Verdict.TOKEN_DEAD)
+    (attempt,) = await later(house)
+    assert [note.ids for note in attempt.send.notes] == [(id_,)]
+
+
+async def test_what_an_address_was_told_that_still_lives_is_not_told_again(house: House) -> None:
+    await house.register(PHONE, "token-1", "token-2")
+    (lost,) = [one for one in await _planned_after_a_post(house) if one.device == house.key(PHONE)]
+    for _ in range(5):
+        await house.settle(lost, Verdict.RETRY)
+        house.clock.forward(s=10)
+        (lost,) = await house.plan()
+    assert lost.send.address.token_hash == b"token-2"
+    await house.settle(lost, Verdict.ACCEPTED)
+    await post(house)
+    house.clock.forward(s=1)
+    (attempt,) = await house.told(verdict=Verdict.TOKEN_DEAD)
+    assert attempt.send.address.token_hash == b"token-1"
+    (after,) = await later(house)
+    assert [note.count for note in after.send.notes] == [1]
+
+
+async def _planned_after_a_post(house: House) -> Any:
+    await post(house)
+    house.clock.forward(s=1)
+    return await house.plan()
