@@ -41,7 +41,7 @@ from relay.model import Address, Device, DeviceKey, DeviceState, Facts, Timeline
 from relay.shedding import PRIORITIES, Shedding
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
-from relay.store import meta, timelines
+from relay.store import meta, readers, timelines
 from relay.store.engine import Conn, Engine
 from relay.store.open_deliveries import open_deliveries
 from relay.store.rollback import SetBackProofs
@@ -64,6 +64,7 @@ class Hints(Protocol):
 log = structlog.get_logger("relay.inbox")
 
 T = TypeVar("T")
+TOLD_MAX = 1000  # users of a shared timeline whose screens are looked at when a message is taken back
 NAMING_STEP = 1000  # messages looked at in one reading
 
 
@@ -210,6 +211,8 @@ class InboxService:
         if posted is not None:
             self.hints.posted([TimelineKey(app_id, posted.conversation_id)])
             self.fanout_due(self.clock.now_ms())
+            key = TimelineKey(app_id, posted.conversation_id)
+            users += await self.engine.read(lambda conn, _: readers.told_of(conn, key, posted.seq, limit=TOLD_MAX))
         self.facts_told()
         self.moot(users)
         return word

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -108,15 +107,16 @@ def _of_shared(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
         telling, read = told.get(conversation), user.reads(device.device_id)[conversation]
         if telling is None or (telling.claim_token, name) in done or (telling.account, telling.token_hash) not in able:
             continue
-        live = partial(_live_in, user, TimelineKey(user.key.app_id, conversation), read.pushed_seq)
-        if not live(after=seen, limit=1):
+        key = TimelineKey(user.key.app_id, conversation)
+        if not timelines.notifiable_between(conn, key, user.now_ms, after=seen, upto=read.pushed_seq, limit=1):
             note = Shown(
                 push_id=name,
                 collapse_key=name,
                 claim_token=telling.claim_token,
                 vendor_id=telling.vendor_id if telling.push_id == name else None,
             )
-            ids = [one for one in live(after=read.acked_seq, limit=IDS_MAX) if (telling.claim_token, one) not in done]
+            named = timelines.announced_between(conn, key, after=read.acked_seq, upto=read.pushed_seq, limit=IDS_MAX)
+            ids = [one for one in named if (telling.claim_token, one) not in done]
             notes.setdefault((telling.account, telling.token_hash), []).append((note, ids))
     return [
         Moot(
@@ -129,14 +129,6 @@ def _of_shared(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
         )
         for place, some in notes.items()
     ]
-
-
-def _live_in(user: Locked, key: TimelineKey, upto: int, *, after: int, limit: int) -> list[str]:
-    """The newest messages in (after, upto] of a shared timeline that a device may have been told of."""
-    entries = timelines.notifiable_between(
-        user.conn, key, user.now_ms, after=after, upto=upto, limit=limit, newest=True
-    )
-    return [entry.message_id for entry, _ in entries]
 
 
 def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address]) -> list[Moot]:

@@ -200,6 +200,26 @@ def untell(conn: Connection, key: DeviceKey, *, account: str, token_hash: bytes)
     conn.execute(_untell, device_params(key) | {"of": account, "hash": token_hash})
 
 
+_told_of = (
+    select(d.user_id)
+    .distinct()
+    .where(
+        d.app_id == bindparam("app"),
+        d.conversation_id == bindparam("place"),
+        d.acked_seq < bindparam("seq"),
+        d.pushed_seq >= bindparam("seq"),
+    )
+    .order_by(d.user_id)
+    .limit(bindparam("count"))
+)
+
+
+def told_of(conn: Connection, key: TimelineKey, seq: int, *, limit: int) -> list[UserKey]:
+    """Users with a device that was told of this number through a vendor, and has not acked it."""
+    params = {"app": key.app_id, "place": key.conversation_id, "seq": seq, "count": limit}
+    return [UserKey(key.app_id, user) for user in conn.execute(_told_of, params).scalars()]
+
+
 _acked_by = select(func.count(d.user_id.distinct())).where(
     d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_seq >= bindparam("seq")
 )

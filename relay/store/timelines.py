@@ -193,6 +193,20 @@ def notifiable_between(
     return [(entry_of(row), row.sender_user) for row in (reversed(rows) if newest else rows)]
 
 
+_announced = (
+    select(t.message_id)
+    .where(*_here, t.seq > bindparam("after"), t.seq <= bindparam("upto"), t.notifiable == 1)
+    .order_by(t.seq.desc())
+    .limit(bindparam("count"))
+)
+
+
+def announced_between(conn: Connection, key: TimelineKey, *, after: int, upto: int, limit: int) -> list[str]:
+    """The newest messages that a notification may have told of, in order, those that have ended since among them."""
+    params = _place(key) | {"after": after, "upto": upto, "count": limit}
+    return list(reversed(conn.execute(_announced, params).scalars().all()))
+
+
 _id_at = select(t.message_id).where(*_here, t.seq == bindparam("seq"))
 
 

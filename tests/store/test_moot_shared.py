@@ -8,7 +8,7 @@ from house import House
 from providers.contract import Capabilities
 from relay.inbox.ack import AckRequest
 from relay.inbox.shared import Wanted
-from relay.model import Policy
+from relay.model import Policy, UserKey
 from relay.push.moot import WITHDRAWN, Moot, find_moot
 from relay.push.notes import summary_id
 from relay.store import receipts
@@ -114,3 +114,25 @@ async def test_each_of_several_groups_that_one_push_told_of(house: House) -> Non
         (one,) = await moot(house)
         assert summary_id("phone", name) in {note.push_id for note in one.notes}
         assert {note.claim_token for note in one.notes} == {attempt.token}
+
+
+async def test_what_was_taken_back_is_looked_for_where_it_was_told(house: House) -> None:
+    """Whoever was told of it through a vendor is looked at, though nothing of it stands in an inbox."""
+    await house.register("bob/phone", "t2")
+    await house.inbox.groups.change("shop", "g", add=["bob"], remove=())
+    looked: list[UserKey] = []
+    house.inbox.moot = looked.extend
+    await house.ack("ann/tablet", reads=(("g", 2),))
+    looked.clear()
+    newest = (await house.rows("SELECT message_id FROM timeline_entry ORDER BY seq DESC"))[0]["message_id"]
+    assert await house.inbox.cancel("shop", newest) == "recalled"
+    assert looked == [house.key(PHONE).user], "not bob, who was told nothing"
+    (one,) = await moot(house)
+    assert [note.push_id for note in one.notes] == [summary_id("phone", "g")]
+    assert newest in one.messages, "an app that is told silently has to know it by its name"
+
+
+async def test_what_was_taken_back_leaves_the_notification_to_what_is_unread_beside_it(house: House) -> None:
+    newest = (await house.rows("SELECT message_id FROM timeline_entry ORDER BY seq DESC"))[0]["message_id"]
+    await house.inbox.cancel("shop", newest)
+    assert await moot(house) == []
