@@ -16,6 +16,7 @@ from relay.inbox.ending import SWEEP_ENTRIES_MAX
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, DeviceState, UserKey
 from relay.push.calendar import day_of
+from relay.push.escalating import STEPS_MAX, escalate, is_due
 from relay.store import apps as app_rows
 from relay.store import audit, dead, meta, quota, tokens
 from relay.store import devices as device_rows
@@ -112,6 +113,14 @@ class Chores:
             if await self.inbox.expire() < SWEEP_ENTRIES_MAX:
                 return
 
+    async def escalate(self) -> None:
+        """Steps of messages whose deadline has passed without an ack."""
+        while await self.engine.read(is_due):
+            count = await self.engine.write(partial(escalate, policy_of=self.inbox.policy_of))
+            self.inbox.facts_told()
+            if count < STEPS_MAX:
+                return
+
     async def prune(self) -> None:
         """Walks all inboxes, a few at a time, and raises their floors."""
         after: UserKey | None = None
@@ -197,6 +206,7 @@ class Chores:
             (self.tick, int(meta.TICK_S)),
             (self.watch_clock, 5),
             (self.expire, 5),
+            (self.escalate, 1),
             (self.prune, 60),
             (self.count_open, 60),
             (self.prune_shared, 60),

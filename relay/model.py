@@ -157,6 +157,7 @@ class Entry(Struct, frozen=True):
     notify_release: bool  # its full form is told once more, although its fallback was shown
     tells_held: bool  # there is something to show where it is held
     only_held: bool  # and nothing where it is not
+    escalated: int | None = None  # steps taken, of a message that has some instead of reminders
 
     def live(self, now_ms: int) -> bool:
         return self.state is EntryState.LIVE and self.expires_ms > now_ms
@@ -273,6 +274,7 @@ class PushJob(Struct, frozen=True):
     claim_until_ms: int | None
     lost: int = 0  # attempts in a row that a process did not outlive
     shown_seq: int = 0  # the newest that the device says it has shown
+    escalate_seq: int = 0  # of what has steps, up to here one is due that pushes again
 
     @property
     def key(self) -> DeviceKey:

@@ -12,6 +12,7 @@ from relay.api.schemas.messages import SendBody
 from relay.clock import Clock, from_rfc3339
 from relay.errors import FieldError, Invalid, Malformed, TooLarge, not_an_instant
 from relay.ids import Rng
+from relay.inbox.escalation import Step, to_store
 from relay.inbox.send import Send
 from relay.model import EVERYWHERE, NotifyPolicy, Policy, Scope
 
@@ -71,6 +72,7 @@ class Sends:
                 code="payload_too_large",
             )
         self._check_pushes(app_id, body)
+        ttl_s = policy.ttl_s if body.ttl_s is None else body.ttl_s
         message_id, from_key = self._id(app_id, key, body.id, namespace)
         return Send(
             app_id=app_id,
@@ -98,11 +100,12 @@ class Sends:
             fallback=None if fallback is None else fallback.decode(),
             fallback_h=None if fallback is None else fingerprint(fallback),
             push_held=None if push_held is None else push_held.decode(),
+            escalate=None if body.escalate is None else _steps(body, ttl_s),
             notify_release=body.notify_release,
             hold=body.hold,
             scope=scope,
             notify_policy=None if body.notify is None else NotifyPolicy(body.notify),
-            ttl_s=policy.ttl_s if body.ttl_s is None else body.ttl_s,
+            ttl_s=ttl_s,
             deliver_ms=None if body.deliver_at is None else self._deliver_ms(body.deliver_at),
             mentions=tuple(dict.fromkeys(body.mentions or ())),
             everyone=body.mention_everyone,
@@ -202,6 +205,23 @@ class Sends:
             return given, True
         key_ms = ids.uuid7_ms(key)
         return ids.message_id(self.clock.now_ms() if key_ms is None else key_ms, tag), key_ms is not None
+
+
+def _steps(body: SendBody, ttl_s: int) -> str:
+    """The steps as they are kept. Raises Invalid."""
+    steps = [Step(one.after_s, one.by) for one in body.escalate or ()]
+    errors: list[FieldError] = []
+    for index, step in enumerate(steps):
+        place = f"/escalate/{index}"
+        if index and step.after_s <= steps[index - 1].after_s:
+            errors.append(FieldError(f"{place}/after_s", "order", "must be more than that of the step before"))
+        if step.after_s >= ttl_s:
+            errors.append(FieldError(f"{place}/after_s", "conflict", f"must be less than `ttl_s`, which is {ttl_s}"))
+        if step.by == "next_address" and body.push is None and body.push_held is None:
+            errors.append(FieldError(f"{place}/by", "conflict", "needs `push`: there is nothing to show"))
+    if errors:
+        raise Invalid("These steps can't be taken.", errors=tuple(errors))
+    return to_store(steps)
 
 
 def fingerprint(content: bytes) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.errors import Problem
-from relay.inbox import rules
+from relay.inbox import escalation, rules
 from relay.inbox.ending import entry_row
 from relay.inbox.groups import MEMBERS_MAX
 from relay.inbox.locked import Locked, PolicyOf, with_rows
@@ -264,6 +264,7 @@ class Batch:
     ) -> int:
         seq = locked.next_seq()
         origin = locked.devices.get(send.sender_device or "") if kind is Kind.OWN else None
+        steps = escalation.from_store(send.escalate) if send.escalate is not None and kind is Kind.MESSAGE else ()
         row = entry_row(
             locked,
             seq=seq,
@@ -275,6 +276,7 @@ class Batch:
             collapse_key=send.collapse_key if kind is Kind.MESSAGE else None,
             notifiable=notifiable,
             data=note,
+            escalate_ms=escalation.next_ms(steps, 0, self.now_ms),
         )
         if row["collapse_key"] is not None:
             self._supersede(locked, send.collapse_key or "", seq)
@@ -337,6 +339,7 @@ class Batch:
             "fallback": send.fallback,
             "fallback_h": send.fallback_h,
             "push_held": send.push_held,
+            "escalate": send.escalate,
             "notify_release": int(send.notify_release),
             "hold": int(send.hold),
             "scope": entry_rows.scope_text(send.scope),

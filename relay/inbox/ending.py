@@ -39,6 +39,7 @@ def entry_row(
     collapse_key: str | None = None,
     notifiable: bool = False,
     data: str | None = None,
+    escalate_ms: int | None = None,
 ) -> dict[str, Any]:
     """A live entry's row."""
     return {
@@ -59,6 +60,8 @@ def entry_row(
         "completed_ms": None,
         "accepted_ms": locked.now_ms,
         "expires_ms": expires_ms,
+        "escalated": None if escalate_ms is None else 0,
+        "escalate_ms": escalate_ms,
     }
 
 

@@ -165,6 +165,7 @@ def _send(row: Any, users: Sequence[str], options: JobOptions) -> Send:
         h=row.h,
         push=row.push,
         push_held=row.push_held,
+        escalate=row.escalate,
         notify_release=bool(row.notify_release),
         collapse_key=row.collapse_key,
         min_schema=row.min_schema,

@@ -173,13 +173,18 @@ class Locked(msgspec.Struct, kw_only=True):
         missing = [id_ for id_ in ids if id_ not in known]
         return known | message_rows.pushes_of(self.conn, self.key.app_id, missing) if missing else known
 
-    def first_worth_telling(self, device: Device, *, after: int, upto: int) -> Entry | None:
-        """The oldest entry in (after, upto] that the device has not acked and should be told about."""
+    def first_worth_telling(self, device: Device, *, after: int, upto: int, steps: bool | None = None) -> Entry | None:
+        """The oldest entry in (after, upto] that the device has not acked and should be told about.
+
+        `steps`: only of those that have steps of their own, or (False) that have none.
+        """
         facts: UserFacts | None = None
         scan = SCAN
         while after < upto:
             entries = self.notifiable(after=after, upto=upto, limit=scan)
             for entry in entries:
+                if steps is not None and steps is (entry.escalated is None):
+                    continue
                 facts = facts or self.facts()
                 if not facts.of(device.device_id).has(entry.seq) and rules.worth_telling(
                     entry, device, facts, self.policy, self.now_ms
@@ -196,14 +201,25 @@ class Locked(msgspec.Struct, kw_only=True):
         if low >= head and not self.inbox.woken:
             return NOTHING
         self._muted = False
-        told = middle > low and self.first_worth_telling(device, after=low, upto=middle) is not None
+        job = self.jobs.get(device.device_id)
+        first = self.first_worth_telling(device, after=low, upto=middle)
+        told = first is not None
         untold = self.first_worth_telling(device, after=max(low, middle), upto=head)
         untold_ms = None if untold is None else untold.accepted_ms
         shared_ms = first_untold_ms(self, device) if self.inbox.woken else None
         if shared_ms is not None:
             untold_ms = shared_ms if untold_ms is None else min(untold_ms, shared_ms)
-        shown = self.jobs[device.device_id].shown_seq if told and device.device_id in self.jobs else 0
-        seen = shown > low and self.first_worth_telling(device, after=shown, upto=middle) is None
+        if job is not None and told and job.escalate_seq > device.acked_high:
+            step = self.first_worth_telling(
+                device, after=device.acked_high, upto=min(job.escalate_seq, middle), steps=True
+            )
+            if step is not None:
+                untold_ms = step.accepted_ms if untold_ms is None else min(untold_ms, step.accepted_ms)
+        shown = job.shown_seq if told and job is not None else 0
+        seen = False
+        if shown > low or (first is not None and first.escalated is not None):
+            after = max(low, shown)
+            seen = self.first_worth_telling(device, after=after, upto=middle, steps=False) is None
         return Outstanding(untold_ms=untold_ms, told=told, seen=seen, muted=self._muted)
 
     # --- shared timelines ---

@@ -33,6 +33,7 @@ def as_post(send: Send) -> Send:
         ),
         ("/scope/state", send.scope.online, "it is read by whoever comes, whenever that is"),
         ("/scope/first_ack_wins", send.scope.first_ack_wins, "nobody's ack ends it for others"),
+        ("/escalate", send.escalate is not None, "nobody's ack is waited for; send apart to whom it must reach"),
         ("/conversation/id", send.conversation_id != send.group, "the group is the conversation; leave it out"),
     ]
     errors = tuple(FieldError(pointer, "conflict", why) for pointer, given, why in odd if given)

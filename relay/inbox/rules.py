@@ -222,13 +222,18 @@ def worth_telling(entry: Entry, device: Device, facts: UserFacts, policy: Policy
         return False
     if conversation is not None and device.foreground and device.open_conversation == conversation:
         return False
+    return not answered(entry, facts, policy)
+
+
+def answered(entry: Entry, facts: UserFacts, policy: Policy) -> bool:
+    """Whether the user has had it elsewhere, by the notify policy: no other device need be told."""
     match entry.notify_policy or policy.notify:
         case NotifyPolicy.EACH_DEVICE:
-            return True
+            return False
         case NotifyPolicy.UNTIL_READ:
-            return not is_read(entry, facts.read)
+            return is_read(entry, facts.read)
         case NotifyPolicy.FIRST_DEVICE:
-            return not any(
+            return any(
                 other.foreground and (other.acked_high >= entry.seq or facts.of(other.device_id).has(entry.seq))
                 for other in facts.devices
             )
@@ -326,9 +331,9 @@ def waits_until(
 class Outstanding:
     """What a device has not acked and is worth a notification, as far as `rearm` must know it."""
 
-    untold_ms: int | None  # accept time of the oldest entry above `pushed_seq`: W(d) is not empty
+    untold_ms: int | None  # accept time of the oldest entry above `pushed_seq`, or with a step due: W(d) is not empty
     told: bool  # something at or below `pushed_seq`
-    seen: bool = False  # the newest of that was shown, says the device: the user knows
+    seen: bool = False  # of that nothing is to be reminded of: the device has shown it, or it has steps of its own
     muted: bool = False  # something is not worth telling only because the user does not want it
 
 

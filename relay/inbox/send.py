@@ -45,6 +45,7 @@ class Send(Struct, frozen=True, kw_only=True):
     fallback: str | None = None
     fallback_h: str | None = None
     push_held: str | None = None
+    escalate: str | None = None  # its steps, as `escalation.to_store` has them
     notify_release: bool = False
     hold: bool = True
     scope: Scope = EVERYWHERE

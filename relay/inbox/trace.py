@@ -8,7 +8,7 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.errors import Missing
-from relay.inbox import rules
+from relay.inbox import escalation, rules
 from relay.inbox.history import described
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.reports import Ledger
@@ -53,7 +53,7 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
         elif refusal is not None or locked is None:
             recipients.append({"user": user, "seq": seq, "status": "rejected", "code": refusal, "devices": []})
         else:
-            recipients.append(_of_user(conn, locked, message_id, user, seq))
+            recipients.append(_of_user(conn, locked, row, user, seq))
     return Trace(message=message, recipients=recipients)
 
 
@@ -72,13 +72,23 @@ def _shared(conn: Conn, now_ms: int, row: Any) -> dict[str, Any] | None:
     }
 
 
-def _of_user(conn: Conn, locked: Locked, message_id: str, user: str, seq: int) -> dict[str, Any]:
-    entries = [e for e in entry_rows.entries_of_messages(conn, locked.key, [message_id]) if e.kind in CARRIES_MESSAGE]
+def _of_user(conn: Conn, locked: Locked, message: Any, user: str, seq: int) -> dict[str, Any]:
+    known = entry_rows.entries_of_messages(conn, locked.key, [message.message_id])
+    entries = [e for e in known if e.kind in CARRIES_MESSAGE]
     original = next((e for e in entries if e.kind in {Kind.MESSAGE, Kind.POINTER}), None)
     head: dict[str, Any] = {"user": user, "seq": seq, "status": "accepted"}
     if original is None:
         return head | {"state": "pruned", "devices": []}
     ledger = Ledger(locked)
+    if original.escalated is not None and message.escalate is not None:
+        steps, done = escalation.from_store(message.escalate), original.escalated
+        here = [device for device in locked.devices.values() if ledger.concerned(original, device)]
+        over = (
+            not original.live(locked.now_ms)
+            or entry_rows.escalates_ms(conn, locked.key, original.seq) is None
+            or bool(here and not any(ledger.open(original, device) for device in here))
+        )
+        head["escalation"] = escalation.described(steps, done, original.accepted_ms, over=over)
     attempts = attempt_rows.attempts_of(conn, locked.key, seq=original.seq, limit=ATTEMPTS_MAX)
     reported = receipt_rows.of_attempts(conn, locked.key, [one.claim_token for one in attempts])
     gone = [d for d in device_rows.gone_devices(conn, locked.key) if d.created_ms <= original.accepted_ms]

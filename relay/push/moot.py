@@ -10,7 +10,7 @@ from providers.contract import Capabilities
 from relay.inbox import rules
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, TimelineKey, UserKey
-from relay.push.notes import Form, shows, summary_id
+from relay.push.notes import OF_EACH, shows, summary_id
 from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -213,7 +213,7 @@ def _moot_notes(
     """The notifications of one attempt that tell of nothing but what is moot."""
     covered = [entry for entry in gone if _covers(one, entry)]
     alive = [entry for entry in entries if entry not in gone]
-    if one.form == Form.EACH:
+    if one.form in OF_EACH:
         kept = {contents[entry.message_id].collapse_key for entry in alive if entry.message_id in contents}
         for entry in covered:
             content = contents.get(entry.message_id)

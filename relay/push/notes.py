@@ -28,12 +28,17 @@ class Note:
 
 
 class Form:
-    """How an attempt tells: each message, a summary, a bare wake-up, or again (a knock)."""
+    """How an attempt tells: each message, a summary, a bare wake-up, or again (a knock; a message's step)."""
 
     EACH = "each"
     SUMMARY = "summary"
     WAKE = "wake"
     KNOCK = "knock"
+    ESCALATE = "escalate"  # each message, through the address after the one that was told
+    REPEAT = "repeat"  # each message, through that one again: there is no other after it
+
+
+OF_EACH = frozenset({Form.EACH, Form.ESCALATE, Form.REPEAT})
 
 
 def write_notes(

@@ -24,6 +24,7 @@ class Send:
     upto_seq: int
     form: str
     shared: tuple[tuple[str, int], ...] = ()  # shared timelines of which it tells, and up to where
+    steps_upto: int = 0  # it is a step of messages; nothing up to here has another one due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +41,40 @@ def plan(s: Situation) -> Plan:
     """Rest, wait, or send."""
     if s.device.state is DeviceState.GONE:
         return Stop(reason=Rest.GONE)
+    step = _step(s)
+    if step is None or isinstance(step, Send):
+        return step or _ordinary(s)
+    found = _ordinary(s)
+    if isinstance(found, Send):
+        return found
+    if isinstance(step, Stop) or isinstance(found, Stop):
+        return found if isinstance(step, Stop) and step.reason is Rest.NOTHING_OWED else step
+    return min(step, found, key=at_ms_of)
+
+
+def _step(s: Situation) -> Plan | None:
+    """What is to be told again because a step of it is due; a device that was set back was told before. None: nothing."""
+    high = max(s.device.acked_high, s.device.acked_seq)
+    items = [one for one in s.told if one.entry.escalated is not None and high < one.entry.seq <= s.job.escalate_seq]
+    if not items:
+        return None
+    waiting = _not_yet(s, items, since_ms=items[0].entry.accepted_ms)
+    return _send(s, items, step=True) if waiting is None else waiting
+
+
+def _ordinary(s: Situation) -> Plan:
+    """What is told for the first time, or knocked for."""
     if s.untold or s.shared:
-        waiting = _not_yet(s)
+        items = [*s.untold, *(item for news in s.shared for item in news.items)]
+        since = [item.entry.accepted_ms for item in s.untold[:1]] + [news.since_ms for news in s.shared]
+        waiting = _not_yet(s, items, since_ms=min(since))
         if waiting is not None:
             return waiting
-        return _send(s, s.untold, knock=False)
+        return _send(s, s.untold)
     if not s.told:
         return Stop(reason=Rest.MUTED if s.muted else Rest.NOTHING_OWED)
-    seen = s.told[-1].entry.seq <= s.job.shown_seq
+    told = [one for one in s.told if one.entry.escalated is None]
+    seen = not told or told[-1].entry.seq <= s.job.shown_seq
     if s.device.state is DeviceState.DORMANT or seen or s.job.knock >= len(s.policy.knocks_ms):
         return Stop(reason=Rest.TOLD)
     due_ms = (s.job.told_ms or s.now_ms) + s.policy.knocks_ms[s.job.knock]
@@ -57,15 +84,13 @@ def plan(s: Situation) -> Plan:
         return Wait(at_ms=s.quiet_until_ms, reason=Later.QUIET_HOURS)
     if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
         return Wait(at_ms=s.job.retry_ms, reason=Later.BACKOFF)
-    return _send(s, s.told, knock=True)
+    return _send(s, told, knock=True)
 
 
-def _not_yet(s: Situation) -> Wait | None:
-    since = [item.entry.accepted_ms for item in s.untold[:1]] + [news.since_ms for news in s.shared]
-    items = [*s.untold, *(item for news in s.shared for item in news.items)]
+def _not_yet(s: Situation, items: Sequence[Item], *, since_ms: int) -> Wait | None:
     at_ms, reason = rules.waits_until(
         s.device,
-        accepted_ms=min(since),
+        accepted_ms=since_ms,
         policy=s.policy,
         now_ms=s.now_ms,
         elsewhere=s.elsewhere,
@@ -83,7 +108,7 @@ def _not_yet(s: Situation) -> Wait | None:
     return None
 
 
-def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
+def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: bool = False) -> Plan:
     usable = [one for one in s.addresses if one.state == "active"]
     if not usable:
         return Stop(reason=Rest.NO_ADDRESS)
@@ -91,7 +116,9 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     if not ready:
         return Stop(reason=Rest.ACCOUNT_PARKED)
     anything = items or [item for news in s.shared for item in news.items]
-    address = _choose(s, [one for one in ready if not _all_held(s, one, anything)] or ready)
+    able = [one for one in ready if not _all_held(s, one, anything)] or ready
+    beyond = _beyond(s, usable, able) if step else []
+    address = _choose(s, beyond or (_again(s, able) if step else able), anew=step)
     account = s.accounts[address.account]
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
@@ -99,10 +126,12 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
     if not items:
         return _send_shared(s, address, account, beside=None)
     fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]
-    low, high = items[0].entry.seq, max(s.upto_seq, items[-1].entry.seq)
+    low, high = items[0].entry.seq, items[-1].entry.seq if step else max(s.upto_seq, items[-1].entry.seq)
     if not fresh:
         return (
-            Stop(reason=Rest.NOTHING_OWED) if knock or not s.shared else _send_shared(s, address, account, beside=None)
+            Stop(reason=Rest.NOTHING_OWED)
+            if knock or step or not s.shared
+            else _send_shared(s, address, account, beside=None)
         )
     waiting = _held(s, address, fresh)
     free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
@@ -115,6 +144,10 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool) -> Plan:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
         high = free[-1].entry.seq
     send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form)
+    if step:
+        if form == Form.EACH:
+            send = replace(send, form=Form.ESCALATE if beyond else Form.REPEAT)
+        return replace(send, steps_upto=s.job.escalate_seq)
     return send if knock else _send_shared(s, address, account, beside=send)
 
 
@@ -172,13 +205,26 @@ def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | Non
     return Wait(at_ms=woken_ms + gap_ms, reason=Later.RATE)
 
 
-def _choose(s: Situation, ready: Sequence[Address]) -> Address:
-    """The address whose turn it is; a later one in the chain if its account is out for long and the later one is not.
+def _beyond(s: Situation, chain: Sequence[Address], able: Sequence[Address]) -> list[Address]:
+    """The addresses that a step takes in turn: those of the chain after the one that was told last."""
+    places = [(one.account, one.token_hash) for one in chain]
+    after = places.index(s.told_last) + 1 if s.told_last in places else 0
+    return [one for one in chain[after:] if one in able]
+
+
+def _again(s: Situation, able: Sequence[Address]) -> list[Address]:
+    """Where there is none: the one that was told last, and then whichever will have it."""
+    return sorted(able, key=lambda one: (one.account, one.token_hash) != s.told_last)
+
+
+def _choose(s: Situation, ready: Sequence[Address], *, anew: bool = False) -> Address:
+    """The address whose turn it is (`anew`: from the first of these on); a later one in the chain if its account is out for
+    long and the later one is not.
 
     Short waits (a full bucket, a circuit that is probed) are waited for: order is kept, and nothing shows twice. The probe
     of a vendor that is away goes to the first address, by whoever is due when it falls due.
     """
-    first = s.job.address_index + s.job.tries // TRIES_PER_ADDRESS
+    first = (0 if anew else s.job.address_index) + s.job.tries // TRIES_PER_ADDRESS
     chain = [ready[(first + n) % len(ready)] for n in range(len(ready))]
     for address in chain:
         if not s.accounts[address.account].passes_on(s.now_ms):

@@ -194,7 +194,8 @@ def _plan_one(
     from_before = device.online_since_ms is not None and device.online_since_ms < boot_ms
     untold, count = _items(locked, device, after=max(device.acked_seq, device.pushed_seq), upto=locked.head_seq)
     told: list[Item] = []
-    if not untold and device.pushed_seq > device.acked_seq:
+    step = job.escalate_seq > device.acked_seq
+    if (step or not untold) and device.pushed_seq > device.acked_seq:
         told, _ = _items(locked, device, after=device.acked_seq, upto=device.pushed_seq)
     if job.lost >= BARE_FROM:
         last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
@@ -207,6 +208,7 @@ def _plan_one(
             untold=tuple(untold),
             untold_count=count,
             told=tuple(told),
+            told_last=attempt_rows.told_last(locked.conn, device.key) if step and told else None,
             shared=_shared(locked, device),
             upto_seq=locked.head_seq if untold else device.pushed_seq,
             told_count=_told_count(locked, device, job, views) if untold else 0,

@@ -187,13 +187,14 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
             told_ms=job.told_ms if job.told_ms is not None else locked.now_ms,
             tries=0,
             retry_ms=None,
+            escalate_seq=job.escalate_seq if job.escalate_seq > one.attempt.send.steps_upto else 0,
             address_index=job.address_index + 1 if one.attempt.knock else job.address_index,
         )
     )
     if one.attempt.knock and knocks >= len(locked.policy.knocks_ms):
         tell_device(locked, device, "device.unreachable", reason="told")
     outcome = one.result.outcome
-    if outcome is not None and not one.attempt.knock:
+    if outcome is not None and not one.attempt.knock and not one.attempt.send.steps_upto:
         entries = locked.notifiable(
             after=one.attempt.send.from_seq - 1, upto=one.attempt.send.upto_seq, limit=ITEMS_MAX
         )

@@ -106,6 +106,25 @@ def forget_attempts(conn: Connection, key: UserKey, *, upto: int) -> None:
         conn.execute(_forget_receipts, place)
 
 
+_told = (
+    select(_a.account, _a.token_hash)
+    .where(
+        _a.app_id == bindparam("app"),
+        _a.user_id == bindparam("user"),
+        _a.device_id == bindparam("device"),
+        _a.verdict == "accepted",
+    )
+    .order_by(_a.claim_token.desc())
+    .limit(1)
+)
+
+
+def told_last(conn: Connection, key: DeviceKey) -> tuple[str, bytes] | None:
+    """Through which address (account, token's hash) the device was told last; None: it is not known to have been."""
+    row = conn.execute(_told, device_params(key)).first()
+    return None if row is None else (row.account, row.token_hash)
+
+
 _wake = select(func.max(_a.started_ms)).where(
     _a.app_id == bindparam("app"),
     _a.user_id == bindparam("user"),

@@ -51,6 +51,7 @@ DECIDING = (
     m.notify_release,
     type_coerce(m.push_held.is_not(None), Integer).label("tells_held"),  # a Boolean would have to be converted
     type_coerce(m.push.is_(None), Integer).label("only_held"),
+    e.escalated,
 )
 WITH_MESSAGE = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
 _KINDS = {str(kind): kind for kind in Kind}
@@ -114,6 +115,7 @@ def entry_of(row: Sequence[Any]) -> Entry:
         notify_release,
         tells_held,
         only_held,
+        escalated,
     ) = row[: len(DECIDING)]
     return Entry(
         seq,
@@ -138,6 +140,7 @@ def entry_of(row: Sequence[Any]) -> Entry:
         bool(notify_release),
         bool(tells_held),
         bool(only_held),
+        escalated,
     )
 
 
@@ -384,6 +387,43 @@ def expiring(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, list
     for row in conn.execute(_expiring, {"now": now_ms, "count": limit}).all():
         found.setdefault(UserKey(row.app_id, row.user_id), []).append(row.seq)
     return found
+
+
+_escalating = (
+    select(e.app_id, e.user_id, e.seq, e.message_id)
+    .where(_live, e.escalate_ms.is_not(None), e.escalate_ms <= bindparam("now"))
+    .order_by(e.escalate_ms)
+    .limit(bindparam("count"))
+)
+
+
+def escalating(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, dict[int, str]]:
+    """Live entries with a step that is due: by user, numbers and messages. Read again under the lock before taking it."""
+    found: dict[UserKey, dict[int, str]] = {}
+    for row in conn.execute(_escalating, {"now": now_ms, "count": limit}):
+        found.setdefault(UserKey(row.app_id, row.user_id), {})[row.seq] = row.message_id
+    return found
+
+
+_escalates = select(e.escalate_ms).where(*_here, e.seq == bindparam("seq"))
+
+
+def escalates_ms(conn: Connection, key: UserKey, seq: int) -> int | None:
+    """When the entry's next step is; None: no more are taken."""
+    return conn.execute(_escalates, {"app": key.app_id, "user": key.user_id, "seq": seq}).scalar_one_or_none()
+
+
+_set_escalated = (
+    update(inbox_entry)
+    .where(*_here, e.seq == bindparam("at"))
+    .values(escalated=bindparam("done"), escalate_ms=bindparam("following"))
+)
+
+
+def set_escalated(conn: Connection, key: UserKey, seq: int, *, done: int, next_ms: int | None) -> None:
+    """How many steps have been taken, and when the next one is; None: no more are."""
+    params = {"app": key.app_id, "user": key.user_id, "at": seq, "done": done, "following": next_ms}
+    conn.execute(_set_escalated, params)
 
 
 _prune = delete(inbox_entry).where(*_here, e.seq <= bindparam("floor"))

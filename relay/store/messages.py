@@ -85,6 +85,19 @@ def _pushes(sqlite: bool) -> Select[Any]:
     )
 
 
+@per_dialect
+def _escalations(sqlite: bool) -> Select[Any]:
+    return select(m.message_id, m.escalate).where(
+        m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite), m.escalate.is_not(None)
+    )
+
+
+def escalations_of(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, str]:
+    """The steps of those of these messages that have some, by id, in their stored form."""
+    rows = conn.execute(_escalations(conn), {"app": app_id, "ids": as_list(conn, ids)})
+    return {row.message_id: row.escalate for row in rows}
+
+
 class Push(NamedTuple):
     """What a message shows: JSON of a notification, of its full form or fallback, and where it is held."""
 

@@ -63,6 +63,7 @@ def create_job(conn: Connection, key: DeviceKey) -> None:
                 "claim_until_ms": None,
                 "lost": 0,
                 "shown_seq": 0,
+                "escalate_seq": 0,
             }
         ],
     )
@@ -107,7 +108,7 @@ def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
         )
 
 
-_REARMED = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "address_index")
+_REARMED = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "address_index", "escalate_seq")
 _rearm = update(push_job).where(*_here).values({name: bindparam(f"new_{name}") for name in _REARMED})
 
 

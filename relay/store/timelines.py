@@ -130,6 +130,7 @@ _DECIDING: tuple[Any, ...] = (
     m.notify_release,
     type_coerce(m.push_held.is_not(None), Integer).label("tells_held"),
     type_coerce(m.push.is_(None), Integer).label("only_held"),
+    literal_column("NULL").label("escalated"),
 )
 _WITH_MESSAGE = timeline_entry.outerjoin(message, and_(m.app_id == t.app_id, m.message_id == t.message_id))
 _here = (t.app_id == bindparam("app"), t.conversation_id == bindparam("place"))

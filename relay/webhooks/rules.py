@@ -30,6 +30,7 @@ EVENT_TYPES: Final = frozenset(
         "clock_step",
         "delivery.acked",
         "delivery.cancelled",
+        "delivery.escalated",
         "delivery.expired",
         "delivery.failed",
         "delivery.fallback",

@@ -152,7 +152,18 @@ class Backend:
         if draws.chance(0.1):
             sent.deliver_ms = self.world.wall.true_ms() + draws.count(1, 600) * 1000
             raw["deliver_at"] = rfc3339(sent.deliver_ms)
+        self._escalate(sent)
         return sent
+
+    def _escalate(self, sent: Sent) -> None:
+        """Some messages to users have steps in place of reminders."""
+        draws = self.world.draws.stream(f"escalate/{self.app_id}")
+        if not draws.chance(0.1) or sent.group is not None or sent.ttl_s < 600:
+            return
+        ways = ("webhook", "next_address") if "push" in sent.raw else ("webhook",)
+        sent.raw["escalate"] = [
+            {"after_s": 60 * (index + 1), "by": draws.pick(ways)} for index in range(draws.count(1, 3))
+        ]
 
     async def deliver(self, sent: Sent) -> None:
         """Until there is a 2xx: the same key each time."""

@@ -209,6 +209,7 @@ class Node:
         for chore, seconds in (
             (self.tick, meta.TICK_S),
             (self.chores.expire, 5),
+            (self.chores.escalate, 1),
             (self.chores.prune, 60),
             (self.chores.silence, 3600),
             (self.chores.forget, 600),

@@ -59,5 +59,6 @@ def job(**more: Any) -> PushJob:
         "address_index": 0,
         "claim_token": 0,
         "shown_seq": 0,
+        "escalate_seq": 0,
     }
     return PushJob(**(values | more))

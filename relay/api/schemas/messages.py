@@ -104,6 +104,17 @@ class ScopeBody(In):
     )
 
 
+STEPS_MAX, STEP_S_MIN = 5, 10
+
+
+class StepBody(In):
+    """What happens while a device has not acked: `next_address` tells it again, through the next address of its chain (the last
+    one again where there is none); `webhook` tells the backend (`delivery.escalated`), so that it can ring somebody."""
+
+    after_s: int = Field(ge=STEP_S_MIN, le=TTL_S_MAX, description="Counted from `accepted_at`, or from `deliver_at`.")
+    by: Literal["next_address", "webhook"]
+
+
 class SendBody(In):
     """One message. `body` is any JSON and reaches the device as it is."""
 
@@ -124,6 +135,9 @@ class SendBody(In):
     hold: bool = True
     push_held: PushBody | None = None
     notify_release: bool = False
+    escalate: Annotated[list[StepBody], Field(min_length=1, max_length=STEPS_MAX)] | None = Field(
+        None, description="Steps with growing deadlines, in place of reminders; what is acked or over takes no more."
+    )
     deliver_at: Annotated[str, StringConstraints(max_length=40)] | None = None
     client_ref: Id | None = None
     mentions: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None

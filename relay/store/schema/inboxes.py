@@ -37,6 +37,7 @@ message = table(
     text_("min_app_version", null=True),
     text_("fallback", null=True),
     text_("fallback_h", null=True),
+    text_("escalate", null=True),  # JSON: its steps
     text_("push_held", null=True),  # what is shown where it is held: "update the app"
     int_("notify_release", default=0),
     int_("hold"),
@@ -76,6 +77,8 @@ inbox_entry = table(
     int_("completed_ms", null=True),  # message.completed was told
     int_("accepted_ms"),
     int_("expires_ms"),
+    int_("escalated", null=True),  # steps taken; null: it has none
+    int_("escalate_ms", null=True),  # of the next one; null: none will be taken
     key=("app_id", "user_id", "seq"),
 )
 Index(
@@ -90,6 +93,12 @@ Index(
     inbox_entry.c.expires_ms,
     sqlite_where=text("state = 'live'"),
     postgresql_where=text("state = 'live'"),
+)
+Index(
+    "inbox_entry_escalating",
+    inbox_entry.c.escalate_ms,
+    sqlite_where=text("escalate_ms IS NOT NULL AND state = 'live'"),
+    postgresql_where=text("escalate_ms IS NOT NULL AND state = 'live'"),
 )
 Index(
     "inbox_entry_by_collapse",

@@ -22,6 +22,7 @@ push_job = table(
     int_("claim_until_ms", null=True),
     int_("lost", default=0),  # attempts in a row that a process did not outlive
     int_("shown_seq", default=0),  # the newest that the device says it has shown: nothing reminds of what lies before
+    int_("escalate_seq", default=0),  # a step of messages up to here has the device told through its next address
     key=("app_id", "user_id", "device_id"),
 )
 Index(
@@ -43,7 +44,7 @@ push_attempt = table(
     text_("push_id"),
     int_("from_seq"),
     int_("upto_seq"),
-    text_("form"),  # each, summary, wake, knock
+    text_("form"),  # each, summary, wake, knock; of a step: escalate, or repeat where there is no next address
     int_("started_ms"),
     int_("ended_ms", null=True),
     text_("verdict", null=True),

@@ -403,6 +403,8 @@ def upgrade() -> None:
         sa.Column("completed_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("accepted_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("escalated", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
+        sa.Column("escalate_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "seq"),
         sqlite_strict=True,
     )
@@ -415,6 +417,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("collapse_key IS NOT NULL AND state = 'live'"),
     )
     op.create_index("inbox_entry_by_message", "inbox_entry", ["app_id", "message_id", "user_id", "kind"], unique=False)
+    op.create_index(
+        "inbox_entry_escalating",
+        "inbox_entry",
+        ["escalate_ms"],
+        unique=False,
+        sqlite_where=sa.text("escalate_ms IS NOT NULL AND state = 'live'"),
+        postgresql_where=sa.text("escalate_ms IS NOT NULL AND state = 'live'"),
+    )
     op.create_index(
         "inbox_entry_expiring",
         "inbox_entry",
@@ -493,6 +503,7 @@ def upgrade() -> None:
         sa.Column("min_app_version", sa.Text(), nullable=True),
         sa.Column("fallback", sa.Text(), nullable=True),
         sa.Column("fallback_h", sa.Text(), nullable=True),
+        sa.Column("escalate", sa.Text(), nullable=True),
         sa.Column("push_held", sa.Text(), nullable=True),
         sa.Column(
             "notify_release",
@@ -608,6 +619,12 @@ def upgrade() -> None:
         ),
         sa.Column(
             "shown_seq",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
+        sa.Column(
+            "escalate_seq",
             sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
             server_default=sa.text("0"),
             nullable=False,
@@ -736,6 +753,12 @@ def downgrade() -> None:
     )
     op.drop_index("membership_by_user", table_name="membership")
     op.drop_table("membership")
+    op.drop_index(
+        "inbox_entry_escalating",
+        table_name="inbox_entry",
+        sqlite_where=sa.text("escalate_ms IS NOT NULL AND state = 'live'"),
+        postgresql_where=sa.text("escalate_ms IS NOT NULL AND state = 'live'"),
+    )
     op.drop_index(
         "inbox_entry_expiring",
         table_name="inbox_entry",
