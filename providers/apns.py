@@ -93,6 +93,7 @@ class ApnsProvider(HttpProvider):
         image=True,
         mutable=True,
         localised=True,
+        sealed=True,
         withdraw=True,
         collapse_keys_max=1,  # offline storage is one notification for each bundle id and device (§8)
         silent_gap_s=1200.0,  # two or three an hour (§8)

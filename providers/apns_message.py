@@ -19,7 +19,7 @@ PAYLOAD_BYTES_MAX = 4096
 VOIP_BYTES_MAX = 5120
 COLLAPSE_BYTES_MAX = 64
 OVERRIDE_DEPTH_MAX = 16
-OUR_KEYS = frozenset({"aps", "relay", "relay_id", "click", "image"})  # beside the app's data
+OUR_KEYS = frozenset({"aps", "relay", "relay_id", "click", "image", "sealed"})  # beside the app's data
 SHOWN = ("alert", "badge", "sound")  # what makes a push more than a wake-up
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:push-relay:apns-id")
@@ -192,6 +192,8 @@ def _beside(push: Push) -> dict[str, Any]:
         beside["click"] = push.click
     if push.image:
         beside["image"] = push.image
+    if push.sealed:
+        beside["sealed"] = push.sealed
     beside |= {key: value for key, value in push.data.items() if key not in OUR_KEYS}
     for key in push.data.keys() & OUR_KEYS:
         name = f"_{key}"

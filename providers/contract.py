@@ -98,6 +98,8 @@ class Push:
     thread: str | None = None  # what the notification is grouped by
     click: str | None = field(default=None, repr=False)  # a URL or the name of an action
     mutable: bool = False  # the app may change it before it is shown
+    # What is to be shown, encrypted for the device (Capabilities.sealed); the title is then a placeholder for it.
+    sealed: str | None = field(default=None, repr=False)
     urgent: bool = True
     ttl_s: float = 86_400
     collapse_key: str | None = None
@@ -141,6 +143,8 @@ class Capabilities:
     channel: bool = True
     thread: bool = True
     localised: bool = False  # title and body by names in the app's resources
+    sealed: bool = False  # `Push.sealed` reaches the app's code, which shows what is in it
+    encrypted: bool = False  # whatever it carries is encrypted for the device: nothing need be sealed
     batch_max: int = 1  # tokens in one call, all with the same content; above 1 it is a `BatchProvider`
     tells_dead: bool = True  # whether the vendor ever says that a token is dead
     guarded: bool = False  # its URL is data of the account: hand it a guarded transport (safety SEC-8)

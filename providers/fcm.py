@@ -167,6 +167,7 @@ class FcmProvider(HttpProvider):
         image=True,
         mutable=True,
         localised=True,
+        sealed=True,
         retry_s_min=10.0,
         collapse_keys_max=4,
         withdraw=True,

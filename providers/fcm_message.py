@@ -13,12 +13,12 @@ from providers.http import json_body
 __all__ = ["message_of", "payload_bytes", "ttl"]
 
 APNS_COLLAPSE_BYTES_MAX = 64
-OUR_KEYS = frozenset({"relay", "relay_id"})  # in `data`
+OUR_KEYS = frozenset({"relay", "relay_id", "sealed"})  # in `data`
 
 
 def message_of(push: Push, *, shown_by_app: bool, now_s: float, label: str | None = None) -> dict[str, Any]:
     """FCM's `message` without its target. A silent push, or one that the app shows itself, is data only."""
-    drawn = not shown_by_app and not push.silent
+    drawn = not shown_by_app and not push.silent and push.sealed is None
     ttl_s = min(max(push.ttl_s, 0), TTL_S_MAX)
     message = _present(
         {
@@ -54,6 +54,7 @@ def _data(push: Push, *, with_text: bool) -> dict[str, str]:
         "relay": json_body(dict(push.relay)).decode() if push.relay else None,
         "click": push.click,
         "thread": push.thread,  # Android has no field for it
+        "sealed": push.sealed,
     }
     if with_text and not push.silent:
         ours |= {

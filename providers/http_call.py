@@ -101,6 +101,7 @@ class HttpCallProvider(HttpProvider):
         image=True,
         mutable=True,
         localised=True,
+        sealed=True,
         guarded=True,
     )
     config: HttpCallConfig
@@ -193,6 +194,7 @@ def _data(push: Push, *, ttl_s: float) -> dict[str, Any]:
         "thread": push.thread,
         "click": push.click,
         "mutable": push.mutable or None,
+        "sealed": push.sealed,
         "silent": push.silent,
         "urgent": push.urgent,
         "ttl_s": ttl_s,

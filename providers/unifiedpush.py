@@ -45,6 +45,7 @@ class UnifiedPushProvider(WebPushProvider):
         image=True,
         mutable=True,
         localised=True,
+        sealed=True,
         guarded=True,
         own_hosts=True,
     )

@@ -141,6 +141,7 @@ class WebPushProvider(HttpProvider):
         image=True,
         mutable=True,
         localised=True,
+        encrypted=True,
         guarded=True,
         own_hosts=True,
     )

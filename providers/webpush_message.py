@@ -34,7 +34,7 @@ ENDPOINT_BYTES_MAX = 2048
 TOKEN_CHARS_MAX = 4096
 OVERRIDE_DEPTH_MAX = 16
 URGENCIES = ("very-low", "low", "normal", "high")
-OURS = frozenset({"v", "id", "expires_at", "relay", "silent"})  # in the envelope: not for overrides
+OURS = frozenset({"v", "id", "expires_at", "relay", "silent", "sealed"})  # in the envelope: not for overrides
 
 # Lengths that push services get to see (plaintext with its delimiter); the third keeps a body within the 2744 bytes
 # that Firefox for Android can take (sheet §6.1). What is longer than all is not padded.
@@ -156,6 +156,7 @@ def envelope(push: Push, *, now_s: float) -> bytes:
         "thread": push.thread,
         "click": push.click,
         "mutable": True if push.mutable else None,
+        "sealed": push.sealed,
         "tag": push.collapse_key,  # also where the service ignores Topic, as UnifiedPush's do
         "data": dict(push.data) or None,
         "expires_at": int(now_s) + ttl(push.ttl_s),  # ntfy ignores TTL: the app has to look

@@ -241,7 +241,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a provider reaches a device. `token` is sealed in the store."""
+    """Where a provider reaches a device. `token` is sealed in the store, and so are the keys for what only it may read."""
 
     preference: int
     account: str
@@ -253,6 +253,7 @@ class Address:
     shared: int
     failures: int = 0  # answers in a row by which it is dead if they go on (Outcome.dead_after_s)
     failing_since_ms: int | None = None  # the first of them
+    keys_sealed: bytes | None = None
 
 
 class PushJob(Struct, frozen=True):

@@ -8,6 +8,7 @@ from relay.client.cache import Cache
 from relay.client.device import Client
 from relay.client.http import ClientError, Problem, Unreachable
 from relay.client.news import Message, News
+from relay.client.sealed import SealKeys, unseal
 from relay.client.transports import Way
 from relay.client.webhooks import SignatureRefused, verify_webhook
 
@@ -19,8 +20,10 @@ __all__ = [
     "Message",
     "News",
     "Problem",
+    "SealKeys",
     "SignatureRefused",
     "Unreachable",
     "Way",
+    "unseal",
     "verify_webhook",
 ]

@@ -158,7 +158,7 @@ class App(Section):
     notify: Annotated[NotifyPolicy, Field(strict=False)] = NotifyPolicy.UNTIL_READ
     ttl_s: int = Field(7 * DAY_S, ge=1, le=TTL_S_MAX)
     inbox_max: int = Field(10_000, ge=1, le=10_000)
-    privacy: Literal["full", "title", "none"] = "full"
+    privacy: Literal["full", "title", "sealed", "none"] = "full"
     min_app_version: Annotated[str, _matches(_VERSION)] = Field("", description='a version like "5.0.0", or empty')
     recommended_app_version: Annotated[str, _matches(_VERSION)] = Field(
         "", description='a version like "5.4.0", or empty'
@@ -322,7 +322,7 @@ class Account(Section):
     concurrency: int = Field(100, ge=1, le=10_000)
     rate_per_s: float | None = Field(None, ge=0.1, le=100_000, description="a number from 0.1 to 100000")
     burst: int | None = Field(None, ge=1, le=100_000, description="a whole number from 1 to 100000")
-    privacy: Literal["full", "title", "none"] = "full"
+    privacy: Literal["full", "title", "sealed", "none"] = "full"
     daily_quota: int | None = Field(None, ge=1, le=10_000_000_000, description="a whole number from 1")
     hours: Annotated[str, _matches(_HOURS)] | None = Field(
         None, description='when the vendor takes pushes, like "07:00-23:00"'

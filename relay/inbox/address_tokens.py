@@ -39,7 +39,7 @@ class AddressTokens:
         return sealed, self._ring.token_hash(device.app_id, account, token)
 
     def reseal(self, old: DeviceKey, new: DeviceKey, account: str, sealed: bytes) -> bytes:
-        """The same token for a device that has a new name."""
+        """The same, a token or its keys, for a device that has a new name."""
         token = self.vault.open(sealed, address_place(old, account))
         return self.vault.seal(token, address_place(new, account))
 

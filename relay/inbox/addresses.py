@@ -23,6 +23,7 @@ class NewAddress:
     kind: str
     token_sealed: bytes
     token_hash: bytes
+    keys_sealed: bytes | None = None  # sealed like the token
     challenged: bool = False  # it counts only once the device has told what a push to it said
 
 
@@ -63,6 +64,7 @@ def set_addresses(
                 kind=new.kind,
                 token_sealed=new.token_sealed,
                 token_hash=new.token_hash,
+                keys_sealed=new.keys_sealed,
                 registered_ms=locked.now_ms,  # again at every contact: older "unregistered" answers do not count
                 state=state,
                 shared=int(shared),

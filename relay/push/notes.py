@@ -25,6 +25,7 @@ class Note:
     ids: tuple[str, ...]
     count: int
     left_out: tuple[str, ...] = ()  # what the vendor cannot express of what is shown
+    sealed: bool = False  # the vendor is not to see it
 
 
 class Form:
@@ -105,6 +106,15 @@ def as_private(items: Sequence[Item], privacy: Privacy) -> tuple[Sequence[Item],
         return items, privacy is Privacy.NONE
     titles = [replace(item, push=_title_only(item.push)) for item in items]
     return titles, any(item.push.title is None and item.push.title_loc_key is None for item in titles)
+
+
+def as_sealed(note: Note, account: AccountView) -> Note:
+    """The same, if the vendor is not to see what it shows; or with what is lacking for that."""
+    if account.unsealed is not None:
+        return replace(note, left_out=(*note.left_out, account.unsealed))
+    if account.privacy is not Privacy.SEALED or note.shows is None:
+        return note
+    return replace(note, sealed=True, left_out=())  # the app has all of it
 
 
 def _title_only(push: Notification) -> Notification:

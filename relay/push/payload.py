@@ -5,13 +5,22 @@ from dataclasses import replace
 from providers.contract import Push
 from relay.push.attempts import Attempt
 from relay.push.notes import Form, Note, device_hint
+from relay.push.sealing import SealKeys, cover, seal
 
 OWN_TO_A_DEVICE = {"device", "user_hint", "epoch8", "head"}  # in the relay's object
 
 
-def push_of(attempt: Attempt, note: Note, token: str, *, provider: str) -> Push:
-    """The notification in a vendor's hands, with the relay's own object in it. `provider`: whose overrides count."""
-    shows = note.shows
+def push_of(
+    attempt: Attempt, note: Note, token: str, *, provider: str, keys: SealKeys | None = None, seed: bytes = b""
+) -> Push:
+    """The notification in a vendor's hands, with the relay's own object in it. `provider`: whose overrides count.
+
+    `keys`: the device's, for a note that the vendor is not to see; `seed`: this process's secret, see `seal`.
+    """
+    shows, sealed = note.shows, None
+    if shows is not None and note.sealed:
+        assert keys is not None
+        shows, sealed = cover(shows, note.count), seal(shows, note.push_id, keys, seed)
     relay = {
         "v": 1,
         "app": attempt.device.app_id,
@@ -50,6 +59,7 @@ def push_of(attempt: Attempt, note: Note, token: str, *, provider: str) -> Push:
         thread=shows.thread,
         click=shows.click,
         mutable=shows.mutable,
+        sealed=sealed,
         urgent=note.urgent,
         ttl_s=note.ttl_s,
         collapse_key=note.collapse_key,

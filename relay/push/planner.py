@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from relay.inbox import rules
 from relay.inbox.rules import Later, Rest
 from relay.model import Address, DeviceState, PushJob
-from relay.push.notes import Form, Note, as_private, is_urgent, summary, write_notes
+from relay.push.notes import Form, Note, as_private, as_sealed, is_urgent, summary, write_notes
 from relay.push.situation import AccountView, Item, Situation, Wait, at_ms_of
 
 EXPIRING_MS = 2_000  # entries with less left are not worth a notification
@@ -119,7 +119,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     able = [one for one in ready if not _all_held(s, one, anything)] or ready
     beyond = _beyond(s, usable, able) if step else []
     address = _choose(s, beyond or (_again(s, able) if step else able), anew=step)
-    account = s.accounts[address.account]
+    account = s.accounts[address.account].towards(address)
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
         return waits
@@ -136,6 +136,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     waiting = _held(s, address, fresh)
     free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
     form, notes = write_notes(s, free or fresh, address, account, knock=knock)
+    notes = [as_sealed(note, account) for note in notes]
     told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
@@ -163,6 +164,7 @@ def _send_shared(s: Situation, address: Address, account: AccountView, *, beside
         bare = bare or refused
         urgent = any(map(is_urgent, items))
         note = summary(s, items, account.capabilities, shown=not bare, urgent=urgent, count=news.count)
+        note = as_sealed(note, account)
         held = account.holds(address.token_hash, note.shows, s.now_ms)
         if held is not None:
             waits.append(held)
@@ -177,7 +179,7 @@ def _send_shared(s: Situation, address: Address, account: AccountView, *, beside
 
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:
-    account = s.accounts[address.account]
+    account = s.accounts[address.account].towards(address)
     return [account.holds(address.token_hash, item.push, s.now_ms) for item in items]
 
 

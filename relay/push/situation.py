@@ -50,6 +50,7 @@ class Privacy(StrEnum):
 
     FULL = "full"
     TITLE = "title"  # title, sound and badge; no body, image or data
+    SEALED = "sealed"  # nothing, but it carries all to the app, encrypted for the device
     NONE = "none"  # ids alone: a wake-up
 
 
@@ -83,8 +84,18 @@ class AccountView:
     retries: int = 50
     wait_ms: int = 0  # until there is room again
     privacy: Privacy = Privacy.FULL
+    unsealed: str | None = None  # why what was to be sealed is ids alone: what the vendor, or the device, lacks
     quota: Quota | None = None  # `counted` says what is left of it
     held: Mapping[Sort, Wait] = field(default_factory=dict)  # what of it is over counts no more
+
+    def towards(self, address: Address) -> "AccountView":
+        """The same for this address: of what is to be sealed, nobody sees anything if it cannot be."""
+        if self.privacy is not Privacy.SEALED:
+            return self
+        if self.capabilities.encrypted:
+            return replace(self, privacy=Privacy.FULL)
+        lacks = "sealed" if not self.capabilities.sealed else "seal_keys" if address.keys_sealed is None else None
+        return self if lacks is None else replace(self, privacy=Privacy.NONE, unsealed=lacks)
 
     def counted(self, sent: int) -> "AccountView":
         """The same with that many sent today: the rest of the quota bounds what may go."""

@@ -6,6 +6,7 @@ Killed at any point it loses nothing: a claim ends by itself, and its job is due
 import asyncio
 import random
 from collections.abc import Callable
+from functools import cached_property
 
 import structlog
 
@@ -24,6 +25,7 @@ from relay.push.notes import Note
 from relay.push.payload import push_of, says_the_same_to_all, to_all
 from relay.push.planning import Planned, plan_due
 from relay.push.rules import Result, Then, known, worst
+from relay.push.sealing import SealKeys
 from relay.push.settling import Settlement, settle
 from relay.push.situation import Sort, Wait
 from relay.store import queue as job_rows
@@ -86,6 +88,11 @@ class PushWorker:
         self._suspects: dict[asyncio.Task[None], int] = {}  # of these, who may end the process; how often each was lost
         self._began = False
         self._cutting = False
+
+    @cached_property
+    def _seed(self) -> bytes:
+        """This process's secret, of which the keys are made that seal what a vendor is not to see."""
+        return self._rng.randbytes(32)
 
     def nudge(self, due_ms: int | None) -> None:
         """A hint that something will be due then; the poll finds it all the same."""
@@ -223,12 +230,14 @@ class PushWorker:
         spent: dict[Sort, int] = {}
         address = attempt.send.address
         try:
-            token = self._open_token(address_place(attempt.device, address.account), address.token_sealed)
+            place = address_place(attempt.device, address.account)
+            token = self._open_token(place, address.token_sealed)
+            keys = None if address.keys_sealed is None else SealKeys.kept(self._open_token(place, address.keys_sealed))
         except SealBroken:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
             return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
         for note in attempt.send.notes:
-            push = push_of(attempt, note, token, provider=account.provider.name)
+            push = push_of(attempt, note, token, provider=account.provider.name, keys=keys, seed=self._seed)
             losses += _losses(account, push)
             account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
             outcome = BROKE

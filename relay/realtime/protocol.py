@@ -81,12 +81,20 @@ class HeartbeatOffer(Said):
     network: Annotated[str, StringConstraints(max_length=128)] | None = None
 
 
+class SealBody(Said):
+    """The device's keys for what a vendor may carry and not read, in base64url as in a Web Push subscription (RFC 8291)."""
+
+    p256dh: Annotated[str, StringConstraints(min_length=1, max_length=128)]
+    auth: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
 class AddressBody(Said):
     """Where a vendor reaches the device: a configured account and the vendor's token, in order of preference."""
 
     account: Word
     token: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
     kind: Word = "token"
+    seal: SealBody | None = None
 
 
 class WindowBody(Said):

@@ -21,6 +21,7 @@ from relay.model import DeviceKey, Facts, Policy
 from relay.presence.rules import Beat
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
+from relay.push.sealing import KeyInvalid, SealKeys
 from relay.realtime.advice import Versions
 from relay.realtime.protocol import (
     ACK_IDS_MAX,
@@ -172,6 +173,11 @@ class DeviceService:
             except AddressInvalid as error:
                 errors.append(FieldError(f"{pointer}/token", "invalid", str(error)))
                 continue
+            try:
+                keys = None if one.seal is None else SealKeys.read(one.seal.p256dh, one.seal.auth)
+            except KeyInvalid as error:
+                errors.append(FieldError(f"{pointer}/seal/{error.field}", "invalid", str(error)))
+                continue
             if (one.account, token) in seen:
                 continue
             seen.add((one.account, token))
@@ -182,6 +188,7 @@ class DeviceService:
                     kind=one.kind,
                     token_sealed=sealed,
                     token_hash=token_hash,
+                    keys_sealed=None if keys is None else self.seal_token(device, one.account, keys.text)[0],
                     challenged=account.terms.challenge,
                 )
             )

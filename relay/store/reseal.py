@@ -46,14 +46,16 @@ class Round:
     broken: int
 
 
+def _of_address(row: Row[Any]) -> tuple[str, ...]:
+    return address_place(DeviceKey(row.app_id, row.user_id, row.device_id), row.account)
+
+
 SEALED = (
-    Sealed(
-        address.c.token_sealed,
-        lambda row: address_place(DeviceKey(row.app_id, row.user_id, row.device_id), row.account),
-    ),
+    Sealed(address.c.token_sealed, _of_address),
     Sealed(endpoint.c.secret_sealed, lambda row: secret_place(row.app_id, row.endpoint_id)),
     Sealed(endpoint.c.old_secret_sealed, lambda row: secret_place(row.app_id, row.endpoint_id)),
     Sealed(endpoint.c.headers_sealed, lambda row: headers_place(row.app_id, row.endpoint_id)),
+    Sealed(address.c.keys_sealed, _of_address),
 )
 
 

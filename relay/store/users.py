@@ -95,7 +95,7 @@ def rename_sender(conn: Connection, user: UserKey, name: str, ids: Sequence[str]
 
 
 a = address.c
-_tokens = select(a.device_id, a.preference, a.account, a.token_sealed).where(
+_tokens = select(a.device_id, a.preference, a.account, a.token_sealed, a.keys_sealed).where(
     a.app_id == bindparam("app"), a.user_id == bindparam("user")
 )
 _set_token = (
@@ -106,12 +106,12 @@ _set_token = (
         a.device_id == bindparam("device"),
         a.preference == bindparam("place"),
     )
-    .values(token_sealed=bindparam("sealed"))
+    .values(token_sealed=bindparam("sealed"), keys_sealed=bindparam("keys"))
 )
 
 
 def reseal_tokens(conn: Connection, user: UserKey, reseal: Callable[[str, str, bytes], bytes]) -> None:
-    """Seals the tokens of the user's addresses anew: `reseal` is given device, account and the sealed token."""
+    """Seals the tokens and keys of the user's addresses anew: `reseal` is given device, account and what is sealed."""
     rows = [
         {
             "app": user.app_id,
@@ -119,8 +119,9 @@ def reseal_tokens(conn: Connection, user: UserKey, reseal: Callable[[str, str, b
             "device": device,
             "place": place,
             "sealed": reseal(device, account, old),
+            "keys": None if keys is None else reseal(device, account, keys),
         }
-        for device, place, account, old in conn.execute(_tokens, {"app": user.app_id, "user": user.user_id}).all()
+        for device, place, account, old, keys in conn.execute(_tokens, {"app": user.app_id, "user": user.user_id}).all()
     ]
     if rows:
         conn.execute(_set_token, rows)

@@ -96,7 +96,7 @@ def number_of(sealed: bytes) -> int | None:
 
 
 def address_place(device: DeviceKey, account: str) -> tuple[str, ...]:
-    """Where a push token is sealed."""
+    """Where a push token is sealed, and the keys that came with it."""
     return ("address.token", device.app_id, device.user_id, device.device_id, account)
 
 

@@ -1,9 +1,10 @@
 """A user gets another name, on both stores: everything goes with it, and its devices begin anew without a loss."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from house import House, Store
+from house import House, Store, address
 
 from relay.errors import Conflict, Invalid, Missing
 from relay.model import DeviceKey, UserKey
@@ -123,3 +124,11 @@ async def test_a_name_that_is_taken_or_a_user_that_never_was_is_refused(house: H
     with pytest.raises(Missing):
         await house.inbox.rename(UserKey("shop", "nobody"), "somebody")
     assert (await house.hello(OLD)).verdict != "resync"
+
+
+async def test_an_address_s_keys_are_sealed_anew_like_its_token(house: House) -> None:
+    house.inbox.reseal = lambda _old, new, account, sealed: f"{new.user_id} {account} ".encode() + sealed
+    await house.inbox.replace_addresses(house.key(OLD), [replace(address("token"), keys_sealed=b"keys")])
+    await house.inbox.rename(ANN, "anna")
+    (row,) = await house.rows("SELECT token_sealed, keys_sealed FROM address WHERE user_id = 'anna'")
+    assert (bytes(row["token_sealed"]), bytes(row["keys_sealed"])) == (b"anna v token", b"anna v keys")

@@ -130,3 +130,24 @@ async def test_a_second_node_makes_no_second_first_key(engine: Engine, vault: Va
     rows = await engine.read(lambda conn, _: list(conn.execute(select(data_key))))
     assert [(row.app_id, row.number) for row in rows] == [("shop", 1)]
     assert vault.newest("shop") == 1
+
+
+async def test_the_keys_beside_a_token_are_sealed_again_with_it(engine: Engine, clock: Going, vault: Vault) -> None:
+    place = address_place(phone(0), "fcm")
+    keys = vault.seal(b"keys", place)
+    await engine.write(
+        lambda conn, _: conn.execute(
+            update(address).where(address.c.user_id == phone(0).user_id).values(keys_sealed=keys)
+        )
+    )
+    await engine.write(lambda conn, now_ms: add_keys(conn, now_ms, ring(1), random.Random(4)))
+    newer = await opened(engine, clock, ring(1))
+    for one in SEALED:
+        await engine.write(lambda conn, _, one=one: reseal_some(conn, newer, one, None, limit=10))  # type: ignore[misc]
+    kept = await engine.read(
+        lambda conn, _: conn.execute(
+            select(address.c.keys_sealed).where(address.c.keys_sealed.is_not(None))
+        ).scalar_one()
+    )
+    assert number_of(kept) == 2
+    assert newer.open(kept, place) == b"keys"

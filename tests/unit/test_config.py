@@ -315,7 +315,7 @@ def test_all_mistakes_are_told_at_once(file: Path) -> None:
         ("app", "start", '"days:0"', 'must be "retained", "now" or "days:N"'),
         ("app", "start", '"days:366"', 'must be "retained", "now" or "days:N"'),
         ("app", "notify", '"all"', 'must be "each_device", "until_read" or "first_device"'),
-        ("app", "privacy", '"some"', 'must be "full", "title" or "none"'),
+        ("app", "privacy", '"some"', 'must be "full", "title", "sealed" or "none"'),
         ("app", "ttl_s", "-1", "found -1; must be"),
         ("heartbeat", "interval_s", "9", "from 10 to 600"),
         ("heartbeat", "lease_factor", "4.1", "from 2 to 4"),

@@ -83,6 +83,7 @@ address = table(
     text_("kind"),
     blob_("token_sealed"),
     blob_("token_hash"),
+    blob_("keys_sealed", null=True),  # sealed like the token
     int_("registered_ms"),
     text_("state"),  # active, dead, taken, unproven
     int_("shared"),

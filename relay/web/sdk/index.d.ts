@@ -241,3 +241,14 @@ export function attach(client: Client, options: Identity): Promise<ServiceWorker
 
 /** At sign-out. */
 export function unsubscribe(registration: ServiceWorkerRegistration): Promise<void>;
+
+/** A device's keys for pushes that their vendor cannot read: `seal` is registered with an address, all of it is kept. */
+export interface SealKeys {
+  private: JsonWebKey;
+  seal: { p256dh: string; auth: string };
+}
+
+export function sealKeys(): Promise<SealKeys>;
+
+/** What is in a push's `sealed`: its `id`, and what it shows. Throws for what was not sealed for these keys. */
+export function unseal(sealed: string, keys: SealKeys): Promise<{ id: string; title?: string; body?: string; [name: string]: unknown }>;

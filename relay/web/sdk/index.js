@@ -8,6 +8,7 @@ import { Problem } from "./ways.js";
 
 export { Cache, Client, IndexedTables, MemoryTables, Problem };
 export { attach, NoPush, subscribe, unsubscribe } from "./push.js";
+export { sealKeys, unseal } from "./sealed.js";
 
 /** A client whose messages live in an IndexedDB database of this origin, one for each device; one tab of several talks. */
 export async function open({ database = "relay", migrations = [], ...options }) {

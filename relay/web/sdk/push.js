@@ -1,5 +1,7 @@
 // Web Push: the address to register for this browser, and what the page does when its service worker (sw.js) speaks.
 
+import { bytesOf } from "./sealed.js";
+
 const RECORD = "/relay-push.json"; // in the cache storage, where the service worker finds it
 const STORE = "relay-push";
 
@@ -89,10 +91,6 @@ async function subscribed(manager, key) {
 function same(buffer, key) {
   const bytes = new Uint8Array(buffer ?? 0);
   return bytes.length === key.length && bytes.every((byte, n) => byte === key[n]);
-}
-
-function bytesOf(base64url) {
-  return Uint8Array.from(atob(base64url.replaceAll("-", "+").replaceAll("_", "/")), (char) => char.charCodeAt(0));
 }
 
 /** What a push says instead of the user's name. */

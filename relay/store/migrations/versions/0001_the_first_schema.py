@@ -47,6 +47,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("token_sealed", sa.LargeBinary(), nullable=False),
         sa.Column("token_hash", sa.LargeBinary(), nullable=False),
+        sa.Column("keys_sealed", sa.LargeBinary(), nullable=True),
         sa.Column("registered_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("shared", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
