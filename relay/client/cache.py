@@ -15,7 +15,7 @@ from typing import Any
 
 from relay.client import news, said
 from relay.client.cache_file import Migration, opened
-from relay.client.fingerprints import Extent, Row
+from relay.client.fingerprints import Extent, Row, Span, joined
 from relay.client.outbox import Outbox, own_entry
 from relay.client.outcome import Moved, Outcome
 from relay.client.shared_store import HOLES, SharedStore
@@ -24,6 +24,8 @@ from relay.client.wire import CARRIES_BODY, KNOWN_KINDS, Entry, Page, Received, 
 from relay.ids import is_message_id, tag_of_id
 
 INBOX = "inbox"
+OWN = "own"  # gaps of what was sent in this device's name: it is here only if it was sent from here
+NEAR = 20  # numbers between two of them, that are rather fetched again than asked around
 RANK = {"raw": 0, "fallback": 1, "full": 2}
 Check = Callable[[news.Message], None]  # raises ValueError for a message that this version of the app can't use
 
@@ -137,12 +139,9 @@ class Cache:
             if page.epoch != outcome.position.epoch:
                 return outcome, 0
             mended = self._take(page.received, outcome)
+            asked = (INBOX, page.from_seq, page.to_seq)
+            db.execute("DELETE FROM hole WHERE timeline = ? AND from_seq >= ? AND to_seq <= ?", asked)
             self._take_gaps(page)
-            for one in page.received:
-                db.execute(
-                    "DELETE FROM hole WHERE timeline = ? AND from_seq >= ? AND to_seq <= ?",
-                    (INBOX, one.entry.seq - 1, one.entry.seq),
-                )
             self._put_words(outcome.words)
         return outcome, mended
 
@@ -281,7 +280,7 @@ class Cache:
     def _take_gaps(self, page: Page) -> None:
         self._db.executemany(
             "INSERT OR REPLACE INTO hole (timeline, from_seq, to_seq, why) VALUES (?, ?, ?, ?)",
-            [(INBOX, gap.from_, gap.to, gap.why) for gap in page.gaps if gap.why in HOLES],
+            [(INBOX, gap.from_, gap.to, gap.why) for gap in page.gaps if gap.why in HOLES or gap.why == OWN],
         )
 
     # --- where to go on ---
@@ -333,6 +332,20 @@ class Cache:
         base, floor, seq, cursor = self._one("SELECT base_seq, floor_seq, seq, cursor FROM store")
         low = max(base, floor)
         return Extent(low, max(low, seq), cursor)
+
+    def own_gaps(self, extent: Extent) -> list[Span]:
+        """Numbers of what was sent in this device's name by somebody else, as its backend, and has never come here."""
+        found = self._rows(
+            "SELECT from_seq, to_seq, (SELECT count(*) FROM ledger WHERE timeline = ? AND seq > from_seq AND seq <= to_seq)"
+            " FROM hole WHERE timeline = ? AND why = ? AND to_seq > ? AND from_seq < ?",
+            INBOX,
+            INBOX,
+            OWN,
+            extent.from_seq,
+            extent.to_seq,
+        )
+        gaps = [Span(max(low, extent.from_seq), high) for low, high, here in found if here < high - low]
+        return joined(gaps, near=NEAR)
 
     def rows(self, extent: Extent, *, as_of_ms: int) -> list[Row]:
         """What counts in a comparison (protocol 8.7). A row whose body is missing or has rotted does not."""

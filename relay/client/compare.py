@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.client.fingerprints import Extent, Row, Span, sum_of, within
+from relay.client.fingerprints import Extent, Row, Span, joined, sum_of, within
 
 ROUNDS_MAX = 8
 RANGES_MAX = 256
@@ -25,6 +25,7 @@ class Comparison:
     purpose: str = "cache"
     upgrade: str | None = None
     beside: Collection[Row] = ()  # not counted: an earlier comparison has shown that the relay does not
+    mended: bool = False  # what an earlier comparison found lacking has been fetched
     rounds: int = 0
     lacking: list[Span] = field(default_factory=list)  # to be fetched
     extra: list[Row] = field(default_factory=list)
@@ -58,6 +59,8 @@ class Comparison:
         }
         if self._as_of is not None:
             body["as_of"] = self._as_of
+        if self.mended:
+            body["mended"] = True
         if self.upgrade is not None:
             body["upgrade"] = self.upgrade
         return body
@@ -96,10 +99,4 @@ class Comparison:
 
     def to_fetch(self) -> list[Span]:
         """What the cache lacks, neighbours together."""
-        joined: list[Span] = []
-        for span in sorted(self.lacking, key=lambda one: one.low):
-            if joined and span.low <= joined[-1].high:
-                joined[-1] = Span(joined[-1].low, max(joined[-1].high, span.high))
-            else:
-                joined.append(span)
-        return joined
+        return joined(self.lacking)

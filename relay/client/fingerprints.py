@@ -28,6 +28,17 @@ class Span:
         return [Span(low, high) for low, high in pairwise(cuts)]
 
 
+def joined(spans: Iterable[Span], *, near: int = 0) -> list[Span]:
+    """The same numbers in fewer spans, in order: neighbours together, and those that are at most `near` numbers apart."""
+    out: list[Span] = []
+    for span in sorted(spans, key=lambda one: one.low):
+        if out and span.low <= out[-1].high + near:
+            out[-1] = Span(out[-1].low, max(out[-1].high, span.high))
+        else:
+            out.append(span)
+    return out
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """The numbers of this lineage that the cache can be compared over: (from, to]."""

@@ -34,7 +34,7 @@ class View(StrEnum):
     FULL = "full"
     FALLBACK = "fallback"
     HELD = "held"
-    OWN = "own"  # it sent this itself, in the session that it still has
+    OWN = "own"  # it sent this itself, in the session that it still has, and its version can show it
     NONE = "none"  # out of its scope
 
 
@@ -99,9 +99,11 @@ def view(entry: Entry, device: Device) -> View:
         and device.device_id not in (particulars_of(entry).online or ())
     ):
         return View.NONE
-    if entry.kind is Kind.OWN and entry.origin_device == device.device_id and entry.origin_session == device.session:
+    content = as_content(entry, device)
+    sent_here = entry.origin_device == device.device_id and entry.origin_session == device.session
+    if entry.kind is Kind.OWN and sent_here and content is View.FULL:
         return View.OWN
-    return as_content(entry, device)
+    return content
 
 
 def as_content(entry: Entry, device: Device) -> View:

@@ -38,34 +38,44 @@ def known_upgrade(conn: Conn, device: DeviceKey, upgrade_id: str | None) -> Upgr
     return found
 
 
-def judge(before: Upgrade, compared: Comparison, now_ms: int) -> Upgrade:
+def judge(before: Upgrade, compared: Comparison, now_ms: int, *, mended: bool) -> Upgrade:
     """What is known of an upgrade after one more round.
 
-    Only a comparison of everything proves anything. Differences that were listed are the client's to fetch; the next
-    comparison of everything shows whether it has.
+    Only a comparison of everything proves anything. Differences that were listed are the client's to fetch; a comparison
+    of everything that says so (`mended`) shows whether it has. One that does not say so begins anew: the answer to the
+    last one may not have arrived.
     """
     after = before._replace(caught_up_ms=before.caught_up_ms or now_ms)
     if before.verify_state in VERIFIED:
         return after
     if compared.whole and compared.same:
-        return after._replace(verify_state="repaired" if before.missing_found else "ok")
-    if compared.whole and before.verify_state == REPAIRING:
+        lacked = before.missing_found or before.verify_state in {REPAIRING, "failed"}
+        return after._replace(verify_state="repaired" if lacked else "ok")
+    if compared.whole and mended and before.verify_state == REPAIRING:
         return after._replace(verify_state="failed")
     lacking = sum(one.lacking for one in compared.ranges)
+    found = lacking + (0 if compared.whole else before.missing_found or 0)
     if not lacking:
-        return after
-    return after._replace(verify_state=REPAIRING, missing_found=(before.missing_found or 0) + lacking)
+        return after if before.missing_found is None else after._replace(missing_found=found)
+    return after._replace(verify_state=REPAIRING, missing_found=found)
 
 
 def record(
-    conn: Conn, now_ms: int, policy_of: PolicyOf, *, device: DeviceKey, upgrade_id: str, compared: Comparison
+    conn: Conn,
+    now_ms: int,
+    policy_of: PolicyOf,
+    *,
+    device: DeviceKey,
+    upgrade_id: str,
+    compared: Comparison,
+    mended: bool,
 ) -> str | None:
     """Notes what a round of comparing showed; tells the backend of a verdict, and lets go what was pinned for it."""
     locked = lock(conn, now_ms, [device.user], policy_of).get(device.user)
     before = rows.upgrade_of(conn, device, upgrade_id)
     if locked is None or before is None or device.device_id not in locked.devices:
         return None
-    after = judge(before, compared, now_ms)
+    after = judge(before, compared, now_ms, mended=mended)
     if after != before:
         _settle(locked, before, after)
         flush(conn, now_ms, [locked])
@@ -219,11 +229,11 @@ class UpgradeService:
         """The upgrade that a comparison is to prove; None: there was none. Raises Invalid for an unknown id."""
         return await self.engine.read(lambda conn, _: known_upgrade(conn, device, upgrade_id))
 
-    async def prove(self, device: DeviceKey, upgrade_id: str, compared: Comparison) -> str | None:
+    async def prove(self, device: DeviceKey, upgrade_id: str, compared: Comparison, *, mended: bool) -> str | None:
         """Notes a round's outcome; gives what is known of the upgrade by now."""
         state = await self.engine.write(
             lambda conn, now_ms: record(
-                conn, now_ms, self.policy_of, device=device, upgrade_id=upgrade_id, compared=compared
+                conn, now_ms, self.policy_of, device=device, upgrade_id=upgrade_id, compared=compared, mended=mended
             )
         )
         self.facts_told()

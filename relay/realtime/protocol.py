@@ -228,6 +228,7 @@ class VerifyBody(Said):
     ranges: Annotated[list[RangeBody], Field(max_length=256)]  # none: of a store in which nothing can be lacking
     purpose: Literal["cache", "upgrade"] = "cache"
     upgrade: Id | None = None
+    mended: bool = False  # what an earlier comparison found lacking has been fetched: this one is to prove it
     extra: Annotated[int, Field(ge=0, le=1_000_000)] | None = None  # messages that only the device has
 
     @model_validator(mode="after")

@@ -292,7 +292,7 @@ class DeviceService:
         compared = await self._compare(device, ranges, cursor=cursor, as_of_ms=as_of_ms)
         state = None
         if upgrade is not None:
-            state = await self.inbox.upgrades.prove(device, upgrade.upgrade_id, compared)
+            state = await self.inbox.upgrades.prove(device, upgrade.upgrade_id, compared, mended=body.mended)
         if body.extra:
             await self.inbox.upgrades.note_extra(device, body.extra)
         return _compared_json(compared) | {"state": state}

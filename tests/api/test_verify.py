@@ -170,3 +170,37 @@ async def test_a_number_of_extra_messages_that_is_none_is_named(face: Face, extr
     answer = await verify(face, cursor, part(entries, 0, 1), extra=extra)
     assert answer.refused(422, "validation_failed")
     assert answer.pointers == ["/extra"]
+
+
+async def test_what_the_backend_sends_in_a_devices_name_counts_once_the_device_has_fetched_it(face: Face) -> None:
+    """8.7, 12.3: the number came as a gap `own`; nothing was lost, so the upgrade is `ok`."""
+    for user in (face.user, "bob"):
+        await face.device(user)
+    hello = {"app_version": "1", "store": {"id": "s"}}
+    await face.call("PUT", "/v1/device", hello, token=face.token)
+    await face.sent()
+    await face.sent(to={"users": ["bob"]}, sender={"user": face.user, "device": "phone"})
+    (page,) = (await face.sync()).json["batches"]
+    assert page["gaps"] == [{"from": 1, "to": 2, "why": "own"}]
+    welcome = await face.call(
+        "PUT", "/v1/device", hello | {"app_version": "2", "cursors": {"inbox": page["cursor"]}}, token=face.token
+    )
+    (fetched,) = (await face.sync(range="1-2")).json["batches"]
+    whole = part(page["entries"] + fetched["entries"], 0, 2)
+    about = {"purpose": "upgrade", "upgrade": welcome.json["upgrade"]["id"]}
+    answer = await verify(face, welcome.json["cursors"]["inbox"], whole, **about)
+    assert answer.json["state"] == "ok"
+
+
+async def test_a_first_question_that_is_repeated_gives_one_verdict(face: Face) -> None:
+    """10.4: the answer to it was lost. Only a comparison that says that all was fetched can fail."""
+    said = {"app_version": "1", "store": {"id": "s"}}
+    await face.call("PUT", "/v1/device", said, token=face.token)
+    cursor, entries = await filled(face, 3)
+    said |= {"app_version": "2", "cursors": {"inbox": cursor}}
+    welcome = (await face.call("PUT", "/v1/device", said, token=face.token)).json
+    about = {"purpose": "upgrade", "upgrade": welcome["upgrade"]["id"]}
+    damaged, whole = part(entries[1:], 0, 3), part(entries, 0, 3)
+    asked = [(damaged, False), (damaged, False), (damaged, True), (whole, True)]
+    states = [(await verify(face, cursor, one, mended=mended, **about)).json["state"] for one, mended in asked]
+    assert states == ["repairing", "repairing", "failed", "repaired"]

@@ -326,3 +326,25 @@ async def test_two_installs_with_one_identity_are_told_to_part_and_one_goes_on_u
         async with AppProcess(install) as app:
             await app.until("CaughtUp")
         assert kept(Path(install["cache"])) == ids
+
+
+async def test_what_the_backend_sent_in_the_phones_name_is_fetched_after_an_upgrade_and_was_not_lost(
+    ann: User, phone: dict[str, Any]
+) -> None:
+    await ann.backend.put_device("bob", "phone")
+    sender = {"user": ann.name, "device": "phone"}
+    async with AppProcess(phone) as v1:
+        await v1.until("CaughtUp")
+        before = await ann.send("before")
+        mine = [(await ann.backend.send("bob", n, sender=sender))["id"] for n in range(3)]
+        after = await ann.send("after")
+        await _arrival(v1, after[0])
+        assert v1.arrived == before + after
+        await ann.acked(5)
+    async with AppProcess(phone | {"version": "2.0"}) as v2:
+        verified = await v2.until("Verified")
+    assert (verified["state"], verified["fetched"]) == ("ok", 0)
+    assert v2.arrived == mine
+    assert sorted(kept(Path(phone["cache"]))) == sorted(before + mine + after)
+    events = [event async for event, _ in ann.backend.events(types=["device.upgrade_verified"])]
+    assert [one["data"]["state"] for one in events if one["data"]["user"] == ann.name] == ["ok"]

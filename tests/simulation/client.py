@@ -25,7 +25,6 @@ class Database:
     seq: int = 0
     cursor: str | None = None
     messages: dict[str, str] = field(default_factory=dict)  # id -> form; control entries: their kind
-    holes: dict[int, str] = field(default_factory=dict)  # numbers that came with a reason instead
     ledger: Ledger = field(default_factory=Ledger)
     rotten: bool = False  # some of it is gone, and the cursor does not know
     owed: dict[str, dict[str, str]] = field(
@@ -115,8 +114,8 @@ class Client:
         for entry in batch["entries"]:
             self._keep(entry)
         for gap in batch["gaps"]:
-            for seq in range(gap["from"] + 1, gap["to"] + 1):
-                database.holes[seq] = gap["why"]
+            if gap["why"] == "own":
+                database.ledger.own |= {*range(gap["from"] + 1, gap["to"] + 1)} - set(database.ledger.lines)
         database.owed |= self.nacks
         database.seq, database.cursor = batch["to"], batch["cursor"]
         return True
@@ -127,6 +126,7 @@ class Client:
         self.nacks = {}
         for entry in batch["entries"]:
             self._keep(entry)
+        self.database.ledger.own -= {*range(batch["from"] + 1, batch["to"] + 1)}
         self.database.owed |= self.nacks
         return [entry["id"] for entry in batch["entries"] if "body" in entry and entry["id"] not in self.nacks]
 

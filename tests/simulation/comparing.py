@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from relay.client import news, wire
 from relay.client.cache import Cache
-from relay.client.fingerprints import Extent, Row
+from relay.client.fingerprints import Extent, Row, Span, joined
 from relay.client.http import Answer
 from relay.client.outcome import Outcome
 from relay.client.repair import Repair
@@ -50,6 +50,11 @@ class _Shelf:
         database = self._phone.client.database
         low = max(database.ledger.base, database.ledger.floor)
         return Extent(low, max(low, database.seq), database.cursor)
+
+    def own_gaps(self, extent: Extent) -> list[Span]:
+        own = [seq for seq in self._phone.client.database.ledger.own if extent.from_seq < seq <= extent.to_seq]
+        self._phone.world.story.tell("own", self._phone.name, *sorted(own))
+        return joined((Span(seq - 1, seq) for seq in own), near=PAGE)
 
     def rows(self, extent: Extent, *, as_of_ms: int) -> list[Row]:
         database = self._phone.client.database

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .phone import Phone
     from .store import Store
 
+TRIES = 3  # versions that may choke on a message before nobody gets it again (protocol 8.6)
 TERMINAL = frozenset(
     {"delivery.acked", "delivery.expired", "delivery.failed", "delivery.cancelled", "delivery.superseded"}
 )
@@ -200,15 +201,11 @@ class Referee:
                 raise Broken(f"D1: {entry['id']} came to {device} before its time")
 
     def proved(self, device: DeviceKey, upgrade: str, state: str) -> None:
-        """10.4: an upgrade whose phone caught up and compared is known to be complete.
-
-        Not where the phone's backend sent something for it that it can't show: that counts in full, as if it had it from
-        its own sending, and comes by range as it can show it.
-        """
+        """10.4: an upgrade whose phone caught up and compared is known to be complete."""
         found = self._store.raw.execute(_UPGRADE, (*device, upgrade)).fetchone()
         known = None if found is None else found[0]  # None: the store was set back to before it
         complete = state != "failed" and known in {None, "ok", "repaired"}
-        if not complete and not self._store.raw.execute(_OWN_UNSHOWN, device).fetchone():
+        if not complete:
             raise Broken(f"{device} compared after {upgrade} and found {state}, the relay says {known}")
 
     # --- at the end ---
@@ -288,16 +285,12 @@ class Referee:
 _DEVICE = """
 SELECT d.start_seq, d.created_ms, d.acked_seq, i.head_seq FROM device d JOIN inbox i USING (app_id, user_id)
 WHERE d.app_id = ? AND d.user_id = ? AND d.device_id = ?"""
-_OWN_UNSHOWN = """
-SELECT 1 FROM inbox_entry e JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id
-JOIN device d ON d.app_id = e.app_id AND d.user_id = e.user_id AND d.device_id = e.origin_device
-WHERE e.app_id = ? AND e.user_id = ? AND e.origin_device = ? AND m.min_schema > d.schema"""
 _UPGRADE = """
 SELECT coalesce(verify_state, 'nothing') FROM upgrade
 WHERE app_id = ? AND user_id = ? AND device_id = ? AND upgrade_id = ?"""
 _OWED = """
 SELECT e.message_id, e.seq, e.kind, e.state, e.ended_ms, m.scope, m.min_schema, m.fallback IS NOT NULL, m.body,
-       m.sender_user, m.sender_device
+       m.sender_user, m.sender_device, e.kind = 'own' OR coalesce(e.data, '') LIKE '%"own":true%'
 FROM inbox_entry e JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id
 WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.only_device IN ('', ?)"""
 
@@ -316,6 +309,7 @@ class Owed(NamedTuple):
     body: str
     sender_user: str | None
     sender_device: str | None
+    own: int  # a copy of what the user sent, or the full form of one
 
 
 def _content(phone: "Phone", row: Owed, ended: list[str]) -> None:
@@ -326,8 +320,9 @@ def _content(phone: "Phone", row: Owed, ended: list[str]) -> None:
     if (
         form == RAW
     ):  # kept as it came; another version that can read it gets it again, unless it counts as acked or failed
-        chokes = phone.client.version in json.loads(row.body)["bad"]
-        if chokes or ended:
+        bad = json.loads(row.body)["bad"]
+        given_up = ended or (row.own and len(bad) >= TRIES)  # nobody is told the end of a copy
+        if phone.client.version in bad or given_up:
             return
     shows = (row.schema or 0) <= phone.client.schema
     if shows or (row.fallback and form is None):

@@ -25,11 +25,12 @@ class Ledger:
     base: int = 0  # where the last resync had the client begin
     floor: int = 0
     lines: dict[int, Line] = field(default_factory=dict)
+    own: set[int] = field(default_factory=set)  # sent in this phone's name, and never here
 
     def begin(self, at: int, floor: int, *, anew: bool) -> None:
         """A resync, or a refused cursor. `anew`: under another epoch, in which old numbers mean nothing."""
         if anew:
-            self.lines = {}
+            self.lines, self.own = {}, set()
         self.base, self.floor = at, floor
 
     def enter(self, entry: dict[str, Any]) -> None:
@@ -40,6 +41,7 @@ class Ledger:
             return
         if entry["kind"] == "release":
             self._end(seq, lambda line: line.id == id_)
+        self.own.discard(seq)
         known, expires_ms, key = self.lines.get(seq), instant_ms(entry["expires_at"]), entry["collapse_key"]
         assert expires_ms is not None
         self.lines[seq] = Line(id_, entry["h"], expires_ms, key, None if known is None else known.ended_by)

@@ -81,7 +81,7 @@ async def test_rows_that_a_migration_lost_are_found_and_fetched(house: House) ->
     lost = set(found.items) - set(kept)
     assert [item.message_id for item in lost] == [ids[1]]
     assert welcome.upgrade is not None
-    assert await house.inbox.upgrades.prove(key, welcome.upgrade["id"], compared) == "repairing"
+    assert await house.inbox.upgrades.prove(key, welcome.upgrade["id"], compared, mended=False) == "repairing"
     reading = await house.inbox.read(key, None, limit=10, range_=(1, 2))
     assert reading.batch is not None
     assert [one["id"] for one in json.loads(reading.batch.json)["entries"]] == [ids[1]]

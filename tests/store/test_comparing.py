@@ -238,3 +238,19 @@ async def test_whatever_happens_both_sides_count_the_same(client: Client, seed: 
 async def alive(house: House, message: str) -> bool:
     rows = await house.rows(f"SELECT state, expires_ms FROM inbox_entry WHERE message_id = '{message}'")
     return any(row["state"] == "live" and row["expires_ms"] > house.clock.now_ms() for row in rows)
+
+
+async def test_what_was_sent_in_a_devices_name_and_it_cannot_show_comes_as_anything_else_would(client: Client) -> None:
+    """8.7, 12.3: it can't have sent that itself, so it gets what its version can show, and the rest with a newer one."""
+    house = client.house
+    await house.register("bob/phone")
+    mine: dict[str, Any] = {"sender_user": "ann", "sender_device": "phone", "min_schema": 5}
+    await house.send("bob", **mine, fallback='"old"', fallback_h=h("old"), h=h("new"))
+    await house.send("bob", **mine, h=h("newer"))
+    await client.catch_up()
+    assert [(one["kind"], one["form"]) for one in client.ledger.rows.values()] == [("own", "fallback")]
+    assert (await client.compare()).same
+    await house.hello(PHONE, schema=5)
+    await client.catch_up()
+    assert (await client.compare()).same
+    assert {item.h for item in client.ledger.items(house.clock.now_ms())} == {h("new"), h("newer")}

@@ -31,7 +31,7 @@ async def upgraded(house: House, name: str = PHONE) -> str:
     return str(welcome.upgrade["id"])
 
 
-async def compare(house: House, upgrade: str, *, lost: int = 0, name: str = PHONE) -> str | None:
+async def compare(house: House, upgrade: str, *, lost: int = 0, mended: bool = False, name: str = PHONE) -> str | None:
     """A round about everything, of a client that lacks its newest `lost` entries."""
     key = house.key(name)
     cursor = house.inbox.unseal(house.store(name).cursor or "", key)
@@ -41,7 +41,7 @@ async def compare(house: House, upgrade: str, *, lost: int = 0, name: str = PHON
     has = all_.items[: len(all_.items) - lost]
     mine = Range(*whole, len(has), sum(map(fingerprint, has)) % 2**128)
     compared = await house.inbox.compare(key, [mine], cursor=cursor)
-    return await house.inbox.upgrades.prove(key, upgrade, compared)
+    return await house.inbox.upgrades.prove(key, upgrade, compared, mended=mended)
 
 
 async def verdicts(house: House) -> list[tuple[str, int]]:
@@ -70,7 +70,16 @@ async def test_what_was_lacking_and_is_there_the_next_time_was_repaired(house: H
     upgrade = await upgraded(house)
     assert await compare(house, upgrade, lost=2) == "repairing"
     assert await verdicts(house) == []
-    assert await compare(house, upgrade) == "repaired"
+    assert await compare(house, upgrade, mended=True) == "repaired"
+    assert await verdicts(house) == [("repaired", 2)]
+
+
+async def test_a_first_question_whose_answer_was_lost_is_asked_again_for_one_verdict(house: House) -> None:
+    await house.sends(3)
+    upgrade = await upgraded(house)
+    for _ in range(2):
+        assert await compare(house, upgrade, lost=2) == "repairing"
+    assert await compare(house, upgrade, mended=True) == "repaired"
     assert await verdicts(house) == [("repaired", 2)]
 
 
@@ -79,7 +88,7 @@ async def test_what_is_still_lacking_the_next_time_has_failed_and_stays_pinned(h
     upgrade = await upgraded(house)
     await house.catch_up(TABLET)
     await compare(house, upgrade, lost=1)
-    assert await compare(house, upgrade, lost=1) == "failed"
+    assert await compare(house, upgrade, lost=1, mended=True) == "failed"
     assert [state for state, _ in await verdicts(house)] == ["failed"]
     assert await floor(house) == 0
     assert await compare(house, upgrade) == "repaired"

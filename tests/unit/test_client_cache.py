@@ -422,3 +422,25 @@ def test_the_cursor_is_where_the_messages_are_also_after_a_restart(opened: Open)
     again = opened()
     assert again.position == Position("e1", 2, "e1/2")
     assert len(bodies(again)) == 2
+
+
+def test_what_was_sent_in_this_devices_name_is_lacking_until_it_has_come_from_here_or_by_a_range(opened: Open) -> None:
+    """8.7: gaps `own`, of which some are this client's own sends."""
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1), entry(5), why="own"))
+    assert cache.own_gaps(cache.extent) == [Span(1, 4)]
+    cache.outbox.put("k", {"to": {"users": ["bob"]}, "body": "hi"}, now_ms=1)
+    own = {
+        "seq": 4,
+        "id": "m4",
+        "h": entry(4)["h"],
+        "epoch": "e1",
+        "accepted_at": None,
+        "expires_at": None,
+        "sender": None,
+    }
+    cache.sent("k", own)
+    cache.fill(a_page(1, entry(2, kind="own")))
+    assert cache.own_gaps(cache.extent) == [Span(2, 3)]
+    cache.fill(a_page(2, to=3, why="expired"))
+    assert cache.own_gaps(cache.extent) == []

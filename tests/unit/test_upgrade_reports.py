@@ -89,7 +89,9 @@ def compared(one: Compared, *, whole: bool = True) -> Comparison:
         ((None, None), compared(MORE_HERE), (None, None)),
         (("repairing", 2), compared(LISTED, whole=False), ("repairing", 4)),
         (("repairing", 2), compared(SAME), ("repaired", 2)),
-        (("repairing", 2), compared(LONG), ("failed", 2)),
+        (("repairing", 0), compared(SAME), ("repaired", 0)),
+        (("repairing", 2), compared(LISTED), ("repairing", 2)),
+        (("repairing", 2), compared(LONG), ("repairing", 0)),
         (("failed", 2), compared(SAME), ("repaired", 2)),
         (("missing", None), compared(SAME), ("ok", None)),
         (("ok", None), compared(LISTED), ("ok", None)),
@@ -99,6 +101,24 @@ def test_only_a_comparison_of_everything_proves_anything(
     before: tuple[str | None, int | None], found: Comparison, after: tuple[str | None, int | None]
 ) -> None:
     state, missing = before
-    known = judge(UPGRADE._replace(verify_state=state, missing_found=missing), found, NOW_MS)
+    known = judge(UPGRADE._replace(verify_state=state, missing_found=missing), found, NOW_MS, mended=False)
     assert (known.verify_state, known.missing_found) == after
     assert known.caught_up_ms == NOW_MS
+
+
+@pytest.mark.parametrize(
+    ("state", "found", "after"),
+    [
+        ("repairing", compared(LONG), "failed"),
+        ("repairing", compared(LISTED), "failed"),
+        ("repairing", compared(LISTED, whole=False), "repairing"),
+        ("repairing", compared(SAME), "repaired"),
+        ("failed", compared(SAME), "repaired"),
+        (None, compared(LONG), None),
+    ],
+)
+def test_who_has_fetched_what_was_lacking_and_still_differs_has_failed(
+    state: str | None, found: Comparison, after: str | None
+) -> None:
+    before = UPGRADE._replace(verify_state=state, missing_found=None if state is None else 2)
+    assert judge(before, found, NOW_MS, mended=True).verify_state == after

@@ -67,6 +67,17 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual([news.arrived.length, news.changed.length, await bodies(cache)], [0, 1, ["full"]]);
   });
 
+  test(`${kind}: what was sent in this device's name is lacking until it has come, from here or by a range`, async () => {
+    const cache = await begun();
+    const gaps = [{ from: 1, to: 3, why: "own" }];
+    await cache.keep(at(0), page(0, [entry(1), entry(4)], { gaps }));
+    const everything = { low: 0, high: 4 };
+    const counted = async () => (await cache.rows(everything, 0)).map(({ seq }) => seq);
+    assert.deepEqual([await cache.ownGaps(everything), await counted()], [[{ low: 1, high: 3 }], [1, 4]]);
+    await cache.fill({ ...page(1, [entry(2, { kind: "own" })]), to: 3, gaps: [{ from: 2, to: 3, why: "expired" }] });
+    assert.deepEqual([await cache.ownGaps(everything), await counted()], [[], [1, 2, 4]]);
+  });
+
   test(`${kind}: after an epoch change a message is known by its tag`, async () => {
     const cache = await begun();
     const [before, after] = ["0198c1c2-1111-7abc-8123-456789abcdef", "01990000-2222-7abc-8123-456789abcdef"];

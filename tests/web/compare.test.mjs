@@ -32,7 +32,11 @@ function relayWith(rows, calls = []) {
 }
 
 /** A cache that holds these numbers. */
-const cacheWith = (rows, high) => ({ extent: async () => ({ low: 0, high, cursor: "c" }), rows: async () => rows });
+const cacheWith = (rows, high) => ({
+  extent: async () => ({ low: 0, high, cursor: "c" }),
+  ownGaps: async () => [],
+  rows: async () => rows,
+});
 
 test("a fingerprint is what every client makes of the same entry", async () => {
   // SHA-256 of "7|0198c1c2-1111-7abc-8123-456789abcdef|0123456789abcdef", its first 16 bytes
@@ -115,4 +119,30 @@ test("the next way is taken where one does not work, and the best again after te
   ladder.failed(1000);
   assert.equal(ladder.way(1000), "poll");
   assert.equal(ladder.way(601_000), "websocket");
+});
+
+test("what was sent in this device's name is fetched before the comparison, and is no loss", async () => {
+  const rows = await rowsOf(upTo(50));
+  const here = rows.filter(({ seq }) => seq !== 7);
+  const fill = async ({ entries }) => {
+    here.push(...entries.filter((one) => !here.includes(one)));
+    return 1;
+  };
+  const cache = { ...cacheWith(here, 50), ownGaps: async () => (here.length < 50 ? [{ low: 6, high: 7 }] : []) };
+  const verified = await repair({ cache, call: relayWith(rows), fill, about: {} });
+  assert.deepEqual([verified.state, verified.fetched], ["ok", 0]);
+});
+
+test("who has fetched what was lacking says so when it compares again, and only then", async () => {
+  const rows = await rowsOf(upTo(50));
+  const here = rows.slice(1);
+  const relay = relayWith(rows);
+  const said = [];
+  const call = (method, path, options) => {
+    if (options) said.push(options.body.mended);
+    return relay(method, path, options);
+  };
+  const fill = async ({ entries }) => here.push(...entries);
+  await repair({ cache: cacheWith(here, 50), call, fill, about: { purpose: "upgrade", upgrade: "up_1" } });
+  assert.deepEqual(said, [undefined, true]);
 });

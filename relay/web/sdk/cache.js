@@ -1,5 +1,6 @@
 // A device's message database: a page with its cursor or not at all, each message once, the fuller form of two.
 
+import { joined } from "./compare.js";
 import { Outbox, ownEntry, settle } from "./outbox.js";
 import { CARRIES_BODY, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
@@ -7,6 +8,7 @@ const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
 const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, version: null, given: null, token: null };
 const INBOX = "inbox";
+const NEAR = 20; // numbers between two gaps, that are rather fetched again than asked around
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
 /** Another tab has stored something meanwhile. */
@@ -57,6 +59,10 @@ export class Cache {
     return this.#change(async (store, t) => {
       if (store.epoch !== at.epoch || store.seq !== at.seq || page.from !== at.seq) throw new Moved();
       const news = await this.#takeAll(t, store, page, how);
+      for (const seq of page.gaps.filter(({ why }) => why === "own").flatMap(numbersOf)) {
+        // What was sent in this device's name is here only if it was sent from here.
+        if (!(await t.get("ledger", seq))) await t.put("ledger", seq, { seq, own: true });
+      }
       store.seq = page.to;
       store.cursor = page.cursor;
       if (page.caught_up) store.byTag = false;
@@ -83,7 +89,9 @@ export class Cache {
     const page = await summed(bare);
     return this.#change(async (store, t) => {
       const fits = page.epoch === store.epoch;
-      return this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
+      const news = await this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
+      if (fits) for (const { seq, own } of await t.between("ledger", page.from, page.to)) if (own) await t.delete("ledger", seq);
+      return news;
     });
   }
 
@@ -288,13 +296,19 @@ export class Cache {
     });
   }
 
+  /** Numbers of what was sent in this device's name by somebody else, as its backend, and has never come here. */
+  async ownGaps({ low, high }) {
+    const ledger = await this.#tables.transact((t) => t.between("ledger", low, high));
+    return joined(ledger.filter(({ own }) => own).map(({ seq }) => ({ low: seq - 1, high: seq })), NEAR);
+  }
+
   /**
    * What counts of these numbers in a comparison (config/docs/protocol.md): `{seq, id, h}`, in order. A message that is missing,
    * or is not what was stored here, does not count; the latter gives way to what is fetched.
    */
   async rows({ low, high }, now) {
     const ledger = await this.#tables.transact((t) => t.between("ledger", low, high));
-    const live = ledger.filter((row) => !row.endedBy && !past(row.expires, now));
+    const live = ledger.filter((row) => !row.own && !row.endedBy && !past(row.expires, now));
     const counting = [];
     for (let at = 0; at < live.length; at += CHUNK) {
       const part = live.slice(at, at + CHUNK);
@@ -346,6 +360,7 @@ export class Cache {
 }
 
 const of = ({ timeline = INBOX }) => timeline;
+const numbersOf = ({ from: low, to: high }) => Array.from({ length: high - low }, (_, n) => low + n + 1);
 
 /** The page, each body with a sum of its own, by which it is known later whether the database still holds what came. */
 async function summed(page) {

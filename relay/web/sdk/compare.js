@@ -18,6 +18,17 @@ export function partsOf({ low, high }) {
   return cuts.slice(1).flatMap((end, n) => (end > cuts[n] ? [{ low: cuts[n], high: end }] : []));
 }
 
+/** The same numbers in fewer spans, in order: neighbours together, and those that are at most `near` numbers apart. */
+export function joined(spans, near = 0) {
+  const out = [];
+  for (const { low, high } of [...spans].sort((a, b) => a.low - b.low)) {
+    const last = out.at(-1);
+    if (last && low <= last.high + near) last.high = Math.max(last.high, high);
+    else out.push({ low, high });
+  }
+  return out;
+}
+
 const keyOf = ([seq, id, h]) => `${seq}|${id}|${h}`;
 
 /** `request` gives the next question, `answered` takes its answer, until `request` gives null. */
@@ -103,12 +114,6 @@ export class Comparison {
 
   /** What the cache lacks, neighbours together. */
   toFetch() {
-    const joined = [];
-    for (const { low, high } of [...this.lacking].sort((a, b) => a.low - b.low)) {
-      const last = joined.at(-1);
-      if (last && low <= last.high) last.high = Math.max(last.high, high);
-      else joined.push({ low, high });
-    }
-    return joined;
+    return joined(this.lacking);
   }
 }
