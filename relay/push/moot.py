@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import shown, timelines
 from relay.store.engine import Conn
+from relay.store.readers import Read
 
 TOLD_MAX = 500  # entries looked at, of one device
 TELLINGS_MAX = 50
@@ -66,7 +67,8 @@ def find_moot(
                 if _can_be_helped(one, capabilities_of(key.app_id, one.account))
             }
             if able and not device.online:
-                found += _joined(_of_device(user, device, able), _of_shared(user, device, able))
+                told = _told_of_shared(user, device)
+                found += _joined(_of_device(user, device, able, told), _of_shared(user, device, able, told))
     return found
 
 
@@ -89,41 +91,63 @@ def _joined(ones: list[Moot], others: list[Moot]) -> list[Moot]:
     return [*joined, *beside.values()]
 
 
-def _of_shared(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address]) -> list[Moot]:
-    """What tells of shared timelines: each has one notification, which is moot once nothing of it is alive and unread."""
+class _Told(NamedTuple):
+    """A shared timeline of which a notification tells. `moot`: nothing of it is alive and unread."""
+
+    conversation: str
+    read: Read
+    telling: shown.Telling
+    moot: bool
+
+
+def _told_of_shared(user: Locked, device: Device) -> list[_Told]:
+    reads = {name: read for name, read in user.reads(device.device_id).items() if read.pushed_seq > read.acked_seq}
+    tellings = shown.tellings_of_shared(user.conn, device.key) if reads else {}
+    found = []
+    for name, read in reads.items():
+        if name in tellings:
+            key, seen = TimelineKey(user.key.app_id, name), max(read.acked_seq, user.read_markers.get(name, 0))
+            live = timelines.notifiable_between(user.conn, key, user.now_ms, after=seen, upto=read.pushed_seq, limit=1)
+            found.append(_Told(name, read, tellings[name], not live))
+    return found
+
+
+def _of_shared(
+    user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address], told: Sequence[_Told]
+) -> list[Moot]:
+    """What tells of shared timelines: each has one notification, or all of them have one."""
     conn = user.conn
-    places = {
-        conversation: max(read.acked_seq, user.read_markers.get(conversation, 0))
-        for conversation, read in user.reads(device.device_id).items()
-        if read.pushed_seq > read.acked_seq
-    }
-    told = shown.tellings_of_shared(conn, device.key) if places else {}
-    if not told:
-        return []
-    done = shown.known_of(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
+    done = shown.known_of(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN]) if told else set()
+    whole = summary_id(device.device_id, None)
+    # It may tell of the inbox as well: then that says when it is over.
+    all_over = device.pushed_seq <= device.acked_seq and all(one.moot for one in told if one.telling.push_id == whole)
     notes: dict[tuple[str, bytes], list[tuple[Shown, list[str]]]] = {}
-    for conversation, seen in places.items():
-        name = summary_id(device.device_id, conversation)
-        telling, read = told.get(conversation), user.reads(device.device_id)[conversation]
-        if telling is None or (telling.claim_token, name) in done or (telling.account, telling.token_hash) not in able:
+    for one in told:
+        telling = one.telling
+        alone = telling.push_id == whole and telling.from_seq > telling.upto_seq
+        name = whole if alone else summary_id(device.device_id, one.conversation)
+        if not one.moot or (telling.claim_token, name) in done or (telling.account, telling.token_hash) not in able:
             continue
-        key = TimelineKey(user.key.app_id, conversation)
-        if not timelines.notifiable_between(conn, key, user.now_ms, after=seen, upto=read.pushed_seq, limit=1):
-            note = Shown(
-                push_id=name,
-                collapse_key=name,
-                claim_token=telling.claim_token,
-                vendor_id=telling.vendor_id if telling.push_id == name else None,
-            )
-            named = timelines.announced_between(conn, key, after=read.acked_seq, upto=read.pushed_seq, limit=IDS_MAX)
-            ids = [one for one in named if (telling.claim_token, one) not in done]
-            notes.setdefault((telling.account, telling.token_hash), []).append((note, ids))
+        if alone and not all_over:
+            continue
+        note = Shown(
+            push_id=name,
+            collapse_key=name,
+            claim_token=telling.claim_token,
+            vendor_id=telling.vendor_id if telling.push_id == name else None,
+        )
+        key = TimelineKey(user.key.app_id, one.conversation)
+        named = timelines.announced_between(
+            conn, key, after=one.read.acked_seq, upto=one.read.pushed_seq, limit=IDS_MAX
+        )
+        ids = [id_ for id_ in named if (telling.claim_token, id_) not in done]
+        notes.setdefault((telling.account, telling.token_hash), []).append((note, ids))
     return [
         Moot(
             device=device.key,
             address=able[place],
             messages={id_: note.claim_token for note, ids in some for id_ in ids},
-            notes=tuple(note for note, _ in some),
+            notes=tuple({note.push_id: note for note, _ in some}.values()),
             badge=None,
             woken_ms=attempt_rows.last_wake_ms(conn, device.key, place[0]),
         )
@@ -131,7 +155,9 @@ def _of_shared(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
     ]
 
 
-def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address]) -> list[Moot]:
+def _of_device(
+    user: Locked, device: Device, able: Mapping[tuple[str, bytes], Address], shared: Sequence[_Told]
+) -> list[Moot]:
     conn, after = user.conn, device.acked_seq
     if device.pushed_seq <= after:
         return []
@@ -153,6 +179,8 @@ def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
     contents = message_rows.pushes_of(conn, user.key.app_id, {entry.message_id for entry in entries})
     done = shown.known_of(conn, device.key, [WITHDRAWN, NOT_WITHDRAWN])
     badge = _badge(user, entries, contents)
+    whole = summary_id(device.device_id, None)
+    kept = {whole} if any(one.telling.push_id == whole and not one.moot for one in shared) else set()
     found = []
     for place, address in able.items():
         mine = [one for one in tellings if (one.account, one.token_hash) == place]
@@ -160,7 +188,7 @@ def _of_device(user: Locked, device: Device, able: Mapping[tuple[str, bytes], Ad
             note.push_id: note
             for one in reversed(mine)  # the newest of a name counts
             for note in _moot_notes(device, one, entries, gone, contents)
-            if (note.claim_token, note.push_id) not in done
+            if (note.claim_token, note.push_id) not in done and note.push_id not in kept
         }
         messages = {
             entry.message_id: newest

@@ -55,7 +55,7 @@ def write_notes(
     if bare or any(item.entry.seq <= s.job.bare_seq for item in items):
         return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
     room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
-    crowded = shows(address) and _crowded(s, len(newest), capabilities.collapse_keys_max)
+    crowded = is_crowded(s, address, capabilities, fresh=len(newest))
     if len(newest) <= room and not crowded and s.untold_count <= len(s.untold):
         return Form.EACH, [_own(s, item, capabilities) for item in newest]
     if crowded:
@@ -87,17 +87,20 @@ def shows(address: Address) -> bool:
     return address.kind.partition("_")[0] in {"token", "fid"}
 
 
-def _crowded(s: Situation, fresh: int, keys_max: int | None) -> bool:
-    """Whether a notification of its own for each might drive out one that still waits at the vendor.
+def is_crowded(s: Situation, address: Address, capabilities: Capabilities, *, fresh: int) -> bool:
+    """Whether a notification of its own for each of `fresh` messages of the inbox, and for each shared timeline, might
+    drive out one that still waits at the vendor.
 
     The last key is that of the summary. A vendor that keeps one notification at all has no other; most phones are on, and
     show each, so there the summary is for a phone that has let a reminder go by: neither acked nor shown.
     """
-    if keys_max is None:
+    keys_max = capabilities.collapse_keys_max
+    if keys_max is None or not shows(address):
         return False
+    wanted = s.told_count + fresh + s.shared_keys
     if keys_max == 1:
-        return s.job.knock > 0 and s.told_count + fresh > 1
-    return s.told_count + fresh >= keys_max
+        return s.job.knock > 0 and wanted > 1
+    return wanted >= keys_max
 
 
 def as_private(items: Sequence[Item], privacy: Privacy) -> tuple[Sequence[Item], bool]:

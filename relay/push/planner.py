@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from relay.inbox import rules
 from relay.inbox.rules import Later, Rest
 from relay.model import Address, DeviceState, PushJob
-from relay.push.notes import Form, Note, as_private, as_sealed, is_urgent, summary, write_notes
-from relay.push.situation import AccountView, Item, Situation, Wait, at_ms_of
+from relay.push.notes import Form, Note, as_private, as_sealed, is_crowded, is_urgent, summary, write_notes
+from relay.push.situation import AccountView, Item, SharedNews, Situation, Wait, at_ms_of
 
 EXPIRING_MS = 2_000  # entries with less left are not worth a notification
 TRIES_PER_ADDRESS = 5  # failed tries in a row, then the next address of the chain has its turn
@@ -149,33 +149,73 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         if form == Form.EACH:
             send = replace(send, form=Form.ESCALATE if beyond else Form.REPEAT)
         return replace(send, steps_upto=s.job.escalate_seq)
-    return send if knock else _send_shared(s, address, account, beside=send)
+    return send if knock else _send_shared(s, address, account, beside=send, items=free)
 
 
-def _send_shared(s: Situation, address: Address, account: AccountView, *, beside: Send | None) -> Plan:
-    """Tells of shared timelines, one notification each, beside what is told of the inbox; what finds no room comes next."""
+def _send_shared(
+    s: Situation, address: Address, account: AccountView, *, beside: Send | None, items: Sequence[Item] = ()
+) -> Plan:
+    """Tells of shared timelines, one notification each, beside what is told of the inbox (`items`); what finds no room
+    comes next. Where so many would drive others out at the vendor, one notification tells of all of it."""
     high = s.upto_seq
     send = beside or Send(address=address, notes=(), from_seq=high + 1, upto_seq=high, form=Form.SUMMARY)
     room = min(s.policy.separate_max, account.free) - len(send.notes)
     refused = beside is None and s.job.bare_seq >= max(1, high) and (s.job.tries > 0 or s.job.lost > 0)
+    crowded = is_crowded(s, address, account.capabilities, fresh=len(send.notes))
+    together: list[tuple[SharedNews, bool]] = []
     waits: list[Wait] = []
     for news in s.shared:
-        items, bare = as_private(news.items, account.privacy)
+        some, bare = as_private(news.items, account.privacy)
         bare = bare or refused
-        urgent = any(map(is_urgent, items))
-        note = summary(s, items, account.capabilities, shown=not bare, urgent=urgent, count=news.count)
+        urgent = any(map(is_urgent, some))
+        note = summary(s, some, account.capabilities, shown=not bare, urgent=urgent, count=news.count)
         note = as_sealed(note, account)
         held = account.holds(address.token_hash, note.shows, s.now_ms)
         if held is not None:
             waits.append(held)
+        elif crowded:
+            together.append((news, bare))
         elif room > 0:
             room -= 1
             place = (news.conversation_id, news.upto_seq)
             form = Form.WAKE if bare and beside is None else send.form
             send = replace(send, notes=(*send.notes, note), shared=(*send.shared, place), form=form)
+    if together:
+        silent = together[0][1] if beside is None else is_silent(beside)
+        alike = [news for news, bare in together if bare is silent]  # the others come next
+        send = _with_all(s, account, send, items, alike, silent=silent) if alike else send
     if send.notes:
         return send
     return min(waits, key=at_ms_of) if waits else Stop(reason=Rest.NOTHING_OWED)
+
+
+def _with_all(
+    s: Situation,
+    account: AccountView,
+    send: Send,
+    items: Sequence[Item],
+    shared: Sequence[SharedNews],
+    *,
+    silent: bool,
+) -> Send:
+    """The same with one notification in place of its own, for these items of the inbox and all of these timelines."""
+    all_items = [*items, *(item for news in shared for item in news.items)]
+    shown, _ = as_private(sorted(all_items, key=lambda item: item.entry.accepted_ms), account.privacy)
+    count = sum(news.count for news in shared)
+    count += s.told_count + (
+        max(s.untold_count, len(items)) if items else 0
+    )  # it takes the place of what told of those
+    note = summary(
+        s,
+        shown,
+        account.capabilities,
+        shown=not silent,
+        urgent=any(map(is_urgent, shown)),
+        for_all=True,
+        count=count,
+    )
+    places = tuple((news.conversation_id, news.upto_seq) for news in shared)
+    return replace(send, notes=(as_sealed(note, account),), shared=places, form=Form.WAKE if silent else send.form)
 
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:

@@ -24,7 +24,7 @@ from relay.push.planner import Plan, Send, Stop, is_retry, is_silent, plan, spar
 from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import attempts as attempt_rows
-from relay.store import dead, quota
+from relay.store import dead, quota, shown
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
@@ -200,6 +200,7 @@ def _plan_one(
     if job.lost >= BARE_FROM:
         last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
         job = replace(job, bare_seq=max(job.bare_seq, 0 if last is None else last.upto_seq))
+    shared = _shared(locked, device)
     found = plan(
         Situation(
             now_ms=locked.now_ms,
@@ -209,9 +210,10 @@ def _plan_one(
             untold_count=count,
             told=tuple(told),
             told_last=attempt_rows.told_last(locked.conn, device.key) if step and told else None,
-            shared=_shared(locked, device),
+            shared=shared,
             upto_seq=locked.head_seq if untold else device.pushed_seq,
             told_count=_told_count(locked, device, job, views) if untold else 0,
+            shared_keys=_shared_keys(locked, device, shared, views) if untold or shared else 0,
             addresses=tuple(addresses),
             accounts=views,
             policy=of_user(locked.policy, locked.preferences),
@@ -257,6 +259,18 @@ def _told_count(locked: Locked, device: Device, job: PushJob, views: Mapping[str
     if device.pushed_seq <= low or all(view.capabilities.collapse_keys_max is None for view in views.values()):
         return 0
     return entry_rows.count_notifiable(locked.conn, locked.key, locked.now_ms, after=low, upto=device.pushed_seq)
+
+
+def _shared_keys(locked: Locked, device: Device, news: Sequence[SharedNews], views: Mapping[str, AccountView]) -> int:
+    """How many shared timelines have a notification that may still wait at the vendor, or are to have one.
+
+    A device that has been here since then was reached: the vendor has delivered what waited, though nobody opened it.
+    """
+    if all(view.capabilities.collapse_keys_max is None for view in views.values()):
+        return 0
+    told = any(read.pushed_seq > read.acked_seq for read in locked.reads(device.device_id).values())
+    waiting = shown.told_since(locked.conn, device.key, device.contact_ms) if told else set()
+    return len(waiting | {one.conversation_id for one in news})
 
 
 def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[list[Item], int]:

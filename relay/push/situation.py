@@ -163,4 +163,5 @@ class Situation:
     quiet_until_ms: int | None = None  # it is in the user's quiet hours
     urgent_breaks: bool = True  # what is urgent is told in them as well, and what else waits with it
     told_count: int = 0  # told, neither acked nor shown; 0 where no account has few collapse keys
+    shared_keys: int = 0  # shared timelines of which a notification waits at the vendor, or will; likewise
     grace_until_ms: int = 0  # devices of the time before a restart are given until then to come back

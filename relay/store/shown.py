@@ -17,6 +17,17 @@ _told = (
     .order_by(_a.claim_token.desc())
     .limit(bindparam("count"))
 )
+_teller = and_(
+    _a.app_id == _s.app_id,
+    _a.user_id == _s.user_id,
+    _a.device_id == _s.device_id,
+    _a.claim_token == _s.told_claim,
+)
+_since = (
+    select(_s.conversation_id)
+    .join(push_attempt, _teller)
+    .where(*_here, _s.pushed_seq > _s.acked_seq, _a.verdict == "accepted", _a.started_ms >= bindparam("since"))
+)
 _of_shared = (
     select(
         _s.conversation_id,
@@ -29,15 +40,7 @@ _of_shared = (
         _a.form,
         _a.vendor_id,
     )
-    .join(
-        push_attempt,
-        and_(
-            _a.app_id == _s.app_id,
-            _a.user_id == _s.user_id,
-            _a.device_id == _s.device_id,
-            _a.claim_token == _s.told_claim,
-        ),
-    )
+    .join(push_attempt, _teller)
     .where(*_here, _s.pushed_seq > _s.acked_seq, _a.verdict == "accepted", _a.form != "wake")
 )
 _facts = select(_r.claim_token, _r.push_id).where(
@@ -71,6 +74,11 @@ def tellings(conn: Connection, key: DeviceKey, *, after: int, limit: int) -> lis
 def tellings_of_shared(conn: Connection, key: DeviceKey) -> dict[str, Telling]:
     """The last one that told of each shared timeline in which the device has not acked what it was told of."""
     return {place: Telling(*row) for place, *row in conn.execute(_of_shared, device_params(key))}
+
+
+def told_since(conn: Connection, key: DeviceKey, since_ms: int) -> set[str]:
+    """The shared timelines of which a vendor took a push since then that the device has not acked."""
+    return set(conn.execute(_since, device_params(key) | {"since": since_ms}).scalars())
 
 
 def known_of(conn: Connection, key: DeviceKey, facts: list[str]) -> set[tuple[int, str]]:

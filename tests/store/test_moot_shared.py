@@ -1,5 +1,6 @@
 """What a device may still show of shared timelines and need not (protocol 7.4, 12.5), as the rows tell it."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -136,3 +137,37 @@ async def test_what_was_taken_back_leaves_the_notification_to_what_is_unread_bes
     newest = (await house.rows("SELECT message_id FROM timeline_entry ORDER BY seq DESC"))[0]["message_id"]
     await house.inbox.cancel("shop", newest)
     assert await moot(house) == []
+
+
+async def summed_up(house: House, *names: str) -> None:
+    """A vendor that keeps few is told of these groups, and of what is in the inbox, by one notification."""
+    few = dataclasses.replace(house.views["v"].capabilities, collapse_keys_max=2)
+    house.views = {"v": dataclasses.replace(house.views["v"], capabilities=few)}
+    for name in names:
+        await house.inbox.groups.change("shop", name, add=["ann"], remove=(), ultra=True, notify="all")
+        await house.inbox.accept(house.message(users=(), group=name, conversation_id=name))
+    while await house.inbox.fan_out():
+        pass
+    house.clock.forward(s=1)
+    (attempt,) = await house.told()
+    assert [note.push_id for note in attempt.send.notes] == [summary_id("phone", None)]
+
+
+async def test_one_notification_of_several_groups_goes_when_all_of_them_were_read(house: House) -> None:
+    await summed_up(house, "h", "i")
+    await house.ack("ann/tablet", reads=(("h", 1),))
+    assert await moot(house) == []
+    await house.ack("ann/tablet", reads=(("i", 1),))
+    (one,) = await moot(house)
+    assert [note.push_id for note in one.notes] == [summary_id("phone", None)]
+    assert len(one.messages) == 2
+
+
+async def test_one_notification_of_groups_and_messages_stays_while_a_group_is_unread(house: House) -> None:
+    await house.send("ann", conversation_id="c", conversation_type="direct")
+    await summed_up(house, "h")
+    whole = summary_id("phone", None)
+    await house.ack("ann/tablet", reads=(("c", 1),))
+    assert whole not in {note.push_id for one in await moot(house) for note in one.notes}
+    await house.ack("ann/tablet", reads=(("h", 1),))
+    assert whole in {note.push_id for one in await moot(house) for note in one.notes}

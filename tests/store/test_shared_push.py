@@ -1,6 +1,7 @@
 """Pushes about shared timelines on both stores: whoever wants to be told of everything is told once, whatever it does
 meanwhile (protocol 6.5, 12.5)."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from relay.inbox.ack import AckRequest
 from relay.inbox.preferences import Conversation, Level, Preferences
 from relay.inbox.shared import Wanted
 from relay.model import Facts, Policy
+from relay.push.notes import summary_id
 from relay.store.engine import Engine
 
 PHONE = "ann/phone"
@@ -269,3 +271,41 @@ async def _planned_after_a_post(house: House) -> Any:
     await post(house)
     house.clock.forward(s=1)
     return await house.plan()
+
+
+async def post_to(house: House, name: str) -> None:
+    await house.inbox.groups.change("shop", name, add=["ann"], remove=(), ultra=True, notify="all")
+    await house.inbox.accept(house.message(users=(), group=name, conversation_id=name))
+    while await house.inbox.fan_out():
+        pass
+
+
+def keeps_four(house: House) -> None:
+    few = dataclasses.replace(house.views["v"].capabilities, collapse_keys_max=4)
+    house.views = {"v": dataclasses.replace(house.views["v"], capabilities=few)}
+
+
+async def test_groups_and_messages_that_wait_at_a_vendor_with_four_collapse_keys_take_no_fifth(house: House) -> None:
+    keeps_four(house)
+    keys = set()
+    for n in range(6):
+        await post_to(house, f"h{n}")
+        await house.sends(1, "ann")
+        for attempt in await later(house):
+            keys |= {note.collapse_key for note in attempt.send.notes}
+    assert len(keys) <= 4
+    assert await later(house) == []
+
+
+async def test_a_device_that_was_here_since_has_shown_them_though_nobody_opened_the_groups(house: House) -> None:
+    keeps_four(house)
+    for n in range(5):
+        await post_to(house, f"h{n}")
+        await later(house)
+    house.clock.forward(s=60)
+    await house.hello(PHONE)
+    await house.bye(PHONE)
+    house.clock.forward(s=60)
+    await post_to(house, "h9")
+    (attempt,) = await later(house)
+    assert [note.collapse_key for note in attempt.send.notes] == [summary_id("phone", "h9")]

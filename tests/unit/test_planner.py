@@ -21,7 +21,7 @@ from relay.model import (
 )
 from relay.push.notes import IDS_MAX, Form, summary_id
 from relay.push.planner import EXPIRING_MS, Send, Stop, plan, spared
-from relay.push.situation import AccountView, Item, Privacy, Quota, Situation, Wait
+from relay.push.situation import AccountView, Item, Privacy, Quota, SharedNews, Situation, Wait
 
 HOUR = 3_600_000
 POLICY = Policy()
@@ -527,3 +527,63 @@ def test_of_what_is_planned_together_only_retries_use_the_budget_up() -> None:
     assert account.used(2, retry=True).waits(NOW, retry=True) is None
     assert account.used(3, retry=True).waits(NOW, retry=True) is not None
     assert account.used(3, retry=True).waits(NOW) is None
+
+
+def of_group(name: str, seq: int, *, count: int = 1) -> SharedNews:
+    made = item(seq, conversation_id=name)
+    return SharedNews(conversation_id=name, items=(made,), count=count, since_ms=made.entry.accepted_ms, upto_seq=seq)
+
+
+FEW_KEPT = {"v": view(capabilities=dataclasses.replace(CAPABILITIES, collapse_keys_max=4))}
+
+
+def test_of_few_groups_each_has_a_notification_of_its_own_where_the_vendor_keeps_four() -> None:
+    found = sent(situation(item(4), shared=(of_group("g", 1), of_group("h", 2)), shared_keys=2, accounts=FEW_KEPT))
+    assert [note.collapse_key for note in found.notes] == ["m4", summary_id("phone", "g"), summary_id("phone", "h")]
+
+
+@pytest.mark.parametrize(
+    ("untold", "told", "waiting", "count"),
+    [
+        pytest.param((), 0, 4, 5, id="many groups"),
+        pytest.param((item(8),), 1, 2, 7, id="a message, one that waits, and two groups"),
+        pytest.param((item(7), item(8)), 1, 2, 8, id="more would be five"),
+    ],
+)
+def test_what_would_drive_others_out_at_the_vendor_is_one_notification_of_all(
+    untold: tuple[Item, ...], told: int, waiting: int, count: int
+) -> None:
+    groups = (of_group("g", 1, count=2), of_group("h", 2, count=3))
+    found = sent(situation(*untold, shared=groups, shared_keys=waiting, told_count=told, accounts=FEW_KEPT, upto_seq=8))
+    (note,) = found.notes
+    assert note.collapse_key == summary_id("phone", None)
+    assert note.shows is not None
+    assert (note.count, note.shows.body) == (count, f"{count} new messages")
+    assert found.shared == (("g", 1), ("h", 2))
+    assert {"m1", "m2", *(one.entry.message_id for one in untold)} == set(note.ids)
+
+
+def test_groups_that_wait_at_the_vendor_leave_the_inbox_less_room() -> None:
+    assert [note.collapse_key for note in sent(situation(item(4), shared_keys=2, accounts=FEW_KEPT)).notes] == ["m4"]
+    (note,) = sent(situation(item(4), shared_keys=3, accounts=FEW_KEPT)).notes
+    assert note.collapse_key == summary_id("phone", None)
+
+
+def test_where_nothing_may_be_shown_all_groups_share_one_wake_up() -> None:
+    silent = {"v": view(privacy=Privacy.NONE, capabilities=FEW_KEPT["v"].capabilities)}
+    for untold in ((), (item(4),)):
+        groups = (of_group("g", 1), of_group("h", 2))
+        found = sent(situation(*untold, shared=groups, shared_keys=4, accounts=silent))
+        assert ([note.shows for note in found.notes], found.form) == ([None], Form.WAKE)
+        assert found.shared == (("g", 1), ("h", 2))
+
+
+def test_what_the_vendor_refused_to_show_of_the_inbox_takes_no_group_with_it() -> None:
+    found = sent(situation(item(4), shared=(of_group("g", 1),), shared_keys=4, job=job(bare_seq=4), accounts=FEW_KEPT))
+    assert ([note.shows for note in found.notes], found.shared) == ([None], ())
+
+
+def test_a_group_too_is_in_the_one_notification_of_a_phone_that_let_a_reminder_go_by() -> None:
+    groups = (of_group("g", 1),)
+    found = sent(situation(shared=groups, shared_keys=1, told_count=2, job=job(knock=1), accounts=ONE_KEPT, upto_seq=3))
+    assert [(note.collapse_key, note.count) for note in found.notes] == [(summary_id("phone", None), 3)]
