@@ -254,6 +254,7 @@ class Address:
     failures: int = 0  # answers in a row by which it is dead if they go on (Outcome.dead_after_s)
     failing_since_ms: int | None = None  # the first of them
     keys_sealed: bytes | None = None
+    pushed_ms: int | None = None  # when a push to it was last taken although it was stale
 
 
 class PushJob(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from relay.clock import Clock, rfc3339
 from relay.errors import Problem, TooLarge
 from relay.inbox.ack import AckRequest
 from relay.inbox.registry import ForeignWord, Registration
+from relay.inbox.rules import is_stale
 from relay.inbox.send import Accepted, Recipient, Send
 from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, Facts, UserKey
@@ -139,6 +141,7 @@ class BackendApi:
 
     async def _device_json(self, key: DeviceKey) -> dict[str, Any]:
         device, addresses = await self.inbox.device(key)
+        stale = partial(is_stale, device, policy=self.inbox.policy_of(key.app_id), now_ms=self.clock.now_ms())
         return {
             "user": key.user_id,
             "device": key.device_id,
@@ -157,7 +160,7 @@ class BackendApi:
                 {
                     "account": one.account,
                     "kind": one.kind,
-                    "state": one.state,
+                    "state": "stale" if one.state == "active" and stale(one) else one.state,
                     "registered_at": rfc3339(one.registered_ms),
                 }
                 for one in addresses

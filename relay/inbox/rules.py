@@ -13,6 +13,7 @@ import msgspec
 
 from relay.inbox.preferences import NOTHING_SAID, Preferences, wanted
 from relay.model import (
+    Address,
     Device,
     DeviceState,
     Entry,
@@ -301,6 +302,16 @@ class Later(StrEnum):
     HOURS = "hours"  # the vendor takes nothing at this time of day
     BACKOFF = "backoff"
     QUIET_HOURS = "quiet_hours"
+    STALE = "stale"  # nobody has heard of the device for long, and its address has had its push of the week
+
+
+STALE_PUSH_MS = 7 * 86_400_000  # a stale address gets one push in this time: vendors dislike those who push to the dead
+
+
+def is_stale(device: Device, address: Address, *, policy: Policy, now_ms: int) -> bool:
+    """Whether nobody has heard of the device, nor of this token of its, for so long that it may be dead (protocol §5)."""
+    heard_ms = max(device.contact_ms, address.registered_ms)
+    return not device.online and heard_ms + policy.dormant_ms <= now_ms
 
 
 TRUSTED_MS = 86_400_000  # an app that trusts its gateway's presence is told by its BYE; this is only a bound

@@ -65,6 +65,7 @@ def find_moot(
                 (one.account, one.token_hash): one
                 for one in addresses.get(device.key, [])
                 if _can_be_helped(one, capabilities_of(key.app_id, one.account))
+                and not rules.is_stale(device, one, policy=user.policy, now_ms=now_ms)
             }
             if able and not device.online:
                 told = _told_of_shared(user, device)

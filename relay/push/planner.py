@@ -115,11 +115,16 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     ready = [one for one in usable if one.account in s.accounts and not s.accounts[one.account].parked]
     if not ready:
         return Stop(reason=Rest.ACCOUNT_PARKED)
+    awake = [one for one in ready if _rests_until(s, one) <= s.now_ms]
+    if not awake:
+        return Wait(at_ms=min(_rests_until(s, one) for one in ready), reason=Later.STALE)
     anything = items or [item for news in s.shared for item in news.items]
-    able = [one for one in ready if not _all_held(s, one, anything)] or ready
+    able = [one for one in awake if not _all_held(s, one, anything)] or awake
     beyond = _beyond(s, usable, able) if step else []
     address = _choose(s, beyond or (_again(s, able) if step else able), anew=step)
     account = s.accounts[address.account].towards(address)
+    if rules.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
+        s = replace(s, policy=replace(s.policy, separate_max=1))  # it is to be one push
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
         return waits
@@ -216,6 +221,13 @@ def _with_all(
     )
     places = tuple((news.conversation_id, news.upto_seq) for news in shared)
     return replace(send, notes=(as_sealed(note, account),), shared=places, form=Form.WAKE if silent else send.form)
+
+
+def _rests_until(s: Situation, address: Address) -> int:
+    """Until when a stale address has had its push; in the past for all others."""
+    if address.pushed_ms is None or not rules.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
+        return 0
+    return address.pushed_ms + rules.STALE_PUSH_MS
 
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:

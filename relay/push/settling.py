@@ -12,6 +12,7 @@ from relay.clock import rfc3339
 from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead
 from relay.inbox.locked import lock as lock_users
 from relay.inbox.reports import Reported, tell, tell_device
+from relay.inbox.rules import is_stale
 from relay.model import Address, Device, PushJob
 from relay.push.attempts import Attempt, address_used, left_out_of
 from relay.push.dead_tokens import bury, is_believed
@@ -123,6 +124,10 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
     match then:
         case Then.TOLD:
             _told(locked, device, job, one)
+            if current is not None and is_stale(device, current, policy=locked.policy, now_ms=locked.now_ms):
+                device_rows.note_pushed(
+                    locked.conn, locked.now_ms, device.key, account=current.account, token_hash=current.token_hash
+                )
         case Then.GIVE_UP:
             _told(locked, device, job, one)
             _bury(locked, device, one)

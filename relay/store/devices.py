@@ -348,6 +348,18 @@ def set_address_failing(
     conn.execute(_set_failing, device_params(key) | found)
 
 
+_note_pushed = (
+    update(address)
+    .where(*_address_here, address.c.account == bindparam("of"), address.c.token_hash == bindparam("hash"))
+    .values(pushed_ms=bindparam("now"))
+)
+
+
+def note_pushed(conn: Connection, now_ms: int, key: DeviceKey, *, account: str, token_hash: bytes) -> None:
+    """A push to this stale address was taken."""
+    conn.execute(_note_pushed, device_params(key) | {"of": account, "hash": token_hash, "now": now_ms})
+
+
 _share = (
     update(address)
     .where(*_address_here, address.c.account == bindparam("of"), address.c.token_hash == bindparam("hash"))

@@ -1,47 +1,18 @@
 """A message with steps, from outside: what a backend may ask for, what its trace says, and the event that it gets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from running_relay import UNHURRIED, Answer, Face, Running
-
-from relay.app import Relay
-from relay.clock import SystemClock
-from relay.config import load
-from relay.ids import system_rng
-from relay.telemetry.metrics import Metrics
+from own_process import Ahead, process
+from running_relay import Answer, Face
 
 WITHIN_S = 20
-ACCOUNTS = {"RELAY_ACCOUNTS__FIRST__PROVIDER": "log", "RELAY_ACCOUNTS__SECOND__PROVIDER": "log"}
 STEPS = [{"after_s": 600, "by": "next_address"}, {"after_s": 1200, "by": "webhook"}]
 PUSH = {"title": "Alarm"}
-
-
-class Ahead(SystemClock):
-    """The machine's clock, as far ahead as a test wants."""
-
-    ahead_ms = 0
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self.ahead_ms
-
-
-@asynccontextmanager
-async def process(folder: Path, clock: Ahead, *, key: str = "") -> AsyncIterator[Running]:
-    """A relay on the store of this folder. `key`: that of its first start."""
-    files = {"RELAY_STORE__URL": f"sqlite:///{folder / 'relay.db'}", "RELAY_KEYS__FILE": str(folder / "relay.keys")}
-    relay = Relay(load(None, UNHURRIED | files | ACCOUNTS), clock, system_rng(), Metrics())
-    first = await relay.open()
-    try:
-        async with relay.running():
-            yield Running(relay.port, key or first.api_key or "", "", relay, asyncio.get_running_loop())
-    finally:
-        await relay.close()
 
 
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:

@@ -152,6 +152,17 @@ def latest(rows: Rows, device: Row, entry: Row, policy: Any, now_ms: int) -> int
     return max(debounced_ms, linger_ms) if linger_ms > now_ms else debounced_ms
 
 
+def stale_until(rows: Rows, device: Row, policy: Any, now_ms: int) -> int:
+    """Protocol §5: a token that nobody has refreshed for 30 days is tried once a week."""
+    here = [a for a in rows.addresses if of(a) == of(device) and a["state"] == "active"]
+    silent = not online(device) and all(
+        max(device["contact_ms"], a["registered_ms"]) + policy.dormant_ms <= now_ms for a in here
+    )
+    if not silent or any(a["pushed_ms"] is None for a in here):
+        return 0
+    return int(min(a["pushed_ms"] for a in here)) + 7 * 86_400_000
+
+
 def pushes(conn: Any, now_ms: int, app: str, policy: Any) -> list[str]:
     """(P) and (Q) for every device of the app. A vendor's pause (`retry_ms`) may put a push off."""
     rows = Rows(conn, app)
@@ -184,6 +195,7 @@ def _of_job(rows: Rows, device: Row, job: Row, policy: Any, now_ms: int) -> list
         if due is None:
             return [f"(P) I18: {untold[0]['seq']} is neither told nor due"]
         at_ms = max(latest(rows, device, untold[0], policy, now_ms), job["retry_ms"] or 0, now_ms)
+        at_ms = max(at_ms, stale_until(rows, device, policy, now_ms))
         return [] if due <= at_ms else [f"(P) I18: {untold[0]['seq']} is due {due - at_ms} ms late"]
     if not told:
         return []

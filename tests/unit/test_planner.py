@@ -587,3 +587,23 @@ def test_a_group_too_is_in_the_one_notification_of_a_phone_that_let_a_reminder_g
     groups = (of_group("g", 1),)
     found = sent(situation(shared=groups, shared_keys=1, told_count=2, job=job(knock=1), accounts=ONE_KEPT, upto_seq=3))
     assert [(note.collapse_key, note.count) for note in found.notes] == [(summary_id("phone", None), 3)]
+
+
+# --- tokens that nobody has refreshed for long ------------------------------------------------------------------------
+
+
+@whatever
+def test_a_stale_address_gets_one_push_a_week(s: Situation) -> None:
+    """Whatever there is to tell; the others of the chain are fresh, or had none yet."""
+    silent = replace(s.device, contact_ms=NOW - s.policy.dormant_ms, online_since_ms=None)
+    days = {"v": 1, "w": 8}
+    addresses = tuple(dataclasses.replace(a, pushed_ms=NOW - days[a.account] * 24 * HOUR) for a in s.addresses)
+    found = plan(dataclasses.replace(s, device=silent, addresses=addresses))
+    if isinstance(found, Send):
+        assert (found.address.account, len(found.notes)) == ("w", 1)
+    elif isinstance(found, Wait) and found.reason is Later.STALE:
+        assert found.at_ms == NOW + 6 * 24 * HOUR
+    refreshed = tuple(dataclasses.replace(a, registered_ms=NOW) for a in addresses)
+    assert plan(dataclasses.replace(s, device=silent, addresses=refreshed)) == plan(
+        dataclasses.replace(s, device=replace(silent, contact_ms=NOW), addresses=refreshed)
+    )

@@ -89,6 +89,7 @@ address = table(
     int_("shared"),
     int_("failures", default=0),  # in a row, of the sort that means a dead address if it goes on
     int_("failing_since_ms", null=True),  # the first of them
+    int_("pushed_ms", null=True),  # when a push to it was last taken although it was stale
     key=("app_id", "user_id", "device_id", "preference"),
 )
 Index(
