@@ -54,19 +54,10 @@ def _certifies(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _authority(pem: str) -> str:
-    try:
-        x509.load_pem_x509_certificates(pem.encode("utf-8", "replace"))  # of nothing at all, ssl takes its own instead
-        tls_context(ca_data=pem)
-    except (ssl.SSLError, ValueError):
-        raise ValueError("must be certificates in PEM form") from None
-    return pem
-
-
 class ApnsConfig(ProviderConfig):
     """Give `topic`, and either `key`, `key_id` and `team_id`, or `certificate`.
 
-    `key_file`, `certificate_file` and `ca_file` are paths of the same.
+    `key_file` and `certificate_file` are paths of the same.
     """
 
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$", max_length=155)]  # the app's bundle id
@@ -77,14 +68,13 @@ class ApnsConfig(ProviderConfig):
     environment: Environment = "production"  # of addresses that do not name theirs
     port: Literal[443, 2197] = 443
     base_url: HttpUrl | None = None  # in place of both environments' hosts, e.g. the sandbox's
-    ca: Annotated[str, AfterValidator(_authority)] | None = None  # in PEM form; trusted, the machine's own are not
 
-    operator_only: ClassVar[frozenset[str]] = frozenset({"key_file", "certificate_file", "base_url", "ca", "ca_file"})
+    operator_only: ClassVar[frozenset[str]] = frozenset({"key_file", "certificate_file", "base_url"})
 
     @model_validator(mode="wrap")
     @classmethod
     def _read(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
-        return from_files(given, check, "key", "certificate", "ca")
+        return from_files(given, check, "key", "certificate")
 
     @model_validator(mode="after")
     def _one_credential(self) -> "ApnsConfig":

@@ -3,9 +3,12 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+
+from providers.key_files import from_files
+from providers.trust import Authorities
 
 if TYPE_CHECKING:
     from providers.http import Request, Response
@@ -183,7 +186,15 @@ class ProviderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    operator_only: ClassVar[frozenset[str]] = frozenset()  # keys that may only stand in the operator's own file
+    ca: Authorities | None = None  # in PEM form, or `ca_file`; trusted for all of its calls, the machine's own are not
+
+    # Keys that may only stand in the operator's own file; `ca` and `ca_file` are, whatever a provider adds.
+    operator_only: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _trusts(cls, given: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+        return from_files(given, check, "ca")
 
     def advice(self) -> list[str]:
         """What is right and may work out otherwise than meant, each a sentence: rights that the vendor has to grant, say.

@@ -38,8 +38,10 @@ from providers.http import (
     retry_after_s,
 )
 from providers.http2 import Http2Transport
+from providers.http2_tls import tls_context
 from providers.key_files import account_of, from_files, rsa_key
 from providers.transport import HttpTransport
+from providers.trust import verifying
 
 __all__ = ["FcmConfig", "FcmProvider", "ServiceAccount"]
 
@@ -184,7 +186,9 @@ class FcmProvider(HttpProvider):
     def own_transport(cls, config: FcmConfig) -> Http2Transport | HttpTransport:
         """HTTP/2, which Google speaks and at half the cost (sheet §7), if all of the account's URLs are https."""
         secure = all(url is None or url.scheme == "https" for url in (config.base_url, config.token_url))
-        return Http2Transport() if config.http2 and secure else HttpTransport()
+        if config.http2 and secure:
+            return Http2Transport(tls=None if config.ca is None else tls_context(ca_data=config.ca))
+        return HttpTransport(tls=None if config.ca is None else verifying(config.ca))
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

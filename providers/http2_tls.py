@@ -4,6 +4,7 @@ import ssl
 
 from providers.contract import Outcome, Scope, Verdict
 from providers.http import Refusal
+from providers.trust import verifying
 
 __all__ = ["about_certificate", "certificate_refused", "tls_context"]
 
@@ -16,8 +17,7 @@ def tls_context(*, ca_data: str | None = None) -> ssl.SSLContext:
 
     Raises ssl.SSLError, ValueError if that cannot be read.
     """
-    context = ssl.create_default_context(cadata=ca_data)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = verifying(ca_data)
     context.set_alpn_protocols(["h2"])
     return context
 

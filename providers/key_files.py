@@ -9,7 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import BaseModel, SecretStr, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 __all__ = ["account_of", "from_files", "rsa_key"]
 
@@ -44,7 +44,7 @@ def from_files(given: Any, check: Callable[[Any], Model], *names: str) -> Model:
         checked = check(settings)
     except ValidationError as invalid:
         mistakes += [
-            InitErrorDetails(type=one["type"], loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
+            InitErrorDetails(type=_kind(one), loc=one["loc"], input=one["input"], ctx=one.get("ctx", {}))
             for one in invalid.errors(include_url=False)
             if not (one["type"] == "missing" and one["loc"][0] in unread)
         ]
@@ -52,6 +52,11 @@ def from_files(given: Any, check: Callable[[Any], Model], *names: str) -> Model:
         if not mistakes:
             return checked
     raise ValidationError.from_exception_data("settings", mistakes, hide_input=True)
+
+
+def _kind(error: ErrorDetails) -> str | PydanticCustomError:
+    """One of pydantic's, or ours of another file: settings that are a part of others have theirs read first."""
+    return PydanticCustomError("file", error["msg"]) if error["type"] == "file" else error["type"]
 
 
 def _text_of(path: Path) -> str:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from providers.contract import CONTRACT_VERSION, Capabilities, Provider, ProviderConfig, Transport
 from providers.guard import Guard
 from providers.transport import HttpTransport
+from providers.trust import verifying
 
 __all__ = [
     "GROUP",
@@ -137,12 +138,14 @@ def transport_for(provider: type[Provider], config: ProviderConfig, *, guard: Gu
     The latter is for vendors with demands on their connections: another protocol, a client certificate.
     """
     own: Callable[[ProviderConfig], OwnedTransport] | None = getattr(provider, "own_transport", None)
-    return HttpTransport(guard=guard) if own is None else own(config)
+    if own is not None:
+        return own(config)
+    return HttpTransport(guard=guard, tls=None if config.ca is None else verifying(config.ca))
 
 
 def configured(provider: type[Provider], settings: Mapping[str, Any], *, trusted: bool = True) -> ProviderConfig:
     """The settings, checked. Raises SettingsInvalid with all mistakes."""
-    if not trusted and (foreign := sorted(provider.Config.operator_only & set(settings))):
+    if not trusted and (foreign := sorted(_operator_only(provider.Config) & set(settings))):
         raise SettingsInvalid([f"{key}: only the operator's configuration file may set this" for key in foreign])
     try:
         return provider.Config.model_validate(dict(settings))
@@ -157,13 +160,17 @@ def configured(provider: type[Provider], settings: Mapping[str, Any], *, trusted
     raise SettingsInvalid(mistakes)
 
 
+def _operator_only(config: type[ProviderConfig]) -> frozenset[str]:
+    return config.operator_only | {"ca", "ca_file"}
+
+
 def _said(config: type[ProviderConfig], key: str, kind: str, message: str) -> str:
     """What is wrong with a key, and what would be right."""
     if kind == "missing":
         file = f"{key}_file"
-        return f"found nothing; must be given{f', or {file}' if file in config.operator_only else ''}"
+        return f"found nothing; must be given{f', or {file}' if file in _operator_only(config) else ''}"
     if kind == "extra_forbidden":
-        known = sorted({*config.model_fields, *config.operator_only})
+        known = sorted({*config.model_fields, *_operator_only(config)})
         close = get_close_matches(key, known, n=1)
         return f"is not known; did you mean {close[0]}?" if close else f"is not known; there are: {', '.join(known)}"
     said = message.removeprefix("Value error, ")

@@ -20,6 +20,7 @@ from yarl import URL
 
 from providers.guard import ADDRESS_DENIED, Guard, Target, TargetRefused
 from providers.http import Reason, Request, Response, TransportError
+from providers.trust import verifying
 
 __all__ = ["HttpTransport", "Resolve", "system_resolve"]
 
@@ -202,7 +203,7 @@ class HttpTransport:
                 connector=_Connector(
                     pinned=self.guard is not None,
                     resolver=_Resolver(self._resolve),
-                    tls=_tls() if self._tls is None else self._tls,
+                    tls=verifying(None) if self._tls is None else self._tls,
                     limit=self.connections_max,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -212,12 +213,6 @@ class HttpTransport:
                 read_bufsize=ANSWER_BYTES_MAX,
             )
         return self._session
-
-
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 class _Resolver(AbstractResolver):

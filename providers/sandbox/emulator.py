@@ -80,7 +80,8 @@ NETWORK_FAULTS: dict[str, Fault] = {
 
 @dataclass(slots=True, kw_only=True)
 class Host:
-    """The sandbox, as an emulator sees it. `now` gives seconds since 1970; `url` is known from the first start on."""
+    """The sandbox, as an emulator sees it. `now` gives seconds since 1970; `url`, of the vendors, is known from the first
+    start on."""
 
     phones: Phones
     now: Callable[[], float]

@@ -63,7 +63,7 @@ class GotifyEmulator(Emulator):
         ]
 
     def settings(self) -> Json:
-        return {"exempt": [self.host.url.partition("://")[2]]}  # this machine, and http
+        return {"exempt": [self.host.url.partition("://")[2]]}  # this machine, and its port
 
     def address(self, phone: str) -> str:
         return msgspec.json.encode({"url": self.url, "token": f"A{phone}"}).decode()

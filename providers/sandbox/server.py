@@ -1,15 +1,19 @@
 """The sandbox as one small server: vendors' APIs, the control API, the phones, and a page that shows them."""
 
+import asyncio
 import json
 import random
 import re
+import ssl
 from collections.abc import Callable, Iterable
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from providers.sandbox import registry
+from providers.sandbox.authority import HOSTS
 from providers.sandbox.control import Control, json_response
 from providers.sandbox.emulator import Emulator, Host, response
 from providers.sandbox.fcm_faults import NO_SUCH_PATH
@@ -28,6 +32,9 @@ EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S
 class Sandbox:
     """Emulated vendors on a local socket. Start it, give `account_settings()` to a relay, look at `url`.
 
+    With `tls` the vendors are on a listener of their own, whose certificate is by the sandbox's throw-away authority; the
+    page and the control API stay at `url`, without it, for browsers and scripts that trust no such authority.
+
     With a `state_dir` keys and accounts outlive the process. Stopping and starting again keeps everything else, too: to
     a relay it looks like an outage.
     """
@@ -41,6 +48,7 @@ class Sandbox:
         state_dir: Path | None = None,
         slow_s: float = SLOW_S,
         limits: PhoneLimits | None = None,
+        tls: bool = False,
     ) -> None:
         """`now` gives seconds since 1970. Raises ValueError for a vendor that has no emulator (`registry.names()`)."""
         self.phones = Phones(now=now, limits=limits)
@@ -50,55 +58,63 @@ class Sandbox:
             raise ValueError("A sandbox needs one vendor at least.")
         self._boot = f"{rng.getrandbits(48):x}"
         self._prepared = False
-        self._runner: web.AppRunner | None = None
+        self._tls = tls
+        self._url = ""
+        self._runners: list[web.AppRunner] = []
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:8091`, without a slash at the end. Empty before the first start."""
-        return self._host.url
+        """Of the page and the control API: `http://127.0.0.1:8091`, without a slash at the end. Empty before the first start."""
+        return self._url
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listens; port 0 takes a free one. Emulators with a listener of their own take the ports after it, in order.
+        """Listens; port 0 takes a free one. The vendors' TLS, and emulators with a listener of their own, take the ports
+        after it, in order.
 
         Raises OSError when it cannot, ValueError when something kept in `state_dir` is spoilt.
         """
-        if self._runner is not None:
+        if self._runners:
             raise RuntimeError("The sandbox is running already.")
         self._host.stopping.clear()
         if not self._prepared:
             for emulator in self.emulators.values():
                 await emulator.prepare()
             self._prepared = True
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=STOP_S)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port).start()
-            for offset, emulator in enumerate(self.emulators.values(), start=1):
-                await emulator.open(host, port and port + offset)
-        except OSError:
-            await self._close(runner)
-            raise
-        self._runner = runner
         reachable = EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
-        self._host.url = f"http://{reachable}:{runner.addresses[0][1]}"
+        ports = count(port) if port else repeat(0)
+        try:
+            self._url = f"http://{reachable}:{await self._listen(self._application(), host, next(ports))}"
+            self._host.url = self._url
+            if self._tls:
+                context = await asyncio.to_thread(self._server_context, host)
+                vendors_port = await self._listen(self._vendors(), host, next(ports), context)
+                self._host.url = f"https://{reachable}:{vendors_port}"
+            for emulator in self.emulators.values():
+                await emulator.open(host, next(ports))
+        except OSError:
+            await self._close()
+            raise
 
     async def stop(self) -> None:
         """Ends waits and slow answers, then closes. Does nothing if it is not running."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
+        if self._runners:
             self._host.stopping.set()
             self.phones.release()
-            await self._close(runner)
+            await self._close()
 
     def account_settings(self, vendor: str = "fcm") -> dict[str, Any]:
         """`{"provider": …, "settings": …}` for a relay's account, with all its secrets in it."""
-        return {"provider": vendor, "settings": self._started(vendor).settings()}
+        trust = {"ca": self._host.authority.pem} if self._tls else {}
+        return {"provider": vendor, "settings": self._started(vendor).settings() | trust}
 
     def account_toml(self, name: str, vendor: str = "fcm") -> str:
         """The same as a table for the relay's configuration file. Raises ValueError if a file is needed for that and
         there is no `state_dir`."""
         key = name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)
         values = {"provider": vendor, **self._started(vendor).settings_in_files()}
+        if self._tls:
+            file = self._host.authority.file
+            values |= {"ca": self._host.authority.pem} if file is None else {"ca_file": str(file)}
         lines = [f"[accounts.{key}]", *(f"{field} = {_toml(value)}" for field, value in values.items())]
         return "\n".join(lines) + "\n"
 
@@ -107,15 +123,36 @@ class Sandbox:
             raise RuntimeError("Start the sandbox first.")
         return self.emulators[vendor]
 
-    async def _close(self, runner: web.AppRunner) -> None:
+    async def _listen(self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """The port, once it listens."""
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
+        self._runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        return int(runner.addresses[0][1])
+
+    def _server_context(self, host: str) -> ssl.SSLContext:
+        return self._host.authority.server_context({*HOSTS, *({host} - EVERYWHERE.keys())})
+
+    async def _close(self) -> None:
         for emulator in self.emulators.values():
             await emulator.close()
-        await runner.cleanup()
+        runners, self._runners = self._runners, []
+        for runner in runners:
+            await runner.cleanup()
 
-    def _application(self) -> web.Application:
+    def _vendors(self) -> web.Application:
         app = web.Application(client_max_size=REQUEST_BYTES_MAX)
         for emulator in self.emulators.values():
             app.add_routes(emulator.routes())
+        app.add_routes([web.route("*", "/{path:.*}", _nothing_here)])
+        return app
+
+    def _application(self) -> web.Application:
+        app = web.Application(client_max_size=REQUEST_BYTES_MAX)
+        if not self._tls:
+            for emulator in self.emulators.values():
+                app.add_routes(emulator.routes())
         app.add_subapp("/_control", Control(self.emulators, self.phones, now=self._host.now).application())
         app.add_routes(
             [

@@ -98,7 +98,7 @@ class UnifiedPushEmulator(Emulator):
         return {
             "vapid_private_key": text_of(self._key.private_numbers().private_value.to_bytes(32)),
             "vapid_subject": "mailto:sandbox@relay.example",
-            "exempt": [self.host.url.partition("://")[2]],  # this machine, and http
+            "exempt": [self.host.url.partition("://")[2]],  # this machine, and its port
             "allow_plaintext": True,
         }
 

@@ -55,7 +55,7 @@ class WebPushEmulator(Emulator):
         return {
             "vapid_private_key": text_of(self._key.private_numbers().private_value.to_bytes(32)),
             "vapid_subject": "mailto:sandbox@relay.example",
-            "exempt": [self.host.url.partition("://")[2]],  # this machine, and http
+            "exempt": [self.host.url.partition("://")[2]],  # this machine, and its port
         }
 
     def address(self, phone: str) -> str:

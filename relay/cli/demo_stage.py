@@ -45,6 +45,7 @@ async def emulators(vendors: Sequence[str], home: Path, stack: AsyncExitStack, *
         vendors=vendors,
         state_dir=home / "sandbox",
         slow_s=slow_s,
+        tls=True,
     )
     await sandbox.start()
     stack.push_async_callback(sandbox.stop)

@@ -25,22 +25,26 @@ from relay.cli.runtime import run
 @click.option(
     "--vendor", "vendors", multiple=True, help="Serve only this one; may be repeated. Default: all there are."
 )
-def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...]) -> None:
+@click.option("--plain", is_flag=True, help="Vendors by HTTP at the page's own port, for a look at what is said.")
+def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], plain: bool) -> None:
     """Run the vendors' emulators: they check what a vendor checks, and answer with its real codes.
 
-    Prints ready-made account configuration for relay.toml. The page shows what the phones received; tokens like
+    Prints ready-made account configuration for relay.toml. The vendors speak TLS, at the ports after the page's, by an
+    authority that is kept with the state and that these accounts trust. The page shows what the phones received; tokens like
     `unregistered-1` or `unavailable-x` provoke a vendor's failures (see GET /_control/faults).
     """
     state.mkdir(parents=True, exist_ok=True)
-    sys.exit(run(_run(host, port, state, vendors)))
+    sys.exit(run(_run(host, port, state, vendors, tls=not plain)))
 
 
-async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...]) -> int:
+async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], *, tls: bool) -> int:
     from providers.sandbox import Sandbox, registry  # noqa: PLC0415 - loaded only by those who ask for emulators
 
     clock = time.time  # noqa: TID251 - the machine's clock
     try:
-        vendors = Sandbox(now=clock, rng=random.SystemRandom(), vendors=wanted or registry.names(), state_dir=state)
+        vendors = Sandbox(
+            now=clock, rng=random.SystemRandom(), vendors=wanted or registry.names(), state_dir=state, tls=tls
+        )
         await vendors.start(host, port)
     except (OSError, ValueError) as error:
         click.echo(f"The sandbox can't start: {error}", err=True)

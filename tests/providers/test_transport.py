@@ -23,6 +23,7 @@ from providers import transport as transport_module
 from providers.guard import ADDRESS_DENIED, Exemption, Guard, TargetRefused
 from providers.http import Reason, Request, RequestInvalid, TransportError
 from providers.transport import HttpTransport
+from providers.trust import verifying
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -544,7 +545,7 @@ async def test_an_unknown_certificate_and_plain_text_fail(certificate: Path) -> 
 
 
 def test_tls_is_new_enough_and_verifies() -> None:
-    context = transport_module._tls()
+    context = verifying(None)
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
