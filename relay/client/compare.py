@@ -1,8 +1,8 @@
 """Comparing the cache with what the relay says it should hold, round by round (protocol 8.7). Pure.
 
-The first question is about everything, in 16 parts; parts that differ are asked again in smaller ones, until the relay
-lists what it has of them. What the cache lacks is then fetched by range; what only the cache has is told, not dropped,
-and left out when it compares once more to prove that it lacks nothing.
+The first question is about everything, in 16 parts; to prove an upgrade, one before it asks as of when. Parts that differ are
+asked again in smaller ones, until the relay lists what it has of them. What the cache lacks is then fetched by range; what
+only the cache has is told, not dropped, and left out when it compares once more to prove that it lacks nothing.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,6 +33,7 @@ class Comparison:
     _as_of: str | None = None
     _rows: Sequence[Row] = ()
     _asked: list[Span] = field(default_factory=list)
+    _said: int = 0  # how many of them the last request was about
 
     def __post_init__(self) -> None:
         whole = Span(self.extent.from_seq, self.extent.to_seq)
@@ -52,9 +53,11 @@ class Comparison:
             self._asked = []
             return None
         self.rounds += 1
+        # What has expired is for the relay's clock to say: by a clock that is wrong, an upgrade would seem to have lost messages.
+        self._said = 0 if self.upgrade is not None and self._as_of is None else min(len(self._asked), RANGES_MAX)
         body: dict[str, Any] = {
             "cursor": self.extent.cursor,
-            "ranges": [self._range(span) for span in self._asked[:RANGES_MAX]],
+            "ranges": [self._range(span) for span in self._asked[: self._said]],
             "purpose": self.purpose,
         }
         if self._as_of is not None:
@@ -79,7 +82,7 @@ class Comparison:
             self._as_of = body["as_of"]
             self._rows = [row for row in self._counting(self._as_of) if row.seq > body["floor"]]
         self.state = body.get("state") or self.state
-        later = self._asked[RANGES_MAX:]
+        later = self._asked[self._said :]
         again: list[Span] = []
         for one in body["ranges"]:
             span = Span(one["from"], one["to"])

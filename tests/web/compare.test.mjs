@@ -139,10 +139,24 @@ test("who has fetched what was lacking says so when it compares again, and only 
   const relay = relayWith(rows);
   const said = [];
   const call = (method, path, options) => {
-    if (options) said.push(options.body.mended);
+    if (options?.body.ranges.length) said.push(options.body.mended);
     return relay(method, path, options);
   };
   const fill = async ({ entries }) => here.push(...entries);
   await repair({ cache: cacheWith(here, 50), call, fill, about: { purpose: "upgrade", upgrade: "up_1" } });
   assert.deepEqual(said, [undefined, true]);
+});
+
+test("to prove an upgrade, what has expired is for the relay's clock to say, not for this one's", async () => {
+  const rows = await rowsOf(upTo(3));
+  const asked = [];
+  const relay = relayWith(rows);
+  const call = (method, path, options) => {
+    asked.push(options.body.ranges.reduce((n, one) => n + one.n, 0));
+    return relay(method, path, options);
+  };
+  const fill = () => assert.fail("nothing is lacking");
+  const cache = { ...cacheWith(rows, 3), rows: async (_, now) => (now > Date.now() - 1000 ? [] : rows) };
+  const verified = await repair({ cache, call, fill, about: { purpose: "upgrade", upgrade: "up_1" } });
+  assert.deepEqual([verified.state, asked], ["ok", [0, 3]]);
 });

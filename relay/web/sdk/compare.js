@@ -39,6 +39,7 @@ export class Comparison {
   #extent;
   #rows;
   #asked;
+  #said = 0; // how many of them the last question was about
   #about;
   #beside;
   #asOf = null;
@@ -73,7 +74,9 @@ export class Comparison {
       return null;
     }
     this.rounds += 1;
-    const ranges = this.#asked.slice(0, RANGES_MAX).map((span) => this.#sum(span));
+    // What has expired is for the relay's clock to say: by a clock that is wrong, an upgrade would seem to have lost messages.
+    this.#said = this.#about.upgrade && !this.#asOf ? 0 : RANGES_MAX;
+    const ranges = this.#asked.slice(0, this.#said).map((span) => this.#sum(span));
     return { cursor: this.#extent.cursor, ranges, ...this.#about, ...(this.#asOf ? { as_of: this.#asOf } : {}) };
   }
 
@@ -101,7 +104,7 @@ export class Comparison {
       if (result === "split") again.push(...partsOf({ low, high }));
       else if (result === "items") this.#listed({ low, high }, items);
     }
-    this.#asked = [...again, ...this.#asked.slice(RANGES_MAX)];
+    this.#asked = [...again, ...this.#asked.slice(this.#said)];
   }
 
   #listed(span, theirs) {
