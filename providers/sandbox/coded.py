@@ -6,17 +6,19 @@ The vendors' rules for fields stand in tables: a name, what it may hold, and the
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from aiohttp import web
 
 from providers.sandbox.checks import Json
 from providers.sandbox.emulator import Emulator, Host, response
-from providers.sandbox.faults import Answer, Place
+from providers.sandbox.faults import Answer, Fault, Place
+from providers.sandbox.receipts import Console, Event, Form, Reporter, Told
 
 BEIJING_AHEAD_S = 8 * 3600
 DAY_S = 86_400
 REMEMBERED_MAX = 10_000
+UNINSTALLED = {Event.UNINSTALLED.value: Fault(meaning="taken; only the receipt says that the app is gone")}
 
 Fields = Mapping[str, tuple[Callable[[object], bool], int]]
 
@@ -111,16 +113,56 @@ class CodedEmulator(Emulator):
     """Faults in `of_one_device` befall one device of a call, and are told in its answer; all others the whole call."""
 
     of_one_device: ClassVar[frozenset[str]]
+    receipts: ClassVar[Form]
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self.today = Tally(host.now)
         self.seen_before = Remembered()
+        self.console: Console | None = None  # what an operator has entered there about receipts
+        self._reporter = Reporter(self.outcomes, host.stopping)
+        self._told = Remembered()  # by device: the newest message that it got, and its name
+        self._uninstalled: set[str] = set()  # of the call at hand
 
     def reset(self) -> None:
         super().reset()
         self.today.clear()
         self.seen_before.clear()
+        self._told.clear()
+
+    async def close(self) -> None:
+        """See `Emulator`."""
+        await self._reporter.aclose()
+
+    def receipts_to(self, url: str) -> Json:
+        """Enters in the vendor's console what there is to be, and gives the account's table `receipts`."""
+        self.console = self.receipts.console(url)
+        return self.receipts.settings(url)
+
+    def click(self, target: str) -> bool:
+        """Somebody taps the newest notification of this phone; whether there was any."""
+        told = self._told.get(target)
+        if isinstance(told, tuple):
+            self.report(Event.CLICKED, target, *told)
+        return isinstance(told, tuple)
+
+    def report(self, event: Event, target: str, name: str, message: Json) -> None:
+        """Tells the relay, if the vendor would."""
+        at_ms, nonce = int(self.host.now() * 1000), f"{self.host.rng.getrandbits(64):016x}"
+        told = Told(event=event, target=target, name=name, message=message, at_ms=at_ms, nonce=nonce)
+        post = self.receipts.post(told, self.console)
+        if post is not None:
+            self._reporter.bring(post)
+
+    def deliver(self, target: str, *, message: Json, **said: Any) -> None:
+        """See `Emulator`; and the vendor reports it."""
+        name = str(said["name"])
+        if target in self._uninstalled:
+            self.report(Event.UNINSTALLED, target, name, message)
+            return
+        super().deliver(target, message=message, **said)
+        self._told.saw(target, (name, message))
+        self.report(Event.DELIVERED, target, name, message)
 
     def message_name(self) -> str:
         return f"{self.name}-{self.host.rng.getrandbits(64):016x}"
@@ -139,11 +181,15 @@ class CodedEmulator(Emulator):
         """
         name = self.message_name()
         failed: dict[str, str] = {}
+        self._uninstalled.clear()
         for target in targets:
             struck = self.faults.strike(Place.SEND, target)
             if struck is None:
                 continue
             word, fault = struck
+            if word == Event.UNINSTALLED:
+                self._uninstalled.add(target)
+                continue
             if word in self.of_one_device:
                 failed[target] = word
                 continue

@@ -8,6 +8,7 @@ POST   /_control/faults   {"token": "t-1", "fault": "unregistered", "times": 3}
                           {"all": true, "fault": "unavailable", "seconds": 20, "retry_after": "5"}
                           {"on": "token", "fault": "invalid_grant"}      the OAuth token endpoint
 DELETE /_control/faults   all of them go, of all vendors
+POST   /_control/click    {"token": "t-1"}  somebody taps the newest notification there; 404 if there is none
 POST   /_control/revoke   the account's key and all access tokens; {"what": "access_tokens"} only these
 POST   /_control/reset    all vendors: no faults, no deliveries, key restored, numbers at 0; good access tokens stay good
 """
@@ -19,6 +20,7 @@ import msgspec
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from providers.sandbox.coded import CodedEmulator
 from providers.sandbox.emulator import Emulator
 from providers.sandbox.faults import DELAY_S_MAX, RULES_MAX, Place, Rule, TooManyRules
 from providers.sandbox.phones import Phones
@@ -60,6 +62,15 @@ class RevokeOrder(BaseModel):
     what: Literal["key", "access_tokens"] = "key"
 
 
+class ClickOrder(BaseModel):
+    """The body of `POST /_control/click`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    vendor: str | None = None
+    token: str
+
+
 class UnknownVendor(Exception):  # noqa: N818 - it says what is the matter
     """Its text says which there are."""
 
@@ -79,6 +90,7 @@ class Control:
                 web.post("/faults", self.add_fault),
                 web.delete("/faults", self.delete_faults),
                 web.post("/revoke", self.revoke),
+                web.post("/click", self.click),
                 web.post("/reset", self.reset),
             ]
         )
@@ -139,6 +151,16 @@ class Control:
             return _refusal(400, _sentence(error))
         self._vendor(order.vendor).revoke(key=order.what == "key")
         return web.Response(status=204)
+
+    async def click(self, request: web.Request) -> web.Response:
+        try:
+            order = ClickOrder.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _refusal(400, _sentence(error))
+        emulator = self._vendor(order.vendor)
+        if isinstance(emulator, CodedEmulator) and emulator.click(order.token):
+            return web.Response(status=204)
+        return _refusal(404, "Nothing of this vendor's was shown there, or it has no receipts.")
 
     async def reset(self, request: web.Request) -> web.Response:
         for emulator in self._emulators.values():

@@ -13,11 +13,12 @@ import msgspec
 from aiohttp import web
 
 from providers.sandbox.checks import Json
-from providers.sandbox.coded import CodedEmulator, Wrong
+from providers.sandbox.coded import UNINSTALLED, CodedEmulator, Wrong
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.harmony_account import HarmonyAccount, Standing, open_account
 from providers.sandbox.harmony_message import ALERT, BACKGROUND, TOKENS_MAX, check_body, content_of, tokens_of
+from providers.sandbox.receipt_forms import HarmonyReceipts
 
 BODY_BYTES_MAX = 4096  # without tokens
 TESTS_A_DAY, MARKETING_A_DAY = 1000, 2
@@ -77,9 +78,11 @@ class HarmonyEmulator(CodedEmulator):
     """One project with the rights to alerts, to background messages, and to the category IM."""
 
     name = "harmony"
+    receipts = HarmonyReceipts()
     of_one_device = frozenset(REASONS)
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {
+            **UNINSTALLED,
             **NETWORK_FAULTS,
             **{
                 word: Fault(meaning=code, answer=answer(code, msg, status=400 if word in BAD_REQUEST else 200))

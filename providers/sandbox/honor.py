@@ -13,9 +13,22 @@ from aiohttp import web
 
 from providers.sandbox.checks import Json
 from providers.sandbox.client_login import Bearer, ClientLogin
-from providers.sandbox.coded import CodedEmulator, Fields, Wrong, among, chars, form_of, like, look, number, object_of
+from providers.sandbox.coded import (
+    UNINSTALLED,
+    CodedEmulator,
+    Fields,
+    Wrong,
+    among,
+    chars,
+    form_of,
+    like,
+    look,
+    number,
+    object_of,
+)
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
+from providers.sandbox.receipt_forms import HonorReceipts
 
 APP_ID, CLIENT_ID = "900000001", "b2f97c5f6a5f4a6e"
 CLIENT_SECRET = "sandbox-client-secret"  # noqa: S105 - anybody may know it
@@ -177,9 +190,11 @@ class HonorEmulator(CodedEmulator):
     """One app that has the right to service and communication messages."""
 
     name = "honor"
+    receipts = HonorReceipts()
     of_one_device = frozenset(LISTS)
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {
+            **UNINSTALLED,
             **_ANYWHERE,
             **{word: Fault(meaning=f"{code}", answer=answer(code, message)) for word, (code, message) in WORDS.items()},
             "unregistered": Fault(meaning="200 with the token in expireTokens"),

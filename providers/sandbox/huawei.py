@@ -13,10 +13,11 @@ from aiohttp import web
 
 from providers.sandbox.checks import Json
 from providers.sandbox.client_login import Bearer, ClientLogin
-from providers.sandbox.coded import CodedEmulator, Wrong, form_of
+from providers.sandbox.coded import UNINSTALLED, CodedEmulator, Wrong, form_of
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.huawei_message import check_message, content_of, tokens_of
+from providers.sandbox.receipt_forms import HuaweiReceipts
 
 APP_ID, PROJECT_ID = "100000001", "737518067794"
 APP_SECRET = "sandbox-app-secret"  # noqa: S105 - anybody may know it
@@ -73,9 +74,11 @@ class HuaweiEmulator(CodedEmulator):
     """One app that has the right to send service and communication messages."""
 
     name = "huawei"
+    receipts = HuaweiReceipts()
     of_one_device = frozenset({"unregistered"})
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {
+            **UNINSTALLED,
             **HTTP_FAULTS,
             **{
                 word: Fault(meaning=code, answer=answer(code, msg, status=400 if word in BAD_REQUEST else 200))

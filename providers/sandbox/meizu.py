@@ -17,6 +17,7 @@ from providers.sandbox.checks import Json
 from providers.sandbox.coded import CodedEmulator, Fields, Remembered, Wrong, among, chars, form_of, like, look, number
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer
 from providers.sandbox.faults import Answer, Fault, Place
+from providers.sandbox.receipt_forms import MeizuReceipts
 
 APP_ID = "100000"
 APP_SECRET = "meizu-sandbox-secret"  # noqa: S105
@@ -143,6 +144,7 @@ def _by_code(code: int, meaning: str | None = None) -> Fault:
 
 class MeizuEmulator(CodedEmulator):
     name = "meizu"
+    receipts = MeizuReceipts()
     of_one_device: ClassVar[frozenset[str]] = frozenset(DEVICES)
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {

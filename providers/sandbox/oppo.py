@@ -15,6 +15,7 @@ from aiohttp import web
 
 from providers.sandbox.checks import Json
 from providers.sandbox.coded import (
+    UNINSTALLED,
     CodedEmulator,
     Fields,
     Remembered,
@@ -29,6 +30,8 @@ from providers.sandbox.coded import (
 )
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
+from providers.sandbox.receipt_forms import OppoReceipts
+from providers.sandbox.receipts import Event
 
 APP_KEY = "oppo-sandbox-key"
 MASTER_SECRET = "oppo-sandbox-master-secret"  # noqa: S105
@@ -157,9 +160,11 @@ _ILL: dict[str, Fault] = {
 
 class OppoEmulator(CodedEmulator):
     name = "oppo"
+    receipts = OppoReceipts()
     of_one_device: ClassVar[frozenset[str]] = frozenset(_ITEM_CODES)
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {
+            **UNINSTALLED,
             **NETWORK_FAULTS,
             **_ILL,
             "unregistered": _by_code(10000, COMMON_FAULTS["unregistered"]),
@@ -311,7 +316,8 @@ class OppoEmulator(CodedEmulator):
         if channel == NEWS_CHANNEL:
             self.today.add("news")
             if self.today.add(("device", target)) > NEWS_A_DEVICE:
-                return  # only a receipt would tell
+                self.report(Event.CAPPED, target, name, notification)
+                return
         title, body = notification["title"], notification["content"]
         if notification.get("private_msg_template_id") == TEMPLATE:
             title = _parameters(notification, "private_title_parameters").get("title", "{title}")

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from providers.sandbox import registry
 from providers.sandbox.authority import HOSTS
+from providers.sandbox.coded import CodedEmulator
 from providers.sandbox.control import Control, json_response
 from providers.sandbox.emulator import Emulator, Host, response
 from providers.sandbox.fcm_faults import NO_SUCH_PATH
@@ -107,14 +108,18 @@ class Sandbox:
         trust = {"ca": self._host.authority.pem} if self._tls else {}
         return {"provider": vendor, "settings": self._started(vendor).settings() | trust}
 
-    def account_toml(self, name: str, vendor: str = "fcm") -> str:
-        """The same as a table for the relay's configuration file. Raises ValueError if a file is needed for that and
-        there is no `state_dir`."""
+    def account_toml(self, name: str, vendor: str = "fcm", *, relay: str | None = None) -> str:
+        """The same as a table for the relay's configuration file; with `relay`, its URL, the vendor reports there what
+        became of each push, if it does such a thing. Raises ValueError if a file is needed for that and there is no
+        `state_dir`."""
         key = name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)
         values = {"provider": vendor, **self._started(vendor).settings_in_files()}
         if self._tls:
             file = self._host.authority.file
             values |= {"ca": self._host.authority.pem} if file is None else {"ca_file": str(file)}
+        emulator = self.emulators[vendor]
+        if relay is not None and isinstance(emulator, CodedEmulator):
+            values["receipts"] = emulator.receipts_to(f"{relay}/v1/receipts/{name}")
         lines = [f"[accounts.{key}]", *(f"{field} = {_toml(value)}" for field, value in values.items())]
         return "\n".join(lines) + "\n"
 

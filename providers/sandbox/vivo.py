@@ -29,6 +29,7 @@ from providers.sandbox.coded import (
 )
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
+from providers.sandbox.receipt_forms import VivoReceipts
 
 APP_ID = 100001
 APP_KEY = "vivo-sandbox-key"
@@ -155,6 +156,7 @@ _ILL: dict[str, Fault] = {
 
 class VivoEmulator(CodedEmulator):
     name = "vivo"
+    receipts = VivoReceipts()
     of_one_device: ClassVar[frozenset[str]] = frozenset(USERS)
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {
@@ -274,7 +276,8 @@ class VivoEmulator(CodedEmulator):
             self._check_hour(message)
         except Wrong as wrong:
             return self.refuse(error(wrong.code))
-        return await self._reply(request, list(dict.fromkeys(map(str, call["regIds"]))), message, _list)
+        targets = list(dict.fromkeys(map(str, call["regIds"])))
+        return await self._reply(request, targets, message, _list, task_id=str(call["taskId"]))
 
     def _admit(self, request: web.Request) -> None:
         made = self.tokens.get(request.headers.get("authToken", ""))
@@ -334,13 +337,17 @@ class VivoEmulator(CodedEmulator):
         targets: Sequence[str],
         message: Json,
         answer: Callable[[Mapping[str, str], str], Answer],
+        *,
+        task_id: str | None = None,
     ) -> web.StreamResponse:
         of_system = _of_system(message)
         if of_system and self.today.of("system") >= SYSTEM_A_DAY:
             return self.refuse(error(10073), targets[0])
         if not of_system and self.today.of("operational") >= OPERATIONAL_A_DAY:
             return self.refuse(error(10070), targets[0])
-        return await self.reply_many(request, targets, lambda target, name: self._take(target, name, message), answer)
+        return await self.reply_many(
+            request, targets, lambda target, name: self._take(target, task_id or name, message), answer
+        )
 
     def _take(self, target: str, name: str, message: Json) -> str | None:
         if message.get("pushMode") == 1 and not target.startswith("tester"):

@@ -11,9 +11,11 @@ from typing import ClassVar
 from aiohttp import web
 
 from providers.sandbox.checks import Json
-from providers.sandbox.coded import CodedEmulator, Fields, Wrong, among, chars, digits, form_of, like, look
+from providers.sandbox.coded import UNINSTALLED, CodedEmulator, Fields, Wrong, among, chars, digits, form_of, like, look
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
+from providers.sandbox.receipt_forms import XiaomiReceipts
+from providers.sandbox.receipts import Event
 
 SECRET = "xiaomi-sandbox-secret"  # noqa: S105
 PACKAGE = "org.example.chat"
@@ -146,9 +148,11 @@ def _by_code(code: int, meaning: str | None = None) -> Fault:
 
 class XiaomiEmulator(CodedEmulator):
     name = "xiaomi"
+    receipts = XiaomiReceipts()
     of_one_device: ClassVar[frozenset[str]] = frozenset({"unregistered"})
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {
+            **UNINSTALLED,
             **NETWORK_FAULTS,
             "unregistered": _by_code(10029, "10029, or among the bad ids of a call with several"),
             "throttled": _by_code(10002),
@@ -256,7 +260,8 @@ class XiaomiEmulator(CodedEmulator):
     def _take(self, target: str, name: str, form: Mapping[str, str]) -> None:
         channel = form["extra.channel_id"]
         if channel == PUBLIC and self.today.add(("device", target)) > PUBLIC_A_DEVICE:
-            return  # not delivered; only a receipt of type 128 would tell
+            self.report(Event.CAPPED, target, name, dict(form))  # not delivered
+            return
         jobkey = form.get("extra.jobkey")
         if jobkey is not None and self.seen_before.saw((target, jobkey)):
             return  # the phone shows the first one only

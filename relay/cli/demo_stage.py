@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -52,15 +53,22 @@ async def emulators(vendors: Sequence[str], home: Path, stack: AsyncExitStack, *
     return sandbox
 
 
-async def started_relay(config: str, home: Path, stack: AsyncExitStack, *, call_s: float) -> Backend:
+async def started_relay(config: str, home: Path, stack: AsyncExitStack, *, call_s: float, port: int = 0) -> Backend:
     """A relay in a process of its own, with this configuration; and its app's backend, whose calls may take `call_s`."""
     (home / "relay.toml").write_text(UNHURRIED + config)
-    relay = Process(home, "serve", "--config", str(home / "relay.toml"), "--port", "0")
+    relay = Process(home, "serve", "--config", str(home / "relay.toml"), "--port", str(port))
     stack.push_async_callback(relay.end)
     said = await relay.start(r"Ready: \S+.*\n")
-    port, key = found(r"Ready: \S+?:(\d+)", said), found(r"(rk_\S+)", said)
+    at, key = found(r"Ready: \S+?:(\d+)", said), found(r"(rk_\S+)", said)
     http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=call_s)))
-    return Backend(http, f"http://127.0.0.1:{port}", key)
+    return Backend(http, f"http://127.0.0.1:{at}", key)
+
+
+def free_port() -> int:
+    """For what has to be known before it listens."""
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        return int(tried.getsockname()[1])
 
 
 def found(pattern: str, text: str) -> str:

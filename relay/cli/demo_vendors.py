@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from relay.cli.demo_stage import emulators, perform, started_relay
+from relay.cli.demo_stage import emulators, free_port, perform, started_relay
 from relay.cli.demo_steps import Backend, Failed, Timeline
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Round:
 
     async def tell(self) -> None:
         """Every kind of failure; those that pause or park an account come last."""
-        await self._send("plain", {name: [(name, f"plain-{name}")] for name in self.vendors})
+        plain = await self._send("plain", {name: [(name, f"plain-{name}")] for name in self.vendors})
+        await self._receipts(plain)
         kinds = {column: self._once(word, self._that_know(word)) for word, column in TRIED.items()}
         kinds["dead token"] = {name: self._chain(name, "unregistered") for name in self._that_know("unregistered")}
         await asyncio.gather(*(self._send(column, chains) for column, chains in kinds.items()))
@@ -83,10 +84,25 @@ class Round:
         following = (self.vendors[self.vendors.index(name) + 1 :] or self.vendors[1:])[0]  # never one that is held up
         return [(name, f"{word}-{name}"), (following, f"after-{word}-{name}")]
 
-    async def _send(self, column: str, chains: dict[str, list[tuple[str, str]]]) -> None:
-        """One message to a user with a device for each vendor; `chains` has the devices' addresses."""
+    async def _receipts(self, message: str) -> None:
+        """Vendors that have receipts tell by themselves what the phones got."""
+        from providers.sandbox.coded import CodedEmulator  # noqa: PLC0415
+
+        awaited = {name for name, one in self.sandbox.emulators.items() if isinstance(one, CodedEmulator)}
+        began, told = time.monotonic(), set[str]()  # noqa: TID251
+        while not awaited <= told:
+            if time.monotonic() - began > STEP_S:  # noqa: TID251
+                raise Failed(f"no receipt by {', '.join(sorted(awaited - told))} within {STEP_S:.0f} s")
+            await asyncio.sleep(0.1)  # noqa: TID251
+            devices = (await self.backend.call("GET", f"/v1/messages/{message}"))["recipients"][0]["devices"]
+            told = {one["device"] for one in devices if any(attempt["receipts"] for attempt in one["attempts"])}
+        if awaited:
+            self.timeline.check(True, f"receipts in its trace: {', '.join(sorted(awaited))} say that it was delivered")
+
+    async def _send(self, column: str, chains: dict[str, list[tuple[str, str]]]) -> str:
+        """One message to a user with a device for each vendor; its id. `chains` has the devices' addresses."""
         if not chains:
-            return
+            return ""
         user = re.sub("[^a-z0-9]", "-", column)
         for name, chain in chains.items():
             addresses = [
@@ -95,12 +111,13 @@ class Round:
             ]
             await self.backend.call("PUT", f"/v1/users/{user}/devices/{name}", {"addresses": addresses})
         began = time.monotonic()  # noqa: TID251 - a person's clock
-        await self.backend.send(f"to {user}", user=user)
+        message = await self.backend.send(f"to {user}", user=user)
         await asyncio.gather(*(self._arrives(column, name, chain[-1], began) for name, chain in chains.items()))
         self.columns.append(column)
         slowest = max(self.table[name][column].seconds for name in chains)
         text = f"{column}: {len(chains)} of {len(chains)} phones have it; the last one after {slowest:.1f} s"
         self.timeline.check(True, text)
+        return message
 
     async def _arrives(self, column: str, name: str, last: tuple[str, str], began: float) -> None:
         vendor, phone = last
@@ -153,9 +170,11 @@ async def demonstrate_vendors(vendors: Sequence[str] = ()) -> int:
 
 async def _play(vendors: Sequence[str], timeline: Timeline, home: Path, stack: AsyncExitStack) -> None:
     sandbox = await emulators(vendors, home, stack, slow_s=SLOW_S)
-    accounts = "\n".join(sandbox.account_toml(f"{name}-sandbox", name) for name in sandbox.emulators)
+    port = free_port()
+    relay = f"http://127.0.0.1:{port}"
+    accounts = "\n".join(sandbox.account_toml(f"{name}-sandbox", name, relay=relay) for name in sandbox.emulators)
     own = f"[push]\ndebounce_s = 0\nfallback_after_s = {FALLBACK_S}\n[app]\ncreate_users = true\n"
-    backend = await started_relay(own + accounts, home, stack, call_s=STEP_S)
+    backend = await started_relay(own + accounts, home, stack, call_s=STEP_S, port=port)
     timeline.say(f"relay and {len(sandbox.emulators)} emulators run; the phones are at {sandbox.url}/")
     round_ = Round(timeline, sandbox, backend)
     await round_.tell()

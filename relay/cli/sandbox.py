@@ -25,8 +25,9 @@ from relay.cli.runtime import run
 @click.option(
     "--vendor", "vendors", multiple=True, help="Serve only this one; may be repeated. Default: all there are."
 )
+@click.option("--relay", default=None, metavar="URL", help="Your relay's: vendors that have receipts post them there.")
 @click.option("--plain", is_flag=True, help="Vendors by HTTP at the page's own port, for a look at what is said.")
-def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], plain: bool) -> None:
+def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], relay: str | None, plain: bool) -> None:
     """Run the vendors' emulators: they check what a vendor checks, and answer with its real codes.
 
     Prints ready-made account configuration for relay.toml. The vendors speak TLS, at the ports after the page's, by an
@@ -34,10 +35,10 @@ def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], plain: 
     `unregistered-1` or `unavailable-x` provoke a vendor's failures (see GET /_control/faults).
     """
     state.mkdir(parents=True, exist_ok=True)
-    sys.exit(run(_run(host, port, state, vendors, tls=not plain)))
+    sys.exit(run(_run(host, port, state, vendors, relay, tls=not plain)))
 
 
-async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], *, tls: bool) -> int:
+async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], relay: str | None, *, tls: bool) -> int:
     from providers.sandbox import Sandbox, registry  # noqa: PLC0415 - loaded only by those who ask for emulators
 
     clock = time.time  # noqa: TID251 - the machine's clock
@@ -49,7 +50,8 @@ async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], *, tl
     except (OSError, ValueError) as error:
         click.echo(f"The sandbox can't start: {error}", err=True)
         return 1
-    accounts = "\n".join(vendors.account_toml(f"{name}-sandbox", name) for name in vendors.emulators)
+    base = None if relay is None else relay.rstrip("/")
+    accounts = "\n".join(vendors.account_toml(f"{name}-sandbox", name, relay=base) for name in vendors.emulators)
     click.echo(f"The phones: {vendors.url}/\n\nFor relay.toml:\n\n{accounts}\n# Ctrl-C ends it.")
     sys.stdout.flush()
     told = asyncio.Event()

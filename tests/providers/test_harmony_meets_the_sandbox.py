@@ -36,6 +36,7 @@ SHEET: dict[str, tuple[Verdict, Scope]] = {
     "country": (Verdict.REFUSED, Scope.TOKEN),
     "toobig": (Verdict.TOO_LARGE, Scope.MESSAGE),
     "slow": (Verdict.ACCEPTED, Scope.MESSAGE),
+    "uninstalled": (Verdict.ACCEPTED, Scope.MESSAGE),
 }
 
 

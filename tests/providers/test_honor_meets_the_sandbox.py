@@ -26,6 +26,7 @@ SHEET: dict[str, tuple[Verdict, Scope]] = {
     "failed": (Verdict.RETRY, Scope.TOKEN),
     "toobig": (Verdict.TOO_LARGE, Scope.MESSAGE),
     "slow": (Verdict.ACCEPTED, Scope.MESSAGE),
+    "uninstalled": (Verdict.ACCEPTED, Scope.MESSAGE),
 }
 
 

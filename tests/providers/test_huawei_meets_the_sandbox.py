@@ -30,6 +30,7 @@ SHEET: dict[str, tuple[Verdict, Scope]] = {
     "toomany": REFUSED,
     "throttled": (Verdict.RETRY, Scope.ACCOUNT),
     "slow": (Verdict.ACCEPTED, Scope.MESSAGE),
+    "uninstalled": (Verdict.ACCEPTED, Scope.MESSAGE),
 }
 
 

@@ -31,6 +31,7 @@ BY_CODE: dict[Answered, tuple[int, ...]] = {
 SHEET = {
     **ANSWERS_OF_THE_WIRE,
     "unregistered": DEAD,
+    "uninstalled": Answered(Verdict.ACCEPTED),
     "malformed": DEAD,
     "throttled": SLOW_DOWN,
     "quota": SPENT,

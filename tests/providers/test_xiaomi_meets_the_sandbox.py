@@ -34,6 +34,7 @@ BY_CODE: dict[Answered, tuple[int, ...]] = {
 SHEET = {
     **ANSWERS_OF_THE_WIRE,
     "unregistered": DEAD,
+    "uninstalled": Answered(Verdict.ACCEPTED),
     "throttled": SLOW_DOWN,
     "quota": SPENT,
     "exceeded": SPENT._replace(maybe_sent=True),

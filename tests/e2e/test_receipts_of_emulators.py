@@ -1,0 +1,140 @@
+"""A vendor reports by itself what became of a push, in its own form and with its own proof, and the relay's trace says so."""
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from relay_face import PUSHES_AT_ONCE, Face
+
+from providers.sandbox import Sandbox
+from providers.sandbox.coded import CodedEmulator
+from relay.app import Relay
+from relay.clock import SystemClock
+from relay.config import load
+from relay.ids import system_rng
+from relay.telemetry.metrics import Metrics
+
+SOON_S = 20.0
+CLOCK = SystemClock()
+VENDORS = ("huawei", "harmony", "honor", "xiaomi", "oppo", "vivo", "meizu")
+CODES = {"huawei": "0", "harmony": "0", "honor": "0", "xiaomi": "1", "oppo": "push_arrive", "vivo": "0", "meizu": "1"}
+
+
+class Scene:
+    def __init__(self, face: Face, sandbox: Sandbox) -> None:
+        self.face = face
+        self.sandbox = sandbox
+
+    def emulator(self, vendor: str) -> CodedEmulator:
+        found = self.sandbox.emulators[vendor]
+        assert isinstance(found, CodedEmulator)
+        return found
+
+    async def pushed(self, vendor: str, token: str = "phone", **push: Any) -> str:
+        addresses = {"addresses": [{"account": vendor, "token": token}]}
+        assert (await self.face.call("PUT", "/v1/users/ann/devices/phone", addresses))[0] in {200, 201}
+        return await self.face.send(push={"title": "Ann", "body": "hello"} | push)
+
+    async def reported(self, message: str, count: int = 1) -> list[dict[str, Any]]:
+        """The receipts that the trace of this message has, once there are so many."""
+        async with asyncio.timeout(SOON_S):
+            while True:
+                _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
+                attempts = trace["recipients"][0]["devices"][0]["attempts"]
+                found = [receipt for attempt in attempts for receipt in attempt["receipts"]]
+                if len(found) >= count:
+                    return found
+                await CLOCK.sleep(0.05)
+
+
+@asynccontextmanager
+async def scene_of(vendors: tuple[str, ...], home: Path) -> AsyncIterator[Scene]:
+    """The vendors know the relay's port before it is there."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), vendors=vendors, state_dir=home)
+    await sandbox.start()
+    url = f"http://127.0.0.1:{port}"
+    config = home / "relay.toml"
+    config.write_text("\n".join(sandbox.account_toml(vendor, vendor, relay=url) for vendor in vendors))
+    relay = Relay(load(config, PUSHES_AT_ONCE | {"RELAY_SERVER__PORT": str(port)}), CLOCK, system_rng(), Metrics())
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        yield Scene(Face(http, url, first.api_key, relay), sandbox)
+    await relay.close()
+    await sandbox.stop()
+
+
+@pytest.fixture
+async def scene(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Scene]:
+    monkeypatch.chdir(tmp_path)
+    vendor = request.getfixturevalue("vendor")
+    async with scene_of((vendor,), tmp_path) as scene:
+        yield scene
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+async def test_that_it_was_delivered_is_in_the_trace(scene: Scene, vendor: str) -> None:
+    message = await scene.pushed(vendor)
+    (receipt,) = await scene.reported(message)
+    assert (receipt["fact"], receipt["code"]) == ("delivered", CODES[vendor])
+
+
+@pytest.mark.parametrize("vendor", ["xiaomi", "meizu"])
+async def test_so_is_that_somebody_has_tapped_it(scene: Scene, vendor: str) -> None:
+    message = await scene.pushed(vendor)
+    await scene.reported(message)
+    order = {"vendor": vendor, "token": "phone"}
+    async with scene.face.http.post(f"{scene.sandbox.url}/_control/click", json=order) as answer:
+        assert answer.status == 204
+    assert [one["fact"] for one in await scene.reported(message, 2)] == ["delivered", "clicked"]
+
+
+@pytest.mark.parametrize("vendor", ["huawei", "harmony", "xiaomi", "oppo"])
+async def test_an_app_that_is_gone_is_told_by_the_receipt_alone_and_its_address_goes(scene: Scene, vendor: str) -> None:
+    message = await scene.pushed(vendor, "uninstalled-1")
+    (receipt,) = await scene.reported(message)
+    assert receipt["fact"] == "failed"
+    assert receipt["reason"] in {"uninstalled", "invalid"}
+    _, device, _ = await scene.face.call("GET", "/v1/users/ann/devices/phone")
+    assert [one["state"] for one in device["addresses"]] == ["dead"]
+    assert scene.sandbox.phones.count("uninstalled-1") == 0
+
+
+@pytest.mark.parametrize("vendor", ["oppo"])
+async def test_a_device_that_had_its_share_of_the_day_is_told_of(scene: Scene, vendor: str) -> None:
+    emulator = scene.emulator(vendor)
+    for _ in range(2):
+        emulator.today.add(("device", "phone"))
+    message = await scene.pushed(vendor, channel="news")
+    (receipt,) = await scene.reported(message)
+    assert (receipt["fact"], receipt["reason"]) == ("failed", "daily_cap")
+
+
+@pytest.mark.parametrize("vendor", ["huawei"])
+async def test_a_wrong_secret_in_the_console_is_refused(scene: Scene, vendor: str) -> None:
+    emulator = scene.emulator(vendor)
+    assert emulator.console is not None
+    emulator.console = replace(emulator.console, secret="another")
+    await scene.pushed(vendor)
+    async with asyncio.timeout(SOON_S):
+        while not emulator.outcomes["receipt:401"]:
+            await CLOCK.sleep(0.05)
+
+
+@pytest.mark.parametrize("vendor", ["xiaomi"])
+async def test_nothing_that_was_not_shown_can_be_tapped(scene: Scene, vendor: str) -> None:
+    for order in ({"vendor": vendor, "token": "nobody"}, {"token": 1}):
+        async with scene.face.http.post(f"{scene.sandbox.url}/_control/click", json=order) as answer:
+            assert answer.status in {400, 404}
