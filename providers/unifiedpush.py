@@ -2,9 +2,11 @@
 
 Source: vendor sheet `unifiedpush` (specification AND_3, legacy server specification SERV_1.2.0, ntfy 2.13): addresses §2,
 request §4, answers §5, ntfy §6, mapping §7. Whatever is not said here is as in `providers.webpush`.
+
+Pass-through (§4): what `overrides` has as `ciphertext` was encrypted by the sender for this subscription, and goes as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,6 +14,7 @@ from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scop
 from providers.http import Request, Response, code_from, retry_after_s
 from providers.vapid import VapidConfig
 from providers.webpush import WebPushProvider
+from providers.webpush_crypto import from_base64
 from providers.webpush_message import TTL_S_MAX, Subscription
 
 __all__ = ["UnifiedPushConfig", "UnifiedPushProvider"]
@@ -22,6 +25,13 @@ NO_SUBSCRIBER_S = 600.0  # ntfy's 507: nobody is listening, perhaps for hours
 NO_SUBSCRIBER_DEAD_S = 7 * 86_400.0  # "after long silence" (§5)
 BLOCKED_DEAD_S = 7 * 86_400.0  # "after N days" (§5)
 LOGIN_WANTED = "ntfy_40101"
+
+
+CIPHERTEXT, TTL = "ciphertext", "ttl"
+KEYID_BYTES = (
+    65  # the sender's point (RFC 8291 §4); before it salt, record size and its own length: 21 bytes (RFC 8188 §2.1)
+)
+READY_BYTES_MIN = 21 + KEYID_BYTES + 18  # a record of one byte, its delimiter and its tag
 
 
 class UnifiedPushConfig(VapidConfig):
@@ -51,6 +61,24 @@ class UnifiedPushProvider(WebPushProvider):
     )
     endpoint_bytes_max: ClassVar[int] = ENDPOINT_BYTES_MAX
     config: UnifiedPushConfig
+
+    @classmethod
+    def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
+        """See `Provider`: as for Web Push; or `ciphertext` and `ttl`, with `urgency` and `topic` beside them."""
+        others = {name: value for name, value in overrides.items() if name not in {CIPHERTEXT, TTL}}
+        return [*_ready_mistakes(overrides), *super().check_overrides(others)]
+
+    def encode(self, push: Push, credential: str) -> Request:
+        """See `HttpProvider`."""
+        request = super().encode(push, credential)
+        if CIPHERTEXT not in push.overrides:
+            return request
+        headers = {**request.headers, "content-encoding": "aes128gcm"}
+        if TTL in push.overrides:
+            headers["ttl"] = str(push.overrides[TTL])
+        if "topic" not in push.overrides:  # the sender's headers, unchanged (sheet §4)
+            headers.pop("topic", None)
+        return replace(request, headers=headers, body=from_base64(push.overrides[CIPHERTEXT]))
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`. A server that takes our signature for a login is asked once more without it (sheet §4)."""
@@ -91,6 +119,31 @@ class UnifiedPushProvider(WebPushProvider):
 
     def _signed_with(self, known: Subscription) -> str | None:
         return known.vapid  # to a server that never saw our key, the header might be a login (sheet §4)
+
+
+def _ready_mistakes(overrides: Mapping[str, Any]) -> Iterator[str]:
+    if CIPHERTEXT not in overrides:
+        if TTL in overrides:
+            yield "ttl goes with ciphertext; of other pushes, the message's own ttl_s is used."
+        return
+    if not _is_ready(overrides[CIPHERTEXT]):
+        yield (
+            f"ciphertext must be base64url of a body as RFC 8291 has it (aes128gcm), {READY_BYTES_MIN} to "
+            f"{BODY_BYTES_MAX} bytes."
+        )
+    if "envelope" in overrides:
+        yield "envelope: leave it out; what is encrypted is ready."
+    ttl_s = overrides.get(TTL, 0)
+    if isinstance(ttl_s, bool) or not isinstance(ttl_s, int) or not 0 <= ttl_s <= TTL_S_MAX:
+        yield f"ttl must be 0 to {TTL_S_MAX}, in seconds."
+
+
+def _is_ready(text: object) -> bool:
+    try:
+        body = from_base64(text) if isinstance(text, str) else b""
+    except ValueError:
+        return False
+    return READY_BYTES_MIN <= len(body) <= BODY_BYTES_MAX and body[20] == KEYID_BYTES
 
 
 def _code(answer: dict[str, Any]) -> str | None:

@@ -271,3 +271,72 @@ def test_settings() -> None:
     ):
         with pytest.raises(SettingsInvalid):
             configured(UnifiedPushProvider, {**SETTINGS, **wrong})
+
+
+# --- pass-through (sheet §4) ---
+
+
+def sealed(data: bytes, *, device: str = KEYS["p256dh"]) -> str:
+    """What an app's own server has encrypted for the phone."""
+    body: bytes = http_ece.encrypt(
+        data, private_key=private_key(VAPID), dh=from_base64(device), auth_secret=from_base64(KEYS["auth"])
+    )
+    return base64url(body)
+
+
+def passed_on(**overrides: Any) -> Request:
+    provider, scripted = made()
+    ready = push(title=None, body=None, collapse_key="room", ttl_s=60, overrides=overrides)
+    assert asyncio.run(provider.send(ready)).verdict is Verdict.ACCEPTED
+    (request,) = scripted.requests
+    return request
+
+
+def test_what_the_sender_has_encrypted_goes_as_it_is() -> None:
+    ready = sealed(b"nobody else's business")
+    request = passed_on(ciphertext=ready, ttl=7200, urgency="low", topic="room")
+    assert request.body == from_base64(ready)
+    named = ("content-encoding", "ttl", "urgency", "topic")
+    assert {name: request.headers[name] for name in named} == {
+        "content-encoding": "aes128gcm",
+        "ttl": "7200",
+        "urgency": "low",
+        "topic": "room",
+    }
+
+
+def test_no_topic_is_added_to_it_and_its_lifetime_is_the_message_s() -> None:
+    request = passed_on(ciphertext=sealed(b"x"))
+    assert ("topic" in request.headers, request.headers["ttl"]) == (False, "60")
+
+
+def test_it_is_signed_by_whose_key_the_subscription_was_made_with() -> None:
+    provider, scripted = made()
+    ready = {"ciphertext": sealed(b"x")}
+    asyncio.run(provider.send(push(token=address(vapid=VAPID_PUBLIC), overrides=ready)))
+    asyncio.run(provider.send(push(overrides=ready)))
+    assert ["authorization" in request.headers for request in scripted.requests] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"ciphertext": sealed(b"x" * 3993)}, None),
+        ({"ciphertext": sealed(b"x"), "ttl": 0, "urgency": "high", "topic": "room"}, None),
+        ({"ciphertext": sealed(b"x" * 3994)}, "ciphertext must be base64url"),
+        ({"ciphertext": "no base64!"}, "ciphertext must be base64url"),
+        (
+            {"ciphertext": base64url(b"plain text, and long enough to be a body, were it one: " * 3)},
+            "ciphertext must be",
+        ),
+        ({"ciphertext": 7}, "ciphertext must be base64url"),
+        ({"ciphertext": sealed(b"x"), "envelope": {"a": 1}}, "envelope: leave it out"),
+        ({"ciphertext": sealed(b"x"), "ttl": -1}, "ttl must be 0 to"),
+        ({"ciphertext": sealed(b"x"), "ttl": True}, "ttl must be 0 to"),
+        ({"ttl": 5}, "ttl goes with ciphertext"),
+        ({"ciphertext": sealed(b"x"), "title": "x"}, "'title' may not be overridden"),
+    ],
+)
+def test_what_may_be_passed_through(overrides: dict[str, Any], said: str | None) -> None:
+    found = UnifiedPushProvider.check_overrides(overrides)
+    assert [one[: len(said)] for one in found] == [said] if said else found == []

@@ -1,11 +1,13 @@
 """The UnifiedPush adapter against the emulated push servers, over real sockets. Neither knows the other's code."""
 
+import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import aiohttp
+import http_ece
 import pytest
 
 from providers import loading
@@ -16,7 +18,7 @@ from providers.sandbox.faults import Place
 from providers.sandbox.unifiedpush import KINDS, UnifiedPushEmulator
 from providers.transport import HttpTransport
 from providers.unifiedpush import UnifiedPushConfig, UnifiedPushProvider
-from providers.webpush_crypto import base64url
+from providers.webpush_crypto import base64url, from_base64, private_key
 
 NOW = 1_800_000_000.0
 TOKEN = Scope.TOKEN
@@ -177,3 +179,18 @@ async def test_the_emulator_refuses_as_the_servers_do(
         http.post(f"/unifiedpush/{path}", data=body, headers=headers) as answer,
     ):
         assert answer.status == status
+
+
+@pytest.mark.parametrize("kind", ["strict", "ntfy"])
+async def test_what_the_app_s_own_server_encrypted_is_read_by_the_app(town: Town, kind: str) -> None:
+    phone = json.loads(town.emulator.registration("anns-phone", kind))["keys"]
+    body = http_ece.encrypt(
+        b'{"id":"x","title":"from elsewhere"}',
+        private_key=private_key(base64url(b"\x02" * 32)),
+        dh=from_base64(phone["p256dh"]),
+        auth_secret=from_base64(phone["auth"]),
+    )
+    ready = {"ciphertext": base64url(body), "urgency": "high"}
+    outcome = await town.provider().send(town.push("anns-phone", kind, overrides=ready))
+    assert outcome.verdict is Verdict.ACCEPTED
+    assert [shown["title"] for shown in town.screen("anns-phone")] == ["from elsewhere"]
