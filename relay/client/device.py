@@ -293,6 +293,17 @@ class Client:
         """There may be news: a push has come, or the network is back."""
         self._driver.post(steps.Poked())
 
+    async def pushed(self, relay: Mapping[str, Any]) -> None:
+        """A push has come; `relay` is its member of that name. Proves the address that it asks about, and looks for news.
+
+        Raises Problem (what it says is of no address of this device's), Unreachable.
+        """
+        self.poke()
+        asked = relay.get("prove")
+        if isinstance(asked, Mapping):
+            proof = {"account": asked.get("account"), "value": asked.get("value")}
+            await self._call("POST", "/v1/device/addresses/proof", body=proof)
+
     async def verify(self) -> news.Verified:
         """Compares the cache with the relay and fetches what differs. Raises Problem, Unreachable."""
         return await self._compare("cache", None)

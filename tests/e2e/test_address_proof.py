@@ -10,6 +10,7 @@ import pytest
 from relay_face import Face, served
 
 from providers.sandbox import Sandbox
+from relay.client import Client, Problem
 from relay.clock import SystemClock
 from relay.push import challenge
 
@@ -110,3 +111,17 @@ async def test_another_push_is_sent_when_the_device_asks_but_not_one_after_the_o
     monkeypatch.setattr(challenge, "GAP_MS", 0)
     assert (await scene.face.call(*ask, token=scene.tokens["ann"]))[0] == 202
     assert await scene.challenged("phone1", times=2) == first, "it says the same, and the first still counts"
+
+
+async def test_the_client_proves_an_address_by_the_push_that_its_app_got(scene: Scene, tmp_path: Path) -> None:
+    address = {"account": "up", "token": scene.sandbox.emulators["unifiedpush"].address("phone1")}
+    token = await scene.face.device()
+    async with Client(scene.face.url, token, cache=tmp_path / "a.db", facts={"addresses": [address]}) as client:
+        await client.caught_up(SOON_S)
+        await client.pushed(await scene.challenged("phone1"))
+        device = await scene.face.call("GET", "/v1/users/ann/devices/phone")
+        assert [one["state"] for one in device[1]["addresses"]] == ["active"]
+        await client.pushed({"v": 1, "head": 3})
+        with pytest.raises(Problem) as refused:
+            await client.pushed({"v": 1, "prove": {"account": "up", "value": "x"}})
+        assert refused.value.status == 422

@@ -39,3 +39,19 @@ test("where there are no sockets, as in Node 20, the stream is taken at once, wi
     globalThis.WebSocket = WebSocket;
   }
 });
+
+test("a push that asks for it proves the device's address, and any push makes the client look for news", async () => {
+  const said = [];
+  const fetch = async (url, { method = "GET", body } = {}) => {
+    said.push([method, url.replace("http://relay", ""), body && JSON.parse(body)]);
+    return Response.json({ addresses: [] });
+  };
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch });
+  let looked = 0;
+  client.poke = () => (looked += 1);
+  await client.pushed({ v: 1, prove: { account: "up", value: "x1" } });
+  await client.pushed({ v: 1, head: 3 });
+  await client.pushed(null);
+  assert.deepEqual(said, [["POST", "/v1/device/addresses/proof", { account: "up", value: "x1" }]]);
+  assert.equal(looked, 3);
+});

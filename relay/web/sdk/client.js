@@ -209,6 +209,17 @@ export class Client extends EventTarget {
     else this.elsewhere?.poke();
   }
 
+  /**
+   * A push has come; `relay` is its member of that name. Proves the address that it asks about, and looks for news. Throws Problem,
+   * or what `fetch` throws.
+   */
+  async pushed(relay) {
+    this.poke();
+    if (!relay?.prove) return;
+    const { account, value } = relay.prove;
+    await this.call("POST", "/v1/device/addresses/proof", { body: { account, value } });
+  }
+
   /** Compares the cache with the relay, and fetches what differs. Throws Problem, or what `fetch` throws. */
   verify() {
     return this.#compare({ purpose: "cache" });

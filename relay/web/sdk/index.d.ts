@@ -203,6 +203,8 @@ export class Client extends EventTarget {
   report(id: string, what: "shown" | "opened"): Promise<void>;
   turn(foreground: boolean): void;
   poke(): void;
+  /** A push has come, with this member `relay`: proves the address that it asks about, and looks for news. Throws Problem. */
+  pushed(relay: { prove?: { account: string; value: string } } | null | undefined): Promise<void>;
   addEventListener<K extends keyof Events>(type: K, listener: (event: CustomEvent<Events[K]>) => void): void;
   addEventListener(type: string, listener: EventListenerOrEventListenerObject): void;
 }

@@ -47,7 +47,7 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
   await activated(registration);
   const heard = ({ data }) => {
     if (!String(data?.type).startsWith("relay-")) return;
-    client.poke();
+    client.pushed(data.told?.relay).catch(() => {}); // unproven, it is asked again at the next registration
     client.dispatchEvent(new CustomEvent(data.type.replace("relay-", ""), { detail: data }));
   };
   navigator.serviceWorker.addEventListener("message", heard, { signal: client.ending });
