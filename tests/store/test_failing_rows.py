@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from house import House, address
 
 from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
 from relay.push.accounts import Account, Accounts
@@ -11,7 +12,6 @@ from relay.push.limits import BRAKE_DEAD_MIN, Bucket
 from relay.push.rules import Then
 from relay.push.worker import PushWorker
 from relay.store.engine import Engine
-from tests.store.house import House, address
 
 BLOCKED: dict[str, Any] = {"scope": Scope.TOKEN, "dead_after_s": 86_400.0, "vendor_code": "status_403"}
 HOUR_MS = 3_600_000
