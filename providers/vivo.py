@@ -2,7 +2,7 @@
 
 Source: vendor sheet `vivo` (documents of versions 2.7 and 2.9.2 and later pages, as mirrored): host §1, login §2,
 request §3, answer §4, errors §5, classes §6, mapping §7. The vendor lowers the allowance of those who go on after "used
-up", so such answers say that the day is over (`Outcome.spent`).
+up", so such answers say that the day is over (`Outcome.spent`, `Outcome.batch_spent`).
 """
 
 import hashlib
@@ -66,7 +66,7 @@ BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((10040, 10072, 10093), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
     SYSTEM_OVER: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone: `known` says so of all its channels
     10102: Outcome(verdict=RETRY),
-    10252: Outcome(verdict=RETRY),  # no more group bodies today: single pushes still go
+    10252: Outcome(verdict=RETRY, batch_spent=True),  # no more group bodies today: single pushes still go
     # A text of digits, letters and signs alone, or one that looks like a test.
     **dict.fromkeys((10085, 10104), Outcome(verdict=REFUSED)),
     **dict.fromkeys((10045, 10050, 10054, *range(10055, 10068)), Outcome(verdict=REFUSED)),  # unconfirmed
@@ -159,8 +159,7 @@ class VivoProvider(HttpProvider):
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else VivoReceipts(config.receipts)
         self._base = str(config.base_url).rstrip("/")
-        self._single_until_s = 0.0  # the day's group bodies are used up
-        self._system_over_until_s = 0.0  # and so is the day's number of the system class, for all of its channels
+        self._system_over_until_s = 0.0  # the day's number of the system class, for all of its channels
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: cut texts."""
@@ -170,10 +169,6 @@ class VivoProvider(HttpProvider):
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: fields of vivo's message; null takes one of ours away."""
         return override_mistakes(overrides)
-
-    @property
-    def batch_max(self) -> int:
-        return 1 if self.now() < self._single_until_s else BATCH_MAX
 
     def known(self, push: Push) -> Outcome | None:
         """See `HttpProvider`: the operational class has its hours (sheet §5, code 10071)."""
@@ -243,8 +238,6 @@ class VivoProvider(HttpProvider):
             raise TransportError(error.reason, sent=False) from error  # nobody was sent anything yet
         outcome = self.decode(saved)
         if outcome.verdict is not Verdict.ACCEPTED:
-            if outcome.vendor_code == "10252":
-                self._single_until_s = _next_day_s(self.now())
             return saved
         task_id = saved.json().get("taskId")
         if not isinstance(task_id, str) or not _TASK_ID.fullmatch(task_id):

@@ -11,7 +11,7 @@ from relay.errors import FieldError
 from relay.inbox.rules import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
-from relay.push.situation import AccountView, Privacy, Quota, Sort, Wait
+from relay.push.situation import BATCHES, AccountView, Privacy, Quota, Sort, Wait
 from relay.push.together import Together
 
 HELD_MAX = 10_000  # sorts of push that wait for their hour; of one forgotten, one more call is made
@@ -110,7 +110,9 @@ class Account:
                 self.circuit.unasked(now_ms)
             case Verdict.RETRY if outcome.local:
                 pass  # the one whose call it shared is counted
-            case Verdict.RETRY if outcome.spent:  # nobody is ill and nothing too fast; SETTLE notes the day's end
+            case Verdict.RETRY if (
+                outcome.spent or outcome.batch_spent
+            ):  # nobody is ill and nothing too fast; SETTLE notes the day's end
                 self.circuit.succeeded(now_ms)
             case Verdict.RETRY if outcome.shut:
                 pass  # of one sort of push; and the vendor need not have been asked
@@ -136,6 +138,11 @@ class Account:
         while len(self._held) >= HELD_MAX:
             del self._held[next(iter(self._held))]
         self._held[sort] = wait
+
+    def batches(self, now_ms: int) -> Together | None:
+        """The way of pushes that may share a call, unless the vendor takes no more such calls today."""
+        held = self._held.get(BATCHES)
+        return None if held is not None and held.at_ms > now_ms else self.together
 
     def judged(self, token_hash: bytes, channel: str | None, outcome: Outcome, *, now_ms: int) -> bool:
         """Notes whether the vendor takes pushes of this channel, and of this device.

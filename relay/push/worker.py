@@ -27,7 +27,7 @@ from relay.push.planning import Planned, plan_due
 from relay.push.rules import Result, Then, known, worst
 from relay.push.sealing import SealKeys
 from relay.push.settling import Settlement, settle
-from relay.push.situation import Sort, Wait
+from relay.push.situation import BATCHES, Sort, Wait
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
@@ -255,6 +255,10 @@ class PushWorker:
             channel = None if note.shows is None else note.shows.channel
             if account.judged(address.token_hash, channel, outcome, now_ms=self._clock.now_ms()):
                 impaired[outcome.vendor_code or ""] = None
+            if outcome.batch_spent:
+                until_ms = self._next_day_ms(account)
+                account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=self._clock.now_ms())
+                spent[BATCHES] = until_ms
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
                 sort, wait = self._hold(account, attempt, note, outcome)
                 if outcome.spent:
@@ -274,9 +278,10 @@ class PushWorker:
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
         try:
             async with asyncio.timeout(CALL_S):
-                if account.together is None or attempt.lost or not says_the_same_to_all(attempt, push):
+                together = account.batches(self._clock.now_ms())
+                if together is None or attempt.lost or not says_the_same_to_all(attempt, push):
                     return await account.provider.send(push)
-                return await account.together.send(to_all(push))
+                return await together.send(to_all(push))
         except TimeoutError:
             return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
 
@@ -287,12 +292,15 @@ class PushWorker:
         if outcome.verdict is Verdict.MISCONFIGURED:
             at_ms, why = now_ms + MISCONFIGURED_MS, Later.BACKOFF
         elif outcome.spent:
-            at_ms = next_day_ms(now_ms, account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
+            at_ms = self._next_day_ms(account)
             why = Later.QUOTA
         channel = None if note.shows is None else note.shows.channel
         sort, wait = (token_hash, channel), Wait(at_ms=at_ms, reason=why)
         account.hold(sort, wait, now_ms=now_ms)
         return sort, wait
+
+    def _next_day_ms(self, account: Account) -> int:
+        return next_day_ms(self._clock.now_ms(), account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
 
     def _retry_in_ms(self, account: Account | None, attempt: Attempt, outcome: Outcome | None, *, spare: bool) -> int:
         if outcome is None or account is None:
