@@ -23,8 +23,6 @@ __all__ = ["NtfyConfig", "NtfyProvider"]
 MESSAGE_BYTES_MAX = 4096  # of `message`; the document may have twice that
 DOCUMENT_SHARE = 2
 
-DAY_SPENT = 42908  # no more messages today; ntfy's days are those of UTC
-
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"tk_[A-Za-z0-9]{1,128}")
 _LINK = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]+", re.IGNORECASE)
@@ -45,7 +43,7 @@ BY_CODE: dict[int, tuple[Verdict, Scope, float | None]] = {
     42903: (Verdict.RETRY, Scope.ACCOUNT, 60.0),
     42904: (Verdict.RETRY, Scope.ACCOUNT, 60.0),
     42905: (Verdict.RETRY, Scope.ACCOUNT, 60.0),
-    DAY_SPENT: (Verdict.RETRY, Scope.ACCOUNT, 3600.0),
+    42908: (Verdict.RETRY, Scope.ACCOUNT, 3600.0),  # the day's messages; the server's operator says when its day ends
     42909: (Verdict.MISCONFIGURED, Scope.ACCOUNT, None),  # too many failed logins
     42910: (Verdict.REFUSED, Scope.MESSAGE, None),
     50701: (Verdict.RETRY, Scope.TOKEN, 600.0),  # nobody listens to this UnifiedPush topic
@@ -211,8 +209,7 @@ class NtfyProvider(HttpProvider):
         verdict, scope, wait_s = known
         if verdict is Verdict.RETRY:
             wait_s = retry_after_s(response, now_s=now_s) or wait_s  # from a proxy: ntfy itself sends none
-        spent = number == DAY_SPENT
-        return Outcome(verdict=verdict, scope=scope, retry_after_s=wait_s, spent=spent, vendor_code=code)
+        return Outcome(verdict=verdict, scope=scope, retry_after_s=wait_s, vendor_code=code)
 
     def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
         """See `HttpProvider`: by the name under which it was published (sheet §1.4)."""
