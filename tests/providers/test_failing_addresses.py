@@ -15,6 +15,7 @@ from providers.harmony import HarmonyProvider
 from providers.honor import HonorProvider
 from providers.http import Response
 from providers.loading import build
+from providers.ntfy import NtfyProvider
 from providers.testing import NOW_S, Scripted
 from providers.unifiedpush import UnifiedPushProvider
 from providers.webpush import WebPushProvider
@@ -91,6 +92,15 @@ NTFY = at("https://ntfy.example.org/upAbc?up=1")
             UnifiedPushProvider, VAPID, NTFY, [answer(507)], Verdict.RETRY, 7 * DAY_S, id="unifiedpush 507"
         ),
         pytest.param(UnifiedPushProvider, VAPID, NTFY, [answer(503)], Verdict.RETRY, None, id="unifiedpush 503"),
+        pytest.param(  # others §1.5: "see unifiedpush"
+            NtfyProvider,
+            {},
+            "upAbc",
+            [answer(507, code=50701, http=507)],
+            Verdict.RETRY,
+            7 * DAY_S,
+            id="ntfy 50701",
+        ),
         pytest.param(  # others §2: "after several hits over days DROP_TOKEN by policy"
             GotifyProvider, GOTIFY, GOTIFY_PLACE, [answer(401)], Verdict.MISCONFIGURED, 7 * DAY_S, id="gotify 401"
         ),
