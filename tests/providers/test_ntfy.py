@@ -22,7 +22,8 @@ def ntfy(status: int, code: int, **headers: str) -> Response:
 
 
 TAKEN = Response(
-    status=200, body=b'{"id":"sPs71M8A2T","time":1,"expires":2,"event":"message","topic":"t","message":"x"}'
+    status=200,
+    body=b'{"id":"sPs71M8A2T","time":1,"expires":2,"event":"message","topic":"t","message":"x","sequence_id":"m-1"}',
 )
 
 
@@ -282,3 +283,12 @@ def test_when_the_day_s_messages_are_used_up_the_server_is_asked_once_an_hour() 
     """Sheet §1.5, 42908: when the quota is there again is the server's setting, so no day of ours says it."""
     outcome = made()[0].decode(ntfy(429, 42908))
     assert (outcome.scope, outcome.retry_after_s, outcome.spent) == (ACCOUNT, 3600, False)
+
+
+def test_a_server_that_knows_no_replacing_is_known_by_its_answer() -> None:
+    """Sheet §1.3: before 2.16 it published a new notification without a word, and the trace says so."""
+    old = Response(status=200, body=b'{"id":"sPs71M8A2T","time":1,"event":"message","topic":"t","message":"x"}')
+    assert made()[0].decode(old) == Outcome(
+        verdict=Verdict.ACCEPTED, vendor_id="sPs71M8A2T", vendor_code="nothing_replaced"
+    )
+    assert made()[0].decode(TAKEN).vendor_code is None
