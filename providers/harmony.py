@@ -253,10 +253,13 @@ class HarmonyProvider(HuaweiFamily):
         del vendor_id
         if self._revoke_url is None:
             raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="client_id_missing"))
+        number = notify_id(push)
+        if number is None:
+            raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="notify_id_missing"))
         return Request(
             url=self._revoke_url,
             headers={"authorization": f"Bearer {credential}", "content-type": "application/json", "push-type": "0"},
-            body=json_body({"notifyId": notify_id(push), "token": [push.token]}),
+            body=json_body({"notifyId": number, "token": [push.token]}),
         )
 
     def decode_recall(self, response: Response) -> Outcome:

@@ -15,6 +15,7 @@ __all__ = ["Category", "Words", "body_of", "losses", "notify_id", "override_mist
 
 TTL_S = (1, 1_296_000)  # 15 days; what 0 means is untested (§8)
 NOTIFY_ID_BELOW = 2**31
+UNIQUE = -1  # as none at all: nothing replaces it, and nothing takes it back
 BADGE_MAX = 99
 BI_TAG_BYTES_MAX = 64
 CACHE_GROUPS = 101  # 0 to 100
@@ -77,10 +78,11 @@ def _cache_group(push: Push, words: Words) -> int:
     return number_for(str(push.collapse_key), CACHE_GROUPS)
 
 
-def notify_id(push: Push) -> int:
-    """What the notification is replaced, and taken back, by."""
-    given = merged({"payload": {"notification": {}}}, push.overrides)["payload"]["notification"].get("notifyId")
-    return given if isinstance(given, int) else number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW)
+def notify_id(push: Push) -> int | None:
+    """What the notification is replaced, and taken back, by; None: the push's overrides let it have none."""
+    ours = {"payload": {"notification": {"notifyId": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW)}}}
+    found = merged(ours, push.overrides)["payload"]["notification"].get("notifyId", UNIQUE)
+    return None if found == UNIQUE else int(found)
 
 
 def _notification(push: Push, words: Words, *, now_s: float) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def _notification(push: Push, words: Words, *, now_s: float) -> dict[str, Any]:
             "title": title,
             "body": body,
             "clickAction": _click(push),
-            "notifyId": notify_id(push),
+            "notifyId": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
             # A phone shows only the first of an id in 24 h, even where `notifyId` would replace it (§4): so the id is
             # that of this very text, else a conversation's next summary would never be seen.
             "appMessageId": once_key(push, now_s=now_s, chars=32),

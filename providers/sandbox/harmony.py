@@ -174,7 +174,8 @@ class HarmonyEmulator(CodedEmulator):
             asked = _Revocation(**body) if isinstance(body, dict) else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
             asked = None
-        if asked is None or type(asked.notifyId) is not int or not isinstance(asked.token, list) or not asked.token:
+        named = asked is not None and type(asked.notifyId) is int and asked.notifyId >= 0  # -1 names none (§4)
+        if asked is None or not named or not isinstance(asked.token, list) or not asked.token:
             return response(answer("80300032", "Both token and notifyId are needed", status=400))
         if len(asked.token) > TOKENS_MAX:
             return response(answer("80300010", WORDS["toomany"][1], status=400))

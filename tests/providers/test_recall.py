@@ -1,5 +1,7 @@
 """What a vendor showed is taken back by name, where it can do that: the adapter against the emulator."""
 
+from urllib.parse import urlsplit
+
 import pytest
 from meeting import meeting
 
@@ -97,3 +99,18 @@ async def test_who_cannot_says_so() -> None:
     async with meeting("gotify") as one:
         outcome = await one.provider.recall(one.push(one.sandbox.emulators["gotify"].address("t1")), None)
         assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code="no_recall")
+
+
+@pytest.mark.parametrize("number", [-1, None])
+async def test_harmony_cannot_take_back_what_was_sent_without_a_number(number: int | None) -> None:
+    """Sheet huawei §4: `notifyId` is required if a notification is ever to be taken back."""
+    own = {"payload": {"notification": {"notifyId": number}}}
+    async with meeting("harmony") as one:
+        assert (await one.send("t1", overrides=own)).verdict is Verdict.ACCEPTED
+        outcome = await one.provider.recall(one.push("t1", overrides=own), None)
+        assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code="notify_id_missing", local=True)
+        assert len(one.shown("t1")) == 1
+        request = one.provider.encode_recall(one.push("t1"), None, (await one.provider.credential()).value)
+        asked = {"notifyId": -1, "token": ["t1"]}
+        said = await one.post(urlsplit(request.url).path.removeprefix("/harmony"), json=asked, headers=request.headers)
+        assert said["code"] == "80300032", "nor does Huawei"
