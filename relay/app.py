@@ -272,7 +272,7 @@ class Relay:
         self.watchdog = Watchdog(clock, blocked=self.metrics.blocked)
         self.readiness = Readiness(self.engine, clock, full=lambda: self.room.full, turns=self.watchdog.well)
         self.store_watch = StoreWatch(self.engine, clock, away=self._store_away, back=self._store_back)
-        self.gate = Gate(settings.server.handlers_max)
+        self.gate = Gate(settings.server.handlers_max, refused=self.metrics.turned_away)
         departure = Departure(stages=self._stages, hub=self.hub, gate=self.gate, readiness=self.readiness, clock=clock)
         self._leave = departure.leave
         self.web = web_application(self, lambda _: policy)

@@ -47,11 +47,11 @@ def entrance(
             limits.check_https(request)
         if origins and browsers.asks_first(request, origins):
             return Reply(204, browsers.PREFLIGHT)
-        bounded = gate.enter(request)
+        lane = gate.enter(request)
         try:
             return await handler(request)
         finally:
-            gate.left(bounded)
+            gate.left(lane)
 
     def failed(request: web.Request, request_id: str, error: Exception) -> web.StreamResponse:
         route = request.get(ROUTE)

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from enum import StrEnum
 from typing import Final
 
 from aiohttp import web
@@ -24,23 +26,32 @@ ALWAYS: Final = frozenset(
 HEALTH: Final = frozenset({"/healthz", "/readyz"})  # asked by whoever restarts a relay that does not answer
 CANCEL: Final = ("DELETE", "/v1/messages/")
 
-# What waits, and what must always be heard: not counted among the requests in handlers.
-UNBOUNDED: Final = frozenset(
-    {"/v1/device/ws", "/v1/device/stream", "/v1/device/sync", "/healthz", "/readyz", "/v1/device/ack"}
-)
+# What must always be heard, and what has bounds of its own: not counted among the requests in handlers.
+UNBOUNDED: Final = frozenset({"/v1/device/ws", "/v1/device/stream", "/healthz", "/readyz", "/v1/device/ack"})
+SYNC: Final = "/v1/device/sync"  # long-polls are counted where they wait
+
+
+class Lane(StrEnum):
+    """What requests are counted among: as many of each at once, so that a flood of one does not drive out the other."""
+
+    HANDLERS = "handlers"
+    SYNCS = "syncs"
 
 
 class Gate:
-    """Open, until the relay is asked to stop (safety OPS-1, OPS-2); to at most `handlers_max` requests at once.
+    """Open, until the relay is asked to stop (safety OPS-1, OPS-2); to at most `handlers_max` requests of a lane at once.
+
+    `refused` is told of each that is one too many.
 
     `leave`: all is served, but each answer is its connection's last. So a caller with requests on the way sees its
     connection closed between two of them, and does not write the next into a connection that is just being cut.
     `shut`: requests on connections that are left get 503 `draining`.
     """
 
-    def __init__(self, handlers_max: int = 512) -> None:
-        self._handlers_max = handlers_max
-        self._handlers = 0
+    def __init__(self, handlers_max: int = 512, *, refused: Callable[[str], None] = lambda lane: None) -> None:
+        self.handlers_max = handlers_max
+        self.taken = dict.fromkeys(Lane, 0)
+        self._refused = refused
         self._leaving = False
         self._shut = False
         self._busy = 0
@@ -67,24 +78,25 @@ class Gate:
         """Whether each answer is its connection's last."""
         return self._leaving
 
-    def enter(self, request: web.Request) -> bool:
+    def enter(self, request: web.Request) -> Lane | None:
         """Counts a request, until `left` is told what this gives. Raises Unavailable for one that may not come in."""
         if self._shut and not _always(request):
             raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
-        bounded = request.path not in UNBOUNDED and not _cancels(request)
-        if bounded:
-            if self._handlers >= self._handlers_max:
+        lane = _lane(request)
+        if lane is not None:
+            if self.taken[lane] >= self.handlers_max:
+                self._refused(lane)
                 raise Unavailable("Too many requests at once.", retry_after_s=1)
-            self._handlers += 1
+            self.taken[lane] += 1
         if not self._busy:
             self._idle.clear()
         self._busy += 1
-        return bounded
+        return lane
 
-    def left(self, bounded: bool) -> None:
+    def left(self, lane: Lane | None) -> None:
         """A request that had come in is answered."""
-        if bounded:
-            self._handlers -= 1
+        if lane is not None:
+            self.taken[lane] -= 1
         self._busy -= 1
         if not self._busy:
             self._idle.set()
@@ -111,6 +123,20 @@ async def stop_listening(site: web.BaseSite, server: web.Server) -> None:
         one.setblocking(False)
         with suppress(OSError):  # gone meanwhile
             await loop.connect_accepted_socket(server, one)
+
+
+def _lane(request: web.Request) -> Lane | None:
+    """What the request is counted among; None: nothing."""
+    if request.path == SYNC:
+        return None if _waits(request) else Lane.SYNCS
+    return None if request.path in UNBOUNDED or _cancels(request) else Lane.HANDLERS
+
+
+def _waits(request: web.Request) -> bool:
+    try:
+        return "wait" in request.query_string and float(request.query.get("wait", 0)) > 0
+    except ValueError:
+        return False
 
 
 def _always(request: web.Request) -> bool:

@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from relay.errors import Unavailable
+
 Conn = Connection  # what services hand through to store functions without knowing what it is
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
@@ -26,6 +28,11 @@ R = TypeVar("R")
 
 GROUP_MAX = 256  # pieces of work in one commit
 GROUP_BYTES = 4 * 1024 * 1024  # ... and what they store (safety DUR-7)
+
+READS = "store_reads"
+READS_MAX = (
+    32_768  # that wait: each of a node's 20,000 sockets has one at a time, and so has each request (safety OVL-1)
+)
 
 Work = Callable[[Connection, int], T]
 Batch = Callable[[Connection, int, list[I]], Sequence[R | Exception]]
@@ -38,6 +45,8 @@ class Watch(Protocol):
 
     def refused(self) -> None: ...
 
+    def turned_away(self, queue: str) -> None: ...
+
 
 class NoWatch:
     """Nobody looks on."""
@@ -45,6 +54,15 @@ class NoWatch:
     def committed(self, size: int, seconds: float) -> None: ...
 
     def refused(self) -> None: ...
+
+    def turned_away(self, queue: str) -> None: ...
+
+
+def check_reads(waiting: int, watch: Watch) -> None:
+    """Raises Unavailable, if so many reads wait already."""
+    if waiting >= READS_MAX:
+        watch.turned_away(READS)
+        raise Unavailable("Too many reads wait for the store.", code="overloaded", retry_after_s=1)
 
 
 class Engine(Protocol):

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relay.clock import Clock, StoreClock
 from relay.errors import Problem, Unavailable
-from relay.store.engine import Batch, Job, NoWatch, Watch, Work, run_group, settle_futures
+from relay.store.engine import Batch, Job, NoWatch, Watch, Work, check_reads, run_group, settle_futures
 from relay.store.lanes import Lanes
 from relay.store.postgres_errors import (
     RACED,
@@ -105,6 +105,7 @@ class PostgresEngine:
         self._waiting = Lanes()
         self._wake = asyncio.Semaphore(0)
         self._readers = asyncio.Semaphore(workers)
+        self._reads = 0  # that wait for one
         self._reading: set[asyncio.Task[Any]] = set()
         self._workers = [asyncio.create_task(self._work(), name=f"store-writer-{n}") for n in range(workers)]
         self._follower: asyncio.Task[None] | None = None
@@ -355,9 +356,17 @@ class PostgresEngine:
 
     # --- reading ---
 
+    def reads(self) -> int:
+        return self._reads
+
     async def read(self, work: Work[T]) -> T:
         """In a task of the engine's own: a request that is cancelled must not interrupt the driver (safety DUR-6)."""
-        await self._readers.acquire()
+        check_reads(self._reads, self._watch)
+        self._reads += 1
+        try:
+            await self._readers.acquire()
+        finally:
+            self._reads -= 1
         reading = asyncio.create_task(self._repeated(lambda: self._snapshot(work)), name="store-reader")
         self._reading.add(reading)
         reading.add_done_callback(self._has_read)

@@ -18,7 +18,7 @@ from relay.clock import Clock
 from relay.errors import ConfigError, Problem, StoreDamaged, Unavailable
 from relay.store import replace, sqlite_file
 from relay.store.direct import DirectConnection
-from relay.store.engine import Batch, I, Job, NoWatch, R, T, Watch, Work, settle_futures
+from relay.store.engine import Batch, I, Job, NoWatch, R, T, Watch, Work, check_reads, settle_futures
 from relay.store.lanes import Lanes
 from relay.store.sqlite_commit import (
     FULL,
@@ -188,8 +188,12 @@ class SqliteEngine:
         if self._closed:
             raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
 
+    def reads(self) -> int:
+        return self._readers._work_queue.qsize()  # noqa: SLF001 - what was cancelled still stands in it, and counts
+
     async def read(self, work: Work[T]) -> T:
         self._check_open()
+        check_reads(self.reads(), self._watch)
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
     def _read(self, work: Work[T]) -> T:

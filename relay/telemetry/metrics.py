@@ -34,6 +34,13 @@ class Metrics:
         )
         self.store_refused = Counter("relay_store_refused_total", "Work refused as the queue was full.", registry=r)
         self.store_queue = Gauge("relay_store_queue", "Pieces of work that wait for the store.", registry=r)
+        self.queue_size = Gauge(
+            "relay_queue_size", "What waits, or is under way, where only so much may.", ("queue",), registry=r
+        )
+        self.queue_bound = Gauge("relay_queue_bound", "How much may.", ("queue",), registry=r)
+        self.queue_refused = Counter(
+            "relay_queue_refused_total", "What was refused as there was so much already.", ("queue",), registry=r
+        )
         self.sockets = Gauge("relay_sockets", "Open device sockets of this node.", registry=r)
         self.devices_leased = Gauge("relay_devices_leased", "Devices that this node holds to be online.", registry=r)
         self.push_attempts = Counter(
@@ -96,6 +103,10 @@ class Metrics:
     def refused(self) -> None:
         self.store_refused.inc()
 
+    def turned_away(self, queue: str) -> None:
+        """One refusal, as this queue was full."""
+        self.queue_refused.labels(queue).inc()
+
     def attempted(self, word: str, seconds: float) -> None:
         """One call of an endpoint that ended, in the webhook worker's word."""
         self.webhook_attempts.labels(word).inc()
@@ -126,6 +137,7 @@ class Metrics:
         sockets: int,
         leased: int,
         queue: int,
+        queues: Mapping[str, tuple[int, int]] | None = None,
         circuits: Mapping[str, bool],
         parked: Mapping[str, bool],
         impaired: Mapping[str, bool] | None = None,
@@ -133,10 +145,13 @@ class Metrics:
         expires_s: Mapping[str, float] | None = None,
         wal_reset: bool,
     ) -> None:
-        """What others count, as it is now; by account where it is a mapping."""
+        """What others count, as it is now; by account where it is a mapping. `queues`: size and bound."""
         self.sockets.set(sockets)
         self.devices_leased.set(leased)
         self.store_queue.set(queue)
+        for name, (size, bound) in (queues or {}).items():
+            self.queue_size.labels(name).set(size)
+            self.queue_bound.labels(name).set(bound)
         self.sqlite_wal_reset_affected.set(wal_reset)
         for gauge, by_account in (
             (self.circuit_open, circuits),

@@ -2,11 +2,12 @@
 
 from typing import Protocol
 
+from relay.api.gate import Gate
 from relay.clock import Clock
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
 from relay.realtime.hub import Hub
-from relay.store.engine import Engine
+from relay.store.engine import READS, READS_MAX, Engine
 from relay.store.postgres import PostgresEngine
 from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import wal_reset_affected
@@ -22,15 +23,20 @@ class Measured(Protocol):
     presence: PresenceService
     accounts: Accounts
     hub: Hub
+    gate: Gate
 
 
 def gauges(relay: Measured) -> None:
     """Brings the gauges up to date."""
     now_ms = relay.clock.now_ms()
+    queues = {str(lane): (taken, relay.gate.handlers_max) for lane, taken in relay.gate.taken.items()}
+    if isinstance(relay.engine, (SqliteEngine, PostgresEngine)):
+        queues[READS] = (relay.engine.reads(), READS_MAX)
     relay.metrics.gauges(
         sockets=len(relay.hub),
         leased=len(relay.presence.book),
         queue=relay.engine.depth() if isinstance(relay.engine, (SqliteEngine, PostgresEngine)) else 0,
+        queues=queues,
         circuits={one.name: one.circuit.open for one in relay.accounts.all()},
         parked={one.name: one.parked for one in relay.accounts.all()},
         impaired={one.name: one.impaired(now_ms) is not None for one in relay.accounts.all()},

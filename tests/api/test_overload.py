@@ -318,3 +318,42 @@ async def test_so_many_long_polls_and_who_comes_then_may_ask_without_waiting(tmp
         message = await face.sent()
         assert message in (await waiting).text
         assert (await face.sync(token=other, wait=30)).status == 200
+
+
+async def test_ovl_1_syncs_have_a_bound_of_their_own_that_the_metrics_show(tmp_path: Path) -> None:
+    """So a flood of polls drives out no send, and acks come through whatever there is."""
+    async with serving(tmp_path, {"RELAY_SERVER__HANDLERS_MAX": str(HANDLERS)}) as face:
+        await face.sent()
+        cursor = (await face.sync()).json["batches"][0]["cursor"]
+        gate, held = threading.Event(), threading.Semaphore(0)
+
+        def hold(conn: object, now_ms: int) -> None:
+            held.release()
+            gate.wait(20)
+
+        # All readers are busy, so syncs stay where they are.
+        holding = [asyncio.run_coroutine_threadsafe(face.of.relay.engine.read(hold), face.of.loop) for _ in range(2)]
+        for _ in holding:
+            await asyncio.to_thread(held.acquire, timeout=10)
+        slow = [asyncio.create_task(face.sync()) for _ in range(HANDLERS)]
+        async with asyncio.timeout(10):
+            while face.of.relay.gate.busy < HANDLERS:
+                await asyncio.sleep(0.01)  # noqa: TID251 - looks again
+        for query in ({}, {"wait": "0"}, {"wait": "x"}):
+            assert told_to_wait(await face.sync(**query), 503, "overloaded", base_s=1)
+        assert (await face.send()).status == 202
+        acked = await face.call("POST", "/v1/device/ack", {"cursor": cursor}, token=face.token)
+        assert acked.status == 200
+        page = (await face.call("GET", "/metrics")).text.splitlines()
+        gate.set()
+        assert [(await one).status for one in slow] == [200] * HANDLERS
+        assert [one.result(10) for one in holding] == [None, None]
+        assert {
+            f'relay_queue_size{{queue="syncs"}} {HANDLERS}.0',
+            f'relay_queue_bound{{queue="syncs"}} {HANDLERS}.0',
+            'relay_queue_refused_total{queue="syncs"} 3.0',
+            'relay_queue_size{queue="handlers"} 1.0',
+            'relay_queue_bound{queue="store_reads"} 32768.0',
+        } <= set(page)
+        assert (await face.sync()).status == 200
+        assert await face.still_serves()

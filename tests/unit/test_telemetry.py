@@ -431,6 +431,9 @@ NAMES = [
     "relay_loop_lag_seconds",
     "relay_loop_blocked_total",
     "relay_store_queue",
+    "relay_queue_size",
+    "relay_queue_bound",
+    "relay_queue_refused_total",
 ]
 
 
@@ -480,6 +483,7 @@ def test_each_relay_counts_for_itself() -> None:
         (lambda m: m.committed(7, 0.003), 'relay_commit_batch_size_bucket{le="8.0"} 1.0'),
         (lambda m: m.committed(7, 0.003), 'relay_commit_seconds_bucket{le="0.005"} 1.0'),
         (lambda m: m.refused(), "relay_store_refused_total 1.0"),
+        (lambda m: m.turned_away("syncs"), 'relay_queue_refused_total{queue="syncs"} 1.0'),
         (
             lambda m: m.pushed("main", "fcm", "accepted"),
             'relay_push_attempts_total{account="main",provider="fcm",verdict="accepted"} 1.0',
