@@ -8,10 +8,12 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy
 
+from relay.api import files
 from relay.api.frames import Frames
 from relay.errors import CODES, RETRYABLE
 
 HEAD_S: Final = 10.0
+SPARE_HEAD_S: Final = 1.0  # while descriptors are short
 LINGER_S: Final = 2.0  # how long the rest of a refused body is read and dropped before the connection is cut
 
 # For web.AppRunner: what aiohttp's parser keeps by itself (safety B002 to B006, B009, B011). Bodies are never inflated.
@@ -60,6 +62,11 @@ def _short_ways(ways: Mapping[str, Way], others: Way) -> Way:
     return found
 
 
+def is_spare(request: web.BaseRequest) -> bool:
+    """Whether it came by a connection for which there is no descriptor: it may be answered, and is then closed."""
+    return getattr(request.protocol, "spare", False) is True
+
+
 class _Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
@@ -68,16 +75,22 @@ class _Server(web.Server):
 class _Connection(web.RequestHandler):
     """One connection. aiohttp by itself would wait for a request's head for as long as the peer cares to send it."""
 
-    __slots__ = ("_head_begun", "_head_timer")
+    __slots__ = ("_head_begun", "_head_timer", "spare")
 
     def __init__(self, manager: web.Server, **kwargs: Any) -> None:
         super().__init__(manager, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_begun = False
+        self.spare = False  # it has a descriptor of the reserve: it may ask once, and is turned away
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._await_head()
+        beyond = transport.get_extra_info("socket").fileno() - files.most()
+        self.spare = beyond >= 0
+        if beyond >= files.RESERVE - files.UNHEARD:
+            self.force_close()
+        else:
+            self._await_head()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._await_no_head()
@@ -101,7 +114,7 @@ class _Connection(web.RequestHandler):
         return bool(self._messages) or self._upgraded or (self._waiter is None and self._request_count > 0)
 
     def _await_head(self) -> None:
-        self._head_timer = self._loop.call_later(HEAD_S, self._head_is_late)
+        self._head_timer = self._loop.call_later(SPARE_HEAD_S if self.spare else HEAD_S, self._head_is_late)
 
     def _await_no_head(self) -> None:
         self._head_begun = False

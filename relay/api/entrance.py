@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from relay.api import browsers, limits
+from relay.api.connections import is_spare
 from relay.api.gate import Gate
 from relay.api.problems import REQUEST_ID, ROUTE, of_framework, response
 from relay.api.reply import Reply
@@ -93,7 +94,7 @@ def entrance(
             headers["X-Request-Id"] = request_id
             if origins:
                 browsers.let_in(request, headers, origins)
-            if gate.leaving:
+            if gate.leaving or is_spare(request):
                 answer.force_close()
         metrics.request(route, request.method, answer.status, time.perf_counter() - began)
         return answer

@@ -10,6 +10,8 @@ from typing import Final
 
 from aiohttp import web
 
+from relay.api.connections import is_spare
+from relay.api.files import FILES
 from relay.errors import Unavailable
 
 # What is told to the end: that a message has arrived, or is not to be sent after all; and how the relay does.
@@ -82,6 +84,9 @@ class Gate:
         """Counts a request, until `left` is told what this gives. Raises Unavailable for one that may not come in."""
         if self._shut and not _always(request):
             raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+        if is_spare(request) and not _always(request):
+            self._refused(FILES)
+            raise Unavailable("The relay has all the connections it can take.", retry_after_s=5)
         lane = _lane(request)
         if lane is not None:
             if self.taken[lane] >= self.handlers_max:

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from relay.api import files
 from relay.api.gate import Gate
 from relay.clock import Clock
 from relay.presence.service import PresenceService
@@ -30,6 +31,7 @@ def gauges(relay: Measured) -> None:
     """Brings the gauges up to date."""
     now_ms = relay.clock.now_ms()
     queues = {str(lane): (taken, relay.gate.handlers_max) for lane, taken in relay.gate.taken.items()}
+    queues[files.FILES] = (files.used(), files.most())
     if isinstance(relay.engine, (SqliteEngine, PostgresEngine)):
         queues[READS] = (relay.engine.reads(), READS_MAX)
     relay.metrics.gauges(

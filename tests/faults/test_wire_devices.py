@@ -3,6 +3,7 @@ safety §4 as far as they need real sockets, each in its test's name. README.md 
 
 import asyncio
 import fcntl
+import json
 import os
 import resource
 import signal
@@ -19,6 +20,8 @@ import pytest_asyncio
 from relay_process import RelayProcess
 from scene import ENVIRON, Scene, account, eventually, frame, scene
 from wire import DOWN, UP
+
+from relay.api.files import RESERVE
 
 STORM = int(os.environ.get("RELAY_STORM", "150"))  # devices; safety FLT-34 asks for 10,000 on a machine of its own
 FILES = 200  # what a process with few file descriptors has
@@ -280,7 +283,7 @@ async def test_flt_29_with_no_file_left_nothing_breaks_and_it_recovers_by_itself
             _, writer = await asyncio.open_connection("127.0.0.1", at.relay.port)
             crowd.append(writer)
         await asyncio.sleep(1)  # noqa: TID251 - so that it has met its limit
-        assert len(list(Path(f"/proc/{at.relay.child.pid}/fd").iterdir())) >= FILES - 2
+        assert FILES - RESERVE <= len(list(Path(f"/proc/{at.relay.child.pid}/fd").iterdir())) < FILES
         await inside.send_json({"type": "hb", "ref": "h", "state": "foreground"})
         await frame(inside, "hb")
     finally:
@@ -303,3 +306,53 @@ async def test_flt_29_with_no_file_left_nothing_breaks_and_it_recovers_by_itself
     await at.send(ann, "after")
     assert bodies(await news(inside)) == ["after"]
     await inside.close()
+
+
+async def test_flt_29_the_last_descriptors_are_for_vendors_and_whoever_comes_is_told_to_come_again(
+    at: Scene, ann: str
+) -> None:
+    """A crowd that says nothing holds all that it can get; a backend that is inside goes on, and its pushes leave."""
+    assert at.relay.child is not None
+    token = await at.device(ann, "gate")
+    soft, hard = resource.prlimit(at.relay.child.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(at.relay.child.pid, resource.RLIMIT_NOFILE, (FILES, hard))
+    crowd: list[asyncio.StreamWriter] = []
+
+    async def fresh(path: str, **headers: str) -> tuple[int, Any, Any]:
+        """A request by a connection of its own; asked again if there was not even room for an answer."""
+        headers["Authorization"] = f"Bearer {token}"
+        async with asyncio.timeout(9):  # the crowd is cut off after 10 s
+            while True:
+                try:
+                    async with (
+                        aiohttp.ClientSession() as http,
+                        http.get(at.relay.url + path, headers=headers) as answer,
+                    ):
+                        return answer.status, answer.headers, await answer.read()
+                except (aiohttp.ClientError, OSError):
+                    await asyncio.sleep(0.1)  # noqa: TID251 - looks again
+
+    try:
+        for _ in range(FILES + 50):
+            _, writer = await asyncio.open_connection("127.0.0.1", at.relay.port)
+            crowd.append(writer)
+        status, headers, body = await fresh("/v1/device/sync")
+        assert (status, json.loads(body)["code"], headers["Connection"]) == (503, "overloaded", "close")
+        assert 3 <= int(headers["Retry-After"]) <= 7
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        upgrade |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "relay.v1.json"}
+        assert (await fresh("/v1/device/ws", **upgrade))[0] == 503
+        assert (await fresh("/healthz"))[0] == 200
+        await at.send(ann, "within")
+        assert len(await at.vendors["gate"].calls_are(1)) == 1
+        _, _, page = await fresh("/metrics")
+        assert b'relay_queue_refused_total{queue="files"}' in page
+    finally:
+        for writer in crowd:
+            writer.close()
+
+    async def served() -> bool:
+        return (await fresh("/v1/device/sync"))[0] == 200
+
+    await eventually(served)
+    resource.prlimit(at.relay.child.pid, resource.RLIMIT_NOFILE, (soft, hard))
