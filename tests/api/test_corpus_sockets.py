@@ -247,7 +247,7 @@ async def test_b090_a_thousand_acks_and_the_last_one_heard_counts(face: Face) ->
 
 
 async def test_b091_a_client_that_never_reads(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closed after 20 s by the product's own number; what it was sent stays owed."""
+    """F94: closed after 20 s by the product's own number; what it was sent stays owed."""
     monkeypatch.setattr("relay.realtime.protocol.WRITE_S", 0.5)
     codes: list[Close] = []
     close = FrameWriter.close
@@ -298,7 +298,7 @@ async def test_frames_may_come_in_any_pieces(face: Face) -> None:
 
 
 async def test_a_device_that_hangs_up_while_it_is_answered_and_comes_back_at_once(face: Face) -> None:
-    """Its old connection is just ending when the new one takes its place; neither counts as a bug (`still_serves`).
+    """F41: its old connection is just ending when the new one takes its place; neither counts as a bug (`still_serves`).
 
     Until the relay has seen that three of them have gone, there is no room for a fourth: that is a 429.
     """

@@ -1,4 +1,4 @@
-"""Many devices that come at once are let in so many a second; the others are told times of their own (protocol 6.6, safety
+"""F35: many devices that come at once are let in so many a second; the others are told times of their own (protocol 6.6, safety
 FLT-34)."""
 
 from collections.abc import AsyncIterator

@@ -204,3 +204,23 @@ async def test_a_first_question_that_is_repeated_gives_one_verdict(face: Face) -
     asked = [(damaged, False), (damaged, False), (damaged, True), (whole, True)]
     states = [(await verify(face, cursor, one, mended=mended, **about)).json["state"] for one, mended in asked]
     assert states == ["repairing", "repairing", "failed", "repaired"]
+
+
+async def test_f47_the_digest_finds_a_client_that_saved_its_cursor_before_its_messages(face: Face) -> None:
+    cursor, entries = await filled(face, 3)
+    kept = entries[:1]  # it crashed in between
+    whole = part(kept, 0, 3)
+    said = {
+        "store": {"id": "s", "repair": True},
+        "cursors": {"inbox": cursor},
+        "digest": {"n": whole["n"], "fp": whole["fp"]},
+    }
+    welcome = (await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=face.token)).json
+    said["cursors"] = {"inbox": (await face.sync(cursor=welcome["cursors"]["inbox"])).json["batches"][0]["cursor"]}
+    welcome = (await face.call("PUT", "/v1/device", said, token=face.token)).json
+    assert (welcome["verdict"], welcome["digest"]) == ("resume", "differs")
+    (found,) = (await verify(face, welcome["cursors"]["inbox"], whole)).json["ranges"]
+    lacking = [seq for seq, id_, _ in found["items"] if id_ not in {one["id"] for one in kept}]
+    assert lacking == [2, 3]
+    (page,) = (await face.sync(range="1-3")).json["batches"]
+    assert [one["id"] for one in page["entries"]] == [one["id"] for one in entries[1:]]

@@ -62,6 +62,7 @@ def phone(relay: RelayProcess, ann: User, tmp_path: Path) -> dict[str, Any]:
 async def test_an_upgrade_with_a_changed_cache_after_a_kill_misses_nothing_and_gets_nothing_twice(
     ann: User, phone: dict[str, Any]
 ) -> None:
+    """F61: some of it was stored and not acked, the rest was on its way."""
     before = await ann.send(*range(30))
     async with AppProcess(phone) as v1:
         await v1.until("CaughtUp")
@@ -91,6 +92,7 @@ async def _arrival(app: AppProcess, id_: str) -> dict[str, Any]:
 async def test_a_client_that_is_killed_again_and_again_while_it_catches_up_keeps_each_message_once(
     ann: User, phone: dict[str, Any]
 ) -> None:
+    """F47: the SDK's cursor and its messages are one transaction."""
     sent = await ann.backend.send_batch([{"to": {"users": [ann.name]}, "body": n} for n in range(1000)])
     ids = [one["id"] for one in sent]
     seen: list[str] = []
@@ -109,6 +111,7 @@ async def test_a_client_that_is_killed_again_and_again_while_it_catches_up_keeps
 
 
 async def test_a_damaged_cache_fetches_only_what_differs(ann: User, phone: dict[str, Any]) -> None:
+    """F52: missing messages, missing numbers, and a body that rotted; how that scales, tests/unit/test_client_cache.py says."""
     ids = await ann.send(*range(100))
     async with AppProcess(phone) as app:
         await app.until("CaughtUp")
@@ -125,16 +128,18 @@ async def test_a_damaged_cache_fetches_only_what_differs(ann: User, phone: dict[
     assert kept(Path(phone["cache"])) == ids
 
 
+@pytest.mark.parametrize("lost", ["seq % 7 = 0", "true"])
 async def test_an_upgrade_whose_migration_lost_rows_is_mended_and_proved_to_the_relay(
-    ann: User, phone: dict[str, Any]
+    ann: User, phone: dict[str, Any], lost: str
 ) -> None:
+    """F66: the cursor's table stayed, some or all of the messages are gone."""
     ids = await ann.send(*range(60))
     async with AppProcess(phone) as app:
         await app.until("CaughtUp")
         await ann.acked(60)
     with sqlite3.connect(phone["cache"]) as db:
-        db.execute("DELETE FROM message WHERE seq % 7 = 0")
-        db.execute("DELETE FROM ledger WHERE seq % 7 = 0")
+        db.execute(f"DELETE FROM message WHERE {lost}")
+        db.execute(f"DELETE FROM ledger WHERE {lost}")
     async with AppProcess(phone | {"version": "2.0"}) as app:
         assert (await app.until("Verified"))["state"] == "repaired"
     assert kept(Path(phone["cache"])) == ids
@@ -209,6 +214,7 @@ async def test_what_the_old_version_refused_but_could_not_say_before_it_was_kill
 async def test_a_downgrade_keeps_the_newer_cache_aside_and_gets_everything_again(
     ann: User, phone: dict[str, Any]
 ) -> None:
+    """F69: a new store for the old version; what needs the newer one is held."""
     ids = await ann.send(*range(10))
     async with AppProcess(phone | {"version": "3.0", "schema": 3}) as v3:
         await v3.until("CaughtUp")
@@ -228,6 +234,7 @@ async def test_a_downgrade_keeps_the_newer_cache_aside_and_gets_everything_again
 
 
 async def test_a_store_that_was_set_back_to_a_backup_gets_what_it_lost(ann: User, phone: dict[str, Any]) -> None:
+    """F49: whatever it had acked since then comes again."""
     cache, backup = Path(phone["cache"]), Path(phone["cache"] + ".backup")
     early = await ann.send(*range(5))
     async with AppProcess(phone) as app:
@@ -247,6 +254,7 @@ async def test_a_store_that_was_set_back_to_a_backup_gets_what_it_lost(ann: User
 
 
 async def test_a_wiped_store_gets_everything_that_is_kept(ann: User, phone: dict[str, Any]) -> None:
+    """F48: the cursor went with it; of one that was kept elsewhere, tests/store/test_client_upgrades.py tells."""
     ids = await ann.send(*range(8))
     async with AppProcess(phone) as app:
         await app.until("CaughtUp")
@@ -261,6 +269,7 @@ async def test_a_wiped_store_gets_everything_that_is_kept(ann: User, phone: dict
 async def test_two_installs_with_one_identity_take_turns_and_each_ends_with_everything(
     ann: User, phone: dict[str, Any], tmp_path: Path
 ) -> None:
+    """F51: both are alive, and one connection at a time is the device's."""
     ids = await ann.send(*range(5))
     async with AppProcess(phone) as app:
         await app.until("CaughtUp")
@@ -306,6 +315,7 @@ async def test_an_upgrade_whose_first_handshake_went_without_its_answer_is_still
 async def test_two_installs_with_one_identity_are_told_to_part_and_one_goes_on_under_another_id(
     ann: User, phone: dict[str, Any], tmp_path: Path
 ) -> None:
+    """F51: resyncs in turn, then `reidentify`."""
     ids = await ann.send(*range(3))
     async with AppProcess(phone) as app:
         await app.until("CaughtUp")
@@ -348,3 +358,22 @@ async def test_what_the_backend_sent_in_the_phones_name_is_fetched_after_an_upgr
     assert sorted(kept(Path(phone["cache"]))) == sorted(before + mine + after)
     events = [event async for event, _ in ann.backend.events(types=["device.upgrade_verified"])]
     assert [one["data"]["state"] for one in events if one["data"]["user"] == ann.name] == ["ok"]
+
+
+async def test_f62_a_new_version_that_is_killed_in_its_first_start_gets_the_same_verdict_again(
+    ann: User, phone: dict[str, Any]
+) -> None:
+    before = await ann.send(*range(20))
+    async with AppProcess(phone) as v1:
+        await v1.until("CaughtUp")
+        await ann.acked(20)
+    away = await ann.send(*range(20, 40))
+    v2 = phone | {"version": "2.0", "schema": 2}
+    async with AppProcess(v2) as first:
+        assert (await first.until("Connected"))["verdict"] == "delta"
+        await first.kill()
+    async with AppProcess(v2) as again:
+        connected = await again.until("Connected")
+        assert (await again.until("Verified"))["state"] == "ok"
+    assert connected["verdict"] == ("delta" if connected["missing"] else "resume"), "some may be on the disk by now"
+    assert kept(Path(phone["cache"])) == before + away

@@ -175,3 +175,49 @@ async def test_what_a_store_that_was_away_for_a_moment_held_up_comes_with_the_ne
     await ws.send_json({"type": "hb", "ref": "7"})
     assert [one["id"] for one in (await next_frame(ws, "batch"))["entries"]] == [sent]
     await ws.close()
+
+
+async def test_f8_what_comes_in_the_middle_of_a_long_catch_up_comes_after_it_and_may_be_shown_before(
+    face: Face,
+) -> None:
+    token = await face.device()
+    owed = []
+    for start in range(0, 5000, 500):
+        items = [{"to": {"users": ["ann"]}, "key": f"k{start + n}", "body": start + n} for n in range(500)]
+        _, answer, _ = await face.call("POST", "/v1/messages/batch", {"messages": items})
+        owed += [one["id"] for one in answer["results"]]
+    ws = await face.connect(token)
+    came: list[str] = []
+    live = ""
+    while len(came) <= 5000:
+        batch = await next_frame(ws, "batch")
+        came += [entry["id"] for entry in batch["entries"]]
+        await ws.send_json({"type": "ack", "ref": "2", "upto": batch["to"]})
+        if not live:
+            live = await face.send("live")
+            _, pushed, _ = await face.call("GET", f"/v1/device/sync?ids={live}", token=token)
+            assert [entry["id"] for entry in pushed["batches"][0]["entries"]] == [live]
+            assert "cursor" not in pushed["batches"][0]
+    assert came == [*owed, live]
+    await ws.close()
+
+
+async def test_f10_what_is_stored_between_the_look_and_the_wait_is_answered_at_once(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await face.device()
+    _, welcome, _ = await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=token)
+    read, sent = InboxService.read, []
+
+    async def then_something_comes(*args: Any, **more: Any) -> Any:
+        reading = await read(*args, **more)
+        if not sent:
+            sent.append("on its way")
+            sent[0] = await face.send()
+        return reading
+
+    monkeypatch.setattr(InboxService, "read", then_something_comes)
+    async with asyncio.timeout(3):  # without having registered before the look, the next one is 4 to 6 s later
+        path = f"/v1/device/sync?wait=30&cursor={welcome['cursors']['inbox']}"
+        _, body, _ = await face.call("GET", path, token=token)
+    assert [entry["id"] for entry in body["batches"][0]["entries"]] == sent

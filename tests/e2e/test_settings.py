@@ -131,6 +131,7 @@ async def test_nobody_waits_longer_than_the_operator_allows(tmp_path: Path) -> N
 
 
 async def test_a_lost_hint_heals_at_the_next_look(tmp_path: Path) -> None:
+    """F9: the look is the guarantee, the hint only makes it sooner."""
     async with serving(tmp_path, POLL__SESSION_S="0.5") as served:
         token = await served.device()
         ws, _ = await served.connect(token)

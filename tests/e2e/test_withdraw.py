@@ -1,4 +1,4 @@
-"""What was shown on one device and is of no use any more is taken off its screen (F31): once, and never loudly."""
+"""F31: what was shown on one device and is of no use any more is taken off its screen: once, and never loudly."""
 
 import random
 from collections.abc import AsyncIterator

@@ -16,6 +16,7 @@ BACK_S = 2  # FLT-10: it serves again within this time after the store is back
 async def test_flt_10_while_the_server_is_away_nothing_is_lost_and_nobody_is_offline(
     own_postgres: Any, tmp_path: Path
 ) -> None:
+    """F36: the devices' connections and heartbeats go on meanwhile."""
     environ = ENVIRON | {
         "RELAY_STORE__URL": own_postgres.url,
         "RELAY_HEARTBEAT__INTERVAL_S": str(INTERVAL_S),

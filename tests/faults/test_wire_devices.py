@@ -155,7 +155,7 @@ async def test_a_sender_whose_answer_is_lost_repeats_and_there_is_one_message(at
 
 
 async def test_flt_27_after_a_pause_late_answers_and_old_claims_cost_at_most_one_push_each(at: Scene, ann: str) -> None:
-    """SIGSTOP for longer than a claim lasts, with calls to the vendor in flight."""
+    """F33: SIGSTOP for longer than a claim lasts, with calls to the vendor in flight."""
     tokens = {f"{ann}{n}": await at.device(f"{ann}{n}", "gate") for n in range(5)}
     at.vendor_wires["gate"].delay_s = 0.5
     for user in tokens:

@@ -1,4 +1,4 @@
-"""What a vendor showed is taken back by name, where it can do that: the adapter against the emulator."""
+"""F31: what a vendor showed is taken back by name, where it can do that: the adapter against the emulator."""
 
 from urllib.parse import urlsplit
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_whatever_the_seed_brings(seed: int) -> None:
+    """F100: everything at once; `python -m tests.simulation` runs as many hours as one likes."""
     result = simulate(drawn(seed, minutes=MINUTES), keep=False)
 
     assert result.error is None, f"{result.error} (python -m tests.simulation --seed {seed} --hours {MINUTES / 60})"

@@ -41,7 +41,7 @@ async def test_a_store_that_was_migrated_in_place_goes_on_where_it_was(house: Ho
 
 
 async def test_a_store_that_was_dropped_while_its_cursor_was_kept_gets_everything_again(house: House) -> None:
-    """I35: the cursor was not made for this store, so it says nothing."""
+    """F48, I35: the cursor was not made for this store, so it says nothing."""
     house.store(PHONE).store_id = "made by version 2"
     welcome = await upgraded(house)
     assert (welcome.verdict, welcome.reason) == ("resync", "store_changed")
@@ -104,7 +104,7 @@ async def test_a_send_that_was_cut_off_is_repeated_by_the_new_version_and_known(
 
 
 async def test_an_older_store_that_was_restored_gets_back_what_it_had_acked_since(house: House) -> None:
-    """Rolled back within the session: the cursor is behind what was acked, so the relay rewinds."""
+    """F46, F49: rolled back within the session: the cursor is behind what was acked, so the relay rewinds."""
     old = house.store(PHONE).past[-1]
     await house.catch_up(PHONE)
     house.store(PHONE).cursor = old

@@ -51,6 +51,7 @@ MANY = ("eve", "ann", "dee", "bob", "cid")
 
 
 async def test_many_get_it_in_parts_and_each_has_it_once(house: House) -> None:
+    """F81: in chunks, each a transaction."""
     sent = await house.send(*MANY)
     assert sent.job is not None
     assert await entries(house, sent.message_id) == []
@@ -129,6 +130,7 @@ async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from
 
 
 async def test_a_step_that_is_cut_off_leaves_nothing_and_is_done_again(house: House) -> None:
+    """F81: a node that dies in a chunk leaves the job to the next one."""
     sent = await house.send(*MANY)
     await house.inbox.fan_out()
 
@@ -188,6 +190,7 @@ async def later(house: House, *users: str, ms: int = HOUR_MS, **more: Any) -> st
 
 
 async def test_a_message_waits_for_its_time_without_a_number(house: House, clock: Any) -> None:
+    """F95: no cursor has passed it when it comes."""
     waiting = await later(house)
     other = (await house.send()).message_id
     clock.forward(ms=HOUR_MS - 1)
@@ -209,6 +212,7 @@ async def test_its_life_begins_when_it_is_delivered(house: House, clock: Any) ->
 
 
 async def test_what_is_due_while_the_relay_is_away_long_enough_to_be_over_is_reported(house: House, clock: Any) -> None:
+    """F95: the relay was down when it was due."""
     waiting = await later(house, ttl_s=60)
     clock.forward(ms=2 * HOUR_MS)
     await run(house)

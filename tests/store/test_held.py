@@ -94,6 +94,7 @@ async def test_without_hold_it_is_not_for_an_old_version_at_all(house: House) ->
 
 
 async def test_what_expires_while_it_is_held_is_reported_so(house: House, clock: Any) -> None:
+    """F70: with the reason why it was never shown."""
     await house.send(**NEW, ttl_s=60)
     await read(house)
     clock.forward(s=61)
@@ -127,6 +128,7 @@ async def test_a_word_for_the_held_form_alone_is_not_shown_for_the_full_one(hous
 async def test_the_full_form_of_what_was_shown_is_told_only_if_the_sender_wants(
     house: House, again: bool, titles: list[str]
 ) -> None:
+    """F64: what was seen as fallback notifies nobody again."""
     await house.send(**NEW, **FALLBACK, push='{"title":"new"}', notify_release=again)
     await read(house)
     await house.hello(PHONE, schema=5, app_version="2")

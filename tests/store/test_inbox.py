@@ -111,6 +111,7 @@ async def hello(inbox: InboxService, device: DeviceKey, cursor: str | None = Non
 
 
 async def test_64_equal_sends_are_one_message_and_63_replays(inbox: InboxService) -> None:
+    """F91: at once, under one key."""
     await registered(inbox, PHONE)
     answers = await asyncio.gather(*(inbox.accept(send(key="same")) for _ in range(64)))
     assert Counter(answer.replay for answer in answers) == {False: 1, True: 63}
@@ -139,6 +140,7 @@ async def test_nothing_is_acked_beyond_what_there_is(inbox: InboxService) -> Non
 
 
 async def test_the_same_key_with_another_body_is_a_conflict_and_stores_nothing(inbox: InboxService) -> None:
+    """F92: a key is one message's."""
     await registered(inbox, PHONE)
     await inbox.accept(send(key="same"))
     with pytest.raises(Conflict):
@@ -186,6 +188,7 @@ async def test_a_device_gets_each_message_once_and_every_ack_is_told_once(inbox:
 
 
 async def test_selective_acks_never_move_the_cursor_and_are_told_once(inbox: InboxService) -> None:
+    """F57: an extension acks by id what a push named; the app's pages bring it again, and it is reported once."""
     await registered(inbox, PHONE)
     sent = [(await inbox.accept(send())).message_id for _ in range(3)]
     welcome = await hello(inbox, PHONE)
@@ -199,6 +202,7 @@ async def test_selective_acks_never_move_the_cursor_and_are_told_once(inbox: Inb
 
 
 async def test_an_upgrade_with_the_old_cursor_gets_exactly_what_is_missing(inbox: InboxService) -> None:
+    """F45: stored, and the ack was lost: the next handshake's cursor says so."""
     await registered(inbox, PHONE)
     welcome = await hello(inbox, PHONE, app_version="5.3")
     await inbox.accept(send())
@@ -225,7 +229,7 @@ async def test_a_cursor_that_outlived_its_store_gets_everything_again(inbox: Inb
 
 
 async def test_an_ack_of_a_past_lineage_changes_nothing(inbox: InboxService) -> None:
-    """A page was on its way when the client lost its store: the cursor of that page must not ack for the new store."""
+    """F58: a page was on its way when the client lost its store: the cursor of that page must not ack for the new store."""
     await registered(inbox, PHONE)
     sent = [(await inbox.accept(send())).message_id for _ in range(3)]
     _, before = await everything(inbox, PHONE, (await hello(inbox, PHONE)).cursor)
@@ -238,6 +242,7 @@ async def test_an_ack_of_a_past_lineage_changes_nothing(inbox: InboxService) -> 
 
 
 async def test_held_and_fallback_messages_come_in_full_after_the_upgrade(inbox: InboxService) -> None:
+    """F64, F65: two releases under their own ids, by an implied ack that is judged by what the old version could show."""
     await registered(inbox, PHONE)
     welcome = await hello(inbox, PHONE, schema=6)
     held = (await inbox.accept(send(min_schema=7))).message_id
@@ -328,3 +333,28 @@ async def test_a_batch_answers_each_item(inbox: InboxService) -> None:
     results = await inbox.accept_many([send(), send(users=("nobody",)), send()])
     assert [isinstance(one, Accepted) for one in results] == [True, False, True]
     assert (await inbox.heads([ANN])) == {ANN: 2}
+
+
+async def test_f58_an_ack_that_is_said_twice_late_or_by_an_old_session_changes_nothing(inbox: InboxService) -> None:
+    await registered(inbox, PHONE)
+    sent = [(await inbox.accept(send())).message_id for _ in range(4)]
+    welcome = await hello(inbox, PHONE)
+    (early, late) = [
+        (await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=limit)).batch for limit in (2, 4)
+    ]
+    assert early is not None
+    assert late is not None
+    for cursor, acked in ((late.cursor, 4), (late.cursor, 4), (early.cursor, 4)):
+        said = AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE), session=welcome.session)
+        assert (await inbox.ack(said)).acked_seq == acked
+    again = await hello(inbox, PHONE, late.cursor)
+    rows = await _device_rows(inbox)
+    with pytest.raises(Conflict):
+        await inbox.ack(AckRequest(device=PHONE, upto=2, session=welcome.session))
+    assert again.session > welcome.session
+    assert await _device_rows(inbox) == rows
+    assert await events(inbox) == {("delivery.acked", "phone", id_): 1 for id_ in sent}
+
+
+async def _device_rows(inbox: InboxService) -> list[tuple[object, ...]]:
+    return await inbox.engine.read(lambda conn, _: [tuple(row) for row in conn.exec_driver_sql("SELECT * FROM device")])

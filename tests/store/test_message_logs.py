@@ -71,6 +71,7 @@ async def test_what_happens_later_stands_in_the_hour_in_which_it_happened(house:
 async def test_the_trailer_checks_the_rest_and_every_node_makes_the_same(
     house: House, logs: MessageLogs, tmp_path: Path
 ) -> None:
+    """F99: the file of an hour is complete once it is given."""
     hour = hour_text(house.clock.now_ms())
     await house.sends(5)
     house.clock.forward(ms=2 * HOUR_MS)
@@ -122,6 +123,7 @@ async def test_another_apps_log_is_another_file(house: House, logs: MessageLogs)
 
 
 async def test_a_fan_out_that_still_goes_on_is_named(house: House, logs: MessageLogs) -> None:
+    """F99: what the hour's file can't have yet."""
     hour = hour_text(house.clock.now_ms())
     sent = await house.send("ann", deliver_ms=house.clock.now_ms() + 1)
     house.clock.forward(ms=2 * HOUR_MS)

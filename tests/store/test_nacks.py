@@ -102,6 +102,7 @@ async def test_it_does_not_come_again_to_the_version_that_refused_it(app: App, c
 
 @pytest.mark.parametrize("code", ["undecodable", "unknown_type"])
 async def test_the_next_version_gets_it_again_and_acks_it(app: App, code: str) -> None:
+    """F55: refused as unknown or undecodable, passed, and released to the version that can read it."""
     await app.start("5.4.0")
     await app.catch_up(refuses=code)
     await app.start("5.4.1")
@@ -112,6 +113,7 @@ async def test_the_next_version_gets_it_again_and_acks_it(app: App, code: str) -
 
 
 async def test_three_versions_that_can_not_decode_it_are_its_end_however_often_each_says_so(app: App) -> None:
+    """F56: each version has one try, and the third failure is reported."""
     for version in ("5.4.0", "5.4.1"):
         await app.start(version)
         assert await app.catch_up(refuses="undecodable", times=4) == [ID]
@@ -169,6 +171,7 @@ async def test_a_message_that_was_acked_has_no_second_end_when_its_store_is_lost
 async def test_what_an_extension_refused_beside_the_cursor_is_acked_by_the_next_version_that_reads_it(
     app: App, code: str
 ) -> None:
+    """F57: its refusal moves nothing, and ends nothing."""
     await app.start("5.4.0")
     await app.inbox.ack(AckRequest(device=PHONE, nacks=(Nack(ID, code),)))
     await app.start("5.4.1")
@@ -288,6 +291,7 @@ async def test_what_an_old_version_says_again_is_not_the_new_versions_refusal(ap
 
 @pytest.mark.parametrize("cursor", [True, False])
 async def test_what_an_old_version_says_again_counts_as_no_try(app: App, cursor: bool) -> None:
+    """F56: a version that is gone has no second word."""
     await app.start("5.4.0")
     await app.catch_up(refuses="undecodable")
     said = late(app, cursor=cursor)

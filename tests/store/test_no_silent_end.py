@@ -86,6 +86,7 @@ async def test_an_ack_that_passes_a_message_between_its_expiry_and_the_sweep_hid
 async def test_a_handshake_between_the_expiry_of_a_held_message_and_the_sweep_hides_no_end(
     inbox: InboxService, clock: Any
 ) -> None:
+    """F70: the upgrade comes after its time and before the sweep."""
     await inbox.register(Registration(device=PHONE))
     await inbox.accept(send(3, ttl_s=20, min_schema=7))
     welcome = await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s", schema=6))

@@ -497,7 +497,7 @@ async def below_the_floor(house: House, clock: Any) -> str:
 
 
 async def test_8_5_below_the_floor_and_below_what_it_acked(house: House, clock: Any) -> None:
-    """Row 4: something that it had is gone: too old, with the exact loss."""
+    """F50: row 4: something that it had is gone: too old, with the exact loss."""
     old = await below_the_floor(house, clock)
     with pytest.raises(CursorRefused) as refused:
         await house.page("ann/phone", cursor=old)

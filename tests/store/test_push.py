@@ -55,26 +55,28 @@ class Desk:
         await self.inbox.register(Registration(device=PHONE, addresses=(address,)))
         self.clock.forward(s=1)
 
-    async def send(self) -> str:
+    def message(self) -> Send:
         self.sent += 1
-        id_ = f"01900000-0000-7000-8000-{self.sent:012d}"
-        await self.inbox.accept(
-            Send(
-                app_id="shop",
-                message_id=id_,
-                id_from_key=False,
-                key=None,
-                body_hash=b"",
-                nonce="",
-                users=("ann",),
-                type="text",
-                body="1",
-                h="00",
-                push='{"title":"t"}',
-                ttl_s=604_800,
-            )
+        return Send(
+            app_id="shop",
+            message_id=f"01900000-0000-7000-8000-{self.sent:012d}",
+            id_from_key=False,
+            key=None,
+            body_hash=b"",
+            nonce="",
+            users=("ann",),
+            type="text",
+            body="1",
+            h="00",
+            push='{"title":"t"}',
+            ttl_s=604_800,
         )
-        return id_
+
+    async def send(self) -> str:
+        return (await self.inbox.accept(self.message())).message_id
+
+    async def send_many(self, count: int) -> None:
+        await self.inbox.accept_many([self.message() for _ in range(count)])
 
     async def plan(self) -> tuple[Attempt, ...]:
         planned = await self.engine.write(
@@ -135,6 +137,7 @@ async def test_an_offline_device_is_told_after_the_debounce_and_not_before(desk:
 
 
 async def test_accepted_means_told_and_the_knocks_follow(desk: Desk, clock: Any) -> None:
+    """F25: the vendor accepts all and delivers nothing: knocks after 1, 6 and 24 hours, and then the backend knows."""
     await desk.send()
     for wait_s, knock in ((1, False), (3600, True), (18_000, True), (64_800, True)):
         clock.forward(s=wait_s)
@@ -143,26 +146,33 @@ async def test_accepted_means_told_and_the_knocks_follow(desk: Desk, clock: Any)
         assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
     job = await desk.job()
     assert (job.due_ms, job.reason) == (None, "told")
+    assert [one["reason"] for one in await desk.events("device.unreachable")] == ["told"]
     await desk.send()
     assert (await desk.job()).due_ms is not None, "a new message starts anew"
 
 
 async def test_a_thousand_messages_are_one_summary(desk: Desk, clock: Any) -> None:
-    for _ in range(30):
-        await desk.send()
+    """F29: one job, one notification."""
+    for _ in range(5):
+        await desk.send_many(200)
     clock.forward(s=1)
     (attempt,) = await desk.plan()
     assert attempt.send.form == "summary"
     assert len(attempt.send.notes) == 1
-    assert attempt.send.notes[0].count == 30
+    assert attempt.send.notes[0].count == 1000
+    await desk.settle(attempt, Verdict.ACCEPTED)
+    clock.forward(s=60)
+    assert await desk.plan() == ()
 
 
 async def test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothing(desk: Desk, clock: Any) -> None:
+    """F19: it died between the vendor's 200 and SETTLE: at most one more push, and that with the same id."""
     await desk.send()
     clock.forward(s=1)
     (lost,) = await desk.plan()
     clock.forward(s=31)
     (second,) = await desk.plan()
+    assert [note.push_id for note in second.send.notes] == [note.push_id for note in lost.send.notes]
     assert await desk.settle(lost, Verdict.TOKEN_DEAD) is None
     assert await desk.settle(second, Verdict.ACCEPTED) is Then.TOLD
     assert (await desk.inbox.device(PHONE))[0].has_address == 1

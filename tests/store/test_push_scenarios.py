@@ -1,4 +1,4 @@
-"""F17 and F21 to F24 as the protocol tells them (§18), on both stores, with nothing but the clock to move them."""
+"""Fault scenarios of pushes as the protocol tells them (§18), on both stores, with nothing but the clock to move them."""
 
 from typing import Any
 
@@ -110,3 +110,74 @@ async def test_f24_what_nobody_reads_on_the_desktop_is_told_to_the_phone_after_t
     await house.catch_up(DESKTOP)
     seconds, _ = await plans_until(house, within_s=15)
     assert 10 <= seconds <= 11
+
+
+async def test_f18_what_comes_while_the_job_is_claimed_makes_it_due_and_gives_it_no_second_sender(house: House) -> None:
+    await house.send()
+    house.clock.forward(s=1)
+    (attempt,) = await house.plan(owner="n1")
+    await house.send(priority="urgent")
+    assert (await house.job(PHONE)).due_ms <= house.clock.now_ms()
+    for _ in range(10):
+        assert await house.plan(owner="n2") == [], "one sender at a time"
+        house.clock.forward(s=1)
+    await house.settle(attempt, Verdict.ACCEPTED)
+    (after,) = await house.plan(owner="n2")
+    assert (after.send.from_seq, after.send.upto_seq) == (2, 2)
+
+
+async def test_f26_a_vendor_that_is_down_for_three_hours_gets_one_push_for_all_that_came_meanwhile(
+    house: House,
+) -> None:
+    for sent in range(1, 19):
+        await house.send()
+        house.clock.forward(s=600)
+        (attempt,) = await house.plan()
+        assert attempt.send.upto_seq == sent, "what comes is told with what waits"
+        await house.settle(attempt, Verdict.RETRY)
+    _, attempt = await plans_until(house, within_s=60)
+    assert (attempt.send.form, attempt.send.from_seq, attempt.send.upto_seq) == ("summary", 1, 18)
+    await house.settle(attempt, Verdict.ACCEPTED)
+    for _ in range(60):
+        house.clock.forward(s=1)
+        assert await house.plan() == []
+
+
+async def test_f30_what_expires_while_it_waits_for_its_push_is_not_pushed_and_reported(house: House) -> None:
+    sent = await house.send(ttl_s=1)
+    house.clock.forward(s=2)
+    assert await house.plan() == []
+    await house.inbox.expire()
+    assert await house.deliveries("delivery.expired") == [("desktop", sent.message_id), ("phone", sent.message_id)]
+
+
+async def test_f68_a_version_that_crashes_at_its_start_is_pushed_for_and_the_mended_one_gets_everything(
+    house: House,
+) -> None:
+    await house.hello(PHONE, app_version="5.3")
+    await house.catch_up(PHONE)
+    await house.hello(PHONE, app_version="5.4")  # and no ack of it, ever
+    pushed, sent = 0, []
+    for hour in range(48):
+        if hour % 8 == 0:
+            sent.append((await house.send()).message_id)
+        if hour % 12 == 0:
+            await house.hello(PHONE, app_version="5.4")
+        house.clock.forward(s=3600)
+        await house.bye(PHONE)
+        house.clock.forward(s=60)
+        pushed += len(await house.told())
+    assert pushed >= len(sent)
+    await house.hello(PHONE, app_version="5.4.1")
+    assert await house.catch_up(PHONE) == sent
+
+
+async def test_f72_after_another_user_has_signed_in_nothing_for_the_first_goes_to_the_phone(house: House) -> None:
+    """A signed out while offline: the relay still knows the phone as A's, until B comes with the same token."""
+    await house.register("ben/phone", "t1")
+    await house.send()
+    await house.send("ben")
+    house.clock.forward(s=1)
+    (attempt,) = await house.plan()
+    assert attempt.device.user_id == "ben"
+    assert (await house.job(PHONE)).due_ms is None

@@ -66,6 +66,7 @@ async def test_a_store_that_went_on_is_left_alone(store: Engine) -> None:
 async def test_another_history_is_a_new_epoch_unless_nothing_can_be_missing(
     store: Engine, before: str, durability: str, after: str, lost: bool
 ) -> None:
+    """F76, F77: an asynchronous replica may lack what was promised; a synchronous one does not."""
     assert not await met(store, before, durability)
     was = await epoch(store)
     assert await met(store, after) == lost

@@ -45,6 +45,7 @@ async def work(house: House) -> int:
 
 
 async def test_a_message_is_one_entry_however_many_read_it(house: House) -> None:
+    """F83: and nothing in any member's inbox."""
     first, second = await post(house), await post(house)
     assert await entries(house) == [(1, first.message_id, "live"), (2, second.message_id, "live")]
     assert (first.posted[1], second.posted[1], first.recipients) == (1, 2, ())

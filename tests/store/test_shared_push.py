@@ -56,6 +56,7 @@ async def test_a_member_that_is_away_is_told_once_of_what_came(house: House) -> 
 
 
 async def test_who_wants_mentions_alone_is_told_of_mentions_alone(house: House) -> None:
+    """F83: whom an ultra group's message is worth a push."""
     await post(house)
     assert [one.device.user_id for one in await later(house)] == ["ann"]
     await post(house, mentions=("bob",))

@@ -170,6 +170,7 @@ async def test_an_upgrade_is_not_repeated_to_another_device_nor_once_nothing_is_
 async def test_a_version_that_loses_its_users_store_is_told_once_a_day(
     house: House, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """F67: the backend hears of it at the next look."""
     monkeypatch.setattr(upgrades, "SUSPECT_MIN", 2)
     house.store(PHONE).store_id, house.store(PHONE).cursor = "new", None
     for name in (PHONE, TABLET):
@@ -184,6 +185,7 @@ async def test_a_version_that_loses_its_users_store_is_told_once_a_day(
 
 
 async def test_a_version_that_never_acks_shows(house: House, clock: Any) -> None:
+    """F68: it crashes at its start; what it is owed, and how it is told, is in tests/store/test_push_scenarios.py."""
     await house.hello(PHONE, app_version="2")
     await house.send()
     clock.forward(ms=upgrades.SILENT_MS)

@@ -49,6 +49,7 @@ def test_no_jump_is_believed_that_has_not_itself_lasted(steps: list[tuple[int, i
 
 
 def test_a_month_ahead_for_ten_minutes_and_back_moves_nothing() -> None:
+    """F40: no lease, expiry or knock comes before its time."""
     steps = [(60_000, 30 * DAY_MS)] * 10 + [(60_000, 0)] * 20
     assert all(read == true for true, _, read in readings(GuardedWall(), steps))
 

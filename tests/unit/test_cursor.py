@@ -60,6 +60,7 @@ def test_names_that_run_together_are_still_different_devices(cursor: Cursor) -> 
 
 @given(cursors)
 def test_an_older_key_still_reads_what_it_sealed_until_it_is_removed(cursor: Cursor) -> None:
+    """F97: a rotation costs no device its place."""
     text = seal(cursor, PHONE, CursorKeys(1, {1: b"a" * 32}))
     assert unseal(text, PHONE, KEYS) == cursor
     assert refused(text, keys=CursorKeys(2, {2: b"b" * 32}))

@@ -261,6 +261,7 @@ def test_many_purposes_do_not_pile_up() -> None:
 
 
 def test_cursors_sealed_before_a_rotation_stay_readable() -> None:
+    """F97: the key ring keeps what sealed them."""
     assert ring(1).cursor_keys()[0] == 1
     newest, keys = ring(2, 1).cursor_keys()
     assert newest == 2

@@ -1,6 +1,8 @@
 """tests/README.md names tests that exist, for each fault scenario and invariant; none has the number of what it calls open."""
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,22 @@ def test_what_is_called_open_is_not_tested_under_its_number() -> None:
 def test_the_page_on_reliability_counts_the_simulations_faults_right() -> None:
     page = (TESTS.parent / "config" / "docs" / "reliability.md").read_text()
     assert f"and {len(KINDS)} kinds of faults" in page
+
+
+@cache
+def first_lines(path: str) -> dict[str, str]:
+    """Each test's name (empty: the file itself) with the first line of its docstring."""
+    module = ast.parse((TESTS / path).read_text())
+    tests = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {"": _first_line(module)} | {node.name: _first_line(node) for node in tests}
+
+
+def _first_line(node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0]
+
+
+@pytest.mark.parametrize("row", [one for one in EVERY if re.fullmatch(r"F\d+", one)])
+def test_a_test_of_a_fault_scenario_names_its_number(row: str) -> None:
+    for path, name in named(ROWS[row]):
+        by_name = re.search(rf"_{row.lower()}(?=_)", name)
+        assert by_name or re.search(rf"\b{row}\b", first_lines(path)[name]), f"{path}::{name} does not name {row}"

@@ -75,6 +75,7 @@ def house() -> House:
 
 
 async def test_nobody_is_offline_after_the_store_was_away_for_five_minutes(house: House) -> None:
+    """F36: the leases of those whose heartbeats nobody could write are moved."""
     house.presence.connected(PHONE, 1, BEAT, Facts(False, None))
     await house.seconds(30)
     house.store.code = "storage_unavailable"
