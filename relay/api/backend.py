@@ -162,6 +162,7 @@ class BackendApi:
                     "kind": one.kind,
                     "state": "stale" if one.state == "active" and stale(one) else one.state,
                     "registered_at": rfc3339(one.registered_ms),
+                    "failing_since": None if one.failing_since_ms is None else rfc3339(one.failing_since_ms),
                 }
                 for one in addresses
             ],

@@ -148,3 +148,21 @@ async def test_an_endpoint_that_is_gone_is_given_up(scene: Scene) -> None:
             if device["addresses"][0]["state"] == "dead":
                 break
             await CLOCK.sleep(0.05)
+
+
+async def test_the_backend_sees_that_an_address_keeps_failing(scene: Scene) -> None:
+    """A UnifiedPush server that wants a login: a new registration, which may name another server, begins anew."""
+
+    async def failing_since() -> Any:
+        _, device, _ = await scene.face.call("GET", "/v1/users/ann/devices/phone")
+        return device["addresses"][0]["failing_since"]
+
+    await scene.register("unifiedpush", scene.token("unifiedpush", "login-1"))
+    assert await failing_since() is None
+    await scene.send("ann")
+    async with asyncio.timeout(SOON_S):
+        while await failing_since() is None:
+            await CLOCK.sleep(0.05)
+    await scene.register("unifiedpush", scene.token("unifiedpush", "phone-1"))
+    assert await scene.arrives("phone-1")
+    assert await failing_since() is None

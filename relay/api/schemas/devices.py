@@ -42,6 +42,7 @@ class AddressOut(Out):
     kind: str | None = None
     state: str
     registered_at: str | None = None
+    failing_since: str | None = Field(None, description="Since then every push to it failed by its own fault.")
 
 
 class AddressesOut(Out):
