@@ -5,7 +5,7 @@ from dataclasses import replace
 from providers.contract import Push
 from relay.push.attempts import Attempt
 from relay.push.notes import Form, Note, device_hint
-from relay.push.sealing import SealKeys, cover, seal
+from relay.push.sealing import SealKeys, cover, encrypted
 
 OWN_TO_A_DEVICE = {"device", "user_hint", "epoch8", "head"}  # in the relay's object
 
@@ -20,7 +20,7 @@ def push_of(
     shows, sealed = note.shows, None
     if shows is not None and note.sealed:
         assert keys is not None
-        shows, sealed = cover(shows, note.count), seal(shows, note.push_id, keys, seed)
+        shows, sealed = cover(shows, note.count), encrypted(shows, note.push_id, keys, seed)
     relay = {
         "v": 1,
         "app": attempt.device.app_id,

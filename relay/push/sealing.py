@@ -53,7 +53,7 @@ class SealKeys:
         return cls.read(*text.split("."))
 
 
-def seal(shown: Notification, push_id: str, keys: SealKeys, seed: bytes) -> str:
+def encrypted(shown: Notification, push_id: str, keys: SealKeys, seed: bytes) -> str:
     """All that is shown, as JSON with the push's id, encrypted and in base64url. `seed` never leaves the process.
 
     Padded, so that its length tells little. A vendor's own fields stay out: the app could do nothing with them.

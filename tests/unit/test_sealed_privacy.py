@@ -21,7 +21,7 @@ from relay.push.attempts import Attempt
 from relay.push.notes import Form, Note
 from relay.push.payload import push_of, says_the_same_to_all
 from relay.push.planner import Send, plan
-from relay.push.sealing import KeyInvalid, SealKeys, seal
+from relay.push.sealing import KeyInvalid, SealKeys, encrypted
 from relay.push.situation import AccountView, Item, Privacy, SharedNews, Situation
 
 PHONE = derive_private_key(7, SECP256R1())
@@ -183,16 +183,16 @@ def vars_of(shown: Notification) -> dict[str, Any]:
 
 
 def test_texts_of_about_a_length_look_alike_and_no_two_are_sealed_by_the_same_key() -> None:
-    first, second = (seal(Notification(title=title), "m-1", KEYS, SEED) for title in ("yes", "no, not at all"))
+    first, second = (encrypted(Notification(title=title), "m-1", KEYS, SEED) for title in ("yes", "no, not at all"))
     assert len(first) == len(second)
     assert first[:100] != second[:100]  # salt and the sender's key
-    assert seal(Notification(title="yes"), "m-1", KEYS, SEED) == first
-    assert seal(Notification(title="yes"), "m-2", KEYS, SEED)[:100] != first[:100]
+    assert encrypted(Notification(title="yes"), "m-1", KEYS, SEED) == first
+    assert encrypted(Notification(title="yes"), "m-2", KEYS, SEED)[:100] != first[:100]
 
 
 def test_the_client_s_own_helper_opens_it_and_nothing_else() -> None:
     keys = AppKeys.new()
-    sealed = seal(Notification(title="Ann", body="¡hola!"), "m-1", SealKeys.read(**keys.seal), SEED)
+    sealed = encrypted(Notification(title="Ann", body="¡hola!"), "m-1", SealKeys.read(**keys.seal), SEED)
     assert unseal(sealed, keys) == {"id": "m-1", "title": "Ann", "body": "¡hola!"}
     for wrong in (sealed[:-4] + "AAAA", sealed[:40], "", "ä"):
         with pytest.raises(ValueError, match="not sealed for these keys"):
