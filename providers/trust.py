@@ -6,7 +6,7 @@ from typing import Annotated
 from cryptography import x509
 from pydantic import AfterValidator
 
-__all__ = ["Authorities", "verifying"]
+__all__ = ["Authorities", "end_s", "verifying"]
 
 
 def verifying(authorities: str | None) -> ssl.SSLContext:
@@ -17,6 +17,12 @@ def verifying(authorities: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def end_s(authorities: str) -> float:
+    """When the last of them ends, in seconds since 1970: from then on none of the account's calls is answered."""
+    found = x509.load_pem_x509_certificates(authorities.encode())
+    return max(one.not_valid_after_utc for one in found).timestamp()
 
 
 def _readable(pem: str) -> str:

@@ -51,6 +51,7 @@ class Account:
     bucket: Bucket
     terms: Terms = Terms()
     together: Together | None = None  # the way of pushes that may share a call, if any may
+    trust_ends_ms: int | None = None  # of the authorities that its settings name
     strangers: bool = False  # devices choose any host: what one of these refuses is its owner's to mend
     parked_code: str | None = None
     parked: bool = False  # as last seen; PLAN reads the truth from the store
@@ -91,10 +92,11 @@ class Account:
 
     @property
     def credential_expires_ms(self) -> int | None:
-        """When the provider's credential ends, if it knows (a certificate does, a key does not)."""
+        """When the provider's credential ends, if it knows (a certificate does, a key does not), or what the account trusts."""
         tell = getattr(self.provider, "credential_expires_s", None)
         expires_s = tell() if callable(tell) else None
-        return None if expires_s is None else int(expires_s * 1000)
+        ends_ms = (None if expires_s is None else int(expires_s * 1000), self.trust_ends_ms)
+        return min((one for one in ends_ms if one is not None), default=None)
 
     def started(self, now_ms: int, *, calls: int, retry: bool) -> None:
         self.in_flight += calls

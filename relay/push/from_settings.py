@@ -8,6 +8,7 @@ from providers import loading
 from providers.contract import BatchProvider, Capabilities, Provider, ProviderConfig, Transport
 from providers.endpoints import EndpointConfig
 from providers.guard import Guard
+from providers.trust import end_s
 from relay.clock import Clock
 from relay.config import Settings
 from relay.config.settings import Account as AccountSettings
@@ -91,6 +92,7 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
         bucket=_bucket(one, settings),
         terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
         together=Together(cast(BatchProvider, provider)) if one.settings.batch else None,
+        trust_ends_ms=None if one.config.ca is None else int(end_s(one.config.ca) * 1000),
         strangers=isinstance(one.config, EndpointConfig) and not one.config.hosts,
     )
 

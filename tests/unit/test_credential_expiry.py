@@ -1,12 +1,20 @@
 """Certificates that end: who is told, how often, and how long before."""
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from relay.clock import SystemClock
+from relay.config import Settings
 from relay.push.accounts import Account
 from relay.push.expiry import DAY_MS, news, stage
+from relay.push.from_settings import build_accounts
 from relay.push.limits import Bucket
 
 NOW = 1_764_000_000_000
@@ -40,3 +48,41 @@ def test_one_stage_is_one_event_however_often_anybody_looks() -> None:
 
 def test_of_keys_that_never_end_nothing_is_told() -> None:
     assert news([account(None), account(None, knows=False)], NOW) == []
+
+
+def authority(*, days: int) -> str:
+    """A certificate that ends so many days from now, in PEM form."""
+    key, now = generate_private_key(SECP256R1()), datetime.fromtimestamp(NOW / 1000, UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "home")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1000))
+        .not_valid_after(now + timedelta(days=days))
+        .sign(key, SHA256())
+    )
+    return made.public_bytes(Encoding.PEM).decode()
+
+
+def ends_in_days(**settings: Any) -> float | None:
+    built = build_accounts(Settings.model_validate({"accounts": {"home": settings}}), SystemClock())
+    ends_ms = built.all()[0].credential_expires_ms
+    return None if ends_ms is None else (ends_ms - NOW) / DAY_MS
+
+
+def test_an_account_s_authorities_end_with_the_last_of_them() -> None:
+    old, new = authority(days=5), authority(days=9)
+    for ca, days in ((old, 5), (new + old, 9), (old + new, 9)):
+        assert ends_in_days(provider="ntfy", settings={"base_url": "https://ntfy.home", "ca": ca}) == days
+    assert ends_in_days(provider="ntfy", settings={}) is None
+
+
+def test_of_a_credential_and_what_the_account_trusts_the_first_to_end_counts() -> None:
+    for own, trusted in ((3, 8), (8, 3)):
+        one = account(NOW + own * DAY_MS)
+        one.trust_ends_ms = NOW + trusted * DAY_MS
+        (event,) = news([one], NOW)
+        assert event.data["days"] == 3
