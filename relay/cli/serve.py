@@ -23,6 +23,7 @@ from relay.errors import ConfigError
 from relay.ids import system_rng
 from relay.keys import KeyRing
 from relay.push.from_settings import build_accounts
+from relay.push.situation import Privacy
 from relay.store.migrate import HEAD, revision
 from relay.store.migrate import migrate as migrate_store
 from relay.store.postgres import PostgresEngine
@@ -164,6 +165,10 @@ def check(config: Path | None, ask: bool) -> None:
             own = getattr(account.provider, "config", None)
             for sentence in own.advice() if isinstance(own, ProviderConfig) else ():
                 click.echo(f"note      {account.name}: {sentence}")
+            can = account.provider.capabilities
+            if account.terms.privacy is Privacy.SEALED and not (can.sealed or can.encrypted):
+                said = f"{account.provider.name} can carry nothing sealed; its devices get ids alone, as with none"
+                click.echo(f"note      {account.name}: privacy: {said}.")
             for exempt in own.exempt if isinstance(own, EndpointConfig) else ():
                 click.echo(f"exempt    {exempt}: devices of {account.name} may name it although it is internal")
         for exempt in settings.webhooks.exempt:

@@ -76,3 +76,23 @@ def test_check_shows_them_beside_the_account(tmp_path: Path, monkeypatch: pytest
     assert len(notes) == 1
     assert "phones: category: IM must be granted" in notes[0]
     assert not (tmp_path / "relay.db").exists()
+
+
+def test_check_says_which_accounts_can_carry_nothing_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("relay.toml").write_text(
+        """
+        [app]
+        privacy = "sealed"
+        [accounts.own]
+        provider = "ntfy"
+        [accounts.gateway]
+        provider = "http"
+        url = "https://push.example.org/"
+        secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+        """
+    )
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 0, done.output
+    (note,) = [line for line in done.output.splitlines() if line.startswith("note ")]
+    assert "own: privacy: ntfy can carry nothing sealed" in note
