@@ -438,8 +438,8 @@ BUGS = (
         "9,715 of 10,000 model runs lose the user's own messages after a wiped store",
         one(
             "relay/inbox/rules.py",
-            " and entry.origin_device == device.device_id and entry.origin_session == device.session:",
-            " and entry.origin_device == device.device_id:",
+            "sent_here = entry.origin_device == device.device_id and entry.origin_session == device.session",
+            "sent_here = entry.origin_device == device.device_id",
         ),
         (f"{RULES}::test_how_a_device_sees_an_entry", INBOX),
     ),

@@ -52,7 +52,7 @@ class Groups:
     async def change(self) -> None:
         """Somebody leaves, or somebody comes (back)."""
         draws = self.world.draws.stream(f"fate/members/{self.app_id}")
-        if not self.all:
+        if not self.all or len(self.users) <= STAY:  # of who comes and goes, all may have been erased
             return
         group, user = draws.pick(self.all), draws.pick(self.users[STAY:])
         if group.changing:

@@ -12,6 +12,13 @@ from simulation.run import simulate
 from simulation.scenario import drawn
 
 EVERY = 10  # commits; each look reads a whole app
+# How an entry stood when it was pruned: it may have ended in that very commit.
+NOTES = (
+    "CREATE TEMP TABLE IF NOT EXISTS pruned (app_id TEXT, user_id TEXT, seq INTEGER, state TEXT)",
+    """CREATE TEMP TRIGGER IF NOT EXISTS note_pruned AFTER DELETE ON inbox_entry BEGIN
+        INSERT INTO pruned VALUES (OLD.app_id, OLD.user_id, OLD.seq, OLD.state);
+    END""",
+)
 MINUTES = 10
 
 
@@ -42,6 +49,8 @@ class Court:
 
     def committed(self, raw: Any, apps: Iterable[str], now_ms: int) -> None:
         self._commits += 1
+        for note in NOTES:
+            raw.execute(note)
         for app in sorted(apps):
             self._note_ended(raw, app)
             if self._commits % EVERY and self._floors(raw, app) == self._known(app):
@@ -58,7 +67,9 @@ class Court:
         """What has ended since the last look is owed no more, and may be pruned before the next."""
         if (before := self.before.get(app)) is not None:
             over = raw.execute(
-                "SELECT user_id, seq, state FROM inbox_entry WHERE app_id = ? AND state <> 'live'", (app,)
+                "SELECT user_id, seq, state FROM inbox_entry WHERE app_id = ? AND state <> 'live' "
+                "UNION SELECT user_id, seq, state FROM pruned WHERE app_id = ? AND state <> 'live'",
+                (app, app),
             )
             ended = {(user, seq): state for user, seq, state in over.fetchall()}
             for user, entries in before.entries.items():
