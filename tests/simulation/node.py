@@ -49,6 +49,7 @@ T = TypeVar("T")
 RECONNECT_S_MAX = 15.0
 DRAIN_S = 10.0
 APP_SECRET = b"s" * 32
+SECRETS = [(1, b"k" * 32)]
 
 
 class LossyBus(LocalBus):
@@ -99,7 +100,7 @@ class Node:
         self.on_broken: Callable[[BaseException], None] = lambda _: None
         self._context = copy_context()
         self._context.run(NODE.set, name)
-        ring = KeyRing([(1, b"k" * 32)], rng)
+        ring = KeyRing(SECRETS, rng)
         newest, cursor_keys = ring.cursor_keys()
         self.bus = LossyBus(hint_lost)
         boot_ms = clock.now_ms()

@@ -66,6 +66,7 @@ class Phone:
         )
         self._backups: list[Database] = []
         self._safe = self.client.database.copy()
+        self._asked = 0  # how often the store had been set back when the last handshake began
         self.link: Link | None = None
         self.rotate_token()
 
@@ -426,11 +427,16 @@ class Phone:
         return {"read": [{"conversation": self.draws.pick(("c1", "c2")), "read_seq": self.client.database.seq}]}
 
     def _hello(self) -> dict[str, Any]:
+        self._asked = self.world.set_backs
         said = self.client.hello(background=self.draws.chance(0.3), token=(self.vendor.account, self.token))
         return said if self.follows is None else {**said, "replaces": self.follows}
 
     def _welcomed(self, answer: dict[str, Any]) -> None:
         self.world.story.tell("welcome", self.name, answer["verdict"], answer["reason"], answer["session"])
+        if self._asked == self.world.set_backs:
+            told = self.world.doubles.welcomed(self.key, self.client.database.cursor, answer, self.world.referee.now_ms)
+            if told:
+                self.world.story.tell("reidentify", self.name)
         self.client.welcomed(answer)
         self._known_schema = self.client.schema
         if {"account": self.vendor.account, "state": "active"} in answer["addresses"]:

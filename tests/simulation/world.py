@@ -16,6 +16,7 @@ from relay.webhooks.worker import Pace
 from .backend import Backend, until_quiet
 from .client import Broken
 from .clocks import NodeClock, Wall
+from .doubles import Doubles
 from .draws import Draws
 from .faults import Faults
 from .invariants import Referee
@@ -54,6 +55,7 @@ class World:
         self.net = Net(self.faults, self.draws.stream("net"))
         self.policy = Policy(device_sends=True, shared_tail=8)
         self.set_backs = 0
+        self.doubles = Doubles()
         self.copying = False  # an operator has a backup, and will restore it
         self.moves = Moves(self)
         self.node: Node | None = None
@@ -455,6 +457,7 @@ class World:
         def restore() -> None:
             self.store.restore(copy)
             self.referee.forget()
+            self.doubles.forget()
             self.set_backs += 1
             self.wishes.forget()
             self.copying = False

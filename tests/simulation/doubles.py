@@ -1,0 +1,43 @@
+"""Phones that are there twice, cloned from one backup: told to part once they have taken turns often enough (F51)."""
+
+import random
+from typing import Any
+
+from relay.inbox.cursor import CursorKeys, unseal
+from relay.keys import KeyRing
+from relay.model import DeviceKey
+
+from .client import Broken
+from .node import SECRETS
+
+TIMES = 3
+WITHIN_MS = 12 * 3_600_000  # less than the relay's day: what it noted is a little older than what is heard of it
+
+
+class Doubles:
+    """What phones have heard of themselves: each older store that was taken for theirs, by the session of its cursor."""
+
+    def __init__(self) -> None:
+        self._keys = CursorKeys(*KeyRing(SECRETS, random.Random(0)).cursor_keys())
+        self._heard: dict[DeviceKey, dict[int, int]] = {}
+
+    def forget(self) -> None:
+        """The store was set back, and with it what the relay had noted."""
+        self._heard.clear()
+
+    def welcomed(self, device: DeviceKey, cursor: str | None, answer: dict[str, Any], now_ms: int) -> bool:
+        """Whether it was told to part. Raises Broken if it was to be told so, and was not."""
+        told = bool(answer.get("reidentify"))
+        if answer["reason"] in {"no_cursor", "bad_cursor"}:  # it may be a new life of the device
+            self._heard.pop(device, None)
+        if answer["reason"] == "store_rolled_back" and cursor is not None:
+            heard = self._heard.setdefault(device, {})
+            session = unseal(cursor, device, self._keys).session
+            heard.pop(session, None)
+            heard[session] = now_ms
+            lately = [at_ms for at_ms in [*heard.values()][-TIMES:] if now_ms - at_ms < WITHIN_MS]
+            if len(lately) >= TIMES and not told:
+                raise Broken(f"F51: {device} came with {len(heard)} older stores, and was not told to part")
+        elif told:
+            raise Broken(f"F51: {device} was told to part by a handshake that found nothing of the kind")
+        return told
