@@ -451,3 +451,12 @@ def test_what_was_sent_in_this_devices_name_is_lacking_until_it_has_come_from_he
     assert cache.own_gaps(cache.extent) == [Span(2, 3)]
     cache.fill(a_page(2, to=3, why="expired"))
     assert cache.own_gaps(cache.extent) == []
+
+
+def test_a_notice_of_the_relay_is_kept_passed_and_neither_shown_nor_refused(opened: Open) -> None:
+    cache = begun(opened())
+    notice = {"seq": 1, "id": "n1", "kind": "notice", "what": "device added"}
+    outcome = cache.keep(START, a_page(0, notice, entry(2)))
+    assert outcome.position.seq == 2
+    assert (outcome.words, len(bodies(cache))) == ({}, 1)
+    assert [one.kind for one in outcome.told if isinstance(one, news.Noticed)] == ["notice"]

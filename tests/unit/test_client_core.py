@@ -595,3 +595,21 @@ def test_a_device_that_another_phone_goes_by_is_told_when_it_has_caught_up() -> 
     caught_up = core.handle(steps.Came(a_page(0, [])))
     assert [one.what for one in caught_up if isinstance(one, steps.Tell)] == [news.CaughtUp(0), news.Reidentify()]
     assert steps.Tell(news.Reidentify()) not in core.handle(steps.Came(a_page(0, []))), "once a connection"
+
+
+def test_a_heartbeats_answer_may_ask_for_a_handshake_and_what_else_it_asks_is_ignored() -> None:
+    core = reading()
+    plain = core.handle(steps.Came({"type": "hb", "head": 0}))
+    for unknown in ("sync", "dance", 7, None):
+        assert core.handle(steps.Came({"type": "hb", "head": 0, "do": unknown})) == plain
+    assert core.phase is Phase.READING
+    assert steps.Close in kinds(core.handle(steps.Came({"type": "hb", "head": 0, "do": "handshake"})))
+    assert only(core.handle(steps.Closed(1000)), steps.SetTimer).timer is Timer.CONNECT
+
+
+def test_a_frame_of_an_unknown_type_is_ignored() -> None:
+    core = reading()
+    assert {steps.Keep, steps.Close, steps.Say} & kinds(
+        core.handle(steps.Came({"type": "notice", "what": "?"}))
+    ) == set()
+    assert core.phase is Phase.READING

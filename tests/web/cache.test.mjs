@@ -67,6 +67,13 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual([news.arrived.length, news.changed.length, await bodies(cache)], [0, 1, ["full"]]);
   });
 
+  test(`${kind}: a notice of the relay is kept, passed, and neither shown nor refused`, async () => {
+    const cache = await begun();
+    const notice = { seq: 1, id: "n1", kind: "notice", what: "device added" };
+    const news = await cache.keep(at(0), page(0, [notice, entry(2)]));
+    assert.deepEqual([news.words, await bodies(cache), (await cache.open()).seq], [{}, [2], 2]);
+  });
+
   test(`${kind}: what was sent in this device's name is lacking until it has come, from here or by a range`, async () => {
     const cache = await begun();
     const gaps = [{ from: 1, to: 3, why: "own" }];

@@ -252,3 +252,14 @@ test("a device that another phone goes by is told when it has caught up", () => 
   assert.deepEqual(told(), ["caughtup", "reidentify"]);
   assert.deepEqual(told(), [], "once a connection");
 });
+
+test("a heartbeat's answer may ask for a handshake, and what else it asks is ignored, as are unknown frames", () => {
+  const core = reading();
+  const plain = core.handle({ type: "came", frame: { type: "hb", head: 0 } });
+  for (const unknown of ["sync", "dance", 7, null]) {
+    assert.deepEqual(core.handle({ type: "came", frame: { type: "hb", head: 0, do: unknown } }), plain);
+  }
+  const commands = core.handle({ type: "came", frame: { type: "notice", what: "?" } });
+  assert.deepEqual([done(commands, "keep"), said(commands), done(commands, "close")], [[], [], []]);
+  assert.equal(done(core.handle({ type: "came", frame: { type: "hb", head: 0, do: "handshake" } }), "close").length, 1);
+});
