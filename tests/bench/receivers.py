@@ -1,7 +1,8 @@
 """Devices on WebSockets, many in one process: `python -m tests.bench.receivers`.
 
 Reads one line of JSON (url, tokens, each). Every device connects, reads until it is caught up, and acks; when it has `each`
-messages it stays and acks what comes. Prints a line of JSON: seconds, failures and messages until all had caught up;
+messages it stays and acks what comes. Prints a line of JSON: seconds, failures and messages until all had caught up, and the
+seconds of the 99th device of a hundred;
 after one more line of input another: how many milliseconds each later message took from its accept to here.
 """
 
@@ -46,6 +47,8 @@ class Herd:
         self._gate = asyncio.Semaphore(AT_ONCE)
         self.failed = 0
         self.got = 0
+        self.began = time.perf_counter()
+        self.caught_up_s: list[float] = []
         self.took_ms: list[int] = []
 
     async def device(self, http: aiohttp.ClientSession, token: str, caught_up: Callable[[], None]) -> None:
@@ -70,6 +73,7 @@ class Herd:
             caught_up()
             return
         self.got += has
+        self.caught_up_s.append(time.perf_counter() - self.began)
         caught_up()
         with contextlib.suppress(TypeError, OSError):  # closed at the end
             while True:
@@ -98,10 +102,12 @@ async def main() -> None:
             all_here.set()
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        began = time.perf_counter()
+        herd.began = time.perf_counter()
         devices = [asyncio.create_task(herd.device(http, token, caught_up)) for token in asked["tokens"]]
         await all_here.wait()
-        print(json.dumps({"seconds": time.perf_counter() - began, "failed": herd.failed, "got": herd.got}), flush=True)
+        seconds, took_s = time.perf_counter() - herd.began, sorted(herd.caught_up_s)
+        p99_s = took_s[int(0.99 * len(took_s))] if took_s else None
+        print(json.dumps({"seconds": seconds, "p99": p99_s, "failed": herd.failed, "got": herd.got}), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         print(json.dumps(herd.took_ms), flush=True)
         for device in devices:

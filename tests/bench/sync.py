@@ -158,6 +158,7 @@ async def herd(home: Path, *, devices: int, each: int) -> list[Figure]:
     name = f"{devices:,} devices x {each} messages reconnect by WebSocket"
     return [
         Figure(name=name, value=found["seconds"], unit="s", aim=60 * devices / 10_000, less_is_better=True),
+        Figure(name=f"{name}, p99 of the devices", value=found["p99"] or 0, unit="s"),
         Figure(name=f"{name}, failed", value=found["failed"], unit="devices", aim=0, less_is_better=True),
         Figure(name=f"{name}, memory then", value=memory / 2**20, unit="MiB", aim=1024, less_is_better=True),
     ]
