@@ -54,11 +54,11 @@ async def test_what_the_vendor_answered_is_its_own() -> None:
 async def test_a_short_title_takes_no_code_and_no_id_away(title: str) -> None:
     said = push(title=title, body="1")
     assert (await answered(400, code=40013, http=400).send(said)).vendor_code == "ntfy_40013"
-    taken = await answered(200, id="v-41", event="message").send(said)
+    taken = await answered(200, id="v-41", event="message", sequence_id="r").send(said)
     assert taken == Outcome(verdict=Verdict.ACCEPTED, vendor_id="v-41")
 
 
 @pytest.mark.parametrize("echo", ["hush", "topic-of-ann", "x-topic-of-ann-x", "a secret of Ann's: 1234"])
 async def test_an_id_that_echoes_what_is_private_is_dropped(echo: str) -> None:
-    taken = await answered(200, id=echo, event="message").send(push(title="hush", body="a secret of Ann's"))
+    taken = await answered(200, id=echo, event="message", sequence_id="r").send(push(title="hush", body="a secret of Ann's"))
     assert taken == Outcome(verdict=Verdict.ACCEPTED)
