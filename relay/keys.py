@@ -351,6 +351,12 @@ def parse_api_key(text: str) -> tuple[str, str] | None:
     return _parts(text, _API_KEY, _API_KEY_CHARS)
 
 
+def find_api_key(text: str) -> tuple[str, str] | None:
+    """Id and secret of the first API key in a text, as `parse_api_key` gives them."""
+    found = _API_KEY.search(text)
+    return None if found is None else parse_api_key(found[0])
+
+
 def mint_device_token(rng: Rng) -> tuple[str, str, str]:
     """A new device token: its text, which is given out once, and of that the id and the secret (safety SEC-4)."""
     return _minted(rng, "rd")

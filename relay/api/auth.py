@@ -17,6 +17,7 @@ from relay.api import jwt_bearer
 from relay.api.family import Standing, renew_ms, settle, standing
 from relay.api.issuing import API_KEY, DEVICE_TOKEN, TICKET
 from relay.api.key_set import KeySet
+from relay.api.leaks import flag_leaked
 from relay.api.limits import RateLimiter, network_of, slow_down
 from relay.api.principal import Principal
 from relay.clock import Clock
@@ -70,6 +71,7 @@ class Authenticator:
         self._tokens: Gathered[str, Any] = Gathered(engine, tokens.token_rows)  # devices come in crowds
         self._known: OrderedDict[str, tuple[Principal, int]] = OrderedDict()  # header -> who, and until when
         self.revoked: Callable[[], Awaitable[None]] = _nobody_to_tell  # called when a family of tokens was revoked
+        self._leaked: set[str] = set()  # API keys that are known to have come in a URL
         self._used: dict[str, int] = {}  # API key -> when it was last used, until that is written down
         self._rates = RateLimiter(rate_per_s=rate_per_s, burst=burst)
         self._anonymous = RateLimiter(rate_per_s=anonymous_per_s, burst=anonymous_burst)
@@ -212,6 +214,28 @@ class Authenticator:
         """When each API key was last used, of those used since this was asked before."""
         used, self._used = self._used, {}
         return used
+
+    async def leaked(self, text: str, request: web.Request) -> None:
+        """This came where credentials leak. If there is an API key in it that works, its owner is told, once; a guess counts
+        as a failed login. Nothing of that shows in the answer."""
+        found = creds.find_api_key(text)
+        network = network_of(request.remote)
+        if (
+            found is None
+            or found[0] in self._leaked
+            or self._failed_addresses.empty(network, self._clock.monotonic_ms())
+        ):
+            return
+        with suppress(Problem):
+            try:
+                owner = await self._api_key(*found, network)
+            except Unauthenticated:
+                self._failed_addresses.take(network, self._clock.monotonic_ms())
+                return
+            key_id = owner.credential_id
+            if await self._engine.write(partial(flag_leaked, app_id=owner.app_id, key_id=key_id)):
+                log.warning("auth.key_leaked", app=owner.app_id, key_id=key_id)
+            self._leaked.add(key_id)
 
     # --- how often ---
 

@@ -35,10 +35,11 @@ def entrance(
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     https_only: bool = False,
     origins: Collection[str] = (),
+    leaked: Callable[[str, web.Request], Awaitable[None]] | None = None,
 ) -> Any:
     """Middleware. Gives every request an id, and every failure its answer; what is not foreseen is `internal`, and a bug.
 
-    `origins`: pages of these may call what is a device's.
+    `origins`: pages of these may call what is a device's. `leaked` is told of what may be a credential in a URL.
     """
     seen_through = limits.behind_proxies(trusted_proxies)
     next_id = running_ids(rng, bits=64)
@@ -86,6 +87,8 @@ def entrance(
             try:
                 answer = await served(request, handler)
             except Exception as error:  # noqa: BLE001 - all of them are told, and answered
+                if leaked is not None and isinstance(error, limits.Leaked):
+                    await leaked(error.text, request)
                 answer = failed(request, request_id, error)
             route = request.get(ROUTE, "unknown")
             tell(name=f"{request.method} {route}", route=route, status=answer.status, request_id=request_id)

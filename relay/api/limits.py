@@ -29,6 +29,17 @@ _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
 
 
+class Leaked(Malformed):
+    """A credential came where it may leak (safety SEC-1). `text`: what it may be in, a secret."""
+
+    def __init__(self, where: str, text: str) -> None:
+        super().__init__(
+            f"Credentials go into the Authorization header, never into {where}. If this one was real, rotate it.",
+            code="credential_in_url",
+        )
+        self.text = text
+
+
 # --- the form of a request --------------------------------------------------------------------------------------------
 
 
@@ -55,21 +66,19 @@ def check_form(request: web.Request) -> None:
     raw_headers = request.raw_headers
     if sum(map(len, chain.from_iterable(raw_headers))) + 4 * len(raw_headers) > HEADERS_BYTES_MAX:
         raise Malformed(f"All headers together may have {HEADERS_BYTES_MAX} bytes.", code="malformed_http")
-    if hdrs.COOKIE in headers and any(map(_CREDENTIAL.search, headers.getall(hdrs.COOKIE))):
-        raise Malformed("Credentials go into the Authorization header, never into a cookie.", code="credential_in_url")
+    if hdrs.COOKIE in headers:
+        cookies = " ".join(headers.getall(hdrs.COOKIE))
+        if _CREDENTIAL.search(cookies):
+            raise Leaked("a cookie", cookies)
     if len(headers.getall(hdrs.AUTHORIZATION, ())) > 1:
         raise Unauthenticated("Send one Authorization header.")
 
 
 def _check_query(request: web.Request, query: str) -> None:
     if ("rk_" in query or "rd_" in query) and _CREDENTIAL.search(query):
-        raise _in_url()
+        raise Leaked("the URL", query)
     if not CREDENTIAL_NAMES.isdisjoint(map(str.lower, request.query)):
-        raise _in_url()
-
-
-def _in_url() -> Malformed:
-    return Malformed("Credentials go into the Authorization header, never into the URL.", code="credential_in_url")
+        raise Leaked("the URL", query)
 
 
 def _decoded(text: str) -> str:

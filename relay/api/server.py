@@ -117,7 +117,13 @@ def application(
         "docs": system.docs,
     }
     enter = entrance(
-        gate, rng, metrics, trusted_proxies=trusted_proxies, https_only=https_only, origins=frozenset(origins)
+        gate,
+        rng,
+        metrics,
+        trusted_proxies=trusted_proxies,
+        https_only=https_only,
+        origins=frozenset(origins),
+        leaked=auth.leaked,
     )
     app = web.Application(middlewares=[enter])
     exact = register(app, routes, handlers, auth, shedding)

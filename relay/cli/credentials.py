@@ -172,7 +172,9 @@ def list_(config: Path | None) -> None:
 def _state(key: Any, now_ms: int) -> str:
     if key.revoked_ms is not None:
         return "revoked"
-    return "ended" if key.expires_ms is not None and key.expires_ms <= now_ms else "works"
+    if key.expires_ms is not None and key.expires_ms <= now_ms:
+        return "ended"
+    return "works" if key.leaked_ms is None else "leaked: rotate it"
 
 
 def _at(ms: int | None) -> str:

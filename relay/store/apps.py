@@ -53,6 +53,7 @@ def add_api_key(
                 "expires_ms": expires_ms,
                 "revoked_ms": None,
                 "used_ms": None,
+                "leaked_ms": None,
                 "networks": msgspec.json.encode(list(networks)).decode() if networks else None,
             }
         ],
@@ -91,10 +92,13 @@ def valid_api_keys(conn: Connection, now_ms: int, app_id: str, name: str) -> lis
     return list(conn.execute(ours.order_by(c.created_ms, c.key_id).with_for_update()))
 
 
+_OF_ITS_OWN = ("revoked_ms", "used_ms", "leaked_ms")
+
+
 def add_successor(conn: Connection, now_ms: int, old: Row[Any], *, key_id: str, secret_mac: bytes) -> None:
     """A key that may what `old` may, for as long as it would have."""
     kept = ("app_id", "scopes", "name", "networks", "expires_ms")
-    new = {"key_id": key_id, "secret_mac": secret_mac, "created_ms": now_ms, "revoked_ms": None, "used_ms": None}
+    new = {"key_id": key_id, "secret_mac": secret_mac, "created_ms": now_ms} | dict.fromkeys(_OF_ITS_OWN)
     insert_rows(conn, api_key, [new | {name: getattr(old, name) for name in kept}])
 
 
@@ -124,6 +128,18 @@ def api_keys_used(conn: Connection, used: Mapping[str, int]) -> None:
     """When each of these keys was last used."""
     if used:
         conn.execute(_used, [{"id": key_id, "now": at_ms} for key_id, at_ms in sorted(used.items())])
+
+
+_leaked = (
+    update(api_key)
+    .where(api_key.c.key_id == bindparam("id"), api_key.c.leaked_ms.is_(None))
+    .values(leaked_ms=bindparam("now"))
+)
+
+
+def flag_leaked(conn: Connection, now_ms: int, key_id: str) -> bool:
+    """The key came where keys leak; gives whether that is news."""
+    return conn.execute(_leaked, {"id": key_id, "now": now_ms}).rowcount == 1
 
 
 _revoked = select(api_key.c.key_id).where(api_key.c.revoked_ms >= bindparam("since"))

@@ -27,6 +27,7 @@ EVENT_TYPES: Final = frozenset(
         "account.credential_expiring",
         "account.impaired",
         "account.parked",
+        "api_key.leaked",
         "clock_step",
         "delivery.acked",
         "delivery.cancelled",

@@ -253,3 +253,15 @@ async def test_a_ring_that_lost_its_key_ends_with_78_and_makes_up_no_other(shell
     assert served.exit_code == 78
     assert "restore the key file" in served.stderr
     assert ring.read_text() == strange
+
+
+async def test_a_key_that_came_in_a_url_is_to_be_rotated_and_its_successor_is_not(shell: Shell) -> None:
+    key = shell.keys("create").strip()
+    async with serving() as (url, _):
+        assert (await call(url, key))[0] == 200
+        assert (await call(url, key, path=f"/v1/events?key={key}"))[0] == 400
+    assert "leaked: rotate it" in shell.row(key)
+    successor = shell.keys("rotate", id_of(key)).strip()
+    assert "works" in shell.row(successor)
+    assert shell.keys("revoke", id_of(key)).strip() == "Revoked."
+    assert "revoked" in shell.row(key)

@@ -24,6 +24,7 @@ api_key = table(
     int_("expires_ms", null=True),
     int_("revoked_ms", null=True),
     int_("used_ms", null=True),
+    int_("leaked_ms", null=True),  # when it first came where keys leak: in a URL or a cookie
     text_("networks", null=True),  # JSON list of the networks it may be used from; null: from anywhere
     key=("app_id", "key_id"),
 )

@@ -93,6 +93,7 @@ def upgrade() -> None:
         sa.Column("expires_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("revoked_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("used_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
+        sa.Column("leaked_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("networks", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "key_id"),
         sqlite_strict=True,
