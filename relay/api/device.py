@@ -100,7 +100,9 @@ class DeviceApi:
         return Answer(200, {"accounts": self.devices.offers(_key(call).app_id)})
 
     async def ticket(self, call: Call) -> Answer:
-        ticket, expires_ms = await self.issuer.ticket(call.principal, origin=call.request.headers.get("Origin"))
+        origin = call.request.headers.get("Origin")
+        self.door.check_origin(origin, by_header=False)  # else nobody would let it in
+        ticket, expires_ms = await self.issuer.ticket(call.principal, origin=origin)
         return Answer(201, {"ticket": ticket, "expires_at": rfc3339(expires_ms)})
 
     # --- sync ---
@@ -255,7 +257,7 @@ class DeviceApi:
         )
         if not upgrade or headers.get("Sec-WebSocket-Version") != "13":
             raise Problem("Ask for a WebSocket of version 13.", code="upgrade_required")
-        self.door.check_origin(headers.get("Origin"))
+        self.door.check_origin(headers.get("Origin"), by_header="Authorization" in headers)
         offered = {one.strip() for one in headers.get("Sec-WebSocket-Protocol", "").split(",")}
         if protocol.SUBPROTOCOL not in offered:
             raise Malformed(f"Offer the subprotocol {protocol.SUBPROTOCOL}.", code="malformed_http")

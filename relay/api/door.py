@@ -23,7 +23,7 @@ WAITS_MAX = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
-    """`origins`: pages of these may connect; whoever states none is no page."""
+    """`origins`: pages of these may connect; whoever states none is no page, and sends its token in a header."""
 
     hub: Hub
     clock: Clock
@@ -35,8 +35,12 @@ class Door:
     handshakes: Bucket = field(default_factory=lambda: Bucket(HANDSHAKES_PER_S, HANDSHAKES_PER_S))
     _here: Counter[str] = field(default_factory=Counter)  # connections, by address; also those that have not said hello
 
-    def check_origin(self, origin: str | None) -> None:
-        """Raises Forbidden."""
+    def check_origin(self, origin: str | None, *, by_header: bool) -> None:
+        """`by_header`: the token comes in a header, which no page of another's can have a browser add. Raises Forbidden."""
+        if origin is None and not by_header:
+            raise Forbidden(
+                "A ticket is for a page, which states its origin; send the token as `Authorization: Bearer`."
+            )
         if origin is not None and origin not in self.origins:
             raise Forbidden("This origin may not connect; add it to server.allowed_origins.")
 

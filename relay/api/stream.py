@@ -38,7 +38,7 @@ class StreamApi:
         """What is no cursor of ours is a problem; one that is no good any more is told in the stream itself, where the
         script of a page can read it."""
         origin = request.headers.get(hdrs.ORIGIN)
-        self.door.check_origin(origin)
+        self.door.check_origin(origin, by_header=not self._brings_ticket(request))
         self.door.check_room()
         with self.door.opened_from(request.remote):
             return await self._serve(request, origin)
@@ -79,13 +79,16 @@ class StreamApi:
         await stream.run()
         return out
 
+    @staticmethod
+    def _brings_ticket(request: web.Request) -> bool:
+        return request[QUERY].ticket is not None and hdrs.AUTHORIZATION not in request.headers
+
     async def _who(self, request: web.Request, origin: str | None) -> Principal:
         """The bearer of a token, or of a ticket that stands for one. A page must come with its origin's ticket."""
-        ticket = request[QUERY].ticket
-        if hdrs.AUTHORIZATION in request.headers or ticket is None:
-            bearer = await self.auth.authenticate(request)
+        if self._brings_ticket(request):
+            bearer = await self.auth.take_ticket(request[QUERY].ticket, origin=origin)
         else:
-            bearer = await self.auth.take_ticket(ticket, origin=origin)
+            bearer = await self.auth.authenticate(request)
         self.auth.check_rate(request, bearer)
         if bearer.device_key is None:
             raise Forbidden("A device's token is needed here, not an API key.")

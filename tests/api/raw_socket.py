@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from running_relay import ORIGIN
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 WITHIN_S = 20
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -83,7 +85,7 @@ async def _upgrade(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
     """A connection, and the head of what answers its upgrade."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
-    who = f"Authorization: Bearer {token}\r\n" if token else ""
+    who = f"Authorization: Bearer {token}\r\n" if token else f"Origin: {ORIGIN}\r\n"
     writer.write(
         (
             "GET /v1/device/ws HTTP/1.1\r\nHost: relay\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

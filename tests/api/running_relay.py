@@ -24,9 +24,11 @@ from relay.telemetry.metrics import Metrics
 
 WITHIN_S = 30
 OTHER_APP = "other"
+ORIGIN = "https://app.example"  # whose pages may connect
 # Requests are not to be slowed down here, except where a test is about that.
 UNHURRIED = {
     "RELAY_SERVER__PORT": "0",
+    "RELAY_SERVER__ALLOWED_ORIGINS": f'["{ORIGIN}"]',
     "RELAY_SERVER__QUIET_S": "0",
     "RELAY_LIMITS__LAG_MS": "60000",
     "RELAY_LIMITS__SEND_RATE_PER_S": "100000",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from raw_socket import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, dialled, frame
-from running_relay import Face
+from running_relay import ORIGIN, Face
 
 from relay.realtime.protocol import Close
 from relay.realtime.writer import FrameWriter
@@ -41,11 +41,18 @@ UPGRADE = {
         pytest.param({"Sec-WebSocket-Protocol": "relay.v9.json"}, 400, "malformed_http", id="B085-subprotocol"),
         pytest.param({"Authorization": "Bearer rd_nobody"}, 401, "unauthenticated", id="B086-wrong-token"),
         pytest.param(
-            {"Authorization": None, "Sec-WebSocket-Protocol": "relay.v1.json, relay.ticket.wrong"},
+            {"Authorization": None, "Origin": ORIGIN, "Sec-WebSocket-Protocol": "relay.v1.json, relay.ticket.wrong"},
             401,
             "unauthenticated",
             id="B086-wrong-ticket-as-subprotocol",
         ),
+        pytest.param(
+            {"Authorization": None, "Sec-WebSocket-Protocol": "relay.v1.json, relay.ticket.wrong"},
+            403,
+            "forbidden",
+            id="B085-ticket-without-an-origin",
+        ),
+        pytest.param({"Authorization": None}, 403, "forbidden", id="B085-neither-token-nor-origin"),
     ],
 )
 async def test_who_may_not_come_in(face: Face, headers: dict[str, str | None], status: int, code: str) -> None:

@@ -29,6 +29,7 @@ from relay.store.schema import metadata
 from relay.telemetry.metrics import Metrics
 
 MINUTE_S, DAY_S = 60, 86_400
+ORIGIN = "https://app.example"
 PHONE = "/v1/users/ann/devices/phone"
 
 
@@ -65,8 +66,10 @@ class House:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.relay.port}"
 
-    async def call(self, method: str, path: str, body: Any = None, *, by: str | None = None) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {by or self.key}"}
+    async def call(
+        self, method: str, path: str, body: Any = None, *, by: str | None = None, origin: str | None = None
+    ) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {by or self.key}"} | ({} if origin is None else {"Origin": origin})
         async with self.http.request(method, self.url + path, json=body, headers=headers) as answer:
             text = await answer.read()
             return answer.status, (await answer.json(content_type=None)) if text else None
@@ -115,7 +118,9 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(watch, "SWEEP_S", 0.05)
     clock = Ahead()
-    relay = Relay(load(None, {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__DRAIN_S": "0"}), clock, system_rng(), Metrics())
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__DRAIN_S": "0"}
+    environ["RELAY_SERVER__ALLOWED_ORIGINS"] = f'["{ORIGIN}"]'
+    relay = Relay(load(None, environ), clock, system_rng(), Metrics())
     first = await relay.open()
     assert first.api_key is not None
     async with relay.running(), aiohttp.ClientSession() as http:
@@ -313,10 +318,10 @@ async def test_a_signed_out_device_that_is_registered_again_needs_a_new_token(ho
 
 
 async def by_ticket(house: House, token: str) -> aiohttp.ClientWebSocketResponse:
-    status, body = await house.call("POST", "/v1/device/ticket", by=token)
+    status, body = await house.call("POST", "/v1/device/ticket", by=token, origin=ORIGIN)
     assert status == 201
     protocols = ["relay.v1.json", f"relay.ticket.{body['ticket']}"]
-    ws = await house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols)
+    ws = await house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols, origin=ORIGIN)
     await ws.send_json({"type": "hello", "ref": "1", "store": {"id": "s"}})
     return ws
 
@@ -329,13 +334,21 @@ async def test_a_ticket_s_socket_ends_with_the_token_it_was_got_with(house: Hous
 
 
 async def test_a_ticket_is_void_once_its_token_is_revoked(house: House) -> None:
-    _, body = await house.call("POST", "/v1/device/ticket", by=await house.token())
+    _, body = await house.call("POST", "/v1/device/ticket", by=await house.token(), origin=ORIGIN)
     await house.call("DELETE", f"{PHONE}/token")
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await house.http.ws_connect(
-            house.url + "/v1/device/ws", protocols=["relay.v1.json", f"relay.ticket.{body['ticket']}"]
+            house.url + "/v1/device/ws",
+            protocols=["relay.v1.json", f"relay.ticket.{body['ticket']}"],
+            origin=ORIGIN,
         )
     assert refused.value.status == 401
+
+
+@pytest.mark.parametrize("origin", [None, "https://evil.example"])
+async def test_a_ticket_is_for_a_page_of_the_app_alone(house: House, origin: str | None) -> None:
+    status, body = await house.call("POST", "/v1/device/ticket", by=await house.token(), origin=origin)
+    assert (status, body["code"]) == (403, "forbidden")
 
 
 async def test_nobody_gets_a_token_for_a_ticket(house: House) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from raw_socket import dialled
-from running_relay import Answer, Face, running
+from running_relay import ORIGIN, Answer, Face, running
 
 from relay.clock import SystemClock
 from relay.shedding import Shed
@@ -115,7 +115,8 @@ async def test_strangers_use_nothing_up(herd: Herd) -> None:
 
 
 async def test_a_page_whose_ticket_comes_with_its_hello_is_told_on_its_socket(herd: Herd) -> None:
-    ticket = (await herd.face.call("POST", "/v1/device/ticket", {}, token=herd.face.token)).json["ticket"]
+    page = {"Origin": ORIGIN}
+    ticket = (await herd.face.call("POST", "/v1/device/ticket", {}, token=herd.face.token, headers=page)).json["ticket"]
     await herd.all_taken(but=1)
     async with dialled(herd.face.of.port, None) as line:  # there is room when it comes, and none when it says hello
         assert (await herd.shake_hands()).status == 200

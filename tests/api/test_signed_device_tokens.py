@@ -44,8 +44,10 @@ class House:
     http: aiohttp.ClientSession
     relay: Relay
 
-    async def call(self, method: str, path: str, body: Any = None, *, by: str | None = None) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {by or self.key}"}
+    async def call(
+        self, method: str, path: str, body: Any = None, *, by: str | None = None, origin: str | None = None
+    ) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {by or self.key}"} | ({} if origin is None else {"Origin": origin})
         async with self.http.request(method, self.url + path, json=body, headers=headers) as answer:
             text = await answer.read()
             return answer.status, json.loads(text) if text else None
@@ -60,6 +62,7 @@ async def serving(
     environ = {
         "RELAY_SERVER__PORT": "0",
         "RELAY_SERVER__DRAIN_S": "0",
+        "RELAY_SERVER__ALLOWED_ORIGINS": '["https://app.example"]',
         "RELAY_DEVICE_JWT__ISSUER": ISSUER,
         "RELAY_DEVICE_JWT__KEYS": "keys.json",
     }
@@ -101,14 +104,15 @@ async def test_a_device_that_was_removed_is_out(house: House) -> None:
 
 
 async def test_its_bearer_gets_a_ticket_for_a_browser_s_socket_once(house: House) -> None:
-    status, answer = await house.call("POST", "/v1/device/ticket", {}, by=token())
+    page = "https://app.example"
+    status, answer = await house.call("POST", "/v1/device/ticket", {}, by=token(), origin=page)
     assert status in {200, 201}, answer
     protocols = ["relay.v1.json", f"relay.ticket.{answer['ticket']}"]
-    async with house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols) as ws:
+    async with house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols, origin=page) as ws:
         await ws.send_json({"type": "hello", "ref": "1", "store": {"id": "s"}})
         assert (await ws.receive_json())["type"] == "welcome"
     with pytest.raises(aiohttp.WSServerHandshakeError):
-        await house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols)
+        await house.http.ws_connect(house.url + "/v1/device/ws", protocols=protocols, origin=page)
 
 
 def test_a_key_set_is_needed_with_an_issuer() -> None:

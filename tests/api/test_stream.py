@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from running_relay import Answer, Face, running
+from running_relay import ORIGIN, Answer, Face, running
 
 from relay.inbox.ack import AckRequest
 from relay.model import DeviceKey
@@ -297,10 +297,13 @@ async def test_a_relay_that_stops_says_when_to_come_back(face: Face) -> None:
 
 async def test_a_page_comes_with_a_ticket_that_works_once(face: Face) -> None:
     await greeted(face)
-    ticket = (await face.call("POST", "/v1/device/ticket", token=face.token)).json["ticket"]
-    async with stream(face, None, f"?ticket={ticket}") as events:
-        await events.next("batch")
+    page = {"Origin": ORIGIN}
+    ticket = (await face.call("POST", "/v1/device/ticket", token=face.token, headers=page)).json["ticket"]
     async with face.http.get(f"{face.of.url}/v1/device/stream?ticket={ticket}") as answer:
+        assert answer.status == 403, "without its origin it is no page's"
+    async with stream(face, None, f"?ticket={ticket}", **page) as events:
+        await events.next("batch")
+    async with face.http.get(f"{face.of.url}/v1/device/stream?ticket={ticket}", headers=page) as answer:
         assert answer.status == 401
 
 

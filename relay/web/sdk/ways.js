@@ -143,7 +143,7 @@ export class Problem extends Error {
   }
 }
 
-/** The WebSocket. A browser cannot give it a header, so it brings a ticket. */
+/** The WebSocket. A page cannot give it a header, so it brings a ticket; elsewhere, as in Node, it brings the token. */
 export class SocketWay extends HttpWay {
   reading = "pushed";
   #asked = new Map();
@@ -152,17 +152,10 @@ export class SocketWay extends HttpWay {
 
   async open(WebSocket) {
     if (!WebSocket) throw new Gone(null, { unfit: true });
-    let ticket;
-    try {
-      ({ ticket } = await (await this.call("POST", "/v1/device/ticket")).json());
-    } catch (error) {
-      const frame = error instanceof Problem ? error.frame() : new Gone();
-      throw frame instanceof Gone ? frame : new Gone(error.status, { unfit: !NOT_UNFIT.has(error.status) });
-    }
-    const socket = (this.socket = new WebSocket(`${this.url.replace(/^http/, "ws")}/v1/device/ws`, [
-      SUBPROTOCOL,
-      `relay.ticket.${ticket}`,
-    ]));
+    const how = globalThis.location
+      ? [SUBPROTOCOL, `relay.ticket.${await this.#ticket()}`]
+      : { protocols: [SUBPROTOCOL], headers: { Authorization: `Bearer ${this.token()}` } };
+    const socket = (this.socket = new WebSocket(`${this.url.replace(/^http/, "ws")}/v1/device/ws`, how));
     const late = setTimeout(() => socket.close(), CALL_MS);
     await new Promise((resolve, reject) => {
       socket.onopen = resolve;
@@ -174,6 +167,15 @@ export class SocketWay extends HttpWay {
       this.#unanswered();
       this.came(new Gone(code, { unfit: code === 1006 }));
     };
+  }
+
+  async #ticket() {
+    try {
+      return (await (await this.call("POST", "/v1/device/ticket")).json()).ticket;
+    } catch (error) {
+      const frame = error instanceof Problem ? error.frame() : new Gone();
+      throw frame instanceof Gone ? frame : new Gone(error.status, { unfit: !NOT_UNFIT.has(error.status) });
+    }
   }
 
   #heard(frame) {
