@@ -189,6 +189,14 @@ def _of_job(rows: Rows, device: Row, job: Row, policy: Any, now_ms: int) -> list
         return []
     if not rows.address_of(device):
         return []  # an address comes by REGISTER or HELLO, which look at everything, whatever the reason said before
+    stepping = [
+        e for e in told if e["escalated"] is not None and device["acked_high"] < e["seq"] <= job["escalate_seq"]
+    ]
+    if stepping and all(e["expires_ms"] - now_ms > EXPIRING_MS for e in stepping):
+        at_ms = max(latest(rows, device, stepping[0], policy, now_ms), job["retry_ms"] or 0, now_ms)
+        at_ms = max(at_ms, stale_until(rows, device, policy, now_ms))
+        if due is None or due > at_ms:
+            return [f"(P) 7.5: a step of {stepping[0]['seq']} is not pushed in time"]
     if untold:
         if all(e["expires_ms"] - now_ms <= EXPIRING_MS for e in untold):
             return []
@@ -201,7 +209,12 @@ def _of_job(rows: Rows, device: Row, job: Row, policy: Any, now_ms: int) -> list
         return []
     if _sweep_pending(rows, device, now_ms):
         return []
-    if device["state"] == "dormant" or told[-1]["seq"] <= job["shown_seq"] or job["knock"] >= len(policy.knocks_ms):
+    knocks = [e for e in told if e["escalated"] is None]
+    if not knocks and due is not None and not stepping:
+        return [f"(Q) 7.5: {told[-1]['seq']} has steps of its own, and is reminded of"]
+    if not knocks or device["state"] == "dormant" or knocks[-1]["seq"] <= job["shown_seq"]:
+        return [] if due is not None or reason == "told" else [f"(Q) I19: rests as {reason}: told"]
+    if job["knock"] >= len(policy.knocks_ms):
         return [] if due is not None or reason == "told" else [f"(Q) I19: rests as {reason}: told"]
     if due is None:
         return [f"(Q) I19: {told[0]['seq']} was told and never knocks again"]

@@ -25,6 +25,7 @@ from relay.inbox.ack import Nack
 from relay.inbox.registry import ForeignWord
 from relay.model import Device, DeviceState, Facts, NotifyPolicy, Policy, Scope
 from relay.push.attempts import Attempt
+from relay.push.escalating import escalate
 from relay.store import queue as job_rows
 from relay.store.engine import Engine
 from relay.store.inline import InlineEngine
@@ -85,6 +86,15 @@ class Story:
 
     async def expire(self) -> None:
         await self.house.inbox.expire()
+
+    async def tells(self) -> None:
+        """A round of the dispatcher whose pushes are taken, and later what has a step by then."""
+        await self.house.told()
+        await self.passes(31)
+        await self.steps()
+
+    async def steps(self) -> None:
+        await self.house.engine.write(lambda conn, now_ms: escalate(conn, now_ms, lambda _: self.house.policy))
 
     async def prune(self) -> None:
         await self.house.inbox.prune([self.house.key(name).user for name in DEVICES])
@@ -184,6 +194,7 @@ _about_send = st.fixed_dictionaries(
                 Scope(first_ack_wins=True),
             ]
         ),
+        "escalate": st.just('[{"after_s":20,"by":"next_address"},{"after_s":60,"by":"next_address"}]'),
         "min_schema": st.just(7),
         "fallback": st.just('"old"'),
         "hold": st.booleans(),
@@ -210,6 +221,8 @@ _steps = st.one_of(
     st.tuples(st.just("send"), _about_send),
     st.tuples(st.just("cancel"), _index),
     st.tuples(st.just("expire")),
+    st.tuples(st.just("steps")),
+    st.tuples(st.just("tells")),
     st.tuples(st.just("prune")),
     st.tuples(st.just("silence")),
     st.tuples(st.just("register"), _name, st.none() | _tokens, st.none() | st.just("i1")),
