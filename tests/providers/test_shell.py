@@ -60,5 +60,7 @@ async def test_a_short_title_takes_no_code_and_no_id_away(title: str) -> None:
 
 @pytest.mark.parametrize("echo", ["hush", "topic-of-ann", "x-topic-of-ann-x", "a secret of Ann's: 1234"])
 async def test_an_id_that_echoes_what_is_private_is_dropped(echo: str) -> None:
-    taken = await answered(200, id=echo, event="message", sequence_id="r").send(push(title="hush", body="a secret of Ann's"))
+    taken = await answered(200, id=echo, event="message", sequence_id="r").send(
+        push(title="hush", body="a secret of Ann's")
+    )
     assert taken == Outcome(verdict=Verdict.ACCEPTED)
