@@ -76,6 +76,10 @@ class Vendor:
         former = self._former.get(token, [])
         former[:] = [(device, now_s() if until_s is None else until_s) for device, until_s in former]
 
+    def unsettled(self) -> None:
+        """The relay's store was set back: whom it knows of as a token's owner may be one that had it before."""
+        self._former = {token: [(device, None) for device, _ in former] for token, former in self._former.items()}
+
     def address(self, kind: str, token: str) -> str:
         del kind
         return token
@@ -99,10 +103,10 @@ class Vendor:
         self._story.tell("vendor", self.account, push.token, outcome.verdict, *push.relay["ids"])
         slow = self._faults.strikes("vendor_slow") and not self.outage
         await sleep(self._draws.between(5, 40) if slow else self._draws.between(0.02, 1.0))
+        if raises:  # whatever the vendor said, nobody heard it
+            raise Raised
         if outcome.scope is Scope.ACCOUNT and outcome.retry_after_s is not None:
             self._told_to_wait(push, outcome.retry_after_s)
-        if raises:
-            raise Raised
         return outcome
 
     def _check(self, push: Push) -> None:

@@ -460,6 +460,8 @@ class World:
             self.doubles.forget()
             self.set_backs += 1
             self.wishes.forget()
+            for vendor in self.vendors:
+                vendor.unsettled()
             self.copying = False
             for backend in self.backends:
                 backend.set_back()
