@@ -1,14 +1,20 @@
 """Phones that are upgraded compare what they have with the relay as the SDK does, and lack nothing (protocol 10.4)."""
 
+import pytest
+
+from . import faults
 from .faults import KINDS
 from .run import Result, simulate
-from .scenario import Scenario, drawn
-
-OFTEN = 752  # a seed whose phones are upgraded again and again, and one of which loses rows
+from .scenario import Scenario
 
 
-def test_upgraded_phones_compare_and_some_have_to_fetch() -> None:
-    result = simulate(drawn(OFTEN, minutes=12))
+def test_upgraded_phones_compare_and_some_have_to_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phones that are upgraded again and again, and lose rows even more often."""
+    monkeypatch.setattr(faults, "SHARE_ON", 1.0)
+    monkeypatch.setitem(faults.EVENTS, "upgrade", (40, 40))  # an hour
+    monkeypatch.setitem(faults.EVENTS, "rotten", (60, 60))
+    without = tuple(kind for kind in KINDS if kind not in {"upgrade", "rotten"})
+    result = simulate(Scenario(seed=5, minutes=12, users=3, devices=6, send_s=5, away_s=60, without=without))
 
     assert result.error is None
     proofs = [line for line in result.story.lines if " proved " in line]
