@@ -270,7 +270,6 @@ class PushJob(Struct, frozen=True):
     tries: int
     retry_ms: int | None
     bare_seq: int
-    address_index: int
     claim: str | None
     claim_token: int
     claim_until_ms: int | None

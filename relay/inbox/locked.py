@@ -252,7 +252,7 @@ class Locked(msgspec.Struct, kw_only=True):
         if device is None or job is None:
             return None
         if anew:
-            job = replace(job, knock=0, told_ms=None, tries=0, retry_ms=None, address_index=0)
+            job = replace(job, knock=0, told_ms=None, tries=0, retry_ms=None)
         after = rules.rearm(
             device,
             job,

@@ -142,7 +142,7 @@ def requeue(conn: Conn, now_ms: int, keys: Sequence[DeviceKey], policy_of: Polic
             continue
         if key in begins:
             locked.put(replace(device, pushed_seq=min(device.pushed_seq, begins[key] - 1)))
-        locked.put_job(replace(job, tries=0, retry_ms=None, bare_seq=0, address_index=0))
+        locked.put_job(replace(job, tries=0, retry_ms=None, bare_seq=0))
     dead.drop(conn, list(begins))
     flush(conn, now_ms, users.values())
     jobs = job_rows.jobs_of(conn, list(users))

@@ -120,8 +120,8 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         return Wait(at_ms=min(_rests_until(s, one) for one in ready), reason=Later.STALE)
     anything = items or [item for news in s.shared for item in news.items]
     able = [one for one in awake if not _all_held(s, one, anything)] or awake
-    beyond = _beyond(s, usable, able) if step else []
-    address = _choose(s, beyond or (_again(s, able) if step else able), anew=step)
+    beyond = _beyond(s, usable, able) if step or knock else []
+    address = _choose(s, beyond or (_again(s, able) if step else able))
     account = s.accounts[address.account].towards(address)
     if rules.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
         s = replace(s, policy=replace(s.policy, separate_max=1))  # it is to be one push
@@ -260,7 +260,7 @@ def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | Non
 
 
 def _beyond(s: Situation, chain: Sequence[Address], able: Sequence[Address]) -> list[Address]:
-    """The addresses that a step takes in turn: those of the chain after the one that was told last."""
+    """The addresses that steps and knocks take in turn: those of the chain after the one that was told last."""
     places = [(one.account, one.token_hash) for one in chain]
     after = places.index(s.told_last) + 1 if s.told_last in places else 0
     return [one for one in chain[after:] if one in able]
@@ -271,14 +271,13 @@ def _again(s: Situation, able: Sequence[Address]) -> list[Address]:
     return sorted(able, key=lambda one: (one.account, one.token_hash) != s.told_last)
 
 
-def _choose(s: Situation, ready: Sequence[Address], *, anew: bool = False) -> Address:
-    """The address whose turn it is (`anew`: from the first of these on); a later one in the chain if its account is out for
-    long and the later one is not.
+def _choose(s: Situation, ready: Sequence[Address]) -> Address:
+    """The address whose turn it is; a later one in the chain if its account is out for long and the later one is not.
 
     Short waits (a full bucket, a circuit that is probed) are waited for: order is kept, and nothing shows twice. The probe
     of a vendor that is away goes to the first address, by whoever is due when it falls due.
     """
-    first = (0 if anew else s.job.address_index) + s.job.tries // TRIES_PER_ADDRESS
+    first = s.job.tries // TRIES_PER_ADDRESS
     chain = [ready[(first + n) % len(ready)] for n in range(len(ready))]
     for address in chain:
         if not s.accounts[address.account].passes_on(s.now_ms):

@@ -209,7 +209,7 @@ def _plan_one(
             untold=tuple(untold),
             untold_count=count,
             told=tuple(told),
-            told_last=attempt_rows.told_last(locked.conn, device.key) if step and told else None,
+            told_last=attempt_rows.told_last(locked.conn, device.key) if told else None,
             shared=shared,
             upto_seq=locked.head_seq if untold else device.pushed_seq,
             told_count=_told_count(locked, device, job, views) if untold else 0,

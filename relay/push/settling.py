@@ -193,7 +193,6 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
             tries=0,
             retry_ms=None,
             escalate_seq=job.escalate_seq if job.escalate_seq > one.attempt.send.steps_upto else 0,
-            address_index=job.address_index + 1 if one.attempt.knock else job.address_index,
         )
     )
     if one.attempt.knock and knocks >= len(locked.policy.knocks_ms):

@@ -152,7 +152,7 @@ class Situation:
     untold: tuple[Item, ...]  # W(d), oldest first, the newest ITEMS_MAX
     untold_count: int
     told: tuple[Item, ...]  # owed, at or below pushed_seq: what knocks and steps are about
-    told_last: tuple[str, bytes] | None = None  # the address (account, token's hash) that was; only for a step
+    told_last: tuple[str, bytes] | None = None  # the address (account, token's hash) that was; only for those
     shared: tuple[SharedNews, ...] = ()
     upto_seq: int  # highest number looked at
     addresses: tuple[Address, ...]

@@ -57,7 +57,6 @@ def create_job(conn: Connection, key: DeviceKey) -> None:
                 "tries": 0,
                 "retry_ms": None,
                 "bare_seq": 0,
-                "address_index": 0,
                 "claim": None,
                 "claim_token": 0,
                 "claim_until_ms": None,
@@ -108,7 +107,7 @@ def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
         )
 
 
-_REARMED = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "address_index", "escalate_seq")
+_REARMED = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "escalate_seq")
 _rearm = update(push_job).where(*_here).values({name: bindparam(f"new_{name}") for name in _REARMED})
 
 

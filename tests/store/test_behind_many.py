@@ -34,7 +34,6 @@ def _claimed_elsewhere(conn: Conn, now_ms: int, house: House) -> None:
         "tries": 0,
         "retry_ms": None,
         "bare_seq": 0,
-        "address_index": 0,
         "claim": "n2",
         "claim_token": 1,
         "claim_until_ms": now_ms + 30_000,

@@ -56,7 +56,6 @@ def job(**more: Any) -> PushJob:
         "knock": 0,
         "tries": 0,
         "bare_seq": 0,
-        "address_index": 0,
         "claim_token": 0,
         "shown_seq": 0,
         "escalate_seq": 0,

@@ -16,7 +16,6 @@ push_job = table(
     int_("tries"),  # failed attempts in a row
     int_("retry_ms", null=True),  # not before then, after a failed attempt
     int_("bare_seq", default=0),  # entries up to here go as a bare wake-up: the vendor refused their content
-    int_("address_index"),  # where in the chain of addresses the next attempt begins
     text_("claim", null=True),
     int_("claim_token"),
     int_("claim_until_ms", null=True),

@@ -610,7 +610,6 @@ def upgrade() -> None:
             server_default=sa.text("0"),
             nullable=False,
         ),
-        sa.Column("address_index", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("claim", sa.Text(), nullable=True),
         sa.Column("claim_token", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("claim_until_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
