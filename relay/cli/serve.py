@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -37,6 +39,7 @@ from relay.wiring.store import open_engine
 log = structlog.get_logger("relay.app")
 
 FAILED_POLL_S = 0.5
+OPEN_FILES_MAX = 1_048_576
 
 
 @click.command()
@@ -61,6 +64,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 
 
 async def _serve(settings: Settings, read_settings: Callable[[], Settings], config_file: Path | None) -> int:
+    _take_open_files()
     clock, rng, metrics = SystemClock(), system_rng(), Metrics()
     logs = setup_logging(settings.log.level, settings.log.format, sys.stderr, metrics)
     end_traces = traces.begin(os.environ)
@@ -83,6 +87,15 @@ async def _serve(settings: Settings, read_settings: Callable[[], Settings], conf
         log.info("relay.stopped")
         end_traces()
         logs.stop()
+
+
+def _take_open_files() -> None:
+    """As many as the system lets this process have: at first most give it 1,024, which is far fewer than a node's devices."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _spare_the_collector() -> None:
