@@ -305,7 +305,7 @@ class InboxService:
 
     async def _naming(self, user: UserKey) -> Naming:
         """Messages that name the user, found by a walk over those of its app that holds nobody up."""
-        found, more = Naming(), True
+        found, more = await self.engine.read(lambda _, now_ms: Naming(now_ms)), True
         while more:
             found, more = await self.engine.read(
                 lambda conn, _, so_far=found: naming(conn, user, so_far, limit=NAMING_STEP)  # type: ignore[misc]

@@ -133,15 +133,16 @@ LATE_MS = 60_000  # by so much a message may have been accepted before one that 
 
 
 class Naming(NamedTuple):
-    """Messages that name a user, as far as the walk has come."""
+    """Messages that name a user, as far as the walk has come that began at `began_ms`."""
 
+    began_ms: int
     ids: frozenset[str] = frozenset()
     ms: int = 0
     id: str = ""
 
     def again(self) -> "Naming":
-        """From where what has come meanwhile is found."""
-        return self._replace(ms=self.ms - LATE_MS, id="")
+        """From where what has come meanwhile is found: before a last one, too, that a clock since set back had accepted."""
+        return self._replace(ms=min(self.ms, self.began_ms) - LATE_MS, id="")
 
 
 _looked_at = (
@@ -173,4 +174,4 @@ def naming(conn: Connection, user: UserKey, before: Naming, *, limit: int) -> tu
     found = before.ids | {row.message_id for row in rows if row.named}
     if not rows:
         return before, False
-    return Naming(found, rows[-1].accepted_ms, rows[-1].message_id), len(rows) == limit
+    return Naming(before.began_ms, found, rows[-1].accepted_ms, rows[-1].message_id), len(rows) == limit

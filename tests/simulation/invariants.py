@@ -45,7 +45,13 @@ LIMIT 1"""
 
 
 OF_USERS = sorted(table.name for table in metadata.sorted_tables if {"app_id", "user_id"} <= set(table.c.keys()))
-_NAMED = "SELECT message_id FROM message WHERE app_id = ? AND (sender_user = ? OR recipients LIKE ?)"
+_NAMED = (
+    "SELECT message_id FROM message WHERE app_id = ? AND (recipients LIKE ? OR (sender_user = ? AND accepted_ms < ?))"
+)
+_WENT = (
+    "SELECT max(created_ms) FROM event WHERE app_id = ? AND type IN ('user.renamed', 'user.erased')"
+    " AND json_extract(data, '$.user') = ?"
+)
 _RECIPIENTS = "SELECT recipients FROM message WHERE app_id = ? AND message_id = ?"
 _HAS_ENTRY = "SELECT 1 FROM inbox_entry WHERE app_id = ? AND user_id = ? AND message_id = ?"
 
@@ -127,7 +133,9 @@ class Referee:
         for table in OF_USERS:
             if raw.execute(f"SELECT 1 FROM {table} WHERE app_id = ? AND user_id = ?", user).fetchone():
                 raise Broken(f"E1: {user} is no more, but has rows in {table}")
-        found = raw.execute(_NAMED, (user[0], user[1], f'%"{user[1]}"%')).fetchone()
+        # A backend may name as sender whom it likes, also who has just gone.
+        (went_ms,) = raw.execute(_WENT, user).fetchone()
+        found = raw.execute(_NAMED, (user[0], f'%"{user[1]}"%', user[1], went_ms or self.now_ms)).fetchone()
         if found is not None:
             raise Broken(f"E1: {user} is no more, but {found[0]} names it")
 

@@ -28,7 +28,10 @@ SWEEPS = {
 }
 AGED = {"devices._forget_moves", "messages._forget_keys", "quota._forget", "quota._forget_held"}
 # A credential's id is known before its app is: it says which app that is. Ids are unique over all apps.
-CREDENTIALS = {"apps._by_key_id", "apps._renew", "apps._used", "apps._revoked", "tokens._renew", "tokens._revoked"}
+CREDENTIALS = {
+    *("apps._by_key_id", "apps._leaked", "apps._renew", "apps._used", "apps._revoked"),
+    *("tokens._renew", "tokens._revoked"),
+}
 
 
 def prepared() -> Iterator[tuple[str, ClauseElement]]:
