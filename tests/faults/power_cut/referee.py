@@ -66,8 +66,12 @@ def rows(conn: Any, now_ms: int, ledger: Ledger, at: int) -> list[str]:
         if _numbers(conn, user) != list(range(inbox.floor_seq + 1, inbox.head_seq + 1))
     ]
     for one in ledger.sent(at):
-        (user,) = ledger.meant[one.key]["to"]["users"]
-        if (user, one.id) not in held and not (user == PRUNED and _pruned(messages.get(one.id), inboxes.get(user))):
+        meant = ledger.meant[one.key]
+        (user,) = meant["to"]["users"]
+        if (user, one.id) in held:
+            continue
+        may_be_over = user == PRUNED or "ttl_s" in meant  # acked by its only device; expired, as the first of its inbox
+        if not (may_be_over and _pruned(messages.get(one.id), inboxes.get(user))):
             found.append(f"lost: {one}")
     for ack in ledger.acked(at):
         device = devices.get((ack.user, "acker"))
@@ -96,7 +100,7 @@ def _numbers(conn: Any, user: str) -> list[int]:
 
 
 def _pruned(message: Any, inbox: Any) -> bool:
-    """Its entry is gone because its only device acked it."""
+    """Its entry is gone because the floor has risen over it."""
     return (
         message is not None
         and inbox is not None
