@@ -1,6 +1,7 @@
 """Heartbeats in, changes out: rows change on a transition only, and every transition is a transaction of the inbox room."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,6 +50,7 @@ class PresenceService:
         self.book = LeaseBook()
         self.pace = Pace(rhythm.interval_s)
         self._away = False  # the store
+        self._unsaid: Counter[str] = Counter()  # ends that the store could not be told since the last sweep, by why
 
     def beat(self, offer: Offer | None = None, *, of: DeviceKey | None = None) -> Beat:
         """The interval for a client that offers this, or has offered it when it shook hands."""
@@ -103,7 +105,7 @@ class PresenceService:
         try:
             changed = await self._transitions.went(device, session, linger_ms=linger_ms, tell=goodbye)
         except Problem as problem:  # the sweep will say it: nobody may stay online for want of a word
-            log.warning("presence.store_unavailable", code=problem.code)
+            self._unsaid[problem.code] += 1
             changed = True
         else:
             changed = changed and not goodbye
@@ -136,8 +138,13 @@ class PresenceService:
             swept_s = (self._clock.monotonic_ms() - now_ms) / 1000
 
     async def sweep(self) -> None:
-        if self._away:
-            return
+        if not self._away:
+            await self._end_overdue()
+        for code, count in self._unsaid.items():  # a whole network may have gone in that second: one line tells of all
+            log.warning("presence.store_unavailable", code=code, count=count)
+        self._unsaid.clear()
+
+    async def _end_overdue(self) -> None:
         now_ms = self._clock.monotonic_ms()
         over = self.book.overdue(now_ms)
         for at in range(0, len(over), SWEPT_TOGETHER):  # a whole network's phones may fall silent in one second
@@ -145,17 +152,14 @@ class PresenceService:
 
     async def _end(self, over: list[tuple[DeviceKey, int]], now_ms: int) -> None:
         answers = await asyncio.gather(*(self._over(*lease) for lease in over), return_exceptions=True)
-        refused: Problem | None = None
         for (device, session), answer in zip(over, answers, strict=True):
             if isinstance(answer, Problem):
                 # Nobody goes offline while the store could not have been told. They get what the outage took.
                 length_ms = int(self.beat().lease_s * 1000)
                 self.book.grant(device, session=session, now_ms=now_ms, length_ms=length_ms)
-                refused = answer
+                self._unsaid[answer.code] += 1
             elif isinstance(answer, BaseException):
                 raise answer
-        if refused is not None:
-            log.warning("presence.store_unavailable", code=refused.code)
 
     def _over(self, device: DeviceKey, session: int) -> Awaitable[bool]:
         return self._transitions.went(device, session, linger_ms=0, tell=True)
