@@ -15,7 +15,7 @@ def push_of(
 ) -> Push:
     """The notification in a vendor's hands, with the relay's own object in it. `provider`: whose overrides count.
 
-    `keys`: the device's, for a note that the vendor is not to see; `seed`: this process's secret, see `seal`.
+    `keys`: the device's, for a note that the vendor is not to see; `seed`: this process's secret, see `encrypted`.
     """
     shows, sealed = note.shows, None
     if shows is not None and note.sealed:

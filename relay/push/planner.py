@@ -206,10 +206,9 @@ def _with_all(
     """The same with one notification in place of its own, for these items of the inbox and all of these timelines."""
     all_items = [*items, *(item for news in shared for item in news.items)]
     shown, _ = as_private(sorted(all_items, key=lambda item: item.entry.accepted_ms), account.privacy)
-    count = sum(news.count for news in shared)
-    count += s.told_count + (
+    told_of = s.told_count + (
         max(s.untold_count, len(items)) if items else 0
-    )  # it takes the place of what told of those
+    )  # whose notifications it takes the place of
     note = summary(
         s,
         shown,
@@ -217,7 +216,7 @@ def _with_all(
         shown=not silent,
         urgent=any(map(is_urgent, shown)),
         for_all=True,
-        count=count,
+        count=told_of + sum(news.count for news in shared),
     )
     places = tuple((news.conversation_id, news.upto_seq) for news in shared)
     return replace(send, notes=(as_sealed(note, account),), shared=places, form=Form.WAKE if silent else send.form)

@@ -30,9 +30,7 @@ GROUP_MAX = 256  # pieces of work in one commit
 GROUP_BYTES = 4 * 1024 * 1024  # ... and what they store (safety DUR-7)
 
 READS = "store_reads"
-READS_MAX = (
-    32_768  # that wait: each of a node's 20,000 sockets has one at a time, and so has each request (safety OVL-1)
-)
+READS_MAX = 32_768  # that wait. Each of a node's 20,000 sockets has one at a time, and so has each request (OVL-1)
 
 Work = Callable[[Connection, int], T]
 Batch = Callable[[Connection, int, list[I]], Sequence[R | Exception]]
