@@ -46,7 +46,9 @@ LIMIT 1"""
 
 OF_USERS = sorted(table.name for table in metadata.sorted_tables if {"app_id", "user_id"} <= set(table.c.keys()))
 _NAMED = (
-    "SELECT message_id FROM message WHERE app_id = ? AND (recipients LIKE ? OR (sender_user = ? AND accepted_ms < ?))"
+    "SELECT message_id FROM message WHERE app_id = :app AND ("
+    "(recipients LIKE :name AND NOT (accepted_ms >= :went AND recipients LIKE :unknown))"
+    " OR (sender_user = :user AND accepted_ms < :went))"
 )
 _WENT = (
     "SELECT max(created_ms) FROM event WHERE app_id = ? AND type IN ('user.renamed', 'user.erased')"
@@ -133,9 +135,16 @@ class Referee:
         for table in OF_USERS:
             if raw.execute(f"SELECT 1 FROM {table} WHERE app_id = ? AND user_id = ?", user).fetchone():
                 raise Broken(f"E1: {user} is no more, but has rows in {table}")
-        # A backend may name as sender whom it likes, also who has just gone.
+        # A backend may name whom it likes, also who has just gone: as the sender, or as a receiver whom nobody knows.
         (went_ms,) = raw.execute(_WENT, user).fetchone()
-        found = raw.execute(_NAMED, (user[0], f'%"{user[1]}"%', user[1], went_ms or self.now_ms)).fetchone()
+        params = {
+            "app": user[0],
+            "user": user[1],
+            "name": f'%"{user[1]}"%',
+            "unknown": f'%["{user[1]}",null,%',
+            "went": went_ms or self.now_ms,
+        }
+        found = raw.execute(_NAMED, params).fetchone()
         if found is not None:
             raise Broken(f"E1: {user} is no more, but {found[0]} names it")
 
