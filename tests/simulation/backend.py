@@ -166,11 +166,12 @@ class Backend:
         ]
 
     async def deliver(self, sent: Sent) -> None:
-        """Until there is a 2xx: the same key each time."""
+        """Until there is a 2xx: the same key each time. One that the store was set back behind may be lost: once more."""
         failures = 0
         self.open += 1
         try:
             while True:
+                times = self.world.set_backs
                 try:
                     accepted = await self.world.call(lambda node: _accept(node, self, sent))
                 except (Lost, Problem) as error:
@@ -183,7 +184,8 @@ class Backend:
                     failures = min(6, failures + 1)
                     await sleep(self.world.draws.stream("backoff").between(0.5, 2**failures))
                     continue
-                break
+                if self.world.set_backs == times:
+                    break
         finally:
             self.open -= 1
         self._accepted(sent, accepted)
@@ -200,6 +202,7 @@ class Backend:
 
     async def deliver_many(self, some: list[Sent]) -> None:
         """A batch: each item has its own result; what has none, or a wrong one, goes alone."""
+        times = self.world.set_backs
         self.open += 1
         try:
             results = await self.world.call(lambda node: _accept_many(node, self, some))
@@ -207,6 +210,8 @@ class Backend:
             results = [None] * len(some)
         finally:
             self.open -= 1
+        if self.world.set_backs != times:
+            results = [None] * len(some)
         for sent, result in zip(some, results, strict=True):
             if isinstance(result, Accepted):
                 self._accepted(sent, result)

@@ -43,6 +43,7 @@ async def _ask(phone: "Phone", message: dict[str, Any], key: str, node: "Node") 
 async def _answered(phone: "Phone", ask: Any, to: UserKey) -> dict[str, Any] | None:
     world, device = phone.world, phone.key
     while phone.key == device and not phone.gone:
+        times = world.set_backs
         try:
             found: dict[str, Any] = await world.call(ask)
         except (Lost, Problem) as error:
@@ -52,5 +53,6 @@ async def _answered(phone: "Phone", ask: Any, to: UserKey) -> dict[str, Any] | N
                 raise Broken(f"a device's send was refused for good: {error.code} {error.detail}") from error
             await sleep(world.draws.stream("backoff").between(0.5, 20))
             continue
-        return found
+        if world.set_backs == times:
+            return found
     return None
