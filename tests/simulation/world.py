@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from relay.errors import Missing, Problem
 from relay.inbox.registry import Registration
-from relay.model import Policy
+from relay.model import DeviceKey, Policy
 from relay.store.meta import Witness
 from relay.webhooks.post import Answer
 from relay.webhooks.worker import Pace
@@ -356,9 +356,13 @@ class World:
         phone.cut_off()
         replaces = draws.chance(0.5)
         old = phone.reinstall(replaces=replaces)
-        self.later(self.persist(partial(_register, phone, replaces=phone.follows)), f"register {phone.name}")
+        self._registers(phone)
         if not replaces and draws.chance(0.5):
             self.later(self.persist(lambda node: node.inbox.sign_out(old)), f"sign out {phone.name}")
+
+    def _registers(self, phone: Phone) -> None:
+        """The backend makes a new installation known."""
+        self.later(self.persist(partial(_register, phone, replaces=phone.follows)), f"register {phone.name}")
 
     async def persist(self, ask: Callable[[Node], Coroutine[Any, Any, Any]]) -> None:
         """A backend's call that is made again until it has an answer."""
@@ -465,6 +469,10 @@ class World:
             self.copying = False
             for backend in self.backends:
                 backend.set_back()
+            kept = {DeviceKey(*row) for row in self.store.raw.execute("SELECT app_id, user_id, device_id FROM device")}
+            for phone in self.phones:
+                if phone.key not in kept:
+                    self._registers(phone)
 
         await self.restart(planned=False, before_start=restore)
 
