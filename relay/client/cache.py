@@ -228,10 +228,16 @@ class Cache:
     def _known(self, id_: str, *, by_tag: bool) -> tuple[str, str, str | None, str] | None:
         """(id, form, ended, raw) of the message as it is here already: by its id, or after an epoch change by its tag."""
         columns = "SELECT id, form, ended, raw FROM message WHERE "
-        row: tuple[str, str, str | None, str] | None = self._db.execute(columns + "id = ?", (id_,)).fetchone()
+        here: tuple[str, ...] = (self._kept_as(id_),)
+        row: tuple[str, str, str | None, str] | None = self._db.execute(columns + "id = ?", here).fetchone()
         if row is None and by_tag and (tag := _tag(id_)) is not None:
             row = self._db.execute(columns + "tag = ?", (tag,)).fetchone()
         return row
+
+    def _kept_as(self, id_: str) -> str:
+        """The id of the message in this cache: one that was known by its tag keeps the one it had before."""
+        row = self._db.execute("SELECT kept FROM ledger WHERE id = ? LIMIT 1", (id_,)).fetchone()
+        return id_ if row is None else str(row[0])
 
     def _judged(self, one: Received) -> tuple[str, str | None]:
         """The form to keep it in, and the code of a refusal."""
@@ -264,7 +270,7 @@ class Cache:
 
     def _end(self, ids: Sequence[str], why: str, by_seq: int, outcome: Outcome, timeline: str = INBOX) -> None:
         ended = []
-        for id_ in ids:
+        for id_ in map(self._kept_as, ids):
             self._db.execute(
                 "UPDATE ledger SET ended_by = ?"
                 " WHERE timeline = ? AND (id = ? OR kept = ?) AND seq < ? AND ended_by IS NULL",

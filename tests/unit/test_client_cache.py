@@ -127,6 +127,33 @@ def test_after_an_epoch_change_a_message_is_known_by_the_tag_of_its_id_until_eve
     assert len(cache.keep(Position("e2", 2), a_page(2, entry(3, later), epoch="e2")).told) == 1
 
 
+def sent_anew(cache: Cache) -> tuple[str, str, Position]:
+    """A message that was kept before an epoch change, and came after it under an id that shares the tag alone."""
+    before, after = message_id(1_000, 77), message_id(2_000, 77)
+    cache.keep(START, a_page(0, entry(1, before, body="please upgrade", form="fallback")))
+    at = Position("e2", 0, "e2/0")
+    cache.adopt(at, session=2, reason="epoch", floor=0)
+    again = a_page(0, entry(1, after, body="please upgrade", form="fallback"), epoch="e2", caught_up=True)
+    return before, after, cache.keep(at, again).position
+
+
+def test_what_was_known_by_its_tag_is_taken_back_by_the_id_that_the_relay_has_for_it(opened: Open) -> None:
+    cache = begun(opened())
+    before, after, at = sent_anew(cache)
+    recall = {"seq": 2, "id": "r", "kind": "recall", "of": [after]}
+    assert cache.keep(at, a_page(1, recall, epoch="e2")).told == [news.MessagesEnded((before,), "recalled")]
+    assert bodies(cache) == []
+
+
+def test_what_was_known_by_its_tag_gets_its_full_form_and_is_no_second_message(opened: Open) -> None:
+    cache = begun(opened())
+    before, after, at = sent_anew(cache)
+    (changed,) = cache.keep(at, a_page(1, entry(2, after, body="full", kind="release"), epoch="e2")).told
+    assert isinstance(changed, news.MessageChanged)
+    assert (changed.message.body, bodies(cache)) == ("full", ["full"])
+    assert cache.message(before) is not None
+
+
 def test_the_full_form_takes_the_place_of_the_fallback_and_is_no_new_message(opened: Open) -> None:
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, "m1", body="please upgrade", form="fallback")))

@@ -95,6 +95,28 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.equal((await cache.messages()).length, 1);
   });
 
+  test(`${kind}: what was known by its tag goes by the id that the relay has for it from then on`, async () => {
+    const cache = await begun();
+    const [before, after] = ["0198c1c2-1111-7abc-8123-456789abcdef", "01990000-2222-7abc-8123-456789abcdef"];
+    const fallback = { form: "fallback", body: "upgrade" };
+    await cache.keep(at(0), page(0, [entry(1, { id: before, ...fallback })]));
+    await cache.adopt({ epoch: "e2", seq: 0, cursor: "n0" });
+    await cache.keep(at(0, "e2"), page(0, [entry(1, { id: after, ...fallback })], { epoch: "e2", caught_up: true }));
+    const released = await cache.keep(at(1, "e2"), page(1, [entry(2, { id: after, kind: "release", body: "full" })], { epoch: "e2" }));
+    assert.deepEqual([released.arrived.length, released.changed.length, await bodies(cache)], [0, 1, ["full"]]);
+    const recall = { seq: 3, id: "r", kind: "recall", of: [after] };
+    const recalled = await cache.keep(at(2, "e2"), page(2, [recall], { epoch: "e2" }));
+    assert.deepEqual([recalled.ended, await bodies(cache)], [[{ id: before, why: "recalled" }], []]);
+  });
+
+  test(`${kind}: numbers of another epoch end nothing that has come under this one`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [entry(1, { id: "old" })]));
+    await cache.adopt({ epoch: "e2", seq: 0, cursor: "n0" });
+    await cache.keep(at(0, "e2"), page(0, [entry(1), { seq: 2, id: "r", kind: "recall", of: ["old"] }], { epoch: "e2" }));
+    assert.deepEqual((await cache.rows({ low: 0, high: 2 }, 0)).map(({ id }) => id), ["m1"]);
+  });
+
   test(`${kind}: what is taken back or replaced goes, and its text with it`, async () => {
     const cache = await begun();
     await cache.keep(at(0), page(0, [entry(1), entry(2, { collapse_key: "score" })]));

@@ -110,6 +110,15 @@ test("holes are kept and filled from any side; another epoch forgets them", asyn
   assert.deepEqual(await one.holes("g"), []);
 });
 
+test("an epoch change of the inbox leaves what came by a timeline where it is: what replaces it still does", async () => {
+  const one = await cache();
+  await one.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  await one.keepShared(NOWHERE, page(0, 1, { entries: [entry(1, "g", { collapse_key: "k" })] }));
+  await one.adopt({ epoch: "f", seq: 0, cursor: "n0" }, { reason: "epoch" });
+  await one.keepShared(at(1), page(1, 2, { entries: [entry(2, "g", { collapse_key: "k" })] }));
+  assert.deepEqual((await one.messages()).map(({ id }) => id), ["g-2"]);
+});
+
 test("what is recalled or replaced in a timeline ends there, whatever numbers the inbox has", async () => {
   const one = await cache();
   await one.adopt({ epoch: "e", seq: 50, cursor: "c50" });

@@ -208,24 +208,38 @@ export class Cache {
   /** Ledger rows of these messages before a number count no more. */
   async #close(t, ids, by, timeline) {
     for (const id of ids) {
-      for (const key of (await t.get("messages", id))?.seqs ?? []) {
+      const message = await this.#keptAs(t, id);
+      for (const key of message?.seqs ?? []) {
         const row = await t.get("ledger", key);
-        if (row && of(row) === timeline && row.seq < by && !row.endedBy) await t.put("ledger", key, { ...row, endedBy: by });
+        // Under another epoch, a number of the past is another message's.
+        const mine = row?.kept === message.id && of(row) === timeline;
+        if (mine && row.seq < by && !row.endedBy) await t.put("ledger", key, { ...row, endedBy: by });
       }
     }
   }
 
+  /** The message by this id, as it is in the database: one that was known by its tag keeps the id that it had before. */
+  async #keptAs(t, id) {
+    const message = await t.get("messages", id);
+    const tag = message ? null : tagOf(id);
+    for (const one of tag ? await t.having("messages", "tag", tag) : []) {
+      for (const key of one.seqs ?? []) if ((await t.get("ledger", key))?.id === id) return one;
+    }
+    return message;
+  }
+
   async #known(t, store, id) {
-    const known = await t.get("messages", id);
+    const known = await this.#keptAs(t, id);
     const tag = store.byTag && !known ? tagOf(id) : null;
     return tag === null ? known : (await t.having("messages", "tag", tag))[0];
   }
 
   async #end(t, ids, why, by, news, timeline) {
     await this.#close(t, ids, by, timeline);
-    for (const id of ids) {
-      const row = await t.get("messages", id);
+    for (const one of ids) {
+      const row = await this.#keptAs(t, one);
       if (!row || row.ended) continue;
+      const { id } = row;
       await t.put("messages", id, { ...row, body: null, ended: why });
       news.ended.push({ id, why });
     }
@@ -237,7 +251,7 @@ export class Cache {
   adopt({ epoch, seq, cursor }, { reason = null, floor = 0 } = {}) {
     return this.#change(async (store, t) => {
       if (store.epoch !== epoch) {
-        await t.clear("ledger");
+        for (const { seq: number } of await t.between("ledger", 0, Infinity)) await t.delete("ledger", number);
         store.byTag = store.epoch !== "";
       }
       if ((reason !== null || store.seq === null) && seq !== null) store.base = seq;

@@ -135,7 +135,6 @@ export interface Transaction {
   between(table: string, low: number, high: number): Promise<any[]>;
   /** So many rows whose indexed field is above `low`, in order. */
   after(table: string, index: string, low: number, limit: number): Promise<any[]>;
-  clear(table: string): Promise<unknown>;
 }
 
 export interface Tables {

@@ -34,7 +34,6 @@ export class MemoryTables {
         between: async (table, low, high) =>
           structuredClone(within([...draft[table]], ([key]) => key, low, high).map(([, row]) => row)),
         after: async (table, index, low, limit) => within(rows(table), (row) => row[index], low, Infinity).slice(0, limit),
-        clear: async (table) => draft[table].clear(),
       });
       this.#rows = draft;
       return answer;
@@ -161,7 +160,6 @@ function within(database, what) {
       having: (table, index, value) => done(rows(table).index(index).getAll(value)),
       between: (table, low, high) => done(rows(table).getAll(IDBKeyRange.bound(low, high, true))),
       after: (table, index, low, limit) => done(rows(table).index(index).getAll(IDBKeyRange.lowerBound(low, true), limit)),
-      clear: (table) => done(rows(table).clear()),
     }).then(
       (value) => {
         answer = value;
