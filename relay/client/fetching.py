@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from urllib.parse import urlencode
 
-from relay.client import http, news, wire
+from relay.client import http, news, said, wire
 from relay.client.cache import Cache
 from relay.client.repair import OnDisk
 
@@ -18,7 +18,8 @@ async def fetch(
     tell: Callable[[news.News], None],
     ids: Sequence[str],
 ) -> dict[str, dict[str, object]]:
-    """Stores those that the cache lacks, then acks them by id; the cursor stays. Gives words that are owed to the relay.
+    """Stores those that the cache lacks, then acks by id what can be shown; the cursor stays. Gives words that are owed to
+    the relay: refusals of the others.
 
     Raises Problem, Unreachable, sqlite3.Error.
     """
@@ -33,7 +34,10 @@ async def fetch(
         for page in wire.pages(answer.body)[0]:
             outcome, _ = await on_disk(partial(cache.fill, page))
             words |= outcome.words
-            stored += [one.entry.id for one in page.received]
+            if (
+                page.epoch == outcome.position.epoch
+            ):  # else nothing was stored: the cache has yet to learn of this epoch
+                stored += [one.entry.id for one in page.received if said.nack_key(one.entry.id) not in outcome.words]
             for one in outcome.told:
                 tell(one)
         if stored:

@@ -14,7 +14,11 @@ _FIELDS = {"nack": "nack", "read": "read", "receipt": "receipts"}
 
 def nack(id_: str, code: str, app_version: str | None = None) -> tuple[str, dict[str, Any]]:
     """The message can't be shown by this version of the app: `unknown_type`, `undecodable` or `too_big`."""
-    return f"nack:{id_}", {"id": id_, "code": code} | ({} if app_version is None else {"app_version": app_version})
+    return nack_key(id_), {"id": id_, "code": code} | ({} if app_version is None else {"app_version": app_version})
+
+
+def nack_key(id_: str) -> str:
+    return f"nack:{id_}"
 
 
 def read(conversation: str, read_seq: int) -> tuple[str, dict[str, Any]]:

@@ -55,3 +55,20 @@ test("a push that asks for it proves the device's address, and any push makes th
   assert.deepEqual(said, [["POST", "/v1/device/addresses/proof", { account: "up", value: "x1" }]]);
   assert.equal(looked, 3);
 });
+
+test("what a push named is acked once it is in the cache: neither of an epoch not heard of yet, nor what can't be shown", async () => {
+  const acked = [];
+  const entry = (seq, type) => ({ seq, id: `m${seq}`, kind: "message", type, body: seq, form: "full", h: "" });
+  const page = (seq, type, epoch) => ({ epoch, from: seq - 1, to: seq, head: 9, entries: [entry(seq, type)], gaps: [] });
+  const batches = [page(4, "text", "e"), page(5, "poll", "e"), page(6, "text", "after a restore")];
+  const fetch = async (url, { body }) => {
+    if (url.endsWith("/ack")) acked.push(JSON.parse(body).ids);
+    return Response.json({ batches });
+  };
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  const client = new Client({ url: "http://relay", token: "t", cache, fetch, types: ["text"] });
+  await client.fetch("m4", "m5", "m6");
+  assert.deepEqual(acked, [["m4"]]);
+});

@@ -84,14 +84,14 @@ export class Cache {
     });
   }
 
-  /** Stores what came beside the cursor, by a range. */
+  /** Stores what came beside the cursor, by a range or an id; gives what is news. `kept` false: it is of another epoch. */
   async fill(bare, how = {}) {
     const page = await summed(bare);
     return this.#change(async (store, t) => {
       const fits = page.epoch === store.epoch;
       const news = await this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
       if (fits) for (const { seq, own } of await t.between("ledger", page.from, page.to)) if (own) await t.delete("ledger", seq);
-      return news;
+      return { ...news, kept: fits };
     });
   }
 

@@ -101,8 +101,11 @@ export class Client extends EventTarget {
     try {
       const query = new URLSearchParams(lacking.map((id) => ["ids", id]));
       const { batches } = await this.call("GET", `/v1/device/sync?${query}`);
-      for (const page of batches) await this.#fill(page);
-      const stored = batches.flatMap(({ entries }) => entries.map(({ id }) => id));
+      const stored = [];
+      for (const page of batches) {
+        const { kept, words } = await this.#fill(page);
+        if (kept) stored.push(...page.entries.map(({ id }) => id).filter((id) => !words[`nack:${id}`]));
+      }
       if (stored.length) await this.call("POST", "/v1/device/ack", { body: { ids: stored } });
     } finally {
       this.removeEventListener("message", heard);
@@ -456,7 +459,11 @@ export class Client extends EventTarget {
   #compare(about) {
     const then = async () => {
       const call = (...what) => this.#calls(...what);
-      const verified = await repair({ cache: this.#cache, call, fill: (page) => this.#fill(page), about });
+      const fill = async (page) => {
+        const { arrived, changed } = await this.#fill(page);
+        return arrived.length + changed.length;
+      };
+      const verified = await repair({ cache: this.#cache, call, fill, about });
       this.#tell("verified", verified);
       return verified;
     };
@@ -472,6 +479,6 @@ export class Client extends EventTarget {
     for (const ended of news.ended) this.#tell("ended", ended);
     for (const sent of news.sent) this.#tell("sent", sent);
     if (Object.keys(news.words).length) this.#push({ type: "spoke", words: news.words });
-    return news.arrived.length + news.changed.length;
+    return news;
   }
 }
