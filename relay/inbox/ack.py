@@ -23,6 +23,7 @@ from relay.store.engine import Conn
 CHUNK = 500
 TRIES_MAX = 3  # app versions that may fail to decode a message before its delivery has failed
 NACK_WHY = {"unknown_type": "unknown_type", "undecodable": "poison", "too_big": "poison"}
+UNREAD = frozenset(["held", *NACK_WHY.values()])  # what a device has in no form that it can show
 
 
 class Nack(NamedTuple):
@@ -231,6 +232,7 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
     """Selective acks: what came by push or range. They never move the cursor."""
     results = dict.fromkeys(ids, "unknown")
     acks = locked.acks_of(device.device_id)
+    unread = {seq for seq, why, _ in locked.held(device.device_id) if why in UNREAD}
     newly: list[Entry] = []
     late: list[Reported] = []
     for entry in entry_rows.entries_of_messages(locked.conn, locked.key, ids):
@@ -238,10 +240,11 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
             entry.kind not in CARRIES_MESSAGE
             or entry.seq <= device.start_seq
             or entry.seq in refused
-            or rules.view(entry, device) is View.NONE
+            or (seen := rules.view(entry, device)) in {View.NONE, View.HELD}  # that was never offered to it
         ):
             continue
-        if entry.seq <= device.acked_seq or acks.reported(entry.seq):
+        open_ = entry.seq in unread and (entry.seq > device.acked_seq or seen is View.FULL)
+        if not open_ and (entry.seq <= device.acked_seq or acks.reported(entry.seq)):
             results[entry.message_id] = "already"
         elif entry.state is not EntryState.LIVE or entry.expires_ms <= locked.now_ms:
             results[entry.message_id] = "expired"
@@ -250,9 +253,13 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
             results[entry.message_id] = "acked"
             newly.append(entry)
     if newly:
-        locked.put_acks(device.device_id, acks.adding(entry.seq for entry in newly))
+        beyond = acks.adding(entry.seq for entry in newly if entry.seq > device.acked_seq)
+        locked.put_acks(device.device_id, beyond)
         locked.put(replace(device, progress_ms=locked.now_ms, contact_ms=locked.now_ms))
-        _acked(locked, device.device_id, [entry for entry in newly if entry.seq > device.acked_high])
+        # What it had refused before it can read after all: else the delivery would end once more.
+        locked.unhold(device.device_id, [entry.seq for entry in newly if entry.seq in unread])
+        reportable = [entry for entry in newly if entry.seq > device.acked_high or entry.seq in unread]
+        _acked(locked, device.device_id, reportable)
         locked.rearm(device.device_id, anew=True)
     tell(locked, device, "delivery.late_ack", late)
     return results
@@ -265,13 +272,15 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
     if not codes:
         return set()
     known = {seq: (why, tries) for seq, why, tries in locked.held(device.device_id)}
+    acks = locked.acks_of(device.device_id)
     refused: set[int] = set()
     failed: list[Reported] = []
     for entry in entry_rows.entries_of_messages(locked.conn, locked.key, codes):
         if not entry.live(locked.now_ms) or rules.view(entry, device) is View.NONE or entry.seq <= device.start_seq:
             continue
         was, before = known.get(entry.seq, ("", 0))
-        if was in {RELEASED, FAILED} or (entry.seq <= device.acked_high and was in {"", "fallback"}):
+        reported = entry.seq <= device.acked_high or acks.reported(entry.seq)
+        if was in {RELEASED, FAILED} or (reported and was in {"", "fallback"}):
             continue  # acked and reported before, be it with its fallback: an ack is not taken back
         refused.add(entry.seq)
         why = NACK_WHY[codes[entry.message_id]]

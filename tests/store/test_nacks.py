@@ -315,3 +315,27 @@ async def test_what_an_extension_of_the_old_version_says_again_counts_as_no_try(
 
     assert await app.catch_up() == [ID]
     assert await app.ends() == {"delivery.acked": 1}
+
+
+@pytest.mark.parametrize("said", [["ids", "nack"], ["nack", "ids"], ["nack", "cursor", "ids"]])
+async def test_a_message_that_is_both_refused_and_acked_by_its_id_has_one_end_in_whatever_order(
+    app: App, clock: Any, said: list[str]
+) -> None:
+    await app.start("1.0")
+    reading = await app.inbox.read(PHONE, None, limit=10)
+    assert reading.batch is not None
+    words = {
+        "ids": AckRequest(device=PHONE, ids=(ID,)),
+        "nack": AckRequest(device=PHONE, nacks=(Nack(ID, "undecodable"),)),
+        "cursor": AckRequest(device=PHONE, cursor=app.inbox.unseal(reading.batch.cursor, PHONE)),
+    }
+    for one in said:
+        answer = await app.inbox.ack(words[one])
+        assert answer.results == ({ID: "acked"} if one == "ids" else {})
+    assert await app.ends() == {"delivery.acked": 1}
+    (device,) = (await app.inbox.trace("shop", ID)).recipients[0]["devices"]
+    assert device["state"] == "acked"
+    clock.forward(s=2 * 86_400)
+    assert await app.inbox.expire()
+    rows = await app.inbox.engine.read(lambda conn, _: conn.exec_driver_sql("SELECT type FROM event").scalars().all())
+    assert "delivery.expired" not in rows
