@@ -428,7 +428,7 @@ BUGS = (
         "what came by push was acked over what had not",
         one(
             "relay/inbox/ack.py",
-            "        locked.put_acks(device.device_id, acks.adding(entry.seq for entry in newly))\n",
+            "        locked.put_acks(device.device_id, beyond)\n",
             "        device = replace(device, acked_seq=max(e.seq for e in newly))\n",
         ),
         (f"{INBOX}::test_selective_acks_never_move_the_cursor_and_are_told_once", RACES),
