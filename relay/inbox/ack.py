@@ -11,7 +11,18 @@ from relay.inbox import rules
 from relay.inbox.cursor import Cursor, epoch8
 from relay.inbox.ending import append_control, end_for_others
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
-from relay.inbox.reports import FAILED, RELEASED, Ledger, Reported, complete, end, is_delivery, released, tell
+from relay.inbox.reports import (
+    DELIVERIES,
+    FAILED,
+    RELEASED,
+    Ledger,
+    Reported,
+    complete,
+    end,
+    is_delivery,
+    released,
+    tell,
+)
 from relay.inbox.rules import View
 from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy
@@ -146,6 +157,7 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
     held = {seq: why for seq, why, _ in locked.held(device.device_id)}
     newly: list[Entry] = []
     overdue: list[Entry] = []
+    missed: list[int] = []
     to_hold: list[tuple[int, str]] = []
     unhold: list[int] = []
     after = device.acked_seq
@@ -155,6 +167,8 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
             if not entry.live(locked.now_ms):
                 if entry.state is EntryState.LIVE:
                     overdue.append(entry)
+                if entry.kind in DELIVERIES and not (entry.seq <= device.acked_high or acks.reported(entry.seq)):
+                    missed.append(entry.seq)
                 continue
             if entry.kind not in CARRIES_MESSAGE:
                 continue
@@ -189,7 +203,7 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
     fallbacks = {seq for seq, why in to_hold if why == "fallback"}
     tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, to_hold, "held")])
     tell(locked, device, "delivery.fallback", [(e, None) for e in newly if e.seq in fallbacks])
-    locked.put_acks(device.device_id, acks.passing(upto))
+    locked.put_acks(device.device_id, acks.passing(upto).passing_by(missed, floor=locked.inbox.floor_seq))
     high = max(device.acked_high, upto)
     locked.put(
         replace(
@@ -244,7 +258,8 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
         ):
             continue
         open_ = entry.seq in unread and (entry.seq > device.acked_seq or seen is View.FULL)
-        if not open_ and (entry.seq <= device.acked_seq or acks.reported(entry.seq)):
+        had = (entry.seq <= device.acked_seq and not acks.missing(entry.seq)) or acks.reported(entry.seq)
+        if had and not open_:
             results[entry.message_id] = "already"
         elif entry.state is not EntryState.LIVE or entry.expires_ms <= locked.now_ms:
             results[entry.message_id] = "expired"

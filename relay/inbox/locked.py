@@ -279,7 +279,8 @@ class Locked(msgspec.Struct, kw_only=True):
     def write_acks(self) -> None:
         for device_id in self._acks_changed:
             acks = self.acks[device_id]
-            device_rows.set_ack_ranges(self.conn, DeviceKey(*self.key, device_id), ranges=acks.ranges, again=acks.again)
+            kinds = (acks.ranges, acks.again, acks.missed)
+            device_rows.set_ack_ranges(self.conn, DeviceKey(*self.key, device_id), kinds)
 
 
 def lock(conn: Conn, now_ms: int, keys: Iterable[UserKey], policy_of: PolicyOf) -> dict[UserKey, Locked]:
@@ -319,8 +320,8 @@ class Rows:
     @cached_property
     def acks(self) -> dict[UserKey, dict[str, Acks]]:
         found: dict[UserKey, dict[str, Acks]] = {}
-        for key, (has, again) in device_rows.ack_ranges(self._conn, self._users).items():
-            found.setdefault(key.user, {})[key.device_id] = Acks(tuple(has), tuple(again))
+        for key, kinds in device_rows.ack_ranges(self._conn, self._users).items():
+            found.setdefault(key.user, {})[key.device_id] = Acks(*map(tuple, kinds))
         return found
 
     @cached_property

@@ -42,12 +42,16 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
     seqs = [seq for seq, _, _ in held]
     entries = {e.seq: e for e in entry_rows.entries_at(locked.conn, locked.key, seqs)}
     collapse_keys = entry_rows.collapse_keys_at(locked.conn, locked.key, seqs)
+    over: list[int] = []  # before the device had it in any form
     for seq, why, tries in held:
         entry = entries.get(seq)
+        if why == FAILED and entry is not None:
+            continue
         if entry is None or entry.state is not EntryState.LIVE:
             done.append(seq)
+            over += [seq] if entry is not None and why != "fallback" else []
             continue
-        if why in {RELEASED, FAILED}:
+        if why == RELEASED:
             continue
         # One that is over but not yet swept keeps its row: without it the sweep would take the delivery for acked.
         if not entry.live(locked.now_ms) or rules.view(entry, device) is not View.FULL:
@@ -82,6 +86,9 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
     if rows:
         message_rows.append(locked.conn, [], rows)
     locked.unhold(device.device_id, done)
+    if over:
+        acks = locked.acks_of(device.device_id)
+        locked.put_acks(device.device_id, acks.passing_by(over, floor=locked.inbox.floor_seq))
     locked.hold(device.device_id, [(seq, RELEASED) for seq in on_their_way])
     _put_off(locked, device, later)
     return Release(len(rows) + len(later), more=bool(later))

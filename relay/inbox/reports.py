@@ -114,8 +114,9 @@ class Ledger:
 
     def acked(self, entry: Entry, device: Device) -> bool:
         """Whether this delivery ended by an ack."""
-        done = device.acked_high >= entry.seq or self._locked.acks_of(device.device_id).reported(entry.seq)
-        return done and self.unshown(entry, device) is None
+        acks = self._locked.acks_of(device.device_id)
+        done = device.acked_high >= entry.seq or acks.reported(entry.seq)
+        return done and not acks.missing(entry.seq) and self.unshown(entry, device) is None
 
     def failed(self, entry: Entry, device: Device) -> bool:
         """Whether this delivery ended because no version of the device's app could read it."""

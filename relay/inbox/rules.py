@@ -6,7 +6,7 @@ each of them decides from the rows it read under that lock.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import msgspec
@@ -152,10 +152,12 @@ RANGES_MAX = 64  # ranges of selective acks a device may have; of more, the lowe
 @dataclass(frozen=True, slots=True)
 class Acks:
     """What a device has acked: everything up to `acked_seq`, and ranges beyond. `again` are ranges it reported but is
-    to get once more (after a rewind, or beyond 64 ranges): they count as reported, not as held."""
+    to get once more (after a rewind, or beyond 64 ranges): they count as reported, not as held. `missed` are ranges that
+    its cursor passed although they had ended before it had them: the last 64."""
 
     ranges: tuple[tuple[int, int], ...] = ()
     again: tuple[tuple[int, int], ...] = ()
+    missed: tuple[tuple[int, int], ...] = ()
 
     def has(self, seq: int) -> bool:
         return any(low <= seq <= high for low, high in self.ranges)
@@ -163,22 +165,31 @@ class Acks:
     def reported(self, seq: int) -> bool:
         return self.has(seq) or any(low <= seq <= high for low, high in self.again)
 
+    def missing(self, seq: int) -> bool:
+        """Whether the number had ended before the device had it."""
+        return any(low <= seq <= high for low, high in self.missed)
+
     def adding(self, seqs: Iterable[int]) -> "Acks":
         kept = merged([*self.ranges, *((seq, seq) for seq in seqs)])
         forgotten = kept[: max(0, len(kept) - RANGES_MAX)]
-        return Acks(kept[len(forgotten) :], merged([*self.again, *forgotten]))
+        return replace(self, ranges=kept[len(forgotten) :], again=merged([*self.again, *forgotten]))
 
     def reporting(self, seq: int) -> "Acks":
         """Counts the number as reported, although it is not held."""
-        return Acks(self.ranges, merged([*self.again, (seq, seq)]))
+        return replace(self, again=merged([*self.again, (seq, seq)]))
 
     def passing(self, acked_seq: int) -> "Acks":
         """After a cumulative ack: what lies at or below it needs no range of its own."""
-        return Acks(above(self.ranges, acked_seq), above(self.again, acked_seq))
+        return replace(self, ranges=above(self.ranges, acked_seq), again=above(self.again, acked_seq))
+
+    def passing_by(self, seqs: Iterable[int], *, floor: int) -> "Acks":
+        """These were passed, and had ended before the device had them; what is at or below the floor is kept no more."""
+        missed = above(merged([*self.missed, *((seq, seq) for seq in seqs)]), floor)
+        return replace(self, missed=missed[-RANGES_MAX:])
 
     def rewound(self, acked_seq: int) -> "Acks":
         """After a rebase: what was held above the new number is offered again, but was reported."""
-        return Acks((), above(merged([*self.again, *self.ranges]), acked_seq))
+        return replace(self, ranges=(), again=above(merged([*self.again, *self.ranges]), acked_seq))
 
 
 NO_ACKS = Acks()

@@ -54,7 +54,7 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
             for place, upto in one.send.shared
         ):
             return True
-        acked, _ = acks.get(one.device, ((), ()))
+        acked, *_ = acks.get(one.device, ((),))
         seqs = (seq for id_ in _named(one) for seq in alive[one.device.app_id].get((one.device.user_id, id_), ()))
         return any(seq > device.acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)
 

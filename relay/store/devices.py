@@ -137,23 +137,23 @@ def silent_since(conn: Connection, *, state: DeviceState, before_ms: int, limit:
 def _acks(sqlite: bool) -> Select[Any]:
     c = device_ack.c
     return (
-        select(c.user_id, c.device_id, c.from_seq, c.to_seq, c.offered_again)
+        select(c.user_id, c.device_id, c.from_seq, c.to_seq, c.kind)
         .where(c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite))
         .order_by(c.user_id, c.device_id, c.from_seq)
     )
 
 
-Ranges = tuple[list[tuple[int, int]], list[tuple[int, int]]]  # held, offered again
+Ranges = tuple[Sequence[tuple[int, int]], ...]  # by kind: held, offered again, over before they were had
 
 
 def ack_ranges(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, Ranges]:
-    """Ranges acked beyond `acked_seq`, by device: few have any."""
-    found: dict[DeviceKey, Ranges] = {}
+    """Ranges acked beyond `acked_seq`, and those that were over, by device: few have any."""
+    found: dict[DeviceKey, tuple[list[tuple[int, int]], ...]] = {}
     for app_id, users in by_app(keys).items():
         for row in conn.execute(_acks(conn), {"app": app_id, "users": as_list(conn, users)}).all():
-            pair = found.setdefault(DeviceKey(app_id, row.user_id, row.device_id), ([], []))
-            pair[row.offered_again].append((row.from_seq, row.to_seq))
-    return found
+            kinds = found.setdefault(DeviceKey(app_id, row.user_id, row.device_id), ([], [], []))
+            kinds[row.kind].append((row.from_seq, row.to_seq))
+    return dict(found)
 
 
 _drop_acks = delete(device_ack).where(
@@ -163,16 +163,12 @@ _drop_acks = delete(device_ack).where(
 )
 
 
-def set_ack_ranges(
-    conn: Connection, key: DeviceKey, *, ranges: Iterable[tuple[int, int]], again: Iterable[tuple[int, int]]
-) -> None:
-    """Replaces what the device has acked beyond `acked_seq`: what it holds, and what it is offered `again`."""
+def set_ack_ranges(conn: Connection, key: DeviceKey, ranges: Ranges) -> None:
+    """Replaces all ranges of the device."""
     conn.execute(_drop_acks, device_params(key))
     head = key._asdict()
     rows = [
-        head | {"from_seq": low, "to_seq": high, "offered_again": kind}
-        for kind, some in ((0, ranges), (1, again))
-        for low, high in some
+        head | {"from_seq": low, "to_seq": high, "kind": kind} for kind, some in enumerate(ranges) for low, high in some
     ]
     insert_missing(conn, device_ack, rows)
 
@@ -263,7 +259,7 @@ def drop_held_below(conn: Connection, key: UserKey, *, floor: int) -> None:
 def forget_reading(conn: Connection, key: DeviceKey) -> None:
     """Forgets what a device of this name acked and passed in an earlier life."""
     conn.execute(_drop_all_held, device_params(key))
-    set_ack_ranges(conn, key, ranges=(), again=())
+    set_ack_ranges(conn, key, ())
 
 
 def holding_after(conn: Connection, after: DeviceKey | None, *, limit: int) -> list[DeviceKey]:

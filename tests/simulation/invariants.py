@@ -179,7 +179,7 @@ class Referee:
         low = row.acked_seq
         for from_seq, to_seq in self._store.raw.execute(
             "SELECT from_seq, to_seq FROM device_ack WHERE app_id = ? AND user_id = ? AND device_id = ? "
-            "AND offered_again = 0 ORDER BY from_seq",
+            "AND kind = 0 ORDER BY from_seq",
             (*user, row.device_id),
         ):
             if from_seq <= low or to_seq < from_seq:

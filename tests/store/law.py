@@ -49,8 +49,7 @@ class Rows:
     def acked_beyond(self, device: Row, seq: int, *, again: bool = False) -> bool:
         """Whether a selective ack of the device names this number (one that it is offered again does not count)."""
         return any(
-            of(r) == of(device) and r["from_seq"] <= seq <= r["to_seq"] and (again or not r["offered_again"])
-            for r in self.acks
+            of(r) == of(device) and r["from_seq"] <= seq <= r["to_seq"] and r["kind"] <= again for r in self.acks
         )
 
 
@@ -293,7 +292,7 @@ def _endless(job: Row) -> bool:
 
 def _exceptions(rows: Rows, device: Row) -> list[str]:
     wrong: list[str] = []
-    ranges = [(r["from_seq"], r["to_seq"]) for r in rows.acks if of(r) == of(device) and not r["offered_again"]]
+    ranges = [(r["from_seq"], r["to_seq"]) for r in rows.acks if of(r) == of(device) and r["kind"] == 0]
     if len(ranges) > 64:
         wrong.append(f"{len(ranges)} ranges")
     if any(low > high or low <= device["acked_seq"] for low, high in ranges):

@@ -48,7 +48,9 @@ device_ack = table(
     text_("device_id"),
     int_("from_seq"),
     int_("to_seq"),
-    int_("offered_again"),  # 1: reported as acked, but the device is to get it once more (rebase, or over 64 ranges)
+    # 0: acked beyond `acked_seq`. 1: reported as acked, but the device is to get it once more (rebase, or over 64 ranges).
+    # 2: passed by its cursor, but over before the device had it.
+    int_("kind"),
     key=("app_id", "user_id", "device_id", "from_seq"),
 )
 device_held = table(

@@ -238,7 +238,7 @@ def upgrade() -> None:
         sa.Column("device_id", sa.Text(), nullable=False),
         sa.Column("from_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("to_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
-        sa.Column("offered_again", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("kind", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "from_seq"),
         sqlite_strict=True,
     )
