@@ -144,12 +144,15 @@ def take_back(locked: Locked, message: str) -> str | None:
     if not entries:
         return None
     ledger = Ledger(locked)
-    if not any(ledger.acked(e, d) for e in entries for d in locked.devices.values() if ledger.concerned(e, d)):
+    acked = any(ledger.acked(e, d) for e in entries for d in locked.devices.values() if ledger.concerned(e, d))
+    # The device that sent it has kept it since the answer: it is told, although no cursor has passed the copy.
+    sent_here = any(e.kind is Kind.OWN and e.origin_device in locked.devices for e in entries)
+    if not acked and not sent_here:
         end(locked, entries, EntryState.CANCELLED)
         return "cancelled"
     seq = append_control(locked, Kind.RECALL, data={"of": [message]})
     end(locked, entries, EntryState.RECALLED, by=seq)
-    return "recalled"
+    return "recalled" if acked else "cancelled"
 
 
 def withdraw(conn: Conn, app_id: str, message: str) -> bool:

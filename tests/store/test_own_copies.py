@@ -52,6 +52,18 @@ async def test_f88_a_sender_that_loses_its_store_gets_its_own_message(house: Hou
     assert await house.catch_up(PHONE) == [sent]
 
 
+async def test_what_is_taken_back_before_anybody_has_it_leaves_the_screen_of_the_device_that_sent_it(
+    house: House,
+) -> None:
+    sent = await says(house)
+    assert await house.inbox.cancel(house.app, sent) == "cancelled", "nobody has acked it"
+    recalls = [entry for entry in (await house.page(PHONE)).json["entries"] if entry["kind"] == "recall"]
+    assert [entry["of"] for entry in recalls] == [[sent]]
+    await house.hello("bob/phone")
+    page = await house.page("bob/phone")
+    assert (page.ids, page.gaps) == ([], [(0, 1, "cancelled")])
+
+
 async def test_a_copy_neither_replaces_nor_is_replaced_by_what_others_send_under_the_same_key(house: House) -> None:
     await house.hello(TABLET)
     await house.send("bob", sender_user="ann", sender_device="phone", collapse_key="score")
