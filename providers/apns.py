@@ -25,6 +25,7 @@ from providers.apns_message import (
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.http import Credential, HttpProvider, Refusal, Request, Response, by_status, code_from, json_body
 from providers.http2 import Habits, Http2Transport
+from providers.streak import Streak
 
 __all__ = ["ApnsConfig", "ApnsProvider"]
 
@@ -32,7 +33,7 @@ TOKEN_BYTES_MAX = 200
 JWT_RENEWED_S = 50 * 60  # Apple takes a token for an hour (§2.1.5), we renew before (safety SEC-13)
 JWT_KEPT_S = 20 * 60  # and minds a change on one connection sooner than this (§2.1.6)
 BUSY_TOKEN_S = 20.0  # after TooManyRequests, for that device alone (§7: 10 to 30 s)
-MINTED_TOO_OFTEN_S = 60.0
+MINTED_TOO_OFTEN, MINTED_TOO_OFTEN_S = "TooManyProviderTokenUpdates", 60.0
 
 # reason -> verdict, scope, wait, and the HTTP statuses with which it is believed (§7). Asked first.
 Row = tuple[Verdict, Scope, float | None, frozenset[int]]
@@ -43,7 +44,7 @@ def _rows(status: int, verdict: Verdict, scope: Scope, *reasons: str, wait_s: fl
 
 
 BY_REASON: dict[str, Row] = {
-    # What we wrote is wrong: never this device's fault.
+    # What we wrote is wrong: never this device's fault. An operator hears of it ("bug alert").
     **_rows(400, Verdict.REFUSED, Scope.MESSAGE, "BadCollapseId", "BadExpirationDate", "BadMessageId", "BadPriority"),
     **_rows(400, Verdict.REFUSED, Scope.MESSAGE, "DuplicateHeaders", "InvalidPushType", "MissingDeviceToken"),
     **_rows(400, Verdict.REFUSED, Scope.MESSAGE, "PayloadEmpty"),
@@ -62,9 +63,8 @@ BY_REASON: dict[str, Row] = {
     **_rows(403, Verdict.MISCONFIGURED, Scope.ACCOUNT, "BadEnvironmentKeyIdInToken", "BadEnvironmentKeyInToken"),
     **_rows(403, Verdict.REAUTH, Scope.ACCOUNT, "ExpiredProviderToken"),
     **_rows(403, Verdict.REAUTH, Scope.ACCOUNT, "UnrelatedKeyIdInToken"),  # once more, on a new connection
-    **_rows(
-        429, Verdict.RETRY, Scope.ACCOUNT, "TooManyProviderTokenUpdates", wait_s=MINTED_TOO_OFTEN_S
-    ),  # nothing is minted for it: see `credential`
+    # Nothing is minted for it: see `credential`. If it persists, an operator is told: see `send`.
+    **_rows(429, Verdict.RETRY, Scope.ACCOUNT, MINTED_TOO_OFTEN, wait_s=MINTED_TOO_OFTEN_S),
     # The connection, or Apple. Apple's text asks for 15 minutes before a repeat, no gateway seen waits so long (§7): the
     # relay's own back-off applies, and its circuit.
     **_rows(400, Verdict.RETRY, Scope.MESSAGE, "IdleTimeout"),
@@ -73,7 +73,7 @@ BY_REASON: dict[str, Row] = {
 }
 # After these the connection takes nothing new. Whatever 403 says is about the credential that this connection is bound to
 # (§2.1, key types), and a revoked one asks for all of them to be closed.
-_SPENT = frozenset({"IdleTimeout", "Shutdown", "TooManyProviderTokenUpdates"})
+_SPENT = frozenset({"IdleTimeout", "Shutdown", MINTED_TOO_OFTEN})
 # What a GOAWAY may say against us. Other reasons are about the connection: then requests just go elsewhere.
 _AGAINST_US = frozenset(reason for reason, row in BY_REASON.items() if row[0] is Verdict.MISCONFIGURED)
 _OF_TOPIC = frozenset({"BadTopic", "MissingTopic", "TopicDisallowed"})
@@ -104,6 +104,7 @@ class ApnsProvider(HttpProvider):
         super().__init__(config, transport=transport, now=now)
         self._key = None if config.key is None else signing_key(config.key.get_secret_value())
         self._minted: tuple[Credential, float] | None = None  # and when
+        self._minted_too_often = Streak(gap_s=3600.0)
         self._proven: set[str] = set()  # hosts and topics that have taken a push
 
     @classmethod
@@ -184,6 +185,7 @@ class ApnsProvider(HttpProvider):
             verdict=verdict,
             scope=scope,
             retry_after_s=wait_s,
+            alert=verdict is Verdict.REFUSED,
             dead_since_ms=_milliseconds(answer.get("timestamp")) if dead else None,
             vendor_code=code,
         )
@@ -191,6 +193,9 @@ class ApnsProvider(HttpProvider):
     async def send(self, push: Push) -> Outcome:
         """See `Provider`."""
         outcome = await super().send(push)
+        self._minted_too_often.note(said=outcome.vendor_code == MINTED_TOO_OFTEN, now_s=self.now())
+        if self._minted_too_often.lasted_s >= MINTED_TOO_OFTEN_S:  # and no new connection has cured it (§7, §10.2)
+            return replace(outcome, alert=True)
         if push.kind not in KINDS:
             return outcome
         kind = kind_of(push)

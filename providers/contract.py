@@ -69,6 +69,9 @@ class Outcome:
     shut: bool = False  # RETRY only: the vendor takes this channel's at other hours; it is well, and takes others now
     # RETRY only: the vendor's documents do not have its code. Tried twice more, then hourly, and an operator is told.
     unknown: bool = False
+    # Whatever becomes of the push, an operator is told of the code: it asks for a mend, or is a mistake of ours. How much is
+    # concerned says `scope`. MISCONFIGURED tells anyway.
+    alert: bool = False
     dead_since_ms: int | None = None  # TOKEN_DEAD only: newer registrations survive
     # RETRY of a TOKEN, MISCONFIGURED of a TOKEN: the address is dead if such an answer is all that it gets for so long.
     dead_after_s: float | None = None

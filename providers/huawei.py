@@ -192,6 +192,11 @@ class HuaweiProvider(HuaweiFamily):
             return f"urgency_{NO_RIGHT_TO_HIGH}"
         return None
 
+    def _taken(self, answer: Mapping[str, Any]) -> Outcome:
+        forgone = self._forgone()
+        good = Outcome(verdict=Verdict.ACCEPTED, vendor_id=request_id(answer))
+        return good if forgone is None else replace(good, scope=Scope.ACCOUNT, alert=True, vendor_code=forgone)
+
     def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
         """See `HuaweiFamily`: the table of sheet §5."""
         answer = response.json()
@@ -207,7 +212,7 @@ class HuaweiProvider(HuaweiFamily):
             return [by_status(response, now_s=self.now(), code=code)] * count
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
-            return [Outcome(verdict=verdict, vendor_id=request_id(answer), vendor_code=self._forgone())] * count
+            return [self._taken(answer)] * count
         return [Outcome(verdict=verdict, scope=scope, vendor_code=code)] * count
 
 

@@ -20,6 +20,7 @@ from providers.http import Credential, HttpProvider, Refusal, Request, Response,
 
 __all__ = ["NtfyConfig", "NtfyProvider"]
 
+SPENT = 42908  # more messages take another plan, or an exemption: an operator has to see to it (§1.5, §1.6)
 NOBODY = 50701  # listens to this UnifiedPush topic
 NOBODY_DEAD_S = 7 * 86_400.0  # "after long silence" (sheet unifiedpush §5)
 MESSAGE_BYTES_MAX = 4096  # of `message`; the document may have twice that
@@ -45,7 +46,7 @@ BY_CODE: dict[int, tuple[Verdict, Scope, float | None]] = {
     42903: (Verdict.RETRY, Scope.ACCOUNT, 60.0),
     42904: (Verdict.RETRY, Scope.ACCOUNT, 60.0),
     42905: (Verdict.RETRY, Scope.ACCOUNT, 60.0),
-    42908: (Verdict.RETRY, Scope.ACCOUNT, 3600.0),  # the day's messages; the server's operator says when its day ends
+    SPENT: (Verdict.RETRY, Scope.ACCOUNT, 3600.0),  # the day's messages; the server's operator says when its day ends
     42909: (Verdict.MISCONFIGURED, Scope.ACCOUNT, None),  # too many failed logins
     42910: (Verdict.REFUSED, Scope.MESSAGE, None),
     NOBODY: (Verdict.RETRY, Scope.TOKEN, 600.0),
@@ -214,7 +215,14 @@ class NtfyProvider(HttpProvider):
         if verdict is Verdict.RETRY:
             wait_s = retry_after_s(response, now_s=now_s) or wait_s  # from a proxy: ntfy itself sends none
         dead_after_s = NOBODY_DEAD_S if number == NOBODY else None
-        return Outcome(verdict=verdict, scope=scope, retry_after_s=wait_s, dead_after_s=dead_after_s, vendor_code=code)
+        return Outcome(
+            verdict=verdict,
+            scope=scope,
+            retry_after_s=wait_s,
+            alert=number == SPENT,
+            dead_after_s=dead_after_s,
+            vendor_code=code,
+        )
 
     def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
         """See `HttpProvider`: by the name under which it was published (sheet §1.4)."""

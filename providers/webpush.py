@@ -271,7 +271,8 @@ class WebPushProvider(HttpProvider):
         code, meaning = _said(response, answer)
         if meaning is None or response.status not in meaning.statuses:
             return _by_status(response, code=code, now_s=self.now())
-        return _outcome(meaning.verdict, response, code=code, now_s=self.now())
+        bug = meaning.verdict is Verdict.REFUSED and code in BY_REASON  # so the sheet calls it (§6.4)
+        return replace(_outcome(meaning.verdict, response, code=code, now_s=self.now()), alert=bug)
 
     def _subscription(self, token: str) -> Subscription:
         """Raises AddressInvalid."""
@@ -317,7 +318,7 @@ def _taken(response: Response) -> Outcome:
     if "channelthrottled" in states:
         return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code="channelthrottled")
     if "dropped" in states:
-        return Outcome(verdict=Verdict.REFUSED, vendor_code="dropped")
+        return Outcome(verdict=Verdict.REFUSED, alert=True, vendor_code="dropped")
     names = (response.header(name) for name in ("location", "apns-id", "x-wns-msg-id"))
     vendor_id = next((name for name in names if name and len(name) <= ID_CHARS_MAX and name.isprintable()), None)
     return Outcome(verdict=Verdict.ACCEPTED, vendor_id=vendor_id)
@@ -356,7 +357,8 @@ def _by_status(response: Response, *, code: str | None, now_s: float) -> Outcome
             verdict = Verdict.TOO_LARGE
         case _:
             verdict = Verdict.REFUSED
-    return _outcome(verdict, response, code=code or f"status_{response.status}", now_s=now_s)
+    outcome = _outcome(verdict, response, code=code or f"status_{response.status}", now_s=now_s)
+    return replace(outcome, alert=response.status < 400)  # never followed, and no service of a browser does so
 
 
 def _outcome(verdict: Verdict, response: Response, *, code: str | None, now_s: float) -> Outcome:

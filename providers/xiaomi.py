@@ -332,9 +332,10 @@ class XiaomiProvider(HttpProvider):
             return Outcome(
                 verdict=RETRY, retry_after_s=SPENT_S, spent=True, maybe_sent=True, vendor_code="channel_exceed_quota"
             )
-        refused = self._callback_refused
-        code = None if refused is None else f"receipts_{refused}"
-        return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(data.get("id")), vendor_code=code)
+        good, refused = Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(data.get("id"))), self._callback_refused
+        if refused is None:
+            return good
+        return replace(good, scope=Scope.ACCOUNT, alert=True, vendor_code=f"receipts_{refused}")
 
 
 def _headers(credential: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from relay.errors import FieldError
 from relay.inbox.rules import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
-from relay.push.situation import BATCHES, AccountView, Privacy, Quota, Sort, Wait
+from relay.push.situation import ALL, BATCHES, AccountView, Privacy, Quota, Sort, Wait
 from relay.push.together import Together
 
 HELD_MAX = 10_000  # sorts of push that wait for their hour; of one forgotten, one more call is made
@@ -34,7 +34,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Impaired:
-    """The vendor refused a sort of push, and takes others: `code` is its word, `at_ms` the last time."""
+    """What the vendor has against a sort of push: `code` is its word, `at_ms` the last time."""
 
     code: str | None
     at_ms: int
@@ -147,17 +147,19 @@ class Account:
         return None if held is not None and held.at_ms > now_ms else self.together
 
     def judged(self, token_hash: bytes, channel: str | None, outcome: Outcome, *, now_ms: int) -> bool:
-        """Notes whether the vendor takes pushes of this channel, and of this device.
+        """Notes whether the vendor takes pushes of this channel, and of this device, and has nothing against them.
 
-        Whether this one shows a mistake of our set-up that is less than the whole account's (which parks): an operator
-        is to hear of it.
+        Whether an operator is to hear of this one: it shows a mistake of our set-up that is less than the whole account's
+        (which parks), or the adapter says so.
         """
+        sorts: dict[Scope, Sort] = {Scope.MESSAGE: (None, channel), Scope.TOKEN: (token_hash, None), Scope.ACCOUNT: ALL}
         if outcome.verdict is Verdict.ACCEPTED:
-            for sort in ((None, channel), (token_hash, None)):
-                self._impaired.pop(sort, None)
-        if outcome.verdict is not Verdict.MISCONFIGURED or outcome.scope is Scope.ACCOUNT or self.strangers:
+            for taken in sorts.values():
+                self._impaired.pop(taken, None)
+        in_part = outcome.verdict is Verdict.MISCONFIGURED and outcome.scope is not Scope.ACCOUNT
+        if self.strangers or not (in_part or outcome.alert):
             return False
-        sort = (None, channel) if outcome.scope is Scope.MESSAGE else (token_hash, None)
+        sort = sorts[outcome.scope]
         self._impaired.pop(sort, None)
         if len(self._impaired) >= IMPAIRED_MAX:
             del self._impaired[next(iter(self._impaired))]
@@ -165,7 +167,7 @@ class Account:
         return True
 
     def impaired(self, now_ms: int) -> Impaired | None:
-        """The newest of what the vendor refuses until an operator mends it; None: nothing, as far as this node knows."""
+        """The newest of what an operator has to mend; None: nothing, as far as this node knows."""
         newest = next(reversed(self._impaired.values()), None)
         return None if newest is None or now_ms - newest.at_ms > IMPAIRED_MS else newest
 

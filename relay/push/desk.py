@@ -164,12 +164,12 @@ def _status(
     elif view.closed_for_ms > 0:
         state, until_ms = "paused", now_ms + view.closed_for_ms
     elif impaired is not None:
-        state, code = "impaired", impaired.code
+        state = "impaired"
     return AccountStatus(
         name=account.name,
         provider=account.provider.name,
         state=state,
-        code=code if state in {"parked", "impaired"} else None,
+        code=code if parked else None if impaired is None else impaired.code,
         until_ms=until_ms,
         in_flight=account.in_flight,
         rate_per_s=account.bucket.rate,

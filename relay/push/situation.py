@@ -66,6 +66,7 @@ class Quota:
 # One sort of push that a vendor takes later: a channel of the account, or of one address (its token's hash) alone.
 Sort = tuple[bytes | None, str | None]
 BATCHES: Sort = (None, "*")  # no channel has such a name: not a sort of push, but calls for many devices
+ALL: Sort = (b"", None)  # no token has such a hash: every push of the account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ class Metrics:
         )
         self.account_impaired = Gauge(
             "relay_account_impaired",
-            "1 while the vendor refuses a sort of the account's pushes until its operator mends it.",
+            "1 while the vendor says something of the account that its operator has to mend.",
             ("account",),
             registry=r,
         )

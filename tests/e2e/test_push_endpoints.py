@@ -166,3 +166,16 @@ async def test_the_backend_sees_that_an_address_keeps_failing(scene: Scene) -> N
     await scene.register("unifiedpush", scene.token("unifiedpush", "phone-1"))
     assert await scene.arrives("phone-1")
     assert await failing_since() is None
+
+
+async def test_a_day_s_messages_that_are_used_up_are_waited_for_and_told(scene: Scene) -> None:
+    """ntfy's 42908: the account pauses, an hour at a time, and an operator hears why."""
+    await scene.register("ntfy", scene.token("ntfy", "quota1-phone"))
+    await scene.send("ann")
+    async with asyncio.timeout(SOON_S):
+        while not (events := (await scene.face.call("GET", "/v1/events?types=account.impaired"))[1]["events"]):
+            await CLOCK.sleep(0.05)
+    assert [(one["data"]["account"], one["data"]["code"]) for one in events] == [("ntfy", "ntfy_42908")]
+    _, body, _ = await scene.face.call("GET", "/v1/push/accounts")
+    (account,) = (one for one in body["accounts"] if one["name"] == "ntfy")
+    assert (account["state"], account["code"]) == ("paused", "ntfy_42908")

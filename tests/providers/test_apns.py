@@ -147,6 +147,13 @@ def test_every_reason_is_taken_as_the_sheet_wants_it(status: int, reason: str) -
     assert outcome.vendor_code == reason
 
 
+def test_of_a_mistake_of_ours_an_operator_hears() -> None:
+    """Sheet §7: "bug alert", and of the collapse id "adapter bug"; what is wrong with one device is none."""
+    alerted = {reason for status, reason in TABLE if provider().decode(no(status, reason)).alert}
+    assert alerted == {reason for (_, reason), (verdict, _) in TABLE.items() if verdict is Verdict.REFUSED}
+    assert {"BadPriority", "PayloadEmpty", "BadPath", "MethodNotAllowed"} < alerted
+
+
 @pytest.mark.parametrize(
     ("status", "verdict"),
     [
@@ -287,6 +294,14 @@ def test_a_young_token_is_kept_whatever_apple_says() -> None:
     assert [outcome.verdict for outcome in outcomes] == [Verdict.MISCONFIGURED, Verdict.ACCEPTED]
     tokens, _ = tokens_over([0, 1], [no(429, "TooManyProviderTokenUpdates")])
     assert len(set(tokens)) == 1
+
+
+def test_tokens_that_change_too_often_for_longer_than_the_pause_are_an_operator_s_business() -> None:
+    """Sheet §7: wait for a minute at least; an alert if it persists."""
+    often, taken = no(429, "TooManyProviderTokenUpdates"), Response(status=200)
+    _, outcomes = tokens_over([0, 0.5, 1, 2, 3, 4], [often, often, often, often, taken, often])
+    assert [outcome.alert for outcome in outcomes] == [False, False, True, True, False, False]
+    assert {outcome.verdict for outcome in outcomes[:4]} == {Verdict.RETRY}
 
 
 def test_an_unrelated_key_is_tried_again_with_the_same_token() -> None:

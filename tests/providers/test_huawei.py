@@ -415,6 +415,7 @@ async def test_where_the_receipts_address_is_refused_all_goes_without_asking_for
     for _ in range(2):
         outcome = await provider.send(push())
         assert (outcome.verdict, outcome.vendor_code) == (Verdict.ACCEPTED, "receipts_80300013")
+        assert outcome.alert, "it has to be mended: FIX"
     assert asked == [True, False, False]
 
 
@@ -433,4 +434,5 @@ async def test_a_right_to_wake_that_huawei_has_not_granted_costs_one_more_call_a
     for _ in range(3):
         outcome = await provider.send(push(title=None, body=None))
         assert (outcome.verdict, outcome.vendor_code) == (Verdict.ACCEPTED, "urgency_80300011")
+        assert outcome.alert, "it has to be mended: FIX"
     assert urgencies == ["HIGH", "NORMAL", "NORMAL", "NORMAL"]

@@ -285,6 +285,12 @@ def test_when_the_day_s_messages_are_used_up_the_server_is_asked_once_an_hour() 
     assert (outcome.scope, outcome.retry_after_s, outcome.spent) == (ACCOUNT, 3600, False)
 
 
+def test_of_what_it_asks_to_wait_for_an_operator_hears_of_the_used_up_day_alone() -> None:
+    """Sheet §1.5: 42908 is CIRCUIT and CONFIG_ALERT; of the other 429s that wait, none is an alert."""
+    alerted = {code for code in (42901, 42903, 42904, 42905, 42908) if made()[0].decode(ntfy(429, code)).alert}
+    assert alerted == {42908}
+
+
 def test_a_server_that_knows_no_replacing_is_known_by_its_answer() -> None:
     """Sheet §1.3: before 2.16 it published a new notification without a word, and the trace says so."""
     old = Response(status=200, body=b'{"id":"sPs71M8A2T","time":1,"event":"message","topic":"t","message":"x"}')

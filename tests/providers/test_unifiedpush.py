@@ -241,6 +241,11 @@ def test_the_sheets_answers(response: Response, verdict: Verdict, scope: Scope, 
     assert (outcome.verdict, outcome.scope, outcome.retry_after_s) == (verdict, scope, retry_after_s)
 
 
+def test_of_a_redirect_the_operator_of_the_named_hosts_hears() -> None:
+    """Sheet §5, 3xx: DROP_MESSAGE, alert."""
+    assert made()[0].decode(Response(status=302)).alert
+
+
 def test_ntfys_numbers_are_kept() -> None:
     provider, _ = made()
     assert provider.decode(ntfy(429, 42901)).vendor_code == "ntfy_42901"

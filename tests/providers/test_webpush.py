@@ -576,6 +576,29 @@ def test_the_sheets_answers(response: Response, verdict: Verdict, scope: Scope, 
     assert not outcome.maybe_sent
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(status=301),
+        Response(status=200, headers={"X-WNS-Status": "dropped"}),
+        apple(400, "BadTtl"),
+        apple(404, "BadPath"),
+        apple(405, "MethodNotAllowed"),
+    ],
+)
+def test_of_a_redirect_what_was_dropped_and_a_mistake_of_ours_an_operator_hears(response: Response) -> None:
+    """Sheet §5, 3xx; §6.3, `dropped`; §6.4, "bug"."""
+    outcome = made()[0].decode(response)
+    assert (outcome.verdict, outcome.alert) == (REFUSED, True)
+
+
+@pytest.mark.parametrize(
+    "response", [Response(status=400), Response(status=413), mozilla(400, 110), Response(status=410)]
+)
+def test_of_what_one_message_or_browser_gets_nobody_hears(response: Response) -> None:
+    assert not made()[0].decode(response).alert
+
+
 def test_a_word_is_believed_only_with_its_status() -> None:
     provider, _ = made()
     assert provider.decode(mozilla(400, 106)).verdict is REFUSED

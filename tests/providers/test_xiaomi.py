@@ -156,7 +156,11 @@ async def test_a_push_is_worth_more_than_its_receipts(code: int) -> None:
     for calls in (2, 3):
         outcome = await provider.send(FULL)
         assert outcome == Outcome(
-            verdict=Verdict.ACCEPTED, vendor_id="scm55001764000000000xy", vendor_code=f"receipts_{code}"
+            verdict=Verdict.ACCEPTED,
+            scope=Scope.ACCOUNT,
+            alert=True,  # sheet §5: FIX
+            vendor_id="scm55001764000000000xy",
+            vendor_code=f"receipts_{code}",
         )
         assert len(scripted.requests) == calls, "asked for again, although Xiaomi will not have it"
     assert form_of(scripted.requests[1])["title"] == "Ann"

@@ -123,6 +123,35 @@ def test_a_refusal_of_the_whole_account_parks_it_instead() -> None:
     assert account.impaired(0) is None
 
 
+DAY_USED_UP = Outcome(
+    verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=3600, alert=True, vendor_code="ntfy_42908"
+)
+OUR_BUG = Outcome(verdict=Verdict.REFUSED, alert=True, vendor_code="BadPriority")
+NO_RECEIPTS = Outcome(verdict=Verdict.ACCEPTED, scope=Scope.ACCOUNT, alert=True, vendor_code="receipts_65037")
+
+
+@pytest.mark.parametrize("said", [DAY_USED_UP, OUR_BUG, NO_RECEIPTS], ids=lambda one: str(one.verdict))
+def test_what_the_adapter_says_an_operator_is_to_hear_of_impairs_it_whatever_becomes_of_the_push(said: Outcome) -> None:
+    account = account_of("v")
+    assert account.judged(b"ann", "chat", said, now_ms=0)
+    found = account.impaired(1)
+    assert found is not None
+    assert found.code == said.vendor_code
+    assert not account.parked
+    assert not account.judged(b"bob", "chat", TAKEN, now_ms=2)
+    assert account.impaired(3) is None
+
+
+def test_what_concerns_the_whole_account_is_over_with_any_push_that_is_taken_and_a_channel_s_with_its_own() -> None:
+    account = account_of("v")
+    account.judged(b"ann", "chat", OUR_BUG, now_ms=0)
+    account.judged(b"ann", "chat", DAY_USED_UP, now_ms=1)
+    account.judged(b"bob", "news", TAKEN, now_ms=2)
+    found = account.impaired(3)
+    assert found is not None
+    assert found.code == "BadPriority"
+
+
 def test_of_very_many_sorts_that_are_refused_the_oldest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "IMPAIRED_MAX", 2)
     account = account_of("v")
