@@ -5,7 +5,6 @@ marks unverified is taken as Huawei's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, HttpUrl, SecretStr
@@ -145,8 +144,10 @@ class HonorProvider(HuaweiFamily):
         if code in VERDICTS:
             verdict, scope = VERDICTS[code]
             return [Outcome(verdict=verdict, scope=scope, vendor_code=code)] * count
-        outcome = by_status(response, now_s=self.now(), code=code)
-        return [replace(outcome, unknown=outcome.verdict is Verdict.RETRY)] * count
+        # "Anything else" keeps the token and has two tries more, be it with status 400: no word of it is about the message.
+        return [
+            Outcome(verdict=Verdict.RETRY, unknown=True, maybe_sent=response.status == 200, vendor_code=code)
+        ] * count
 
     def _message(self, push: Push) -> dict[str, Any]:
         """The body without its tokens. A silent push is `data` alone: a pass-through message."""

@@ -108,8 +108,14 @@ def test_status_200_alone_is_no_success() -> None:
     for answer in (Response(status=200, body=b"{}"), answered(999), answered(True)):
         outcome = made().decode(answer)
         assert (outcome.verdict, outcome.maybe_sent) == (Verdict.RETRY, True)
-    assert made().decode(answered(999)).unknown
-    assert not made().decode(answered(81000001)).unknown
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_code_that_is_not_in_the_table_is_tried_twice_more_and_then_told(status: int) -> None:
+    """Sheet §4, "anything else": keep token, no more than 2 retries, alert."""
+    outcome = made().decode(answered(999, status))
+    assert (outcome.verdict, outcome.unknown, outcome.maybe_sent) == (Verdict.RETRY, True, status == 200)
+    assert not made().decode(answered(81000001, status)).unknown
 
 
 def test_without_any_list_a_failure_is_a_retry() -> None:
