@@ -280,7 +280,8 @@ class HarmonyProvider(HuaweiFamily):
         if code in {SOME_REFUSED, ALL_REFUSED}:
             return _sorted(answer, code, tokens)
         if code not in VERDICTS:
-            return [by_status(response, now_s=self.now(), code=code)] * count
+            outcome = by_status(response, now_s=self.now(), code=code)
+            return [replace(outcome, unknown=outcome.verdict is Verdict.RETRY)] * count
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
             said = f"image_{IMAGE_UNVERIFIED}" if response.header(WITHOUT_IMAGE) else None
@@ -318,8 +319,11 @@ def _reasons(answer: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _refused(reason: str) -> Outcome:
-    verdict, scope = REASONS.get(reason, (Verdict.RETRY, Scope.TOKEN))
-    return Outcome(verdict=verdict, scope=scope, vendor_code=code_from(reason, SOME_REFUSED))
+    code = code_from(reason, SOME_REFUSED)
+    if reason not in REASONS:
+        return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, unknown=True, vendor_code=code)
+    verdict, scope = REASONS[reason]
+    return Outcome(verdict=verdict, scope=scope, vendor_code=code)
 
 
 def _unnamed(code: str) -> Outcome:

@@ -209,7 +209,8 @@ class HuaweiProvider(HuaweiFamily):
         if code == SOME_REFUSED:
             return _sorted(answer, tokens)
         if code not in VERDICTS:
-            return [by_status(response, now_s=self.now(), code=code)] * count
+            outcome = by_status(response, now_s=self.now(), code=code)
+            return [replace(outcome, unknown=outcome.verdict is Verdict.RETRY)] * count
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
             return [self._taken(answer)] * count

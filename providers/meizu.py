@@ -38,7 +38,7 @@ FOLDED_S = 60.0  # more than about five a minute to one device and app are folde
 
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
 DEAD = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)
-# The answer's own code to ours (sheet §4, first table); unknown ones are tried again.
+# The answer's own code to ours (sheet §4, first table).
 BY_CODE: dict[str, Outcome] = {
     "300": Outcome(verdict=RETRY),  # a redirect that was followed once already, or leads elsewhere
     **dict.fromkeys(("500", "1001"), Outcome(verdict=RETRY)),
@@ -284,7 +284,7 @@ class MeizuProvider(HttpProvider):
             return by_status(response, now_s=self.now())
         if code == "200":
             return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(answer.get("msgId")))
-        return replace(BY_CODE.get(code, Outcome(verdict=RETRY)), vendor_code=code)
+        return replace(BY_CODE.get(code, Outcome(verdict=RETRY, unknown=True)), vendor_code=code)
 
 
 def signature(form: Mapping[str, str], secret: str) -> str:
@@ -312,7 +312,8 @@ def _failed(response: Response) -> dict[str, Outcome]:
 
 
 def _device_outcome(code: str) -> Outcome:
-    return replace(BY_DEVICE_CODE.get(code, Outcome(verdict=RETRY, scope=Scope.TOKEN)), vendor_code=f"device_{code}")
+    unknown = Outcome(verdict=RETRY, scope=Scope.TOKEN, unknown=True)
+    return replace(BY_DEVICE_CODE.get(code, unknown), vendor_code=f"device_{code}")
 
 
 def _word(code: object) -> str | None:

@@ -57,7 +57,7 @@ LIMITED = 13  # too many calls: too fast, or (if waiting does not help) too many
 LIMITED_S = 600.0  # said for so long, it is the day's
 
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
-# OPPO's codes to ours (sheet §5); unknown ones are tried again.
+# OPPO's codes to ours (sheet §5).
 BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((-3, -1), Outcome(verdict=RETRY)),
     **dict.fromkeys((-2, LIMITED, 55), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
@@ -71,7 +71,8 @@ BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((54, 67), Outcome(verdict=MISCONFIGURED)),  # this class's template, category or level
     10000: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),
 }
-BUSINESS_ERRORS = range(10001, 20001)
+BUSINESS_ERRORS, BUSINESS_ERROR = range(10001, 20001), Outcome(verdict=REFUSED)
+UNKNOWN = Outcome(verdict=RETRY, unknown=True)
 ABOUT_REGID = re.compile(r"registration[ _]?id|reg[ _]?id", re.IGNORECASE)
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
@@ -262,7 +263,7 @@ def _counted(notification: Mapping[str, Any]) -> int:
 
 
 def _by_code(code: int, said: object) -> Outcome:
-    outcome = BY_CODE.get(code, Outcome(verdict=REFUSED if code in BUSINESS_ERRORS else RETRY))
+    outcome = BY_CODE.get(code, BUSINESS_ERROR if code in BUSINESS_ERRORS else UNKNOWN)
     if code == 41 and isinstance(said, str) and ABOUT_REGID.search(said):
         outcome = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)  # a malformed registration id
     return replace(outcome, vendor_code=str(code))

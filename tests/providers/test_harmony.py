@@ -139,6 +139,7 @@ def test_each_code_means_what_the_sheet_says(code: str, status: int, verdict: Ve
 def test_each_reason_means_what_the_sheet_says(reason: str, code: str, verdict: Verdict, scope: Scope) -> None:
     outcome = made().decode(refused(f" {reason} ", TOKEN, code=code))
     assert (outcome.verdict, outcome.scope, outcome.vendor_code) == (verdict, scope, reason)
+    assert outcome.unknown == (reason == "aReasonOfTomorrow")
 
 
 def test_of_a_batch_each_gets_its_own_reason() -> None:

@@ -100,7 +100,7 @@ def test_flow_control_slows_the_account_for_as_long_as_it_says() -> None:
 
 def test_a_code_that_nobody_knows_kills_nothing_and_may_have_sent() -> None:
     outcome = made().decode(hms("80999999"))
-    assert outcome == Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="80999999")
+    assert outcome == Outcome(verdict=Verdict.RETRY, unknown=True, maybe_sent=True, vendor_code="80999999")
     assert made().decode(hms("80999999", status=400)).verdict is Verdict.REFUSED
 
 

@@ -97,6 +97,7 @@ def test_the_error_table(codes: tuple[str, ...], verdict: Verdict, scope: Scope,
             assert (outcome.verdict, outcome.scope, outcome.retry_after_s) == (verdict, scope, wait_s)
             assert outcome.vendor_code == (None if code == "200" else code)
             assert outcome.spent == (code in {"110019", "110051"})
+            assert outcome.unknown == (code in {"110099", "999"})
 
 
 @pytest.mark.parametrize(("codes", "verdict", "scope", "wait_s"), DEVICES)
@@ -106,6 +107,7 @@ def test_the_table_of_devices(codes: tuple[str, ...], verdict: Verdict, scope: S
             outcome = made().decode(answer("200", value))
             assert (outcome.verdict, outcome.scope, outcome.retry_after_s) == (verdict, scope, wait_s)
             assert outcome.spent == (code == "110011")
+            assert outcome.unknown == (code == "110099")
             other, own = made().decode_many(answer("200", value), [replace(PUSH, token="other"), PUSH])
             assert (other.verdict, own) == (ACCEPTED, outcome)
 

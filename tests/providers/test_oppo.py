@@ -110,6 +110,7 @@ def test_the_error_table(codes: tuple[int, ...], verdict: Verdict, scope: Scope,
         assert (outcome.verdict, outcome.scope, outcome.retry_after_s) == (verdict, scope, wait_s)
         assert outcome.vendor_code == (str(code) if code else None)
         assert outcome.spent == (code == 33)
+        assert outcome.unknown == (code in {20001, 424242, -99})
 
 
 @pytest.mark.parametrize(
