@@ -20,6 +20,7 @@ from relay.api.schemas.devices import AddressesBody, ProofBody
 from relay.clock import Clock, rfc3339
 from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
 from relay.ids import Rng
+from relay.inbox.addresses import AddressState
 from relay.inbox.batch import Batch
 from relay.inbox.cursor import INBOX
 from relay.inbox.reading import Reading
@@ -31,7 +32,7 @@ from relay.push.challenge import Challenger
 from relay.realtime import protocol
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, VerifyBody
-from relay.realtime.service import DeviceService, ack_answer
+from relay.realtime.service import DeviceService, ack_answer, address_answer
 from relay.realtime.session import Session
 from relay.realtime.writer import error_frame
 from relay.shedding import Shed, Shedding
@@ -338,8 +339,8 @@ def _credential(bearer: Principal) -> Credential:
     return Credential(bearer.credential_id, bearer.expires_ms)
 
 
-def _states(addresses: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    return {"addresses": [{"account": account, "state": state} for account, state in addresses]}
+def _states(addresses: Iterable[AddressState]) -> dict[str, Any]:
+    return {"addresses": [address_answer(one) for one in addresses]}
 
 
 def _key(call: Call) -> DeviceKey:

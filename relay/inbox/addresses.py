@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -27,6 +28,19 @@ class NewAddress:
     challenged: bool = False  # it counts only once the device has told what a push to it said
 
 
+class AddressState(NamedTuple):
+    """What a device is told of an address of its. `failing_since_ms`: every push to it failed since then, by its own fault."""
+
+    account: str
+    state: str
+    failing_since_ms: int | None = None
+
+
+def states_of(addresses: Iterable[Address]) -> tuple[AddressState, ...]:
+    """Of a device's addresses, in their order."""
+    return tuple(AddressState(one.account, one.state, one.failing_since_ms) for one in addresses)
+
+
 def holders(conn: Conn, app_id: str, addresses: Iterable[NewAddress]) -> set[UserKey]:
     """Users who hold one of these tokens: whoever sets addresses needs their locks as well, before anything is decided."""
     return {
@@ -38,8 +52,9 @@ def holders(conn: Conn, app_id: str, addresses: Iterable[NewAddress]) -> set[Use
 
 def set_addresses(
     users: Mapping[UserKey, Locked], device: Device, addresses: Sequence[NewAddress]
-) -> tuple[tuple[str, str], ...]:
-    """Replaces a device's addresses, in order of preference; gives (account, state) of each.
+) -> tuple[AddressState, ...]:
+    """Replaces a device's addresses, in order of preference; gives the state of each. One that was failing is counted anew,
+    and its device hears once more since when it was.
 
     A token that somebody else holds moves here, in the same transaction, unless both name the same installation and
     different users: then it is shared. The users who hold one must be locked (their rows are in `users`); a holder who
@@ -77,7 +92,8 @@ def set_addresses(
         usable=any(row.state == "active" for row in rows),
         fresh=any((row.account, row.token_hash) not in known for row in rows if row.state == "active"),
     )
-    return tuple((row.account, row.state) for row in rows)
+    failing = {key: one.failing_since_ms for key, one in known.items()}
+    return tuple(AddressState(row.account, row.state, failing.get((row.account, row.token_hash))) for row in rows)
 
 
 def prove(users: Mapping[UserKey, Locked], device: Device, *, account: str, token_hash: bytes) -> None:

@@ -4,6 +4,7 @@ One transaction under the user's lock. If its answer is lost, the client comes a
 give the same verdict.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from relay.clock import rfc3339
 from relay.errors import Problem, Unauthenticated
 from relay.inbox import clones, rules
 from relay.inbox.ack import advance
-from relay.inbox.addresses import NewAddress, holders, set_addresses
+from relay.inbox.addresses import AddressState, NewAddress, holders, set_addresses, states_of
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.page import Snapshot, tail_same
@@ -24,6 +25,7 @@ from relay.inbox.releasing import release
 from relay.inbox.reports import tell_device
 from relay.inbox.rules import Evidence, Judgement, Reason, Verdict
 from relay.model import Device, DeviceKey, DeviceState, UserKey
+from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import upgrades as upgrade_rows
@@ -71,7 +73,7 @@ class Welcome:
     missing: int
     loss: dict[str, Any] | None
     upgrade: dict[str, Any] | None
-    addresses: tuple[tuple[str, str], ...]  # (account, state)
+    addresses: tuple[AddressState, ...]
     more_to_release: bool
     reidentify: bool  # another phone goes by this device's id
 
@@ -97,7 +99,21 @@ def hello(
         except Problem as problem:
             answers.append(problem)
     flush(conn, now_ms, users.values())
-    return answers
+    return _with_addresses(conn, hellos, answers)
+
+
+def _with_addresses(
+    conn: Conn, hellos: Sequence[Hello], answers: Sequence[Welcome | Exception]
+) -> list[Welcome | Exception]:
+    """Who brought no addresses is told of those that it has, as they are after all of these handshakes."""
+    unsaid = {one.device.user for one in hellos if one.addresses is None}
+    found = device_rows.addresses_of(conn, unsaid) if unsaid else {}
+    return [
+        dataclasses.replace(answer, addresses=states_of(found.get(one.device, [])))
+        if one.addresses is None and isinstance(answer, Welcome)
+        else answer
+        for one, answer in zip(hellos, answers, strict=True)
+    ]
 
 
 def _hello_one(
@@ -129,9 +145,9 @@ def _hello_one(
         locked.put(replace(locked.devices[old.device_id], older_stores=noted))
     if one.replaces is not None and one.replaces != one.device.device_id:
         _replace_device(locked, one.device.device_id, one.replaces, judgement)
-    taken: tuple[tuple[str, str], ...] = ()
+    addresses: tuple[AddressState, ...] = ()
     if one.addresses is not None:
-        taken = set_addresses(users, locked.devices[one.device.device_id], one.addresses)
+        addresses = set_addresses(users, locked.devices[one.device.device_id], one.addresses)
     again = release(locked, old, locked.devices[one.device.device_id])
     upgrade = _note_upgrade(locked, old, judgement, again.released)
     if judgement.reason is not None and old.session > 0:
@@ -142,7 +158,7 @@ def _hello_one(
         tell_device(locked, locked.devices[one.device.device_id], "device.online", session=session)
     locked.rearm(one.device.device_id, anew=True)
     locked.rearm_all()
-    return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, taken, old.session, again.more)
+    return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, addresses, old.session, again.more)
 
 
 def _unsealed(one: Hello, keys: CursorKeys, formerly: str | None) -> Cursor | None:
@@ -340,7 +356,7 @@ def _welcome(
     keys: CursorKeys,
     loss: dict[str, Any] | None,
     upgrade: dict[str, Any] | None,
-    taken: tuple[tuple[str, str], ...],
+    addresses: tuple[AddressState, ...],
     previous_session: int,
     more_to_release: bool,
 ) -> Welcome:
@@ -364,7 +380,7 @@ def _welcome(
         missing=locked.head_seq - seq,
         loss=loss,
         upgrade=upgrade,
-        addresses=taken,
+        addresses=addresses,
         more_to_release=more_to_release,
         reidentify=judgement.reason is Reason.STORE_ROLLED_BACK and clones.are_two(device.older_stores, locked.now_ms),
     )

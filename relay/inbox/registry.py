@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from relay.errors import Invalid, Missing
-from relay.inbox.addresses import NewAddress, drop_addresses, holders, prove, set_addresses
+from relay.inbox.addresses import AddressState, NewAddress, drop_addresses, holders, prove, set_addresses, states_of
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.preferences import Preferences, stored
 from relay.inbox.reports import fail_device, tell_device
@@ -194,7 +194,7 @@ def remove(locked: Locked, device: Device, *, detail: str) -> None:
 
 def replace_addresses(
     conn: Conn, now_ms: int, key: DeviceKey, addresses: Sequence[NewAddress], policy_of: PolicyOf
-) -> tuple[tuple[str, str], ...]:
+) -> tuple[AddressState, ...]:
     """The device's whole list of addresses, in order of preference. Raises Missing."""
     users = lock(conn, now_ms, {key.user, *holders(conn, key.app_id, addresses)}, policy_of)
     locked = users.get(key.user)
@@ -207,8 +207,8 @@ def replace_addresses(
 
 def prove_address(
     conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf, *, account: str, token_hash: bytes
-) -> tuple[tuple[str, str], ...]:
-    """The device has answered the challenge of this address of its. Gives (account, state) of all. Raises Missing."""
+) -> tuple[AddressState, ...]:
+    """The device has answered the challenge of this address of its. Gives the states of all. Raises Missing."""
     owners = device_rows.owners_of(conn, key.app_id, account=account, token_hash=token_hash)
     users = lock(conn, now_ms, {key.user, *(owner.user for owner in owners)}, policy_of)
     locked = users.get(key.user)
@@ -216,7 +216,7 @@ def prove_address(
         raise Missing("There is no such device.")
     prove(users, locked.devices[key.device_id], account=account, token_hash=token_hash)
     flush(conn, now_ms, users.values())
-    return tuple((one.account, one.state) for one in device_rows.addresses_of(conn, [key.user]).get(key, []))
+    return states_of(device_rows.addresses_of(conn, [key.user]).get(key, []))
 
 
 # --- presence transitions (protocol 6.1) ------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from relay.errors import CursorRefused, Missing
 from relay.inbox import history, registry
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
-from relay.inbox.addresses import NewAddress
+from relay.inbox.addresses import AddressState, NewAddress
 from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch
 from relay.inbox.comparing import Comparison, Range, compare
 from relay.inbox.cursor import Cursor, CursorKeys, unseal
@@ -260,7 +260,7 @@ class InboxService:
         """Signs a device out. Its connections end with its tokens, which whoever watches these sees to."""
         await self.engine.write(lambda conn, now_ms: registry.sign_out(conn, now_ms, key, self.policy_of))
 
-    async def replace_addresses(self, key: DeviceKey, addresses: Sequence[NewAddress]) -> tuple[tuple[str, str], ...]:
+    async def replace_addresses(self, key: DeviceKey, addresses: Sequence[NewAddress]) -> tuple[AddressState, ...]:
         self.room.for_others()
         states = await self.engine.write(
             lambda conn, now_ms: registry.replace_addresses(conn, now_ms, key, addresses, self.policy_of)

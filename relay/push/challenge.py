@@ -15,7 +15,7 @@ import structlog
 from providers.contract import Push
 from relay.clock import Clock
 from relay.errors import FieldError, Invalid, Problem
-from relay.inbox.addresses import UNPROVEN
+from relay.inbox.addresses import UNPROVEN, AddressState, states_of
 from relay.inbox.locked import PolicyOf
 from relay.inbox.registry import prove_address
 from relay.keys import SealBroken
@@ -71,15 +71,15 @@ class Challenger:
             self._waiting[device] = None
             self._woken.set()
 
-    async def again(self, device: DeviceKey) -> tuple[tuple[str, str], ...]:
-        """The device wants another push. Gives (account, state) of its addresses."""
+    async def again(self, device: DeviceKey) -> tuple[AddressState, ...]:
+        """The device wants another push. Gives the states of its addresses."""
         self.ask(device)
-        return tuple((one.account, one.state) for one in await self._addresses(device))
+        return states_of(await self._addresses(device))
 
-    async def prove(self, device: DeviceKey, account: str, value: str) -> tuple[tuple[str, str], ...]:
+    async def prove(self, device: DeviceKey, account: str, value: str) -> tuple[AddressState, ...]:
         """The device has this from a push: its address is used from now on. Raises Invalid for what no push has said.
 
-        Proving twice is well. Gives (account, state) of all its addresses.
+        Proving twice is well. Gives the states of all its addresses.
         """
         known = [one for one in await self._addresses(device) if one.account == account]
         proven = [one for one in known if self._tokens.proves(device, account, one.token_hash, value)]

@@ -10,7 +10,7 @@ from providers.contract import AddressInvalid
 from relay.clock import Clock, from_rfc3339, rfc3339
 from relay.errors import FieldError, Invalid, Malformed, Throttled, TooLarge, Unavailable, not_an_instant
 from relay.inbox.ack import AckAnswer, AckRequest, Nack
-from relay.inbox.addresses import NewAddress
+from relay.inbox.addresses import AddressState, NewAddress
 from relay.inbox.batch import Batch
 from relay.inbox.comparing import Compared, Comparison, Range
 from relay.inbox.cursor import INBOX, Cursor
@@ -214,7 +214,7 @@ class DeviceService:
             "heartbeat": {"interval_s": beat.interval_s, "lease_s": beat.lease_s},
             "ack_wait_s": policy.ack_wait_ms / 1000,
             "window": {"entries": window.entries, "bytes": window.bytes},
-            "addresses": [{"account": account, "state": state} for account, state in welcome.addresses],
+            "addresses": [address_answer(one) for one in welcome.addresses],
             "next_poll_s": self.poll_client_s,
             "now": rfc3339(self.clock.now_ms()),
             "advice": self.versions.advice(app_version),
@@ -396,6 +396,11 @@ def _range_json(one: Compared) -> dict[str, Any]:
     if one.items is None:
         return head | {"result": "split"}
     return head | {"result": "items", "items": [list(item) for item in one.items]}
+
+
+def address_answer(one: AddressState) -> dict[str, Any]:
+    said = {"account": one.account, "state": one.state}
+    return said if one.failing_since_ms is None else said | {"failing_since": rfc3339(one.failing_since_ms)}
 
 
 def ack_answer(answer: AckAnswer) -> dict[str, Any]:

@@ -150,7 +150,7 @@ async def test_an_endpoint_that_is_gone_is_given_up(scene: Scene) -> None:
             await CLOCK.sleep(0.05)
 
 
-async def test_the_backend_sees_that_an_address_keeps_failing(scene: Scene) -> None:
+async def test_backend_and_device_see_that_an_address_keeps_failing(scene: Scene) -> None:
     """A UnifiedPush server that wants a login: a new registration, which may name another server, begins anew."""
 
     async def failing_since() -> Any:
@@ -163,6 +163,15 @@ async def test_the_backend_sees_that_an_address_keeps_failing(scene: Scene) -> N
     async with asyncio.timeout(SOON_S):
         while await failing_since() is None:
             await CLOCK.sleep(0.05)
+    _, issued, _ = await scene.face.call("POST", "/v1/users/ann/devices/phone/token")
+    token = issued["token"]
+    store = {"store": {"id": "s-1"}, "state": "foreground"}
+    status, welcome, _ = await scene.face.call("PUT", "/v1/device", store, token=token)
+    assert status == 200, welcome
+    failing = {"account": "unifiedpush", "state": "active", "failing_since": await failing_since()}
+    assert welcome["addresses"] == [failing]
+    _, again, _ = await scene.face.call("POST", "/v1/device/addresses/challenge", token=token)
+    assert again["addresses"] == [failing]
     await scene.register("unifiedpush", scene.token("unifiedpush", "phone-1"))
     assert await scene.arrives("phone-1")
     assert await failing_since() is None

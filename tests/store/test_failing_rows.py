@@ -7,6 +7,7 @@ import pytest
 from house import House, address
 
 from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
+from relay.inbox.addresses import AddressState
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import BRAKE_DEAD_MIN, Bucket
 from relay.push.rules import Then
@@ -66,6 +67,23 @@ async def test_a_new_registration_counts_from_nothing(shop: House, clock: Any) -
     await attempted(shop, clock, Verdict.RETRY, **BLOCKED)
     await shop.inbox.replace_addresses(shop.key("ann/phone"), [address("t1")])
     assert await counted(shop) == [(0, False, "active")]
+
+
+async def test_a_device_hears_at_its_next_contact_since_when_its_address_fails(shop: House, clock: Any) -> None:
+    """Sheet unifiedpush §5, 401 and 403: "tell client". Who brings the address again hears it once more, and begins anew."""
+    await attempted(shop, clock, Verdict.MISCONFIGURED, **BLOCKED)
+    failing = (AddressState("v", "active", clock.now_ms()),)
+    clock.forward(ms=HOUR_MS)
+    assert (await shop.hello("ann/phone")).addresses == failing
+    assert (await shop.hello("ann/phone")).addresses == failing
+    assert await shop.inbox.replace_addresses(shop.key("ann/phone"), [address("t1")]) == failing
+    assert (await shop.hello("ann/phone")).addresses == (AddressState("v", "active"),)
+
+    await attempted(shop, clock, Verdict.MISCONFIGURED, **BLOCKED)
+    (one,) = (await shop.hello("ann/phone", addresses=(address("t1"),))).addresses
+    assert one.failing_since_ms == clock.now_ms()
+    (other,) = (await shop.hello("ann/phone", addresses=(address("t2"),))).addresses
+    assert other.failing_since_ms is None, "another endpoint has failed nothing"
 
 
 async def test_what_says_nothing_of_the_address_is_not_counted(shop: House, clock: Any) -> None:

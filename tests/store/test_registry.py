@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from providers.contract import Verdict
 from relay.errors import Conflict, Invalid, Missing, Throttled, Unauthenticated
+from relay.inbox.addresses import AddressState
 from relay.inbox.registry import ForeignWord, Registration, prove_address
 from relay.model import DeviceState, Facts, Policy
 from relay.push.limits import BRAKE_DEAD_MIN, Brake
@@ -229,8 +230,10 @@ async def test_the_loser_of_a_token_is_told_at_its_next_handshake(house: House) 
     """§5: two installs with one token: the last writer owns it; brought again, it moves again."""
     await house.register("bob/phone", "t1")
     welcome = await house.hello("ann/phone", addresses=(address("t1"),))
-    assert welcome.addresses == (("v", "active"),)
+    assert welcome.addresses == (AddressState("v", "active"),)
     assert not await usable(house, "bob/phone")
+    assert (await house.hello("bob/phone")).addresses == (AddressState("v", "taken"),), "it brought none, and hears"
+    assert (await house.hello("ann/phone")).addresses == welcome.addresses
 
 
 async def test_an_address_to_be_proven_is_told_of_nothing_and_taken_from_nobody_before(
@@ -242,7 +245,7 @@ async def test_an_address_to_be_proven_is_told_of_nothing_and_taken_from_nobody_
     await house.register("bob/phone")
     states = await house.inbox.replace_addresses(house.key("bob/phone"), [unproven])
     assert (states, await usable(house, "bob/phone"), await usable(house, "ann/phone")) == (
-        (("v", "unproven"),),
+        (AddressState("v", "unproven"),),
         False,
         True,
     )
@@ -259,7 +262,7 @@ async def test_an_address_to_be_proven_is_told_of_nothing_and_taken_from_nobody_
         assert (await usable(house, "bob/phone"), await usable(house, "ann/phone")) == (True, False)
     (attempt,) = await house.told()
     assert attempt.device == house.key("bob/phone")
-    assert await house.inbox.replace_addresses(house.key("bob/phone"), [unproven]) == (("v", "active"),)
+    assert await house.inbox.replace_addresses(house.key("bob/phone"), [unproven]) == (AddressState("v", "active"),)
 
 
 async def test_two_users_of_one_installation_share_its_token(house: House) -> None:
