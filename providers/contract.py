@@ -65,6 +65,9 @@ class Outcome:
     # RETRY only: a quota is used up until the vendor's day ends (Capabilities.zone): the whole account's (scope
     # ACCOUNT), that of the push's channel (MESSAGE), or of that channel for this device (TOKEN). Other channels go on.
     spent: bool = False
+    channels: tuple[
+        str | None, ...
+    ] = ()  # `spent` with scope MESSAGE: they share that quota (None: pushes that name none)
     batch_spent: bool = False  # RETRY only: calls for many are used up until the vendor's day ends; single ones go on
     shut: bool = False  # RETRY only: the vendor takes this channel's at other hours; it is well, and takes others now
     # RETRY only: the vendor's documents do not have its code. Tried twice more, then hourly, and an operator is told.

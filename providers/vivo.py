@@ -64,7 +64,7 @@ BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((10070, 10254), USED_UP),
     10071: Outcome(verdict=RETRY, shut=True),  # not at this hour: `decode` says until when
     **dict.fromkeys((10040, 10072, 10093), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
-    SYSTEM_OVER: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone: `known` says so of all its channels
+    SYSTEM_OVER: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone: `_outcome` names all of its channels
     10102: Outcome(verdict=RETRY),
     10252: Outcome(verdict=RETRY, batch_spent=True),  # no more group bodies today: single pushes still go
     # A text of digits, letters and signs alone, or one that looks like a test.
@@ -159,7 +159,8 @@ class VivoProvider(HttpProvider):
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else VivoReceipts(config.receipts)
         self._base = str(config.base_url).rstrip("/")
-        self._system_over_until_s = 0.0  # the day's number of the system class, for all of its channels
+        system = [name for name, one in config.classes.items() if one.category in SYSTEM]
+        self._system: tuple[str | None, ...] = (*system, None) if "default" in system else tuple(system)
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: cut texts."""
@@ -177,10 +178,7 @@ class VivoProvider(HttpProvider):
         found = super().known(push)
         if found is not None:
             return found
-        if self._class(push)["classification"]:
-            over = self.now() < self._system_over_until_s
-            return replace(BY_CODE[SYSTEM_OVER], vendor_code=str(SYSTEM_OVER)) if over else None
-        opens_s = _opens_in_s(self.now())
+        opens_s = 0.0 if self._class(push)["classification"] else _opens_in_s(self.now())
         if opens_s:
             wait_s = min(max(opens_s, 1.0), SPENT_S)
             return Outcome(verdict=RETRY, retry_after_s=wait_s, shut=True, vendor_code="closed_hours")
@@ -224,12 +222,6 @@ class VivoProvider(HttpProvider):
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`: what is for many is saved first, then sent by its task id."""
-        response = await self._sent(request, pushes, credential)
-        if self._outcome(response, response.json()).vendor_code == str(SYSTEM_OVER):
-            self._system_over_until_s = _next_day_s(self.now())
-        return response
-
-    async def _sent(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         if len(pushes) == 1:
             return await self.call(request)
         try:
@@ -298,7 +290,7 @@ class VivoProvider(HttpProvider):
         if code == 10071:
             opens_s = _opens_in_s(self.now())
             return replace(outcome, retry_after_s=min(max(opens_s, THROTTLED_S), SPENT_S))
-        return outcome
+        return replace(outcome, channels=self._system) if code == SYSTEM_OVER else outcome
 
 
 _JSON = {"content-type": "application/json"}
@@ -335,8 +327,3 @@ def _opens_in_s(now_s: float) -> float:
     if OPERATIONAL_S[0] <= second < OPERATIONAL_S[1]:
         return 0.0
     return (OPERATIONAL_S[0] - second) % DAY_S
-
-
-def _next_day_s(now_s: float) -> float:
-    """When Beijing's next day begins."""
-    return now_s + DAY_S - (now_s + BEIJING_S) % DAY_S

@@ -237,6 +237,9 @@ class PushWorker:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
             return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
         for note in attempt.send.notes:
+            channel = None if note.shows is None else note.shows.channel
+            if (None, channel) in spent or (address.token_hash, channel) in spent:
+                continue  # one before it has heard that today's are used up
             push = push_of(attempt, note, token, provider=account.provider.name, keys=keys, seed=self._seed)
             losses += _losses(account, push)
             account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
@@ -252,7 +255,6 @@ class PushWorker:
             outcome = known(outcome, tries=attempt.tries)
             self._told(account.name, account.provider.name, str(outcome.verdict))
             outcomes.append(outcome)
-            channel = None if note.shows is None else note.shows.channel
             if account.judged(address.token_hash, channel, outcome, now_ms=self._clock.now_ms()):
                 impaired[outcome.vendor_code or ""] = None
             if outcome.batch_spent:
@@ -260,9 +262,9 @@ class PushWorker:
                 account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=self._clock.now_ms())
                 spent[BATCHES] = until_ms
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
-                sort, wait = self._hold(account, attempt, note, outcome)
+                sorts, wait = self._hold(account, attempt, note, outcome)
                 if outcome.spent:
-                    spent[sort] = wait.at_ms
+                    spent |= dict.fromkeys(sorts, wait.at_ms)
             elif outcome.verdict is not Verdict.ACCEPTED:
                 break
         partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
@@ -285,7 +287,7 @@ class PushWorker:
         except TimeoutError:
             return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
 
-    def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> tuple[Sort, Wait]:
+    def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> tuple[list[Sort], Wait]:
         now_ms = self._clock.now_ms()
         token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN else None
         at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
@@ -295,9 +297,11 @@ class PushWorker:
             at_ms = self._next_day_ms(account)
             why = Later.QUOTA
         channel = None if note.shows is None else note.shows.channel
-        sort, wait = (token_hash, channel), Wait(at_ms=at_ms, reason=why)
-        account.hold(sort, wait, now_ms=now_ms)
-        return sort, wait
+        wait = Wait(at_ms=at_ms, reason=why)
+        sorts: list[Sort] = [(token_hash, channel), *((None, one) for one in outcome.channels)]
+        for sort in sorts:
+            account.hold(sort, wait, now_ms=now_ms)
+        return sorts, wait
 
     def _next_day_ms(self, account: Account) -> int:
         return next_day_ms(self._clock.now_ms(), account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)

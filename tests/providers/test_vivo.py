@@ -500,26 +500,12 @@ def test_the_days_are_beijings() -> None:
     assert datetime.fromtimestamp(NOW_S, UTC).hour == 16, "midnight there: the contract's tests are of the system class"
 
 
-async def test_when_the_system_class_is_used_up_none_of_its_channels_is_tried_before_midnight() -> None:
+@pytest.mark.parametrize(("default", "channels"), [("IM", {"default", "order", None}), ("NEWS", {"order"})])
+def test_when_the_system_class_is_used_up_all_of_its_channels_are_named(
+    default: str, channels: set[str | None]
+) -> None:
     """Sheet §5, 10073: a quota of the class, which several channels share; the operational class goes on."""
-    clock = [datetime(2026, 3, 1, 22, tzinfo=BEIJING).timestamp()]
-    asked: list[Any] = []
-
-    def said(request: Request) -> Response:
-        if request.url.endswith("/auth"):
-            return LOGIN
-        asked.append(json.loads(request.body)["category"])
-        return answer(10073) if asked[-1] in {"IM", "ORDER"} else OK
-
-    classes = {"default": {"category": "IM"}, "order": {"category": "ORDER"}, "news": {"category": "NEWS"}}
-    provider = build(VivoProvider, {**SETTINGS, "classes": classes}, transport=Scripted(said), now=lambda: clock[0])
-    push = Push(id="m", token=TOKEN, title="Ann", body="hello")
-    for channel in (None, "order"):
-        outcome = await provider.send(replace(push, channel=channel))
-        assert (outcome.verdict, outcome.scope, outcome.vendor_code) == (RETRY, MESSAGE, "10073")
-        assert outcome.spent
-    assert (await provider.send(replace(push, channel="news"))).verdict is ACCEPTED
-    assert asked == ["IM", "NEWS"]
-    clock[0] += 2 * 3600
-    await provider.send(replace(push, channel="order"))
-    assert asked[-1] == "ORDER", "a new day, a new try"
+    classes = {"default": {"category": default}, "order": {"category": "ORDER"}, "ads": {"category": "MARKETING"}}
+    outcome = made(classes=classes).decode(answer(10073))
+    assert (outcome.scope, outcome.spent, set(outcome.channels)) == (MESSAGE, True, channels)
+    assert made(classes=classes).decode(answer(10070)).channels == ()

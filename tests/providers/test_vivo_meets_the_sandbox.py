@@ -41,7 +41,6 @@ SHEET = {
     "revoked": FIX,
     **{f"code{code}": answered for answered, codes in BY_CODE.items() for code in codes},
 }
-SHEET["code10073"] = SHEET.pop("code10073")  # after that one nothing of the system class is sent that day
 SOON_MS = int((NOON_BEIJING + 600) * 1000)
 LOGIN_RETRIED = {"garbage", "reset", "unavailable", "gateway", "code10093", "code10102"}
 

@@ -1,6 +1,7 @@
-"""A vendor that takes no more calls for many today is not asked again, neither by the next push nor after a restart."""
+"""What a vendor takes no more of today it is not asked for again, neither by the next push nor after a restart."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 
 DAY_S = 86_400
+CHANNELS = ("chat", "order", "news")
 
 
 class Vendor:
@@ -53,16 +55,20 @@ async def shop(engine: Engine, clock: Any) -> House:
 
 async def started(shop: House) -> list[int]:
     """A relay that starts, and tells two devices; gives for how many each of its calls was."""
-    shop.clock.forward(s=60)
     stop = asyncio.Event()
     vendor = Vendor(stop, asked=2)
-    account = Account(
-        app_id="shop",
-        name="v",
-        provider=vendor,  # type: ignore[arg-type]
-        bucket=Bucket(9, 9),
-        together=Together(vendor),  # type: ignore[arg-type]
-    )
+    account = account_of(vendor, together=Together(vendor))  # type: ignore[arg-type]
+    await works(shop, account, stop)
+    return vendor.calls
+
+
+def account_of(vendor: Any, **more: Any) -> Account:
+    return Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(9, 9), **more)
+
+
+async def works(shop: House, account: Account, stop: asyncio.Event) -> None:
+    """A relay with this account, from its start until it is asked to stop."""
+    shop.clock.forward(s=60)
     accounts = Accounts([account])
     await load_held(shop.engine, accounts)
     worker = PushWorker(
@@ -76,7 +82,6 @@ async def started(shop: House) -> list[int]:
     )
     await worker.run(stop)
     assert account.view(shop.clock.monotonic_ms(), shop.clock.now_ms()).ill_for_ms == 0
-    return vendor.calls
 
 
 async def test_calls_for_many_that_are_used_up_stay_so_until_the_vendor_s_day_ends(shop: House) -> None:
@@ -88,3 +93,40 @@ async def test_calls_for_many_that_are_used_up_stay_so_until_the_vendor_s_day_en
     shop.clock.forward(s=DAY_S)
     await shop.send("ann", "bob")
     assert await started(shop) == [2]
+
+
+class Classes:
+    """A vendor whose channels `chat`, `order` and the unnamed one share a quota, which is used up; `news` has its own."""
+
+    name = "vendor"
+    capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self.stop = stop
+        self.asked: list[str | None] = []
+
+    async def send(self, push: Push) -> Outcome:
+        self.asked.append(push.channel)
+        if push.channel == "news":
+            self.stop.set()
+            return Outcome(verdict=Verdict.ACCEPTED)
+        return Outcome(verdict=Verdict.RETRY, spent=True, channels=("chat", "order", None), vendor_code="10073")
+
+
+async def test_channels_that_share_a_quota_are_used_up_together(shop: House) -> None:
+    """One is asked for; the others are not, today; those of another quota go."""
+
+    async def told(channels: dict[str, str]) -> list[str | None]:
+        for user, push in channels.items():
+            await shop.send(user, push=push)
+        stop = asyncio.Event()
+        vendor = Classes(stop)
+        await works(shop, account_of(vendor), stop)
+        return vendor.asked
+
+    chat, order, news = (json.dumps({"title": "t", "channel": channel}) for channel in CHANNELS)
+    assert await told({"ann": chat, "bob": news}) == ["chat", "news"]
+    assert await told({"ann": order, "bob": news}) == ["news"], "not asked again because of a restart"
+    assert await told({"ann": '{"title":"t"}', "bob": news}) == ["news"]
+    shop.clock.forward(s=DAY_S)
+    assert await told({"bob": news}) == ["chat", "news"], "one try a day, though ann's phone lacks all three"
