@@ -65,6 +65,11 @@ class Challenger:
         self._woken = asyncio.Event()
         self._asked_ms: OrderedDict[tuple[DeviceKey, str, bytes], int] = OrderedDict()
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """Devices that wait, and how many may."""
+        return len(self._waiting), WAITING_MAX
+
     def ask(self, device: DeviceKey) -> None:
         """It may have addresses to prove: each is sent a push, unless one was sent a moment ago."""
         if len(self._waiting) < WAITING_MAX:

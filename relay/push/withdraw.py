@@ -69,6 +69,11 @@ class Withdrawer:
         self._done: OrderedDict[tuple[DeviceKey, str], int] = OrderedDict()  # the attempt that had shown it
         self._silent_ms: OrderedDict[DeviceKey, int] = OrderedDict()
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """Users that wait, and how many may."""
+        return len(self._waiting), USERS_MAX
+
     def look(self, users: Iterable[UserKey]) -> None:
         """Something that devices of theirs were told of may be moot."""
         for user in users:

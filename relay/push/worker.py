@@ -94,6 +94,11 @@ class PushWorker:
         """This process's secret, of which the keys are made that seal what a vendor is not to see."""
         return self._rng.randbytes(32)
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """Attempts under way, and how many may be."""
+        return len(self._in_flight), IN_FLIGHT_MAX
+
     def nudge(self, due_ms: int | None) -> None:
         """A hint that something will be due then; the poll finds it all the same."""
         if due_ms is not None and (self._wake_at_ms is None or due_ms < self._wake_at_ms):

@@ -297,6 +297,11 @@ class DeviceService:
             await self.inbox.upgrades.note_extra(device, body.extra)
         return _compared_json(compared) | {"state": state}
 
+    @property
+    def comparing(self) -> tuple[int, int]:
+        """Devices that are compared or wait for it, and how many may."""
+        return self._comparing, COMPARED_AT_ONCE + COMPARED_NEXT
+
     async def _compare(self, device: DeviceKey, ranges: Sequence[Range], **where: Any) -> Comparison:
         """Few at a time: a comparison reads a whole inbox, and pages go first. Raises Unavailable."""
         if self._comparing >= COMPARED_AT_ONCE + COMPARED_NEXT:

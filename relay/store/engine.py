@@ -32,6 +32,9 @@ GROUP_BYTES = 4 * 1024 * 1024  # ... and what they store (safety DUR-7)
 READS = "store_reads"
 READS_MAX = 32_768  # that wait. Each of a node's 20,000 sockets has one at a time, and so has each request (OVL-1)
 
+Queues = dict[
+    str, tuple[int, int]
+]  # what waits, or is under way, and how much may (OVL-1); by its name for the metrics
 Work = Callable[[Connection, int], T]
 Batch = Callable[[Connection, int, list[I]], Sequence[R | Exception]]
 

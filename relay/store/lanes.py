@@ -8,7 +8,7 @@ from collections import deque
 from itertools import chain
 
 from relay.errors import Unavailable
-from relay.store.engine import GROUP_BYTES, GROUP_MAX, Job
+from relay.store.engine import GROUP_BYTES, GROUP_MAX, Job, Queues
 
 SENDS_MAX = 4096  # waiting pieces of work; more are refused
 OTHERS_MAX = 4096
@@ -19,7 +19,8 @@ OTHERS_SHARE = 3 / 4  # of what is taken at a time, if both lanes are full
 class _Lane:
     """Jobs in their order. One thread may put while another takes: each counts bytes of its own."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, name: str, most: int) -> None:
+        self._name = name
         self._most = most
         self.jobs: deque[Job] = deque()
         self._put_bytes = 0
@@ -28,8 +29,12 @@ class _Lane:
     def __len__(self) -> int:
         return len(self.jobs)
 
+    def queues(self) -> Queues:
+        waiting_bytes = self._put_bytes - self._taken_bytes
+        return {self._name: (len(self.jobs), self._most), f"{self._name}_bytes": (waiting_bytes, LANE_BYTES)}
+
     def fill(self) -> float:
-        return max(len(self.jobs) / self._most, (self._put_bytes - self._taken_bytes) / LANE_BYTES)
+        return max(size / bound for size, bound in self.queues().values())
 
     def put(self, job: Job) -> None:
         waiting_bytes = self._put_bytes - self._taken_bytes
@@ -48,12 +53,16 @@ class Lanes:
     """Putting and taking may be done by different threads, one each."""
 
     def __init__(self) -> None:
-        self._sends = _Lane(SENDS_MAX)
-        self._others = _Lane(OTHERS_MAX)
+        self._sends = _Lane("store_sends", SENDS_MAX)
+        self._others = _Lane("store_others", OTHERS_MAX)
         self._turn = 0
 
     def __len__(self) -> int:
         return len(self._sends) + len(self._others)
+
+    def queues(self) -> Queues:
+        """What each lane holds and may hold, by count and by bytes."""
+        return self._sends.queues() | self._others.queues()
 
     def fill(self) -> float:
         """The share of the fuller lane that is taken, by count or by bytes."""

@@ -17,7 +17,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relay.clock import Clock, StoreClock
 from relay.errors import Problem, Unavailable
-from relay.store.engine import Batch, Job, NoWatch, Watch, Work, check_reads, run_group, settle_futures
+from relay.store.engine import (
+    READS,
+    READS_MAX,
+    Batch,
+    Job,
+    NoWatch,
+    Queues,
+    Watch,
+    Work,
+    check_reads,
+    run_group,
+    settle_futures,
+)
 from relay.store.lanes import Lanes
 from relay.store.postgres_errors import (
     RACED,
@@ -247,6 +259,9 @@ class PostgresEngine:
 
     def depth(self) -> int:
         return len(self._waiting)
+
+    def queues(self) -> Queues:
+        return self._waiting.queues() | {READS: (self._reads, READS_MAX)}
 
     def fill(self) -> float:
         return self._waiting.fill()

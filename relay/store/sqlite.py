@@ -18,7 +18,21 @@ from relay.clock import Clock
 from relay.errors import ConfigError, Problem, StoreDamaged, Unavailable
 from relay.store import replace, sqlite_file
 from relay.store.direct import DirectConnection
-from relay.store.engine import Batch, I, Job, NoWatch, R, T, Watch, Work, check_reads, settle_futures
+from relay.store.engine import (
+    READS,
+    READS_MAX,
+    Batch,
+    I,
+    Job,
+    NoWatch,
+    Queues,
+    R,
+    T,
+    Watch,
+    Work,
+    check_reads,
+    settle_futures,
+)
 from relay.store.lanes import Lanes
 from relay.store.sqlite_commit import (
     FULL,
@@ -104,6 +118,9 @@ class SqliteEngine:
 
     def depth(self) -> int:
         return len(self._lanes)
+
+    def queues(self) -> Queues:
+        return self._lanes.queues() | {READS: (self.reads(), READS_MAX)}
 
     def fill(self) -> float:
         return self._lanes.fill()

@@ -14,7 +14,7 @@ from relay.clock import Clock, SystemClock, rfc3339
 from relay.keys import MASK, Secret
 from relay.telemetry.fields import FIELDS, HASHED, hashed, safe
 from relay.telemetry.metrics import Metrics
-from relay.telemetry.sink import LogSink
+from relay.telemetry.sink import LINES_MAX, LogSink
 
 EVENT_CHARS_MAX: Final = 120
 FRAMES_MAX: Final = 12
@@ -180,6 +180,9 @@ def setup_logging(
     shape, line = _Shape(clock or SystemClock()), _LINES[format]
     on_drop = None if metrics is None else metrics.log_dropped.inc
     sink = LogSink(stream or sys.stderr, notice=lambda count: line(shape.notice(count)), on_drop=on_drop)
+    if metrics is not None:
+        metrics.queue_size.labels("log_lines").set_function(lambda: sink.waiting)
+        metrics.queue_bound.labels("log_lines").set(LINES_MAX)
     threshold = logging.getLevelNamesMapping()[level.upper()]
 
     def printed(logger: Any, method: str, event: Event) -> str:

@@ -31,8 +31,13 @@ class LogSink:
         self._thread = threading.Thread(target=self._run, name="log-sink", daemon=True)
         self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Lines that have not reached the sink."""
+        return self._lines.qsize()
+
     def write(self, line: str) -> None:
-        if self._stopped or self._lines.qsize() >= LINES_MAX:
+        if self._stopped or self.waiting >= LINES_MAX:
             self._drop()
         else:
             self._lines.put(line)

@@ -121,6 +121,11 @@ class WebhookWorker:
     def in_flight(self) -> int:
         return self._hands.count
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """Attempts under way or not settled yet, and how many may be."""
+        return self._hands.count, self._pace.in_flight_max
+
     def nudge(self) -> None:
         """There may be something to do: look now, not within the second. From the loop's thread."""
         self._woken.set()

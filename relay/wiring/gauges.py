@@ -5,14 +5,20 @@ from typing import Protocol
 from relay.api import files
 from relay.api.gate import Gate
 from relay.clock import Clock
+from relay.config import Settings
 from relay.presence.service import PresenceService
 from relay.push.accounts import Accounts
+from relay.push.challenge import Challenger
+from relay.push.withdraw import Withdrawer
+from relay.push.worker import PushWorker
 from relay.realtime.hub import Hub
-from relay.store.engine import READS, READS_MAX, Engine
+from relay.realtime.service import DeviceService
+from relay.store.engine import Engine, Queues
 from relay.store.postgres import PostgresEngine
 from relay.store.sqlite import SqliteEngine
 from relay.store.sqlite_file import wal_reset_affected
 from relay.telemetry.metrics import Metrics
+from relay.webhooks.worker import WebhookWorker
 
 
 class Measured(Protocol):
@@ -25,20 +31,22 @@ class Measured(Protocol):
     accounts: Accounts
     hub: Hub
     gate: Gate
+    settings: Settings
+    devices: DeviceService
+    push: PushWorker
+    challenger: Challenger
+    withdrawer: Withdrawer
+    webhook_worker: WebhookWorker
 
 
 def gauges(relay: Measured) -> None:
     """Brings the gauges up to date."""
     now_ms = relay.clock.now_ms()
-    queues = {str(lane): (taken, relay.gate.handlers_max) for lane, taken in relay.gate.taken.items()}
-    queues[files.FILES] = (files.used(), files.most())
-    if isinstance(relay.engine, (SqliteEngine, PostgresEngine)):
-        queues[READS] = (relay.engine.reads(), READS_MAX)
     relay.metrics.gauges(
         sockets=len(relay.hub),
         leased=len(relay.presence.book),
         queue=relay.engine.depth() if isinstance(relay.engine, (SqliteEngine, PostgresEngine)) else 0,
-        queues=queues,
+        queues=_queues(relay),
         circuits={one.name: one.circuit.open for one in relay.accounts.all()},
         parked={one.name: one.parked for one in relay.accounts.all()},
         impaired={one.name: one.impaired(now_ms) is not None for one in relay.accounts.all()},
@@ -50,3 +58,21 @@ def gauges(relay: Measured) -> None:
         },
         wal_reset=isinstance(relay.engine, SqliteEngine) and wal_reset_affected(),
     )
+
+
+def _queues(relay: Measured) -> Queues:
+    """All of which only so much may wait or be under way (safety OVL-1); but for the log's lines, which their sink counts."""
+    limits = relay.settings.limits
+    queues = {str(lane): (taken, relay.gate.handlers_max) for lane, taken in relay.gate.taken.items()}
+    if isinstance(relay.engine, (SqliteEngine, PostgresEngine)):
+        queues |= relay.engine.queues()
+    return queues | {
+        files.FILES: (files.used(), files.most()),
+        "connections": (len(relay.hub), limits.sockets_per_node),
+        "long_polls": (relay.hub.waits, limits.waits_per_node),
+        "comparisons": relay.devices.comparing,
+        "push_attempts": relay.push.load,
+        "push_challenges": relay.challenger.load,
+        "push_withdrawals": relay.withdrawer.load,
+        "webhook_attempts": relay.webhook_worker.load,
+    }

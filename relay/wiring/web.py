@@ -38,6 +38,8 @@ from relay.push.challenge import Challenger
 from relay.push.desk import PushDesk
 from relay.push.limits import Bucket
 from relay.push.receipts import ReceiptService
+from relay.push.withdraw import Withdrawer
+from relay.push.worker import PushWorker
 from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
 from relay.shedding import Shedding
@@ -62,7 +64,9 @@ class Services(Protocol):
     presence: PresenceService
     devices: DeviceService
     accounts: Accounts
+    push: PushWorker
     challenger: Challenger
+    withdrawer: Withdrawer
     hub: Hub
     logs: MessageLogs
     webhooks: WebhookService

@@ -2,6 +2,7 @@
 words and in numbers; who must always be heard is; and afterwards all is as before."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -318,6 +319,45 @@ async def test_so_many_long_polls_and_who_comes_then_may_ask_without_waiting(tmp
         message = await face.sent()
         assert message in (await waiting).text
         assert (await face.sync(token=other, wait=30)).status == 200
+
+
+def queues_of(page: str, gauge: str) -> dict[str, float]:
+    found = re.findall(rf'^relay_queue_{gauge}{{queue="(\w+)"}} (\S+)$', page, re.MULTILINE)
+    return {name: float(number) for name, number in found}
+
+
+async def test_ovl_1_whatever_is_bounded_shows_its_bound_and_its_fill(tmp_path: Path) -> None:
+    limits = {"RELAY_LIMITS__WAITS_PER_NODE": "7", "RELAY_LIMITS__SOCKETS_PER_NODE": "9"}
+    async with serving(tmp_path, limits) as face:
+        assert (await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=face.token)).status == 200
+        cursor = (await face.sync()).json["batches"][0]["cursor"]
+        waiting = asyncio.create_task(face.sync(cursor=cursor, wait=30))
+        async with asyncio.timeout(10):
+            while not face.of.relay.hub.waits:
+                await asyncio.sleep(0.01)  # noqa: TID251 - looks again
+        page = (await face.call("GET", "/metrics")).text
+        await face.sent()
+        await waiting
+    sizes, bounds = queues_of(page, "size"), queues_of(page, "bound")
+    assert sizes.keys() == bounds.keys()
+    assert sizes["long_polls"] == 1
+    files, handlers = bounds.pop("files"), {bounds.pop(lane) for lane in ("handlers", "syncs")}
+    assert files > 0
+    assert len(handlers) == 1
+    assert bounds == {
+        "comparisons": 18,
+        "connections": 9,
+        "long_polls": 7,
+        "push_attempts": 512,
+        "push_challenges": 1000,
+        "push_withdrawals": 1000,
+        "store_others": 4096,
+        "store_others_bytes": 64 * 1024 * 1024,
+        "store_reads": 32_768,
+        "store_sends": 4096,
+        "store_sends_bytes": 64 * 1024 * 1024,
+        "webhook_attempts": 256,
+    }
 
 
 async def test_ovl_1_syncs_have_a_bound_of_their_own_that_the_metrics_show(tmp_path: Path) -> None:

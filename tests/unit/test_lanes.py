@@ -108,6 +108,8 @@ def test_sends_of_more_than_64_mib_are_refused_until_some_are_taken(takes: Any) 
     for number in range(16):
         lanes.put(job(number, is_send=True, size=4 * MIB))
     assert lanes.fill() == 1
+    assert lanes.queues()["store_sends_bytes"] == (64 * MIB, 64 * MIB)
+    assert lanes.queues()["store_sends"] == (16, 4096)
     with pytest.raises(Unavailable) as refused:
         lanes.put(job("one more", is_send=True, size=1))
     assert refused.value.code == "overloaded"

@@ -410,6 +410,17 @@ def test_lost_lines_are_a_metric(log: Log) -> None:
     assert b"relay_log_dropped_total 1.0" in metrics.render()
 
 
+def test_lines_that_wait_for_a_sink_that_blocks_are_a_metric(log: Log) -> None:
+    metrics = Metrics()
+    log.begin(metrics=metrics)
+    assert log.sink is not None
+    assert log.sink.stop()  # nothing takes lines from here on
+    log.sink._lines.put("waits")
+    page = metrics.render().decode().splitlines()
+    assert 'relay_queue_size{queue="log_lines"} 1.0' in page
+    assert 'relay_queue_bound{queue="log_lines"} 8192.0' in page
+
+
 # --- metrics ---
 
 NAMES = [
