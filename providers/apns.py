@@ -178,7 +178,9 @@ class ApnsProvider(HttpProvider):
         code = code_from(answer.get("reason"))
         row = BY_REASON.get(code or "")
         if row is None or response.status not in row[3]:
-            return by_status(response, now_s=self.now(), code=code)
+            outcome = by_status(response, now_s=self.now(), code=code)
+            about_device = response.status == 410 and code is not None  # each of Apple's is; a proxy's has no reason
+            return replace(outcome, scope=Scope.TOKEN) if about_device else outcome
         verdict, scope, wait_s, _ = row
         dead = verdict is Verdict.TOKEN_DEAD
         return Outcome(

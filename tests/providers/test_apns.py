@@ -170,6 +170,13 @@ def test_an_unknown_reason_goes_by_its_status(status: int, verdict: Verdict) -> 
     assert provider().decode(no(status, "SomethingNew")).verdict is verdict
 
 
+def test_an_unknown_reason_about_one_device_parks_no_other() -> None:
+    """Sheet §7: unknown reasons go by the status class, and each 410 there is about one device's token."""
+    outcome = provider().decode(no(410, "SomethingNew"))
+    assert (outcome.verdict, outcome.scope, outcome.vendor_code) == (Verdict.MISCONFIGURED, TOKEN_, "SomethingNew")
+    assert provider().decode(Response(status=410, body=b"<html>")).scope is ACCOUNT, "which is not Apple's"
+
+
 @pytest.mark.parametrize(("status", "reason"), [(500, "Unregistered"), (403, "BadDeviceToken"), (400, "ExpiredToken")])
 def test_a_reason_with_a_foreign_status_kills_no_token(status: int, reason: str) -> None:
     assert provider().decode(no(status, reason)).verdict is not Verdict.TOKEN_DEAD
