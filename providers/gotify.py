@@ -96,6 +96,7 @@ class GotifyProvider(HttpProvider):
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=BODY_BYTES_MAX,
         ttl_s_max=28 * 86_400,  # messages stay until somebody deletes them
+        silent=False,
         image=True,
         sound=False,
         channel=False,

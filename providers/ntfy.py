@@ -137,6 +137,7 @@ class NtfyProvider(HttpProvider):
         ttl_s_max=12 * 3600,  # the server's own, which no message can change; it may be set otherwise
         rate_per_s=0.2,  # a relay is one visitor (§1.6)
         burst=60,
+        silent=False,
         collapse=True,  # since 2.16; an older server shows one beside the other
         recall=True,  # since 2.16, too
         image=True,

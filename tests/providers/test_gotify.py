@@ -172,6 +172,10 @@ def test_words_and_priority(fields: dict[str, Any], title: str | None, text: str
     assert (found.get("title"), found["message"], found["priority"]) == (title, text, priority)
 
 
+def test_what_has_no_words_is_shown_all_the_same_and_the_capabilities_say_so() -> None:
+    assert not GotifyProvider.capabilities.silent
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

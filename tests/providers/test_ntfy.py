@@ -115,6 +115,10 @@ def test_words_and_priority(fields: dict[str, Any], title: str | None, message: 
     assert (found.get("title"), found["message"], found["priority"]) == (title, message, priority)
 
 
+def test_what_has_no_words_is_shown_all_the_same_and_the_capabilities_say_so() -> None:
+    assert not NtfyProvider.capabilities.silent
+
+
 def test_what_replaces_what() -> None:
     provider, _ = made()
     assert document(provider)["sequence_id"] == "m-1", "a repeat takes the place of the first"
