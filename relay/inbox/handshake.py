@@ -186,7 +186,7 @@ def _evidence(locked: Locked, old: Device, one: Hello, cursor: Cursor | None, st
         given=True,
         readable=True,
         epoch_same=epoch_same,
-        store_same=cursor.store8 == short(stated) and stated == (old.store_id or ""),
+        store_same=stated != "" and cursor.store8 == short(stated) and stated == old.store_id,
         seq=cursor.seq,
         session=cursor.session,
         tail_same=not epoch_same or tail_same(locked.conn, replace(locked.inbox, head_seq=locked.head_seq), cursor),

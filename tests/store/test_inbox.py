@@ -228,6 +228,16 @@ async def test_a_cursor_that_outlived_its_store_gets_everything_again(inbox: Inb
     assert await events(inbox) == {("delivery.acked", "phone", id_): 1 for id_ in sent}
 
 
+async def test_a_cursor_whose_store_has_no_name_proves_nothing(inbox: InboxService) -> None:
+    """A client that keeps its cursor elsewhere and says no store could lose that one without anybody's noticing."""
+    await registered(inbox, PHONE)
+    sent = (await inbox.accept(send())).message_id
+    _, cursor = await everything(inbox, PHONE, (await hello(inbox, PHONE, store_id=None)).cursor)
+    again = await hello(inbox, PHONE, cursor, store_id=None)
+    assert (again.verdict, again.reason, again.acked_seq) == ("resync", "store_changed", 0)
+    assert (await everything(inbox, PHONE, again.cursor))[0] == [sent]
+
+
 async def test_an_ack_of_a_past_lineage_changes_nothing(inbox: InboxService) -> None:
     """F58: a page was on its way when the client lost its store: the cursor of that page must not ack for the new store."""
     await registered(inbox, PHONE)
