@@ -140,8 +140,14 @@ class Cache:
                 return outcome, 0
             mended = self._take(page.received, outcome)
             asked = (INBOX, page.from_seq, page.to_seq)
-            db.execute("DELETE FROM hole WHERE timeline = ? AND from_seq >= ? AND to_seq <= ?", asked)
+            inside = "FROM hole WHERE timeline = ? AND from_seq >= ? AND to_seq <= ?"
+            own = db.execute(f"SELECT from_seq, to_seq {inside} AND why = ?", (*asked, OWN)).fetchall()
+            db.execute(f"DELETE {inside}", asked)
             self._take_gaps(page)
+            # What this version is not given stays one to ask for, before a later one compares.
+            held = [(gap.from_, gap.to) for gap in page.gaps if gap.why == "held"]
+            again = [one for one in own if any(low < one[1] and high > one[0] for low, high in held)]
+            db.executemany("INSERT OR REPLACE INTO hole VALUES (?, ?, ?, ?)", [(INBOX, *one, OWN) for one in again])
             self._put_words(outcome.words)
         return outcome, mended
 

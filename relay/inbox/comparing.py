@@ -23,6 +23,7 @@ from relay.store.engine import Conn
 
 LISTED_MAX = 64  # a range of more numbers that differs is to be split
 CHUNK = 1000
+SUMS_MAX = 1024  # of one range: as many as ten entries make that may be there otherwise
 FP_BITS = 128
 FALLBACK, HELD = "fallback", "held"
 
@@ -33,6 +34,13 @@ class Item(NamedTuple):
     seq: int
     message_id: str
     h: str
+
+
+class Unsure(NamedTuple):
+    """An entry that may be there otherwise: in another form, or (None) not at all."""
+
+    item: Item
+    instead: Item | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +115,17 @@ def _compared(counting: "Counting", one: Range) -> Compared:
     listed = one.high - one.low <= LISTED_MAX
     n, total = 0, 0
     items: list[Item] = []
-    for item in counting.items(one.low, one.high):
+    sums = {(0, 0)}  # what the device's may differ by, and yet be right
+    for counted in counting.items(one.low, one.high):
+        item = counted.item if isinstance(counted, Unsure) else counted
         n += 1
         total += fingerprint(item)
         if listed:
             items.append(item)
-    if n == one.n and total % (1 << FP_BITS) == one.fp:
+        if isinstance(counted, Unsure) and len(sums) < SUMS_MAX:
+            less = (-1, 0) if counted.instead is None else (0, fingerprint(counted.instead))
+            sums |= {(more_n + less[0], more + less[1] - fingerprint(item)) for more_n, more in sums}
+    if any(n + more_n == one.n and (total + more) % (1 << FP_BITS) == one.fp for more_n, more in sums):
         return Compared(one, same=True, n=n)
     return Compared(one, same=False, n=n, items=tuple(items) if listed else None)
 
@@ -139,7 +152,7 @@ class Counting:
                 self._lesser.setdefault(message_id, msgspec.json.decode(data, type=Released).was)
         self._held = {seq: why for seq, why, _ in device_rows.held_rows(conn, snap.device.key)}
 
-    def items(self, low: int, high: int) -> Iterator[Item]:
+    def items(self, low: int, high: int) -> Iterator[Item | Unsure]:
         """What counts in (low, high]."""
         after, bound = max(low, self.snap.start_seq), min(high, self.upto)
         while after < bound:
@@ -151,8 +164,10 @@ class Counting:
             )
             for row in there:
                 h = row.h if row.plain else self._form(row, entries[row.seq])
-                if h is not None:
-                    yield Item(row.seq, row.message_id, h)
+                if h is None:
+                    continue
+                item = Item(row.seq, row.message_id, h)
+                yield item if row.plain else self._unless_lesser(row, entries[row.seq], item)
             if len(chunk) < CHUNK:
                 return
             after = chunk[-1].seq
@@ -171,6 +186,16 @@ class Counting:
                 had = None if row.kind == Kind.RELEASE else self._lesser.get(row.message_id)
         # What it passed without being noted as lesser came in full, also if the version of today could not show it.
         return None if had == HELD else row.fallback_h if had == FALLBACK else row.h
+
+    def _unless_lesser(self, row: rows.ComparedRow, entry: Entry, item: Item) -> Item | Unsure:
+        """What was sent in the device's name was passed unseen by a version that can show it: if that sent it itself, it is
+        there in full, else only as a range gives it to the version of today."""
+        seen = rules.as_content(entry, self.snap.device)
+        sent_here = entry.kind is Kind.OWN and entry.origin_device == self.snap.device.device_id
+        if not sent_here or seen is View.FULL or item.h != row.h:
+            return item
+        lesser = seen is View.FALLBACK and row.fallback_h is not None
+        return Unsure(item, Item(row.seq, row.message_id, row.fallback_h or "") if lesser else None)
 
     def _there(self, row: rows.ComparedRow) -> bool:
         """Whether it carries a message that is not over, and that nothing up to the cursor has replaced or taken back."""

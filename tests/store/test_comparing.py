@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from house import House, Store
 
-from relay.clock import from_rfc3339
+from relay.clock import from_rfc3339, rfc3339
 from relay.inbox.comparing import LISTED_MAX, Comparison, Item, Range, fingerprint
 from relay.store.engine import Engine
 
@@ -173,6 +173,35 @@ async def test_what_came_in_full_before_a_downgrade_still_counts_in_full(client:
     await client.catch_up()
     await house.hello(PHONE, schema=1)
     assert (await client.compare()).same
+
+
+@pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("form", ["fallback", "held"])
+async def test_what_was_sent_in_the_devices_name_before_a_downgrade_is_lacking_in_neither_form(
+    client: Client, itself: bool, form: str
+) -> None:
+    """The device has it in full if it sent it itself; if its backend did, a range gives what the old version can show."""
+    house = client.house
+    await house.hello(PHONE, schema=5)
+    await house.register("bob/phone")
+    fallback = {"fallback": '"old"', "fallback_h": h("old")} if form == "fallback" else {}
+    for n in range(3):
+        sent = await house.send("bob", sender_user="ann", sender_device="phone", min_schema=5, h=h(f"{n}"), **fallback)
+        await client.catch_up()
+        if itself and n != 1:
+            expires_at = rfc3339(sent.expires_ms)
+            own = {"seq": n + 1, "id": sent.message_id, "h": h(f"{n}"), "expires_at": expires_at, "collapse_key": None}
+            client.ledger.rows[n + 1] = own | {"ended_by": None}
+    await house.hello(PHONE, schema=1)
+    for n in {0, 1, 2} - {seq - 1 for seq in client.ledger.rows}:
+        reading = await house.inbox.read(house.key(PHONE), None, limit=10, range_=(n, n + 1))
+        assert reading.batch is not None
+        client.ledger.store(json.loads(reading.batch.json))
+    assert (await client.compare()).same
+    (first, *_) = client.ledger.rows.values() if client.ledger.rows else (None,)
+    if first is not None:
+        first["h"] = h("rotten")
+        assert not (await client.compare()).same
 
 
 async def test_what_is_to_come_in_full_counts_until_then_as_it_came(client: Client) -> None:

@@ -480,6 +480,17 @@ def test_what_was_sent_in_this_devices_name_is_lacking_until_it_has_come_from_he
     assert cache.own_gaps(cache.extent) == []
 
 
+def test_what_was_sent_in_this_devices_name_and_its_version_is_not_given_is_asked_for_again_by_a_later_one(
+    opened: Open,
+) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1), entry(3), why="own"))
+    cache.fill(a_page(1, to=2, why="held"))
+    assert cache.own_gaps(cache.extent) == [Span(1, 2)]
+    cache.fill(a_page(1, entry(2, kind="own")))
+    assert cache.own_gaps(cache.extent) == []
+
+
 def test_a_notice_of_the_relay_is_kept_passed_and_neither_shown_nor_refused(opened: Open) -> None:
     cache = begun(opened())
     notice = {"seq": 1, "id": "n1", "kind": "notice", "what": "device added"}

@@ -85,6 +85,16 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual([await cache.ownGaps(everything), await counted()], [[], [1, 2, 4]]);
   });
 
+  test(`${kind}: what was sent in this device's name and its version is not given is asked for again by a later one`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [entry(1), entry(3)], { gaps: [{ from: 1, to: 2, why: "own" }] }));
+    const everything = { low: 0, high: 3 };
+    await cache.fill({ ...page(1, []), to: 2, gaps: [{ from: 1, to: 2, why: "held" }] });
+    assert.deepEqual(await cache.ownGaps(everything), [{ low: 1, high: 2 }]);
+    await cache.fill(page(1, [entry(2, { kind: "own" })]));
+    assert.deepEqual(await cache.ownGaps(everything), []);
+  });
+
   test(`${kind}: after an epoch change a message is known by its tag`, async () => {
     const cache = await begun();
     const [before, after] = ["0198c1c2-1111-7abc-8123-456789abcdef", "01990000-2222-7abc-8123-456789abcdef"];

@@ -90,7 +90,10 @@ export class Cache {
     return this.#change(async (store, t) => {
       const fits = page.epoch === store.epoch;
       const news = await this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
-      if (fits) for (const { seq, own } of await t.between("ledger", page.from, page.to)) if (own) await t.delete("ledger", seq);
+      // What this version is not given stays one to ask for, before a later one compares.
+      const held = (seq) => page.gaps.some(({ from: low, to: high, why }) => why === "held" && low < seq && seq <= high);
+      const asked = fits ? await t.between("ledger", page.from, page.to) : [];
+      for (const { seq, own } of asked) if (own && !held(seq)) await t.delete("ledger", seq);
       return { ...news, kept: fits };
     });
   }
