@@ -72,3 +72,33 @@ test("what a push named is acked once it is in the cache: neither of an epoch no
   await client.fetch("m4", "m5", "m6");
   assert.deepEqual(acked, [["m4"]]);
 });
+
+test("what another tab follows, or follows no more, the one that talks to the relay asks for, or does not", async () => {
+  const opened = [];
+  const fetch = async (url, { method = "GET", signal } = {}) => {
+    if (method === "PUT") return Response.json(welcome);
+    if (method === "GET") opened.push(new URL(url).searchParams.getAll("open"));
+    return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  };
+  const cache = new Cache(new MemoryTables());
+  const made = () => new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["long-poll"], random: () => 0 });
+  const [leads, other] = [made(), made()];
+  other.elsewhere = { poke: () => leads.poke() };
+  const asked = async (...names) => {
+    const within = Date.now() + 5000;
+    while (JSON.stringify(opened.at(-1)) !== JSON.stringify(names)) {
+      assert.ok(Date.now() < within, `${names} was not asked for, but ${opened.at(-1)}`);
+      await new Promise((done) => setTimeout(done, 5));
+    }
+  };
+  leads.start();
+  try {
+    await asked();
+    await other.follow("town");
+    await asked("town");
+    await other.unfollow("town");
+    await asked();
+  } finally {
+    await leads.stop();
+  }
+});

@@ -156,6 +156,7 @@ export class Client extends EventTarget {
   async unfollow(conversation) {
     await this.#cache.unfollow(conversation);
     if (this.#running) this.#push({ type: "unfollowed", name: conversation });
+    else this.elsewhere?.poke();
   }
 
   /** Numbers (low, high] of an ultra group that were skipped. */
@@ -286,13 +287,19 @@ export class Client extends EventTarget {
     await this.#begin();
     while (this.#core) {
       const event = await this.#next();
-      if (event.type === "poked") event.words = await this.#cache.words().catch(() => ({}));
+      if (event.type === "poked") Object.assign(event, await this.#fromOtherTabs().catch(() => ({})));
       if (event.frame?.type === "welcome") await this.#tokens.keep(event.frame.token);
       await this.#carryOut(this.#core.handle(event));
       if (event.type === "stopped") break;
     }
     this.#clear();
     this.#tokens.stop();
+  }
+
+  /** What other tabs, or the service worker, have put into the cache. */
+  async #fromOtherTabs() {
+    const [words, { follows = {} }] = [await this.#cache.words(), await this.#cache.open()];
+    return { words, follows };
   }
 
   async #begin() {

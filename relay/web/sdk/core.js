@@ -7,7 +7,7 @@
 //
 // Events:   started {words} · opened {reading, waitS, position, words, follows} · came {frame} · kept {position, news} ·
 //           keptShared {name, position, news} · notKept {moved} · followed {name, position} · unfollowed {name} · rang {timer} ·
-//           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words} ·
+//           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words, follows} ·
 //           compared {upgrade, done} · stopped
 // Commands: connect {renew} · say {frame, aside} · read {cursor, waitS, shared, open, anew} · keep {at, page} · keepShared {at, page} ·
 //           adopt {position, reason, floor} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
@@ -495,12 +495,22 @@ export class Core {
     return [{ do: "unset" }, tell("disconnected", { code, retryMs: ms }), set("connect", ms)];
   }
 
-  #poked({ words = {} }) {
+  #poked({ words = {}, follows = this.#follows.positions }) {
     this.#acks.merge(words);
     if (this.phase === "idle") return [{ do: "unset", timer: "connect" }, ...this.#connect()];
     if (this.phase !== "reading") return [];
+    const followed = this.#followedElsewhere(follows);
     const read = this.#reading === "pulled" ? [this.#read()] : [];
-    return [...this.#beat(), ...this.#ackSoon(), ...read];
+    return [...followed, ...this.#beat(), ...this.#ackSoon(), ...read];
+  }
+
+  /** Another tab has begun to follow timelines, or follows them no more: `follows` is what the cache has. */
+  #followedElsewhere(follows) {
+    const here = this.#follows.positions;
+    const fresh = Object.keys(follows).filter((name) => !here[name]);
+    const gone = Object.keys(here).filter((name) => !follows[name]);
+    for (const name of fresh) here[name] = follows[name];
+    return [...gone.flatMap((name) => this.#unfollowed(name)), ...fresh.flatMap((name) => this.#askShared(name))];
   }
 
   #stop() {
