@@ -131,7 +131,8 @@ class Driver:
             case steps.Tell(what):
                 if isinstance(what, news.Connected):
                     self._welcomed = True
-                    self._ladder.worked()
+                    if self._transport is not None and self._transport.proved:
+                        self._ladder.worked()
                 self._tell(what)
         return None
 
@@ -197,6 +198,8 @@ class Driver:
             try:
                 frame = await transport.receive()
             except Gone as gone:
+                if self._welcomed and transport.proved:
+                    self._ladder.worked()
                 if gone.unfit and (not self._welcomed or transport.reading is Reading.STREAMED):
                     self._ladder.failed(self._clock.monotonic_ms())
                 self._transport = None

@@ -54,6 +54,7 @@ class Transport(Protocol):
     """An open way. `receive` raises Gone at its end; the other methods never fail, what goes wrong is received."""
 
     reading: Reading
+    proved: bool  # whether it is known to work once the relay has said welcome
 
     async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None: ...
 
@@ -78,6 +79,7 @@ class HttpWay:
     """Everything by calls of its own: the poll, the long poll, and what the other ways do beside their connection."""
 
     reading = Reading.PULLED
+    proved = True
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> None:
         self._session, self._url, self._token, self._clock = session, url, token, clock

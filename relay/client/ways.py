@@ -157,6 +157,7 @@ class StreamWay(HttpWay):
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: Token, clock: Clock) -> None:
         super().__init__(session, url, token, clock)
+        self.proved = False  # until something has come on the stream: the welcome came by a call
         self._stream: asyncio.Task[None] | None = None
 
     async def fetch(self, wanted: Fetch) -> None:
@@ -189,11 +190,15 @@ class StreamWay(HttpWay):
                     self._refused(problem, {})
                     return
                 async for kind, data in events_of(answer.content):
+                    self.proved = True
                     self._event(kind, data)
         except Gone as gone:
             self._came.put_nowait(gone)
             return
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        except TimeoutError:
+            self._came.put_nowait(Gone(unfit=not self.proved))  # what keeps all of it back lets nothing through
+            return
+        except (aiohttp.ClientError, OSError, ValueError):
             pass
         self._came.put_nowait(Gone())
 

@@ -98,20 +98,27 @@ async def between(relay: RelayProcess) -> AsyncIterator[tuple[Between, str]]:
 
 
 @pytest.mark.parametrize(
-    ("refused", "way"),
+    ("ways", "refused", "way"),
     [
-        ({"/v1/device/ws"}, "streamed"),
-        ({"/v1/device/ws", "/v1/device/stream"}, "pulled"),
+        (list(Way), {"/v1/device/ws"}, "streamed"),
+        (list(Way), {"/v1/device/ws", "/v1/device/stream"}, "pulled"),
+        ([Way.SSE, Way.LONG_POLL], {"/v1/device/stream"}, "pulled"),  # its welcome comes by a call, which is not barred
     ],
 )
 async def test_where_a_way_is_barred_the_next_one_is_taken(
-    between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path, refused: set[str], way: str
+    between: tuple[Between, str],
+    backend: Backend,
+    user: str,
+    tmp_path: Path,
+    ways: list[Way],
+    refused: set[str],
+    way: str,
 ) -> None:
     box, url = between
     box.refused = refused
     token = await token_of(backend, user)
     await backend.send(user, "missed")
-    async with a_client(url, token, tmp_path / "a.db") as (_, ear):
+    async with a_client(url, token, tmp_path / "a.db", ways=ways) as (_, ear):
         await ear.until(news.CaughtUp)
         await backend.send(user, "live")
         await ear.until(news.MessageArrived, body_is("live"))

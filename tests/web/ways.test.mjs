@@ -40,6 +40,28 @@ test("where there are no sockets, as in Node 20, the stream is taken at once, wi
   }
 });
 
+test("where a stream is answered by something that is none, the next way is taken", async () => {
+  const doors = [];
+  let done;
+  const polled = new Promise((resolve) => (done = resolve));
+  const fetch = async (url, { method = "GET", signal } = {}) => {
+    const path = url.replace("http://relay", "").split("?")[0];
+    doors.push(`${method} ${path}`);
+    if (method === "PUT") return Response.json(welcome);
+    if (path === "/v1/device/stream") return new Response("<html>", { headers: { "Content-Type": "text/html" } });
+    done();
+    return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  };
+  const cache = new Cache(new MemoryTables());
+  const client = new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["sse", "long-poll"], random: () => 0 });
+  client.start();
+  const late = setTimeout(done, 5000);
+  await polled;
+  clearTimeout(late);
+  await client.stop();
+  assert.ok(doors.includes("GET /v1/device/sync"), `it went on with ${doors}`);
+});
+
 test("a push that asks for it proves the device's address, and any push makes the client look for news", async () => {
   const said = [];
   const fetch = async (url, { method = "GET", body } = {}) => {

@@ -427,6 +427,7 @@ export class Client extends EventTarget {
   }
 
   #ended({ code, retryAfterMs, unfit }) {
+    if (this.#welcomed && this.#way?.proved) this.#ladder.worked();
     if (unfit && (!this.#welcomed || this.#way?.reading === "streamed")) this.#ladder.failed(Date.now());
     this.#way = null;
     this.#push({ type: "closed", code, retryAfterMs });
@@ -434,7 +435,7 @@ export class Client extends EventTarget {
 
   #worked() {
     this.#welcomed = true;
-    this.#ladder.worked();
+    if (this.#way?.proved) this.#ladder.worked();
     this.#sender.reached();
   }
 

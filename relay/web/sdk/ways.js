@@ -27,6 +27,7 @@ export class Gone extends Error {
 /** Everything by calls of its own: the long poll, and what the other ways do beside their connection. */
 export class HttpWay {
   reading = "pulled";
+  proved = true; // whether it is known to work once the relay has said welcome
   #etag = null;
   #told = new Map();
   #pull = null;
@@ -229,6 +230,7 @@ export class SocketWay extends HttpWay {
 /** Server-sent events, read by fetch, so that the token stays in a header and the cursor comes from the store. */
 export class StreamWay extends HttpWay {
   reading = "streamed";
+  proved = false; // until something has come on the stream: the welcome came by a call
   #stream = null;
 
   async read(cursor, waitS, more = {}) {
@@ -236,25 +238,34 @@ export class StreamWay extends HttpWay {
     this.#stream?.abort();
     const stream = (this.#stream = new AbortController());
     let watch;
+    let silent = false;
     const heard = () => {
       clearTimeout(watch);
-      watch = setTimeout(() => stream.abort(), SILENT_MS);
+      watch = setTimeout(() => {
+        silent = true;
+        stream.abort();
+      }, SILENT_MS);
     };
     heard();
     try {
       const headers = { Accept: "text/event-stream" };
       const path = `/v1/device/stream?${placeQuery(cursor, more)}`;
       const answer = await this.call("GET", path, { headers, signal: stream.signal, withinMs: 0 });
+      // Something between us answers in the relay's place, or has made another thing of its answer.
+      if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new Gone(null, { unfit: true });
       for await (const { event, data } of eventsOf(answer.body)) {
         if (this.#stream !== stream) return undefined;
         heard();
+        this.proved = true;
         this.came({ ...JSON.parse(data), type: event });
       }
       if (this.#stream === stream) this.came(new Gone());
     } catch (error) {
       if (this.abort.signal.aborted || this.#stream !== stream) return undefined;
+      if (error instanceof Gone) return this.came(error);
       const unfit = error instanceof Problem && !NOT_UNFIT.has(error.status) && !error.body.resync;
-      this.came(unfit ? new Gone(error.status, { unfit }) : error instanceof Problem ? error.frame() : new Gone());
+      const end = new Gone(null, { unfit: silent && !this.proved }); // what keeps all of it back lets nothing through
+      this.came(unfit ? new Gone(error.status, { unfit }) : error instanceof Problem ? error.frame() : end);
     } finally {
       clearTimeout(watch);
     }
