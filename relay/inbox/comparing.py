@@ -55,12 +55,14 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What the relay has to say of a range. `items` only if it differs and is short enough to be listed."""
+    """What the relay has to say of a range. `items` only if it differs and is short enough to be listed; `unsure` of its `n`
+    entries need not be there."""
 
     range: Range
     same: bool
     n: int
     items: tuple[Item, ...] | None = None
+    unsure: int = 0
 
     @property
     def lacking(self) -> int:
@@ -68,7 +70,7 @@ class Compared:
         because a message ended without a word to those that had it, that can't be told from here."""
         if self.items is None:
             return 0
-        return max(0, self.n - self.range.n) or int(self.n == self.range.n)
+        return max(0, self.n - self.unsure - self.range.n) or int(self.n == self.range.n)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +115,7 @@ def _whole(ranges: Sequence[Range], base: int, upto: int) -> bool:
 
 def _compared(counting: "Counting", one: Range) -> Compared:
     listed = one.high - one.low <= LISTED_MAX
-    n, total = 0, 0
+    n, total, unsure = 0, 0, 0
     items: list[Item] = []
     sums = {(0, 0)}  # what the device's may differ by, and yet be right
     for counted in counting.items(one.low, one.high):
@@ -122,12 +124,13 @@ def _compared(counting: "Counting", one: Range) -> Compared:
         total += fingerprint(item)
         if listed:
             items.append(item)
+        unsure += isinstance(counted, Unsure) and counted.instead is None
         if isinstance(counted, Unsure) and len(sums) < SUMS_MAX:
             less = (-1, 0) if counted.instead is None else (0, fingerprint(counted.instead))
             sums |= {(more_n + less[0], more + less[1] - fingerprint(item)) for more_n, more in sums}
     if any(n + more_n == one.n and (total + more) % (1 << FP_BITS) == one.fp for more_n, more in sums):
         return Compared(one, same=True, n=n)
-    return Compared(one, same=False, n=n, items=tuple(items) if listed else None)
+    return Compared(one, same=False, n=n, items=tuple(items) if listed else None, unsure=unsure)
 
 
 @dataclass(slots=True)
@@ -188,14 +191,20 @@ class Counting:
         return None if had == HELD else row.fallback_h if had == FALLBACK else row.h
 
     def _unless_lesser(self, row: rows.ComparedRow, entry: Entry, item: Item) -> Item | Unsure:
-        """What was sent in the device's name was passed unseen by a version that can show it: if that sent it itself, it is
-        there in full, else only as a range gives it to the version of today."""
-        seen = rules.as_content(entry, self.snap.device)
-        sent_here = entry.kind is Kind.OWN and entry.origin_device == self.snap.device.device_id
-        if not sent_here or seen is View.FULL or item.h != row.h:
+        """What the device may have passed without having it, with no note of that."""
+        device = self.snap.device
+        if row.seq > device.acked_seq or row.seq in self._held or item.h != row.h:
             return item
-        lesser = seen is View.FALLBACK and row.fallback_h is not None
-        return Unsure(item, Item(row.seq, row.message_id, row.fallback_h or "") if lesser else None)
+        seen = rules.as_content(entry, device)
+        if entry.kind is Kind.OWN and entry.origin_device == device.device_id and seen is not View.FULL:
+            # A version that can show it left it out. If that had sent it itself, it is there in full; else only as a range
+            # gives it to the version of today.
+            lesser = seen is View.FALLBACK and row.fallback_h is not None
+            return Unsure(item, Item(row.seq, row.message_id, row.fallback_h or "") if lesser else None)
+        for_newer = entry.min_schema is not None or entry.min_app_version is not None
+        if for_newer and not entry.hold and not entry.has_fallback:
+            return Unsure(item, None)  # a version that could not show it was never to get it
+        return item
 
     def _there(self, row: rows.ComparedRow) -> bool:
         """Whether it carries a message that is not over, and that nothing up to the cursor has replaced or taken back."""

@@ -283,3 +283,22 @@ async def test_what_was_sent_in_a_devices_name_and_it_cannot_show_comes_as_anyth
     await client.catch_up()
     assert (await client.compare()).same
     assert {item.h for item in client.ledger.items(house.clock.now_ms())} == {h("new"), h("newer")}
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+async def test_what_an_older_version_was_never_to_get_is_no_loss_of_its_upgrade(client: Client, count: int) -> None:
+    """`hold: false`: passed as out of scope by the version that could not show it, so the newer one need not have it."""
+    house = client.house
+    await house.hello(PHONE, schema=1, app_version="1")
+    for n in range(count):
+        await house.send(min_schema=5, hold=False, h=h(f"{n}"))
+    kept = await house.send(h=h("kept"))
+    await client.catch_up()
+    await house.hello(PHONE, schema=5, app_version="2")
+    compared = await client.compare()
+    assert sum(one.lacking for one in compared.ranges) == 0
+    assert compared.same or count > 10, "of so many, the cache is told what it may fetch"
+    assert [item.message_id for item in client.ledger.items(house.clock.now_ms())] == [kept.message_id]
+    client.ledger.rows.clear()
+    compared = await client.compare()
+    assert sum(one.lacking for one in compared.ranges) == 1
