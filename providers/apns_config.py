@@ -33,6 +33,14 @@ def signing_key(pem: str) -> EllipticCurvePrivateKey:
     return key
 
 
+_BUNDLE_ID: Any = Field(
+    pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$",
+    max_length=155,
+    description="the app's bundle id, like com.example.app",
+)
+_TEN: Any = Field(pattern=r"^[A-Z0-9]{10}$", description="10 capitals and digits, like ABCDE12345")
+
+
 def _signs(secret: SecretStr) -> SecretStr:
     signing_key(secret.get_secret_value())
     return secret
@@ -60,9 +68,9 @@ class ApnsConfig(ProviderConfig):
     `key_file` and `certificate_file` are paths of the same.
     """
 
-    topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$", max_length=155)]  # the app's bundle id
-    team_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")] | None = None
-    key_id: Annotated[str, Field(pattern=r"^[A-Z0-9]{10}$")] | None = None
+    topic: Annotated[str, _BUNDLE_ID]
+    team_id: Annotated[str, _TEN] | None = None
+    key_id: Annotated[str, _TEN] | None = None
     key: Annotated[SecretStr, AfterValidator(_signs)] | None = None  # a .p8 file's text
     certificate: Annotated[SecretStr, AfterValidator(_certifies)] | None = None
     environment: Environment = "production"  # of addresses that do not name theirs

@@ -40,6 +40,7 @@ from providers.http import (
 from providers.http2 import Http2Transport
 from providers.http2_tls import tls_context
 from providers.key_files import account_of, from_files, rsa_key
+from providers.setting_texts import plain
 from providers.transport import HttpTransport
 from providers.trust import verifying
 
@@ -93,10 +94,10 @@ class ServiceAccount(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     type: Literal["service_account"]
-    project_id: Annotated[str, Field(pattern=rf"^{_PROJECT.pattern}$")]
-    private_key_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
+    project_id: Annotated[str, Field(pattern=rf"^{_PROJECT.pattern}$", description="a project's id, like my-app-1a2b3")]
+    private_key_id: Annotated[str, plain(200)]
     private_key: SecretStr
-    client_email: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,300}$")]
+    client_email: Annotated[str, plain(300)]
     token_uri: Annotated[str, Field(max_length=2048)]
     auth_uri: Annotated[str, Field(max_length=2048)] | None = None
     universe_domain: Literal["googleapis.com"] = "googleapis.com"

@@ -39,6 +39,7 @@ from providers.huawei_family import TOKENS_MAX, HuaweiFamily, partial, request_i
 from providers.key_files import account_of, from_files, rsa_key
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
+from providers.setting_texts import DIGITS, plain
 
 __all__ = ["HarmonyConfig", "HarmonyProvider", "HuaweiServiceAccount"]
 
@@ -97,10 +98,10 @@ class HuaweiServiceAccount(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    project_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
-    key_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
+    project_id: Annotated[str, DIGITS]
+    key_id: Annotated[str, plain(200)]
     private_key: SecretStr
-    sub_account: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,200}$")]
+    sub_account: Annotated[str, plain(200)]
 
     @field_validator("private_key")
     @classmethod
@@ -115,10 +116,10 @@ class HarmonyConfig(ProviderConfig):
     service_account: HuaweiServiceAccount
     category: Category  # required by Huawei; without its right all is marketing: two a day, no sound (§6)
     categories: Annotated[dict[str, Category], Field(max_length=100)] = Field(default_factory=dict)  # by channel
-    receipt_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    receipt_id: Annotated[str, plain(128)] | None = None
     cache_newest: bool = False  # while offline, keep the newest per collapse key (of which two may meet in one of 101)
     background_im: bool = False  # Huawei has granted this to the app: silent pushes give it 30 s, twice an hour
-    client_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None  # of the app: to take notifications back
+    client_id: Annotated[str, DIGITS] | None = None  # of the app: to take notifications back
     test: bool = False  # a thousand a day in the project, ten tokens a call
     receipts: HuaweiReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)

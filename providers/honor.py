@@ -17,6 +17,7 @@ from providers.http import Credential, Request, Response, bearer_from, by_status
 from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.honor import HonorReceipts, HonorReceiptSettings
+from providers.setting_texts import CLASS_NAME, DIGITS, plain
 
 __all__ = ["HonorConfig", "HonorProvider"]
 
@@ -51,12 +52,12 @@ Importance = Literal["LOW", "NORMAL"]  # marketing, or service and communication
 
 
 class HonorConfig(ProviderConfig):
-    app_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
-    client_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,256}$")]
+    app_id: Annotated[str, DIGITS]
+    client_id: Annotated[str, plain(256)]
     client_secret: Annotated[SecretStr, Field(min_length=1, max_length=512)]
     importance: Importance = "NORMAL"
     importances: Annotated[dict[str, Importance], Field(max_length=100)] = Field(default_factory=dict)  # by channel
-    badge_class: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$")] | None = None
+    badge_class: Annotated[str, CLASS_NAME] | None = None
     test: bool = False  # a thousand a day
     receipts: HonorReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)

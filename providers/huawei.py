@@ -27,6 +27,7 @@ from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login, partial, re
 from providers.huawei_message import TTL_S, Category, Words, losses, message_of, override_mistakes
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
+from providers.setting_texts import CLASS_NAME, DIGITS, plain
 
 __all__ = ["HuaweiConfig", "HuaweiProvider"]
 
@@ -70,13 +71,13 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
 class HuaweiConfig(ProviderConfig):
     """`project_id` makes it v2: one project that sends to several apps. Categories go by the push's channel."""
 
-    app_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
+    app_id: Annotated[str, DIGITS]
     app_secret: Annotated[SecretStr, Field(min_length=1, max_length=512)]
-    project_id: Annotated[str, Field(pattern=r"^[0-9]{1,32}$")] | None = None
+    project_id: Annotated[str, DIGITS] | None = None
     category: Category | None = None  # without one, or without its right, all is marketing: two a day, no sound (§6)
     categories: Annotated[dict[str, Category], Field(max_length=100)] = Field(default_factory=dict)
-    badge_class: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$")] | None = None
-    receipt_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    badge_class: Annotated[str, CLASS_NAME] | None = None
+    receipt_id: Annotated[str, plain(128)] | None = None
     urgency_high: bool = False  # Huawei has granted the right to wake the app with data messages
     cache_newest: bool = False  # while offline, keep the newest per collapse key (of which two may meet in one of 100)
     test: bool = False  # 500 a day, without the caps per device

@@ -1,13 +1,14 @@
 """Which providers are installed, and how an account's provider is built from its settings."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from providers.contract import CONTRACT_VERSION, Capabilities, Provider, ProviderConfig, Transport
 from providers.guard import Guard
@@ -155,7 +156,7 @@ def configured(provider: type[Provider], settings: Mapping[str, Any], *, trusted
     mistakes = []
     for error in errors:
         where = ".".join(str(part) for part in error["loc"])
-        said = _said(provider.Config, where, error["type"], error["msg"])
+        said = _said(provider.Config, error["loc"], error["type"], error["msg"])
         mistakes.append(f"{where}: {said}" if where else said)
     raise SettingsInvalid(mistakes)
 
@@ -164,14 +165,51 @@ def _operator_only(config: type[ProviderConfig]) -> frozenset[str]:
     return config.operator_only | {"ca", "ca_file"}
 
 
-def _said(config: type[ProviderConfig], key: str, kind: str, message: str) -> str:
-    """What is wrong with a key, and what would be right."""
+def _said(config: type[ProviderConfig], place: Sequence[int | str], kind: str, message: str) -> str:
+    """What is wrong at a place in the settings, and what would be right."""
+    key, (table, field) = str(place[-1]) if place else "", _at(config, place)
+    own = _operator_only(config) if table is config else frozenset()
     if kind == "missing":
         file = f"{key}_file"
-        return f"found nothing; must be given{f', or {file}' if file in _operator_only(config) else ''}"
+        return f"found nothing; must be given{f', or {file}' if file in own else ''}"
     if kind == "extra_forbidden":
-        known = sorted({*config.model_fields, *_operator_only(config)})
+        known = sorted({*table.model_fields, *own})
         close = get_close_matches(key, known, n=1)
         return f"is not known; did you mean {close[0]}?" if close else f"is not known; there are: {', '.join(known)}"
-    said = message.removeprefix("Value error, ")
+    if kind == "string_pattern_mismatch" and field is not None and (right := _in_words(field, field.annotation)):
+        return f"must be {right}"
+    if kind in {"too_short", "string_too_short"} and message.partition("at least ")[2].startswith("1 "):
+        return "must not be empty"
+    said = message.removeprefix("Value error, ").replace("URL scheme should be", "must begin with")
     return re.sub(r"^(Input|String|Value|List|Dictionary|URL) should ", "must ", said)
+
+
+def _in_words(described: Any, annotation: Any) -> str | None:
+    """The description of a field, or of what its type may be."""
+    if isinstance(described, FieldInfo) and described.description is not None:
+        return described.description
+    found = (_in_words(part, part) for part in get_args(annotation))
+    return next((words for words in found if words is not None), None)
+
+
+def _at(config: type[BaseModel], place: Sequence[int | str]) -> tuple[type[BaseModel], FieldInfo | None]:
+    """The table that a place is in, and its field there, if it is one."""
+    table, field, left = config, None, list(place)
+    while left:
+        field = table.model_fields.get(str(left.pop(0)))
+        inner, keyed = (None, False) if field is None else _table_in(field.annotation)
+        if inner is None or len(left) <= keyed:
+            break
+        table, left = inner, left[keyed:]
+    return table, field
+
+
+def _table_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The table that a field of this type holds, if any, and whether it holds several, by key or by number."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    for part in get_args(annotation):
+        found, keyed = _table_in(part)
+        if found is not None:
+            return found, keyed or get_origin(annotation) in {dict, list, tuple}
+    return None, False

@@ -21,6 +21,7 @@ from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Respo
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.meizu import PARAM_BYTES_MAX, MeizuReceipts, MeizuReceiptSettings
+from providers.setting_texts import not_blank
 
 __all__ = ["MeizuClass", "MeizuConfig", "MeizuProvider", "signature"]
 
@@ -124,7 +125,7 @@ class MeizuConfig(ProviderConfig):
     # By the push's `channel`; "default" is for all others. Private is without a number, and its abuse is punished (§5).
     classes: Annotated[dict[str, MeizuClass], Field(min_length=1, max_length=100)]
     # What a push without words shows, quietly: there are no silent ones.
-    wake_text: Annotated[str, Field(pattern=r"\S", max_length=TITLE_CHARS_MAX)] = "新消息"
+    wake_text: Annotated[str, not_blank(TITLE_CHARS_MAX)] = "新消息"
     receipts: MeizuReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 

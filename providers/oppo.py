@@ -38,6 +38,7 @@ from providers.oppo_message import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.oppo import PARAM_BYTES_MAX, OppoReceipts, OppoReceiptSettings
+from providers.setting_texts import not_blank, plain
 from providers.streak import Streak
 
 __all__ = ["OppoConfig", "OppoProvider"]
@@ -81,13 +82,13 @@ _PLAIN = r"[\x21-\x7e]"
 
 
 class OppoConfig(ProviderConfig):
-    app_key: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")]
+    app_key: Annotated[str, plain(128)]
     master_secret: SecretStr  # the master secret, not the app secret
     region: Literal["cn", "cn-old", "intl"] = "cn"
     classes: Annotated[dict[str, OppoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
     strong: bool = False  # OPPO granted banner, vibration and sound (notify_level 16)
     # What a push without words shows, quietly: there are no silent ones.
-    wake_text: Annotated[str, Field(pattern=r"\S", max_length=TITLE_CHARS_MAX)] = "新消息"
+    wake_text: Annotated[str, not_blank(TITLE_CHARS_MAX)] = "新消息"
     receipts: OppoReceiptSettings | None = None
     base_url: HttpUrl | None = None
 

@@ -10,6 +10,7 @@ from providers.app_message import app_data, cut, cuts, named, number_for, once_k
 from providers.contract import Push
 from providers.fields import Rules, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
+from providers.setting_texts import plain
 
 __all__ = [
     "PARAMETERS_MAX",
@@ -68,9 +69,11 @@ class OppoClass(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    channel_id: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")]  # without one Android 9 and later show nothing
-    category: Annotated[str, Field(pattern="^[A-Z][A-Z0-9_]{0,31}$")] | None = None
-    template_id: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")] | None = None
+    channel_id: Annotated[str, plain(128)]  # without one Android 9 and later show nothing
+    category: (
+        Annotated[str, Field(pattern="^[A-Z][A-Z0-9_]{0,31}$", description="a category in capitals, like IM")] | None
+    ) = None
+    template_id: Annotated[str, plain(128)] | None = None
     title_parameter: Annotated[str, Field(min_length=1, max_length=64)] | None = (
         None  # what the template calls the title
     )

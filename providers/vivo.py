@@ -32,6 +32,7 @@ from providers.http import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
+from providers.setting_texts import plain
 from providers.vivo_message import (
     CONTENT_CHARS_MAX,
     CUSTOM_CHARS_MAX,
@@ -90,14 +91,16 @@ _TASK_ID = re.compile(rf"{_PLAIN}{{1,128}}")
 
 class VivoConfig(ProviderConfig):
     app_id: Annotated[int, Field(ge=1, lt=2**53)]
-    app_key: Annotated[str, Field(pattern=rf"^{_PLAIN}{{1,128}}$")]
+    app_key: Annotated[str, plain(128)]
     app_secret: SecretStr
     classes: Annotated[dict[str, VivoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
     test: bool = False  # only test devices named in the console get it; all that an unreleased app may do
     add_badge: bool = False  # raise the badge by one; vivo takes no number. The field is not confirmed.
     foreground: bool = True  # show it, too, while the app is in front
     # What a push without words shows, quietly: there are no silent ones. vivo wants a letter in it.
-    wake_text: Annotated[str, Field(pattern=r"[^\W\d_]", max_length=TITLE_CHARS_MAX)] = "新消息"
+    wake_text: Annotated[
+        str, Field(pattern=r"[^\W\d_]", max_length=TITLE_CHARS_MAX, description="text with a letter in it")
+    ] = "新消息"
     receipts: VivoReceiptSettings | None = None
     base_url: HttpUrl = HttpUrl(BASE_URL)
 

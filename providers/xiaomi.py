@@ -19,6 +19,7 @@ from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Respo
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.xiaomi import PARAM_BYTES_MAX, XiaomiReceipts, XiaomiReceiptSettings
+from providers.setting_texts import not_blank
 
 __all__ = ["XiaomiConfig", "XiaomiProvider"]
 
@@ -112,7 +113,9 @@ OVERRIDES: Rules = {
 class XiaomiConfig(ProviderConfig):
     """One app in one region: a device's registration id is known only where it registered."""
 
-    package: Annotated[str, Field(pattern=rf"^{_PACKAGE}$", max_length=255)]
+    package: Annotated[
+        str, Field(pattern=rf"^{_PACKAGE}$", max_length=255, description="a package name, like com.example.app")
+    ]
     app_secret: SecretStr
     region: Literal["cn", "global", "ru", "in", "eu", "sg"] = "cn"
     # The push's `channel` to Xiaomi's channel id; "default" is for all others. Without one Xiaomi refuses, or delivers
@@ -121,7 +124,7 @@ class XiaomiConfig(ProviderConfig):
     foreground: bool = True  # show it, too, while the app is in front
     # A push without words passes through, which reaches a running app only; or is it shown, quietly, with `wake_text`?
     wake_shown: bool = False
-    wake_text: Annotated[str, Field(pattern=r"\S", max_length=TITLE_CHARS_MAX)] = "新消息"
+    wake_text: Annotated[str, not_blank(TITLE_CHARS_MAX)] = "新消息"
     targets_max: Annotated[int, Field(ge=1, le=1000)] = TARGETS_MAX
     receipts: XiaomiReceiptSettings | None = None
     base_url: HttpUrl | None = None

@@ -19,7 +19,7 @@ class HonorReceiptSettings(PathSettings):
     @model_validator(mode="after")
     def _some_way(self) -> "HonorReceiptSettings":
         if self.path_secret is None:
-            raise ValueError("receipts: give path_secret: nobody else may report")
+            raise ValueError("give path_secret: nobody else may report")
         return self
 
 

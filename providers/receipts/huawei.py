@@ -80,13 +80,13 @@ class HuaweiReceiptSettings(PathSettings):
     @model_validator(mode="after")
     def _some_way(self) -> "HuaweiReceiptSettings":
         if (self.user is None) != (self.secret is None):
-            raise ValueError("receipts: give user and secret, or neither (a signature needs both)")
+            raise ValueError("give user and secret, or neither (a signature needs both)")
         if self.user is not None and not self.user:
-            raise ValueError("receipts: user must not be empty")
+            raise ValueError("user must not be empty")
         if self.secret is not None and not self.secret.get_secret_value():
-            raise ValueError("receipts: secret must not be empty")
+            raise ValueError("secret must not be empty")
         if self.user is None and self.path_secret is None:
-            raise ValueError("receipts: give user and secret, or path_secret: nobody else may report")
+            raise ValueError("give user and secret, or path_secret: nobody else may report")
         return self
 
 

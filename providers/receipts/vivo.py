@@ -7,8 +7,6 @@ is signed; the path's secret is all there is.
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from providers.receipts.callback import CallbackSettings, code_of, parsed, reports
 from providers.receipts.contract import (
     Callback,
@@ -20,6 +18,7 @@ from providers.receipts.contract import (
     instant_ms,
     short_id,
 )
+from providers.setting_texts import plain
 
 __all__ = ["PARAM_BYTES_MAX", "VivoReceiptSettings", "VivoReceipts"]
 
@@ -29,7 +28,7 @@ DELIVERED = "0"  # `ackType` of newer receipts; older ones have none. Not confir
 
 class VivoReceiptSettings(CallbackSettings):
     # Of the console's page "APP receipt", where `url` with the secret stands; without it each push names the address.
-    callback_id: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,128}$")] | None = None
+    callback_id: Annotated[str, plain(128)] | None = None
 
     @property
     def extra(self) -> dict[str, str]:

@@ -14,9 +14,12 @@ from providers.contract import CONTRACT_VERSION, Capabilities, Outcome, Provider
 from providers.fcm import FcmProvider
 from providers.http import Response, by_status, code_from, json_body, retry_after_s
 from providers.http_call import HttpCallProvider
+from providers.huawei import HuaweiProvider
 from providers.loading import SettingsInvalid, build, configured, discover
 from providers.log import LogProvider
+from providers.oppo import OppoProvider
 from providers.testing import NOW_S, Scripted
+from providers.xiaomi import XiaomiProvider
 
 PUBLIC = {
     "providers.apns": "ApnsConfig ApnsProvider",
@@ -36,6 +39,7 @@ PUBLIC = {
     "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
     "providers.http2": "Habits Http2Transport Limits tls_context",
     "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover names transport_for",
+    "providers.setting_texts": "CLASS_NAME DIGITS not_blank plain",
     "providers.log": "LogConfig LogProvider",
     "providers.ntfy": "NtfyConfig NtfyProvider",
     "providers.testing": "NOW_S ProviderContract Scripted",
@@ -205,6 +209,36 @@ def test_a_name_can_be_taken_once() -> None:
     assert first.provider is Fine
     assert second.provider is None
     assert "belongs to" in (second.reason or "")
+
+
+BY_CHANNEL = {"default": {"channel": "x"}, "chat": {"chanel_id": "x", "category": "im"}}
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings", "said"),
+    [
+        (OppoProvider, {"classes": BY_CHANNEL}, "classes.default.channel: is not known; did you mean channel_id?"),
+        (OppoProvider, {"classes": BY_CHANNEL}, "classes.chat.category: must be a category in capitals, like IM"),
+        (
+            OppoProvider,
+            {"classes": {"default": {"x": 1}}},
+            "classes.default.x: is not known; there are: body_parameter, category, ",
+        ),
+        (OppoProvider, {"master_secre": "x"}, "master_secre: is not known; did you mean master_secret?"),
+        (HuaweiProvider, {"app_id": "x"}, "app_id: must be 1 to 32 digits"),
+        (HuaweiProvider, {"app_secret": ""}, "app_secret: must not be empty"),
+        (HuaweiProvider, {"badge_class": "x"}, "badge_class: must be the full name of a class, like com.example"),
+        (HuaweiProvider, {"receipts": {"usr": "x"}}, "receipts.usr: is not known; did you mean user?"),
+        (HuaweiProvider, {"receipts": {"user": "x"}}, "receipts: give user and secret, or neither"),
+        (HuaweiProvider, {"base_url": "ftp://x"}, "base_url: must begin with 'http' or 'https'"),
+        (XiaomiProvider, {"channels": {}}, "channels: must not be empty"),
+        (XiaomiProvider, {"package": "x"}, "package: must be a package name, like com.example.app"),
+    ],
+)
+def test_a_mistake_says_what_would_be_right_at_its_place(provider: Any, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        configured(provider, settings)
+    assert any(mistake.startswith(said) for mistake in caught.value.mistakes), caught.value.mistakes
 
 
 def test_all_mistakes_are_told_without_the_values() -> None:

@@ -40,7 +40,7 @@ class AcmeConfig(ProviderConfig):
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
 
-    project: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
+    project: str = Field(pattern=r"^[a-z0-9-]{1,64}$", description="1 to 64 of a-z 0-9 -")
     client_id: str
     client_secret: SecretStr
     base_url: HttpUrl = HttpUrl("https://push.acme.example")
