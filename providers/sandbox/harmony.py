@@ -85,7 +85,9 @@ class HarmonyEmulator(CodedEmulator):
             **UNINSTALLED,
             **NETWORK_FAULTS,
             **{
-                word: Fault(meaning=code, answer=answer(code, msg, status=400 if word in BAD_REQUEST else 200))
+                word: Fault(
+                    meaning=f"{code}: {msg}", answer=answer(code, msg, status=400 if word in BAD_REQUEST else 200)
+                )
                 for word, (code, msg) in WORDS.items()
             },
             **{

@@ -196,7 +196,10 @@ class HonorEmulator(CodedEmulator):
         Place.SEND: {
             **UNINSTALLED,
             **_ANYWHERE,
-            **{word: Fault(meaning=f"{code}", answer=answer(code, message)) for word, (code, message) in WORDS.items()},
+            **{
+                word: Fault(meaning=f"{code}: {message}", answer=answer(code, message))
+                for word, (code, message) in WORDS.items()
+            },
             "unregistered": Fault(meaning="200 with the token in expireTokens"),
             "failed": Fault(meaning="200 with the token in failTokens"),
             "unlisted": Fault(

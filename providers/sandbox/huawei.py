@@ -81,7 +81,9 @@ class HuaweiEmulator(CodedEmulator):
             **UNINSTALLED,
             **HTTP_FAULTS,
             **{
-                word: Fault(meaning=code, answer=answer(code, msg, status=400 if word in BAD_REQUEST else 200))
+                word: Fault(
+                    meaning=f"{code}: {msg}", answer=answer(code, msg, status=400 if word in BAD_REQUEST else 200)
+                )
                 for word, (code, msg) in WORDS.items()
             },
             "unregistered": Fault(meaning="80100000: the token is listed as illegal; 80300007 if all are"),

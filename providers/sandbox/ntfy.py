@@ -3,6 +3,7 @@
 Source: vendor sheet others.md §1. Its limits of requests are faults here, since a sandbox has to bear load.
 """
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping
@@ -66,6 +67,14 @@ ERRORS: dict[str, Answer] = {
 }
 
 
+def _meaning(answer: Answer) -> str:
+    """ntfy's code and sentence; of what is no answer of its own, the status."""
+    if not answer.content_type.startswith("application/json"):
+        return f"{answer.status}, from a proxy"
+    said = json.loads(answer.body)
+    return f"{said['code']}: {said['error']}"
+
+
 class NtfyEmulator(Emulator):
     """A server where only who logs in may publish."""
 
@@ -73,7 +82,7 @@ class NtfyEmulator(Emulator):
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {
         Place.SEND: {
             **NETWORK_FAULTS,
-            **{word: Fault(meaning=str(answer.status), answer=answer) for word, answer in ERRORS.items()},
+            **{word: Fault(meaning=_meaning(answer), answer=answer) for word, answer in ERRORS.items()},
         }
     }
 

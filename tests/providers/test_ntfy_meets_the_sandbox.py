@@ -191,3 +191,9 @@ async def test_a_document_for_the_topics_url_would_show_as_text(town: Town) -> N
         http.post(f"{town.emulator.url}/topic", data=b'{"topic":"topic"}', headers=headers) as answer,
     ):
         assert (await answer.json())["message"] == '{"topic":"topic"}'
+
+
+def test_each_fault_says_the_code_that_it_answers_with() -> None:
+    meanings = {word: fault.meaning for word, fault in NtfyEmulator.known_faults[Place.SEND].items()}
+    assert meanings["quota"] == "42908: limit reached: daily message quota reached"
+    assert meanings["proxy429"] == "429, from a proxy"
