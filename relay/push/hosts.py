@@ -15,6 +15,7 @@ from relay.clock import Clock
 from relay.push.limits import Circuit
 
 HOSTS_MAX = 4096  # remembered; then the one that was quiet longest is a stranger again
+UNREAD = 507
 STRANGER_CALLS_MAX = 4  # under way to one host that has not answered yet, or not of late
 
 
@@ -54,7 +55,8 @@ class PerHost:
         well = False
         try:
             response = await self._call(request)
-            well = response.status < 500 and response.status != 429  # many of these at once are the whole host's
+            # Many 429 at once are the whole host's. ntfy's 507 is about one topic, which nobody reads (sheet unifiedpush §5).
+            well = response.status == UNREAD or (response.status < 500 and response.status != 429)
             return response
         finally:  # a call that was given up waiting for failed as well
             host.in_flight -= 1

@@ -69,6 +69,14 @@ async def test_a_host_that_keeps_failing_is_left_alone_and_probed(bad: Callable[
     assert [await scene.call("down.example") for _ in range(CLOSE_AFTER + 5)] == [201] * (CLOSE_AFTER + 5)
 
 
+async def test_topics_that_nobody_reads_hold_back_nobody_else_of_their_host() -> None:
+    """Sheet unifiedpush §5: ntfy's 507 is about its topic; CIRCUIT is for the other 5xx."""
+    scene = Scene()
+    scene.web.says["ntfy.example"] = lambda: Response(status=507)
+    for _ in range(2 * CALLS_MIN):
+        assert await scene.call("ntfy.example") == 507
+
+
 async def test_what_is_held_back_was_certainly_not_sent() -> None:
     scene = Scene()
     scene.web.says["down.example"] = failing
