@@ -256,12 +256,18 @@ class PushWorker:
                         name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=str(outcome.verdict)
                     )
             finally:
+                was_parked = account.parked
                 account.ended(self._clock.monotonic_ms(), outcome)
+            if account.parked and not was_parked and not self._replaced(account):
+                log.error("account.parked", app=account.app_id, account=account.name, code=outcome.vendor_code)
             outcome = known(outcome, tries=attempt.tries)
             self._told(account.name, account.provider.name, str(outcome.verdict))
             outcomes.append(outcome)
+            was_impaired = account.impaired(self._clock.now_ms())
             if account.judged(address.token_hash, channel, outcome, now_ms=self._clock.now_ms()):
                 impaired[outcome.vendor_code or ""] = None
+                if was_impaired is None or was_impaired.code != outcome.vendor_code:
+                    log.warning("account.impaired", app=account.app_id, account=account.name, code=outcome.vendor_code)
             if outcome.batch_spent:
                 until_ms = self._next_day_ms(account)
                 account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=self._clock.now_ms())
