@@ -162,6 +162,13 @@ WEBPUSH_FAULTS: Mapping[Place, Mapping[str, Fault]] = {
         "storage": _fault(Answer(status=507, body=b""), "no room"),
         # Mozilla (§6.1).
         "mozcrypto": _fault(SERVICES["mozilla"].encoding_wrong, "crypto headers"),
+        "mozheaders": _fault(
+            mozilla(400, 101, "Bad Request", "Missing necessary crypto keys"), "a crypto header is missing"
+        ),
+        "mozttl": _fault(SERVICES["mozilla"].ttl_missing, "no TTL"),
+        "mozttlbad": _fault(mozilla(400, 112, "Bad Request", "Invalid TTL header"), "TTL, in the documents' number"),
+        "mozttlnegative": _fault(SERVICES["mozilla"].ttl_wrong, "TTL, in the code's number"),
+        "moztopic": _fault(SERVICES["mozilla"].topic_wrong, "Topic"),
         "mozrouter": _fault(mozilla(400, 108, "Bad Request", "Router type is invalid"), "router type"),
         "mozvapid": _fault(SERVICES["mozilla"].signature_wrong, "VAPID"),
         "mozunknown": _fault(NO_SUCH_ENDPOINT, "endpoint unreadable"),
@@ -202,6 +209,8 @@ WEBPUSH_FAULTS: Mapping[Place, Mapping[str, Fault]] = {
         "applethrottled": _fault(apple(429, "TooManyRequests"), "too many"),
         "appleinternal": _fault(apple(500, "InternalServerError"), "a fault of Apple's"),
         "appleshutdown": _fault(apple(503, "Shutdown"), "going down"),
+        "appleunavailable": _fault(apple(503, "ServiceUnavailable"), "the service is ill"),
         "applepath": _fault(apple(404, "BadPath"), "path"),
+        "applemethod": _fault(apple(405, "MethodNotAllowed"), "method"),
     }
 }
