@@ -110,28 +110,27 @@ class DeviceApi:
 
     async def sync(self, call: Call) -> Answer:
         """What the device lacks, at once or as soon as there is something."""
-        key, query = _key(call), call.query
+        key = _key(call)
+        etag = call.request.headers.get("If-None-Match")
+        question = None if etag is None else Question(call.request.raw_path, etag)
+        if question is not None:
+            version = await self.inbox.unchanged.holds(key, question)
+            if version is not None:
+                self.devices.presence.renew(key, version.session)
+                return _not_modified(question.etag)
+        query = call.query
         if query.ids:
             return await self._messages(call)
         if query.range is not None:
             return await self._range(call)
-        etag = call.request.headers.get("If-None-Match")
         asked = Wanted(cursors=tuple(query.shared), names=tuple(query.open))
-        question = None
-        if query.cursor is not None and etag is not None and not asked:
-            question = Question(query.cursor, etag)
-            if not query.wait:
-                version = await self.inbox.unchanged.holds(key, question)
-                if version is not None:
-                    self.devices.presence.renew(key, version.session)
-                    return _not_modified(etag)
         if query.cursor is None:
             self.shedding.admit(Shed.RESYNCS)
         cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
         look = partial(self.inbox.read, key, cursor, limit=query.limit, etag=etag, asked=asked)
         reading = await (self._waited(call, look) if query.wait else look())
         self.devices.presence.renew(key, reading.snap.device.session)
-        if question is not None and reading.batch is None:
+        if question is not None and reading.batch is None and not query.wait and not asked:
             self.inbox.unchanged.answered(key, question, reading.snap.version)
         return self._synced(reading)
 

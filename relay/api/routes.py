@@ -57,7 +57,15 @@ class Call:
     path: Mapping[str, str]
     body: Any = None
     raw: Any = None  # the body as it was sent, parsed but not yet a model
-    query: Any = None
+    parameters: type[Query] | None = None
+    _query: Any = field(default=None, init=False)
+
+    @property
+    def query(self) -> Any:
+        """The parameters, parsed when they are first asked for. Raises Malformed, Invalid."""
+        if self._query is None:
+            self._query = _query(self.parameters, self.request)
+        return self._query
 
 
 QUERY: web.RequestKey[Any] = web.RequestKey("query", object)  # of a raw route that has one, parsed
@@ -187,9 +195,10 @@ def _served(route: Route, handler: Handler, auth: Authenticator, shedding: Shedd
         principal = await auth.authenticate(request)
         auth.check_rate(request, principal)
         _allow(route.access, principal)
-        call = Call(request=request, principal=principal, path=_path(request, names, made=made) if names else {})
-        if query is not None or request.query_string:
-            call.query = _query(query, request)
+        ids = _path(request, names, made=made) if names else {}
+        call = Call(request=request, principal=principal, path=ids, parameters=query)
+        if query is None and request.query_string:
+            _query(None, request)
         if model is not None:
             kind = limits.check_content(request, also=NDJSON if route.lines else None)
             body = await _body(route, request)

@@ -17,9 +17,9 @@ REMEMBERED_MAX = 50_000  # devices
 
 
 class Question(NamedTuple):
-    """A poll of the inbox alone: the cursor and the entity tag as they were sent."""
+    """A poll of the inbox alone that does not wait: its target and its entity tag as they were sent, letter by letter."""
 
-    cursor: str
+    target: str
     etag: str
 
 

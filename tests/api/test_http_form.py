@@ -355,7 +355,15 @@ KEY = "rk_live_vpmlgrqqv3gs_32rx2DA-Yc3Eu4bD0cQnEDw0TEGJ6y8ee9XUfkRvzsI_1SOOfL"
 
 
 @pytest.mark.parametrize(
-    "query", ["api_key=x", "token=x", "ACCESS_TOKEN=x", "limit=1&key=x", f"order={KEY}", f"%6Bey={KEY}"]
+    "query",
+    [
+        *(f"{name}=x" for name in sorted(limits.CREDENTIAL_NAMES)),
+        "ACCESS_TOKEN=x",
+        "limit=1&key=x",
+        "%61uth=x",
+        f"order={KEY}",
+        f"%6Bey={KEY}",
+    ],
 )
 async def test_a_credential_in_the_query_is_refused(edge: Edge, query: str) -> None:
     answer = await edge.say(get(f"/v1/things/x?{query}".encode()))

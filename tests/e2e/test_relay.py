@@ -92,6 +92,8 @@ async def test_304_when_there_is_nothing_newer(face: Face) -> None:
     for _ in range(3):  # the first is worked out, the others are known to be the same
         status, _, headers = await face.call("GET", path, token=token, **{"If-None-Match": etag})
         assert (status, headers["ETag"], headers["Cache-Control"]) == (304, etag, "private, no-cache")
+    status, body, _ = await face.call("GET", f"{path}&what=1", token=token, **{"If-None-Match": etag})
+    assert (status, body["code"]) == (400, "unknown_field")
     sent = await face.send()
     status, body, headers = await face.call("GET", path, token=token, **{"If-None-Match": etag})
     assert (status, [one["id"] for one in body["batches"][0]["entries"]]) == (200, [sent])
