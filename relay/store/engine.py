@@ -96,6 +96,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def commits(self) -> int:
+        """How many transactions have been committed: while that goes on the store is there, however much waits for it."""
+        ...
+
+    @property
     def durability(self) -> str:
         """Where a committed transaction is: `single-node`, `sync-replica` or `async-replica`."""
         ...

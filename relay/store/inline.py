@@ -24,6 +24,7 @@ class InlineEngine:
     )
     after_write: Callable[[Connection], None] | None = None
     failed: bool = False
+    commits: int = 0
     durability: str = "single-node"
     dangers: tuple[str, ...] = ()
     trusted: bool = True
@@ -37,6 +38,7 @@ class InlineEngine:
     def _run(self, job: Job) -> Any:
         ((future, outcome),) = commit_group(self.conn, self.clock.now_ms(), [job])
         future.cancel()
+        self.commits += 1
         if self.after_write is not None:
             self.after_write(self.conn)
         if isinstance(outcome, BaseException):

@@ -15,7 +15,7 @@ from relay.waiting import pause
 log = structlog.get_logger("relay.store")
 
 PROBE_S: Final = 1.0
-ANSWER_S: Final = 2.0  # a store that takes longer is away
+ANSWER_S: Final = 2.0  # a store that takes longer, and commits nothing meanwhile, is away
 
 
 class StoreWatch:
@@ -36,17 +36,20 @@ class StoreWatch:
                 await self.probe()
 
     async def probe(self) -> None:
-        began_ms = self._clock.monotonic_ms()
+        began_ms, commits = self._clock.monotonic_ms(), self._engine.commits
         try:
             async with asyncio.timeout(ANSWER_S):
                 await self._engine.write(lambda conn, _: None)
         except (Problem, TimeoutError) as error:
             code = error.code if isinstance(error, Problem) else "timeout"
-            if code != "overloaded" and not self.away:  # a full queue is work: the store is there
-                self.away = True
-                log.warning("store.away", code=code)
-                self._tell_away()
-            return
+            if code == "overloaded":  # a full queue is work: the store is there
+                return
+            if code != "timeout" or self._engine.commits == commits:  # else the queue is long, and grows shorter
+                if not self.away:
+                    self.away = True
+                    log.warning("store.away", code=code)
+                    self._tell_away()
+                return
         now_ms, since_ms = self._clock.monotonic_ms(), self._worked_ms
         self._worked_ms = began_ms
         if self.away:

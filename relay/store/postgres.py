@@ -127,6 +127,7 @@ class PostgresEngine:
         self._on_server: OnServer | None = None
         self._met: object = None  # what `_on_server` was told of last
         self._meeting = asyncio.Lock()
+        self.commits = 0
         self.failed = False  # a server that failed recovers by itself; we only wait for it
 
     # --- the server ---
@@ -342,6 +343,7 @@ class PostgresEngine:
                     await _rollback(connection)
                     raise
             await self._commit(connection)
+            self.commits += 1
             return outcomes
 
     async def _commit(self, connection: Any) -> None:

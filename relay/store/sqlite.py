@@ -80,6 +80,7 @@ class SqliteEngine:
         self._failed = False
         self._closed = False
         self._away = False
+        self.commits = 0
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock.release)
             if replace.finish(path):
@@ -160,6 +161,7 @@ class SqliteEngine:
         try:
             outcomes = self._outcomes(jobs)
             self._away = False
+            self.commits += 1
         except Exception as error:  # noqa: BLE001 - every waiting request gets its answer
             problem = self._problem(error)
             outcomes = [(job.future, problem) for job in jobs]

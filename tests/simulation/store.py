@@ -108,6 +108,7 @@ class NodeEngine:
         self.durability = "single-node"
         self.dangers: tuple[str, ...] = ()
         self.trusted = True
+        self.commits = 0
 
     @property
     def failed(self) -> bool:
@@ -150,6 +151,7 @@ class NodeEngine:
             return
         outcomes = commit_group(self._store.conn, self._clock.now_ms(), jobs)
         self._store.committed()
+        self.commits += 1
         if self._faults.strikes("commit_unknown"):  # it is on the disk, and nobody can tell
             self._failed = True
             self._story.tell("store.failed")

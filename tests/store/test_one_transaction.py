@@ -150,3 +150,13 @@ async def test_dur_6_of_sends_whose_clients_leave_at_any_moment_each_is_whole_an
     stored = {row["message_id"] for row in await house.rows("SELECT message_id FROM inbox_entry")}
     assert {answer.message_id for answer in answers if not isinstance(answer, BaseException)} <= stored
     assert await engine.read(lambda conn, now_ms: audit.imbalances(conn, now_ms, [ANN])) == {}
+
+
+async def test_what_is_committed_counts_and_what_could_not_be_does_not(engine: Engine) -> None:
+    before = engine.commits
+    await engine.write(lambda _conn, _now_ms: None)
+    assert engine.commits == before + 1
+    await engine.close()
+    with suppress(Unavailable):
+        await engine.write(lambda _conn, _now_ms: None)
+    assert engine.commits == before + 1

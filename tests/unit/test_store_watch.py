@@ -25,6 +25,11 @@ class Store:
 
     def __init__(self) -> None:
         self.code: str | None = None
+        self.commits = 0
+        self.slow, self.others = (
+            False,
+            0,
+        )  # whether a write waits for ever, and how many of others are committed meanwhile
         self.went_offline: list[DeviceKey] = []
 
     def check(self) -> None:
@@ -33,6 +38,10 @@ class Store:
 
     async def write(self, work: Callable[[Any, int], Any]) -> Any:
         self.check()
+        if self.slow:
+            self.commits += self.others
+            await asyncio.Event().wait()
+        self.commits += 1
         return work(None, 0)
 
     async def went(self, device: DeviceKey, session: int, *, linger_ms: int, tell: bool) -> bool:
@@ -111,6 +120,19 @@ async def test_a_full_queue_is_no_outage(house: House) -> None:
     house.store.code = "overloaded"
     await house.seconds(5)
     assert house.told == []
+
+
+@pytest.mark.parametrize(("others", "told"), [(1, []), (0, ["away", 6000])], ids=["a long queue", "nothing goes on"])
+async def test_a_store_that_is_slow_is_away_only_if_nothing_is_committed(
+    house: House, monkeypatch: pytest.MonkeyPatch, others: int, told: list[Any]
+) -> None:
+    monkeypatch.setattr("relay.store.outage.ANSWER_S", 0.001)
+    await house.seconds(1)
+    house.store.slow, house.store.others = True, others
+    await house.seconds(5)
+    house.store.slow = False
+    await house.seconds(1)
+    assert house.told == told
 
 
 @pytest.mark.parametrize(("asleep_s", "offline"), [(60, []), (4, [PHONE])], ids=["we slept", "we were here"])
