@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,7 +28,7 @@ def postgres_process() -> Any:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """The URL of a server where databases may be made."""
+    """The URL of a server where databases may be made, for a role that is bound by row-level security."""
     given = os.environ.get("RELAY_TEST_POSTGRES_URL")
     if given:
         yield given
@@ -55,9 +55,23 @@ def postgres_template(postgres_server: str) -> str:
         await admin(postgres_server, f"DROP DATABASE IF EXISTS {name}", f"CREATE DATABASE {name}")
         await make_tables(on(postgres_server, name))
 
-    with ThreadPoolExecutor(1) as pool:  # a thread of its own: the test that asks first has a loop running here
-        pool.submit(lambda: asyncio.run(make())).result()
+    _apart(make())
     return name
+
+
+def _apart(work: Coroutine[Any, Any, None]) -> None:
+    """In a thread of its own: the test that asks first has a loop running here."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+@pytest.fixture(scope="module")
+def new_postgres_url(postgres_server: str) -> Iterator[str]:
+    """A database without any table, for all tests of a file."""
+    name = f"relay_module_{os.getpid()}"
+    _apart(admin(postgres_server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}"))
+    yield on(postgres_server, name)
+    _apart(admin(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture

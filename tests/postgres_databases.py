@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from relay.store.schema import metadata
+from relay.store.migrate import migrate
 
 _numbers = itertools.count(1)
 
@@ -32,15 +32,14 @@ async def make_tables(url: str) -> None:
     engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://", 1))
     try:
         async with engine.begin() as conn:
-            await conn.run_sync(metadata.create_all)
+            await conn.run_sync(migrate, 0)
     finally:
         await engine.dispose()
 
 
-_OTHERS_END = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 _EMPTY = """
 DO $$ DECLARE one record; BEGIN
+    SET LOCAL relay.apps = '*';
     FOR one IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
         EXECUTE format('DELETE FROM %I', one.tablename);
     END LOOP;
@@ -58,7 +57,8 @@ async def emptied(server: str, template: str) -> AsyncIterator[str]:
     conn = await asyncpg.connect(on(server, name))
     try:
         await conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = $1 AND usename = current_user AND pid <> pg_backend_pid()",  # the server's own are not ours
             name,
         )
         await conn.execute(_EMPTY)

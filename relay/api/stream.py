@@ -19,6 +19,7 @@ from relay.realtime.events import SEPARATOR, resync_event
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.service import DeviceService
 from relay.realtime.stream import Stream
+from relay.store.scope import of_app
 
 LAST_EVENT_ID = "Last-Event-ID"
 _HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -45,6 +46,10 @@ class StreamApi:
 
     async def _serve(self, request: web.Request, origin: str | None) -> web.StreamResponse:
         bearer = await self._who(request, origin)
+        with of_app(bearer.app_id):
+            return await self._follow(request, origin, bearer)
+
+    async def _follow(self, request: web.Request, origin: str | None, bearer: Principal) -> web.StreamResponse:
         device = bearer.device_key
         assert device is not None
         self.door.check_count(device)

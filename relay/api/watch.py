@@ -17,6 +17,7 @@ from relay.errors import ConfigError, Problem
 from relay.realtime.hub import Hub
 from relay.store import apps, tokens
 from relay.store.engine import Conn, Engine
+from relay.store.scope import ALL, within
 from relay.waiting import pause
 
 log = structlog.get_logger("relay.auth")
@@ -59,10 +60,11 @@ class CredentialWatch:
         now_ms = self._clock.now_ms()
         revoked: set[str] = set()
         try:
-            revoked = await self._engine.read(self._revoked)
-            self._since_ms = now_ms
-            if self._also is not None:
-                await self._also()
+            with within(ALL):  # whoever has it look
+                revoked = await self._engine.read(self._revoked)
+                self._since_ms = now_ms
+                if self._also is not None:
+                    await self._also()
         except Problem as problem:
             log.warning("auth.watch_failed", code=problem.code)
         except ConfigError:  # another node sealed with a key that this one lacks: what it has goes on

@@ -29,7 +29,7 @@ from relay.push.situation import Privacy
 from relay.store.migrate import HEAD, revision
 from relay.store.migrate import migrate as migrate_store
 from relay.store.postgres import PostgresEngine
-from relay.store.postgres_session import driver
+from relay.store.postgres_session import BYPASSED, driver
 from relay.telemetry import traces
 from relay.telemetry.logs import setup_logging
 from relay.telemetry.metrics import Metrics
@@ -200,7 +200,9 @@ async def _asked(settings: Settings) -> str:
         await engine.begin()
         if engine.dangers and not settings.store.unsafe_storage:
             raise ConfigError([f"store: {one}; mend it, or set store.unsafe_storage." for one in engine.dangers])
-        return f", {engine.durability}{''.join(f'; unsafe: {one}' for one in engine.dangers)}"
+        unsafe = "".join(f"; unsafe: {one}" for one in engine.dangers)
+        note = f"\nnote      store: {BYPASSED}." if engine.bypasses_row_security else ""
+        return f", {engine.durability}{unsafe}{note}"
     finally:
         await engine.close()
 

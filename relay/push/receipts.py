@@ -25,6 +25,7 @@ from relay.store import entries as entry_rows
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id
+from relay.store.scope import of_app
 
 log = structlog.get_logger("relay.push")
 
@@ -78,7 +79,8 @@ class ReceiptService:
                 hash_token=self.hash_token,
                 spare=self._braked(of, some),
             )
-            told += await self.engine.write(work)
+            with of_app(of.app_id):
+                told += await self.engine.write(work)
         log.info("receipts.taken", account=account, count=len(reading.receipts), news=told)
         if told:
             self.facts_told()

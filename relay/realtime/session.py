@@ -36,6 +36,7 @@ from relay.realtime.pump import PAGE_MAX, Pump
 from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.window import Window
 from relay.realtime.writer import DEGRADED, FrameWriter
+from relay.store.scope import of_app
 from relay.strictjson import parse
 
 log = structlog.get_logger("relay.realtime")
@@ -348,7 +349,8 @@ class Session:
         """
         if self._group is not None and not self._ws.closed:
             try:
-                return self._group.create_task(what, name=name)
+                with of_app(self.device.app_id):  # whoever has something to tell
+                    return self._group.create_task(what, name=name)
             except RuntimeError:  # the group ends because something in it failed, or has ended
                 log.debug("session.ending")
         what.close()

@@ -21,6 +21,7 @@ from relay.realtime.hub import Credential, Hub
 from relay.realtime.pump import Pump
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
+from relay.store.scope import of_app
 
 log = structlog.get_logger("relay.realtime")
 
@@ -152,7 +153,8 @@ class Stream:
     def _spawn(self, what: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
         if self._group is not None and not self._over:
             try:
-                return self._group.create_task(what, name=name)
+                with of_app(self.device.app_id):  # whoever has something to tell
+                    return self._group.create_task(what, name=name)
             except RuntimeError:  # the group ends because something in it failed, or has ended
                 log.debug("stream.ending")
         what.close()

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import Connection
 
 from relay.errors import Unavailable
+from relay.store.scope import ALL, Scope
 
 Conn = Connection  # what services hand through to store functions without knowing what it is
 T = TypeVar("T")
@@ -126,6 +127,7 @@ class Job:
     future: "asyncio.Future[Any]"
     is_send: bool = False
     size: int = 0  # bytes
+    scope: Scope = ALL  # whose rows it is for
 
 
 def settle_futures(outcomes: Sequence[tuple["asyncio.Future[Any]", Any]]) -> None:

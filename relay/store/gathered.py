@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from relay.store.engine import Conn, T, Work
+from relay.store.scope import Scope, current, union, within
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -27,13 +28,13 @@ class Gathered(Generic[K, V]):
     def __init__(self, engine: Reads, look: Callable[[Conn, Collection[K]], Mapping[K, V]]) -> None:
         self._engine = engine
         self._look = look
-        self._asked: list[tuple[K, asyncio.Future[V | None]]] = []
+        self._asked: list[tuple[K, Scope, asyncio.Future[V | None]]] = []
         self._looking: asyncio.Task[None] | None = None
 
     def get(self, key: K) -> "asyncio.Future[V | None]":
         """What the key stands for, None if nothing. Raises what a reading of the store raises."""
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
-        self._asked.append((key, future))
+        self._asked.append((key, current(), future))
         if self._looking is None:
             self._looking = asyncio.create_task(self._answer_all())
         return future
@@ -46,15 +47,16 @@ class Gathered(Generic[K, V]):
         finally:
             self._looking = None
 
-    async def _answer(self, asked: "list[tuple[K, asyncio.Future[V | None]]]") -> None:
-        keys = {key for key, _ in asked}
+    async def _answer(self, asked: "list[tuple[K, Scope, asyncio.Future[V | None]]]") -> None:
+        keys = {key for key, _, _ in asked}
         try:
-            found = await self._engine.read(lambda conn, _: self._look(conn, keys))
+            with within(union(scope for _, scope, _ in asked)):  # not that of whoever came first
+                found = await self._engine.read(lambda conn, _: self._look(conn, keys))
         except Exception as error:  # noqa: BLE001 - it is the answer of everyone who asked
-            for _, future in asked:
+            for _, _, future in asked:
                 if not future.done():
                     future.set_exception(error)
             return
-        for key, future in asked:
+        for key, _, future in asked:
             if not future.done():
                 future.set_result(found.get(key))

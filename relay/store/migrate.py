@@ -7,6 +7,7 @@ from sqlalchemy import Column, Connection, MetaData, PrimaryKeyConstraint, Strin
 from sqlalchemy.schema import CreateTable
 
 from relay.errors import ConfigError
+from relay.store.row_security import protect
 from relay.store.schema import metadata
 from relay.store.sql import is_sqlite
 
@@ -32,7 +33,8 @@ def revision(conn: Connection) -> str | None:
 def migrate(conn: Connection, now_ms: int) -> str | None:
     """Runs the steps that are missing, within the caller's transaction; gives the step before, or None if it was empty.
 
-    An empty database is given the tables as they are now, which is what all steps together lead to.
+    An empty database is given the tables as they are now, which is what all steps together lead to. However a table came to
+    be, on PostgreSQL its rows are each app's own from here on.
 
     Raises ConfigError for a database that a newer relay has written.
     """
@@ -40,16 +42,17 @@ def migrate(conn: Connection, now_ms: int) -> str | None:
     if not is_sqlite(conn):
         _alone(conn)
     at = revision(conn)
-    if at == HEAD:
-        return at
     if at is None:
         create(conn)
-        return None
-    if at not in known():
-        raise ConfigError(
-            [f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."]
-        )
-    step_by_step(conn)
+    elif at != HEAD:
+        if at not in known():
+            raise ConfigError(
+                [
+                    f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."
+                ]
+            )
+        step_by_step(conn)
+    protect(conn)
     return at
 
 

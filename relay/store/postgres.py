@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from relay.clock import Clock, StoreClock
 from relay.errors import Problem, Unavailable
+from relay.store import row_security
 from relay.store.engine import (
     READS,
     READS_MAX,
@@ -40,7 +41,8 @@ from relay.store.postgres_errors import (
     answer_for,
     sqlstate,
 )
-from relay.store.postgres_session import Server, driver, look, open_session
+from relay.store.postgres_session import BYPASSED, Server, driver, look, open_session
+from relay.store.scope import ALL, Scope, current, union
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -63,7 +65,7 @@ STATEMENTS_KEPT = 512  # prepared, for each connection
 
 # The statement timeout would end COMMIT's wait for the synchronous replica: it is lifted in the same round trip.
 _COMMIT = "SET LOCAL statement_timeout = 0; COMMIT"
-_BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_FOR_READING = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 OnServer = Callable[[Any, int, Server], None]  # a store function that is told of another server
@@ -147,6 +149,11 @@ class PostgresEngine:
         """Whether messages may be taken: no dangers, or the operator accepts them."""
         return self._unsafe_storage or not self.dangers
 
+    @property
+    def bypasses_row_security(self) -> bool:
+        """Whether the server shows our role every app's rows, whatever a transaction says."""
+        return self._server is not None and self._server.bypasses_row_security
+
     async def begin(self) -> None:
         """Looks at the server, and goes on looking at it and at its clock.
 
@@ -159,6 +166,8 @@ class PostgresEngine:
             raise answer_at_start(error) from error
         for danger in self.dangers:
             log.warning("store.unsafe", reason=danger)
+        if self.bypasses_row_security:
+            log.info("store.row_security_bypassed", reason=BYPASSED)
         self._follower = asyncio.create_task(self._follow(), name="store-clock")
 
     async def watch_server(self, on_server: OnServer) -> None:
@@ -234,7 +243,7 @@ class PostgresEngine:
             if _history(server) == self._met:
                 return
             connection = await _driver_of(conn)
-            await connection.execute("BEGIN")
+            await connection.execute(row_security.begin(ALL))
             await conn.run_sync(lambda sync: on_server(sync, self._clock.now_ms(), server))
             await connection.execute(_COMMIT)
             self._met = _history(server)
@@ -278,6 +287,7 @@ class PostgresEngine:
     async def _put(self, job: Job) -> Any:
         if self._closed:
             raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
+        job.scope = current()
         try:
             self._waiting.put(job)
         except Unavailable:
@@ -336,7 +346,7 @@ class PostgresEngine:
         async with self._connection() as conn:
             connection = await _driver_of(conn)
             with self._at_most(WORK_S, connection):
-                await connection.execute("BEGIN")
+                await connection.execute(row_security.begin(union(job.scope for job in group)))
                 try:
                     outcomes = await conn.run_sync(lambda sync: run_group(sync, self._clock.now_ms(), group))
                 except BaseException:
@@ -384,7 +394,8 @@ class PostgresEngine:
             await self._readers.acquire()
         finally:
             self._reads -= 1
-        reading = asyncio.create_task(self._repeated(lambda: self._snapshot(work)), name="store-reader")
+        scope = current()
+        reading = asyncio.create_task(self._repeated(lambda: self._snapshot(work, scope)), name="store-reader")
         self._reading.add(reading)
         reading.add_done_callback(self._has_read)
         return await asyncio.shield(reading)
@@ -393,11 +404,11 @@ class PostgresEngine:
         self._reading.discard(reading)
         self._readers.release()
 
-    async def _snapshot(self, work: Work[T]) -> T:
+    async def _snapshot(self, work: Work[T], scope: Scope) -> T:
         async with self._connection() as conn:
             connection = await _driver_of(conn)
             with self._at_most(WORK_S, connection):
-                await connection.execute(_BEGIN_READ)
+                await connection.execute(row_security.begin(scope, how=_FOR_READING))
                 try:
                     return await conn.run_sync(lambda sync: work(sync, self._clock.now_ms()))
                 finally:

@@ -23,6 +23,10 @@ SETTINGS = {
 }
 
 
+# Of a role that row-level security does not bind; nothing is lost by it (safety SEC-5).
+BYPASSED = "the role is a superuser or has BYPASSRLS: apps are kept apart by the relay alone, not by the server as well"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """What a server said when it was last looked at."""
@@ -34,6 +38,7 @@ class Server:
     standbys: int  # streaming from it, waited for or not
     system_id: str  # made with the cluster; "" where it can't be read
     timeline: str  # 8 hex digits, a new one with each promotion; "" where it can't be read
+    bypasses_row_security: bool  # our role does
 
     @property
     def durability(self) -> Durability:
@@ -69,7 +74,8 @@ SELECT current_setting('fsync') = 'on' AS fsync,
        CASE WHEN has_function_privilege('pg_control_system()', 'EXECUTE')
             THEN (SELECT system_identifier::text FROM pg_control_system()) ELSE '' END AS system_id,
        CASE WHEN has_function_privilege('pg_current_wal_lsn()', 'EXECUTE')
-            THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) ELSE '' END AS timeline
+            THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) ELSE '' END AS timeline,
+       (SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user) AS bypasses_row_security
 """
 
 

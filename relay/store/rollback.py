@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, update
 
 from relay.clock import rfc3339
 from relay.model import UserKey
-from relay.store import apps, meta
+from relay.store import apps, meta, row_security
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.meta import Witness
 from relay.store.schema.itself import store_meta
@@ -91,7 +91,8 @@ def _set_back(conn: Connection, now_ms: int, rng: random.Random) -> None:
 
 
 def _begin_epoch(conn: Connection, now_ms: int, rng: random.Random, why: str, more: dict[str, str]) -> None:
-    """... and tells the backend of every app."""
+    """... and tells the backend of every app, whichever app's device has brought the proof."""
+    row_security.see_all(conn)
     old, new = meta.begin_epoch(conn, now_ms, rng)
     emit(
         conn,

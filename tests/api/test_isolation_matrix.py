@@ -15,6 +15,8 @@ from running_relay import OTHER_APP, Answer, Face, Running, running
 from relay.api.principal import SCOPES
 from relay.api.routes import DEVICE, PUBLIC, Route
 from relay.api.table import ROUTES
+from relay.store import endpoints
+from relay.store.schema.webhooks import endpoint
 
 CLOSED = [route for route in ROUTES if route.access != PUBLIC and not route.raw]  # sockets: test_corpus_sockets.py
 WITH_IDS = [route for route in CLOSED if "{" in route.path]
@@ -47,6 +49,9 @@ BODIES: Mapping[str, Any] = {
 OWN_NAMES = {"put_device", "change_members", "user_presence", "revoke_user_tokens"}
 
 
+on_both_stores = pytest.mark.parametrize("relay", ["sqlite", "postgres"], indirect=True)
+
+
 def named(routes: list[Route]) -> list[Any]:
     return [pytest.param(route, id=f"{route.method} {route.path}") for route in routes]
 
@@ -66,13 +71,16 @@ def told(answer: Answer, ids: Mapping[str, str]) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def relay(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One that believes us where a request comes from: strangers are to be many, not one who is slowed down."""
+    on_postgres = getattr(request, "param", "sqlite") == "postgres"
     settings = {
         "RELAY_WEBHOOKS__EXEMPT": '["127.0.0.1:9"]',
         "RELAY_ACCOUNTS__LOG__PROVIDER": "log",
         "RELAY_SERVER__TRUSTED_PROXIES": '["127.0.0.1/32"]',
     }
+    if on_postgres:
+        settings["RELAY_STORE__URL"] = request.getfixturevalue("new_postgres_url")
     with running(tmp_path_factory.mktemp("relay"), settings) as one:
         yield one
 
@@ -124,6 +132,7 @@ async def snapshot(face: Face, theirs: Mapping[str, str]) -> list[Any]:
     return [{name: value for name, value in one.json.items() if name not in moving} for one in seen]
 
 
+@on_both_stores
 @pytest.mark.parametrize("route", named(WITH_IDS))
 async def test_another_apps_ids_are_as_ids_that_never_were(face: Face, theirs: dict[str, str], route: Route) -> None:
     before = await snapshot(face, theirs)
@@ -170,6 +179,7 @@ async def test_a_stranger_is_told_nothing(face: Face, theirs: dict[str, str], ro
     assert told(seen, theirs) == told(await call(face, route, missing, "", Authorization=""), missing)
 
 
+@on_both_stores
 async def test_a_device_reaches_nothing_of_another_device(face: Face) -> None:
     """Same app: what another user's device has, and what another app's has, is `unknown` like what never was."""
     mine = await face.sent()
@@ -187,6 +197,21 @@ async def test_a_device_reaches_nothing_of_another_device(face: Face) -> None:
             400, "invalid_cursor"
         )
     assert [one["id"] for one in await face.inbox()] == [mine], "somebody acked it for this device"
+
+
+@pytest.mark.parametrize("relay", ["postgres"], indirect=True)
+@pytest.mark.parametrize("route", named([route for route in WITH_IDS if "{endpoint}" in route.path]))
+async def test_what_a_statement_forgets_to_ask_for_postgresql_does_not_forget(
+    face: Face, theirs: dict[str, str], route: Route, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the statements on endpoints planted with a bug: they find them by their own id alone."""
+    before = await snapshot(face, theirs)
+    missing = never_were(theirs)
+    monkeypatch.setattr(endpoints, "_is", lambda key: endpoint.c.endpoint_id == key.endpoint_id)
+    foreign = await call(face, route, theirs, face.of.other_key)
+    assert foreign.status in {404, 204}
+    assert told(foreign, theirs) == told(await call(face, route, missing, face.of.other_key), missing)
+    assert await snapshot(face, theirs) == before
 
 
 def test_the_matrix_covers_every_route_that_takes_a_body() -> None:

@@ -98,6 +98,15 @@ async def _durability(url: str) -> str:
         await engine.close()
 
 
+def test_check_says_of_a_role_that_nothing_binds_that_the_server_keeps_no_apps_apart(
+    own_postgres: Any, tmp_path: Path
+) -> None:
+    """SEC-5. It is no mistake: nothing is lost by it."""
+    for url, said in ((own_postgres.admin_url, 1), (own_postgres.url, 0)):
+        done = relay_command(tmp_path, "check", "--store", RELAY_STORE__URL=url)
+        assert (done.returncode, done.stdout.count("is a superuser or has BYPASSRLS")) == (0, said)
+
+
 def test_migrate_before_the_first_serve_leaves_a_store_that_serves(empty_postgres_url: str, tmp_path: Path) -> None:
     at = {"RELAY_STORE__URL": empty_postgres_url}
     assert "at nothing" in relay_command(tmp_path, "migrate", **at).stdout
@@ -123,7 +132,7 @@ def test_migrate_before_the_first_serve_leaves_a_store_that_serves(empty_postgre
 def test_a_server_that_refuses_us_is_told_in_words_without_the_password(
     postgres_server: str, tmp_path: Path, command: tuple[str, ...], wrong: str, says: str
 ) -> None:
-    right = "/postgres?" if wrong.startswith("/n") else "//postgres:@"
+    right = "/relay?" if wrong.startswith("/n") else "//relay:@"
     if right not in postgres_server:
         pytest.skip("the given server's URL has another form")
     done = relay_command(tmp_path, *command, RELAY_STORE__URL=postgres_server.replace(right, wrong))

@@ -12,7 +12,7 @@ class Standby:
         self._primary = primary
         self.data = primary.data.with_name(f"{primary.data.name}-standby")
         # -R has the copy follow: it writes where its primary is, and that it is a standby.
-        words = ("-d", primary.url, "-D", str(self.data), "-X", "stream", "-c", "fast", "-R")
+        words = ("-d", primary.admin_url, "-D", str(self.data), "-X", "stream", "-c", "fast", "-R")
         primary.run("pg_basebackup", *words)
         for lock in self.data.glob(".s.PGSQL*"):  # the primary has its socket, and the socket's lock, in its data
             lock.unlink()

@@ -383,7 +383,7 @@ async def test_the_drill_of_the_handbook_with_postgresqls_own_tools(
                 await asyncio.to_thread(own_postgres.run, "pg_dump", "-Fc", "-f", str(kept), own_postgres.url)
             else:
                 words = ("-D", str(kept), "-X", "stream", "-c", "fast", "--manifest-checksums=SHA256")
-                await asyncio.to_thread(own_postgres.run, "pg_basebackup", "-d", own_postgres.url, *words)
+                await asyncio.to_thread(own_postgres.run, "pg_basebackup", "-d", own_postgres.admin_url, *words)
                 assert is_whole(kept)
             lost = range(10, 20)
             await sends(client, "ann", lost)

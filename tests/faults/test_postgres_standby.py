@@ -64,7 +64,7 @@ async def takes_messages_again(client: Client) -> None:
 async def test_with_a_synchronous_standby_a_failover_under_load_loses_nothing(
     own_postgres: Any, standby: Standby, relay: RelayProcess, tmp_path: Path
 ) -> None:
-    await admin(own_postgres.url, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+    await admin(own_postgres.admin_url, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
     await relay.start()
     async with client_of(relay, tmp_path) as client:
         client.weather = frozenset({"storage_unavailable", "overloaded", "commit_unknown"})

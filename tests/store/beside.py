@@ -49,6 +49,8 @@ async def held(house: House) -> AsyncIterator[Held]:
     url = house.engine._url.replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(url, poolclass=NullPool)
     async with engine.connect() as conn:
+        await conn.execute(text("SET relay.apps = '*'"))
+        await conn.commit()
         yield Held(house, conn)
 
 

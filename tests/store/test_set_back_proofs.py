@@ -10,6 +10,7 @@ from relay.inbox.cursor import seal
 from relay.inbox.rules import Reason
 from relay.store import apps
 from relay.store.engine import Engine
+from relay.store.scope import of_app
 
 USERS = ("ann", "bob", "cid", "dan")
 
@@ -59,6 +60,15 @@ async def test_f75_one_proof_voids_its_inbox_and_the_third_voids_the_store(house
         await house.hello(f"{user}/phone")
         await house.send(user)
         assert len(await house.catch_up(f"{user}/phone")) >= 1
+
+
+async def test_f75_every_app_is_told_whichever_apps_devices_have_proved_it(house: House, engine: Engine) -> None:
+    await engine.write(lambda conn, now_ms: apps.create_app(conn, now_ms, app_id="another", id_secret=bytes(32)))
+    with of_app(house.app):
+        for user in USERS[:3]:
+            await comes_back_from_the_future(house, user)
+    rows = await house.rows("SELECT app_id FROM event WHERE type = 'store.rolled_back' ORDER BY app_id")
+    assert [row["app_id"] for row in rows] == ["another", house.app]
 
 
 async def test_f75_proofs_of_one_inbox_are_one_proof(house: House) -> None:

@@ -17,6 +17,7 @@ from relay.store.endpoints import DeliveryKey, EndpointKey
 from relay.store.engine import Engine
 from relay.store.events import NewEvent, emit
 from relay.store.postgres import PostgresEngine
+from relay.store.row_security import see_all
 from relay.store.schema.apps import app
 from relay.store.schema.webhooks import delivery, endpoint, event
 from relay.webhooks import rules
@@ -210,6 +211,7 @@ async def test_a_sequencer_that_has_not_committed_holds_up_only_its_own_app(hous
     await house.emit(2, app_id="b")
     async with house.engine._engine.connect() as other:
         await other.exec_driver_sql("BEGIN")
+        await other.run_sync(see_all)
         await other.execute(select(app).where(app.c.app_id == "a").with_for_update(key_share=True))
         assert await house.number() == 2
         assert await house.sequences("a") == []
@@ -289,6 +291,7 @@ async def test_a_claim_that_has_not_committed_counts_among_the_five(house: House
     await house.number()
     async with house.engine._engine.connect() as other:
         await other.exec_driver_sql("BEGIN")
+        await other.run_sync(see_all)
         claimed = await other.run_sync(
             lambda conn: claims.claim_deliveries(
                 conn, house.clock.ms, owner="n1", hold_ms=30_000, limit=9, after_loss=by_the_plan(house.clock.ms)

@@ -1,0 +1,46 @@
+"""Whose rows a transaction is for: the app's of whoever asks, or all apps', for what the relay does by itself (safety SEC-5).
+
+It goes with the task, as the hundreds of calls of the store need not hand it on then. PostgreSQL holds each transaction to
+it, beside the condition that every statement has (`row_security.py`); SQLite does not look at it.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+Scope = frozenset[str] | None  # these apps; None: all
+
+ALL: Final[Scope] = None
+
+_scope: ContextVar[Scope] = ContextVar("scope", default=ALL)
+
+
+def current() -> Scope:
+    """Of the task that asks."""
+    return _scope.get()
+
+
+@contextmanager
+def within(scope: Scope) -> Iterator[None]:
+    """What the store is asked in the block is for these apps. So is what a task asks that is made there, for its whole life."""
+    token = _scope.set(scope)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def of_app(app_id: str) -> AbstractContextManager[None]:
+    """As `within`, for one app."""
+    return within(frozenset((app_id,)))
+
+
+def union(scopes: Iterable[Scope]) -> Scope:
+    """Of a transaction that serves several at once."""
+    apps: frozenset[str] = frozenset()
+    for scope in scopes:
+        if scope is None:
+            return ALL
+        apps |= scope
+    return apps
