@@ -198,7 +198,10 @@ class Cache:
             outcome.told.append(news.MessageChanged(news.Message.of(entry, form, place)))
         else:
             changed = False
-        if refusal is not None and timeline == INBOX:  # of what is shared, nothing is owed to this device alone
+        # What an earlier version could read is kept as that had it, and not refused. Of what is shared, nothing is owed to this
+        # device alone.
+        had = known is not None and known[1] == "full" and not changed
+        if refusal is not None and not had and timeline == INBOX:
             outcome.words.update([said.nack(entry.id, refusal, self._app_version)])
         if numbered and entry.seq > 0:
             self._enter(one, kept, expires_ms, timeline)

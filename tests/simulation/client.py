@@ -144,10 +144,11 @@ class Client:
             form = RAW  # the device's other installation told the relay what it can show
         elif form == FULL and body["schema"] > self.schema:
             raise Broken(f"{id_} needs schema {body['schema']}, the client has {self.schema}")
-        if self.version in body["bad"] and form == FULL:
+        had = self.database.messages.get(id_) == FULL  # by an earlier version, it may be
+        if self.version in body["bad"] and form == FULL and not had:
             self.nacks[id_] = {"id": id_, "code": "undecodable", "app_version": self.app_version}
             form = RAW
-        if self.database.messages.get(id_) != FULL:
+        if not had:
             self.database.messages[id_] = form
         self.ever_stored.add(id_)
 

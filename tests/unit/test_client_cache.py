@@ -186,6 +186,15 @@ def test_what_this_version_cannot_show_is_kept_raw_and_refused(opened: Open) -> 
     assert [one.form for one in cache.messages()] == ["raw", "raw", "full"]
 
 
+def test_what_an_earlier_version_could_read_is_not_refused_by_one_that_cannot(opened: Open) -> None:
+    """After a downgrade it comes again: the message is here, and nothing is owed."""
+    begun(opened()).keep(START, a_page(0, entry(1, type="poll")))
+    older = opened(types=["text"])
+    again = a_page(1, entry(2, "m1", type="poll", kind="release"))
+    assert older.keep(Position("e1", 1), again).words == {}
+    assert [one.form for one in older.messages()] == ["full"]
+
+
 def test_a_refusal_names_the_version_that_could_not_show_it_also_when_another_one_says_it(opened: Open) -> None:
     cache = begun(opened(types=["text"]))
     cache.note_version("1.0")

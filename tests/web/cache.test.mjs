@@ -152,6 +152,15 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual(await cache.words(), {});
   });
 
+  test(`${kind}: what an earlier version could read is not refused by one that cannot`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [entry(1, { type: "poll" })]));
+    await cache.adopt(at(0));
+    await cache.keep(at(0), page(0, [entry(1, { type: "poll" })]), { types: ["text"] });
+    assert.deepEqual(await cache.words(), {});
+    assert.deepEqual((await cache.messages()).map(({ form }) => form), ["full"]);
+  });
+
   test(`${kind}: a refusal names the version that could not show it, also when another one says it`, async () => {
     const cache = await begun();
     await cache.noteVersion("1.0");

@@ -172,20 +172,23 @@ export class Cache {
     const refusal = refused(entry, types, check);
     const form = refusal ? "raw" : (entry.form ?? "full");
     const known = await this.#known(t, store, entry.id);
+    const better = known && !known.ended && (RANK[form] > RANK[known.form] || known.body === undefined || known.rotten);
     if (!known) {
       const tag = tagOf(entry.id);
       const row = { ...entry, form, place: (store.count += 1), ended: null, ...(tag ? { tag } : {}) };
       await t.put("messages", entry.id, row);
       news.arrived.push(row);
       if (entry.kind === "own" && (await settle(t, entry.client_ref))) news.sent.push({ key: entry.client_ref, id: entry.id });
-    } else if (!known.ended && (RANK[form] > RANK[known.form] || known.body === undefined || known.rotten)) {
+    } else if (better) {
       const { rotten, ...whole } = known;
       const row = { ...whole, ...entry, id: known.id, form, place: known.place };
       await t.put("messages", known.id, row);
       news.changed.push(row);
     }
-    // Of what is shared, nothing is owed to this device alone.
-    if (refusal && timeline === INBOX) news.words[`nack:${entry.id}`] = nack(entry.id, refusal, store);
+    // What an earlier version could read is kept as that had it, and not refused. Of what is shared, nothing is owed to this
+    // device alone.
+    const had = known?.form === "full" && !better;
+    if (refusal && !had && timeline === INBOX) news.words[`nack:${entry.id}`] = nack(entry.id, refusal, store);
     await this.#enter(t, entry, known?.id ?? entry.id, news, timeline);
     return undefined;
   }
