@@ -121,16 +121,21 @@ class Referee:
                 raise Broken(f"I16: the floor of {user} fell from {before[2]} to {floor}")
             if head < before[1]:
                 raise Broken(f"I1: the head of {user} fell from {before[1]} to {head}")
+        elif before is not None:
+            self._part_from(user)  # in one commit one of this name went, and another came
         if before != row:
             self._inboxes[user] = row
             count, low, high = raw.execute(_ENTRIES, user).fetchone()
             if count != head - floor or (count and (low, high) != (floor + 1, head)):
                 raise Broken(f"I1: {user} has {count} entries {low}..{high} for numbers {floor + 1}..{head}")
 
-    def _left(self, user: tuple[str, str]) -> None:
-        """E1: whoever was erased, or has another name, is nowhere any more; what is told of it goes with its time."""
+    def _part_from(self, user: tuple[str, str]) -> None:
         self._devices.pop(user, None)
         self._claims = {key: token for key, token in self._claims.items() if key.user != user}
+
+    def _left(self, user: tuple[str, str]) -> None:
+        """E1: whoever was erased, or has another name, is nowhere any more; what is told of it goes with its time."""
+        self._part_from(user)
         raw = self._store.raw
         for table in OF_USERS:
             if raw.execute(f"SELECT 1 FROM {table} WHERE app_id = ? AND user_id = ?", user).fetchone():
