@@ -1,5 +1,6 @@
 """A PostgreSQL of our own, from the wheel: started, stopped in any way, started again with other settings."""
 
+import os
 import shutil
 import tempfile
 import warnings
@@ -29,9 +30,10 @@ class PostgresProcess:
         self.socket = parse_qs(urlsplit(self.url).query)["host"][0]
         self._runs = True
 
-    def run(self, program: str, *arguments: str) -> str:
+    def run(self, program: str, *arguments: str, **environ: str) -> str:
         """Runs one of PostgreSQL's programs as the server's user."""
-        return str(pgexec(program, arguments, bin_path=self._server.bin_path, user=self._server.system_user))
+        user, bin_path = self._server.system_user, self._server.bin_path
+        return str(pgexec(program, arguments, bin_path=bin_path, user=user, env=os.environ | environ))
 
     def stop(self, mode: str) -> None:
         """`immediate` is a crash: nothing is written any more, and the next start recovers from the log."""

@@ -41,7 +41,7 @@ from relay.store.postgres_errors import (
     answer_for,
     sqlstate,
 )
-from relay.store.postgres_session import BYPASSED, Server, driver, look, open_session
+from relay.store.postgres_session import Server, driver, look, open_session
 from relay.store.scope import ALL, Scope, current, union
 
 if TYPE_CHECKING:
@@ -166,8 +166,6 @@ class PostgresEngine:
             raise answer_at_start(error) from error
         for danger in self.dangers:
             log.warning("store.unsafe", reason=danger)
-        if self.bypasses_row_security:
-            log.info("store.row_security_bypassed", reason=BYPASSED)
         self._follower = asyncio.create_task(self._follow(), name="store-clock")
 
     async def watch_server(self, on_server: OnServer) -> None:

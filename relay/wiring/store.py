@@ -12,6 +12,7 @@ from relay.ids import Rng
 from relay.keys import KeyRing
 from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
+from relay.store.postgres_session import BYPASSED
 from relay.store.room import MIB, Boundless, ReadSpace, Room
 from relay.store.sqlite import SqliteEngine
 from relay.telemetry.metrics import Metrics
@@ -72,6 +73,8 @@ async def reach(engine: Engine, clock: Clock) -> None:
     while isinstance(engine, PostgresEngine):
         try:
             await engine.begin()
+            if engine.bypasses_row_security:
+                log.info("store.row_security_bypassed", reason=BYPASSED)
             break
         except Unavailable as problem:
             left -= 1

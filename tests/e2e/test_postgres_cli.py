@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from relay.app import Relay
 from relay.clock import SystemClock
@@ -98,13 +99,16 @@ async def _durability(url: str) -> str:
         await engine.close()
 
 
-def test_check_says_of_a_role_that_nothing_binds_that_the_server_keeps_no_apps_apart(
-    own_postgres: Any, tmp_path: Path
+async def test_a_role_that_nothing_binds_is_told_that_the_server_keeps_no_apps_apart(
+    own_postgres: Any, health: Any, tmp_path: Path
 ) -> None:
     """SEC-5. It is no mistake: nothing is lost by it."""
     for url, said in ((own_postgres.admin_url, 1), (own_postgres.url, 0)):
-        done = relay_command(tmp_path, "check", "--store", RELAY_STORE__URL=url)
+        done = await asyncio.to_thread(relay_command, tmp_path, "check", "--store", RELAY_STORE__URL=url)
         assert (done.returncode, done.stdout.count("is a superuser or has BYPASSRLS")) == (0, said)
+        with capture_logs() as logs:
+            assert (await health(url))[0] == 200
+        assert [one["log_level"] for one in logs if one["event"] == "store.row_security_bypassed"] == ["info"] * said
 
 
 def test_migrate_before_the_first_serve_leaves_a_store_that_serves(empty_postgres_url: str, tmp_path: Path) -> None:

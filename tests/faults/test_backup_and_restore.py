@@ -380,7 +380,8 @@ async def test_the_drill_of_the_handbook_with_postgresqls_own_tools(
             await operator.does("backup", "--manifest-only", "saved")
             kept = own_postgres.data.with_name(f"{own_postgres.data.name}-kept")
             if way == "dump":
-                await asyncio.to_thread(own_postgres.run, "pg_dump", "-Fc", "-f", str(kept), own_postgres.url)
+                words = ("--enable-row-security", "-Fc", "-f", str(kept), own_postgres.url)
+                await asyncio.to_thread(own_postgres.run, "pg_dump", *words, PGOPTIONS="-c relay.apps=*")
             else:
                 words = ("-D", str(kept), "-X", "stream", "-c", "fast", "--manifest-checksums=SHA256")
                 await asyncio.to_thread(own_postgres.run, "pg_basebackup", "-d", own_postgres.admin_url, *words)
