@@ -1,12 +1,15 @@
 """What a statement costs must not grow with the table: every one finds its rows by an index (safety OVL-5).
 
-SQLite's planner is asked, on an empty store without statistics: what it chooses there is what a new relay runs with.
+SQLite's planner is asked, on an empty store without statistics: what it chooses there is what a new relay runs with. Of
+PostgreSQL's, only whether row-level security has it choose otherwise.
 """
 
 import importlib
 import pkgutil
+import random
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -17,6 +20,9 @@ from relay.clock import SystemClock
 from relay.store import devices, entries, queue
 from relay.store.inline import InlineEngine
 from relay.store.migrate import migrate
+from relay.store.postgres import PostgresEngine
+from relay.store.row_security import OWNED
+from relay.store.scope import of_app
 
 WALKED = {  # tables that are walked on purpose, and by whom
     "inbox",  # the floor's chore, a page at a time
@@ -92,3 +98,52 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
 )
 def test_the_index_made_for_it_is_used(conn: Connection, statement, index: str) -> None:  # type: ignore[no-untyped-def]
     assert any(index in line for line in plan(conn, statement(conn))), plan(conn, statement(conn))
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+SQLITES = {"queue._lower"}  # made when the module is loaded, with SQLite's own word for the least of two
+
+
+def _one_tuple(found: re.Match[str]) -> str:
+    values = re.sub(r"[^,]+", "'1'", found[1])
+    return f"({found[1]}) IN (({values}))"
+
+
+def postgres_plan(conn: Connection, statement: sqlalchemy.ClauseElement) -> list[str]:
+    """By which indexes rows are found, and by which of their columns: not what is looked at in the rows themselves."""
+    text = str(statement.compile(dialect=conn.dialect))
+    text = re.sub(r"\(([^()]+, [^()]+)\) IN \(__\[POSTCOMPILE_\w+\]\)", _one_tuple, text)
+    text = re.sub(r"__\[POSTCOMPILE_\w+\]", "'1'", text)
+    text = re.sub(r"\$\d+(?=\s|,|\)|$)", "1", text)
+    text = re.sub(r"\$\d+(::\w+(\[\])?)", lambda found: f"'{'{1}' if found[2] else '1'}'{found[1]}", text)
+    lines = [row[0] for row in conn.exec_driver_sql(f"EXPLAIN (COSTS OFF) {text}").all()]
+    ways = (
+        re.search(r"Seq Scan on \w+|(?<=using )\w+|(?<=Bitmap Index Scan on )\w+|Index Cond: .*", one) for one in lines
+    )
+    return [way[0] for way in ways if way]
+
+
+async def test_no_plan_is_another_under_row_level_security(postgres_url: str, clock: Any) -> None:
+    """SEC-5. PostgreSQL's conditions for safety come before others, which then may find no index: here none is in the way."""
+    engine = PostgresEngine(postgres_url, clock, random.Random(1), workers=1)
+
+    def plans(conn: Connection, _: int) -> dict[str, list[str]]:
+        conn.exec_driver_sql("SET LOCAL enable_seqscan = off")  # else tables this small are walked
+        mine = [(name, statement) for name, statement in statements(conn) if name not in SQLITES]
+        return {name: postgres_plan(conn, statement) for name, statement in mine}
+
+    def open_all(conn: Connection, _: int) -> None:
+        for table in OWNED:
+            conn.exec_driver_sql(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+
+    try:
+        with of_app("shop"):
+            bound = await engine.read(plans)
+        await engine.write(open_all)
+        unbound = await engine.read(plans)
+    finally:
+        await engine.close()
+    assert {name: plan for name, plan in bound.items() if plan != unbound[name]} == {}
+    assert sum("Index Cond" in line for plan in bound.values() for line in plan) > 50, "it sees them"
