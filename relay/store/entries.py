@@ -54,6 +54,9 @@ DECIDING = (
     e.escalated,
 )
 WITH_MESSAGE = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
+# Rows lie in the order of the key, so SQLite would rather walk a whole inbox, which it takes for short. PostgreSQL knows better.
+_BY_MESSAGE = (inbox_entry, "INDEXED BY inbox_entry_by_message", "sqlite")
+_BY_COLLAPSE = (inbox_entry, "INDEXED BY inbox_entry_by_collapse", "sqlite")
 _KINDS = {str(kind): kind for kind in Kind}
 _STATES = {str(state): state for state in EntryState}
 
@@ -192,12 +195,16 @@ def count_notifiable(conn: Connection, key: UserKey, now_ms: int, *, after: int,
 
 @per_dialect
 def _alive(sqlite: bool) -> Select[Any]:
-    return select(e.user_id, e.message_id, e.seq).where(
-        # Pair by pair: two lists would have each user looked up under each message.
-        among(e.app_id, e.message_id, e.user_id, sqlite=sqlite),
-        e.notifiable == 1,
-        _live,
-        e.expires_ms > bindparam("now"),
+    return (
+        select(e.user_id, e.message_id, e.seq)
+        .where(
+            # Pair by pair: two lists would have each user looked up under each message.
+            among(e.app_id, e.message_id, e.user_id, sqlite=sqlite),
+            e.notifiable == 1,
+            _live,
+            e.expires_ms > bindparam("now"),
+        )
+        .with_hint(*_BY_MESSAGE)
     )
 
 
@@ -214,7 +221,12 @@ def alive(
 
 @per_dialect
 def _by_message(sqlite: bool) -> Select[Any]:
-    return select(*DECIDING).select_from(WITH_MESSAGE).where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
+    return (
+        select(*DECIDING)
+        .select_from(WITH_MESSAGE)
+        .where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
+        .with_hint(*_BY_MESSAGE)
+    )
 
 
 def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> list[Entry]:
@@ -237,7 +249,7 @@ def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entr
     return [entry_of(row) for row in conn.execute(_by_seq(conn), params).all()]
 
 
-_by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), _live)
+_by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), _live).with_hint(*_BY_COLLAPSE)
 
 
 def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> list[int]:

@@ -12,7 +12,9 @@ from typing import Final
 import sqlalchemy
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.sql import FromClause
 
 from relay.errors import ConfigError, StoreDamaged
 from relay.store.direct import DirectConnection
@@ -156,9 +158,17 @@ def _settle(raw: sqlite3.Connection, wanted: dict[str, str | int]) -> None:
             raise ConfigError([f"store: PRAGMA {name} must be {value}, but the database says {found and found[0]!r}."])
 
 
+class _Hinting(SQLiteCompiler):
+    """Writes what `with_hint` says of a table, INDEXED BY, which SQLAlchemy leaves out for SQLite."""
+
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
+        return text
+
+
 def connection(raw: sqlite3.Connection) -> DirectConnection:
     """The same as SQLAlchemy sees it; transactions are begun and ended by hand."""
     engine = sqlalchemy.create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+    engine.dialect.statement_compiler = _Hinting
     conn = DirectConnection(engine)
     conn.execution_options(isolation_level="AUTOCOMMIT")
     return conn

@@ -88,6 +88,7 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
     [
         (lambda c: entries._expiring, "inbox_entry_expiring (expires_ms<?)"),
         (lambda c: entries._by_message(c), "inbox_entry_by_message (app_id=? AND message_id=? AND user_id=?)"),
+        (lambda c: entries._alive(c), "inbox_entry_by_message (app_id=? AND message_id=? AND user_id=?)"),
         (lambda c: entries._by_collapse, "inbox_entry_by_collapse (app_id=? AND user_id=? AND collapse_key=?)"),
         (lambda c: devices._owners, "address_by_token (app_id=? AND account=? AND token_hash=?)"),
         (lambda c: queue._apps, "push_job_due (app_id>?)"),

@@ -19,11 +19,15 @@ def blob_(name: str, *, null: bool = False) -> Column[bytes]:
     return Column(name, LargeBinary, nullable=null)
 
 
-def table(name: str, *columns: Column[str] | Column[int] | Column[bytes], key: tuple[str, ...]) -> Table:
+def table(
+    name: str, *columns: Column[str] | Column[int] | Column[bytes], key: tuple[str, ...], clustered: bool = False
+) -> Table:
+    """`clustered`: on SQLite, rows lie in the order of the key."""
     return Table(
         name,
         metadata,
         *columns,
         PrimaryKeyConstraint(*key),
         sqlite_strict=True,
+        sqlite_with_rowid=not clustered,
     )

@@ -80,6 +80,7 @@ inbox_entry = table(
     int_("escalated", null=True),  # steps taken; null: it has none
     int_("escalate_ms", null=True),  # of the next one; null: none will be taken
     key=("app_id", "user_id", "seq"),
+    clustered=True,
 )
 Index(
     "inbox_entry_by_message",

@@ -410,6 +410,7 @@ def upgrade() -> None:
         sa.Column("escalate_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "seq"),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "inbox_entry_by_collapse",
