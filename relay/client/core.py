@@ -97,7 +97,8 @@ class Core:
                 self._follows.positions = dict(follows)
                 self._acks.owe(words)
                 return self._connect()
-            case steps.Opened(reading):
+            case steps.Opened(reading, words):
+                self._acks.owe(words)
                 return self._opened(reading)
             case steps.Came(frame):
                 return self._came(frame)

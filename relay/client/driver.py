@@ -189,8 +189,11 @@ class Driver:
                 self._ladder.failed(now_ms)
             self.post(steps.Closed(gone.code, gone.retry_after_s))
             return
+        words: Mapping[str, Mapping[str, Any]] = {}
+        with suppress(sqlite3.Error):
+            words = await self._on_disk(self._cache.words)
         self._transport = transport
-        self.post(steps.Opened(transport.reading))
+        self.post(steps.Opened(transport.reading, words))
         self._receiver = asyncio.create_task(self._receive(transport))
 
     async def _receive(self, transport: Transport) -> None:

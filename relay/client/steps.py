@@ -59,9 +59,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A transport is ready for words."""
+    """A transport is ready for words. `words` are those that the database holds: another process may have put some there."""
 
     reading: Reading
+    words: Words = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from aiohttp import web
 from ears import a_client, body_is, token_of
 from relay_process import RelayProcess
 
-from relay.client import Backend, Client, Problem, Unreachable, Way, news
+from relay.client import Backend, Client, Problem, Unreachable, Way, news, said
+from relay.client.cache import Cache
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -52,6 +54,12 @@ async def test_the_end_acks_what_came_in_the_last_moment_and_says_goodbye(
         await ear.until(news.MessageArrived)
     assert (await backend.device(user, "phone"))["acked"] == 1
     assert not (await backend.presence(user))["online"]
+
+
+async def call(relay: RelayProcess, method: str, path: str, token: str, body: dict[str, Any]) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with aiohttp.request(method, relay.url + path, json=body, headers=headers) as answer:
+        answer.raise_for_status()
 
 
 class Between:
@@ -240,6 +248,25 @@ async def test_a_message_can_be_followed_to_its_end(
     assert trace["recipients"][0]["user"] == user
     kinds = {event["type"] async for event, _ in backend.events()}
     assert "delivery.acked" in kinds
+
+
+async def test_what_another_process_has_put_into_the_cache_is_said_on_the_next_connection(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    """An app's extension has the same cache open, and no connection of its own."""
+    token = await token_of(backend, user)
+    sent = await backend.send(user, "hi")
+    async with a_client(relay.url, token, tmp_path / "a.db") as (_, ear):
+        await ear.until(news.Acked, lambda one: one.seq == 1)
+        extension = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=1)
+        extension.put_words(dict([said.receipt(sent["id"], "opened")]))
+        store = {"id": extension.store_id}
+        await call(relay, "PUT", "/v1/device", token, {"store": store})  # takes over, so that the client comes back
+        await ear.until(news.Disconnected)
+        await ear.until(news.Acked, lambda _: len(ear.of(news.Acked)) > 1)
+        assert extension.words() == {}
+        extension.close()
+    assert "delivery.receipt" in {event["type"] async for event, _ in backend.events()}
 
 
 async def test_a_gateway_reports_the_devices_whose_sockets_it_owns(backend: Backend, user: str) -> None:

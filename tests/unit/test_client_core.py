@@ -109,6 +109,15 @@ def test_it_says_hello_with_the_cursor_and_the_store_that_its_database_holds() -
     }
 
 
+def test_what_another_process_has_refused_meanwhile_is_said_before_the_handshake_acks_it() -> None:
+    core = a_core()
+    core.handle(steps.Started(Position("e1", 7, "e1/7")))
+    word = dict([said.nack("m7", "unknown_type")])
+    first = only(core.handle(steps.Opened(Reading.PUSHED, word)), steps.Say)
+    assert (first.aside, first.frame["nack"]) == (True, [{"id": "m7", "code": "unknown_type"}])
+    assert "cursor" not in first.frame
+
+
 def test_nothing_is_acked_before_it_is_kept() -> None:
     core = reading()
     kept = core.handle(steps.Came(a_page()))
