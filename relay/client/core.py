@@ -581,9 +581,10 @@ class Core:
     def _poked(self) -> list[Command]:
         if self.phase is Phase.IDLE:
             return [steps.StopTimer(Timer.CONNECT), *self._connect()]
-        if self.phase is Phase.READING and self._reading is Reading.PULLED and not self._storing:
-            return [self._fetch()]
-        return []
+        if self.phase is not Phase.READING:
+            return []
+        # The answer to a beat says where the inbox stands: what was pushed may be stuck on its way here.
+        return self._beat() + ([self._fetch()] if self._reading is Reading.PULLED and not self._storing else [])
 
     def _stop(self) -> list[Command]:
         commands: list[Command] = []

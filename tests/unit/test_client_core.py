@@ -118,6 +118,14 @@ def test_what_another_process_has_refused_meanwhile_is_said_before_the_handshake
     assert "cursor" not in first.frame
 
 
+def test_a_push_has_a_connection_that_stands_ask_where_the_inbox_is_and_what_is_stuck_is_read_by_a_call() -> None:
+    core = reading()
+    beat = only(core.handle(steps.Poked()), steps.Say).frame
+    assert beat["type"] == "hb"
+    assert steps.SetTimer(Timer.BEHIND, 2.0) in core.handle(steps.Came({"type": "hb", "ref": beat["ref"], "head": 3}))
+    assert steps.Fetch("e1/0", 0) in core.handle(steps.Rang(Timer.BEHIND))
+
+
 def test_nothing_is_acked_before_it_is_kept() -> None:
     core = reading()
     kept = core.handle(steps.Came(a_page()))
@@ -385,7 +393,7 @@ def test_a_long_poll_that_ends_at_once_is_not_repeated_at_once() -> None:
 
 
 def test_a_push_that_hints_at_news_ends_the_pause_and_has_a_poll_look_at_once() -> None:
-    assert reading(way=Reading.PULLED).handle(steps.Poked()) == [steps.Fetch("e1/0", 0)]
+    assert only(reading(way=Reading.PULLED).handle(steps.Poked()), steps.Fetch) == steps.Fetch("e1/0", 0)
     paused = a_core()
     paused.handle(steps.Started(Position()))
     paused.handle(steps.Closed())
