@@ -14,7 +14,7 @@ import msgspec
 from relay.inbox import rules
 from relay.inbox.page import Snapshot
 from relay.inbox.reports import Released
-from relay.inbox.rules import View
+from relay.inbox.rules import Acks, View
 from relay.model import CARRIES_MESSAGE, Entry, EntryState, Kind
 from relay.store import comparing as rows
 from relay.store import devices as device_rows
@@ -144,6 +144,7 @@ class Counting:
     _replaced: dict[str, int] = field(init=False)  # message -> the newest release up to the cursor
     _lesser: dict[str, str] = field(init=False)  # message -> what the device had before a release that is still to come
     _held: dict[int, str] = field(init=False)
+    _acks: Acks = field(init=False)
 
     def __init__(self, conn: Conn, snap: Snapshot, *, upto: int, as_of_ms: int) -> None:
         self.conn, self.snap, self.upto, self.as_of_ms = conn, snap, upto, as_of_ms
@@ -153,6 +154,8 @@ class Counting:
                 self._replaced[message_id] = seq
             elif data is not None:
                 self._lesser.setdefault(message_id, msgspec.json.decode(data, type=Released).was)
+        kinds = device_rows.ack_ranges(conn, [snap.device.key.user]).get(snap.device.key, ())
+        self._acks = Acks(*map(tuple, kinds))
         self._held = {seq: why for seq, why, _ in device_rows.held_rows(conn, snap.device.key)}
 
     def items(self, low: int, high: int) -> Iterator[Item | Unsure]:
@@ -206,12 +209,19 @@ class Counting:
             return Unsure(item, None)  # a version that could not show it was never to get it
         return item
 
+    def _had(self, seq: int) -> bool:
+        """Whether the device acked it while it lived."""
+        return self._acks.reported(seq) or (seq <= self.snap.device.acked_high and not self._acks.missing(seq))
+
     def _there(self, row: rows.ComparedRow) -> bool:
         """Whether it carries a message that is not over, and that nothing up to the cursor has replaced or taken back."""
         if row.expires_ms <= self.as_of_ms or row.kind not in CARRIES_MESSAGE:
             return False
         if row.state in {EntryState.SUPERSEDED, EntryState.RECALLED}:
-            if row.ended_by_seq is None or row.ended_by_seq <= self.upto:
+            if row.ended_by_seq is None:  # answered: the device that did so was told of no end
+                if not self._had(row.seq):
+                    return False
+            elif row.ended_by_seq <= self.upto:
                 return False
         elif row.state in {EntryState.CANCELLED, EntryState.FAILED}:
             return False

@@ -11,6 +11,7 @@ from house import House, Store
 
 from relay.clock import from_rfc3339, rfc3339
 from relay.inbox.comparing import LISTED_MAX, Comparison, Item, Range, fingerprint
+from relay.model import Scope
 from relay.store.engine import Engine
 
 PHONE = "ann/phone"
@@ -302,3 +303,16 @@ async def test_what_an_older_version_was_never_to_get_is_no_loss_of_its_upgrade(
     client.ledger.rows.clear()
     compared = await client.compare()
     assert sum(one.lacking for one in compared.ranges) == 1
+
+
+async def test_a_call_that_was_answered_counts_on_the_device_that_answered_and_on_no_other(client: Client) -> None:
+    house = client.house
+    await house.register("ann/tablet")
+    await house.hello("ann/tablet")
+    await house.send(scope=Scope(first_ack_wins=True), h=h("answered here"))
+    await client.catch_up()
+    await house.send(scope=Scope(first_ack_wins=True), h=h("answered there"))
+    await house.catch_up("ann/tablet")
+    await client.catch_up()
+    assert [item.h for item in client.ledger.items(house.clock.now_ms())] == [h("answered here")]
+    assert (await client.compare()).same
