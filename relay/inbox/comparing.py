@@ -37,10 +37,11 @@ class Item(NamedTuple):
 
 
 class Unsure(NamedTuple):
-    """An entry that may be there otherwise: in another form, or (None) not at all."""
+    """An entry that may be there otherwise: in another form, or (None) not at all. `listed`: a range would bring it."""
 
     item: Item
     instead: Item | None
+    listed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ def _compared(counting: "Counting", one: Range) -> Compared:
         item = counted.item if isinstance(counted, Unsure) else counted
         n += 1
         total += fingerprint(item)
-        if listed:
+        if listed and not (isinstance(counted, Unsure) and not counted.listed):
             items.append(item)
         unsure += isinstance(counted, Unsure) and counted.instead is None
         if isinstance(counted, Unsure) and len(sums) < SUMS_MAX:
@@ -196,6 +197,8 @@ class Counting:
     def _unless_lesser(self, row: rows.ComparedRow, entry: Entry, item: Item) -> Item | Unsure:
         """What the device may have passed without having it, with no note of that."""
         device = self.snap.device
+        if row.state == EntryState.SUPERSEDED and row.ended_by_seq is None:
+            return Unsure(item, None, listed=False)  # whoever answered has it, until that store is lost
         if row.seq > device.acked_seq or row.seq in self._held or item.h != row.h:
             return item
         seen = rules.as_content(entry, device)
@@ -209,17 +212,13 @@ class Counting:
             return Unsure(item, None)  # a version that could not show it was never to get it
         return item
 
-    def _had(self, seq: int) -> bool:
-        """Whether the device acked it while it lived."""
-        return self._acks.reported(seq) or (seq <= self.snap.device.acked_high and not self._acks.missing(seq))
-
     def _there(self, row: rows.ComparedRow) -> bool:
         """Whether it carries a message that is not over, and that nothing up to the cursor has replaced or taken back."""
         if row.expires_ms <= self.as_of_ms or row.kind not in CARRIES_MESSAGE:
             return False
         if row.state in {EntryState.SUPERSEDED, EntryState.RECALLED}:
             if row.ended_by_seq is None:  # answered: the device that did so was told of no end
-                if not self._had(row.seq):
+                if self._acks.missing(row.seq):
                     return False
             elif row.ended_by_seq <= self.upto:
                 return False

@@ -316,3 +316,8 @@ async def test_a_call_that_was_answered_counts_on_the_device_that_answered_and_o
     await client.catch_up()
     assert [item.h for item in client.ledger.items(house.clock.now_ms())] == [h("answered here")]
     assert (await client.compare()).same
+    client.ledger.rows.clear()
+    house.stores[PHONE] = Store(store_id="another")
+    await house.hello(PHONE)
+    await client.catch_up()
+    assert (await client.compare()).same, "it can't be had any more"
