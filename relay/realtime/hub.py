@@ -45,8 +45,8 @@ class Connection(Protocol):
     session: int
     credential: Credential
 
-    def look(self) -> None:
-        """There may be something new in the inbox."""
+    def look(self, head_seq: int | None = None) -> None:
+        """There may be something new in the inbox; none if it was sent everything up to `head_seq`, where that is known."""
         ...
 
     def look_at(self, timeline: str) -> None:
@@ -210,9 +210,10 @@ class Hub:
         for reader in list(self._readers.get(key, ())):
             reader.look_at(key.conversation_id)
 
-    def wake(self, user: UserKey) -> None:
+    def wake(self, user: UserKey, head_seq: int | None = None) -> None:
+        """There may be something new in the inbox, which stands at `head_seq`, if that is known."""
         for connection in self._connections.get(user, ()):
-            connection.look()
+            connection.look(head_seq)
         for waits in self._waits.get(user, {}).values():
             for wait in waits:
                 wait.changed.set()
@@ -255,7 +256,7 @@ class Hub:
         heads = await self._heads(users) if users else {}
         for user, head in heads.items():
             if self._known.get(user) != head:
-                self.wake(user)
+                self.wake(user, head)
         self._known = heads
         timelines = await self._timeline_heads(list(self._readers)) if self._readers else {}
         for key, head in timelines.items():

@@ -74,9 +74,10 @@ class Pump:
 
     # --- there may be something to send ---
 
-    def look(self) -> None:
-        """In the inbox."""
-        self._look = True
+    def look(self, head_seq: int | None = None) -> None:
+        """In the inbox, which stands at `head_seq`, if that is known: then there is nothing, if all of that was sent."""
+        if head_seq is None or head_seq != self.sent_seq:
+            self._look = True
         self.go_on()
 
     def look_at(self, timeline: str) -> None:

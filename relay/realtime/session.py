@@ -287,8 +287,8 @@ class Session:
 
     # --- what the hub says ---
 
-    def look(self) -> None:
-        self._pump.look()
+    def look(self, head_seq: int | None = None) -> None:
+        self._pump.look(head_seq)
 
     def look_at(self, timeline: str) -> None:
         self._pump.look_at(timeline)

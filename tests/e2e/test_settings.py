@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
+from relay.inbox.reading import Reading
+from relay.inbox.service import InboxService
+from relay.model import DeviceKey
 from relay.telemetry.metrics import Metrics
 
 DAY_MS = 86_400_000
@@ -142,6 +146,29 @@ async def test_a_lost_hint_heals_at_the_next_look(tmp_path: Path) -> None:
         batch = await ws.receive_json(timeout=10)
         assert batch["entries"][0]["body"] == "hi"
         assert time.perf_counter() - began < 3  # the default would take 4 to 6
+        await ws.close()
+
+
+async def test_the_look_reads_nothing_for_who_was_sent_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every few seconds all whose inboxes have grown would be read at once, and what is new would wait for that."""
+    async with serving(tmp_path, POLL__SESSION_S="60") as served:
+        ws, _ = await served.connect(await served.device())
+        await ws.receive_json(timeout=10)  # the first, empty batch
+        read, readings = InboxService.read_after, list[int]()
+
+        async def counted(self: InboxService, device: DeviceKey, seq: int, **more: Any) -> Reading:
+            readings.append(seq)
+            return await read(self, device, seq, **more)
+
+        monkeypatch.setattr(InboxService, "read_after", counted)
+        for body in ("one", "two"):
+            assert (await served.send(body))[0] == 202
+            assert (await ws.receive_json(timeout=10))["entries"][0]["body"] == body
+            await served.relay.hub.poll()
+        await served.relay.hub.poll()
+        assert readings == [0, 1]
         await ws.close()
 
 
