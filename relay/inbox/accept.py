@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.errors import Problem
-from relay.inbox import escalation, rules
+from relay.inbox import escalation, push_due, visibility
 from relay.inbox.ending import entry_row
 from relay.inbox.groups import MEMBERS_MAX
 from relay.inbox.locked import Locked, PolicyOf, with_rows
@@ -296,9 +296,9 @@ class Batch:
         """Makes the jobs of all devices in scope due in time, online or not: rows, not presence, carry the promise."""
         due_ms: int | None = None
         for device in locked.devices.values():
-            if not device.has_address or not rules.in_scope(send.scope, device):
+            if not device.has_address or not visibility.in_scope(send.scope, device):
                 continue
-            at_ms, _ = rules.waits_until(
+            at_ms, _ = push_due.waits_until(
                 device,
                 accepted_ms=self.now_ms,
                 policy=locked.policy,
@@ -390,11 +390,11 @@ class Batch:
 def _particulars(locked: Locked, send: Send, *, mention: bool, at: int) -> str | None:
     """What to keep with this receiver's entry."""
     if send.shared:
-        return msgspec.json.encode(rules.Particulars(at=at)).decode()
+        return msgspec.json.encode(visibility.Particulars(at=at)).decode()
     online = tuple(one.device_id for one in locked.devices.values() if one.online) if send.scope.online else None
     if online is None and not mention:
         return None
-    return msgspec.json.encode(rules.Particulars(online=online, mention=mention)).decode()
+    return msgspec.json.encode(visibility.Particulars(online=online, mention=mention)).decode()
 
 
 def _strangers(send: Send) -> list[Recipient]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from relay.errors import Conflict, CursorRefused, Malformed, Problem, Unauthenticated
-from relay.inbox import rules
+from relay.inbox import visibility
 from relay.inbox.cursor import Cursor, epoch8
 from relay.inbox.ending import append_control, end_for_others
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
@@ -23,8 +23,8 @@ from relay.inbox.reports import (
     released,
     tell,
 )
-from relay.inbox.rules import View
 from relay.inbox.shared_ack import limits_of_markers, take_shared
+from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -172,7 +172,7 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
                 continue
             if entry.kind not in CARRIES_MESSAGE:
                 continue
-            seen = rules.view(entry, device)
+            seen = visibility.view(entry, device)
             why = held.get(entry.seq)
             if why in {"unknown_type", "poison"}:
                 continue  # it passed what it could not read: the delivery stays open
@@ -254,7 +254,7 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
             entry.kind not in CARRIES_MESSAGE
             or entry.seq <= device.start_seq
             or entry.seq in refused
-            or (seen := rules.view(entry, device)) in {View.NONE, View.HELD}  # that was never offered to it
+            or (seen := visibility.view(entry, device)) in {View.NONE, View.HELD}  # that was never offered to it
         ):
             continue
         open_ = entry.seq in unread and (entry.seq > device.acked_seq or seen is View.FULL)
@@ -291,7 +291,11 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
     refused: set[int] = set()
     failed: list[Reported] = []
     for entry in entry_rows.entries_of_messages(locked.conn, locked.key, codes):
-        if not entry.live(locked.now_ms) or rules.view(entry, device) is View.NONE or entry.seq <= device.start_seq:
+        if (
+            not entry.live(locked.now_ms)
+            or visibility.view(entry, device) is View.NONE
+            or entry.seq <= device.start_seq
+        ):
             continue
         was, before = known.get(entry.seq, ("", 0))
         reported = entry.seq <= device.acked_high or acks.reported(entry.seq)
@@ -356,7 +360,7 @@ def _take_receipts(locked: Locked, request: AckRequest) -> None:
         entry
         for entry in entry_rows.entries_of_messages(locked.conn, locked.key, what)
         if entry.kind in CARRIES_MESSAGE
-        and rules.view(entry, locked.devices[request.device.device_id]) is not View.NONE
+        and visibility.view(entry, locked.devices[request.device.device_id]) is not View.NONE
     ]
     tell(
         locked,

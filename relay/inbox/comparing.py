@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from relay.inbox import rules
+from relay.inbox import visibility
 from relay.inbox.page import Snapshot
 from relay.inbox.reports import Released
-from relay.inbox.rules import Acks, View
+from relay.inbox.selective_acks import Acks
+from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Entry, EntryState, Kind
 from relay.store import comparing as rows
 from relay.store import devices as device_rows
@@ -182,7 +183,7 @@ class Counting:
     def _form(self, row: rows.ComparedRow, entry: Entry) -> str | None:
         """`h` of the form in which the device has this; None if it does not count."""
         device = self.snap.device
-        seen = rules.view(entry, device)
+        seen = visibility.view(entry, device)
         if seen is View.NONE:
             return None
         if row.seq > device.acked_seq:  # read by the version of today, whatever an earlier one had of it

@@ -14,16 +14,16 @@ from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.errors import Problem, Unauthenticated
-from relay.inbox import clones, rules
+from relay.inbox import clones, judging
 from relay.inbox.ack import advance
 from relay.inbox.addresses import AddressState, NewAddress, holders, set_addresses, states_of
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
+from relay.inbox.judging import Evidence, Judgement, Reason, Verdict
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.page import Snapshot, tail_same
 from relay.inbox.registry import inherited_from, remove
 from relay.inbox.releasing import release
 from relay.inbox.reports import tell_device
-from relay.inbox.rules import Evidence, Judgement, Reason, Verdict
 from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -130,7 +130,7 @@ def _hello_one(
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
     cursor = _unsealed(one, keys, locked.inbox.formerly)
     evidence = _evidence(locked, old, one, cursor, store_epoch)
-    judgement = rules.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)
+    judgement = judging.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)
     session = max(old.session, cursor.session if cursor else 0) + 1
     if judgement.new_epoch:
         locked.inbox = replace(locked.inbox, epoch=new_epoch())

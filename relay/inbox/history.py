@@ -11,10 +11,10 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.errors import Malformed
-from relay.inbox import rules
+from relay.inbox import visibility
 from relay.inbox.page import entry_json, snapshot
-from relay.inbox.rules import View
 from relay.inbox.timeline import SharedSnapshot, shared_entry, shared_snapshots
+from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, SEQ_MAX, Device, DeviceKey, UserKey
 from relay.store import entries as entry_rows
 from relay.store import history as rows
@@ -193,9 +193,9 @@ def _of_inbox(
     for entry, content in found:
         if entry.seq <= device.start_seq:
             return Pages(items=items, next=None)
-        seen = rules.view(entry, device)
+        seen = visibility.view(entry, device)
         if seen is View.OWN:
-            seen = rules.as_content(entry, device)
+            seen = visibility.as_content(entry, device)
         fits = entry.kind in CARRIES_MESSAGE and entry.live(now_ms) and seen in {View.FULL, View.FALLBACK}
         if fits and (conversation is None or entry.conversation_id == conversation):
             one = entry_json(entry, content, seen)

@@ -10,9 +10,11 @@ from functools import cached_property
 import msgspec
 from msgspec.structs import replace
 
-from relay.inbox import rules
+from relay.inbox import notifying, push_due
+from relay.inbox.notifying import UserFacts
 from relay.inbox.preferences import Preferences, from_store, of_user
-from relay.inbox.rules import NOTHING, Acks, Outstanding, UserFacts
+from relay.inbox.push_due import NOTHING, Outstanding
+from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.woken import first_untold_ms
 from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
 from relay.store import devices as device_rows
@@ -117,12 +119,12 @@ class Locked(msgspec.Struct, kw_only=True):
         self.devices[device.device_id] = device
 
     def put_acks(self, device_id: str, acks: Acks) -> None:
-        if acks != self.acks.get(device_id, rules.NO_ACKS):
+        if acks != self.acks.get(device_id, NO_ACKS):
             self.acks[device_id] = acks
             self._acks_changed.add(device_id)
 
     def acks_of(self, device_id: str) -> Acks:
-        return self.acks.get(device_id, rules.NO_ACKS)
+        return self.acks.get(device_id, NO_ACKS)
 
     def next_seq(self) -> int:
         self.head_seq += 1
@@ -186,11 +188,11 @@ class Locked(msgspec.Struct, kw_only=True):
                 if steps is not None and steps is (entry.escalated is None):
                     continue
                 facts = facts or self.facts()
-                if not facts.of(device.device_id).has(entry.seq) and rules.worth_telling(
+                if not facts.of(device.device_id).has(entry.seq) and notifying.worth_telling(
                     entry, device, facts, self.policy, self.now_ms
                 ):
                     return entry
-                self._muted = self._muted or rules.muted(entry, facts.preferences)
+                self._muted = self._muted or notifying.muted(entry, facts.preferences)
             if len(entries) < scan:
                 return None
             after, scan = entries[-1].seq, SCAN_MAX
@@ -253,13 +255,13 @@ class Locked(msgspec.Struct, kw_only=True):
             return None
         if anew:
             job = replace(job, knock=0, told_ms=None, tries=0, retry_ms=None)
-        after = rules.rearm(
+        after = push_due.rearm(
             device,
             job,
             self.outstanding(device),
             policy=of_user(self.policy, self.preferences),
             now_ms=self.now_ms,
-            elsewhere=rules.someone_looks(device, self.devices.values()),
+            elsewhere=push_due.someone_looks(device, self.devices.values()),
             gateway=device.node_id == GATEWAY,
         )
         new = replace(job, due_ms=after.due_ms, reason=after.reason, told_ms=after.told_ms)

@@ -11,10 +11,10 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.errors import CursorRefused, Malformed, Unauthenticated, Unavailable
-from relay.inbox import rules
+from relay.inbox import judging, visibility
 from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Cover
 from relay.inbox.cursor import INBOX, INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, seal, short, tail8
-from relay.inbox.rules import View
+from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Why
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -95,7 +95,7 @@ def check(conn: Conn, snap: Snapshot, cursor: Cursor, keys: CursorKeys) -> None:
         raise Malformed("This cursor belongs to another timeline.", code="invalid_cursor")
     if cursor.epoch8 != snap.epoch8:
         raise refused(conn, snap, keys, reason="epoch")
-    if rules.below_floor(cursor.seq, snap.device, snap.inbox.floor_seq):
+    if judging.below_floor(cursor.seq, snap.device, snap.inbox.floor_seq):
         raise refused(conn, snap, keys, reason="too_old", past=cursor.seq)
     forked = cursor.seq > snap.inbox.head_seq or cursor.session > snap.device.session
     if forked or not tail_same(conn, snap.inbox, cursor):
@@ -161,10 +161,10 @@ def page(
     for entry, content in rows:
         if entry.seq != cover.position + 1:
             raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")
-        seen = rules.view(entry, snap.device)
+        seen = visibility.view(entry, snap.device)
         if seen is View.OWN and not cursor:
-            seen = rules.as_content(entry, snap.device)  # it may be another version that asks
-        why_not = Why.PRUNED if entry.seq <= snap.device.start_seq else rules.gap_reason(entry, seen, now_ms)
+            seen = visibility.as_content(entry, snap.device)  # it may be another version that asks
+        why_not = Why.PRUNED if entry.seq <= snap.device.start_seq else visibility.gap_reason(entry, seen, now_ms)
         shown = why_not or entry_json(entry, content, seen) or Why.QUARANTINED
         if not cover.take(entry.seq, entry.message_id, shown):
             break

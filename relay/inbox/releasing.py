@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from relay.inbox import rules
+from relay.inbox import visibility
 from relay.inbox.ending import entry_row
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.reports import FAILED, RELEASED, Released, released
-from relay.inbox.rules import View
+from relay.inbox.visibility import View
 from relay.model import Device, DeviceKey, EntryState, Kind
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -34,7 +34,7 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
     on_their_way: list[int] = []
     everything = locked.held(device.device_id)
     # What another version refused beside its cursor comes again by itself: its refusal does not speak for this one.
-    ahead = [row for row in everything if row[0] > device.acked_seq and rules.may_read_now(row[1], old, device)]
+    ahead = [row for row in everything if row[0] > device.acked_seq and visibility.may_read_now(row[1], old, device)]
     _put_off(locked, device, ahead)
     held = [row for row in everything if row[0] <= device.acked_seq]
     if not held:
@@ -54,9 +54,9 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
         if why == RELEASED:
             continue
         # One that is over but not yet swept keeps its row: without it the sweep would take the delivery for acked.
-        if not entry.live(locked.now_ms) or rules.view(entry, device) is not View.FULL:
+        if not entry.live(locked.now_ms) or visibility.view(entry, device) is not View.FULL:
             continue
-        if not rules.may_read_now(why, old, device):
+        if not visibility.may_read_now(why, old, device):
             continue
         if len(rows) == RELEASES_MAX:
             later.append((seq, why, tries))
@@ -65,8 +65,8 @@ def release(locked: Locked, old: Device, device: Device) -> Release:
         was_fallback = why == "fallback" or (before is not None and before.was == "fallback")
         own = entry.kind is Kind.OWN or (before is not None and before.own)
         of = before.of if before is not None else 0 if was_fallback or own else seq
-        at = rules.particulars_of(entry).at
-        data = Released("fallback" if was_fallback else "held", tries, own, of, rules.mentions(entry), at)
+        at = visibility.particulars_of(entry).at
+        data = Released("fallback" if was_fallback else "held", tries, own, of, visibility.mentions(entry), at)
         if of == seq:
             on_their_way.append(seq)
         rows.append(

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from relay.clock import rfc3339
-from relay.inbox import rules
+from relay.inbox import visibility
 from relay.inbox.locked import Locked
-from relay.inbox.rules import View
+from relay.inbox.visibility import View
 from relay.model import Device, Entry, EntryState, Kind
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -32,7 +32,7 @@ class Released(msgspec.Struct, frozen=True, omit_defaults=True):
     tries: int = 0
     own: bool = False  # of a copy for the sender's own device, which is no delivery
     of: int = 0  # the number of the message's first entry, where a delivery waits for this one
-    mention: bool = False  # as `rules.Particulars` has it
+    mention: bool = False  # as `visibility.Particulars` has it
     at: int = 0  # likewise
 
 
@@ -148,7 +148,7 @@ class Ledger:
 
     def concerned(self, entry: Entry, device: Device) -> bool:
         """Whether there is a delivery of this entry to this device at all."""
-        return entry.seq > device.start_seq and rules.view(entry, device) is not View.NONE
+        return entry.seq > device.start_seq and visibility.view(entry, device) is not View.NONE
 
 
 def complete(
@@ -258,7 +258,7 @@ def end(
 
 def _detail(entry: Entry, device: Device, ledger: Ledger) -> str:
     """Why the delivery had not been acked when it ended."""
-    if ledger.unshown(entry, device) is not None or rules.view(entry, device) is View.HELD:
+    if ledger.unshown(entry, device) is not None or visibility.view(entry, device) is View.HELD:
         return f"held: needs schema {entry.min_schema}" if entry.min_schema is not None else "held"
     if device.online_since_ms is not None and (device.online or (device.offline_since_ms or 0) > entry.accepted_ms):
         return "online_not_acked"

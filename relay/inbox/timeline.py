@@ -11,11 +11,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from relay.errors import Unavailable
-from relay.inbox import rules
+from relay.inbox import visibility
 from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Cover
 from relay.inbox.cursor import KIND_SHARED, Cursor, CursorKeys, epoch8, seal, short, tail8
 from relay.inbox.page import entry_json
-from relay.inbox.rules import View
+from relay.inbox.visibility import View
 from relay.model import Device, Entry, Kind, TimelineKey, Why
 from relay.store import readers
 from relay.store import timelines as rows
@@ -167,7 +167,7 @@ def shared_entry(snap: SharedSnapshot, entry: Entry, content: Content, now_ms: i
         return Why.SCOPE
     if content.sender_user == snap.device.user_id and entry.kind is Kind.MESSAGE:
         entry = replace(entry, kind=Kind.OWN)  # the sender's devices read the same entry as everybody
-    seen = rules.view(entry, snap.device)
+    seen = visibility.view(entry, snap.device)
     if seen is View.OWN and own:
-        seen = rules.as_content(entry, snap.device)
-    return rules.gap_reason(entry, seen, now_ms) or entry_json(entry, content, seen) or Why.QUARANTINED
+        seen = visibility.as_content(entry, snap.device)
+    return visibility.gap_reason(entry, seen, now_ms) or entry_json(entry, content, seen) or Why.QUARANTINED

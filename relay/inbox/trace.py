@@ -8,11 +8,11 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.errors import Missing
-from relay.inbox import escalation, rules
+from relay.inbox import escalation, visibility
 from relay.inbox.history import described
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.reports import Ledger
-from relay.inbox.rules import View
+from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, TimelineKey, UserKey
 from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
@@ -102,7 +102,7 @@ def _of_user(conn: Conn, locked: Locked, message: Any, user: str, seq: int) -> d
             {
                 "device": device.device_id,
                 "state": device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine)),
-                "form": str(rules.view(original, device)),
+                "form": str(visibility.view(original, device)),
                 "waiting": None if job is None or device.acked_high >= original.seq else _waiting(job),
                 "attempts": [_attempt(one, reported.get((one.device_id, one.claim_token), ())) for one in mine],
             }
@@ -119,7 +119,7 @@ def device_state(entry: Entry, device: Device, ledger: Ledger, *, pushed: bool) 
     if entry.state is not EntryState.LIVE:
         return "cancelled" if entry.state is EntryState.RECALLED else str(entry.state)
     passed = ledger.unshown(entry, device) is not None and not ledger.comes_again(entry, device)
-    if passed or rules.view(entry, device) is View.HELD:
+    if passed or visibility.view(entry, device) is View.HELD:
         return "held"
     return "pushed" if pushed else "queued"
 

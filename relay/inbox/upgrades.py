@@ -9,9 +9,9 @@ from statistics import median
 from relay.clock import rfc3339
 from relay.errors import FieldError, Invalid
 from relay.inbox.comparing import Comparison
+from relay.inbox.judging import Reason
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.reports import tell_device
-from relay.inbox.rules import Reason
 from relay.model import DeviceKey
 from relay.store import inbox as inbox_rows
 from relay.store import upgrades as rows

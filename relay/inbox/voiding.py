@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from relay.errors import CursorRefused
 from relay.inbox.cursor import Cursor, CursorKeys
+from relay.inbox.judging import Reason
 from relay.inbox.locked import PolicyOf, lock
 from relay.inbox.page import check, refused, snapshot
-from relay.inbox.rules import Reason
 from relay.model import DeviceKey
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn

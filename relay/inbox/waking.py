@@ -5,7 +5,7 @@ by then, whoever plans the push finds out. It does so whether a member is online
 by one of the two.
 """
 
-from relay.inbox import rules
+from relay.inbox import push_due
 from relay.inbox.locked import PolicyOf, lock
 from relay.model import GATEWAY, DeviceKey, TimelineKey, UserKey
 from relay.store import fanout as job_rows
@@ -32,7 +32,7 @@ def wake(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf) -> tuple[tuple[
     for locked in users.values():
         for device in locked.devices.values():
             if device.has_address:
-                dues[device.key], _ = rules.waits_until(
+                dues[device.key], _ = push_due.waits_until(
                     device,
                     accepted_ms=now_ms,
                     policy=locked.policy,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
-from relay.inbox import rules
+from relay.inbox import notifying
 from relay.model import Device, Entry, NotifyPolicy, TimelineKey
 from relay.store import entries as entry_rows
 from relay.store import timelines
@@ -93,9 +93,9 @@ def _worth(locked: "Locked", device: Device, entries: list[tuple[Entry, str | No
         return []
     facts = locked.facts()
     for entry in others:
-        if rules.muted(entry, facts.preferences):
+        if notifying.muted(entry, facts.preferences):
             locked.note_muted()
-    worth = [one for one in others if rules.worth_telling(one, device, facts, locked.policy, locked.now_ms)]
+    worth = [one for one in others if notifying.worth_telling(one, device, facts, locked.policy, locked.now_ms)]
     if not worth:
         return []
     # Of a mention the inbox tells.

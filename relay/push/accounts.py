@@ -8,7 +8,7 @@ from typing import Any
 from providers.contract import Outcome, Provider, Scope, Verdict
 from providers.loading import OwnedTransport
 from relay.errors import FieldError
-from relay.inbox.rules import Later
+from relay.inbox.push_due import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
 from relay.push.situation import ALL, BATCHES, AccountView, Privacy, Quota, Sort, Wait

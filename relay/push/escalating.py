@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from relay.clock import rfc3339
-from relay.inbox import rules
+from relay.inbox import notifying
 from relay.inbox.escalation import Step, due, from_store, next_ms
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.reports import Ledger
@@ -67,7 +67,7 @@ def _waits(locked: Locked, entry: Entry, device: Device, ledger: Ledger) -> bool
     return (
         ledger.open(entry, device)
         and not ledger.comes_again(entry, device)
-        and not rules.answered(entry, locked.facts(), locked.policy)
+        and not notifying.answered(entry, locked.facts(), locked.policy)
     )
 
 

@@ -1,6 +1,6 @@
 """Which sorts of push a vendor takes no more of today: not asked again because of a restart."""
 
-from relay.inbox.rules import Later
+from relay.inbox.push_due import Later
 from relay.push.accounts import Accounts
 from relay.push.situation import Wait
 from relay.store import quota

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from providers.contract import Capabilities
-from relay.inbox import rules
+from relay.inbox import notifying, push_due
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, TimelineKey, UserKey
 from relay.push.notes import OF_EACH, shows, summary_id
@@ -65,7 +65,7 @@ def find_moot(
                 (one.account, one.token_hash): one
                 for one in addresses.get(device.key, [])
                 if _can_be_helped(one, capabilities_of(key.app_id, one.account))
-                and not rules.is_stale(device, one, policy=user.policy, now_ms=now_ms)
+                and not push_due.is_stale(device, one, policy=user.policy, now_ms=now_ms)
             }
             if able and not device.online:
                 told = _told_of_shared(user, device)
@@ -218,7 +218,7 @@ def is_moot(user: Locked, device: Device, entry: Entry) -> bool:
         return entry.state is EntryState.RECALLED
     if not entry.live(user.now_ms):
         return True
-    if rules.is_read(entry, user.read_markers):
+    if notifying.is_read(entry, user.read_markers):
         return True
     if (entry.notify_policy or user.policy.notify) is not NotifyPolicy.FIRST_DEVICE:
         return False
@@ -285,7 +285,7 @@ def _badge(user: Locked, entries: Sequence[Entry], contents: Mapping[str, messag
     live = entry_rows.notifiable_between(
         user.conn, user.key, user.now_ms, after=user.inbox.floor_seq, upto=user.head_seq, limit=UNREAD_MAX
     )
-    unread = sum(not rules.is_read(entry, user.read_markers) for entry in live)
+    unread = sum(not notifying.is_read(entry, user.read_markers) for entry in live)
     return unread if len(live) < UNREAD_MAX and unread < sent[-1] else None
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from relay.inbox import rules
-from relay.inbox.rules import Later, Rest
+from relay.inbox import push_due
+from relay.inbox.push_due import Later, Rest
 from relay.model import Address, DeviceState, PushJob
 from relay.push.notes import Form, Note, as_private, as_sealed, is_crowded, is_urgent, summary, write_notes
 from relay.push.situation import AccountView, Item, SharedNews, Situation, Wait, at_ms_of
@@ -88,7 +88,7 @@ def _ordinary(s: Situation) -> Plan:
 
 
 def _not_yet(s: Situation, items: Sequence[Item], *, since_ms: int) -> Wait | None:
-    at_ms, reason = rules.waits_until(
+    at_ms, reason = push_due.waits_until(
         s.device,
         accepted_ms=since_ms,
         policy=s.policy,
@@ -123,7 +123,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     beyond = _beyond(s, usable, able) if step or knock else []
     address = _choose(s, beyond or (_again(s, able) if step else able))
     account = s.accounts[address.account].towards(address)
-    if rules.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
+    if push_due.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
         s = replace(s, policy=replace(s.policy, separate_max=1))  # it is to be one push
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
@@ -224,9 +224,9 @@ def _with_all(
 
 def _rests_until(s: Situation, address: Address) -> int:
     """Until when a stale address has had its push; in the past for all others."""
-    if address.pushed_ms is None or not rules.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
+    if address.pushed_ms is None or not push_due.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
         return 0
-    return address.pushed_ms + rules.STALE_PUSH_MS
+    return address.pushed_ms + push_due.STALE_PUSH_MS
 
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from relay.inbox import rules
+from relay.inbox import notifying, push_due, visibility
 from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead, with_rows
 from relay.inbox.preferences import of_user, quiet_until
 from relay.inbox.reports import tell_device
@@ -109,7 +109,7 @@ def plan_due(
                 raise
             except Exception as error:  # noqa: BLE001 - what is stored for one device must not hold up the others
                 quarantined.append(Quarantined(device=device.key, error=error))
-                found = Stop(reason=rules.Rest.QUARANTINED)
+                found = Stop(reason=push_due.Rest.QUARANTINED)
             if isinstance(found, Send):
                 name = found.address.account
                 limited = views[name].quota
@@ -217,7 +217,7 @@ def _plan_one(
             addresses=tuple(addresses),
             accounts=views,
             policy=of_user(locked.policy, locked.preferences),
-            elsewhere=rules.someone_looks(device, locked.devices.values()),
+            elsewhere=push_due.someone_looks(device, locked.devices.values()),
             gateway=device.node_id == GATEWAY,
             muted=locked.outstanding(device).muted if not untold and not told else False,
             quiet_until_ms=quiet_until(locked.preferences, device.tz, locked.now_ms),
@@ -285,7 +285,7 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
         worth += [
             entry
             for entry in entries
-            if not mine.has(entry.seq) and rules.worth_telling(entry, device, facts, locked.policy, locked.now_ms)
+            if not mine.has(entry.seq) and notifying.worth_telling(entry, device, facts, locked.policy, locked.now_ms)
         ]
         if len(entries) < ITEMS_MAX:
             break
@@ -308,7 +308,7 @@ def _item(entry: Entry, device: Device, content: message_rows.Push) -> Item:
 
 def _shown(entry: Entry, device: Device, content: message_rows.Push) -> Notification:
     """What this device shows of it: of what it can't read yet, that there is something."""
-    held = rules.view(entry, device) is rules.View.HELD
+    held = visibility.view(entry, device) is visibility.View.HELD
     return msgspec.json.decode((content.push_held if held else content.push) or "{}", type=Notification)
 
 

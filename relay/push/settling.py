@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from relay.clock import rfc3339
 from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead
 from relay.inbox.locked import lock as lock_users
+from relay.inbox.push_due import is_stale
 from relay.inbox.reports import Reported, tell, tell_device
-from relay.inbox.rules import is_stale
 from relay.model import Address, Device, PushJob
 from relay.push.attempts import Attempt, address_used, left_out_of
 from relay.push.dead_tokens import bury, is_believed

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from providers.contract import Capabilities
-from relay.inbox.rules import Later
+from relay.inbox.push_due import Later
 from relay.model import DAY_FULL, Address, Device, Entry, Notification, Policy, PushJob
 from relay.push.limits import BUDGET_WAIT_MS
 

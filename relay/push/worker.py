@@ -15,7 +15,7 @@ from relay.backoff import backoff_ms
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.locked import PolicyOf
-from relay.inbox.rules import Later
+from relay.inbox.push_due import Later
 from relay.keys import SealBroken
 from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt, still_needed

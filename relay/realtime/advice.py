@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from relay.inbox.rules import version_key
+from relay.inbox.visibility import version_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from relay.inbox.batch import Batch
 from relay.inbox.comparing import Compared, Comparison, Range
 from relay.inbox.cursor import INBOX, Cursor
 from relay.inbox.handshake import Hello, Welcome
-from relay.inbox.rules import Reason, Verdict
+from relay.inbox.judging import Reason, Verdict
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Facts, Policy
 from relay.presence.rules import Beat

@@ -352,8 +352,8 @@ BUGS = (
         "a message accepted while its device went offline was never pushed",
         one(
             "relay/inbox/accept.py",
-            "            if not device.has_address or not rules.in_scope(send.scope, device):",
-            "            if device.online or not device.has_address or not rules.in_scope(send.scope, device):",
+            "            if not device.has_address or not visibility.in_scope(send.scope, device):",
+            "            if device.online or not device.has_address or not visibility.in_scope(send.scope, device):",
         ),
         (f"{REARM}::test_whatever_happens_a_device_that_lacks_something_is_told_in_time", RACES, INBOX),
     ),
@@ -361,7 +361,7 @@ BUGS = (
         "P2 a device that goes offline is not looked at",
         "the other half of the same race",
         one(
-            "relay/inbox/rules.py",
+            "relay/inbox/push_due.py",
             "    if outstanding.untold_ms is not None:\n        if not device.has_address:",
             "    if outstanding.untold_ms is not None and device.online:\n        if not device.has_address:",
         ),
@@ -370,14 +370,16 @@ BUGS = (
     Bug(
         "P3 handshake row 3: another epoch is believed",
         "2,000 of 10,000 model runs lose",
-        one("relay/inbox/rules.py", "    if not evidence.epoch_same:\n        return resync(Reason.EPOCH)\n", ""),
+        one("relay/inbox/judging.py", "    if not evidence.epoch_same:\n        return resync(Reason.EPOCH)\n", ""),
         (f"{RULES}::test_each_row_of_the_verdict_table_makes_the_device_begin_again",),
     ),
     Bug(
         "P4 handshake row 4: another store is believed",
         "the store was wiped, the cursor survived in the keychain",
         one(
-            "relay/inbox/rules.py", "    if not evidence.store_same:\n        return resync(Reason.STORE_CHANGED)\n", ""
+            "relay/inbox/judging.py",
+            "    if not evidence.store_same:\n        return resync(Reason.STORE_CHANGED)\n",
+            "",
         ),
         (f"{RULES}::test_each_row_of_the_verdict_table_makes_the_device_begin_again", INBOX),
     ),
@@ -385,7 +387,7 @@ BUGS = (
         "P5 handshake row 6: a rolled-back store is believed",
         "a phone restored from its backup lost three days",
         one(
-            "relay/inbox/rules.py",
+            "relay/inbox/judging.py",
             "    if evidence.session < device.conf_session:\n        return resync(Reason.STORE_ROLLED_BACK)\n",
             "",
         ),
@@ -395,7 +397,7 @@ BUGS = (
         "P6 handshake row 8: acked numbers only grow",
         "2,883 of 10,000 model runs lose",
         one(
-            "relay/inbox/rules.py",
+            "relay/inbox/judging.py",
             "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=acked_seq, rebase=True)",
             "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=device.acked_seq, rebase=False)",
         ),
@@ -437,7 +439,7 @@ BUGS = (
         "P10 the sender's own device is skipped for ever",
         "9,715 of 10,000 model runs lose the user's own messages after a wiped store",
         one(
-            "relay/inbox/rules.py",
+            "relay/inbox/visibility.py",
             "sent_here = entry.origin_device == device.device_id and entry.origin_session == device.session",
             "sent_here = entry.origin_device == device.device_id",
         ),
@@ -503,7 +505,7 @@ BUGS = (
         "P17 an expired message is handed out",
         "yesterday's code arrived today",
         one(
-            "relay/inbox/rules.py",
+            "relay/inbox/visibility.py",
             "    return Why.EXPIRED if entry.expires_ms <= now_ms else None\n",
             "    return None\n",
         ),

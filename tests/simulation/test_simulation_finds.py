@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.inbox import ending, rules
+from relay.inbox import ending, judging, push_due
 from relay.push import accounts
 from relay.store import entries as entry_rows
 
@@ -22,22 +22,22 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def the_relay_believes_itself_more_than_the_cursor(patch: pytest.MonkeyPatch) -> None:
-    judge = rules.judge
+    judge = judging.judge
 
     def believing(evidence: Any, device: Any, *more: Any) -> Any:
         return judge(replace(evidence, seq=max(evidence.seq, device.acked_seq)), device, *more)
 
-    patch.setattr(rules, "judge", believing)
+    patch.setattr(judging, "judge", believing)
 
 
 def jobs_of_devices_that_are_away_rest(patch: pytest.MonkeyPatch) -> None:
-    rearm = rules.rearm
+    rearm = push_due.rearm
 
     def resting(*args: Any, **more: Any) -> Any:
         after = rearm(*args, **more)
-        return replace(after, due_ms=None) if after.reason == rules.Later.DEBOUNCE else after
+        return replace(after, due_ms=None) if after.reason == push_due.Later.DEBOUNCE else after
 
-    patch.setattr(rules, "rearm", resting)
+    patch.setattr(push_due, "rearm", resting)
 
 
 def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:

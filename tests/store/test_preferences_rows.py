@@ -7,7 +7,7 @@ from house import House
 
 from relay.errors import Missing
 from relay.inbox.preferences import Conversation, Level, Preferences, Quiet
-from relay.inbox.rules import Later, Rest
+from relay.inbox.push_due import Later, Rest
 from relay.model import UserKey
 from relay.store.engine import Engine
 

@@ -6,7 +6,7 @@ import pytest
 from house import House
 
 from providers.contract import Verdict
-from relay.inbox import rules
+from relay.inbox import push_due
 from relay.store.engine import Engine
 
 PHONE, DESKTOP = "ann/phone", "ann/desktop"
@@ -99,7 +99,7 @@ async def test_f23_what_is_read_on_the_desktop_within_its_time_is_not_pushed_to_
     for _ in range(120):
         house.clock.forward(s=1)
         assert await house.plan() == []
-    assert (await house.job(PHONE)).reason == rules.Rest.NOTHING_OWED
+    assert (await house.job(PHONE)).reason == push_due.Rest.NOTHING_OWED
     await house.hello(PHONE)
     assert (await house.page(PHONE)).ids[0] == sent.message_id, "it is there all the same"
 

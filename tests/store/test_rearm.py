@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from providers.contract import Scope as VendorScope
 from providers.contract import Verdict
 from relay.errors import Problem
-from relay.inbox import rules
+from relay.inbox import push_due
 from relay.inbox.ack import Nack
+from relay.inbox.push_due import Later, Rest
 from relay.inbox.registry import ForeignWord
 from relay.model import Device, DeviceState, Facts, NotifyPolicy, Policy, Scope
 from relay.push.attempts import Attempt
@@ -357,7 +358,7 @@ async def test_who_waited_for_somebody_looking_elsewhere_is_told_when_that_devic
     await house.send()
     clock.forward(s=1)
     assert await house.plan() == []
-    assert (await house.job("ann/phone")).reason == rules.Later.ELSEWHERE
+    assert (await house.job("ann/phone")).reason == Later.ELSEWHERE
     await house.inbox.sign_out(house.key("ann/tablet"))
     await house.checked(law.everything(house.app, house.policy))
     assert len(await house.plan()) == 1
@@ -370,7 +371,7 @@ async def test_what_the_first_device_had_taken_is_told_to_the_others_when_it_sig
     await house.hello("ann/tablet")
     await house.send(notify_policy=NotifyPolicy.FIRST_DEVICE)
     await house.catch_up("ann/tablet")
-    assert (await house.job("ann/phone")).reason == rules.Rest.NOTHING_OWED
+    assert (await house.job("ann/phone")).reason == Rest.NOTHING_OWED
     await house.inbox.sign_out(house.key("ann/tablet"))
     await house.checked(law.everything(house.app, house.policy))
     clock.forward(s=1)
@@ -401,7 +402,7 @@ async def test_an_account_that_is_mended_wakes_everybody_who_rested_for_it(house
     await house.settle(second, None)
     assert await house.plan() == []
     for name in ("ann/phone", "bob/phone"):
-        assert ((job := await house.job(name)).due_ms, job.reason) == (None, rules.Rest.ACCOUNT_PARKED)
+        assert ((job := await house.job(name)).due_ms, job.reason) == (None, Rest.ACCOUNT_PARKED)
     clock.forward(s=86_400)
     assert await house.plan() == []
     await house.checked(law.everything(house.app, house.policy))
@@ -484,7 +485,7 @@ def test_how_long_a_push_waits_is_the_table_of_6_1(
         def here(self, _: str) -> list[dict[str, Any]]:
             return [row, other] if elsewhere else [row]
 
-    at_ms, _ = rules.waits_until(
+    at_ms, _ = push_due.waits_until(
         Device(**row), accepted_ms=accepted_ms, policy=policy, now_ms=now_ms, elsewhere=elsewhere, gateway=gateway
     )
     assert at_ms == law.latest(Two(), row, {"accepted_ms": accepted_ms}, policy, now_ms)  # type: ignore[arg-type]

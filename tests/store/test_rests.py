@@ -9,7 +9,7 @@ from house import House, address
 from providers.contract import Scope as VendorScope
 from providers.contract import Verdict
 from relay.inbox.preferences import Level, Preferences
-from relay.inbox.rules import Rest
+from relay.inbox.push_due import Rest
 from relay.model import UserKey
 from relay.store import queue as job_rows
 from relay.store.engine import Engine

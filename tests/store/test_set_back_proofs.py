@@ -7,7 +7,7 @@ import pytest
 from house import House
 
 from relay.inbox.cursor import seal
-from relay.inbox.rules import Reason
+from relay.inbox.judging import Reason
 from relay.store import apps
 from relay.store.engine import Engine
 from relay.store.scope import of_app

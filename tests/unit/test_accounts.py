@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from providers.contract import Outcome, Scope, Verdict
-from relay.inbox.rules import Later
+from relay.inbox.push_due import Later
 from relay.push import accounts
 from relay.push.accounts import Account
 from relay.push.limits import Bucket

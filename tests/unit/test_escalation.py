@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from test_planner import BOTH, HOUR, address, drawn, item, ripened, sent, situation, view
 
 from relay.inbox.escalation import Step, described, due, from_store, next_ms, to_store
-from relay.inbox.rules import Later, Rest
+from relay.inbox.push_due import Later, Rest
 from relay.model import DeviceState
 from relay.push.notes import Form
 from relay.push.planner import TRIES_PER_ADDRESS, Send, Stop, plan

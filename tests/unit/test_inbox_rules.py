@@ -12,28 +12,12 @@ from hypothesis import strategies as st
 from inbox_rows_made import NOW, job
 from msgspec.structs import replace
 
-from relay.inbox import rules
-from relay.inbox.rules import (
-    NOTHING,
-    RANGES_MAX,
-    Acks,
-    Evidence,
-    Later,
-    Outstanding,
-    Reason,
-    Rest,
-    UserFacts,
-    Verdict,
-    View,
-    above,
-    judge,
-    merged,
-    rearm,
-    version_key,
-    view,
-    waits_until,
-    worth_telling,
-)
+from relay.inbox import visibility
+from relay.inbox.judging import Evidence, Reason, Verdict, judge
+from relay.inbox.notifying import UserFacts, worth_telling
+from relay.inbox.push_due import NOTHING, Later, Outstanding, Rest, rearm, waits_until
+from relay.inbox.selective_acks import RANGES_MAX, Acks, above, merged
+from relay.inbox.visibility import View, version_key, view
 from relay.model import (
     Device,
     DeviceState,
@@ -113,12 +97,12 @@ GAPS = [
 @pytest.mark.parametrize(("about", "why"), GAPS)
 def test_why_a_page_skips_an_entry(about: dict[str, Any], why: Why | None) -> None:
     one = entry(**about)
-    assert rules.gap_reason(one, rules.view(one, device()), NOW) is why
+    assert visibility.gap_reason(one, visibility.view(one, device()), NOW) is why
 
 
 def test_every_end_of_an_entry_and_every_lesser_view_has_a_word() -> None:
-    assert set(rules.ENDED_WHY) == set(EntryState) - {EntryState.LIVE}
-    assert set(rules.VIEW_WHY) == set(View) - {View.FULL, View.FALLBACK}
+    assert set(visibility.ENDED_WHY) == set(EntryState) - {EntryState.LIVE}
+    assert set(visibility.VIEW_WHY) == set(View) - {View.FULL, View.FALLBACK}
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from inbox_rows_made import NOW, device, entry, job
 from msgspec.structs import replace
 
 from providers.contract import Capabilities
-from relay.inbox import rules
-from relay.inbox.rules import Later, Rest
+from relay.inbox import push_due
+from relay.inbox.push_due import Later, Rest
 from relay.model import (
     Address,
     DeviceState,
@@ -404,7 +404,7 @@ def test_it_never_sends_while_a_rule_says_wait(s: Situation) -> None:
     assert s.device.state is not DeviceState.GONE
     assert s.job.retry_ms is None or s.job.retry_ms <= s.now_ms
     if s.untold:
-        until_ms, _ = rules.waits_until(
+        until_ms, _ = push_due.waits_until(
             s.device,
             accepted_ms=s.untold[0].entry.accepted_ms,
             policy=s.policy,
