@@ -17,9 +17,9 @@ from relay.inbox.service import InboxService
 from relay.model import DeviceKey, DeviceState, UserKey
 from relay.push.calendar import day_of
 from relay.push.escalating import STEPS_MAX, escalate, is_due
+from relay.store import addresses as address_rows
 from relay.store import apps as app_rows
-from relay.store import audit, dead, meta, quota, tokens
-from relay.store import devices as device_rows
+from relay.store import audit, dead, held_entries, meta, quota, tokens
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store.audit import Imbalance
@@ -177,7 +177,7 @@ class Chores:
         """What is over: keys, tickets, tokens, nodes, what messages said, messages nobody can ask for, old events."""
         await self.engine.write(message_rows.forget_keys)
         await self.engine.write(tokens.forget)
-        await self.engine.write(device_rows.forget_moves)
+        await self.engine.write(address_rows.forget_moves)
         await self.engine.write(meta.forget_nodes)
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
             while await self.engine.write(partial(_forget_messages, app_id, self.history_ms)):
@@ -226,7 +226,7 @@ def _inboxes_after(after: UserKey | None, conn: Conn, now_ms: int) -> list[UserK
 
 
 def _holding_after(after: DeviceKey | None, conn: Conn, now_ms: int) -> list[DeviceKey]:
-    return device_rows.holding_after(conn, after, limit=WALK_USERS)
+    return held_entries.holding_after(conn, after, limit=WALK_USERS)
 
 
 def _imbalances(users: Sequence[UserKey], conn: Conn, now_ms: int) -> dict[Imbalance, set[UserKey]]:

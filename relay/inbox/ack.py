@@ -26,8 +26,8 @@ from relay.inbox.reports import (
 from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy
-from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import held_entries
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 
@@ -322,7 +322,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
             continue
         locked.unhold(device.device_id, [entry.seq])
         locked.hold(device.device_id, [(entry.seq, why)])
-        device_rows.set_held_tries(locked.conn, device.key, seq=entry.seq, tries=tries)
+        held_entries.set_held_tries(locked.conn, device.key, seq=entry.seq, tries=tries)
     tell(locked, device, "delivery.failed", failed)
     complete(locked, device.device_id, [entry for entry, _ in failed], Ledger(locked), state="failed")
     locked.rearm(device.device_id, anew=True)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from relay.inbox.locked import Locked
 from relay.inbox.reports import tell_device
 from relay.model import Address, Device, DeviceKey, UserKey
+from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store.engine import Conn
@@ -46,7 +47,7 @@ def holders(conn: Conn, app_id: str, addresses: Iterable[NewAddress]) -> set[Use
     return {
         owner.user
         for one in addresses
-        for owner in device_rows.owners_of(conn, app_id, account=one.account, token_hash=one.token_hash)
+        for owner in address_rows.owners_of(conn, app_id, account=one.account, token_hash=one.token_hash)
     }
 
 
@@ -63,7 +64,7 @@ def set_addresses(
     locked = users[device.key.user]
     known = {
         (one.account, one.token_hash): one
-        for one in device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
+        for one in address_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
     }
     rows: list[Address] = []
     for preference, new in enumerate(addresses):
@@ -85,7 +86,7 @@ def set_addresses(
                 shared=int(shared),
             )
         )
-    device_rows.set_addresses(locked.conn, device.key, rows)
+    address_rows.set_addresses(locked.conn, device.key, rows)
     _settle(
         locked,
         device,
@@ -100,13 +101,13 @@ def prove(users: Mapping[UserKey, Locked], device: Device, *, account: str, toke
     """The device has shown that it reads what goes to this address of its: from now on it counts. The users who hold
     the token must be locked."""
     locked = users[device.key.user]
-    rows = device_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
+    rows = address_rows.addresses_of(locked.conn, [locked.key]).get(device.key, [])
     if not any((row.account, row.token_hash, row.state) == (account, token_hash, UNPROVEN) for row in rows):
         return
     state, shared = _claim(users, locked, device, account=account, token_hash=token_hash)
     if shared:
-        device_rows.share_address(locked.conn, device.key, account=account, token_hash=token_hash)
-    device_rows.set_address_state(locked.conn, device.key, account=account, token_hash=token_hash, state=state)
+        address_rows.share_address(locked.conn, device.key, account=account, token_hash=token_hash)
+    address_rows.set_address_state(locked.conn, device.key, account=account, token_hash=token_hash, state=state)
     _settle(locked, device, usable=state == "active" or bool(device.has_address), fresh=state == "active")
 
 
@@ -123,7 +124,7 @@ def _claim(
     users: Mapping[UserKey, Locked], locked: Locked, device: Device, *, account: str, token_hash: bytes
 ) -> tuple[str, bool]:
     shared = False
-    for owner in device_rows.owners_of(locked.conn, locked.key.app_id, account=account, token_hash=token_hash):
+    for owner in address_rows.owners_of(locked.conn, locked.key.app_id, account=account, token_hash=token_hash):
         if owner == device.key:
             continue
         theirs = users.get(owner.user)
@@ -133,10 +134,10 @@ def _claim(
         same_install = other is not None and device.install_id is not None and other.install_id == device.install_id
         if same_install and owner.user != device.key.user:
             shared = True
-            device_rows.share_address(locked.conn, owner, account=account, token_hash=token_hash)
+            address_rows.share_address(locked.conn, owner, account=account, token_hash=token_hash)
             continue
         lose_address(theirs, owner, account=account, token_hash=token_hash, state="taken")
-        moves = device_rows.count_move(
+        moves = address_rows.count_move(
             locked.conn, locked.now_ms, locked.key.app_id, account=account, token_hash=token_hash
         )
         if other is not None:
@@ -154,8 +155,8 @@ def _untold_from(locked: Locked, device: Device) -> int:
 
 def lose_address(locked: Locked, owner: DeviceKey, *, account: str, token_hash: bytes, state: str) -> None:
     """The device's address is dead or taken; its job is recomputed."""
-    device_rows.set_address_state(locked.conn, owner, account=account, token_hash=token_hash, state=state)
-    left = device_rows.addresses_of(locked.conn, [owner.user]).get(owner, [])
+    address_rows.set_address_state(locked.conn, owner, account=account, token_hash=token_hash, state=state)
+    left = address_rows.addresses_of(locked.conn, [owner.user]).get(owner, [])
     device = locked.devices.get(owner.device_id)
     if device is not None:
         locked.put(replace(device, has_address=int(any(one.state == "active" for one in left))))
@@ -164,5 +165,5 @@ def lose_address(locked: Locked, owner: DeviceKey, *, account: str, token_hash: 
 
 def drop_addresses(locked: Locked, device: Device) -> None:
     """The device signs out. A push that is on its way to it looks for its address before it leaves, and finds none."""
-    device_rows.set_addresses(locked.conn, device.key, [])
+    address_rows.set_addresses(locked.conn, device.key, [])
     locked.put(replace(locked.devices[device.device_id], has_address=0))

@@ -17,8 +17,8 @@ from relay.inbox.reports import Released
 from relay.inbox.selective_acks import Acks
 from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Entry, EntryState, Kind
+from relay.store import ack_ranges, held_entries
 from relay.store import comparing as rows
-from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store.engine import Conn
 
@@ -156,9 +156,9 @@ class Counting:
                 self._replaced[message_id] = seq
             elif data is not None:
                 self._lesser.setdefault(message_id, msgspec.json.decode(data, type=Released).was)
-        kinds = device_rows.ack_ranges(conn, [snap.device.key.user]).get(snap.device.key, ())
+        kinds = ack_ranges.ack_ranges(conn, [snap.device.key.user]).get(snap.device.key, ())
         self._acks = Acks(*map(tuple, kinds))
-        self._held = {seq: why for seq, why, _ in device_rows.held_rows(conn, snap.device.key)}
+        self._held = {seq: why for seq, why, _ in held_entries.held_rows(conn, snap.device.key)}
 
     def items(self, low: int, high: int) -> Iterator[Item | Unsure]:
         """What counts in (low, high]."""
@@ -202,7 +202,7 @@ class Counting:
             return Unsure(item, None, listed=False)  # whoever answered has it, until that store is lost
         if row.seq > device.acked_seq or row.seq in self._held or item.h != row.h:
             return item
-        seen = rules.as_content(entry, device)
+        seen = visibility.as_content(entry, device)
         if entry.kind is Kind.OWN and entry.origin_device == device.device_id and seen is not View.FULL:
             # A version that can show it left it out. If that had sent it itself, it is there in full; else only as a range
             # gives it to the version of today.

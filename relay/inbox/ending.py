@@ -14,8 +14,8 @@ from relay.inbox.registry import remove
 from relay.inbox.reports import DELIVERIES, Ledger, end
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
 from relay.store import attempts as attempt_rows
-from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import entry_ends, held_entries
 from relay.store import fanout as fanout_rows
 from relay.store import messages as message_rows
 from relay.store.engine import Conn
@@ -70,7 +70,7 @@ def append_control(locked: Locked, kind: Kind, *, data: Mapping[str, Any], colla
     seq = locked.next_seq()
     if collapse_key is not None:
         old = entry_rows.live_of_collapse_key(locked.conn, locked.key, collapse_key)
-        entry_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=old, state=EntryState.SUPERSEDED, by=seq)
+        entry_ends.end_entries(locked.conn, locked.key, locked.now_ms, seqs=old, state=EntryState.SUPERSEDED, by=seq)
     # Its id is derived from where it stands, so that a repeated transaction gives the same one.
     place = f"{locked.inbox.epoch}:{locked.key.user_id}:{seq}"
     id_ = message_id(locked.now_ms, tag_of(place, namespace="control", secret=locked.inbox.epoch.encode()))
@@ -99,7 +99,7 @@ def expire(
     conn: Conn, now_ms: int, policy_of: PolicyOf, *, limit: int = SWEEP_ENTRIES_MAX
 ) -> tuple[int, list[UserKey]]:
     """Ends entries whose time is over, at most `limit`; gives their number, and whose. Each sweep is one transaction."""
-    due = entry_rows.expiring(conn, now_ms, limit=limit)
+    due = entry_ends.expiring(conn, now_ms, limit=limit)
     users = lock(conn, now_ms, due, policy_of)
     count = 0
     for key, locked in users.items():
@@ -197,7 +197,7 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
         if now_ms < locked.inbox.pinned_until_ms:
             continue
         ledger = Ledger(locked)
-        held = device_rows.held_seqs(conn, key)
+        held = held_entries.held_seqs(conn, key)
         floor = locked.inbox.floor_seq
         entries = entry_rows.entries_between(conn, key, after=floor, upto=locked.head_seq, limit=PRUNE_STEP)
         for entry in entries:
@@ -212,9 +212,9 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
                 break
             floor = entry.seq
         if floor > locked.inbox.floor_seq:
-            entry_rows.prune_entries(conn, key, floor=floor)
+            entry_ends.prune_entries(conn, key, floor=floor)
             if locked.holds:
-                device_rows.drop_held_below(conn, key, floor=floor)
+                held_entries.drop_held_below(conn, key, floor=floor)
             attempt_rows.forget_attempts(conn, key, upto=floor)
             gone += floor - locked.inbox.floor_seq
     return gone

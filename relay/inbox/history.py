@@ -16,9 +16,8 @@ from relay.inbox.page import entry_json, snapshot
 from relay.inbox.timeline import SharedSnapshot, shared_entry, shared_snapshots
 from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, SEQ_MAX, Device, DeviceKey, UserKey
-from relay.store import entries as entry_rows
+from relay.store import entry_pages, timelines
 from relay.store import history as rows
-from relay.store import timelines
 from relay.store.engine import Conn
 from relay.store.history import Place
 
@@ -188,7 +187,7 @@ def _of_inbox(
     limit: int,
 ) -> Pages:
     """`snap`: of the timeline in which the conversation's messages stand, so that what is still there is not said twice."""
-    found = entry_rows.page_rows_back(conn, device.key.user, before=before, limit=LOOKED_AT_MAX)
+    found = entry_pages.page_rows_back(conn, device.key.user, before=before, limit=LOOKED_AT_MAX)
     items: list[Any] = []
     for entry, content in found:
         if entry.seq <= device.start_seq:

@@ -17,12 +17,12 @@ from relay.inbox.push_due import NOTHING, Outstanding
 from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.woken import first_untold_ms
 from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
+from relay.store import ack_ranges, held_entries, readers
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import queue as job_rows
-from relay.store import readers
 from relay.store.ahead import Place, Window, windows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, emit
@@ -100,16 +100,16 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def held(self, device_id: str) -> list[tuple[int, str, int]]:
         """What the device passed without its full form: (seq, why, tries)."""
-        return device_rows.held_rows(self.conn, DeviceKey(*self.key, device_id)) if self.holds else []
+        return held_entries.held_rows(self.conn, DeviceKey(*self.key, device_id)) if self.holds else []
 
     def hold(self, device_id: str, rows: Sequence[tuple[int, str]]) -> None:
         if rows:
             self._holds = True
-            device_rows.add_held(self.conn, DeviceKey(*self.key, device_id), rows)
+            held_entries.add_held(self.conn, DeviceKey(*self.key, device_id), rows)
 
     def unhold(self, device_id: str, seqs: Sequence[int]) -> None:
         if seqs:
-            device_rows.drop_held(self.conn, DeviceKey(*self.key, device_id), seqs)
+            held_entries.drop_held(self.conn, DeviceKey(*self.key, device_id), seqs)
 
     # --- changes ---
 
@@ -282,7 +282,7 @@ class Locked(msgspec.Struct, kw_only=True):
         for device_id in self._acks_changed:
             acks = self.acks[device_id]
             kinds = (acks.ranges, acks.again, acks.missed)
-            device_rows.set_ack_ranges(self.conn, DeviceKey(*self.key, device_id), kinds)
+            ack_ranges.set_ack_ranges(self.conn, DeviceKey(*self.key, device_id), kinds)
 
 
 def lock(conn: Conn, now_ms: int, keys: Iterable[UserKey], policy_of: PolicyOf) -> dict[UserKey, Locked]:
@@ -322,7 +322,7 @@ class Rows:
     @cached_property
     def acks(self) -> dict[UserKey, dict[str, Acks]]:
         found: dict[UserKey, dict[str, Acks]] = {}
-        for key, kinds in device_rows.ack_ranges(self._conn, self._users).items():
+        for key, kinds in ack_ranges.ack_ranges(self._conn, self._users).items():
             found.setdefault(key.user, {})[key.device_id] = Acks(*map(tuple, kinds))
         return found
 
@@ -344,7 +344,7 @@ class Rows:
 
     @cached_property
     def holders(self) -> set[UserKey]:
-        return device_rows.holders(self._conn, self._users)
+        return held_entries.holders(self._conn, self._users)
 
 
 def look_ahead(users: Mapping[UserKey, Locked], devices: Iterable[DeviceKey], *, content: bool = False) -> None:

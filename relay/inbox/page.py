@@ -18,9 +18,10 @@ from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Why
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import entry_pages
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
-from relay.store.entries import Content
+from relay.store.entry_pages import Content
 from relay.store.versions import Version
 
 _encode = msgspec.json.Encoder().encode
@@ -157,7 +158,7 @@ def page(
     if after < floor:
         cover.skip(min(floor, head if upto is None else upto), Why.EXPIRED if cursor else Why.PRUNED)
     bound = head if upto is None else min(upto, head)
-    rows = entry_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)
+    rows = entry_pages.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)
     for entry, content in rows:
         if entry.seq != cover.position + 1:
             raise Unavailable("A number of this inbox has no row: the store is damaged.", code="storage_failed")

@@ -11,11 +11,12 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.preferences import Preferences, stored
 from relay.inbox.reports import fail_device, tell_device
 from relay.model import GATEWAY, Device, DeviceKey, DeviceState, UserKey
+from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import held_entries, tokens
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
-from relay.store import tokens
 from relay.store.engine import Conn
 
 DAY_MS = 86_400_000
@@ -131,7 +132,7 @@ def _create(locked: Locked, one: Registration) -> Device:
         device_rows.insert_device(locked.conn, device)
     else:
         device_rows.save_devices(locked.conn, [(gone, device)])
-        device_rows.forget_reading(locked.conn, device.key)
+        held_entries.forget_reading(locked.conn, device.key)
         locked.acks.pop(device.device_id, None)
     job_rows.create_job(locked.conn, device.key)
     locked.forget_jobs()
@@ -143,7 +144,7 @@ def _create(locked: Locked, one: Registration) -> Device:
 
 def inherited_from(locked: Locked, predecessor: Device) -> int:
     """The number after which a successor must begin to have everything in its view that its predecessor lacked."""
-    passed = (seq - 1 for seq, _, _ in device_rows.held_rows(locked.conn, predecessor.key))
+    passed = (seq - 1 for seq, _, _ in held_entries.held_rows(locked.conn, predecessor.key))
     return max(locked.inbox.floor_seq, min([predecessor.acked_seq, *passed]))
 
 
@@ -209,14 +210,14 @@ def prove_address(
     conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf, *, account: str, token_hash: bytes
 ) -> tuple[AddressState, ...]:
     """The device has answered the challenge of this address of its. Gives the states of all. Raises Missing."""
-    owners = device_rows.owners_of(conn, key.app_id, account=account, token_hash=token_hash)
+    owners = address_rows.owners_of(conn, key.app_id, account=account, token_hash=token_hash)
     users = lock(conn, now_ms, {key.user, *(owner.user for owner in owners)}, policy_of)
     locked = users.get(key.user)
     if locked is None or key.device_id not in locked.devices:
         raise Missing("There is no such device.")
     prove(users, locked.devices[key.device_id], account=account, token_hash=token_hash)
     flush(conn, now_ms, users.values())
-    return states_of(device_rows.addresses_of(conn, [key.user]).get(key, []))
+    return states_of(address_rows.addresses_of(conn, [key.user]).get(key, []))
 
 
 # --- presence transitions (protocol 6.1) ------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.reports import FAILED, RELEASED, Released, released
 from relay.inbox.visibility import View
 from relay.model import Device, DeviceKey, EntryState, Kind
-from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import held_entries
 from relay.store import messages as message_rows
 from relay.store.engine import Conn
 
@@ -100,7 +100,7 @@ def _put_off(locked: Locked, device: Device, later: Sequence[tuple[int, str, int
     locked.unhold(device.device_id, [seq for seq, _ in refused])
     locked.hold(device.device_id, [(seq, "held") for seq, _ in refused])
     for seq, tries in refused:
-        device_rows.set_held_tries(locked.conn, device.key, seq=seq, tries=tries)
+        held_entries.set_held_tries(locked.conn, device.key, seq=seq, tries=tries)
 
 
 def release_rest(conn: Conn, now_ms: int, keys: Sequence[DeviceKey], policy_of: PolicyOf) -> list[DeviceKey]:

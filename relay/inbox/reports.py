@@ -11,8 +11,8 @@ from relay.inbox import visibility
 from relay.inbox.locked import Locked
 from relay.inbox.visibility import View
 from relay.model import Device, Entry, EntryState, Kind
-from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import entry_ends, held_entries
 from relay.store.attempts import attempt
 from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id
 
@@ -109,7 +109,7 @@ class Ledger:
         """Why the device passed this entry without showing it in any form; None if it did not."""
         if self._unshown is None:
             locked = self._locked
-            self._unshown = device_rows.unshown_of_user(locked.conn, locked.key) if locked.holds else {}
+            self._unshown = held_entries.unshown_of_user(locked.conn, locked.key) if locked.holds else {}
         return self._unshown.get(entry.seq, {}).get(device.device_id)
 
     def acked(self, entry: Entry, device: Device) -> bool:
@@ -188,7 +188,7 @@ def _ends(entry: Entry, devices: Iterable[Device], ledger: Ledger) -> Iterator[s
 
 
 def _tell_completed(locked: Locked, done: Sequence[tuple[Entry, Counter[str]]]) -> None:
-    entry_rows.mark_completed(locked.conn, locked.key, locked.now_ms, [entry.seq for entry, _ in done])
+    entry_ends.mark_completed(locked.conn, locked.key, locked.now_ms, [entry.seq for entry, _ in done])
     for start in range(0, len(done), DELIVERIES_MAX):
         chunk = done[start : start + DELIVERIES_MAX]
         locked.events.append(
@@ -226,7 +226,7 @@ def end(
     entries = [entry for entry in entries if entry.state is EntryState.LIVE]
     if not entries:
         return
-    entry_rows.end_entries(
+    entry_ends.end_entries(
         locked.conn, locked.key, locked.now_ms, seqs=[entry.seq for entry in entries], state=state, by=by
     )
     locked.ended = True

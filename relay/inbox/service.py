@@ -39,6 +39,7 @@ from relay.inbox.upgrades import UpgradeService
 from relay.inbox.voiding import proves_loss, void
 from relay.model import Address, Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
 from relay.shedding import PRIORITIES, Shedding
+from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta, readers, timelines
@@ -232,7 +233,7 @@ class InboxService:
             device = device_rows.device_row(conn, key)
             if device is None or device.state is DeviceState.GONE:
                 raise Missing("There is no such device.")
-            return device, device_rows.addresses_of(conn, [key.user]).get(key, [])
+            return device, address_rows.addresses_of(conn, [key.user]).get(key, [])
 
         return await self.engine.read(work)
 

@@ -20,7 +20,7 @@ from relay.model import Device, Entry, Kind, TimelineKey, Why
 from relay.store import readers
 from relay.store import timelines as rows
 from relay.store.engine import Conn
-from relay.store.entries import Content
+from relay.store.entry_pages import Content
 from relay.store.readers import Span
 from relay.store.timelines import Timeline
 

@@ -17,9 +17,9 @@ from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, Timeli
 from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import escalations, readers, timelines
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
-from relay.store import readers, timelines
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn
 
@@ -85,7 +85,7 @@ def _of_user(conn: Conn, locked: Locked, message: Any, user: str, seq: int) -> d
         here = [device for device in locked.devices.values() if ledger.concerned(original, device)]
         over = (
             not original.live(locked.now_ms)
-            or entry_rows.escalates_ms(conn, locked.key, original.seq) is None
+            or escalations.escalates_ms(conn, locked.key, original.seq) is None
             or bool(here and not any(ledger.open(original, device) for device in here))
         )
         head["escalation"] = escalation.described(steps, done, original.accepted_ms, over=over)

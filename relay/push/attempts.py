@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from relay.model import Address, DeviceKey
 from relay.push.dead_tokens import active
 from relay.push.planner import Send
+from relay.store import ack_ranges, readers
+from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
-from relay.store import readers
 from relay.store.engine import Conn
 
 
@@ -36,8 +37,8 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
     """
     keys = {one.device.user for one in attempts}
     devices = {d.key: d for found in device_rows.devices_of(conn, keys).values() for d in found}
-    addresses = device_rows.addresses_of(conn, keys)
-    acks = device_rows.ack_ranges(conn, keys)
+    addresses = address_rows.addresses_of(conn, keys)
+    acks = ack_ranges.ack_ranges(conn, keys)
     reads = readers.reads_of(conn, {one.device.user for one in attempts if one.send.shared})
     alive: dict[str, Mapping[tuple[str, str], Sequence[int]]] = {}
     for app_id in {key.app_id for key in keys}:

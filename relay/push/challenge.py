@@ -23,7 +23,7 @@ from relay.model import Address, DeviceKey
 from relay.push.accounts import Accounts
 from relay.push.beside import called, has_room
 from relay.push.notes import device_hint
-from relay.store import devices as device_rows
+from relay.store import addresses as address_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import address_place
 from relay.waiting import first_of
@@ -116,7 +116,7 @@ class Challenger:
         await asyncio.gather(*(self._send(one) for one in found if self._may(one)))
 
     async def _addresses(self, device: DeviceKey) -> list[Address]:
-        found = await self._engine.read(lambda conn, _: device_rows.addresses_of(conn, [device.user]))
+        found = await self._engine.read(lambda conn, _: address_rows.addresses_of(conn, [device.user]))
         return found.get(device, [])
 
     def _may(self, one: _Question) -> bool:
@@ -158,5 +158,5 @@ class Challenger:
 
 
 def _unproven(conn: Conn, devices: list[DeviceKey]) -> list[_Question]:
-    found = device_rows.addresses_of(conn, {device.user for device in devices})
+    found = address_rows.addresses_of(conn, {device.user for device in devices})
     return [_Question(device, one) for device in devices for one in found.get(device, []) if one.state == UNPROVEN]

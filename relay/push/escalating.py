@@ -16,6 +16,7 @@ from relay.inbox.reports import Ledger
 from relay.model import Device, Entry, PushJob
 from relay.push.planner import TRIES_PER_ADDRESS
 from relay.store import entries as entry_rows
+from relay.store import escalations
 from relay.store import messages as message_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
@@ -26,12 +27,12 @@ STEPS_MAX = 500  # entries in one transaction
 
 def is_due(conn: Conn, now_ms: int) -> bool:
     """Whether some step is to be taken."""
-    return bool(entry_rows.escalating(conn, now_ms, limit=1))
+    return bool(escalations.escalating(conn, now_ms, limit=1))
 
 
 def escalate(conn: Conn, now_ms: int, policy_of: PolicyOf) -> int:
     """Takes the steps that are due, of at most STEPS_MAX entries; gives of how many."""
-    found = entry_rows.escalating(conn, now_ms, limit=STEPS_MAX)
+    found = escalations.escalating(conn, now_ms, limit=STEPS_MAX)
     users = lock(conn, now_ms, found, policy_of)
     for key, locked in users.items():
         steps = message_rows.escalations_of(conn, key.app_id, found[key].values())
@@ -47,7 +48,7 @@ def _take(locked: Locked, entry: Entry, steps: Sequence[Step], ledger: Ledger) -
     concerned = [one for one in locked.devices.values() if ledger.concerned(entry, one)]
     waiting = [one for one in concerned if _waits(locked, entry, one, ledger)]
     if not entry.live(locked.now_ms) or (concerned and not waiting):
-        entry_rows.set_escalated(locked.conn, locked.key, entry.seq, done=done, next_ms=None)
+        escalations.set_escalated(locked.conn, locked.key, entry.seq, done=done, next_ms=None)
         return
     for step in due(steps, done, entry.accepted_ms, locked.now_ms):
         done += 1
@@ -59,7 +60,7 @@ def _take(locked: Locked, entry: Entry, steps: Sequence[Step], ledger: Ledger) -
                 if (job := _pushes_again(locked.jobs.get(device.device_id), entry, device, locked.now_ms)) is not None:
                     locked.put_job(job)
     following = next_ms(steps, done, entry.accepted_ms)
-    entry_rows.set_escalated(locked.conn, locked.key, entry.seq, done=done, next_ms=following)
+    escalations.set_escalated(locked.conn, locked.key, entry.seq, done=done, next_ms=following)
 
 
 def _waits(locked: Locked, entry: Entry, device: Device, ledger: Ledger) -> bool:

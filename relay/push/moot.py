@@ -11,8 +11,8 @@ from relay.inbox import notifying, push_due
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, TimelineKey, UserKey
 from relay.push.notes import OF_EACH, shows, summary_id
+from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
-from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
@@ -57,7 +57,7 @@ def find_moot(
 ) -> list[Moot]:
     """Of devices that are not here to be told otherwise: at most one for each address that can be helped."""
     inboxes = {key: one for key in users if (one := inbox_rows.inbox_of(conn, key)) is not None}
-    addresses = device_rows.addresses_of(conn, list(inboxes))
+    addresses = address_rows.addresses_of(conn, list(inboxes))
     found: list[Moot] = []
     for key, user in with_rows(conn, now_ms, inboxes, policy_of).items():
         for device in user.devices.values():

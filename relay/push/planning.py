@@ -23,9 +23,9 @@ from relay.push.notes import Form
 from relay.push.planner import Plan, Send, Stop, is_retry, is_silent, plan, spared
 from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
+from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
 from relay.store import dead, quota, shown
-from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
@@ -77,7 +77,7 @@ def plan_due(
     free = job_rows.lock_free_inboxes(conn, dict.fromkeys([*due, *suspected]))
     inboxes = inbox_rows.lock_inboxes(conn, free)
     users = with_rows(conn, now_ms, inboxes, policy_of)
-    addresses = device_rows.addresses_of(conn, list(users))
+    addresses = address_rows.addresses_of(conn, list(users))
     parked = job_rows.parked_accounts(conn, hold=True)
     apps = {app_id: _by_the_store(conn, app_id, accounts_of(app_id), parked) for app_id in {k.app_id for k in users}}
     attempts: list[Attempt] = []

@@ -20,7 +20,7 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.model import CARRIES_MESSAGE, Address, DeviceKey, Entry
 from relay.push.accounts import Account, Accounts
 from relay.push.dead_tokens import active, bury, is_believed
-from relay.store import devices as device_rows
+from relay.store import addresses as address_rows
 from relay.store import entries as entry_rows
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn, Engine
@@ -119,7 +119,7 @@ def take(
     owned: list[tuple[DeviceKey, bytes, Receipt]] = []
     for receipt in receipts:
         hashed = hash_token(account.app_id, account.name, receipt.token)
-        owners = device_rows.owners_of(conn, account.app_id, account=account.name, token_hash=hashed)
+        owners = address_rows.owners_of(conn, account.app_id, account=account.name, token_hash=hashed)
         owned += [(owner, hashed, receipt) for owner in owners]
     users = lock(conn, now_ms, {owner.user for owner, _, _ in owned}, policy_of)
     told = 0
@@ -144,7 +144,7 @@ def take(
             told += 1
             if receipt.token_dead and not spare:
                 dead.setdefault((owner, hashed), []).append((attempt, receipt.code))
-    addresses = device_rows.addresses_of(conn, {owner.user for owner, _ in dead})
+    addresses = address_rows.addresses_of(conn, {owner.user for owner, _ in dead})
     for (owner, hashed), said_dead in dead.items():
         current = active(addresses.get(owner, []), account=account.name, token_hash=hashed)
         _give_up(users[owner.user], owner, current, said_dead)

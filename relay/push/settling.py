@@ -20,9 +20,9 @@ from relay.push.failing import Failing, failing, is_dead
 from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.rules import Result, Then, after
 from relay.push.situation import ITEMS_MAX
+from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
 from relay.store import dead, quota, readers
-from relay.store import devices as device_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
@@ -51,7 +51,7 @@ def settle(
 ) -> list[Then | None | Exception]:
     """Writes results; None for one whose claim had passed to another worker."""
     users = lock_users(conn, now_ms, {one.attempt.device.user for one in settlements}, policy_of)
-    addresses = device_rows.addresses_of(conn, users)
+    addresses = address_rows.addresses_of(conn, users)
     look_ahead(users, [one.attempt.device for one in settlements])
     ends, freed = [], []
     answers: list[Then | Exception | None] = []
@@ -125,7 +125,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.TOLD:
             _told(locked, device, job, one)
             if current is not None and is_stale(device, current, policy=locked.policy, now_ms=locked.now_ms):
-                device_rows.note_pushed(
+                address_rows.note_pushed(
                     locked.conn, locked.now_ms, device.key, account=current.account, token_hash=current.token_hash
                 )
         case Then.GIVE_UP:
@@ -166,7 +166,7 @@ def _fails_on(locked: Locked, device: Device, one: Settlement, current: Address)
     before = Failing(current.failures, current.failing_since_ms)
     now = failing(before, one.result, now_ms=locked.now_ms)
     if now != before:
-        device_rows.set_address_failing(
+        address_rows.set_address_failing(
             locked.conn,
             device.key,
             account=current.account,

@@ -1,4 +1,4 @@
-"""Rows of entries: what stands at a number of an inbox, and how it ends."""
+"""Rows of entries: what stands at a number of an inbox. How they end: `entry_ends`; with their content: `entry_pages`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,21 +10,18 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    delete,
     func,
     literal_column,
     select,
     type_coerce,
-    update,
 )
 
 from relay.model import EVERYWHERE, Entry, EntryState, Kind, NotifyPolicy, Scope, UserKey
-from relay.store.inbox import set_inbox
 from relay.store.schema.inboxes import inbox_entry, message
 from relay.store.sql import among, as_list, in_list, key_list, many_rows, per_dialect
 
 e, m = inbox_entry.c, message.c
-_live = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
+LIVE = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
 
 # The columns that decide who gets an entry and how: everything but the content.
 DECIDING = (
@@ -147,11 +144,11 @@ def entry_of(row: Sequence[Any]) -> Entry:
     )
 
 
-_here = (e.app_id == bindparam("app"), e.user_id == bindparam("user"))
+HERE = (e.app_id == bindparam("app"), e.user_id == bindparam("user"))
 _between = (
     select(*DECIDING)
     .select_from(WITH_MESSAGE)
-    .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
+    .where(*HERE, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
     .order_by(e.seq)
     .limit(bindparam("count"))
 )
@@ -164,11 +161,11 @@ def entries_between(conn: Connection, key: UserKey, *, after: int, upto: int, li
 
 
 _worth_telling = (
-    *_here,
+    *HERE,
     e.seq > bindparam("after"),
     e.seq <= bindparam("upto"),
     e.notifiable == 1,
-    _live,
+    LIVE,
     e.expires_ms > bindparam("now"),
 )
 _notifiable = (
@@ -201,7 +198,7 @@ def _alive(sqlite: bool) -> Select[Any]:
             # Pair by pair: two lists would have each user looked up under each message.
             among(e.app_id, e.message_id, e.user_id, sqlite=sqlite),
             e.notifiable == 1,
-            _live,
+            LIVE,
             e.expires_ms > bindparam("now"),
         )
         .with_hint(*_BY_MESSAGE)
@@ -224,7 +221,7 @@ def _by_message(sqlite: bool) -> Select[Any]:
     return (
         select(*DECIDING)
         .select_from(WITH_MESSAGE)
-        .where(*_here, in_list(e.message_id, "ids", sqlite=sqlite))
+        .where(*HERE, in_list(e.message_id, "ids", sqlite=sqlite))
         .with_hint(*_BY_MESSAGE)
     )
 
@@ -239,7 +236,7 @@ def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> l
 @per_dialect
 def _by_seq(sqlite: bool) -> Select[Any]:
     return (
-        select(*DECIDING).select_from(WITH_MESSAGE).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)
+        select(*DECIDING).select_from(WITH_MESSAGE).where(*HERE, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)
     )
 
 
@@ -249,7 +246,7 @@ def entries_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> list[Entr
     return [entry_of(row) for row in conn.execute(_by_seq(conn), params).all()]
 
 
-_by_collapse = select(e.seq).where(*_here, e.collapse_key == bindparam("collapse"), _live).with_hint(*_BY_COLLAPSE)
+_by_collapse = select(e.seq).where(*HERE, e.collapse_key == bindparam("collapse"), LIVE).with_hint(*_BY_COLLAPSE)
 
 
 def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> list[int]:
@@ -260,7 +257,7 @@ def live_of_collapse_key(conn: Connection, key: UserKey, collapse_key: str) -> l
 
 @per_dialect
 def _collapse_keys(sqlite: bool) -> Select[Any]:
-    return select(e.seq, e.collapse_key).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite))
+    return select(e.seq, e.collapse_key).where(*HERE, in_list(e.seq, "seqs", sqlite=sqlite))
 
 
 def collapse_keys_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> dict[int, str | None]:
@@ -269,7 +266,7 @@ def collapse_keys_at(conn: Connection, key: UserKey, seqs: Iterable[int]) -> dic
     return {row.seq: row.collapse_key for row in conn.execute(_collapse_keys(conn), params).all()}
 
 
-_id_at = select(e.message_id).where(*_here, e.seq == bindparam("seq"))
+_id_at = select(e.message_id).where(*HERE, e.seq == bindparam("seq"))
 
 
 def id_at(conn: Connection, key: UserKey, seq: int) -> str | None:
@@ -277,7 +274,7 @@ def id_at(conn: Connection, key: UserKey, seq: int) -> str | None:
     return conn.execute(_id_at, {"app": key.app_id, "user": key.user_id, "seq": seq}).scalar_one_or_none()
 
 
-_live_above = select(func.count()).select_from(inbox_entry).where(*_here, e.seq > bindparam("after"), _live)
+_live_above = select(func.count()).select_from(inbox_entry).where(*HERE, e.seq > bindparam("after"), LIVE)
 
 
 def count_live_above(conn: Connection, key: UserKey, seq: int) -> int:
@@ -285,163 +282,10 @@ def count_live_above(conn: Connection, key: UserKey, seq: int) -> int:
     return int(conn.execute(_live_above, {"app": key.app_id, "user": key.user_id, "after": seq}).scalar_one())
 
 
-class Content(msgspec.Struct, frozen=True):
-    """What a page shows of an entry's message; all None for control entries."""
-
-    type: str
-    body: str | None
-    h: str
-    fallback: str | None
-    fallback_h: str | None
-    conversation_type: str
-    sender_user: str | None
-    sender_device: str | None
-    client_ref: str | None
-    priority: str
-    collapse_key: str | None
-
-
-# The key is the entry's: a copy for the sender's own devices replaces nothing, and nothing replaces it.
-_content = [
-    (e.collapse_key if name == "collapse_key" else m[name]).label(f"content_{name}")
-    for name in Content.__struct_fields__
-]
-_page = (
-    select(*DECIDING, *_content)
-    .select_from(WITH_MESSAGE)
-    .where(*_here, e.seq > bindparam("after"), e.seq <= bindparam("upto"))
-    .order_by(e.seq)
-    .limit(bindparam("count"))
-)
-
-
-def page_rows(conn: Connection, key: UserKey, *, after: int, upto: int, limit: int) -> list[tuple[Entry, Content]]:
-    """Entries in (after, upto] with everything that a page shows, in order."""
-    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit}
-    split = len(DECIDING)
-    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page, params)]
-
-
-_page_back = (
-    select(*DECIDING, *_content)
-    .select_from(WITH_MESSAGE)
-    .where(*_here, e.seq < bindparam("before"))
-    .order_by(e.seq.desc())
-    .limit(bindparam("count"))
-)
-
-
-def page_rows_back(conn: Connection, key: UserKey, *, before: int, limit: int) -> list[tuple[Entry, Content]]:
-    """As `page_rows`, backwards from a number."""
-    params = {"app": key.app_id, "user": key.user_id, "before": before, "count": limit}
-    split = len(DECIDING)
-    return [(entry_of(row), Content(*row[split:])) for row in many_rows(conn, _page_back, params)]
-
-
-_last_before = select(func.max(e.seq)).where(*_here, e.accepted_ms < bindparam("since"))
+_last_before = select(func.max(e.seq)).where(*HERE, e.accepted_ms < bindparam("since"))
 
 
 def last_seq_before(conn: Connection, key: UserKey, since_ms: int, *, floor: int) -> int:
     """The highest number accepted before then, or the floor."""
     found = conn.execute(_last_before, {"app": key.app_id, "user": key.user_id, "since": since_ms}).scalar()
     return floor if found is None else max(int(found), floor)
-
-
-@per_dialect
-def _end(sqlite: bool) -> Any:
-    return (
-        update(inbox_entry)
-        .where(*_here, in_list(e.seq, "seqs", sqlite=sqlite), _live)
-        .values(state=bindparam("to"), ended_ms=bindparam("now"), ended_by_seq=bindparam("by"))
-    )
-
-
-def end_entries(
-    conn: Connection, key: UserKey, now_ms: int, *, seqs: Iterable[int], state: EntryState, by: int | None
-) -> None:
-    """Ends live entries; one that has ended stays as it was."""
-    conn.execute(
-        _end(conn),
-        {
-            "app": key.app_id,
-            "user": key.user_id,
-            "seqs": as_list(conn, seqs),
-            "to": str(state),
-            "now": now_ms,
-            "by": by,
-        },
-    )
-
-
-@per_dialect
-def _complete(sqlite: bool) -> Any:
-    return (
-        update(inbox_entry).where(*_here, in_list(e.seq, "seqs", sqlite=sqlite)).values(completed_ms=bindparam("now"))
-    )
-
-
-def mark_completed(conn: Connection, key: UserKey, now_ms: int, seqs: Iterable[int]) -> None:
-    """The last delivery of each of these to its user has ended."""
-    conn.execute(_complete(conn), {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "now": now_ms})
-
-
-_expiring = (
-    select(e.app_id, e.user_id, e.seq)
-    .where(_live, e.expires_ms <= bindparam("now"))
-    .order_by(e.expires_ms)
-    .limit(bindparam("count"))
-)
-
-
-def expiring(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, list[int]]:
-    """Live entries whose time is over, by user. Read again under the lock before ending them."""
-    found: dict[UserKey, list[int]] = {}
-    for row in conn.execute(_expiring, {"now": now_ms, "count": limit}).all():
-        found.setdefault(UserKey(row.app_id, row.user_id), []).append(row.seq)
-    return found
-
-
-_escalating = (
-    select(e.app_id, e.user_id, e.seq, e.message_id)
-    .where(_live, e.escalate_ms.is_not(None), e.escalate_ms <= bindparam("now"))
-    .order_by(e.escalate_ms)
-    .limit(bindparam("count"))
-)
-
-
-def escalating(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, dict[int, str]]:
-    """Live entries with a step that is due: by user, numbers and messages. Read again under the lock before taking it."""
-    found: dict[UserKey, dict[int, str]] = {}
-    for row in conn.execute(_escalating, {"now": now_ms, "count": limit}):
-        found.setdefault(UserKey(row.app_id, row.user_id), {})[row.seq] = row.message_id
-    return found
-
-
-_escalates = select(e.escalate_ms).where(*_here, e.seq == bindparam("seq"))
-
-
-def escalates_ms(conn: Connection, key: UserKey, seq: int) -> int | None:
-    """When the entry's next step is; None: no more are taken."""
-    return conn.execute(_escalates, {"app": key.app_id, "user": key.user_id, "seq": seq}).scalar_one_or_none()
-
-
-_set_escalated = (
-    update(inbox_entry)
-    .where(*_here, e.seq == bindparam("at"))
-    .values(escalated=bindparam("done"), escalate_ms=bindparam("following"))
-)
-
-
-def set_escalated(conn: Connection, key: UserKey, seq: int, *, done: int, next_ms: int | None) -> None:
-    """How many steps have been taken, and when the next one is; None: no more are."""
-    params = {"app": key.app_id, "user": key.user_id, "at": seq, "done": done, "following": next_ms}
-    conn.execute(_set_escalated, params)
-
-
-_prune = delete(inbox_entry).where(*_here, e.seq <= bindparam("floor"))
-
-
-def prune_entries(conn: Connection, key: UserKey, *, floor: int) -> None:
-    """Removes everything up to `floor` and raises the floor. Messages go by their own age, when nobody can ask for them."""
-    conn.execute(_prune, {"app": key.app_id, "user": key.user_id, "floor": floor})
-    set_inbox(conn, key, floor_seq=floor)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, literal_column, select, type_coerce, update
 
 from relay.model import Entry, EntryState, TimelineKey
-from relay.store.entries import Content, entry_of
+from relay.store.entries import entry_of
+from relay.store.entry_pages import Content
 from relay.store.schema.conversations import conversation, timeline_entry
 from relay.store.schema.inboxes import message
 from relay.store.sql import as_list, in_list, insert_rows, many_rows, per_dialect

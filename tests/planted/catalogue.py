@@ -106,8 +106,8 @@ BUGS = (
         "live frames moved the cursor over a gap",
         one(
             "relay/inbox/page.py",
-            "entry_rows.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)",
-            "entry_rows.page_rows(conn, snap.inbox.key, after=cover.position + 1, upto=bound, limit=limit)",
+            "entry_pages.page_rows(conn, snap.inbox.key, after=cover.position, upto=bound, limit=limit)",
+            "entry_pages.page_rows(conn, snap.inbox.key, after=cover.position + 1, upto=bound, limit=limit)",
         ),
         (f"{PAGES}::test_entries_and_gaps_of_every_page_are_exactly_its_range", INBOX),
     ),

@@ -9,7 +9,7 @@ import pytest
 
 from relay.inbox import ending, judging, push_due
 from relay.push import accounts
-from relay.store import entries as entry_rows
+from relay.store import entry_ends
 
 from . import faults
 from .report import story_of
@@ -47,13 +47,13 @@ def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
 def messages_expire_without_a_word(patch: pytest.MonkeyPatch) -> None:
     def in_silence(locked: Any, entries: Any, state: Any, *, by: int | None = None, **_: Any) -> None:
         seqs = [entry.seq for entry in entries]
-        entry_rows.end_entries(locked.conn, locked.key, locked.now_ms, seqs=seqs, state=state, by=by)
+        entry_ends.end_entries(locked.conn, locked.key, locked.now_ms, seqs=seqs, state=state, by=by)
 
     patch.setattr(ending, "end", in_silence)
 
 
 def nobody_notes_that_a_message_was_completed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(entry_rows, "mark_completed", lambda *_: None)
+    patch.setattr(entry_ends, "mark_completed", lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from relay.inbox.erasing import erase
 from relay.inbox.preferences import Preferences
 from relay.model import UserKey
 from relay.store.engine import Engine
-from relay.store.entries import prune_entries
+from relay.store.entry_ends import prune_entries
 from relay.store.schema import metadata
 from relay.store.users import OF_USERS
 

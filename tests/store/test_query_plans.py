@@ -17,7 +17,8 @@ from sqlalchemy import Connection, Delete, Select, Update
 
 import relay.store.schema
 from relay.clock import SystemClock
-from relay.store import devices, entries, queue
+from relay.store import addresses as address_rows
+from relay.store import entries, entry_ends, queue
 from relay.store.inline import InlineEngine
 from relay.store.migrate import migrate
 from relay.store.postgres import PostgresEngine
@@ -80,17 +81,23 @@ def test_no_statement_walks_a_table(conn: Connection) -> None:
 def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
     """Else the test above would pass by seeing none."""
     names = {name for name, _ in statements(conn)}
-    assert {"entries._page", "entries._expiring", "queue._due_users", "devices._of_users", "devices._owners"} <= names
+    assert {
+        "entry_pages._page",
+        "entry_ends._expiring",
+        "queue._due_users",
+        "devices._of_users",
+        "addresses._owners",
+    } <= names
 
 
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
-        (lambda c: entries._expiring, "inbox_entry_expiring (expires_ms<?)"),
+        (lambda c: entry_ends._expiring, "inbox_entry_expiring (expires_ms<?)"),
         (lambda c: entries._by_message(c), "inbox_entry_by_message (app_id=? AND message_id=? AND user_id=?)"),
         (lambda c: entries._alive(c), "inbox_entry_by_message (app_id=? AND message_id=? AND user_id=?)"),
         (lambda c: entries._by_collapse, "inbox_entry_by_collapse (app_id=? AND user_id=? AND collapse_key=?)"),
-        (lambda c: devices._owners, "address_by_token (app_id=? AND account=? AND token_hash=?)"),
+        (lambda c: address_rows._owners, "address_by_token (app_id=? AND account=? AND token_hash=?)"),
         (lambda c: queue._apps, "push_job_due (app_id>?)"),
         (lambda c: queue._due_users, "push_job_due (app_id=? AND due_ms>? AND due_ms<?)"),
         (lambda c: queue._suspect_users, "push_job_suspect"),

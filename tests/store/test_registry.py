@@ -19,7 +19,7 @@ from relay.inbox.addresses import AddressState
 from relay.inbox.registry import ForeignWord, Registration, prove_address
 from relay.model import DeviceState, Facts, Policy
 from relay.push.limits import BRAKE_DEAD_MIN, Brake
-from relay.store import devices as device_rows
+from relay.store import addresses as address_rows
 from relay.store.engine import Engine
 
 POLICY = Policy(inbox_max=20, system_reserve=2, devices_max=3)
@@ -564,7 +564,7 @@ async def test_what_a_token_did_is_forgotten_after_a_day(house: House, clock: An
     rows = text("SELECT count(*) FROM address_move")
     for hours, left in ((23, 1), (1, 0)):
         clock.forward(s=hours * 3600)
-        await house.engine.write(device_rows.forget_moves)
+        await house.engine.write(address_rows.forget_moves)
         assert await house.engine.read(lambda conn, _: conn.execute(rows).scalar_one()) == left
 
 

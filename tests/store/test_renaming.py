@@ -9,7 +9,7 @@ from house import House, Store, address
 from relay.errors import Conflict, Invalid, Missing
 from relay.model import DeviceKey, UserKey
 from relay.store.engine import Engine
-from relay.store.entries import prune_entries
+from relay.store.entry_ends import prune_entries
 from relay.store.schema import metadata
 
 ANN = UserKey("shop", "ann")

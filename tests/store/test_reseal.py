@@ -8,7 +8,8 @@ from sqlalchemy import select, update
 
 from relay.keys import KeyRing
 from relay.model import Address, DeviceKey
-from relay.store import apps, devices
+from relay.store import addresses as address_rows
+from relay.store import apps
 from relay.store.engine import Engine
 from relay.store.reseal import SEALED, Round, count, reseal_some
 from relay.store.schema.apps import data_key
@@ -50,7 +51,7 @@ async def put(engine: Engine, vault: Vault, n: int, token: str) -> None:
         state="active",
         shared=0,
     )
-    await engine.write(lambda conn, _: devices.set_addresses(conn, phone(n), [one]))
+    await engine.write(lambda conn, _: address_rows.set_addresses(conn, phone(n), [one]))
 
 
 async def step(engine: Engine, vault: Vault, at: tuple[str, ...] | None) -> Round:

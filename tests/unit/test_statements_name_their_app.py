@@ -16,8 +16,8 @@ OWNED = sorted(name for name, table in metadata.tables.items() if "app_id" in ta
 # What is for all apps at once. Each gives keys or counts to code that then asks with the app, or is about the relay itself.
 SWEEPS = {
     "devices._silent",
-    "entries._escalating",
-    "entries._expiring",
+    "escalations._escalating",
+    "entry_ends._expiring",
     "inbox._with_entries",
     "timelines._with_entries",
     "queue._suspect_users",
@@ -26,7 +26,7 @@ SWEEPS = {
     "sequencer._waiting_apps",
     "vault._since",
 }
-AGED = {"devices._forget_moves", "messages._forget_keys", "quota._forget", "quota._forget_held"}
+AGED = {"addresses._forget_moves", "messages._forget_keys", "quota._forget", "quota._forget_held"}
 # A credential's id is known before its app is: it says which app that is. Ids are unique over all apps.
 CREDENTIALS = {
     *("apps._by_key_id", "apps._leaked", "apps._renew", "apps._used", "apps._revoked"),
