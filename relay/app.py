@@ -40,7 +40,9 @@ from relay.push.reload import Reloader
 from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
+from relay.realtime.addresses import AddressBook
 from relay.realtime.advice import Versions
+from relay.realtime.comparing import Comparer
 from relay.realtime.hub import Hub
 from relay.realtime.protocol import WindowBody
 from relay.realtime.service import DeviceService
@@ -170,16 +172,19 @@ class Relay:
         self.devices = DeviceService(
             inbox=self.inbox,
             presence=self.presence,
-            accounts=self.accounts,
+            addresses=AddressBook(accounts=self.accounts, seal_token=self.tokens.seal),
+            comparer=Comparer(
+                inbox=self.inbox,
+                clock=clock,
+                begun=limits.RateLimiter(rate_per_s=COMPARISONS_PER_H / 3600, burst=COMPARISONS_PER_H),
+                rounds=limits.RateLimiter(rate_per_s=ROUNDS_PER_H / 3600, burst=ROUNDS_PER_H),
+            ),
             clock=clock,
             policy_of=lambda _: policy,
-            seal_token=self.tokens.seal,
             node_id=self.node_id,
             poll_client_s=settings.poll.client_s,
             versions=Versions(settings.app.min_app_version, settings.app.recommended_app_version),
             window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
-            comparisons=limits.RateLimiter(rate_per_s=COMPARISONS_PER_H / 3600, burst=COMPARISONS_PER_H),
-            rounds=limits.RateLimiter(rate_per_s=ROUNDS_PER_H / 3600, burst=ROUNDS_PER_H),
         )
         self.push = PushWorker(
             self.engine,

@@ -120,7 +120,7 @@ class BackendApi:
     async def put_device(self, call: Call) -> Answer:
         body: DeviceBody = call.body
         key = _device(call)
-        addresses = None if body.addresses is None else self.devices.sealed(key, body.addresses)
+        addresses = None if body.addresses is None else self.devices.addresses.sealed(key, body.addresses)
         _, new = await self.inbox.register(
             Registration(
                 device=key,

@@ -30,9 +30,10 @@ from relay.inbox.unchanged import Question
 from relay.model import DeviceKey, TimelineKey
 from relay.push.challenge import Challenger
 from relay.realtime import protocol
+from relay.realtime.addresses import address_answer
 from relay.realtime.hub import Credential, Hub
 from relay.realtime.protocol import AckBody, Close, HeartbeatBody, HelloBody, VerifyBody
-from relay.realtime.service import DeviceService, ack_answer, address_answer
+from relay.realtime.service import DeviceService, ack_answer
 from relay.realtime.session import Session
 from relay.realtime.writer import error_frame
 from relay.shedding import Shed, Shedding
@@ -83,12 +84,12 @@ class DeviceApi:
 
     async def verify(self, call: Call) -> Answer:
         body: VerifyBody = call.body
-        return Answer(200, await self.devices.verify(_key(call), body))
+        return Answer(200, await self.devices.comparer.verify(_key(call), body))
 
     async def addresses(self, call: Call) -> Answer:
         body: AddressesBody = call.body
         key = _key(call)
-        states = await self.inbox.replace_addresses(key, self.devices.sealed(key, body.addresses))
+        states = await self.inbox.replace_addresses(key, self.devices.addresses.sealed(key, body.addresses))
         return Answer(200, _states(states))
 
     async def challenge(self, call: Call) -> Answer:
@@ -99,7 +100,7 @@ class DeviceApi:
         return Answer(200, _states(await self.challenger.prove(_key(call), body.account, body.value)))
 
     async def accounts(self, call: Call) -> Answer:
-        return Answer(200, {"accounts": self.devices.offers(_key(call).app_id)})
+        return Answer(200, {"accounts": self.devices.addresses.offers(_key(call).app_id)})
 
     async def ticket(self, call: Call) -> Answer:
         origin = call.request.headers.get("Origin")

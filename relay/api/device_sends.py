@@ -22,7 +22,7 @@ from relay.inbox.send import Accepted
 from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
 from relay.realtime.protocol import Id, MessageIdText, Word
-from relay.realtime.service import Rate
+from relay.realtime.rate import Rate
 
 MENTIONS_MAX = 50
 HOW_TO_ALLOW = "Devices may not send here; the operator allows it by app.device_sends = true."

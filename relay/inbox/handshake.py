@@ -25,7 +25,7 @@ from relay.inbox.registry import inherited_from, remove
 from relay.inbox.releasing import release
 from relay.inbox.reports import tell_device
 from relay.model import Device, DeviceKey, DeviceState, UserKey
-from relay.store import devices as device_rows
+from relay.store import addresses as address_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import upgrades as upgrade_rows
@@ -107,7 +107,7 @@ def _with_addresses(
 ) -> list[Welcome | Exception]:
     """Who brought no addresses is told of those that it has, as they are after all of these handshakes."""
     unsaid = {one.device.user for one in hellos if one.addresses is None}
-    found = device_rows.addresses_of(conn, unsaid) if unsaid else {}
+    found = address_rows.addresses_of(conn, unsaid) if unsaid else {}
     return [
         dataclasses.replace(answer, addresses=states_of(found.get(one.device, [])))
         if one.addresses is None and isinstance(answer, Welcome)

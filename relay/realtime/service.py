@@ -1,18 +1,14 @@
 """What devices ask for, whichever way they came: handshake, heartbeat, sync, ack. HTTP and sockets both call this."""
 
-import asyncio
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from providers.contract import AddressInvalid
-from relay.clock import Clock, from_rfc3339, rfc3339
-from relay.errors import FieldError, Invalid, Malformed, Throttled, TooLarge, Unavailable, not_an_instant
+from relay.clock import Clock, rfc3339
+from relay.errors import Malformed, TooLarge
 from relay.inbox.ack import AckAnswer, AckRequest, Nack
-from relay.inbox.addresses import AddressState, NewAddress
 from relay.inbox.batch import Batch
-from relay.inbox.comparing import Compared, Comparison, Range
 from relay.inbox.cursor import INBOX, Cursor
 from relay.inbox.handshake import Hello, Welcome
 from relay.inbox.judging import Reason, Verdict
@@ -20,38 +16,10 @@ from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Facts, Policy
 from relay.presence.rules import Beat
 from relay.presence.service import PresenceService
-from relay.push.accounts import Accounts
-from relay.push.sealing import KeyInvalid, SealKeys
+from relay.realtime.addresses import AddressBook, address_answer
 from relay.realtime.advice import Versions
-from relay.realtime.protocol import (
-    ACK_IDS_MAX,
-    AckBody,
-    AddressBody,
-    DigestBody,
-    HeartbeatBody,
-    HeartbeatOffer,
-    HelloBody,
-    VerifyBody,
-    WindowBody,
-)
-from relay.store.upgrades import VERIFIED
-
-CLOCKS_APART_MS = 60_000
-COMPARED_AT_ONCE, COMPARED_NEXT = 2, 16  # more are sent away
-
-
-class Rate(Protocol):
-    """What keeps a caller from coming too often."""
-
-    def take(self, key: Hashable, now_ms: int) -> bool: ...
-
-
-class Unlimited:
-    def take(self, key: Hashable, now_ms: int) -> bool:
-        return True
-
-
-SealToken = Callable[[DeviceKey, str, str], tuple[bytes, bytes]]  # (device, account, token) -> sealed, hash
+from relay.realtime.comparing import Comparer
+from relay.realtime.protocol import ACK_IDS_MAX, AckBody, HeartbeatBody, HeartbeatOffer, HelloBody, WindowBody
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,18 +38,14 @@ class DeviceService:
 
     inbox: InboxService
     presence: PresenceService
-    accounts: Accounts
+    addresses: AddressBook
+    comparer: Comparer
     clock: Clock
     policy_of: Callable[[str], Policy]
-    seal_token: SealToken
     node_id: str
     poll_client_s: int = 5
     window: WindowBody = field(default_factory=WindowBody)  # the largest that is granted
     versions: Versions = field(default_factory=Versions)
-    comparisons: Rate = field(default_factory=Unlimited)  # how often a device may begin to compare
-    rounds: Rate = field(default_factory=Unlimited)  # how many rounds all its comparisons may have
-    _comparing: int = 0
-    _comparer: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(COMPARED_AT_ONCE))
 
     # --- handshake ---
 
@@ -98,7 +62,7 @@ class DeviceService:
         await self._greet_shared(device, body.cursors, welcome, answer)
         repairing = body.store is not None and body.store.repair
         if body.digest is not None and welcome.verdict is not Verdict.RESYNC and (welcome.upgrade or repairing):
-            answer["digest"] = await self._digest(device, body.digest, welcome)
+            answer["digest"] = await self.comparer.digest(device, body.digest, welcome)
             if welcome.upgrade is not None:
                 answer["upgrade"] = welcome.upgrade | {"digest": answer.pop("digest")}
         return Greeted(welcome=welcome, beat=beat, window=window, answer=answer)
@@ -117,7 +81,7 @@ class DeviceService:
         answer["shared"] = list(greeting.verdicts)
 
     def _hello(self, device: DeviceKey, body: HelloBody) -> Hello:
-        addresses = None if body.addresses is None else self.sealed(device, body.addresses)
+        addresses = None if body.addresses is None else self.addresses.sealed(device, body.addresses)
         return Hello(
             device=device,
             node_id=self.node_id,
@@ -134,67 +98,6 @@ class DeviceService:
             replaces=body.replaces,
             addresses=addresses,
         )
-
-    def offers(self, app_id: str) -> list[dict[str, Any]]:
-        """The accounts that a device may have addresses in, and what its app has to know for that."""
-        return [
-            {
-                "account": name,
-                "provider": account.provider.name,
-                "kinds": sorted(account.provider.capabilities.kinds),
-                "offer": dict(account.provider.offer()),
-            }
-            for name, account in sorted(self.accounts.of(app_id).items())
-        ]
-
-    def sealed(self, device: DeviceKey, addresses: Sequence[AddressBody]) -> tuple[NewAddress, ...]:
-        """Addresses with their tokens sealed. Raises Invalid for an account that is not configured, or named twice."""
-        app_id = device.app_id
-        errors: list[FieldError] = []
-        seen: set[tuple[str, str]] = set()
-        out: list[NewAddress] = []
-        for index, one in enumerate(addresses):
-            account = self.accounts.get(app_id, one.account)
-            pointer = f"/addresses/{index}"
-            if account is None:
-                known = ", ".join(sorted(self.accounts.of(app_id))) or "none"
-                errors.append(
-                    FieldError(f"{pointer}/account", "unknown", f"no such account is configured; there are: {known}")
-                )
-                continue
-            kinds = account.provider.capabilities.kinds
-            if one.kind not in kinds:
-                errors.append(
-                    FieldError(f"{pointer}/kind", "unknown", f"this account takes: {', '.join(sorted(kinds))}")
-                )
-                continue
-            try:
-                token = account.provider.address(one.kind, one.token)
-            except AddressInvalid as error:
-                errors.append(FieldError(f"{pointer}/token", "invalid", str(error)))
-                continue
-            try:
-                keys = None if one.seal is None else SealKeys.read(one.seal.p256dh, one.seal.auth)
-            except KeyInvalid as error:
-                errors.append(FieldError(f"{pointer}/seal/{error.field}", "invalid", str(error)))
-                continue
-            if (one.account, token) in seen:
-                continue
-            seen.add((one.account, token))
-            sealed, token_hash = self.seal_token(device, one.account, token)
-            out.append(
-                NewAddress(
-                    account=one.account,
-                    kind=one.kind,
-                    token_sealed=sealed,
-                    token_hash=token_hash,
-                    keys_sealed=None if keys is None else self.seal_token(device, one.account, keys.text)[0],
-                    challenged=account.terms.challenge,
-                )
-            )
-        if errors:
-            raise Invalid(f"{errors[0].pointer}: {errors[0].detail}.", errors=tuple(errors))
-        return tuple(out)
 
     def _answer(
         self, device: DeviceKey, welcome: Welcome, beat: Beat, window: WindowBody, app_version: str | None
@@ -266,62 +169,6 @@ class DeviceService:
             answer["do"] = "sync"
         return answer
 
-    # --- comparing ---
-
-    async def verify(self, device: DeviceKey, body: VerifyBody) -> dict[str, Any]:
-        """One round of comparing caches. Raises CursorRefused, Malformed (invalid_cursor), Invalid, Throttled."""
-        cursor = self.inbox.unseal(body.cursor, device)
-        now_ms = self.clock.now_ms()
-        as_of_ms = None if body.as_of is None else _as_of(body.as_of, now_ms)
-        if body.ranges and body.ranges[-1].to > cursor.seq:
-            pointer = f"/ranges/{len(body.ranges) - 1}/to"
-            raise Invalid(
-                "There is nothing to compare beyond the cursor.",
-                errors=(FieldError(pointer, "out_of_range", "must be at most the cursor's number"),),
-            )
-        upgrade = None
-        if body.purpose == "upgrade":
-            upgrade = await self.inbox.upgrades.to_prove(device, body.upgrade)
-        free = upgrade is not None and upgrade.verify_state not in VERIFIED
-        rate = self.rounds if body.as_of is not None or free else self.comparisons
-        if not rate.take(device, self.clock.monotonic_ms()):
-            raise Throttled(
-                "This device has been compared often enough; what it lacks comes by sync.", retry_after_s=600
-            )
-        ranges = [Range(one.from_, one.to, one.n, int(one.fp, 16)) for one in body.ranges]
-        compared = await self._compare(device, ranges, cursor=cursor, as_of_ms=as_of_ms)
-        state = None
-        if upgrade is not None:
-            state = await self.inbox.upgrades.prove(device, upgrade.upgrade_id, compared, mended=body.mended)
-        if body.extra:
-            await self.inbox.upgrades.note_extra(device, body.extra)
-        return _compared_json(compared) | {"state": state}
-
-    @property
-    def comparing(self) -> tuple[int, int]:
-        """Devices that are compared or wait for it, and how many may."""
-        return self._comparing, COMPARED_AT_ONCE + COMPARED_NEXT
-
-    async def _compare(self, device: DeviceKey, ranges: Sequence[Range], **where: Any) -> Comparison:
-        """Few at a time: a comparison reads a whole inbox, and pages go first. Raises Unavailable."""
-        if self._comparing >= COMPARED_AT_ONCE + COMPARED_NEXT:
-            raise Unavailable("Too many devices are being compared; sync goes on.", retry_after_s=5)
-        self._comparing += 1
-        try:
-            async with self._comparer:
-                return await self.inbox.compare(device, ranges, **where)
-        finally:
-            self._comparing -= 1
-
-    async def _digest(self, device: DeviceKey, digest: DigestBody, welcome: Welcome) -> str:
-        """Whether the client has everything up to its cursor, by its own sums; `differs` too if there is no time to look."""
-        upto = welcome.head_seq - welcome.missing
-        whole = Range(0, max(1, upto), digest.n, int(digest.fp, 16))
-        try:
-            return "same" if (await self._compare(device, [whole], upto=upto)).same else "differs"
-        except Unavailable:
-            return "differs"
-
     # --- filling ---
 
     async def fill(self, device: DeviceKey, timeline: str, low: int, high: int, *, limit: int) -> Batch:
@@ -370,42 +217,6 @@ class DeviceService:
         for text in texts:
             with suppress(Malformed):
                 yield self.inbox.unseal(text, device)
-
-
-def _as_of(text: str, now_ms: int) -> int:
-    try:
-        as_of_ms = from_rfc3339(text)
-    except (ValueError, OverflowError):
-        raise not_an_instant("/as_of") from None
-    if not 0 <= as_of_ms <= now_ms + CLOCKS_APART_MS:
-        raise Invalid(
-            "`as_of` is what an earlier answer said.",
-            errors=(FieldError("/as_of", "out_of_range", "leave it out of the first round, then repeat the answer's"),),
-        )
-    return as_of_ms
-
-
-def _compared_json(compared: Comparison) -> dict[str, Any]:
-    return {
-        "timeline": "inbox",
-        "as_of": rfc3339(compared.as_of_ms),
-        "floor": compared.base_seq,
-        "ranges": [_range_json(one) for one in compared.ranges],
-    }
-
-
-def _range_json(one: Compared) -> dict[str, Any]:
-    head = {"from": one.range.low, "to": one.range.high}
-    if one.same:
-        return head | {"result": "same"}
-    if one.items is None:
-        return head | {"result": "split"}
-    return head | {"result": "items", "items": [list(item) for item in one.items]}
-
-
-def address_answer(one: AddressState) -> dict[str, Any]:
-    said = {"account": one.account, "state": one.state}
-    return said if one.failing_since_ms is None else said | {"failing_since": rfc3339(one.failing_since_ms)}
 
 
 def ack_answer(answer: AckAnswer) -> dict[str, Any]:

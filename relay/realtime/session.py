@@ -230,7 +230,7 @@ class Session:
             case FollowFrame():
                 await self._take_follow(body, ref)
             case VerifyBody():
-                answer = await self._service.verify(self.device, body)
+                answer = await self._service.comparer.verify(self.device, body)
                 await self._writer.send({"type": "verify", "ref": ref, **answer})
             case SendFrame():
                 await self._send_message(body, ref)

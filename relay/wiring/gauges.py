@@ -70,7 +70,7 @@ def _queues(relay: Measured) -> Queues:
         files.FILES: (files.used(), files.most()),
         "connections": (len(relay.hub), limits.sockets_per_node),
         "long_polls": (relay.hub.waits, limits.waits_per_node),
-        "comparisons": relay.devices.comparing,
+        "comparisons": relay.devices.comparer.waiting,
         "push_attempts": relay.push.load,
         "push_challenges": relay.challenger.load,
         "push_withdrawals": relay.withdrawer.load,

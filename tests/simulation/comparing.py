@@ -86,7 +86,7 @@ class _Shelf:
 
 
 async def _verify(phone: "Phone", body: VerifyBody, node: "Node") -> dict[str, Any]:
-    return await node.devices.verify(phone.key, body)
+    return await node.devices.comparer.verify(phone.key, body)
 
 
 async def _fetch(phone: "Phone", low: int, high: int, node: "Node") -> bytes:

@@ -25,8 +25,11 @@ from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
+from relay.realtime.addresses import AddressBook
+from relay.realtime.comparing import Comparer
 from relay.realtime.hub import Credential, Hub
-from relay.realtime.service import DeviceService, Unlimited
+from relay.realtime.rate import Unlimited
+from relay.realtime.service import DeviceService
 from relay.realtime.session import Session
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
@@ -128,13 +131,16 @@ class Node:
         self.devices = DeviceService(
             inbox=self.inbox,
             presence=self.presence,
-            accounts=self.accounts,
+            addresses=AddressBook(
+                accounts=self.accounts,
+                seal_token=lambda device, account, token: (
+                    ring.seal(token.encode(), address_place(device, account)),
+                    ring.token_hash(device.app_id, account, token),
+                ),
+            ),
+            comparer=Comparer(inbox=self.inbox, clock=clock),
             clock=clock,
             policy_of=lambda _: policy,
-            seal_token=lambda device, account, token: (
-                ring.seal(token.encode(), address_place(device, account)),
-                ring.token_hash(device.app_id, account, token),
-            ),
             node_id=name,
         )
         self.sends = Sends(

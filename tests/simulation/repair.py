@@ -22,7 +22,7 @@ async def repair(phone: "Phone") -> None:
     lacking = []
     for ranges in _ranges(database.seq):
         asked = VerifyBody.model_validate({"cursor": database.cursor, "ranges": ranges})
-        answer = await call(lambda node, body=asked: node.devices.verify(phone.key, body))  # type: ignore[misc]
+        answer = await call(lambda node, body=asked: node.devices.comparer.verify(phone.key, body))  # type: ignore[misc]
         for one in answer["ranges"]:
             lacking += [seq for seq, id_, _ in one.get("items") or () if _lacks(phone, id_)]
     phone.world.story.tell("compared", phone.name, *lacking)

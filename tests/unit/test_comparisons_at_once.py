@@ -8,7 +8,7 @@ import pytest
 from relay.errors import Unavailable
 from relay.inbox.comparing import Comparison, Range
 from relay.model import DeviceKey
-from relay.realtime.service import COMPARED_AT_ONCE, COMPARED_NEXT, DeviceService
+from relay.realtime.comparing import COMPARED_AT_ONCE, COMPARED_NEXT, Comparer
 
 PHONE = DeviceKey("shop", "ann", "phone")
 WHOLE = [Range(0, 1, 0, 0)]
@@ -31,14 +31,14 @@ class Inbox:
 
 async def test_few_are_compared_at_a_time_and_of_very_many_some_are_sent_away() -> None:
     inbox: Any = Inbox()
-    parts: dict[str, Any] = dict.fromkeys(("presence", "accounts", "clock", "policy_of", "seal_token"))
-    service = DeviceService(inbox=inbox, node_id="n1", **parts)
+    clock: Any = None
+    comparer = Comparer(inbox=inbox, clock=clock)
     taken = COMPARED_AT_ONCE + COMPARED_NEXT
-    tasks = [asyncio.ensure_future(service._compare(PHONE, WHOLE)) for _ in range(taken)]
+    tasks = [asyncio.ensure_future(comparer.compare(PHONE, WHOLE)) for _ in range(taken)]
     await asyncio.wait(tasks, timeout=0)
     with pytest.raises(Unavailable):
-        await service._compare(PHONE, WHOLE)
+        await comparer.compare(PHONE, WHOLE)
     inbox.go_on.set()
     assert len(await asyncio.gather(*tasks)) == taken
     assert inbox.most == COMPARED_AT_ONCE
-    assert (await service._compare(PHONE, WHOLE)).same
+    assert (await comparer.compare(PHONE, WHOLE)).same
