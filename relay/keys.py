@@ -1,4 +1,4 @@
-"""The key ring, and credentials: what seals, what proves, and what a secret looks like.
+"""The key ring: what seals, and what proves.
 
 The ring is a short list of 32-byte keys with numbers. The first seals, all open. To rotate, put a new key first and
 restart; keep the others, above all the last: address look-ups hang on it (`KeyRing.token_hash`).
@@ -9,12 +9,9 @@ Stored form of what is sealed: version (1 byte) | key id (1) | nonce (12) | AES-
 import base64
 import binascii
 import contextlib
-import hmac
 import json
 import os
-import re
 import stat
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,8 +20,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
 
 from relay.errors import ConfigError
 from relay.ids import Rng, system_rng
@@ -40,7 +35,6 @@ VERSION: Final = 1
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 HEADER_BYTES: Final = 2
-MASK: Final = "**********"
 
 
 class SealBroken(ValueError):  # noqa: N818 - it is what happened
@@ -49,48 +43,6 @@ class SealBroken(ValueError):  # noqa: N818 - it is what happened
     def __init__(self) -> None:
         super().__init__(
             "This cannot be opened: it was altered, moved, or sealed with a key that the ring does not have."
-        )
-
-
-class Secret:
-    """A text that never prints: every text form of it is a mask. `reveal` gives the text."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __repr__(self) -> str:
-        return f"Secret('{MASK}')"
-
-    def __str__(self) -> str:
-        return MASK
-
-    def __format__(self, spec: str) -> str:
-        return format(MASK, spec)
-
-    def __bool__(self) -> bool:
-        return bool(self._text)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and same(self._text.encode(), other._text.encode())
-
-    def __hash__(self) -> int:
-        return hash((Secret, self._text))
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise TypeError("A Secret is not pickled.")
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        del source, handler
-        from_text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema(strict=True))
-        return core_schema.union_schema(
-            [core_schema.is_instance_schema(cls), from_text],
-            serialization=core_schema.plain_serializer_function_ser_schema(str),
         )
 
 
@@ -324,83 +276,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-# --- credentials ------------------------------------------------------------------------------------------------------
-
-SECRET_BYTES: Final = 32  # 43 characters
-ID_CHARS: Final = 12
-CHECK_CHARS: Final = 6
-
-_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
-_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_REST = r"([a-z2-7]{12})_([A-Za-z0-9_-]{43})_[0-9A-Za-z]{6}"
-_API_KEY = re.compile(rf"rk_(?:live|test)_{_REST}")
-_DEVICE_TOKEN = re.compile(rf"rd_{_REST}")
-_API_KEY_CHARS = len("rk_live_") + ID_CHARS + 1 + 43 + 1 + CHECK_CHARS
-_DEVICE_TOKEN_CHARS = len("rd_") + ID_CHARS + 1 + 43 + 1 + CHECK_CHARS
-
-
-def mint_api_key(rng: Rng, live: bool = True) -> tuple[str, str, str]:
-    """A new API key: its text, which is shown once, and of that the id and the secret (safety SEC-1)."""
-    return _minted(rng, "rk_live" if live else "rk_test")
-
-
-def parse_api_key(text: str) -> tuple[str, str] | None:
-    """Id and secret; None if no relay can have minted this. Costs no look-up."""
-    return _parts(text, _API_KEY, _API_KEY_CHARS)
-
-
-def find_api_key(text: str) -> tuple[str, str] | None:
-    """Id and secret of the first API key in a text, as `parse_api_key` gives them."""
-    found = _API_KEY.search(text)
-    return None if found is None else parse_api_key(found[0])
-
-
-def mint_device_token(rng: Rng) -> tuple[str, str, str]:
-    """A new device token: its text, which is given out once, and of that the id and the secret (safety SEC-4)."""
-    return _minted(rng, "rd")
-
-
-def parse_device_token(text: str) -> tuple[str, str] | None:
-    """Id and secret; None if no relay can have minted this."""
-    return _parts(text, _DEVICE_TOKEN, _DEVICE_TOKEN_CHARS)
-
-
-def mint_ticket(rng: Rng) -> str:
-    """43 random characters: 256 bits."""
-    return base64.urlsafe_b64encode(rng.randbytes(SECRET_BYTES)).decode().rstrip("=")
-
-
-def secret_mac(ring: KeyRing, purpose: str, secret: str) -> bytes:
-    """What the store keeps of a secret. A slow hash is for passwords; these have 256 bits."""
-    return ring.mac(purpose, secret.encode())
-
-
-def same(a: bytes, b: bytes) -> bool:
-    """Whether they are equal, in a time that does not tell where they differ."""
-    return hmac.compare_digest(a, b)
-
-
-def _minted(rng: Rng, prefix: str) -> tuple[str, str, str]:
-    number = rng.getrandbits(5 * ID_CHARS)
-    key_id = "".join(_BASE32[number >> 5 * place & 31] for place in range(ID_CHARS))
-    secret = mint_ticket(rng)
-    text = f"{prefix}_{key_id}_{secret}"
-    return f"{text}_{_check(text)}", key_id, secret
-
-
-def _parts(text: str, form: re.Pattern[str], chars: int) -> tuple[str, str] | None:
-    # The secret may hold "_", so the parts are told apart by their lengths.
-    if len(text) != chars or (found := form.fullmatch(text)) is None:
-        return None
-    return (found[1], found[2]) if text.endswith(_check(text[: -CHECK_CHARS - 1])) else None
-
-
-def _check(text: str) -> str:
-    """CRC-32 in base 62: so a secret scanner, or we, need no look-up to know a typing error."""
-    rest, digits = zlib.crc32(text.encode()), ""
-    for _ in range(CHECK_CHARS):
-        rest, digit = divmod(rest, 62)
-        digits = _BASE62[digit] + digits
-    return digits

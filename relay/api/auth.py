@@ -1,5 +1,6 @@
 """Credentials: API keys, device tokens, tickets. Stored as keyed hashes, looked up by id, compared in constant time."""
 
+import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from relay import keys as creds
+from relay import credentials as creds
 from relay.api import jwt_bearer
 from relay.api.family import Standing, renew_ms, settle, standing
 from relay.api.issuing import API_KEY, DEVICE_TOKEN, TICKET
@@ -275,7 +276,7 @@ def _fits(macs: Sequence[bytes], mac: bytes | None) -> bool:
     stored = mac if mac is not None else b"\x00" * 32
     found = False
     for candidate in macs:
-        found |= creds.same(candidate, stored)
+        found |= hmac.compare_digest(candidate, stored)
     return found and mac is not None
 
 

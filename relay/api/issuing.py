@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from relay import keys as creds
+from relay import credentials as creds
 from relay.api import family
 from relay.api.principal import Principal
 from relay.clock import rfc3339

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from relay.config.settings import Server, Settings
 from relay.config.sources import Given, Place, document, found
 from relay.errors import ConfigError
-from relay.keys import Secret
+from relay.secret import Secret
 
 __all__ = ["Look", "Server", "Settings", "load"]
 

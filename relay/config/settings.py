@@ -11,8 +11,8 @@ from pydantic_core.core_schema import ValidationInfo
 
 from providers.endpoints import host_names
 from providers.guard import Exemption
-from relay.keys import Secret
 from relay.model import NotifyPolicy, Policy
+from relay.secret import Secret
 
 DAY_S: Final = 86_400
 TTL_S_MAX: Final = 28 * DAY_S

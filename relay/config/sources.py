@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from relay.config.settings import CONTROL, Account, Section, Settings
-from relay.keys import Secret
 from relay.model import NotifyPolicy
+from relay.secret import Secret
 
 FILE_NAME: Final = "relay.toml"
 ENV: Final = "RELAY_"

@@ -1,11 +1,12 @@
 """Devices' push addresses at rest: sealed under keys that are in the store themselves, found again by their hashes."""
 
 import base64
+import hmac
 from typing import Final
 
 from relay.clock import Clock
 from relay.ids import Rng
-from relay.keys import KeyRing, bound, same
+from relay.keys import KeyRing, bound
 from relay.model import DeviceKey
 from relay.store.engine import Engine
 from relay.store.vault import Vault, address_place, give_keys
@@ -50,7 +51,7 @@ class AddressTokens:
     def proves(self, device: DeviceKey, account: str, token_hash: bytes, text: str) -> bool:
         """Whether that is what a push to this address says, or said before the keys were rotated."""
         macs = self._ring.macs(PROOF, _proven(device, account, token_hash))
-        return any(same(_text(mac).encode(), text.encode()) for mac in macs)
+        return any(hmac.compare_digest(_text(mac).encode(), text.encode()) for mac in macs)
 
     def unseal(self, place: tuple[str, ...], sealed: bytes) -> str:
         """The token. Raises what `Vault.open` raises."""

@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import Final
 
-from relay.keys import MASK
+from relay.secret import MASK
 
 VALUE_CHARS_MAX: Final = 300
 

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from relay.clock import Clock, SystemClock, rfc3339
-from relay.keys import MASK, Secret
+from relay.secret import MASK, Secret
 from relay.telemetry.fields import FIELDS, HASHED, hashed, safe
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.sink import LINES_MAX, LogSink

@@ -19,9 +19,10 @@ from relay.api.issuing import Issuer
 from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
+from relay.credentials import checksum, mint_device_token
 from relay.errors import Unauthenticated
 from relay.ids import system_rng
-from relay.keys import KeyRing, _check, mint_device_token
+from relay.keys import KeyRing
 from relay.push.from_settings import DEFAULT_APP
 from relay.store import apps, tokens
 from relay.store.inline import InlineEngine
@@ -479,7 +480,7 @@ def _resigned(key: str, *, other_id: bool) -> str:
     else:
         secret = ("B" if secret[0] == "A" else "A") + secret[1:]
     text = f"{prefix}_{mode}_{key_id}_{secret}"
-    return f"{text}_{_check(text)}"
+    return f"{text}_{checksum(text)}"
 
 
 def test_a_family_s_times_are_those_of_the_rules() -> None:

@@ -17,8 +17,9 @@ from relay.app import Relay
 from relay.cli import main
 from relay.clock import SystemClock
 from relay.config import load
+from relay.credentials import parse_api_key
 from relay.ids import system_rng
-from relay.keys import KeyRing, parse_api_key
+from relay.keys import KeyRing
 from relay.telemetry.metrics import Metrics
 
 

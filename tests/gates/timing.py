@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from relay import credentials as creds
 from relay import keys
 from relay.api.issuing import Issuer
 from relay.api.principal import SCOPES
@@ -58,7 +59,7 @@ async def credentials(home: Path) -> dict[str, str]:
         "expired": await issuer.api_key("default", name="expired", scopes=SCOPES, lives_ms=1),
         "other": await issuer.api_key(OTHER, name="other", scopes=SCOPES),
     }
-    parsed = keys.parse_api_key(made["revoked"])
+    parsed = creds.parse_api_key(made["revoked"])
     assert parsed is not None
     await engine.write(lambda conn, now_ms: apps.revoke_api_key(conn, now_ms, app_id="default", key_id=parsed[0]))
     await engine.close()
@@ -67,11 +68,11 @@ async def credentials(home: Path) -> dict[str, str]:
 
 def wrong_secret(good: str) -> str:
     """A key with this one's id and another secret, well formed."""
-    parsed = keys.parse_api_key(good)
+    parsed = creds.parse_api_key(good)
     assert parsed is not None
-    text, key_id, _ = keys.mint_api_key(system_rng())
+    text, key_id, _ = creds.mint_api_key(system_rng())
     body = text.replace(key_id, parsed[0]).rpartition("_")[0]
-    return f"{body}_{keys._check(body)}"
+    return f"{body}_{creds.checksum(body)}"
 
 
 async def measured(samples: int) -> dict[Asked, list[float]]:
@@ -82,7 +83,7 @@ async def measured(samples: int) -> dict[Asked, list[float]]:
         made = await credentials(home)
         async with serving(home, "relay", "serve", environ=BEHIND_PROXY) as relay, aiohttp.ClientSession() as http:
             theirs = await _message(http, relay.url, made["other"])
-            stranger, _, _ = keys.mint_api_key(system_rng())
+            stranger, _, _ = creds.mint_api_key(system_rng())
             asked = [
                 Asked("credential", "unknown id", "/v1/messages", stranger, 401),
                 Asked("credential", "wrong secret", "/v1/messages", wrong_secret(good), 401),

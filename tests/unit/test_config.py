@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from providers.guard import Exemption
 from relay.config import Settings, load
 from relay.errors import ConfigError
-from relay.keys import Secret
 from relay.model import NotifyPolicy, Policy
+from relay.secret import Secret
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "relay.toml"
 STORE_URL = "sqlite:///PATH (without ?, # and %) or postgresql://USER@HOST/DATABASE"

@@ -15,7 +15,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.keys import Secret, mint_api_key, mint_device_token
+from relay.credentials import mint_api_key, mint_device_token
+from relay.secret import Secret
 from relay.store.engine import Watch
 from relay.telemetry.fields import FIELDS, VALUE_CHARS_MAX, hashed, safe
 from relay.telemetry.logs import setup_logging
