@@ -8,10 +8,10 @@ import msgspec
 from relay.errors import CursorRefused
 from relay.store import event_log
 from relay.store.engine import Engine
-from relay.webhooks import rules
+from relay.webhooks import event_types
 from relay.webhooks.asked import PAGE_DEFAULT, page_limit, refuse
 from relay.webhooks.cursor import EventPlace, epoch8, parsed, printed
-from relay.webhooks.rules import EVERY, OFF_BY_DEFAULT
+from relay.webhooks.event_types import EVERY, OFF_BY_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ async def pull(
     `extra` is where to go on), Invalid.
     """
     page_limit(limit)
-    refuse(rules.type_errors(types))
+    refuse(event_types.type_errors(types))
     place: EventPlace | None = None if cursor is None else parsed(cursor, EventPlace, app_id=app_id)
     every = EVERY in types
     found = await engine.read(

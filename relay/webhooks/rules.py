@@ -1,179 +1,18 @@
-"""What a webhook decides: which events an endpoint wants, when it is tried again, what its answer means. Pure.
+"""What a webhook decides: what an answer means, when a delivery is tried again, how an endpoint fares. Pure.
 
 A delivery:  waiting → delivered ● | waiting (by the plan) | abandoned ●
 An endpoint: active → failing (a failure) → active (a success) | disabled (410, or 120 h of only failures)
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from relay.backoff import around
-from relay.clock import rfc3339
-from relay.errors import FieldError
 from relay.ids import Rng
-
-# --- which events an endpoint wants (protocol 11.5) -------------------------------------------------------------------
-
-EVENT_TYPES: Final = frozenset(
-    {
-        "app_version.suspect",
-        "account.credential_expiring",
-        "account.impaired",
-        "account.parked",
-        "api_key.leaked",
-        "clock_step",
-        "delivery.acked",
-        "delivery.cancelled",
-        "delivery.escalated",
-        "delivery.expired",
-        "delivery.failed",
-        "delivery.fallback",
-        "delivery.held",
-        "delivery.late_ack",
-        "delivery.pushed",
-        "delivery.receipt",
-        "delivery.superseded",
-        "delivery.vendor_receipt",
-        "device.extra",
-        "device.offline",
-        "device.online",
-        "device.resync",
-        "device.token_invalid",
-        "device.token_moved",
-        "device.token_reuse",
-        "device.unreachable",
-        "device.upgrade_verified",
-        "device.upgraded",
-        "endpoint.disabled",
-        "endpoint.test",
-        "message.completed",
-        "store.restored",
-        "store.rolled_back",
-        "user.erased",
-        "user.renamed",
-    }
-)
-OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed", "delivery.vendor_receipt"})  # only for who names them
-EVERY: Final = "*"  # all types that are on by default, also those that later releases add
-
-
-def wants(types: Sequence[str], event_type: str) -> bool:
-    """Whether an endpoint with this list is told of events of this type."""
-    if EVERY in types:
-        return event_type not in OFF_BY_DEFAULT
-    return event_type in types
-
-
-def type_errors(types: Sequence[str], *, pointer: str = "/types") -> list[FieldError]:
-    """Every mistake in a list of event types: `["*"]` or names, each once (safety B099)."""
-    if not types:
-        return [FieldError(pointer, "too_short", 'Name at least one event type, or ["*"] for all.')]
-    if len(types) > len(EVENT_TYPES):
-        return [FieldError(pointer, "too_long", f"There are {len(EVENT_TYPES)} event types; name each once.")]
-    if EVERY in types and len(types) > 1:
-        return [FieldError(pointer, "value", '"*" stands alone; leave out the other types, or name them all.')]
-    errors = []
-    seen: set[str] = set()
-    for place, name in enumerate(types):
-        if name != EVERY and name not in EVENT_TYPES:
-            errors.append(FieldError(f"{pointer}/{place}", "unknown", "There is no event type of this name."))
-        elif name in seen:
-            errors.append(FieldError(f"{pointer}/{place}", "duplicate", "This event type is named twice."))
-        seen.add(name)
-    return errors
-
-
-# --- headers of the app's own (safety B101) ---------------------------------------------------------------------------
-
-HEADERS_MAX = 10
-HEADER_CHARS_MAX = 1000
-HEADERS_OURS: Final = frozenset(
-    {
-        "accept",
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "cookie",
-        "date",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-        "via",
-    }
-)
-HEADERS_OURS_BEGIN: Final = ("webhook-", "proxy-", "sec-", ":")
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-
-
-def header_errors(headers: Mapping[str, str], *, pointer: str = "/headers") -> list[FieldError]:
-    """Every mistake in the headers that an app wants on its webhooks."""
-    if len(headers) > HEADERS_MAX:
-        return [FieldError(pointer, "too_long", f"At most {HEADERS_MAX} headers of your own.")]
-    errors = []
-    seen: set[str] = set()
-    for name, value in headers.items():
-        place = f"{pointer}/{name[:64].replace('~', '~0').replace('/', '~1')}"
-        lower = name.lower()
-        if not _HEADER_NAME.fullmatch(name):
-            errors.append(FieldError(pointer, "value", "A header's name may only have letters, digits and '-'."))
-        elif lower in HEADERS_OURS or lower.startswith(HEADERS_OURS_BEGIN):
-            errors.append(FieldError(place, "value", "This header is set by the relay; choose another name."))
-        elif lower in seen:
-            errors.append(FieldError(place, "duplicate", "This header is named twice."))
-        elif len(value) > HEADER_CHARS_MAX or not _HEADER_VALUE.fullmatch(value):
-            errors.append(
-                FieldError(place, "value", f"A header's value is up to {HEADER_CHARS_MAX} printable ASCII characters.")
-            )
-        seen.add(lower)
-    return errors
-
-
-# --- what is sent -----------------------------------------------------------------------------------------------------
-
-BODY_BYTES_MAX = 20_000
-
-
-def body_of(*, event_type: str, created_ms: int, sequence: int, data: str, event_id: str) -> bytes:
-    """The body of an event, the same bytes for every attempt. `data` is JSON.
-
-    One that is too large keeps its plain members and says `"truncated": true`: `GET /v1/events` has it whole.
-    """
-
-    def encoded(content: Any) -> bytes:
-        return msgspec.json.encode(
-            {
-                "type": event_type,
-                "timestamp": rfc3339(created_ms),
-                "sequence": sequence,
-                "data": content,
-                "id": event_id,
-            }
-        )
-
-    body = encoded(msgspec.Raw(data.encode()))
-    if len(body) <= BODY_BYTES_MAX:
-        return body
-    whole = msgspec.json.decode(data)
-    plain = {k: v for k, v in whole.items() if not isinstance(v, dict | list)} if isinstance(whole, dict) else {}
-    body = encoded(plain | {"truncated": True})
-    return body if len(body) <= BODY_BYTES_MAX else encoded({"truncated": True})
-
 
 # --- what an answer means ---------------------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ from relay.store import deliveries, endpoints, event_log, sequencer
 from relay.store.deliveries import Delivery
 from relay.store.endpoints import DeliveryKey, Endpoint, EndpointKey
 from relay.store.engine import Conn, Engine
-from relay.webhooks import rules
+from relay.webhooks import event_types, own_headers, rules
 from relay.webhooks.asked import PAGE_DEFAULT, invalid, page_limit, refuse
 from relay.webhooks.cursor import DeliveryPlace, ReplayPlace, parsed, printed
+from relay.webhooks.event_types import EVERY
 from relay.webhooks.pulling import EventPage, pull
-from relay.webhooks.rules import EVERY, EndpointState, Signal
+from relay.webhooks.rules import EndpointState, Signal
 from relay.webhooks.sealed import Seals, open_secret, seal_headers, seal_secret
 from relay.webhooks.settling import judge
 from relay.webhooks.signing import Scheme, mint_secret, scheme_of, shown_secret
@@ -118,7 +119,13 @@ class WebhookService:
         scheme: Scheme = Scheme.HMAC,
     ) -> Created:
         """A new endpoint; the first thing it gets is an `endpoint.test`. Raises Invalid, Missing."""
-        refuse([*rules.type_errors(types), *rules.header_errors(headers or {}), *_description_errors(description)])
+        refuse(
+            [
+                *event_types.type_errors(types),
+                *own_headers.header_errors(headers or {}),
+                *_description_errors(description),
+            ]
+        )
         target = await self._checked(url)
         key = EndpointKey(app_id, f"ep_{random_hex(self._rng, bits=128)}")
         secret = mint_secret(self._rng, scheme)
@@ -162,8 +169,8 @@ class WebhookService:
         key = EndpointKey(app_id, endpoint_id)
         refuse(
             [
-                *(rules.type_errors(changes.types) if changes.types is not None else []),
-                *rules.header_errors(changes.headers or {}),
+                *(event_types.type_errors(changes.types) if changes.types is not None else []),
+                *own_headers.header_errors(changes.headers or {}),
                 *_description_errors(changes.description),
             ]
         )
@@ -309,7 +316,7 @@ class WebhookService:
             found = deliveries.events_between(
                 conn, app_id, from_ms=from_ms, to_ms=to_ms, after=after, limit=REPLAY_RANGE_MAX
             )
-            ids = [event_id for _, event_id, type_ in found if rules.wants(endpoint.types, type_)]
+            ids = [event_id for _, event_id, type_ in found if event_types.wants(endpoint.types, type_)]
             count = deliveries.replay(conn, now_ms, key, ids, undelivered_only=undelivered_only)
             following = None
             if len(found) == REPLAY_RANGE_MAX:

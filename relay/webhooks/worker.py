@@ -20,7 +20,7 @@ from relay.store import claims, sequencer
 from relay.store.claims import Claimed
 from relay.store.engine import Engine
 from relay.waiting import pause
-from relay.webhooks import rules, signing
+from relay.webhooks import event_body, event_types, rules, signing
 from relay.webhooks.post import Post, PostFailed
 from relay.webhooks.rules import Attempt
 from relay.webhooks.sealed import Seals, opened
@@ -158,7 +158,7 @@ class WebhookWorker:
         await self._settle()
         pace = self._pace
         numbered = await self._engine.write(
-            lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=pace.number_max, wants=rules.wants)
+            lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=pace.number_max, wants=event_types.wants)
         )
         free = pace.in_flight_max - self._hands.count
         if free > 0:
@@ -219,7 +219,7 @@ class WebhookWorker:
         except ValueError:
             log.warning("webhook.key_missing", endpoint=claimed.key.endpoint_id)
             return rules.unanswered(rules.KEY_MISSING)
-        body = rules.body_of(
+        body = event_body.body_of(
             event_type=claimed.type,
             created_ms=claimed.created_ms,
             sequence=claimed.sequence,

@@ -20,7 +20,7 @@ from relay.store.postgres import PostgresEngine
 from relay.store.row_security import see_all
 from relay.store.schema.apps import app
 from relay.store.schema.webhooks import delivery, endpoint, event
-from relay.webhooks import rules
+from relay.webhooks import event_types, rules
 from relay.webhooks.rules import Signal
 from relay.webhooks.settling import Done, judge, settle
 
@@ -81,7 +81,7 @@ class House:
 
     async def number(self, limit: int = 1000) -> int:
         return await self.engine.write(
-            lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=limit, wants=rules.wants)
+            lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=limit, wants=event_types.wants)
         )
 
     async def claim(self, limit: int = 100, *, owner: str = "n1", reserve: int = 0) -> list[Claimed]:
@@ -810,7 +810,7 @@ async def test_no_statement_of_the_worker_or_a_page_reads_a_whole_table(house: H
         emit(conn, now_ms, [NewEvent(app_id="a", event_id=f"e{n}", type="device.online", data={}) for n in range(9)])
         raw = conn.connection.driver_connection
         raw.set_trace_callback(ran.append)
-        sequencer.number_events(conn, now_ms, limit=100, wants=rules.wants)
+        sequencer.number_events(conn, now_ms, limit=100, wants=event_types.wants)
         claimed = claims.claim_deliveries(conn, now_ms, owner="n", hold_ms=1, limit=9, after_loss=by_the_plan(now_ms))
         failed = rules.unanswered("timeout")
         settle(conn, now_ms, [Done(c, failed, rules.after_attempt(0, failed, random.Random(1))) for c in claimed])

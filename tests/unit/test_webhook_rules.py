@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.webhooks import rules
+from relay.webhooks.event_body import body_of
+from relay.webhooks.event_types import EVENT_TYPES, type_errors, wants
+from relay.webhooks.own_headers import header_errors
 from relay.webhooks.rules import (
     AFTER_ATTEMPT,
     AFTER_SIGNAL,
     ATTEMPTS_MAX,
     EFFECT_OF_CLASS,
     EFFECT_OF_WORD,
-    EVENT_TYPES,
     FAILING_MS_MAX,
     PLAN_S,
     SIGNAL_OF,
@@ -26,14 +28,10 @@ from relay.webhooks.rules import (
     after_attempt,
     after_signal,
     answered,
-    body_of,
-    header_errors,
     retry_after_ms,
     signal_of,
-    type_errors,
     unanswered,
     wait_ms,
-    wants,
 )
 
 NOW_MS = 1_764_000_000_000

@@ -18,7 +18,7 @@ from relay.store.events import NewEvent, emit
 from relay.store.schema.apps import app
 from relay.store.schema.itself import store_meta
 from relay.store.schema.webhooks import delivery, endpoint, event
-from relay.webhooks import rules
+from relay.webhooks import event_types
 from relay.webhooks.sealed import opened
 from relay.webhooks.service import Changes, WebhookService
 from relay.webhooks.signing import Scheme, signing_key
@@ -50,7 +50,9 @@ async def service(bench: Bench, nudges: list[int]) -> WebhookService:
 
 
 async def number(bench: Bench) -> None:
-    await bench.engine.write(lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=5000, wants=rules.wants))
+    await bench.engine.write(
+        lambda conn, now_ms: sequencer.number_events(conn, now_ms, limit=5000, wants=event_types.wants)
+    )
 
 
 async def claimed(bench: Bench) -> list[claims.Claimed]:
