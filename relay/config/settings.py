@@ -1,98 +1,37 @@
 """The operator's settings: what there is, what each may be, and what follows from all of them. Pure, frozen."""
 
-import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
-from providers.endpoints import host_names
 from providers.guard import Exemption
+from relay.config.forms import (
+    Denied,
+    Exempt,
+    FilePath,
+    Hours,
+    KeySet,
+    Network,
+    Origin,
+    Printable,
+    ProviderName,
+    Start,
+    StoreUrl,
+    Text,
+    UtcOffset,
+    Version,
+    as_network,
+)
 from relay.model import NotifyPolicy, Policy
 from relay.secret import Secret
 
 DAY_S: Final = 86_400
 TTL_S_MAX: Final = 28 * DAY_S
 
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_VERSION = re.compile(r"(?:[0-9][0-9A-Za-z.+-]{0,63})?")
-_START = re.compile(r"retained|now|days:([1-9]|[1-9][0-9]|[12][0-9][0-9]|3[0-5][0-9]|36[0-5])")
-_HOURS = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
-_OFFSET = re.compile(r"[+-](0[0-9]|1[0-4]):[0-5][0-9]")
-_PRINTABLE = re.compile(r"[\x21-\x7e]{0,512}")
-_KEY_SET = re.compile(r"https?://[\x21-\x7e]{1,2000}|(?!https?:)[^\x00-\x1f\x7f]{0,1024}")
-_PROVIDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ORIGIN = re.compile(r"https?://([a-z0-9.-]{1,253}|\[[0-9a-f:]{2,39}\])(:[1-9][0-9]{0,4})?")
-
-
-def _matches(form: re.Pattern[str]) -> AfterValidator:
-    def check(text: str) -> str:
-        if not form.fullmatch(text):
-            raise ValueError("has another form")
-        return text
-
-    return AfterValidator(check)
-
-
-def _plain(text: str) -> str:
-    if not text or CONTROL.search(text):
-        raise ValueError("is empty or has control characters")
-    return text
-
-
-def _path(given: Any) -> Any:
-    return Path(_plain(given)).expanduser() if isinstance(given, str) else given
-
-
-def _network(given: Any) -> Any:
-    if not isinstance(given, str):
-        raise ValueError("is not text")  # noqa: TRY004 - pydantic lets a TypeError through
-    return ip_network(given)
-
-
-def _exemption(text: str) -> str:
-    Exemption.parse(text)
-    return text
-
-
-def _as_network(text: str) -> IPv4Network | IPv6Network | None:
-    try:
-        return ip_network(text)
-    except ValueError:
-        return None
-
-
-def _denied(text: str) -> str:
-    if _as_network(text) is None:
-        host_names((text,))
-    return text
-
-
-def _store_url(url: Secret) -> Secret:
-    text = _plain(url.reveal())
-    if text.startswith("sqlite:///"):
-        # These would end or alter the path in the URI by which SQLite opens it.
-        fits = len(text) > len("sqlite:///") and not set(text) & set("?#%")
-    else:
-        parts = urlsplit(text)
-        fits = parts.scheme == "postgresql" and bool(parts.netloc) and len(parts.path) > 1
-        fits = fits and ("," in parts.netloc or parts.port != 0)  # several hosts: the driver looks at each
-    if not fits:
-        raise ValueError("is no URL of a store")
-    return url
-
-
-def _bounded(low: float, high: float) -> Any:
-    return Field(ge=low, le=high)
-
-
-# An item of a list is strict; the list itself may be a list.
-_LIST = Field(strict=False)
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Text = Annotated[str, AfterValidator(_plain)]
+A_LIST: Final = Field(strict=False)  # its items are strict; it may be a list, though it is kept as a tuple
 
 
 class Section(BaseModel):
@@ -109,10 +48,10 @@ class Section(BaseModel):
 class Server(Section):
     host: Text = Field("127.0.0.1", description="an address or name to listen on")
     port: int = Field(8080, ge=0, le=65_535)
-    allowed_origins: Annotated[tuple[Annotated[str, _matches(_ORIGIN)], ...], _LIST] = Field(
+    allowed_origins: Annotated[tuple[Origin, ...], A_LIST] = Field(
         (), description='a list of origins, each like "https://app.example"; "*" is not one'
     )
-    trusted_proxies: Annotated[tuple[Network, ...], _LIST] = Field(
+    trusted_proxies: Annotated[tuple[Network, ...], A_LIST] = Field(
         (), description='a list of networks, each like "10.0.0.0/8", with no bits set after the prefix'
     )
     https_only: bool = Field(False, description="true or false; true needs trusted_proxies, which end TLS")
@@ -129,7 +68,7 @@ class Server(Section):
 
 
 class Store(Section):
-    url: Annotated[Secret, AfterValidator(_store_url)] = Field(
+    url: StoreUrl = Field(
         Secret("sqlite:///relay.db"),
         description="sqlite:///PATH (without ?, # and %) or postgresql://USER@HOST/DATABASE",
     )
@@ -143,7 +82,7 @@ class Store(Section):
 
 
 class Keys(Section):
-    file: Annotated[Path, BeforeValidator(_path)] = Field(Path("relay.keys"), description="the path of a file")
+    file: FilePath = Field(Path("relay.keys"), description="the path of a file")
 
 
 class App(Section):
@@ -152,27 +91,21 @@ class App(Section):
     sender_copies: bool = True
     device_sends: bool = False
     trust_presence: bool = False
-    start: Annotated[str, _matches(_START)] = Field(
-        "retained", description='"retained", "now" or "days:N" with N from 1 to 365'
-    )
+    start: Start = Field("retained", description='"retained", "now" or "days:N" with N from 1 to 365')
     notify: Annotated[NotifyPolicy, Field(strict=False)] = NotifyPolicy.UNTIL_READ
     ttl_s: int = Field(7 * DAY_S, ge=1, le=TTL_S_MAX)
     inbox_max: int = Field(10_000, ge=1, le=10_000)
     privacy: Literal["full", "title", "sealed", "none"] = "full"
-    min_app_version: Annotated[str, _matches(_VERSION)] = Field("", description='a version like "5.0.0", or empty')
-    recommended_app_version: Annotated[str, _matches(_VERSION)] = Field(
-        "", description='a version like "5.4.0", or empty'
-    )
+    min_app_version: Version = Field("", description='a version like "5.0.0", or empty')
+    recommended_app_version: Version = Field("", description='a version like "5.4.0", or empty')
 
 
 class DeviceJwt(Section):
     """Device tokens that the app's own login service signs. Off unless `issuer` is set."""
 
-    issuer: Annotated[str, _matches(_PRINTABLE)] = Field("", description="the `iss` of the tokens; empty for none")
-    audience: Annotated[str, _matches(_PRINTABLE)] = Field("push-relay", description="the `aud` of the tokens")
-    keys: Annotated[str, _matches(_KEY_SET)] = Field(
-        "", description="the https URL or the path of a JSON Web Key Set; needed with an issuer"
-    )
+    issuer: Printable = Field("", description="the `iss` of the tokens; empty for none")
+    audience: Printable = Field("push-relay", description="the `aud` of the tokens")
+    keys: KeySet = Field("", description="the https URL or the path of a JSON Web Key Set; needed with an issuer")
 
     @field_validator("keys")
     @classmethod
@@ -200,7 +133,7 @@ class PushSection(Section):
     restart_grace_s: float = Field(30, ge=0, le=300)
     debounce_s: float = Field(0.5, ge=0, le=60)
     elsewhere_s: float = Field(10, ge=0, le=60)
-    knocks_s: Annotated[tuple[Annotated[float, _bounded(1, TTL_S_MAX)], ...], _LIST] = Field(
+    knocks_s: Annotated[tuple[Annotated[float, Field(ge=1, le=TTL_S_MAX)], ...], A_LIST] = Field(
         (3_600, 21_600, 86_400),
         max_length=10,
         description=f"a list of at most 10 numbers from 1 to {TTL_S_MAX}",
@@ -284,13 +217,13 @@ class Limits(Section):
 
 class Webhooks(Section):
     allow_http: bool = False
-    exempt: Annotated[tuple[Annotated[str, AfterValidator(_exemption)], ...], _LIST] = Field(
+    exempt: Annotated[tuple[Exempt, ...], A_LIST] = Field(
         (), description='a list of internal targets, each "HOST:PORT" or "NETWORK:PORT", several ports with commas'
     )
-    deny: Annotated[tuple[Annotated[str, AfterValidator(_denied)], ...], _LIST] = Field(
+    deny: Annotated[tuple[Denied, ...], A_LIST] = Field(
         (), description='a list of names and networks, each like "relay.example" or "198.51.100.0/24"'
     )
-    ports: Annotated[tuple[Annotated[int, _bounded(1, 65_535)], ...], _LIST] = Field(
+    ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65_535)], ...], A_LIST] = Field(
         (443,), description="a list of numbers from 1 to 65535"
     )
     timeout_s: float = Field(15, ge=1, le=60)
@@ -302,11 +235,11 @@ class Webhooks(Section):
 
     @property
     def names_denied(self) -> frozenset[str]:
-        return frozenset(text.lower() for text in self.deny if _as_network(text) is None)
+        return frozenset(text.lower() for text in self.deny if as_network(text) is None)
 
     @property
     def networks_denied(self) -> tuple[IPv4Network | IPv6Network, ...]:
-        return tuple(net for net in map(_as_network, self.deny) if net is not None)
+        return tuple(net for net in map(as_network, self.deny) if net is not None)
 
 
 class Log(Section):
@@ -318,18 +251,14 @@ class Account(Section):
     """A vendor account. What is not written for it here, it has from [push] and [app]; its rate, if the vendor publishes
     one, from the provider."""
 
-    provider: Annotated[str, _matches(_PROVIDER)] = Field(description='the name of a provider, like "fcm"')
+    provider: ProviderName = Field(description='the name of a provider, like "fcm"')
     concurrency: int = Field(100, ge=1, le=10_000)
     rate_per_s: float | None = Field(None, ge=0.1, le=100_000, description="a number from 0.1 to 100000")
     burst: int | None = Field(None, ge=1, le=100_000, description="a whole number from 1 to 100000")
     privacy: Literal["full", "title", "sealed", "none"] = "full"
     daily_quota: int | None = Field(None, ge=1, le=10_000_000_000, description="a whole number from 1")
-    hours: Annotated[str, _matches(_HOURS)] | None = Field(
-        None, description='when the vendor takes pushes, like "07:00-23:00"'
-    )
-    utc_offset: Annotated[str, _matches(_OFFSET)] | None = Field(
-        None, description='by which its days and hours go, like "+08:00"'
-    )
+    hours: Hours | None = Field(None, description='when the vendor takes pushes, like "07:00-23:00"')
+    utc_offset: UtcOffset | None = Field(None, description='by which its days and hours go, like "+08:00"')
     fallback: bool = True  # while it is out for long, a device's next address has the push
     batch: bool = False  # one call for all devices that are told the same
     challenge: bool = False  # a device proves that it reads what goes to its address, before anything else goes there

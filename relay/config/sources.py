@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from relay.config.settings import CONTROL, Account, Section, Settings
+from relay.config.forms import CONTROL
+from relay.config.settings import Account, Section, Settings
 from relay.model import NotifyPolicy
 from relay.secret import Secret
 
