@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from pydantic import field_validator
-
 from providers.contract import (
     AddressInvalid,
     Capabilities,
@@ -37,6 +35,7 @@ from providers.http import (
     json_body,
     retry_after_s,
 )
+from providers.settings import WakeText
 
 __all__ = ["GotifyConfig", "GotifyProvider"]
 
@@ -69,14 +68,7 @@ RULES: Rules = {
 class GotifyConfig(EndpointConfig):
     """Any public host may be called; `exempt` lets in those at home."""
 
-    wake_text: str = "New message"  # what a push without words shows, quietly: Gotify has no silent ones
-
-    @field_validator("wake_text")
-    @classmethod
-    def _says_something(cls, words: str) -> str:
-        if not words.strip() or len(words) > 200:
-            raise ValueError("must be 1 to 200 characters")
-        return words
+    wake_text: WakeText = "New message"  # what a push without words shows, quietly: Gotify has no silent ones
 
 
 @dataclass(frozen=True, slots=True)

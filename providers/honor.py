@@ -14,7 +14,7 @@ from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scop
 from providers.field_lists import objects
 from providers.fields import Rules, duration, matching, merged, mistakes, one_of, text, whole
 from providers.http import Credential, Request, Response, bearer_from, by_status, code_from, json_body
-from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login
+from providers.huawei_family import TOKENS_MAX, HuaweiFamily, click_action, login
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.honor import HonorReceipts, HonorReceiptSettings
 from providers.setting_texts import CLASS_NAME, DIGITS, plain
@@ -172,7 +172,7 @@ class HonorProvider(HuaweiFamily):
             {
                 "title": title,
                 "body": body,
-                "clickAction": _click(push.click),  # required (§8.4)
+                "clickAction": click_action(push.click),  # required (§8.4)
                 "image": push.image if push.image and push.image.startswith("https://") else None,
                 "importance": importance if push.urgent else "LOW",
                 # There is no idempotency key: a repeat replaces what it repeats (§6).
@@ -182,15 +182,6 @@ class HonorProvider(HuaweiFamily):
                 "badge": badge,
             }
         )
-
-
-def _click(click: str | None) -> dict[str, Any]:
-    """A web page must be https; any other way of opening gets the app, which has `click` in its data."""
-    if click is None or click.startswith("http://"):
-        return {"type": 3}
-    if click.startswith("https://"):
-        return {"type": 2, "url": click}
-    return {"type": 1, "intent": click} if ":" in click else {"type": 1, "action": click}
 
 
 def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> list[Outcome]:

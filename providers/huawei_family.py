@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from providers.contract import AddressInvalid, Outcome, Push, Verdict
 from providers.http import HttpProvider, Request, Response
 
-__all__ = ["TOKENS_MAX", "HuaweiFamily", "login", "partial", "request_id"]
+__all__ = ["TOKENS_MAX", "HuaweiFamily", "click_action", "login", "partial", "request_id"]
 
 TOKENS_MAX = 1000
 TOKEN_CHARS_MAX = 4096  # no vendor promises a length
@@ -59,6 +59,15 @@ def login(url: str, *, client_id: str, secret: str) -> Request:
     return Request(
         url=url, headers={"content-type": "application/x-www-form-urlencoded"}, body=urlencode(form).encode()
     )
+
+
+def click_action(click: str | None) -> dict[str, Any]:
+    """What a tap does. A web page must be https; any other way of opening gets the app, which has `click` in its data."""
+    if click is None or click.startswith("http://"):
+        return {"type": 3}
+    if click.startswith("https://"):
+        return {"type": 2, "url": click}
+    return {"type": 1, "intent": click} if ":" in click else {"type": 1, "action": click}
 
 
 def partial(answer: Mapping[str, Any]) -> dict[str, Any]:

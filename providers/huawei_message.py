@@ -10,6 +10,7 @@ from providers.contract import Push
 from providers.field_lists import objects, several
 from providers.fields import Rule, Rules, duration, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
+from providers.huawei_family import click_action
 
 __all__ = ["Category", "Words", "losses", "message_of", "override_mistakes"]
 
@@ -95,7 +96,7 @@ def _notification(push: Push, words: Words) -> dict[str, Any]:
             "importance": "NORMAL" if push.urgent else "LOW",
             # There is no idempotency key: a repeat replaces what it repeats (§8).
             "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
-            "click_action": _click(push.click),
+            "click_action": click_action(push.click),
             "badge": badge,
             "sound": sound,
             "default_sound": False if sound else None,
@@ -103,15 +104,6 @@ def _notification(push: Push, words: Words) -> dict[str, Any]:
             "group": push.thread,
         }
     )
-
-
-def _click(click: str | None) -> dict[str, Any]:
-    """Required (§10.3). A web page must be https; any other way of opening gets the app, which has `click` in its data."""
-    if click is None or click.startswith("http://"):
-        return {"type": 3}
-    if click.startswith("https://"):
-        return {"type": 2, "url": click}
-    return {"type": 1, "intent": click} if ":" in click else {"type": 1, "action": click}
 
 
 def _image(url: str | None) -> str | None:

@@ -17,6 +17,7 @@ from providers.app_message import named
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
 from providers.fields import Rule, Rules, flag, matching, merged, mistakes, one_of, text
 from providers.http import Credential, HttpProvider, Refusal, Request, Response, by_status, json_body, retry_after_s
+from providers.settings import WakeText
 
 __all__ = ["NtfyConfig", "NtfyProvider"]
 
@@ -92,7 +93,7 @@ class NtfyConfig(ProviderConfig):
     username: str | None = None
     password: SecretStr | None = None
     firebase: bool = True  # false: not through Google, so later on Android
-    wake_text: str = "New message"  # what a push without words shows, quietly: ntfy has no silent ones
+    wake_text: WakeText = "New message"  # what a push without words shows, quietly: ntfy has no silent ones
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"base_url"})
 
@@ -109,13 +110,6 @@ class NtfyConfig(ProviderConfig):
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("leave out the user name, the password, the query and the fragment")
         return url
-
-    @field_validator("wake_text")
-    @classmethod
-    def _says_something(cls, words: str) -> str:
-        if not words.strip() or len(words) > 200:
-            raise ValueError("must be 1 to 200 characters")
-        return words
 
     @model_validator(mode="after")
     def _one_login(self) -> "NtfyConfig":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
+from pydantic import Field, HttpUrl, model_validator
 
 from providers.app_message import form_body, present
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
@@ -39,6 +39,7 @@ from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.oppo import PARAM_BYTES_MAX, OppoReceipts, OppoReceiptSettings
 from providers.setting_texts import not_blank, plain
+from providers.settings import PlainSecret
 from providers.streak import Streak
 
 __all__ = ["OppoConfig", "OppoProvider"]
@@ -83,7 +84,7 @@ _PLAIN = r"[\x21-\x7e]"
 
 class OppoConfig(ProviderConfig):
     app_key: Annotated[str, plain(128)]
-    master_secret: SecretStr  # the master secret, not the app secret
+    master_secret: PlainSecret  # the master secret, not the app secret
     region: Literal["cn", "cn-old", "intl"] = "cn"
     classes: Annotated[dict[str, OppoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
     strong: bool = False  # OPPO granted banner, vibration and sound (notify_level 16)
@@ -108,13 +109,6 @@ class OppoConfig(ProviderConfig):
         if self.strong:
             found.append("strong: OPPO refuses notify_level 16 (code 67) where it has not granted it.")
         return found
-
-    @field_validator("master_secret")
-    @classmethod
-    def _is_plain(cls, secret: SecretStr) -> SecretStr:
-        if not re.fullmatch(rf"{_PLAIN}{{1,256}}", secret.get_secret_value()):
-            raise ValueError("must be 1 to 256 plain characters without blanks")
-        return secret
 
     @model_validator(mode="after")
     def _has_a_default(self) -> "OppoConfig":
