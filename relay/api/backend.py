@@ -18,8 +18,9 @@ from relay.api.sends import Sends, idempotency_key
 from relay.clock import Clock, rfc3339
 from relay.errors import Problem, TooLarge
 from relay.inbox.ack import AckRequest
+from relay.inbox.online import ForeignWord
 from relay.inbox.push_due import is_stale
-from relay.inbox.registry import ForeignWord, Registration
+from relay.inbox.registry import Registration
 from relay.inbox.send import Accepted, Recipient, Send
 from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, Facts, UserKey

@@ -1,6 +1,6 @@
 """A device's word that it has stored something: cumulative, selective, refused, read (protocol 8.6)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from relay.errors import Conflict, CursorRefused, Malformed, Problem, Unauthenti
 from relay.inbox import visibility
 from relay.inbox.cursor import Cursor, epoch8
 from relay.inbox.ending import append_control, end_for_others
-from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.reports import (
     DELIVERIES,
     FAILED,
@@ -25,7 +25,7 @@ from relay.inbox.reports import (
 )
 from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.inbox.visibility import View
-from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy
+from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy, UserKey
 from relay.store import entries as entry_rows
 from relay.store import held_entries
 from relay.store import inbox as inbox_rows
@@ -79,28 +79,26 @@ def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: Poli
     store_epoch = inbox_rows.store_epoch(conn)
     answers: list[AckAnswer | Exception] = []
     for request in requests:
-        locked = users.get(request.device.user)
         try:
-            answers.append(_ack_one(locked, request, store_epoch))
+            answers.append(_ack_one(users, request, store_epoch))
         except Problem as problem:
             answers.append(problem)
     flush(conn, now_ms, users.values())
     return answers
 
 
-def known_device(locked: Locked | None, key: DeviceKey, session: int | None) -> Device:
+def _known(users: Mapping[UserKey, Locked], key: DeviceKey, session: int | None) -> tuple[Locked, Device]:
     """The device as it stands; refuses one that is gone, and words of a session that a newer one has replaced."""
-    device = None if locked is None else locked.devices.get(key.device_id)
-    if device is None:
+    found = device_in(users, key)
+    if found is None:
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
-    if session is not None and session != device.session:
+    if session is not None and session != found[1].session:
         raise Conflict("A newer session of this device has taken over.")
-    return device
+    return found
 
 
-def _ack_one(locked: Locked | None, request: AckRequest, store_epoch: str) -> AckAnswer:
-    device = known_device(locked, request.device, request.session)
-    assert locked is not None
+def _ack_one(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str) -> AckAnswer:
+    locked, device = _known(users, request.device, request.session)
     upto = _target(locked, device, request, store_epoch)
     # What may be refused has been; from here on everything is applied.
     refused = _take_nacks(locked, device, [] if _past(device, request.cursor) else request.nacks)

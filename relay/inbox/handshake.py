@@ -19,7 +19,7 @@ from relay.inbox.ack import advance
 from relay.inbox.addresses import AddressState, NewAddress, holders, set_addresses, states_of
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
 from relay.inbox.judging import Evidence, Judgement, Reason, Verdict
-from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.page import Snapshot, tail_same
 from relay.inbox.registry import inherited_from, remove
 from relay.inbox.releasing import release
@@ -124,10 +124,10 @@ def _hello_one(
     new_epoch: Callable[[], str],
     proofs: SetBackProofs,
 ) -> Welcome:
-    locked = users.get(one.device.user)
-    old = None if locked is None else locked.devices.get(one.device.device_id)
-    if locked is None or old is None or old.state is DeviceState.GONE:  # also if it went in this very batch
+    found = device_in(users, one.device)
+    if found is None or found[1].state is DeviceState.GONE:  # also if it went in this very batch
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
+    locked, old = found
     cursor = _unsealed(one, keys, locked.inbox.formerly)
     evidence = _evidence(locked, old, one, cursor, store_epoch)
     judgement = judging.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)

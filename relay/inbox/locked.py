@@ -291,6 +291,13 @@ def lock(conn: Conn, now_ms: int, keys: Iterable[UserKey], policy_of: PolicyOf) 
     return with_rows(conn, now_ms, inboxes, policy_of)
 
 
+def device_in(users: Mapping[UserKey, Locked], key: DeviceKey) -> tuple[Locked, Device] | None:
+    """A device with its user's rows; None if either is not there, or no more."""
+    locked = users.get(key.user)
+    device = None if locked is None else locked.devices.get(key.device_id)
+    return None if locked is None or device is None else (locked, device)
+
+
 class Rows:
     """What is seldom needed, read for all users of a transaction at once when the first of them needs it.
 
@@ -355,9 +362,8 @@ def look_ahead(users: Mapping[UserKey, Locked], devices: Iterable[DeviceKey], *,
     places: list[Place] = []
     fresh: dict[UserKey, int] = {}  # from here on something is untold
     for key in devices:
-        locked = users.get(key.user)
-        device = None if locked is None else locked.devices.get(key.device_id)
-        if locked is not None and device is not None:
+        if (found := device_in(users, key)) is not None:
+            locked, device = found
             told = max(device.acked_seq, device.pushed_seq)
             places += [(locked.key, after, locked.head_seq) for after in sorted({device.acked_seq, told})]
             fresh[locked.key] = min(told, fresh.get(locked.key, told))

@@ -1,16 +1,16 @@
-"""Devices come and go: registering, signing out, going offline, words of heartbeats that change a row (protocol §5, §6)."""
+"""Devices come and go: registering, signing out, their addresses, and what their user wants to be told of (protocol §5)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from relay.errors import Invalid, Missing
 from relay.inbox.addresses import AddressState, NewAddress, drop_addresses, holders, prove, set_addresses, states_of
-from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.preferences import Preferences, stored
-from relay.inbox.reports import fail_device, tell_device
-from relay.model import GATEWAY, Device, DeviceKey, DeviceState, UserKey
+from relay.inbox.reports import fail_device
+from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -162,10 +162,7 @@ def _start(locked: Locked) -> int:
 def sign_out(conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf) -> Device:
     """The device is gone: its open deliveries have failed, its addresses are buried. Raises Missing."""
     users = lock(conn, now_ms, [key.user], policy_of)
-    locked = users.get(key.user)
-    device = None if locked is None else locked.devices.get(key.device_id)
-    if locked is None or device is None:
-        raise Missing("There is no such device.")
+    locked, device = _known(users, key)
     remove(locked, device, detail="device_gone")
     flush(conn, now_ms, users.values())
     return device
@@ -198,10 +195,8 @@ def replace_addresses(
 ) -> tuple[AddressState, ...]:
     """The device's whole list of addresses, in order of preference. Raises Missing."""
     users = lock(conn, now_ms, {key.user, *holders(conn, key.app_id, addresses)}, policy_of)
-    locked = users.get(key.user)
-    if locked is None or key.device_id not in locked.devices:
-        raise Missing("There is no such device.")
-    states = set_addresses(users, locked.devices[key.device_id], addresses)
+    _, device = _known(users, key)
+    states = set_addresses(users, device, addresses)
     flush(conn, now_ms, users.values())
     return states
 
@@ -212,141 +207,17 @@ def prove_address(
     """The device has answered the challenge of this address of its. Gives the states of all. Raises Missing."""
     owners = address_rows.owners_of(conn, key.app_id, account=account, token_hash=token_hash)
     users = lock(conn, now_ms, {key.user, *(owner.user for owner in owners)}, policy_of)
-    locked = users.get(key.user)
-    if locked is None or key.device_id not in locked.devices:
-        raise Missing("There is no such device.")
-    prove(users, locked.devices[key.device_id], account=account, token_hash=token_hash)
+    _, device = _known(users, key)
+    prove(users, device, account=account, token_hash=token_hash)
     flush(conn, now_ms, users.values())
     return states_of(address_rows.addresses_of(conn, [key.user]).get(key, []))
 
 
-# --- presence transitions (protocol 6.1) ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bye:
-    """A device went away. `linger_ms`: it may be back at once. `tell`: the lease is over, or it said goodbye."""
-
-    device: DeviceKey
-    session: int
-    linger_ms: int = 0
-    tell: bool = True
-
-
-def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> list[bool | Exception]:
-    """Devices go offline; a word of an older session changes nothing. Gives whether each changed a row."""
-    users = lock(conn, now_ms, {one.device.user for one in byes}, policy_of)
-    answers: list[bool | Exception] = []
-    for one in byes:
-        locked = users.get(one.device.user)
-        device = None if locked is None else locked.devices.get(one.device.device_id)
-        if locked is None or device is None or device.session != one.session:
-            answers.append(False)
-            continue
-        if device.online:
-            device = replace(
-                device,
-                offline_since_ms=now_ms,
-                linger_until_ms=now_ms + one.linger_ms if one.linger_ms else None,
-                open_conversation=None,
-            )
-        elif device.offline_told or not one.tell:
-            answers.append(False)
-            continue
-        if one.tell and not device.offline_told:
-            tell_device(locked, device, "device.offline", session=device.session)
-            device = replace(device, offline_told=1)
-        locked.put(device)
-        locked.rearm_all()  # others may have waited because somebody looked at this one
-        answers.append(True)
-    flush(conn, now_ms, users.values())
-    return answers
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Word:
-    """A heartbeat that changes a row: back from offline, to the background, another conversation open."""
-
-    device: DeviceKey
-    session: int
-    node_id: str
-    background: bool = False
-    open_conversation: str | None = None
-
-
-def word(conn: Conn, now_ms: int, words: Sequence[Word], policy_of: PolicyOf) -> list[bool | Exception]:
-    """Applies heartbeats that change something; gives whether the session is still the device's."""
-    users = lock(conn, now_ms, {one.device.user for one in words}, policy_of)
-    answers: list[bool | Exception] = []
-    for one in words:
-        locked = users.get(one.device.user)
-        device = None if locked is None else locked.devices.get(one.device.device_id)
-        if locked is None or device is None or device.session != one.session:
-            answers.append(False)
-            continue
-        answers.append(True)
-        _online_again(locked, device, one)
-    flush(conn, now_ms, users.values())
-    return answers
-
-
-def _online_again(locked: Locked, device: Device, one: Word) -> None:
-    back = not device.online
-    if back and device.offline_told:
-        tell_device(locked, device, "device.online", session=device.session)
-    locked.put(
-        replace(
-            device,
-            state=DeviceState.ACTIVE,
-            online_since_ms=locked.now_ms if back else device.online_since_ms,
-            offline_since_ms=None,
-            linger_until_ms=None,
-            offline_told=0 if back else device.offline_told,
-            node_id=one.node_id,
-            contact_ms=locked.now_ms,
-            background=int(one.background),
-            open_conversation=one.open_conversation,
-        )
-    )
-    if back:
-        locked.rearm(device.device_id, anew=True)
-    locked.rearm_all()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignWord:
-    """What the app's own gateway says of a device whose socket it holds (protocol 9.5)."""
-
-    device: DeviceKey
-    state: str  # foreground, background, offline
-
-
-def foreign_word(conn: Conn, now_ms: int, words: Sequence[ForeignWord], policy_of: PolicyOf) -> list[int | Exception]:
-    """Applies a gateway's presence; gives the session of each device (made, if it had none)."""
-    users = lock(conn, now_ms, {one.device.user for one in words}, policy_of)
-    answers: list[int | Exception] = []
-    for one in words:
-        locked = users.get(one.device.user)
-        device = None if locked is None else locked.devices.get(one.device.device_id)
-        if locked is None or device is None:
-            answers.append(Missing("There is no such device."))
-            continue
-        if one.state == "offline":
-            if device.online:
-                tell_device(locked, device, "device.offline", session=device.session)
-                locked.put(replace(device, offline_since_ms=now_ms, offline_told=1, open_conversation=None))
-                locked.rearm_all()
-        else:
-            background = one.state == "background"
-            if not device.online or device.node_id != GATEWAY or bool(device.background) != background:
-                _online_again(
-                    locked,
-                    device,
-                    Word(device=device.key, session=device.session, node_id=GATEWAY, background=background),
-                )
-        answers.append(device.session)
-    flush(conn, now_ms, users.values())
-    return answers
+def _known(users: Mapping[UserKey, Locked], key: DeviceKey) -> tuple[Locked, Device]:
+    found = device_in(users, key)
+    if found is None:
+        raise Missing("There is no such device.")
+    return found
 
 
 def set_preferences(conn: Conn, now_ms: int, user: UserKey, wanted: Preferences | None, policy_of: PolicyOf) -> None:

@@ -10,7 +10,7 @@ import structlog
 from relay import ids
 from relay.clock import Clock
 from relay.errors import CursorRefused, Missing
-from relay.inbox import history, registry
+from relay.inbox import history, online, registry
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import AddressState, NewAddress
@@ -24,11 +24,12 @@ from relay.inbox.groups import GroupService
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
+from relay.inbox.online import Bye, ForeignWord, Word
 from relay.inbox.open_quota import OPEN_DELIVERIES, OpenQuota
 from relay.inbox.page import Snapshot, check, reset_data, snapshot
 from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.reading import NOTHING_SHARED, Reading, place_of, read, read_after, read_messages
-from relay.inbox.registry import Bye, ForeignWord, Registration, Word
+from relay.inbox.registry import Registration
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
 from relay.inbox.send import Accepted, Send
@@ -124,9 +125,9 @@ class InboxService:
         self._hello = lambda conn, now_ms, items: hello(
             conn, now_ms, items, self.policy_of, self.keys, self.new_epoch, proofs
         )
-        self._bye = lambda conn, now_ms, items: registry.bye(conn, now_ms, items, self.policy_of)
-        self._word = lambda conn, now_ms, items: registry.word(conn, now_ms, items, self.policy_of)
-        self._foreign = lambda conn, now_ms, items: registry.foreign_word(conn, now_ms, items, self.policy_of)
+        self._bye = lambda conn, now_ms, items: online.bye(conn, now_ms, items, self.policy_of)
+        self._word = lambda conn, now_ms, items: online.word(conn, now_ms, items, self.policy_of)
+        self._foreign = lambda conn, now_ms, items: online.foreign_word(conn, now_ms, items, self.policy_of)
 
     def new_epoch(self) -> str:
         return ids.random_hex(self.rng, bits=64)

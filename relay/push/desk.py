@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from relay.clock import Clock
 from relay.errors import FieldError, Invalid, Malformed, Missing
-from relay.inbox.locked import PolicyOf, flush, lock
+from relay.inbox.locked import PolicyOf, device_in, flush, lock
 from relay.model import DeviceKey
 from relay.push.accounts import Account, Accounts
 from relay.push.calendar import day_of
@@ -135,10 +135,11 @@ def requeue(conn: Conn, now_ms: int, keys: Sequence[DeviceKey], policy_of: Polic
     users = lock(conn, now_ms, {key.user for key in keys}, policy_of)
     begins = dead.ranges(conn, keys)
     for key in keys:
-        locked = users.get(key.user)
-        device = None if locked is None else locked.devices.get(key.device_id)
-        job = None if locked is None else locked.jobs.get(key.device_id)
-        if locked is None or device is None or job is None:
+        if (found := device_in(users, key)) is None:
+            continue
+        locked, device = found
+        job = locked.jobs.get(key.device_id)
+        if job is None:
             continue
         if key in begins:
             locked.put(replace(device, pushed_seq=min(device.pushed_seq, begins[key] - 1)))

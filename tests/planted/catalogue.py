@@ -470,7 +470,7 @@ BUGS = (
         "an old connection acked for the new one",
         one(
             "relay/inbox/ack.py",
-            "    if session is not None and session != device.session:",
+            "    if session is not None and session != found[1].session:",
             "    if False:",
         ),
         (f"{REGISTRY}::test_f39_a_word_of_an_older_session_changes_no_row", INBOX, RACES),

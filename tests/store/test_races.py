@@ -18,7 +18,8 @@ from house import House, address
 
 from providers.contract import Verdict
 from relay.errors import Conflict, Problem
-from relay.inbox.registry import Bye, Registration, bye, register
+from relay.inbox.online import Bye, bye
+from relay.inbox.registry import Registration, register
 from relay.model import Facts, Policy
 from relay.push.attempts import Attempt
 from relay.store.engine import Engine

@@ -22,8 +22,8 @@ from providers.contract import Verdict
 from relay.errors import Problem
 from relay.inbox import push_due
 from relay.inbox.ack import Nack
+from relay.inbox.online import ForeignWord
 from relay.inbox.push_due import Later, Rest
-from relay.inbox.registry import ForeignWord
 from relay.model import Device, DeviceState, Facts, NotifyPolicy, Policy, Scope
 from relay.push.attempts import Attempt
 from relay.push.escalating import escalate

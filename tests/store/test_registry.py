@@ -16,7 +16,8 @@ from sqlalchemy import text
 from providers.contract import Verdict
 from relay.errors import Conflict, Invalid, Missing, Throttled, Unauthenticated
 from relay.inbox.addresses import AddressState
-from relay.inbox.registry import ForeignWord, Registration, prove_address
+from relay.inbox.online import ForeignWord
+from relay.inbox.registry import Registration, prove_address
 from relay.model import DeviceState, Facts, Policy
 from relay.push.limits import BRAKE_DEAD_MIN, Brake
 from relay.store import addresses as address_rows

@@ -1,0 +1,138 @@
+"""Devices go offline and come back: words of presence that change a row (protocol 6.1, 9.5)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from relay.errors import Missing
+from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
+from relay.inbox.reports import tell_device
+from relay.model import GATEWAY, Device, DeviceKey, DeviceState
+from relay.store.engine import Conn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bye:
+    """A device went away. `linger_ms`: it may be back at once. `tell`: the lease is over, or it said goodbye."""
+
+    device: DeviceKey
+    session: int
+    linger_ms: int = 0
+    tell: bool = True
+
+
+def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> list[bool | Exception]:
+    """Devices go offline; a word of an older session changes nothing. Gives whether each changed a row."""
+    users = lock(conn, now_ms, {one.device.user for one in byes}, policy_of)
+    answers: list[bool | Exception] = []
+    for one in byes:
+        found = device_in(users, one.device)
+        if found is None or found[1].session != one.session:
+            answers.append(False)
+            continue
+        locked, device = found
+        if device.online:
+            device = replace(
+                device,
+                offline_since_ms=now_ms,
+                linger_until_ms=now_ms + one.linger_ms if one.linger_ms else None,
+                open_conversation=None,
+            )
+        elif device.offline_told or not one.tell:
+            answers.append(False)
+            continue
+        if one.tell and not device.offline_told:
+            tell_device(locked, device, "device.offline", session=device.session)
+            device = replace(device, offline_told=1)
+        locked.put(device)
+        locked.rearm_all()  # others may have waited because somebody looked at this one
+        answers.append(True)
+    flush(conn, now_ms, users.values())
+    return answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A heartbeat that changes a row: back from offline, to the background, another conversation open."""
+
+    device: DeviceKey
+    session: int
+    node_id: str
+    background: bool = False
+    open_conversation: str | None = None
+
+
+def word(conn: Conn, now_ms: int, words: Sequence[Word], policy_of: PolicyOf) -> list[bool | Exception]:
+    """Applies heartbeats that change something; gives whether the session is still the device's."""
+    users = lock(conn, now_ms, {one.device.user for one in words}, policy_of)
+    answers: list[bool | Exception] = []
+    for one in words:
+        found = device_in(users, one.device)
+        if found is None or found[1].session != one.session:
+            answers.append(False)
+            continue
+        locked, device = found
+        answers.append(True)
+        _online_again(locked, device, one)
+    flush(conn, now_ms, users.values())
+    return answers
+
+
+def _online_again(locked: Locked, device: Device, one: Word) -> None:
+    back = not device.online
+    if back and device.offline_told:
+        tell_device(locked, device, "device.online", session=device.session)
+    locked.put(
+        replace(
+            device,
+            state=DeviceState.ACTIVE,
+            online_since_ms=locked.now_ms if back else device.online_since_ms,
+            offline_since_ms=None,
+            linger_until_ms=None,
+            offline_told=0 if back else device.offline_told,
+            node_id=one.node_id,
+            contact_ms=locked.now_ms,
+            background=int(one.background),
+            open_conversation=one.open_conversation,
+        )
+    )
+    if back:
+        locked.rearm(device.device_id, anew=True)
+    locked.rearm_all()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignWord:
+    """What the app's own gateway says of a device whose socket it holds (protocol 9.5)."""
+
+    device: DeviceKey
+    state: str  # foreground, background, offline
+
+
+def foreign_word(conn: Conn, now_ms: int, words: Sequence[ForeignWord], policy_of: PolicyOf) -> list[int | Exception]:
+    """Applies a gateway's presence; gives the session of each device (made, if it had none)."""
+    users = lock(conn, now_ms, {one.device.user for one in words}, policy_of)
+    answers: list[int | Exception] = []
+    for one in words:
+        found = device_in(users, one.device)
+        if found is None:
+            answers.append(Missing("There is no such device."))
+            continue
+        locked, device = found
+        if one.state == "offline":
+            if device.online:
+                tell_device(locked, device, "device.offline", session=device.session)
+                locked.put(replace(device, offline_since_ms=now_ms, offline_told=1, open_conversation=None))
+                locked.rearm_all()
+        else:
+            background = one.state == "background"
+            if not device.online or device.node_id != GATEWAY or bool(device.background) != background:
+                _online_again(
+                    locked,
+                    device,
+                    Word(device=device.key, session=device.session, node_id=GATEWAY, background=background),
+                )
+        answers.append(device.session)
+    flush(conn, now_ms, users.values())
+    return answers
