@@ -11,7 +11,6 @@ from enum import IntEnum
 
 from relay.errors import Unavailable
 
-LOOK_MS = 500  # how often the signals are looked at
 HOLD_MS = 5_000  # for how long a class is refused after it last had to be
 RETRY_S = 5.0
 LAG_MS = 100  # from then on the loop is late

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 
 INTERVAL_MIN_S, INTERVAL_MAX_S = 10, 600
-LATE_S, CALM_S = (
-    0.5,
-    0.05,
-)  # how late a look that is due each second comes on a machine that is overloaded, and on one at ease
+LATE_S = 0.5  # how late a look that is due each second comes on a machine that is overloaded
+CALM_S = 0.05  # and on one at ease
 CALM_LOOKS = 10
 
 Offer = tuple[float, float, float]  # (min, max, prefer) seconds

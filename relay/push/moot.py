@@ -9,7 +9,7 @@ import msgspec
 from providers.contract import Capabilities
 from relay.inbox import notifying, push_due
 from relay.inbox.locked import Locked, PolicyOf, with_rows
-from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, NotifyPolicy, TimelineKey, UserKey
+from relay.model import Address, Device, DeviceKey, Entry, EntryState, Notification, TimelineKey, UserKey
 from relay.push.notes import OF_EACH, shows, summary_id
 from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
@@ -218,14 +218,7 @@ def is_moot(user: Locked, device: Device, entry: Entry) -> bool:
         return entry.state is EntryState.RECALLED
     if not entry.live(user.now_ms):
         return True
-    if notifying.is_read(entry, user.read_markers):
-        return True
-    if (entry.notify_policy or user.policy.notify) is not NotifyPolicy.FIRST_DEVICE:
-        return False
-    return any(
-        other.foreground and (other.acked_high >= entry.seq or user.acks_of(other.device_id).has(entry.seq))
-        for other in user.devices.values()
-    )
+    return notifying.is_read(entry, user.read_markers) or notifying.answered(entry, user.facts(), user.policy)
 
 
 def _covers(one: shown.Telling, entry: Entry) -> bool:
