@@ -129,6 +129,25 @@ async def test_a_foreign_gateway_reports_presence_in_batches(face: Face) -> None
     assert (await face.call("GET", "/v1/users/ann/presence"))[1]["online"]
 
 
+async def test_what_a_gateway_reports_of_many_devices_at_once_is_written_together(face: Face) -> None:
+    users = [f"u{n}" for n in range(40)]
+    for user in users:
+        assert (await face.call("PUT", f"/v1/users/{user}/devices/phone", {}))[0] == 201
+    twice = {"user": "u0", "device": "phone"}
+    items = [{"user": user, "device": "phone", "state": "foreground"} for user in users]
+    before = commits(face)
+    status, body, _ = await face.call("POST", "/v1/presence", {"devices": [*items, twice | {"state": "offline"}]})
+    assert (status, [one["status"] for one in body["results"]]) == (200, ["ok"] * 41)
+    assert [one["user"] for one in body["results"]] == [*users, "u0"]
+    assert commits(face) - before < 20, "of devices apart, the store takes the words together"
+    assert not (await face.call("GET", "/v1/users/u0/presence"))[1]["online"], "of one device, in their order"
+    assert (await face.call("GET", "/v1/users/u1/presence"))[1]["online"]
+
+
+def commits(face: Face) -> float:
+    return face.relay.metrics.registry.get_sample_value("relay_commit_seconds_count") or 0
+
+
 async def test_a_cancelled_message_is_never_delivered_and_the_trace_says_so(face: Face) -> None:
     token = await face.device()
     sent = await face.send()
