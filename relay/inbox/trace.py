@@ -41,8 +41,7 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
         raise Missing("There is no such message.")
     answered = msgspec.json.decode(row.recipients)
     users = [UserKey(app_id, user) for user, seq, _ in answered if seq is not None]
-    inboxes = [one for one in (inbox_rows.inbox_of(conn, key) for key in users) if one is not None]
-    rows = with_rows(conn, now_ms, {one.key: one for one in inboxes}, policy_of)
+    rows = with_rows(conn, now_ms, inbox_rows.inboxes_of(conn, users), policy_of)
     shared = _shared(conn, now_ms, row) if row.conversation_type == timelines.ULTRA else None
     message = {**described(row), "timeline": shared}
     recipients = []

@@ -56,7 +56,7 @@ def find_moot(
     conn: Conn, now_ms: int, users: Collection[UserKey], policy_of: PolicyOf, capabilities_of: CapabilitiesOf
 ) -> list[Moot]:
     """Of devices that are not here to be told otherwise: at most one for each address that can be helped."""
-    inboxes = {key: one for key in users if (one := inbox_rows.inbox_of(conn, key)) is not None}
+    inboxes = inbox_rows.inboxes_of(conn, users)
     addresses = address_rows.addresses_of(conn, list(inboxes))
     found: list[Moot] = []
     for key, user in with_rows(conn, now_ms, inboxes, policy_of).items():

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, literal, or_, select, union_all
+from sqlalchemy import Connection, Select, and_, bindparam, case, delete, literal, or_, select, union_all
 
 from relay.model import DeviceKey
 from relay.store.schema.devices import device
 from relay.store.schema.push import push_dead, push_job
-from relay.store.sql import device_params, upsert
+from relay.store.sql import as_list, by_app, device_params, in_list, per_dialect, upsert
 
 QUARANTINED = "quarantined"
 RESTS = ("no_address", "account_parked", QUARANTINED)  # of jobs: only an operator or the app can end these
@@ -129,14 +129,21 @@ def listed(
     ]
 
 
+@per_dialect
+def _begins(sqlite: bool) -> Select[Any]:
+    return select(_p.user_id, _p.device_id, _p.from_seq).where(
+        _p.app_id == bindparam("app"), in_list(_p.user_id, "users", sqlite=sqlite)
+    )
+
+
 def ranges(conn: Connection, keys: Sequence[DeviceKey]) -> dict[DeviceKey, int]:
     """Where the refused pushes of these devices begin."""
-    found = {}
-    for key in keys:
-        row = conn.execute(select(_p.from_seq).where(*_here), device_params(key)).scalar_one_or_none()
-        if row is not None:
-            found[key] = int(row)
-    return found
+    found = {
+        DeviceKey(app_id, row.user_id, row.device_id): int(row.from_seq)
+        for app_id, users in by_app(key.user for key in keys).items()
+        for row in conn.execute(_begins(conn), {"app": app_id, "users": as_list(conn, users)}).all()
+    }
+    return {key: found[key] for key in keys if key in found}
 
 
 def forget(conn: Connection, before_ms: int) -> None:

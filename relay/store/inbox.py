@@ -45,6 +45,20 @@ def inbox_of(conn: Connection, key: UserKey) -> Inbox | None:
     return None if row is None else Inbox(*row)
 
 
+@per_dialect
+def _inboxes(sqlite: bool) -> Select[Any]:
+    return select(*_inbox).where(inbox.c.app_id == bindparam("app"), in_list(inbox.c.user_id, "users", sqlite=sqlite))
+
+
+def inboxes_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, Inbox]:
+    """The inboxes of these users as of this snapshot, without their locks; users without one are left out."""
+    found: dict[UserKey, Inbox] = {}
+    for app_id, users in by_app(keys).items():
+        for row in conn.execute(_inboxes(conn), {"app": app_id, "users": as_list(conn, users)}).all():
+            found[UserKey(app_id, row.user_id)] = Inbox(*row)
+    return found
+
+
 def create_inboxes(conn: Connection, now_ms: int, epochs: Mapping[UserKey, str]) -> None:
     """Makes the inboxes that do not exist yet; `epochs` gives a fresh random epoch for each."""
     rows = [
