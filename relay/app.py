@@ -20,7 +20,7 @@ from relay.api.principal import SCOPES
 from relay.api.system import Readiness
 from relay.api.watch import CredentialWatch
 from relay.bus.local import LocalBus
-from relay.clock import Clock, StoreClock
+from relay.clock import Clock
 from relay.config import Settings
 from relay.errors import ConfigError
 from relay.ids import Rng, random_hex
@@ -65,7 +65,7 @@ from relay.webhooks.worker import Pace, WebhookWorker
 from relay.wiring.checking import cannot_listen
 from relay.wiring.departure import Departure, timeline
 from relay.wiring.load import LoadWatch, memory_share, queue_share
-from relay.wiring.store import open_engine, open_ring, reach, room_of
+from relay.wiring.store import clock_of, open_engine, open_ring, reach, room_of
 from relay.wiring.web import web_application
 
 log = structlog.get_logger("relay.app")
@@ -97,8 +97,7 @@ class Relay:
     ) -> None:
         """`read_settings` gives the configuration anew, for a reload; `config_file` is watched for changes."""
         self.settings = settings
-        # Relays that share a store share its clock.
-        self.clock = clock if settings.sqlite_path() is not None else StoreClock(clock)
+        self.clock = clock_of(settings, clock)
         self.rng = rng
         self.metrics = metrics
         self.node_id = f"n{random_hex(rng, bits=64)}"

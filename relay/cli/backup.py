@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from relay.cli.exits import EX_CANTCREAT, EX_DATAERR, EX_IOERR, EX_NOINPUT, EX_TEMPFAIL
 from relay.cli.runtime import config_option, run, settings_from
-from relay.clock import StoreClock, SystemClock, rfc3339
+from relay.clock import SystemClock, rfc3339
 from relay.config import Settings
 from relay.ids import Rng, system_rng
 from relay.keys import KeyRing
@@ -24,10 +24,8 @@ from relay.store.backup import back_up, note
 from relay.store.engine import Engine
 from relay.store.manifest import Manifest, Refused
 from relay.store.meta import WitnessFile
-from relay.store.postgres import PostgresEngine
 from relay.store.restore import restore_file, restored_server
-from relay.telemetry.metrics import Metrics
-from relay.wiring.store import open_engine
+from relay.wiring.store import clock_of, opened
 
 MIB = 1024 * 1024
 EXITS = {"absent": EX_NOINPUT, "exists": EX_CANTCREAT, "busy": EX_TEMPFAIL, "bad": EX_DATAERR, "disk": EX_IOERR}
@@ -147,13 +145,8 @@ def _on_store(settings: Settings, rng: Rng, work: Callable[[Engine], Awaitable[T
     outcome: list[T] = []
 
     async def main() -> int:
-        engine = open_engine(settings, StoreClock(SystemClock()), rng, Metrics())
-        try:
-            if isinstance(engine, PostgresEngine):
-                await engine.begin()
+        async with opened(settings, clock_of(settings, SystemClock()), rng) as engine:
             outcome.append(await work(engine))
-        finally:
-            await engine.close()
         return 0
 
     run(main())

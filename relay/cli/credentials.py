@@ -29,8 +29,7 @@ from relay.store.engine import Engine
 from relay.store.migrate import migrate
 from relay.store.reseal import SEALED, Sealed, count, reseal_some
 from relay.store.sqlite import SqliteEngine
-from relay.telemetry.metrics import Metrics
-from relay.wiring.store import open_engine
+from relay.wiring.store import clock_of, opened
 
 STEP = 500  # rows in one transaction: short enough to run beside a relay
 SETTLED_S = 5  # from then on, every node seals with a data key that has become ripe
@@ -91,17 +90,15 @@ def _with_store(config: Path | None, work: Callable[[Store], Awaitable[int]]) ->
     settings = settings_from(config)
 
     async def main() -> int:
-        clock, rng = SystemClock(), system_rng()
+        clock, rng = clock_of(settings, SystemClock()), system_rng()
         ring = KeyRing.find(settings.keys.file, os.environ, rng)
-        engine = open_engine(settings, clock, rng, Metrics())
         try:
-            await engine.write(migrate)
-            return await work(Store(engine=engine, ring=ring, clock=clock, rng=rng))
+            async with opened(settings, clock, rng) as engine:
+                await engine.write(migrate)
+                return await work(Store(engine=engine, ring=ring, clock=clock, rng=rng))
         except Problem as problem:
             click.echo(problem.detail, err=True)
             return EX_NOT_DONE
-        finally:
-            await engine.close()
 
     sys.exit(run(main()))
 

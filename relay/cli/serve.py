@@ -34,7 +34,7 @@ from relay.telemetry import traces
 from relay.telemetry.logs import setup_logging
 from relay.telemetry.metrics import Metrics
 from relay.wiring.checking import mistakes
-from relay.wiring.store import open_engine
+from relay.wiring.store import clock_of, opened
 
 log = structlog.get_logger("relay.app")
 
@@ -214,14 +214,9 @@ def migrate(config: Path | None) -> None:
     settings = settings_from(config)
 
     async def work() -> int:
-        engine = open_engine(settings, SystemClock(), system_rng(), Metrics())
-        try:
-            if isinstance(engine, PostgresEngine):
-                await engine.begin()
+        async with opened(settings, clock_of(settings, SystemClock()), system_rng()) as engine:
             was = await engine.write(migrate_store)
             now = await engine.read(lambda conn, _: revision(conn))
-        finally:
-            await engine.close()
         click.echo(f"The store was at {was or 'nothing'}; it is at {now} (newest: {HEAD}).")
         return 0
 

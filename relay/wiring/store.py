@@ -1,11 +1,12 @@
 """From the settings to the store: its engine, its key ring, its room on the disk."""
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 
-from relay.clock import Clock
+from relay.clock import Clock, StoreClock
 from relay.config import Settings
 from relay.errors import Unavailable
 from relay.ids import Rng
@@ -44,6 +45,23 @@ def open_engine(
         watch=metrics,
         unsafe_storage=settings.store.unsafe_storage,
     )
+
+
+def clock_of(settings: Settings, own: Clock) -> Clock:
+    """The clock by which the store's deadlines go: relays, and commands, that share a store share its clock."""
+    return own if settings.sqlite_path() is not None else StoreClock(own)
+
+
+@asynccontextmanager
+async def opened(settings: Settings, clock: Clock, rng: Rng) -> AsyncIterator[Engine]:
+    """The store, for one command. `clock` is of `clock_of`. Raises ConfigError, Unavailable, StoreDamaged."""
+    engine = open_engine(settings, clock, rng, Metrics())
+    try:
+        if isinstance(engine, PostgresEngine):
+            await engine.begin()
+        yield engine
+    finally:
+        await engine.close()
 
 
 def open_ring(settings: Settings, rng: Rng, *, store_is_new: bool) -> KeyRing:

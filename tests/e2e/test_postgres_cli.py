@@ -16,7 +16,10 @@ from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
+from relay.push.from_settings import DEFAULT_APP
+from relay.store import apps
 from relay.telemetry.metrics import Metrics
+from relay.wiring.store import opened
 
 
 def relay_command(home: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -129,6 +132,34 @@ def test_migrate_before_the_first_serve_leaves_a_store_that_serves(empty_postgre
     made = relay_command(tmp_path, "keys", "create", **at)
     assert made.stdout.startswith("rk_"), made.stderr
     assert relay_command(tmp_path, "keys", "list", **at).returncode == 0
+
+
+def test_what_a_command_dates_goes_by_the_servers_clock(empty_postgres_url: str, tmp_path: Path) -> None:
+    """DUR-15: a revocation that is dated by a machine whose clock is behind, nodes that look for new ones would pass over."""
+    behind = "import time\nright = time.time_ns\ntime.time_ns = lambda: right() - 600 * 10**9\n"
+    (tmp_path / "sitecustomize.py").write_text(behind)
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    at = {"RELAY_STORE__URL": empty_postgres_url}
+    settings = at | {"RELAY_KEYS__FILE": str(tmp_path / "relay.keys")}
+    began_ms = SystemClock().now_ms()
+
+    async def made() -> str:
+        relay = Relay(load(None, settings), SystemClock(), system_rng(), Metrics())
+        try:
+            await relay.open()
+            (key,) = await relay.engine.read(lambda conn, _: apps.api_keys(conn, DEFAULT_APP))
+            return str(key.key_id)
+        finally:
+            await relay.close()
+
+    async def revoked_ms() -> int:
+        async with opened(load(None, settings), SystemClock(), system_rng()) as engine:
+            (key,) = await engine.read(lambda conn, _: apps.api_keys(conn, DEFAULT_APP))
+            return int(key.revoked_ms)
+
+    done = relay_command(tmp_path, "keys", "revoke", asyncio.run(made()), PYTHONPATH=paths, **at)
+    assert done.returncode == 0, done.stderr
+    assert asyncio.run(revoked_ms()) >= began_ms - 5_000
 
 
 @pytest.mark.parametrize("command", [("migrate",), ("check", "--store")])
