@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 
 CALL_S = 30.0
+JSON = "application/json"
 
 
 class ClientError(Exception):
@@ -19,14 +20,18 @@ class Unreachable(ClientError):  # noqa: N818 - an outcome
 
 
 class Problem(ClientError):  # noqa: N818 - it is the word of RFC 9457
-    """The relay's refusal. `code` is a word of its registry, `errors` name the fields and how to mend them."""
+    """A refusal. `code` is a word of the relay's registry, `errors` name the fields and how to mend them.
+
+    One that is not `of_the_relay` came from something before it (a proxy's page, say), and decides nothing.
+    """
 
     def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
         self.status = status
         self.body = dict(body)
-        self.code = str(body.get("code", "internal"))
-        self.detail = str(body.get("detail", ""))
-        self.errors: list[dict[str, str]] = list(body.get("errors", ()))
+        self.of_the_relay = isinstance(body.get("code"), str)
+        self.code = body["code"] if self.of_the_relay else f"http_{status}"
+        self.detail = str(body.get("detail", "")) if self.of_the_relay else "The answer is not the relay's."
+        self.errors: list[dict[str, str]] = list(body.get("errors", ())) if self.of_the_relay else []
         self.retryable = bool(body.get("retryable", status in {408, 429, 502, 503, 504}))
         self.retry_after_s = retry_after_s
         where = "".join(f"; {one.get('pointer', '')}: {one.get('detail', '')}" for one in self.errors)
@@ -47,14 +52,12 @@ class Answer:
 
 
 def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
-    """The problem in an answer; of one that is none (a proxy's page, say), one that has its status."""
+    """The problem in an answer; of one that is none, one that has its status."""
     try:
         read = json.loads(body)
     except ValueError:
         read = None
-    said: dict[str, Any] = {"code": f"http_{status}", "detail": "The answer is not the relay's."}
-    if isinstance(read, dict):
-        said = read
+    said: dict[str, Any] = read if isinstance(read, dict) and isinstance(read.get("code"), str) else {}
     after_ms = said.get("retry_after_ms")
     header = headers.get("Retry-After", "")
     after_s = after_ms / 1000 if after_ms is not None else float(header) if header.isdecimal() else None
@@ -72,7 +75,7 @@ async def call(
     headers: Mapping[str, str] | None = None,
     timeout_s: float = CALL_S,
 ) -> Answer:
-    """One request, once. Raises Problem, Unreachable."""
+    """One request, once. Raises Problem; Unreachable, also where something before the relay answers as if it were well."""
     sent = {"Authorization": f"Bearer {credential}", **(headers or {})}
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     try:
@@ -81,6 +84,8 @@ async def call(
         ) as answer:
             read = await answer.read()
             if answer.status < 300 or answer.status == 304:
+                if read and answer.content_type != JSON:
+                    raise Unreachable(f"{method} {url}: the answer is not the relay's")
                 return Answer(answer.status, read, answer.headers)
             raise problem_of(answer.status, answer.headers, read)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -111,7 +111,7 @@ class Sender:
         try:
             sent = await self._post(one.key, one.message)
         except Problem as problem:
-            if problem.status >= 500 or problem.status in UNDECIDED:
+            if problem.status >= 500 or problem.status in UNDECIDED or not problem.of_the_relay:
                 raise
             said = {"code": problem.code, "detail": problem.detail, "errors": problem.errors}
             await self._on_disk(partial(self._cache.outbox.refuse, one.key, said))

@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,37 @@ async def answers_lost(relay: RelayProcess) -> AsyncIterator[tuple[str, asyncio.
     """A way on which sends arrive, but their answers get lost, until the event is set."""
     well = asyncio.Event()
 
+    def lose(request: web.Request) -> None:
+        if request.path == PATH and not well.is_set():
+            assert request.transport is not None
+            request.transport.abort()
+
+    async with _between(relay, after=lose) as url:
+        yield url, well
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def a_stranger_answers(relay: RelayProcess) -> AsyncIterator[tuple[str, list[web.Response]]]:
+    """A way on which something before the relay answers sends by itself: with each of these, once."""
+    answers: list[web.Response] = []
+    async with _between(
+        relay, instead=lambda request: answers.pop(0) if request.path == PATH and answers else None
+    ) as url:
+        yield url, answers
+
+
+@asynccontextmanager
+async def _between(
+    relay: RelayProcess,
+    *,
+    instead: Callable[[web.Request], web.Response | None] = lambda _: None,
+    after: Callable[[web.Request], None] = lambda _: None,
+) -> AsyncIterator[str]:
+    """A proxy before the relay: what it answers `instead`, and what befalls a request `after` the relay has had it."""
+
     async def pass_on(request: web.Request) -> web.StreamResponse:
+        if (own := instead(request)) is not None:
+            return own
         headers = {name: value for name, value in request.headers.items() if name != "Host"}
         async with (
             aiohttp.ClientSession() as http,
@@ -61,9 +92,7 @@ async def answers_lost(relay: RelayProcess) -> AsyncIterator[tuple[str, asyncio.
             ) as answer,
         ):
             body = await answer.read()
-        if request.path == PATH and not well.is_set():
-            assert request.transport is not None
-            request.transport.abort()
+        after(request)
         return web.Response(status=answer.status, body=body, content_type=answer.content_type)
 
     app = web.Application()
@@ -72,7 +101,7 @@ async def answers_lost(relay: RelayProcess) -> AsyncIterator[tuple[str, asyncio.
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}", well
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
 
 
@@ -175,6 +204,29 @@ async def test_a_lost_answer_makes_no_second_message(
         await ear.until(news.Sent, lambda one: one.key == after)  # the friend may have it before its sender knows
         assert await client.unsent() == []
     assert friend.bodies == ["once", "after"]
+
+
+async def test_only_the_relay_decides_what_becomes_of_a_message(
+    a_stranger_answers: tuple[str, list[web.Response]],
+    backend: Backend,
+    friend: Friend,
+    me: str,
+    tmp_path: Path,
+) -> None:
+    """A page of a gateway, or of a hotel's network, says nothing of it: neither that it was taken nor that it never will be."""
+    url, answers = a_stranger_answers
+    page = {"text": "<html>Log in</html>", "content_type": "text/html"}
+    answers += [
+        web.Response(status=200, **page),  # type: ignore[arg-type]
+        web.Response(status=404, **page),  # type: ignore[arg-type]
+        web.json_response({"errors": "blocked", "retry_after_ms": "soon"}, status=403),
+    ]
+    async with a_client(url, await token_of(backend, me), tmp_path / "phone.db", ways=[Way.LONG_POLL]) as (client, ear):
+        key = await client.send("hi", to=friend.name)
+        await ear.until(news.Sent, lambda one: one.key == key)
+        assert ear.of(news.SendRefused) == []
+        assert answers == []
+    assert friend.bodies == ["hi"]
 
 
 async def test_an_app_that_is_killed_and_upgraded_during_a_send_has_sent_once(

@@ -74,11 +74,12 @@ test("without an answer, or with one that decides nothing, it goes again under i
   const cache = await begun();
   await cache.outbox.put("k1", message("one"), 0);
   const busy = new Problem(503, { code: "overloaded" });
-  const { sender, calls } = sending(cache, new TypeError("network"), busy, new Problem(401, { code: "unauthenticated" }));
+  const page = new Problem(404, {}); // of something before the relay
+  const { sender, calls } = sending(cache, new TypeError("network"), busy, new Problem(401, { code: "unauthenticated" }), page);
   sender.reached();
   await empty(cache);
   await sender.stop();
-  assert.deepEqual(calls, Array(4).fill(["one", "k1"]));
+  assert.deepEqual(calls, Array(5).fill(["one", "k1"]));
   assert.equal((await cache.messages()).length, 1);
 });
 

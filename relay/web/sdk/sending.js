@@ -92,7 +92,7 @@ export class Sender {
       sent = await this.#post(key, message);
     } catch (error) {
       const { status = 503, code, body } = error;
-      if (status >= 500 || UNDECIDED.has(status)) throw error;
+      if (status >= 500 || UNDECIDED.has(status) || typeof code !== "string") throw error; // else it is not the relay's
       const refused = { code, detail: body.detail ?? "", errors: body.errors ?? [] };
       await this.#cache.outbox.refuse(key, refused);
       this.#tell("unsent", { key, ...refused });
