@@ -82,7 +82,7 @@ class MessageLogs:
                 async for lines in self._lines(app_id, start_ms):
                     await asyncio.to_thread(out.write, lines)
             file.flush()
-            os.fsync(file.fileno())
+            await asyncio.to_thread(os.fsync, file.fileno())
         half.replace(path)
 
     async def _lines(self, app_id: str, start_ms: int) -> AsyncIterator[bytes]:
@@ -93,7 +93,7 @@ class MessageLogs:
             ("events", rows.events_of, _event_line, lambda row: Place(row.created_ms, row.event_id)),
         ):
             async for found in self._walk(read, place_of, app_id, start_ms):
-                text = b"".join(_encode(line(row)) + b"\n" for row in found)
+                text = await asyncio.to_thread(_text, found, line)  # as large as the messages are
                 digest.update(text)
                 counts[kind] += len(found)
                 if kind == "messages":
@@ -126,6 +126,10 @@ class MessageLogs:
             start_ms = start_of(path.stem)
             if start_ms is None or start_ms + HOUR_MS <= before_ms:
                 path.unlink(missing_ok=True)
+
+
+def _text(rows_: Sequence[Any], line: Callable[[Any], dict[str, Any]]) -> bytes:
+    return b"".join(_encode(line(row)) + b"\n" for row in rows_)
 
 
 def _message_line(row: Any) -> dict[str, Any]:

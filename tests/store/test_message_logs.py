@@ -4,6 +4,8 @@ that any node would give it, and its last line checks the rest."""
 import gzip
 import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,22 @@ async def test_each_accept_stands_in_the_file_of_its_hour_and_in_no_other(house:
         assert (trailer["messages"], trailer["hour"]) == (len(sent), hour)
         if sent:
             assert (trailer["first"], trailer["last"]) == (sent[0], sent[-1])
+
+
+async def test_making_one_holds_up_nobody_who_is_served_meanwhile(
+    house: House, logs: MessageLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes long, the disk and the text of many messages, is not the loop's thread's to do."""
+    at_work: set[int] = set()
+    fsync, line = os.fsync, message_logs._message_line
+    monkeypatch.setattr(os, "fsync", lambda fd: (at_work.add(threading.get_ident()), fsync(fd))[1])
+    monkeypatch.setattr(message_logs, "_message_line", lambda row: (at_work.add(threading.get_ident()), line(row))[1])
+    hour = hour_text(house.clock.now_ms())
+    await house.send()
+    house.clock.forward(ms=2 * HOUR_MS)
+    await logs.log("shop", hour)
+    assert at_work
+    assert threading.get_ident() not in at_work
 
 
 async def test_what_happens_later_stands_in_the_hour_in_which_it_happened(house: House, logs: MessageLogs) -> None:
