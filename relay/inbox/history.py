@@ -188,6 +188,10 @@ def _of_inbox(
 ) -> Pages:
     """`snap`: of the timeline in which the conversation's messages stand, so that what is still there is not said twice."""
     found = entry_pages.page_rows_back(conn, device.key.user, before=before, limit=LOOKED_AT_MAX)
+    standing: set[str] = set()
+    if snap is not None:
+        ids = {entry.message_id for entry, _ in found if entry.conversation_id == conversation}
+        standing = timelines.standing_in(conn, snap.timeline.key, ids)
     items: list[Any] = []
     for entry, content in found:
         if entry.seq <= device.start_seq:
@@ -198,13 +202,8 @@ def _of_inbox(
         fits = entry.kind in CARRIES_MESSAGE and entry.live(now_ms) and seen in {View.FULL, View.FALLBACK}
         if fits and (conversation is None or entry.conversation_id == conversation):
             one = entry_json(entry, content, seen)
-            if one is not None and not (snap is not None and _stands_in(conn, snap, entry.message_id)):
+            if one is not None and entry.message_id not in standing:
                 items.append(msgspec.Raw(one))
         if len(items) == limit:
             return Pages(items=items, next=str(entry.seq))
     return Pages(items=items, next=str(found[-1][0].seq) if len(found) == LOOKED_AT_MAX else None)
-
-
-def _stands_in(conn: Conn, snap: SharedSnapshot, message_id: str) -> bool:
-    posted = timelines.posted(conn, snap.timeline.app_id, message_id)
-    return posted is not None and posted.conversation_id == snap.name

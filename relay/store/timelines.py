@@ -243,6 +243,19 @@ def posted(conn: Connection, app_id: str, message_id: str) -> Posted | None:
     return None if row is None else Posted(*row)
 
 
+@per_dialect
+def _places_of(sqlite: bool) -> Select[Any]:
+    return select(t.message_id, t.conversation_id).where(
+        t.app_id == bindparam("app"), in_list(t.message_id, "ids", sqlite=sqlite)
+    )
+
+
+def standing_in(conn: Connection, key: TimelineKey, ids: Iterable[str]) -> set[str]:
+    """Those of these messages that stand in this shared timeline."""
+    rows = conn.execute(_places_of(conn), {"app": key.app_id, "ids": as_list(conn, ids)}).all()
+    return {row.message_id for row in rows if row.conversation_id == key.conversation_id}
+
+
 _collapsing = select(t.seq).where(*_here, t.collapse_key == bindparam("collapse"), _live)
 
 
