@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.errors import Unavailable
-from relay.shedding import HOLD_MS, LAGS, LOOK_MS, PRIORITIES, Shed, Shedding, Signals
+from relay.shedding import HOLD_MS, LAGS, PRIORITIES, Shed, Shedding, Signals
 from relay.telemetry.memory import memory_max, memory_used
 
+LOOK_MS = 500  # about as often as the loop is measured
 WELL = Signals()
 LATE, VERY_LATE, STUCK = (Signals(lag_ms=ms) for ms in (150, 600, 2_500))
 FULL = Signals(queue=0.6)
