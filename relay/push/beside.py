@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Awaitable
 
-from providers.contract import Outcome, Verdict
+import structlog
+
+from providers.contract import Outcome
 from relay.clock import Clock
 from relay.push.accounts import Account
+from relay.push.rules import BROKE, CALL_S, NO_ANSWER
 
-CALL_S = 20.0
+log = structlog.get_logger("relay.push")
 
 
 def has_room(account: Account, clock: Clock) -> bool:
@@ -18,14 +21,17 @@ def has_room(account: Account, clock: Clock) -> bool:
 
 
 async def called(account: Account, clock: Clock, call: Awaitable[Outcome]) -> Outcome:
-    """What the vendor said, which the account learns from."""
+    """What the vendor said, which the account learns from. Raises nothing that a network, a vendor or an adapter can do."""
     account.started(clock.monotonic_ms(), calls=1, retry=False)
-    outcome = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
+    outcome = NO_ANSWER
     try:
         async with asyncio.timeout(CALL_S):
             outcome = await call
     except TimeoutError:
         pass
+    except Exception:  # an adapter's mistake about one push must not end the worker for all others
+        log.exception("push.broke", app=account.app_id, account=account.name)
+        outcome = BROKE
     finally:
         account.ended(clock.monotonic_ms(), outcome)
     return outcome

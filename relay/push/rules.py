@@ -26,6 +26,10 @@ UNKNOWN_TRIES = 2  # more, of what the vendor answered by a code that it does no
 NOT_NEEDED = "not_needed"  # the pre-send check found nothing to do
 CUT_OFF = "cut_off"  # the relay stopped before the vendor answered
 
+CALL_S = 20.0  # a vendor's call never outlives its claim
+NO_ANSWER = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")  # within CALL_S
+BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
+
 AFTER: dict[Verdict, Then] = {
     Verdict.ACCEPTED: Then.TOLD,
     Verdict.RETRY: Then.AGAIN,

@@ -24,7 +24,7 @@ from relay.push.limits import pause_ms
 from relay.push.notes import Note
 from relay.push.payload import push_of, says_the_same_to_all, to_all
 from relay.push.planning import Planned, plan_due
-from relay.push.rules import Result, Then, known, worst
+from relay.push.rules import BROKE, CALL_S, NO_ANSWER, Result, Then, known, worst
 from relay.push.sealing import SealKeys
 from relay.push.settling import Settlement, settle
 from relay.push.situation import BATCHES, Sort, Wait
@@ -39,14 +39,12 @@ log = structlog.get_logger("relay.push")
 BATCH_USERS = 64  # users looked at in one PLAN
 POLL_S = 1.0
 IN_FLIGHT_MAX = 512  # attempts at once, over all accounts
-CALL_S = 20.0  # a vendor's call never outlives its claim
 DRAIN_S = 15.0  # after a stop, for calls under way
 FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
 MISCONFIGURED_MS = 3_600_000  # until a push is tried again whose target or channel is set up wrongly
 MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
 BRAKED_MS = 3_600_000  # while so many tokens are called dead that none is believed
 HELD_MS = 1_000  # until PLAN looks at what else the device may be told: the held sort itself waits longer
-BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
 
 OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 Told = Callable[[str, str, str], None]  # (account, provider, verdict)
@@ -296,7 +294,7 @@ class PushWorker:
                     return await account.provider.send(push)
                 return await together.send(to_all(push))
         except TimeoutError:
-            return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")
+            return NO_ANSWER
 
     def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> tuple[list[Sort], Wait]:
         now_ms = self._clock.now_ms()

@@ -198,6 +198,23 @@ async def test_the_badge_falls_with_what_is_read(silently: Room) -> None:
     assert silently.view()["badge"] == 1
 
 
+async def test_an_adapter_that_raises_ends_nothing_but_this_try(harmony: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in may have any mistake: others' notifications, and the relay, go on."""
+
+    async def broken(*_: object) -> None:
+        raise ValueError
+
+    provider = harmony.face.relay.accounts.all()[0].provider
+    with monkeypatch.context() as patch:
+        patch.setattr(type(provider), "recall", broken)
+        first = await harmony.send(shown=1)
+        await harmony.read(1)
+        assert await harmony.facts(first) == ["not_withdrawn"]
+    await harmony.send(shown=2, conversation=OTHER)
+    await harmony.read(3, "c2")  # the second number told the other devices of the first reading
+    await harmony.clears(1)
+
+
 async def test_without_the_client_s_id_the_trace_says_why_it_stays(
     tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
