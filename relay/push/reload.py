@@ -94,9 +94,16 @@ class Reloader:
             added, removed = [n for n in new if n not in old], [n for n in old if n not in new]
             waits = _waits(self.settings, settings)
             in_force = settings if not waits else self.settings.model_copy(update={"accounts": new})
-            built = {
-                one.name: build(one, in_force, self.clock) for one in found if one.name in changed or one.name in added
-            }
+            try:
+                built = {
+                    one.name: build(one, in_force, self.clock)
+                    for one in found
+                    if one.name in changed or one.name in added
+                }
+            except Exception as error:  # noqa: BLE001 - a plug-in's mistake: what runs goes on
+                reason = f"A provider could not be made of its settings ({type(error).__name__})."
+                log.error("config.not_reloaded", reason=reason)  # noqa: TRY400 - no trace, which may show a secret
+                return None
             replaced = self.accounts.exchange(DEFAULT_APP, built, removed)
             self.settings = self.settings.model_copy(update={"accounts": settings.accounts})
             for account in replaced:

@@ -171,6 +171,20 @@ async def test_a_mistake_in_the_file_changes_nothing(scene: Scene) -> None:
     assert scene.face.relay.accounts.get("default", "fcm") is before
 
 
+async def test_a_provider_that_cannot_be_made_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in's own mistake at a reload ends neither the accounts that are there nor the relay."""
+    before = scene.face.relay.accounts.all()
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(before[0].provider), "__init__", broken)
+        assert await scene.face.relay.reloader.reload() is None
+    assert scene.face.relay.accounts.all() == before
+    assert await scene.face.relay.reloader.reload() is not None
+
+
 async def test_a_reload_adds_and_removes_accounts_and_says_what_needs_a_restart(scene: Scene) -> None:
     scene.config.write_text('[log]\nlevel = "warning"\n' + scene.sandbox.account_toml("second"))
     done = await scene.face.relay.reloader.reload()
