@@ -105,6 +105,8 @@ class Withdrawer:
                 await self._engine.write(lambda conn, now_ms: _note(conn, now_ms, done))
         except Problem as problem:
             log.info("push.not_withdrawn", code=problem.code)
+        except Exception:  # what is stored for one user must not end this, and the relay, for all others
+            log.exception("push.not_withdrawn")
 
     def _capabilities(self, app_id: str, account: str) -> Capabilities | None:
         known = self._accounts.get(app_id, account)

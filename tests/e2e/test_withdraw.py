@@ -10,12 +10,14 @@ from typing import Any
 import aiohttp
 import pytest
 from relay_face import Face
+from sqlalchemy import update
 
 from providers.sandbox import Sandbox
 from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
+from relay.store.schema.inboxes import message
 from relay.telemetry.metrics import Metrics
 
 CLOCK = SystemClock()
@@ -213,6 +215,16 @@ async def test_an_adapter_that_raises_ends_nothing_but_this_try(harmony: Room, m
     await harmony.send(shown=2, conversation=OTHER)
     await harmony.read(3, "c2")  # the second number told the other devices of the first reading
     await harmony.clears(1)
+
+
+async def test_a_row_that_cannot_be_read_ends_nothing_but_this_look(harmony: Room) -> None:
+    """FLT-23: what is stored for one user must not end the relay for all others."""
+    await harmony.send(shown=1)
+    await harmony.face.relay.engine.write(lambda conn, _: conn.execute(update(message).values(push="[]")))
+    await harmony.read(1)
+    await CLOCK.sleep(3 * SETTLES_S)
+    await harmony.send(shown=2, conversation=OTHER)
+    assert (await harmony.face.call("GET", "/readyz"))[0] == 200
 
 
 async def test_without_the_client_s_id_the_trace_says_why_it_stays(
