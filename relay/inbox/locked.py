@@ -5,7 +5,6 @@ gathered and written together, so that a batch costs a handful of statements, wh
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cached_property
 
 import msgspec
 from msgspec.structs import replace
@@ -14,6 +13,7 @@ from relay.inbox import notifying, push_due
 from relay.inbox.notifying import UserFacts
 from relay.inbox.preferences import Preferences, from_store, of_user
 from relay.inbox.push_due import NOTHING, Outstanding
+from relay.inbox.rows import Rows
 from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.woken import first_untold_ms
 from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
@@ -23,7 +23,7 @@ from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import queue as job_rows
-from relay.store.ahead import Place, Window, windows
+from relay.store.ahead import Place
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, emit
 from relay.store.readers import Read, Woken
@@ -38,7 +38,7 @@ class Locked(msgspec.Struct, kw_only=True):
 
     conn: Conn
     now_ms: int
-    rows: "Rows"
+    rows: Rows
     key: UserKey
     inbox: Inbox
     policy: Policy
@@ -296,62 +296,6 @@ def device_in(users: Mapping[UserKey, Locked], key: DeviceKey) -> tuple[Locked, 
     locked = users.get(key.user)
     device = None if locked is None else locked.devices.get(key.device_id)
     return None if locked is None or device is None else (locked, device)
-
-
-class Rows:
-    """What is seldom needed, read for all users of a transaction at once when the first of them needs it.
-
-    Their locks are held, so it makes no difference when in the transaction that is.
-    """
-
-    def __init__(self, conn: Conn, users: Sequence[UserKey]) -> None:
-        self._conn = conn
-        self._users = users
-        self.windows: dict[UserKey, list[Window]] = {}  # see `look_ahead`
-        self.pushes: dict[str, dict[str, message_rows.Push]] = {}  # likewise: by app and message
-
-    def look(self, now_ms: int, places: Sequence[Place], fresh: Mapping[UserKey, int]) -> None:
-        """See `look_ahead`. `fresh`: above which number the content is wanted, too."""
-        self.windows = windows(self._conn, now_ms, places)
-        ids: dict[str, set[str]] = {}
-        for key, after in fresh.items():
-            found = (entry for window in self.windows.get(key, ()) for entry in window.entries)
-            ids.setdefault(key.app_id, set()).update(entry.message_id for entry in found if entry.seq > after)
-        self.pushes = {app_id: message_rows.pushes_of(self._conn, app_id, some) for app_id, some in ids.items() if some}
-
-    @cached_property
-    def jobs(self) -> dict[UserKey, dict[str, PushJob]]:
-        found: dict[UserKey, dict[str, PushJob]] = {}
-        for key, job in job_rows.jobs_of(self._conn, self._users).items():
-            found.setdefault(key.user, {})[key.device_id] = job
-        return found
-
-    @cached_property
-    def acks(self) -> dict[UserKey, dict[str, Acks]]:
-        found: dict[UserKey, dict[str, Acks]] = {}
-        for key, kinds in ack_ranges.ack_ranges(self._conn, self._users).items():
-            found.setdefault(key.user, {})[key.device_id] = Acks(*map(tuple, kinds))
-        return found
-
-    @cached_property
-    def read_markers(self) -> dict[UserKey, dict[str, int]]:
-        return inbox_rows.read_markers(self._conn, self._users)
-
-    @cached_property
-    def woken(self) -> dict[UserKey, list[Woken]]:
-        return readers.woken(self._conn, self._users)
-
-    @cached_property
-    def reads(self) -> dict[DeviceKey, dict[str, Read]]:
-        return readers.reads_of(self._conn, self._users)
-
-    def forget_reads(self) -> None:
-        """Has them read again: they have changed."""
-        self.__dict__.pop("reads", None)
-
-    @cached_property
-    def holders(self) -> set[UserKey]:
-        return held_entries.holders(self._conn, self._users)
 
 
 def look_ahead(users: Mapping[UserKey, Locked], devices: Iterable[DeviceKey], *, content: bool = False) -> None:
