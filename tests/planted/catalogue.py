@@ -299,6 +299,16 @@ BUGS = (
         ),
     ),
     Bug(
+        "M25b a request whose app the store is not told",
+        "PostgreSQL showed every tenant's rows, for whatever statement forgot its own",
+        one(
+            "relay/api/routes.py",
+            "        with of_app(principal.app_id):\n            return printed(await handler(call))",
+            "        return printed(await handler(call))",
+        ),
+        ("tests/e2e/test_whose_rows.py::test_what_a_request_asks_for_is_its_callers_app",),
+    ),
+    Bug(
         "M26 a key is made up when there is none",
         "after a restart nothing that was sealed could be opened",
         one(
