@@ -40,7 +40,7 @@ from providers.http import (
 from providers.http2 import Http2Transport
 from providers.http2_tls import tls_context
 from providers.key_files import account_of, from_files, rsa_key
-from providers.setting_texts import plain
+from providers.settings import plain
 from providers.transport import HttpTransport
 from providers.trust import verifying
 

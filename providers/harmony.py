@@ -39,7 +39,7 @@ from providers.huawei_family import TOKENS_MAX, HuaweiFamily, partial, request_i
 from providers.key_files import account_of, from_files, rsa_key
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
-from providers.setting_texts import DIGITS, plain
+from providers.settings import DIGITS, plain
 
 __all__ = ["HarmonyConfig", "HarmonyProvider", "HuaweiServiceAccount"]
 

@@ -17,7 +17,7 @@ from providers.http import Credential, Request, Response, bearer_from, by_status
 from providers.huawei_family import TOKENS_MAX, HuaweiFamily, click_action, login
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.honor import HonorReceipts, HonorReceiptSettings
-from providers.setting_texts import CLASS_NAME, DIGITS, plain
+from providers.settings import CLASS_NAME, DIGITS, plain
 
 __all__ = ["HonorConfig", "HonorProvider"]
 

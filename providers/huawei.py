@@ -27,7 +27,7 @@ from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login, partial, re
 from providers.huawei_message import TTL_S, Category, Words, losses, message_of, override_mistakes
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
-from providers.setting_texts import CLASS_NAME, DIGITS, plain
+from providers.settings import CLASS_NAME, DIGITS, plain
 
 __all__ = ["HuaweiConfig", "HuaweiProvider"]
 

@@ -38,8 +38,7 @@ from providers.oppo_message import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.oppo import PARAM_BYTES_MAX, OppoReceipts, OppoReceiptSettings
-from providers.setting_texts import not_blank, plain
-from providers.settings import PlainSecret
+from providers.settings import PlainSecret, not_blank, plain
 from providers.streak import Streak
 
 __all__ = ["OppoConfig", "OppoProvider"]

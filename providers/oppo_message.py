@@ -10,7 +10,7 @@ from providers.app_message import app_data, cut, cuts, named, number_for, once_k
 from providers.contract import Push
 from providers.fields import Rules, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
-from providers.setting_texts import plain
+from providers.settings import plain
 
 __all__ = [
     "PARAMETERS_MAX",

@@ -32,8 +32,7 @@ from providers.http import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
-from providers.setting_texts import plain
-from providers.settings import PlainSecret
+from providers.settings import PlainSecret, plain
 from providers.vivo_message import (
     CONTENT_CHARS_MAX,
     CUSTOM_CHARS_MAX,

@@ -19,8 +19,7 @@ from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Respo
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.xiaomi import PARAM_BYTES_MAX, XiaomiReceipts, XiaomiReceiptSettings
-from providers.setting_texts import not_blank
-from providers.settings import PlainSecret
+from providers.settings import PlainSecret, not_blank
 
 __all__ = ["XiaomiConfig", "XiaomiProvider"]
 

@@ -18,7 +18,7 @@ from providers.receipts.contract import (
     instant_ms,
     short_id,
 )
-from providers.setting_texts import plain
+from providers.settings import plain
 
 __all__ = ["PARAM_BYTES_MAX", "VivoReceiptSettings", "VivoReceipts"]
 
