@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from relay.errors import Problem
-from relay.model import UserKey
+from relay.model import DeviceKey, UserKey
 
 from .client import Broken
 from .loop import now_s, sleep
@@ -22,7 +22,7 @@ async def send_one(phone: "Phone") -> None:
     key, to = f"out-{phone._new_id()}", phone.draws.pick(backend.users)
     body = {"for": sorted({to, device.user_id}), "schema": 1, "bad": (), "hush": "hush-own"}
     message = {"to": {"users": [to]}, "body": body, "push": {"title": "hush-title"}}
-    ask = partial(_ask, phone, message, key)
+    ask = partial(_ask, device, message, key)
     made_s, again = now_s(), phone.draws.chance(0.3)
     receiver = UserKey(device.app_id, to)
     sent = await _answered(phone, ask, receiver)
@@ -36,8 +36,8 @@ async def send_one(phone: "Phone") -> None:
             raise Broken(f"I37: {device} had id {sent['id']} for its key {key}, now {repeated['id']}")
 
 
-async def _ask(phone: "Phone", message: dict[str, Any], key: str, node: "Node") -> dict[str, Any]:
-    return await node.device_sends.over_socket(phone.key, message, key)
+async def _ask(device: DeviceKey, message: dict[str, Any], key: str, node: "Node") -> dict[str, Any]:
+    return await node.device_sends.over_socket(device, message, key)
 
 
 async def _answered(phone: "Phone", ask: Any, to: UserKey) -> dict[str, Any] | None:
@@ -48,7 +48,11 @@ async def _answered(phone: "Phone", ask: Any, to: UserKey) -> dict[str, Any] | N
             found: dict[str, Any] = await world.call(ask)
         except (Lost, Problem) as error:
             if isinstance(error, Problem) and not error.retryable:
-                if error.status in {401, 403} or (error.code == "recipient_unknown" and world.moves.moved(to)):
+                if (
+                    error.status in {401, 403}
+                    or phone.key != device
+                    or (error.code == "recipient_unknown" and world.moves.moved(to))
+                ):
                     return None  # signed out, or nobody is there any more by this name
                 raise Broken(f"a device's send was refused for good: {error.code} {error.detail}") from error
             await sleep(world.draws.stream("backoff").between(0.5, 20))
