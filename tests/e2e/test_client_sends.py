@@ -282,6 +282,7 @@ async def test_what_will_never_be_taken_is_said_and_holds_nothing_up(
         assert (refused.key, refused.code) == (wrong, "recipient_unknown")
         assert refused.errors[0]["pointer"] == "/to/group"
         await friend.ear.until(news.MessageArrived, body_is("good"))
+        await ear.until(news.Sent)
         (left,) = await client.unsent()
         assert (left.key, (left.refused or {})["code"]) == (wrong, "recipient_unknown")
         await client.drop_unsent(wrong)
