@@ -1,12 +1,14 @@
 """Chores: what must happen now and then on any number of nodes, each idempotent. APScheduler only says when."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from functools import partial
 
 import structlog
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
@@ -217,7 +219,10 @@ class Chores:
             (self.audit, 600),
             (self.push_books, 3600),
         ):
-            scheduler.add_job(_calmly, IntervalTrigger(seconds=seconds), args=[chore], name=chore.__name__)
+            scheduler.add_job(_calmly, IntervalTrigger(seconds=seconds), args=[chore], id=chore.__name__)
+        # Its own words for that come without the name: of others' log records only the template is told.
+        logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+        scheduler.add_listener(_told_of_overrun, EVENT_JOB_MAX_INSTANCES)
         return scheduler
 
 
@@ -235,6 +240,11 @@ def _imbalances(users: Sequence[UserKey], conn: Conn, now_ms: int) -> dict[Imbal
 
 def _forget_messages(app_id: str, history_ms: int, conn: Conn, now_ms: int) -> bool:
     return message_rows.forget_messages(conn, now_ms, app_id, history_ms=history_ms)
+
+
+def _told_of_overrun(event: JobSubmissionEvent) -> None:
+    """It was due again before it was done."""
+    log.info("chore.overran", chore=event.job_id)
 
 
 async def _calmly(chore: Callable[[], Awaitable[None]]) -> None:

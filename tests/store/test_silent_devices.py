@@ -1,11 +1,15 @@
 """Devices that nobody heard of for long, nodes that are no more, events past their time (protocol 5, settings of 16)."""
 
+import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES
 from clocks import SetClock
 from house import House
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 
 from relay.errors import Missing
 from relay.jobs import Chores
@@ -16,6 +20,7 @@ from relay.store.engine import Engine
 from relay.store.schema.itself import node
 from relay.store.schema.webhooks import event
 
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
 DAY_S = 86_400
 DAY_MS = DAY_S * 1000
 
@@ -107,8 +112,32 @@ async def test_a_chore_whose_time_came_while_the_process_was_busy_is_done_late_i
     scheduler = chores(house).scheduler()
     scheduler.start(paused=True)
     try:
-        late = {job.name: job.misfire_grace_time for job in scheduler.get_jobs()}
+        late = {job.id: job.misfire_grace_time for job in scheduler.get_jobs()}
     finally:
         scheduler.shutdown(wait=False)
     assert late["silence"] is None
     assert set(late.values()) == {None}
+
+
+async def test_a_chore_that_is_due_again_before_it_is_done_is_named(house: House) -> None:
+    running, overran, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def busy() -> None:
+        running.set()
+        await done.wait()
+
+    scheduler = chores(house).scheduler()
+    scheduler.add_listener(lambda _: overran.set(), EVENT_JOB_MAX_INSTANCES)
+    scheduler.start(paused=True)
+    try:
+        job = scheduler.get_job("expire")
+        job.modify(args=[busy], next_run_time=PAST)
+        scheduler.resume()
+        await running.wait()
+        with capture_logs() as told:
+            job.modify(next_run_time=PAST)
+            await overran.wait()
+    finally:
+        done.set()
+        scheduler.shutdown(wait=False)
+    assert told == [{"event": "chore.overran", "log_level": "info", "chore": "expire"}]
