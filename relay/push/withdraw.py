@@ -8,7 +8,7 @@ tidiness. What was done is told of beside the attempt that had shown them.
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -26,7 +26,7 @@ from relay.push.moot import NOT_WITHDRAWN, WITHDRAWN, Moot, Shown, find_moot
 from relay.push.notes import device_hint
 from relay.store import receipts
 from relay.store.engine import Conn, Engine
-from relay.store.vault import address_place
+from relay.store.vault import OpenToken, address_place
 from relay.waiting import first_of, pause
 
 log = structlog.get_logger("relay.push")
@@ -38,7 +38,6 @@ REMEMBERED = 10_000  # pairs of device and push, so that each is withdrawn once;
 TTL_S = 3_600
 
 Key = TypeVar("Key")
-OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from relay.push.settling import Settlement, settle
 from relay.push.situation import BATCHES, Sort, Wait
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
-from relay.store.vault import address_place
+from relay.store.vault import OpenToken, address_place
 from relay.telemetry import traces
 from relay.waiting import first_of
 
@@ -46,7 +46,6 @@ MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midn
 BRAKED_MS = 3_600_000  # while so many tokens are called dead that none is believed
 HELD_MS = 1_000  # until PLAN looks at what else the device may be told: the held sort itself waits longer
 
-OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> token; raises SealBroken
 Told = Callable[[str, str, str], None]  # (account, provider, verdict)
 
 

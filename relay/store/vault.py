@@ -6,7 +6,7 @@ for each app, and a new data key means sealing the app's rows again (`relay.stor
 Stored form of what is sealed: version (1 byte) | data key's number (2) | nonce (12) | AES-256-GCM ciphertext and tag.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -90,6 +90,9 @@ def number_of(sealed: bytes) -> int | None:
     if len(sealed) < HEADER_BYTES + NONCE_BYTES + TAG_BYTES or sealed[0] != VERSION:
         return None
     return int.from_bytes(sealed[1:HEADER_BYTES], "big")
+
+
+OpenToken = Callable[[tuple[str, ...], bytes], str]  # (place, sealed) -> text; raises SealBroken
 
 
 # --- places -----------------------------------------------------------------------------------------------------------
