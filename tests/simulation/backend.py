@@ -82,6 +82,7 @@ class Backend:
     sent: dict[str, Sent] = field(default_factory=dict)  # by key
     by_id: dict[str, Sent] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)  # by webhook
+    leaving: set[str] = field(default_factory=set)  # the relay has not confirmed yet that they are erased
     pulled: dict[str, str] = field(default_factory=dict)  # id -> type
     cursor: str | None = None
     down: bool = False  # its webhook receiver
@@ -148,7 +149,7 @@ class Backend:
             raw["to"] = {"group": sent.group.name}
             raw.pop("conversation", None)
             for part in filter(None, (body, raw.get("fallback"))):
-                part["for"] = sorted(self.users)
+                part["for"] = sorted({*self.users, *self.leaving})
         if draws.chance(0.1):
             sent.deliver_ms = self.world.wall.true_ms() + draws.count(1, 600) * 1000
             raw["deliver_at"] = rfc3339(sent.deliver_ms)

@@ -124,7 +124,9 @@ class Moves:
         self._asked[user] = now_s()
         backend.users = tuple(one for one in backend.users if one != user.user_id)
         backend.groups.erased(user.user_id, backend.users)
+        backend.leaving.add(user.user_id)
         await self.world.persist(partial(_erase, user))
+        backend.leaving.discard(user.user_id)
         self._erased[user] = now_s()
         self.world.wishes.moved(user)
         heir = f"h{n}"
