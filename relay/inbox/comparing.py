@@ -203,9 +203,9 @@ class Counting:
         if row.seq > device.acked_seq or row.seq in self._held or item.h != row.h:
             return item
         seen = visibility.as_content(entry, device)
-        if entry.kind is Kind.OWN and entry.origin_device == device.device_id and seen is not View.FULL:
-            # A version that can show it left it out. If that had sent it itself, it is there in full; else only as a range
-            # gives it to the version of today.
+        if seen is not View.FULL:
+            # An earlier version may have had it in full (or sent it itself). What of that was lost since, and what the version
+            # of then left out as its own, comes by a range as the version of today can have it: as its fallback, or not at all.
             lesser = seen is View.FALLBACK and row.fallback_h is not None
             return Unsure(item, Item(row.seq, row.message_id, row.fallback_h or "") if lesser else None)
         for_newer = entry.min_schema is not None or entry.min_app_version is not None

@@ -176,6 +176,26 @@ async def test_what_came_in_full_before_a_downgrade_still_counts_in_full(client:
     assert (await client.compare()).same
 
 
+@pytest.mark.parametrize("form", ["fallback", "held"])
+async def test_what_is_lost_after_a_downgrade_and_comes_again_as_the_old_version_can_have_it_is_whole(
+    client: Client, form: str
+) -> None:
+    house = client.house
+    await house.hello(PHONE, schema=5)
+    fallback = {"fallback": '"old"', "fallback_h": h("old")} if form == "fallback" else {}
+    for n in range(3):
+        await house.send(min_schema=5, h=h(f"{n}"), **fallback)
+    await client.catch_up()
+    await house.hello(PHONE, schema=1)
+    del client.ledger.rows[2]
+    reading = await house.inbox.read(house.key(PHONE), None, limit=10, range_=(1, 2))
+    assert reading.batch is not None
+    client.ledger.store(json.loads(reading.batch.json))
+    assert (await client.compare()).same
+    client.ledger.rows[3]["h"] = h("rotten")
+    assert not (await client.compare()).same
+
+
 @pytest.mark.parametrize("itself", [True, False])
 @pytest.mark.parametrize("form", ["fallback", "held"])
 async def test_what_was_sent_in_the_devices_name_before_a_downgrade_is_lacking_in_neither_form(
