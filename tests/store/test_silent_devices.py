@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import timedelta
 
 import pytest
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES
@@ -20,7 +20,6 @@ from relay.store.engine import Engine
 from relay.store.schema.itself import node
 from relay.store.schema.webhooks import event
 
-PAST = datetime(2020, 1, 1, tzinfo=UTC)
 DAY_S = 86_400
 DAY_MS = DAY_S * 1000
 
@@ -131,11 +130,12 @@ async def test_a_chore_that_is_due_again_before_it_is_done_is_named(house: House
     scheduler.start(paused=True)
     try:
         job = scheduler.get_job("expire")
-        job.modify(args=[busy], next_run_time=PAST)
+        due = job.next_run_time - timedelta(seconds=5)  # when it was planned: now
+        job.modify(args=[busy], next_run_time=due)
         scheduler.resume()
         await running.wait()
         with capture_logs() as told:
-            job.modify(next_run_time=PAST)
+            job.modify(next_run_time=due)
             await overran.wait()
     finally:
         done.set()
