@@ -172,6 +172,7 @@ async def test_a_relay_that_restarts_or_dies_is_come_back_to_and_nothing_is_miss
                     sending = asyncio.create_task(backend.send("ann", f"meanwhile {n}"))  # repeated until it is up
                     await relay.start()
                     await sending
+                    client.poke()  # by itself it may take a minute: the longer the relay was away, the longer it waits
                     await ear.until(news.MessageArrived, body_is(f"meanwhile {n}"))
                 expected = ["before 0", "meanwhile 0", "before 1", "meanwhile 1"]
                 assert [one.body for one in await client.history()] == expected
