@@ -1,6 +1,6 @@
 """Devices go offline and come back: words of presence that change a row (protocol 6.1, 9.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from relay.errors import Missing
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.reports import tell_device
-from relay.model import GATEWAY, Device, DeviceKey, DeviceState
+from relay.model import GATEWAY, Device, DeviceKey, DeviceState, UserKey
 from relay.store.engine import Conn
 
 
@@ -27,8 +27,8 @@ def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> li
     users = lock(conn, now_ms, {one.device.user for one in byes}, policy_of)
     answers: list[bool | Exception] = []
     for one in byes:
-        found = device_in(users, one.device)
-        if found is None or found[1].session != one.session:
+        found = _in_session(users, one.device, one.session)
+        if found is None:
             answers.append(False)
             continue
         locked, device = found
@@ -52,6 +52,11 @@ def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> li
     return answers
 
 
+def _in_session(users: Mapping[UserKey, Locked], key: DeviceKey, session: int) -> tuple[Locked, Device] | None:
+    found = device_in(users, key)
+    return found if found is not None and found[1].session == session else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
     """A heartbeat that changes a row: back from offline, to the background, another conversation open."""
@@ -68,8 +73,8 @@ def word(conn: Conn, now_ms: int, words: Sequence[Word], policy_of: PolicyOf) ->
     users = lock(conn, now_ms, {one.device.user for one in words}, policy_of)
     answers: list[bool | Exception] = []
     for one in words:
-        found = device_in(users, one.device)
-        if found is None or found[1].session != one.session:
+        found = _in_session(users, one.device, one.session)
+        if found is None:
             answers.append(False)
             continue
         locked, device = found
