@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +181,13 @@ class Client:
 @asynccontextmanager
 async def client_of(relay: RelayProcess, home: Path) -> AsyncIterator[Client]:
     """A client with two devices for each user; its ledger is in `home`."""
-    ledger = Ledger(home / "ledger")
-    async with aiohttp.ClientSession() as http:
-        client = Client(http, relay, ledger)
-        for user in USERS:
-            await client.device(user, "acker")
-            await client.device(user, "referee")
-        yield client
-    ledger.close()
+    with closing(Ledger(home / "ledger")) as ledger:
+        async with aiohttp.ClientSession() as http:
+            client = Client(http, relay, ledger)
+            for user in USERS:
+                await client.device(user, "acker")
+                await client.device(user, "referee")
+            yield client
 
 
 async def every_accepted_key_is_stored(client: Client) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ import random
 import signal
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,11 @@ class Crowd:
     async def was_told(self, event_id: str) -> bool:
         return self.at.receiver.taken[event_id] > 0
 
+    async def all_were_told(self) -> bool:
+        """Whether a vendor has heard of each device that is off."""
+        told = {call["data"]["token"] for vendor in self.at.vendors.values() for call in vendor.calls}
+        return len(told) == len(USERS)
+
     async def all_have_ended(self) -> bool:
         return self.expected().keys() <= (await self.ends()).keys()
 
@@ -308,7 +313,7 @@ async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
         MortalRelay.program = ("-m", "dying_relay", "none:0")
         at = await stack.enter_async_context(scene(tmp_path, {"PYTHONPATH": HERE} | store, process=MortalRelay))
         assert isinstance(at.relay, MortalRelay)
-        crowd = Crowd(at, at.relay, Ledger(tmp_path / "ledger"), rng)
+        crowd = Crowd(at, at.relay, stack.enter_context(closing(Ledger(tmp_path / "ledger"))), rng)
         hook = await crowd.settle_in(tmp_path, stack)
         async with asyncio.TaskGroup() as busy:
             for n in range(SENDERS):
@@ -324,7 +329,8 @@ async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
             crowd.over.set()
         for vendor in at.vendors.values():
             vendor.answer = Answer()
-        pushed = {call["data"]["token"] for vendor in at.vendors.values() for call in vendor.calls}
+        # On PostgreSQL what a dead relay was pushing is free only after half a minute: it may have told nobody so far.
+        await eventually(crowd.all_were_told, within_s=CONVERGED_S)
         for user in USERS:
             await crowd.connect(tmp_path, stack, user, OFF)
         await eventually(crowd.all_have_ended, within_s=CONVERGED_S)
@@ -338,7 +344,6 @@ async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
             while more := await client.history(after=kept[place][-1].place if kept[place] else 0):
                 kept[place] += more
         judged(crowd, ends, kept)
-        assert len(pushed) == len(USERS)
 
         assert repeats(at.receiver) <= crowd.deaths * ENDPOINT_IN_FLIGHT_MAX, "L8"
         assert sum(map(repeats, at.vendors.values())) <= crowd.deaths * len(USERS), "L8"
@@ -346,5 +351,4 @@ async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
         assert await at.relay.end(signal.SIGTERM) == 0
         how = Counter(word for words in ends.values() for word in words)
         print(f"{crowd.deaths} deaths, seed {SEED}: {len(crowd.ledger.read('accepted'))} accepted, {dict(how)}")
-    crowd.ledger.close()
     assert not await wrong_in_the_store(store, USERS)
