@@ -243,6 +243,9 @@ class Provider(Protocol):
     # the vendor will not have of it, beyond what the capabilities say (`left_out`): a field's own name, or `title_cut` and
     # `body_cut` for a text that goes in part. Pure; the trace shows it.
 
+    # Likewise `channels`, an attribute: the channels that its settings tell apart. A push of any other is to the vendor as one
+    # of none, and shares its quota and its mistakes. Without it, each channel is its own.
+
     def send(self, push: Push) -> Awaitable[Outcome]:
         """Hands the push over. Never raises for anything a network or a vendor can do."""
         ...

@@ -167,6 +167,7 @@ class MeizuProvider(HttpProvider):
     def __init__(self, config: MeizuConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else MeizuReceipts(config.receipts)
+        self.channels = config.classes.keys() - {"default"}  # as a push of no channel
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

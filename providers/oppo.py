@@ -137,6 +137,7 @@ class OppoProvider(HttpProvider):
     def __init__(self, config: OppoConfig, *, transport: Transport, now: Callable[[], float]) -> None:
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else OppoReceipts(config.receipts)
+        self.channels = config.classes.keys() - {"default"}  # as a push of no channel
         self._limited = Streak(gap_s=3600.0)
         self._base = str(config.base_url or REGIONS[config.region]).rstrip("/")
 

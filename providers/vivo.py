@@ -154,8 +154,10 @@ class VivoProvider(HttpProvider):
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else VivoReceipts(config.receipts)
         self._base = str(config.base_url).rstrip("/")
-        system = [name for name, one in config.classes.items() if one.category in SYSTEM]
-        self._system: tuple[str | None, ...] = (*system, None) if "default" in system else tuple(system)
+        self.channels = config.classes.keys() - {"default"}  # as a push of no channel
+        system = sorted(name for name in self.channels if config.classes[name].category in SYSTEM)
+        of_none = config.classes["default"].category in SYSTEM
+        self._system: tuple[str | None, ...] = (*system, None) if of_none else tuple(system)
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: cut texts."""

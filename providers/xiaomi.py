@@ -168,6 +168,7 @@ class XiaomiProvider(HttpProvider):
         super().__init__(config, transport=transport, now=now)
         base = str(config.base_url or REGIONS[config.region]).rstrip("/")
         self.receipts: ReceiptReader | None = None if config.receipts is None else XiaomiReceipts(config.receipts)
+        self.channels = config.channels.keys() - {"default"}  # as a push of no channel
         self._send_url = f"{base}/v3/message/regid"
         self._revoke_url = f"{base}/v3/message/regid/revoke"
         self._callback_refused: int | None = None  # Xiaomi's code for what it has against the receipts' address

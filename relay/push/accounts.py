@@ -1,6 +1,6 @@
 """Configured vendor accounts: the provider behind each, and what holds it back at this moment."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from typing import Any
@@ -88,7 +88,13 @@ class Account:
                 ends_ms=next_day_ms(now_ms, terms.zone),
             ),
             held=self._held,
+            channels=self.channels,
         )
+
+    @property
+    def channels(self) -> Collection[str] | None:
+        """The channels that its settings tell apart; None: each is its own. See `situation.channel_of`."""
+        return getattr(self.provider, "channels", None)
 
     @property
     def credential_expires_ms(self) -> int | None:

@@ -1,6 +1,6 @@
 """What the planner is told of one device: what is outstanding, its addresses, and how its accounts are."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -69,6 +69,16 @@ BATCHES: Sort = (None, "*")  # no channel has such a name: not a sort of push, b
 ALL: Sort = (b"", None)  # no token has such a hash: every push of the account
 
 
+def channel_of(shown: Notification | None, channels: Collection[str] | None) -> str | None:
+    """The channel that decides what the vendor takes: none for a wake-up, nor for one that is not of `channels`.
+
+    Those are what the account's settings tell apart; None: each is its own.
+    """
+    if shown is None or (channels is not None and shown.channel not in channels):
+        return None
+    return shown.channel
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountView:
     """What an account can do at this moment. `free`: pushes that may start now; `retries`: how many of them may be retries."""
@@ -89,6 +99,7 @@ class AccountView:
     unsealed: str | None = None  # why what was to be sealed is ids alone: what the vendor, or the device, lacks
     quota: Quota | None = None  # `counted` says what is left of it
     held: Mapping[Sort, Wait] = field(default_factory=dict)  # what of it is over counts no more
+    channels: Collection[str] | None = None  # see `channel_of`
 
     def towards(self, address: Address) -> "AccountView":
         """The same for this address: of what is to be sealed, nobody sees anything if it cannot be."""
@@ -131,7 +142,7 @@ class AccountView:
 
     def holds(self, token_hash: bytes, shown: Notification | None, now_ms: int) -> Wait | None:
         """Until when the vendor does not take what would show this, and why; None: it does. No `shown`: a wake-up."""
-        channel = None if shown is None or self.privacy is Privacy.NONE else shown.channel
+        channel = None if self.privacy is Privacy.NONE else channel_of(shown, self.channels)
         waits = (self.held.get((of, channel)) for of in (None, token_hash))
         return max((one for one in waits if one is not None and one.at_ms > now_ms), key=at_ms_of, default=None)
 

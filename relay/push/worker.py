@@ -27,7 +27,7 @@ from relay.push.planning import Planned, plan_due
 from relay.push.rules import BROKE, CALL_S, NO_ANSWER, Result, Then, known, worst
 from relay.push.sealing import SealKeys
 from relay.push.settling import Settlement, settle
-from relay.push.situation import BATCHES, Sort, Wait
+from relay.push.situation import BATCHES, Sort, Wait, channel_of
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
 from relay.store.vault import OpenToken, address_place
@@ -239,7 +239,7 @@ class PushWorker:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
             return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
         for note in attempt.send.notes:
-            channel = None if note.shows is None else note.shows.channel
+            channel = channel_of(note.shows, account.channels)
             if (None, channel) in spent or (address.token_hash, channel) in spent:
                 continue  # one before it has heard that today's are used up
             push = push_of(attempt, note, token, provider=account.provider.name, keys=keys, seed=self._seed)
@@ -304,7 +304,7 @@ class PushWorker:
         elif outcome.spent:
             at_ms = self._next_day_ms(account)
             why = Later.QUOTA
-        channel = None if note.shows is None else note.shows.channel
+        channel = channel_of(note.shows, account.channels)
         wait = Wait(at_ms=at_ms, reason=why)
         sorts: list[Sort] = [(token_hash, channel), *((None, one) for one in outcome.channels)]
         for sort in sorts:

@@ -500,7 +500,7 @@ def test_the_days_are_beijings() -> None:
     assert datetime.fromtimestamp(NOW_S, UTC).hour == 16, "midnight there: the contract's tests are of the system class"
 
 
-@pytest.mark.parametrize(("default", "channels"), [("IM", {"default", "order", None}), ("NEWS", {"order"})])
+@pytest.mark.parametrize(("default", "channels"), [("IM", {"order", None}), ("NEWS", {"order"})])
 def test_when_the_system_class_is_used_up_all_of_its_channels_are_named(
     default: str, channels: set[str | None]
 ) -> None:
@@ -509,3 +509,8 @@ def test_when_the_system_class_is_used_up_all_of_its_channels_are_named(
     outcome = made(classes=classes).decode(answer(10073))
     assert (outcome.scope, outcome.spent, set(outcome.channels)) == (MESSAGE, True, channels)
     assert made(classes=classes).decode(answer(10070)).channels == ()
+
+
+def test_a_channel_that_is_no_class_is_one_with_the_default() -> None:
+    classes = {"default": {"category": "IM"}, "order": {"category": "ORDER"}}
+    assert set(made(classes=classes).channels) == {"order"}

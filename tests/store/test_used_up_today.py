@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -101,6 +101,8 @@ class Classes:
     name = "vendor"
     capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
 
+    channels: Collection[str] | None = None
+
     def __init__(self, stop: asyncio.Event) -> None:
         self.stop = stop
         self.asked: list[str | None] = []
@@ -130,3 +132,20 @@ async def test_channels_that_share_a_quota_are_used_up_together(shop: House) -> 
     assert await told({"ann": '{"title":"t"}', "bob": news}) == ["news"]
     shop.clock.forward(s=DAY_S)
     assert await told({"bob": news}) == ["chat", "news"], "one try a day, though ann's phone lacks all three"
+
+
+async def test_a_channel_that_the_account_does_not_set_up_is_used_up_with_the_unnamed_one(shop: House) -> None:
+    """Vendor sheet vivo, §5: going on after 10073 costs the account's allowance, and each name would be one more call."""
+
+    async def told(ann: str | None) -> list[str | None]:
+        for user, channel in (("ann", ann), ("bob", "news")):
+            await shop.send(user, push=json.dumps({"title": "t", "channel": channel}))
+        stop = asyncio.Event()
+        vendor = Classes(stop)
+        vendor.channels = CHANNELS
+        await works(shop, account_of(vendor), stop)
+        return vendor.asked
+
+    assert await told("summer") == ["summer", "news"]
+    assert await told("winter") == ["news"]
+    assert await told(None) == ["news"]
