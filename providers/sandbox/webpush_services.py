@@ -14,7 +14,7 @@ MOZILLA_RETRY_AFTER = "120"
 MONTH_S = 30 * 86_400
 
 
-def mozilla(status: int, errno: int, error: str, message: str, *, retry_after: str | None = None) -> Answer:
+def mozilla(status: int, errno: int | None, error: str, message: str, *, retry_after: str | None = None) -> Answer:
     body = {
         "code": status,
         "errno": errno,
@@ -177,11 +177,16 @@ WEBPUSH_FAULTS: Mapping[Place, Mapping[str, Fault]] = {
         "mozunsubscribed": _fault(mozilla(410, 106, "Gone", "Subscription is unknown"), "no such subscription"),
         "moztoobig": _fault(SERVICES["mozilla"].too_large, "Firefox for Android"),
         "mozbug": _fault(mozilla(500, 999, "Internal Server Error", "x"), "a bug"),
-        "mozbridge": _fault(mozilla(502, 900, "Bad Gateway", "Bridge is not available"), "mobile bridge"),
+        "mozbugbare": _fault(mozilla(500, None, "Internal Server Error", "x"), "a bug that has no number"),
+        **{
+            f"mozbridge{errno}": _fault(mozilla(502, errno, "Bad Gateway", "x"), "mobile bridge")
+            for errno in range(900, 904)
+        },
         "mozbackoff": _fault(
             mozilla(503, 201, "Service Unavailable", "x", retry_after=MOZILLA_RETRY_AFTER), "back off"
         ),
         "mozagain": _fault(mozilla(503, 202, "Service Unavailable", "x", retry_after=MOZILLA_RETRY_AFTER), "retry"),
+        "mozbusy": _fault(mozilla(503, None, "Service Unavailable", "x", retry_after=MOZILLA_RETRY_AFTER), "no number"),
         # Google (§6.2).
         "googlettl": _fault(SERVICES["google"].ttl_wrong, "TTL"),
         "googlevapid": _fault(SERVICES["google"].signature_wrong, "VAPID"),
