@@ -212,8 +212,22 @@ class Relay:
             keep_ms=settings.retention.log_d * 86_400_000,
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock, begin=self.inbox.begin_fan_out)
-        self.challenger = Challenger(self.engine, clock, self.accounts, lambda _: policy, tokens=self.tokens)
-        self.withdrawer = Withdrawer(self.engine, clock, self.accounts, lambda _: policy, open_token=self.tokens.unseal)
+        self.challenger = Challenger(
+            self.engine,
+            clock,
+            self.accounts,
+            lambda _: policy,
+            tokens=self.tokens,
+            refused=self.metrics.turned_away,
+        )
+        self.withdrawer = Withdrawer(
+            self.engine,
+            clock,
+            self.accounts,
+            lambda _: policy,
+            open_token=self.tokens.unseal,
+            refused=self.metrics.turned_away,
+        )
         self.hub = Hub(
             clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads, poll_s=settings.poll.session_s
         )

@@ -81,6 +81,17 @@ class Authenticator:
         )
         self._failed_keys = RateLimiter(rate_per_s=FAILED_PER_KEY_PER_MIN / 60, burst=FAILED_PER_KEY_PER_MIN)
 
+    @property
+    def remembered(self) -> dict[str, tuple[int, int]]:
+        """What is kept of callers, and how much of it at most; by a name for the metrics."""
+        return {
+            "credentials": (len(self._known), CACHE_MAX),
+            "callers": self._rates.remembered,
+            "callers_unknown": self._anonymous.remembered,
+            "failed_addresses": self._failed_addresses.remembered,
+            "failed_keys": self._failed_keys.remembered,
+        }
+
     # --- who ---
 
     async def authenticate(self, request: web.Request) -> Principal:

@@ -190,6 +190,11 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """Callers with a bucket, and how many may have one."""
+        return len(self._buckets), self._keys_max
+
     def take(self, key: Hashable, now_ms: int, count: float = 1) -> bool:
         """Whether this caller may go on; if so, it has `count` less."""
         bucket = self._buckets.get(key)

@@ -10,6 +10,7 @@ from providers.loading import OwnedTransport
 from relay.errors import FieldError
 from relay.inbox.push_due import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
+from relay.push.hosts import PerHost
 from relay.push.limits import Brake, Bucket, Circuit, RetryBudget, pause_ms
 from relay.push.situation import ALL, BATCHES, AccountView, Privacy, Quota, Sort, Wait
 from relay.push.together import Together
@@ -48,6 +49,7 @@ class Account:
     name: str
     provider: Provider
     transport: OwnedTransport | None = None  # which the provider speaks through; closed with it
+    hosts: PerHost | None = None  # what holds back each of the hosts that devices bring
     bucket: Bucket
     terms: Terms = Terms()
     together: Together | None = None  # the way of pushes that may share a call, if any may
@@ -90,6 +92,15 @@ class Account:
             held=self._held,
             channels=self.channels,
         )
+
+    @property
+    def remembered(self) -> dict[str, tuple[int, int]]:
+        """What is kept of sorts of push and of hosts, and how much of it at most; by a name for the metrics."""
+        return {
+            "push_held": (len(self._held), HELD_MAX),
+            "push_impaired": (len(self._impaired), IMPAIRED_MAX),
+            "push_hosts": (0, 0) if self.hosts is None else self.hosts.remembered,
+        }
 
     @property
     def channels(self) -> Collection[str] | None:

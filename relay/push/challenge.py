@@ -7,6 +7,7 @@ same. What waits to be sent is in memory alone: the device asks for another one 
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,8 +33,9 @@ log = structlog.get_logger("relay.push")
 
 GAP_MS = 10_000  # between two challenges of one address
 TTL_S = 600
+QUEUE = "push_challenges"  # in the metrics
 WAITING_MAX = 1_000  # devices; further ones ask again
-REMEMBERED = 10_000
+REMEMBERED = 10_000  # addresses that were lately asked
 
 
 class Tokens(Protocol):
@@ -54,13 +56,22 @@ class Challenger:
     """One node's questions, and the judge of the answers."""
 
     def __init__(
-        self, engine: Engine, clock: Clock, accounts: Accounts, policy_of: PolicyOf, *, tokens: Tokens
+        self,
+        engine: Engine,
+        clock: Clock,
+        accounts: Accounts,
+        policy_of: PolicyOf,
+        *,
+        tokens: Tokens,
+        refused: Callable[[str], None] = lambda queue: None,
     ) -> None:
+        """`refused` is told of each device that finds the queue full."""
         self._engine = engine
         self._clock = clock
         self._accounts = accounts
         self._policy_of = policy_of
         self._tokens = tokens
+        self._refused = refused
         self._waiting: dict[DeviceKey, None] = {}
         self._woken = asyncio.Event()
         self._asked_ms: OrderedDict[tuple[DeviceKey, str, bytes], int] = OrderedDict()
@@ -70,11 +81,18 @@ class Challenger:
         """Devices that wait, and how many may."""
         return len(self._waiting), WAITING_MAX
 
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """Addresses that were lately asked, and how many are remembered at most."""
+        return len(self._asked_ms), REMEMBERED
+
     def ask(self, device: DeviceKey) -> None:
         """It may have addresses to prove: each is sent a push, unless one was sent a moment ago."""
-        if len(self._waiting) < WAITING_MAX:
-            self._waiting[device] = None
-            self._woken.set()
+        if device not in self._waiting and len(self._waiting) >= WAITING_MAX:
+            self._refused(QUEUE)
+            return
+        self._waiting[device] = None
+        self._woken.set()
 
     async def again(self, device: DeviceKey) -> tuple[AddressState, ...]:
         """The device wants another push. Gives the states of its addresses."""

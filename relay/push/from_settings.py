@@ -78,17 +78,19 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
     now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
     guard = _guard(one.provider.capabilities, one.config, settings)
     transport = loading.transport_for(one.provider, one.config, guard=guard)
-    call: Transport = transport
+    hosts: PerHost | None = None
     if isinstance(one.config, EndpointConfig):
         # Half for all hosts that have not answered yet: the rest is for those that have.
         strangers = max(1, one.settings.concurrency // 2)
-        call = PerHost(transport, clock, trusted=one.config.hosts, strangers_max=strangers)
+        hosts = PerHost(transport, clock, trusted=one.config.hosts, strangers_max=strangers)
+    call: Transport = transport if hosts is None else hosts
     provider = one.provider(one.config, transport=call, now=now_s)
     return Account(
         app_id=DEFAULT_APP,
         name=one.name,
         provider=provider,
         transport=transport,
+        hosts=hosts,
         bucket=_bucket(one, settings),
         terms=_terms(one, fallback_after_s=settings.push.fallback_after_s),
         together=Together(cast(BatchProvider, provider)) if one.settings.batch else None,

@@ -40,6 +40,11 @@ class PerHost:
         self._strangers = 0
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
 
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """Hosts that are known, and how many may be."""
+        return len(self._hosts), HOSTS_MAX
+
     async def __call__(self, request: Request, /) -> Response:
         place = urlsplit(request.url)
         host = self._of(place.netloc.lower())

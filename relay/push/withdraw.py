@@ -8,7 +8,7 @@ tidiness. What was done is told of beside the attempt that had shown them.
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -31,6 +31,7 @@ from relay.waiting import first_of, pause
 
 log = structlog.get_logger("relay.push")
 
+QUEUE = "push_withdrawals"  # in the metrics
 SETTLES_S = 5.0  # several read marks in a row are one round
 USERS_MAX = 1_000  # waiting; further ones are left alone
 ROUND_USERS = 64
@@ -56,13 +57,22 @@ class Withdrawer:
     settles_s = SETTLES_S
 
     def __init__(
-        self, engine: Engine, clock: Clock, accounts: Accounts, policy_of: PolicyOf, *, open_token: OpenToken
+        self,
+        engine: Engine,
+        clock: Clock,
+        accounts: Accounts,
+        policy_of: PolicyOf,
+        *,
+        open_token: OpenToken,
+        refused: Callable[[str], None] = lambda queue: None,
     ) -> None:
+        """`refused` is told of each user for whom the queue is full."""
         self._engine = engine
         self._clock = clock
         self._accounts = accounts
         self._policy_of = policy_of
         self._open_token = open_token
+        self._refused = refused
         self._waiting: dict[UserKey, None] = {}
         self._woken = asyncio.Event()
         self._done: OrderedDict[tuple[DeviceKey, str], int] = OrderedDict()  # the attempt that had shown it
@@ -73,12 +83,21 @@ class Withdrawer:
         """Users that wait, and how many may."""
         return len(self._waiting), USERS_MAX
 
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """What was lately withdrawn, and who was woken for it, and how many of these are remembered at most."""
+        return len(self._done) + len(self._silent_ms), 2 * REMEMBERED
+
     def look(self, users: Iterable[UserKey]) -> None:
         """Something that devices of theirs were told of may be moot."""
         for user in users:
-            if len(self._waiting) < USERS_MAX and self._accounts.of(user.app_id):
-                self._waiting[user] = None
-                self._woken.set()
+            if not self._accounts.of(user.app_id):
+                continue
+            if user not in self._waiting and len(self._waiting) >= USERS_MAX:
+                self._refused(QUEUE)
+                continue
+            self._waiting[user] = None
+            self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until asked to stop."""

@@ -41,6 +41,13 @@ class Metrics:
         self.queue_refused = Counter(
             "relay_queue_refused_total", "What was refused as there was so much already.", ("queue",), registry=r
         )
+        self.cache_size = Gauge(
+            "relay_cache_size",
+            "What is remembered, where the oldest is forgotten when there is too much.",
+            ("cache",),
+            registry=r,
+        )
+        self.cache_bound = Gauge("relay_cache_bound", "How much is remembered at most.", ("cache",), registry=r)
         self.sockets = Gauge("relay_sockets", "Open device sockets of this node.", registry=r)
         self.devices_leased = Gauge("relay_devices_leased", "Devices that this node holds to be online.", registry=r)
         self.push_attempts = Counter(
@@ -67,6 +74,10 @@ class Metrics:
         self.account_rate = Gauge(
             "relay_account_rate", "Calls a second that the account may make at present.", ("account",), registry=r
         )
+        self.account_calls = Gauge(
+            "relay_account_calls", "Calls of the vendor that are under way.", ("account",), registry=r
+        )
+        self.account_calls_bound = Gauge("relay_account_calls_bound", "How many may be.", ("account",), registry=r)
         self.credential_expires = Gauge(
             "relay_account_credential_expires_seconds",
             "When the account's credential ends, in seconds since 1970, if it does by itself.",
@@ -138,6 +149,8 @@ class Metrics:
         leased: int,
         queue: int,
         queues: Mapping[str, tuple[int, int]] | None = None,
+        caches: Mapping[str, tuple[int, int]] | None = None,
+        calls: Mapping[str, tuple[int, int]] | None = None,
         circuits: Mapping[str, bool],
         parked: Mapping[str, bool],
         impaired: Mapping[str, bool] | None = None,
@@ -145,13 +158,18 @@ class Metrics:
         expires_s: Mapping[str, float] | None = None,
         wal_reset: bool,
     ) -> None:
-        """What others count, as it is now; by account where it is a mapping. `queues`: size and bound."""
+        """What others count, as it is now; by account where it is a mapping. `queues`, `caches`, `calls`: size and bound."""
         self.sockets.set(sockets)
         self.devices_leased.set(leased)
         self.store_queue.set(queue)
-        for name, (size, bound) in (queues or {}).items():
-            self.queue_size.labels(name).set(size)
-            self.queue_bound.labels(name).set(bound)
+        for sizes, bounds, bounded in (
+            (self.queue_size, self.queue_bound, queues),
+            (self.cache_size, self.cache_bound, caches),
+            (self.account_calls, self.account_calls_bound, calls),
+        ):
+            for name, (size, bound) in (bounded or {}).items():
+                sizes.labels(name).set(size)
+                bounds.labels(name).set(bound)
         self.sqlite_wal_reset_affected.set(wal_reset)
         for gauge, by_account in (
             (self.circuit_open, circuits),

@@ -3,10 +3,12 @@
 from typing import Protocol
 
 from relay.api import files
+from relay.api.auth import Authenticator
 from relay.api.gate import Gate
 from relay.clock import Clock
 from relay.config import Settings
 from relay.presence.service import PresenceService
+from relay.push import challenge, withdraw
 from relay.push.accounts import Accounts
 from relay.push.challenge import Challenger
 from relay.push.withdraw import Withdrawer
@@ -37,6 +39,7 @@ class Measured(Protocol):
     challenger: Challenger
     withdrawer: Withdrawer
     webhook_worker: WebhookWorker
+    auth: Authenticator
 
 
 def gauges(relay: Measured) -> None:
@@ -47,6 +50,8 @@ def gauges(relay: Measured) -> None:
         leased=len(relay.presence.book),
         queue=relay.engine.depth() if isinstance(relay.engine, (SqliteEngine, PostgresEngine)) else 0,
         queues=_queues(relay),
+        caches=_caches(relay),
+        calls={one.name: (one.in_flight, one.terms.concurrency) for one in relay.accounts.all()},
         circuits={one.name: one.circuit.open for one in relay.accounts.all()},
         parked={one.name: one.parked for one in relay.accounts.all()},
         impaired={one.name: one.impaired(now_ms) is not None for one in relay.accounts.all()},
@@ -72,7 +77,20 @@ def _queues(relay: Measured) -> Queues:
         "long_polls": (relay.hub.waits, limits.waits_per_node),
         "comparisons": relay.devices.comparer.waiting,
         "push_attempts": relay.push.load,
-        "push_challenges": relay.challenger.load,
-        "push_withdrawals": relay.withdrawer.load,
+        challenge.QUEUE: relay.challenger.load,
+        withdraw.QUEUE: relay.withdrawer.load,
         "webhook_attempts": relay.webhook_worker.load,
     }
+
+
+def _caches(relay: Measured) -> dict[str, tuple[int, int]]:
+    """All that remembers no more than so much, and then forgets its oldest: nobody is refused for that."""
+    caches = relay.auth.remembered | {
+        "push_challenged": relay.challenger.remembered,
+        "push_withdrawn": relay.withdrawer.remembered,
+    }
+    for account in relay.accounts.all():
+        for name, (size, bound) in account.remembered.items():
+            before = caches.get(name, (0, 0))
+            caches[name] = (before[0] + size, before[1] + bound)
+    return caches

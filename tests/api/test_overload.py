@@ -13,6 +13,7 @@ import pytest
 from raw_socket import dialled
 from running_relay import Answer, Face, Running, running
 
+from relay.model import DeviceKey
 from relay.realtime.protocol import SUBPROTOCOL
 from relay.shedding import Shed
 
@@ -322,7 +323,11 @@ async def test_so_many_long_polls_and_who_comes_then_may_ask_without_waiting(tmp
 
 
 def queues_of(page: str, gauge: str) -> dict[str, float]:
-    found = re.findall(rf'^relay_queue_{gauge}{{queue="(\w+)"}} (\S+)$', page, re.MULTILINE)
+    return bounded_of(page, f"queue_{gauge}", "queue")
+
+
+def bounded_of(page: str, gauge: str, label: str) -> dict[str, float]:
+    found = re.findall(rf'^relay_{gauge}{{{label}="(\w+)"}} (\S+)$', page, re.MULTILINE)
     return {name: float(number) for name, number in found}
 
 
@@ -358,6 +363,54 @@ async def test_ovl_1_whatever_is_bounded_shows_its_bound_and_its_fill(tmp_path: 
         "store_sends_bytes": 64 * 1024 * 1024,
         "webhook_attempts": 256,
     }
+
+
+async def test_ovl_1_a_full_queue_of_challenges_or_withdrawals_counts_whom_it_leaves_out(tmp_path: Path) -> None:
+    """Who waits already is not refused: it is there."""
+    async with serving(tmp_path, {"RELAY_ACCOUNTS__MAIN__PROVIDER": "log"}) as face:
+        challenger, withdrawer = face.of.relay.challenger, face.of.relay.withdrawer
+        devices = [DeviceKey("default", f"user-{n}", "phone") for n in range(1003)]
+
+        async def fill() -> None:  # in one turn of the loop, so nothing is taken out meanwhile
+            for device in [*devices, devices[0]]:
+                challenger.ask(device)
+            withdrawer.look([device.user for device in [*devices, devices[0]]])
+
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fill(), face.of.loop))
+        page = (await face.call("GET", "/metrics")).text.splitlines()
+    assert {
+        'relay_queue_refused_total{queue="push_challenges"} 3.0',
+        'relay_queue_refused_total{queue="push_withdrawals"} 3.0',
+        'relay_queue_size{queue="push_withdrawals"} 1000.0',
+    } <= set(page)
+
+
+async def test_ovl_1_what_is_remembered_and_what_an_account_calls_shows_its_bound_and_its_fill(tmp_path: Path) -> None:
+    accounts = {
+        "RELAY_ACCOUNTS__MAIN__PROVIDER": "log",
+        "RELAY_ACCOUNTS__MAIN__CONCURRENCY": "7",
+        "RELAY_ACCOUNTS__HOME__PROVIDER": "gotify",
+    }
+    async with serving(tmp_path, accounts) as face:
+        await face.sent()
+        page = (await face.call("GET", "/metrics")).text
+    bounds, sizes = bounded_of(page, "cache_bound", "cache"), bounded_of(page, "cache_size", "cache")
+    assert bounds == {
+        "callers": 50_000,
+        "callers_unknown": 50_000,
+        "credentials": 50_000,
+        "failed_addresses": 50_000,
+        "failed_keys": 50_000,
+        "push_challenged": 10_000,
+        "push_held": 20_000,
+        "push_hosts": 4096,
+        "push_impaired": 2000,
+        "push_withdrawn": 20_000,
+    }
+    assert sizes.keys() == bounds.keys()
+    assert sizes["credentials"] >= 1
+    assert bounded_of(page, "account_calls_bound", "account") == {"main": 7, "home": 100}
+    assert bounded_of(page, "account_calls", "account") == {"main": 0, "home": 0}
 
 
 async def test_ovl_1_syncs_have_a_bound_of_their_own_that_the_metrics_show(tmp_path: Path) -> None:
