@@ -270,7 +270,7 @@ class PushWorker:
                 account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=self._clock.now_ms())
                 spent[BATCHES] = until_ms
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
-                sorts, wait = self._hold(account, attempt, note, outcome)
+                sorts, wait = self._hold(account, attempt, note, outcome, in_own_words=bool(push.overrides))
                 if outcome.spent:
                     spent |= dict.fromkeys(sorts, wait.at_ms)
             elif outcome.verdict is not Verdict.ACCEPTED:
@@ -295,9 +295,12 @@ class PushWorker:
         except TimeoutError:
             return NO_ANSWER
 
-    def _hold(self, account: Account, attempt: Attempt, note: Note, outcome: Outcome) -> tuple[list[Sort], Wait]:
+    def _hold(
+        self, account: Account, attempt: Attempt, note: Note, outcome: Outcome, *, in_own_words: bool
+    ) -> tuple[list[Sort], Wait]:
+        """`in_own_words`: overrides may have made another sort of it than its channel is, so nobody else's waits for it."""
         now_ms = self._clock.now_ms()
-        token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN else None
+        token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN or in_own_words else None
         at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
         if outcome.verdict is Verdict.MISCONFIGURED:
             at_ms, why = now_ms + MISCONFIGURED_MS, Later.BACKOFF

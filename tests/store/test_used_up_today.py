@@ -149,3 +149,45 @@ async def test_a_channel_that_the_account_does_not_set_up_is_used_up_with_the_un
     assert await told("summer") == ["summer", "news"]
     assert await told("winter") == ["news"]
     assert await told(None) == ["news"]
+
+
+class Night:
+    """A vendor that takes no advertising now. Whatever names no class is none, whichever channel it is of."""
+
+    name = "vendor"
+    capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
+
+    def __init__(self, stop: asyncio.Event, how: Outcome) -> None:
+        self.stop, self.how = stop, how
+        self.asked: list[str | None] = []
+        self.offered = asyncio.Event()
+
+    async def send(self, push: Push) -> Outcome:
+        self.asked.append(push.title)
+        (self.offered if push.overrides else self.stop).set()
+        return self.how if push.overrides else Outcome(verdict=Verdict.ACCEPTED)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Outcome(verdict=Verdict.RETRY, retry_after_s=3600, shut=True, vendor_code="closed_hours"),
+        Outcome(verdict=Verdict.RETRY, spent=True, vendor_code="used_up"),
+        Outcome(verdict=Verdict.MISCONFIGURED, vendor_code="unknown_class"),
+    ],
+    ids=["closed", "spent", "unknown"],
+)
+async def test_what_one_message_asks_for_in_the_vendors_own_words_holds_up_nobody_else(
+    shop: House, how: Outcome
+) -> None:
+    """Vendor sheet vivo, §5, code 10071: one message of the class that waits for the morning; others of its channel go."""
+    own = {"overrides": {"vendor": {"category": "MARKETING"}}}
+    await shop.send("ann", push=json.dumps({"title": "offer", "channel": "chat", **own}))
+    vendor = Night(stop := asyncio.Event(), how)
+    async with asyncio.timeout(10):
+        working = asyncio.create_task(works(shop, account_of(vendor), stop))
+        await vendor.offered.wait()
+        await shop.send("bob", push=json.dumps({"title": "chat", "channel": "chat"}))
+        shop.clock.forward(s=60)
+        await working
+    assert vendor.asked == ["offer", "chat"]
