@@ -5,13 +5,14 @@ list(mistakes({"notify_id": -1}, RULES))  # ["notify_id must be a whole number f
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 __all__ = [
     "Rule",
     "Rules",
+    "companions",
     "duration",
     "flag",
     "is_json",
@@ -93,22 +94,41 @@ def strings(keys_max: int, chars_max: int) -> Rule:
 flag = Rule(lambda value: isinstance(value, bool), "true or false")
 
 
-def mistakes(given: Mapping[str, Any], rules: Rules, *, under: str = "") -> Iterator[str]:
-    """Every mistake in `given`, each a sentence without the value. None is always right: it takes a field away."""
+def mistakes(
+    given: Mapping[str, Any], rules: Rules, *, under: str = "", required: Collection[str] = ()
+) -> Iterator[str]:
+    """Every mistake in `given`, each a sentence without the value.
+
+    None takes a field away, which is right but for those `required`, named with what they are in: `android.ttl`.
+    """
     for name, value in given.items():
         rule = rules.get(name) if isinstance(name, str) else None
         where = f"{under}{str(name)[:NAME_CHARS_MAX]}"
         if rule is None:
             yield f"{where!r} may not be overridden; {', '.join(f'{under}{known}' for known in sorted(rules))} may."
         elif value is None:
-            continue
+            if where in required:
+                yield f"{where} may not be taken away: the vendor requires it."
         elif isinstance(rule, Rule):
             if not rule.holds(value):
                 yield f"{where} must be {rule.must}."
         elif isinstance(value, Mapping):
-            yield from mistakes(value, rule, under=f"{where}.")
+            yield from mistakes(value, rule, under=f"{where}.", required=required)
         else:
             yield f"{where} must be an object."
+
+
+def companions(
+    given: Mapping[str, Any], field: str, wanted: Mapping[Any, Sequence[str]], *, under: str = ""
+) -> Iterator[str]:
+    """A mistake, if `field` has a value beside which one of `wanted` must stand, and none does.
+
+    list(companions({"type": 2}, "type", {2: ["url"]}))  # ["type 2 takes url beside it."]
+    """
+    value = given.get(field)
+    names = wanted.get(value, ()) if isinstance(value, int | str) else ()
+    if names and not any(given.get(name) for name in names):
+        yield f"{under}{field} {value} takes {' or '.join(names)} beside it."
 
 
 def is_json(value: Any, levels: int) -> bool:

@@ -106,8 +106,7 @@ class GotifyProvider(HttpProvider):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: the fields of Gotify's message."""
-        bare = ["message must be text."] if overrides.get("message", "") is None else []
-        return [*bare, *mistakes(overrides, RULES)]
+        return list(mistakes(overrides, RULES, required=("message",)))
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`: `{"url": "https://…", "token": "A…"}`, the server's URL with its path, if it has one."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from providers.app_message import app_data, named, number_for, once_key, present, short, texts
 from providers.contract import Push
 from providers.field_lists import several
-from providers.fields import Rule, Rules, flag, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rule, Rules, companions, flag, matching, merged, mistakes, object_in, one_of, text, whole
 from providers.http import json_body
 
 __all__ = ["Category", "Words", "body_of", "losses", "notify_id", "override_mistakes", "push_type"]
@@ -29,6 +29,11 @@ Category = Literal[
 ]  # fmt: skip
 
 _SOUND = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# What only other push types have: an override of it is for those (§4).
+_OF_OTHER_TYPES: dict[str, dict[str, frozenset[str]]] = {
+    ALERT: {"pushOptions": frozenset({"backgroundMode"}), "payload": frozenset({"extraData", "proxyData"})},
+    BACKGROUND: {"pushOptions": frozenset({"collapseKey"}), "payload": frozenset({"notification"})},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +67,10 @@ def body_of(push: Push, words: Words, *, now_s: float) -> dict[str, Any]:
         if push.silent
         else {"notification": _notification(push, words, now_s=now_s)}
     )
-    return merged({"pushOptions": present(options), "payload": payload}, push.overrides)
+    body = merged({"pushOptions": present(options), "payload": payload}, push.overrides)
+    for part, others in _OF_OTHER_TYPES[push_type(push)].items():
+        body[part] = {name: value for name, value in body.get(part, {}).items() if name not in others}
+    return body
 
 
 def losses(push: Push) -> list[str]:
@@ -111,15 +119,15 @@ def _click(push: Push) -> dict[str, Any]:
     return {"actionType": 1, "uri" if ":" in click else "action": click, "data": data}
 
 
-_TEXT = text(4096)
+_TEXT, _WORDS = text(4096), text(4096, chars_min=1)
 _NOTIFICATION: Rules = {
     "category": one_of(*get_args(Category)),
-    "title": _TEXT,
-    "body": _TEXT,
+    "title": _WORDS,
+    "body": _WORDS,
     "clickAction": {
         "actionType": one_of(0, 1),
-        "action": _TEXT,
-        "uri": _TEXT,
+        "action": _WORDS,
+        "uri": _WORDS,
         "data": Rule(lambda value: isinstance(value, Mapping), "an object"),
     },
     "image": matching(r"https://[\x21-\x7e]{1,2048}", "an https URL"),
@@ -127,9 +135,9 @@ _NOTIFICATION: Rules = {
     "inboxContent": several(text(1024), 3, "at most 3 texts of at most 1024 characters"),
     "notifyId": whole(-1, NOTIFY_ID_BELOW - 1),
     "appMessageId": matching(r"[A-Za-z0-9+/=\-_ ]{1,64}", "1 to 64 of letters, digits, + / = - _ and blank"),
-    "profileId": text(64),
+    "profileId": text(64, chars_min=1),
     "badge": {"addNum": whole(1, 99), "setNum": whole(0, 99)},
-    "sound": text(128),
+    "sound": text(128, chars_min=1),
     "soundDuration": whole(1, 60),
     "foregroundShow": flag,
 }
@@ -146,20 +154,18 @@ _RULES: Rules = {
     },
     "payload": {"notification": _NOTIFICATION, "extraData": _TEXT, "proxyData": one_of("ENABLE")},
 }
-_REQUIRED = ("category", "title", "body", "clickAction")
+_SHOWN = "payload.notification."
+_REQUIRED = tuple(_SHOWN + name for name in ("category", "title", "body", "clickAction", "clickAction.actionType"))
+_GOES_TO = {1: ("action", "uri")}  # what a tap needs to know, by its actionType
+_STYLED = {3: ("inboxContent",)}  # what a style shows
 
 
 def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     """Every mistake in overrides for the v3 body, each a sentence."""
-    found = list(mistakes(overrides, _RULES))
-    payload = overrides.get("payload")
-    shown = payload.get("notification") if isinstance(payload, Mapping) else None
-    if isinstance(shown, Mapping):
-        found += [
-            f"payload.notification.{key} may not be taken away: Huawei requires it."
-            for key in _REQUIRED
-            if key in shown and shown[key] is None
-        ]
-        if shown.get("soundDuration") is not None and shown.get("sound") is None:
-            found.append("payload.notification.soundDuration goes with a sound.")
+    shown = object_in(object_in(overrides, "payload"), "notification")
+    found = list(mistakes(overrides, _RULES, required=("payload", _SHOWN[:-1], *_REQUIRED)))
+    found += companions(object_in(shown, "clickAction"), "actionType", _GOES_TO, under=f"{_SHOWN}clickAction.")
+    found += companions(shown, "style", _STYLED, under=_SHOWN)
+    if shown.get("soundDuration") is not None and shown.get("sound") is None:
+        found.append(f"{_SHOWN}soundDuration goes with a sound.")
     return found

@@ -12,7 +12,7 @@ from pydantic import Field, HttpUrl, SecretStr
 from providers.app_message import app_data, named, number_for, present, short, texts
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.field_lists import objects
-from providers.fields import Rules, duration, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rules, companions, duration, matching, merged, mistakes, object_in, one_of, text, whole
 from providers.http import Credential, Request, Response, bearer_from, by_status, code_from, json_body
 from providers.huawei_family import TOKENS_MAX, HuaweiFamily, click_action, login
 from providers.receipts.contract import ReceiptReader
@@ -210,7 +210,7 @@ def _texts(value: Any) -> set[str]:
 
 # --- overrides --------------------------------------------------------------------------------------------------------
 
-_TEXT = text(4096)
+_TEXT, _WORDS = text(4096), text(4096, chars_min=1)
 _HTTPS = matching(r"https://[\x21-\x7e]{1,2048}", "an https URL")
 _RULES: Rules = {
     "data": _TEXT,
@@ -221,8 +221,8 @@ _RULES: Rules = {
         "data": _TEXT,
         "targetUserType": one_of(0, 1),
         "notification": {
-            "title": _TEXT,
-            "body": _TEXT,
+            "title": _WORDS,
+            "body": _WORDS,
             "clickAction": {"type": one_of(1, 2, 3), "intent": _TEXT, "action": _TEXT, "url": _HTTPS},
             "image": _HTTPS,
             "style": one_of(0, 1),
@@ -255,18 +255,19 @@ _RULES: Rules = {
     },
 }
 
+_SHOWN = "android.notification."
+_REQUIRED = tuple(_SHOWN + name for name in ("title", "body", "clickAction", "clickAction.type"))
+_GOES_TO = {1: ("intent", "action"), 2: ("url",)}  # what a tap needs to know, by its type
+
 
 def _override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     """Every mistake in overrides for Honor's body, each a sentence."""
-    found = list(mistakes(overrides, _RULES))
-    android = overrides.get("android")
-    shown = android.get("notification") if isinstance(android, Mapping) else None
-    if isinstance(shown, Mapping):
-        if "clickAction" in shown and shown["clickAction"] is None:
-            found.append("android.notification.clickAction may not be taken away: Honor requires it.")
-        found += [
-            f"android.notification.{big} must equal {small}: Honor refuses or ignores another text."
-            for big, small in (("bigTitle", "title"), ("bigBody", "body"))
-            if shown.get(big) is not None and shown.get(big) != shown.get(small)
-        ]
+    shown = object_in(object_in(overrides, "android"), "notification")
+    found = list(mistakes(overrides, _RULES, required=_REQUIRED))
+    found += companions(object_in(shown, "clickAction"), "type", _GOES_TO, under=f"{_SHOWN}clickAction.")
+    found += [
+        f"{_SHOWN}{big} must equal {small}: Honor refuses or ignores another text."
+        for big, small in (("bigTitle", "title"), ("bigBody", "body"))
+        if shown.get(big) is not None and shown.get(big) != shown.get(small)
+    ]
     return found

@@ -8,7 +8,20 @@ from typing import Any, Literal, get_args
 from providers.app_message import app_data, named, number_for, present, short, texts
 from providers.contract import Push
 from providers.field_lists import objects, several
-from providers.fields import Rule, Rules, duration, flag, matching, merged, mistakes, one_of, text, whole
+from providers.fields import (
+    Rule,
+    Rules,
+    companions,
+    duration,
+    flag,
+    matching,
+    merged,
+    mistakes,
+    object_in,
+    one_of,
+    text,
+    whole,
+)
 from providers.http import json_body
 from providers.huawei_family import click_action
 
@@ -116,13 +129,13 @@ def _sound(sound: str | None) -> str | None:
     return f"/raw/{name}" if name != "default" and _RESOURCE.fullmatch(name) else None
 
 
-_TEXT = text(4096)
+_TEXT, _WORDS = text(4096), text(4096, chars_min=1)
 _HTTPS = matching(r"https://[\x21-\x7e]{1,2048}", "an https URL")
 _LOC_ARGS = several(_TEXT, 100, "a list of texts")
 _CLICK: Rules = {"type": one_of(1, 2, 3), "intent": _TEXT, "action": _TEXT, "url": _HTTPS}
 _NOTIFICATION: Rules = {
-    "title": _TEXT,
-    "body": _TEXT,
+    "title": _WORDS,
+    "body": _WORDS,
     "click_action": _CLICK,
     "image": _HTTPS,
     "icon": matching(r"/raw/[A-Za-z0-9_]{1,100}", 'like "/raw/name"'),
@@ -146,7 +159,7 @@ _NOTIFICATION: Rules = {
     },
     "when": matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", "a time in UTC, like 2026-05-03T09:12:44Z"),
     "foreground_show": flag,
-    "profile_id": text(64),
+    "profile_id": text(64, chars_min=1),
     "buttons": objects(
         {
             "name": text(40),
@@ -192,12 +205,17 @@ _RULES: Rules = {
     },
 }
 
+_SHOWN = "android.notification."
+_REQUIRED = tuple(_SHOWN + name for name in ("title", "body", "click_action", "click_action.type"))
+_GOES_TO = {1: ("intent", "action"), 2: ("url",)}  # what a tap needs to know, by its type
+_STYLED = ({1: ("big_title",), 3: ("inbox_content",)}, {1: ("big_body",)})  # what a style shows
+
 
 def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     """Every mistake in overrides for Huawei's `message`, each a sentence."""
-    found = list(mistakes(overrides, _RULES))
-    shown = overrides.get("android")
-    shown = shown.get("notification") if isinstance(shown, Mapping) else None
-    if isinstance(shown, Mapping) and "click_action" in shown and shown["click_action"] is None:
-        found.append("android.notification.click_action may not be taken away: Huawei requires it.")
+    shown = object_in(object_in(overrides, "android"), "notification")
+    found = list(mistakes(overrides, _RULES, required=_REQUIRED))
+    found += companions(object_in(shown, "click_action"), "type", _GOES_TO, under=f"{_SHOWN}click_action.")
+    for wanted in _STYLED:
+        found += companions(shown, "style", wanted, under=_SHOWN)
     return found

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator
 
 from providers.app_message import app_data, cut, cuts, form_body, present, short, texts
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fields import Rules, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rules, companions, matching, merged, mistakes, object_in, one_of, text, whole
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
@@ -83,13 +83,13 @@ OVERRIDES: Rules = {
     },
     "noticeExpandInfo": {
         "noticeExpandType": one_of(0, 1, 2),
-        "noticeExpandContent": text(4000),
-        "noticeExpandImgUrl": text(2048),
+        "noticeExpandContent": text(4000, chars_min=1),
+        "noticeExpandImgUrl": text(2048, chars_min=1),
     },
     "clickTypeInfo": {
         "clickType": one_of(0, 1, 2),  # 3 is withdrawn for Android 12 and later
-        "activity": text(500, chars_min=1),
-        "url": text(2048, chars_min=1),
+        "activity": matching(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)+", "the full name of a class"),
+        "url": matching(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,2000}", "a URI"),
     },
     "pushTimeInfo": {"offLine": _SWITCH, "validTime": whole(*VALID_H)},
     "advanceInfo": {
@@ -102,13 +102,16 @@ OVERRIDES: Rules = {
         "notifyKey": matching(r"[0-9A-Za-z_-]{1,8}", "1 to 8 of 0-9 A-Z a-z _ -"),
     },
     "vipInfo": {  # for apps that Meizu grants it to
-        "subtitle": text(16),
+        "subtitle": text(16, chars_min=1),
         "pullDownTop": _SWITCH,
         "timeTop": whole(1800, 7200),
         "notGroup": _SWITCH,
         "titleColor": one_of("#206CFF", "#E42D22"),
     },
 }
+
+REQUIRED = ("noticeBarInfo", "noticeBarInfo.title", "noticeBarInfo.content")
+GOES_TO = {1: ("activity",), 2: ("url",)}  # what a tap needs to know, by clickType
 
 
 class MeizuClass(BaseModel):
@@ -172,7 +175,11 @@ class MeizuProvider(HttpProvider):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: parts of Meizu's `messageJson`; null takes one of ours away."""
-        return list(mistakes(overrides, OVERRIDES))
+        clicked = object_in(overrides, "clickTypeInfo")
+        return [
+            *mistakes(overrides, OVERRIDES, required=REQUIRED),
+            *companions(clicked, "clickType", GOES_TO, under="clickTypeInfo."),
+        ]
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`."""

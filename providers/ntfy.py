@@ -144,8 +144,7 @@ class NtfyProvider(HttpProvider):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: the fields of ntfy's JSON document, but for the topic and what would send mail or call."""
-        bare = ["message must be text."] if overrides.get("message", "") is None else []
-        return [*bare, *mistakes(overrides, RULES)]
+        return list(mistakes(overrides, RULES, required=("message",)))
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`: the topic's name."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from providers.app_message import app_data, cut, cuts, named, number_for, once_key, present, texts
 from providers.contract import Push
-from providers.fields import Rules, flag, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rules, companions, flag, matching, merged, mistakes, one_of, text, whole
 from providers.http import json_body
 from providers.settings import plain
 
@@ -32,8 +32,13 @@ NOTIFY_ID_BELOW = 2**31
 URL_CHARS_MAX = 2000
 ACTION_CHARS_MAX = 500
 WEB_PAGE = 2  # click_action_type
+BADGE_SETS = 0  # badge_operation_type; 1 adds
 
-_PLAIN = r"[\x21-\x7e]"
+REQUIRED = ("title", "content")
+GOES_TO = {  # what a tap needs to know, by click_action_type
+    **dict.fromkeys((1, 4), ("click_action_activity",)),
+    **dict.fromkeys((2, 5), ("click_action_url",)),
+}
 
 OVERRIDES: Rules = {
     "app_message_id": text(64, chars_min=1),
@@ -92,7 +97,8 @@ class OppoClass(BaseModel):
 
 def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     """Every mistake in overrides for OPPO's `notification`, each a sentence."""
-    found = list(mistakes(overrides, OVERRIDES))
+    found = list(mistakes(overrides, OVERRIDES, required=REQUIRED))
+    found += companions(overrides, "click_action_type", GOES_TO)
     objects = ("action_parameters", "private_title_parameters", "private_content_parameters")
     given = ((field, overrides.get(field)) for field in objects)
     garbled = (field for field, value in given if isinstance(value, str) and not _is_json_object(value))
@@ -132,7 +138,7 @@ def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bo
         "private_title_parameters": _parameter(class_.title_parameter, title),
         "private_content_parameters": _parameter(class_.body_parameter, body),
         "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
-        "badge_operation_type": None if push.badge is None else 0,  # 0 sets, 1 adds
+        "badge_operation_type": None if push.badge is None else BADGE_SETS,
         "badge_message_count": push.badge,
     }
     return present(fields)
@@ -157,6 +163,10 @@ def overridden(said: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
         result["content"] = cut(content, SHORT_CHARS_MAX)
     if "category" not in result:
         result.pop("notify_level", None)  # code 67
+    if "badge_message_count" not in result:
+        result.pop("badge_operation_type", None)
+    else:
+        result.setdefault("badge_operation_type", BADGE_SETS)
     return result
 
 

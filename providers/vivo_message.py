@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from providers.app_message import app_data, cut, number_for, once_key, present, short, texts
 from providers.contract import Push
-from providers.fields import Rules, flag, mistakes, one_of, strings, text, whole
+from providers.fields import Rule, Rules, companions, flag, matching, mistakes, object_in, one_of, strings, text, whole
 from providers.http import json_body
 
 __all__ = [
@@ -32,10 +32,21 @@ SKIP_CHARS_MAX = 1024  # newest document: 2048
 TTL_S = (60, 86_400)
 NOTIFY_IDS = 2**31 - 1
 
+DISPLAY_MS_BELOW = 120 * 60 * 1000  # how long `timedDisplay` may last
+REQUIRED = ("notifyType", "title", "content", "skipType")
+
+
+def _worded_text(chars_max: int) -> Rule:
+    """vivo refuses digits and signs alone (sheet §5, code 10085)."""
+    return matching(
+        rf"(?s)(?=.*[^\W\d_]).{{1,{chars_max}}}", f"text of 1 to {chars_max} characters with a letter in it"
+    )
+
+
 OVERRIDES: Rules = {
     "notifyType": whole(1, 4),
-    "title": text(TITLE_CHARS_MAX, chars_min=1),
-    "content": text(CONTENT_CHARS_MAX, chars_min=1),
+    "title": _worded_text(TITLE_CHARS_MAX),
+    "content": _worded_text(CONTENT_CHARS_MAX),
     "timeToLive": whole(*TTL_S),
     "skipType": one_of(1, 2, 4),  # newer clients dropped 3
     "skipContent": text(2048, chars_min=1),
@@ -63,11 +74,19 @@ class VivoClass(BaseModel):
 
 def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     """Every mistake in overrides for vivo's message, each a sentence."""
-    found = list(mistakes(overrides, OVERRIDES))
+    found = list(mistakes(overrides, OVERRIDES, required=REQUIRED))
+    found += companions(overrides, "skipType", {2: ("skipContent",), 4: ("skipContent",)})
+    if not found and overrides.get("timedDisplay") is not None and not _can_show(object_in(overrides, "timedDisplay")):
+        found.append("timedDisplay must have showStartTime and, less than 120 minutes later, showEndTime (code 10067).")
     category, class_ = overrides.get("category"), overrides.get("classification")
     if not found and category is not None and class_ is not None and (category in SYSTEM) != (class_ == 1):
         found.append("classification must be 1 for the system categories and 0 for the others (code 10097).")
     return found
+
+
+def _can_show(timed: Mapping[str, Any]) -> bool:
+    begins_ms, ends_ms = timed.get("showStartTime"), timed.get("showEndTime")
+    return begins_ms is not None and ends_ms is not None and 0 < ends_ms - begins_ms < DISPLAY_MS_BELOW
 
 
 def class_of(push: Push, named: VivoClass) -> dict[str, Any]:

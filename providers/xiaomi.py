@@ -14,7 +14,7 @@ from pydantic import Field, HttpUrl, model_validator
 
 from providers.app_message import app_data, cut, cuts, form_body, named, number_for, once_key, present, texts
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fields import Rule, Rules, matching, merged, mistakes, one_of, text, whole
+from providers.fields import Rule, Rules, companions, matching, merged, mistakes, one_of, text, whole
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
@@ -90,7 +90,7 @@ OVERRIDES: Rules = {
     "extra.channel_name": text(128),
     "extra.channel_description": text(512),
     "extra.notify_effect": one_of("1", "2", "3"),
-    "extra.intent_uri": text(2048, chars_min=1),
+    "extra.intent_uri": matching(r"intent:[\x21-\x7e]{1,2040}", "an intent: URI"),
     "extra.web_uri": matching(r"https?://[\x21-\x7e]{1,2040}", "an http or https URL"),
     "extra.notify_foreground": one_of("0", "1"),
     "extra.sound_uri": matching(r"android\.resource://[\x21-\x7e]{1,500}", "an android.resource:// URI"),
@@ -98,16 +98,19 @@ OVERRIDES: Rules = {
     "extra.flow_control": matching(r"[0-9]{1,9}", "a number in text"),
     "extra.jobkey": matching(r"[0-9A-Za-z-][0-9A-Za-z_-]{0,19}", "1 to 20 of 0-9 A-Z a-z _ -, not starting with _"),
     "extra.only_send_once": one_of("0", "1"),
-    "extra.locale": text(512),
-    "extra.locale_not_in": text(512),
-    "extra.model": text(512),
-    "extra.model_not_in": text(512),
-    "extra.app_version": text(512),
-    "extra.app_version_not_in": text(512),
+    "extra.locale": text(512, chars_min=1),
+    "extra.locale_not_in": text(512, chars_min=1),
+    "extra.model": text(512, chars_min=1),
+    "extra.model_not_in": text(512, chars_min=1),
+    "extra.app_version": text(512, chars_min=1),
+    "extra.app_version_not_in": text(512, chars_min=1),
     "extra.connpt": one_of("wifi"),
     "extra.mi_template_id": text(128, chars_min=1),  # as aggregators name them; Xiaomi's own names are not confirmed
     "extra.mi_template_param": text(1024, chars_min=1),
 }
+
+REQUIRED = ("title", "description", "pass_through", "extra.channel_id")
+GOES_TO = {"2": ("extra.intent_uri",), "3": ("extra.web_uri",)}  # what a tap needs to know, by extra.notify_effect
 
 
 class XiaomiConfig(ProviderConfig):
@@ -176,7 +179,8 @@ class XiaomiProvider(HttpProvider):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: fields of the form by their own names; null takes one of ours away."""
-        return list(mistakes(overrides, OVERRIDES))
+        found = mistakes(overrides, OVERRIDES, required=REQUIRED)
+        return [*found, *companions(overrides, "extra.notify_effect", GOES_TO)]
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from providers.app_message import app_data, cut, form_body, number_for, once_key, short, texts
 from providers.contract import Push
-from providers.fields import Rules, flag, matching, merged, mistakes, one_of, strings, text, whole
+from providers.fields import Rules, companions, flag, matching, merged, mistakes, one_of, strings, text, whole
 
 PUSH = Push(id="m-1", token="t", title="Ann", body="hi")
 any_text = st.text(st.characters(), max_size=40)
@@ -129,6 +129,22 @@ def test_what_keeps_to_the_rules_is_no_mistake(fine: dict[str, Any]) -> None:
 def test_each_mistake_is_named_without_the_value(wrong: dict[Any, Any], named: str) -> None:
     (sentence,) = mistakes(wrong, RULES)
     assert sentence.startswith(named)
+
+
+def test_what_the_vendor_requires_may_be_another_but_not_taken_away() -> None:
+    required = ("title", "under.n")
+    (title, under) = mistakes({"title": None, "under": {"n": None}}, RULES, required=required)
+    assert title == "title may not be taken away: the vendor requires it."
+    assert under.startswith("under.n may not")
+    assert list(mistakes({"title": "ab", "under": {"n": 0}, "n": None}, RULES, required=required)) == []
+
+
+@pytest.mark.parametrize(
+    ("given_", "count"), [({"type": 1}, 1), ({"type": 1, "b": "x"}, 0), ({"type": 2}, 0), ({}, 0), ({"type": []}, 0)]
+)
+def test_a_value_may_take_another_field_beside_it(given_: dict[str, Any], count: int) -> None:
+    found = list(companions(given_, "type", {1: ("a", "b")}, under="click."))
+    assert found == ["click.type 1 takes a or b beside it."] * count
 
 
 @given(fields=objects, overrides=objects)

@@ -181,7 +181,7 @@ def test_what_has_no_words_is_shown_all_the_same_and_the_capabilities_say_so() -
     [
         ({"appid": 1}, "'appid' may not be overridden"),
         ({"priority": 11}, "priority must be"),
-        ({"message": None}, "message must be text"),
+        ({"message": None}, "message may not be taken away"),
         ({"extras": {"x": {}}}, "extras must be"),
         ({"extras": {OWN: {}}}, "extras must be"),
         ({"extras": {"client::display": 1}}, "extras must be"),

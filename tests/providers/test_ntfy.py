@@ -175,7 +175,7 @@ def test_4096_bytes_of_text_and_twice_that_in_all() -> None:
         ({"email": "a@b.example"}, "'email' may not be overridden"),
         ({"delay": "30min"}, "'delay' may not be overridden"),
         ({"priority": 6}, "priority must be one of 1, 2, 3, 4, 5"),
-        ({"message": None}, "message must be text"),
+        ({"message": None}, "message may not be taken away"),
         ({"message": ""}, "message must be text"),
         ({"tags": "a,b"}, "tags must be a list"),
         ({"icon": "file:///x"}, "icon must be"),

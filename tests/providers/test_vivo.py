@@ -511,6 +511,26 @@ def test_when_the_system_class_is_used_up_all_of_its_channels_are_named(
     assert made(classes=classes).decode(answer(10070)).channels == ()
 
 
+@pytest.mark.parametrize(
+    ("own", "mistake"),
+    [
+        ({"title": None}, "title may not be taken away"),
+        ({"title": "482 911"}, "title must be text of 1 to 40 characters with a letter in it"),
+        ({"skipType": 2}, "skipType 2 takes skipContent beside it."),
+        ({"timedDisplay": {"showStartTime": 1}}, "timedDisplay must have"),
+        ({"timedDisplay": {"showStartTime": 1, "showEndTime": 7_200_001}}, "timedDisplay must have"),
+    ],
+)
+def test_an_override_that_vivo_would_refuse_is_a_mistake(own: dict[str, Any], mistake: str) -> None:
+    """Sheet §3, and §5, codes 10054, 10085, 10057, 10067."""
+    (sentence,) = VivoProvider.check_overrides(own)
+    assert sentence.startswith(mistake)
+
+
+def test_a_timed_display_of_less_than_two_hours_is_no_mistake() -> None:
+    assert VivoProvider.check_overrides({"timedDisplay": {"showStartTime": 1, "showEndTime": 7_200_000}}) == []
+
+
 def test_a_channel_that_is_no_class_is_one_with_the_default() -> None:
     classes = {"default": {"category": "IM"}, "order": {"category": "ORDER"}}
     assert set(made(classes=classes).channels) == {"order"}
