@@ -14,11 +14,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 from relay_face import Face
+from sqlalchemy import text
 
 from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
+from relay.push.from_settings import DEFAULT_APP
+from relay.push.receipts import take
+from relay.store.engine import Conn
 from relay.telemetry.metrics import Metrics
 
 SOON_S = 15.0
@@ -172,6 +176,24 @@ async def test_of_several_pushes_in_one_attempt_each_has_its_receipts(scene: Sce
     events = await scene.events(3)
     assert [[one["message_id"] for one in event["deliveries"]] for event in events] == [[id_] for id_ in ids]
     assert sorted(one["push_id"] for one in (await scene.attempt(ids[2]))["receipts"]) == sorted(ids)
+
+
+@pytest.mark.parametrize("store_url", ["postgres"], indirect=True)
+async def test_sec_5_a_receipt_is_taken_within_its_accounts_app_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key says whose it is: the account does."""
+    message = await scene.pushed()
+    named: list[str] = []
+
+    def spying(conn: Conn, *args: Any, **more: Any) -> int:
+        named.append(conn.execute(text("SELECT current_setting('relay.apps')")).scalar_one())
+        return take(conn, *args, **more)
+
+    monkeypatch.setattr("relay.push.receipts.take", spying)
+    assert (await scene.report(item(0)))[0] == 200
+    assert named == [f'{{"{DEFAULT_APP}"}}']
+    assert len((await scene.attempt(message))["receipts"]) == 1, "its rows are found there"
 
 
 @ON_ONE_STORE

@@ -7,6 +7,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from postgres_databases import admin, make_tables
+from postgres_process import PostgresProcess
 from sqlalchemy import Connection, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
@@ -145,6 +147,38 @@ def test_each_table_has_an_app_or_is_the_stores_own() -> None:
 _PROTECTED = """
 SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND row_security_active(oid)
 AND EXISTS (SELECT FROM pg_policy WHERE polrelid = pg_class.oid AND polcmd = '*' AND polroles = '{0}')"""
+
+
+@pytest.mark.parametrize("may_see_all", [False, True])
+async def test_beside_a_newer_relay_an_older_one_finds_nothing_unless_its_role_may_see_all(
+    own_postgres: PostgresProcess, may_see_all: bool
+) -> None:
+    """As config/docs/upgrading.md says; on the connection, and with the statements, that the older one had before."""
+    await make_tables(own_postgres.url)
+    older = await asyncpg.connect(own_postgres.url)
+    try:
+        for table in OWNED:
+            await older.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY, DISABLE ROW LEVEL SECURITY")
+        add = await older.prepare("INSERT INTO read_marker VALUES ($1, 'ann', 'c', 1, 0)")
+        count = await older.prepare("SELECT count(*) FROM read_marker")
+        await add.fetch("a")
+        assert await count.fetchval() == 1
+        if may_see_all:
+            await admin(own_postgres.admin_url, "ALTER ROLE relay BYPASSRLS")
+        await make_tables(own_postgres.url)  # the newer one migrates
+        if may_see_all:
+            await add.fetch("b")
+            assert await count.fetchval() == 2
+            await admin(own_postgres.admin_url, "ALTER ROLE relay NOBYPASSRLS")
+            newer = await asyncpg.connect(own_postgres.url)
+            assert await newer.fetchval("SELECT count(*) FROM read_marker") == 0, "it is bound again"
+            await newer.close()
+        else:
+            assert await count.fetchval() == 0
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await add.fetch("b")
+    finally:
+        await older.close()
 
 
 def nothing(_: Connection) -> None:
