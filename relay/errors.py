@@ -30,6 +30,7 @@ CODES: dict[str, tuple[int, str]] = {
     "request_timeout": (408, "The request took too long to arrive"),
     "idempotency_conflict": (409, "The key was used for another body"),
     "state_conflict": (409, "The current state does not allow that"),
+    "another_user": (409, "The message database is another user's"),
     "cursor_epoch_changed": (409, "The numbering has begun anew"),
     "cursor_too_old": (410, "Some messages after this cursor are gone"),
     "body_too_large": (413, "The body is too large"),
@@ -139,6 +140,12 @@ class Missing(Problem):
 
 class Conflict(Problem):
     default = "state_conflict"
+
+
+class StoreOfAnother(Problem):
+    """409: a device stated a message database that holds another user's messages."""
+
+    default = "another_user"
 
 
 class CursorRefused(Problem):

@@ -79,6 +79,12 @@ class Cache:
         return str(self._one("SELECT id FROM store")[0])
 
     @property
+    def user(self) -> str | None:
+        """Whose messages it holds; None before the first handshake."""
+        user: str | None = self._one("SELECT user FROM store")[0]
+        return user
+
+    @property
     def position(self) -> Position:
         return Position(*self._one("SELECT epoch, seq, cursor FROM store"))
 
@@ -300,8 +306,11 @@ class Cache:
 
     # --- where to go on ---
 
-    def adopt(self, position: Position, *, session: int | None, reason: str | None, floor: int) -> Outcome:
-        """Stores where reading goes on; every message stays. Under a new epoch, numbers of the past mean nothing."""
+    def adopt(
+        self, position: Position, *, session: int | None, reason: str | None, floor: int, user: str | None = None
+    ) -> Outcome:
+        """Stores where reading goes on, and for whom (None: as before); every message stays. Under a new epoch, numbers of
+        the past mean nothing."""
         with self._transaction() as db:
             here = self.position
             if position.epoch != here.epoch:
@@ -311,8 +320,9 @@ class Cache:
             if (reason is not None or here.seq == UNKNOWN_SEQ) and position.seq != UNKNOWN_SEQ:
                 db.execute("UPDATE store SET base_seq = ?", (position.seq,))
             db.execute(
-                "UPDATE store SET epoch = ?, seq = ?, cursor = ?, session = coalesce(?, session), floor_seq = ?",
-                (position.epoch, position.seq, position.cursor, session, floor),
+                "UPDATE store SET epoch = ?, seq = ?, cursor = ?, session = coalesce(?, session), floor_seq = ?,"
+                " user = coalesce(?, user)",
+                (position.epoch, position.seq, position.cursor, session, floor, user),
             )
         return Outcome(position)
 

@@ -49,7 +49,11 @@ def _first(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_first,)  # the client's own, in order; a released one is never changed
+def _whose(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE store ADD COLUMN user TEXT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_first, _whose)  # the client's own, in order; a released one is never changed
 
 
 class TooNew(Exception):  # noqa: N818 - not an error of ours

@@ -16,7 +16,16 @@ from relay.client import news, said, steps
 from relay.client.acks import Acks
 from relay.client.follows import Follows
 from relay.client.redial import Redial
-from relay.client.rules import FORBIDDEN, REPLACED, UNAUTHENTICATED, Verdict, astray, judge, welcomed_at
+from relay.client.rules import (
+    ANOTHER_USER,
+    FORBIDDEN,
+    REPLACED,
+    UNAUTHENTICATED,
+    Verdict,
+    astray,
+    judge,
+    welcomed_at,
+)
 from relay.client.steps import UNKNOWN_SEQ, Command, Event, Position, Reading, Timer
 from relay.client.wire import Frame, Page
 from relay.ids import Rng
@@ -69,6 +78,7 @@ class Core:
     phase: Phase = Phase.IDLE
     position: Position = field(default_factory=Position)
     session: int = 0
+    user: str | None = None  # whose messages the database holds; None before its first handshake
     _acks: Acks = field(default_factory=Acks)
     _follows: Follows = field(default_factory=Follows)
     _redial: Redial = field(default_factory=Redial)
@@ -78,6 +88,7 @@ class Core:
     _reading: Reading = Reading.PUSHED
     _refs: int = 0
     _renew: bool = False
+    _final: news.Refused | None = None  # why no connection follows
     _interval_s: float = 30
     _next_poll_s: float = 5
     _head: int = 0
@@ -92,8 +103,8 @@ class Core:
         if self.phase is Phase.OVER and not isinstance(event, steps.Kept | steps.Closed):
             return []
         match event:
-            case steps.Started(position, words, follows):
-                self.position = position
+            case steps.Started(position, words, follows, user):
+                self.position, self.user = position, user
                 self._follows.positions = dict(follows)
                 self._acks.owe(words)
                 return self._connect()
@@ -162,7 +173,11 @@ class Core:
         """The handshake (protocol 10.1)."""
         frame: dict[str, Any] = {"type": "hello", "ref": self._ref(), **self.facts}
         frame["state"] = self._state
-        frame["store"] = {"id": self.store_id, **({"repair": True} if self.repair else {})}
+        frame["store"] = {
+            "id": self.store_id,
+            **({"user": self.user} if self.user is not None else {}),
+            **({"repair": True} if self.repair else {}),
+        }
         if self.position.cursor is not None:
             frame["cursors"] = {"inbox": self.position.cursor}
         return frame
@@ -232,7 +247,11 @@ class Core:
         self._next_poll_s = frame.get("next_poll_s", self._next_poll_s)
         self._storing = True
         reason = frame.get("reason") if resync else None
-        return [steps.StopTimer(Timer.ANSWER), steps.Adopt(at, self.session, reason, frame.get("floor", 0))]
+        self.user = frame.get("user", self.user)
+        return [
+            steps.StopTimer(Timer.ANSWER),
+            steps.Adopt(at, self.session, reason, frame.get("floor", 0), frame.get("user")),
+        ]
 
     def _take_beat(self, beat: Mapping[str, Any]) -> None:
         self._interval_s = max(1.0, float(beat.get("interval_s", self._interval_s)))
@@ -472,7 +491,11 @@ class Core:
 
     def _error(self, frame: Mapping[str, Any]) -> list[Command]:
         code, ref = frame.get("code", ""), frame.get("ref")
-        told = steps.Tell(news.Refused(code, frame.get("detail", "")))
+        refused = news.Refused(code, frame.get("detail", ""))
+        if code == ANOTHER_USER and self.phase is Phase.GREETING:
+            self._final = refused
+            return self._close("the database is another user's")
+        told = steps.Tell(refused)
         if self._acks.flies(ref) and code in TRANSIENT:
             pause_s = frame.get("retry_after_ms", 1000) / 1000
             self._acks.returned(ref)
@@ -566,6 +589,9 @@ class Core:
 
     def _last_word(self, code: int | None) -> news.News | None:
         """What the app is told where no connection follows by itself."""
+        if self._final is not None:
+            final, self._final = self._final, None
+            return final
         if code == REPLACED and not self.foreground:
             return news.Replaced()
         if code in FORBIDDEN:

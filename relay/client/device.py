@@ -17,9 +17,10 @@ from relay.client.cache_file import Migration
 from relay.client.core import Core
 from relay.client.driver import Driver
 from relay.client.fingerprints import Span
-from relay.client.http import Unreachable
+from relay.client.http import AnotherUser, Unreachable
 from relay.client.outbox import Unsent
 from relay.client.repair import Repair
+from relay.client.rules import ANOTHER_USER
 from relay.client.sending import Sender
 from relay.client.tokens import TokenKeeper, TokenSource
 from relay.client.transports import WAYS, Gone, Ladder, Transport, Way
@@ -106,6 +107,7 @@ class Client:
             compare=self._compare,
         )
         self._caught_up = asyncio.Event()
+        self._failed: AnotherUser | None = None
 
     # --- life ---
 
@@ -114,7 +116,9 @@ class Client:
         if self.cache.set_aside is not None:
             path, why = self.cache.set_aside
             self._tell(news.CacheSetAside(str(path), why))
-        self._driver.post(steps.Started(self.cache.position, self.cache.words(), self.cache.shared.follows()))
+        self._driver.post(
+            steps.Started(self.cache.position, self.cache.words(), self.cache.shared.follows(), self.cache.user)
+        )
         self._main = asyncio.create_task(self._driver.run(), name="relay-client")
         self._later(self._sender.run())
         return self
@@ -151,9 +155,9 @@ class Client:
     # --- what the app asks ---
 
     def events(self) -> AsyncGenerator[news.News, None]:
-        """Everything that happens from now on (relay.client.news); ends with the client."""
+        """Everything that happens from now on (relay.client.news); ends with the client. Raises AnotherUser."""
         queue: asyncio.Queue[news.News | None] = asyncio.Queue()
-        if self._main is not None or self._session is None:
+        if self._failed is None and (self._main is not None or self._session is None):
             self._news.append(queue)
         else:
             queue.put_nowait(None)
@@ -163,12 +167,17 @@ class Client:
         try:
             while (one := await queue.get()) is not None:
                 yield one
+            if self._failed is not None:
+                raise self._failed
         finally:
             with suppress(ValueError):
                 self._news.remove(queue)
 
     async def messages(self, *, after: int = 0) -> AsyncIterator[news.Message]:
-        """Messages, each once: first what the cache holds after the `place` of the last one shown, then what arrives."""
+        """Messages, each once: first what the cache holds after the `place` of the last one shown, then what arrives.
+
+        Raises AnotherUser.
+        """
         arriving = self.events()
         try:
             while page := await self.history(after=after):
@@ -189,9 +198,11 @@ class Client:
         )
 
     async def caught_up(self, timeout_s: float | None = None) -> None:
-        """Waits until everything up to the relay's head is in the cache. Raises TimeoutError."""
+        """Waits until everything up to the relay's head is in the cache. Raises TimeoutError, AnotherUser."""
         async with asyncio.timeout(timeout_s):
             await self._caught_up.wait()
+        if self._failed is not None:
+            raise self._failed
 
     async def send(
         self, body: Any, *, to: str | Sequence[str] | None = None, group: str | None = None, **more: Any
@@ -324,8 +335,13 @@ class Client:
             self._sender.reached()
         elif isinstance(what, news.CaughtUp):
             self._caught_up.set()
+        elif isinstance(what, news.Refused) and what.code == ANOTHER_USER:
+            self._failed = AnotherUser(what.detail)
+            self._caught_up.set()
         for queue in self._news:
             queue.put_nowait(what)
+            if self._failed is not None:
+                queue.put_nowait(None)
 
     async def _compare(self, purpose: str, upgrade: str | None) -> news.Verified:
         repair = Repair(self.cache, self._on_disk, self._call, self._tell, self._clock)

@@ -109,8 +109,10 @@ class Driver:
                     await self._transport.fetch(command)
             case steps.Keep(at, page):
                 return await self._write(lambda: self._cache.keep(at, page))
-            case steps.Adopt(position, session, reason, floor):
-                adopt = functools.partial(self._cache.adopt, position, session=session, reason=reason, floor=floor)
+            case steps.Adopt(position, session, reason, floor, user):
+                adopt = functools.partial(
+                    self._cache.adopt, position, session=session, reason=reason, floor=floor, user=user
+                )
                 return await self._write(adopt)
             case steps.KeepShared(at, page):
                 return await self._write(lambda: self._cache.shared.keep(at, page), timeline=page.timeline)

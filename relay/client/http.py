@@ -19,6 +19,10 @@ class Unreachable(ClientError):  # noqa: N818 - an outcome
     """No answer: nobody can say whether the relay did it. Repeat it with the same key."""
 
 
+class AnotherUser(ClientError):  # noqa: N818 - the word of the problem
+    """The cache holds another user's messages than the token is for; nothing of it was touched. Open another file."""
+
+
 class Problem(ClientError):  # noqa: N818 - it is the word of RFC 9457
     """A refusal. `code` is a word of the relay's registry, `errors` name the fields and how to mend them.
 

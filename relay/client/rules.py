@@ -8,6 +8,7 @@ from relay.client.steps import UNKNOWN_SEQ, Position
 from relay.client.wire import Page
 
 REPLACED, UNAUTHENTICATED, FORBIDDEN = 4001, frozenset({401, 4401}), frozenset({403, 4403})
+ANOTHER_USER = "another_user"  # the problem that a handshake with another user's database is
 
 
 class Verdict(StrEnum):

@@ -55,6 +55,7 @@ class Started:
     position: Position
     words: Words = field(default_factory=dict)
     follows: Mapping[str, Position] = field(default_factory=dict)
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,7 @@ class Adopt:
     session: int | None = None
     reason: str | None = None
     floor: int = 0
+    user: str | None = None  # whose messages they are, as a welcome says; None: it remains as it is
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.clock import rfc3339
-from relay.errors import Problem, Unauthenticated
+from relay.errors import FieldError, Problem, StoreOfAnother, Unauthenticated
 from relay.inbox import clones, judging
 from relay.inbox.ack import advance
 from relay.inbox.addresses import AddressState, NewAddress, holders, set_addresses, states_of
@@ -45,6 +45,7 @@ class Hello:
     node_id: str
     cursor: str | None = None
     store_id: str | None = None
+    store_user: str | None = None  # whose messages the store holds
     app_version: str | None = None
     schema: int | None = None
     types: tuple[str, ...] | None = None
@@ -128,6 +129,7 @@ def _hello_one(
     if found is None or found[1].state is DeviceState.GONE:  # also if it went in this very batch
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
     locked, old = found
+    _same_user(locked, old, one)
     cursor = _unsealed(one, keys, locked.inbox.formerly)
     evidence = _evidence(locked, old, one, cursor, store_epoch)
     judgement = judging.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)
@@ -159,6 +161,17 @@ def _hello_one(
     locked.rearm(one.device.device_id, anew=True)
     locked.rearm_all()
     return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, addresses, old.session, again.more)
+
+
+def _same_user(locked: Locked, old: Device, one: Hello) -> None:
+    """Two users' messages never come into one store. A store that this device has used is its user's, whatever the user was
+    called then. Raises Problem."""
+    known = {None, one.device.user_id, locked.inbox.formerly}
+    if one.store_user not in known and (one.store_id is None or one.store_id != old.store_id):
+        raise StoreOfAnother(
+            "This message database holds another user's messages: begin one for this user.",
+            errors=(FieldError("/store/user", "conflict", "is not the user of this token"),),
+        )
 
 
 def _unsealed(one: Hello, keys: CursorKeys, formerly: str | None) -> Cursor | None:

@@ -64,9 +64,11 @@ class Said(BaseModel):
 
 
 class StoreBody(Said):
-    """The client's message database. `id` is made in the transaction that creates it, and lives inside it."""
+    """The client's message database. `id` is made in the transaction that creates it, and lives inside it, as does `user`:
+    whose messages it holds, by the first welcome that it was given."""
 
     id: Id
+    user: Id | None = None
     migrated_from: Id | None = None
     entries: Seq | None = None
     repair: bool = False

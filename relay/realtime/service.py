@@ -87,6 +87,7 @@ class DeviceService:
             node_id=self.node_id,
             cursor=body.cursors.get(INBOX),
             store_id=None if body.store is None else body.store.id,
+            store_user=None if body.store is None else body.store.user,
             app_version=body.app_version,
             schema=body.schema_,
             types=None if body.types is None else tuple(body.types),
@@ -104,6 +105,7 @@ class DeviceService:
     ) -> dict[str, Any]:
         policy = self.policy_of(device.app_id)
         answer: dict[str, Any] = {
+            "user": device.user_id,
             "verdict": welcome.verdict,
             "reason": welcome.reason,
             "session": welcome.session,

@@ -13,7 +13,7 @@ from aiohttp import WSMessage, WSMsgType, web
 from pydantic import ValidationError
 
 from relay.clock import Clock
-from relay.errors import CursorRefused, Forbidden, Malformed, Problem, Unauthenticated
+from relay.errors import CursorRefused, Forbidden, Malformed, Problem, StoreOfAnother, Unauthenticated
 from relay.ids import Rng
 from relay.inbox.cursor import INBOX
 from relay.inbox.shared import Wanted
@@ -114,6 +114,8 @@ class Session:
         except Problem as problem:
             await self._writer.error(problem, ref)
             code = Close.UNAUTHENTICATED if problem.status in {401, 403} else Close.TRY_LATER
+            if isinstance(problem, StoreOfAnother):
+                code = Close.FORBIDDEN
             await self._writer.close(code)
             return False
         welcome = greeted.welcome

@@ -50,6 +50,7 @@ class WelcomeOut(Out):
 
     model_config = ConfigDict(extra="allow")
 
+    user: str
     verdict: Literal["resume", "delta", "resync"]
     reason: str | None
     session: int

@@ -79,7 +79,7 @@ ROUTES: tuple[Route, ...] = (
         access=DEVICE,
         request=HelloBody,
         responses={200: WelcomeOut},
-        errors=(*CALLER, *BODY, *COMMIT),
+        errors=(*CALLER, *BODY, *COMMIT, "another_user"),
         tag="device",
     ),
     Route(

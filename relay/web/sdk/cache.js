@@ -6,7 +6,7 @@ import { CARRIES_BODY, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
 const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
-const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, version: null, given: null, token: null };
+const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, version: null, given: null, token: null, user: null };
 const INBOX = "inbox";
 const NEAR = 20; // numbers between two gaps, that are rather fetched again than asked around
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
@@ -253,15 +253,15 @@ export class Cache {
 
   // --- where to go on ---
 
-  /** Stores where reading goes on; every message stays. `seq` null: the next welcome says it. */
-  adopt({ epoch, seq, cursor }, { reason = null, floor = 0 } = {}) {
+  /** Stores where reading goes on, and for which user (null: as before); every message stays. `seq` null: the next welcome says it. */
+  adopt({ epoch, seq, cursor }, { reason = null, floor = 0, user = null } = {}) {
     return this.#change(async (store, t) => {
       if (store.epoch !== epoch) {
         for (const { seq: number } of await t.between("ledger", 0, Infinity)) await t.delete("ledger", number);
         store.byTag = store.epoch !== "";
       }
       if ((reason !== null || store.seq === null) && seq !== null) store.base = seq;
-      Object.assign(store, { epoch, seq, cursor, floor });
+      Object.assign(store, { epoch, seq, cursor, floor, user: user ?? store.user });
     });
   }
 

@@ -408,9 +408,9 @@ export class Client extends EventTarget {
       const way = new KINDS[kind]({ url, fetch, token: () => this.#tokens.current, came: (frame) => this.#came(way, frame) });
       this.#way = way;
       if (way instanceof SocketWay) await way.open(WebSocket);
-      const [{ epoch, seq, cursor, follows }, words] = [await this.#cache.open(), await this.#cache.words()];
+      const [{ epoch, seq, cursor, follows, user = null }, words] = [await this.#cache.open(), await this.#cache.words()];
       const waitS = kind === "poll" ? 0 : WAIT_S;
-      if (this.#way === way) this.#push({ type: "opened", reading: way.reading, waitS, position: { epoch, seq, cursor }, words, follows });
+      if (this.#way === way) this.#push({ type: "opened", reading: way.reading, waitS, position: { epoch, seq, cursor }, words, follows, user });
     } catch (error) {
       this.#ended(error instanceof Gone ? error : new Gone());
     }

@@ -5,12 +5,12 @@
 // where its range begins, with its cursor in one transaction; nothing is acked before it is kept; and whatever goes wrong ends in
 // a handshake with the cursor that the database holds.
 //
-// Events:   started {words} · opened {reading, waitS, position, words, follows} · came {frame} · kept {position, news} ·
+// Events:   started {words} · opened {reading, waitS, position, words, follows, user} · came {frame} · kept {position, news} ·
 //           keptShared {name, position, news} · notKept {moved} · followed {name, position} · unfollowed {name} · rang {timer} ·
 //           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words, follows} ·
 //           compared {upgrade, done} · stopped
 // Commands: connect {renew} · say {frame, aside} · read {cursor, waitS, shared, open, anew} · keep {at, page} · keepShared {at, page} ·
-//           adopt {position, reason, floor} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
+//           adopt {position, reason, floor, user} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
 //           close {why} · compare {upgrade} · tell {type, detail}
 
 import { Acks } from "./acks.js";
@@ -29,6 +29,7 @@ const SILENT_INTERVALS = 2.5;
 const TRANSIENT = new Set(
   "rate_limited overloaded draining storage_unavailable storage_full storage_failed commit_unknown".split(" "),
 );
+const ANOTHER_USER = "another_user"; // the problem that a handshake with another user's database is
 const CURSOR_CODES = new Set(["invalid_cursor", "cursor_epoch_changed", "cursor_too_old"]);
 
 const set = (timer, ms) => ({ do: "set", timer, ms });
@@ -46,6 +47,8 @@ export class Core {
   /** idle · connecting · saying (what must be heard before the handshake) · greeting · reading · closing · over */
   phase = "idle";
   position = { epoch: "", seq: 0, cursor: null };
+  #user = null; // whose messages the database holds; null before its first handshake
+  #final = null; // why no connection follows
   foreground = true;
   #storeId;
   #facts;
@@ -128,9 +131,10 @@ export class Core {
     return [{ do: "connect", renew }];
   }
 
-  #opened({ reading, waitS, position, words, follows = {} }) {
+  #opened({ reading, waitS, position, words, follows = {}, user = null }) {
     if (this.phase !== "connecting") return [{ do: "close", why: "not wanted" }];
     Object.assign(this, { position });
+    this.#user = user;
     this.#acks.begin(words);
     this.#follows.begin(follows);
     this.#reading = reading;
@@ -157,7 +161,7 @@ export class Core {
       ref: this.#ref(),
       ...this.#facts,
       state: this.#state,
-      store: { id: this.#storeId },
+      store: { id: this.#storeId, ...(this.#user === null ? {} : { user: this.#user }) },
       ...(cursor ? { cursors: { inbox: cursor } } : {}),
     };
     return [{ do: "say", frame }, set("answer", ANSWER_MS)];
@@ -221,7 +225,7 @@ export class Core {
     this.#pollMs = 1000 * (frame.next_poll_s ?? this.#pollMs / 1000);
     const position = { epoch: frame.epoch, seq: frame.head - frame.missing, cursor: frame.cursors.inbox };
     const reason = frame.verdict === "resync" ? frame.reason : null;
-    const adopt = { do: "adopt", position, reason, floor: frame.floor ?? 0 };
+    const adopt = { do: "adopt", position, reason, floor: frame.floor ?? 0, user: frame.user ?? null };
     return [{ do: "unset", timer: "answer" }, adopt];
   }
 
@@ -402,6 +406,10 @@ export class Core {
   }
 
   #refused({ code, ref, detail, resync, retry_after_ms: retryMs = 0 }) {
+    if (code === ANOTHER_USER && this.phase === "greeting") {
+      this.#final = { code, detail };
+      return this.#close("the database is another user's");
+    }
     const told = tell("refused", { code, detail });
     const flew = this.#acks.flies(ref);
     if (flew && !TRANSIENT.has(code) && !CURSOR_CODES.has(code)) {
@@ -485,11 +493,13 @@ export class Core {
     this.#page = null;
     if (this.phase === "over") return [{ do: "unset" }];
     this.phase = "idle";
-    const then = afterClose(code, this.foreground);
+    const final = this.#final;
+    this.#final = null;
+    const then = final ? "never" : afterClose(code, this.foreground);
     const ends = [{ do: "unset" }, tell("disconnected", { code, retryMs: null })];
     if (then !== "again" && then !== "renew") this.#redial.forget();
     if (then === "rest") return ends;
-    if (then === "never") return [...ends, tell("refused", { code: "forbidden", detail: "The relay will not have this device." })];
+    if (then === "never") return [...ends, tell("refused", final ?? { code: "forbidden", detail: "The relay will not have this device." })];
     this.#redial.renew = then === "renew";
     const ms = this.#redial.pauseMs(this.#random, retryAfterMs);
     return [{ do: "unset" }, tell("disconnected", { code, retryMs: ms }), set("connect", ms)];

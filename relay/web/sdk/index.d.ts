@@ -20,6 +20,7 @@ export interface Message {
 }
 
 export interface Welcome {
+  user?: string;
   verdict: "resume" | "delta" | "resync";
   reason: string | null;
   session: number;
@@ -55,6 +56,7 @@ export interface Events {
   followrefused: { conversation: string; code: string };
   acked: { seq: number };
   disconnected: { code: number | null; retryMs: number | null };
+  /** With `another_user`, the database holds another user's messages than the token is for: open another. Nothing was changed. */
   refused: { code: string; detail?: string };
   degraded: unknown;
   /** Take these notifications off the screen. */

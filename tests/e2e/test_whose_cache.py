@@ -1,0 +1,117 @@
+"""A client's cache that is opened with another user's token: both SDKs say so, and nothing of two users is mixed."""
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+from pathlib import Path
+
+import aiohttp
+import pytest
+from ears import token_of
+from relay_process import RelayProcess
+
+from relay.client import AnotherUser, Backend, Client, Way
+
+SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1", "RELAY_APP__DEVICE_SENDS": "true"}
+WEB = Path(__file__).parents[2] / "tests/web"
+NODE = ("node", "--no-warnings", "--experimental-websocket")
+WITHIN_S = 30
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+_names = itertools.count(1)
+
+
+@pytest.fixture
+def ann() -> str:
+    return f"ann-{next(_names)}"
+
+
+@pytest.fixture
+def bob(ann: str) -> str:
+    return f"bob-{ann}"
+
+
+async def bodies(url: str, token: str, cache: Path, way: Way = Way.WEBSOCKET) -> list[object]:
+    """Catches up; gives what the cache then holds. Raises AnotherUser."""
+    async with Client(url, token, cache=cache, ways=[way]) as client:
+        await client.caught_up(WITHIN_S)
+        return [one.body for one in await client.history()]
+
+
+@pytest.mark.parametrize("way", list(Way))
+async def test_another_users_token_is_refused_and_changes_nothing(
+    relay: RelayProcess, backend: Backend, ann: str, bob: str, tmp_path: Path, way: Way
+) -> None:
+    hers, his = await token_of(backend, ann), await token_of(backend, bob)
+    for user in (ann, bob):
+        await backend.send(user, f"for {user}")
+    cache = tmp_path / "a.db"
+    assert await bodies(relay.url, hers, cache, way) == [f"for {ann}"]
+    async with Client(relay.url, his, cache=cache, ways=[way]) as client:
+        await client.send("hers", to=ann)
+        with pytest.raises(AnotherUser):
+            await client.caught_up(WITHIN_S)
+        with pytest.raises(AnotherUser):
+            async for _ in client.events():
+                pass
+        assert [one.body for one in await client.history()] == [f"for {ann}"]
+        assert len(await client.unsent()) == 1
+    device = await backend.device(bob, "phone")
+    assert (device["acked"], device["online"]) == (0, False), "as if he had never come"
+    await backend.send(ann, "later")
+    assert set(await bodies(relay.url, hers, cache, way)) - {"hers"} == {f"for {ann}", "later"}
+    assert await bodies(relay.url, his, tmp_path / "b.db", way) == [f"for {bob}"]
+
+
+async def test_another_device_of_the_same_user_may_take_it_over(
+    relay: RelayProcess, backend: Backend, ann: str, tmp_path: Path
+) -> None:
+    """As after `reidentify`: it keeps what it has."""
+    first, second = await token_of(backend, ann), await token_of(backend, ann, "phone-2")
+    await backend.send(ann, 1)
+    assert await bodies(relay.url, first, tmp_path / "a.db") == [1]
+    await backend.send(ann, 2)
+    assert await bodies(relay.url, second, tmp_path / "a.db") == [1, 2]
+
+
+async def test_a_user_of_another_name_is_the_same_user(
+    relay: RelayProcess, backend: Backend, ann: str, tmp_path: Path
+) -> None:
+    token = await token_of(backend, ann)
+    await backend.send(ann, 1)
+    assert await bodies(relay.url, token, tmp_path / "a.db") == [1]
+    headers = {"Authorization": f"Bearer {relay.key}"}
+    names = [ann, f"{ann}-a", f"{ann}-b"]
+    for old, new in itertools.pairwise(names):  # also one that got two names since
+        async with (
+            aiohttp.ClientSession(relay.url, headers=headers) as http,
+            http.post(f"/v1/users/{old}/rename", json={"to": new}) as answer,
+        ):
+            assert answer.status < 300, await answer.text()
+    await backend.send(names[-1], 2)
+    token = await backend.mint_token(names[-1], "phone")
+    assert await bodies(relay.url, token, tmp_path / "a.db") == [1, 2]
+
+
+@pytest.mark.skipif(shutil.which("node") is None and "CI" not in os.environ, reason="needs Node")
+@pytest.mark.parametrize("way", list(Way))
+async def test_the_javascript_client_refuses_it_as_well(
+    relay: RelayProcess, backend: Backend, ann: str, bob: str, way: Way
+) -> None:
+    hers, his = await token_of(backend, ann), await token_of(backend, bob)
+    for user in (ann, bob):
+        await backend.send(user, f"for {user}")
+    child = await asyncio.create_subprocess_exec(
+        *(*NODE, str(WEB / "whose_cache.mjs"), way),
+        env=os.environ | {"RELAY_URL": relay.url, "RELAY_TOKENS": f"{hers} {his} {hers}"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(WITHIN_S):
+        out, _ = await child.communicate()
+    assert [json.loads(line) for line in out.splitlines()] == [
+        ["caughtup", [f"for {ann}"]],
+        ["another_user", [f"for {ann}"]],
+        ["caughtup", [f"for {ann}"]],
+    ]
+    assert (await backend.device(bob, "phone"))["acked"] == 0
