@@ -15,7 +15,8 @@ from relay.inbox import visibility
 from relay.inbox.page import entry_json, snapshot
 from relay.inbox.timeline import SharedSnapshot, shared_entry, shared_snapshots
 from relay.inbox.visibility import View
-from relay.model import CARRIES_MESSAGE, SEQ_MAX, Device, DeviceKey, UserKey
+from relay.model import CARRIES_MESSAGE, SEQ_MAX, Device, DeviceKey, Entry, Kind, UserKey
+from relay.store import entries as entry_rows
 from relay.store import entry_pages, timelines
 from relay.store import history as rows
 from relay.store.engine import Conn
@@ -192,18 +193,34 @@ def _of_inbox(
     if snap is not None:
         ids = {entry.message_id for entry, _ in found if entry.conversation_id == conversation}
         standing = timelines.standing_in(conn, snap.timeline.key, ids)
+    released = {entry.message_id for entry, _ in found if entry.kind is Kind.RELEASE}
+    first = _first_places(conn, now_ms, device, released) if released else {}
     items: list[Any] = []
     for entry, content in found:
         if entry.seq <= device.start_seq:
             return Pages(items=items, next=None)
-        seen = visibility.view(entry, device)
-        if seen is View.OWN:
-            seen = visibility.as_content(entry, device)
-        fits = entry.kind in CARRIES_MESSAGE and entry.live(now_ms) and seen in {View.FULL, View.FALLBACK}
-        if fits and (conversation is None or entry.conversation_id == conversation):
+        seen = _seen(entry, device, now_ms)
+        if seen is not None and (conversation is None or entry.conversation_id == conversation):
             one = entry_json(entry, content, seen)
-            if one is not None and entry.message_id not in standing:
+            again = entry.message_id in standing or first.get(entry.message_id, entry.seq) < entry.seq
+            if one is not None and not again:
                 items.append(msgspec.Raw(one))
         if len(items) == limit:
             return Pages(items=items, next=str(entry.seq))
     return Pages(items=items, next=str(found[-1][0].seq) if len(found) == LOOKED_AT_MAX else None)
+
+
+def _seen(entry: Entry, device: Device, now_ms: int) -> View | None:
+    """In which form the device can look back at what this entry carries; None: not at all."""
+    seen = visibility.view(entry, device)
+    if seen is View.OWN:
+        seen = visibility.as_content(entry, device)
+    fits = entry.kind in CARRIES_MESSAGE and entry.live(now_ms) and seen in {View.FULL, View.FALLBACK}
+    return seen if fits else None
+
+
+def _first_places(conn: Conn, now_ms: int, device: Device, ids: set[str]) -> dict[str, int]:
+    """The lowest number at which the device can look back at each of these messages: a release stands beside what it is of."""
+    found = entry_rows.entries_of_messages(conn, device.key.user, ids)
+    seen = [one for one in found if one.seq > device.start_seq and _seen(one, device, now_ms) is not None]
+    return {one.message_id: one.seq for one in reversed(seen)}

@@ -85,6 +85,21 @@ async def test_a_device_looks_back_at_a_conversation_in_its_own_view(face: Face)
     assert ([one["id"] for one in older["entries"]], older["before"]) == ([first], None)
 
 
+async def test_a_device_looks_back_at_what_was_released_to_it_once_and_where_it_came(face: Face) -> None:
+    """A release is the same message once more: after an upgrade nothing of it stands there twice."""
+    held = await face.sent(body="held", min_schema=7)
+    lesser = await face.sent(body="new", min_schema=7, fallback="old")
+    between = await face.sent(body="between")
+    old = await face.call("PUT", "/v1/device", {"schema": 6, "store": {"id": "s"}}, token=face.token)
+    page = (await face.call("GET", f"/v1/device/sync?cursor={old.json['cursors']['inbox']}", token=face.token)).json
+    cursor = page["batches"][0]["cursor"]
+    await face.call("POST", "/v1/device/ack", {"cursor": cursor}, token=face.token)
+    hello = {"schema": 7, "store": {"id": "s"}, "cursors": {"inbox": cursor}}
+    assert (await face.call("PUT", "/v1/device", hello, token=face.token)).json["missing"] == 2
+    seen = (await face.call("GET", "/v1/device/history", token=face.token)).json["entries"]
+    assert [(one["id"], one["body"]) for one in seen] == [(between, "between"), (lesser, "new"), (held, "held")]
+
+
 async def test_a_log_of_an_hour_that_is_not_closed_or_never_was_is_refused(face: Face) -> None:
     listed = (await face.call("GET", "/v1/logs")).json["logs"]
     assert len(listed) in {71, 72}
