@@ -19,9 +19,10 @@ def prune_timeline(conn: Conn, now_ms: int, key: TimelineKey, policy_of: PolicyO
     old = timelines.old_entries(conn, timeline, now_ms - policy_of(key.app_id).shared_retention_ms)
     if not old:
         return False
-    acked = sorted(readers.acked_above(conn, key, timeline.floor_seq))
+    acked = readers.acked_above(conn, key, timeline.floor_seq)
+    begins, ends = sorted(low for low, _ in acked), sorted(high for _, high in acked)
     counted = [
-        {"message_id": id_, "seq": seq, "counts": {"acked": len(acked) - bisect_left(acked, seq)}}
+        {"message_id": id_, "seq": seq, "counts": {"acked": bisect_left(begins, seq) - bisect_left(ends, seq)}}
         for seq, id_, kind in old
         if kind == Kind.MESSAGE
     ]

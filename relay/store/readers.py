@@ -220,28 +220,42 @@ def told_of(conn: Connection, key: TimelineKey, seq: int, *, limit: int) -> list
     return [UserKey(key.app_id, user) for user in conn.execute(_told_of, params).scalars()]
 
 
-_acked_by = select(func.count(d.user_id.distinct())).where(
-    d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_seq >= bindparam("seq")
+_stay = and_(b.app_id == d.app_id, b.conversation_id == d.conversation_id, b.user_id == d.user_id)
+_acked_by = (
+    select(func.count(d.user_id.distinct()))
+    .select_from(device_shared.join(membership, _stay))
+    .where(
+        d.app_id == bindparam("app"),
+        d.conversation_id == bindparam("place"),
+        d.acked_seq >= bindparam("seq"),
+        b.joined_seq < bindparam("seq"),
+        or_(b.left_seq.is_(None), b.left_seq >= bindparam("seq")),
+    )
 )
 
 
 def acked_by(conn: Connection, key: TimelineKey, seq: int) -> int:
-    """How many users have acked this number on some device."""
+    """How many users who were members at this number have acked it on some device."""
     params = {"app": key.app_id, "place": key.conversation_id, "seq": seq}
     return int(conn.execute(_acked_by, params).scalar_one())
 
 
 _acked_above = (
-    select(func.max(d.acked_seq))
+    select(b.joined_seq, b.left_seq, func.max(d.acked_seq))
+    .select_from(device_shared.join(membership, _stay))
     .where(d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_seq > bindparam("floor"))
-    .group_by(d.user_id)
+    .group_by(b.user_id, b.joined_version, b.joined_seq, b.left_seq)
 )
 
 
-def acked_above(conn: Connection, key: TimelineKey, floor: int) -> list[int]:
-    """How far each user has acked on some device, of those that are above `floor`."""
+def acked_above(conn: Connection, key: TimelineKey, floor: int) -> list[tuple[int, int]]:
+    """What was acked of each stay in the conversation, the numbers (from, to], by users who have acked beyond `floor`."""
     params = {"app": key.app_id, "place": key.conversation_id, "floor": floor}
-    return list(conn.execute(_acked_above, params).scalars().all())
+    stays = [
+        (joined, min(acked, acked if left is None else left))
+        for joined, left, acked in conn.execute(_acked_above, params)
+    ]
+    return [(low, high) for low, high in stays if low < high]
 
 
 # --- what users are woken for -----------------------------------------------------------------------------------------

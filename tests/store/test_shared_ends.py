@@ -105,6 +105,24 @@ async def test_what_is_older_than_is_kept_goes_with_a_count_and_no_reader_holds_
     assert [one["counts"]["acked"] for one in data["messages"]] == [2, 2, 1]
 
 
+async def test_who_was_no_member_then_counts_for_nothing(house: House) -> None:
+    """Neither who joined later, nor who had left: they read beyond it, and it was never theirs."""
+    await house.register("eve/phone")
+    await house.inbox.groups.change("shop", "g", add=(), remove=["bob"], ultra=True)
+    between = await post(house)
+    await house.inbox.groups.change("shop", "g", add=["bob", "eve"], remove=(), ultra=True)
+    after = await post(house)
+    for phone in ("ann/phone", "bob/phone", "eve/phone"):
+        await house.hello(phone)
+        await ack(house, phone)
+    counts = [(await house.inbox.trace("shop", id_)).message["timeline"]["acked"] for id_ in (between, after)]
+    assert counts == [1, 3]
+    house.clock.forward(s=8 * DAY_S)
+    await house.inbox.shared.prune()
+    (data,) = [data for kind, data in await house.events() if kind == "message.completed"]
+    assert [one["counts"]["acked"] for one in data["messages"]] == counts
+
+
 async def test_a_cursor_below_the_floor_goes_on_over_a_gap(house: House) -> None:
     await post(house)
     before = await page(house)
