@@ -69,7 +69,9 @@ class Authenticator:
         self._engine = engine
         self._ring = ring
         self._clock = clock
-        self._tokens: Gathered[str, Any] = Gathered(engine, tokens.token_rows)  # devices come in crowds
+        self._tokens: Gathered[str, Any] = Gathered(  # devices come in crowds
+            engine, lambda conn, _, token_ids: tokens.token_rows(conn, token_ids)
+        )
         self._known: OrderedDict[str, tuple[Principal, int]] = OrderedDict()  # header -> who, and until when
         self.revoked: Callable[[], Awaitable[None]] = _nobody_to_tell  # called when a family of tokens was revoked
         self._leaked: set[str] = set()  # API keys that are known to have come in a URL

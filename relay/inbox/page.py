@@ -4,6 +4,7 @@ A page covers a range: its entries and its gaps together name every number of (f
 tell a skip from a hole.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +87,24 @@ def snapshot(conn: Conn, key: DeviceKey) -> Snapshot:
     device = device_rows.device_row(conn, key)
     inbox = inbox_rows.inbox_of(conn, key.user)
     if device is None or inbox is None or device.state == "gone":
-        raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
+        raise signed_out()
     return Snapshot(store_epoch=inbox_rows.store_epoch(conn), inbox=inbox, device=device)
+
+
+def signed_out() -> Unauthenticated:
+    return Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
+
+
+def snapshots(conn: Conn, keys: Collection[DeviceKey]) -> dict[DeviceKey, Snapshot]:
+    """As `snapshot`, of many devices; those that are gone are left out."""
+    users = {key.user for key in keys}
+    store_epoch, inboxes = inbox_rows.store_epoch(conn), inbox_rows.inboxes_of(conn, users)
+    devices = {one.key: one for some in device_rows.devices_of(conn, users).values() for one in some}
+    return {
+        key: Snapshot(store_epoch=store_epoch, inbox=inboxes[key.user], device=devices[key])
+        for key in keys
+        if key in devices and key.user in inboxes
+    }
 
 
 def check(conn: Conn, snap: Snapshot, cursor: Cursor, keys: CursorKeys) -> None:

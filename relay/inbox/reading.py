@@ -1,12 +1,14 @@
 """Reading an inbox: pages after a cursor, of a range, of single messages; on one snapshot, without locks (protocol 8)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
+from relay.errors import Problem
 from relay.inbox.batch import Batch
 from relay.inbox.cursor import Cursor, CursorKeys
-from relay.inbox.page import Snapshot, check, page, snapshot
+from relay.inbox.page import Snapshot, check, page, signed_out, snapshot, snapshots
 from relay.inbox.shared import Opened, Pages, Wanted, ahead, opened, pages
 from relay.model import CARRIES_MESSAGE, DeviceKey, Kind
 from relay.store import entries as entry_rows
@@ -98,23 +100,33 @@ def read_messages(
     return snap, [one_page(after=seq - 1, upto=seq) for seq in sorted(newest.values())]
 
 
-def read_after(
-    conn: Conn,
-    now_ms: int,
-    device: DeviceKey,
-    seq: int,
-    keys: CursorKeys,
-    *,
-    limit: int,
-    bytes_max: int,
-    followed: Sequence[str],
-    first: bool,
-) -> Reading:
-    """See `InboxService.read_after`."""
-    snap = snapshot(conn, device)
-    others = ahead(conn, snap, followed) if first or snap.inbox.woken else ()
-    return Reading(
-        snap=snap,
-        batch=page(conn, now_ms, snap, keys, after=seq, limit=limit, bytes_max=bytes_max),
-        shared=Pages(opened=Opened(), ahead=others) if others else None,
-    )
+class Next(NamedTuple):
+    """A connection asks for its next page: its device was sent everything up to `seq`.
+
+    On its `first` look, and if its user is woken for shared timelines, with a list of those that lie ahead and are not
+    `followed`.
+    """
+
+    device: DeviceKey
+    seq: int
+    limit: int
+    bytes_max: int
+    followed: tuple[str, ...]
+    first: bool
+
+
+def read_next(conn: Conn, now_ms: int, asked: Collection[Next], keys: CursorKeys) -> dict[Next, Reading | Problem]:
+    """The next page of each of these connections."""
+    snaps = snapshots(conn, {one.device for one in asked})
+    return {
+        one: _next(conn, now_ms, one, snaps[one.device], keys) if one.device in snaps else signed_out() for one in asked
+    }
+
+
+def _next(conn: Conn, now_ms: int, asked: Next, snap: Snapshot, keys: CursorKeys) -> Reading | Problem:
+    others = ahead(conn, snap, asked.followed) if asked.first or snap.inbox.woken else ()
+    try:
+        batch = page(conn, now_ms, snap, keys, after=asked.seq, limit=asked.limit, bytes_max=asked.bytes_max)
+    except Problem as problem:  # of this inbox alone
+        return problem
+    return Reading(snap=snap, batch=batch, shared=Pages(opened=Opened(), ahead=others) if others else None)

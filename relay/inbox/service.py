@@ -28,7 +28,7 @@ from relay.inbox.online import Bye, ForeignWord, Word
 from relay.inbox.open_quota import OPEN_DELIVERIES, OpenQuota
 from relay.inbox.page import Snapshot, check, reset_data, snapshot
 from relay.inbox.preferences import Preferences, from_store
-from relay.inbox.reading import NOTHING_SHARED, Reading, place_of, read, read_after, read_messages
+from relay.inbox.reading import NOTHING_SHARED, Next, Reading, place_of, read, read_messages, read_next
 from relay.inbox.registry import Registration
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
@@ -45,6 +45,7 @@ from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import meta, readers, timelines
 from relay.store.engine import Conn, Engine
+from relay.store.gathered import Gathered
 from relay.store.open_deliveries import open_deliveries
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
@@ -67,6 +68,7 @@ log = structlog.get_logger("relay.inbox")
 
 T = TypeVar("T")
 TOLD_MAX = 1000  # users of a shared timeline whose screens are looked at when a message is taken back
+PAGES_TOGETHER_MAX = 16  # of connections, read at a time: full ones would keep the others waiting
 NAMING_STEP = 1000  # messages looked at in one reading
 
 
@@ -97,6 +99,7 @@ class InboxService:
     shared: SharedService = field(init=False)
     upgrades: UpgradeService = field(init=False)
     unchanged: Unchanged = field(init=False)
+    _next_pages: Gathered[Next, Reading] = field(init=False)
     _accept: Any = field(init=False)
     _ack: Any = field(init=False)
     _hello: Any = field(init=False)
@@ -118,6 +121,11 @@ class InboxService:
             page_bytes=self.page_bytes,
         )
         self.unchanged = Unchanged(self.engine)
+        self._next_pages = Gathered(
+            self.engine,
+            lambda conn, now_ms, asked: read_next(conn, now_ms, asked, self.keys),
+            together_max=PAGES_TOGETHER_MAX,
+        )
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
@@ -471,19 +479,12 @@ class InboxService:
         not `followed`.
         """
 
-        return await self.engine.read(
-            lambda conn, now_ms: read_after(
-                conn,
-                now_ms,
-                device,
-                seq,
-                self.keys,
-                limit=min(limit, self.page_entries),
-                bytes_max=min(bytes_max, self.page_bytes),
-                followed=followed,
-                first=first,
-            )
+        asked = Next(
+            device, seq, min(limit, self.page_entries), min(bytes_max, self.page_bytes), tuple(followed), first
         )
+        found = await self._next_pages.get(asked)
+        assert found is not None
+        return found
 
     # --- comparing (protocol 8.7, 10.4) ---
 

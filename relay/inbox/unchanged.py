@@ -28,7 +28,7 @@ class Unchanged:
 
     def __init__(self, engine: Reads) -> None:
         self._known: OrderedDict[DeviceKey, tuple[Question, Version]] = OrderedDict()
-        self._now: Gathered[DeviceKey, Version] = Gathered(engine, versions_of)
+        self._now: Gathered[DeviceKey, Version] = Gathered(engine, lambda conn, _, devices: versions_of(conn, devices))
 
     def answered(self, device: DeviceKey, question: Question, version: Version) -> None:
         """At this version, the answer to this question was that nothing has changed."""

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from relay.store.engine import Conn, T, Work
+from relay.errors import Problem
+from relay.store.engine import Conn, T, Work, settle_futures
 from relay.store.scope import Scope, current, union, within
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-TOGETHER_MAX = 256  # keys of one reading
+TOGETHER_MAX = 256  # keys of one reading, where one costs about as much as another
 
 
 class Reads(Protocol):
@@ -22,17 +23,25 @@ class Reads(Protocol):
 class Gathered(Generic[K, V]):
     """Looks up what keys stand for. Every look-up begins after its key was asked for, so it sees what was committed before.
 
-    While one reading is under way, keys that are asked for wait for the next.
+    While one reading is under way, keys that are asked for wait for the next. `look` gives a value or a problem for each
+    key, and leaves out what stands for nothing.
     """
 
-    def __init__(self, engine: Reads, look: Callable[[Conn, Collection[K]], Mapping[K, V]]) -> None:
+    def __init__(
+        self,
+        engine: Reads,
+        look: Callable[[Conn, int, Collection[K]], Mapping[K, V | Problem]],
+        *,
+        together_max: int = TOGETHER_MAX,
+    ) -> None:
         self._engine = engine
         self._look = look
+        self._together_max = together_max
         self._asked: list[tuple[K, Scope, asyncio.Future[V | None]]] = []
         self._looking: asyncio.Task[None] | None = None
 
     def get(self, key: K) -> "asyncio.Future[V | None]":
-        """What the key stands for, None if nothing. Raises what a reading of the store raises."""
+        """What the key stands for, None if nothing. Raises its problem, and what a reading of the store raises."""
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._asked.append((key, current(), future))
         if self._looking is None:
@@ -42,7 +51,7 @@ class Gathered(Generic[K, V]):
     async def _answer_all(self) -> None:
         try:
             while self._asked:
-                asked, self._asked = self._asked[:TOGETHER_MAX], self._asked[TOGETHER_MAX:]
+                asked, self._asked = self._asked[: self._together_max], self._asked[self._together_max :]
                 await self._answer(asked)
         finally:
             self._looking = None
@@ -51,12 +60,8 @@ class Gathered(Generic[K, V]):
         keys = {key for key, _, _ in asked}
         try:
             with within(union(scope for _, scope, _ in asked)):  # not that of whoever came first
-                found = await self._engine.read(lambda conn, _: self._look(conn, keys))
+                found = await self._engine.read(lambda conn, now_ms: self._look(conn, now_ms, keys))
         except Exception as error:  # noqa: BLE001 - it is the answer of everyone who asked
-            for _, _, future in asked:
-                if not future.done():
-                    future.set_exception(error)
+            settle_futures([(future, error) for _, _, future in asked])
             return
-        for key, _, future in asked:
-            if not future.done():
-                future.set_result(found.get(key))
+        settle_futures([(future, found.get(key)) for key, _, future in asked])

@@ -17,8 +17,9 @@ from house import House
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from relay.errors import CursorRefused, Malformed, Problem
+from relay.errors import CursorRefused, Malformed, Problem, Unauthenticated, Unavailable
 from relay.inbox.cursor import CursorKeys, seal, tail8
+from relay.inbox.reading import Reading
 from relay.inbox.unchanged import Question
 from relay.model import DeviceState, Policy, Scope
 from relay.store import meta
@@ -334,6 +335,35 @@ async def test_f12_an_entry_that_is_larger_than_the_window_is_sent_alone(house: 
         pages.append(sorted(said(batch.json)))
         after = batch.to_seq
     assert pages == [[1], [2], [3, 4]]
+
+
+async def test_connections_that_are_woken_together_are_read_in_one_reading(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets its own page, or is told its own trouble."""
+    for user in ("ann", "bob"):
+        await house.send(user)
+    await house.register("cid/phone")
+    await house.inbox.sign_out(house.key("cid/phone"))
+    await house.engine.write(lambda conn, _: conn.exec_driver_sql("DELETE FROM inbox_entry WHERE user_id = 'bob'"))
+    read, readings = house.engine.read, list[Any]()
+
+    async def counted(work: Any) -> Any:
+        readings.append(work)
+        return await read(work)
+
+    monkeypatch.setattr(house.engine, "read", counted)
+    names = ("ann/phone", "ann/tablet", "bob/phone", "cid/phone")
+    phone, tablet, damaged, gone = await asyncio.gather(
+        *(house.inbox.read_after(house.key(name), 0, limit=200, bytes_max=1 << 20) for name in names),
+        return_exceptions=True,
+    )
+    assert len(readings) == 1
+    for found, name in ((phone, "phone"), (tablet, "tablet")):
+        assert isinstance(found, Reading)
+        assert (found.snap.device.device_id, found.batch and found.batch.entries) == (name, 1)
+    assert isinstance(damaged, Unavailable)
+    assert isinstance(gone, Unauthenticated)
 
 
 async def test_a_range_is_filled_without_a_cursor(house: House) -> None:

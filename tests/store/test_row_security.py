@@ -95,7 +95,7 @@ async def test_a_transaction_that_serves_several_sees_the_rows_of_each(postgres:
 
 async def test_questions_that_share_a_reading_are_answered_for_each_app(postgres: PostgresEngine) -> None:
     """Whoever comes first begins the reading, in its own task."""
-    gathered = Gathered(postgres, lambda conn, _: dict.fromkeys(forgetful(conn, 0), 1))
+    gathered = Gathered(postgres, lambda conn, now_ms, _: dict.fromkeys(forgetful(conn, now_ms), 1))
 
     async def asks(app_id: str, key: str) -> int | None:
         with of_app(app_id):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay.errors import Unavailable
+from relay.errors import Problem, Unavailable
 from relay.store.gathered import TOGETHER_MAX, Gathered
 
 
@@ -14,7 +14,7 @@ class Store:
     """Holds each reading until it is let go; what it gives is as of then."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
+        self.rows: dict[str, int | Problem] = {}
         self.readings: list[list[str]] = []
         self.free = asyncio.Event()
         self.free.set()
@@ -27,7 +27,7 @@ class Store:
             raise Unavailable("away", code="storage_unavailable")
         return found
 
-    def look(self, _: Any, keys: Collection[str]) -> Mapping[str, int]:
+    def look(self, _: Any, now_ms: int, keys: Collection[str]) -> Mapping[str, int | Problem]:
         self.readings.append(sorted(keys))
         return {key: self.rows[key] for key in keys if key in self.rows}
 
@@ -67,6 +67,13 @@ async def test_a_crowd_is_answered_in_readings_of_bounded_size(store: Store, gat
     store.rows = {f"{n:04}": n for n in range(TOGETHER_MAX + 5)}
     assert await asyncio.gather(*map(gathered.get, store.rows)) == list(store.rows.values())
     assert [len(reading) for reading in store.readings] == [TOGETHER_MAX, 5]
+
+
+async def test_the_trouble_of_one_is_not_that_of_the_others(store: Store, gathered: Gathered[str, int]) -> None:
+    store.rows = {"a": Unavailable("broken"), "b": 2}
+    broken, whole = await asyncio.gather(*map(gathered.get, "ab"), return_exceptions=True)
+    assert (type(broken), whole) == (Unavailable, 2)
+    assert len(store.readings) == 1
 
 
 async def test_a_store_that_is_away_is_told_to_everyone_and_asked_again_by_the_next(
