@@ -15,6 +15,7 @@ from relay.store import entries as entry_rows
 from relay.store.engine import Conn
 
 NOTHING_SHARED = Wanted()
+NEXT_ENTRIES = 400  # about as many are read for connections at once, so that nobody waits long for what others read
 FIRST_ENTRIES = frozenset({Kind.MESSAGE, Kind.OWN})  # by which a message enters an inbox
 
 
@@ -116,14 +117,22 @@ class Next(NamedTuple):
 
 
 def read_next(conn: Conn, now_ms: int, asked: Collection[Next], keys: CursorKeys) -> dict[Next, Reading | Problem]:
-    """The next page of each of these connections."""
+    """The next page of each of these connections; of the last ones none, if it is enough for one reading before."""
     snaps = snapshots(conn, {one.device for one in asked})
-    return {
-        one: _next(conn, now_ms, one, snaps[one.device], keys) if one.device in snaps else signed_out() for one in asked
-    }
+    found: dict[Next, Reading | Problem] = {}
+    entries = 0
+    for one in asked:
+        if entries >= NEXT_ENTRIES:
+            break
+        given = found[one] = _next(conn, now_ms, one, snaps.get(one.device), keys)
+        if isinstance(given, Reading) and given.batch is not None:
+            entries += given.batch.entries
+    return found
 
 
-def _next(conn: Conn, now_ms: int, asked: Next, snap: Snapshot, keys: CursorKeys) -> Reading | Problem:
+def _next(conn: Conn, now_ms: int, asked: Next, snap: Snapshot | None, keys: CursorKeys) -> Reading | Problem:
+    if snap is None:
+        return signed_out()
     others = ahead(conn, snap, asked.followed) if asked.first or snap.inbox.woken else ()
     try:
         batch = page(conn, now_ms, snap, keys, after=asked.seq, limit=asked.limit, bytes_max=asked.bytes_max)

@@ -68,7 +68,6 @@ log = structlog.get_logger("relay.inbox")
 
 T = TypeVar("T")
 TOLD_MAX = 1000  # users of a shared timeline whose screens are looked at when a message is taken back
-PAGES_TOGETHER_MAX = 16  # of connections, read at a time: full ones would keep the others waiting
 NAMING_STEP = 1000  # messages looked at in one reading
 
 
@@ -121,11 +120,7 @@ class InboxService:
             page_bytes=self.page_bytes,
         )
         self.unchanged = Unchanged(self.engine)
-        self._next_pages = Gathered(
-            self.engine,
-            lambda conn, now_ms, asked: read_next(conn, now_ms, asked, self.keys),
-            together_max=PAGES_TOGETHER_MAX,
-        )
+        self._next_pages = Gathered(self.engine, lambda conn, now_ms, asked: read_next(conn, now_ms, asked, self.keys))
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
@@ -482,8 +477,8 @@ class InboxService:
         asked = Next(
             device, seq, min(limit, self.page_entries), min(bytes_max, self.page_bytes), tuple(followed), first
         )
-        found = await self._next_pages.get(asked)
-        assert found is not None
+        while (found := await self._next_pages.get(asked)) is None:
+            continue  # the reading was full
         return found
 
     # --- comparing (protocol 8.7, 10.4) ---

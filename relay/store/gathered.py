@@ -11,7 +11,7 @@ from relay.store.scope import Scope, current, union, within
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-TOGETHER_MAX = 256  # keys of one reading, where one costs about as much as another
+TOGETHER_MAX = 256  # keys of one reading
 
 
 class Reads(Protocol):
@@ -27,16 +27,9 @@ class Gathered(Generic[K, V]):
     key, and leaves out what stands for nothing.
     """
 
-    def __init__(
-        self,
-        engine: Reads,
-        look: Callable[[Conn, int, Collection[K]], Mapping[K, V | Problem]],
-        *,
-        together_max: int = TOGETHER_MAX,
-    ) -> None:
+    def __init__(self, engine: Reads, look: Callable[[Conn, int, Collection[K]], Mapping[K, V | Problem]]) -> None:
         self._engine = engine
         self._look = look
-        self._together_max = together_max
         self._asked: list[tuple[K, Scope, asyncio.Future[V | None]]] = []
         self._looking: asyncio.Task[None] | None = None
 
@@ -51,13 +44,13 @@ class Gathered(Generic[K, V]):
     async def _answer_all(self) -> None:
         try:
             while self._asked:
-                asked, self._asked = self._asked[: self._together_max], self._asked[self._together_max :]
+                asked, self._asked = self._asked[:TOGETHER_MAX], self._asked[TOGETHER_MAX:]
                 await self._answer(asked)
         finally:
             self._looking = None
 
     async def _answer(self, asked: "list[tuple[K, Scope, asyncio.Future[V | None]]]") -> None:
-        keys = {key for key, _, _ in asked}
+        keys = dict.fromkeys(key for key, _, _ in asked)  # in the order they came
         try:
             with within(union(scope for _, scope, _ in asked)):  # not that of whoever came first
                 found = await self._engine.read(lambda conn, now_ms: self._look(conn, now_ms, keys))

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from relay.errors import CursorRefused, Malformed, Problem, Unauthenticated, Unavailable
+from relay.inbox import reading, service
 from relay.inbox.cursor import CursorKeys, seal, tail8
 from relay.inbox.reading import Reading
 from relay.inbox.unchanged import Question
@@ -364,6 +365,28 @@ async def test_connections_that_are_woken_together_are_read_in_one_reading(
         assert (found.snap.device.device_id, found.batch and found.batch.entries) == (name, 1)
     assert isinstance(damaged, Unavailable)
     assert isinstance(gone, Unauthenticated)
+
+
+async def test_what_is_enough_for_one_reading_is_read_in_several(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd that comes back with much to read holds nobody up for long; in the order in which they asked."""
+    monkeypatch.setattr(reading, "NEXT_ENTRIES", 3)
+    names = [f"user-{n}/phone" for n in range(5)]
+    for name in names:
+        await house.register(name)
+    await house.sends(2, *(name.partition("/")[0] for name in names))
+    read_next, readings = service.read_next, list[list[str]]()
+
+    def noted(conn: Any, now_ms: int, asked: Any, keys: Any) -> Any:
+        found = read_next(conn, now_ms, asked, keys)
+        readings.append([one.device.user_id for one in found])
+        return found
+
+    monkeypatch.setattr(service, "read_next", noted)
+    found = await asyncio.gather(
+        *(house.inbox.read_after(house.key(name), 0, limit=200, bytes_max=1 << 20) for name in names)
+    )
+    assert [one.batch and one.batch.entries for one in found] == [2] * 5
+    assert readings == [["user-0", "user-1"], ["user-2", "user-3"], ["user-4"]]
 
 
 async def test_a_range_is_filled_without_a_cursor(house: House) -> None:
