@@ -239,8 +239,7 @@ class Facts:
     open_conversation: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True):
     """Where a provider reaches a device. `token` is sealed in the store, and so are the keys for what only it may read."""
 
     preference: int

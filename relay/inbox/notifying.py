@@ -1,6 +1,6 @@
 """What is worth a notification to a device that does not have it (protocol 7.1). All pure."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from relay.inbox.preferences import NOTHING_SAID, Preferences, wanted
 from relay.inbox.selective_acks import NO_ACKS, Acks
@@ -8,8 +8,7 @@ from relay.inbox.visibility import View, mentions, particulars_of, view
 from relay.model import Device, Entry, NotifyPolicy, Policy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserFacts:
+class UserFacts(Struct, frozen=True, kw_only=True):
     """What decides about a device's notifications besides its own row."""
 
     devices: tuple[Device, ...]  # of the user, all of them

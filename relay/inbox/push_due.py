@@ -5,8 +5,9 @@ decides from the rows it read under that lock.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from relay.model import Address, Device, DeviceState, Policy, PushJob
 
@@ -76,8 +77,7 @@ def waits_until(
     return until_ms, reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outstanding:
+class Outstanding(Struct, frozen=True, kw_only=True):
     """What a device has not acked and is worth a notification, as far as `rearm` must know it."""
 
     untold_ms: int | None  # accept time of the oldest entry above `pushed_seq`, or with a step due: W(d) is not empty
@@ -89,8 +89,7 @@ class Outstanding:
 NOTHING = Outstanding(untold_ms=None, told=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rearmed:
+class Rearmed(Struct, frozen=True, kw_only=True):
     """When a push job is due, and why then; None: it rests, and why."""
 
     due_ms: int | None

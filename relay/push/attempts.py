@@ -1,7 +1,8 @@
 """One try to push, and the look before it is made (protocol 7.3)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from relay.model import Address, DeviceKey
 from relay.push.dead_tokens import active
@@ -13,8 +14,7 @@ from relay.store import entries as entry_rows
 from relay.store.engine import Conn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One try that a worker holds a claim for."""
 
     device: DeviceKey

@@ -1,6 +1,6 @@
 """An address that keeps failing in a way that is dead if it goes on, judged by itself, apart from its account. Pure."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from providers.contract import Verdict
 from relay.push.rules import Result
@@ -8,8 +8,7 @@ from relay.push.rules import Result
 FAILURES_MIN = 3  # two, long apart, are no habit
 
 
-@dataclass(frozen=True, slots=True)
-class Failing:
+class Failing(Struct, frozen=True):
     """How often in a row an address failed so, and since when (Unix ms)."""
 
     times: int = 0

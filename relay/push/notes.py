@@ -3,7 +3,9 @@
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from providers.contract import Capabilities, left_out
 from relay.model import Address, Notification
@@ -13,8 +15,7 @@ IDS_MAX = 10  # ids named in one push; cut first when it is too large
 SUMMARY_PRIORITY_URGENT = frozenset({"high", "urgent"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
+class Note(Struct, frozen=True, kw_only=True):
     """One notification of a plan, in neutral words. No title and no body: a silent wake-up."""
 
     push_id: str

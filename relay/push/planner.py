@@ -1,7 +1,10 @@
 """What to tell one device now, if anything: a pure function of what is outstanding (protocol 7.2)."""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from relay.inbox import push_due
 from relay.inbox.push_due import Later, Rest
@@ -14,8 +17,7 @@ TRIES_PER_ADDRESS = 5  # failed tries in a row, then the next address of the cha
 URGENT = "urgent"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Send:
+class Send(Struct, frozen=True, kw_only=True):
     """Notifications for one address. `from_seq` to `upto_seq`: the numbers of the inbox that they tell of."""
 
     address: Address
@@ -27,8 +29,7 @@ class Send:
     steps_upto: int = 0  # it is a step of messages; nothing up to here has another one due
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
+class Stop(Struct, frozen=True, kw_only=True):
     """Nothing goes until an event says otherwise."""
 
     reason: Rest
@@ -124,7 +125,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     address = _choose(s, beyond or (_again(s, able) if step else able))
     account = s.accounts[address.account].towards(address)
     if push_due.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
-        s = replace(s, policy=replace(s.policy, separate_max=1))  # it is to be one push
+        s = replace(s, policy=dataclasses.replace(s.policy, separate_max=1))  # it is to be one push
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
         return waits

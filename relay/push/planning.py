@@ -4,7 +4,6 @@ It takes the users' locks, asks the planner, and writes what it said: rest, late
 vendor is called outside any transaction.
 """
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,7 +148,7 @@ def _by_the_store(
     sent = quota.sent_on(conn, days.values())
     seen = {}
     for name, view in views.items():
-        known = dataclasses.replace(view, parked=(app_id, name) in parked)
+        known = replace(view, parked=(app_id, name) in parked)
         seen[name] = known.counted(sent[days[name]]) if name in days else known
     return seen
 

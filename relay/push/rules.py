@@ -1,7 +1,8 @@
 """What an attempt's verdict means for its job, as a table."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from providers.contract import Outcome, Scope, Verdict
 from relay.push.notes import Form
@@ -40,8 +41,7 @@ AFTER: dict[Verdict, Then] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True):
     """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer.
 
     `broke`: there is no answer, as the adapter raised; its outcome stands for that. `partly`: of its notifications some

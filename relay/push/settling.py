@@ -4,8 +4,8 @@ It takes the lock again; a result whose claim is not the live one changes nothin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from relay.clock import rfc3339
@@ -31,8 +31,7 @@ from relay.store.readers import Read
 DAY_MS = 86_400_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Struct, frozen=True, kw_only=True):
     """An attempt and what became of it. `retry_ms`: when to try again, if it is to be. `spare`: no token is to be removed
     now, however dead (the brake holds). `passes_on`: the next address of the device, if it has one, need not wait so long.
     `held`: nothing failed; this sort of push has to wait, and others go."""

@@ -1,8 +1,10 @@
 """What the planner is told of one device: what is outstanding, its addresses, and how its accounts are."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from providers.contract import Capabilities
 from relay.inbox.push_due import Later
@@ -12,8 +14,7 @@ from relay.push.limits import BUDGET_WAIT_MS
 ITEMS_MAX = 200  # outstanding entries looked at in full
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(Struct, frozen=True, kw_only=True):
     """One outstanding entry with what it would show."""
 
     entry: Entry
@@ -22,8 +23,7 @@ class Item:
     collapse_key: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedNews:
+class SharedNews(Struct, frozen=True, kw_only=True):
     """What there is to tell of a shared timeline: its newest items, and how many numbers they stand for."""
 
     conversation_id: str
@@ -33,8 +33,7 @@ class SharedNews:
     upto_seq: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class Wait(Struct, frozen=True, kw_only=True):
     """Nothing goes before then."""
 
     at_ms: int
@@ -54,8 +53,7 @@ class Privacy(StrEnum):
     NONE = "none"  # ids alone: a wake-up
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
+class Quota(Struct, frozen=True, kw_only=True):
     """What an account may send in one of its vendor's days, which `ends_ms`. No limit: until the vendor says so."""
 
     limit: int | None
@@ -79,8 +77,7 @@ def channel_of(shown: Notification | None, channels: Collection[str] | None) -> 
     return shown.channel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountView:
+class AccountView(Struct, frozen=True, kw_only=True):
     """What an account can do at this moment. `free`: pushes that may start now; `retries`: how many of them may be retries."""
 
     capabilities: Capabilities
@@ -142,6 +139,8 @@ class AccountView:
 
     def holds(self, token_hash: bytes, shown: Notification | None, now_ms: int) -> Wait | None:
         """Until when the vendor does not take what would show this, and why; None: it does. No `shown`: a wake-up."""
+        if not self.held:
+            return None
         channel = None if self.privacy is Privacy.NONE else channel_of(shown, self.channels)
         waits = (self.held.get((of, channel)) for of in (None, token_hash))
         return max((one for one in waits if one is not None and one.at_ms > now_ms), key=at_ms_of, default=None)
@@ -154,8 +153,7 @@ class AccountView:
         return max(shut_ms, self.closed_for_ms, self.ill_for_ms if self.closed_for_ms else 0) > self.falls_back_ms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """Everything a plan depends on."""
 
     now_ms: int

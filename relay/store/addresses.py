@@ -1,7 +1,6 @@
 """Rows of addresses: where vendors reach devices, and whose a token is."""
 
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, select, text, update
@@ -11,7 +10,7 @@ from relay.store.schema.devices import address, address_move
 from relay.store.sql import as_list, by_app, device_params, in_list, insert_rows, per_dialect
 
 MOVES_KEEP_MS = 86_400_000
-_ADDRESS = tuple(field.name for field in fields(Address))
+_ADDRESS = Address.__struct_fields__
 
 
 @per_dialect

@@ -6,10 +6,10 @@ for the whole app (protocol §13).
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from relay.store.schema.webhooks import event
@@ -18,8 +18,7 @@ from relay.store.sql import insert_missing
 DELIVERIES_MAX = 150  # deliveries listed in one event: a webhook's body stays below 20 kB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewEvent:
+class NewEvent(Struct, frozen=True, kw_only=True):
     """A fact to tell the app's backend. `data` is for JSON; the id follows from the fact (`derived_id`)."""
 
     app_id: str

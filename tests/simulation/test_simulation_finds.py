@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from relay.inbox import ending, judging, push_due
 from relay.push import accounts
@@ -35,7 +36,7 @@ def jobs_of_devices_that_are_away_rest(patch: pytest.MonkeyPatch) -> None:
 
     def resting(*args: Any, **more: Any) -> Any:
         after = rearm(*args, **more)
-        return replace(after, due_ms=None) if after.reason == push_due.Later.DEBOUNCE else after
+        return structs.replace(after, due_ms=None) if after.reason == push_due.Later.DEBOUNCE else after
 
     patch.setattr(push_due, "rearm", resting)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from house import House
+from msgspec.structs import replace
 
 from providers.contract import Capabilities
 from relay.inbox.ack import AckRequest
@@ -142,7 +143,7 @@ async def test_what_was_taken_back_leaves_the_notification_to_what_is_unread_bes
 async def summed_up(house: House, *names: str) -> None:
     """A vendor that keeps few is told of these groups, and of what is in the inbox, by one notification."""
     few = dataclasses.replace(house.views["v"].capabilities, collapse_keys_max=2)
-    house.views = {"v": dataclasses.replace(house.views["v"], capabilities=few)}
+    house.views = {"v": replace(house.views["v"], capabilities=few)}
     for name in names:
         await house.inbox.groups.change("shop", name, add=["ann"], remove=(), ultra=True, notify="all")
         await house.inbox.accept(house.message(users=(), group=name, conversation_id=name))

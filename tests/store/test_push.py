@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import select
 
 from providers.contract import Capabilities, Outcome, Scope, Verdict
@@ -236,7 +237,7 @@ async def test_who_is_parked_is_the_store_s_word_and_no_node_s_memory(desk: Desk
     assert (await desk.job()).reason == "account_parked"
 
     assert await unpark(desk) == 1
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], parked=True)}
+    desk.views = {"v": replace(VIEWS["v"], parked=True)}
     (attempt,) = await desk.plan()
     assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
 
@@ -246,7 +247,7 @@ async def test_a_node_that_has_not_heard_of_it_does_not_call_a_parked_account(de
     clock.forward(s=1)
     (attempt,) = await desk.plan()
     await desk.settle(attempt, **PARK)
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], parked=False)}
+    desk.views = {"v": replace(VIEWS["v"], parked=False)}
     await desk.send()
     clock.forward(s=1)
     assert await desk.plan() == ()
@@ -256,7 +257,7 @@ async def test_the_quota_of_a_day_is_counted_in_the_store_and_waited_for(desk: D
     ends_ms = clock.now_ms() + 3_600_000
     for day, goes in (("2026-11-26", True), ("2026-11-26", False), ("2026-11-27", True)):
         limit = Quota(limit=1, day=day, ends_ms=ends_ms)
-        desk.views = {"v": dataclasses.replace(VIEWS["v"], quota=limit)}  # as after a restart: nothing is remembered
+        desk.views = {"v": replace(VIEWS["v"], quota=limit)}  # as after a restart: nothing is remembered
         await desk.send()
         clock.forward(s=1)
         if not goes:
@@ -270,7 +271,7 @@ async def test_the_quota_of_a_day_is_counted_in_the_store_and_waited_for(desk: D
 
 async def test_a_day_that_the_vendor_calls_used_up_is_over_for_every_node_until_it_ends(desk: Desk, clock: Any) -> None:
     ends_ms = clock.now_ms() + 3_600_000
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], quota=Quota(limit=None, day="2026-11-26", ends_ms=ends_ms))}
+    desk.views = {"v": replace(VIEWS["v"], quota=Quota(limit=None, day="2026-11-26", ends_ms=ends_ms))}
     await desk.send()
     clock.forward(s=1)
     (attempt,) = await desk.plan()
@@ -285,7 +286,7 @@ async def test_a_day_that_the_vendor_calls_used_up_is_over_for_every_node_until_
 
 async def test_wake_ups_of_one_device_keep_the_distance_that_the_vendor_wants(desk: Desk, clock: Any) -> None:
     gap = dataclasses.replace(VIEWS["v"].capabilities, silent_gap_s=1200)
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], privacy=Privacy.NONE, capabilities=gap)}
+    desk.views = {"v": replace(VIEWS["v"], privacy=Privacy.NONE, capabilities=gap)}
     await desk.send()
     clock.forward(s=1)
     (attempt,) = await desk.plan()
@@ -301,7 +302,7 @@ async def test_wake_ups_of_one_device_keep_the_distance_that_the_vendor_wants(de
 
 async def test_messages_that_wait_at_a_vendor_with_four_collapse_keys_take_no_fifth(desk: Desk, clock: Any) -> None:
     few = dataclasses.replace(VIEWS["v"].capabilities, collapse_keys_max=4)
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], capabilities=few)}
+    desk.views = {"v": replace(VIEWS["v"], capabilities=few)}
     keys = set()
     for _ in range(7):
         await desk.send()
@@ -427,7 +428,7 @@ async def test_a_phone_that_is_off_has_one_notification_of_all_where_the_vendor_
     desk: Desk, clock: Any
 ) -> None:
     one = dataclasses.replace(VIEWS["v"].capabilities, collapse_keys_max=1)
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], capabilities=one)}
+    desk.views = {"v": replace(VIEWS["v"], capabilities=one)}
 
     async def told() -> Any:
         clock.forward(s=1)
@@ -489,7 +490,7 @@ async def test_over_its_budget_a_retry_is_put_off_however_the_vendor_asked_for_i
     clock.forward(s=1)
     (attempt,) = await desk.plan()
     await desk.settle(attempt, Verdict.RETRY, retry_after_s=5.0)
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], retries=0)}
+    desk.views = {"v": replace(VIEWS["v"], retries=0)}
     clock.forward(s=6)
     assert await desk.plan() == ()
     job = await desk.job()

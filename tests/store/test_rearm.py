@@ -16,6 +16,7 @@ import pytest
 from house import FREE, House, address
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from providers.contract import Scope as VendorScope
 from providers.contract import Verdict
@@ -163,7 +164,9 @@ class Story:
             return
         attempt = self.attempts.pop(at % len(self.attempts))
         if verdict is Verdict.MISCONFIGURED:
-            self.house.views = {"v": replace(FREE, parked=True)}  # what the worker's account does when it hears that
+            self.house.views = {
+                "v": structs.replace(FREE, parked=True)
+            }  # what the worker's account does when it hears that
             await self.house.settle(attempt, verdict, scope=VendorScope.ACCOUNT)
         else:
             await self.house.settle(attempt, verdict, spare=spare)
@@ -398,7 +401,7 @@ async def test_an_account_that_is_mended_wakes_everybody_who_rested_for_it(house
     clock.forward(s=1)
     first, second = await house.plan()
     await house.settle(first, Verdict.MISCONFIGURED, scope=VendorScope.ACCOUNT, vendor_code="InvalidProviderToken")
-    house.views = {"v": replace(FREE, parked=True)}
+    house.views = {"v": structs.replace(FREE, parked=True)}
     await house.settle(second, None)
     assert await house.plan() == []
     for name in ("ann/phone", "bob/phone"):

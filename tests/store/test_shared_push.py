@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from house import House
+from msgspec.structs import replace
 
 from providers.contract import Verdict
 from relay.inbox.ack import AckRequest
@@ -283,7 +284,7 @@ async def post_to(house: House, name: str) -> None:
 
 def keeps_four(house: House) -> None:
     few = dataclasses.replace(house.views["v"].capabilities, collapse_keys_max=4)
-    house.views = {"v": dataclasses.replace(house.views["v"], capabilities=few)}
+    house.views = {"v": replace(house.views["v"], capabilities=few)}
 
 
 async def test_groups_and_messages_that_wait_at_a_vendor_with_four_collapse_keys_take_no_fifth(house: House) -> None:

@@ -1,6 +1,5 @@
 """Steps in place of reminders (protocol 7.5): when each is due, and what of a message with steps the planner sends."""
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -134,12 +133,10 @@ def test_a_parked_account_holds_a_step_until_it_is_mended() -> None:
 def drawn_step(seed: int) -> Situation:
     """Any situation, some of whose told items have a step due; the rest of it may be about something newer."""
     s, more = drawn(seed), drawn(seed + 1)
-    told = tuple(
-        dataclasses.replace(one, entry=replace(one.entry, escalated=one.entry.seq % 2 or None)) for one in more.told
-    )
+    told = tuple(replace(one, entry=replace(one.entry, escalated=one.entry.seq % 2 or None)) for one in more.told)
     above = max((one.entry.seq for one in told), default=0)
-    untold = tuple(dataclasses.replace(one, entry=replace(one.entry, seq=one.entry.seq + above)) for one in s.untold)
-    s = dataclasses.replace(
+    untold = tuple(replace(one, entry=replace(one.entry, seq=one.entry.seq + above)) for one in s.untold)
+    s = replace(
         s,
         told=told,
         untold=untold,

@@ -156,7 +156,7 @@ MORNING = Wait(at_ms=NOW + HOUR, reason=Later.HOURS)
 
 
 def news(seq: int, **more: Any) -> Item:
-    return dataclasses.replace(item(seq, **more), push=Notification(title=f"t{seq}", body="b", channel="news"))
+    return replace(item(seq, **more), push=Notification(title=f"t{seq}", body="b", channel="news"))
 
 
 def held(*sorts: tuple[bytes | None, str | None], **more: Any) -> dict[str, AccountView]:
@@ -226,9 +226,9 @@ def test_a_silent_push_waits_so_long_that_the_vendor_lets_it_through() -> None:
 def test_title_only_hides_the_rest_of_the_message() -> None:
     shown = Notification(title="Ann", body="secret", image="https://x/y", data={"k": "secret"}, click="secret", badge=3)
     private = {"v": view(privacy=Privacy.TITLE)}
-    (note,) = sent(situation(dataclasses.replace(item(1), push=shown), accounts=private)).notes
+    (note,) = sent(situation(replace(item(1), push=shown), accounts=private)).notes
     assert note.shows == Notification(title="Ann", badge=3)
-    bodies = dataclasses.replace(item(1), push=Notification(body="secret"))
+    bodies = replace(item(1), push=Notification(body="secret"))
     (note,) = sent(situation(bodies, accounts=private)).notes
     assert note.shows is None, "without a title there is nothing that may be shown"
 
@@ -384,11 +384,11 @@ def drawn(seed: int) -> Situation:
 
 def ripened(s: Situation) -> Situation:
     """The same with nothing left to wait for, except that the account may have no room."""
-    return dataclasses.replace(
+    return replace(
         s,
         device=replace(s.device, state=DeviceState.ACTIVE, online_since_ms=None, linger_until_ms=None),
         job=replace(s.job, retry_ms=None, told_ms=NOW - 30 * HOUR, knock=0),
-        untold=tuple(dataclasses.replace(one, entry=replace(one.entry, accepted_ms=NOW - HOUR)) for one in s.untold),
+        untold=tuple(replace(one, entry=replace(one.entry, accepted_ms=NOW - HOUR)) for one in s.untold),
         elsewhere=False,
     )
 
@@ -466,7 +466,7 @@ def test_a_wait_lies_ahead_and_a_rest_has_a_reason_that_an_event_ends(s: Situati
 
 @whatever
 def test_the_same_situation_has_the_same_plan(s: Situation) -> None:
-    assert plan(s) == plan(dataclasses.replace(s))
+    assert plan(s) == plan(replace(s))
 
 
 # --- what a vendor cannot express -------------------------------------------------------------------------------------
@@ -476,16 +476,14 @@ def test_a_note_says_what_the_vendor_cannot_express_of_it() -> None:
     shown = Notification(title="Ann", body="hi", title_loc_key="FROM", title_loc_args=("Ann",), badge=3)
     rich = dataclasses.replace(CAPABILITIES, localised=True, badge=True)
     for capabilities, missing in ((CAPABILITIES, ("badge", "title_loc_key")), (rich, ())):
-        found = plan(
-            situation(dataclasses.replace(item(1), push=shown), accounts={"v": view(capabilities=capabilities)})
-        )
+        found = plan(situation(replace(item(1), push=shown), accounts={"v": view(capabilities=capabilities)}))
         assert isinstance(found, Send)
         assert found.notes[0].left_out == missing
 
 
 def test_a_summary_of_many_keeps_the_title_s_name_and_drops_the_body_s() -> None:
     shown = Notification(title="Ann", body="hi", title_loc_key="FROM", body_loc_key="SAID", body_loc_args=("hi",))
-    items = tuple(dataclasses.replace(item(n), push=shown) for n in range(1, 9))
+    items = tuple(replace(item(n), push=shown) for n in range(1, 9))
     found = plan(situation(*items))
     assert isinstance(found, Send)
     assert found.form == Form.SUMMARY
@@ -511,7 +509,7 @@ ONE_KEPT = {"v": view(capabilities=dataclasses.replace(CAPABILITIES, collapse_ke
 def test_a_phone_that_let_a_reminder_go_by_has_one_summary_of_a_vendor_that_keeps_one(
     knock: int, told: int, kind: str, body: str
 ) -> None:
-    there = (dataclasses.replace(address("v"), kind=kind),)
+    there = (replace(address("v"), kind=kind),)
     found = sent(situation(item(3), told_count=told, job=job(knock=knock), addresses=there, accounts=ONE_KEPT))
     (note,) = found.notes
     assert note.shows is not None
@@ -603,13 +601,13 @@ def test_a_stale_address_gets_one_push_a_week(s: Situation) -> None:
     """Whatever there is to tell; the others of the chain are fresh, or had none yet."""
     silent = replace(s.device, contact_ms=NOW - s.policy.dormant_ms, online_since_ms=None)
     days = {"v": 1, "w": 8}
-    addresses = tuple(dataclasses.replace(a, pushed_ms=NOW - days[a.account] * 24 * HOUR) for a in s.addresses)
-    found = plan(dataclasses.replace(s, device=silent, addresses=addresses))
+    addresses = tuple(replace(a, pushed_ms=NOW - days[a.account] * 24 * HOUR) for a in s.addresses)
+    found = plan(replace(s, device=silent, addresses=addresses))
     if isinstance(found, Send):
         assert (found.address.account, len(found.notes)) == ("w", 1)
     elif isinstance(found, Wait) and found.reason is Later.STALE:
         assert found.at_ms == NOW + 6 * 24 * HOUR
-    refreshed = tuple(dataclasses.replace(a, registered_ms=NOW) for a in addresses)
-    assert plan(dataclasses.replace(s, device=silent, addresses=refreshed)) == plan(
-        dataclasses.replace(s, device=replace(silent, contact_ms=NOW), addresses=refreshed)
+    refreshed = tuple(replace(a, registered_ms=NOW) for a in addresses)
+    assert plan(replace(s, device=silent, addresses=refreshed)) == plan(
+        replace(s, device=replace(silent, contact_ms=NOW), addresses=refreshed)
     )

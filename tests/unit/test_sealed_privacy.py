@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inbox_rows_made import NOW, device, entry, job
+from msgspec import structs
 
 from providers.contract import Capabilities
 from relay.client import SealKeys as AppKeys
@@ -156,7 +157,7 @@ def test_the_vendor_sees_nothing_of_it_and_the_device_all(shown: Notification, c
     note = Note(
         push_id="m-1", collapse_key="m-1", shows=shown, urgent=True, ttl_s=60, ids=("m-1",), count=count, sealed=True
     )
-    one = attempt(replace(planned(to=address()), notes=(note,)))
+    one = attempt(structs.replace(planned(to=address()), notes=(note,)))
     push = push_of(one, note, "token", provider="v", keys=KEYS, seed=SEED)
     seen = {field.name: getattr(push, field.name) for field in fields(push)}
     assert not set("🔒ßé") & set(str(seen))
