@@ -57,17 +57,15 @@ def settle(
     for one in settlements:
         outcome = one.result.outcome
         ends.append(
-            (
-                one.attempt.device,
-                {
-                    "token": one.attempt.token,
-                    "now": now_ms,
-                    "word": one.result.word,
-                    "vid": None if outcome is None else outcome.vendor_id,
-                    "vcode": None if outcome is None else outcome.vendor_code,
-                    "left": left_out_of(one.attempt, one.result.losses),
-                },
-            )
+            {
+                **one.attempt.device._asdict(),
+                "claim_token": one.attempt.token,
+                "ended_ms": now_ms,
+                "verdict": one.result.word,
+                "vendor_id": None if outcome is None else outcome.vendor_id,
+                "vendor_code": None if outcome is None else outcome.vendor_code,
+                "left_out": left_out_of(one.attempt, one.result.losses),
+            }
         )
         locked = users.get(one.attempt.device.user)
         job = None if locked is None else locked.jobs.get(one.attempt.device.device_id)

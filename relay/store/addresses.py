@@ -1,13 +1,14 @@
 """Rows of addresses: where vendors reach devices, and whose a token is."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, delete, select, text, update
 
 from relay.model import Address, DeviceKey, UserKey
 from relay.store.schema.devices import address, address_move
-from relay.store.sql import as_list, by_app, device_params, in_list, insert_rows, per_dialect
+from relay.store.sql import as_list, by_app, device_params, in_list, insert_rows, many_rows, per_dialect
 
 MOVES_KEEP_MS = 86_400_000
 _ADDRESS = Address.__struct_fields__
@@ -16,10 +17,8 @@ _ADDRESS = Address.__struct_fields__
 @per_dialect
 def _addresses(sqlite: bool) -> Select[Any]:
     c = address.c
-    return (
-        select(c.user_id, c.device_id, *(c[name] for name in _ADDRESS))
-        .where(c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite))
-        .order_by(c.user_id, c.device_id, c.preference)
+    return select(c.user_id, c.device_id, *(c[name] for name in _ADDRESS)).where(
+        c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite)
     )
 
 
@@ -27,9 +26,11 @@ def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, l
     """Addresses of all devices of these users, in order of preference."""
     found: dict[DeviceKey, list[Address]] = {}
     for app_id, users in by_app(keys).items():
-        for user_id, device_id, *rest in conn.execute(_addresses(conn), {"app": app_id, "users": as_list(conn, users)}):
-            one = Address(**dict(zip(_ADDRESS, rest, strict=True)))
-            found.setdefault(DeviceKey(app_id, user_id, device_id), []).append(one)
+        rows = many_rows(conn, _addresses(conn), {"app": app_id, "users": as_list(conn, users)})
+        for user_id, device_id, *rest in rows:
+            found.setdefault(DeviceKey(app_id, user_id, device_id), []).append(Address(*rest))
+    for some in found.values():
+        some.sort(key=attrgetter("preference"))
     return found
 
 

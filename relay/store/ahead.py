@@ -14,7 +14,7 @@ from sqlalchemy.types import BigInteger, Text
 from relay.model import Entry, UserKey
 from relay.store.entries import DECIDING, WITH_MESSAGE, entry_of
 from relay.store.schema.inboxes import inbox_entry
-from relay.store.sql import is_sqlite, per_dialect
+from relay.store.sql import is_sqlite, many_rows, per_dialect
 
 SPAN = 16  # numbers looked at after a place; who lacks more is asked about by itself
 
@@ -70,9 +70,9 @@ def windows(conn: Connection, now_ms: int, places: Iterable[Place]) -> dict[User
     wanted = dict.fromkeys((*key, after, min(upto, after + SPAN)) for key, after, upto in places if after < upto)
     entries: dict[UserKey, dict[int, Entry]] = {}
     if wanted:
-        for row in conn.execute(_in_windows(conn), {"now": now_ms, **_listed(conn, list(wanted))}):
-            entry = entry_of(row)
-            entries.setdefault(UserKey(row.app_id, row.user_id), {})[entry.seq] = entry
+        for row in many_rows(conn, _in_windows(conn), {"now": now_ms, **_listed(conn, list(wanted))}):
+            entry, user_id, app_id = entry_of(row), row[0], row[-1]
+            entries.setdefault(UserKey(app_id, user_id), {})[entry.seq] = entry
     found: dict[UserKey, list[Window]] = {}
     for app_id, user_id, after, upto in wanted:
         key = UserKey(app_id, user_id)

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, select
 
 from relay.model import DeviceKey, UserKey
 from relay.store.schema.push import push_attempt, push_receipt
-from relay.store.sql import device_params, insert_rows, is_sqlite, update_rows
+from relay.store.sql import device_params, insert_rows, update_rows
 
 _a = push_attempt.c
 
@@ -17,47 +17,13 @@ def start_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     insert_rows(conn, push_attempt, rows)
 
 
-_end = (
-    update(push_attempt)
-    .where(
-        _a.app_id == bindparam("app"),
-        _a.user_id == bindparam("user"),
-        _a.device_id == bindparam("device"),
-        _a.claim_token == bindparam("token"),
-        _a.ended_ms.is_(None),
-    )
-    .values(
-        ended_ms=bindparam("now"),
-        verdict=bindparam("word"),
-        vendor_id=bindparam("vid"),
-        vendor_code=bindparam("vcode"),
-        left_out=bindparam("left"),
-    )
-)
+_ENDED = ("ended_ms", "verdict", "vendor_id", "vendor_code", "left_out")
+_FIRST_END = {c: f"CASE WHEN t.ended_ms IS NULL THEN v.{c} ELSE t.{c} END" for c in _ENDED}
 
 
-_ENDED = {
-    "token": "claim_token",
-    "now": "ended_ms",
-    "word": "verdict",
-    "vid": "vendor_id",
-    "vcode": "vendor_code",
-    "left": "left_out",
-}
-
-
-def end_attempts(conn: Connection, rows: Sequence[tuple[DeviceKey, Mapping[str, Any]]]) -> None:
-    """Each row: token, now, word (verdict), vid, vcode, left (out). The log keeps late results too."""
-    if not rows:
-        return
-    if is_sqlite(conn):
-        conn.execute(_end, [device_params(key) | dict(values) for key, values in rows])
-    else:
-        named = [key._asdict() | {_ENDED[name]: value for name, value in values.items()} for key, values in rows]
-        first = {
-            c: f"CASE WHEN t.ended_ms IS NULL THEN v.{c} ELSE t.{c} END" for c in _ENDED.values() if c != "claim_token"
-        }
-        update_rows(conn, push_attempt, named, key=(*DeviceKey._fields, "claim_token"), set_=first)
+def end_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each row: its key, and how it ended. The log keeps late results too."""
+    update_rows(conn, push_attempt, rows, key=(*DeviceKey._fields, "claim_token"), set_=_FIRST_END)
 
 
 _one_attempt = select(_a.account, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(

@@ -1,14 +1,14 @@
 """Rows of devices: who they are, and the numbers up to which each has got, or was told."""
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, or_, select, update
+from msgspec.structs import astuple
+from sqlalchemy import Connection, Select, bindparam, or_, select
 
 from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.store.schema.devices import device
-from relay.store.sql import as_list, by_app, device_params, in_list, insert_rows, per_dialect
+from relay.store.sql import as_list, by_app, device_params, in_list, insert_rows, many_rows, per_dialect, update_rows
 
 FIELDS = Device.__struct_fields__
 _columns = [device.c[name] for name in FIELDS]
@@ -40,7 +40,7 @@ def devices_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, list[
     """All devices of these users that are not gone; every user has an entry."""
     found: dict[UserKey, list[Device]] = {key: [] for key in keys}
     for app_id, users in by_app(found).items():
-        for row in conn.execute(_of_users(conn), {"app": app_id, "users": as_list(conn, users)}).all():
+        for row in many_rows(conn, _of_users(conn), {"app": app_id, "users": as_list(conn, users)}):
             one = device_of(row)
             found[UserKey(app_id, one.user_id)].append(one)
     return found
@@ -77,21 +77,16 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, DeviceState) else value
 
 
-@lru_cache(maxsize=512)
-def _update(names: tuple[str, ...]) -> Any:
-    return update(device).where(*_here).values({name: bindparam(f"new_{name}") for name in names})
-
-
 def save_devices(conn: Connection, changes: Sequence[tuple[Device, Device]]) -> None:
     """Writes what differs between the rows as read and as they should be; one statement per set of changed columns."""
     shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for old, new in changes:
-        names = tuple(name for name in FIELDS if getattr(old, name) != getattr(new, name))
-        if names:
-            values = {f"new_{name}": _plain(getattr(new, name)) for name in names}
-            shapes.setdefault(names, []).append(device_params(new.key) | values)
+        both = zip(FIELDS, astuple(old), astuple(new), strict=True)
+        changed = {name: _plain(value) for name, before, value in both if value != before}
+        if changed:
+            shapes.setdefault(tuple(changed), []).append(new.key._asdict() | changed)
     for names, rows in shapes.items():
-        conn.execute(_update(names), rows)
+        update_rows(conn, device, rows, key=DeviceKey._fields, set_={name: f"v.{name}" for name in names})
 
 
 _online = (

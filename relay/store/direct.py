@@ -91,7 +91,7 @@ def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Values]:
 class Plan:
     """A statement as sqlite3 takes it: its text, the order of its parameters, the rows it makes."""
 
-    __slots__ = ("_constants", "_make", "_pick", "_width", "text")
+    __slots__ = ("_blobs", "_constants", "_make", "_pick", "_width", "text")
 
     def __init__(self, compiled: SQLCompiler) -> None:
         given = dict.fromkeys(name for name, bind in compiled.binds.items() if bind.required)
@@ -101,12 +101,26 @@ class Plan:
         self._constants = {name: value for name, value in whole.parameters.items() if name not in given}
         self._pick = _picker(places)
         self._make: Callable[[Values], Row] | None = None
-        self._width = len(compiled._result_columns)  # noqa: SLF001 - no public name
+        columns = compiled._result_columns  # noqa: SLF001 - no public name
+        self._width = len(columns)
+        self._blobs = [place for place, column in enumerate(columns) if isinstance(column.type, LargeBinary)]
 
     def packed(self) -> str:
-        """The same rows as one, a JSON array of arrays."""
-        names = ", ".join(f"c{place}" for place in range(self._width))
-        return f"WITH found ({names}) AS ({self.text}) SELECT json_group_array(json_array({names})) FROM found"  # noqa: S608
+        """The same rows as one, a JSON array of arrays; bytes in hexadecimal digits."""
+        names = [f"c{place}" for place in range(self._width)]
+        values = [
+            f"iif({name} IS NULL, NULL, hex({name}))" if n in self._blobs else name for n, name in enumerate(names)
+        ]
+        found = f"WITH found ({', '.join(names)}) AS ({self.text})"
+        return f"{found} SELECT json_group_array(json_array({', '.join(values)})) FROM found"  # noqa: S608
+
+    def unpacked(self, text: str) -> list[list[Any]]:
+        """The rows of such an array."""
+        rows: list[list[Any]] = msgspec.json.decode(text)
+        for row in rows if self._blobs else ():
+            for place in self._blobs:
+                row[place] = None if row[place] is None else bytes.fromhex(row[place])
+        return rows
 
     def values(self, params: Mapping[str, Any] | None) -> Values:
         if self._constants:
@@ -169,13 +183,13 @@ class DirectConnection(Connection):
         values = [plan.values(one) for one in parameters] if many else plan.values(parameters)
         return cast(CursorResult[Any], plan.rows(self._run(plan.text, values)))
 
-    def packed(self, statement: Executable, parameters: Mapping[str, Any]) -> list[Sequence[Any]]:
-        """The rows of a SELECT with an ORDER BY, a LIMIT and no bytes, in one step; values by their place."""
+    def packed(self, statement: Executable, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """The rows of a SELECT in one step; values by their place. Its order counts if it has a LIMIT as well."""
         plan = self._plan(statement, tuple(parameters))
         if plan is None:
             return list(super().execute(statement, parameters))
         (found,) = self._run(plan.packed(), plan.values(parameters)).fetchone()
-        return cast(list[Sequence[Any]], msgspec.json.decode(found))
+        return plan.unpacked(found)
 
     def _plan(self, statement: Executable, keys: tuple[str, ...]) -> Plan | None:
         plans = _plans.setdefault(statement, {})

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, bindparam, select, text, update
 from relay.model import Inbox, UserKey
 from relay.store.schema.inboxes import inbox, read_marker
 from relay.store.schema.itself import store_meta
-from relay.store.sql import as_list, by_app, in_list, insert_missing, is_sqlite, per_dialect, update_rows
+from relay.store.sql import as_list, by_app, in_list, insert_missing, many_rows, per_dialect, update_rows
 
 _inbox = [inbox.c[name] for name in Inbox.__struct_fields__]
 
@@ -30,9 +30,9 @@ def lock_inboxes(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, Inb
     """
     found: dict[UserKey, Inbox] = {}
     for app_id, users in by_app(keys).items():
-        rows = conn.execute(_lock(conn), {"app": app_id, "users": as_list(conn, users)})
-        for row in rows.all():
-            found[UserKey(app_id, row.user_id)] = Inbox(*row)
+        for row in many_rows(conn, _lock(conn), {"app": app_id, "users": as_list(conn, users)}):
+            one = Inbox(*row)
+            found[UserKey(app_id, one.user_id)] = one
     return found
 
 
@@ -76,22 +76,10 @@ def create_inboxes(conn: Connection, now_ms: int, epochs: Mapping[UserKey, str])
     insert_missing(conn, inbox, rows)
 
 
-_set_head = (
-    update(inbox)
-    .where(inbox.c.app_id == bindparam("app"), inbox.c.user_id == bindparam("user"))
-    .values(head_seq=bindparam("head"))
-)
-
-
 def set_heads(conn: Connection, heads: Mapping[UserKey, int]) -> None:
     """Raises the newest numbers. Under L(u)."""
-    if not heads:
-        return
-    if is_sqlite(conn):
-        conn.execute(_set_head, [{"app": k.app_id, "user": k.user_id, "head": head} for k, head in heads.items()])
-    else:
-        rows = [{"app_id": k.app_id, "user_id": k.user_id, "head_seq": head} for k, head in heads.items()]
-        update_rows(conn, inbox, rows, key=("app_id", "user_id"), set_={"head_seq": "v.head_seq"})
+    rows = [{"app_id": k.app_id, "user_id": k.user_id, "head_seq": head} for k, head in heads.items()]
+    update_rows(conn, inbox, rows, key=("app_id", "user_id"), set_={"head_seq": "v.head_seq"})
 
 
 def set_inbox(conn: Connection, key: UserKey, **values: Any) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, delete, or_, select, 
 
 from relay.ids import message_id
 from relay.store.schema.inboxes import idempotency, inbox_entry, message
-from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
+from relay.store.sql import as_list, in_list, insert_missing, insert_rows, many_rows, per_dialect
 
 m = message.c
 
@@ -110,8 +110,8 @@ class Push(NamedTuple):
 
 def pushes_of(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Push]:
     """What these messages would show, by id."""
-    rows = conn.execute(_pushes(conn), {"app": app_id, "ids": as_list(conn, ids)})
-    return {row.message_id: Push(*row) for row in rows}
+    pushes = [Push(*row) for row in many_rows(conn, _pushes(conn), {"app": app_id, "ids": as_list(conn, ids)})]
+    return {one.message_id: one for one in pushes}
 
 
 _forget_keys = text("DELETE FROM idempotency WHERE expires_ms <= :now")

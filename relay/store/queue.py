@@ -13,7 +13,6 @@ from sqlalchemy import (
     Connection,
     Select,
     bindparam,
-    func,
     literal_column,
     or_,
     select,
@@ -31,6 +30,7 @@ from relay.store.sql import (
     in_list,
     insert_missing,
     is_sqlite,
+    many_rows,
     per_dialect,
     update_rows,
     upsert,
@@ -77,52 +77,28 @@ def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJo
     """The jobs of all devices of these users."""
     found: dict[DeviceKey, PushJob] = {}
     for app_id, users in by_app(keys).items():
-        for row in conn.execute(_jobs(conn), {"app": app_id, "users": as_list(conn, users)}).all():
+        for row in many_rows(conn, _jobs(conn), {"app": app_id, "users": as_list(conn, users)}):
             job = PushJob(*row)
             found[job.key] = job
     return found
 
 
-_lower = (
-    update(push_job)
-    .where(*_here)
-    .values(due_ms=func.min(func.coalesce(j.due_ms, bindparam("at")), bindparam("at")), reason=None)
-)
+_LOWER = {"due_ms": "CASE WHEN t.due_ms < v.due_ms THEN t.due_ms ELSE v.due_ms END", "reason": "NULL"}
 
 
 def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
     """Makes jobs due at these times at the latest, whatever they waited for: unconditional, nothing is read."""
-    if not dues:
-        return
-    if is_sqlite(conn):
-        conn.execute(_lower, [device_params(key) | {"at": due_ms} for key, due_ms in dues.items()])
-    else:
-        lower = {"due_ms": "least(coalesce(t.due_ms, v.due_ms), v.due_ms)", "reason": "NULL"}
-        update_rows(
-            conn,
-            push_job,
-            [key._asdict() | {"due_ms": due_ms} for key, due_ms in dues.items()],
-            key=DeviceKey._fields,
-            set_=lower,
-        )
+    rows = [key._asdict() | {"due_ms": due_ms} for key, due_ms in dues.items()]
+    update_rows(conn, push_job, rows, key=DeviceKey._fields, set_=_LOWER)
 
 
 _REARMED = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "escalate_seq")
-_rearm = update(push_job).where(*_here).values({name: bindparam(f"new_{name}") for name in _REARMED})
 
 
 def set_rearmed(conn: Connection, jobs: Sequence[PushJob]) -> None:
     """Writes when these jobs are due, and what that follows from: the only statement that raises or clears `due_ms`."""
-    if not jobs:
-        return
-    if is_sqlite(conn):
-        conn.execute(
-            _rearm,
-            [device_params(job.key) | {f"new_{name}": getattr(job, name) for name in _REARMED} for job in jobs],
-        )
-    else:
-        rows = [job.key._asdict() | {name: getattr(job, name) for name in _REARMED} for job in jobs]
-        update_rows(conn, push_job, rows, key=DeviceKey._fields, set_={name: f"v.{name}" for name in _REARMED})
+    rows = [job.key._asdict() | {name: getattr(job, name) for name in _REARMED} for job in jobs]
+    update_rows(conn, push_job, rows, key=DeviceKey._fields, set_={name: f"v.{name}" for name in _REARMED})
 
 
 _note_shown = update(push_job).where(*_here, j.shown_seq < bindparam("seq")).values(shown_seq=bindparam("seq"))
@@ -196,52 +172,21 @@ def lock_free_inboxes(conn: Connection, keys: Iterable[UserKey]) -> list[UserKey
     ]
 
 
-_claim = (
-    update(push_job)
-    .where(*_here)
-    .values(claim=bindparam("owner"), claim_token=bindparam("token"), claim_until_ms=bindparam("until"))
-)
-
-
 def set_claims(conn: Connection, rows: Sequence[tuple[DeviceKey, str, int, int]]) -> None:
     """(device, owner, token, until) of jobs that a worker takes. Under L(u)."""
-    if not rows:
-        return
-    if is_sqlite(conn):
-        conn.execute(
-            _claim,
-            [
-                device_params(key) | {"owner": owner, "token": token, "until": until}
-                for key, owner, token, until in rows
-            ],
-        )
-    else:
-        named = [
-            key._asdict() | {"claim": owner, "claim_token": token, "claim_until_ms": until}
-            for key, owner, token, until in rows
-        ]
-        changes = {c: f"v.{c}" for c in ("claim", "claim_token", "claim_until_ms")}
-        update_rows(conn, push_job, named, key=DeviceKey._fields, set_=changes)
-
-
-_unclaim = (
-    update(push_job)
-    .where(*_here, j.claim_token == bindparam("token"))
-    .values(claim=None, claim_until_ms=None, lost=bindparam("times"))
-)
+    named = [
+        key._asdict() | {"claim": owner, "claim_token": token, "claim_until_ms": until}
+        for key, owner, token, until in rows
+    ]
+    changes = {c: f"v.{c}" for c in ("claim", "claim_token", "claim_until_ms")}
+    update_rows(conn, push_job, named, key=DeviceKey._fields, set_=changes)
 
 
 def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int, int]]) -> None:
     """Gives claims (device, token) back, if they are still held under that token, and says how often the job was lost."""
-    listed = list(rows)
-    if not listed:
-        return
-    if is_sqlite(conn):
-        conn.execute(_unclaim, [device_params(key) | {"token": token, "times": lost} for key, token, lost in listed])
-    else:
-        named = [key._asdict() | {"claim_token": token, "lost": lost} for key, token, lost in listed]
-        freed = {"claim": "NULL", "claim_until_ms": "NULL", "lost": "v.lost"}
-        update_rows(conn, push_job, named, key=(*DeviceKey._fields, "claim_token"), set_=freed)
+    named = [key._asdict() | {"claim_token": token, "lost": lost} for key, token, lost in rows]
+    freed = {"claim": "NULL", "claim_until_ms": "NULL", "lost": "v.lost"}
+    update_rows(conn, push_job, named, key=(*DeviceKey._fields, "claim_token"), set_=freed)
 
 
 _orphans = (

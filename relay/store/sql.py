@@ -1,7 +1,8 @@
 """What the store's statements share, and the few places where SQLite and PostgreSQL want different words."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,6 +16,7 @@ from relay.store.direct import DirectConnection
 
 Row = Mapping[str, Any]
 StoreError = DBAPIError  # what a statement raises; the transaction that it was in is over
+ROWS_TOGETHER = 64  # that one statement takes on SQLite
 
 
 def by_app(keys: Iterable[UserKey]) -> dict[str, list[str]]:
@@ -77,7 +79,7 @@ def key_list(conn: Connection, keys: Iterable[tuple[str, ...]]) -> Any:
 
 
 def many_rows(conn: Connection, statement: Select[Any], params: Row) -> Sequence[Sequence[Any]]:
-    """Rows of a SELECT that may give very many, by place. It has an ORDER BY and a LIMIT, and no bytes among its columns."""
+    """Rows of a SELECT that gives many, by place. Where their order matters, it has a LIMIT beside its ORDER BY."""
     if isinstance(conn, DirectConnection):
         return conn.packed(statement, params)
     return conn.execute(statement, params).all()
@@ -100,19 +102,35 @@ def insert_missing(conn: Connection, table: Table, rows: Sequence[Row]) -> int:
 def _insert(conn: Connection, table: Table, rows: Sequence[Row], *, missing_only: bool) -> int:
     columns = tuple(rows[0])
     if isinstance(conn, DirectConnection):
-        statement = _sqlite_insert(table, columns, missing_only=missing_only)
-        return conn.run(statement, [tuple(row.values()) for row in rows])
+        return _run_together(conn, rows, partial(_sqlite_insert, table, columns, missing_only=missing_only))
     inserted = conn.execute(
         _pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns}
     )
     return inserted.rowcount
 
 
-@lru_cache(maxsize=256)
-def _sqlite_insert(table: Table, columns: tuple[str, ...], *, missing_only: bool) -> str:
+def _run_together(conn: DirectConnection, rows: Sequence[Row], statement: Callable[[int], str]) -> int:
+    """Runs on SQLite what takes so many rows at once; gives how many it touched.
+
+    sqlite3 gives the interpreter's lock away for each execution, and a busy event loop keeps it for milliseconds: one for
+    each row would hold up the writer. Powers of two, so that there are few texts, which sqlite3 keeps compiled.
+    """
+    at = touched = 0
+    while at < len(rows):
+        size = min(ROWS_TOGETHER, 1 << (len(rows) - at).bit_length() - 1)
+        touched += conn.run(statement(size), tuple(chain.from_iterable(row.values() for row in rows[at : at + size])))
+        at += size
+    return touched
+
+
+@lru_cache(maxsize=1024)
+def _sqlite_insert(table: Table, columns: tuple[str, ...], size: int, *, missing_only: bool) -> str:
     verb = "INSERT OR IGNORE" if missing_only else "INSERT"
-    names, marks = ", ".join(columns), ", ".join("?" for _ in columns)
-    return f'{verb} INTO "{table.name}" ({names}) VALUES ({marks})'
+    return f'{verb} INTO "{table.name}" ({", ".join(columns)}) VALUES {_marks(len(columns), size)}'
+
+
+def _marks(columns: int, rows: int) -> str:
+    return ", ".join([f"({', '.join('?' * columns)})"] * rows)
 
 
 @lru_cache(maxsize=256)
@@ -133,8 +151,7 @@ def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping
     changes = ", ".join(f"{column} = {value}" for column, value in set_.items())
     tail = f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
     if isinstance(conn, DirectConnection):
-        plain = _sqlite_insert(table, columns, missing_only=False) + tail
-        conn.run(plain, [tuple(row.values()) for row in rows])
+        _run_together(conn, rows, lambda size: _sqlite_insert(table, columns, size, missing_only=False) + tail)
     else:
         base = _pg_insert(table, columns, missing_only=False)
         statement = text(base.text + tail).bindparams(
@@ -146,27 +163,43 @@ def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping
 def update_rows(
     conn: Connection, table: Table, rows: Sequence[Row], *, key: tuple[str, ...], set_: Mapping[str, str]
 ) -> None:
-    """PostgreSQL: updates many rows, each with its own values, in one statement (one for each row costs 30 µs each).
+    """Updates many rows, each with its own values, together (PostgreSQL: one statement for each row costs 30 µs each).
 
-    Every row has the same columns; `key` are those that find the row, `set_` gives SQL over `t` (the row as it is) and
-    `v` (the values) for each column to change.
+    Every row has the same columns; `key` are those that find the row, each once; `set_` gives SQL over `t` (the row as it
+    is) and `v` (the values) for each column to change.
     """
-    if rows:
-        columns = tuple(rows[0])
-        statement = _pg_update(table, columns, key, tuple(set_.items()))
-        conn.execute(statement, {c: [row[c] for row in rows] for c in columns})
+    if not rows:
+        return
+    columns, changes = tuple(rows[0]), tuple(set_.items())
+    if isinstance(conn, DirectConnection):
+        _run_together(conn, rows, partial(_sqlite_update, table, columns, key, changes))
+    else:
+        conn.execute(_pg_update(table, columns, key, changes), {c: [row[c] for row in rows] for c in columns})
 
 
-@lru_cache(maxsize=64)
-def _pg_update(table: Table, columns: tuple[str, ...], key: tuple[str, ...], set_: tuple[tuple[str, str], ...]) -> Any:
+Changes = tuple[tuple[str, str], ...]
+
+
+@lru_cache(maxsize=1024)
+def _sqlite_update(table: Table, columns: tuple[str, ...], key: tuple[str, ...], set_: Changes, size: int) -> str:
+    values = f"WITH v ({', '.join(columns)}) AS (VALUES {_marks(len(columns), size)})"
+    return f"{values} {_update(table, set_)} FROM v WHERE {_same(key)}"
+
+
+@lru_cache(maxsize=512)
+def _pg_update(table: Table, columns: tuple[str, ...], key: tuple[str, ...], set_: Changes) -> Any:
     arrays = ", ".join(f"CAST(:{c} AS {_pg_name(table.c[c])}[])" for c in columns)
-    changes = ", ".join(f"{column} = {value}" for column, value in set_)
-    same = " AND ".join(f"t.{c} = v.{c}" for c in key)
-    statement = (
-        f'UPDATE "{table.name}" AS t SET {changes} '  # noqa: S608 - names of ours
-        f"FROM unnest({arrays}) AS v({', '.join(columns)}) WHERE {same}"
-    )
+    statement = f"{_update(table, set_)} FROM unnest({arrays}) AS v({', '.join(columns)}) WHERE {_same(key)}"
     return text(statement).bindparams(*(bindparam(c, type_=postgresql.ARRAY(_pg_type(table.c[c]))) for c in columns))
+
+
+def _update(table: Table, set_: Changes) -> str:
+    changes = ", ".join(f"{column} = {value}" for column, value in set_)
+    return f'UPDATE "{table.name}" AS t SET {changes}'  # noqa: S608 - names of ours
+
+
+def _same(key: tuple[str, ...]) -> str:
+    return " AND ".join(f"t.{c} = v.{c}" for c in key)
 
 
 def least(conn: Connection, *parts: Any) -> Any:

@@ -151,16 +151,17 @@ def test_errors_are_those_of_sqlalchemy_and_tell_no_values(direct: DirectConnect
 @given(
     names=st.lists(st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"))), max_size=20),
     numbers=st.integers(-(2**63), 2**63 - 1),
+    blob=st.none() | st.binary(),
 )
-def test_rows_packed_into_one_are_the_rows(names: list[str | None], numbers: int) -> None:
+def test_rows_packed_into_one_are_the_rows(names: list[str | None], numbers: int, blob: bytes | None) -> None:
     conn = opened(DirectConnection)
     assert isinstance(conn, DirectConnection)
     conn.execute(delete(thing))
-    rows = [{"id": n, "name": name, "blob": b"", "count": numbers} for n, name in enumerate(names)]
+    rows = [{"id": n, "name": name, "blob": blob, "count": numbers} for n, name in enumerate(names)]
     if rows:
         conn.execute(insert(thing), rows)
     some = (
-        select(thing.c.id, thing.c.name, thing.c.count)
+        select(thing.c.id, thing.c.name, thing.c.blob, thing.c.count)
         .where(thing.c.id >= bindparam("first"))
         .order_by(thing.c.id.desc())
         .limit(bindparam("count"))
