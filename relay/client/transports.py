@@ -141,7 +141,8 @@ class HttpWay:
     async def _fetched(self, asked: _Asked, wait_s: float) -> None:
         cursor, shared, opened = asked
         params = params_of(cursor, shared, opened) + ([("wait", str(int(wait_s)))] if wait_s else [])
-        headers = {"If-None-Match": self._etag[1]} if self._etag is not None and self._etag[0] == asked else {}
+        known, etag = self._etag or (None, "")
+        headers = {"If-None-Match": etag} if known == (cursor, tuple(sorted(shared)), opened) else {}
         began_ms = self._clock.monotonic_ms()
         try:
             answer = await self._call(

@@ -1,12 +1,13 @@
 """The Python client follows ultra groups over every way, with a real relay in another process (protocol 12.5)."""
 
+import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from ears import a_client, body_is, token_of
+from ears import WITHIN_S, a_client, body_is, token_of
 from relay_process import RelayProcess
 
 from relay.client import Backend, Way, http, news
@@ -99,6 +100,34 @@ async def test_on_a_stream_nothing_is_asked_for_beside_it(
         await ear.until(news.MessageArrived, body_is("live"))
         assert [one.body for one in await client.history(conversation=second.name)] == [f"in {second.name}"]
     assert [one for one in asked if "/sync" in one] == []
+
+
+async def test_a_poll_with_nothing_newer_in_any_of_many_timelines_is_a_304(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unchanged = asyncio.Event()
+    call = http.call
+
+    async def noted(*args: Any, **more: Any) -> http.Answer:
+        answer = await call(*args, **more)
+        if answer.status == 304:
+            unchanged.set()
+        return answer
+
+    monkeypatch.setattr(http, "call", noted)
+    token, groups = await token_of(backend, user), [Group(relay, f"{n}-{user}") for n in range(6)]
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[Way.POLL]) as (client, ear):
+        for group in groups:
+            await group.members(user)
+            await group.post(group.name)
+            await client.follow(group.name)
+        for group in groups:
+            await ear.until(news.MessageArrived, body_is(group.name))
+        unchanged.clear()
+        async with asyncio.timeout(WITHIN_S):
+            await unchanged.wait()
+        await groups[3].post("live")
+        await ear.until(news.MessageArrived, body_is("live"))
 
 
 async def test_a_long_absence_leaves_a_hole_that_can_be_filled(
