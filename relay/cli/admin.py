@@ -5,16 +5,28 @@ from pathlib import Path
 
 import aiohttp
 import click
-from rich.console import Console
 from rich.table import Table
 
 from providers import loading
 from providers.contract import Capabilities
 from relay.cli.push import EX_REFUSED, Refused, asking
 from relay.cli.runtime import config_option, run, settings_from
+from relay.cli.tables import show
 from relay.push.from_settings import configured
 
-YES_OR_NO = ("silent", "collapse", "idempotent", "badge", "image", "localised")
+ABLE = (
+    "silent",
+    "collapse",
+    "idempotent",
+    "badge",
+    "image",
+    "sound",
+    "channel",
+    "thread",
+    "mutable",
+    "localised",
+    "sealed",
+)
 HOUR_S, DAY_S = 3_600, 86_400
 
 
@@ -24,21 +36,19 @@ HOUR_S, DAY_S = 3_600, 86_400
 @click.option("--key", envvar="RELAY_API_KEY", help="Ask it how its accounts are; needs admin:read. Or RELAY_API_KEY.")
 def providers(config: Path | None, url: str, key: str | None) -> None:
     """List the installed providers, ours and plug-ins, with where they come from, what they can do, and the accounts."""
-    table = Table("provider", "from", "kinds", "payload", "longest ttl", "a call", *YES_OR_NO, "taken back by")
+    table = Table("provider", "from", "kinds", "payload", "longest ttl", "a call", "is able to", "taken back by")
     broken = []
     for one in loading.discover():
         if one.provider is None:
             broken.append(one)
         else:
             table.add_row(one.name, one.origin, *_abilities(one.provider.capabilities))
-    console = Console()
-    console = Console(width=console.width if console.is_terminal else 160)
-    console.print(table)
+    show(table)
     for one in broken:
-        console.print(f"{one.name} ({one.origin}) can't be loaded: {one.reason}", markup=False)
+        click.echo(f"{one.name} ({one.origin}) can't be loaded: {one.reason}")
     if key:
-        sys.exit(run(_with_states(config, url, key, console)))
-    _accounts(config, {}, console)
+        sys.exit(run(_with_states(config, url, key)))
+    _accounts(config, {})
 
 
 def _abilities(can: Capabilities) -> list[str]:
@@ -47,12 +57,12 @@ def _abilities(can: Capabilities) -> list[str]:
         f"{can.payload_bytes_max} B",
         f"{can.ttl_s_max / DAY_S:g} d" if can.ttl_s_max >= DAY_S else f"{can.ttl_s_max / HOUR_S:g} h",
         f"{can.batch_max} tokens" if can.batch_max > 1 else "1 token",
-        *("yes" if getattr(can, name) else "no" for name in YES_OR_NO),
+        ", ".join(name for name in ABLE if getattr(can, name)),
         "vendor" if can.recall else "app" if can.withdraw else "no",
     ]
 
 
-async def _with_states(config: Path | None, url: str, key: str, console: Console) -> int:
+async def _with_states(config: Path | None, url: str, key: str) -> int:
     try:
         async with asking(url, key) as ask:
             listed = (await ask("GET", "/v1/push/accounts"))["accounts"]
@@ -60,16 +70,14 @@ async def _with_states(config: Path | None, url: str, key: str, console: Console
         click.echo(str(refused), err=True)
         return EX_REFUSED
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        console.print(
-            f"The relay at {url} does not answer ({type(error).__name__}): how the accounts are is not known."
-        )
+        click.echo(f"The relay at {url} does not answer ({type(error).__name__}): how the accounts are is not known.")
         listed = []
     states = {one["name"]: one["state"] + (f" ({one['code']})" if one["code"] else "") for one in listed}
-    _accounts(config, states, console)
+    _accounts(config, states)
     return 0
 
 
-def _accounts(config: Path | None, states: dict[str, str], console: Console) -> None:
+def _accounts(config: Path | None, states: dict[str, str]) -> None:
     """The configured accounts, whose settings were checked. Raises ConfigError with every mistake."""
     accounts = configured(settings_from(config))
     if not accounts:
@@ -77,4 +85,4 @@ def _accounts(config: Path | None, states: dict[str, str], console: Console) -> 
     table = Table("account", "provider", "state")
     for one in accounts:
         table.add_row(one.name, one.provider.name, states.get(one.name, "configured"))
-    console.print(table)
+    show(table)

@@ -18,6 +18,7 @@ from rich.table import Table
 from relay.api.issuing import OVERLAP_MS_MAX, Issuer
 from relay.api.principal import SCOPES
 from relay.cli.runtime import config_option, run, settings_from
+from relay.cli.tables import show
 from relay.cli.vapid import vapid
 from relay.clock import Clock, SystemClock, rfc3339
 from relay.errors import Problem
@@ -160,7 +161,7 @@ def list_(config: Path | None) -> None:
                 one.networks or "",
                 one.scopes,
             )
-        Console().print(table)
+        show(table)
         return 0
 
     _with_store(config, work)

@@ -10,17 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from relay.cli.demo_stage import emulators, free_port, perform, started_relay
 from relay.cli.demo_steps import Backend, Failed, Timeline
+from relay.cli.tables import show
 
 if TYPE_CHECKING:
     from providers.sandbox import Sandbox
 
 STEP_S = 60.0
-PAPER = 150  # columns, where nobody says how wide it is
 SLOW_S = 12.0  # longer than an adapter waits
 FALLBACK_S = 5
 TRIED = {"unavailable": "5xx", "reset": "reset", "garbage": "garbage", "slow": "slow", "goaway": "goaway"}
@@ -157,8 +156,7 @@ class Round:
         table = Table("vendor", *columns, title="One message to each phone, by vendor and failure")
         for name, cells in self.table.items():
             table.add_row(name, *(str(cells.get(column, "")) for column in columns))
-        console = Console()
-        Console(width=console.width if console.is_terminal else PAPER).print(table)
+        show(table)
 
 
 async def demonstrate_vendors(vendors: Sequence[str] = ()) -> int:

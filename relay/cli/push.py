@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 import aiohttp
 import click
-from rich.console import Console
 from rich.table import Table
 
 from relay.cli.exits import EX_UNAVAILABLE
 from relay.cli.runtime import run
+from relay.cli.tables import show
 
 CALL_S = 30.0
 EX_REFUSED = 1
@@ -58,7 +58,7 @@ def accounts(url: str, key: str) -> None:
             sent = "" if one["daily_quota"] is None else f"{one['sent_today']} of {one['daily_quota']}"
             rate, ends = f"{one['rate_per_s']:g}", one["credential_expires"] or ""
             table.add_row(one["name"], one["provider"], state, str(one["in_flight"]), rate, sent, ends)
-        Console().print(table)
+        show(table)
 
     _with_relay(url, key, work)
 
@@ -95,7 +95,7 @@ def dead(url: str, key: str, why: str | None) -> None:
                     one["user"], one["device"], one["why"], one["since"] or "", one["account"] or "", said, entries
                 )
             cursor = page["next"]
-        Console().print(table)
+        show(table)
 
     _with_relay(url, key, work)
 

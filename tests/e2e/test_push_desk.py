@@ -257,10 +257,13 @@ async def test_the_same_by_the_command_line(scene: Scene) -> None:
     status, text = await said("dead")
     assert status == 0
     assert "refused" in text
+    assert "INVALID_ARGUMENT" in text, "what one may have to look up stands there whole"
     words = ["providers", "--config", str(scene.config), *reached]
     listed = await asyncio.to_thread(CliRunner().invoke, main, words)
     assert listed.exit_code == 0, listed.output
     assert re.search(r"fcm +│ push-relay .*4096 B .*28 d", listed.output)
+    assert "liveactivity_production" in listed.output
+    assert re.search(r"vivo .*collapse, channel +│", listed.output)
     assert re.search(r"fcm +│ fcm +│ ready", listed.output)
     await scene.control("reset")
     status, text = await said("requeue", "--why", "refused")
