@@ -28,11 +28,20 @@ class Note(Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()  # what the vendor cannot express of what is shown
     sealed: bool = False  # the vendor is not to see it
 
+    @property
+    def unseen(self) -> bool:
+        """Whether the user sees nothing of it: a wake-up, or the app's data alone. A badge is seen."""
+        if self.shows is None:
+            return True
+        says = (self.shows.title, self.shows.body, self.shows.badge)
+        return not self.sealed and not self.shows.overrides and all(one is None for one in says)
+
 
 class Form:
-    """How an attempt tells: each message, a summary, a bare wake-up, or again (a knock; a message's step)."""
+    """How an attempt tells: each message (shown, or unseen), a summary, a bare wake-up, or again (a knock; a message's step)."""
 
     EACH = "each"
+    UNSEEN = "unseen"  # each message, of which none shows anything
     SUMMARY = "summary"
     WAKE = "wake"
     KNOCK = "knock"
@@ -40,7 +49,7 @@ class Form:
     REPEAT = "repeat"  # each message, through that one again: there is no other after it
 
 
-OF_EACH = frozenset({Form.EACH, Form.ESCALATE, Form.REPEAT})
+OF_EACH = frozenset({Form.EACH, Form.UNSEEN, Form.ESCALATE, Form.REPEAT})
 
 
 def write_notes(
@@ -58,7 +67,13 @@ def write_notes(
     room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
     crowded = is_crowded(s, address, capabilities, fresh=len(newest))
     if len(newest) <= room and not crowded and s.untold_count <= len(s.untold):
-        return Form.EACH, [_own(s, item, capabilities) for item in newest]
+        notes = [_own(s, item, capabilities) for item in newest]
+        if not all(note.unseen for note in notes):
+            return Form.EACH, notes
+        if len(notes) == 1 or not capabilities.silent_gap_s:
+            return Form.UNSEEN, notes
+        # The vendor lets few of these through: one of them brings the app to all.
+        return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
     if crowded:
         return Form.SUMMARY, [
             summary(

@@ -152,7 +152,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         high = free[-1].entry.seq
     send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form)
     if step:
-        if form == Form.EACH:
+        if form in {Form.EACH, Form.UNSEEN}:
             send = replace(send, form=Form.ESCALATE if beyond else Form.REPEAT)
         return replace(send, steps_upto=s.job.escalate_seq)
     return send if knock else _send_shared(s, address, account, beside=send, items=free)
@@ -248,7 +248,7 @@ def is_retry(job: PushJob) -> bool:
 
 def is_silent(send: Send) -> bool:
     """Whether the user sees nothing of it."""
-    return all(note.shows is None for note in send.notes)
+    return all(note.unseen for note in send.notes)
 
 
 def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | None) -> Wait | None:

@@ -96,7 +96,7 @@ _wake = select(func.max(_a.started_ms)).where(
     _a.user_id == bindparam("user"),
     _a.device_id == bindparam("device"),
     _a.account == bindparam("acc"),
-    _a.form.in_(["wake", "knock"]),
+    _a.form.in_(["wake", "unseen", "knock"]),
     _a.verdict == "accepted",
 )
 

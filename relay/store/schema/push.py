@@ -43,7 +43,7 @@ push_attempt = table(
     text_("push_id"),
     int_("from_seq"),
     int_("upto_seq"),
-    text_("form"),  # each, summary, wake, knock; of a step: escalate, or repeat where there is no next address
+    text_("form"),  # each, unseen, summary, wake, knock; of a step: escalate, or repeat where there is no next address
     int_("started_ms"),
     int_("ended_ms", null=True),
     text_("verdict", null=True),
