@@ -60,7 +60,7 @@ def nobody_notes_that_a_message_was_completed(patch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("plant", "found", "often"),
     [
-        (the_relay_believes_itself_more_than_the_cursor, "LOST|I7", {"restored_backup": 60.0}),
+        (the_relay_believes_itself_more_than_the_cursor, "LOST|I7", {"restored_backup": 240.0}),
         (jobs_of_devices_that_are_away_rest, "I18", {}),
         (nobody_waits_when_a_vendor_asks_for_it, "I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),

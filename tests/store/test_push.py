@@ -305,7 +305,7 @@ async def test_pushes_of_data_alone_keep_that_distance_too_and_what_gathers_mean
 ) -> None:
     """Vendor sheet apns, §8: two or three silent pushes an hour for a device; of a burst most are dropped."""
     gap = dataclasses.replace(VIEWS["v"].capabilities, silent_gap_s=1200)
-    desk.views = {"v": dataclasses.replace(VIEWS["v"], capabilities=gap)}
+    desk.views = {"v": replace(VIEWS["v"], capabilities=gap)}
     await desk.send(push='{"data":{"n":"1"}}')
     clock.forward(s=1)
     (attempt,) = await desk.plan()
