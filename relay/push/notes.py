@@ -25,6 +25,8 @@ class Note(Struct, frozen=True, kw_only=True):
     ttl_s: int
     ids: tuple[str, ...]
     count: int
+    upto_seq: int = 0  # the newest number of the inbox that it tells of
+    timeline: str | None = None  # the shared one that it tells of instead
     left_out: tuple[str, ...] = ()  # what the vendor cannot express of what is shown
     sealed: bool = False  # the vendor is not to see it
 
@@ -174,6 +176,7 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
         ttl_s=_ttl_s(s, [item], capabilities),
         ids=(item.entry.message_id,),
         count=1,
+        upto_seq=item.entry.seq,
         left_out=left_out(item.push, capabilities),
     )
 
@@ -216,6 +219,7 @@ def summary(
         ttl_s=_ttl_s(s, items, capabilities),
         ids=tuple(item.entry.message_id for item in items[-IDS_MAX:]),
         count=count,
+        upto_seq=newest.entry.seq,
         left_out=left_out(text, capabilities) if shown else (),
     )
 

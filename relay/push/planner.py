@@ -1,7 +1,7 @@
 """What to tell one device now, if anything: a pure function of what is outstanding (protocol 7.2)."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,6 +27,21 @@ class Send(Struct, frozen=True, kw_only=True):
     form: str
     shared: tuple[tuple[str, int], ...] = ()  # shared timelines of which it tells, and up to where
     steps_upto: int = 0  # it is a step of messages; nothing up to here has another one due
+
+    def told(self, waiting: Collection[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
+        """Up to which number it tells, and of which shared timelines, if of its notes these (by place) wait for their hour.
+
+        What is older than one that went is told: that brings the app to all before it.
+        """
+        if not waiting or self.steps_upto:
+            return self.upto_seq, self.shared
+        gone = max((note.upto_seq for place, note in enumerate(self.notes) if place not in waiting), default=0)
+        newer = any(self.notes[place].upto_seq > gone for place in waiting)
+        timelines = {self.notes[place].timeline for place in waiting}
+        return (
+            max(gone, self.from_seq - 1) if newer else self.upto_seq,
+            tuple(one for one in self.shared if one[0] not in timelines),
+        )
 
 
 class Stop(Struct, frozen=True, kw_only=True):
@@ -175,7 +190,7 @@ def _send_shared(
         bare = bare or refused
         urgent = any(map(is_urgent, some))
         note = summary(s, some, account.capabilities, shown=not bare, urgent=urgent, count=news.count)
-        note = as_sealed(note, account)
+        note = replace(as_sealed(note, account), upto_seq=0, timeline=news.conversation_id)
         held = account.holds(address.token_hash, note.shows, s.now_ms)
         if held is not None:
             waits.append(held)

@@ -47,7 +47,8 @@ class Result(Struct, frozen=True):
     `broke`: there is no answer, as the adapter raised; its outcome stands for that. `partly`: of its notifications some
     were accepted before that. `losses`: what of them the adapter says that its vendor has not. `impaired`: the vendor's codes
     for what an operator must mend, of less than the account.
-    `spent`: the sorts of push of which the vendor takes no more, and until when.
+    `spent`: the sorts of push of which the vendor takes no more, and until when. `waiting`: the places of the notifications
+    that wait for their hour.
     """
 
     outcome: Outcome | None
@@ -57,6 +58,7 @@ class Result(Struct, frozen=True):
     losses: tuple[str, ...] = ()
     impaired: tuple[str, ...] = ()
     spent: tuple[tuple[Sort, int], ...] = ()
+    waiting: tuple[int, ...] = ()
 
     @property
     def word(self) -> str:

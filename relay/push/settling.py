@@ -176,9 +176,10 @@ def _fails_on(locked: Locked, device: Device, one: Settlement, current: Address)
 
 def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None:
     """The vendor took it over (or never will): told. Nothing is acked by that."""
-    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, locked.head_seq))))
-    if one.attempt.send.shared:
-        told = {place: Read(0, upto) for place, upto in one.attempt.send.shared}
+    upto_seq, shared = one.attempt.send.told(one.result.waiting)
+    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(upto_seq, locked.head_seq))))
+    if shared:
+        told = {place: Read(0, upto) for place, upto in shared}
         locked.raise_reads(device.device_id, told)
         readers.note_told(locked.conn, device.key, told, claim_token=one.attempt.token)
     knocks = job.knock + 1 if one.attempt.knock else job.knock
@@ -196,9 +197,7 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
         tell_device(locked, device, "device.unreachable", reason="told")
     outcome = one.result.outcome
     if outcome is not None and not one.attempt.knock and not one.attempt.send.steps_upto:
-        entries = locked.notifiable(
-            after=one.attempt.send.from_seq - 1, upto=one.attempt.send.upto_seq, limit=ITEMS_MAX
-        )
+        entries = locked.notifiable(after=one.attempt.send.from_seq - 1, upto=upto_seq, limit=ITEMS_MAX)
         pushed: list[Reported] = [(entry, outcome.vendor_code) for entry in entries]
         if one.result.word == "accepted":
             tell(locked, device, "delivery.pushed", pushed)

@@ -232,16 +232,19 @@ class PushWorker:
         spent: dict[Sort, int] = {}
         address = attempt.send.address
         try:
-            place = address_place(attempt.device, address.account)
-            token = self._open_token(place, address.token_sealed)
-            keys = None if address.keys_sealed is None else SealKeys.kept(self._open_token(place, address.keys_sealed))
+            sealed_at = address_place(attempt.device, address.account)
+            token = self._open_token(sealed_at, address.token_sealed)
+            sealed = address.keys_sealed
+            keys = None if sealed is None else SealKeys.kept(self._open_token(sealed_at, sealed))
         except SealBroken:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
             return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
-        for note in attempt.send.notes:
+        waiting: list[int] = []
+        for place, note in enumerate(attempt.send.notes):
             channel = channel_of(note.shows, account.channels)
             if (None, channel) in spent or (address.token_hash, channel) in spent:
-                continue  # one before it has heard that today's are used up
+                waiting.append(place)  # one before it has heard that today's are used up
+                continue
             push = push_of(attempt, note, token, provider=account.provider.name, keys=keys, seed=self._seed)
             losses += _losses(account, push)
             account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
@@ -270,6 +273,7 @@ class PushWorker:
                 account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=self._clock.now_ms())
                 spent[BATCHES] = until_ms
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
+                waiting.append(place)
                 sorts, wait = self._hold(account, attempt, note, outcome, in_own_words=bool(push.overrides))
                 if outcome.spent:
                     spent |= dict.fromkeys(sorts, wait.at_ms)
@@ -283,6 +287,7 @@ class PushWorker:
             losses=tuple(dict.fromkeys(losses)),
             impaired=tuple(impaired),
             spent=tuple(spent.items()),
+            waiting=tuple(waiting),
         )
 
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:

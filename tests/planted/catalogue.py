@@ -139,8 +139,7 @@ BUGS = (
         "accepted by the vendor, never shown, never repeated",
         one(
             "relay/push/settling.py",
-            "    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(one.attempt.send.upto_seq, "
-            "locked.head_seq))))",
+            "    locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(upto_seq, locked.head_seq))))",
             "    locked.put(replace(device, acked_seq=one.attempt.send.upto_seq, acked_high=one.attempt.send.upto_seq, "
             "pushed_seq=one.attempt.send.upto_seq))",
         ),

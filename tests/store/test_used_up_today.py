@@ -95,6 +95,55 @@ async def test_calls_for_many_that_are_used_up_stay_so_until_the_vendor_s_day_en
     assert await started(shop) == [2]
 
 
+class Orders:
+    """A vendor that takes no more of the channel `order` today, and all else."""
+
+    name = "vendor"
+    capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
+
+    def __init__(self, stop: asyncio.Event, *, last: str, full: bool) -> None:
+        self.stop, self.last, self.full = stop, last, full
+        self.taken: list[str | None] = []
+
+    async def send(self, push: Push) -> Outcome:
+        if push.title == self.last:
+            self.stop.set()
+        if self.full and push.channel == "order":
+            return Outcome(verdict=Verdict.RETRY, spent=True, vendor_code="used_up")
+        self.taken.append(push.title)
+        return Outcome(verdict=Verdict.ACCEPTED)
+
+
+@pytest.mark.parametrize(
+    ("titles", "last", "owed"),
+    [
+        (["chat 1", "order 2"], "order 2", ["order 2"]),
+        (["chat 1", "order 2", "order 3"], "order 2", ["order 2", "order 3"]),
+        (["order 1", "chat 2"], "chat 2", []),  # the newest went, and that brings the app to what is before it
+        (["order 1", "chat 2", "order 3"], "chat 2", ["order 3"]),
+    ],
+)
+async def test_what_met_a_used_up_quota_beside_others_is_told_when_there_is_a_new_one(
+    shop: House, titles: list[str], last: str, owed: list[str]
+) -> None:
+    """`last`: what the vendor is asked for last, while the quota is used up."""
+    for title in titles:
+        await shop.send("ann", push=json.dumps({"title": title, "channel": title.split()[0]}))
+
+    async def told(last: str, *, full: bool) -> list[str | None]:
+        stop = asyncio.Event()
+        vendor = Orders(stop, last=last, full=full)
+        await works(shop, account_of(vendor), stop)
+        return vendor.taken
+
+    assert await told(last, full=True) == [title for title in titles if title.startswith("chat")]
+    job = await shop.job("ann/phone")
+    assert (job.reason == "knock") == (not owed)
+    if owed:
+        shop.clock.forward(s=DAY_S)
+        assert await told(owed[-1], full=False) == owed
+
+
 class Classes:
     """A vendor whose channels `chat`, `order` and the unnamed one share a quota, which is used up; `news` has its own."""
 

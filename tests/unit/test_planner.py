@@ -611,3 +611,24 @@ def test_a_stale_address_gets_one_push_a_week(s: Situation) -> None:
     assert plan(replace(s, device=silent, addresses=refreshed)) == plan(
         replace(s, device=replace(silent, contact_ms=NOW), addresses=refreshed)
     )
+
+
+@pytest.mark.parametrize(
+    ("waiting", "upto", "timelines"),
+    [
+        ([], 4, ["g", "h"]),
+        ([0], 4, ["g", "h"]),  # something newer went, which brings the app to it
+        ([1], 2, ["g", "h"]),
+        ([0, 1], 1, ["g", "h"]),
+        ([3], 4, ["g"]),
+        ([0, 1, 2], 1, ["h"]),
+    ],
+)
+def test_what_waits_for_its_hour_beside_what_went_is_not_told(
+    waiting: list[int], upto: int, timelines: list[str]
+) -> None:
+    s = situation(item(2), item(4), shared=(of_group("g", 1), of_group("h", 2)), accounts={"v": view(free=9)})
+    found = sent(replace(s, policy=dataclasses.replace(s.policy, separate_max=9)))
+    assert len(found.notes) == 4
+    seq, shared = found.told(waiting)
+    assert (seq, [name for name, _ in shared]) == (upto, timelines)
