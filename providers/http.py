@@ -208,6 +208,14 @@ class HttpProvider(ABC):
         """Nothing to let go of: the transport belongs to whoever made it."""
 
     async def _current(self, *, instead_of: Credential | None = None) -> Credential:
+        good = self._credential
+        if (
+            good is not None
+            and good is not instead_of
+            and good.good_until_s > self.now()
+            and not self._renewal.locked()
+        ):
+            return good
         ended = self._renewals
         async with self._renewal:  # one renewal at a time, shared by all waiting sends
             known = self._credential

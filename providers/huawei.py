@@ -162,6 +162,8 @@ class HuaweiProvider(HuaweiFamily):
         do all from then on, at one call each; where it will not have the receipts' address (80300013), all goes without
         asking for receipts. Until the settings are read anew, outcomes bear a code that says so."""
         response = await self.call(request)
+        if self._words.receipt_id is None and not self._words.urgency_high:
+            return response
         code = code_from(response.json().get("code"))
         if code == NO_RECEIPTS and self._words.receipt_id is not None:
             self._words = replace(self._words, receipt_id=None)
@@ -174,15 +176,13 @@ class HuaweiProvider(HuaweiFamily):
 
     def _request(self, pushes: Sequence[Push], credential: str, words: Words) -> Request:
         message = message_of(pushes[0], words)
-        body = {
-            "validate_only": self.config.validate_only,
-            "message": {**message, "token": [push.token for push in pushes]},
-        }
+        tokens = [push.token for push in pushes]
+        body = json_body({"validate_only": self.config.validate_only, "message": {**message, "token": tokens}})
         return Request(
             url=self._send_url,
             headers={"authorization": f"Bearer {credential}", "content-type": "application/json; charset=UTF-8"},
-            body=json_body(body),
-            payload_bytes=len(json_body({**body, "message": {**message, "token": []}})),
+            body=body,
+            payload_bytes=len(body) - len(json_body(tokens)) + len(b"[]"),
         )
 
     def _forgone(self) -> str | None:

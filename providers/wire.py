@@ -71,6 +71,9 @@ def _no_constant(_: str) -> Never:
     raise ValueError("not JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
     """What came back, as it came: nothing in it is trusted."""
@@ -87,7 +90,7 @@ class Response:
     def json(self) -> dict[str, Any]:
         """The body's JSON object; an empty one if it is anything else. Never raises."""
         try:
-            value = json.loads(self.body.decode("utf-8"), parse_constant=_no_constant)
+            value = _DECODER.decode(self.body.decode("utf-8"))
         except (ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}

@@ -185,17 +185,18 @@ class PushWorker:
         if account is not None and self._replaced(account):
             result = _not_to_blame(result)
         outcome = result.outcome
+        now_ms = self._clock.now_ms()
         spare = account is not None and account.brake.holds(self._clock.monotonic_ms())
         wait_ms = self._retry_in_ms(account, attempt, outcome, spare=spare)
         then = await self._settle(
             Settlement(
                 attempt=attempt,
                 result=result,
-                retry_ms=self._clock.now_ms() + wait_ms,
+                retry_ms=now_ms + wait_ms,
                 spare=spare,
                 passes_on=_is_long(account, outcome, wait_ms),
                 held=outcome is not None and _of_a_sort(outcome),
-                spent=_spent_day(account, outcome, self._clock.now_ms()),
+                spent=_spent_day(account, outcome, now_ms),
             )
         )
         judged_here = then is Then.NEXT_ADDRESS and outcome is not None and outcome.verdict is not Verdict.TOKEN_DEAD
@@ -263,14 +264,15 @@ class PushWorker:
             outcome = known(outcome, tries=attempt.tries)
             self._told(account.name, account.provider.name, str(outcome.verdict))
             outcomes.append(outcome)
-            was_impaired = account.impaired(self._clock.now_ms())
-            if account.judged(address.token_hash, channel, outcome, now_ms=self._clock.now_ms()):
+            now_ms = self._clock.now_ms()
+            was_impaired = account.impaired(now_ms)
+            if account.judged(address.token_hash, channel, outcome, now_ms=now_ms):
                 impaired[outcome.vendor_code or ""] = None
                 if was_impaired is None or was_impaired.code != outcome.vendor_code:
                     log.warning("account.impaired", app=account.app_id, account=account.name, code=outcome.vendor_code)
             if outcome.batch_spent:
                 until_ms = self._next_day_ms(account)
-                account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=self._clock.now_ms())
+                account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=now_ms)
                 spent[BATCHES] = until_ms
             if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
                 waiting.append(place)
@@ -293,7 +295,7 @@ class PushWorker:
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
         try:
             async with asyncio.timeout(CALL_S):
-                together = account.batches(self._clock.now_ms())
+                together = None if account.together is None else account.batches(self._clock.now_ms())
                 if together is None or attempt.lost or not says_the_same_to_all(attempt, push):
                     return await account.provider.send(push)
                 return await together.send(to_all(push))
@@ -323,7 +325,7 @@ class PushWorker:
         return next_day_ms(self._clock.now_ms(), account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
 
     def _retry_in_ms(self, account: Account | None, attempt: Attempt, outcome: Outcome | None, *, spare: bool) -> int:
-        if outcome is None or account is None:
+        if outcome is None or account is None or outcome.verdict is Verdict.ACCEPTED:
             return 0
         if spare and outcome.verdict is Verdict.TOKEN_DEAD:
             return BRAKED_MS
