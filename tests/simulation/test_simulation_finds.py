@@ -57,9 +57,22 @@ def nobody_notes_that_a_message_was_completed(patch: pytest.MonkeyPatch) -> None
     patch.setattr(entry_ends, "mark_completed", lambda *_: None)
 
 
+def what_an_upgrade_pins_is_pruned(patch: pytest.MonkeyPatch) -> None:
+    lock = ending.lock
+
+    def unpinned(*args: Any) -> Any:
+        users = lock(*args)
+        for locked in users.values():
+            locked.inbox = structs.replace(locked.inbox, pinned_until_ms=0)
+        return users
+
+    patch.setattr(ending, "lock", unpinned)
+
+
 @pytest.mark.parametrize(
     ("plant", "found", "often"),
     [
+        (what_an_upgrade_pins_is_pruned, "I16", {"upgrade": 30.0}),
         (the_relay_believes_itself_more_than_the_cursor, "LOST|I7", {"restored_backup": 240.0}),
         (jobs_of_devices_that_are_away_rest, "I18", {}),
         (nobody_waits_when_a_vendor_asks_for_it, "I11", {"vendor_429": 0.3}),
