@@ -18,7 +18,7 @@ from relay.api.principal import Principal
 from relay.api.routes import Answer, Call
 from relay.api.schemas.devices import AddressesBody, ProofBody
 from relay.clock import Clock, rfc3339
-from relay.errors import Forbidden, Invalid, Malformed, Problem, Unauthenticated
+from relay.errors import FieldError, Forbidden, Invalid, Malformed, Problem, Unauthenticated
 from relay.ids import Rng
 from relay.inbox.addresses import AddressState
 from relay.inbox.batch import Batch
@@ -188,7 +188,10 @@ class DeviceApi:
         """What a push was about, before everything that stands before it has come."""
         query = call.query
         if query.cursor is not None or query.wait or query.range is not None or query.shared or query.open:
-            raise Invalid("`ids` asks for these messages alone: leave the other parameters out.")
+            raise Invalid(
+                "`ids` asks for these messages alone: leave the other parameters out.",
+                errors=(FieldError("?ids", "conflict", "goes with no other parameter"),),
+            )
         snap, found = await self.inbox.read_messages(_key(call), query.ids)
         body = self._page(found, caught_up=False, session=snap.device.session) | {"more": False}
         return Answer(200, body, headers=_REVALIDATED)
@@ -198,9 +201,15 @@ class DeviceApi:
         if not (
             dash and low.isdecimal() and high.isdecimal() and len(low) < 16 and len(high) < 16 and int(low) < int(high)
         ):
-            raise Invalid("`range` is a-b: the numbers after a, up to b.")
+            raise Invalid(
+                "`range` is a-b: the numbers after a, up to b.",
+                errors=(FieldError("?range", "wrong_form", "must be a-b with a below b, for example 12-40"),),
+            )
         if call.query.wait:
-            raise Invalid("A range is filled at once: leave `wait` out.")
+            raise Invalid(
+                "A range is filled at once: leave `wait` out.",
+                errors=(FieldError("?wait", "conflict", "does not go with `range`"),),
+            )
         if call.query.timeline == INBOX:
             reading = await self.inbox.read(_key(call), None, limit=call.query.limit, range_=(int(low), int(high)))
             return self._synced(reading)

@@ -97,7 +97,10 @@ def change(
     told of; of a plain group everything, since it reaches their inboxes anyway.
     """
     if ultra and group == INBOX:
-        raise Invalid(f"A shared timeline cannot be called {INBOX!r}; give the group another id.")
+        raise Invalid(
+            f"A shared timeline cannot be called {INBOX!r}; give the group another id.",
+            errors=(FieldError("/type", "conflict", "does not go with this id"),),
+        )
     if add:
         rows.make_group(conn, app_id, group, type_=ULTRA if ultra else GROUP, epoch=new_epoch())
     known = rows.lock_group(conn, app_id, group)
@@ -117,7 +120,9 @@ def change(
     count = rows.count(conn, app_id, group) + len(new) - len(gone)
     if count > MEMBERS_MAX and known.type != ULTRA:
         raise Invalid(
-            f"A group may have {MEMBERS_MAX} members; one of type ultra any number.", code="too_many_recipients"
+            f"A group may have {MEMBERS_MAX} members; one of type ultra any number.",
+            code="too_many_recipients",
+            errors=(FieldError("/add", "too_long", f"leaves the group with {count} members"),),
         )
     version = known.members_version + 1 if new or gone else known.members_version
     if gone:
@@ -136,7 +141,10 @@ def set_notify(conn: Conn, app_id: str, group: str, user: str, level: str) -> No
     if known is None or not rows.members_among(conn, app_id, group, [user]):
         raise Missing("There is no such group, or the user is no member of it.")
     if known.type != ULTRA:
-        raise Invalid("This is a plain group; the user's preferences say what it is told of.")
+        raise Invalid(
+            "This is a plain group; the user's preferences say what it is told of.",
+            errors=(FieldError("/notify", "conflict", "goes with an ultra group"),),
+        )
     rows.set_notify(conn, app_id, group, user, level)
 
 

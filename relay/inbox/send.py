@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from relay.errors import Invalid, Problem, Throttled
+from relay.errors import FieldError, Invalid, Problem, Throttled
 from relay.model import EVERYWHERE, NotifyPolicy, Scope, TimelineKey, UserKey
 from relay.store import fanout as fanout_rows
 from relay.store.timelines import ULTRA
@@ -119,6 +119,7 @@ REFUSALS: dict[str, Callable[[str], Problem]] = {
     "recipient_unknown": lambda who: Invalid(
         f"There is no user {who[:64]!r}, or not with these devices; register them first, or set app.create_users.",
         code="recipient_unknown",
+        errors=(FieldError("/to", "unknown", "names nobody who could receive this"),),
     ),
     "recipient_queue_full": lambda who: Throttled(
         f"The inbox of {who[:64]!r} is full; its devices must catch up first.",
@@ -134,7 +135,11 @@ def expiry(send: Send, now_ms: int) -> int:
 
 
 def nobody_there(send: Send) -> Invalid:
-    return Invalid(f"The group {(send.group or '')[:64]!r} has no member to receive this.", code="recipient_unknown")
+    return Invalid(
+        f"The group {(send.group or '')[:64]!r} has no member to receive this.",
+        code="recipient_unknown",
+        errors=(FieldError("/to/group", "unknown", "has no member besides the sender"),),
+    )
 
 
 def replayed(row: Any) -> Accepted:

@@ -37,3 +37,13 @@ async def test_what_is_over_comes_as_a_gap(face: Face) -> None:
 async def test_nothing_else_goes_with_it(face: Face, more: str) -> None:
     answer = await face.call("GET", f"/v1/device/sync?ids={NEVER}&{more}", token=face.token)
     assert answer.refused(422, "validation_failed")
+    assert answer.pointers == ["?ids"]
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"), [("range=5-2", "?range"), ("range=x", "?range"), ("range=1-5&wait=3", "?wait")]
+)
+async def test_what_is_wrong_with_a_range_is_named(face: Face, query: str, pointer: str) -> None:
+    answer = await face.call("GET", f"/v1/device/sync?{query}", token=face.token)
+    assert answer.refused(422, "validation_failed")
+    assert answer.pointers == [pointer]

@@ -41,7 +41,15 @@ async def test_a_send_to_a_group_reaches_its_members_and_says_who_they_were(face
 
 
 async def test_a_send_to_a_group_of_nobody_is_refused(face: Face) -> None:
-    assert (await face.send(to={"group": "nowhere"})).refused(422, "recipient_unknown")
+    answer = await face.send(to={"group": "nowhere"})
+    assert answer.refused(422, "recipient_unknown")
+    assert answer.pointers == ["/to/group"]
+
+
+async def test_a_send_to_a_stranger_alone_names_the_receivers(face: Face) -> None:
+    answer = await face.send(to={"users": ["a-stranger"]})
+    assert answer.refused(422, "recipient_unknown")
+    assert answer.pointers == ["/to"]
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {

@@ -159,7 +159,9 @@ async def test_a_group_grows_beyond_a_thousand_as_an_ultra_one_alone(face: Face,
     assert (await face.call("PUT", path, {"add": users})).json["members"] == 1002
     plain = f"/v1/groups/{group}-plain/members"
     await face.call("PUT", plain, {"add": users})
-    assert (await face.call("PUT", plain, {"add": ["one-more"]})).refused(422, "too_many_recipients")
+    answer = await face.call("PUT", plain, {"add": ["one-more"]})
+    assert answer.refused(422, "too_many_recipients")
+    assert answer.pointers == ["/add"]
     after = await face.call("PUT", plain, {"add": ["one-more"], "type": "ultra"})
     assert after.json == {"version": 2, "members": 1001, "type": "ultra"}
     assert (await face.call("DELETE", f"/v1/groups/{group}-plain")).status == 204
