@@ -69,7 +69,8 @@ async def _pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> int
                     trailer = check(path) if path.exists() else await _one(http, f"{url}/v1/logs/{hour}", path)
                     click.echo(f"{path}: {trailer['messages']} messages, {trailer['events']} events")
                 except Wrong as wrong:
-                    click.echo(f"{path}: {wrong}", err=True)
+                    again = " (take the file away to have it downloaded anew)" if path.exists() else ""
+                    click.echo(f"{path}: {wrong}{again}", err=True)
                     worst = EX_DATAERR
     except Wrong as wrong:
         click.echo(f"{url}/v1/logs: {wrong}", err=True)
