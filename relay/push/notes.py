@@ -177,7 +177,10 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
         ids=(item.entry.message_id,),
         count=1,
         upto_seq=item.entry.seq,
-        left_out=left_out(item.push, capabilities),
+        left_out=(
+            *left_out(item.push, capabilities),
+            *(("collapse_key",) if item.collapse_key is not None and not capabilities.collapse else ()),
+        ),
     )
 
 

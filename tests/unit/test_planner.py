@@ -481,6 +481,17 @@ def test_a_note_says_what_the_vendor_cannot_express_of_it() -> None:
         assert found.notes[0].left_out == missing
 
 
+@pytest.mark.parametrize(("able", "missing"), [(True, ()), (False, ("collapse_key",))])
+def test_a_note_says_that_nothing_takes_its_place_at_this_vendor(able: bool, missing: tuple[str, ...]) -> None:
+    capabilities = dataclasses.replace(CAPABILITIES, collapse=able)
+    for key, said in (("score", missing), (None, ())):
+        found = plan(
+            situation(dataclasses.replace(item(1), collapse_key=key), accounts={"v": view(capabilities=capabilities)})
+        )
+        assert isinstance(found, Send)
+        assert found.notes[0].left_out == said
+
+
 def test_a_summary_of_many_keeps_the_title_s_name_and_drops_the_body_s() -> None:
     shown = Notification(title="Ann", body="hi", title_loc_key="FROM", body_loc_key="SAID", body_loc_args=("hi",))
     items = tuple(replace(item(n), push=shown) for n in range(1, 9))
