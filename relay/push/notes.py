@@ -33,10 +33,7 @@ class Note(Struct, frozen=True, kw_only=True):
     @property
     def unseen(self) -> bool:
         """Whether the user sees nothing of it: a wake-up, or the app's data alone. A badge is seen."""
-        if self.shows is None:
-            return True
-        says = (self.shows.title, self.shows.body, self.shows.badge)
-        return not self.sealed and not self.shows.overrides and all(one is None for one in says)
+        return not self.sealed and _unseen(self.shows)
 
 
 class Form:
@@ -161,6 +158,23 @@ def _newest_per_key(items: Sequence[Item]) -> list[Item]:
     return [item for item in items if item.collapse_key is None or last[item.collapse_key] == item.entry.seq]
 
 
+def _unseen(shows: Notification | None) -> bool:
+    if shows is None:
+        return True
+    return not shows.overrides and shows.title is None and shows.body is None and shows.badge is None
+
+
+def _lacks(shows: Notification | None, capabilities: Capabilities, *, replaces: bool = False) -> tuple[str, ...]:
+    """What the vendor cannot express of it. `replaces`: it is to take the place of one before. A silent push that is
+    none there shows a text of the account's settings."""
+    missing = [] if shows is None else list(left_out(shows, capabilities))
+    if replaces and not capabilities.collapse:
+        missing.append("collapse_key")
+    if _unseen(shows) and not capabilities.silent:
+        missing.append("silent")
+    return tuple(missing)
+
+
 def _ttl_s(s: Situation, items: Sequence[Item], capabilities: Capabilities) -> int:
     """The shortest useful life: the vendor must not show what has expired."""
     rest_ms = max(item.entry.expires_ms for item in items) - s.now_ms
@@ -177,10 +191,7 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
         ids=(item.entry.message_id,),
         count=1,
         upto_seq=item.entry.seq,
-        left_out=(
-            *left_out(item.push, capabilities),
-            *(("collapse_key",) if item.collapse_key is not None and not capabilities.collapse else ()),
-        ),
+        left_out=_lacks(item.push, capabilities, replaces=item.collapse_key is not None),
     )
 
 
@@ -223,7 +234,7 @@ def summary(
         ids=tuple(item.entry.message_id for item in items[-IDS_MAX:]),
         count=count,
         upto_seq=newest.entry.seq,
-        left_out=left_out(text, capabilities) if shown else (),
+        left_out=_lacks(text if shown else None, capabilities),
     )
 
 

@@ -492,6 +492,15 @@ def test_a_note_says_that_nothing_takes_its_place_at_this_vendor(able: bool, mis
         assert found.notes[0].left_out == said
 
 
+@pytest.mark.parametrize("shown", [Notification(data={"n": "1"}), Notification(title="Ann", data={"n": "1"})])
+@pytest.mark.parametrize("able", [True, False])
+def test_a_note_says_that_a_silent_push_is_seen_at_this_vendor(shown: Notification, able: bool) -> None:
+    capabilities = dataclasses.replace(CAPABILITIES, silent=able)
+    found = plan(situation(dataclasses.replace(item(1), push=shown), accounts={"v": view(capabilities=capabilities)}))
+    assert isinstance(found, Send)
+    assert ("silent" in found.notes[0].left_out) == (shown.title is None and not able)
+
+
 def test_a_summary_of_many_keeps_the_title_s_name_and_drops_the_body_s() -> None:
     shown = Notification(title="Ann", body="hi", title_loc_key="FROM", body_loc_key="SAID", body_loc_args=("hi",))
     items = tuple(replace(item(n), push=shown) for n in range(1, 9))
