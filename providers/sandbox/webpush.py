@@ -24,7 +24,7 @@ from providers.sandbox.webpush_crypto import (
     point_of,
     text_of,
 )
-from providers.sandbox.webpush_services import SERVICES, TTL_POLICY_CONFLICT, WEBPUSH_FAULTS, Service
+from providers.sandbox.webpush_services import APPLE_GONE, SERVICES, TTL_POLICY_CONFLICT, WEBPUSH_FAULTS, Service
 
 ANDROID_BODY_BYTES_MAX = 2744  # Firefox for Android: FCM's limit, after base64
 URGENCIES = frozenset({"very-low", "low", "normal", "high"})
@@ -46,6 +46,7 @@ class WebPushEmulator(Emulator):
         self.public_key = text_of(point_of(self._key))
         self.unreadable = 0  # messages that no browser could have shown
         self.waiting: set[str] = set()  # names of those that no browser has fetched yet
+        self.forbidden: set[str] = set()  # Safaris that were sent something and shown nothing (§6.4)
 
     def routes(self) -> list[web.RouteDef]:
         sends = [f"/webpush/{{service}}/{one.prefix}/{{browser}}" for one in SERVICES.values()]
@@ -75,6 +76,7 @@ class WebPushEmulator(Emulator):
         super().reset()
         self.unreadable = 0
         self.waiting.clear()
+        self.forbidden.clear()
 
     async def send(self, request: web.Request) -> web.StreamResponse:
         """`POST <endpoint>`, RFC 8030 §5."""
@@ -92,7 +94,7 @@ class WebPushEmulator(Emulator):
         answer = await self.reply(
             request,
             browser,
-            lambda: self._show(browser, request, body, name=name, ttl_s=ttl_s),
+            lambda: self._show(browser, request, body, service=service, name=name, ttl_s=ttl_s),
             _created(service, f"{self.url}/{service.name}/m/{name}", name=name, ttl_s=ttl_s),
         )
         if answer.status != 201:
@@ -129,7 +131,8 @@ class WebPushEmulator(Emulator):
         android = service.name == "mozilla" and browser.startswith("android-")
         if len(body) > (ANDROID_BODY_BYTES_MAX if android else service.body_bytes_max):
             return service.too_large
-        return self._unsigned(request, service)
+        refused = self._unsigned(request, service)
+        return APPLE_GONE if refused is None and service.name == "apple" and browser in self.forbidden else refused
 
     def _unsigned(self, request: web.Request, service: Service) -> Answer | None:
         header = request.headers.get("Authorization")
@@ -145,7 +148,9 @@ class WebPushEmulator(Emulator):
             return service.other_key
         return None
 
-    def _show(self, browser: str, request: web.Request, body: bytes, *, name: str, ttl_s: int) -> None:
+    def _show(
+        self, browser: str, request: web.Request, body: bytes, *, service: Service, name: str, ttl_s: int
+    ) -> None:
         self.waiting.discard(name)
         try:
             data = Browser.named(browser).read(body) if body else b"{}"
@@ -153,6 +158,8 @@ class WebPushEmulator(Emulator):
         except (Unreadable, msgspec.DecodeError):
             self.unreadable += 1
             return
+        if service.name == "apple" and not (shown.get("title") or shown.get("body")):
+            self.forbidden.add(browser)
         deliver(
             self,
             browser,

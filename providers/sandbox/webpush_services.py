@@ -128,6 +128,7 @@ SERVICES = {
 }
 
 TTL_POLICY_CONFLICT = microsoft(400, "Ttl value conflicts with X-WNS-Cache-Policy")
+APPLE_GONE = apple(410, "Unregistered")  # the sheet names no reason for 410
 NO_SUCH_ENDPOINT = mozilla(404, 102, "Not Found", "Invalid URL endpoint")
 
 
@@ -209,7 +210,7 @@ WEBPUSH_FAULTS: Mapping[Place, Mapping[str, Fault]] = {
         "appleheader": _fault(apple(403, "BadAuthorizationHeader"), "Authorization"),
         "applepublic": _fault(apple(400, "BadVapidPublicKey"), "public key"),
         "appleidle": _fault(apple(400, "IdleTimeout"), "idle"),
-        "applegone": _fault(apple(410, "Unregistered"), "expired"),  # the sheet names no reason for 410
+        "applegone": _fault(APPLE_GONE, "expired"),
         "appletoobig": _fault(apple(413, "PayloadTooLarge"), "too large"),
         "applethrottled": _fault(apple(429, "TooManyRequests"), "too many"),
         "appleinternal": _fault(apple(500, "InternalServerError"), "a fault of Apple's"),

@@ -328,6 +328,18 @@ async def test_the_emulator_refuses_as_the_service_does(
         assert (answer.status, said in await answer.text()) == (status, True)
 
 
+async def test_a_safari_that_is_told_something_in_silence_is_lost_and_the_adapter_never_does_that(town: Town) -> None:
+    """Sheet §6.4: every push must show a notification, or Safari revokes the permission."""
+    provider = town.provider()
+    for _ in range(2):
+        silent = town.push("anns-iphone", "apple", title=None, body=None, data={"n": "1"})
+        assert (await provider.send(silent)).verdict is Verdict.ACCEPTED
+    spoken = provider.encode(town.push("bobs-iphone", "apple"), "")
+    silent_body = provider.encode(town.push("bobs-iphone", "google", title=None, body=None), "").body
+    assert (await town.transport(replace(spoken, body=silent_body))).status == 201
+    assert (await provider.send(town.push("bobs-iphone", "apple"))).verdict is Verdict.TOKEN_DEAD
+
+
 async def test_a_message_that_no_browser_could_read_is_shown_nowhere(town: Town) -> None:
     provider = town.provider()
     request = provider.encode(town.push("laptop"), "")
