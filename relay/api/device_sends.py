@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from relay.api.problems import from_pydantic
 from relay.api.routes import Answer, Call
-from relay.api.schemas.base import In, Out, Plain, Text, Url
+from relay.api.schemas.base import ImageUrl, In, Out, Plain, Text
 from relay.api.schemas.messages import TTL_S_MAX, SendBody, SenderBody, TimelineOut
 from relay.api.sends import Sends, idempotency_key
 from relay.clock import Clock, rfc3339
@@ -51,7 +51,7 @@ class DevicePush(In):
 
     title: Text | None = None
     body: Text | None = None
-    image: Url | None = None
+    image: ImageUrl | None = None
     thread: Plain | None = None
 
 

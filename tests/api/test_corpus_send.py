@@ -17,6 +17,8 @@ import aiohttp
 import pytest
 from running_relay import Answer, Face, Running, running
 
+from relay.api.schemas.messages import PushBody
+
 KIB = 1024
 PAYLOAD_BYTES_MAX = 64 * KIB  # design D12; the row's own 16 KiB were for another form of message
 SQL = ["x' OR '1'='1", "'; DROP TABLE message; --", '" UNION SELECT * FROM api_key --', "%", "_", "\\'", "1;SELECT 1"]
@@ -198,6 +200,13 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "B066-click-blob": ({"push": {"click": "blob:https://a.example/1"}}, "/push/click"),
     "B066-click-no-scheme": ({"push": {"click": "//a.example/"}}, "/push/click"),
     "B066-click-9-kib": ({"push": {"click": "https://a.example/" + "x" * 9 * KIB}}, "/push/click"),
+    "B066-click-nothing-but-a-scheme": ({"push": {"click": "myapp:"}}, "/push/click"),
+    "B066-click-a-scheme-of-digits": ({"push": {"click": "9app://x"}}, "/push/click"),
+    "B066-click-no-host": ({"push": {"click": "https://"}}, "/push/click"),
+    "B066-click-no-slashes": ({"push": {"click": "https:a.example"}}, "/push/click"),
+    "B066-click-half-an-address": ({"push": {"click": "https://[::1/"}}, "/push/click"),
+    "B066-image-no-host": ({"push": {"image": "https:///i.png"}}, "/push/image"),
+    "B066-image-of-another-scheme": ({"push": {"image": "ftp://a.example/i.png"}}, "/push/image"),
     "B066-image-javascript": ({"push": {"image": "javascript:alert(1)"}}, "/push/image"),
     "B068-sql-in-the-type": ({"type": "x' OR '1'='1"}, "/type"),
     "B068-sql-in-the-collapse-key": ({"collapse_key": "x' OR '1'='1"}, "/collapse_key"),
@@ -208,6 +217,19 @@ INVALID: dict[str, tuple[dict[str, Any], str]] = {
 async def test_a_field_that_does_not_hold_what_it_should(face: Face, fields: dict[str, Any], pointer: str) -> None:
     """B057 has null among the mistakes; here it is the same as leaving the field out, as everywhere in this API."""
     await refused(face, await face.send(**fields), 422, "validation_failed", pointer)
+
+
+@pytest.mark.parametrize(
+    "click", ["https://a.example", "http://[::1]:8080/x", "myapp://chat/9", "tel:+49", "intent:#Intent;end"]
+)
+async def test_b066_a_click_that_some_vendor_can_take(face: Face, click: str) -> None:
+    assert (await face.send(push={"title": "x", "click": click})).status == 202
+
+
+def test_b066_a_scheme_is_handed_on_in_small_letters() -> None:
+    """RFC 3986, 3.1: they mean the same, and vendors look for `https`."""
+    push = PushBody(title="x", click="HTTPS://A.example/B", image="Http://a.example/I.png")
+    assert (push.click, push.image) == ("https://A.example/B", "http://a.example/I.png")
 
 
 async def test_b054_a_recipient_named_twice_gets_it_once(face: Face) -> None:

@@ -4,10 +4,13 @@ import re
 from itertools import groupby
 from typing import Annotated
 from unicodedata import category
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, WithJsonSchema
 
 BIDI = "\u202a-\u202e\u2066-\u2069"
+WEB = frozenset({"http", "https"})
+_LINK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
 MARKS_MAX = 30  # in a row: the bound of the Unicode Standard's stream-safe text (UAX #15)
 _CONTROL = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{BIDI}]")
 _INVISIBLE = frozenset({"Cc", "Cf", "Mn", "Me", "Zl", "Zp", "Zs"})
@@ -36,15 +39,33 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterVal
 
 
 def _link(text: str) -> str:
-    scheme = text.partition(":")[0].lower()
-    if not text.isascii() or not text.isprintable() or " " in text or ":" not in text:
+    """With its scheme in small letters, which mean the same (RFC 3986, 3.1): vendors look for them."""
+    if not _LINK.fullmatch(text):
         raise ValueError("must be an absolute URL in visible ASCII characters")
+    scheme, _, rest = text.partition(":")
+    scheme = scheme.lower()
     if scheme in {"javascript", "data", "file", "vbscript", "blob"}:
         raise ValueError(f"may not be a {scheme}: URL")
-    return text
+    if scheme in WEB and not _has_host(text):
+        raise ValueError("must have a host after //")
+    return f"{scheme}:{rest}"
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:  # brackets that hold no address
+        return False
+
+
+def _web(url: str) -> str:
+    if url.partition(":")[0] not in WEB:
+        raise ValueError("must be an http or https URL")
+    return url
 
 
 Url = Annotated[str, StringConstraints(min_length=3, max_length=2048), AfterValidator(_link)]
+ImageUrl = Annotated[Url, AfterValidator(_web)]
 Plain = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@/+=-]*[A-Za-z0-9._:@+=-]$")
 ]

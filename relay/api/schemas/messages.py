@@ -6,7 +6,7 @@ from pydantic import Field, GetJsonSchemaHandler, StringConstraints, ValidationI
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from relay.api.schemas.base import In, Out, Plain, Text, Url, Version
+from relay.api.schemas.base import ImageUrl, In, Out, Plain, Text, Url, Version
 from relay.realtime.protocol import Id, MessageIdText, Word
 
 TTL_S_MAX = 28 * 86_400
@@ -65,7 +65,7 @@ class PushBody(In):
     title_loc_args: LocArgs = ()
     body_loc_key: LocKey | None = None
     body_loc_args: LocArgs = ()
-    image: Url | None = None
+    image: ImageUrl | None = None
     sound: Plain | None = None
     badge: int | None = Field(None, ge=0, le=99_999)
     channel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
