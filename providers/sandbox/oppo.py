@@ -43,6 +43,7 @@ LOGINS_A_MINUTE = 60  # the sheet knows that there is a limit, not which
 TARGETS_MAX = 1000
 NEWS_A_DAY = 100_000  # for an app with less than 50,000 users
 NEWS_A_DEVICE = 2
+NEWS_SHOWN_S = 12 * 3600  # how long it may stay; what is private, a day (§3)
 CONTENT_CHARS = {1: 50, 2: 128}
 
 MISSING, BAD = 40, 41
@@ -354,6 +355,8 @@ def _check(message: object) -> None:
     look(said, NOTIFICATION, unknown=BAD)
     if len(said["content"]) > CONTENT_CHARS[said.get("style", 1)]:
         raise Wrong(BAD, "content")
+    if said.get("channel_id") == NEWS_CHANNEL and said.get("show_ttl", 0) > NEWS_SHOWN_S:
+        raise Wrong(BAD, "show_ttl")
     wants = {1: "click_action_activity", 4: "click_action_activity", 2: "click_action_url", 5: "click_action_url"}
     field = wants.get(said.get("click_action_type", 0), "title")
     if field not in said:
