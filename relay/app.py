@@ -22,7 +22,7 @@ from relay.api.watch import CredentialWatch
 from relay.bus.local import LocalBus
 from relay.clock import Clock
 from relay.config import Settings
-from relay.errors import ConfigError
+from relay.errors import ConfigError, Unavailable
 from relay.ids import Rng, random_hex
 from relay.inbox.address_tokens import AddressTokens
 from relay.inbox.cursor import CursorKeys
@@ -342,6 +342,8 @@ class Relay:
         online = await self.engine.read(lambda conn, _: device_rows.online_devices(conn))
         self.presence.resume(online)
         self.room.look()
+        await self.chores.tick()
+        await self.chores.count_open()
         runner = connections.Runner(
             self.web,
             access_log=None,
@@ -386,8 +388,6 @@ class Relay:
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
             group.create_task(measure_lag(self.clock, load.looked, stop), name="loop-lag")
             scheduler.start()
-            await self.chores.tick()
-            await self.chores.count_open()
             try:
                 yield
             finally:
@@ -395,7 +395,10 @@ class Relay:
                 stop.set()
                 scheduler.shutdown(wait=False)
                 await runner.cleanup()
-        await self.chores.tick()
+        try:
+            await self.chores.tick()
+        except Unavailable as problem:  # all that was promised is stored: who goes need not wait for its return
+            log.warning("relay.stopped_without_store", code=problem.code)
 
     def _store_away(self) -> None:
         self.presence.store_away()

@@ -21,7 +21,7 @@ from relay.cli.runtime import config_option, run, settings_from
 from relay.clock import SystemClock
 from relay.config import Settings, load
 from relay.config.sources import found
-from relay.errors import ConfigError
+from relay.errors import ConfigError, Unavailable
 from relay.ids import system_rng
 from relay.keys import KeyRing
 from relay.push.from_settings import build_accounts
@@ -83,6 +83,10 @@ async def _serve(settings: Settings, read_settings: Callable[[], Settings], conf
         finally:
             await relay.close()
         return EX_IOERR if relay.engine.failed else 0  # it may fail while we drain
+    except Unavailable:
+        if not relay.engine.failed:
+            raise
+        return EX_IOERR
     finally:
         log.info("relay.stopped")
         end_traces()

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +208,17 @@ async def scene(
         near = await stack.enter_async_context(wire_to(relay.port))
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         yield Scene(relay, http, near, vendors, wires, receiver, receiver_wire)
+
+
+@asynccontextmanager
+async def beside(at: Scene, home: Path) -> AsyncIterator[Scene]:
+    """The same scene around one more node, on the same store and with the same keys; with a wire of its own."""
+    home.mkdir()
+    node = RelayProcess(home, at.relay.environ | {"RELAY_KEYS__FILE": str(at.relay.home / "relay.keys")})
+    try:
+        await node.start()
+        node.key = at.relay.key
+        async with wire_to(node.port) as near:
+            yield replace(at, relay=node, near=near)
+    finally:
+        await node.aclose()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from books import wrong_in_the_store
-from dying_relay import IN_COMMANDS
+from failpoints import IN_COMMANDS
 from load import ENVIRON, Client, client_of
 from relay_process import RelayProcess
 
@@ -48,7 +48,7 @@ async def command(relay: RelayProcess, *words: str) -> tuple[int | None, str]:
 
 async def dies(relay: RelayProcess, point: str, *words: str) -> None:
     assert point in IN_COMMANDS
-    code, said = await command(relay, "dying_relay", f"{point}:1", *words)
+    code, said = await command(relay, "failpoints", f"{point}:1:kill", *words)
     assert code == -signal.SIGKILL, said
 
 

@@ -1,9 +1,10 @@
-"""The relay dies at every named point of its work, and now and then again while it recovers (safety CR-1 to CR-4).
+"""The relay dies at every named point of its work, and now and then again while it recovers (safety CR-1 to CR-4). What is below
+fails it there, and it stands still there.
 
 Around it, in other processes or behind sockets: senders, devices with the real client in all its ways, phones that are off,
 vendors that fail now and then, a webhook receiver. Afterwards a referee holds what everybody saw against what is stored: L1 to
-L10. In a normal run half of the points come on SQLite, and of the others those that concern the store on PostgreSQL. RELAY_ROUNDS
-has every point come so often on both; RELAY_SEED draws other moments.
+L11. In a normal run it dies at half of the points on SQLite, and of the others at those that concern the store on PostgreSQL; it
+fails and hangs at fewer. RELAY_ROUNDS has every point come so often on both; RELAY_SEED draws other moments.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import os
 import random
 import signal
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,13 @@ from typing import Any
 
 import pytest
 from books import wrong_in_the_store
-from dying_relay import POINTS, Point
+from failpoints import POINTS, Below, Point
 from load import GONE, Ledger
 from postgres_databases import fresh
 from relay_process import RelayProcess
-from scene import Answer, Neighbour, Scene, eventually, scene
+from scene import Answer, Neighbour, Scene, beside, eventually, scene
 
+from relay.cli.exits import EX_CUT_OFF
 from relay.client import Client, Way
 from relay.clock import SystemClock, rfc3339
 from relay.store.claims import ENDPOINT_IN_FLIGHT_MAX
@@ -34,22 +36,37 @@ from relay.store.claims import ENDPOINT_IN_FLIGHT_MAX
 SEED = int(os.environ.get("RELAY_SEED", "1"))
 ROUNDS = int(os.environ.get("RELAY_ROUNDS", "0"))
 USERS = [f"user-{n}" for n in range(4)]
+OF_A_DISK = {Below.STORE, Below.COMMIT}  # on SQLite
 ON, OFF = "tablet", "phone"  # a device that is always there; one that is off until the end, and is pushed to
+PLANTED = "whispered"  # in each message
 SENDERS = 4
 PAUSE_S = 0.03
-REACHED_S = 20  # within which the relay comes to a point
+REACHED_S = (
+    45  # within which the relay comes to a point: on PostgreSQL a dead relay's pushes are free after half a minute
+)
+FATAL_S = 3.0  # within which it ends when its disk has failed: 2 (safety DUR-8), and what the machine takes
+HANG_S = 7  # longer than its claims of pushes, and than the wait for an ack
+CLAIM_S = 5
 SECOND_DEATH = 0.2  # how often it dies again while it recovers
 CONVERGED_S = 60
 # On PostgreSQL a dead relay's pushes are free after half a minute, not at once: points that need one come too late there.
-OF_THE_STORE = ("accept.", "batch.", "fanout.", "plan.", "ack.", "expire.", "events.", "register.", "rescue.")
+OF_THE_STORE = ("accept.", "batch.", "fanout.", "plan.", "ack.", "expire.", "events.", "register.", "start.", "rescue.")
 TERMINAL = frozenset(f"delivery.{word}" for word in ("acked", "expired", "failed", "cancelled", "superseded"))
+BESIDE = ("accept.", "batch.", "ack.", "sock.", "claim.", "vendor.")  # what another node does not do in its place
 HERE = os.pathsep.join((str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])))
 
 
-class MortalRelay(RelayProcess):
-    def arm(self, point: str, nth: int) -> None:
-        """From the next start on it dies when it comes to this point for the nth time; `none` is no point."""
-        self.program = ("-m", "dying_relay", f"{point}:{nth}")
+class HarmedRelay(RelayProcess):
+    def arm(self, point: str, nth: int, action: str = "kill") -> None:
+        """From the next start on this happens when it comes to this point for the nth time; `none` is no point."""
+        self.program = ("-m", "failpoints", f"{point}:{nth}:{action}")
+
+    async def comes_to(self, point: str) -> None:
+        """Waits until what it was armed with has happened."""
+        said = self.log().count(f"failpoint {point} ")
+        async with asyncio.timeout(REACHED_S):
+            while self.log().count(f"failpoint {point} ") == said:
+                await asyncio.sleep(0.02)  # noqa: TID251 - looks again
 
     async def dies(self, within_s: float) -> bool:
         """Whether it killed itself. Anything else that ends it is wrong."""
@@ -66,10 +83,13 @@ class MortalRelay(RelayProcess):
         """Starts it; whether it came as far as being ready."""
         try:
             await self.start()
-        except AssertionError:
-            assert await self.dies(REACHED_S)
+        except AssertionError:  # it said nothing more
             return False
         return True
+
+
+def on_sqlite(relay: RelayProcess) -> bool:
+    return relay.environ["RELAY_STORE__URL"].startswith("sqlite")
 
 
 class Hasty(random.Random):
@@ -84,14 +104,17 @@ class Crowd:
     """Everybody around the relay, and what they saw."""
 
     at: Scene
-    relay: MortalRelay
+    relay: HarmedRelay
     ledger: Ledger
     rng: random.Random
-    deaths: int = 0
+    harms: int = 0  # deaths, errors, stalls
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
     clients: dict[tuple[str, str], Client] = field(default_factory=dict)
     ended_early: set[str] = field(default_factory=set)  # keys of messages that may end before a device has them
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    beside: list[Scene] = field(
+        default_factory=list
+    )  # the same scene as seen from other nodes, to which nothing happens
 
     async def settle_in(self, home: Path, stack: AsyncExitStack) -> str:
         """Devices, a webhook, whose id it gives, and clients: one of each way."""
@@ -108,7 +131,9 @@ class Crowd:
 
     async def connect(self, home: Path, stack: AsyncExitStack, user: str, device: str, **more: Any) -> None:
         rng = Hasty(f"{SEED} {user} {device}")
-        client = Client(self.relay.url, self.tokens[user, device], cache=home / f"{user}.{device}.db", rng=rng, **more)
+        nodes = [self.at, *self.beside]
+        url = nodes[len(self.clients) % len(nodes)].relay.url
+        client = Client(url, self.tokens[user, device], cache=home / f"{user}.{device}.db", rng=rng, **more)
         self.clients[user, device] = await stack.enter_async_context(client)
 
     # --- senders ---
@@ -117,14 +142,14 @@ class Crowd:
         """To one user or two; some end before their devices have them: expired, superseded, taken back."""
         rng = self.rng
         to = rng.sample(USERS, rng.choice([1, 1, 2]))
-        body: dict[str, Any] = {"to": {"users": to}, "body": {"key": key, "text": "é" * rng.randint(0, 40)}}
+        body: dict[str, Any] = {"to": {"users": to}, "body": {"key": key, "text": PLANTED + "é" * rng.randint(0, 40)}}
         kind = rng.random()
         if kind < 0.1:
             body["ttl_s"] = 1
         elif kind < 0.2:
             body["collapse_key"] = f"c{rng.randint(0, 3)}"
         elif kind < 0.5:
-            body["push"] = {"title": key}
+            body["push"] = {"title": f"{key} {PLANTED}"}
         elif kind < 0.55:
             body["deliver_at"] = rfc3339(SystemClock().now_ms() + 500)
         if kind < 0.2:
@@ -152,7 +177,7 @@ class Crowd:
         """The backend names a device's facts again and again: it stays the same device."""
         while not self.over.is_set():
             path = f"/v1/users/{self.rng.choice(USERS)}/devices/{OFF}"
-            status, answer = await self.patiently("PUT", path, {"app_version": f"1.{self.deaths}"})
+            status, answer = await self.patiently("PUT", path, {"app_version": f"1.{self.harms}"})
             assert (status, answer["device"]) == (200, OFF), answer
             await asyncio.sleep(0.2)  # noqa: TID251
 
@@ -165,7 +190,8 @@ class Crowd:
         """The answer, whatever becomes of the relay meanwhile."""
         while True:
             try:
-                status, answer = await self.at.call(method, path, body, **headers)
+                node = self.rng.choice([self.at, *self.beside])
+                status, answer = await node.call(method, path, body, **headers)
             except (*GONE, json.JSONDecodeError):
                 await asyncio.sleep(PAUSE_S)  # noqa: TID251
                 continue
@@ -187,12 +213,11 @@ class Crowd:
         """Starts the relay and has it die there; then, at times, again before it is ready."""
         relay = self.relay
         relay.arm(name, self.rng.randint(1, point.most))
-        if await relay.lives():
-            if point.by is not None:
-                await asyncio.sleep(self.rng.uniform(0.2, 1))  # noqa: TID251
-                relay.tell(point.by)
-            assert await relay.dies(REACHED_S), f"{name} was not reached"
-        self.deaths += 1
+        if await relay.lives() and point.by is not None:
+            await asyncio.sleep(self.rng.uniform(0.2, 1))  # noqa: TID251
+            relay.tell(point.by)
+        assert await relay.dies(REACHED_S), f"{name} was not reached"
+        self.harms += 1
         if self.rng.random() < SECOND_DEATH:
             relay.arm("none", 0)
             again = asyncio.create_task(relay.lives())
@@ -200,9 +225,66 @@ class Crowd:
             relay.tell(signal.SIGKILL)
             await again
             assert await relay.dies(REACHED_S)
-            self.deaths += 1
+            self.harms += 1
+
+    async def fail_at(self, name: str, point: Point) -> None:
+        """Starts the relay and has what is below fail it there. It ends then if that was its disk, or before it was ready:
+        whatever watches over it starts it again. Anything else it outlives."""
+        relay = self.relay
+        if not await self.meets(name, point, "error"):
+            assert await relay.ended() == (os.EX_IOERR if on_sqlite(relay) else os.EX_UNAVAILABLE), relay.log()[-2000:]
+        elif point.below in OF_A_DISK and on_sqlite(relay):
+            async with asyncio.timeout(FATAL_S):
+                assert await relay.ended() == os.EX_IOERR, relay.log()[-2000:]
+        elif point.by is not None:
+            assert await relay.ended() == 0, relay.log()[-2000:]
+        else:
+            await self.goes_on()
+
+    async def hang_at(self, name: str, point: Point) -> None:
+        """Starts the relay and has it stand still there for longer than its claims last."""
+        assert await self.meets(name, point, f"hang:{HANG_S}")
+        await asyncio.sleep(HANG_S)  # noqa: TID251
+        if point.by is None:
+            await self.goes_on()
+        else:
+            assert await self.relay.ended() in {0, EX_CUT_OFF}  # by then its drain has taken too long
+
+    async def meets(self, name: str, point: Point, action: str) -> bool:
+        """Starts the relay and waits until this has happened to it; whether it came as far as being ready."""
+        self.harms += 1
+        relay = self.relay
+        relay.arm(name, self.rng.randint(1, point.most), action)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(relay.comes_to(name))
+            ready = both.create_task(relay.lives())
+            if point.by is not None and await ready:
+                relay.tell(point.by)
+        return ready.result()
+
+    async def goes_on(self) -> None:
+        """It is alive and takes messages; then it is ended, in one way or the other."""
+        relay = self.relay
+        taken = self.ledger.answers
+        await eventually(lambda: self.more_than(taken), within_s=REACHED_S)
+        how = self.rng.choice([signal.SIGTERM, signal.SIGKILL])
+        assert await relay.end(how) == (0 if how is signal.SIGTERM else -signal.SIGKILL), relay.log()[-2000:]
+
+    async def more_than(self, answers: int) -> bool:
+        return self.ledger.answers > answers
 
     # --- the referee ---
+
+    def nothing_is_told_that_is_secret(self, relay: RelayProcess) -> None:
+        """L11: no credential, address or word of a message is in the log."""
+        log = relay.log()
+        secrets = [
+            relay.key,
+            PLANTED,
+            *self.tokens.values(),
+            *(f"{user}.{name}" for user in USERS for name in self.at.vendors),
+        ]
+        assert not [secret for secret in secrets if secret in log], "L11"
 
     async def reports(self) -> list[dict[str, Any]]:
         """All that the backend can pull."""
@@ -257,6 +339,9 @@ class Crowd:
         return self.expected().keys() <= (await self.ends()).keys()
 
 
+Harm = Callable[[Crowd, str, Point], Awaitable[None]]
+
+
 def repeats(neighbour: Neighbour) -> int:
     """What it had taken already."""
     return sum(times - 1 for times in neighbour.taken.values() if times)
@@ -287,10 +372,10 @@ def judged(crowd: Crowd, ends: dict[tuple[str, str, str], list[str]], kept: dict
         assert not missing, f"L7: {user}'s {device} lacks {missing}"
 
 
-def share(sqlite: bool) -> list[str]:
+def share(names: Iterable[str], sqlite: bool, *, every: int) -> list[str]:
     """The points of a normal run on this store."""
-    names = list(POINTS)
-    return names[::2] if sqlite else [name for name in names[1::2] if name.startswith(OF_THE_STORE)]
+    some = list(names)
+    return some[::every] if sqlite else [name for name in some[1::every] if name.startswith(OF_THE_STORE)]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -303,17 +388,47 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
             yield {"RELAY_STORE__URL": url}
 
 
-async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
+HARMS: dict[str, tuple[Harm, list[str], int]] = {
+    "kill": (Crowd.die_at, list(POINTS), 2),
+    "error": (Crowd.fail_at, [name for name, point in POINTS.items() if point.below is not Below.NOTHING], 3),
+    "hang": (
+        Crowd.hang_at,
+        [name for name in POINTS if not name.startswith("rescue.")],
+        8,
+    ),  # before it listens: a slow start
+}
+
+
+@pytest.mark.parametrize("what", HARMS)
+async def test_wherever_it_dies_fails_or_hangs_nothing_is_lost_and_every_delivery_ends_once(
+    what: str, store: dict[str, str], tmp_path: Path
+) -> None:
+    harm, names, every = HARMS[what]
+    points = names * ROUNDS or share(names, store["RELAY_STORE__URL"].startswith("sqlite"), every=every)
+    claims = {"RELAY_PUSH__CLAIM_S": f"{CLAIM_S}"} if what == "hang" else {}
+    await play(tmp_path, store | claims, harm, points)
+
+
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+async def test_beside_another_node_one_dies_again_and_again_and_nothing_is_lost(
     store: dict[str, str], tmp_path: Path
 ) -> None:
+    """Senders and devices are at either, and a send is repeated at either, as behind a balancer."""
+    points = [name for name in POINTS if name.startswith(BESIDE)]
+    await play(tmp_path, store, Crowd.die_at, points * ROUNDS or points[::6], nodes=2)
+
+
+async def play(tmp_path: Path, store: dict[str, str], harm: Harm, points: list[str], *, nodes: int = 1) -> None:
+    """Has the first of the nodes harmed at these points under load; then everything is judged."""
     rng = random.Random(SEED)
-    points = list(POINTS) * ROUNDS or share(store["RELAY_STORE__URL"].startswith("sqlite"))
     rng.shuffle(points)
     async with AsyncExitStack() as stack:
-        MortalRelay.program = ("-m", "dying_relay", "none:0")
-        at = await stack.enter_async_context(scene(tmp_path, {"PYTHONPATH": HERE} | store, process=MortalRelay))
-        assert isinstance(at.relay, MortalRelay)
+        HarmedRelay.program = ("-m", "failpoints", "none:0:kill")
+        at = await stack.enter_async_context(scene(tmp_path, {"PYTHONPATH": HERE} | store, process=HarmedRelay))
+        assert isinstance(at.relay, HarmedRelay)
         crowd = Crowd(at, at.relay, stack.enter_context(closing(Ledger(tmp_path / "ledger"))), rng)
+        for n in range(1, nodes):
+            crowd.beside.append(await stack.enter_async_context(beside(at, tmp_path / f"node-{n}")))
         hook = await crowd.settle_in(tmp_path, stack)
         async with asyncio.TaskGroup() as busy:
             for n in range(SENDERS):
@@ -323,7 +438,7 @@ async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
             await crowd.ledger.warm.wait()
             assert await at.relay.end(signal.SIGKILL) == -signal.SIGKILL
             for name in points:
-                await crowd.die_at(name, POINTS[name])
+                await harm(crowd, name, POINTS[name])
             at.relay.arm("none", 0)
             await at.relay.start()
             crowd.over.set()
@@ -345,10 +460,30 @@ async def test_wherever_it_dies_nothing_is_lost_and_every_delivery_ends_once(
                 kept[place] += more
         judged(crowd, ends, kept)
 
-        assert repeats(at.receiver) <= crowd.deaths * ENDPOINT_IN_FLIGHT_MAX, "L8"
-        assert sum(map(repeats, at.vendors.values())) <= crowd.deaths * len(USERS), "L8"
+        assert repeats(at.receiver) <= crowd.harms * ENDPOINT_IN_FLIGHT_MAX, "L8"
+        assert sum(map(repeats, at.vendors.values())) <= crowd.harms * len(USERS), "L8"
         await crowd.every_event_is_told(hook)
-        assert await at.relay.end(signal.SIGTERM) == 0
+        for node in (at, *crowd.beside):
+            assert await node.relay.end(signal.SIGTERM) == 0
+            crowd.nothing_is_told_that_is_secret(node.relay)
         how = Counter(word for words in ends.values() for word in words)
-        print(f"{crowd.deaths} deaths, seed {SEED}: {len(crowd.ledger.read('accepted'))} accepted, {dict(how)}")
+        print(f"harmed {crowd.harms} times, seed {SEED}: {len(crowd.ledger.read('accepted'))} accepted, {dict(how)}")
     assert not await wrong_in_the_store(store, USERS)
+
+
+@pytest.mark.parametrize("point", ["batch.before_commit", "start.ticking", "drain.before_release"])
+async def test_a_store_that_fails_while_the_relay_starts_or_goes_ends_it_in_words(
+    point: str, store: dict[str, str], tmp_path: Path
+) -> None:
+    """With 74 if the disk failed; else what waits for a server is no reason to stay, and no start is one without it."""
+    relay = HarmedRelay(
+        tmp_path, {"PYTHONPATH": HERE, "RELAY_SERVER__DRAIN_S": "3", "RELAY_SERVER__QUIET_S": "0"} | store
+    )
+    relay.arm(point, 1, "error")
+    goes = POINTS[point].by is not None
+    assert await relay.lives() == goes
+    if goes:
+        relay.tell(signal.SIGTERM)
+    assert await relay.ended() == (os.EX_IOERR if on_sqlite(relay) else 0 if goes else os.EX_UNAVAILABLE)
+    assert f"failpoint {point} " in relay.log()
+    assert "Traceback" not in relay.log()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from load import ENVIRON
+from postgres_process import PostgresProcess
 from scene import WITHIN_S, eventually, frame, scene
 
 INTERVAL_S, FACTOR = 10, 2  # the shortest lease there is
@@ -14,7 +15,7 @@ BACK_S = 2  # FLT-10: it serves again within this time after the store is back
 
 
 async def test_flt_10_while_the_server_is_away_nothing_is_lost_and_nobody_is_offline(
-    own_postgres: Any, tmp_path: Path
+    own_postgres: PostgresProcess, tmp_path: Path
 ) -> None:
     """F36: the devices' connections and heartbeats go on meanwhile."""
     environ = ENVIRON | {
@@ -65,3 +66,16 @@ async def test_flt_10_while_the_server_is_away_nothing_is_lost_and_nobody_is_off
         assert {one["data"]["token"] for one in at.vendors["gate"].calls} == {"bob.gate"}
         await ann.close()
         assert await at.relay.end(signal.SIGTERM) == 0
+
+
+async def test_a_relay_that_is_asked_to_go_while_the_server_is_away_goes_in_peace(
+    own_postgres: PostgresProcess, tmp_path: Path
+) -> None:
+    async with scene(tmp_path, ENVIRON | {"RELAY_STORE__URL": own_postgres.url}) as at:
+        await at.device("ann", "gate")
+        await at.hook("*")
+        await at.send("ann")
+        await asyncio.to_thread(own_postgres.stop, "fast")
+        assert await at.relay.end(signal.SIGTERM) == 0
+        assert "Traceback" not in at.relay.log()
+        await asyncio.to_thread(own_postgres.start)

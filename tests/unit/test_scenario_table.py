@@ -12,7 +12,7 @@ ROWS = dict(re.findall(r"^\| (F\d+|FLT-\d+|K\d+|I\d+) \| (.+) \|$", (TESTS / "RE
 LAST = {"F": 100, "FLT-": 42, "K": 20, "I": 45}
 EVERY = [f"{kind}{n}" for kind, last in LAST.items() for n in range(1, last + 1)]
 REFEREE = " ".join(path.read_text() for path in (TESTS / "simulation").glob("*.py"))
-POINTS = set(re.findall(r'^    "([\w.]+)": ', (TESTS / "faults" / "dying_relay.py").read_text(), re.M))
+POINTS = set(re.findall(r'^    "([\w.]+)": ', (TESTS / "faults" / "failpoints.py").read_text(), re.M))
 KINDS = set(re.findall(r'^    "(\w+)": \(', (TESTS / "simulation" / "faults.py").read_text(), re.M))
 
 
