@@ -285,6 +285,7 @@ class Relay:
             was_set_back=set_back.check,
             look_at_credentials=ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts).look,
             imbalanced=self.metrics.imbalanced,
+            take_over=self.presence.take_over,
             step_ms=lambda: getattr(clock, "step_ms", None),
         )
         self.watchdog = Watchdog(clock, blocked=self.metrics.blocked)

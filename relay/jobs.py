@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from functools import partial
@@ -16,12 +16,13 @@ from relay.clock import Clock, rfc3339
 from relay.errors import Problem
 from relay.inbox.ending import SWEEP_ENTRIES_MAX
 from relay.inbox.service import InboxService
-from relay.model import DeviceKey, DeviceState, UserKey
+from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.push.calendar import day_of
 from relay.push.escalating import STEPS_MAX, escalate, is_due
 from relay.store import addresses as address_rows
 from relay.store import apps as app_rows
 from relay.store import audit, dead, held_entries, meta, quota, tokens
+from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store.audit import Imbalance
@@ -60,8 +61,10 @@ class Chores:
     look_at_credentials: Callable[[], Awaitable[object]] = _nothing
     imbalanced: Callable[[Mapping[str, int]], None] = lambda counts: None
     was_set_back: Callable[[Conn, int, meta.Witness | None], bool] = lambda conn, now_ms, seen: False
+    take_over: Callable[[Iterable[Device]], None] = lambda devices: None
     step_ms: Callable[[], int | None] = lambda: None  # by how much the clock has jumped, while that is not believed
     _seen: meta.Witness | None = None
+    _buried: frozenset[str] = frozenset()  # nodes
     _step_told: bool = False
 
     async def tick(self) -> None:
@@ -83,6 +86,17 @@ class Chores:
                 await asyncio.to_thread(self.witness.write, seen)  # it waits for the disk
             except OSError as error:  # no reason to stop: the store itself is well
                 log.warning("store.witness_not_written", reason=error.strerror)
+
+    async def bury(self) -> None:
+        """Takes over the devices of nodes that have died, each once. Several nodes may: the first word counts (protocol 6.6)."""
+
+        def look(conn: Conn, now_ms: int) -> tuple[frozenset[str], list[Device]]:
+            dead_nodes = meta.nodes(conn, now_ms, dead=True) - {self.node_id}
+            new = dead_nodes - self._buried
+            return dead_nodes, device_rows.online_at(conn, new) if new else []
+
+        self._buried, devices = await self.engine.read(look)
+        self.take_over(devices)
 
     async def watch_clock(self) -> None:
         """A jump of the clock is told once, when it comes: until it has lasted, nothing is done by it (safety FLT-26)."""
@@ -206,6 +220,7 @@ class Chores:
         scheduler = AsyncIOScheduler(timezone="UTC", job_defaults=defaults)
         for chore, seconds in (
             (self.tick, int(meta.TICK_S)),
+            (self.bury, 5),
             (self.watch_clock, 5),
             (self.expire, 5),
             (self.escalate, 1),

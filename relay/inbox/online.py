@@ -10,21 +10,25 @@ from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.reports import tell_device
 from relay.model import GATEWAY, Device, DeviceKey, DeviceState, UserKey
 from relay.store.engine import Conn
+from relay.store.meta import nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bye:
-    """A device went away. `linger_ms`: it may be back at once. `tell`: the lease is over, or it said goodbye."""
+    """A device went away from a node. `linger_ms`: it may be back at once. `tell`: the lease is over, or it said goodbye."""
 
     device: DeviceKey
     session: int
+    node_id: str
     linger_ms: int = 0
     tell: bool = True
 
 
 def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> list[bool | Exception]:
-    """Devices go offline; a word of an older session changes nothing. Gives whether each changed a row."""
+    """Devices go offline; a word of an older session changes nothing, nor one of a node while another that lives has heard
+    from the device since. Gives whether each changed a row."""
     users = lock(conn, now_ms, {one.device.user for one in byes}, policy_of)
+    living = _Living(conn, now_ms)
     answers: list[bool | Exception] = []
     for one in byes:
         found = _in_session(users, one.device, one.session)
@@ -32,6 +36,9 @@ def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> li
             answers.append(False)
             continue
         locked, device = found
+        if device.node_id not in {None, GATEWAY, one.node_id} and device.node_id in living:
+            answers.append(False)
+            continue
         if device.online:
             device = replace(
                 device,
@@ -50,6 +57,19 @@ def bye(conn: Conn, now_ms: int, byes: Sequence[Bye], policy_of: PolicyOf) -> li
         answers.append(True)
     flush(conn, now_ms, users.values())
     return answers
+
+
+class _Living:
+    """The nodes that live, read when first asked for."""
+
+    def __init__(self, conn: Conn, now_ms: int) -> None:
+        self._conn, self._now_ms = conn, now_ms
+        self._nodes: frozenset[str] | None = None
+
+    def __contains__(self, node_id: object) -> bool:
+        if self._nodes is None:
+            self._nodes = nodes(self._conn, self._now_ms, dead=False)
+        return node_id in self._nodes
 
 
 def _in_session(users: Mapping[UserKey, Locked], key: DeviceKey, session: int) -> tuple[Locked, Device] | None:

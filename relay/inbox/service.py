@@ -353,7 +353,7 @@ class InboxService:
 
     async def went(self, device: DeviceKey, session: int, *, linger_ms: int, tell: bool) -> bool:
         changed: bool = await self.engine.write_batched(
-            self._bye, Bye(device=device, session=session, linger_ms=linger_ms, tell=tell)
+            self._bye, Bye(device=device, session=session, node_id=self.node_id, linger_ms=linger_ms, tell=tell)
         )
         self.push_due(self.clock.now_ms() + linger_ms)
         self.facts_told()

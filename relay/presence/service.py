@@ -73,6 +73,17 @@ class PresenceService:
                 facts=Facts(bool(device.background), device.open_conversation) if device.online else _LINGERING,
             )
 
+    def take_over(self, devices: Iterable[Device]) -> None:
+        """Of a node that has died: whoever does not come to another within the time after a restart is offline. What this
+        node has heard of itself stands."""
+        now_ms = self._clock.monotonic_ms()
+        for device in devices:
+            if self.book.get(device.key) is None:
+                length_ms = self._rhythm.linger_restart_ms
+                self.book.grant(
+                    device.key, session=device.session, now_ms=now_ms, length_ms=length_ms, facts=_LINGERING
+                )
+
     def connected(
         self, device: DeviceKey, session: int, beat: Beat, facts: Facts, *, offer: Offer | None = None
     ) -> None:

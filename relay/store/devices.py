@@ -100,9 +100,17 @@ _online = (
 )
 
 
+_online_at = _online.where(device.c.node_id.in_(bindparam("nodes", expanding=True)))
+
+
 def online_devices(conn: Connection) -> list[Device]:
     """Everyone who is online as far as the backend was told: what a starting relay must grant a fresh lease."""
     return [device_of(row) for row in conn.execute(_online).all()]
+
+
+def online_at(conn: Connection, nodes: Iterable[str]) -> list[Device]:
+    """Those of them whose last word came to one of these nodes."""
+    return [device_of(row) for row in conn.execute(_online_at, {"nodes": sorted(nodes)}).all()]
 
 
 _silent = (

@@ -16,6 +16,7 @@ from relay.store.sql import insert_missing, upsert
 FREEZE_MS = 7 * 86_400_000
 NODE_KEEP_MS = 86_400_000
 TICK_S = 5.0
+NODE_DEAD_MS = 15_000  # without a tick (protocol 6.6)
 
 
 def prepare(conn: Connection, now_ms: int, rng: random.Random) -> None:
@@ -143,6 +144,13 @@ def last_beat_ms(conn: Connection) -> int | None:
     """When any node was last alive."""
     found = conn.execute(_last_beat).scalar()
     return None if found is None else int(found)
+
+
+def nodes(conn: Connection, now_ms: int, *, dead: bool) -> frozenset[str]:
+    """Those that have not ticked for a while, of the last day; or those that have."""
+    last = node.c.beat_ms
+    wanted = last < now_ms - NODE_DEAD_MS if dead else last >= now_ms - NODE_DEAD_MS
+    return frozenset(conn.scalars(select(node.c.node_id).where(wanted)))
 
 
 def forget_nodes(conn: Connection, now_ms: int) -> None:

@@ -115,7 +115,7 @@ async def test_f13_the_one_that_waited_for_the_lock_sees_what_the_other_wrote(po
     """§3.2: ACCEPT waits behind a BYE that has not committed, then reads "offline"; and the other way about."""
     async with held(postgres) as away:
         session = (await postgres.device("ann/phone")).session
-        word = Bye(device=postgres.key("ann/phone"), session=session)
+        word = Bye(device=postgres.key("ann/phone"), session=session, node_id="n")
         await away.run(bye, [word])
         accepting = asyncio.create_task(postgres.send())
         await until_blocked(postgres)
