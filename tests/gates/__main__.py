@@ -97,7 +97,11 @@ GATES = (
     Gate(
         "overload",
         _pytest("tests/faults/test_heavy_load.py"),
-        environ={"RELAY_OVERLOAD_S": (2, 60, 600), "RELAY_OVERLOAD_SHARE": (0.3, 0.8, 0.8)},
+        environ={
+            "RELAY_OVERLOAD_S": (2, 60, 600),
+            "RELAY_OVERLOAD_SHARE": (0.3, 0.8, 0.8),
+            "RELAY_EXPIRING": (1_500, 20_000, 100_000),
+        },
     ),
     Gate("corpus", _pytest("tests/api")),
 )
