@@ -37,7 +37,7 @@ DEAD_KEPT_MS = 28 * DAY_MS  # no message lives longer
 WALK_USERS = 200
 SILENT_DEVICES = 200
 UPGRADES = 200
-SWEEPS_MAX = 200  # in one round, so that a storm of expiries is worked off without starving others
+SWEEPS_MAX = 800  # in one round, so that a storm of expiries is worked off without starving others
 
 
 async def _nothing() -> None:

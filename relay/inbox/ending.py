@@ -22,7 +22,7 @@ from relay.store.engine import Conn
 from relay.store.timelines import ULTRA
 
 CONTROL_TTL_MS = 28 * 86_400_000
-SWEEP_ENTRIES_MAX = 1000
+SWEEP_ENTRIES_MAX = 250  # a send waits for no longer transaction than that (safety FLT-36)
 PRUNE_STEP = 500
 
 
