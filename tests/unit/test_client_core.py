@@ -313,6 +313,36 @@ def test_pauses_between_connections_are_spread_grow_to_a_minute_and_never_underc
     assert only(core.handle(steps.Closed(503, 90.0)), steps.SetTimer).after_s == 90
 
 
+class Longest(random.Random):
+    """Every pause is as long as it may be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def test_ovl_7_failures_are_forgotten_when_a_connection_has_lasted_a_minute_and_not_when_it_is_made() -> None:
+    """Else clients of a relay that accepts everybody and then breaks would come back as fast as they can."""
+    core = Core(store_id=STORE, rng=Longest())
+    core.handle(steps.Started(Position("e1", 0, "e1/0")))
+
+    def connect() -> list[steps.Command]:
+        core.handle(steps.Rang(Timer.CONNECT))
+        commands = core.handle(steps.Opened(Reading.PUSHED)) + core.handle(steps.Came(welcome()))
+        return commands + core.handle(steps.Kept(Position("e1", 0, "e1/0")))
+
+    def pause_s() -> float:
+        return float(only(core.handle(steps.Closed()), steps.SetTimer).after_s)
+
+    pauses = [pause_s()]
+    for _ in range(4):
+        assert steps.SetTimer(Timer.CALM, 60.0) in connect()
+        pauses.append(pause_s())
+    assert pauses == [1, 2, 4, 8, 16]
+    connect()
+    core.handle(steps.Rang(Timer.CALM))
+    assert pause_s() == 1
+
+
 def test_a_drain_is_left_after_the_last_ack_and_come_back_from_when_it_said() -> None:
     core = reading()
     core.handle(steps.Came(a_page()))

@@ -155,6 +155,27 @@ test("a pause is never shorter than the relay asked for, and grows with failures
   }
 });
 
+test("failures are forgotten when a connection has lasted a minute, and not when it is made", () => {
+  const core = reading();
+  const pause = () => done(core.handle({ type: "closed" }), "set").find(({ timer }) => timer === "connect").ms;
+  const connect = () => {
+    core.handle({ type: "rang", timer: "connect" });
+    const commands = core.handle({ type: "opened", reading: "pushed", waitS: 50, position: HERE, words: {} });
+    commands.push(...core.handle({ type: "came", frame: welcome() }));
+    const [adopt] = done(commands, "adopt");
+    return [...commands, ...core.handle({ type: "kept", position: adopt.position })];
+  };
+  const pauses = [pause()];
+  for (let n = 0; n < 3; n += 1) {
+    assert.ok(done(connect(), "set").some(({ timer, ms }) => timer === "calm" && ms === 60_000));
+    pauses.push(pause());
+  }
+  assert.deepEqual(pauses, [500, 1000, 2000, 4000]);
+  connect();
+  core.handle({ type: "rang", timer: "calm" });
+  assert.equal(pause(), 500);
+});
+
 /** mulberry32 */
 function chance(seed) {
   return () => {
