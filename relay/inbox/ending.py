@@ -159,7 +159,7 @@ def withdraw(conn: Conn, app_id: str, message: str) -> bool:
     """Ends the fan-out of a message, if it still goes on: whoever waits for it will not get it. Its job is the lock."""
     if not fanout_rows.drop_job(conn, app_id, fanout_rows.job_id(app_id, message)):
         return False
-    row = message_rows.messages(conn, app_id, [message])[message]
+    row = message_rows.lock_messages(conn, app_id, [message])[message]
     recipients = [
         (user, seq, "cancelled" if seq is None and refusal is None else refusal)
         for user, seq, refusal in msgspec.json.decode(row.recipients)

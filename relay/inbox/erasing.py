@@ -77,7 +77,7 @@ def _all_entries(locked: Locked) -> Iterator[Any]:
 def _forget_messages(conn: Conn, user: UserKey, ordered: Sequence[str]) -> None:
     """What nobody else received goes; in the rest, its name."""
     for start in range(0, len(ordered), CHUNK):
-        found = message_rows.messages(conn, user.app_id, ordered[start : start + CHUNK])
+        found = message_rows.lock_messages(conn, user.app_id, ordered[start : start + CHUNK])
         gone, keys = [], []
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)

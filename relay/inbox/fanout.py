@@ -83,7 +83,7 @@ def put_off(conn: Conn, now_ms: int, job: Job) -> None:
 
 
 def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step:
-    row = message_rows.messages(conn, job.app_id, [job.message_id or ""]).get(job.message_id or "")
+    row = message_rows.lock_messages(conn, job.app_id, [job.message_id or ""]).get(job.message_id or "")
     if row is None:
         rows.drop_job(conn, job.app_id, job.job_id)
         return Step()

@@ -72,7 +72,7 @@ def rename(
 
 def _rename_in_messages(conn: Conn, user: UserKey, name: str, ids: list[str]) -> None:
     for start in range(0, len(ids), CHUNK):
-        found = message_rows.messages(conn, user.app_id, ids[start : start + CHUNK])
+        found = message_rows.lock_messages(conn, user.app_id, ids[start : start + CHUNK])
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)
             renamed = [[name, *rest] if who == user.user_id else [who, *rest] for who, *rest in recipients]

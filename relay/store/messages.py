@@ -53,14 +53,23 @@ def append(conn: Connection, messages: Sequence[Mapping[str, Any]], entries: Seq
     insert_rows(conn, inbox_entry, entries)
 
 
-@per_dialect
-def _messages(sqlite: bool) -> Select[Any]:
+def _of_ids(sqlite: bool) -> Select[Any]:
     return select(message).where(m.app_id == bindparam("app"), in_list(m.message_id, "ids", sqlite=sqlite))
+
+
+_messages = per_dialect(_of_ids)
+_lock_messages = per_dialect(lambda sqlite: _of_ids(sqlite).order_by(m.message_id).with_for_update())
 
 
 def messages(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row[Any]]:
     """The rows of those of these messages that are still kept, by id."""
     rows = conn.execute(_messages(conn), {"app": app_id, "ids": as_list(conn, ids)})
+    return {row.message_id: row for row in rows}
+
+
+def lock_messages(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[str, Row[Any]]:
+    """The same, for whoever changes their receivers: until the commit nobody else does, from what was read before."""
+    rows = conn.execute(_lock_messages(conn), {"app": app_id, "ids": as_list(conn, ids)})
     return {row.message_id: row for row in rows}
 
 
@@ -72,7 +81,7 @@ _set_recipients = (
 
 
 def set_recipients(conn: Connection, app_id: str, message_id: str, recipients: str) -> None:
-    """What has become of each receiver by now."""
+    """What has become of each receiver by now, of a message that is locked."""
     conn.execute(_set_recipients, {"app": app_id, "id": message_id, "all": recipients})
 
 

@@ -18,13 +18,17 @@ from house import House, address
 
 from providers.contract import Verdict
 from relay.errors import Conflict, Problem
+from relay.inbox.erasing import erase
 from relay.inbox.online import Bye, bye
 from relay.inbox.registry import Registration, register
-from relay.model import Facts, Policy
+from relay.inbox.renaming import rename
+from relay.model import Facts, Policy, UserKey
 from relay.push.attempts import Attempt
 from relay.store.engine import Engine
 from relay.store.postgres import PostgresEngine
+from relay.store.users import Naming
 
+ANN = UserKey("shop", "ann")
 Step = Callable[[House], Awaitable[Any]]
 
 
@@ -429,3 +433,66 @@ async def test_i18_the_law_holds_on_every_snapshot_of_a_busy_inbox(postgres: Hou
     done.set()
     await judging
     await lawful(house)
+
+
+# --- a delivery that waits, and its receiver's end ---------------------------------------------------------------------
+
+
+async def a_message_for_later(house: House) -> str:
+    waiting = await house.send("ann", deliver_ms=house.clock.now_ms() + 1000)
+    house.clock.forward(s=1)
+    return str(waiting.message_id)
+
+
+def renames(conn: Any, now_ms: int, policy_of: Any) -> None:
+    named = Naming(now_ms)
+    rename(conn, now_ms, ANN, "anna", policy_of, named=named, reseal=lambda *_: b"", new_epoch=lambda: "e")
+
+
+def erases(conn: Any, now_ms: int, policy_of: Any) -> None:
+    erase(conn, now_ms, ANN, policy_of, named=Naming(now_ms))
+
+
+async def beside(house: House, work: Any) -> None:
+    """The message falls due while this has not committed."""
+    async with held(house) as other:
+        await other.run(work)
+        delivering = asyncio.create_task(house.inbox.fan_out())
+        await until_blocked(house)
+        await other.commit()
+        await delivering
+    while await house.inbox.fan_out():
+        pass
+
+
+async def test_what_falls_due_while_its_receiver_gets_another_name_is_delivered(postgres: House) -> None:
+    message = await a_message_for_later(postgres)
+    await beside(postgres, renames)
+    rows = await postgres.rows(f"SELECT user_id FROM inbox_entry WHERE message_id = '{message}'")
+    assert [row["user_id"] for row in rows] == ["anna"]
+    (told,) = (await postgres.inbox.trace("shop", message)).recipients
+    assert (told["user"], told["status"]) == ("anna", "accepted")
+
+
+async def test_who_is_erased_while_a_message_to_it_falls_due_is_named_nowhere(postgres: House) -> None:
+    await postgres.register("bob/phone")
+    waiting = await postgres.send("ann", "bob", deliver_ms=postgres.clock.now_ms() + 1000)
+    postgres.clock.forward(s=1)
+    await beside(postgres, erases)
+    (row,) = await postgres.rows(f"SELECT recipients FROM message WHERE message_id = '{waiting.message_id}'")
+    assert "ann" not in row["recipients"]
+    assert "bob" in row["recipients"]
+
+
+async def test_two_who_are_erased_at_once_leave_no_message_that_names_either(postgres: House) -> None:
+    await postgres.register("bob/phone")
+    sent = await postgres.send("ann", "bob")
+    async with held(postgres) as other:
+        await other.run(erases)
+        erasing = asyncio.create_task(postgres.inbox.erase(UserKey("shop", "bob")))
+        await until_blocked(postgres)
+        await other.commit()
+        await erasing
+    for row in await postgres.rows(f"SELECT recipients FROM message WHERE message_id = '{sent.message_id}'"):
+        assert "ann" not in row["recipients"]
+        assert "bob" not in row["recipients"]
