@@ -164,7 +164,7 @@ class Core:
         if refusals := self._acks.refusals:
             # The cursor in the handshake acks what it has passed; a refusal said after that would come too late.
             self.phase = Phase.SAYING
-            ack = self._acks.frame(self._ref(), refusals)
+            ack = self._acks.frame(self._ref(), refusals) | {"store": self._store}
             return [steps.Say(ack, aside=True), steps.SetTimer(Timer.ANSWER, ANSWER_S)]
         self.phase = Phase.GREETING
         return [steps.Say(self.hello()), steps.SetTimer(Timer.ANSWER, ANSWER_S)]
@@ -173,14 +173,14 @@ class Core:
         """The handshake (protocol 10.1)."""
         frame: dict[str, Any] = {"type": "hello", "ref": self._ref(), **self.facts}
         frame["state"] = self._state
-        frame["store"] = {
-            "id": self.store_id,
-            **({"user": self.user} if self.user is not None else {}),
-            **({"repair": True} if self.repair else {}),
-        }
+        frame["store"] = self._store | ({"repair": True} if self.repair else {})
         if self.position.cursor is not None:
             frame["cursors"] = {"inbox": self.position.cursor}
         return frame
+
+    @property
+    def _store(self) -> dict[str, Any]:
+        return {"id": self.store_id, **({"user": self.user} if self.user is not None else {})}
 
     @property
     def _state(self) -> str:
@@ -492,7 +492,7 @@ class Core:
     def _error(self, frame: Mapping[str, Any]) -> list[Command]:
         code, ref = frame.get("code", ""), frame.get("ref")
         refused = news.Refused(code, frame.get("detail", ""))
-        if code == ANOTHER_USER and self.phase is Phase.GREETING:
+        if code == ANOTHER_USER and self.phase in {Phase.SAYING, Phase.GREETING}:
             self._final = refused
             return self._close("the database is another user's")
         told = steps.Tell(refused)

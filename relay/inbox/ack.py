@@ -24,6 +24,7 @@ from relay.inbox.reports import (
     tell,
 )
 from relay.inbox.shared_ack import limits_of_markers, take_shared
+from relay.inbox.store_owner import check_owner
 from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy, UserKey
 from relay.store import entries as entry_rows
@@ -59,6 +60,8 @@ class AckRequest:
     receipts: tuple[tuple[str, str], ...] = ()  # (message id, shown | opened)
     shared: tuple[Cursor, ...] = ()  # of shared timelines
     shared_upto: tuple[tuple[str, int], ...] = ()  # a socket's: (conversation, what it was sent at most)
+    store_id: str | None = None  # said where no handshake has
+    store_user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ def _known(users: Mapping[UserKey, Locked], key: DeviceKey, session: int | None)
 
 def _ack_one(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str) -> AckAnswer:
     locked, device = _known(users, request.device, request.session)
+    check_owner(locked, device, store_id=request.store_id, store_user=request.store_user)
     upto = _target(locked, device, request, store_epoch)
     # What may be refused has been; from here on everything is applied.
     refused = _take_nacks(locked, device, [] if _past(device, request.cursor) else request.nacks)

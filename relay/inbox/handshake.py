@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.clock import rfc3339
-from relay.errors import FieldError, Problem, StoreOfAnother, Unauthenticated
+from relay.errors import Problem, Unauthenticated
 from relay.inbox import clones, judging
 from relay.inbox.ack import advance
 from relay.inbox.addresses import AddressState, NewAddress, holders, set_addresses, states_of
@@ -24,6 +24,7 @@ from relay.inbox.page import Snapshot, tail_same
 from relay.inbox.registry import inherited_from, remove
 from relay.inbox.releasing import release
 from relay.inbox.reports import tell_device
+from relay.inbox.store_owner import check_owner
 from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.store import addresses as address_rows
 from relay.store import entries as entry_rows
@@ -129,7 +130,7 @@ def _hello_one(
     if found is None or found[1].state is DeviceState.GONE:  # also if it went in this very batch
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
     locked, old = found
-    _same_user(locked, old, one)
+    check_owner(locked, old, store_id=one.store_id, store_user=one.store_user)
     cursor = _unsealed(one, keys, locked.inbox.formerly)
     evidence = _evidence(locked, old, one, cursor, store_epoch)
     judgement = judging.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)
@@ -161,17 +162,6 @@ def _hello_one(
     locked.rearm(one.device.device_id, anew=True)
     locked.rearm_all()
     return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, addresses, old.session, again.more)
-
-
-def _same_user(locked: Locked, old: Device, one: Hello) -> None:
-    """Two users' messages never come into one store. A store that this device has used is its user's, whatever the user was
-    called then. Raises Problem."""
-    known = {None, one.device.user_id, locked.inbox.formerly}
-    if one.store_user not in known and (one.store_id is None or one.store_id != old.store_id):
-        raise StoreOfAnother(
-            "This message database holds another user's messages: begin one for this user.",
-            errors=(FieldError("/store/user", "conflict", "is not the user of this token"),),
-        )
 
 
 def _unsealed(one: Hello, keys: CursorKeys, formerly: str | None) -> Cursor | None:

@@ -161,8 +161,9 @@ class ReceiptBody(Said):
 
 
 class AckBody(Said):
-    """ "I have stored this." All parts are optional and may be repeated."""
+    """ "I have stored this." All parts are optional and may be repeated. `store`: as in the handshake that is to follow."""
 
+    store: StoreBody | None = None
     cursor: Sealed | None = None
     shared: Annotated[list[SealedShared], Field(min_length=1, max_length=FOLLOWED_MAX)] | None = None
     ids: Annotated[list[MessageIdText], Field(min_length=1)] | None = None  # at most ACK_IDS_MAX

@@ -211,6 +211,8 @@ class DeviceService:
                 receipts=tuple((one.id, one.what) for one in body.receipts or ()),
                 shared=tuple(self._readable(device, body.shared or ())),
                 shared_upto=shared_upto,
+                store_id=None if body.store is None else body.store.id,
+                store_user=None if body.store is None else body.store.user,
             )
         )
 

@@ -4,7 +4,9 @@ import asyncio
 import itertools
 import json
 import os
+import random
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -12,7 +14,7 @@ import pytest
 from ears import token_of
 from relay_process import RelayProcess
 
-from relay.client import AnotherUser, Backend, Client, Way
+from relay.client import AnotherUser, Backend, Cache, Client, Way, said
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1", "RELAY_APP__DEVICE_SENDS": "true"}
 WEB = Path(__file__).parents[2] / "tests/web"
@@ -62,6 +64,27 @@ async def test_another_users_token_is_refused_and_changes_nothing(
     await backend.send(ann, "later")
     assert set(await bodies(relay.url, hers, cache, way)) - {"hers"} == {f"for {ann}", "later"}
     assert await bodies(relay.url, his, tmp_path / "b.db", way) == [f"for {bob}"]
+
+
+async def test_a_refusal_that_is_still_to_be_said_is_not_said_with_another_users_token(
+    relay: RelayProcess, backend: Backend, ann: str, bob: str, tmp_path: Path
+) -> None:
+    """It goes out before the handshake: heard in his name it would be forgotten, and her message count as read."""
+    hers, his = await token_of(backend, ann), await token_of(backend, bob)
+    sent = await backend.send(ann, 1)
+    path = tmp_path / "a.db"
+    await bodies(relay.url, hers, path)
+    refusal = dict([said.nack(sent["id"], "undecodable", "1.0")])
+    with closing(Cache(path, rng=random.Random(1), now_ms=0)) as cache:
+        cache.put_words(refusal)
+    for way in Way:
+        with pytest.raises(AnotherUser):
+            await bodies(relay.url, his, path, way)
+    with closing(Cache(path, rng=random.Random(1), now_ms=0)) as cache:
+        assert cache.words() == refusal
+    await bodies(relay.url, hers, path)
+    with closing(Cache(path, rng=random.Random(1), now_ms=0)) as cache:
+        assert cache.words() == {}, "heard in her name"
 
 
 async def test_another_device_of_the_same_user_may_take_it_over(

@@ -226,7 +226,8 @@ def test_a_refusal_is_heard_before_the_handshake_acks_what_it_is_about() -> None
     core.handle(steps.Started(Position("e1", 4, "e1/4"), {key: word}))
     first = only(core.handle(steps.Opened(Reading.PUSHED)), steps.Say)
     assert first.aside
-    assert first.frame == {"type": "ack", "ref": "1", "nack": [{"id": "m-1", "code": "undecodable"}]}
+    refusals, store = [{"id": "m-1", "code": "undecodable"}], {"id": "store-1"}
+    assert first.frame == {"type": "ack", "ref": "1", "nack": refusals, "store": store}
     after = core.handle(steps.Came({"type": "ack", "ref": "1", "acked": 0, "results": {}}))
     assert only(after, steps.Drop).keys == (key,)
     assert only(after, steps.Say).frame["type"] == "hello"

@@ -113,7 +113,7 @@ ROUTES: tuple[Route, ...] = (
         access=DEVICE,
         request=AckBody,
         responses={200: AckOut},
-        errors=(*CALLER, *BODY, *COMMIT, "invalid_cursor", "cursor_epoch_changed", "batch_too_large"),
+        errors=(*CALLER, *BODY, *COMMIT, "invalid_cursor", "cursor_epoch_changed", "another_user", "batch_too_large"),
         tag="device",
     ),
     Route(

@@ -149,7 +149,7 @@ export class Core {
     const refusals = this.#acks.refusals();
     if (!refusals) return this.#greet();
     this.phase = "saying";
-    const frame = this.#acks.frame(this.#ref(), refusals);
+    const frame = { ...this.#acks.frame(this.#ref(), refusals), store: this.#store };
     return [{ do: "say", frame, aside: true }, set("answer", ANSWER_MS)];
   }
 
@@ -161,10 +161,14 @@ export class Core {
       ref: this.#ref(),
       ...this.#facts,
       state: this.#state,
-      store: { id: this.#storeId, ...(this.#user === null ? {} : { user: this.#user }) },
+      store: this.#store,
       ...(cursor ? { cursors: { inbox: cursor } } : {}),
     };
     return [{ do: "say", frame }, set("answer", ANSWER_MS)];
+  }
+
+  get #store() {
+    return { id: this.#storeId, ...(this.#user === null ? {} : { user: this.#user }) };
   }
 
   get #state() {
@@ -406,7 +410,7 @@ export class Core {
   }
 
   #refused({ code, ref, detail, resync, retry_after_ms: retryMs = 0 }) {
-    if (code === ANOTHER_USER && this.phase === "greeting") {
+    if (code === ANOTHER_USER && ["saying", "greeting"].includes(this.phase)) {
       this.#final = { code, detail };
       return this.#close("the database is another user's");
     }
