@@ -105,7 +105,8 @@ class Account:
     @property
     def channels(self) -> Collection[str] | None:
         """The channels that its settings tell apart; None: each is its own. See `situation.channel_of`."""
-        return getattr(self.provider, "channels", None)
+        named = getattr(self.provider, "channels", None)
+        return named if isinstance(named, Collection) else None  # a plug-in may mean something else by it
 
     @property
     def credential_expires_ms(self) -> int | None:
