@@ -229,7 +229,7 @@ class Relay:
             refused=self.metrics.turned_away,
         )
         self.hub = Hub(
-            clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads, poll_s=settings.poll.session_s
+            clock, rng, self.inbox.reader.heads, timeline_heads=self.inbox.shared.heads, poll_s=settings.poll.session_s
         )
         self.bus.on_wake(self.hub.wake)
         self.bus.on_post(self.hub.posted)

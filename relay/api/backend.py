@@ -110,7 +110,7 @@ class BackendApi:
         return self.sends.send(app_id, item, raw, item.key)
 
     async def look_up(self, call: Call) -> Answer:
-        found = await self.inbox.trace(call.principal.app_id, call.path["message"])
+        found = await self.inbox.reader.trace(call.principal.app_id, call.path["message"])
         return Answer(200, {**found.message, "recipients": found.recipients})
 
     async def cancel(self, call: Call) -> Answer:
@@ -142,7 +142,7 @@ class BackendApi:
         return Answer(200, await self._device_json(_device(call)))
 
     async def _device_json(self, key: DeviceKey) -> dict[str, Any]:
-        device, addresses = await self.inbox.device(key)
+        device, addresses = await self.inbox.reader.device(key)
         stale = partial(is_stale, device, policy=self.inbox.policy_of(key.app_id), now_ms=self.clock.now_ms())
         return {
             "user": key.user_id,
@@ -259,13 +259,13 @@ class BackendApi:
 
     async def user_presence(self, call: Call) -> Answer:
         key = UserKey(call.principal.app_id, call.path["user"])
-        found = await self.inbox.devices([key])
+        found = await self.inbox.reader.devices([key])
         return Answer(200, _presence_json(key.user_id, found[key]))
 
     async def query_presence(self, call: Call) -> Answer:
         body: PresenceQuery = call.body
         keys = [UserKey(call.principal.app_id, user) for user in dict.fromkeys(body.users)]
-        found = await self.inbox.devices(keys)
+        found = await self.inbox.reader.devices(keys)
         return Answer(200, {"users": [_presence_json(key.user_id, found[key]) for key in keys]})
 
 

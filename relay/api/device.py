@@ -128,8 +128,8 @@ class DeviceApi:
         asked = Wanted(cursors=tuple(query.shared), names=tuple(query.open))
         if query.cursor is None:
             self.shedding.admit(Shed.RESYNCS)
-        cursor = None if query.cursor is None else self.inbox.unseal(query.cursor, key)
-        look = partial(self.inbox.read, key, cursor, limit=query.limit, etag=etag, asked=asked)
+        cursor = None if query.cursor is None else self.inbox.reader.unseal(query.cursor, key)
+        look = partial(self.inbox.reader.read, key, cursor, limit=query.limit, etag=etag, asked=asked)
         reading = await (self._waited(call, look) if query.wait else look())
         self.devices.presence.renew(key, reading.snap.device.session)
         if question is not None and reading.batch is None and not query.wait and not asked:
@@ -192,7 +192,7 @@ class DeviceApi:
                 "`ids` asks for these messages alone: leave the other parameters out.",
                 errors=(FieldError("?ids", "conflict", "goes with no other parameter"),),
             )
-        snap, found = await self.inbox.read_messages(_key(call), query.ids)
+        snap, found = await self.inbox.reader.read_messages(_key(call), query.ids)
         body = self._page(found, caught_up=False, session=snap.device.session) | {"more": False}
         return Answer(200, body, headers=_REVALIDATED)
 
@@ -211,7 +211,9 @@ class DeviceApi:
                 errors=(FieldError("?wait", "conflict", "does not go with `range`"),),
             )
         if call.query.timeline == INBOX:
-            reading = await self.inbox.read(_key(call), None, limit=call.query.limit, range_=(int(low), int(high)))
+            reading = await self.inbox.reader.read(
+                _key(call), None, limit=call.query.limit, range_=(int(low), int(high))
+            )
             return self._synced(reading)
         snap, found = await self.inbox.shared.fill(
             _key(call), call.query.timeline, int(low), int(high), limit=call.query.limit

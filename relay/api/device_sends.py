@@ -143,7 +143,7 @@ class DeviceSends:
             namespace=device_namespace(device.user_id, device.device_id),
         )
         accepted = await self.inbox.accept(send)
-        seq, epoch = await self.inbox.place_of(device, accepted.message_id)
+        seq, epoch = await self.inbox.reader.place_of(device, accepted.message_id)
         answer: dict[str, Any] = {
             "id": accepted.message_id,
             "seq": seq,

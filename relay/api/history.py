@@ -6,14 +6,14 @@ from relay.api.routes import Answer, Call
 from relay.clock import from_rfc3339
 from relay.errors import FieldError, Invalid, not_an_instant
 from relay.inbox.history import Asked
-from relay.inbox.service import InboxService
+from relay.inbox.reader import InboxReader
 from relay.message_logs import MessageLogs
 from relay.model import SEQ_MAX
 
 
 @dataclass(slots=True, kw_only=True)
 class HistoryApi:
-    inbox: InboxService
+    reader: InboxReader
     files: MessageLogs
 
     async def messages(self, call: Call) -> Answer:
@@ -33,13 +33,13 @@ class HistoryApi:
             since_ms=_instant(query.since, "?since", 0),
             until_ms=_instant(query.until, "?until", SEQ_MAX),
         )
-        found = await self.inbox.history(call.principal.app_id, asked)
+        found = await self.reader.history(call.principal.app_id, asked)
         return Answer(200, {"messages": found.items, "cursor": found.next})
 
     async def device(self, call: Call) -> Answer:
         key, query = call.principal.device_key, call.query
         assert key is not None  # the route table says so
-        found = await self.inbox.history_of_device(
+        found = await self.reader.history_of_device(
             key, conversation=query.conversation, before=query.before, limit=query.limit
         )
         return Answer(200, {"entries": found.items, "before": found.next})

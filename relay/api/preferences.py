@@ -16,7 +16,7 @@ class PreferencesApi:
     inbox: InboxService
 
     async def get(self, call: Call) -> Answer:
-        return _answer(await self.inbox.preferences(_user(call)))
+        return _answer(await self.inbox.reader.preferences(_user(call)))
 
     async def put(self, call: Call) -> Answer:
         wanted = read(call.body)

@@ -60,7 +60,7 @@ class StreamApi:
             out.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             out.headers[hdrs.VARY] = hdrs.ORIGIN
         try:
-            first = await self.inbox.read(device, cursor, limit=1)
+            first = await self.inbox.reader.read(device, cursor, limit=1)
         except CursorRefused as refused:
             await out.prepare(request)
             await out.write(resync_event(refused.extra["resync"]))
@@ -106,7 +106,7 @@ class StreamApi:
         """
         query = request[QUERY]
         inbox, *shared = request.headers.get(LAST_EVENT_ID, "").split(SEPARATOR)
-        cursors = [self.inbox.unseal(text, device) for text in (query.cursor, inbox) if text]
+        cursors = [self.inbox.reader.unseal(text, device) for text in (query.cursor, inbox) if text]
         further = max(cursors, key=lambda one: (one.session, one.seq), default=None)
         return further, Wanted(cursors=(*query.shared, *shared), names=tuple(query.open))
 

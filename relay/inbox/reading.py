@@ -65,7 +65,7 @@ def read(
     range_: tuple[int, int] | None,
     asked: Wanted,
 ) -> Reading:
-    """See `InboxService.read`. `tail`: how many numbers of a shared timeline a device catches up with by itself."""
+    """See `InboxReader.read`. `tail`: how many numbers of a shared timeline a device catches up with by itself."""
     snap = snapshot(conn, device)
     page_of = partial(page, conn, now_ms, snap, keys, limit=limit, bytes_max=bytes_max)
     if range_ is not None:
@@ -93,7 +93,7 @@ def read(
 def read_messages(
     conn: Conn, now_ms: int, device: DeviceKey, message_ids: Sequence[str], keys: CursorKeys, *, bytes_max: int
 ) -> tuple[Snapshot, list[Batch]]:
-    """See `InboxService.read_messages`."""
+    """See `InboxReader.read_messages`."""
     snap = snapshot(conn, device)
     found = entry_rows.entries_of_messages(conn, device.user, message_ids)
     newest = {one.message_id: one.seq for one in found if one.kind in CARRIES_MESSAGE}

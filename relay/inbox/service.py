@@ -1,51 +1,42 @@
-"""The inbox room's face: each method is one transaction (or one reading), and the hints that follow its commit."""
+"""The writing half of the inbox room's face: each method is one transaction, and the hints that follow its commit."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
 from relay import ids
 from relay.clock import Clock
-from relay.errors import CursorRefused, Missing
-from relay.inbox import history, online, registry
+from relay.inbox import online, registry
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.addresses import AddressState, NewAddress
-from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch
-from relay.inbox.comparing import Comparison, Range, compare
-from relay.inbox.cursor import Cursor, CursorKeys, unseal
+from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX
+from relay.inbox.cursor import CursorKeys
 from relay.inbox.ending import cancel, expire, prune, silence
 from relay.inbox.erasing import erase
 from relay.inbox.fanout import StepBroke, begin, fan_out, put_off
 from relay.inbox.groups import GroupService
 from relay.inbox.handshake import Hello, Welcome, hello
-from relay.inbox.history import Asked, Pages
 from relay.inbox.locked import PolicyOf
 from relay.inbox.online import Bye, ForeignWord, Word
 from relay.inbox.open_quota import OPEN_DELIVERIES, OpenQuota
-from relay.inbox.page import Snapshot, check, reset_data, snapshot
-from relay.inbox.preferences import Preferences, from_store
-from relay.inbox.reading import NOTHING_SHARED, Next, Reading, place_of, read, read_messages, read_next
+from relay.inbox.preferences import Preferences
+from relay.inbox.reader import InboxReader
 from relay.inbox.registry import Registration
 from relay.inbox.releasing import release_rest
 from relay.inbox.renaming import Reseal, rename
 from relay.inbox.send import Accepted, Send
-from relay.inbox.shared import SharedService, Wanted
-from relay.inbox.trace import Trace, trace
+from relay.inbox.shared import SharedService
 from relay.inbox.unchanged import Unchanged
 from relay.inbox.upgrades import UpgradeService
-from relay.inbox.voiding import proves_loss, void
-from relay.model import Address, Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
+from relay.model import Device, DeviceKey, DeviceState, Facts, TimelineKey, UserKey
 from relay.shedding import PRIORITIES, Shedding
-from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
-from relay.store import inbox as inbox_rows
 from relay.store import meta, readers, timelines
-from relay.store.engine import Conn, Engine
-from relay.store.gathered import Gathered
+from relay.store.engine import Batch, Conn, Engine
 from relay.store.open_deliveries import open_deliveries
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
@@ -66,14 +57,13 @@ class Hints(Protocol):
 
 log = structlog.get_logger("relay.inbox")
 
-T = TypeVar("T")
 TOLD_MAX = 1000  # users of a shared timeline whose screens are looked at when a message is taken back
 NAMING_STEP = 1000  # messages looked at in one reading
 
 
 @dataclass(slots=True, kw_only=True)
 class InboxService:
-    """Everything that is done to inboxes, on one engine."""
+    """Everything that is done to inboxes, on one engine; `reader` has what is asked of them."""
 
     engine: Engine
     clock: Clock
@@ -94,21 +84,31 @@ class InboxService:
     moot: Callable[[Iterable[UserKey]], None] = lambda _: None  # what devices of theirs show may be of no use any more
     unproven: Callable[[DeviceKey], None] = lambda _: None  # it has addresses that it must prove
     counted: Callable[[int], None] = lambda _: None  # so many messages were accepted anew
+    reader: InboxReader = field(init=False)
     groups: GroupService = field(init=False)
     shared: SharedService = field(init=False)
     upgrades: UpgradeService = field(init=False)
     unchanged: Unchanged = field(init=False)
-    _next_pages: Gathered[Next, Reading] = field(init=False)
-    _accept: Any = field(init=False)
-    _ack: Any = field(init=False)
-    _hello: Any = field(init=False)
-    _bye: Any = field(init=False)
-    _word: Any = field(init=False)
-    _foreign: Any = field(init=False)
-    _proofs: SetBackProofs = field(init=False)
+    _accept: Batch[Send, Accepted] = field(init=False)
+    _ack: Batch[AckRequest, AckAnswer] = field(init=False)
+    _hello: Batch[Hello, Welcome] = field(init=False)
+    _bye: Batch[Bye, bool] = field(init=False)
+    _word: Batch[Word, bool] = field(init=False)
+    _foreign: Batch[ForeignWord, int] = field(init=False)
     _begun: set[str] = field(default_factory=set)  # jobs of the fan-out, noted since the start
 
     def __post_init__(self) -> None:
+        proofs = SetBackProofs(self.rng)
+        self.reader = InboxReader(
+            engine=self.engine,
+            policy_of=self.policy_of,
+            keys=self.keys,
+            new_epoch=self.new_epoch,
+            proofs=proofs,
+            facts_told=self.facts_told,
+            page_entries=self.page_entries,
+            page_bytes=self.page_bytes,
+        )
         self.groups = GroupService(engine=self.engine, room=self.room, new_epoch=self.new_epoch)
         self.upgrades = UpgradeService(engine=self.engine, policy_of=self.policy_of, facts_told=self.facts_told)
         self.shared = SharedService(
@@ -120,11 +120,9 @@ class InboxService:
             page_bytes=self.page_bytes,
         )
         self.unchanged = Unchanged(self.engine)
-        self._next_pages = Gathered(self.engine, lambda conn, now_ms, asked: read_next(conn, now_ms, asked, self.keys))
         # One callable each, so that the engine can see which items belong together.
         self._accept = lambda conn, now_ms, items: accept(conn, now_ms, items, self.policy_of, self.new_epoch)
         self._ack = lambda conn, now_ms, items: ack(conn, now_ms, items, self.policy_of)
-        proofs = self._proofs = SetBackProofs(self.rng)
         self._hello = lambda conn, now_ms, items: hello(
             conn, now_ms, items, self.policy_of, self.keys, self.new_epoch, proofs
         )
@@ -222,28 +220,7 @@ class InboxService:
         self.moot(users)
         return word
 
-    async def trace(self, app_id: str, message_id: str) -> Trace:
-        """What became of a message. Raises Missing."""
-        return await self.engine.read(
-            lambda conn, now_ms: trace(conn, now_ms, self.policy_of, app_id=app_id, message_id=message_id)
-        )
-
     # --- devices ---
-
-    async def device(self, key: DeviceKey) -> tuple[Device, list[Address]]:
-        """A device that is not gone, with its addresses. Raises Missing."""
-
-        def work(conn: Conn, _: int) -> tuple[Device, list[Address]]:
-            device = device_rows.device_row(conn, key)
-            if device is None or device.state is DeviceState.GONE:
-                raise Missing("There is no such device.")
-            return device, address_rows.addresses_of(conn, [key.user]).get(key, [])
-
-        return await self.engine.read(work)
-
-    async def devices(self, users: Iterable[UserKey]) -> dict[UserKey, list[Device]]:
-        wanted = list(users)
-        return await self.engine.read(lambda conn, _: device_rows.devices_of(conn, wanted))
 
     async def register(self, one: Registration) -> tuple[Device, bool]:
         self.room.for_others()
@@ -330,17 +307,6 @@ class InboxService:
 
     # --- users ---
 
-    async def preferences(self, user: UserKey) -> Preferences:
-        """Raises Missing."""
-
-        def work(conn: Conn, _: int) -> Preferences:
-            found = inbox_rows.inbox_of(conn, user)
-            if found is None:
-                raise Missing("There is no such user.")
-            return from_store(found.preferences)
-
-        return await self.engine.read(work)
-
     async def set_preferences(self, user: UserKey, wanted: Preferences | None) -> None:
         """What the user wants to be told of from now on; None: everything. Raises Missing."""
         self.room.for_others()
@@ -390,143 +356,6 @@ class InboxService:
         if answer.moot:
             self.moot([request.device.user])
         return answer
-
-    # --- reading ---
-
-    async def place_of(self, device: DeviceKey, message_id: str) -> tuple[int | None, str]:
-        """A message's number in the inbox of the device's user, if it has one there, and the epoch. Raises Unauthenticated."""
-        return await self.engine.read(lambda conn, _: place_of(conn, device, message_id))
-
-    def unseal(self, text: str, device: DeviceKey) -> Cursor:
-        """Raises Malformed (invalid_cursor)."""
-        return unseal(text, device, self.keys)
-
-    async def read(
-        self,
-        device: DeviceKey,
-        cursor: Cursor | None,
-        *,
-        limit: int,
-        etag: str | None = None,
-        range_: tuple[int, int] | None = None,
-        asked: Wanted = NOTHING_SHARED,
-    ) -> Reading:
-        """One page after `cursor` (or of `range_`, which moves no cursor); batch None if `etag` still holds.
-
-        With a page of each shared timeline that is asked for, and a list of the others that lie ahead.
-        """
-
-        return await self._judged(
-            device,
-            cursor,
-            lambda conn, now_ms: read(
-                conn,
-                now_ms,
-                device,
-                cursor,
-                self.keys,
-                limit=min(limit, self.page_entries),
-                bytes_max=self.page_bytes,
-                tail=self.policy_of(device.app_id).shared_tail,
-                etag=etag,
-                range_=range_,
-                asked=asked,
-            ),
-        )
-
-    async def _judged(self, device: DeviceKey, cursor: Cursor | None, work: Callable[[Conn, int], T]) -> T:
-        """Reads with a cursor; one that proves that numbers were lost voids all that were made before, at once."""
-        try:
-            return await self.engine.read(work)
-        except CursorRefused as problem:
-            if cursor is None or not proves_loss(problem):
-                raise
-        found = await self.engine.write(
-            lambda conn, now_ms: void(
-                conn, now_ms, device, cursor, self.policy_of, self.keys, self.new_epoch, self._proofs
-            )
-        )
-        self.facts_told()
-        if found is not None:
-            raise found
-        return await self.engine.read(work)
-
-    async def read_messages(self, device: DeviceKey, message_ids: Sequence[str]) -> tuple[Snapshot, list[Batch]]:
-        """Those of these messages that are in the device's inbox, each as a page of its own that moves no cursor."""
-
-        return await self.engine.read(
-            lambda conn, now_ms: read_messages(conn, now_ms, device, message_ids, self.keys, bytes_max=self.page_bytes)
-        )
-
-    async def read_after(
-        self,
-        device: DeviceKey,
-        seq: int,
-        *,
-        limit: int,
-        bytes_max: int,
-        followed: Sequence[str] = (),
-        first: bool = False,
-    ) -> Reading:
-        """The next page of a connection that was sent everything up to `seq`.
-
-        On the `first` look, and of a user who is woken for shared timelines, with a list of those that lie ahead and are
-        not `followed`.
-        """
-
-        asked = Next(
-            device, seq, min(limit, self.page_entries), min(bytes_max, self.page_bytes), tuple(followed), first
-        )
-        while (found := await self._next_pages.get(asked)) is None:
-            continue  # the reading was full
-        return found
-
-    # --- comparing (protocol 8.7, 10.4) ---
-
-    async def compare(
-        self,
-        device: DeviceKey,
-        ranges: Sequence[Range],
-        *,
-        cursor: Cursor | None = None,
-        upto: int = 0,
-        as_of_ms: int | None = None,
-    ) -> Comparison:
-        """Compares ranges up to `cursor`, or up to a number that the relay itself knows. Raises CursorRefused, Invalid."""
-
-        def work(conn: Conn, now_ms: int) -> Comparison:
-            snap = snapshot(conn, device)
-            if cursor is not None:
-                check(conn, snap, cursor, self.keys)
-            end = upto if cursor is None else cursor.seq
-            return compare(conn, snap, upto=end, as_of_ms=now_ms if as_of_ms is None else as_of_ms, ranges=ranges)
-
-        return await self._judged(device, cursor, work)
-
-    async def reset(self, device: DeviceKey, *, reason: str) -> dict[str, Any]:
-        """Where a device begins again."""
-        return await self.engine.read(
-            lambda conn, _: reset_data(conn, snapshot(conn, device), self.keys, reason=reason)
-        )
-
-    async def history_of_device(
-        self, device: DeviceKey, *, conversation: str | None, before: str | None, limit: int
-    ) -> Pages:
-        """What the device could see of a conversation, backwards. No promise goes with it, and no cursor."""
-        return await self.engine.read(
-            lambda conn, now_ms: history.of_device(
-                conn, now_ms, device, conversation=conversation, before=before, limit=limit
-            )
-        )
-
-    async def history(self, app_id: str, asked: Asked) -> Pages:
-        """Messages of an app or of one user, the newest first. Raises Malformed (invalid_cursor)."""
-        return await self.engine.read(lambda conn, _: history.of_app(conn, app_id, asked))
-
-    async def heads(self, users: Iterable[UserKey]) -> dict[UserKey, int]:
-        """Newest numbers, for the poll that finds lost hints."""
-        wanted = list(users)
-        return await self.engine.read(lambda conn, _: inbox_rows.heads_of(conn, wanted))
 
     # --- chores ---
 

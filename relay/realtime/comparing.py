@@ -37,7 +37,7 @@ class Comparer:
 
     async def verify(self, device: DeviceKey, body: VerifyBody) -> dict[str, Any]:
         """One round. Raises CursorRefused, Malformed (invalid_cursor), Invalid, Throttled, Unavailable."""
-        cursor = self.inbox.unseal(body.cursor, device)
+        cursor = self.inbox.reader.unseal(body.cursor, device)
         as_of_ms = None if body.as_of is None else _as_of_ms(body.as_of, self.clock.now_ms())
         if body.ranges and body.ranges[-1].to > cursor.seq:
             pointer = f"/ranges/{len(body.ranges) - 1}/to"
@@ -73,13 +73,13 @@ class Comparer:
             return "differs"
 
     async def compare(self, device: DeviceKey, ranges: Sequence[Range], **where: Any) -> Comparison:
-        """As `InboxService.compare`, in its turn. Raises Unavailable where too many wait."""
+        """As `InboxReader.compare`, in its turn. Raises Unavailable where too many wait."""
         if self._comparing >= COMPARED_AT_ONCE + COMPARED_NEXT:
             raise Unavailable("Too many devices are being compared; sync goes on.", retry_after_s=5)
         self._comparing += 1
         try:
             async with self._at_once:
-                return await self.inbox.compare(device, ranges, **where)
+                return await self.inbox.reader.compare(device, ranges, **where)
         finally:
             self._comparing -= 1
 

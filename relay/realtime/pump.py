@@ -58,7 +58,7 @@ class Pump:
         self.sent_seq = sent_seq
         self._writer = writer
         self._device = device
-        self._inbox = service.inbox
+        self._reader = service.inbox.reader
         self._session = session
         self._epoch = epoch
         self._window = window
@@ -181,7 +181,7 @@ class Pump:
         room = self._window.room
         if room is None:
             return False
-        reading = await self._inbox.read_after(
+        reading = await self._reader.read_after(
             self._device,
             self.sent_seq,
             limit=min(PAGE_MAX, room[0]),
@@ -223,6 +223,6 @@ class Pump:
                 await self._writer.send({"type": "resync_required", "timeline": name, "resync": found})
 
     async def _resync(self) -> None:
-        data = await self._inbox.reset(self._device, reason="epoch")
+        data = await self._reader.reset(self._device, reason="epoch")
         await self._writer.send({"type": "resync_required", "resync": data})
         await self._writer.close(Close.RESTART)

@@ -137,7 +137,7 @@ class DeviceService:
         beat = await self.renew(
             device, body.session, state=body.state, open_conversation=body.open_conversation, offer=body.heartbeat
         )
-        heads = await self.inbox.heads([device.user])
+        heads = await self.inbox.reader.heads([device.user])
         return self.beat_answer(heads.get(device.user, 0), beat, behind=self._behind(device, body.cursor, heads))
 
     async def renew(
@@ -158,7 +158,7 @@ class DeviceService:
     def _behind(self, device: DeviceKey, cursor: str | None, heads: dict[Any, int]) -> bool:
         if cursor is None:
             return False
-        return self.inbox.unseal(cursor, device).seq < heads.get(device.user, 0)
+        return self.inbox.reader.unseal(cursor, device).seq < heads.get(device.user, 0)
 
     def beat_answer(self, head: int, beat: Beat, *, behind: bool) -> dict[str, Any]:
         answer: dict[str, Any] = {
@@ -177,7 +177,7 @@ class DeviceService:
         """The numbers of a timeline after `low`, up to `high`, as far as they fit a page. Raises Unauthenticated, Missing."""
         if timeline != INBOX:
             return (await self.inbox.shared.fill(device, timeline, low, high, limit=limit))[1]
-        reading = await self.inbox.read(device, None, limit=limit, range_=(low, high))
+        reading = await self.inbox.reader.read(device, None, limit=limit, range_=(low, high))
         assert reading.batch is not None
         return reading.batch
 
@@ -200,7 +200,7 @@ class DeviceService:
                 device=device,
                 session=session,
                 upto=upto,
-                cursor=None if body.cursor is None else self.inbox.unseal(body.cursor, device),
+                cursor=None if body.cursor is None else self.inbox.reader.unseal(body.cursor, device),
                 ids=tuple(dict.fromkeys(body.ids or ())),
                 nacks=tuple(
                     Nack(one.id, one.code, one.app_version)
@@ -220,7 +220,7 @@ class DeviceService:
         """Shared cursors as far as they are any; what is none acks nothing, and keeps nothing else from being acked."""
         for text in texts:
             with suppress(Malformed):
-                yield self.inbox.unseal(text, device)
+                yield self.inbox.reader.unseal(text, device)
 
 
 def ack_answer(answer: AckAnswer) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
         ),
         preferences=PreferencesApi(inbox=relay.inbox),
         groups=GroupApi(groups=relay.inbox.groups),
-        history=HistoryApi(inbox=relay.inbox, files=relay.logs),
+        history=HistoryApi(reader=relay.inbox.reader, files=relay.logs),
         stream=StreamApi(inbox=relay.inbox, devices=relay.devices, hub=relay.hub, auth=relay.auth, door=door),
         webhooks=WebhookApi(webhooks=relay.webhooks),
         push=PushApi(

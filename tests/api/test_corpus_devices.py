@@ -211,7 +211,7 @@ def resealed(face: Face, cursor: str, **changes: Any) -> str:
     """The cursor with other content, sealed as the relay would have, had its store been another one."""
     device = DeviceKey("default", face.user, "phone")
     newest, keys = face.of.relay.ring.cursor_keys()
-    was: Cursor = face.of.relay.inbox.unseal(cursor, device)
+    was: Cursor = face.of.relay.inbox.reader.unseal(cursor, device)
     return seal(replace(was, **changes), device, CursorKeys(newest, keys))
 
 

@@ -228,7 +228,7 @@ async def test_nothing_beyond_the_window_comes_before_it_is_acked(tmp_path: Path
                 assert (await face.call("POST", "/v1/device/ack", ack, token=face.token)).json["acked"] == 2
                 second = await events.next("batch")
                 assert ids(second) == sent[2:4]
-                cursor = relay.relay.inbox.unseal(second.id or "", key(face))
+                cursor = relay.relay.inbox.reader.unseal(second.id or "", key(face))
                 elsewhere = AckRequest(device=key(face), cursor=cursor)
                 await at_relay(face, lambda: relay.relay.inbox.ack(elsewhere))
                 assert ids(await events.next("batch")) == sent[4:]

@@ -183,10 +183,10 @@ async def drain(home: Path, *, count: int) -> list[Figure]:
 async def _catch_up(service: InboxService, device: DeviceKey) -> int:
     got, cursor = 0, None
     while True:
-        reading = await service.read(device, cursor, limit=200)
+        reading = await service.reader.read(device, cursor, limit=200)
         assert reading.batch is not None
         got += reading.batch.entries
-        cursor = service.unseal(reading.batch.cursor, device)
+        cursor = service.reader.unseal(reading.batch.cursor, device)
         if not reading.batch.more:
             return got
 
@@ -218,9 +218,9 @@ async def reconnect(home: Path, *, devices: int, each: int) -> list[Figure]:
                     addresses=None,
                 )
             )
-            reading = await service.read(device, None, limit=200)
+            reading = await service.reader.read(device, None, limit=200)
             assert reading.batch is not None
-            await service.ack(AckRequest(device=device, cursor=service.unseal(reading.batch.cursor, device)))
+            await service.ack(AckRequest(device=device, cursor=service.reader.unseal(reading.batch.cursor, device)))
             return reading.batch.entries
 
         began = time.perf_counter()

@@ -7,7 +7,7 @@ import pytest
 from relay_face import Face, next_frame
 
 from relay.errors import Unavailable
-from relay.inbox.service import InboxService
+from relay.inbox.reader import InboxReader
 from relay.realtime.hub import Hub
 
 
@@ -179,9 +179,9 @@ async def test_what_a_store_that_was_away_for_a_moment_held_up_comes_with_the_ne
     token = await face.device()
     ws = await face.connect(token)
     await next_frame(ws, "batch")
-    read_after, failed = InboxService.read_after, []
+    read_after, failed = InboxReader.read_after, []
 
-    async def once_away(self: InboxService, *args: Any, **more: Any) -> Any:
+    async def once_away(self: InboxReader, *args: Any, **more: Any) -> Any:
         if not failed:
             failed.append(True)
             raise Unavailable("The store is away.", code="storage_unavailable")
@@ -189,7 +189,7 @@ async def test_what_a_store_that_was_away_for_a_moment_held_up_comes_with_the_ne
 
     async def no_poll(_: Hub) -> None: ...
 
-    monkeypatch.setattr(InboxService, "read_after", once_away)
+    monkeypatch.setattr(InboxReader, "read_after", once_away)
     monkeypatch.setattr(Hub, "poll", no_poll)
     sent = await face.send()
     await next_frame(ws, "degraded")
@@ -228,7 +228,7 @@ async def test_f10_what_is_stored_between_the_look_and_the_wait_is_answered_at_o
 ) -> None:
     token = await face.device()
     _, welcome, _ = await face.call("PUT", "/v1/device", {"store": {"id": "s"}}, token=token)
-    read, sent = InboxService.read, []
+    read, sent = InboxReader.read, []
 
     async def then_something_comes(*args: Any, **more: Any) -> Any:
         reading = await read(*args, **more)
@@ -237,7 +237,7 @@ async def test_f10_what_is_stored_between_the_look_and_the_wait_is_answered_at_o
             sent[0] = await face.send()
         return reading
 
-    monkeypatch.setattr(InboxService, "read", then_something_comes)
+    monkeypatch.setattr(InboxReader, "read", then_something_comes)
     async with asyncio.timeout(3):  # without having registered before the look, the next one is 4 to 6 s later
         path = f"/v1/device/sync?wait=30&cursor={welcome['cursors']['inbox']}"
         _, body, _ = await face.call("GET", path, token=token)

@@ -16,8 +16,8 @@ from relay.app import Relay
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
+from relay.inbox.reader import InboxReader
 from relay.inbox.reading import Reading
-from relay.inbox.service import InboxService
 from relay.model import DeviceKey
 from relay.telemetry.metrics import Metrics
 
@@ -156,13 +156,13 @@ async def test_the_look_reads_nothing_for_who_was_sent_everything(
     async with serving(tmp_path, POLL__SESSION_S="60") as served:
         ws, _ = await served.connect(await served.device())
         await ws.receive_json(timeout=10)  # the first, empty batch
-        read, readings = InboxService.read_after, list[int]()
+        read, readings = InboxReader.read_after, list[int]()
 
-        async def counted(self: InboxService, device: DeviceKey, seq: int, **more: Any) -> Reading:
+        async def counted(self: InboxReader, device: DeviceKey, seq: int, **more: Any) -> Reading:
             readings.append(seq)
             return await read(self, device, seq, **more)
 
-        monkeypatch.setattr(InboxService, "read_after", counted)
+        monkeypatch.setattr(InboxReader, "read_after", counted)
         for body in ("one", "two"):
             assert (await served.send(body))[0] == 202
             assert (await ws.receive_json(timeout=10))["entries"][0]["body"] == body

@@ -7,6 +7,7 @@ import pytest
 from relay_face import Face, next_frame
 
 from relay.inbox.address_tokens import AddressTokens
+from relay.inbox.reader import InboxReader
 from relay.inbox.service import InboxService
 from relay.push.from_settings import DEFAULT_APP
 from relay.store.scope import ALL, Scope, current
@@ -28,8 +29,10 @@ def scopes(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[Scope]]:
 
         monkeypatch.setattr(of, name, spying)
 
-    for name in ("register", "accept", "hello", "read", "read_after", "ack"):
+    for name in ("register", "accept", "hello", "ack"):
         spy(InboxService, name)
+    for name in ("read", "read_after"):
+        spy(InboxReader, name)
     spy(AddressTokens, "follow")
     return seen
 

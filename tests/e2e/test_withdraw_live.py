@@ -11,7 +11,7 @@ from relay_face import Face, next_frame, served
 
 from relay.client.ways import events_of
 from relay.clock import SystemClock
-from relay.inbox.service import InboxService
+from relay.inbox.reader import InboxReader
 
 CALL = {"type": "call", "scope": {"first_ack_wins": True}}
 
@@ -91,15 +91,15 @@ async def test_it_is_said_though_the_window_is_full(face: Face) -> None:
 
 async def test_it_is_said_after_the_page_that_was_read_before(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     phone = await online(face, "phone")
-    read, go_on, read_after = asyncio.Event(), asyncio.Event(), InboxService.read_after
+    read, go_on, read_after = asyncio.Event(), asyncio.Event(), InboxReader.read_after
 
-    async def slowly(self: InboxService, *args: Any, **more: Any) -> Any:
+    async def slowly(self: InboxReader, *args: Any, **more: Any) -> Any:
         reading = await read_after(self, *args, **more)
         read.set()
         await go_on.wait()
         return reading
 
-    monkeypatch.setattr(InboxService, "read_after", slowly)
+    monkeypatch.setattr(InboxReader, "read_after", slowly)
     message = await face.send()
     await read.wait()
     await face.call("DELETE", f"/v1/messages/{message}")

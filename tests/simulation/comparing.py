@@ -90,6 +90,6 @@ async def _verify(phone: "Phone", body: VerifyBody, node: "Node") -> dict[str, A
 
 
 async def _fetch(phone: "Phone", low: int, high: int, node: "Node") -> bytes:
-    reading = await node.inbox.read(phone.key, None, limit=PAGE, range_=(low, high))
+    reading = await node.inbox.reader.read(phone.key, None, limit=PAGE, range_=(low, high))
     assert reading.batch is not None
     return bytes(reading.batch.json)

@@ -165,7 +165,7 @@ class Node:
             poll_s=pace.poll_s,
         )
         self.fanout = FanoutWorker(self.inbox.fan_out, clock, begin=self.inbox.begin_fan_out, poll_s=pace.poll_s)
-        self.hub = Hub(clock, rng, self.inbox.heads, timeline_heads=self.inbox.shared.heads)
+        self.hub = Hub(clock, rng, self.inbox.reader.heads, timeline_heads=self.inbox.shared.heads)
         self.bus.on_wake(self.hub.wake)
         self.bus.on_post(self.hub.posted)
         self.bus.on_withdrawn(self.hub.withdrawn)

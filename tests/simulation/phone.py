@@ -311,7 +311,7 @@ class Phone:
             return
         try:
             reading = await self.world.call(
-                lambda node: node.inbox.read(self.key, None, limit=PAGE, range_=(low, max(head, low + 1)))
+                lambda node: node.inbox.reader.read(self.key, None, limit=PAGE, range_=(low, max(head, low + 1)))
             )
             assert reading.batch is not None
             batch = json.loads(reading.batch.json)
@@ -330,7 +330,7 @@ class Phone:
         cursor = self.client.database.cursor
         assert cursor is not None
         reading = await self.world.call(
-            lambda node: node.inbox.read(self.key, node.inbox.unseal(cursor, self.key), limit=PAGE)
+            lambda node: node.inbox.reader.read(self.key, node.inbox.reader.unseal(cursor, self.key), limit=PAGE)
         )
         batch = reading.batch
         assert batch is not None
@@ -456,4 +456,4 @@ class Phone:
 
 
 async def _looked_back(device: DeviceKey, conversation: str, node: "Node") -> Any:
-    return await node.inbox.history_of_device(device, conversation=conversation, before=None, limit=20)
+    return await node.inbox.reader.history_of_device(device, conversation=conversation, before=None, limit=20)

@@ -27,7 +27,9 @@ async def repair(phone: "Phone") -> None:
             lacking += [seq for seq, id_, _ in one.get("items") or () if _lacks(phone, id_)]
     phone.world.story.tell("compared", phone.name, *lacking)
     for seq in lacking:
-        reading = await call(lambda node, seq=seq: node.inbox.read(phone.key, None, limit=1, range_=(seq - 1, seq)))  # type: ignore[misc]
+        reading = await call(
+            lambda node, seq=seq: node.inbox.reader.read(phone.key, None, limit=1, range_=(seq - 1, seq))
+        )  # type: ignore[misc]
         batch = json.loads(reading.batch.json)
         phone.world.referee.page(phone.key, batch)
         ids = phone.client.fetched(batch)

@@ -221,8 +221,8 @@ class SdkVisit:
         key = self.phone.key
 
         async def ask(node: Any) -> Any:
-            at = None if cursor is None else node.inbox.unseal(cursor, key)
-            return await node.inbox.read(key, at, limit=PAGE)
+            at = None if cursor is None else node.inbox.reader.unseal(cursor, key)
+            return await node.inbox.reader.read(key, at, limit=PAGE)
 
         try:
             reading = await self.phone.world.call(ask)

@@ -80,7 +80,7 @@ class Resident:
     async def sync(self) -> bool:
         """One page, kept and acked; whether there is more."""
         asked = Wanted(names=(TOWN,)) if self.cursor is None else Wanted(cursors=(self.cursor,))
-        reading = await self.world.call(lambda node: node.inbox.read(self.key, None, limit=LIMIT, asked=asked))
+        reading = await self.world.call(lambda node: node.inbox.reader.read(self.key, None, limit=LIMIT, asked=asked))
         assert reading.shared is not None
         for reset in reading.shared.opened.resets:
             self._begin_anew(reset["epoch"], reset["floor"], reset["cursor"])
@@ -89,7 +89,9 @@ class Resident:
         if reading.shared.batches and self.cursor is not None:
             cursor = self.cursor
             await self.world.call(
-                lambda node: node.inbox.ack(AckRequest(device=self.key, shared=(node.inbox.unseal(cursor, self.key),)))
+                lambda node: node.inbox.ack(
+                    AckRequest(device=self.key, shared=(node.inbox.reader.unseal(cursor, self.key),))
+                )
             )
         return reading.shared.more or bool(reading.shared.opened.resets)
 
@@ -322,7 +324,7 @@ async def _register(key: DeviceKey, node: Node) -> None:
 
 
 async def _goodbye(key: DeviceKey, node: Node) -> None:
-    device, _ = await node.inbox.device(key)
+    device, _ = await node.inbox.reader.device(key)
     await node.inbox.went(key, device.session, linger_ms=0, tell=False)
 
 

@@ -146,7 +146,7 @@ class House:
         return device
 
     async def device(self, name: str) -> Device:
-        return (await self.inbox.device(self.key(name)))[0]
+        return (await self.inbox.reader.device(self.key(name)))[0]
 
     async def hello(self, name: str, **more: Any) -> Welcome:
         """Shakes hands with what the client has in its store, and stores the answer."""
@@ -161,7 +161,9 @@ class House:
         """The page after the client's cursor (or another one of its), which it stores unless told otherwise."""
         device, mine = self.key(name), self.store(name)
         text = mine.cursor if cursor is None else cursor
-        reading = await self.inbox.read(device, None if text is None else self.inbox.unseal(text, device), limit=limit)
+        reading = await self.inbox.reader.read(
+            device, None if text is None else self.inbox.reader.unseal(text, device), limit=limit
+        )
         assert reading.batch is not None
         page = Page(json.loads(reading.batch.json), reading.batch.caught_up)
         if store:
@@ -180,7 +182,7 @@ class House:
         device = self.key(name)
         text = cursor or self.store(name).cursor
         if "ids" not in more and "nacks" not in more and "reads" not in more and text is not None:
-            more["cursor"] = self.inbox.unseal(text, device)
+            more["cursor"] = self.inbox.reader.unseal(text, device)
         return await self.inbox.ack(AckRequest(device=device, **more))
 
     async def catch_up(self, name: str) -> list[str]:

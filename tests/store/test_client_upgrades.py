@@ -73,16 +73,16 @@ async def test_rows_that_a_migration_lost_are_found_and_fetched(house: House) ->
     ids = await all_ids(house)
     kept = [Item(seq, id_, "00") for seq, id_ in enumerate(ids, 1) if seq != 2]
     key = house.key(PHONE)
-    cursor = house.inbox.unseal(house.store(PHONE).cursor or "", key)
+    cursor = house.inbox.reader.unseal(house.store(PHONE).cursor or "", key)
     mine = Range(0, cursor.seq, len(kept), sum(map(fingerprint, kept)) % 2**128)
-    compared = await house.inbox.compare(key, [mine], cursor=cursor)
+    compared = await house.inbox.reader.compare(key, [mine], cursor=cursor)
     (found,) = compared.ranges
     assert found.items is not None
     lost = set(found.items) - set(kept)
     assert [item.message_id for item in lost] == [ids[1]]
     assert welcome.upgrade is not None
     assert await house.inbox.upgrades.prove(key, welcome.upgrade["id"], compared, mended=False) == "repairing"
-    reading = await house.inbox.read(key, None, limit=10, range_=(1, 2))
+    reading = await house.inbox.reader.read(key, None, limit=10, range_=(1, 2))
     assert reading.batch is not None
     assert [one["id"] for one in json.loads(reading.batch.json)["entries"]] == [ids[1]]
 

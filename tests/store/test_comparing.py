@@ -73,11 +73,11 @@ class Client:
         """All at once, or these parts."""
         text = self.house.store(PHONE).cursor
         assert text is not None
-        cursor = self.house.inbox.unseal(text, self.house.key(PHONE))
+        cursor = self.house.inbox.reader.unseal(text, self.house.key(PHONE))
         now_ms = self.house.clock.now_ms()
         spans = parts or ((0, cursor.seq),)
         items = self.ledger.items(now_ms)
-        return await self.house.inbox.compare(
+        return await self.house.inbox.reader.compare(
             self.house.key(PHONE), [told(items, *span) for span in spans], cursor=cursor, as_of_ms=now_ms
         )
 
@@ -147,7 +147,7 @@ async def test_what_is_found_lacking_comes_by_range_also_what_the_device_sent_it
     (one,) = (await client.compare()).ranges
     assert one.items is not None
     (lacking,) = one.items
-    reading = await house.inbox.read(house.key(PHONE), None, limit=10, range_=(lacking.seq - 1, lacking.seq))
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=10, range_=(lacking.seq - 1, lacking.seq))
     assert reading.batch is not None
     client.ledger.store(json.loads(reading.batch.json))
     assert (await client.compare()).same
@@ -160,7 +160,7 @@ async def test_what_the_device_sent_itself_comes_by_range_in_a_form_that_its_ver
     await house.send(
         "bob", sender_user="ann", sender_device="phone", min_schema=5, fallback='"old"', fallback_h=h("old")
     )
-    reading = await house.inbox.read(house.key(PHONE), None, limit=10, range_=(0, 9))
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=10, range_=(0, 9))
     assert reading.batch is not None
     (entry,) = json.loads(reading.batch.json)["entries"]
     assert (entry["kind"], entry["form"], entry["body"]) == ("own", "fallback", "old")
@@ -188,7 +188,7 @@ async def test_what_is_lost_after_a_downgrade_and_comes_again_as_the_old_version
     await client.catch_up()
     await house.hello(PHONE, schema=1)
     del client.ledger.rows[2]
-    reading = await house.inbox.read(house.key(PHONE), None, limit=10, range_=(1, 2))
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=10, range_=(1, 2))
     assert reading.batch is not None
     client.ledger.store(json.loads(reading.batch.json))
     assert (await client.compare()).same
@@ -215,7 +215,7 @@ async def test_what_was_sent_in_the_devices_name_before_a_downgrade_is_lacking_i
             client.ledger.rows[n + 1] = own | {"ended_by": None}
     await house.hello(PHONE, schema=1)
     for n in {0, 1, 2} - {seq - 1 for seq in client.ledger.rows}:
-        reading = await house.inbox.read(house.key(PHONE), None, limit=10, range_=(n, n + 1))
+        reading = await house.inbox.reader.read(house.key(PHONE), None, limit=10, range_=(n, n + 1))
         assert reading.batch is not None
         client.ledger.store(json.loads(reading.batch.json))
     assert (await client.compare()).same
@@ -272,7 +272,7 @@ async def test_whatever_happens_both_sides_count_the_same(client: Client, seed: 
             case 7:
                 await client.catch_up(ack=rng.random() < 0.8)
                 acked = rng.choice(sent).message_id
-                trace = await house.inbox.trace("shop", acked)
+                trace = await house.inbox.reader.trace("shop", acked)
                 if trace.recipients[0]["devices"][0]["state"] == "acked":
                     await house.inbox.cancel("shop", acked) if await alive(house, acked) else None
             case 8:

@@ -19,7 +19,7 @@ async def house(engine: Engine, clock: SetClock) -> House:
 
 
 async def states(house: House, id_: str) -> dict[str, str]:
-    (recipient,) = (await house.inbox.trace(house.app, id_)).recipients
+    (recipient,) = (await house.inbox.reader.trace(house.app, id_)).recipients
     return {one["device"]: one["state"] for one in recipient["devices"]}
 
 

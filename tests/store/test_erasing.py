@@ -80,7 +80,7 @@ async def test_others_keep_what_they_received(house: House) -> None:
     page = await house.page("bob/phone")
     assert len(page.ids) == 2
     assert [entry["sender"] for entry in page.json["entries"]] == [None, None]
-    trace = await house.inbox.trace("shop", page.ids[0])
+    trace = await house.inbox.reader.trace("shop", page.ids[0])
     assert [one["status"] for one in trace.recipients] == ["accepted", "rejected"]
 
 

@@ -42,7 +42,7 @@ async def entries(house: House, message: str) -> list[tuple[str, str]]:
 
 
 async def statuses(house: House, message: str) -> dict[str, str]:
-    return {one["user"]: one["status"] for one in (await house.inbox.trace("shop", message)).recipients}
+    return {one["user"]: one["status"] for one in (await house.inbox.reader.trace("shop", message)).recipients}
 
 
 # --- many -------------------------------------------------------------------------------------------------------------
@@ -124,7 +124,9 @@ async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from
         await house.send("bob")
     sent = await house.send(*MANY, "nobody")
     await run(house)
-    by_user = {one["user"]: one.get("code") for one in (await house.inbox.trace("shop", sent.message_id)).recipients}
+    by_user = {
+        one["user"]: one.get("code") for one in (await house.inbox.reader.trace("shop", sent.message_id)).recipients
+    }
     assert by_user == dict.fromkeys(MANY) | {"bob": "recipient_queue_full", "nobody": "recipient_unknown"}
     assert [user for user, _ in await entries(house, sent.message_id)] == ["ann", "cid", "dee", "eve"]
 

@@ -217,6 +217,6 @@ async def test_a_mention_that_was_held_is_a_mention_when_it_is_released(house: H
             pass
     await read(house)
     await house.hello(PHONE, schema=5, app_version="2")
-    (listed,) = (await house.inbox.read(house.key(PHONE), None, limit=200)).shared.ahead or [{"mentions": 1}]
+    (listed,) = (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead or [{"mentions": 1}]
     assert listed["mentions"] == 1
     assert len(await told(house)) == 1

@@ -53,7 +53,7 @@ class Shop:
 
     async def looked_back(self) -> list[tuple[str, Any]]:
         """(id, body) of what the app's backend can still read."""
-        pages = await self.house.inbox.history(self.house.app, Asked(limit=50))
+        pages = await self.house.inbox.reader.history(self.house.app, Asked(limit=50))
         return [(one["id"], one["body"] and msgspec.json.decode(one["body"])) for one in pages.items]
 
     async def content(self, message: str) -> dict[str, str | None]:
@@ -81,7 +81,7 @@ async def test_without_a_history_a_message_is_blanked_when_it_expires_and_not_be
     assert await at.looked_back() == [(long, "hi"), (short, None)]
     assert set((await at.content(short)).values()) == {None}
     assert await at.content(long) == SAID
-    assert (await at.house.inbox.trace(at.house.app, short)).recipients  # what became of it is still known
+    assert (await at.house.inbox.reader.trace(at.house.app, short)).recipients  # what became of it is still known
     await at.on_day(7, began_ms)
     assert await at.looked_back() == [(long, None), (short, None)]
 

@@ -94,7 +94,7 @@ async def everything(inbox: InboxService, device: DeviceKey, cursor: str, *, lim
     """Ids of all entries after the cursor, page by page, and the cursor at their end; each page covers its range."""
     ids: list[str] = []
     while True:
-        reading = await inbox.read(device, inbox.unseal(cursor, device), limit=limit)
+        reading = await inbox.reader.read(device, inbox.reader.unseal(cursor, device), limit=limit)
         assert reading.batch is not None
         batch = reading.batch
         assert covered(batch.json) == list(range(batch.from_seq + 1, batch.to_seq + 1))
@@ -116,7 +116,7 @@ async def test_64_equal_sends_are_one_message_and_63_replays(inbox: InboxService
     answers = await asyncio.gather(*(inbox.accept(send(key="same")) for _ in range(64)))
     assert Counter(answer.replay for answer in answers) == {False: 1, True: 63}
     assert len({(answer.message_id, answer.recipients) for answer in answers}) == 1
-    assert (await inbox.heads([ANN])) == {ANN: 1}
+    assert (await inbox.reader.heads([ANN])) == {ANN: 1}
 
 
 async def test_a_repeat_long_after_is_answered_as_the_first_time(inbox: InboxService, clock: Any) -> None:
@@ -127,7 +127,7 @@ async def test_a_repeat_long_after_is_answered_as_the_first_time(inbox: InboxSer
     again = await inbox.accept(send(key="same"))
     assert again.replay
     assert (again.message_id, again.recipients) == (first.message_id, first.recipients)
-    assert (await inbox.heads([ANN])) == {ANN: 1}
+    assert (await inbox.reader.heads([ANN])) == {ANN: 1}
 
 
 async def test_nothing_is_acked_beyond_what_there_is(inbox: InboxService) -> None:
@@ -135,7 +135,7 @@ async def test_nothing_is_acked_beyond_what_there_is(inbox: InboxService) -> Non
     await inbox.accept(send())
     with pytest.raises(Malformed):
         await inbox.ack(AckRequest(device=PHONE, upto=2))
-    device, _ = await inbox.device(PHONE)
+    device, _ = await inbox.reader.device(PHONE)
     assert (device.acked_seq, device.acked_high) == (0, 0)
 
 
@@ -145,7 +145,7 @@ async def test_the_same_key_with_another_body_is_a_conflict_and_stores_nothing(i
     await inbox.accept(send(key="same"))
     with pytest.raises(Conflict):
         await inbox.accept(send(key="same", body='{"text":"ho"}'))
-    assert (await inbox.heads([ANN])) == {ANN: 1}
+    assert (await inbox.reader.heads([ANN])) == {ANN: 1}
 
 
 async def test_a_refused_send_leaves_its_key_free(inbox: InboxService) -> None:
@@ -182,7 +182,7 @@ async def test_a_device_gets_each_message_once_and_every_ack_is_told_once(inbox:
     ids, cursor = await everything(inbox, PHONE, (await hello(inbox, PHONE)).cursor)
     assert ids == sent
     for _ in range(2):  # an ack may be repeated
-        answer = await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE)))
+        answer = await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(cursor, PHONE)))
         assert answer.acked_seq == 7
     assert await events(inbox) == {("delivery.acked", "phone", id_): 1 for id_ in sent}
 
@@ -197,7 +197,7 @@ async def test_selective_acks_never_move_the_cursor_and_are_told_once(inbox: Inb
     assert answer.results == {sent[0]: "acked", sent[2]: "acked", "nobody-knows": "unknown"}
     ids, cursor = await everything(inbox, PHONE, welcome.cursor)
     assert ids == sent
-    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE)))
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(cursor, PHONE)))
     assert await events(inbox) == {("delivery.acked", "phone", id_): 1 for id_ in sent}
 
 
@@ -219,12 +219,12 @@ async def test_a_cursor_that_outlived_its_store_gets_everything_again(inbox: Inb
     await registered(inbox, PHONE)
     sent = [(await inbox.accept(send())).message_id for _ in range(3)]
     _, cursor = await everything(inbox, PHONE, (await hello(inbox, PHONE)).cursor)
-    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE)))
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(cursor, PHONE)))
     again = await hello(inbox, PHONE, cursor, store_id="store-2")
     assert (again.verdict, again.reason) == ("resync", "store_changed")
     ids, cursor = await everything(inbox, PHONE, again.cursor)
     assert ids == sent
-    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE)))
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(cursor, PHONE)))
     assert await events(inbox) == {("delivery.acked", "phone", id_): 1 for id_ in sent}
 
 
@@ -244,7 +244,7 @@ async def test_an_ack_of_a_past_lineage_changes_nothing(inbox: InboxService) -> 
     sent = [(await inbox.accept(send())).message_id for _ in range(3)]
     _, before = await everything(inbox, PHONE, (await hello(inbox, PHONE)).cursor)
     again = await hello(inbox, PHONE, before, store_id="store-2")
-    answer = await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(before, PHONE)))
+    answer = await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(before, PHONE)))
     assert answer.acked_seq == 0
     assert await events(inbox) == {}
     ids, _ = await everything(inbox, PHONE, again.cursor)
@@ -262,7 +262,7 @@ async def test_held_and_fallback_messages_come_in_full_after_the_upgrade(inbox: 
     upgraded = await hello(inbox, PHONE, cursor, schema=7)  # the ack was lost: implied, under the old schema
     ids, cursor = await everything(inbox, PHONE, upgraded.cursor)
     assert sorted(ids) == sorted([held, lesser])
-    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE)))
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(cursor, PHONE)))
     told = await events(inbox)
     assert told["delivery.acked", "phone", held] == 1
     assert told["delivery.acked", "phone", lesser] == 1
@@ -273,7 +273,7 @@ async def test_expiry_ends_what_nobody_acked_and_nothing_else(inbox: InboxServic
     welcome = await hello(inbox, PHONE)
     acked = (await inbox.accept(send(ttl_s=60))).message_id
     _, cursor = await everything(inbox, PHONE, welcome.cursor)
-    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE)))
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(cursor, PHONE)))
     missed = (await inbox.accept(send(ttl_s=60))).message_id
     clock.forward(s=61)
     assert await inbox.expire() == 2
@@ -299,10 +299,10 @@ async def test_a_cursor_of_another_device_or_epoch_is_refused(inbox: InboxServic
     await registered(inbox, PHONE, TABLET)
     cursor = (await hello(inbox, PHONE)).cursor
     with pytest.raises(Malformed):
-        inbox.unseal(cursor, TABLET)
+        inbox.reader.unseal(cursor, TABLET)
     await engine.write(lambda conn, now_ms: meta.begin_epoch(conn, now_ms, random.Random(1)))
     with pytest.raises(CursorRefused) as refused:
-        await inbox.read(PHONE, inbox.unseal(cursor, PHONE), limit=10)
+        await inbox.reader.read(PHONE, inbox.reader.unseal(cursor, PHONE), limit=10)
     fresh = refused.value.extra["resync"]["cursor"]
     assert (await everything(inbox, PHONE, fresh))[0] == []
 
@@ -310,11 +310,11 @@ async def test_a_cursor_of_another_device_or_epoch_is_refused(inbox: InboxServic
 async def test_not_modified_means_that_the_page_would_have_been_empty(inbox: InboxService) -> None:
     await registered(inbox, PHONE)
     _, cursor = await everything(inbox, PHONE, (await hello(inbox, PHONE)).cursor)
-    at_head = inbox.unseal(cursor, PHONE)
-    etag = (await inbox.read(PHONE, at_head, limit=5)).snap.etag
-    assert (await inbox.read(PHONE, at_head, limit=5, etag=etag)).batch is None
+    at_head = inbox.reader.unseal(cursor, PHONE)
+    etag = (await inbox.reader.read(PHONE, at_head, limit=5)).snap.etag
+    assert (await inbox.reader.read(PHONE, at_head, limit=5, etag=etag)).batch is None
     await inbox.accept(send())
-    reading = await inbox.read(PHONE, at_head, limit=5, etag=etag)
+    reading = await inbox.reader.read(PHONE, at_head, limit=5, etag=etag)
     assert reading.batch is not None
     assert reading.batch.entries == 1
 
@@ -324,8 +324,8 @@ async def test_a_token_moves_to_its_newest_owner(inbox: InboxService) -> None:
     bobs = DeviceKey("shop", "bob", "phone")
     await inbox.register(Registration(device=PHONE, addresses=(address,)))
     await inbox.register(Registration(device=bobs, addresses=(address,)))
-    assert (await inbox.device(PHONE))[0].has_address == 0
-    assert (await inbox.device(bobs))[0].has_address == 1
+    assert (await inbox.reader.device(PHONE))[0].has_address == 0
+    assert (await inbox.reader.device(bobs))[0].has_address == 1
 
 
 async def test_signing_out_fails_what_was_open_and_a_new_life_never_reuses_a_session(inbox: InboxService) -> None:
@@ -342,7 +342,7 @@ async def test_a_batch_answers_each_item(inbox: InboxService) -> None:
     await registered(inbox, PHONE)
     results = await inbox.accept_many([send(), send(users=("nobody",)), send()])
     assert [isinstance(one, Accepted) for one in results] == [True, False, True]
-    assert (await inbox.heads([ANN])) == {ANN: 2}
+    assert (await inbox.reader.heads([ANN])) == {ANN: 2}
 
 
 async def test_f58_an_ack_that_is_said_twice_late_or_by_an_old_session_changes_nothing(inbox: InboxService) -> None:
@@ -350,12 +350,13 @@ async def test_f58_an_ack_that_is_said_twice_late_or_by_an_old_session_changes_n
     sent = [(await inbox.accept(send())).message_id for _ in range(4)]
     welcome = await hello(inbox, PHONE)
     (early, late) = [
-        (await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=limit)).batch for limit in (2, 4)
+        (await inbox.reader.read(PHONE, inbox.reader.unseal(welcome.cursor, PHONE), limit=limit)).batch
+        for limit in (2, 4)
     ]
     assert early is not None
     assert late is not None
     for cursor, acked in ((late.cursor, 4), (late.cursor, 4), (early.cursor, 4)):
-        said = AckRequest(device=PHONE, cursor=inbox.unseal(cursor, PHONE), session=welcome.session)
+        said = AckRequest(device=PHONE, cursor=inbox.reader.unseal(cursor, PHONE), session=welcome.session)
         assert (await inbox.ack(said)).acked_seq == acked
     again = await hello(inbox, PHONE, late.cursor)
     rows = await _device_rows(inbox)

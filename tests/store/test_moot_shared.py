@@ -83,9 +83,9 @@ async def test_what_came_after_the_telling_and_is_unread_leaves_it_to_the_next(h
 
 async def test_not_what_the_device_has_itself(house: House) -> None:
     await house.hello(PHONE)
-    reading = await house.inbox.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
     assert reading.shared is not None
-    cursor = house.inbox.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
+    cursor = house.inbox.reader.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
     await house.inbox.ack(AckRequest(device=house.key(PHONE), shared=(cursor,)))
     await house.bye(PHONE)
     await house.ack("ann/tablet", reads=(("g", 3),))

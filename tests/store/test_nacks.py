@@ -55,13 +55,15 @@ class App:
     async def catch_up(self, *, refuses: str | None = None, said_by: str | None = None, times: int = 1) -> list[str]:
         """Reads to the end and acks; `refuses` is the code for what it can't read. Gives the ids that came."""
         assert self.cursor is not None
-        reading = await self.inbox.read(PHONE, self.inbox.unseal(self.cursor, PHONE), limit=100)
+        reading = await self.inbox.reader.read(PHONE, self.inbox.reader.unseal(self.cursor, PHONE), limit=100)
         assert reading.batch is not None
         ids = [entry["id"] for entry in json.loads(reading.batch.json)["entries"]]
         self.cursor = reading.batch.cursor
         nacks = tuple(Nack(id_, refuses, said_by) for id_ in ids) if refuses is not None else ()
         for _ in range(times):
-            await self.inbox.ack(AckRequest(device=PHONE, cursor=self.inbox.unseal(self.cursor, PHONE), nacks=nacks))
+            await self.inbox.ack(
+                AckRequest(device=PHONE, cursor=self.inbox.reader.unseal(self.cursor, PHONE), nacks=nacks)
+            )
         return ids
 
     async def ends(self) -> Counter[str]:
@@ -272,7 +274,9 @@ def late(app: App, *, cursor: bool) -> AckRequest:
     """What version 5.4.0 said once, and says again when another one has come: with its cursor, or by its name."""
     if cursor:
         assert app.cursor is not None
-        return AckRequest(device=PHONE, cursor=app.inbox.unseal(app.cursor, PHONE), nacks=(Nack(ID, "undecodable"),))
+        return AckRequest(
+            device=PHONE, cursor=app.inbox.reader.unseal(app.cursor, PHONE), nacks=(Nack(ID, "undecodable"),)
+        )
     return AckRequest(device=PHONE, nacks=(Nack(ID, "undecodable", "5.4.0"),))
 
 
@@ -322,18 +326,18 @@ async def test_a_message_that_is_both_refused_and_acked_by_its_id_has_one_end_in
     app: App, clock: Any, said: list[str]
 ) -> None:
     await app.start("1.0")
-    reading = await app.inbox.read(PHONE, None, limit=10)
+    reading = await app.inbox.reader.read(PHONE, None, limit=10)
     assert reading.batch is not None
     words = {
         "ids": AckRequest(device=PHONE, ids=(ID,)),
         "nack": AckRequest(device=PHONE, nacks=(Nack(ID, "undecodable"),)),
-        "cursor": AckRequest(device=PHONE, cursor=app.inbox.unseal(reading.batch.cursor, PHONE)),
+        "cursor": AckRequest(device=PHONE, cursor=app.inbox.reader.unseal(reading.batch.cursor, PHONE)),
     }
     for one in said:
         answer = await app.inbox.ack(words[one])
         assert answer.results == ({ID: "acked"} if one == "ids" else {})
     assert await app.ends() == {"delivery.acked": 1}
-    (device,) = (await app.inbox.trace("shop", ID)).recipients[0]["devices"]
+    (device,) = (await app.inbox.reader.trace("shop", ID)).recipients[0]["devices"]
     assert device["state"] == "acked"
     clock.forward(s=2 * 86_400)
     assert await app.inbox.expire()

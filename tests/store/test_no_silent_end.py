@@ -70,13 +70,13 @@ async def test_an_ack_that_passes_a_message_between_its_expiry_and_the_sweep_hid
     await inbox.accept(send(1, ttl_s=20))
     welcome = await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s"))
     if device_had_it:
-        reading = await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=10)
+        reading = await inbox.reader.read(PHONE, inbox.reader.unseal(welcome.cursor, PHONE), limit=10)
         clock.forward(s=21)
     else:
         clock.forward(s=21)
-        reading = await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=10)
+        reading = await inbox.reader.read(PHONE, inbox.reader.unseal(welcome.cursor, PHONE), limit=10)
     assert reading.batch is not None
-    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(reading.batch.cursor, PHONE)))
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(reading.batch.cursor, PHONE)))
 
     await inbox.expire()
 
@@ -90,9 +90,9 @@ async def test_a_handshake_between_the_expiry_of_a_held_message_and_the_sweep_hi
     await inbox.register(Registration(device=PHONE))
     await inbox.accept(send(3, ttl_s=20, min_schema=7))
     welcome = await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s", schema=6))
-    reading = await inbox.read(PHONE, inbox.unseal(welcome.cursor, PHONE), limit=10)
+    reading = await inbox.reader.read(PHONE, inbox.reader.unseal(welcome.cursor, PHONE), limit=10)
     assert reading.batch is not None
-    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.unseal(reading.batch.cursor, PHONE)))
+    await inbox.ack(AckRequest(device=PHONE, cursor=inbox.reader.unseal(reading.batch.cursor, PHONE)))
     clock.forward(s=21)
     await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s", cursor=reading.batch.cursor))
 
@@ -111,5 +111,5 @@ async def test_a_first_handshake_above_the_floor_counts_what_was_below_as_passed
 
     await inbox.hello(Hello(device=PHONE, node_id="n1", store_id="s"))
 
-    device, _ = await inbox.device(PHONE)
+    device, _ = await inbox.reader.device(PHONE)
     assert (device.acked_seq, device.acked_high, device.pushed_seq) == (1, 1, 1)

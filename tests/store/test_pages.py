@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from relay.errors import CursorRefused, Malformed, Problem, Unauthenticated, Unavailable
-from relay.inbox import reading, service
+from relay.inbox import reader, reading
 from relay.inbox.cursor import CursorKeys, seal, tail8
 from relay.inbox.reading import Reading
 from relay.inbox.unchanged import Question
@@ -161,7 +161,7 @@ async def covers(house: House, name: str) -> None:
     right = {seq: expected(rows, device, seq, now_ms) for seq in range(1, head + 1)}
     for after in range(head + 1):
         for limit in {1, 2, 3, head + 1}:
-            batch = (await house.inbox.read_after(house.key(name), after, limit=limit, bytes_max=1 << 20)).batch
+            batch = (await house.inbox.reader.read_after(house.key(name), after, limit=limit, bytes_max=1 << 20)).batch
             assert batch is not None
             words = said(batch.json)
             assert (batch.from_seq, sorted(words)) == (after, list(range(after + 1, batch.to_seq + 1)))
@@ -214,19 +214,19 @@ def test_not_modified_only_if_the_page_would_have_been_empty(
                 await happen(house, step, sent)
         phone = house.key("ann/phone")
         page = await house.page("ann/phone")
-        cursor = house.inbox.unseal(page.json["cursor"], phone)
-        snap = (await house.inbox.read(phone, cursor, limit=1)).snap
+        cursor = house.inbox.reader.unseal(page.json["cursor"], phone)
+        snap = (await house.inbox.reader.read(phone, cursor, limit=1)).snap
         question, known = Question(page.json["cursor"], snap.etag), False
         for step in after:
             with suppress(Problem):
                 await happen(house, step, sent)
             with suppress(Problem):
-                told = (await house.inbox.read(phone, cursor, limit=5, etag=snap.etag)).batch is None
+                told = (await house.inbox.reader.read(phone, cursor, limit=5, etag=snap.etag)).batch is None
                 assert (await house.inbox.unchanged.holds(phone, question) is not None) is (told and known)
                 if told:
                     house.inbox.unchanged.answered(phone, question, snap.version)
                     known = True
-                    plain = (await house.inbox.read(phone, cursor, limit=5)).batch
+                    plain = (await house.inbox.reader.read(phone, cursor, limit=5)).batch
                     assert plain is not None
                     assert (plain.from_seq, plain.to_seq) == (cursor.seq, cursor.seq)
 
@@ -316,10 +316,12 @@ async def test_f11_a_version_that_is_right_does_not_help_a_cursor_that_is_older(
     phone = house.key("ann/phone")
     begin = house.store("ann/phone").cursor
     await house.page("ann/phone")
-    at_head = house.inbox.unseal(house.store("ann/phone").cursor or "", phone)
-    etag = (await house.inbox.read(phone, at_head, limit=5)).snap.etag
-    assert (await house.inbox.read(phone, at_head, limit=5, etag=etag)).batch is None
-    older = (await house.inbox.read(phone, house.inbox.unseal(begin or "", phone), limit=5, etag=etag)).batch
+    at_head = house.inbox.reader.unseal(house.store("ann/phone").cursor or "", phone)
+    etag = (await house.inbox.reader.read(phone, at_head, limit=5)).snap.etag
+    assert (await house.inbox.reader.read(phone, at_head, limit=5, etag=etag)).batch is None
+    older = (
+        await house.inbox.reader.read(phone, house.inbox.reader.unseal(begin or "", phone), limit=5, etag=etag)
+    ).batch
     assert older is not None
     assert older.entries == 2
 
@@ -331,7 +333,7 @@ async def test_f12_an_entry_that_is_larger_than_the_window_is_sent_alone(house: 
         await house.send(body=body)
     after, pages = 0, []
     while after < 4:
-        batch = (await house.inbox.read_after(house.key("ann/phone"), after, limit=200, bytes_max=1024)).batch
+        batch = (await house.inbox.reader.read_after(house.key("ann/phone"), after, limit=200, bytes_max=1024)).batch
         assert batch is not None
         pages.append(sorted(said(batch.json)))
         after = batch.to_seq
@@ -356,7 +358,7 @@ async def test_connections_that_are_woken_together_are_read_in_one_reading(
     monkeypatch.setattr(house.engine, "read", counted)
     names = ("ann/phone", "ann/tablet", "bob/phone", "cid/phone")
     phone, tablet, damaged, gone = await asyncio.gather(
-        *(house.inbox.read_after(house.key(name), 0, limit=200, bytes_max=1 << 20) for name in names),
+        *(house.inbox.reader.read_after(house.key(name), 0, limit=200, bytes_max=1 << 20) for name in names),
         return_exceptions=True,
     )
     assert len(readings) == 1
@@ -374,16 +376,16 @@ async def test_what_is_enough_for_one_reading_is_read_in_several(house: House, m
     for name in names:
         await house.register(name)
     await house.sends(2, *(name.partition("/")[0] for name in names))
-    read_next, readings = service.read_next, list[list[str]]()
+    read_next, readings = reader.read_next, list[list[str]]()
 
     def noted(conn: Any, now_ms: int, asked: Any, keys: Any) -> Any:
         found = read_next(conn, now_ms, asked, keys)
         readings.append([one.device.user_id for one in found])
         return found
 
-    monkeypatch.setattr(service, "read_next", noted)
+    monkeypatch.setattr(reader, "read_next", noted)
     found = await asyncio.gather(
-        *(house.inbox.read_after(house.key(name), 0, limit=200, bytes_max=1 << 20) for name in names)
+        *(house.inbox.reader.read_after(house.key(name), 0, limit=200, bytes_max=1 << 20) for name in names)
     )
     assert [one.batch and one.batch.entries for one in found] == [2] * 5
     assert readings == [["user-0", "user-1"], ["user-2", "user-3"], ["user-4"]]
@@ -400,7 +402,7 @@ async def test_a_range_is_filled_without_a_cursor(house: House) -> None:
         (0, 1, {1: "pruned"}),
         (3, 99, {4: "entry"}),
     ):
-        batch = (await house.inbox.read(house.key("ann/phone"), None, limit=200, range_=(low, high))).batch
+        batch = (await house.inbox.reader.read(house.key("ann/phone"), None, limit=200, range_=(low, high))).batch
         assert batch is not None
         assert said(batch.json) == words
         assert "cursor" not in json.loads(batch.json)
@@ -421,7 +423,7 @@ async def test_a_number_without_a_row_is_damage_and_never_a_gap(house: House) ->
 async def a_cursor(house: House, **other: Any) -> str:
     """The phone's own cursor with something changed, sealed by the relay's key."""
     phone = house.key("ann/phone")
-    mine = house.inbox.unseal(house.store("ann/phone").cursor or "", phone)
+    mine = house.inbox.reader.unseal(house.store("ann/phone").cursor or "", phone)
     return seal(replace(mine, **other), phone, house.keys)
 
 
@@ -443,7 +445,7 @@ async def test_8_5_what_cannot_be_read_is_an_invalid_cursor(house: House) -> Non
     """Row 1, F60: unreadable or with another's seal."""
     for text in ("", "x", "A" * 88, "é" * 88, "A" * 87 + "="):
         with pytest.raises(Malformed) as refused:
-            house.inbox.unseal(text, house.key("ann/phone"))
+            house.inbox.reader.unseal(text, house.key("ann/phone"))
         assert refused.value.code == "invalid_cursor"
 
 
@@ -454,14 +456,14 @@ async def test_8_5_a_cursor_is_good_for_one_device_and_one_key_ring(house: House
     strangers = [house.key("ann/tablet"), house.key("bob/phone"), house.key("ann/phone")._replace(app_id="other")]
     for device in strangers:
         with pytest.raises(Malformed):
-            house.inbox.unseal(mine, device)
+            house.inbox.reader.unseal(mine, device)
     for place in range(0, 88, 7):
         changed = mine[:place] + ("A" if mine[place] != "A" else "B") + mine[place + 1 :]
         with pytest.raises(Malformed):
-            house.inbox.unseal(changed, house.key("ann/phone"))
-    house.inbox.keys = CursorKeys(1, {1: b"z" * 32})
+            house.inbox.reader.unseal(changed, house.key("ann/phone"))
+    house.inbox.reader.keys = CursorKeys(1, {1: b"z" * 32})
     with pytest.raises(Malformed):
-        house.inbox.unseal(mine, house.key("ann/phone"))
+        house.inbox.reader.unseal(mine, house.key("ann/phone"))
 
 
 async def test_8_5_another_epoch(house: House) -> None:
@@ -531,7 +533,7 @@ async def test_4_1_three_inboxes_that_prove_it_void_the_whole_store(house: House
         await house.send(user)
         await house.catch_up(f"{user}/phone")
         phone = house.key(f"{user}/phone")
-        mine = house.inbox.unseal(house.store(f"{user}/phone").cursor or "", phone)
+        mine = house.inbox.reader.unseal(house.store(f"{user}/phone").cursor or "", phone)
         with pytest.raises(CursorRefused):
             await house.page(f"{user}/phone", cursor=seal(replace(mine, seq=9), phone, house.keys))
     assert [type_ for type_, _ in await house.events()].count("store.rolled_back") == 1
@@ -590,12 +592,12 @@ async def test_8_5_below_the_floor_otherwise_is_a_gap(house: House, clock: Any) 
 async def test_8_5_no_cursor_reads_from_the_start(house: House, clock: Any) -> None:
     """Row 6: the floor, or where the device began."""
     await below_the_floor(house, clock)
-    batch = (await house.inbox.read(house.key("ann/phone"), None, limit=10)).batch
+    batch = (await house.inbox.reader.read(house.key("ann/phone"), None, limit=10)).batch
     assert batch is not None
     assert (batch.from_seq, batch.to_seq) == (3, 5)
     house.policy = replace(POLICY, start="now")
     await house.register("ann/watch")
-    batch = (await house.inbox.read(house.key("ann/watch"), None, limit=10)).batch
+    batch = (await house.inbox.reader.read(house.key("ann/watch"), None, limit=10)).batch
     assert batch is not None
     assert (batch.from_seq, batch.to_seq) == (5, 5)
 

@@ -163,7 +163,7 @@ async def test_a_phone_is_not_told_of_what_was_read_at_the_desktop(house: House)
 
 async def test_of_an_unknown_user_nothing_is_known(house: House) -> None:
     with pytest.raises(Missing):
-        await house.inbox.preferences(UserKey("shop", "nobody"))
+        await house.inbox.reader.preferences(UserKey("shop", "nobody"))
     with pytest.raises(Missing):
         await house.inbox.set_preferences(UserKey("shop", "nobody"), None)
 

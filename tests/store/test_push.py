@@ -176,7 +176,7 @@ async def test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothin
     assert [note.push_id for note in second.send.notes] == [note.push_id for note in lost.send.notes]
     assert await desk.settle(lost, Verdict.TOKEN_DEAD) is None
     assert await desk.settle(second, Verdict.ACCEPTED) is Then.TOLD
-    assert (await desk.inbox.device(PHONE))[0].has_address == 1
+    assert (await desk.inbox.reader.device(PHONE))[0].has_address == 1
 
 
 async def test_a_dead_token_is_believed_only_for_what_was_registered_before(desk: Desk, clock: Any) -> None:
@@ -187,11 +187,11 @@ async def test_a_dead_token_is_believed_only_for_what_was_registered_before(desk
     clock.forward(s=1)
     await desk.inbox.register(Registration(device=PHONE, addresses=(fresh,)))
     await desk.settle(attempt, Verdict.TOKEN_DEAD)
-    assert (await desk.inbox.device(PHONE))[0].has_address == 1
+    assert (await desk.inbox.reader.device(PHONE))[0].has_address == 1
     clock.forward(s=10)
     (attempt,) = await desk.plan()
     await desk.settle(attempt, Verdict.TOKEN_DEAD)
-    assert (await desk.inbox.device(PHONE))[0].has_address == 0
+    assert (await desk.inbox.reader.device(PHONE))[0].has_address == 0
     job = await desk.job()
     assert (job.due_ms, job.reason) == (None, "no_address")
 

@@ -470,7 +470,7 @@ async def test_what_falls_due_while_its_receiver_gets_another_name_is_delivered(
     await beside(postgres, renames)
     rows = await postgres.rows(f"SELECT user_id FROM inbox_entry WHERE message_id = '{message}'")
     assert [row["user_id"] for row in rows] == ["anna"]
-    (told,) = (await postgres.inbox.trace("shop", message)).recipients
+    (told,) = (await postgres.inbox.reader.trace("shop", message)).recipients
     assert (told["user"], told["status"]) == ("anna", "accepted")
 
 

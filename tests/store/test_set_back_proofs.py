@@ -31,7 +31,7 @@ async def house(engine: Engine, clock: Any) -> House:
 async def comes_back_from_the_future(house: House, user: str) -> str | None:
     """Shakes hands with a cursor that the relay sealed for a number which the store does not know any more."""
     name = f"{user}/phone"
-    mine = house.inbox.unseal(house.store(name).cursor or "", house.key(name))
+    mine = house.inbox.reader.unseal(house.store(name).cursor or "", house.key(name))
     house.store(name).cursor = seal(replace(mine, seq=mine.seq + 7), house.key(name), house.keys)
     return (await house.hello(name)).reason
 

@@ -39,13 +39,13 @@ async def work(house: House) -> None:
 
 
 async def page(house: House, name: str = PHONE) -> dict[str, Any]:
-    reading = await house.inbox.read(house.key(name), None, limit=200, asked=Wanted(names=("g",)))
+    reading = await house.inbox.reader.read(house.key(name), None, limit=200, asked=Wanted(names=("g",)))
     assert reading.shared is not None
     return dict(json.loads(reading.shared.batches[0].json))
 
 
 async def ack(house: House, name: str) -> None:
-    cursor = house.inbox.unseal((await page(house, name))["cursor"], house.key(name))
+    cursor = house.inbox.reader.unseal((await page(house, name))["cursor"], house.key(name))
     await house.inbox.ack(AckRequest(device=house.key(name), shared=(cursor,)))
 
 
@@ -115,7 +115,7 @@ async def test_who_was_no_member_then_counts_for_nothing(house: House) -> None:
     for phone in ("ann/phone", "bob/phone", "eve/phone"):
         await house.hello(phone)
         await ack(house, phone)
-    counts = [(await house.inbox.trace("shop", id_)).message["timeline"]["acked"] for id_ in (between, after)]
+    counts = [(await house.inbox.reader.trace("shop", id_)).message["timeline"]["acked"] for id_ in (between, after)]
     assert counts == [1, 3]
     house.clock.forward(s=8 * DAY_S)
     await house.inbox.shared.prune()
@@ -131,7 +131,7 @@ async def test_a_cursor_below_the_floor_goes_on_over_a_gap(house: House) -> None
     await house.inbox.shared.prune()
     await post(house)
     asked = Wanted(cursors=(before["cursor"],))
-    reading = await house.inbox.read(house.key(PHONE), None, limit=200, asked=asked)
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=200, asked=asked)
     assert reading.shared is not None
     after = json.loads(reading.shared.batches[0].json)
     assert (after["from"], after["gaps"]) == (1, [{"from": 1, "to": 2, "why": "pruned"}])
@@ -172,8 +172,8 @@ async def test_the_trace_counts_readers_and_does_not_name_them(house: House) -> 
     id_ = await post(house)
     await ack(house, "ann/phone")
     await ack(house, "cid/phone")
-    found = await house.inbox.trace("shop", id_)
+    found = await house.inbox.reader.trace("shop", id_)
     assert found.message["timeline"] == {"conversation": "g", "seq": 1, "state": "live", "acked": 2}
     assert found.recipients == []
     with pytest.raises(Missing):
-        await house.inbox.trace("shop", "01900000-0000-7000-8000-999999999999")
+        await house.inbox.reader.trace("shop", "01900000-0000-7000-8000-999999999999")

@@ -81,9 +81,9 @@ async def test_its_own_messages_are_no_news(house: House) -> None:
 async def test_an_ack_on_the_way_makes_it_moot(house: House) -> None:
     await post(house)
     await house.hello(PHONE)
-    reading = await house.inbox.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
     assert reading.shared is not None
-    cursor = house.inbox.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
+    cursor = house.inbox.reader.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
     await house.inbox.ack(AckRequest(device=house.key(PHONE), shared=(cursor,)))
     await house.bye(PHONE)
     assert await later(house) == []
@@ -240,9 +240,9 @@ async def test_what_the_device_has_by_then_is_not_told_again(house: House) -> No
     await post(house)
     await later(house)
     await house.hello(PHONE)
-    reading = await house.inbox.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=200, asked=Wanted(names=("g",)))
     assert reading.shared is not None
-    cursor = house.inbox.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
+    cursor = house.inbox.reader.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
     await house.inbox.ack(AckRequest(device=house.key(PHONE), shared=(cursor,)))
     await house.bye(PHONE)
     (id_,) = await post(house)

@@ -34,9 +34,9 @@ class Reader:
         wanted = Wanted(names=("g",)) if self.cursor is None else Wanted(cursors=(self.cursor,))
         inbox = self.house.store(self.name).cursor
         device = self.house.key(self.name)
-        return await self.house.inbox.read(
+        return await self.house.inbox.reader.read(
             device,
-            None if inbox is None else self.house.inbox.unseal(inbox, device),
+            None if inbox is None else self.house.inbox.reader.unseal(inbox, device),
             limit=limit,
             etag=etag,
             asked=wanted,
@@ -62,7 +62,7 @@ class Reader:
     async def ack(self) -> dict[str, int]:
         device = self.house.key(self.name)
         assert self.cursor is not None
-        cursor = self.house.inbox.unseal(self.cursor, device)
+        cursor = self.house.inbox.reader.unseal(self.cursor, device)
         return (await self.house.inbox.ack(AckRequest(device=device, shared=(cursor,)))).shared
 
 
@@ -247,12 +247,12 @@ async def test_nothing_newer_is_told_by_the_data_version(house: House) -> None:
 async def test_timelines_that_are_not_open_are_listed_with_their_heads_and_mentions(house: House) -> None:
     await post(house, 2)
     await post(house, mentions=("ann",))
-    reading = await house.inbox.read(house.key(PHONE), None, limit=200)
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=200)
     assert reading.shared.ahead == ({"conversation": "g", "head": 3, "floor": 0, "mentions": 1},)
     reader = Reader(house)
     await reader.sync()
     await reader.ack()
-    assert (await house.inbox.read(house.key(PHONE), None, limit=200)).shared.ahead == ()
+    assert (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead == ()
 
 
 async def test_read_markers_are_numbers_of_the_timeline(house: House) -> None:

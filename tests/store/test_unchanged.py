@@ -43,9 +43,9 @@ async def told(house: House, name: str, unchanged: Unchanged | None = None) -> Q
     await house.catch_up(name)
     key, text = house.key(name), house.store(name).cursor
     assert text is not None
-    cursor = house.inbox.unseal(text, key)
-    etag = (await house.inbox.read(key, cursor, limit=10)).snap.etag
-    reading = await house.inbox.read(key, cursor, limit=10, etag=etag)
+    cursor = house.inbox.reader.unseal(text, key)
+    etag = (await house.inbox.reader.read(key, cursor, limit=10)).snap.etag
+    reading = await house.inbox.reader.read(key, cursor, limit=10, etag=etag)
     assert reading.batch is None
     (unchanged or house.inbox.unchanged).answered(key, question := Question(target(text), etag), reading.snap.version)
     return question

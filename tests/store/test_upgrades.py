@@ -34,13 +34,13 @@ async def upgraded(house: House, name: str = PHONE) -> str:
 async def compare(house: House, upgrade: str, *, lost: int = 0, mended: bool = False, name: str = PHONE) -> str | None:
     """A round about everything, of a client that lacks its newest `lost` entries."""
     key = house.key(name)
-    cursor = house.inbox.unseal(house.store(name).cursor or "", key)
+    cursor = house.inbox.reader.unseal(house.store(name).cursor or "", key)
     whole = (0, max(1, cursor.seq))
-    (all_,) = (await house.inbox.compare(key, [Range(*whole, -1, 0)], cursor=cursor)).ranges
+    (all_,) = (await house.inbox.reader.compare(key, [Range(*whole, -1, 0)], cursor=cursor)).ranges
     assert all_.items is not None
     has = all_.items[: len(all_.items) - lost]
     mine = Range(*whole, len(has), sum(map(fingerprint, has)) % 2**128)
-    compared = await house.inbox.compare(key, [mine], cursor=cursor)
+    compared = await house.inbox.reader.compare(key, [mine], cursor=cursor)
     return await house.inbox.upgrades.prove(key, upgrade, compared, mended=mended)
 
 
