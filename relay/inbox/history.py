@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 
 from relay.clock import rfc3339
-from relay.errors import Malformed
 from relay.inbox import visibility
 from relay.inbox.page import entry_json, snapshot
 from relay.inbox.timeline import SharedSnapshot, shared_entry, shared_snapshots
 from relay.inbox.visibility import View
+from relay.list_cursor import Name, Number, parsed, printed
 from relay.model import CARRIES_MESSAGE, SEQ_MAX, Device, DeviceKey, Entry, Kind, UserKey
 from relay.store import entries as entry_rows
 from relay.store import entry_pages, timelines
@@ -23,8 +24,20 @@ from relay.store.engine import Conn
 from relay.store.history import Place
 
 LOOKED_AT_MAX = 2000
-NEWEST = Place(SEQ_MAX, "")
 IN_TIMELINE = "s"  # begins the mark of a place in the timeline of an ultra group
+
+
+class MessagePlace(msgspec.Struct, frozen=True, tag="m", array_like=True):
+    """Before this message of an app's history."""
+
+    accepted_ms: Number
+    message_id: Name
+
+
+class EntryPlace(msgspec.Struct, frozen=True, tag="i", array_like=True):
+    """Before this number of an inbox."""
+
+    seq: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,21 +66,25 @@ def of_app(conn: Conn, app_id: str, asked: Asked) -> Pages:
     """Raises Malformed (invalid_cursor)."""
     if asked.user is not None:
         return _of_user(conn, UserKey(app_id, asked.user), asked)
-    place = NEWEST if asked.cursor is None else _place(asked.cursor)
-    place = min(place, Place(asked.until_ms, ""))
+    place = Place(asked.until_ms, "")
+    if asked.cursor is not None:
+        place = min(place, Place(*astuple(parsed(asked.cursor, MessagePlace, app_id=app_id))))
     found = rows.messages_back(conn, app_id, before=place, since_ms=asked.since_ms, limit=LOOKED_AT_MAX)
-    return _page(found, asked, lambda row: f"{row.accepted_ms}.{row.message_id}", lambda row: {})
+    return _page(
+        found,
+        asked,
+        lambda row: printed(MessagePlace(row.accepted_ms, row.message_id), app_id=app_id),
+        lambda row: {},
+    )
 
 
 def _of_user(conn: Conn, key: UserKey, asked: Asked) -> Pages:
-    if asked.cursor is not None and not (asked.cursor.isdecimal() and len(asked.cursor) < 17):
-        raise _refused()
-    before = SEQ_MAX if asked.cursor is None else int(asked.cursor)
+    before = SEQ_MAX if asked.cursor is None else parsed(asked.cursor, EntryPlace, app_id=key.app_id).seq
     found = rows.entries_back(conn, key, before=before, limit=LOOKED_AT_MAX)
     return _page(
         found,
         asked,
-        lambda row: str(row.seq),
+        lambda row: printed(EntryPlace(row.seq), app_id=key.app_id),
         lambda row: {"seq": row.seq, "kind": row.kind, "state": row.state},
     )
 
@@ -89,17 +106,6 @@ def _fits(row: Any, asked: Asked) -> bool:
         and (asked.sender is None or row.sender_user == asked.sender)
         and (asked.state is None or row.state == asked.state)
     )
-
-
-def _place(text: str) -> Place:
-    ms, dot, id_ = text.partition(".")
-    if not (dot and ms.isdecimal() and len(ms) < 17 and id_):
-        raise _refused()
-    return Place(int(ms), id_)
-
-
-def _refused() -> Malformed:
-    return Malformed("A cursor is what an earlier answer gave you; send it back unchanged.", code="invalid_cursor")
 
 
 def described(row: Any) -> dict[str, Any]:

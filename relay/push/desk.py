@@ -1,17 +1,16 @@
 """The operator's desk: how the accounts are, who waits for a mended one, and which pushes nobody carries."""
 
-import base64
-import binascii
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from msgspec.structs import replace
+import msgspec
+from msgspec.structs import astuple, replace
 
 from relay.clock import Clock
-from relay.errors import FieldError, Invalid, Malformed, Missing
+from relay.errors import FieldError, Invalid, Missing
 from relay.inbox.locked import PolicyOf, device_in, flush, lock
+from relay.list_cursor import Name, parsed, printed
 from relay.model import DeviceKey
 from relay.push.accounts import Account, Accounts
 from relay.push.calendar import day_of
@@ -21,6 +20,14 @@ from relay.store.dead import REFUSED, RESTS, DeadPush
 from relay.store.engine import Conn, Engine
 
 REQUEUE_MAX = 1000  # devices in one transaction; the rest follows in the next
+
+
+class DeadPlace(msgspec.Struct, frozen=True, tag="p", array_like=True):
+    """After this row of the list of dead pushes, which runs by the names of users, devices and reasons."""
+
+    user_id: Name
+    device_id: Name
+    why: Name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +102,10 @@ class PushDesk:
     async def dead(self, app_id: str, *, why: str | None, cursor: str | None, limit: int) -> DeadPage:
         """Devices that are not told of what they lack, in the order of their names. Raises Malformed, Invalid."""
         _check_why(why)
-        after = ("", "") if cursor is None else _place(cursor)
-        found = await self.engine.read(lambda conn, _: dead.listed(conn, app_id, after=after, limit=limit + 1, why=why))
+        after = dead.BEGIN if cursor is None else astuple(parsed(cursor, DeadPlace, app_id=app_id))
+        found = await self.engine.read(partial(_listed, app_id, after, why, limit + 1))
         page = found[:limit]
-        following = _cursor(page[-1]) if len(found) > limit else None
+        following = printed(DeadPlace(*page[-1].place), app_id=app_id) if len(found) > limit else None
         return DeadPage(pushes=tuple(page), next=following)
 
     async def requeue(self, app_id: str, *, device: tuple[str, str] | None = None, why: str | None = None) -> int:
@@ -112,18 +119,18 @@ class PushDesk:
             if not await self.engine.read(lambda conn, _: dead.is_listed(conn, key)):
                 raise Missing("This device is not in the list of dead pushes.")
             return await self.engine.write(lambda conn, now_ms: requeue(conn, now_ms, [key], self.policy_of))
-        count, after = 0, ("", "")
+        count, after = 0, dead.BEGIN
         while True:
-            some = await self.engine.read(partial(_listed, app_id, after, why))
+            some = await self.engine.read(partial(_listed, app_id, after, why, REQUEUE_MAX))
             if not some:
                 return count
             keys = list(dict.fromkeys(DeviceKey(app_id, one.user_id, one.device_id) for one in some))
             count += await self.engine.write(partial(_requeue, keys, self.policy_of))
-            after = (some[-1].user_id, some[-1].device_id)
+            after = some[-1].place
 
 
-def _listed(app_id: str, after: tuple[str, str], why: str | None, conn: Conn, _: int) -> list[DeadPush]:
-    return dead.listed(conn, app_id, after=after, limit=REQUEUE_MAX, why=why)
+def _listed(app_id: str, after: tuple[str, ...], why: str | None, limit: int, conn: Conn, _: int) -> list[DeadPush]:
+    return dead.listed(conn, app_id, after=after, limit=limit, why=why)
 
 
 def _requeue(keys: Sequence[DeviceKey], policy_of: PolicyOf, conn: Conn, now_ms: int) -> int:
@@ -184,17 +191,3 @@ def _check_why(why: str | None) -> None:
     known = (REFUSED, *RESTS)
     if why is not None and why not in known:
         raise Invalid("There is no such reason.", errors=(FieldError("/why", "value", f"one of {', '.join(known)}"),))
-
-
-def _cursor(last: DeadPush) -> str:
-    return base64.urlsafe_b64encode(json.dumps([last.user_id, last.device_id]).encode()).decode().rstrip("=")
-
-
-def _place(cursor: str) -> tuple[str, str]:
-    try:
-        user, device = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, binascii.Error, TypeError, RecursionError):
-        user = device = None
-    if not isinstance(user, str) or not isinstance(device, str):
-        raise Malformed("This is no cursor of this list.", code="invalid_cursor")
-    return user, device

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, case, delete, literal, or_, select, union_all
+from sqlalchemy import Connection, Select, and_, bindparam, case, delete, literal, select, tuple_, union_all
 
 from relay.model import DeviceKey
 from relay.store.schema.devices import device
@@ -18,6 +18,7 @@ QUARANTINED = "quarantined"
 RESTS = ("no_address", "account_parked", QUARANTINED)  # of jobs: only an operator or the app can end these
 REFUSED = "refused"
 POISON = "poison"  # the verdict on what ended the process whenever it was handled
+BEGIN: tuple[str, ...] = ("", "", "")  # the place before all of the list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,11 @@ class DeadPush:
     vendor_code: str | None = None
     from_seq: int | None = None
     upto_seq: int | None = None
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """What the list is ordered by."""
+        return self.user_id, self.device_id, self.why
 
 
 _p, _j, _d = push_dead.c, push_job.c, device.c
@@ -95,21 +101,12 @@ def is_listed(conn: Connection, key: DeviceKey) -> bool:
 
 
 def listed(
-    conn: Connection, app_id: str, *, after: tuple[str, str] = ("", ""), limit: int, why: str | None = None
+    conn: Connection, app_id: str, *, after: tuple[str, ...] = BEGIN, limit: int, why: str | None = None
 ) -> list[DeadPush]:
-    """Devices after that (user, device), in order; a device may be there for two reasons."""
+    """Rows after that (user, device, why), in order; a device may be there for two reasons."""
     both = union_all(_refused, _resting).subquery()
-    statement = (
-        select(both)
-        .where(
-            or_(
-                both.c.user_id > after[0],
-                and_(both.c.user_id == after[0], both.c.device_id > after[1]),
-            )
-        )
-        .order_by(both.c.user_id, both.c.device_id, both.c.why)
-        .limit(limit)
-    )
+    place = (both.c.user_id, both.c.device_id, both.c.why)
+    statement = select(both).where(tuple_(*place) > tuple_(*after)).order_by(*place).limit(limit)
     if why is not None:
         statement = statement.where(both.c.why == why)
     rows: Sequence[Any] = conn.execute(statement, {"app": app_id}).all()

@@ -1,17 +1,25 @@
 """Events by pull: what webhooks would bring, for a backend that would rather ask (protocol 11.5)."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from relay.errors import CursorRefused
+from relay.list_cursor import Name, Number, parsed, printed
 from relay.store import event_log
 from relay.store.engine import Engine
 from relay.webhooks import event_types
 from relay.webhooks.asked import PAGE_DEFAULT, page_limit, refuse
-from relay.webhooks.cursor import EventPlace, epoch8, parsed, printed
 from relay.webhooks.event_types import EVERY, OFF_BY_DEFAULT
+
+
+class EventPlace(msgspec.Struct, frozen=True, tag="e", array_like=True):
+    """Has every event up to `sequence`, as numbered in this epoch."""
+
+    epoch8: Name
+    sequence: Number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +57,7 @@ async def pull(
     """
     page_limit(limit)
     refuse(event_types.type_errors(types))
-    place: EventPlace | None = None if cursor is None else parsed(cursor, EventPlace, app_id=app_id)
+    place = None if cursor is None else parsed(cursor, EventPlace, app_id=app_id)
     every = EVERY in types
     found = await engine.read(
         lambda conn, _: event_log.events_after(
@@ -63,11 +71,11 @@ async def pull(
     )
 
     def cursor_at(sequence: int) -> str:
-        return printed(EventPlace(epoch8(found.epoch), sequence), app_id=app_id)
+        return printed(EventPlace(_epoch8(found.epoch), sequence), app_id=app_id)
 
     if place is not None:
         resync = {"resync": {"cursor": cursor_at(found.floor_seq)}}
-        if place.epoch8 != epoch8(found.epoch) or place.sequence > found.head_seq:
+        if place.epoch8 != _epoch8(found.epoch) or place.sequence > found.head_seq:
             detail = "The numbering of events has begun anew; go on from the cursor in `resync`, dropping known ids."
             raise CursorRefused(detail, extra=resync)
         if place.sequence < found.floor_seq:
@@ -87,3 +95,8 @@ async def pull(
         cursor=cursor_at(found.upto_seq),
         more=found.upto_seq < found.head_seq,
     )
+
+
+def _epoch8(epoch: str) -> str:
+    """The short form of the store's epoch, as cursors have it."""
+    return hashlib.sha256(epoch.encode()).hexdigest()[:16]

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from providers.guard import URL_INVALID, Target, TargetRefused
 from providers.http import TransportError
 from relay.errors import Conflict, FieldError, Invalid, Malformed
 from relay.ids import Rng, random_hex
+from relay.list_cursor import Name, Number, parsed, printed
 from relay.store import deliveries, endpoints, event_log, sequencer
 from relay.store.deliveries import Delivery
 from relay.store.endpoints import DeliveryKey, Endpoint, EndpointKey
 from relay.store.engine import Conn, Engine
 from relay.webhooks import event_types, own_headers, rules
 from relay.webhooks.asked import PAGE_DEFAULT, invalid, page_limit, refuse
-from relay.webhooks.cursor import DeliveryPlace, ReplayPlace, parsed, printed
 from relay.webhooks.event_types import EVERY
 from relay.webhooks.pulling import EventPage, pull
 from relay.webhooks.rules import EndpointState, Signal
@@ -32,6 +34,25 @@ KEEP_OLD_S_MAX = 7 * 24 * 3600
 CHORE_MAX = 1000  # rows of one transaction
 
 Prune = Callable[[Conn, int], int]
+
+
+class DeliveryPlace(msgspec.Struct, frozen=True, tag="d", array_like=True):
+    """After this row of a list of deliveries, which runs from the newest to the oldest."""
+
+    endpoint_id: Name
+    created_ms: Number
+    event_id: Name
+
+
+class ReplayPlace(msgspec.Struct, frozen=True, tag="r", array_like=True):
+    """After this event of a range that is replayed, which runs from the oldest to the newest."""
+
+    endpoint_id: Name
+    created_ms: Number
+    event_id: Name
+
+
+OfEndpoint = TypeVar("OfEndpoint", DeliveryPlace, ReplayPlace)
 
 
 class CheckUrl(Protocol):
@@ -372,7 +393,7 @@ def _enabled(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
-def _place(cursor: str | None, kind: type[Any], key: EndpointKey) -> Any:
+def _place(cursor: str | None, kind: type[OfEndpoint], key: EndpointKey) -> OfEndpoint | None:
     """Where a list goes on, if it is this endpoint's list."""
     if cursor is None:
         return None

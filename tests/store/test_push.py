@@ -365,7 +365,12 @@ async def test_a_job_that_rests_for_want_of_an_address_is_listed_too(desk: Desk,
     assert await desk.plan() == ()
     (listed,) = await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10))
     assert (listed.device_id, listed.why) == ("phone", "no_address")
-    assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10, after=("ann", "phone"))) == []
+    assert (
+        await desk.engine.read(
+            lambda conn, _: dead.listed(conn, "shop", limit=10, after=("ann", "phone", "no_address"))
+        )
+        == []
+    )
     assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10, why="refused")) == []
 
 

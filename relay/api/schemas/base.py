@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, WithJsonSchema
 
+from relay.list_cursor import TEXT_LENGTH_MAX
+
 BIDI = "\u202a-\u202e\u2066-\u2069"
 WEB = frozenset({"http", "https"})
 _LINK = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+")
@@ -70,7 +72,7 @@ Plain = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:@/+=-]*[A-Za-z0-9._:@+=-]$")
 ]
 # Checked where it is read, as `invalid_cursor`.
-Place = Annotated[str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 512})]
+Place = Annotated[str, WithJsonSchema({"type": "string", "minLength": 1, "maxLength": TEXT_LENGTH_MAX})]
 Version = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
