@@ -1,6 +1,6 @@
 """What became of a message: its state for each device, and every attempt to tell, with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from relay.inbox.history import described
 from relay.inbox.locked import Locked, PolicyOf, with_rows
 from relay.inbox.reports import Ledger
 from relay.inbox.visibility import View
-from relay.model import CARRIES_MESSAGE, Device, Entry, EntryState, Kind, TimelineKey, UserKey
+from relay.model import Device, DeviceKey, Entry, EntryState, Kind, TimelineKey, UserKey
 from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -23,7 +23,7 @@ from relay.store import messages as message_rows
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn
 
-ATTEMPTS_MAX = 100
+ATTEMPTS_MAX = 100  # of one receiver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,18 @@ class Trace:
     recipients: list[dict[str, Any]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the store has of a message, read for all its receivers at once."""
+
+    message: Any
+    entries: Mapping[str, Sequence[Entry]]  # by user
+    escalating: set[str]  # users for whom another step is to come
+    attempts: Mapping[str, Sequence[Any]]  # by user
+    receipts: Mapping[tuple[DeviceKey, int], Sequence[Any]]  # by device and claim
+    gone: Mapping[UserKey, Sequence[Device]]
+
+
 def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_id: str) -> Trace:
     """Reads it all on one snapshot. Raises Missing."""
     row = message_rows.messages(conn, app_id, [message_id]).get(message_id)
@@ -42,6 +54,14 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
     answered = msgspec.json.decode(row.recipients)
     users = [UserKey(app_id, user) for user, seq, _ in answered if seq is not None]
     rows = with_rows(conn, now_ms, inbox_rows.inboxes_of(conn, users), policy_of)
+    found = _Found(
+        message=row,
+        entries=entry_rows.entries_of_message(conn, app_id, message_id),
+        escalating=escalations.escalating_for(conn, app_id, message_id) if row.escalate is not None else set(),
+        attempts=attempt_rows.attempts_of_message(conn, app_id, message_id, limit=ATTEMPTS_MAX),
+        receipts=receipt_rows.receipts_of_message(conn, app_id, message_id),
+        gone=device_rows.gone_devices_of(conn, rows),
+    )
     shared = _shared(conn, now_ms, row) if row.conversation_type == timelines.ULTRA else None
     message = {**described(row), "timeline": shared}
     recipients = []
@@ -52,7 +72,7 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
         elif refusal is not None or locked is None:
             recipients.append({"user": user, "seq": seq, "status": "rejected", "code": refusal, "devices": []})
         else:
-            recipients.append(_of_user(conn, locked, row, user, seq))
+            recipients.append(_of_user(locked, found, seq))
     return Trace(message=message, recipients=recipients)
 
 
@@ -71,31 +91,28 @@ def _shared(conn: Conn, now_ms: int, row: Any) -> dict[str, Any] | None:
     }
 
 
-def _of_user(conn: Conn, locked: Locked, message: Any, user: str, seq: int) -> dict[str, Any]:
-    known = entry_rows.entries_of_messages(conn, locked.key, [message.message_id])
-    entries = [e for e in known if e.kind in CARRIES_MESSAGE]
-    original = next((e for e in entries if e.kind in {Kind.MESSAGE, Kind.POINTER}), None)
+def _of_user(locked: Locked, found: _Found, seq: int) -> dict[str, Any]:
+    user = locked.key.user_id
+    original = next((e for e in found.entries.get(user, ()) if e.kind in {Kind.MESSAGE, Kind.POINTER}), None)
     head: dict[str, Any] = {"user": user, "seq": seq, "status": "accepted"}
     if original is None:
         return head | {"state": "pruned", "devices": []}
     ledger = Ledger(locked)
-    if original.escalated is not None and message.escalate is not None:
-        steps, done = escalation.from_store(message.escalate), original.escalated
+    if original.escalated is not None and found.message.escalate is not None:
+        steps, done = escalation.from_store(found.message.escalate), original.escalated
         here = [device for device in locked.devices.values() if ledger.concerned(original, device)]
         over = (
             not original.live(locked.now_ms)
-            or escalations.escalates_ms(conn, locked.key, original.seq) is None
+            or user not in found.escalating
             or bool(here and not any(ledger.open(original, device) for device in here))
         )
         head["escalation"] = escalation.described(steps, done, original.accepted_ms, over=over)
-    attempts = attempt_rows.attempts_of(conn, locked.key, seq=original.seq, limit=ATTEMPTS_MAX)
-    reported = receipt_rows.of_attempts(conn, locked.key, [one.claim_token for one in attempts])
-    gone = [d for d in device_rows.gone_devices(conn, locked.key) if d.created_ms <= original.accepted_ms]
+    gone = [d for d in found.gone[locked.key] if d.created_ms <= original.accepted_ms]
     devices = []
     for device in [*locked.devices.values(), *gone]:
         if not ledger.concerned(original, device):
             continue
-        mine = [one for one in attempts if one.device_id == device.device_id]
+        mine = [one for one in found.attempts.get(user, ()) if one.device_id == device.device_id]
         job = locked.jobs.get(device.device_id)
         devices.append(
             {
@@ -103,7 +120,7 @@ def _of_user(conn: Conn, locked: Locked, message: Any, user: str, seq: int) -> d
                 "state": device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine)),
                 "form": str(visibility.view(original, device)),
                 "waiting": None if job is None or device.acked_high >= original.seq else _waiting(job),
-                "attempts": [_attempt(one, reported.get((one.device_id, one.claim_token), ())) for one in mine],
+                "attempts": [_attempt(one, found.receipts.get((device.key, one.claim_token), ())) for one in mine],
             }
         )
     return head | {"state": str(original.state), "devices": devices}

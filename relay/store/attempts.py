@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, select
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, select
 
-from relay.model import DeviceKey, UserKey
+from relay.model import DeviceKey, Kind, UserKey
+from relay.store.entries import BY_MESSAGE
+from relay.store.schema.inboxes import inbox_entry
 from relay.store.schema.push import push_attempt, push_receipt
 from relay.store.sql import device_params, insert_rows, update_rows
 
-_a = push_attempt.c
+_a, _e = push_attempt.c, inbox_entry.c
 
 
 def start_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -39,15 +41,33 @@ def attempt(conn: Connection, key: DeviceKey, token: int) -> Any | None:
     return conn.execute(_one_attempt, device_params(key) | {"token": token}).first()
 
 
-def attempts_of(conn: Connection, key: UserKey, *, seq: int, limit: int) -> Sequence[Any]:
-    """The trace of one entry: attempts that covered it, oldest first."""
-    statement = (
-        select(push_attempt)
-        .where(_a.app_id == key.app_id, _a.user_id == key.user_id, _a.from_seq <= seq, _a.upto_seq >= seq)
-        .order_by(_a.started_ms, _a.device_id, _a.claim_token)
-        .limit(limit)
-    )
-    return conn.execute(statement).all()
+# Attempts that told of a message: they covered the number by which it entered the inbox.
+TOLD_OF = inbox_entry.join(
+    push_attempt,
+    and_(_a.app_id == _e.app_id, _a.user_id == _e.user_id, _a.from_seq <= _e.seq, _a.upto_seq >= _e.seq),
+)
+OF_MESSAGE = (
+    _e.app_id == bindparam("app"),
+    _e.message_id == bindparam("id"),
+    _e.kind.in_([Kind.MESSAGE.value, Kind.POINTER.value]),
+)
+_in_turn = (_a.started_ms, _a.device_id, _a.claim_token)
+_ranked = (
+    select(push_attempt, func.row_number().over(partition_by=_a.user_id, order_by=_in_turn).label("place"))
+    .select_from(TOLD_OF)
+    .where(*OF_MESSAGE)
+    .with_hint(*BY_MESSAGE)
+    .subquery()
+)
+_of_message = select(_ranked).where(_ranked.c.place <= bindparam("most")).order_by(_ranked.c.place)
+
+
+def attempts_of_message(conn: Connection, app_id: str, message_id: str, *, limit: int) -> dict[str, list[Any]]:
+    """By user: attempts that told of the message, the oldest first; so many of each."""
+    found: dict[str, list[Any]] = {}
+    for row in conn.execute(_of_message, {"app": app_id, "id": message_id, "most": limit}):
+        found.setdefault(row.user_id, []).append(row)
+    return found
 
 
 _forget_attempts = delete(push_attempt).where(

@@ -23,24 +23,32 @@ def device_of(row: Sequence[Any]) -> Device:
     return Device(*values)
 
 
-@per_dialect
 def _of_users(sqlite: bool) -> Select[Any]:
     return (
         select(*_columns)
-        .where(
-            device.c.app_id == bindparam("app"),
-            in_list(device.c.user_id, "users", sqlite=sqlite),
-            device.c.state != "gone",
-        )
+        .where(device.c.app_id == bindparam("app"), in_list(device.c.user_id, "users", sqlite=sqlite))
         .order_by(device.c.user_id, device.c.device_id)
     )
 
 
+_there = per_dialect(lambda sqlite: _of_users(sqlite).where(device.c.state != "gone"))
+_gone = per_dialect(lambda sqlite: _of_users(sqlite).where(device.c.state == "gone"))
+
+
 def devices_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, list[Device]]:
     """All devices of these users that are not gone; every user has an entry."""
+    return _read(conn, keys, _there(conn))
+
+
+def gone_devices_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, list[Device]]:
+    """Devices of these users that are no more, for looking back; every user has an entry."""
+    return _read(conn, keys, _gone(conn))
+
+
+def _read(conn: Connection, keys: Iterable[UserKey], statement: Select[Any]) -> dict[UserKey, list[Device]]:
     found: dict[UserKey, list[Device]] = {key: [] for key in keys}
     for app_id, users in by_app(found).items():
-        for row in many_rows(conn, _of_users(conn), {"app": app_id, "users": as_list(conn, users)}):
+        for row in many_rows(conn, statement, {"app": app_id, "users": as_list(conn, users)}):
             one = device_of(row)
             found[UserKey(app_id, one.user_id)].append(one)
     return found
@@ -58,15 +66,6 @@ def device_row(conn: Connection, key: DeviceKey) -> Device | None:
     """The device, gone or not."""
     row = conn.execute(_one, device_params(key)).first()
     return None if row is None else device_of(row)
-
-
-_all_of_user = select(*_columns).where(device.c.app_id == bindparam("app"), device.c.user_id == bindparam("user"))
-
-
-def gone_devices(conn: Connection, key: UserKey) -> list[Device]:
-    """Devices that are no more, for looking back."""
-    rows = conn.execute(_all_of_user, {"app": key.app_id, "user": key.user_id}).all()
-    return [one for one in map(device_of, rows) if one.state is DeviceState.GONE]
 
 
 def insert_device(conn: Connection, new: Device) -> None:

@@ -52,7 +52,7 @@ DECIDING = (
 )
 WITH_MESSAGE = inbox_entry.outerjoin(message, and_(m.app_id == e.app_id, m.message_id == e.message_id))
 # Rows lie in the order of the key, so SQLite would rather walk a whole inbox, which it takes for short. PostgreSQL knows better.
-_BY_MESSAGE = (inbox_entry, "INDEXED BY inbox_entry_by_message", "sqlite")
+BY_MESSAGE = (inbox_entry, "INDEXED BY inbox_entry_by_message", "sqlite")
 _BY_COLLAPSE = (inbox_entry, "INDEXED BY inbox_entry_by_collapse", "sqlite")
 _KINDS = {str(kind): kind for kind in Kind}
 _STATES = {str(state): state for state in EntryState}
@@ -201,7 +201,7 @@ def _alive(sqlite: bool) -> Select[Any]:
             LIVE,
             e.expires_ms > bindparam("now"),
         )
-        .with_hint(*_BY_MESSAGE)
+        .with_hint(*BY_MESSAGE)
     )
 
 
@@ -222,7 +222,7 @@ def _by_message(sqlite: bool) -> Select[Any]:
         select(*DECIDING)
         .select_from(WITH_MESSAGE)
         .where(*HERE, in_list(e.message_id, "ids", sqlite=sqlite))
-        .with_hint(*_BY_MESSAGE)
+        .with_hint(*BY_MESSAGE)
     )
 
 
@@ -231,6 +231,22 @@ def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> l
     params = {"app": key.app_id, "user": key.user_id, "ids": as_list(conn, ids)}
     # Asked for in order, SQLite would rather walk the whole inbox than sort a handful.
     return sorted((entry_of(row) for row in conn.execute(_by_message(conn), params).all()), key=lambda one: one.seq)
+
+
+_of_message = (
+    select(*DECIDING)
+    .select_from(WITH_MESSAGE)
+    .where(e.app_id == bindparam("app"), e.message_id == bindparam("id"))
+    .with_hint(*BY_MESSAGE)
+)
+
+
+def entries_of_message(conn: Connection, app_id: str, message_id: str) -> dict[str, list[Entry]]:
+    """By user: all entries that carry this message, or are about it, in order."""
+    found: dict[str, list[Entry]] = {}
+    for row in sorted(conn.execute(_of_message, {"app": app_id, "id": message_id}).all(), key=lambda row: row.seq):
+        found.setdefault(row.user_id, []).append(entry_of(row))
+    return found
 
 
 @per_dialect

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, bindparam, select, update
 
 from relay.model import UserKey
-from relay.store.entries import HERE, LIVE
+from relay.store.entries import BY_MESSAGE, HERE, LIVE
 from relay.store.schema.inboxes import inbox_entry
 
 e = inbox_entry.c
@@ -25,12 +25,16 @@ def escalating(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, di
     return found
 
 
-_escalates = select(e.escalate_ms).where(*HERE, e.seq == bindparam("seq"))
+_going_on = (
+    select(e.user_id)
+    .where(e.app_id == bindparam("app"), e.message_id == bindparam("id"), e.escalate_ms.is_not(None))
+    .with_hint(*BY_MESSAGE)
+)
 
 
-def escalates_ms(conn: Connection, key: UserKey, seq: int) -> int | None:
-    """When the entry's next step is; None: no more are taken."""
-    return conn.execute(_escalates, {"app": key.app_id, "user": key.user_id, "seq": seq}).scalar_one_or_none()
+def escalating_for(conn: Connection, app_id: str, message_id: str) -> set[str]:
+    """Users for whom the message has another step to come."""
+    return {row.user_id for row in conn.execute(_going_on, {"app": app_id, "id": message_id})}
 
 
 _set_escalated = (

@@ -1,12 +1,13 @@
 """What vendors reported later of attempts: facts beside the log of attempts, each kept once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
-from relay.model import DeviceKey, UserKey
+from relay.model import DeviceKey
+from relay.store.attempts import OF_MESSAGE, TOLD_OF
+from relay.store.entries import BY_MESSAGE
 from relay.store.schema.push import push_attempt, push_receipt
 from relay.store.sql import device_params, insert_missing
 
@@ -34,13 +35,13 @@ _here = (
     _r.claim_token == bindparam("token"),
 )
 _known = select(_r.push_id, _r.fact, _r.code).where(*_here).limit(RECEIPTS_MAX)
-_of_user = (
+_of_message = (
     select(push_receipt)
-    .where(
-        _r.app_id == bindparam("app"),
-        _r.user_id == bindparam("user"),
-        _r.claim_token.in_(bindparam("tokens", expanding=True)),
+    .select_from(
+        TOLD_OF.join(push_receipt, and_(*(_r[name] == _a[name] for name in (*DeviceKey._fields, "claim_token"))))
     )
+    .where(*OF_MESSAGE)
+    .with_hint(*BY_MESSAGE)
     .order_by(func.coalesce(_r.at_ms, _r.taken_ms), _r.fact)
 )
 
@@ -88,11 +89,9 @@ def add(conn: Connection, key: DeviceKey, claim_token: int, values: dict[str, An
     return True
 
 
-def of_attempts(conn: Connection, key: UserKey, claim_tokens: Sequence[int]) -> dict[tuple[str, int], list[Any]]:
-    """By device and claim: what was reported, in its order."""
-    found: dict[tuple[str, int], list[Any]] = {}
-    if claim_tokens:
-        values = {"app": key.app_id, "user": key.user_id, "tokens": sorted(set(claim_tokens))}
-        for row in conn.execute(_of_user, values):
-            found.setdefault((row.device_id, row.claim_token), []).append(row)
+def receipts_of_message(conn: Connection, app_id: str, message_id: str) -> dict[tuple[DeviceKey, int], list[Any]]:
+    """By device and claim: what was reported of the attempts that told of the message, in its order."""
+    found: dict[tuple[DeviceKey, int], list[Any]] = {}
+    for row in conn.execute(_of_message, {"app": app_id, "id": message_id}):
+        found.setdefault((DeviceKey(row.app_id, row.user_id, row.device_id), row.claim_token), []).append(row)
     return found

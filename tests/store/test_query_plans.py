@@ -85,7 +85,7 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
         "entry_pages._page",
         "entry_ends._expiring",
         "queue._due_users",
-        "devices._of_users",
+        "devices._there",
         "addresses._owners",
     } <= names
 

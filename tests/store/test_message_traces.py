@@ -1,0 +1,75 @@
+"""A message's trace is read for all its receivers at once, and each has what is its own."""
+
+from typing import Any
+
+import pytest
+from house import House
+
+from providers.contract import Verdict
+from relay.inbox.escalation import Step, to_store
+from relay.inbox.trace import Trace, trace
+from relay.store.engine import Engine
+
+TWO_STEPS = to_store((Step(after_s=60, by="next_address"), Step(after_s=120, by="webhook")))
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> House:
+    return await House(engine, clock).begin()
+
+
+class Counting:
+    """A connection that counts what it is asked."""
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._conn, name)
+
+    def execute(self, *args: Any, **more: Any) -> Any:
+        self.asked += 1
+        return self._conn.execute(*args, **more)
+
+
+async def traced(house: House, id_: str) -> tuple[Trace, int]:
+    """With how many statements that took."""
+
+    def work(conn: Any, now_ms: int) -> tuple[Trace, int]:
+        counting = Counting(conn)
+        found: Any = counting
+        return trace(found, now_ms, lambda _: house.policy, app_id=house.app, message_id=id_), counting.asked
+
+    return await house.engine.read(work)
+
+
+async def told(house: House, *users: str) -> str:
+    """A message that was pushed to a phone of each, with steps that follow; somebody's old phone is gone."""
+    for user in users:
+        await house.register(f"{user}/old")
+        await house.register(f"{user}/phone", f"token-{user}")
+    sent = await house.send(*users, escalate=TWO_STEPS)
+    for user in users:
+        await house.inbox.sign_out(house.key(f"{user}/old"))
+    house.clock.forward(s=30)
+    for attempt in await house.plan():
+        await house.settle(attempt, Verdict.ACCEPTED, vendor_id=f"vendor-{attempt.device.user_id}")
+    return sent.message_id
+
+
+async def test_many_receivers_take_no_more_questions_than_one(house: House) -> None:
+    _, one = await traced(house, await told(house, "ann"))
+    many = [f"user-{n}" for n in range(8)]
+    found, asked = await traced(house, await told(house, *many))
+    assert [recipient["user"] for recipient in found.recipients] == many
+    assert asked == one
+
+
+async def test_each_has_its_own_attempts_and_devices(house: House) -> None:
+    found, _ = await traced(house, await told(house, "ann", "bob"))
+    for recipient in found.recipients:
+        states = {one["device"]: one["state"] for one in recipient["devices"]}
+        assert states == {"phone": "pushed", "old": "failed"}
+        (phone,) = (one for one in recipient["devices"] if one["device"] == "phone")
+        assert [one["vendor_id"] for one in phone["attempts"]] == [f"vendor-{recipient['user']}"]
