@@ -44,7 +44,7 @@ def accept(
     conn: Conn, now_ms: int, sends: Sequence[Send], policy_of: PolicyOf, new_epoch: Callable[[], str]
 ) -> list[Accepted | Exception]:
     """Accepts many messages in one transaction; a refused one leaves no trace and does not disturb the others."""
-    batch = Batch(conn, now_ms, sends, policy_of)
+    batch = Acceptance(conn, now_ms, sends, policy_of)
     batch.repeats = claim_keys(conn, now_ms, sends)
     batch.resolve_groups()
     batch.lock(new_epoch)
@@ -55,7 +55,7 @@ def accept(
     return batch.finished()
 
 
-class Batch:
+class Acceptance:
     """The work of one transaction: what is gathered before it is written."""
 
     def __init__(self, conn: Conn, now_ms: int, sends: Sequence[Send], policy_of: PolicyOf) -> None:

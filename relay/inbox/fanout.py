@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from relay.errors import Problem
-from relay.inbox.accept import Batch
+from relay.inbox.accept import Acceptance
 from relay.inbox.ending import take_back
 from relay.inbox.locked import PolicyOf, flush, lock
 from relay.inbox.send import AT_ONCE_MAX, JobOptions, Recipient, Send
@@ -96,7 +96,7 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
     if options.recall:
         return _take_back(conn, now_ms, job, part, done_upto, policy_of)
     send = _send(row, part, options)
-    batch = Batch(conn, now_ms, [send], policy_of)
+    batch = Acceptance(conn, now_ms, [send], policy_of)
     batch.lock(new_epoch)
     done, wakes, push_ms = batch.deliver(send, row.expires_ms, at=job.upto_seq or 0)
     first = not job.next_user and not send.shared and send.sender_user not in {one.user_id for one in known}

@@ -36,7 +36,7 @@ from relay.model import Device, DeviceKey, DeviceState, Facts, TimelineKey, User
 from relay.shedding import PRIORITIES, Shedding
 from relay.store import devices as device_rows
 from relay.store import meta, readers, timelines
-from relay.store.engine import Batch, Conn, Engine
+from relay.store.engine import BatchWork, Conn, Engine
 from relay.store.open_deliveries import open_deliveries
 from relay.store.rollback import SetBackProofs
 from relay.store.room import Boundless, HasRoom
@@ -89,12 +89,12 @@ class InboxService:
     shared: SharedService = field(init=False)
     upgrades: UpgradeService = field(init=False)
     unchanged: Unchanged = field(init=False)
-    _accept: Batch[Send, Accepted] = field(init=False)
-    _ack: Batch[AckRequest, AckAnswer] = field(init=False)
-    _hello: Batch[Hello, Welcome] = field(init=False)
-    _bye: Batch[Bye, bool] = field(init=False)
-    _word: Batch[Word, bool] = field(init=False)
-    _foreign: Batch[ForeignWord, int] = field(init=False)
+    _accept: BatchWork[Send, Accepted] = field(init=False)
+    _ack: BatchWork[AckRequest, AckAnswer] = field(init=False)
+    _hello: BatchWork[Hello, Welcome] = field(init=False)
+    _bye: BatchWork[Bye, bool] = field(init=False)
+    _word: BatchWork[Word, bool] = field(init=False)
+    _foreign: BatchWork[ForeignWord, int] = field(init=False)
     _begun: set[str] = field(default_factory=set)  # jobs of the fan-out, noted since the start
 
     def __post_init__(self) -> None:

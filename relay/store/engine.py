@@ -37,7 +37,7 @@ Queues = dict[
     str, tuple[int, int]
 ]  # what waits, or is under way, and how much may (OVL-1); by its name for the metrics
 Work = Callable[[Connection, int], T]
-Batch = Callable[[Connection, int, list[I]], Sequence[R | Exception]]
+BatchWork = Callable[[Connection, int, list[I]], Sequence[R | Exception]]
 
 
 class Watch(Protocol):
@@ -78,7 +78,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
+    async def write_batched(self, work: BatchWork[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         """As `write`, for work that takes many items at once: whatever waits for the same `work` shares one call.
 
         `work` gives a value or an exception per item. If it raises, its items are run again one by one.

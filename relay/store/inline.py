@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from relay.clock import Clock
 from relay.store import sqlite_file
 from relay.store.direct import DirectConnection
-from relay.store.engine import Batch, I, Job, R, T, Work
+from relay.store.engine import BatchWork, I, Job, R, T, Work
 from relay.store.sqlite_commit import commit_group
 
 
@@ -32,7 +32,7 @@ class InlineEngine:
     async def write(self, work: Work[T], *, is_send: bool = False, size: int = 0) -> T:
         return cast(T, self._run(Job(work, None, batched=False, future=asyncio.get_running_loop().create_future())))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
+    async def write_batched(self, work: BatchWork[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         return cast(R, self._run(Job(work, item, batched=True, future=asyncio.get_running_loop().create_future())))
 
     def _run(self, job: Job) -> Any:

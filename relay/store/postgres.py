@@ -21,7 +21,7 @@ from relay.store import row_security
 from relay.store.engine import (
     READS,
     READS_MAX,
-    Batch,
+    BatchWork,
     Job,
     NoWatch,
     Queues,
@@ -278,7 +278,7 @@ class PostgresEngine:
         future = asyncio.get_running_loop().create_future()
         return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send, size=size)))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
+    async def write_batched(self, work: BatchWork[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         future = asyncio.get_running_loop().create_future()
         return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send, size=size)))
 

@@ -21,7 +21,7 @@ from relay.store.direct import DirectConnection
 from relay.store.engine import (
     READS,
     READS_MAX,
-    Batch,
+    BatchWork,
     I,
     Job,
     NoWatch,
@@ -130,7 +130,7 @@ class SqliteEngine:
         future = asyncio.get_running_loop().create_future()
         return cast(T, await self._put(Job(work, None, batched=False, future=future, is_send=is_send, size=size)))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
+    async def write_batched(self, work: BatchWork[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         future = asyncio.get_running_loop().create_future()
         return cast(R, await self._put(Job(work, item, batched=True, future=future, is_send=is_send, size=size)))
 

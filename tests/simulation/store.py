@@ -13,7 +13,7 @@ import sqlalchemy.exc
 
 from relay.errors import Unavailable
 from relay.store.direct import DirectConnection
-from relay.store.engine import GROUP_MAX, Batch, Job, Work, settle_futures
+from relay.store.engine import GROUP_MAX, BatchWork, Job, Work, settle_futures
 from relay.store.inline import InlineEngine
 from relay.store.lanes import SENDS_MAX
 from relay.store.schema import metadata
@@ -117,7 +117,7 @@ class NodeEngine:
     async def write(self, work: Work[T], *, is_send: bool = False, size: int = 0) -> T:
         return cast(T, await self._put(work, None, batched=False))
 
-    async def write_batched(self, work: Batch[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
+    async def write_batched(self, work: BatchWork[I, R], item: I, *, is_send: bool = False, size: int = 0) -> R:
         return cast(R, await self._put(work, item, batched=True))
 
     async def _put(self, work: Any, item: Any, *, batched: bool) -> Any:
