@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
 from providers.app_message import app_data, cut, cuts, form_body, present, short, texts
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
@@ -21,7 +21,7 @@ from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Respo
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.meizu import PARAM_BYTES_MAX, MeizuReceipts, MeizuReceiptSettings
-from providers.settings import PlainSecret, not_blank
+from providers.settings import ByChannel, PlainSecret, not_blank
 
 __all__ = ["MeizuClass", "MeizuConfig", "MeizuProvider", "signature"]
 
@@ -126,7 +126,7 @@ class MeizuConfig(ProviderConfig):
     app_id: Annotated[int, Field(ge=1, lt=2**53)]
     app_secret: PlainSecret
     # By the push's `channel`; "default" is for all others. Private is without a number, and its abuse is punished (§5).
-    classes: Annotated[dict[str, MeizuClass], Field(min_length=1, max_length=100)]
+    classes: ByChannel[MeizuClass]
     # What a push without words shows, quietly: there are no silent ones.
     wake_text: Annotated[str, not_blank(TITLE_CHARS_MAX)] = "新消息"
     receipts: MeizuReceiptSettings | None = None
@@ -142,13 +142,6 @@ class MeizuConfig(ProviderConfig):
                 "classes: private is for what a person expects (chats, orders, their account); Meizu punishes abuse."
             ]
         return [f"classes: a device gets three public messages a day (news: five): {', '.join(public)}."]
-
-    @field_validator("classes")
-    @classmethod
-    def _has_a_default(cls, classes: dict[str, MeizuClass]) -> dict[str, MeizuClass]:
-        if "default" not in classes:
-            raise ValueError('say what "default" is, which all other messages take')
-        return classes
 
 
 class MeizuProvider(HttpProvider):

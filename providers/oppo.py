@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, HttpUrl, model_validator
+from pydantic import HttpUrl
 
 from providers.app_message import form_body, present
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
@@ -38,7 +38,7 @@ from providers.oppo_message import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.oppo import PARAM_BYTES_MAX, OppoReceipts, OppoReceiptSettings
-from providers.settings import PlainSecret, not_blank, plain
+from providers.settings import ByChannel, PlainSecret, not_blank, plain
 from providers.streak import Streak
 
 __all__ = ["OppoConfig", "OppoProvider"]
@@ -85,7 +85,7 @@ class OppoConfig(ProviderConfig):
     app_key: Annotated[str, plain(128)]
     master_secret: PlainSecret  # the master secret, not the app secret
     region: Literal["cn", "cn-old", "intl"] = "cn"
-    classes: Annotated[dict[str, OppoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
+    classes: ByChannel[OppoClass]
     strong: bool = False  # OPPO granted banner, vibration and sound (notify_level 16)
     # What a push without words shows, quietly: there are no silent ones.
     wake_text: Annotated[str, not_blank(TITLE_CHARS_MAX)] = "新消息"
@@ -108,12 +108,6 @@ class OppoConfig(ProviderConfig):
         if self.strong:
             found.append("strong: OPPO refuses notify_level 16 (code 67) where it has not granted it.")
         return found
-
-    @model_validator(mode="after")
-    def _has_a_default(self) -> "OppoConfig":
-        if "default" not in self.classes:
-            raise ValueError('classes: say what "default" is, which all other messages take')
-        return self
 
 
 class OppoProvider(HttpProvider):

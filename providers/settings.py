@@ -1,11 +1,13 @@
 """Forms that settings of several vendors' accounts have: each says in words what would be right, which `relay check` shows."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr
 
-__all__ = ["CLASS_NAME", "DIGITS", "PlainSecret", "WakeText", "not_blank", "plain"]
+__all__ = ["CLASS_NAME", "DIGITS", "ByChannel", "PlainSecret", "WakeText", "not_blank", "plain"]
+
+C = TypeVar("C")
 
 DIGITS: Any = Field(pattern=r"^[0-9]{1,32}$", description="1 to 32 digits")
 CLASS_NAME: Any = Field(
@@ -38,6 +40,13 @@ def _says_something(words: str) -> str:
     return words
 
 
+def _with_default(classes: dict[str, C]) -> dict[str, C]:
+    if "default" not in classes:
+        raise ValueError('say what "default" is, which all other messages take')
+    return classes
+
+
+ByChannel = Annotated[dict[str, C], Field(max_length=100), AfterValidator(_with_default)]  # by the push's `channel`
 PlainSecret = Annotated[SecretStr, AfterValidator(_plain)]  # what fits a header as it stands
 WakeText = Annotated[
     str, AfterValidator(_says_something)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, HttpUrl, field_validator, model_validator
+from pydantic import Field, HttpUrl, field_validator
 
 from providers.app_message import cuts, present
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
@@ -32,7 +32,7 @@ from providers.http import (
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
-from providers.settings import PlainSecret, plain
+from providers.settings import ByChannel, PlainSecret, plain
 from providers.vivo_message import (
     CONTENT_CHARS_MAX,
     CUSTOM_CHARS_MAX,
@@ -93,7 +93,7 @@ class VivoConfig(ProviderConfig):
     app_id: Annotated[int, Field(ge=1, lt=2**53)]
     app_key: Annotated[str, plain(128)]
     app_secret: PlainSecret
-    classes: Annotated[dict[str, VivoClass], Field(min_length=1, max_length=100)]  # by the push's `channel`
+    classes: ByChannel[VivoClass]
     test: bool = False  # only test devices named in the console get it; all that an unreleased app may do
     add_badge: bool = False  # raise the badge by one; vivo takes no number. The field is not confirmed.
     foreground: bool = True  # show it, too, while the app is in front
@@ -126,12 +126,6 @@ class VivoConfig(ProviderConfig):
     @classmethod
     def _stripped(cls, given: Any) -> Any:
         return given.strip() if isinstance(given, str) else given  # blanks creep in when it is copied (sheet §2)
-
-    @model_validator(mode="after")
-    def _has_a_default(self) -> "VivoConfig":
-        if "default" not in self.classes:
-            raise ValueError('classes: say what "default" is, which all other messages take')
-        return self
 
 
 class VivoProvider(HttpProvider):

@@ -39,7 +39,7 @@ PUBLIC = {
     "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
     "providers.http2": "Habits Http2Transport Limits tls_context",
     "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover names transport_for",
-    "providers.settings": "CLASS_NAME DIGITS PlainSecret WakeText not_blank plain",
+    "providers.settings": "ByChannel CLASS_NAME DIGITS PlainSecret WakeText not_blank plain",
     "providers.log": "LogConfig LogProvider",
     "providers.ntfy": "NtfyConfig NtfyProvider",
     "providers.testing": "NOW_S ProviderContract Scripted",
