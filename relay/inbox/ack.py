@@ -11,8 +11,8 @@ from relay.inbox import visibility
 from relay.inbox.cursor import Cursor, epoch8
 from relay.inbox.ending import append_control, end_for_others
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
+from relay.inbox.passage import Passage
 from relay.inbox.reports import (
-    DELIVERIES,
     FAILED,
     RELEASED,
     Ledger,
@@ -156,56 +156,24 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
     if upto <= device.acked_seq:
         return
     acks = locked.acks_of(device.device_id)
-    held = {seq: why for seq, why, _ in locked.held(device.device_id)}
-    newly: list[Entry] = []
-    overdue: list[Entry] = []
-    missed: list[int] = []
-    to_hold: list[tuple[int, str]] = []
-    unhold: list[int] = []
+    why_held = {seq: why for seq, why, _ in locked.held(device.device_id)}
+    passed = Passage(device, locked.now_ms, acks, why_held)
     after = device.acked_seq
     while after < upto:
         entries = entry_rows.entries_between(locked.conn, locked.key, after=after, upto=upto, limit=CHUNK)
         for entry in entries:
-            if not entry.live(locked.now_ms):
-                if entry.state is EntryState.LIVE:
-                    overdue.append(entry)
-                if entry.kind in DELIVERIES and not (entry.seq <= device.acked_high or acks.reported(entry.seq)):
-                    missed.append(entry.seq)
-                continue
-            if entry.kind not in CARRIES_MESSAGE:
-                continue
-            seen = visibility.view(entry, device)
-            why = held.get(entry.seq)
-            if why in {"unknown_type", "poison"}:
-                continue  # it passed what it could not read: the delivery stays open
-            if why in {RELEASED, FAILED}:
-                continue  # that end is another entry's, or has been told
-            reported = entry.seq <= device.acked_high or acks.reported(entry.seq)
-            if seen is View.HELD:
-                # What it acked before it lost its store does not open again; only the full form is still to come.
-                if why is None:
-                    to_hold.append((entry.seq, "fallback" if reported else "held"))
-                continue
-            if seen not in {View.FULL, View.FALLBACK}:
-                continue
-            was_open = why == "held"
-            if was_open or (why is not None and seen is View.FULL):
-                unhold.append(entry.seq)
-            if seen is View.FALLBACK:
-                to_hold.append((entry.seq, "fallback"))
-            if was_open or (why is None and not reported):
-                newly.append(entry)
+            passed.take(entry)
         if len(entries) < CHUNK:
             break
         after = entries[-1].seq
     # What is over but not yet swept ends here: once this ack has passed it, the sweep would take it for acked.
-    end(locked, overdue, EntryState.EXPIRED)
-    locked.unhold(device.device_id, unhold)
-    locked.hold(device.device_id, to_hold)
-    fallbacks = {seq for seq, why in to_hold if why == "fallback"}
-    tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, to_hold, "held")])
-    tell(locked, device, "delivery.fallback", [(e, None) for e in newly if e.seq in fallbacks])
-    locked.put_acks(device.device_id, acks.passing(upto).passing_by(missed, floor=locked.inbox.floor_seq))
+    end(locked, passed.overdue, EntryState.EXPIRED)
+    locked.unhold(device.device_id, passed.unhold)
+    locked.hold(device.device_id, passed.hold)
+    fallbacks = {seq for seq, why in passed.hold if why == "fallback"}
+    tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, passed.hold, "held")])
+    tell(locked, device, "delivery.fallback", [(e, None) for e in passed.acked if e.seq in fallbacks])
+    locked.put_acks(device.device_id, acks.passing(upto).passing_by(passed.missed, floor=locked.inbox.floor_seq))
     high = max(device.acked_high, upto)
     locked.put(
         replace(
@@ -217,7 +185,7 @@ def advance(locked: Locked, device: Device, upto: int) -> None:
             contact_ms=locked.now_ms,
         )
     )
-    _acked(locked, device.device_id, newly)
+    _acked(locked, device.device_id, passed.acked)
     locked.rearm(device.device_id, anew=True)
 
 

@@ -429,9 +429,7 @@ BUGS = (
     Bug(
         "P8 fallbacks are not remembered",
         "after the upgrade the full message never came",
-        one(
-            "relay/inbox/ack.py", '                to_hold.append((entry.seq, "fallback"))\n', "                pass\n"
-        ),
+        one("relay/inbox/passage.py", '            self.hold.append((entry.seq, "fallback"))\n', "            pass\n"),
         (f"{INBOX}::test_held_and_fallback_messages_come_in_full_after_the_upgrade", SIMULATION),
     ),
     Bug(
