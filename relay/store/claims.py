@@ -1,6 +1,6 @@
 """Which deliveries are under way: workers claim those that are due, and settle what became of them."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ LOST = "relay_ended"  # the result of an attempt in the middle of which its proc
 
 # (attempts before, whether the one before was lost as well) -> (state, attempts now, when next: None, never)
 AfterLoss = Callable[[int, bool], tuple[str, int, int | None]]
+Taken = tuple[DeliveryKey, int, int]  # with the claim's token, and the attempts before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,31 +150,48 @@ def claim_deliveries(
         EndpointKey(row.app_id, row.endpoint_id): row.busy
         for row in conn.execute(_in_flight(conn), {"keys": key_list(conn, locked), "now": now_ms})
     }
-    ours = [key for key in wanted if key in locked]
-    failing = {key for key, row in locked.items() if row.state == "failing"}
-    shares = _shares(ours, busy, failing, limit=limit, reserve=reserve, per_endpoint=per_endpoint)
-    taken: list[tuple[DeliveryKey, int, int]] = []
-    for place, n in shares.items():
-        ripe = conn.execute(_ripe, {"app": place.app_id, "endpoint": place.endpoint_id, "n": n, "now": now_ms})
-        for row in ripe:
-            key, token, attempts = DeliveryKey(*place, row.event_id), row.claim_token + 1, row.attempts
-            if row.claim is not None and row.claim != owner:
-                state, attempts, due_ms = after_loss(attempts, row.last_result == LOST)
-                if due_ms is None or due_ms > now_ms:
-                    _finish(conn, key, token - 1, to=state, n=attempts, due=due_ms, result=LOST, now=now_ms)
-                    continue
-                conn.execute(_note_loss, _named(key) | {"n": attempts})
-            taken.append((key, token, attempts))
+    shares = _shares(
+        [key for key in wanted if key in locked],
+        busy,
+        {key for key, row in locked.items() if row.state == "failing"},
+        limit=limit,
+        reserve=reserve,
+        per_endpoint=per_endpoint,
+    )
+    taken = [
+        one
+        for place, n in shares.items()
+        for one in _take_ripe(conn, now_ms, place, n, owner=owner, after_loss=after_loss)
+    ]
     if not taken:
         return []
     until_ms = now_ms + hold_ms
     conn.execute(_claim, [_named(key) | {"owner": owner, "token": t, "until": until_ms} for key, t, _ in taken])
-    events = {
-        (row.app_id, row.event_id): row
-        for row in conn.execute(
-            _contents(conn), {"keys": key_list(conn, ((key.app_id, key.event_id) for key, _, _ in taken))}
-        )
-    }
+    return _with_contents(conn, now_ms, taken, locked, owner=owner)
+
+
+def _take_ripe(
+    conn: Connection, now_ms: int, place: EndpointKey, n: int, *, owner: str, after_loss: AfterLoss
+) -> Iterator[Taken]:
+    """The oldest `n` of an endpoint; of what another process lost, what is due all the same."""
+    ripe = conn.execute(_ripe, {"app": place.app_id, "endpoint": place.endpoint_id, "n": n, "now": now_ms})
+    for row in ripe.all():
+        key, token, attempts = DeliveryKey(*place, row.event_id), row.claim_token + 1, row.attempts
+        if row.claim is not None and row.claim != owner:
+            state, attempts, due_ms = after_loss(attempts, row.last_result == LOST)
+            if due_ms is None or due_ms > now_ms:
+                _finish(conn, key, token - 1, to=state, n=attempts, due=due_ms, result=LOST, now=now_ms)
+                continue
+            conn.execute(_note_loss, _named(key) | {"n": attempts})
+        yield key, token, attempts
+
+
+def _with_contents(
+    conn: Connection, now_ms: int, taken: Sequence[Taken], endpoints: Mapping[EndpointKey, Any], *, owner: str
+) -> list[Claimed]:
+    """With the events that they tell; one whose event is gone has no more to tell."""
+    keys = key_list(conn, ((key.app_id, key.event_id) for key, _, _ in taken))
+    events = {(row.app_id, row.event_id): row for row in conn.execute(_contents(conn), {"keys": keys})}
     claimed = []
     for key, token, attempts in taken:
         content = events.get((key.app_id, key.event_id))
@@ -186,8 +204,8 @@ def claim_deliveries(
                 claim=owner,
                 claim_token=token,
                 attempts=attempts,
-                url=locked[key.endpoint].url,
-                sealed=sealed_secrets(locked[key.endpoint], now_ms),
+                url=endpoints[key.endpoint].url,
+                sealed=sealed_secrets(endpoints[key.endpoint], now_ms),
                 type=content.type,
                 data=content.data,
                 sequence=content.sequence,
