@@ -1,15 +1,10 @@
 """What a batch of push jobs reads ahead is what each of them would have read by itself."""
 
-import random
 from typing import Any
 
-from relay.bus.local import LocalBus
-from relay.inbox.cursor import CursorKeys
-from relay.inbox.registry import Registration
-from relay.inbox.send import Send
-from relay.inbox.service import InboxService
-from relay.model import DeviceKey, Policy, UserKey
-from relay.store import meta
+from house import House
+
+from relay.model import UserKey
 from relay.store.ahead import SPAN, windows
 from relay.store.engine import Conn, Engine
 from relay.store.entries import notifiable_between
@@ -20,35 +15,11 @@ MANY = 2 * SPAN + 5
 
 async def _filled(engine: Engine, clock: Any) -> None:
     """Ann has many messages, of which every seventh tells nobody and every fifth has expired; Bob has one."""
-    await engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, random.Random(2)))
-    inbox = InboxService(
-        engine=engine,
-        clock=clock,
-        rng=random.Random(1),
-        policy_of=lambda _: Policy(),
-        keys=CursorKeys(1, {1: b"k" * 32}),
-        hints=LocalBus(),
-        node_id="n1",
-    )
+    house = await House(engine, clock).begin()
     for user in (ANN, BOB):
-        await inbox.register(Registration(device=DeviceKey(*user, "phone")))
+        await house.register(f"{user.user_id}/phone")
     for n, user in enumerate([*["ann"] * MANY, "bob"]):
-        await inbox.accept(
-            Send(
-                app_id="shop",
-                message_id=f"01900000-0000-7000-8000-{n:012d}",
-                id_from_key=False,
-                key=None,
-                body_hash=b"",
-                nonce="",
-                users=(user,),
-                type="text",
-                body="1",
-                h="00",
-                push=None if n % 7 == 3 else '{"title":"t"}',
-                ttl_s=60 if n % 5 == 2 else 604_800,
-            )
-        )
+        await house.send(user, push=None if n % 7 == 3 else '{"title":"t"}', ttl_s=60 if n % 5 == 2 else 604_800)
     clock.forward(s=120)
 
 

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from house import House
 
-from relay.bus.local import LocalBus
 from relay.errors import Conflict, CursorRefused, Invalid, Malformed, Throttled
 from relay.inbox.ack import AckRequest
 from relay.inbox.addresses import NewAddress
-from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello, Welcome
 from relay.inbox.registry import Registration
 from relay.inbox.send import Accepted, Send
@@ -29,18 +28,8 @@ TABLET = DeviceKey("shop", "ann", "tablet")
 
 @pytest.fixture
 async def inbox(engine: Engine, clock: Any) -> InboxService:
-    rng = random.Random(7)
-    await engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
-    policy = Policy(inbox_max=20, system_reserve=2)
-    return InboxService(
-        engine=engine,
-        clock=clock,
-        rng=rng,
-        policy_of=lambda _: policy,
-        keys=CursorKeys(1, {1: b"k" * 32}),
-        hints=LocalBus(),
-        node_id="n1",
-    )
+    house = House(engine, clock, policy=Policy(inbox_max=20, system_reserve=2))
+    return (await house.begin()).inbox
 
 
 _numbers: Iterator[int] = iter(range(1, 10**9))
@@ -300,7 +289,7 @@ async def test_a_cursor_of_another_device_or_epoch_is_refused(inbox: InboxServic
     cursor = (await hello(inbox, PHONE)).cursor
     with pytest.raises(Malformed):
         inbox.reader.unseal(cursor, TABLET)
-    await engine.write(lambda conn, now_ms: meta.begin_epoch(conn, now_ms, random.Random(1)))
+    await engine.write(lambda conn, now_ms: meta.begin_epoch(conn, now_ms, random.Random(2)))
     with pytest.raises(CursorRefused) as refused:
         await inbox.reader.read(PHONE, inbox.reader.unseal(cursor, PHONE), limit=10)
     fresh = refused.value.extra["resync"]["cursor"]

@@ -1,22 +1,19 @@
 """What a device could not read: it waits for another version of the app, is tried again there, and fails after three."""
 
 import json
-import random
 from collections import Counter
 from typing import Any
 
 import pytest
+from house import House
 from msgspec.structs import replace
 
-from relay.bus.local import LocalBus
 from relay.inbox.ack import AckRequest, Nack
-from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello
 from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.inbox.service import InboxService
-from relay.model import DeviceKey, Policy
-from relay.store import meta
+from relay.model import DeviceKey
 from relay.store.engine import Engine
 
 ENDS = {"delivery.acked", "delivery.failed", "delivery.cancelled"}
@@ -73,18 +70,7 @@ class App:
 
 @pytest.fixture
 async def app(engine: Engine, clock: Any) -> App:
-    rng = random.Random(7)
-    await engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
-    policy = Policy()
-    inbox = InboxService(
-        engine=engine,
-        clock=clock,
-        rng=rng,
-        policy_of=lambda _: policy,
-        keys=CursorKeys(1, {1: b"k" * 32}),
-        hints=LocalBus(),
-        node_id="n1",
-    )
+    inbox = (await House(engine, clock).begin()).inbox
     await inbox.register(Registration(device=PHONE))
     await inbox.accept(message(ID))
     return App(inbox)

@@ -1,20 +1,17 @@
 """Ends that fall between two transactions are told all the same; found by the simulation, kept here on both stores."""
 
 import json
-import random
 from typing import Any
 
 import pytest
+from house import House
 
-from relay.bus.local import LocalBus
 from relay.inbox.ack import AckRequest
-from relay.inbox.cursor import CursorKeys
 from relay.inbox.handshake import Hello
 from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.inbox.service import InboxService
-from relay.model import DeviceKey, Policy
-from relay.store import meta
+from relay.model import DeviceKey
 from relay.store.engine import Engine
 
 PHONE = DeviceKey("shop", "ann", "phone")
@@ -23,18 +20,7 @@ TABLET = DeviceKey("shop", "ann", "tablet")
 
 @pytest.fixture
 async def inbox(engine: Engine, clock: Any) -> InboxService:
-    rng = random.Random(7)
-    await engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
-    policy = Policy()
-    return InboxService(
-        engine=engine,
-        clock=clock,
-        rng=rng,
-        policy_of=lambda _: policy,
-        keys=CursorKeys(1, {1: b"k" * 32}),
-        hints=LocalBus(),
-        node_id="n1",
-    )
+    return (await House(engine, clock).begin()).inbox
 
 
 def send(number: int, *, ttl_s: int = 3600, min_schema: int | None = None) -> Send:

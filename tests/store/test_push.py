@@ -6,17 +6,15 @@ import random
 from typing import Any
 
 import pytest
+from house import House
 from msgspec.structs import replace
 from sqlalchemy import select
 
 from providers.contract import Capabilities, Outcome, Scope, Verdict
-from relay.bus.local import LocalBus
 from relay.inbox.ack import AckRequest
 from relay.inbox.addresses import NewAddress
-from relay.inbox.cursor import CursorKeys
 from relay.inbox.registry import Registration
 from relay.inbox.send import Send
-from relay.inbox.service import InboxService
 from relay.model import DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed
 from relay.push.planning import plan_due
@@ -40,18 +38,11 @@ class Desk:
         self.engine, self.clock = engine, clock
         self.views = VIEWS
         self.sent = 0
-        self.inbox = InboxService(
-            engine=engine,
-            clock=clock,
-            rng=random.Random(1),
-            policy_of=lambda _: POLICY,
-            keys=CursorKeys(1, {1: b"k" * 32}),
-            hints=LocalBus(),
-            node_id="n1",
-        )
+        self.house = House(engine, clock, policy=POLICY)
+        self.inbox = self.house.inbox
 
     async def begin(self) -> None:
-        await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, random.Random(2)))
+        await self.house.begin()
         address = NewAddress(account="v", kind="token", token_sealed=b"s", token_hash=b"h")
         await self.inbox.register(Registration(device=PHONE, addresses=(address,)))
         self.clock.forward(s=1)
