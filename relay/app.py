@@ -31,6 +31,7 @@ from relay.inbox.open_quota import OpenQuota
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.message_logs import MessageLogs
+from relay.model import Policy
 from relay.presence.service import PresenceService, Rhythm
 from relay.push.challenge import Challenger
 from relay.push.expiry import ExpiryWatch
@@ -111,9 +112,20 @@ class Relay:
 
     async def open(self) -> FirstStart:
         """Opens the store, brings it to this version's schema, and builds the services. Raises ConfigError."""
-        settings, clock, rng = self.settings, self.clock, self.rng
-        if clock.now_ms() > CLOCK_MS_MAX:
+        if self.clock.now_ms() > CLOCK_MS_MAX:
             raise ConfigError(["clock: it stands past the year 9997; set the machine's clock right."])
+        policy = self.settings.policy()
+        set_back = await self._open_store()
+        await self._build_inboxes(policy)
+        self._build_workers(policy)
+        self._build_webhooks()
+        self._build_access()
+        self._build_operation(policy, set_back)
+        self.web = web_application(self, lambda _: policy)
+        return await self._first_start()
+
+    async def _open_store(self) -> SetBack:
+        settings, clock, rng = self.settings, self.clock, self.rng
         self.accounts = build_accounts(settings, clock)  # first of all: a mistake in it must leave nothing behind
         path = settings.sqlite_path()
         self.room = room_of(settings, self._read_space)
@@ -132,7 +144,10 @@ class Relay:
         await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, rng))
         set_back = SetBack(self.engine, rng, path or settings.keys.file)
         await set_back.look()
-        policy = settings.policy()
+        return set_back
+
+    async def _build_inboxes(self, policy: Policy) -> None:
+        settings, clock, rng = self.settings, self.clock, self.rng
         newest, cursor_keys = self.ring.cursor_keys()
         self.id_secrets = await self._apps()
         self.tokens = AddressTokens(self.engine, self.ring, rng, clock)
@@ -185,6 +200,10 @@ class Relay:
             versions=Versions(settings.app.min_app_version, settings.app.recommended_app_version),
             window=WindowBody(entries=settings.window.entries, bytes=settings.window.bytes),
         )
+
+    def _build_workers(self, policy: Policy) -> None:
+        """Who brings messages on: to vendors, to many receivers, to the connections of this node."""
+        settings, clock, rng = self.settings, self.clock, self.rng
         self.push = PushWorker(
             self.engine,
             clock,
@@ -235,6 +254,9 @@ class Relay:
         self.bus.on_post(self.hub.posted)
         self.bus.on_withdrawn(self.hub.withdrawn)
         self.bus.on_close(self.hub.close)
+
+    def _build_webhooks(self) -> None:
+        settings, clock, rng = self.settings, self.clock, self.rng
         self._webhook_transport = HttpTransport(guard=webhook_guard(settings))
         self.webhook_worker = WebhookWorker(
             self.engine,
@@ -258,6 +280,9 @@ class Relay:
             nudge=self.webhook_worker.nudge,
             events_keep_ms=settings.retention.event_d * 86_400_000,
         )
+
+    def _build_access(self) -> None:
+        settings, clock, rng = self.settings, self.clock, self.rng
         self.auth = Authenticator(
             self.engine,
             self.ring,
@@ -271,6 +296,10 @@ class Relay:
         self.issuer = Issuer(self.engine, self.ring, rng)
         self.watch = CredentialWatch(self.engine, clock, rng, auth=self.auth, hub=self.hub, also=self.tokens.follow)
         self.auth.revoked = self.watch.sweep
+
+    def _build_operation(self, policy: Policy, set_back: SetBack) -> None:
+        """What keeps the node in order, and tells how it is."""
+        settings, clock = self.settings, self.clock
         self.chores = Chores(
             engine=self.engine,
             inbox=self.inbox,
@@ -294,8 +323,6 @@ class Relay:
         self.gate = Gate(settings.server.handlers_max, refused=self.metrics.turned_away)
         departure = Departure(stages=self._stages, hub=self.hub, gate=self.gate, readiness=self.readiness, clock=clock)
         self._leave = departure.leave
-        self.web = web_application(self, lambda _: policy)
-        return await self._first_start()
 
     def _signed_tokens(self) -> SignedTokens | None:
         """Raises ConfigError for a key set that can't be used."""
