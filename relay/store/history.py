@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, bindparam, or_, select
+from sqlalchemy import Connection, Row, and_, bindparam, select
 
 from relay.model import UserKey
 from relay.store.schema.conversations import fanout_job
 from relay.store.schema.inboxes import inbox_entry, message
 from relay.store.schema.webhooks import event
+from relay.store.sql import before, beyond
 
 m, e, v, f = message.c, inbox_entry.c, event.c, fanout_job.c
 
@@ -24,10 +25,7 @@ _back = (
     select(message)
     .where(
         m.app_id == bindparam("app"),
-        or_(
-            m.accepted_ms < bindparam("ms"),
-            and_(m.accepted_ms == bindparam("ms"), m.message_id < bindparam("id")),
-        ),
+        before((m.accepted_ms, m.message_id), "ms", "id"),
         m.accepted_ms >= bindparam("since"),
     )
     .order_by(m.accepted_ms.desc(), m.message_id.desc())
@@ -66,10 +64,7 @@ _hour = (
     .where(
         m.app_id == bindparam("app"),
         m.accepted_ms < bindparam("end"),
-        or_(
-            m.accepted_ms > bindparam("ms"),
-            and_(m.accepted_ms == bindparam("ms"), m.message_id > bindparam("id")),
-        ),
+        beyond((m.accepted_ms, m.message_id), "ms", "id"),
     )
     .order_by(m.accepted_ms, m.message_id)
     .limit(bindparam("count"))
@@ -87,10 +82,7 @@ _events = (
     .where(
         v.app_id == bindparam("app"),
         v.created_ms < bindparam("end"),
-        or_(
-            v.created_ms > bindparam("ms"),
-            and_(v.created_ms == bindparam("ms"), v.event_id > bindparam("id")),
-        ),
+        beyond((v.created_ms, v.event_id), "ms", "id"),
     )
     .order_by(v.created_ms, v.event_id)
     .limit(bindparam("count"))

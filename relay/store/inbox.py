@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, bindparam, select, text, update
 from relay.model import Inbox, UserKey
 from relay.store.schema.inboxes import inbox, read_marker
 from relay.store.schema.itself import store_meta
-from relay.store.sql import as_list, by_app, in_list, insert_missing, many_rows, per_dialect, update_rows
+from relay.store.sql import as_list, beyond, by_app, in_list, insert_missing, many_rows, per_dialect, update_rows
 
 _inbox = [inbox.c[name] for name in Inbox.__struct_fields__]
 
@@ -146,14 +146,17 @@ def set_read_marker(conn: Connection, key: UserKey, now_ms: int, *, conversation
     )
 
 
-_with_entries = select(inbox.c.app_id, inbox.c.user_id).where(inbox.c.head_seq > inbox.c.floor_seq)
+_key = (inbox.c.app_id, inbox.c.user_id)
+_with_entries = (
+    select(*_key)
+    .where(inbox.c.head_seq > inbox.c.floor_seq, beyond(_key, "app", "user"))
+    .order_by(*_key)
+    .limit(bindparam("count"))
+)
 
 
 def inboxes_after(conn: Connection, after: UserKey | None, *, limit: int) -> list[UserKey]:
     """Users with entries, in key order, for chores that walk all inboxes."""
-    statement = _with_entries.order_by(inbox.c.app_id, inbox.c.user_id).limit(limit)
-    if after is not None:
-        statement = statement.where(
-            (inbox.c.app_id > after.app_id) | ((inbox.c.app_id == after.app_id) & (inbox.c.user_id > after.user_id))
-        )
-    return [UserKey(row.app_id, row.user_id) for row in conn.execute(statement).all()]
+    app_id, user_id = after or ("", "")
+    rows = conn.execute(_with_entries, {"app": app_id, "user": user_id, "count": limit})
+    return [UserKey(row.app_id, row.user_id) for row in rows]

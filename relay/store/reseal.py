@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Table, and_, bindparam, func, or_, select, update
+from sqlalchemy import Column, Connection, Row, Table, bindparam, func, select, tuple_, update
 
 from relay.keys import SealBroken
 from relay.model import DeviceKey
@@ -69,7 +69,7 @@ def reseal_some(conn: Connection, vault: Vault, one: Sealed, after: Key | None, 
     """Seals the next values again that an older data key sealed."""
     wanted = select(one.table).where(func.length(one.column) > 0)
     if after is not None:
-        wanted = wanted.where(_beyond(one.key, after))
+        wanted = wanted.where(tuple_(*one.key) > tuple_(*after))
     rows = list(conn.execute(wanted.order_by(*one.key).limit(limit)))
     changes: list[dict[str, Any]] = []
     broken = 0
@@ -92,13 +92,3 @@ def reseal_some(conn: Connection, vault: Vault, one: Sealed, after: Key | None, 
         )
     at = tuple(getattr(rows[-1], c.name) for c in one.key) if len(rows) == limit else None
     return Round(at, len(rows), len(changes), broken)
-
-
-def _beyond(key: tuple[Column[Any], ...], after: Key) -> ColumnElement[bool]:
-    """Rows whose key comes after this one."""
-    return or_(
-        *(
-            and_(*(c == value for c, value in zip(key[:n], after[:n], strict=True)), key[n] > after[n])
-            for n in range(len(key))
-        )
-    )

@@ -78,6 +78,21 @@ def key_list(conn: Connection, keys: Iterable[tuple[str, ...]]) -> Any:
     return msgspec.json.encode(listed).decode() if is_sqlite(conn) else listed
 
 
+def beyond(columns: Sequence[Any], *names: str) -> ColumnElement[bool]:
+    """Whether a row comes after the place that these parameters name. One comparison of rows: an index finds where a walk
+    goes on by it, where `a > x OR (a = x AND b > y)` walks from the beginning."""
+    return tuple_(*columns) > _place(columns, names)
+
+
+def before(columns: Sequence[Any], *names: str) -> ColumnElement[bool]:
+    """As `beyond`, for a walk backwards."""
+    return tuple_(*columns) < _place(columns, names)
+
+
+def _place(columns: Sequence[Any], names: Sequence[str]) -> ColumnElement[Any]:
+    return tuple_(*(bindparam(name, type_=column.type) for column, name in zip(columns, names, strict=True)))
+
+
 def many_rows(conn: Connection, statement: Select[Any], params: Row) -> Sequence[Sequence[Any]]:
     """Rows of a SELECT that gives many, by place. Where their order matters, it has a LIMIT beside its ORDER BY."""
     if isinstance(conn, DirectConnection):

@@ -6,14 +6,25 @@ The conversation's row is the lock and the counter, as an inbox's row is for an 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Integer, Select, and_, bindparam, delete, literal_column, select, type_coerce, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    literal_column,
+    select,
+    type_coerce,
+    update,
+)
 
 from relay.model import Entry, EntryState, TimelineKey
 from relay.store.entries import entry_of
 from relay.store.entry_pages import Content
 from relay.store.schema.conversations import conversation, timeline_entry
 from relay.store.schema.inboxes import message
-from relay.store.sql import as_list, in_list, insert_rows, many_rows, per_dialect
+from relay.store.sql import as_list, beyond, in_list, insert_rows, many_rows, per_dialect
 
 c, t, m = conversation.c, timeline_entry.c, message.c
 ULTRA = "ultra"
@@ -280,16 +291,19 @@ def end_entries(conn: Connection, key: TimelineKey, *, seqs: Iterable[int], stat
 
 # --- the floor: time alone raises it ----------------------------------------------------------------------------------
 
-_with_entries = select(*_columns).where(_is_shared, c.head_seq > c.floor_seq)
+_key = (c.app_id, c.conversation_id)
+_with_entries = (
+    select(*_columns)
+    .where(_is_shared, c.head_seq > c.floor_seq, beyond(_key, "app", "place"))
+    .order_by(*_key)
+    .limit(bindparam("count"))
+)
 
 
 def after(conn: Connection, key: TimelineKey | None, *, limit: int) -> list[Timeline]:
     """Shared timelines with entries, in the order of their keys, for the chore that walks them."""
-    statement = _with_entries.order_by(c.app_id, c.conversation_id).limit(limit)
-    if key is not None:
-        later = (c.app_id > key.app_id) | ((c.app_id == key.app_id) & (c.conversation_id > key.conversation_id))
-        statement = statement.where(later)
-    return [Timeline(*row) for row in conn.execute(statement).all()]
+    app_id, place = key or ("", "")
+    return [Timeline(*row) for row in conn.execute(_with_entries, {"app": app_id, "place": place, "count": limit})]
 
 
 _first = (

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, and_, bindparam, delete, func, literal_column, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, or_, select, update
 
 from relay.ids import user_namespace
 from relay.model import UserKey
@@ -14,6 +14,7 @@ from relay.store.schema.apps import device_token
 from relay.store.schema.conversations import membership
 from relay.store.schema.devices import address
 from relay.store.schema.inboxes import idempotency, message
+from relay.store.sql import beyond
 
 KEPT = frozenset({device_token.name})  # revoked, and forgotten with its time: every node must see that
 OF_USERS = tuple(table for table in metadata.sorted_tables if "user_id" in table.c and table.name not in KEPT)
@@ -149,7 +150,7 @@ _looked_at = (
     select(m.message_id, m.accepted_ms, m.sender_user, m.recipients)
     .where(
         m.app_id == bindparam("app"),
-        or_(m.accepted_ms > bindparam("ms"), and_(m.accepted_ms == bindparam("ms"), m.message_id > bindparam("id"))),
+        beyond((m.accepted_ms, m.message_id), "ms", "id"),
     )
     .order_by(m.accepted_ms, m.message_id)
     .limit(bindparam("count"))

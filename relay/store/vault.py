@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, Row, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from relay.errors import ConfigError
 from relay.ids import Rng
 from relay.keys import KEY_BYTES, NONCE_BYTES, TAG_BYTES, KeyRing, SealBroken, bound, key_id_of
 from relay.model import DeviceKey
 from relay.store.schema.apps import app, data_key
-from relay.store.sql import insert_missing
+from relay.store.sql import beyond, insert_missing
 
 VERSION: Final = 2
 HEADER_BYTES: Final = 3
@@ -124,7 +124,7 @@ _since = select(data_key).where(k.created_ms >= bindparam("since"))
 _bare = select(app.c.app_id).where(app.c.app_id.not_in(select(k.app_id))).order_by(app.c.app_id)
 _wrapped = (
     select(data_key)
-    .where(or_(k.app_id > bindparam("app"), (k.app_id == bindparam("app")) & (k.number > bindparam("number"))))
+    .where(beyond((k.app_id, k.number), "app", "number"))
     .order_by(k.app_id, k.number)
     .limit(bindparam("count"))
 )

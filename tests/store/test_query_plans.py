@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Delete, Select, Update
 import relay.store.schema
 from relay.clock import SystemClock
 from relay.store import addresses as address_rows
-from relay.store import entries, entry_ends, queue, sql
+from relay.store import entries, entry_ends, history, inbox, queue, sql, timelines, users
 from relay.store.inline import InlineEngine
 from relay.store.migrate import migrate
 from relay.store.postgres import PostgresEngine
@@ -102,6 +102,13 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
         (lambda c: queue._due_users, "push_job_due (app_id=? AND due_ms>? AND due_ms<?)"),
         (lambda c: queue._suspect_users, "push_job_suspect"),
         (lambda c: queue._orphans, "push_job_due"),
+        # A walk goes on where it was: to begin anew at each page would cost the more the further it has come.
+        (lambda c: inbox._with_entries, "((app_id,user_id)>(?,?))"),
+        (lambda c: timelines._with_entries, "((app_id,conversation_id)>(?,?))"),
+        (lambda c: history._back, "message_by_age (app_id=? AND accepted_ms>? AND (accepted_ms,message_id)<(?,?))"),
+        (lambda c: history._hour, "message_by_age (app_id=? AND (accepted_ms,message_id)>(?,?) AND accepted_ms<?)"),
+        (lambda c: history._events, "event_by_age (app_id=? AND (created_ms,event_id)>(?,?) AND created_ms<?)"),
+        (lambda c: users._naming, "message_by_age (app_id=? AND (accepted_ms,message_id)>(?,?))"),
     ],
 )
 def test_the_index_made_for_it_is_used(conn: Connection, statement, index: str) -> None:  # type: ignore[no-untyped-def]
