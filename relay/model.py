@@ -84,7 +84,7 @@ class Why(StrEnum):
 
 class DeviceState(StrEnum):
     ACTIVE = "active"
-    DORMANT = "dormant"  # 30 days of silence: does not hold the floor any more
+    DORMANT = "dormant"  # silent for long (`Policy.dormant_ms`): does not hold the floor any more
     GONE = "gone"
 
 

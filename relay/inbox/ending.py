@@ -221,8 +221,8 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
 
 
 def silence(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Iterable[UserKey]) -> int:
-    """Devices without contact for 30 days become dormant: they do not hold the floor any more. After 180 days they are
-    gone: what they have not acked has failed for them. Gives how many changed."""
+    """Devices without contact for the policy's `dormant_ms` become dormant: they do not hold the floor any more. After
+    `gone_ms` they are gone: what they have not acked has failed for them. Gives how many changed."""
     changed = 0
     locked_users = lock(conn, now_ms, users, policy_of)
     for locked in locked_users.values():

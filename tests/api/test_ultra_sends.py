@@ -1,15 +1,6 @@
 """Devices that send to ultra groups themselves, where the app lets them (protocol 12.3, 12.5)."""
 
-from collections.abc import Iterator
-
-import pytest
-from running_relay import Face, Running, running
-
-
-@pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("relay"), {"RELAY_APP__DEVICE_SENDS": "true"}) as one:
-        yield one
+from running_relay import Face
 
 
 async def test_a_member_posts_and_its_own_device_passes_the_number_while_others_read_it(face: Face) -> None:
