@@ -73,8 +73,15 @@ def write_notes(
             return Form.UNSEEN, notes
         # The vendor lets few of these through: one of them brings the app to all.
         return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
+    notes = _summaries(s, items, capabilities, crowded=crowded, room=room)
+    return Form.WAKE if all(note.unseen for note in notes) else Form.SUMMARY, notes
+
+
+def _summaries(
+    s: Situation, items: Sequence[Item], capabilities: Capabilities, *, crowded: bool, room: int
+) -> list[Note]:
     if crowded:
-        return Form.SUMMARY, [
+        return [
             summary(
                 s,
                 items,
@@ -89,12 +96,8 @@ def write_notes(
     conversations: dict[str | None, list[Item]] = {}
     for item in items:
         conversations.setdefault(item.entry.conversation_id, []).append(item)
-    if len(conversations) <= room:
-        return Form.SUMMARY, [
-            summary(s, some, capabilities, shown=True, urgent=any(map(is_urgent, some)))
-            for some in conversations.values()
-        ]
-    return Form.SUMMARY, [summary(s, items, capabilities, shown=True, urgent=any(map(is_urgent, items)))]
+    several = list(conversations.values()) if len(conversations) <= room else [items]
+    return [summary(s, some, capabilities, shown=True, urgent=any(map(is_urgent, some))) for some in several]
 
 
 def shows(address: Address) -> bool:
@@ -161,7 +164,11 @@ def _newest_per_key(items: Sequence[Item]) -> list[Item]:
 def _unseen(shows: Notification | None) -> bool:
     if shows is None:
         return True
-    return not shows.overrides and shows.title is None and shows.body is None and shows.badge is None
+    return _wordless(shows) and shows.badge is None
+
+
+def _wordless(shows: Notification) -> bool:
+    return not shows.overrides and shows.title is None and shows.body is None
 
 
 def _lacks(shows: Notification | None, capabilities: Capabilities, *, replaces: bool = False) -> tuple[str, ...]:
@@ -212,9 +219,11 @@ def summary(
     if count is None:
         count = max(len(items), s.untold_count if about is None else len(items))
     id_ = summary_id(s.device.device_id, about)
+    # Of what shows nothing by itself, several show nothing either; unless it takes the place of what did.
+    silent = all(_wordless(item.push) for item in items) and not (for_all and s.told_count)
     text = Notification(
         title=newest.push.title,
-        body=newest.push.body if count == 1 else f"{count} new messages",
+        body=newest.push.body if count == 1 or silent else f"{count} new messages",
         title_loc_key=newest.push.title_loc_key,
         title_loc_args=newest.push.title_loc_args,
         body_loc_key=newest.push.body_loc_key if count == 1 else None,

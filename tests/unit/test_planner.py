@@ -501,6 +501,25 @@ def test_a_note_says_that_a_silent_push_is_seen_at_this_vendor(shown: Notificati
     assert ("silent" in found.notes[0].left_out) == (shown.title is None and not able)
 
 
+@pytest.mark.parametrize("keys_max", [None, 4])
+def test_of_many_that_show_nothing_the_user_sees_nothing(keys_max: int | None) -> None:
+    """A sender who asked for silence five times has not asked for "5 new messages"."""
+    able = view(capabilities=dataclasses.replace(CAPABILITIES, collapse_keys_max=keys_max))
+    silent = [dataclasses.replace(item(n), push=Notification(data={"n": str(n)})) for n in range(1, 6)]
+    found = plan(situation(*silent, accounts={"v": able}))
+    assert isinstance(found, Send)
+    assert (found.form, [note.unseen for note in found.notes]) == ("wake", [True])
+    found = plan(situation(*silent, item(6), accounts={"v": able}))
+    assert isinstance(found, Send)
+    assert found.form == "summary"
+    assert found.notes[0].shows is not None
+    assert found.notes[0].shows.body == "6 new messages", "one of them has words"
+    badges = [dataclasses.replace(one, push=Notification(badge=one.entry.seq)) for one in silent]
+    found = plan(situation(*badges, accounts={"v": able}))
+    assert isinstance(found, Send)
+    assert found.notes[0].shows == Notification(badge=5)
+
+
 def test_a_summary_of_many_keeps_the_title_s_name_and_drops_the_body_s() -> None:
     shown = Notification(title="Ann", body="hi", title_loc_key="FROM", body_loc_key="SAID", body_loc_args=("hi",))
     items = tuple(replace(item(n), push=shown) for n in range(1, 9))
