@@ -135,6 +135,8 @@ def as_sealed(note: Note, account: AccountView) -> Note:
         return replace(note, left_out=(*note.left_out, account.unsealed))
     if account.privacy is not Privacy.SEALED or note.shows is None:
         return note
+    if _unseen(note.shows):  # a placeholder for it would be seen
+        return replace(note, shows=None, left_out=(*note.left_out, *(("data",) if note.shows.data else ())))
     return replace(note, sealed=True, left_out=())  # the app has all of it
 
 

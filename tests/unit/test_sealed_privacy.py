@@ -60,11 +60,16 @@ def address(**more: Any) -> Address:
     return Address(**(values | more))
 
 
-def planned(count: int = 1, *, to: Address, can: Capabilities = CARRIES, shared: bool = False) -> Send:
+WORDS = Notification(title="Ann", body="hello")
+
+
+def planned(
+    count: int = 1, *, to: Address, can: Capabilities = CARRIES, shared: bool = False, push: Notification = WORDS
+) -> Send:
     items = tuple(
         Item(
             entry=entry(seq, accepted_ms=NOW - 60_000, expires_ms=NOW + HOUR),
-            push=Notification(title="Ann", body="hello"),
+            push=push,
             priority="normal",
             collapse_key=None,
         )
@@ -126,6 +131,16 @@ def test_else_it_is_ids_alone_and_the_trace_says_why(
 ) -> None:
     (note,) = planned(to=to, can=can, shared=shared).notes
     assert (note.shows, note.sealed, note.left_out) == (None, False, (lacks,))
+
+
+@pytest.mark.parametrize("count", [1, 40])
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_shows_nothing_has_no_placeholder_either(count: int, *, shared: bool) -> None:
+    """An iPhone would show "New message" for the app's data alone; the ids bring the app to it."""
+    notes = planned(count, to=address(), shared=shared, push=Notification(data={"k": "v"})).notes
+    assert {(note.shows, note.sealed) for note in notes} == {(None, False)}
+    if (count, shared) == (1, False):
+        assert notes[0].left_out == ("data",)
 
 
 def test_where_all_is_encrypted_for_the_device_nothing_need_be_sealed() -> None:
