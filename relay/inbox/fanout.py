@@ -23,7 +23,7 @@ from relay.store import messages as message_rows
 from relay.store import readers
 from relay.store.engine import Conn
 from relay.store.fanout import Job
-from relay.store.sql import StoreError
+from relay.store.sql import StoreError, is_there
 
 KNOWN_MAX = 1000  # receivers that a message's row names
 PUT_OFF_MS = 3_600_000
@@ -59,6 +59,8 @@ def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[]
     except (Problem, StoreError):
         raise
     except Exception as error:
+        if not is_there(conn):  # the driver has words of its own for that: no fault of the job
+            raise
         raise StepBroke(job) from error
 
 

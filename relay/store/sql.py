@@ -15,8 +15,18 @@ from relay.model import DeviceKey, UserKey
 from relay.store.direct import DirectConnection
 
 Row = Mapping[str, Any]
+_nothing = text("SELECT 1")
 StoreError = DBAPIError  # what a statement raises; the transaction that it was in is over
 ROWS_TOGETHER = 64  # that one statement takes on SQLite
+
+
+def is_there(conn: Connection) -> bool:
+    """Whether the transaction still takes statements: what broke was the work in it, and not the store."""
+    try:
+        conn.execute(_nothing)
+    except Exception:  # noqa: BLE001 - whatever the driver says
+        return False
+    return True
 
 
 def by_app(keys: Iterable[UserKey]) -> dict[str, list[str]]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+import asyncpg
 import sqlalchemy
 
 from relay.cli import main
@@ -126,11 +127,11 @@ IN_COMMANDS: Final = {  # K17, of commands that do one thing and end, and of a r
 
 def broken(below: Below) -> Exception:
     """As the relay sees it."""
-    on_sqlite = os.environ["RELAY_STORE__URL"].startswith("sqlite")
-    if below is Below.NETWORK or (below is Below.STORE and not on_sqlite):
+    if below is Below.NETWORK:
         return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-    if not on_sqlite:
-        return CommitUnknown()
+    if not os.environ["RELAY_STORE__URL"].startswith("sqlite"):
+        gone = sqlalchemy.exc.InterfaceError("", {}, asyncpg.InterfaceError("connection is closed"))
+        return gone if below is Below.STORE else CommitUnknown()
     of_the_disk = sqlite3.OperationalError("disk I/O error")
     of_the_disk.sqlite_errorcode = sqlite3.SQLITE_IOERR
     failed = sqlalchemy.exc.OperationalError("", {}, of_the_disk)

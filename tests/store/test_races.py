@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import law
 import pytest
 from beside import held, until_blocked
@@ -18,6 +19,7 @@ from house import House, address
 
 from providers.contract import Verdict
 from relay.errors import Conflict, Problem
+from relay.inbox import fanout
 from relay.inbox.erasing import erase
 from relay.inbox.online import Bye, bye
 from relay.inbox.registry import Registration, register
@@ -472,6 +474,27 @@ async def test_what_falls_due_while_its_receiver_gets_another_name_is_delivered(
     assert [row["user_id"] for row in rows] == ["anna"]
     (told,) = (await postgres.inbox.reader.trace("shop", message)).recipients
     assert (told["user"], told["status"]) == ("anna", "accepted")
+
+
+async def test_a_connection_that_breaks_in_a_step_is_no_fault_of_its_message(
+    postgres: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that goes away may say so in words of the driver's own: the message is not put off for them."""
+    message, real, breaks = await a_message_for_later(postgres), fanout._deliver, [True]
+
+    def breaking(conn: Any, *more: Any) -> Any:
+        found = real(conn, *more)
+        if breaks:
+            breaks.clear()
+            conn.connection.driver_connection.terminate()
+            raise asyncpg.InternalClientError("got result for unknown protocol state 3")
+        return found
+
+    monkeypatch.setattr(fanout, "_deliver", breaking)
+    while await postgres.inbox.fan_out():
+        pass
+    assert not breaks
+    assert await postgres.rows(f"SELECT user_id FROM inbox_entry WHERE message_id = '{message}'")
 
 
 async def test_who_is_erased_while_a_message_to_it_falls_due_is_named_nowhere(postgres: House) -> None:
