@@ -18,6 +18,7 @@ class Inbox:
     """Takes as long as it is told to."""
 
     def __init__(self) -> None:
+        self.reader = self
         self.at_once = self.most = 0
         self.go_on = asyncio.Event()
 

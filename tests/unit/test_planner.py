@@ -485,9 +485,7 @@ def test_a_note_says_what_the_vendor_cannot_express_of_it() -> None:
 def test_a_note_says_that_nothing_takes_its_place_at_this_vendor(able: bool, missing: tuple[str, ...]) -> None:
     capabilities = dataclasses.replace(CAPABILITIES, collapse=able)
     for key, said in (("score", missing), (None, ())):
-        found = plan(
-            situation(dataclasses.replace(item(1), collapse_key=key), accounts={"v": view(capabilities=capabilities)})
-        )
+        found = plan(situation(replace(item(1), collapse_key=key), accounts={"v": view(capabilities=capabilities)}))
         assert isinstance(found, Send)
         assert found.notes[0].left_out == said
 
@@ -496,7 +494,7 @@ def test_a_note_says_that_nothing_takes_its_place_at_this_vendor(able: bool, mis
 @pytest.mark.parametrize("able", [True, False])
 def test_a_note_says_that_a_silent_push_is_seen_at_this_vendor(shown: Notification, able: bool) -> None:
     capabilities = dataclasses.replace(CAPABILITIES, silent=able)
-    found = plan(situation(dataclasses.replace(item(1), push=shown), accounts={"v": view(capabilities=capabilities)}))
+    found = plan(situation(replace(item(1), push=shown), accounts={"v": view(capabilities=capabilities)}))
     assert isinstance(found, Send)
     assert ("silent" in found.notes[0].left_out) == (shown.title is None and not able)
 
@@ -505,7 +503,7 @@ def test_a_note_says_that_a_silent_push_is_seen_at_this_vendor(shown: Notificati
 def test_of_many_that_show_nothing_the_user_sees_nothing(keys_max: int | None) -> None:
     """A sender who asked for silence five times has not asked for "5 new messages"."""
     able = view(capabilities=dataclasses.replace(CAPABILITIES, collapse_keys_max=keys_max))
-    silent = [dataclasses.replace(item(n), push=Notification(data={"n": str(n)})) for n in range(1, 6)]
+    silent = [replace(item(n), push=Notification(data={"n": str(n)})) for n in range(1, 6)]
     found = plan(situation(*silent, accounts={"v": able}))
     assert isinstance(found, Send)
     assert (found.form, [note.unseen for note in found.notes]) == ("wake", [True])
@@ -514,7 +512,7 @@ def test_of_many_that_show_nothing_the_user_sees_nothing(keys_max: int | None) -
     assert found.form == "summary"
     assert found.notes[0].shows is not None
     assert found.notes[0].shows.body == "6 new messages", "one of them has words"
-    badges = [dataclasses.replace(one, push=Notification(badge=one.entry.seq)) for one in silent]
+    badges = [replace(one, push=Notification(badge=one.entry.seq)) for one in silent]
     found = plan(situation(*badges, accounts={"v": able}))
     assert isinstance(found, Send)
     assert found.notes[0].shows == Notification(badge=5)

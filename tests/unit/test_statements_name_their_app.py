@@ -15,16 +15,22 @@ OWNED = sorted(name for name, table in metadata.tables.items() if "app_id" in ta
 
 # What is for all apps at once. Each gives keys or counts to code that then asks with the app, or is about the relay itself.
 SWEEPS = {
+    "devices._online",
+    "devices._online_at",
     "devices._silent",
     "escalations._escalating",
     "entry_ends._expiring",
+    "fanout._due",
     "inbox._with_entries",
+    "messages._content_over",
     "timelines._with_entries",
     "queue._suspect_users",
     "queue._parked",
+    "queue._parked_held",
     "quota._held",
     "sequencer._waiting_apps",
     "vault._since",
+    "vault._wrapped",
 }
 AGED = {"addresses._forget_moves", "messages._forget_keys", "quota._forget", "quota._forget_held"}
 # A credential's id is known before its app is: it says which app that is. Ids are unique over all apps.
@@ -46,8 +52,9 @@ def prepared() -> Iterator[tuple[str, ClauseElement]]:
 
 
 def of_which_app(statement: ClauseElement) -> bool:
-    """Whether what it finds or changes is narrowed to an app: beyond the columns that it only gives back."""
-    text = str(statement)
+    """Whether what it finds or changes is narrowed to an app: beyond the columns that it only gives back, the place from which
+    a walk goes on, and its order."""
+    text = re.sub(r"\([^()]*\) > \([^()]*\)|\bORDER BY [\w., ]+", "", str(statement))
     if text.lstrip().startswith("INSERT"):
         return "app_id" in text
     narrowed = re.split(r"\bWHERE\b|\bON\b", text, maxsplit=1)
