@@ -1,5 +1,5 @@
 // A device that sends to another user, by one way, over connections whose first answers get lost; then it compares its cache.
-// Prints what came of it, and how many messages it said as frames and by calls.
+// Prints what came of it, how many messages it said as frames and by calls, and how many answers it has still to lose.
 
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
 
@@ -48,5 +48,5 @@ const kept = (await client.messages()).map(({ kind, body, sender }) => ({ kind, 
 const verified = await client.verify();
 const unsent = await client.unsent();
 await client.stop();
-process.stdout.write(`${JSON.stringify({ kept, verified, unsent, ...said })}\n`);
+process.stdout.write(`${JSON.stringify({ kept, verified, unsent, ...said, left: Math.max(lost, 0) })}\n`);
 process.exit(0);
