@@ -15,7 +15,7 @@ from relay.store import entries as entry_rows
 from relay.store.engine import Conn
 
 NOTHING_SHARED = Wanted()
-NEXT_ENTRIES = 400  # about as many are read for connections at once, so that nobody waits long for what others read
+NEXT_NUMBERS = 400  # about as many are read for connections at once, so that nobody waits long for what others read
 FIRST_ENTRIES = frozenset({Kind.MESSAGE, Kind.OWN})  # by which a message enters an inbox
 
 
@@ -120,21 +120,21 @@ def read_next(conn: Conn, now_ms: int, asked: Collection[Next], keys: CursorKeys
     """The next page of each of these connections; of the last ones none, if it is enough for one reading before."""
     snaps = snapshots(conn, {one.device for one in asked})
     found: dict[Next, Reading | Problem] = {}
-    entries = 0
+    numbers = 0
     for one in asked:
-        if entries >= NEXT_ENTRIES:
+        if numbers >= NEXT_NUMBERS:
             break
         given = found[one] = _next(conn, now_ms, one, snaps.get(one.device), keys)
         if isinstance(given, Reading) and given.batch is not None:
-            entries += given.batch.entries
+            numbers += given.batch.to_seq - given.batch.from_seq  # gaps are read, too
     return found
 
 
 def _next(conn: Conn, now_ms: int, asked: Next, snap: Snapshot | None, keys: CursorKeys) -> Reading | Problem:
     if snap is None:
         return signed_out()
-    others = ahead(conn, snap, asked.followed) if asked.first or snap.inbox.woken else ()
     try:
+        others = ahead(conn, snap, asked.followed) if asked.first or snap.inbox.woken else ()
         batch = page(conn, now_ms, snap, keys, after=asked.seq, limit=asked.limit, bytes_max=asked.bytes_max)
     except Problem as problem:  # of this inbox alone
         return problem

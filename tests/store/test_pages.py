@@ -371,7 +371,7 @@ async def test_connections_that_are_woken_together_are_read_in_one_reading(
 
 async def test_what_is_enough_for_one_reading_is_read_in_several(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crowd that comes back with much to read holds nobody up for long; in the order in which they asked."""
-    monkeypatch.setattr(reading, "NEXT_ENTRIES", 3)
+    monkeypatch.setattr(reading, "NEXT_NUMBERS", 3)
     names = [f"user-{n}/phone" for n in range(5)]
     for name in names:
         await house.register(name)
