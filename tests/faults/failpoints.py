@@ -2,8 +2,8 @@
 named point for the NTH time (safety CR-4). The points are laid around functions of the relay from outside; it knows nothing of
 them.
 
-`kill` is SIGKILL of itself. `error` fails as what is below would: the disk, the way to the server, the network. `hang:SECONDS`
-stops the whole process for so long, as SIGSTOP does. What happened is said on stderr."""
+`kill` is SIGKILL of itself. `error` fails as what is below would: the disk, the way to the server, the network; `errors` does so
+from then on. `hang:SECONDS` stops the whole process for so long, as SIGSTOP does. What happened is said on stderr."""
 
 import errno
 import functools
@@ -162,7 +162,7 @@ class Action:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 hang(float(seconds))
-            case "error":
+            case "error" | "errors":
                 raise broken(self.below)
             case _:
                 raise ValueError(self.what)
@@ -171,15 +171,16 @@ class Action:
 class Count:
     """Reached so often."""
 
-    def __init__(self, nth: int) -> None:
+    def __init__(self, nth: int, *, ever_since: bool = False) -> None:
         self._left = nth
+        self._ever_since = ever_since
         self._lock = threading.Lock()
 
     def here(self) -> bool:
-        """Whether this time is the one."""
+        """Whether this time is the one; or, if it is to be so ever since, one of those."""
         with self._lock:
             self._left -= 1
-            return self._left == 0
+            return self._left == 0 or (self._left < 0 and self._ever_since)
 
 
 def harmed(function: Callable[..., Any], point: Point, count: Count, act: Action) -> Callable[..., Any]:
@@ -223,7 +224,7 @@ def harmed(function: Callable[..., Any], point: Point, count: Count, act: Action
 
 def lay(point: Point, nth: int, act: Action) -> None:
     """Raises AttributeError, ModuleNotFoundError if the relay has no such function."""
-    count = Count(nth)
+    count = Count(nth, ever_since=act.what == "errors")
     for name in point.functions:
         module, _, path = name.partition(":")
         owner: Any = importlib.import_module(module)

@@ -15,7 +15,7 @@ import random
 import signal
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, aclosing, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -479,11 +479,12 @@ async def test_a_store_that_fails_while_the_relay_starts_or_goes_ends_it_in_word
     relay = HarmedRelay(
         tmp_path, {"PYTHONPATH": HERE, "RELAY_SERVER__DRAIN_S": "3", "RELAY_SERVER__QUIET_S": "0"} | store
     )
-    relay.arm(point, 1, "error")
-    goes = POINTS[point].by is not None
-    assert await relay.lives() == goes
-    if goes:
-        relay.tell(signal.SIGTERM)
-    assert await relay.ended() == (os.EX_IOERR if on_sqlite(relay) else 0 if goes else os.EX_UNAVAILABLE)
-    assert f"failpoint {point} " in relay.log()
-    assert "Traceback" not in relay.log()
+    async with aclosing(relay):
+        relay.arm(point, 1, "errors")  # a connection that broke once is made anew
+        goes = POINTS[point].by is not None
+        assert await relay.lives() == goes
+        if goes:
+            relay.tell(signal.SIGTERM)
+        assert await relay.ended() == (os.EX_IOERR if on_sqlite(relay) else 0 if goes else os.EX_UNAVAILABLE)
+        assert f"failpoint {point} " in relay.log()
+        assert "Traceback" not in relay.log()
