@@ -1,8 +1,8 @@
 """Vendors whose devices bring the URL they are reached at: settings that say which hosts may be called (safety SEC-8)."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from providers.contract import ProviderConfig
 from providers.guard import Exemption, Guard, Target
@@ -21,6 +21,9 @@ class EndpointConfig(ProviderConfig):
     hosts: tuple[str, ...] = ()  # these alone, and what lies below them; none named: all
     exempt: tuple[str, ...] = ()  # "ntfy.lan:80", "10.1.0.0/16:443,8443": internal hosts, http, other ports
     hosts_denied: tuple[str, ...] = ()  # never, nor what lies below them
+    host_rate_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
+        None  # to each that `hosts` does not name
+    )
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"exempt"})
 

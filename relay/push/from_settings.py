@@ -82,7 +82,13 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
     if isinstance(one.config, EndpointConfig):
         # Half for all hosts that have not answered yet: the rest is for those that have.
         strangers = max(1, one.settings.concurrency // 2)
-        hosts = PerHost(transport, clock, trusted=one.config.hosts, strangers_max=strangers)
+        hosts = PerHost(
+            transport,
+            clock,
+            trusted=one.config.hosts,
+            strangers_max=strangers,
+            rate_per_s=one.config.host_rate_per_s,
+        )
     call: Transport = transport if hosts is None else hosts
     provider = one.provider(one.config, transport=call, now=now_s)
     return Account(

@@ -1,7 +1,8 @@
-"""What holds one host back where each device brings its own: a circuit for each, and little room for strangers.
+"""What holds one host back where each device brings its own: a circuit and a rate for each, and little room for strangers.
 
 An account for UnifiedPush calls as many servers as its users have. One that is down, or that hangs on purpose, must not use
-up the calls that the account may have under way.
+up the calls that the account may have under way; and nobody must aim the relay at a server of somebody else's (sheet
+unifiedpush §6, §9).
 """
 
 from collections import OrderedDict
@@ -12,7 +13,7 @@ from providers.contract import Transport
 from providers.endpoints import on_host
 from providers.wire import Reason, Request, Response, TransportError
 from relay.clock import Clock
-from relay.push.limits import Circuit
+from relay.push.limits import Bucket, Circuit
 
 HOSTS_MAX = 4096  # remembered; then the one that was quiet longest is a stranger again
 UNREAD = 507
@@ -21,6 +22,7 @@ STRANGER_CALLS_MAX = 4  # under way to one host that has not answered yet, or no
 
 @dataclass(slots=True)
 class _Host:
+    bucket: Bucket | None  # None: only the account's holds it
     circuit: Circuit = field(default_factory=Circuit)
     proven: bool = False  # its last call was answered
     in_flight: int = 0
@@ -29,14 +31,24 @@ class _Host:
 class PerHost:
     """A transport in front of another: `await` it as the other; a host that is held back is a call that was not made.
 
-    `trusted` hosts, which an operator named, are never strangers. `strangers_max` is for all strangers together.
+    `trusted` hosts, which an operator named, are never strangers, and have no rate of their own. `strangers_max` is for all
+    strangers together; `rate_per_s`, if there is one, is for each host, with twice as many at once.
     """
 
-    def __init__(self, call: Transport, clock: Clock, *, trusted: tuple[str, ...] = (), strangers_max: int) -> None:
+    def __init__(
+        self,
+        call: Transport,
+        clock: Clock,
+        *,
+        trusted: tuple[str, ...] = (),
+        strangers_max: int,
+        rate_per_s: float | None = None,
+    ) -> None:
         self._call = call
         self._clock = clock
         self._trusted = trusted
         self._strangers_max = strangers_max
+        self._rate_per_s = rate_per_s
         self._strangers = 0
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
 
@@ -49,9 +61,12 @@ class PerHost:
         place = urlsplit(request.url)
         host = self._of(place.netloc.lower())
         now_ms = self._clock.monotonic_ms()
-        stranger = not host.proven and not on_host(place.hostname or "", self._trusted)
-        if host.circuit.closed_for_ms(now_ms) or (
-            stranger and (host.in_flight >= STRANGER_CALLS_MAX or self._strangers >= self._strangers_max)
+        named = on_host(place.hostname or "", self._trusted)
+        stranger = not host.proven and not named
+        if (
+            host.circuit.closed_for_ms(now_ms)
+            or (stranger and (host.in_flight >= STRANGER_CALLS_MAX or self._strangers >= self._strangers_max))
+            or not (named or host.bucket is None or host.bucket.take(now_ms))
         ):
             raise TransportError(Reason.HELD_BACK, sent=False)
         host.circuit.probe(now_ms)
@@ -73,7 +88,11 @@ class PerHost:
                 host.circuit.failed(self._clock.monotonic_ms())
 
     def _of(self, name: str) -> _Host:
-        host = self._hosts.setdefault(name, _Host())
+        host = self._hosts.get(name)
+        if host is None:
+            rate = self._rate_per_s
+            host = _Host(None if rate is None else Bucket(rate_per_s=rate, burst=max(1.0, 2 * rate)))
+            self._hosts[name] = host
         self._hosts.move_to_end(name)
         if len(self._hosts) > HOSTS_MAX:
             self._hosts.popitem(last=False)

@@ -36,10 +36,10 @@ def failing() -> Response:
 
 
 class Scene:
-    def __init__(self, *trusted: str) -> None:
+    def __init__(self, *trusted: str, rate_per_s: float | None = None) -> None:
         self.clock = SetClock(1_000_000)
         self.web = Web()
-        self.hosts = PerHost(self.web, self.clock, trusted=trusted, strangers_max=STRANGERS_MAX)
+        self.hosts = PerHost(self.web, self.clock, trusted=trusted, strangers_max=STRANGERS_MAX, rate_per_s=rate_per_s)
 
     async def call(self, host: str) -> Any:
         """A status, or why there is none."""
@@ -128,6 +128,18 @@ async def test_a_host_that_hangs_after_it_was_well_is_a_stranger_again() -> None
     assert sum(not task.done() for task in tasks) == STRANGER_CALLS_MAX
     scene.web.let_go.set()
     await asyncio.gather(*tasks)
+
+
+async def test_nobody_aims_the_relay_at_a_host_faster_than_its_rate() -> None:
+    """Sheet unifiedpush §6, §9; a host that the operator named takes what it takes, and so does each where there is no rate."""
+    scene = Scene("named.example", rate_per_s=5)
+    assert [await scene.call("x.example") for _ in range(12)] == [201] * 10 + [Reason.HELD_BACK] * 2
+    assert await scene.call("y.example") == 201
+    assert [await scene.call("named.example") for _ in range(30)] == [201] * 30
+    scene.clock.ms += 1000
+    assert [await scene.call("x.example") for _ in range(6)] == [201] * 5 + [Reason.HELD_BACK]
+    scene = Scene()
+    assert [await scene.call("x.example") for _ in range(1000)] == [201] * 1000
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
