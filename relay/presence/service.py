@@ -75,10 +75,11 @@ class PresenceService:
 
     def take_over(self, devices: Iterable[Device]) -> None:
         """Of a node that has died: whoever does not come to another within the time after a restart is offline. What this
-        node has heard of itself stands."""
+        node has heard of that session, or of a newer one, itself stands."""
         now_ms = self._clock.monotonic_ms()
         for device in devices:
-            if self.book.get(device.key) is None:
+            lease = self.book.get(device.key)
+            if lease is None or lease.session < device.session:
                 length_ms = self._rhythm.linger_restart_ms
                 self.book.grant(
                     device.key, session=device.session, now_ms=now_ms, length_ms=length_ms, facts=_LINGERING

@@ -22,7 +22,7 @@ class Rows:
         self._house = house
 
     async def went(self, device: DeviceKey, session: int, *, linger_ms: int, tell: bool) -> bool:
-        return await self._house.bye(f"{device.user_id}/{device.device_id}", linger_ms=linger_ms, tell=tell)
+        return await self._house.inbox.went(device, session, linger_ms=linger_ms, tell=tell)
 
     async def said(self, device: DeviceKey, session: int, facts: Facts) -> bool:
         raise AssertionError("nobody sends a heartbeat")
@@ -60,3 +60,18 @@ async def test_a_device_that_does_not_come_back_after_a_planned_restart_is_told_
     assert sorted(await offline(house)) == ["away", "left"]
     await (await started(house, clock)).sweep()
     assert len(await offline(house)) == 2
+
+
+async def test_a_dead_node_s_device_is_taken_over_where_an_older_session_of_it_still_has_a_lease(
+    house: House, clock: SetClock
+) -> None:
+    await house.register("ann/phone")
+    presence = PresenceService(Rows(house), clock, Rhythm())
+    here = await house.hello("ann/phone")
+    presence.connected(house.key("ann/phone"), here.session, presence.beat(), Facts(False, None))
+    await house.hello("ann/phone")  # at the other node, which dies
+    presence.take_over(await house.engine.read(lambda conn, _: online_devices(conn)))
+    for _ in range(4):
+        clock.forward(s=40)
+        await presence.sweep()
+    assert await offline(house) == ["phone"]
