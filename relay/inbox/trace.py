@@ -36,7 +36,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What the store has of a message, read for all its receivers at once."""
+    """What the store has of a message, read for all receivers at once whom its row names: a mention of everybody has more."""
 
     message: Any
     entries: Mapping[str, Sequence[Entry]]  # by user
@@ -54,12 +54,13 @@ def trace(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message_
     answered = msgspec.json.decode(row.recipients)
     users = [UserKey(app_id, user) for user, seq, _ in answered if seq is not None]
     rows = with_rows(conn, now_ms, inbox_rows.inboxes_of(conn, users), policy_of)
+    names = [user.user_id for user in users]
     found = _Found(
         message=row,
-        entries=entry_rows.entries_of_message(conn, app_id, message_id),
-        escalating=escalations.escalating_for(conn, app_id, message_id) if row.escalate is not None else set(),
-        attempts=attempt_rows.attempts_of_message(conn, app_id, message_id, limit=ATTEMPTS_MAX),
-        receipts=receipt_rows.receipts_of_message(conn, app_id, message_id),
+        entries=entry_rows.entries_of_message(conn, app_id, message_id, names),
+        escalating=escalations.escalating_for(conn, app_id, message_id, names) if row.escalate is not None else set(),
+        attempts=attempt_rows.attempts_of_message(conn, app_id, message_id, names, limit=ATTEMPTS_MAX),
+        receipts=receipt_rows.receipts_of_message(conn, app_id, message_id, names),
         gone=device_rows.gone_devices_of(conn, rows),
     )
     shared = _shared(conn, now_ms, row) if row.conversation_type == timelines.ULTRA else None

@@ -1,15 +1,15 @@
 """Rows of attempts: what was handed to which vendor, and what became of it. A log, for the trace and for reports."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, exists, func, select
 
 from relay.model import DeviceKey, Kind, UserKey
 from relay.store.entries import BY_MESSAGE
 from relay.store.schema.inboxes import inbox_entry
 from relay.store.schema.push import push_attempt, push_receipt
-from relay.store.sql import device_params, insert_rows, update_rows
+from relay.store.sql import as_list, device_params, in_list, insert_rows, per_dialect, update_rows
 
 _a, _e = push_attempt.c, inbox_entry.c
 
@@ -46,26 +46,38 @@ TOLD_OF = inbox_entry.join(
     push_attempt,
     and_(_a.app_id == _e.app_id, _a.user_id == _e.user_id, _a.from_seq <= _e.seq, _a.upto_seq >= _e.seq),
 )
-OF_MESSAGE = (
-    _e.app_id == bindparam("app"),
-    _e.message_id == bindparam("id"),
-    _e.kind.in_([Kind.MESSAGE.value, Kind.POINTER.value]),
-)
-_in_turn = (_a.started_ms, _a.device_id, _a.claim_token)
-_ranked = (
-    select(push_attempt, func.row_number().over(partition_by=_a.user_id, order_by=_in_turn).label("place"))
-    .select_from(TOLD_OF)
-    .where(*OF_MESSAGE)
-    .with_hint(*BY_MESSAGE)
-    .subquery()
-)
-_of_message = select(_ranked).where(_ranked.c.place <= bindparam("most")).order_by(_ranked.c.place)
 
 
-def attempts_of_message(conn: Connection, app_id: str, message_id: str, *, limit: int) -> dict[str, list[Any]]:
-    """By user: attempts that told of the message, the oldest first; so many of each."""
+def of_message(sqlite: bool) -> tuple[ColumnElement[bool], ...]:
+    """Entries by which a message entered the inboxes of some users."""
+    return (
+        _e.app_id == bindparam("app"),
+        _e.message_id == bindparam("id"),
+        in_list(_e.user_id, "users", sqlite=sqlite),
+        _e.kind.in_([Kind.MESSAGE.value, Kind.POINTER.value]),
+    )
+
+
+@per_dialect
+def _of_message(sqlite: bool) -> Select[Any]:
+    in_turn = (_a.started_ms, _a.device_id, _a.claim_token)
+    ranked = (
+        select(push_attempt, func.row_number().over(partition_by=_a.user_id, order_by=in_turn).label("place"))
+        .select_from(TOLD_OF)
+        .where(*of_message(sqlite))
+        .with_hint(*BY_MESSAGE)
+        .subquery()
+    )
+    return select(ranked).where(ranked.c.place <= bindparam("most")).order_by(ranked.c.place)
+
+
+def attempts_of_message(
+    conn: Connection, app_id: str, message_id: str, users: Iterable[str], *, limit: int
+) -> dict[str, list[Any]]:
+    """By user, of these: attempts that told of the message, the oldest first; so many of each."""
     found: dict[str, list[Any]] = {}
-    for row in conn.execute(_of_message, {"app": app_id, "id": message_id, "most": limit}):
+    params = {"app": app_id, "id": message_id, "users": as_list(conn, users), "most": limit}
+    for row in conn.execute(_of_message(conn), params):
         found.setdefault(row.user_id, []).append(row)
     return found
 

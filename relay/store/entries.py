@@ -233,18 +233,23 @@ def entries_of_messages(conn: Connection, key: UserKey, ids: Iterable[str]) -> l
     return sorted((entry_of(row) for row in conn.execute(_by_message(conn), params).all()), key=lambda one: one.seq)
 
 
-_of_message = (
-    select(*DECIDING)
-    .select_from(WITH_MESSAGE)
-    .where(e.app_id == bindparam("app"), e.message_id == bindparam("id"))
-    .with_hint(*BY_MESSAGE)
-)
+@per_dialect
+def _of_message(sqlite: bool) -> Select[Any]:
+    return (
+        select(*DECIDING)
+        .select_from(WITH_MESSAGE)
+        .where(
+            e.app_id == bindparam("app"), e.message_id == bindparam("id"), in_list(e.user_id, "users", sqlite=sqlite)
+        )
+        .with_hint(*BY_MESSAGE)
+    )
 
 
-def entries_of_message(conn: Connection, app_id: str, message_id: str) -> dict[str, list[Entry]]:
-    """By user: all entries that carry this message, or are about it, in order."""
+def entries_of_message(conn: Connection, app_id: str, message_id: str, users: Iterable[str]) -> dict[str, list[Entry]]:
+    """By user, of these: all entries that carry this message, or are about it, in order."""
+    params = {"app": app_id, "id": message_id, "users": as_list(conn, users)}
     found: dict[str, list[Entry]] = {}
-    for row in sorted(conn.execute(_of_message, {"app": app_id, "id": message_id}).all(), key=lambda row: row.seq):
+    for row in sorted(conn.execute(_of_message(conn), params).all(), key=lambda row: row.seq):
         found.setdefault(row.user_id, []).append(entry_of(row))
     return found
 

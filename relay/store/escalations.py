@@ -1,10 +1,14 @@
 """Which entries have a step of theirs due while nobody has acked them (protocol 7.5), and which they have taken."""
 
-from sqlalchemy import Connection, bindparam, select, update
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from relay.model import UserKey
 from relay.store.entries import BY_MESSAGE, HERE, LIVE
 from relay.store.schema.inboxes import inbox_entry
+from relay.store.sql import as_list, in_list, per_dialect
 
 e = inbox_entry.c
 
@@ -25,16 +29,24 @@ def escalating(conn: Connection, now_ms: int, *, limit: int) -> dict[UserKey, di
     return found
 
 
-_going_on = (
-    select(e.user_id)
-    .where(e.app_id == bindparam("app"), e.message_id == bindparam("id"), e.escalate_ms.is_not(None))
-    .with_hint(*BY_MESSAGE)
-)
+@per_dialect
+def _going_on(sqlite: bool) -> Select[Any]:
+    return (
+        select(e.user_id)
+        .where(
+            e.app_id == bindparam("app"),
+            e.message_id == bindparam("id"),
+            in_list(e.user_id, "users", sqlite=sqlite),
+            e.escalate_ms.is_not(None),
+        )
+        .with_hint(*BY_MESSAGE)
+    )
 
 
-def escalating_for(conn: Connection, app_id: str, message_id: str) -> set[str]:
-    """Users for whom the message has another step to come."""
-    return {row.user_id for row in conn.execute(_going_on, {"app": app_id, "id": message_id})}
+def escalating_for(conn: Connection, app_id: str, message_id: str, users: Iterable[str]) -> set[str]:
+    """Those of these users for whom the message has another step to come."""
+    params = {"app": app_id, "id": message_id, "users": as_list(conn, users)}
+    return {row.user_id for row in conn.execute(_going_on(conn), params)}
 
 
 _set_escalated = (

@@ -1,15 +1,16 @@
 """What vendors reported later of attempts: facts beside the log of attempts, each kept once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
 
 from relay.model import DeviceKey
-from relay.store.attempts import OF_MESSAGE, TOLD_OF
+from relay.store.attempts import TOLD_OF, of_message
 from relay.store.entries import BY_MESSAGE
 from relay.store.schema.push import push_attempt, push_receipt
-from relay.store.sql import device_params, insert_missing
+from relay.store.sql import as_list, device_params, insert_missing, per_dialect
 
 RECEIPTS_MAX = 30  # of one attempt: a vendor has few things to say of its few pushes
 
@@ -35,15 +36,19 @@ _here = (
     _r.claim_token == bindparam("token"),
 )
 _known = select(_r.push_id, _r.fact, _r.code).where(*_here).limit(RECEIPTS_MAX)
-_of_message = (
-    select(push_receipt)
-    .select_from(
-        TOLD_OF.join(push_receipt, and_(*(_r[name] == _a[name] for name in (*DeviceKey._fields, "claim_token"))))
+
+
+@per_dialect
+def _of_message(sqlite: bool) -> Select[Any]:
+    return (
+        select(push_receipt)
+        .select_from(
+            TOLD_OF.join(push_receipt, and_(*(_r[name] == _a[name] for name in (*DeviceKey._fields, "claim_token"))))
+        )
+        .where(*of_message(sqlite))
+        .with_hint(*BY_MESSAGE)
+        .order_by(func.coalesce(_r.at_ms, _r.taken_ms), _r.fact)
     )
-    .where(*OF_MESSAGE)
-    .with_hint(*BY_MESSAGE)
-    .order_by(func.coalesce(_r.at_ms, _r.taken_ms), _r.fact)
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +94,12 @@ def add(conn: Connection, key: DeviceKey, claim_token: int, values: dict[str, An
     return True
 
 
-def receipts_of_message(conn: Connection, app_id: str, message_id: str) -> dict[tuple[DeviceKey, int], list[Any]]:
-    """By device and claim: what was reported of the attempts that told of the message, in its order."""
+def receipts_of_message(
+    conn: Connection, app_id: str, message_id: str, users: Iterable[str]
+) -> dict[tuple[DeviceKey, int], list[Any]]:
+    """By device and claim: what was reported of the attempts that told these users of the message, in its order."""
     found: dict[tuple[DeviceKey, int], list[Any]] = {}
-    for row in conn.execute(_of_message, {"app": app_id, "id": message_id}):
+    params = {"app": app_id, "id": message_id, "users": as_list(conn, users)}
+    for row in conn.execute(_of_message(conn), params):
         found.setdefault((DeviceKey(row.app_id, row.user_id, row.device_id), row.claim_token), []).append(row)
     return found

@@ -8,6 +8,8 @@ from house import House
 from providers.contract import Verdict
 from relay.inbox.escalation import Step, to_store
 from relay.inbox.trace import Trace, trace
+from relay.store import attempts as attempt_rows
+from relay.store import entries as entry_rows
 from relay.store.engine import Engine
 
 TWO_STEPS = to_store((Step(after_s=60, by="next_address"), Step(after_s=120, by="webhook")))
@@ -73,3 +75,37 @@ async def test_each_has_its_own_attempts_and_devices(house: House) -> None:
         assert states == {"phone": "pushed", "old": "failed"}
         (phone,) = (one for one in recipient["devices"] if one["device"] == "phone")
         assert [one["vendor_id"] for one in phone["attempts"]] == [f"vendor-{recipient['user']}"]
+
+
+async def test_of_a_mention_of_everybody_nothing_is_read_for_whom_the_trace_does_not_name(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared timeline has any number of members, and each of them has a pointer to it."""
+    everybody = [f"user-{n}" for n in range(5)]
+    for user in everybody:
+        await house.register(f"{user}/phone", f"token-{user}")
+    await house.inbox.groups.change(house.app, "g", add=everybody, remove=(), ultra=True)
+    message = house.message(users=(), group="g", conversation_id="g", everyone=True, sender_user="user-0")
+    id_ = (await house.inbox.accept(message)).message_id
+    while await house.inbox.fan_out():
+        pass
+    assert len(await house.rows("SELECT user_id FROM inbox_entry WHERE kind = 'pointer'")) == 4
+    house.clock.forward(s=30)
+    for attempt in await house.plan():
+        await house.settle(attempt, Verdict.ACCEPTED)
+    read: dict[str, Any] = {}
+    for module, name in (
+        (entry_rows, "entries_of_message"),
+        (attempt_rows, "attempts_of_message"),
+    ):
+        look = getattr(module, name)
+
+        def kept(*args: Any, look: Any = look, name: str = name, **more: Any) -> Any:
+            read[name] = look(*args, **more)
+            return read[name]
+
+        monkeypatch.setattr(module, name, kept)
+    found, _ = await traced(house, id_)
+    assert found.recipients == []
+    assert len(read) == 2
+    assert not any(read.values())
