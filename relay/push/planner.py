@@ -199,14 +199,13 @@ def _send_shared(
         elif room > 0:
             room -= 1
             place = (news.conversation_id, news.upto_seq)
-            form = Form.WAKE if bare and beside is None else send.form
-            send = replace(send, notes=(*send.notes, note), shared=(*send.shared, place), form=form)
+            send = replace(send, notes=(*send.notes, note), shared=(*send.shared, place))
     if together:
         silent = together[0][1] if beside is None else is_silent(beside)
         alike = [news for news, bare in together if bare is silent]  # the others come next
         send = _with_all(s, account, send, items, alike, silent=silent) if alike else send
     if send.notes:
-        return send
+        return replace(send, form=Form.WAKE) if beside is None and is_silent(send) else send
     return min(waits, key=at_ms_of) if waits else Stop(reason=Rest.NOTHING_OWED)
 
 

@@ -619,6 +619,19 @@ def test_where_nothing_may_be_shown_all_groups_share_one_wake_up() -> None:
         assert found.shared == (("g", 1), ("h", 2))
 
 
+@pytest.mark.parametrize("waiting", [1, 4])
+def test_what_shows_nothing_of_a_group_is_a_wake_up_too_from_which_the_next_one_keeps_its_distance(
+    waiting: int,
+) -> None:
+    silent = Notification(data={"n": "1"})
+    groups = [of_group("g", 1), of_group("h", 2)]
+    quiet = tuple(replace(one, items=tuple(replace(item, push=silent) for item in one.items)) for one in groups)
+    found = sent(situation(shared=quiet, shared_keys=waiting, accounts=FEW_KEPT))
+    assert (found.form, {note.unseen for note in found.notes}) == (Form.WAKE, {True})
+    found = sent(situation(shared=(groups[0], quiet[1]), shared_keys=waiting, accounts=FEW_KEPT))
+    assert found.form == Form.SUMMARY
+
+
 def test_what_the_vendor_refused_to_show_of_the_inbox_takes_no_group_with_it() -> None:
     found = sent(situation(item(4), shared=(of_group("g", 1),), shared_keys=4, job=job(bare_seq=4), accounts=FEW_KEPT))
     assert ([note.shows for note in found.notes], found.shared) == ([None], ())
