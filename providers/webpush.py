@@ -174,7 +174,7 @@ class WebPushProvider(HttpProvider):
     def private(self, push: Push) -> list[str]:
         """See `HttpProvider`: the endpoint lets anybody send."""
         try:
-            return [*super().private(push), self._subscription(push.token).endpoint]
+            return [*super().private(push), self._subscription(push.token).target.url]
         except AddressInvalid:
             return super().private(push)
 
@@ -214,7 +214,7 @@ class WebPushProvider(HttpProvider):
         signed_with = self._signed_with(known)
         if signed_with is not None:
             headers["authorization"] = self._signer.authorization(known.origin, signed_with, now_s=now_s)
-        return Request(url=known.endpoint, headers=headers, body=body, total_s=TOTAL_S)
+        return Request(url=known.target.url, headers=headers, body=body, total_s=TOTAL_S)
 
     async def send(self, push: Push) -> Outcome:
         """See `Provider`. A 403 that goes on is the subscription's own, made with another key, if our keys are good for
@@ -249,7 +249,7 @@ class WebPushProvider(HttpProvider):
         del credential
         try:
             known = self._subscription(push.token)
-            message = urlsplit(urljoin(known.endpoint, vendor_id or "").encode("ascii").decode())
+            message = urlsplit(urljoin(known.target.url, vendor_id or "").encode("ascii").decode())
         except ValueError:  # AddressInvalid is one
             raise Refusal(Outcome(verdict=Verdict.REFUSED, vendor_code="address_refused")) from None
         if vendor_id is None or "/" not in vendor_id or f"{message.scheme}://{message.netloc}" != known.origin:

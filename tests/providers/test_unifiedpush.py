@@ -104,6 +104,17 @@ def test_any_public_host_will_do() -> None:
 
 
 @pytest.mark.parametrize(
+    "written", ["NTFY.example.org", "ntfy.example.org:443", "ntfy.example.org.", "\uff4etfy.example.org"]
+)
+def test_a_host_is_called_by_one_name_however_the_endpoint_writes_it(written: str) -> None:
+    """Else what holds it back (sheet §6, §9) would take it for as many hosts."""
+    provider, scripted = made()
+    endpoint = NTFY.replace("ntfy.example.org", written)
+    asyncio.run(provider.send(push(token=provider.address("token", address(endpoint)))))
+    assert [request.url for request in scripted.requests] == [NTFY]
+
+
+@pytest.mark.parametrize(
     ("token", "said"),
     [
         (address("http://ntfy.example.org/up"), "https"),
