@@ -20,7 +20,7 @@ from relay.client.fingerprints import Span
 from relay.client.http import AnotherUser, Unreachable
 from relay.client.outbox import Unsent
 from relay.client.repair import Repair
-from relay.client.rules import ANOTHER_USER
+from relay.client.rules import ANOTHER_USER, UNAUTHENTICATED
 from relay.client.sending import Sender
 from relay.client.tokens import TokenKeeper, TokenSource
 from relay.client.transports import WAYS, Gone, Ladder, Transport, Way
@@ -333,6 +333,8 @@ class Client:
     def _tell(self, what: news.News) -> None:
         if isinstance(what, news.Connected):
             self._sender.reached()
+        elif isinstance(what, news.Disconnected) and what.code in UNAUTHENTICATED:
+            self._sender.hold()
         elif isinstance(what, news.CaughtUp):
             self._caught_up.set()
         elif isinstance(what, news.Refused) and what.code == ANOTHER_USER:
@@ -367,6 +369,8 @@ class Client:
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
         assert self._session is not None
+        if self._failed is not None:
+            raise self._failed
         if not self._tokens.current:  # nothing was connected yet
             try:
                 await self._tokens.take(renew=False)

@@ -12,7 +12,7 @@ from typing import Any
 from relay.client import news, steps, wire
 from relay.client.cache import Cache
 from relay.client.core import Core
-from relay.client.http import Problem, Unreachable
+from relay.client.http import ClientError
 from relay.client.outcome import Moved, Outcome
 from relay.client.repair import OnDisk
 from relay.client.steps import Reading, Timer
@@ -169,7 +169,7 @@ class Driver:
         try:
             self._tell(await self._compare(purpose, upgrade))
             done = True
-        except (Problem, Unreachable, sqlite3.Error) as error:
+        except (ClientError, sqlite3.Error) as error:
             self._tell(
                 news.Refused(getattr(error, "code", "unreachable"), f"The comparison could not be made: {error}")
             )

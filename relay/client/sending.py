@@ -47,6 +47,7 @@ class Sender:
         self._redial = Redial()
         self._due = asyncio.Event()  # there may be something to send
         self._reached = asyncio.Event()  # the relay has just answered somebody: no more waiting
+        self._known = asyncio.Event()  # it has shaken hands for the token that there is: it is the cache's user's
 
     def nudge(self) -> None:
         """Something was put into the outbox."""
@@ -55,13 +56,20 @@ class Sender:
     def reached(self) -> None:
         """A connection stands."""
         self._redial.calm()
+        self._known.set()
         self._reached.set()
         self._due.set()
 
+    def hold(self) -> None:
+        """Another token follows, perhaps another user's: nothing goes out before a connection stands."""
+        self._known.clear()
+
     async def run(self) -> None:
-        await self._reached.wait()
         while True:
+            await self._known.wait()
             await self._due.wait()
+            if not self._known.is_set():
+                continue
             self._due.clear()
             self._reached.clear()
             pause_s = await self._send_all()
@@ -89,6 +97,8 @@ class Sender:
             for one in await self._on_disk(self._cache.outbox.all):
                 if one.refused is not None or one.receivers in full:
                     continue
+                if not self._known.is_set():
+                    return None
                 try:
                     await self._send(one)
                 except Problem as problem:

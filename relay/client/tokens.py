@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from relay.client.cache import Cache
-from relay.client.http import Answer, Problem, Unreachable
+from relay.client.http import AnotherUser, Answer, Problem, Unreachable
 from relay.client.repair import OnDisk
 from relay.client.transports import Gone
 from relay.client.wire import instant_ms
@@ -75,6 +75,8 @@ class TokenKeeper:
         await self._clock.sleep(after_s)
         try:
             await self.keep((await self._call("POST", "/v1/device/token")).json)
+        except AnotherUser:
+            return
         except (Problem, Unreachable) as error:
             log.warning("The token was not renewed: %s", type(error).__name__)
             self._renewal = self._later(self._renew(HOUR_S))

@@ -66,6 +66,28 @@ async def test_another_users_token_is_refused_and_changes_nothing(
     assert await bodies(relay.url, his, tmp_path / "b.db", way) == [f"for {bob}"]
 
 
+async def test_nothing_goes_out_with_the_token_of_who_signed_in_meanwhile(
+    relay: RelayProcess, backend: Backend, ann: str, bob: str, tmp_path: Path
+) -> None:
+    """Her token is good no more, and the app has another user's: what she wrote would be his."""
+    hers, his = await token_of(backend, ann), await token_of(backend, bob)
+    tokens = iter([hers, his])
+
+    async def source() -> str:
+        return next(tokens)
+
+    async with Client(relay.url, source, cache=tmp_path / "a.db") as client:
+        await client.caught_up(WITHIN_S)
+        await backend.delete_device(ann, "phone")
+        with pytest.raises(AnotherUser):
+            async for _ in client.events():
+                pass
+        key = await client.send("hers", to=ann)
+        with pytest.raises(AnotherUser):
+            await client.fetch(key)
+        assert [one.message["body"] for one in await client.unsent()] == ["hers"]
+
+
 async def test_a_refusal_that_is_still_to_be_said_is_not_said_with_another_users_token(
     relay: RelayProcess, backend: Backend, ann: str, bob: str, tmp_path: Path
 ) -> None:

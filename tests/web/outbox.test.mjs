@@ -139,3 +139,20 @@ test("keys are UUIDs of version 7 that begin with the time", () => {
   assert.match(key, /^01234567-89ab-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   assert.notEqual(key, uuid7(0x0123456789ab));
 });
+
+test("nothing goes out between a refused token and the next connection: it may be another user's", async () => {
+  const cache = await begun();
+  await cache.outbox.put("k1", message("one"), 0);
+  const { sender, calls } = sending(cache);
+  sender.reached();
+  await empty(cache);
+  await cache.outbox.put("k2", message("two"), 0);
+  sender.hold();
+  sender.nudge();
+  await new Promise((done) => setTimeout(done, 20));
+  assert.deepEqual(calls, [["one", "k1"]]);
+  sender.reached();
+  await empty(cache);
+  await sender.stop();
+  assert.deepEqual(calls, [["one", "k1"], ["two", "k2"]]);
+});

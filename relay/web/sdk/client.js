@@ -5,13 +5,14 @@
 // looked at, and nothing is acked before it is stored.
 
 import { Moved } from "./cache.js";
-import { Core } from "./core.js";
+import { ANOTHER_USER, Core } from "./core.js";
 import { Ladder, WAYS } from "./ladder.js";
 import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
+import { UNAUTHENTICATED } from "./rules.js";
 import { Sender } from "./sending.js";
 import { TokenKeeper } from "./tokens.js";
-import { Gone, HttpWay, SocketWay, StreamWay } from "./ways.js";
+import { Gone, HttpWay, Problem, SocketWay, StreamWay } from "./ways.js";
 
 const LAST_WORDS_MS = 20;
 const WAIT_S = 50;
@@ -33,6 +34,7 @@ export class Client extends EventTarget {
   #stopped = false;
   #foreground = true;
   #welcomed = false;
+  #failed = null; // the token is another user's: no call is made with it
   #ladder;
   #sender;
   #tokens;
@@ -260,6 +262,7 @@ export class Client extends EventTarget {
   }
 
   async #calls(method, path, options) {
+    if (this.#failed) throw this.#failed;
     await this.#tokens.take(); // another tab may have had its successor meanwhile: an old one would revoke both
     const { url, fetch } = this.#options;
     return new HttpWay({ url, fetch, token: () => this.#tokens.current }).call(method, path, options);
@@ -358,11 +361,17 @@ export class Client extends EventTarget {
       case "compare":
         return void this.#prove(command.upgrade);
       case "tell":
-        if (command.type === "connected") this.#worked();
+        this.#noted(command);
         return this.#tell(command.type, command.detail);
       default:
         throw new Error(`unknown command ${command.do}`);
     }
+  }
+
+  #noted({ type, detail }) {
+    if (type === "connected") this.#worked();
+    if (type === "disconnected" && UNAUTHENTICATED.has(detail.code)) this.#sender.hold();
+    if (type === "refused" && detail.code === ANOTHER_USER) this.#failed = new Problem(409, detail);
   }
 
   async #written(what) {

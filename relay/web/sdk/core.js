@@ -29,7 +29,7 @@ const SILENT_INTERVALS = 2.5;
 const TRANSIENT = new Set(
   "rate_limited overloaded draining storage_unavailable storage_full storage_failed commit_unknown".split(" "),
 );
-const ANOTHER_USER = "another_user"; // the problem that a handshake with another user's database is
+export const ANOTHER_USER = "another_user"; // the problem that a handshake with another user's database is
 const CURSOR_CODES = new Set(["invalid_cursor", "cursor_epoch_changed", "cursor_too_old"]);
 
 const set = (timer, ms) => ({ do: "set", timer, ms });

@@ -5,7 +5,7 @@ export const KNOWN_KINDS = new Set([...CARRIES_BODY, "recall", "read", "notice"]
 export const RANK = { raw: 0, fallback: 1, full: 2 };
 export const BACKOFF_MAX_MS = 60_000;
 const FORBIDDEN = new Set([403, 4403]);
-const UNAUTHENTICATED = new Set([401, 4401]);
+export const UNAUTHENTICATED = new Set([401, 4401]);
 
 /** Whether a page names every number of its range exactly once: only then may a cursor follow it. */
 export function covers(page) {

@@ -13,7 +13,8 @@ export class Sender {
   #failures = 0;
   #timer;
   #due = false;
-  #waits = true; // for the first connection, or for a pause to end
+  #waits = true; // for a connection, or for a pause to end
+  #held = false;
   #running = null;
   #over = false;
 
@@ -35,8 +36,14 @@ export class Sender {
   reached() {
     clearTimeout(this.#timer);
     this.#failures = 0;
-    this.#waits = false;
+    this.#held = this.#waits = false;
     this.nudge();
+  }
+
+  /** Another token follows, perhaps another user's: nothing goes out before a connection stands. */
+  hold() {
+    clearTimeout(this.#timer);
+    this.#held = this.#waits = true;
   }
 
   /** No try begins after this; gives when the last one has ended. */
@@ -53,6 +60,7 @@ export class Sender {
       if (!again) continue;
       this.#due = true;
       this.#waits = true;
+      if (this.#held) return;
       this.#timer = setTimeout(() => {
         this.#waits = false;
         this.nudge();
@@ -71,6 +79,7 @@ export class Sender {
       for (const row of await this.#cache.outbox.all()) {
         const to = JSON.stringify(row.message.to);
         if (row.refused || full.has(to) || this.#over) continue;
+        if (this.#held) return { again: true, askedMs };
         try {
           await this.#one(row);
         } catch (error) {
