@@ -13,6 +13,7 @@ from relay.inbox.shared import Opened, Pages, Wanted, ahead, opened, pages
 from relay.model import CARRIES_MESSAGE, DeviceKey, Kind
 from relay.store import entries as entry_rows
 from relay.store.engine import Conn
+from relay.store.sql import StoreError, is_there
 
 NOTHING_SHARED = Wanted()
 NEXT_NUMBERS = 400  # about as many are read for connections at once, so that nobody waits long for what others read
@@ -116,10 +117,10 @@ class Next(NamedTuple):
     first: bool
 
 
-def read_next(conn: Conn, now_ms: int, asked: Collection[Next], keys: CursorKeys) -> dict[Next, Reading | Problem]:
+def read_next(conn: Conn, now_ms: int, asked: Collection[Next], keys: CursorKeys) -> dict[Next, Reading | Exception]:
     """The next page of each of these connections; of the last ones none, if it is enough for one reading before."""
     snaps = snapshots(conn, {one.device for one in asked})
-    found: dict[Next, Reading | Problem] = {}
+    found: dict[Next, Reading | Exception] = {}
     numbers = 0
     for one in asked:
         if numbers >= NEXT_NUMBERS:
@@ -130,7 +131,7 @@ def read_next(conn: Conn, now_ms: int, asked: Collection[Next], keys: CursorKeys
     return found
 
 
-def _next(conn: Conn, now_ms: int, asked: Next, snap: Snapshot | None, keys: CursorKeys) -> Reading | Problem:
+def _next(conn: Conn, now_ms: int, asked: Next, snap: Snapshot | None, keys: CursorKeys) -> Reading | Exception:
     if snap is None:
         return signed_out()
     try:
@@ -138,4 +139,8 @@ def _next(conn: Conn, now_ms: int, asked: Next, snap: Snapshot | None, keys: Cur
         batch = page(conn, now_ms, snap, keys, after=asked.seq, limit=asked.limit, bytes_max=asked.bytes_max)
     except Problem as problem:  # of this inbox alone
         return problem
+    except Exception as error:  # what is stored for one device must not take the others' pages from them
+        if isinstance(error, StoreError) or not is_there(conn):
+            raise
+        return error
     return Reading(snap=snap, batch=batch, shared=Pages(opened=Opened(), ahead=others) if others else None)

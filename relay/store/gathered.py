@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from relay.errors import Problem
 from relay.store.engine import Conn, T, Work, settle_futures
 from relay.store.scope import Scope, current, union, within
 
@@ -23,18 +22,18 @@ class Reads(Protocol):
 class Gathered(Generic[K, V]):
     """Looks up what keys stand for. Every look-up begins after its key was asked for, so it sees what was committed before.
 
-    While one reading is under way, keys that are asked for wait for the next. `look` gives a value or a problem for each
-    key, and leaves out what stands for nothing.
+    While one reading is under way, keys that are asked for wait for the next. `look` gives a value or an exception for
+    each key, and leaves out what stands for nothing.
     """
 
-    def __init__(self, engine: Reads, look: Callable[[Conn, int, Collection[K]], Mapping[K, V | Problem]]) -> None:
+    def __init__(self, engine: Reads, look: Callable[[Conn, int, Collection[K]], Mapping[K, V | Exception]]) -> None:
         self._engine = engine
         self._look = look
         self._asked: list[tuple[K, Scope, asyncio.Future[V | None]]] = []
         self._looking: asyncio.Task[None] | None = None
 
     def get(self, key: K) -> "asyncio.Future[V | None]":
-        """What the key stands for, None if nothing. Raises its problem, and what a reading of the store raises."""
+        """What the key stands for, None if nothing. Raises its exception, and what a reading of the store raises."""
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._asked.append((key, current(), future))
         if self._looking is None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import law
+import msgspec
 import pytest
 from house import House
 from hypothesis import HealthCheck, Phase, given, settings
@@ -367,6 +368,23 @@ async def test_connections_that_are_woken_together_are_read_in_one_reading(
         assert (found.snap.device.device_id, found.batch and found.batch.entries) == (name, 1)
     assert isinstance(damaged, Unavailable)
     assert isinstance(gone, Unauthenticated)
+
+
+async def test_an_entry_that_cannot_be_read_takes_nobody_else_s_page(house: House) -> None:
+    for user in ("ann", "bob"):
+        await house.send(user)
+    await house.engine.write(
+        lambda conn, _: conn.exec_driver_sql("UPDATE inbox_entry SET kind = 'recall', data = '{' WHERE user_id = 'bob'")
+    )
+    damaged, phone = await asyncio.gather(
+        *(
+            house.inbox.reader.read_after(house.key(name), 0, limit=200, bytes_max=1 << 20)
+            for name in ("bob/phone", "ann/phone")
+        ),
+        return_exceptions=True,
+    )
+    assert isinstance(damaged, msgspec.DecodeError)
+    assert isinstance(phone, Reading)
 
 
 async def test_what_is_enough_for_one_reading_is_read_in_several(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
