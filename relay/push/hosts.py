@@ -17,6 +17,9 @@ from relay.push.limits import Bucket, Circuit
 
 HOSTS_MAX = 4096  # remembered; then the one that was quiet longest is a stranger again
 UNREAD = 507
+AT_ONCE_MIN = (
+    2.0  # a push that is refused because it is signed is called a second time without that (sheet unifiedpush §4)
+)
 STRANGER_CALLS_MAX = 4  # under way to one host that has not answered yet, or not of late
 
 
@@ -32,7 +35,7 @@ class PerHost:
     """A transport in front of another: `await` it as the other; a host that is held back is a call that was not made.
 
     `trusted` hosts, which an operator named, are never strangers, and have no rate of their own. `strangers_max` is for all
-    strangers together; `rate_per_s`, if there is one, is for each host, with twice as many at once.
+    strangers together; `rate_per_s`, if there is one, is for each host, with twice as many at once, and two in any case.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class PerHost:
         host = self._hosts.get(name)
         if host is None:
             rate = self._rate_per_s
-            host = _Host(None if rate is None else Bucket(rate_per_s=rate, burst=max(1.0, 2 * rate)))
+            host = _Host(None if rate is None else Bucket(rate_per_s=rate, burst=max(AT_ONCE_MIN, 2 * rate)))
             self._hosts[name] = host
         self._hosts.move_to_end(name)
         if len(self._hosts) > HOSTS_MAX:

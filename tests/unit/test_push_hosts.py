@@ -142,6 +142,12 @@ async def test_nobody_aims_the_relay_at_a_host_faster_than_its_rate() -> None:
     assert [await scene.call("x.example") for _ in range(1000)] == [201] * 1000
 
 
+async def test_at_the_lowest_rate_too_a_call_can_be_made_again_at_once() -> None:
+    """A server that takes a signature for a login is asked once more without it: with room for one, it had no push ever."""
+    scene = Scene(rate_per_s=0.5)
+    assert [await scene.call("x.example") for _ in range(3)] == [201] * 2 + [Reason.HELD_BACK]
+
+
 async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.push.hosts.HOSTS_MAX", 3)
     scene = Scene()
