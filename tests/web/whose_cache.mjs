@@ -12,6 +12,8 @@ for (const token of process.env.RELAY_TOKENS.split(" ")) {
   });
   client.start();
   const how = await ended;
+  const calls = await client.call("GET", "/v1/device/sync").then(() => true, ({ code }) => code !== how && code);
+  if (calls !== (how === "caughtup")) throw new Error(`after ${how}, a call: ${calls}`);
   const bodies = (await client.messages()).map(({ body }) => body);
   await client.stop();
   process.stdout.write(`${JSON.stringify([how, bodies])}\n`);
