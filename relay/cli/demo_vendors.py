@@ -156,7 +156,7 @@ class Round:
         table = Table("vendor", *columns, title="One message to each phone, by vendor and failure")
         for name, cells in self.table.items():
             table.add_row(name, *(str(cells.get(column, "")) for column in columns))
-        show(table)
+        show(table, marked=True)
 
 
 async def demonstrate_vendors(vendors: Sequence[str] = ()) -> int:

@@ -6,9 +6,13 @@ from rich.table import Table
 PAPER = 160
 
 
-def show(table: Table) -> None:
-    """Prints it. No cell is cut short: a name that one has to type next goes on in the next line."""
+def show(table: Table, *, marked: bool = False) -> None:
+    """Prints it. No cell is cut short: a name that one has to type next goes on in the next line.
+
+    `marked`: brackets in cells are rich's markup. Else a cell is printed as it is, whoever chose the name in it.
+    """
     for column in table.columns:
         column.overflow = "fold"
     console = Console()
-    Console(width=console.width if console.is_terminal else PAPER).print(table)
+    width = console.width if console.is_terminal else PAPER
+    Console(width=width, markup=marked, emoji=False).print(table)
