@@ -43,8 +43,10 @@ WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.notifiable = 1 AND e.st
                   AND e.seq BETWEEN a.from_seq AND a.to_seq)
 LIMIT 1"""
 
-_KEPT_UNTIL = """
-SELECT max(pinned_until_ms, (SELECT pruning_frozen_until_ms FROM store_meta)) FROM inbox WHERE app_id = ? AND user_id = ?"""
+# The last is until when an upgrade that is not proved, or numbers that were lost, keep what is acked from being pruned.
+_INBOX = """
+SELECT epoch, head_seq, floor_seq, max(pinned_until_ms, (SELECT pruning_frozen_until_ms FROM store_meta))
+FROM inbox WHERE app_id = ? AND user_id = ?"""
 
 OF_USERS = sorted(table.name for table in metadata.sorted_tables if {"app_id", "user_id"} <= set(table.c.keys()))
 _NAMED = (
@@ -82,7 +84,7 @@ class Referee:
         """`current`: by which name a user goes now."""
         self._store = store
         self._current = current
-        self._inboxes: dict[tuple[str, str], tuple[str, int, int]] = {}
+        self._inboxes: dict[tuple[str, str], tuple[str, int, int, int]] = {}
         self._devices: dict[tuple[str, str], dict[str, Row]] = {}
         self._claims: dict[DeviceKey, int] = {}
         self._ids: dict[tuple[str, str, str, int], str] = {}
@@ -109,19 +111,18 @@ class Referee:
 
     def _inbox(self, user: tuple[str, str]) -> None:
         raw = self._store.raw
-        row = raw.execute(
-            "SELECT epoch, head_seq, floor_seq FROM inbox WHERE app_id = ? AND user_id = ?", user
-        ).fetchone()
+        row = raw.execute(_INBOX, user).fetchone()
         if row is None:
             if self._inboxes.pop(user, None) is not None:
                 self._left(user)
             return
-        epoch, head, floor = row
+        epoch, head, floor, kept_until_ms = row
         before = self._inboxes.get(user)
         if before is not None and before[0] == epoch:
             if floor < before[2]:
                 raise Broken(f"I16: the floor of {user} fell from {before[2]} to {floor}")
-            if floor > before[2] and self._kept(user):
+            # What comes to be kept in the same commit came, perhaps, after its floor had risen.
+            if floor > before[2] and self.now_ms < min(kept_until_ms, before[3]) - EARLY_MS:
                 raise Broken(f"I16, I36: the floor of {user} rose to {floor} while everything was to be kept")
             if head < before[1]:
                 raise Broken(f"I1: the head of {user} fell from {before[1]} to {head}")
@@ -132,11 +133,6 @@ class Referee:
             count, low, high = raw.execute(_ENTRIES, user).fetchone()
             if count != head - floor or (count and (low, high) != (floor + 1, head)):
                 raise Broken(f"I1: {user} has {count} entries {low}..{high} for numbers {floor + 1}..{head}")
-
-    def _kept(self, user: tuple[str, str]) -> bool:
-        """Whether an upgrade that is not proved, or numbers that were lost, keep what is acked from being pruned."""
-        (until_ms,) = self._store.raw.execute(_KEPT_UNTIL, user).fetchone()
-        return bool(self.now_ms < until_ms - EARLY_MS)
 
     def _part_from(self, user: tuple[str, str]) -> None:
         self._devices.pop(user, None)
