@@ -13,7 +13,7 @@ from relay.realtime.hub import Hub
 
 log = structlog.get_logger("relay.app")
 
-LAST_REQUESTS_S = 0.5  # for what was on its way when we stopped listening
+LAST_REQUESTS_S = 1.0  # for what was on its way when we stopped listening; on a busy machine callers write late
 # The page's timeline, in seconds after "stop accepting"; the operator's time is shared out in its proportions.
 _PAGE_CLOSE_S, _PAGE_RECONNECT_S, _PAGE_FINISH_S, _PAGE_WHOLE_S = 10, 15, 15, 23
 

@@ -1,4 +1,4 @@
-// A client against a real relay, by one way. Prints what it has once it has as many messages as it should.
+// A client against a real relay, by one way. Prints what it has once it has as many messages as it should, and they are acked.
 
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
 
@@ -13,9 +13,11 @@ const done = new Promise((resolve) => {
     if (bodies.length === Number(count)) resolve();
   });
 });
+const acked = new Promise((resolve) => client.addEventListener("acked", ({ detail }) => detail.seq >= Number(count) && resolve()));
 client.start();
 await done;
 const kept = (await client.messages()).map(({ body }) => body);
+await acked;
 await client.stop();
 process.stdout.write(`${JSON.stringify({ bodies, kept })}\n`);
 process.exit(0);
