@@ -13,7 +13,7 @@ from relay.realtime.hub import Hub
 
 log = structlog.get_logger("relay.app")
 
-LAST_REQUESTS_S = 1.0  # for what was on its way when we stopped listening; on a busy machine callers write late
+LAST_REQUESTS_S = (0.5, 1.0)  # for what was on its way when we stopped listening: the more, the more time there is
 # The page's timeline, in seconds after "stop accepting"; the operator's time is shared out in its proportions.
 _PAGE_CLOSE_S, _PAGE_RECONNECT_S, _PAGE_FINISH_S, _PAGE_WHOLE_S = 10, 15, 15, 23
 
@@ -73,7 +73,7 @@ class Departure:
         try:
             async with asyncio.timeout(stages.finish_s):
                 await self.hub.restart(within_s=stages.close_s)
-                await self.clock.sleep(LAST_REQUESTS_S)
+                await self.clock.sleep(min(max(LAST_REQUESTS_S[0], stages.finish_s / 8), LAST_REQUESTS_S[1]))
                 await self.gate.idle()
         except TimeoutError:
             log.warning("relay.cut_off", count=self.gate.busy)
