@@ -81,7 +81,8 @@ def entrance(
     @web.middleware
     async def through(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = time.perf_counter()
-        request = seen_through(request)
+        if trusted_proxies:
+            request = seen_through(request)
         request_id = request[REQUEST_ID] = next_id()
         with traces.span(request.method, caller=request.headers) as tell:
             try:
@@ -91,7 +92,8 @@ def entrance(
                     await leaked(error.text, request)
                 answer = failed(request, request_id, error)
             route = request.get(ROUTE, "unknown")
-            tell(name=f"{request.method} {route}", route=route, status=answer.status, request_id=request_id)
+            if tell is not None:
+                tell(name=f"{request.method} {route}", route=route, status=answer.status, request_id=request_id)
         if not answer.prepared:
             headers = answer.headers
             headers["X-Request-Id"] = request_id

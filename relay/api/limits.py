@@ -45,15 +45,16 @@ class Leaked(Malformed):
 
 def check_form(request: web.Request) -> None:
     """Refuses what can be read in two ways, and credentials where they leak. Raises Malformed, Unauthenticated."""
-    if request.version not in (HttpVersion11, HttpVersion10):
+    version, raw = request.version, request.raw_path
+    if version is not HttpVersion11 and version != HttpVersion10:
         raise Malformed("Speak HTTP/1.1.", code="malformed_http")
-    raw = request.raw_path
     path, _, query = raw.partition("?")
+    empty = path[:1] != "/" or "//" in path
     if "%" in raw:
         if _BROKEN_ESCAPE.search(raw):
             raise Malformed("The path or query has a broken percent escape.", code="malformed_http")
         path, query = "/".join(map(_decoded, path.split("/"))), _decoded(query)
-    if not raw.startswith("/") or "//" in raw.partition("?")[0]:
+    if empty:
         raise Malformed("The path must begin with one slash and have no empty segments.", code="malformed_http")
     if "/." in path and not {".", ".."}.isdisjoint(path.split("/")):
         raise Malformed("The path has dot segments.", code="malformed_http")

@@ -290,6 +290,7 @@ def printed(answer: Answer) -> web.StreamResponse:
     if answer.file is not None:
         return web.FileResponse(answer.file, headers={**_NO_STORE, **answer.headers})
     if answer.body is None:
-        return Reply(answer.status, {**_NO_STORE, **answer.headers} if answer.headers else _NO_STORE)
+        headers = answer.headers if "Cache-Control" in answer.headers else {**_NO_STORE, **answer.headers}
+        return Reply(answer.status, headers)
     headers = {**_JSON_NO_STORE, **answer.headers} if answer.headers else _JSON_NO_STORE
     return Reply(answer.status, headers, _encode(answer.body))

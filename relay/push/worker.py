@@ -253,9 +253,9 @@ class PushWorker:
             try:
                 with traces.span("push") as tell:
                     outcome = await self._called(account, attempt, push)
-                    tell(
-                        name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=str(outcome.verdict)
-                    )
+                    if tell is not None:
+                        verdict = str(outcome.verdict)
+                        tell(name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=verdict)
             finally:
                 was_parked = account.parked
                 account.ended(self._clock.monotonic_ms(), outcome)

@@ -52,7 +52,7 @@ DEVICES_MAX = 1 << 30  # no bound: users have few devices
 def versions_of(conn: Connection, devices: Collection[DeviceKey]) -> dict[DeviceKey, Version]:
     """Of each of these devices that is not gone."""
     return {
-        DeviceKey(app_id, user_id, device_id): Version(*rest)
+        DeviceKey(app_id, user_id, device_id): Version._make(rest)
         for app_id, users in by_app(key.user for key in devices).items()
         for user_id, device_id, *rest in many_rows(
             conn, _versions(conn), {"app": app_id, "users": as_list(conn, users), "count": DEVICES_MAX}

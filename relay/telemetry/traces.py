@@ -48,9 +48,9 @@ def use(provider: Any) -> None:
     _tracer = None if provider is None else provider.get_tracer("relay")
 
 
-def span(name: str, *, caller: Mapping[str, str] | None = None) -> AbstractContextManager[Tell]:
-    """A span for the block, which is given a function that tells more of it. `caller`: headers of whoever asks us for it,
-    whose trace it goes on with (W3C Trace Context); None: we ask somebody."""
+def span(name: str, *, caller: Mapping[str, str] | None = None) -> AbstractContextManager[Tell | None]:
+    """A span for the block, which is given a function that tells more of it, or None if nobody listens. `caller`: headers
+    of whoever asks us for it, whose trace it goes on with (W3C Trace Context); None: we ask somebody."""
     return _NOTHING if _tracer is None else _span(name, caller)
 
 
@@ -73,8 +73,4 @@ def _span(name: str, caller: Mapping[str, str] | None) -> Iterator[Tell]:
         yield tell
 
 
-def _untold(**_: Any) -> None:
-    pass
-
-
-_NOTHING: Final = nullcontext(_untold)
+_NOTHING: Final = nullcontext(None)
