@@ -51,6 +51,7 @@ BASE_URL = "https://push-api.cloud.huawei.com"
 AUDIENCE = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # literally, wherever we post
 
 ACCEPTED, SOME_REFUSED, ALL_REFUSED = "80000000", "80100000", "80300007"
+TOO_MANY, TOO_MANY_TESTS = "80300010", "80300030"
 NO_RIGHT = "noRight"
 NO_RIGHT_DEAD_S = 86_400.0  # "after it repeats" (§5)
 IMAGE_UNVERIFIED = "80100022"
@@ -67,9 +68,9 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
     "80200005": (Verdict.REAUTH, Scope.ACCOUNT),
     "80300002": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
     "80300008": (Verdict.TOO_LARGE, Scope.MESSAGE),
-    "80300010": (Verdict.REFUSED, Scope.MESSAGE),
+    TOO_MANY: (Verdict.REFUSED, Scope.MESSAGE),  # a call for several goes by halves
     "80300029": (Verdict.RETRY, Scope.ACCOUNT),  # test messages come too fast
-    "80300030": (Verdict.REFUSED, Scope.MESSAGE),
+    TOO_MANY_TESTS: (Verdict.REFUSED, Scope.MESSAGE),  # likewise: an override made a test of it
     "80300036": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
     "80300037": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
     "80000001": (Verdict.RETRY, Scope.MESSAGE),
@@ -156,6 +157,10 @@ class HarmonyProvider(HuaweiFamily):
     name: ClassVar[str] = "harmony"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = HarmonyConfig
+    too_many: ClassVar[frozenset[str]] = frozenset({TOO_MANY, TOO_MANY_TESTS})
+    each_dead: ClassVar[frozenset[str]] = frozenset(
+        reason for reason, (verdict, _) in REASONS.items() if verdict is Verdict.TOKEN_DEAD
+    )
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         ttl_s_max=TTL_S[1],

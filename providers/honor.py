@@ -32,6 +32,7 @@ BLANK = " "
 BASE_URL = "https://push-api.cloud.honor.com"
 TOKEN_URL = "https://iam.developer.honor.com/auth/token"  # noqa: S105
 
+EXPIRED, FAILED = "expireTokens", "failTokens"
 LISTED = frozenset({"200", "80100000"})  # their lists say who has it
 
 # §4: Huawei's numbers, of which Honor is said to use some. Asked after code 200 and the HTTP status.
@@ -43,7 +44,7 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
     "80300002": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
     "80300007": (Verdict.TOKEN_DEAD, Scope.TOKEN),  # every token; the guard is the relay's brake
     "80300008": (Verdict.TOO_LARGE, Scope.MESSAGE),
-    "80300010": (Verdict.REFUSED, Scope.MESSAGE),
+    "80300010": (Verdict.REFUSED, Scope.MESSAGE),  # too many tokens: a call for several goes by halves
     "80600003": (Verdict.RETRY, Scope.ACCOUNT),
     "81000001": (Verdict.RETRY, Scope.MESSAGE),
 }
@@ -80,6 +81,7 @@ class HonorProvider(HuaweiFamily):
     name: ClassVar[str] = "honor"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = HonorConfig
+    each_dead: ClassVar[frozenset[str]] = frozenset({EXPIRED})
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         ttl_s_max=TTL_S[1],
@@ -188,13 +190,13 @@ def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> l
     """By the lists: expired tokens are dead, failed ones have another try, the others have the push."""
     data = answer.get("data")
     data = data if isinstance(data, dict) else {}
-    expired, failed = _texts(data.get("expireTokens")), _texts(data.get("failTokens"))
+    expired, failed = _texts(data.get(EXPIRED)), _texts(data.get(FAILED))
     vendor_id = data.get("requestId")
     good = Outcome(
         verdict=Verdict.ACCEPTED, vendor_id=vendor_id[:256] if isinstance(vendor_id, str) and vendor_id else None
     )
-    dead = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code="expireTokens")
-    again = Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code="failTokens", dead_after_s=FAILED_DEAD_S)
+    dead = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=EXPIRED)
+    again = Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code=FAILED, dead_after_s=FAILED_DEAD_S)
     unsure = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="sendResult")
     spared = good if code == "200" and data.get("sendResult") is not False else unsure
     if tokens is None:

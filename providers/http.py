@@ -43,6 +43,10 @@ class HttpProvider(ABC):
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
     Config: ClassVar[type[ProviderConfig]]
+    # For a vendor whose `batch_max` is above 1, codes that its outcomes bear: of a call that named more tokens than it takes
+    # at once; and of tokens that are called dead one by one, not as a whole that one of them may have spoilt.
+    too_many: ClassVar[frozenset[str]] = frozenset()
+    each_dead: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Any, *, transport: Transport, now: Callable[[], float]) -> None:
         self.config = config
@@ -130,9 +134,12 @@ class HttpProvider(ABC):
         return [outcomes[place] for place in range(len(pushes))]
 
     async def _send_group(self, pushes: Sequence[Push]) -> list[Outcome]:
-        """One call; but if it is called dead as a whole, one token may have spoilt it for all, and is sought by halves."""
+        """One call, and another for each half if it was too large, or was called dead as a whole: one token may have spoilt
+        it for all."""
         found = await self._send_alike(pushes)
-        if len(pushes) == 1 or any(outcome.verdict is not Verdict.TOKEN_DEAD for outcome in found):
+        codes = {outcome.vendor_code for outcome in found}
+        dead = all(outcome.verdict is Verdict.TOKEN_DEAD for outcome in found) and not codes <= self.each_dead
+        if len(pushes) == 1 or not (dead or codes <= self.too_many):
             return found
         half = len(pushes) // 2
         return [*await self._send_group(pushes[:half]), *await self._send_group(pushes[half:])]

@@ -35,7 +35,8 @@ PAYLOAD_BYTES_MAX = 4096  # of the body without its tokens
 BASE_URL = "https://push-api.cloud.huawei.com"
 TOKEN_URL = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"  # noqa: S105
 
-ACCEPTED, SOME_REFUSED, NO_RIGHT_TO_HIGH, NO_RECEIPTS = "80000000", "80100000", "80300011", "80300013"
+ACCEPTED, SOME_REFUSED, ALL_DEAD = "80000000", "80100000", "80300007"
+NO_RIGHT_TO_HIGH, NO_RECEIPTS = "80300011", "80300013"
 
 # §5, the rows that a send can meet; believed with status 200 and 400.
 VERDICTS: dict[str, tuple[Verdict, Scope]] = {
@@ -51,9 +52,9 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
     "80200001": (Verdict.REAUTH, Scope.ACCOUNT),
     "80200003": (Verdict.REAUTH, Scope.ACCOUNT),
     "80300002": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
-    "80300007": (Verdict.TOKEN_DEAD, Scope.TOKEN),  # every token; the guard against a wrong app id is the relay's brake
+    ALL_DEAD: (Verdict.TOKEN_DEAD, Scope.TOKEN),  # every token; the guard against a wrong app id is the relay's brake
     "80300008": (Verdict.TOO_LARGE, Scope.MESSAGE),
-    "80300010": (Verdict.REFUSED, Scope.MESSAGE),
+    "80300010": (Verdict.REFUSED, Scope.MESSAGE),  # too many tokens: a call for several goes by halves
     NO_RIGHT_TO_HIGH: (
         Verdict.REFUSED,
         Scope.MESSAGE,
@@ -107,6 +108,7 @@ class HuaweiProvider(HuaweiFamily):
     name: ClassVar[str] = "huawei"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = HuaweiConfig
+    each_dead: ClassVar[frozenset[str]] = frozenset({SOME_REFUSED, ALL_DEAD})
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         ttl_s_max=TTL_S[1],

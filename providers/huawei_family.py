@@ -23,6 +23,7 @@ class HuaweiFamily(HttpProvider):
     """An adapter says `vendor`, `encode_many` and `decoded`."""
 
     vendor: ClassVar[str]
+    too_many: ClassVar[frozenset[str]] = frozenset({"80300010"})
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`."""

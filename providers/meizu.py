@@ -148,6 +148,7 @@ class MeizuProvider(HttpProvider):
     name: ClassVar[str] = "meizu"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = MeizuConfig
+    each_dead: ClassVar[frozenset[str]] = frozenset({"device_110002", "device_110003"})
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=PARAMETERS_BYTES_MAX,
         ttl_s_max=VALID_H[1] * 3600,

@@ -78,7 +78,6 @@ ABOUT_REGID = re.compile(r"registration[ _]?id|reg[ _]?id", re.IGNORECASE)
 
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 _AUTH_TOKEN = re.compile(r"[\x21-\x7e]{1,1000}")
-_PLAIN = r"[\x21-\x7e]"
 
 
 class OppoConfig(ProviderConfig):
@@ -114,6 +113,7 @@ class OppoProvider(HttpProvider):
     name: ClassVar[str] = "oppo"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = OppoConfig
+    each_dead: ClassVar[frozenset[str]] = frozenset({"item_10000", "item_41"})
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=PARAMETERS_MAX,
         ttl_s_max=TTL_S_MAX,
@@ -264,7 +264,9 @@ def _item(item: Mapping[str, Any]) -> Outcome:
         code = int(code)
     if code is None or code == 0:
         return Outcome(verdict=Verdict.ACCEPTED, vendor_id=_id_of(item))
-    outcome = _by_code(code, item.get("errorMessage")) if type(code) is int else Outcome(verdict=RETRY)
+    if type(code) is not int:
+        return Outcome(verdict=RETRY, vendor_code="item_garbled")
+    outcome = replace(_by_code(code, item.get("errorMessage")), vendor_code=f"item_{code}")
     if outcome.verdict is Verdict.REAUTH:  # of one item alone: the next call brings the whole answer
         return replace(outcome, verdict=RETRY)
     return outcome

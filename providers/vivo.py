@@ -132,6 +132,7 @@ class VivoProvider(HttpProvider):
     name: ClassVar[str] = "vivo"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = VivoConfig
+    each_dead: ClassVar[frozenset[str]] = frozenset({"invalid_user_1", "invalid_user_2"})
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=CUSTOM_CHARS_MAX,
         ttl_s_max=TTL_S[1],

@@ -155,6 +155,7 @@ class XiaomiProvider(HttpProvider):
     name: ClassVar[str] = "xiaomi"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = XiaomiConfig
+    each_dead: ClassVar[frozenset[str]] = frozenset({"bad_regids"})
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=PAYLOAD_BYTES_MAX,
         ttl_s_max=TTL_S_MAX,

@@ -124,6 +124,13 @@ async def test_a_thousand_go_in_one_call_and_tests_by_ten(bench: Bench) -> None:
     assert len({one.vendor_id for one in tests}) == 3
 
 
+async def test_a_push_that_an_override_makes_a_test_reaches_more_than_ten(bench: Bench) -> None:
+    """Sheet §4, testMessage, and §5, 80300030."""
+    overrides = {"pushOptions": {"testMessage": True}}
+    outcomes = await bench.provider().send_many([push(f"t{n}", overrides=overrides) for n in range(25)])
+    assert {one.verdict for one in outcomes} == {Verdict.ACCEPTED}
+
+
 async def test_a_bearer_is_renewed_in_time_and_refused_once_the_key_is_gone(bench: Bench) -> None:
     provider = bench.provider()
     for hours in range(3):

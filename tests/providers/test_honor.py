@@ -8,7 +8,7 @@ import pytest
 
 from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
 from providers.honor import HonorProvider
-from providers.http import Response
+from providers.http import Request, Response
 from providers.loading import SettingsInvalid, configured
 from providers.testing import NOW_S, ProviderContract, Scripted
 
@@ -151,6 +151,28 @@ def test_when_nobody_knows_who_was_refused_all_are_sent_again() -> None:
 def test_a_list_without_a_token_kills_nothing(listed: Any) -> None:
     outcome = made().decode(answered(expireTokens=listed, failTokens=listed))
     assert outcome == Outcome(verdict=Verdict.ACCEPTED, vendor_id="r-1")
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_a_call_with_too_many_tokens_goes_by_halves(most: int) -> None:
+    """Sheet §3 and §4, 80300010: how many a call takes is not confirmed, so split."""
+
+    def answer(request: Request) -> Response:
+        if "iam.developer" in request.url:
+            return LOGIN
+        return answered(80300010) if len(json.loads(request.body)["token"]) > most else GOOD
+
+    outcomes = await made(Scripted(answer)).send_many([push(token=f"t{n}") for n in range(7)])
+    assert {one.verdict for one in outcomes} == {Verdict.ACCEPTED}
+
+
+async def test_those_who_are_listed_as_expired_are_not_asked_about_again() -> None:
+    tokens = [f"t{n}" for n in range(4)]
+    gone = answered(sendResult=False, expireTokens=tokens)
+    scripted = Scripted(lambda request: LOGIN if "iam.developer" in request.url else gone)
+    outcomes = await made(scripted).send_many([push(token=token) for token in tokens])
+    assert {one.verdict for one in outcomes} == {Verdict.TOKEN_DEAD}
+    assert len(scripted.requests) == 2, "a login, and one call"
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -121,6 +121,34 @@ def test_all_dead_means_all() -> None:
     assert {one.verdict for one in made().decode_many(hms("80300007"), pushes)} == {Verdict.TOKEN_DEAD}
 
 
+async def test_when_all_are_called_dead_nobody_is_asked_about_again() -> None:
+    """Sheet §5, 80300007: every token invalid, DROP each."""
+    tokens = [f"t{n}" for n in range(8)]
+    listed = hms("80100000", {"success": 0, "failure": 8, "illegal_tokens": tokens})
+    for answer in (hms("80300007"), listed):
+        scripted = Scripted(lambda request, answer=answer: LOGIN if "oauth-login" in request.url else answer)
+        provider = HuaweiProvider(configured(HuaweiProvider, SETTINGS), transport=scripted, now=lambda: NOW_S)  # type: ignore[arg-type]
+        outcomes = await provider.send_many([push(token=token) for token in tokens])
+        assert {one.verdict for one in outcomes} == {Verdict.TOKEN_DEAD}
+        assert len(scripted.requests) == 2, "a login, and one call"
+
+
+async def test_a_call_with_too_many_tokens_goes_by_halves() -> None:
+    """Sheet §5, 80300010: BADMSG / split."""
+    calls: list[int] = []
+
+    def answer(request: Request) -> Response:
+        if "oauth-login" in request.url:
+            return LOGIN
+        calls.append(len(json.loads(request.body)["message"]["token"]))
+        return hms("80300010", status=400) if calls[-1] > 3 else GOOD
+
+    provider = HuaweiProvider(configured(HuaweiProvider, SETTINGS), transport=Scripted(answer), now=lambda: NOW_S)  # type: ignore[arg-type]
+    outcomes = await provider.send_many([push(token=f"t{n}") for n in range(8)])
+    assert {one.verdict for one in outcomes} == {Verdict.ACCEPTED}
+    assert calls == [8, 4, 2, 2, 4, 2, 2]
+
+
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
