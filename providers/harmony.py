@@ -77,6 +77,11 @@ VERDICTS: dict[str, tuple[Verdict, Scope]] = {
     "81000001": (Verdict.RETRY, Scope.MESSAGE),
     "6003": (Verdict.MISCONFIGURED, Scope.ACCOUNT),
 }
+# §5, the rows of revoking alone: the bearer has run out, and what may be wrong with the request.
+RECALL_VERDICTS: dict[str, Verdict] = {
+    "80200003": Verdict.REAUTH,
+    **dict.fromkeys(("80100020", "80300017", "80300028", "80300032"), Verdict.REFUSED),
+}
 # Why a token was refused (§5). What concerns one right or kind of push parks nobody; the token is kept.
 REASONS: dict[str, tuple[Verdict, Scope]] = {
     "tokenFormatError": (Verdict.TOKEN_DEAD, Scope.TOKEN),
@@ -269,10 +274,11 @@ class HarmonyProvider(HuaweiFamily):
         )
 
     def decode_recall(self, response: Response) -> Outcome:
-        """See `HttpProvider`: the same codes; those of its own (80100020, 80300017 …) are about the request."""
-        if response.status != 400:
-            return self.decode(response)
-        return Outcome(verdict=Verdict.REFUSED, vendor_code=code_from(response.json().get("code"), "status_400"))
+        """See `HttpProvider`: the codes of a send, and some of its own."""
+        code = code_from(response.json().get("code"))
+        if response.status in {200, 400} and code in RECALL_VERDICTS:
+            return Outcome(verdict=RECALL_VERDICTS[code], vendor_code=code)
+        return self.decode(response)
 
     def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
         """See `HuaweiFamily`: the table of sheet §5."""
@@ -284,20 +290,24 @@ class HarmonyProvider(HuaweiFamily):
         if response.status not in {200, 400} or code is None:
             return [by_status(response, now_s=self.now(), code=code)] * count
         if code in {SOME_REFUSED, ALL_REFUSED}:
-            return _sorted(answer, code, tokens)
+            return _sorted(answer, code, tokens, self._taken(response, answer))
         if code not in VERDICTS:
             outcome = by_status(response, now_s=self.now(), code=code)
             return [replace(outcome, unknown=outcome.verdict is Verdict.RETRY)] * count
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
-            said = f"image_{IMAGE_UNVERIFIED}" if response.header(WITHOUT_IMAGE) else None
-            return [Outcome(verdict=verdict, vendor_id=request_id(answer), vendor_code=said)] * count
+            return [self._taken(response, answer)] * count
         slower_s = wait_s if (verdict, scope) == (Verdict.RETRY, Scope.ACCOUNT) else None
         return [Outcome(verdict=verdict, scope=scope, retry_after_s=slower_s, vendor_code=code)] * count
 
+    @staticmethod
+    def _taken(response: Response, answer: Mapping[str, Any]) -> Outcome:
+        said = f"image_{IMAGE_UNVERIFIED}" if response.header(WITHOUT_IMAGE) else None
+        return Outcome(verdict=Verdict.ACCEPTED, vendor_id=request_id(answer), vendor_code=said)
 
-def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> list[Outcome]:
-    """By the reasons: those that are listed under one were refused for it, the others have the push."""
+
+def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None, good: Outcome) -> list[Outcome]:
+    """By the reasons: those that are listed under one were refused for it, the others have the push (`good`)."""
     reasons = _reasons(answer)
     if tokens is None:
         first = next(iter(reasons.values()), None)
@@ -306,7 +316,7 @@ def _sorted(answer: Mapping[str, Any], code: str, tokens: list[str] | None) -> l
     if not any(named):
         return [_unnamed(code)] * len(tokens)
     # With 80300007 nobody has it, so who is not listed was refused for a reason that we do not know.
-    rest = Outcome(verdict=Verdict.ACCEPTED, vendor_id=request_id(answer)) if code == SOME_REFUSED else _unnamed(code)
+    rest = good if code == SOME_REFUSED else _unnamed(code)
     return [rest if reason is None else _refused(reason) for reason in named]
 
 

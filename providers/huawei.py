@@ -210,7 +210,7 @@ class HuaweiProvider(HuaweiFamily):
         if response.status not in {200, 400} or code is None:
             return [by_status(response, now_s=self.now(), code=code)] * count
         if code == SOME_REFUSED:
-            return _sorted(answer, tokens)
+            return _sorted(answer, tokens, self._taken(answer))
         if code not in VERDICTS:
             outcome = by_status(response, now_s=self.now(), code=code)
             return [replace(outcome, unknown=outcome.verdict is Verdict.RETRY)] * count
@@ -220,9 +220,8 @@ class HuaweiProvider(HuaweiFamily):
         return [Outcome(verdict=verdict, scope=scope, vendor_code=code)] * count
 
 
-def _sorted(answer: Mapping[str, Any], tokens: list[str] | None) -> list[Outcome]:
-    """80100000: those that are listed are dead, the others have it (resending them would show twice, §10.2)."""
-    good = Outcome(verdict=Verdict.ACCEPTED, vendor_id=request_id(answer))
+def _sorted(answer: Mapping[str, Any], tokens: list[str] | None, good: Outcome) -> list[Outcome]:
+    """80100000: those that are listed are dead, the others have it: `good` (resending them would show twice, §10.2)."""
     dead = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=SOME_REFUSED)
     listed = partial(answer).get("illegal_tokens")
     illegal = {token for token in listed if isinstance(token, str) and token} if isinstance(listed, list) else set()

@@ -166,7 +166,7 @@ class HarmonyEmulator(CodedEmulator):
 
     async def take_back(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/{client}/messages:revoke` (§4): no word of whether it was still there. The badge stays as it is."""
-        refused = self._refused(request)
+        refused = self._refused(request, expired="80200003")  # §5: another code than a send's
         if refused is not None:
             return response(refused)
         if request.headers.get("push-type") not in {"0", "2"}:
@@ -181,17 +181,19 @@ class HarmonyEmulator(CodedEmulator):
             return response(answer("80300032", "Both token and notifyId are needed", status=400))
         if len(asked.token) > TOKENS_MAX:
             return response(answer("80300010", WORDS["toomany"][1], status=400))
+        if not all(isinstance(token, str) and token for token in asked.token):
+            return response(answer("80100020", "Some tokens are not in the right form", status=400))
         for token in asked.token:
-            self.host.phones.withdraw(str(token), str(asked.notifyId))
+            self.host.phones.withdraw(token, str(asked.notifyId))
         return response(answer("80000000", "Success"))
 
-    def _refused(self, request: web.Request) -> Answer | None:
+    def _refused(self, request: web.Request, *, expired: str = WORDS["expired"][0]) -> Answer | None:
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         standing = Standing.WRONG
         if scheme == "Bearer" and not self.revoked:
             standing = self.account.look(bearer, now_s=self.host.now())
         if standing is Standing.EXPIRED:
-            return answer("80200005", WORDS["expired"][1], status=401)
+            return answer(expired, WORDS["expired"][1], status=401)
         if standing is Standing.TOO_LONG:
             return answer("80300036", WORDS["longjwt"][1])
         if standing is Standing.WRONG:

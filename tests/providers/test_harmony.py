@@ -171,6 +171,42 @@ def test_refused_without_a_reason_kills_nothing(msg: Any) -> None:
     assert (made().decode(v3("80100000", msg)).verdict, made().decode(v3("80300007", msg))) == (Verdict.RETRY, every[0])
 
 
+@pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        ("80000000", Verdict.ACCEPTED),
+        ("80200001", Verdict.REAUTH),
+        ("80200003", Verdict.REAUTH),
+        *((code, Verdict.REFUSED) for code in ("80100001", "80100003", "80100020")),
+        *((code, Verdict.REFUSED) for code in ("80300017", "80300028", "80300032")),
+        *((code, Verdict.RETRY) for code in ("80000001", "81000001")),
+    ],
+)
+def test_each_code_means_what_the_sheet_says_of_taking_back(code: str, status: int, verdict: Verdict) -> None:
+    assert made().decode_recall(v3(code, status=status)).verdict is verdict
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_bearer_that_ran_out_is_signed_anew_to_take_back(status: int) -> None:
+    """Sheet §5, 80200003: revoke, REFRESH."""
+    answers = [v3("80200003", status=status), GOOD]
+    scripted = Scripted(lambda _: answers.pop(0))
+    assert (await made(scripted, client_id="100200300").recall(push(), None)).verdict is Verdict.ACCEPTED
+    assert [request.url.rpartition("/")[2] for request in scripted.requests] == ["messages:revoke"] * 2
+
+
+async def test_whose_image_is_left_out_is_told_though_others_are_dead() -> None:
+    answers = [v3("80100022"), refused("tokenFormatError", "t0")]
+    overrides = {"payload": {"notification": {"image": "https://a.example/i.png"}}}
+    pushes = [push(token=f"t{n}", overrides=overrides) for n in range(2)]
+    outcomes = await made(Scripted(lambda _: answers.pop(0))).send_many(pushes)
+    assert [(one.verdict, one.vendor_code) for one in outcomes] == [
+        (Verdict.TOKEN_DEAD, "tokenFormatError"),
+        (Verdict.ACCEPTED, "image_80100022"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "verdict", "scope"),
     [

@@ -447,6 +447,19 @@ async def test_where_the_receipts_address_is_refused_all_goes_without_asking_for
     assert asked == [True, False, False]
 
 
+async def test_what_was_forgone_is_told_by_a_call_that_some_tokens_were_dead_for_too() -> None:
+    def answer(request: Request) -> Response:
+        if "oauth-login" in request.url:
+            return LOGIN
+        return hms("80300013") if b"rcp-1" in request.body else hms("80100000", {"illegal_tokens": ["t0"]})
+
+    settings = {**SETTINGS, "receipt_id": "rcp-1", "receipts": {"user": "u", "secret": "s"}}
+    provider = HuaweiProvider(configured(HuaweiProvider, settings), transport=Scripted(answer), now=lambda: NOW_S)  # type: ignore[arg-type]
+    dead, good = await provider.send_many([push(token="t0"), push(token="t1")])
+    assert dead.verdict is Verdict.TOKEN_DEAD
+    assert (good.verdict, good.vendor_code, good.alert) == (Verdict.ACCEPTED, "receipts_80300013", True)
+
+
 async def test_a_right_to_wake_that_huawei_has_not_granted_costs_one_more_call_and_is_named() -> None:
     """Sheet §5, 80300011: FIX, resend as NORMAL."""
     urgencies: list[str] = []

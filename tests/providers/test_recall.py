@@ -36,6 +36,24 @@ async def test_harmony_needs_the_app_s_own_id_for_that(client_id: str | None, co
         assert len(one.shown("t1")) == 1
 
 
+@pytest.mark.parametrize(
+    ("late_s", "asked", "code"),
+    [
+        (0, {"notifyId": 7, "token": ["t1", 2]}, "80100020"),
+        (0, {"notifyId": 7}, "80300032"),
+        (0, {"notifyId": 7, "token": ["t1"] * 1001}, "80300010"),
+        (3601, {"notifyId": 7, "token": ["t1"]}, "80200003"),
+    ],
+)
+async def test_huawei_s_own_words_for_what_is_wrong_with_taking_back(late_s: int, asked: object, code: str) -> None:
+    """Sheet huawei §5, the rows of revoke."""
+    async with meeting("harmony") as one:
+        request = one.provider.encode_recall(one.push("t1"), None, (await one.provider.credential()).value)
+        one.clock[0] += late_s
+        path = urlsplit(request.url).path.removeprefix("/harmony")
+        assert (await one.post(path, json=asked, headers=request.headers))["code"] == code
+
+
 async def test_xiaomi_by_number() -> None:
     async with meeting("xiaomi") as one:
         for id_, more in (("p1", {}), ("p2", {"collapse_key": "c"}), ("p3", {"overrides": {"notify_id": 7}})):
