@@ -19,6 +19,7 @@ from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.harmony_account import HarmonyAccount, Standing, open_account
 from providers.sandbox.harmony_message import ALERT, BACKGROUND, TOKENS_MAX, check_body, content_of, tokens_of
 from providers.sandbox.receipt_forms import HarmonyReceipts
+from providers.sandbox.receipts import Event
 
 BODY_BYTES_MAX = 4096  # without tokens
 TESTS_A_DAY, MARKETING_A_DAY = 1000, 2
@@ -206,7 +207,8 @@ class HarmonyEmulator(CodedEmulator):
         return None
 
     def _bring_to(self, token: str, body: Json, name: str, push_type: str, *, capped: bool) -> str | None:
-        """The word for why this device cannot have it. What a cap or a phone swallows is swallowed without one."""
+        """The word for why this device cannot have it. What a cap or a phone swallows is answered like any other; of the cap
+        a receipt tells (§9)."""
         if push_type not in GRANTED:
             return "novoice" if push_type == "2" else "nolive" if push_type == "7" else "nopushtype"
         content = content_of(body)
@@ -221,6 +223,7 @@ class HarmonyEmulator(CodedEmulator):
             if self.today.add(hour) > IM_BACKGROUND_AN_HOUR:
                 return None
         if capped and content.marketing and self.today.add(("marketing", token)) > MARKETING_A_DAY:
+            self.report(Event.CAPPED, token, name, body)
             return None
         self.deliver(token, message=body, name=name, platform="harmony", **content.said)
         return None

@@ -18,6 +18,7 @@ from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.huawei_message import check_message, content_of, tokens_of
 from providers.sandbox.receipt_forms import HuaweiReceipts
+from providers.sandbox.receipts import Event
 
 APP_ID, PROJECT_ID = "100000001", "737518067794"
 APP_SECRET = "sandbox-app-secret"  # noqa: S105 - anybody may know it
@@ -206,11 +207,13 @@ class HuaweiEmulator(CodedEmulator):
         return None
 
     def _bring_to(self, token: str, message: Json, name: str, *, capped: bool) -> None:
-        """What a cap swallows is swallowed without a word (§6, §7)."""
+        """What a cap swallows is answered like any other (§6, §7); only a receipt tells (§9)."""
         content = content_of(message)
         if capped and content.marketing and self.today.add(("marketing", token)) > MARKETING_A_DAY:
+            self.report(Event.CAPPED, token, name, message)
             return
         if capped and self.today.add(("all", token)) > DEVICE_A_DAY:
+            self.report(Event.BLOCKED, token, name, message)
             return
         self.deliver(token, message=message, name=name, **content.said)
 

@@ -102,7 +102,7 @@ class MeizuReceipts:
 class HuaweiReceipts:
     """Where it goes stands in the console; it is signed if a user name and a secret stand there, too."""
 
-    statuses = {Event.DELIVERED: 0, Event.UNINSTALLED: 2, Event.CAPPED: 256}  # noqa: RUF012
+    statuses = {Event.DELIVERED: 0, Event.UNINSTALLED: 2, Event.BLOCKED: 102, Event.CAPPED: 256}  # noqa: RUF012
 
     def settings(self, url: str) -> Json:
         del url

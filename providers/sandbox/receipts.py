@@ -26,6 +26,7 @@ class Event(StrEnum):
     CLICKED = "clicked"
     UNINSTALLED = "uninstalled"  # the app is gone, which the vendor finds out too late to say so at once
     CAPPED = "capped"  # the device had its share of the day
+    BLOCKED = "blocked"  # it had so much that it gets nothing for a while
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

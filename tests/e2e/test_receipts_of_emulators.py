@@ -112,14 +112,30 @@ async def test_an_app_that_is_gone_is_told_by_the_receipt_alone_and_its_address_
     assert scene.sandbox.phones.count("uninstalled-1") == 0
 
 
-@pytest.mark.parametrize("vendor", ["oppo"])
+NEWS: dict[str, tuple[str, dict[str, Any]]] = {  # what the vendor counts it as, and how a push becomes that
+    "oppo": ("device", {"channel": "news"}),
+    "huawei": ("marketing", {"overrides": {"huawei": {"android": {"category": "MARKETING"}}}}),
+    "harmony": ("marketing", {"overrides": {"harmony": {"payload": {"notification": {"category": "MARKETING"}}}}}),
+}
+
+
+@pytest.mark.parametrize("vendor", NEWS)
 async def test_a_device_that_had_its_share_of_the_day_is_told_of(scene: Scene, vendor: str) -> None:
-    emulator = scene.emulator(vendor)
+    emulator, (counted, push) = scene.emulator(vendor), NEWS[vendor]
     for _ in range(2):
-        emulator.today.add(("device", "phone"))
-    message = await scene.pushed(vendor, channel="news")
+        emulator.today.add((counted, "phone"))
+    message = await scene.pushed(vendor, **push)
     (receipt,) = await scene.reported(message)
     assert (receipt["fact"], receipt["reason"]) == ("failed", "daily_cap")
+
+
+@pytest.mark.parametrize("vendor", ["huawei"])
+async def test_a_device_that_gets_nothing_for_a_while_is_told_of(scene: Scene, vendor: str) -> None:
+    """Sheet huawei §7: 3000 a device and day."""
+    for _ in range(3000):
+        scene.emulator(vendor).today.add(("all", "phone"))
+    (receipt,) = await scene.reported(await scene.pushed(vendor))
+    assert (receipt["fact"], receipt["code"], receipt["reason"]) == ("failed", "102", "throttled")
 
 
 @pytest.mark.parametrize("vendor", ["huawei"])
