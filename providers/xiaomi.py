@@ -15,7 +15,17 @@ from pydantic import Field, HttpUrl, model_validator
 from providers.app_message import app_data, cut, cuts, form_body, named, number_for, once_key, present, texts
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import Rule, Rules, companions, matching, merged, mistakes, one_of, text, whole
-from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
+from providers.http import (
+    THROTTLED_S,
+    Credential,
+    HttpProvider,
+    Refusal,
+    Request,
+    Response,
+    by_status,
+    code_from,
+    json_body,
+)
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.xiaomi import PARAM_BYTES_MAX, XiaomiReceipts, XiaomiReceiptSettings
@@ -224,10 +234,13 @@ class XiaomiProvider(HttpProvider):
         """See `HttpProvider`: by `notify_id`. Source: Xiaomi's notice of 2026-10-22, which names V3's path and ends V1 in
         December; the form is that of V1 in Xiaomi's own SDK, as the notice tells of no other."""
         del vendor_id
+        number = push.overrides.get("notify_id", _notify_id(push))
+        if number is None:  # an override let it have none
+            raise Refusal(Outcome(verdict=REFUSED, vendor_code="notify_id_missing"))
         fields = {
             "registration_ids": push.token,
             "restricted_package_name": self.config.package,
-            "notify_id": push.overrides.get("notify_id") or _notify_id(push),
+            "notify_id": number,
         }
         return Request(url=self._revoke_url, headers=_headers(credential), body=form_body(fields))
 

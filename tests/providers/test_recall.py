@@ -56,11 +56,13 @@ async def test_huawei_s_own_words_for_what_is_wrong_with_taking_back(late_s: int
 
 async def test_xiaomi_by_number() -> None:
     async with meeting("xiaomi") as one:
-        for id_, more in (("p1", {}), ("p2", {"collapse_key": "c"}), ("p3", {"overrides": {"notify_id": 7}})):
+        for id_, more in (("p1", {}), ("p2", {"collapse_key": "c"}), ("p3", {"overrides": {"notify_id": 0}})):
             assert (await one.send("t1", id=id_, **more)).verdict is Verdict.ACCEPTED
         assert await one.provider.recall(one.push("t1", id="p2", collapse_key="c"), "scm1") == TAKEN
-        assert await one.provider.recall(one.push("t1", id="p3", overrides={"notify_id": 7}), None) == TAKEN
-        assert len(one.shown("t1")) == 1
+        assert await one.provider.recall(one.push("t1", id="p3", overrides={"notify_id": 0}), None) == TAKEN
+        assert [shown["data"]["payload"][:16] for shown in one.shown("t1")] == ['{"relay_id":"p1"']
+        unnamed = await one.provider.recall(one.push("t1", id="p1", overrides={"notify_id": None}), None)
+        assert unnamed == Outcome(verdict=Verdict.REFUSED, vendor_code="notify_id_missing")
         await one.control("revoke", what="key")
         outcome = await one.provider.recall(one.push("t1", id="p1"), None)
         assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code="21301")
