@@ -82,7 +82,8 @@ BY_USER_STATUS: dict[int, Outcome] = {
     2: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),  # uninstalled, unsubscribed, or its data cleared
     4: Outcome(verdict=MISCONFIGURED, scope=Scope.TOKEN),  # no test device, though we are in test mode
 }
-USER_UNEXPLAINED = Outcome(verdict=RETRY, scope=Scope.TOKEN)  # status 3 has been seen; nobody says what it means
+# 3 has been seen; nobody says what it means. The token is kept, and has no more tries than after an unknown code.
+USER_UNEXPLAINED = Outcome(verdict=RETRY, scope=Scope.TOKEN, unknown=True)
 
 _PLAIN = r"[\x21-\x7e]"
 _TOKEN = re.compile(rf"{_PLAIN}{{1,128}}")  # 23 characters by one source
@@ -254,23 +255,24 @@ class VivoProvider(HttpProvider):
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5, and §4 of an invalid user."""
-        answer = response.json()
-        outcome = self._outcome(response, answer)
-        users = _invalid_users(answer) if response.status == 200 else {}
+        outcome, users = self._read(response)
         return next(iter(users.values()), outcome)
 
     def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
         """See `HttpProvider`: those who are named as invalid, and the answer's code for the others."""
         if len(pushes) == 1:
             return [self.decode(response)]
-        answer = response.json()
-        outcome = self._outcome(response, answer)
-        if response.status != 200 or outcome.verdict is Verdict.REAUTH:
-            return [outcome] * len(pushes)
-        users = _invalid_users(answer)
+        outcome, users = self._read(response)
         if users and outcome.verdict is Verdict.TOKEN_DEAD:
             outcome = replace(outcome, verdict=RETRY)  # the code is about those who are named
         return [users.get(push.token, outcome) for push in pushes]
+
+    def _read(self, response: Response) -> tuple[Outcome, dict[str, Outcome]]:
+        """What the answer's code says of the call, and what it says of the users that it calls invalid."""
+        answer = response.json()
+        outcome = self._outcome(response, answer)
+        believed = response.status == 200 and outcome.verdict is not Verdict.REAUTH
+        return outcome, _invalid_users(answer) if believed else {}
 
     def _outcome(self, response: Response, answer: Mapping[str, Any]) -> Outcome:
         code = _whole(answer.get("result"))

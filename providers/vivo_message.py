@@ -36,16 +36,21 @@ DISPLAY_MS_BELOW = 120 * 60 * 1000  # how long `timedDisplay` may last
 REQUIRED = ("notifyType", "title", "content", "skipType")
 
 
-def _worded_text(chars_max: int) -> Rule:
+# vivo refuses square and curly brackets in a title (sheet §9); it does not say which of the wide ones.
+BRACKETS = str.maketrans("[]{}【】", "()()()")
+
+
+def _worded_text(chars_max: int, *, brackets: bool = True) -> Rule:
     """vivo refuses digits and signs alone (sheet §5, code 10085)."""
+    char, but = (".", "") if brackets else (r"[^\[\]{}【】]", ", and no square or curly bracket")
     return matching(
-        rf"(?s)(?=.*[^\W\d_]).{{1,{chars_max}}}", f"text of 1 to {chars_max} characters with a letter in it"
+        rf"(?s)(?=.*[^\W\d_]){char}{{1,{chars_max}}}", f"text of 1 to {chars_max} characters with a letter in it{but}"
     )
 
 
 OVERRIDES: Rules = {
     "notifyType": whole(1, 4),
-    "title": _worded_text(TITLE_CHARS_MAX),
+    "title": _worded_text(TITLE_CHARS_MAX, brackets=False),
     "content": _worded_text(CONTENT_CHARS_MAX),
     "timeToLive": whole(*TTL_S),
     "skipType": one_of(1, 2, 4),  # newer clients dropped 3
@@ -105,7 +110,7 @@ def content_of(push: Push, *, wake_text: str, now_s: float) -> dict[str, Any]:
     fields = {
         "requestId": request_id(push, push.token, now_s=now_s),
         "notifyType": 4 if push.urgent and not push.silent else 1,
-        "title": cut(_worded(title, wake_text), TITLE_CHARS_MAX),
+        "title": cut(_worded(title, wake_text).translate(BRACKETS), TITLE_CHARS_MAX),
         "content": cut(_worded(body, wake_text), CONTENT_CHARS_MAX),
         "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
         "sendOnline": None if waits else True,

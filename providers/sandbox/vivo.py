@@ -325,6 +325,8 @@ class VivoEmulator(CodedEmulator):
                 raise Wrong(10085, field)
             if any(word == text.lower() or (not word.isascii() and word in text) for word in TEST_WORDS):
                 raise Wrong(10104, field)
+        if re.search(r"[][{}【】]", str(message["title"])):
+            raise Wrong(10104, "title")  # in which form, and by which of the two codes, the sheet does not say (§9)
 
     def _check_hour(self, message: Json) -> None:
         second = (self.host.now() + BEIJING_AHEAD_S) % DAY_S

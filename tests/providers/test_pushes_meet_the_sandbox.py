@@ -11,7 +11,20 @@ from relay.api.schemas.messages import PushBody
 
 PUSHES = 250
 FIELDS: dict[str, tuple[Any, ...]] = {
-    "title": (None, "Ann", "482 911", "你好,世界", "x" * 200, "a\nb", "😀" * 60, "<b>", "42 %", "…", "=&?,;"),
+    "title": (
+        None,
+        "Ann",
+        "482 911",
+        "你好,世界",
+        "x" * 200,
+        "a\nb",
+        "😀" * 60,
+        "<b>",
+        "42 %",
+        "…",
+        "=&?,;",
+        "[a] {b} 【c】",
+    ),
     "body": (None, "hi", "1234", "x" * 500, "é", "💬", "a, b; c"),
     "image": (None, "https://a.example/i.png", "http://a.example/i.png", "HTTPS://a.example/I.png"),
     "sound": (None, "default", "ding", "ding.caf", "/raw/ding", "a@b", "x" * 64, "../x"),

@@ -178,6 +178,11 @@ def test_an_invalid_user_counts_with_an_ok_and_with_an_error(status: Any, verdic
     for result in (0, 10302, 10050):
         outcome = made().decode(invalid(status, result=result))
         assert (outcome.verdict, outcome.scope) == (verdict, scope)
+        assert outcome.unknown == (verdict is RETRY), "no more than two tries, and an alert (sheet §5, other)"
+
+
+def test_whoever_is_named_beside_a_refused_login_is_asked_about_again() -> None:
+    assert made().decode(invalid(2, result=10000)).verdict is REAUTH
 
 
 @pytest.mark.parametrize(
@@ -405,6 +410,13 @@ def test_a_text_without_a_word_gets_one(body: str, shown: str) -> None:
     assert message(replace(PUSH, body=body))["content"] == shown
 
 
+@pytest.mark.parametrize(("title", "shown"), [("[Team] {a}", "(Team) (a)"), ("【新】Ann", "(新)Ann"), ("a(b)", "a(b)")])
+def test_brackets_that_vivo_refuses_in_a_title_become_round(title: str, shown: str) -> None:
+    """Sheet §9, 3; of the content it says nothing."""
+    said = message(replace(PUSH, title=title, body="[photo]"))
+    assert (said["title"], said["content"]) == (shown, "[photo]")
+
+
 def test_more_names_than_vivo_takes_go_under_one() -> None:
     few = message(replace(PUSH, data={f"k{n}": "v" for n in range(9)}))["clientCustomMap"]
     assert len(few) == 10
@@ -516,6 +528,7 @@ def test_when_the_system_class_is_used_up_all_of_its_channels_are_named(
     [
         ({"title": None}, "title may not be taken away"),
         ({"title": "482 911"}, "title must be text of 1 to 40 characters with a letter in it"),
+        ({"title": "[Team]"}, "title must be text of 1 to 40 characters with a letter in it, and no square"),
         ({"skipType": 2}, "skipType 2 takes skipContent beside it."),
         ({"timedDisplay": {"showStartTime": 1}}, "timedDisplay must have"),
         ({"timedDisplay": {"showStartTime": 1, "showEndTime": 7_200_001}}, "timedDisplay must have"),
