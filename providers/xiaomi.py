@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, HttpUrl, model_validator
 
-from providers.app_message import app_data, cut, cuts, form_body, named, number_for, once_key, present, texts
+from providers.app_message import form_body, present
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fields import Rule, Rules, companions, matching, merged, mistakes, one_of, text, whole
+from providers.fields import merged
 from providers.http import (
     THROTTLED_S,
     Credential,
@@ -24,12 +24,21 @@ from providers.http import (
     Response,
     by_status,
     code_from,
-    json_body,
 )
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.xiaomi import PARAM_BYTES_MAX, XiaomiReceipts, XiaomiReceiptSettings
 from providers.settings import PlainSecret, not_blank
+from providers.xiaomi_message import (
+    PAYLOAD_BYTES_MAX,
+    TITLE_CHARS_MAX,
+    TTL_S_MAX,
+    Words,
+    fields_of,
+    losses,
+    notify_id,
+    override_mistakes,
+)
 
 __all__ = ["XiaomiConfig", "XiaomiProvider"]
 
@@ -41,24 +50,19 @@ REGIONS = {
     "eu": "https://fr-api.xmpush.global.xiaomi.com",
     "sg": "https://sgp-api.xmpush.global.xiaomi.com",
 }
-PAYLOAD_BYTES_MAX = 4095  # "less than 4 KB"
-TITLE_CHARS_MAX = 49  # "less than 50"
-BODY_CHARS_MAX = 127
-TTL_S_MAX = 1_209_600  # two weeks
-NOTIFY_ID_BELOW = 2**31
 TARGETS_MAX = 100  # an open library's cap; the vendor's own is said to be 1000, which nobody confirms
 SPENT_S = 3600.0
 OFFLINE_DEAD_S = 30 * 86_400.0  # "after many days" (§5): longer than anybody's holidays
 
 _PACKAGE = r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+"
 _REGID = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,512}")  # no comma: that parts one from the next. The length is a guess.
-_SOUND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
 # Xiaomi's codes to ours (sheet §5). Codes that are not here are none of a send's: unknown.
 BY_CODE: dict[int, Outcome] = {
     **dict.fromkeys((-1, 1, 10001, 10003, 20607, 26003, 65029), Outcome(verdict=RETRY)),
-    **dict.fromkeys((10037, 20215, 20216, 20301, 22102), Outcome(verdict=RETRY)),  # 10037: our clock, or slow
+    **dict.fromkeys((20215, 20216, 20301, 22102), Outcome(verdict=RETRY)),
+    10037: Outcome(verdict=RETRY, alert=True),  # the request expired: our clock may be wrong
     **dict.fromkeys(  # too often: the whole account slows down; 10030 to 10039 are about polling for reports
         (10002, 10027, 10030, 10032, 10033, 10035, 10038, 10039, 26004, 26005, 65006),
         Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S),
@@ -80,47 +84,6 @@ BY_CODE: dict[int, Outcome] = {
 }
 CALLBACK_REFUSED = frozenset({65036, 65037, 65038})
 BAD_REGID = Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code="bad_regids")
-
-
-def _worded(chars_max: int) -> Rule:
-    """Xiaomi refuses what is blank (sheet §9)."""
-    return matching(rf"(?s)(?=.*\S).{{1,{chars_max}}}", f"text of 1 to {chars_max} characters, not all blank")
-
-
-OVERRIDES: Rules = {
-    "title": _worded(TITLE_CHARS_MAX),
-    "description": _worded(BODY_CHARS_MAX),
-    "payload": text(PAYLOAD_BYTES_MAX, chars_min=1),
-    "pass_through": one_of(0, 1),
-    "notify_type": whole(-1, 7),
-    "notify_id": whole(0, NOTIFY_ID_BELOW - 1),
-    "time_to_live": whole(0, TTL_S_MAX * 1000),
-    "time_to_send": whole(0, 2**53),
-    "extra.channel_id": text(128, chars_min=1),
-    "extra.channel_name": text(128),
-    "extra.channel_description": text(512),
-    "extra.notify_effect": one_of("1", "2", "3"),
-    "extra.intent_uri": matching(r"intent:[\x21-\x7e]{1,2040}", "an intent: URI"),
-    "extra.web_uri": matching(r"https?://[\x21-\x7e]{1,2040}", "an http or https URL"),
-    "extra.notify_foreground": one_of("0", "1"),
-    "extra.sound_uri": matching(r"android\.resource://[\x21-\x7e]{1,500}", "an android.resource:// URI"),
-    "extra.ticker": text(128),
-    "extra.flow_control": matching(r"[0-9]{1,9}", "a number in text"),
-    "extra.jobkey": matching(r"[0-9A-Za-z-][0-9A-Za-z_-]{0,19}", "1 to 20 of 0-9 A-Z a-z _ -, not starting with _"),
-    "extra.only_send_once": one_of("0", "1"),
-    "extra.locale": text(512, chars_min=1),
-    "extra.locale_not_in": text(512, chars_min=1),
-    "extra.model": text(512, chars_min=1),
-    "extra.model_not_in": text(512, chars_min=1),
-    "extra.app_version": text(512, chars_min=1),
-    "extra.app_version_not_in": text(512, chars_min=1),
-    "extra.connpt": one_of("wifi"),
-    "extra.mi_template_id": text(128, chars_min=1),  # as aggregators name them; Xiaomi's own names are not confirmed
-    "extra.mi_template_param": text(1024, chars_min=1),
-}
-
-REQUIRED = ("title", "description", "pass_through", "extra.channel_id")
-GOES_TO = {"2": ("extra.intent_uri",), "3": ("extra.web_uri",)}  # what a tap needs to know, by extra.notify_effect
 
 
 class XiaomiConfig(ProviderConfig):
@@ -183,6 +146,13 @@ class XiaomiProvider(HttpProvider):
         base = str(config.base_url or REGIONS[config.region]).rstrip("/")
         self.receipts: ReceiptReader | None = None if config.receipts is None else XiaomiReceipts(config.receipts)
         self.channels = config.channels.keys() - {"default"}  # as a push of no channel
+        self._words = Words(
+            package=config.package,
+            channels=config.channels,
+            foreground=config.foreground,
+            wake_shown=config.wake_shown,
+            wake_text=config.wake_text,
+        )
         self._send_url = f"{base}/v3/message/regid"
         self._revoke_url = f"{base}/v3/message/regid/revoke"
         self._callback_refused: int | None = None  # Xiaomi's code for what it has against the receipts' address
@@ -190,8 +160,7 @@ class XiaomiProvider(HttpProvider):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: fields of the form by their own names; null takes one of ours away."""
-        found = mistakes(overrides, OVERRIDES, required=REQUIRED)
-        return [*found, *companions(overrides, "extra.notify_effect", GOES_TO)]
+        return override_mistakes(overrides)
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`."""
@@ -221,7 +190,8 @@ class XiaomiProvider(HttpProvider):
     def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
         """See `HttpProvider`."""
         push = pushes[0]
-        fields = merged(self._fields(push), push.overrides)
+        ours = fields_of(push, self._words, now_s=self.now()) | self._callback(push)
+        fields = merged(ours, push.overrides)
         fields["registration_id"] = ",".join(each.token for each in pushes)
         return Request(
             url=self._send_url,
@@ -234,8 +204,8 @@ class XiaomiProvider(HttpProvider):
         """See `HttpProvider`: by `notify_id`. Source: Xiaomi's notice of 2026-10-22, which names V3's path and ends V1 in
         December; the form is that of V1 in Xiaomi's own SDK, as the notice tells of no other."""
         del vendor_id
-        number = push.overrides.get("notify_id", _notify_id(push))
-        if number is None:  # an override let it have none
+        number = notify_id(push)
+        if number is None:
             raise Refusal(Outcome(verdict=REFUSED, vendor_code="notify_id_missing"))
         fields = {
             "registration_ids": push.token,
@@ -246,7 +216,7 @@ class XiaomiProvider(HttpProvider):
 
     def decode_recall(self, response: Response) -> Outcome:
         """See `HttpProvider`: the codes are those of a send."""
-        outcome = self._outcome(response)
+        outcome = self.decode(response)
         return Outcome(verdict=Verdict.ACCEPTED) if outcome.verdict is Verdict.ACCEPTED else outcome
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
@@ -263,72 +233,23 @@ class XiaomiProvider(HttpProvider):
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: cut texts, a sound that is no resource."""
-        heard = push.sound in {None, "default"} or self._sound(push.sound) is not None
-        return [*cuts(push, title_max=TITLE_CHARS_MAX, body_max=BODY_CHARS_MAX), *named(sound=not heard)]
-
-    def _fields(self, push: Push) -> dict[str, Any]:
-        config = self.config
-        unseen = push.silent and not config.wake_shown
-        ttl_s = min(max(push.ttl_s, 0), TTL_S_MAX)
-        fields = {
-            "restricted_package_name": config.package,
-            "pass_through": 1 if unseen else 0,
-            "payload": json_body(app_data(push)).decode(),
-            "time_to_live": max(int(ttl_s * 1000), 1) if ttl_s else None,  # milliseconds
-            "extra.only_send_once": None if ttl_s else "1",
-            "extra.channel_id": config.channels.get(push.channel or "default", config.channels["default"]),
-            # A device shows only the first of several with the same key: for repeats, never for collapsing.
-            "extra.jobkey": once_key(push, now_s=self.now()),
-            **self._callback(push),
-        }
-        if unseen:
-            return present(fields)
-        title, body = texts(push, blank=config.wake_text)
-        return present(
-            fields
-            | {
-                "title": cut(title, TITLE_CHARS_MAX),
-                "description": cut(body, BODY_CHARS_MAX),
-                "notify_type": -1 if push.urgent and not push.silent else 4,  # all, or the light alone
-                "notify_id": _notify_id(push),
-                "extra.notify_foreground": "1" if config.foreground else "0",
-                "extra.sound_uri": self._sound(push.sound),
-                **_click(push.click),
-            }
-        )
+        return losses(push)
 
     def _callback(self, push: Push) -> dict[str, Any]:
         """Where to report what becomes of it (sheet §8)."""
         receipts = self.config.receipts
         if receipts is None or self._callback_refused is not None:
             return {}
-        return {
-            "extra.callback": receipts.address,
-            "extra.callback.param": echo(push.id, PARAM_BYTES_MAX),
-            "extra.callback.type": receipts.types,
-        }
-
-    def _sound(self, sound: str | None) -> str | None:
-        """A file in the app's `raw` folder; heard only in a channel that was made for it."""
-        name = (sound or "default").rpartition("/")[2].partition(".")[0]
-        if name == "default" or not _SOUND.fullmatch(name):
-            return None
-        return f"android.resource://{self.config.package}/raw/{name}"
+        return present(
+            {
+                "extra.callback": receipts.address,
+                "extra.callback.param": echo(push.id, PARAM_BYTES_MAX),
+                "extra.callback.type": receipts.types,
+            }
+        )
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5."""
-        return self._outcome(response)
-
-    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
-        """See `HttpProvider`: one answer for all, but for the registration ids that it lists as bad.
-
-        That there is such a list is not confirmed (§4), so it has to name an id, be it the only one.
-        """
-        outcome = self._outcome(response)
-        bad = _bad(response) if outcome.verdict is Verdict.ACCEPTED else frozenset()
-        return [BAD_REGID if push.token in bad else outcome for push in pushes]
-
-    def _outcome(self, response: Response) -> Outcome:
         answer = response.json()
         code = _whole(answer.get("code"))
         if response.status != 200 or code is None:
@@ -336,6 +257,15 @@ class XiaomiProvider(HttpProvider):
         if code == 0:
             return self._taken(response, answer)
         return replace(BY_CODE.get(code, Outcome(verdict=RETRY, unknown=True)), vendor_code=str(code))
+
+    def decode_many(self, response: Response, pushes: Sequence[Push]) -> list[Outcome]:
+        """See `HttpProvider`: one answer for all, but for the registration ids that it lists as bad.
+
+        That there is such a list is not confirmed (§4), so it has to name an id, be it the only one.
+        """
+        outcome = self.decode(response)
+        bad = _bad(response) if outcome.verdict is Verdict.ACCEPTED else frozenset()
+        return [BAD_REGID if push.token in bad else outcome for push in pushes]
 
     def _taken(self, response: Response, answer: Mapping[str, Any]) -> Outcome:
         if answer.get("result") != "ok":
@@ -358,20 +288,6 @@ def _headers(credential: str) -> dict[str, str]:
         "authorization": f"key={credential}",
         "content-type": "application/x-www-form-urlencoded;charset=UTF-8",
     }
-
-
-def _notify_id(push: Push) -> int:
-    """What the notification is replaced, and taken back, by."""
-    return number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW)
-
-
-def _click(click: str | None) -> dict[str, str]:
-    """What a tap does. A deep link of another scheme opens the app, which finds it in its data."""
-    if click and click.startswith(("http://", "https://")):
-        return {"extra.notify_effect": "3", "extra.web_uri": click}
-    if click and click.startswith("intent:"):
-        return {"extra.notify_effect": "2", "extra.intent_uri": click}
-    return {"extra.notify_effect": "1"}
 
 
 def _bad(response: Response) -> frozenset[str]:

@@ -16,7 +16,7 @@ from providers import (
     ntfy,
     oppo_message,
     vivo_message,
-    xiaomi,
+    xiaomi_message,
 )
 from providers.contract import Verdict
 from providers.fields import Rules
@@ -30,7 +30,7 @@ SCHEMAS: dict[str, Rules] = {
     "ntfy": ntfy.RULES,
     "oppo": oppo_message.OVERRIDES,
     "vivo": vivo_message.OVERRIDES,
-    "xiaomi": xiaomi.OVERRIDES,
+    "xiaomi": xiaomi_message.OVERRIDES,
 }
 SOON_MS = int(NOON_BEIJING + 900) * 1000
 VALUES: tuple[Any, ...] = (

@@ -101,6 +101,7 @@ def test_the_error_table(codes: tuple[int, ...], verdict: Verdict, scope: Scope,
             assert (outcome.verdict, outcome.scope, outcome.retry_after_s) == (verdict, scope, wait_s)
             assert outcome.vendor_code == str(code)
             assert outcome.spent == (code in {10034, 66108, 200001})
+            assert outcome.alert == (code == 10037), "check the clock"
             assert outcome.unknown == (code in {20315, 65028, 65040, 65041, 424242})  # and those of no send
 
 
