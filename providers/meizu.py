@@ -5,33 +5,36 @@ classes §5, mapping §6. The answer lists the devices that failed, by code; the
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl
+from pydantic import Field, HttpUrl
 
-from providers.app_message import app_data, cut, cuts, form_body, present, short, texts
+from providers.app_message import form_body, present
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
-from providers.fields import Rules, companions, matching, merged, mistakes, object_in, one_of, text, whole
+from providers.fields import merged
 from providers.http import THROTTLED_S, Credential, HttpProvider, Request, Response, by_status, code_from, json_body
+from providers.meizu_message import (
+    PARAMETERS_BYTES_MAX,
+    TITLE_CHARS_MAX,
+    VALID_H,
+    MeizuClass,
+    losses,
+    message_of,
+    override_mistakes,
+)
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.meizu import PARAM_BYTES_MAX, MeizuReceipts, MeizuReceiptSettings
 from providers.settings import ByChannel, PlainSecret, not_blank
 
-__all__ = ["MeizuClass", "MeizuConfig", "MeizuProvider", "signature"]
+__all__ = ["MeizuConfig", "MeizuProvider", "signature"]
 
 BASE_URL = "https://server-api-push.meizu.com"
 PATH = "/garcia/api/server/push/varnished/pushByPushId"
-PARAMETERS_BYTES_MAX = 4096  # of `clickTypeInfo.parameters`; the sheet knows no limit, so the usual one
-TITLE_CHARS_MAX = 32
-CONTENT_CHARS_MAX = 100
-VALID_H = (1, 72)
-NOTIFY_KEY_CHARS = 8
 BATCH_MAX = 100
 SPENT_S = 3600.0
 BOTH_RECEIPTS = 3  # delivered and clicked
@@ -71,55 +74,6 @@ BY_DEVICE_CODE: dict[str, Outcome] = {
 
 _PUSH_ID = re.compile(r"[\x21-\x2b\x2d-\x7e]{1,256}")  # no comma: that parts one from the next. The length is a guess.
 _CODE = re.compile(r"[0-9]{3,6}")
-_SWITCH = one_of(0, 1)
-_MOMENT = matching(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}", "like 2026-01-31 18:00:00")
-
-OVERRIDES: Rules = {
-    "noticeBarInfo": {
-        "noticeMsgType": _SWITCH,
-        "noticeBarType": one_of(0, 2),
-        "title": text(TITLE_CHARS_MAX, chars_min=1),
-        "content": text(CONTENT_CHARS_MAX, chars_min=1),
-    },
-    "noticeExpandInfo": {
-        "noticeExpandType": one_of(0, 1, 2),
-        "noticeExpandContent": text(4000, chars_min=1),
-        "noticeExpandImgUrl": text(2048, chars_min=1),
-    },
-    "clickTypeInfo": {
-        "clickType": one_of(0, 1, 2),  # 3 is withdrawn for Android 12 and later
-        "activity": matching(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)+", "the full name of a class"),
-        "url": matching(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]{1,2000}", "a URI"),
-    },
-    "pushTimeInfo": {"offLine": _SWITCH, "validTime": whole(*VALID_H)},
-    "advanceInfo": {
-        "suspend": _SWITCH,
-        "clearNoticeBar": _SWITCH,
-        "fixDisplay": _SWITCH,
-        "fixStartDisplayTime": _MOMENT,
-        "fixEndDisplayTime": _MOMENT,
-        "notificationType": {"vibrate": _SWITCH, "lights": _SWITCH, "sound": _SWITCH},
-        "notifyKey": matching(r"[0-9A-Za-z_-]{1,8}", "1 to 8 of 0-9 A-Z a-z _ -"),
-    },
-    "vipInfo": {  # for apps that Meizu grants it to
-        "subtitle": text(16, chars_min=1),
-        "pullDownTop": _SWITCH,
-        "timeTop": whole(1800, 7200),
-        "notGroup": _SWITCH,
-        "titleColor": one_of("#206CFF", "#E42D22"),
-    },
-}
-
-REQUIRED = ("noticeBarInfo", "noticeBarInfo.title", "noticeBarInfo.content")
-GOES_TO = {1: ("activity",), 2: ("url",)}  # what a tap needs to know, by clickType
-
-
-class MeizuClass(BaseModel):
-    """What the pushes of one channel are: personal and expected (chats, orders), or public, of which a device gets few."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    private: bool
 
 
 class MeizuConfig(ProviderConfig):
@@ -169,11 +123,7 @@ class MeizuProvider(HttpProvider):
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: parts of Meizu's `messageJson`; null takes one of ours away."""
-        clicked = object_in(overrides, "clickTypeInfo")
-        return [
-            *mistakes(overrides, OVERRIDES, required=REQUIRED),
-            *companions(clicked, "clickType", GOES_TO, under="clickTypeInfo."),
-        ]
+        return override_mistakes(overrides)
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`."""
@@ -214,35 +164,12 @@ class MeizuProvider(HttpProvider):
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: cut texts."""
-        return cuts(push, title_max=TITLE_CHARS_MAX, body_max=CONTENT_CHARS_MAX)
+        return losses(push)
 
     def _message(self, push: Push) -> dict[str, Any]:
         config = self.config
-        title, body = texts(push, blank=config.wake_text)
-        loud = 1 if push.urgent and not push.silent else 0
-        message = {
-            "noticeBarInfo": {
-                "noticeMsgType": 1
-                if config.classes.get(push.channel or "default", config.classes["default"]).private
-                else 0,
-                "title": cut(title, TITLE_CHARS_MAX),
-                "content": cut(body, CONTENT_CHARS_MAX),
-            },
-            "clickTypeInfo": {**_click(push.click), "parameters": app_data(push)},
-            "pushTimeInfo": present(
-                {
-                    "offLine": 1 if push.ttl_s > 0 else 0,
-                    "validTime": min(max(math.ceil(push.ttl_s / 3600), VALID_H[0]), VALID_H[1])  # hours
-                    if push.ttl_s > 0
-                    else None,
-                }
-            ),
-            "advanceInfo": {
-                "suspend": loud,
-                "notificationType": {"vibrate": loud, "lights": 1, "sound": loud},
-                "notifyKey": short(push.collapse_key or push.id, NOTIFY_KEY_CHARS),
-            },
-        }
+        class_ = config.classes.get(push.channel or "default", config.classes["default"])
+        message = message_of(push, class_, wake_text=config.wake_text)
         if config.receipts is not None:
             param = echo(push.id, PARAM_BYTES_MAX)
             message["extra"] = present(
@@ -287,11 +214,6 @@ def signature(form: Mapping[str, str], secret: str) -> str:
     """MD5 over the raw values, in the order of their names, and the secret (sheet §2)."""
     signed = "".join(f"{name}={form[name]}" for name in sorted(form)) + secret
     return hashlib.md5(signed.encode("utf-8", "replace")).hexdigest()  # noqa: S324 - Meizu's choice
-
-
-def _click(click: str | None) -> dict[str, Any]:
-    """What a tap does: a URI of any scheme, else the app, which finds the action's name in its data."""
-    return {"clickType": 2, "url": click} if click and ":" in click else {"clickType": 0}
 
 
 def _failed(response: Response) -> dict[str, Outcome]:

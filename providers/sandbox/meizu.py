@@ -222,6 +222,10 @@ class MeizuEmulator(CodedEmulator):
         needs = {1: "activity", 2: "url", 3: "customAttribute"}.get(click.get("clickType", 0))
         if needs is not None and needs not in click:
             raise Wrong(EMPTY, needs)
+        expand = message.get("noticeExpandInfo", {})
+        needs = {1: "noticeExpandContent", 2: "noticeExpandImgUrl"}.get(expand.get("noticeExpandType", 0))
+        if needs is not None and needs not in expand:
+            raise Wrong(EMPTY, needs)
         return message
 
     def _take(self, target: str, name: str, message: dict[str, Any]) -> str | None:

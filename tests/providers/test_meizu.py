@@ -313,6 +313,8 @@ async def test_a_push_id_with_a_comma_is_two_and_goes_to_nobody() -> None:
         {"noticeBarInfo": "x"},
         {"noticeBarInfo": {"noticeMsgType": 2}},
         {"clickTypeInfo": {"clickType": 3}},
+        {"noticeExpandInfo": {"noticeExpandType": 1}},
+        {"noticeExpandInfo": {"noticeExpandType": 2, "noticeExpandContent": "x"}},
         {"pushTimeInfo": {"validTime": 73}},
         {"advanceInfo": {"notifyKey": "123456789"}},
         {"advanceInfo": {"notificationType": {"sound": True}}},

@@ -155,6 +155,8 @@ async def test_too_much_data_is_too_large_before_it_is_sent(meizu: Meeting) -> N
         ({"noticeBarInfo": {"title": "t", "content": "c" * 101}}, "1005"),
         ({"noticeBarInfo": {"title": "t", "content": "c", "noticeMsgType": 2}}, "1005"),
         ({"clickTypeInfo": {"clickType": 2}}, "110004"),
+        ({"noticeExpandInfo": {"noticeExpandType": 1}}, "110004"),
+        ({"noticeExpandInfo": {"noticeExpandType": 1, "noticeExpandContent": "more"}}, "200"),
         ({"clickTypeInfo": {"clickType": 3, "customAttribute": "é" * 501}}, "1005"),
         ({"clickTypeInfo": {"parameters": "{}"}}, "1005"),
         ({"pushTimeInfo": {"validTime": 73}}, "1005"),
