@@ -10,7 +10,7 @@ from meeting import NOON_BEIJING, meeting
 from providers import (
     fcm_overrides,
     harmony_message,
-    honor,
+    honor_message,
     huawei_message,
     meizu_message,
     ntfy,
@@ -24,7 +24,7 @@ from providers.fields import Rules
 SCHEMAS: dict[str, Rules] = {
     "fcm": fcm_overrides._RULES,
     "harmony": harmony_message._RULES,
-    "honor": honor._RULES,
+    "honor": honor_message._RULES,
     "huawei": huawei_message._RULES,
     "meizu": meizu_message.OVERRIDES,
     "ntfy": ntfy.RULES,
