@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import HttpUrl
 
 from providers.app_message import form_body, present
-from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.http import (
     THROTTLED_S,
     Credential,
@@ -143,6 +143,13 @@ class OppoProvider(HttpProvider):
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: fields of OPPO's `notification`; null takes one of ours away."""
         return override_mistakes(overrides)
+
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`."""
+        del kind
+        if not _TOKEN.fullmatch(token):
+            raise AddressInvalid("A registration id of OPPO is 1 to 512 plain characters without blanks.")
+        return token
 
     def known(self, push: Push) -> Outcome | None:
         """See `HttpProvider`."""

@@ -103,12 +103,19 @@ def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     given = ((field, overrides.get(field)) for field in objects)
     garbled = (field for field, value in given if isinstance(value, str) and not _is_json_object(value))
     found += [f"{field} must be a JSON object, as text." for field in garbled]
+    if not found and overrides.get("show_time_type") == 1 and not _can_show(overrides):
+        found.append("show_time_type 1 takes show_start_time and, later, show_end_time beside it.")
     content = overrides.get("content")
     if overrides.get("style") == 1 and isinstance(content, str) and len(content) > SHORT_CHARS_MAX:
         found.append(
             f"content must have at most {SHORT_CHARS_MAX} characters with style 1; style 2 takes {LONG_CHARS_MAX}."
         )
     return found
+
+
+def _can_show(timed: Mapping[str, Any]) -> bool:
+    begins_ms, ends_ms = timed.get("show_start_time"), timed.get("show_end_time")
+    return begins_ms is not None and ends_ms is not None and begins_ms < ends_ms
 
 
 def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bool, now_s: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, HttpUrl, field_validator
 
 from providers.app_message import cuts, present
-from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import merged
 from providers.http import (
     THROTTLED_S,
@@ -163,6 +163,13 @@ class VivoProvider(HttpProvider):
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
         """See `Provider`: fields of vivo's message; null takes one of ours away."""
         return override_mistakes(overrides)
+
+    def address(self, kind: str, token: str) -> str:
+        """See `Provider`."""
+        del kind
+        if not _TOKEN.fullmatch(token):
+            raise AddressInvalid("A registration id of vivo is 1 to 128 plain characters without blanks.")
+        return token
 
     def known(self, push: Push) -> Outcome | None:
         """See `HttpProvider`: the operational class has its hours (sheet §5, code 10071)."""

@@ -79,7 +79,7 @@ NOTIFICATION: Fields = {
     "call_back_parameter": (chars(0, 100), BAD),
     "channel_id": (chars(1, 128), BAD),
     "notify_id": (number(0, 2**31 - 1), BAD),
-    "category": (like(r"[A-Z][A-Z_]{0,31}"), 67),
+    "category": (like(r"[A-Z][A-Z0-9_]{0,31}"), 67),
     "notify_level": (among(1, 2), 67),  # 16 takes a right that this app lacks
     "private_msg_template_id": (chars(1, 128), BAD),
     "private_title_parameters": (lambda value: _json_text(4000, value), BAD),
@@ -361,6 +361,12 @@ def _check(message: object) -> None:
     field = wants.get(said.get("click_action_type", 0), "title")
     if field not in said:
         raise Wrong(MISSING, field)
+    if said.get("show_time_type") == 1:  # timed display
+        for field in ("show_start_time", "show_end_time"):
+            if field not in said:
+                raise Wrong(MISSING, field)
+        if said["show_start_time"] >= said["show_end_time"]:
+            raise Wrong(BAD, "show_end_time")
     if "notify_level" in said and "category" not in said:
         raise Wrong(67, "notify_level")
     if said.get("category") == "IM" and "private_msg_template_id" not in said:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from providers.contract import Outcome, Push, Scope, Verdict
+from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
 from providers.http import Request, Response
 from providers.loading import SettingsInvalid, build, configured
 from providers.oppo import OppoProvider
@@ -330,6 +330,9 @@ async def test_a_malformed_token_is_refused_here(token: str) -> None:
     scripted = Scripted(lambda _: LOGIN)
     assert (await made(scripted).send(replace(PUSH, token=token))).vendor_code == "token_malformed"
     assert not scripted.requests
+    with pytest.raises(AddressInvalid):
+        made().address("token", token)
+    assert made().address("token", TOKEN) == TOKEN
 
 
 # Overrides.
@@ -383,6 +386,8 @@ def test_a_level_goes_with_its_category_when_that_is_taken_away() -> None:
         {"content": "t" * 129},
         {"style": 3},
         {"click_action_type": 3},
+        {"show_time_type": 1},
+        {"show_time_type": 1, "show_start_time": 2, "show_end_time": 1},
         {"off_line": 1},
         {"off_line_ttl": 864_001},
         {"notify_level": 3},

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from providers.contract import Outcome, Push, Scope, Verdict
+from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
 from providers.http import Reason, Request, Response, TransportError
 from providers.loading import SettingsInvalid, build, configured
 from providers.testing import NOW_S, ProviderContract, Scripted
@@ -441,6 +441,16 @@ def test_a_push_without_words_is_shown_quietly_as_vivo_has_no_silent_ones() -> N
 def test_a_repeat_has_the_same_request_id_and_another_device_another() -> None:
     assert message(PUSH)["requestId"] == message(PUSH)["requestId"]
     assert message(PUSH)["requestId"] != message(replace(PUSH, token="other"))["requestId"]
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\nb", "é", "x" * 129])
+async def test_a_malformed_token_is_refused_here(token: str) -> None:
+    scripted = Scripted(lambda _: LOGIN)
+    assert (await made(scripted).send(replace(PUSH, token=token))).vendor_code == "token_malformed"
+    assert not scripted.requests
+    with pytest.raises(AddressInvalid):
+        made().address("token", token)
+    assert made().address("token", TOKEN) == TOKEN
 
 
 # Overrides.
