@@ -44,8 +44,10 @@ class HttpProvider(ABC):
     capabilities: ClassVar[Capabilities]
     Config: ClassVar[type[ProviderConfig]]
     # For a vendor whose `batch_max` is above 1, codes that its outcomes bear: of a call that named more tokens than it takes
-    # at once; and of tokens that are called dead one by one, not as a whole that one of them may have spoilt.
+    # at once; of one that was refused for its message, or for one of its tokens; and of tokens that are called dead one by
+    # one, not as a whole that one of them may have spoilt.
     too_many: ClassVar[frozenset[str]] = frozenset()
+    message_or_token: ClassVar[frozenset[str]] = frozenset()
     each_dead: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Any, *, transport: Transport, now: Callable[[], float]) -> None:
@@ -133,16 +135,26 @@ class HttpProvider(ABC):
             outcomes |= dict(zip(group, found, strict=True))
         return [outcomes[place] for place in range(len(pushes))]
 
-    async def _send_group(self, pushes: Sequence[Push]) -> list[Outcome]:
-        """One call, and another for each half if it was too large, or was called dead as a whole: one token may have spoilt
-        it for all."""
-        found = await self._send_alike(pushes)
-        codes = {outcome.vendor_code for outcome in found}
-        dead = all(outcome.verdict is Verdict.TOKEN_DEAD for outcome in found) and not codes <= self.each_dead
-        if len(pushes) == 1 or not (dead or codes <= self.too_many):
+    async def _send_group(self, pushes: Sequence[Push], *, good_message: bool = False) -> list[Outcome]:
+        """One call, and another for each half if it was too large, or if one token may have spoilt it for all.
+
+        Where the message itself may be to blame as well, its first and its last device are asked for alone: if both are
+        refused, it is.
+        """
+        found = await self._send_alike(pushes) if pushes else []
+        if len(pushes) < 2:
             return found
-        half = len(pushes) // 2
-        return [*await self._send_group(pushes[:half]), *await self._send_group(pushes[half:])]
+        codes = {outcome.vendor_code for outcome in found}
+        if codes <= self.message_or_token and not good_message:
+            (first,), (last,) = await self._send_alike(pushes[:1]), await self._send_alike(pushes[-1:])
+            if {first.vendor_code, last.vendor_code} <= self.message_or_token:
+                return found
+            return [first, *await self._send_group(pushes[1:-1], good_message=True), last]
+        dead = all(outcome.verdict is Verdict.TOKEN_DEAD for outcome in found) and not codes <= self.each_dead
+        if not (dead or codes <= self.too_many | self.message_or_token):
+            return found
+        halves = pushes[: len(pushes) // 2], pushes[len(pushes) // 2 :]
+        return [one for half in halves for one in await self._send_group(half, good_message=good_message)]
 
     @property
     def batch_max(self) -> int:

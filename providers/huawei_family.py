@@ -24,6 +24,7 @@ class HuaweiFamily(HttpProvider):
 
     vendor: ClassVar[str]
     too_many: ClassVar[frozenset[str]] = frozenset({"80300010"})
+    message_or_token: ClassVar[frozenset[str]] = frozenset({"80100001"})
 
     def address(self, kind: str, token: str) -> str:
         """See `Provider`."""

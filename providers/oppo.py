@@ -113,6 +113,7 @@ class OppoProvider(HttpProvider):
     name: ClassVar[str] = "oppo"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = OppoConfig
+    message_or_token: ClassVar[frozenset[str]] = frozenset({"41"})
     each_dead: ClassVar[frozenset[str]] = frozenset({"item_10000", "item_41"})
     capabilities: ClassVar[Capabilities] = Capabilities(
         payload_bytes_max=PARAMETERS_MAX,
