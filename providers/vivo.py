@@ -52,6 +52,7 @@ BASE_URL = "https://api-push.vivo.com.cn"
 BATCH_MAX = 1000
 TOKEN_LIFE_S = 90 * 60.0  # good for 24 h; the vendor asks for a new one every hour or two
 SPENT_S = 3600.0
+TASK_ID = "x-relay-task-id"  # added to the answer for a list, which need not say by what receipts will name it
 BEIJING_S = 8 * 3600  # ahead of UTC, all year
 DAY_S = 86_400
 OPERATIONAL_S = (7 * 3600, 23 * 3600)  # of Beijing's day: the operational class goes out at no other time
@@ -240,7 +241,8 @@ class VivoProvider(HttpProvider):
             "taskId": task_id,
             "requestId": request_id(pushes[0], "".join(push.token for push in pushes), now_s=self.now()),
         }
-        return await self.call(self._request("/message/pushToList", targets, credential))
+        told = await self.call(self._request("/message/pushToList", targets, credential))
+        return replace(told, headers={**told.headers, TASK_ID: task_id})
 
     def _class(self, push: Push) -> dict[str, Any]:
         return class_of(push, self.config.classes.get(push.channel or "default", self.config.classes["default"]))
@@ -286,7 +288,8 @@ class VivoProvider(HttpProvider):
         if response.status != 200 or code is None:
             return by_status(response, now_s=self.now())
         if code == 0:
-            return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(answer.get("taskId")))
+            task_id = answer.get("taskId", response.header(TASK_ID))
+            return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(task_id))
         outcome = replace(BY_CODE.get(code, Outcome(verdict=RETRY, unknown=True)), vendor_code=str(code))
         if code == 10071:
             opens_s = _opens_in_s(self.now())

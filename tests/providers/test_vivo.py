@@ -269,6 +269,12 @@ async def test_after_the_last_group_body_of_the_day_pushes_go_one_by_one() -> No
     assert [(await provider.send(one)).verdict for one in pushes("a", "b")] == [ACCEPTED, ACCEPTED]
 
 
+async def test_those_of_a_list_go_by_its_task_as_their_receipts_will() -> None:
+    """Sheet §8: receipts are named by task ids; §4: the answer for a list need not say its own."""
+    outcomes = await made(Scripted(Vendor())).send_many(pushes("a", "b"))
+    assert {(one.verdict, one.vendor_id) for one in outcomes} == {(ACCEPTED, "task-0")}
+
+
 async def test_while_the_content_is_only_being_saved_nobody_can_have_got_it() -> None:
     def broken(request: Request) -> Response:
         if request.url.endswith("/auth"):
