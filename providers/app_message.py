@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,20 +21,34 @@ __all__ = [
     "present",
     "short",
     "texts",
+    "utf16",
 ]
+
+Length = Callable[[str], int]
 
 ONCE_S = 1800  # a repeat later than this is meant as one: the earliest reminder comes after an hour
 OUR_KEYS = frozenset({"relay", "relay_id"})
 
 
-def cut(text: str, chars_max: int) -> str:
-    """At most so many characters (code points), the last an ellipsis if some are missing."""
-    return text if len(text) <= chars_max else f"{text[: chars_max - 1].rstrip()}…"
+def cut(text: str, chars_max: int, *, length: Length = len) -> str:
+    """At most so many characters, the last an ellipsis if some are missing. `length` counts them: code points, if nothing
+    is said."""
+    if length(text) <= chars_max:
+        return text
+    kept = text[: chars_max - 1]
+    while length(kept) >= chars_max:
+        kept = kept[:-1]
+    return f"{kept.rstrip()}…"
 
 
-def cuts(push: Push, *, title_max: int, body_max: int) -> list[str]:
+def utf16(text: str) -> int:
+    """Characters as Java counts them, an emoji as two: for a vendor that does not say how it does."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def cuts(push: Push, *, title_max: int, body_max: int, length: Length = len) -> list[str]:
     """Which of a push's texts `cut` would shorten, as `Provider.losses` names them."""
-    return named(title_cut=len(push.title or "") > title_max, body_cut=len(push.body or "") > body_max)
+    return named(title_cut=length(push.title or "") > title_max, body_cut=length(push.body or "") > body_max)
 
 
 def named(**lost: bool) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from providers.app_message import app_data, cut, cuts, present, short, texts
+from providers.app_message import app_data, cut, cuts, present, short, texts, utf16
 from providers.contract import Push
 from providers.fields import Rules, companions, matching, mistakes, object_in, one_of, text, whole
 
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 PARAMETERS_BYTES_MAX = 4096  # of `clickTypeInfo.parameters`; the sheet knows no limit, so the usual one
-TITLE_CHARS_MAX = 32
+TITLE_CHARS_MAX = 32  # how an emoji counts, the sheet does not say: as two, to be safe
 CONTENT_CHARS_MAX = 100
 VALID_H = (1, 72)
 NOTIFY_KEY_CHARS = 8
@@ -44,8 +44,8 @@ def message_of(push: Push, class_: MeizuClass, *, wake_text: str) -> dict[str, A
     return {
         "noticeBarInfo": {
             "noticeMsgType": 1 if class_.private else 0,
-            "title": cut(title, TITLE_CHARS_MAX),
-            "content": cut(body, CONTENT_CHARS_MAX),
+            "title": cut(title, TITLE_CHARS_MAX, length=utf16),
+            "content": cut(body, CONTENT_CHARS_MAX, length=utf16),
         },
         "clickTypeInfo": {**_click(push.click), "parameters": app_data(push)},
         "pushTimeInfo": present({"offLine": 1 if waits else 0, "validTime": valid_h if waits else None}),
@@ -59,7 +59,7 @@ def message_of(push: Push, class_: MeizuClass, *, wake_text: str) -> dict[str, A
 
 def losses(push: Push) -> list[str]:
     """What of it Meizu will not have: see `Provider.losses`."""
-    return cuts(push, title_max=TITLE_CHARS_MAX, body_max=CONTENT_CHARS_MAX)
+    return cuts(push, title_max=TITLE_CHARS_MAX, body_max=CONTENT_CHARS_MAX, length=utf16)
 
 
 def _click(click: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, HttpUrl, field_validator
 
-from providers.app_message import cuts, present
+from providers.app_message import present
 from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.fields import merged
 from providers.http import (
@@ -34,7 +34,6 @@ from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
 from providers.settings import ByChannel, PlainSecret, plain
 from providers.vivo_message import (
-    CONTENT_CHARS_MAX,
     CUSTOM_CHARS_MAX,
     SYSTEM,
     TITLE_CHARS_MAX,
@@ -42,6 +41,7 @@ from providers.vivo_message import (
     VivoClass,
     class_of,
     content_of,
+    losses,
     override_mistakes,
     request_id,
 )
@@ -158,7 +158,7 @@ class VivoProvider(HttpProvider):
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: cut texts."""
-        return cuts(push, title_max=TITLE_CHARS_MAX, body_max=CONTENT_CHARS_MAX)
+        return losses(push)
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:

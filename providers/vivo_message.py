@@ -5,19 +5,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from providers.app_message import app_data, cut, number_for, once_key, present, short, texts
+from providers.app_message import app_data, cut, cuts, number_for, once_key, present, short, texts, utf16
 from providers.contract import Push
 from providers.fields import Rule, Rules, companions, flag, matching, mistakes, object_in, one_of, strings, text, whole
 from providers.http import json_body
 
 __all__ = [
-    "CONTENT_CHARS_MAX",
     "CUSTOM_CHARS_MAX",
     "TITLE_CHARS_MAX",
     "TTL_S",
     "VivoClass",
     "class_of",
     "content_of",
+    "losses",
     "override_mistakes",
     "request_id",
 ]
@@ -26,7 +26,7 @@ SYSTEM = ("IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION")
 OPERATIONAL = ("NEWS", "CONTENT", "MARKETING", "SOCIAL")
 CUSTOM_CHARS_MAX = 1024  # of names and values in `clientCustomMap`
 CUSTOM_KEYS_MAX = 10
-TITLE_CHARS_MAX = 40
+TITLE_CHARS_MAX = 40  # how an emoji counts, the sheet does not say: as two, to be safe
 CONTENT_CHARS_MAX = 100
 SKIP_CHARS_MAX = 1024  # newest document: 2048
 TTL_S = (60, 86_400)
@@ -110,8 +110,8 @@ def content_of(push: Push, *, wake_text: str, now_s: float) -> dict[str, Any]:
     fields = {
         "requestId": request_id(push, push.token, now_s=now_s),
         "notifyType": 4 if push.urgent and not push.silent else 1,
-        "title": cut(_worded(title, wake_text).translate(BRACKETS), TITLE_CHARS_MAX),
-        "content": cut(_worded(body, wake_text), CONTENT_CHARS_MAX),
+        "title": cut(_worded(title, wake_text).translate(BRACKETS), TITLE_CHARS_MAX, length=utf16),
+        "content": cut(_worded(body, wake_text), CONTENT_CHARS_MAX, length=utf16),
         "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
         "sendOnline": None if waits else True,
         **_click(push.click),
@@ -119,6 +119,11 @@ def content_of(push: Push, *, wake_text: str, now_s: float) -> dict[str, Any]:
         "notifyId": 1 + number_for(push.collapse_key or push.id, NOTIFY_IDS),
     }
     return present(fields)
+
+
+def losses(push: Push) -> list[str]:
+    """What of it vivo will not have: see `Provider.losses`."""
+    return cuts(push, title_max=TITLE_CHARS_MAX, body_max=CONTENT_CHARS_MAX, length=utf16)
 
 
 def request_id(push: Push, tokens: str, *, now_s: float) -> str:

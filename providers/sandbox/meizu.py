@@ -35,6 +35,11 @@ def _bytes(bytes_max: int, value: object) -> bool:
     return isinstance(value, str) and len(value.encode()) <= bytes_max
 
 
+def _text(most: int, value: object) -> bool:
+    """In Java's characters, of which an emoji has two: the sheet does not say how they are counted."""
+    return isinstance(value, str) and 0 < len(value.encode("utf-16-le", "replace")) // 2 <= most
+
+
 def _moment(value: object) -> bool:
     if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", value, re.ASCII):
         return False
@@ -55,8 +60,8 @@ PARTS: dict[str, Fields] = {
     "noticeBarInfo": {
         "noticeMsgType": (_flag, PARAMETER),
         "noticeBarType": (among(0, 2), PARAMETER),
-        "title": (chars(1, 32), PARAMETER),
-        "content": (chars(1, 100), PARAMETER),
+        "title": (lambda value: _text(32, value), PARAMETER),
+        "content": (lambda value: _text(100, value), PARAMETER),
     },
     "noticeExpandInfo": {
         "noticeExpandType": (among(0, 1, 2), PARAMETER),

@@ -59,6 +59,13 @@ def _custom_map(value: object) -> bool:
     )
 
 
+def _text(most: int) -> Callable[[object], bool]:
+    """Not blank; an emoji counts as two, the stricter reading of a sheet that does not say."""
+    return lambda value: (
+        isinstance(value, str) and bool(value.strip()) and len(value.encode("utf-16-le", "replace")) <= 2 * most
+    )
+
+
 def _callback(value: object) -> bool:
     return (
         isinstance(value, dict)
@@ -74,8 +81,8 @@ CONTENT: Fields = {
     "appId": (among(APP_ID), 10094),
     "requestId": (chars(1, 64), 10303),
     "notifyType": (number(1, 4), 10050),
-    "title": (chars(1, 40, not_blank=True), 10054),
-    "content": (chars(1, 100, not_blank=True), 10055),
+    "title": (_text(40), 10054),
+    "content": (_text(100), 10055),
     "timeToLive": (number(60, 86_400), 10056),
     "skipType": (number(1, 4), 10057),
     "skipContent": (chars(1, 2048), 10058),

@@ -1,6 +1,7 @@
 """What adapters for Android's vendors share: texts, the app's data, keys; and overrides in a vendor's words."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers.app_message import app_data, cut, form_body, number_for, once_key, short, texts
+from providers.app_message import app_data, cut, form_body, number_for, once_key, short, texts, utf16
 from providers.contract import Push
 from providers.fields import Rules, companions, flag, matching, merged, mistakes, one_of, strings, text, whole
 
@@ -23,10 +24,13 @@ json_values = st.recursive(
 objects = st.dictionaries(st.sampled_from("abc"), json_values, max_size=3)
 
 
+@pytest.mark.parametrize("length", [len, utf16])
 @given(given_=any_text, most=st.integers(1, 30))
-def test_a_cut_text_is_short_enough_and_says_that_it_was_cut(given_: str, most: int) -> None:
-    shown = cut(given_, most)
-    assert len(shown) <= most
+def test_a_cut_text_is_short_enough_and_says_that_it_was_cut(
+    length: Callable[[str], int], given_: str, most: int
+) -> None:
+    shown = cut(given_, most, length=length)
+    assert length(shown) <= most
     assert shown == given_ or (shown.endswith("…") and given_.startswith(shown[:-1]))
 
 

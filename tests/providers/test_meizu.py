@@ -272,6 +272,8 @@ def test_a_tap(click: str | None, said: dict[str, Any]) -> None:
 def test_texts_are_cut_and_never_blank() -> None:
     said = message(replace(PUSH, title="t" * 33, body="b" * 101))["noticeBarInfo"]
     assert (said["title"], said["content"]) == ("t" * 31 + "…", "b" * 99 + "…")
+    said = message(replace(PUSH, title="😀" * 17, body="b" * 98 + "😀b"))["noticeBarInfo"]
+    assert (said["title"], said["content"]) == ("😀" * 15 + "…", "b" * 98 + "…")
     said = message(replace(PUSH, title=" ", body=None), wake_text="New")["noticeBarInfo"]
     assert (said["title"], said["content"]) == ("New", "New")
 

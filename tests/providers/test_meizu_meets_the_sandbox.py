@@ -152,6 +152,8 @@ async def test_too_much_data_is_too_large_before_it_is_sent(meizu: Meeting) -> N
         ({"messageJson": "no"}, "1005"),
         ({"noticeBarInfo": {"title": "t"}}, "110004"),
         ({"noticeBarInfo": {"title": "t" * 33, "content": "c"}}, "1005"),
+        ({"noticeBarInfo": {"title": "😀" * 16, "content": "c"}}, "200"),
+        ({"noticeBarInfo": {"title": "😀" * 17, "content": "c"}}, "1005"),
         ({"noticeBarInfo": {"title": "t", "content": "c" * 101}}, "1005"),
         ({"noticeBarInfo": {"title": "t", "content": "c", "noticeMsgType": 2}}, "1005"),
         ({"clickTypeInfo": {"clickType": 2}}, "110004"),

@@ -406,6 +406,8 @@ def test_a_tap(click: str | None, said: tuple[int, str | None]) -> None:
 def test_texts_are_cut() -> None:
     said = message(replace(PUSH, title="t" * 41, body="b" * 101))
     assert (said["title"], said["content"]) == ("t" * 39 + "…", "b" * 99 + "…")
+    said = message(replace(PUSH, title="t" * 38 + "😀", body="b" + "😀" * 60))
+    assert (said["title"], said["content"]) == ("t" * 38 + "😀", "b" + "😀" * 49 + "…")
 
 
 @pytest.mark.parametrize(

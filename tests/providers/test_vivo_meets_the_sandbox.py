@@ -192,6 +192,8 @@ async def test_a_thousand_characters_of_data_are_too_large_before_they_are_sent(
         ({"title": None}, 10054),
         ({"title": "字" * 41}, 10054),
         ({"content": "字" * 101}, 10055),
+        ({"content": "字" * 50 + "😀" * 25}, 0),
+        ({"content": "字" * 50 + "😀" * 26}, 10055),
         ({"content": "8341"}, 10085),
         ({"content": "8341", "pushMode": 1}, 0),
         ({"title": "测试消息"}, 10104),
