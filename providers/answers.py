@@ -12,7 +12,16 @@ import msgspec
 from providers.contract import Outcome, Scope, Verdict
 from providers.wire import Credential, Refusal, Response
 
-__all__ = ["THROTTLED_S", "bearer_from", "by_status", "code_from", "json_body", "no_login", "retry_after_s"]
+__all__ = [
+    "THROTTLED_S",
+    "bearer_from",
+    "by_status",
+    "code_from",
+    "json_body",
+    "no_login",
+    "number_from",
+    "retry_after_s",
+]
 
 RETRY_AFTER_S = (1.0, 3600.0)  # what a vendor may ask for; beyond, the nearer end
 THROTTLED_S = 60.0  # 429 without a wish (safety FLT-3)
@@ -20,6 +29,7 @@ BEARER_LIFE_S = (60.0, 86_400.0)  # believed of `expires_in`
 BEARER_SHARE = 0.8  # of its life after which a bearer is renewed (safety SEC-13)
 
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_NUMBER = re.compile(r"-?[0-9]{1,9}")
 _BEARER = re.compile(r"[\x21-\x7e]{1,4000}")
 
 
@@ -36,6 +46,13 @@ def code_from(value: object, default: str | None = None) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
         value = str(value)
     return value if isinstance(value, str) and _CODE.fullmatch(value) else default
+
+
+def number_from(value: object) -> int | None:
+    """A vendor's code as the whole number that it is, though it may come as text."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return int(value)
+    return value if type(value) is int else None
 
 
 def retry_after_s(response: Response, *, now_s: float) -> float | None:

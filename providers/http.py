@@ -9,7 +9,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from providers.answers import THROTTLED_S, bearer_from, by_status, code_from, json_body, no_login, retry_after_s
+from providers.answers import (
+    THROTTLED_S,
+    bearer_from,
+    by_status,
+    code_from,
+    json_body,
+    no_login,
+    number_from,
+    retry_after_s,
+)
 from providers.batch import alike
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict, slimmer
 from providers.guard import TargetRefused
@@ -30,6 +39,7 @@ __all__ = [
     "code_from",
     "json_body",
     "no_login",
+    "number_from",
     "retry_after_s",
 ]
 

@@ -24,6 +24,7 @@ from providers.http import (
     code_from,
     json_body,
     no_login,
+    number_from,
 )
 from providers.oppo_message import (
     PARAMETERS_MAX,
@@ -267,12 +268,11 @@ def _by_code(code: int, said: object) -> Outcome:
 
 
 def _item(item: Mapping[str, Any]) -> Outcome:
-    code = item.get("errorCode")
-    if isinstance(code, str) and re.fullmatch(r"-?[0-9]{1,9}", code):
-        code = int(code)
-    if code is None or code == 0:
+    said = item.get("errorCode")
+    code = number_from(said)
+    if said is None or code == 0:
         return Outcome(verdict=Verdict.ACCEPTED, vendor_id=_id_of(item))
-    if type(code) is not int:
+    if code is None:
         return Outcome(verdict=RETRY, vendor_code="item_garbled")
     outcome = replace(_by_code(code, item.get("errorMessage")), vendor_code=f"item_{code}")
     if outcome.verdict is Verdict.REAUTH:  # of one item alone: the next call brings the whole answer

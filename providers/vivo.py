@@ -28,6 +28,7 @@ from providers.http import (
     code_from,
     json_body,
     no_login,
+    number_from,
 )
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
@@ -284,7 +285,7 @@ class VivoProvider(HttpProvider):
         return outcome, _invalid_users(answer) if believed else {}
 
     def _outcome(self, response: Response, answer: Mapping[str, Any]) -> Outcome:
-        code = _whole(answer.get("result"))
+        code = number_from(answer.get("result"))
         if response.status != 200 or code is None:
             return by_status(response, now_s=self.now())
         if code == 0:
@@ -305,7 +306,7 @@ def _invalid_users(answer: Mapping[str, Any]) -> dict[str, Outcome]:
 
     They come beside a `result` of any number (sheet §4); beside none, it is not vivo that answers.
     """
-    if _whole(answer.get("result")) is None:
+    if number_from(answer.get("result")) is None:
         return {}
     many = answer.get("invalidUsers")
     listed = [answer.get("invalidUser"), *(many if isinstance(many, list) else [])]
@@ -313,16 +314,10 @@ def _invalid_users(answer: Mapping[str, Any]) -> dict[str, Outcome]:
     for user in listed:
         token = user.get("userid") if isinstance(user, dict) else None
         if isinstance(token, str) and token:
-            status = _whole(user.get("status"))
+            status = number_from(user.get("status"))
             outcome = USER_UNEXPLAINED if status is None else BY_USER_STATUS.get(status, USER_UNEXPLAINED)
             found[token] = replace(outcome, vendor_code=f"invalid_user_{status}")
     return found
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
-        return int(value)
-    return value if type(value) is int else None
 
 
 def _opens_in_s(now_s: float) -> float:

@@ -24,6 +24,7 @@ from providers.http import (
     Response,
     by_status,
     code_from,
+    number_from,
 )
 from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
@@ -225,7 +226,7 @@ class XiaomiProvider(HttpProvider):
         So do all later ones, until the settings change; their outcomes bear the code.
         """
         response = await self.call(request)
-        code = _whole(response.json().get("code"))
+        code = number_from(response.json().get("code"))
         if response.status == 200 and code in CALLBACK_REFUSED and b"extra.callback=" in request.body:
             self._callback_refused = code
             response = await self.call(self.encode_many(pushes, credential))
@@ -251,7 +252,7 @@ class XiaomiProvider(HttpProvider):
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5."""
         answer = response.json()
-        code = _whole(answer.get("code"))
+        code = number_from(answer.get("code"))
         if response.status != 200 or code is None:
             return by_status(response, now_s=self.now())
         if code == 0:
@@ -298,10 +299,3 @@ def _bad(response: Response) -> frozenset[str]:
         listed = listed.split(",")
     # What is empty stands as "" in this vendor's answers: that is nobody.
     return frozenset(one for one in listed if isinstance(one, str) and one) if isinstance(listed, list) else frozenset()
-
-
-def _whole(value: object) -> int | None:
-    """A code, which may come as text."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}", value):
-        return int(value)
-    return value if type(value) is int else None

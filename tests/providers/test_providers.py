@@ -33,9 +33,9 @@ PUBLIC = {
     "providers.fcm_overrides": "DURATION LABEL RESERVED_KEY TTL_S_MAX override_mistakes",
     "providers.gotify": "GotifyConfig GotifyProvider",
     "providers.guard": "Exemption Guard Target TargetRefused address_denied parse_target",
-    "providers.answers": "THROTTLED_S bearer_from by_status code_from json_body no_login retry_after_s",
+    "providers.answers": "THROTTLED_S bearer_from by_status code_from json_body no_login number_from retry_after_s",
     "providers.http": """Credential HttpProvider THROTTLED_S Reason Refusal Request RequestInvalid Response TransportError
-        bearer_from by_status code_from json_body no_login retry_after_s""",
+        bearer_from by_status code_from json_body no_login number_from retry_after_s""",
     "providers.http_call": "HttpCallConfig HttpCallProvider secret_key sign",
     "providers.http2": "Habits Http2Transport Limits tls_context",
     "providers.loading": "GROUP Loaded OwnedTransport SettingsInvalid build configured discover names transport_for",
