@@ -209,7 +209,7 @@ class VivoProvider(HttpProvider):
         custom = body.get("clientCustomMap", {})
         return Request(
             url=f"{self._base}{path}",
-            headers={**_JSON, "authtoken": credential},
+            headers={**_JSON, "authToken": credential},
             body=json_body(body),
             payload_bytes=sum(len(key) + len(value) for key, value in custom.items()),
         )
@@ -231,6 +231,8 @@ class VivoProvider(HttpProvider):
         except TransportError as error:
             raise TransportError(error.reason, sent=False) from error  # nobody was sent anything yet
         outcome = self.decode(saved)
+        if outcome.maybe_sent:  # a 2xx that makes no sense
+            raise Refusal(replace(outcome, maybe_sent=False))
         if outcome.verdict is not Verdict.ACCEPTED:
             return saved
         task_id = saved.json().get("taskId")

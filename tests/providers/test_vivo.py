@@ -281,8 +281,12 @@ async def test_while_the_content_is_only_being_saved_nobody_can_have_got_it() ->
             return LOGIN
         raise TransportError(Reason.RESET, sent=True)
 
-    outcomes = await made(Scripted(broken)).send_many(pushes("a", "b"))
-    assert [(one.verdict, one.maybe_sent) for one in outcomes] == [(RETRY, False)] * 2
+    def garbled(request: Request) -> Response:
+        return LOGIN if request.url.endswith("/auth") else Response(status=200, body=b"<html>")
+
+    for vendor in (broken, garbled):
+        outcomes = await made(Scripted(vendor)).send_many(pushes("a", "b"))
+        assert [(one.verdict, one.maybe_sent) for one in outcomes] == [(RETRY, False)] * 2
 
 
 async def test_an_answer_without_a_task_id_is_no_list() -> None:
@@ -338,7 +342,7 @@ def test_a_chat_message_in_vivos_words() -> None:
     push = replace(PUSH, data={"conv": "c9"}, ttl_s=3600, collapse_key="room", relay={"v": 1})
     request = made().encode(push, "TOKEN")
     assert request.url == "https://api-push.vivo.com.cn/message/send"
-    assert request.headers == {"content-type": "application/json", "authtoken": "TOKEN"}
+    assert request.headers == {"content-type": "application/json", "authToken": "TOKEN"}
     said = json.loads(request.body)
     assert 0 < len(said.pop("requestId")) <= 64
     assert 1 <= said.pop("notifyId") < 2**31
