@@ -111,7 +111,9 @@ def bearer_from(response: Response, *, now_s: float, life_s: float | None = None
             life_s = min(max(life_s, BEARER_LIFE_S[0]), BEARER_LIFE_S[1])
             return Credential(value=token, good_until_s=now_s + BEARER_SHARE * life_s)
         raise Refusal(Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, vendor_code="login_garbled"))
-    code = code_from(answer.get("error"), f"login_status_{response.status}")
+    code, more = code_from(answer.get("error"), f"login_status_{response.status}"), code_from(answer.get("sub_error"))
+    if more is not None:  # Huawei's: which part of the credential is wrong
+        code = f"{code}.{more}"
     if 400 <= response.status < 500 and response.status not in {408, 425, 429}:
         raise Refusal(Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=code))
     wait_s = retry_after_s(response, now_s=now_s)

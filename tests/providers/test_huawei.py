@@ -226,7 +226,7 @@ async def test_a_refused_login_names_the_vendor_s_number() -> None:
     config = configured(HuaweiProvider, SETTINGS)
     provider = HuaweiProvider(config, transport=Scripted(lambda _: refused), now=lambda: NOW_S)  # type: ignore[arg-type]
     assert await provider.send(push()) == Outcome(
-        verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="1101"
+        verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="1101.20003"
     )
 
 

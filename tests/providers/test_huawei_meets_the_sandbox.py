@@ -124,7 +124,7 @@ async def test_a_bearer_that_ran_out_or_was_revoked_is_renewed(bench: Bench) -> 
     assert (await provider.send(push())).verdict is Verdict.ACCEPTED
     await bench.control("revoke")
     refused = await provider.send(push())
-    assert (refused.verdict, refused.scope, refused.vendor_code) == (*CONFIG, "1101")
+    assert (refused.verdict, refused.scope, refused.vendor_code) == (*CONFIG, "1101.20003")
 
 
 @pytest.mark.parametrize(
