@@ -1,4 +1,4 @@
-"""What adapters for Android's vendors say alike: cut texts, the app's own data, keys made of ids. Pure."""
+"""What several adapters say alike: cut texts, the app's own data, keys made of ids. Pure."""
 
 import base64
 import hashlib

@@ -3,19 +3,20 @@
 Source: vendor sheet `others` §3 (Standard Webhooks, 2023): request 3.1, vector 3.2, outcomes 3.3. One thing is ours: a
 gateway that knows a device to be gone says so with any 4xx and the JSON body `{"error":"token_dead"}`; without that
 word no token is ever given up.
+
+`webhook-id` names one push to one device; what it is about is `data.id`, which a message has on all devices.
 """
 
 import base64
 import binascii
-import hashlib
 import hmac
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, HttpUrl, SecretStr, model_validator
 
+from providers.app_message import once_key, short
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.http import (
     THROTTLED_S,
@@ -38,8 +39,7 @@ BODY_BYTES_MAX = 20_000
 TOTAL_S = 15.0
 MOVED_S = 600.0  # so long nothing but redirects: an operator must look
 DEAD = "token_dead"
-
-_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+ID_CHARS = 32
 
 
 def secret_key(secret: str) -> bytes:
@@ -125,18 +125,13 @@ class HttpCallProvider(HttpProvider):
         """See `HttpProvider`."""
         del credential
         now_s = int(self.now())
+        message_id = _webhook_id(push, now_s=now_s)
         body = json_body(
             {
                 "type": "push",
                 "timestamp": datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "data": _data(push, ttl_s=min(max(push.ttl_s, 0), self.capabilities.ttl_s_max)),
             }
-        )
-        # An id with other characters could forge the signed text (its dots part the fields): then its hash.
-        message_id = (
-            push.id
-            if _ID.fullmatch(push.id)
-            else f"h_{hashlib.sha256(push.id.encode('utf-8', 'replace')).hexdigest()[:48]}"
         )
         secrets = [secret for secret in (self.config.secret, self.config.old_secret) if secret is not None]
         keys = [secret_key(secret.get_secret_value()) for secret in secrets]
@@ -172,6 +167,14 @@ class HttpCallProvider(HttpProvider):
             wait_s = retry_after_s(response, now_s=now_s)
             return Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code)
         return by_status(response, now_s=now_s, code=code)
+
+
+def _webhook_id(push: Push, *, now_s: float) -> str:
+    """What the gateway recognises a repeat by; it has no dot, which parts the signed text.
+
+    Not the push's id: a message has one for all its devices, and who drops repeats would tell the first device alone.
+    """
+    return short(f"{once_key(push, now_s=now_s, chars=ID_CHARS)}\n{push.kind}\n{push.token}", ID_CHARS)
 
 
 def _data(push: Push, *, ttl_s: float) -> dict[str, Any]:

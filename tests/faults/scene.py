@@ -50,7 +50,9 @@ class Neighbour:
 
     answer: Answer = field(default_factory=Answer)
     calls: list[dict[str, Any]] = field(default_factory=list)  # what came, whatever became of the answer
-    taken: Counter[str] = field(default_factory=Counter)  # by their ids, those that were answered with 200
+    taken: Counter[str] = field(
+        default_factory=Counter
+    )  # what was answered with 200: a push (to whom, which), else its id
     came: asyncio.Condition = field(default_factory=asyncio.Condition)
     busy: int = 0
     busiest: int = 0
@@ -61,9 +63,12 @@ class Neighbour:
         self.busiest = max(self.busiest, self.busy)
         try:
             async with self.came:
-                said = self.answer
-                self.calls.append({"id": request.headers["webhook-id"], **json.loads(body)})
-                self.taken[request.headers["webhook-id"]] += said.status == 200
+                said, told = self.answer, json.loads(body)
+                self.calls.append({"id": request.headers["webhook-id"], **told})
+                what = (
+                    f"{told['data']['token']} {told['data']['id']}" if told["type"] == "push" else self.calls[-1]["id"]
+                )
+                self.taken[what] += said.status == 200
                 self.came.notify_all()
             return web.json_response(said.body, status=said.status, headers=said.headers)
         finally:

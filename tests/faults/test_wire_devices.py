@@ -175,7 +175,7 @@ async def test_flt_27_after_a_pause_late_answers_and_old_claims_cost_at_most_one
 
     await eventually(told)
     for user in tokens:
-        ids = [call["id"] for call in at.vendors["gate"].calls if call["data"]["token"] == f"{user}.gate"]
+        ids = [call["data"]["id"] for call in at.vendors["gate"].calls if call["data"]["token"] == f"{user}.gate"]
         assert 1 <= len(ids) <= 2, user
         assert len(set(ids)) == 1, "a repeat has the id of the first"
 

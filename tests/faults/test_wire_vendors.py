@@ -102,7 +102,7 @@ async def test_flt_2_errors_of_the_vendor_cost_neither_token_nor_message(at: Sce
     assert await at.inbox(token) == ["hi"]
     at.vendors["gate"].answer = Answer()
     assert (await verdicts(at, message, 3))[-1] == "accepted"
-    assert {call["id"] for call in at.vendors["gate"].calls} == {at.vendors["gate"].calls[0]["id"]}
+    assert {call["data"]["id"] for call in at.vendors["gate"].calls} == {message}
 
 
 async def test_flt_3_while_a_vendor_asks_to_wait_it_gets_no_request(at: Scene, ann: str, bob: str) -> None:
