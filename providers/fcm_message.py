@@ -14,6 +14,7 @@ __all__ = ["message_of", "payload_bytes", "ttl"]
 
 APNS_COLLAPSE_BYTES_MAX = 64
 APPLE_SHOWS = frozenset({"alert", "badge", "sound"})  # of `aps`
+BACKGROUND = ("apns-push-type", "background")
 OUR_KEYS = frozenset({"relay", "relay_id", "sealed"})  # in `data`
 
 
@@ -31,16 +32,20 @@ def message_of(push: Push, *, shown_by_app: bool, now_s: float, label: str | Non
             "fcm_options": {"analytics_label": label} if label else None,
         }
     )
-    return _unseen_by_apple(merged(message, push.overrides))
+    return _typed_for_apple(merged(message, push.overrides))
 
 
-def _unseen_by_apple(message: dict[str, Any]) -> dict[str, Any]:
-    """Where overrides took from it all that an Apple device would show, it is a wake-up: only priority 5 goes (§3.3)."""
+def _typed_for_apple(message: dict[str, Any]) -> dict[str, Any]:
+    """The push type follows what an Apple device is to show, also after overrides: Apple drops a wake-up that shows
+    something (sheet apns §4.1, §8). Of one that shows nothing only priority 5 goes (§3.3)."""
     apns = object_in(message, "apns")
     payload, headers = object_in(apns, "payload"), object_in(apns, "headers")
     aps = object_in(payload, "aps")
-    if "notification" in message or "live_activity_token" in apns or not headers or aps.keys() & APPLE_SHOWS:
+    if "live_activity_token" in apns or not headers:
         return message
+    if "notification" in message or aps.keys() & APPLE_SHOWS:
+        alert = {name: "alert" for name, value in headers.items() if (name.lower(), value) == BACKGROUND}
+        return {**message, "apns": {**apns, "headers": {**headers, **alert}}}
     kept = {name: value for name, value in headers.items() if name.lower() not in {"apns-priority", "apns-push-type"}}
     wakes = {
         "headers": {**kept, "apns-priority": "5", "apns-push-type": "background"},

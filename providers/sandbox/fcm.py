@@ -181,7 +181,10 @@ class FcmEmulator(Emulator):
             message = msgspec.json.encode(sent.message)
             for token in self._receivers(sent):
                 content = content_of(sent, name=name, platform=platform_of(token))
-                self.host.phones.deliver(token, content, message=message)
+                if content is None:
+                    self.note("dropped", token)
+                else:
+                    self.host.phones.deliver(token, content, message=message)
         return Answer(status=200, body=msgspec.json.encode({"name": name}))
 
     def _receivers(self, sent: FcmRequest) -> Iterable[str]:

@@ -14,10 +14,10 @@ def platform_of(token: str) -> str:
     return "web" if token.startswith("web-") else "android"
 
 
-def content_of(request: FcmRequest, *, name: str, platform: str) -> Content:
-    """The message as this platform's phone gets it; `name` is FCM's name for it."""
+def content_of(request: FcmRequest, *, name: str, platform: str) -> Content | None:
+    """The message as this platform's phone gets it; `name` is FCM's name for it. None: Apple drops it without a word."""
     if platform == "ios":
-        return _on_ios(request, name)
+        return None if _is_loud_wake(request.message) else _on_ios(request, name)
     return _on_web(request, name) if platform == "web" else _on_android(request, name)
 
 
@@ -43,6 +43,13 @@ def _on_android(request: FcmRequest, name: str) -> Content:
         priority=_text(android, "priority") or ("HIGH" if by_system else "NORMAL"),
         ttl=_text(android, "ttl"),
     )
+
+
+def _is_loud_wake(message: Json) -> bool:
+    """A wake-up that shows something (sheet apns.md §4.1: it must not; §4: a mismatch may be dropped)."""
+    headers = _lower_names(part(message, "apns", "headers"))
+    shows = "notification" in message or part(message, "apns", "payload", "aps").keys() & {"alert", "badge", "sound"}
+    return headers.get("apns-push-type") == "background" and bool(shows)
 
 
 def _on_ios(request: FcmRequest, name: str) -> Content:
