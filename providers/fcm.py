@@ -6,6 +6,7 @@ mapping §8.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -37,7 +38,7 @@ from providers.http import (
     json_body,
     retry_after_s,
 )
-from providers.http2 import Http2Transport
+from providers.http2 import Http2Transport, Limits
 from providers.http2_tls import tls_context
 from providers.key_files import account_of, from_files, rsa_key
 from providers.settings import plain
@@ -48,6 +49,7 @@ __all__ = ["FcmConfig", "FcmProvider", "ServiceAccount"]
 
 PAYLOAD_BYTES_MAX = 4096
 ASSERTION_S = 3600  # the longest that Google takes
+TOTAL_S = 15.0  # Google wants at least ten for its answer (§6); ours is with the wait for a connection
 TOKEN_CHARS_MAX = 4096
 
 BASE_URL = "https://fcm.googleapis.com"
@@ -56,6 +58,7 @@ SCOPE_URL = "https://www.googleapis.com/auth/firebase.messaging"
 GOOGLE_LOGIN_HOSTS = frozenset({"oauth2.googleapis.com", "accounts.google.com"})
 
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
+BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 QUOTA_FAILURE = "type.googleapis.com/google.rpc.QuotaFailure"
 RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 
@@ -81,6 +84,7 @@ BY_RPC_STATUS: dict[str, tuple[Verdict, Scope]] = {
     "ABORTED": (Verdict.RETRY, Scope.MESSAGE),
 }
 
+TARGETS = frozenset({"message.token", "message.fid"})  # as Google calls the fields
 _TOKEN_INVALID = re.compile(r"\bnot a valid FCM registration token\b", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"\btoo (big|large|long)\b|\bexceed(s|ed|ing)\b.*\b(size|bytes|4096)\b", re.IGNORECASE)
 _PER_DEVICE = re.compile(r"\bdevice\b", re.IGNORECASE)
@@ -188,8 +192,9 @@ class FcmProvider(HttpProvider):
         """HTTP/2, which Google speaks and at half the cost (sheet §7), if all of the account's URLs are https."""
         secure = all(url is None or url.scheme == "https" for url in (config.base_url, config.token_url))
         if config.http2 and secure:
-            return Http2Transport(tls=None if config.ca is None else tls_context(ca_data=config.ca))
-        return HttpTransport(tls=None if config.ca is None else verifying(config.ca))
+            tls = None if config.ca is None else tls_context(ca_data=config.ca)
+            return Http2Transport(tls=tls, limits=Limits(total_s=TOTAL_S))
+        return HttpTransport(tls=None if config.ca is None else verifying(config.ca), total_s=TOTAL_S)
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
@@ -260,7 +265,8 @@ def _fault(response: Response, answer: dict[str, Any], *, now_s: float) -> Outco
     status = response.status
 
     if status >= 500 or status < 400:
-        return by_status(response, now_s=now_s, code=code)
+        outcome = by_status(response, now_s=now_s, code=code)
+        return outcome if outcome.retry_after_s else replace(outcome, retry_after_s=_retry_info_s(details))
     if status == 429 or word == "QUOTA_EXCEEDED" or rpc == "RESOURCE_EXHAUSTED":
         wait_s = retry_after_s(response, now_s=now_s) or _retry_info_s(details) or THROTTLED_S
         scope = Scope.TOKEN if _about_device(details, str(said)) else Scope.ACCOUNT
@@ -269,10 +275,13 @@ def _fault(response: Response, answer: dict[str, Any], *, now_s: float) -> Outco
         verdict, scope, _ = BY_ERROR_CODE[word]
         return Outcome(verdict=verdict, scope=scope, vendor_code=code)
     if status == 400:
-        if _TOO_LARGE.search(str(said)):
+        wrong = _violations(details, BAD_REQUEST, "fieldViolations")
+        texts = [str(said), *(str(one.get("description")) for one in wrong)]
+        if any(map(_TOO_LARGE.search, texts)):
             return Outcome(verdict=Verdict.TOO_LARGE, vendor_code=code)
-        # Only this sentence speaks of the token; every other 400 is about a field of ours.
-        if word == "INVALID_ARGUMENT" and _TOKEN_INVALID.search(str(said)):
+        # Only this speaks of the token, in a sentence or by its field; every other 400 is about a field of ours.
+        named = any(map(_TOKEN_INVALID.search, texts)) or any(one.get("field") in TARGETS for one in wrong)
+        if word == "INVALID_ARGUMENT" and named:
             return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=code)
     if rpc in BY_RPC_STATUS:
         verdict, scope = BY_RPC_STATUS[rpc]
@@ -284,14 +293,21 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _violations(details: list[dict[str, Any]], kind: str, under: str) -> list[dict[str, Any]]:
+    return [
+        violation
+        for item in details
+        if item.get("@type") == kind
+        for violation in _listed(item.get(under))
+        if isinstance(violation, dict)
+    ]
+
+
 def _about_device(details: list[dict[str, Any]], said: str) -> bool:
     texts = [said]
-    for item in details:
-        if item.get("@type") == QUOTA_FAILURE:
-            for violation in _listed(item.get("violations")):
-                if isinstance(violation, dict):
-                    texts += [str(violation.get("subject")), str(violation.get("description"))]
-    return any(_PER_DEVICE.search(text) for text in texts)
+    for violation in _violations(details, QUOTA_FAILURE, "violations"):
+        texts += [str(violation.get("subject")), str(violation.get("description"))]
+    return any(map(_PER_DEVICE.search, texts))
 
 
 def _retry_info_s(details: list[dict[str, Any]]) -> float | None:

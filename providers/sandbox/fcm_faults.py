@@ -1,7 +1,7 @@
 """FCM's and Google's error answers, byte for byte as a client sees them, and the table of faults made of them.
 
 Source: vendor sheet fcm.md §2 (token endpoint) and §6 (complete error table); the wording of the quota answers after
-rails/action_push_native#129 and firebase-admin-go#719.
+rails/action_push_native#129 and firebase-admin-go#719, of a violation named in the detail alone after firebase-admin-python#187.
 """
 
 from collections.abc import Iterable, Mapping
@@ -104,6 +104,19 @@ _SEND: dict[str, Fault] = {
             [Violation("message.token", "The registration token is not a valid FCM registration token", parsed=True)]
         ),
     ),
+    "badtokenfield": Fault(
+        meaning="400 INVALID_ARGUMENT: the same, named in the BadRequest detail alone",
+        answer=rpc_error(
+            400,
+            "INVALID_ARGUMENT",
+            "Request contains an invalid argument.",
+            {
+                "@type": RPC + "BadRequest",
+                "fieldViolations": [{"field": "message.token", "description": "Invalid registration token"}],
+            },
+            code="INVALID_ARGUMENT",
+        ),
+    ),
     "packagename": Fault(
         meaning="400 INVALID_ARGUMENT that does not name the token",
         answer=rpc_error(
@@ -117,6 +130,29 @@ _SEND: dict[str, Fault] = {
         meaning="400 with a BadRequest detail only",
         answer=invalid(
             [Violation("message.data[0].value", "Invalid value at 'message.data[0].value' (TYPE_STRING), 42")]
+        ),
+    ),
+    "toobigfield": Fault(
+        meaning="400: the message is too big, as the BadRequest detail alone says",
+        answer=rpc_error(
+            400,
+            "INVALID_ARGUMENT",
+            "Request contains an invalid argument.",
+            {
+                "@type": RPC + "BadRequest",
+                "fieldViolations": [{"field": "message", "description": "Message is too large."}],
+            },
+            code="INVALID_ARGUMENT",
+        ),
+    ),
+    "retryinfo": Fault(
+        meaning="503 UNAVAILABLE with a RetryInfo detail, no Retry-After",
+        answer=rpc_error(
+            503,
+            "UNAVAILABLE",
+            "The service is currently unavailable.",
+            {"@type": RPC + "RetryInfo", "retryDelay": "45s"},
+            code="UNAVAILABLE",
         ),
     ),
     "toobig": Fault(

@@ -156,9 +156,9 @@ BUGS = (
         "a vendor's outage emptied the token table",
         one(
             "providers/fcm.py",
-            "    if status >= 500 or status < 400:\n        return by_status",
+            "    if status >= 500 or status < 400:\n        outcome = by_status",
             "    if status >= 500:\n        return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN)\n"
-            "    if status < 400:\n        return by_status",
+            "    if status < 400:\n        outcome = by_status",
         ),
         (f"{FCM}::test_every_way_to_fail_is_taken_as_the_sheet_wants_it",),
     ),

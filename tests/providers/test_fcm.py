@@ -32,6 +32,13 @@ ACCOUNT: dict[str, Any] = {
 FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 QUOTA = "type.googleapis.com/google.rpc.QuotaFailure"
 BAD_REQUEST = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [{"field": "message.ttl"}]}
+TOKEN_NAMED = {
+    **BAD_REQUEST,
+    "fieldViolations": [{"field": "message.token", "description": "Invalid registration token"}],
+}
+FID_NAMED = {**BAD_REQUEST, "fieldViolations": [{"field": "message.fid"}]}
+TOO_BIG = {**BAD_REQUEST, "fieldViolations": [{"field": "message", "description": "Message is too large."}]}
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "45s"}
 TOKEN_SAID = "The registration token is not a valid FCM registration token"
 OK = Response(status=200, body=b'{"name":"projects/demo-1/messages/0:1500415314455276%31bd1c9631bd1c96"}')
 LOGIN = Response(status=200, body=b'{"access_token":"ya29.t1","expires_in":3600,"token_type":"Bearer"}')
@@ -93,6 +100,11 @@ TABLE: list[tuple[Response, Verdict, Scope, float | None]] = [
     (fault(400, "INVALID_ARGUMENT", details=(BAD_REQUEST,), said=TOKEN_SAID), REFUSED, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", said=TOKEN_SAID), REFUSED, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", said=TOKEN_SAID), DEAD, TOKEN, None),
+    (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(TOKEN_NAMED,)), DEAD, TOKEN, None),
+    (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(FID_NAMED,)), DEAD, TOKEN, None),
+    (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(BAD_REQUEST,)), REFUSED, MESSAGE, None),
+    (fault(400, "INVALID_ARGUMENT", details=(TOKEN_NAMED,)), REFUSED, MESSAGE, None),
+    (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(TOO_BIG,)), TOO_LARGE, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", said="Package name mismatch"), REFUSED, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", said="Message too big"), TOO_LARGE, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", said="Payload exceeds the maximum size of 4096 bytes"), TOO_LARGE, MESSAGE, None),
@@ -125,6 +137,8 @@ TABLE: list[tuple[Response, Verdict, Scope, float | None]] = [
     (Response(status=504), RETRY, MESSAGE, None),
     (fault(503, "UNAVAILABLE", "UNAVAILABLE"), RETRY, MESSAGE, None),
     (fault(503, "UNAVAILABLE", "UNAVAILABLE", retry_after="7"), RETRY, MESSAGE, 7),
+    (fault(503, "UNAVAILABLE", "UNAVAILABLE", details=(RETRY_INFO,)), RETRY, MESSAGE, 45),
+    (fault(503, "UNAVAILABLE", "UNAVAILABLE", details=(RETRY_INFO,), retry_after="7"), RETRY, MESSAGE, 7),
     (Response(status=302, headers={"location": "http://127.0.0.1/"}), RETRY, MESSAGE, None),
     (Response(status=200), RETRY, MESSAGE, None),
     (Response(status=200, body=b'{"error":{"status":"NOT_FOUND"},"name":"projects/x"}'), RETRY, MESSAGE, None),
@@ -327,6 +341,13 @@ def test_a_silent_push_is_data_only_and_polite() -> None:
         },
         "webpush": {"headers": {"TTL": "0", "Urgency": "normal"}},
     }
+
+
+def test_a_silent_push_that_sets_the_badge_is_an_alert_to_apple() -> None:
+    """As a wake-up Apple would drop it (sheet apns §4.1, §8)."""
+    sent = message(Push(id="m-1", token="t-1", badge=0))["apns"]
+    assert (sent["headers"]["apns-push-type"], sent["headers"]["apns-priority"]) == ("alert", "5")
+    assert sent["payload"]["aps"] == {"content-available": 1, "badge": 0}
 
 
 def test_in_data_mode_the_app_draws_and_apple_still_alerts() -> None:

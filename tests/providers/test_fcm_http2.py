@@ -43,6 +43,16 @@ def test_it_is_http2_where_every_url_can_be(account: dict[str, str], settings: d
     assert type(FcmProvider.own_transport(config(account, **settings))) is kind
 
 
+@pytest.mark.parametrize("settings", [{}, {"http2": False}])
+def test_google_has_its_ten_seconds_however_long_a_connection_took(
+    account: dict[str, str], settings: dict[str, Any]
+) -> None:
+    """fcm §6: "send timeout ≥ 10 s"; ours counts from before the connection."""
+    transport = FcmProvider.own_transport(config(account, **settings))
+    limits = transport.limits if isinstance(transport, Http2Transport) else transport
+    assert limits.total_s - limits.connect_s >= 10
+
+
 async def test_front_ends_that_say_goodbye_all_the_time_lose_and_double_nothing(account: dict[str, str]) -> None:
     sent: list[str] = []
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -30,10 +30,12 @@ class Answered(NamedTuple):
 SHEET = {
     "unregistered": Answered(Verdict.TOKEN_DEAD, TOKEN),
     "badtoken": Answered(Verdict.TOKEN_DEAD, TOKEN),
+    "badtokenfield": Answered(Verdict.TOKEN_DEAD, TOKEN),
     "mismatch": Answered(Verdict.TOKEN_DEAD, TOKEN),
     "packagename": Answered(Verdict.REFUSED),
     "badfield": Answered(Verdict.REFUSED),
     "toobig": Answered(Verdict.TOO_LARGE),
+    "toobigfield": Answered(Verdict.TOO_LARGE),
     "badauth": Answered(Verdict.MISCONFIGURED, ACCOUNT),
     "revoked": Answered(Verdict.MISCONFIGURED, ACCOUNT),
     "thirdparty": Answered(Verdict.MISCONFIGURED, TOKEN),
@@ -52,6 +54,7 @@ SHEET = {
     "unspecified": Answered(Verdict.RETRY),
     "unavailable": Answered(Verdict.RETRY),
     "unavailableafter": Answered(Verdict.RETRY, MESSAGE, 30.0),
+    "retryinfo": Answered(Verdict.RETRY, MESSAGE, 45.0),
     "gateway": Answered(Verdict.RETRY),
     "gatewaytimeout": Answered(Verdict.RETRY),
     "hugebody": Answered(Verdict.RETRY),
@@ -134,3 +137,21 @@ async def test_a_revoked_bearer_is_renewed_and_the_push_arrives(sandbox: Sandbox
         assert answer.status < 300
     second: Outcome = await fcm.send(push("phone-2"))
     assert second.verdict is Verdict.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"badge": 3},
+        {"overrides": {"apns": {"payload": {"aps": {"alert": "hello"}}}}},
+        {"overrides": {"notification": {"title": "Ann"}}},
+    ],
+)
+async def test_an_iphone_gets_a_silent_push_that_shows_something(
+    sandbox: Sandbox, fcm: FcmProvider, fields: dict[str, Any]
+) -> None:
+    """Apple drops a wake-up that does (sheet apns §4.1, §8)."""
+    silent = Push(id="p1", token="ios-phone", ttl_s=60, **fields)
+    assert (await fcm.send(silent)).verdict is Verdict.ACCEPTED
+    async with aiohttp.ClientSession(sandbox.url) as http, http.get("/_phones") as answer:
+        assert [phone["token"] for phone in (await answer.json())["phones"]] == ["ios-phone"]

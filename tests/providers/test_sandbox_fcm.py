@@ -548,7 +548,9 @@ async def test_subscribing_twice_is_409_and_unsubscribing_twice_404(bench: Bench
 ROWS = [
     ("badfield", 400, "INVALID_ARGUMENT", None),
     ("toobig", 400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    ("toobigfield", 400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
     ("badtoken", 400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+    ("badtokenfield", 400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
     ("packagename", 400, "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
     ("badauth", 401, "UNAUTHENTICATED", None),
     ("thirdparty", 401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"),
@@ -567,6 +569,7 @@ ROWS = [
     ("unspecified", 500, "UNKNOWN", "UNSPECIFIED_ERROR"),
     ("unavailable", 503, "UNAVAILABLE", "UNAVAILABLE"),
     ("unavailableafter", 503, "UNAVAILABLE", "UNAVAILABLE"),
+    ("retryinfo", 503, "UNAVAILABLE", "UNAVAILABLE"),
 ]
 
 
@@ -654,6 +657,24 @@ async def test_the_delay_of_a_slow_answer_can_be_ordered(bench: Bench) -> None:
 async def test_a_lost_message_is_accepted_and_never_arrives(bench: Bench) -> None:
     assert (await bench.send({"token": "lost-1"}))[0] == 200
     assert await bench.received("lost-1") == []
+
+
+@pytest.mark.parametrize("shows", [{"notification": {"title": "Ann"}}, {"alert": "hi"}, {"badge": 1}, {"sound": "x"}])
+async def test_an_iphone_s_wake_up_that_shows_something_is_dropped_without_a_word(
+    bench: Bench, shows: dict[str, Any]
+) -> None:
+    """apns §4.1."""
+    seen = {"notification": shows["notification"]} if "notification" in shows else {}
+    aps = {"content-available": 1, **({} if seen else shows)}
+    headers = {"apns-push-type": "background", "apns-priority": "5"}
+    loud = {"apns": {"headers": headers, "payload": {"aps": aps}}, **seen}
+    assert (await bench.send({"token": "ios-1", **loud}))[0] == 200
+    assert await bench.received("ios-1") == []
+    quiet = {"apns": {"headers": headers, "payload": {"aps": {"content-available": 1}}}}
+    assert (await bench.send({"token": "ios-1", **quiet}))[0] == 200
+    assert len(await bench.received("ios-1")) == 1
+    assert (await bench.send({"token": "android-1", **loud}))[0] == 200
+    assert len(await bench.received("android-1")) == 1
 
 
 async def test_a_numbered_beginning_fails_only_so_often(bench: Bench) -> None:
