@@ -32,6 +32,7 @@ __all__ = ["ApnsConfig", "ApnsProvider"]
 TOKEN_BYTES_MAX = 200
 JWT_RENEWED_S = 50 * 60  # Apple takes a token for an hour (§2.1.5), we renew before (safety SEC-13)
 JWT_KEPT_S = 20 * 60  # and minds a change on one connection sooner than this (§2.1.6)
+PIN_S = JWT_KEPT_S + 60.0  # Apple counts from when the first came, and that may have been late
 BUSY_TOKEN_S = 20.0  # after TooManyRequests, for that device alone (§7: 10 to 30 s)
 MINTED_TOO_OFTEN, MINTED_TOO_OFTEN_S = "TooManyProviderTokenUpdates", 60.0
 
@@ -117,7 +118,7 @@ class ApnsProvider(HttpProvider):
             spent=_spent,
             refusal=_refusal,
             pinned="authorization",
-            pin_s=JWT_KEPT_S,
+            pin_s=PIN_S,
             certified=config.certificate is not None,
         )
         return Http2Transport(tls=config.tls(), habits=habits)

@@ -28,7 +28,7 @@ from providers.apns import ApnsProvider, _refusal, _spent
 from providers.apns_message import KINDS
 from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
 from providers.http import Request, Response
-from providers.http2 import Http2Transport
+from providers.http2 import Http2Transport, Limits
 from providers.loading import SettingsInvalid, configured
 from providers.testing import NOW_S, ProviderContract, Scripted
 
@@ -350,6 +350,14 @@ def test_no_connection_ever_sees_two_tokens_within_twenty_minutes(steps: list[tu
 
     asyncio.run(play())
     assert all(later - earlier >= 1200 for earlier, later in pairwise(changes))
+
+
+def test_a_connection_has_its_token_for_longer_than_twenty_minutes_of_apples() -> None:
+    """Apple's time begins when the first push with it comes (§2.1.6); ours when it goes."""
+    config = configured(ApnsProvider, SETTINGS)
+    habits = ApnsProvider.own_transport(config).habits  # type: ignore[arg-type]
+    assert habits.pinned == "authorization"
+    assert habits.pin_s - 1200 > Limits().total_s
 
 
 def test_a_certificate_needs_no_token() -> None:
