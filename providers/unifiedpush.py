@@ -25,7 +25,7 @@ NO_SUBSCRIBER_S = 600.0  # ntfy's 507: nobody is listening, perhaps for hours
 NO_SUBSCRIBER_DEAD_S = 7 * 86_400.0  # "after long silence" (§5)
 BLOCKED_DEAD_S = 7 * 86_400.0  # "after N days" (§5)
 LOGIN_WANTED = "ntfy_40101"
-
+SPENT, SPENT_S = "ntfy_42908", 3600.0  # the day's messages: asked again once an hour (§6; sheet others §1.5)
 
 CIPHERTEXT, TTL = "ciphertext", "ttl"
 KEYID_BYTES = (
@@ -111,6 +111,8 @@ class UnifiedPushProvider(WebPushProvider):
         if outcome.verdict is Verdict.REAUTH:
             # A login, or a topic that not everybody may write to: a new signature is no help (sheet §5).
             outcome = replace(outcome, verdict=Verdict.MISCONFIGURED, dead_after_s=BLOCKED_DEAD_S)
+        if code == SPENT:
+            outcome = replace(outcome, retry_after_s=retry_after_s(response, now_s=self.now()) or SPENT_S)
         return replace(outcome, vendor_code=code or outcome.vendor_code)
 
     @property

@@ -234,7 +234,9 @@ MESSAGE, TOKEN = Scope.MESSAGE, Scope.TOKEN
         (Response(status=413), LARGE, MESSAGE, None),
         (Response(status=429), RETRY, TOKEN, 60),
         (Response(status=429, headers={"retry-after": "5"}), RETRY, TOKEN, 5),
-        (ntfy(429, 42908), RETRY, TOKEN, 60),
+        (ntfy(429, 42901), RETRY, TOKEN, 60),
+        (ntfy(429, 42908), RETRY, TOKEN, 3600),  # the day's messages are used up (§6; others §1.5)
+        (ntfy(429, 42908, **{"retry-after": "900"}), RETRY, TOKEN, 900),
         (Response(status=507), RETRY, TOKEN, 600),
         (ntfy(507, 50701), RETRY, TOKEN, 600),
         (ntfy(507, 50701, **{"retry-after": "900"}), RETRY, TOKEN, 900),

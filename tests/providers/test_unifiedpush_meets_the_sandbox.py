@@ -54,7 +54,7 @@ SHEET = {
     "ntfyforbidden": CONFIG,
     "ntfypath": DEAD,
     "ntfyrate": Answered(Verdict.RETRY, TOKEN, 60),
-    "ntfyquota": Answered(Verdict.RETRY, TOKEN, 60),
+    "ntfyquota": Answered(Verdict.RETRY, TOKEN, 3600),
     "ntfyinternal": RETRY,
     "ntfynobody": Answered(Verdict.RETRY, TOKEN, 600),
     "slow": Answered(Verdict.RETRY, TOKEN, maybe_sent=True),
