@@ -114,6 +114,7 @@ BY_ERRNO: dict[int, Meaning] = {
     114: _at(Verdict.REFUSED, 400),
 }
 
+ANOTHER_KEY = frozenset({"status_403", "errno_109"})  # our codes for what may mean it (sheet §5; Mozilla's 401, §2)
 KEY_MISMATCH = frozenset({"VapidPkHashMismatch", "vapid_mismatch"})  # our codes for what Apple and Google say of it
 
 _GOOGLE_MISMATCH = re.compile(rb"VAPID credentials.{0,200}do not correspond", re.IGNORECASE | re.DOTALL)
@@ -217,10 +218,10 @@ class WebPushProvider(HttpProvider):
         return Request(url=known.target.url, headers=headers, body=body, total_s=TOTAL_S)
 
     async def send(self, push: Push) -> Outcome:
-        """See `Provider`. A 403 that goes on is the subscription's own, made with another key, if our keys are good for
-        others of its origin (sheet §5)."""
+        """See `Provider`. A signature that goes on being refused was not made with the subscription's key, if our keys are
+        good for others of its origin (sheet §5, 403)."""
         outcome = await super().send(push)
-        if outcome.verdict is not Verdict.ACCEPTED and outcome.vendor_code != "status_403":
+        if outcome.verdict is not Verdict.ACCEPTED and outcome.vendor_code not in ANOTHER_KEY:
             return outcome
         origin = self._subscription(push.token).origin
         if outcome.verdict is Verdict.ACCEPTED:

@@ -119,9 +119,16 @@ def test_what_the_sheets_call_dead_if_it_goes_on(
     assert (outcome.verdict, outcome.scope, outcome.dead_after_s) == (verdict, Scope.TOKEN, dead_after_s)
 
 
-TAKEN, FORBIDDEN = Response(status=201), Response(status=403)
+TAKEN = Response(status=201)
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        pytest.param(Response(status=403), id="as the RFC has it"),
+        pytest.param(answer(401, code=401, errno=109, error="Unauthorized"), id="as Mozilla does"),  # webpush §2, §6.1
+    ],
+)
 @pytest.mark.parametrize(
     ("taken_by", "dead_after_s"),
     [
@@ -131,10 +138,10 @@ TAKEN, FORBIDDEN = Response(status=201), Response(status=403)
     ],
 )
 def test_a_subscription_is_made_with_another_key_if_ours_is_good_at_its_origin(
-    taken_by: str | None, dead_after_s: float | None
+    refused: Response, taken_by: str | None, dead_after_s: float | None
 ) -> None:
     """webpush §5: "if *only this* subscription fails: DROP_TOKEN; if all of an origin fail: CONFIG_ALERT"."""
-    left = [FORBIDDEN, FORBIDDEN] if taken_by is None else [TAKEN, FORBIDDEN, FORBIDDEN]
+    left = [refused, refused] if taken_by is None else [TAKEN, refused, refused]
     provider = build(WebPushProvider, VAPID, transport=Scripted(lambda _: left.pop(0)), now=lambda: NOW_S)
     if taken_by is not None:
         asyncio.run(provider.send(Push(id="m-1", token=at(f"{taken_by}abc"), title="Ann")))
