@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -62,7 +63,9 @@ def retry_after_s(response: Response, *, now_s: float) -> float | None:
         wait_s = float(text[:12])
     else:
         try:
-            wait_s = parsedate_to_datetime(text).timestamp() - now_s
+            at = parsedate_to_datetime(text)
+            # The oldest of the three forms names no zone: it is GMT as well (RFC 9110, 5.6.7).
+            wait_s = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now_s
         except (ValueError, TypeError, IndexError, OverflowError, OSError):
             return None
     return min(max(wait_s, RETRY_AFTER_S[0]), RETRY_AFTER_S[1])

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import time
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from types import ModuleType
@@ -120,6 +121,19 @@ def test_ids_are_halved_the_newest_stay_then_they_go() -> None:
 )
 def test_retry_after(text: str, wait_s: float | None) -> None:
     assert retry_after_s(Response(status=503, headers={"Retry-After": text}), now_s=NOW_S) == wait_s
+
+
+def test_a_date_without_a_zone_is_gmt_wherever_the_relay_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 9110, 5.6.7: asctime's form."""
+    response = Response(status=503, headers={"Retry-After": "Mon Nov 24 16:01:00 2025"})
+    try:
+        for zone in ("UTC", "Asia/Shanghai", "America/Los_Angeles"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert retry_after_s(response, now_s=NOW_S) == 60, zone
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_no_status_alone_kills_a_token() -> None:
