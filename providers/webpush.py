@@ -1,14 +1,14 @@
 """Web Push: one encrypted POST to the URL that a browser gave us, signed with a key of our own.
 
-Source: vendor sheet `webpush` (RFC 8030, 8188, 8291, 8292; Mozilla, Google, Microsoft and Apple in autumn 2026): answers
-§5, what each service has of its own §6, mapping §7.
+Source: vendor sheet `webpush` (RFC 8030, 8188, 8291, 8292; Mozilla, Google, Microsoft and Apple in autumn 2026): headers §4,
+what each service has of its own §6. Signing is in `providers.vapid`, the envelope in `providers.webpush_message`, what is
+answered in `providers.webpush_answers`.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from urllib.parse import urljoin, urlsplit
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -26,18 +26,9 @@ from providers.contract import (
 )
 from providers.endpoints import on_host
 from providers.guard import Guard
-from providers.http import (
-    THROTTLED_S,
-    Credential,
-    HttpProvider,
-    Refusal,
-    Request,
-    Response,
-    by_status,
-    code_from,
-    retry_after_s,
-)
+from providers.http import Credential, HttpProvider, Refusal, Request, Response
 from providers.vapid import Signer, VapidConfig
+from providers.webpush_answers import KEY_MISMATCH, SIGNATURE_REFUSED, outcome_of
 from providers.webpush_crypto import encrypt, own_key
 from providers.webpush_message import (
     TTL_S_MAX,
@@ -55,7 +46,6 @@ __all__ = ["WebPushConfig", "WebPushProvider"]
 
 BODY_BYTES_MAX = 4096
 TOTAL_S = 15.0
-ID_CHARS_MAX = 512  # Mozilla puts what it needs to know of a message into its URL
 
 OTHER_KEY_DEAD_S = 86_400.0  # of a 403 that this subscription alone gets (sheet §5)
 ORIGINS_MAX = 4096
@@ -67,60 +57,6 @@ APPLE = ("push.apple.com",)
 
 # Firefox for Android takes 2744 bytes and answers 413 to more; desktops take more than 4096 (sheet §6.1).
 MOZILLA_BODY_BYTES = 2700
-
-
-class Meaning(NamedTuple):
-    verdict: Verdict
-    statuses: frozenset[int]  # with which it is believed
-
-
-def _at(verdict: Verdict, *statuses: int) -> Meaning:
-    return Meaning(verdict, frozenset(statuses))
-
-
-# Apple's `reason` (sheet §6.4).
-BY_REASON: dict[str, Meaning] = {
-    "BadTtl": _at(Verdict.REFUSED, 400),
-    "BadUrgency": _at(Verdict.REFUSED, 400),
-    "BadWebPushTopic": _at(Verdict.REFUSED, 400),
-    "BadWebPushRequest": _at(Verdict.REFUSED, 400),
-    "VapidPkHashMismatch": _at(Verdict.TOKEN_DEAD, 400, 403),  # the subscription was made with another key
-    "BadAuthorizationHeader": _at(Verdict.REAUTH, 400, 401, 403),
-    "BadJwtToken": _at(Verdict.REAUTH, 400, 401, 403),
-    "BadVapidPublicKey": _at(Verdict.REAUTH, 400, 401, 403),
-    "IdleTimeout": _at(Verdict.RETRY, 400, 408),
-    "InternalServerError": _at(Verdict.RETRY, 400),
-    "ServiceUnavailable": _at(Verdict.RETRY, 400),
-    "Shutdown": _at(Verdict.RETRY, 400),
-    "PayloadTooLarge": _at(Verdict.TOO_LARGE, 400, 413),
-    "TooManyRequests": _at(Verdict.RETRY, 429),
-    "BadPath": _at(Verdict.REFUSED, 400, 404),  # a mistake of ours: the subscription is fine
-    "MethodNotAllowed": _at(Verdict.REFUSED, 400, 405),
-}
-# Mozilla's `errno` (sheet §6.1).
-BY_ERRNO: dict[int, Meaning] = {
-    101: _at(Verdict.REFUSED, 400),
-    102: _at(Verdict.TOKEN_DEAD, 404),
-    103: _at(Verdict.TOKEN_DEAD, 410),
-    104: _at(Verdict.TOO_LARGE, 413),
-    105: _at(Verdict.TOKEN_DEAD, 410),
-    106: _at(Verdict.TOKEN_DEAD, 410),
-    108: _at(Verdict.REFUSED, 400),
-    109: _at(Verdict.REAUTH, 401),
-    110: _at(Verdict.REFUSED, 400),
-    111: _at(Verdict.REFUSED, 400),
-    112: _at(Verdict.REFUSED, 400),
-    113: _at(Verdict.REFUSED, 400),
-    114: _at(Verdict.REFUSED, 400),
-}
-
-ANOTHER_KEY = frozenset({"status_403", "errno_109"})  # our codes for what may mean it (sheet §5; Mozilla's 401, §2)
-KEY_MISMATCH = frozenset({"VapidPkHashMismatch", "vapid_mismatch"})  # our codes for what Apple and Google say of it
-
-_GOOGLE_MISMATCH = re.compile(rb"VAPID credentials.{0,200}do not correspond", re.IGNORECASE | re.DOTALL)
-_GOOGLE_UNSIGNED = re.compile(rb"\bUnauthorizedRegistration\b", re.IGNORECASE)
-_GOOGLE_TTL = re.compile(rb"\bInvalidTtlParameter\b", re.IGNORECASE)
-_BLOCKED = re.compile(r"\bdomain\s*blocked\b", re.IGNORECASE)
 
 
 class WebPushConfig(VapidConfig):
@@ -221,7 +157,7 @@ class WebPushProvider(HttpProvider):
         """See `Provider`. A signature that goes on being refused was not made with the subscription's key, if our keys are
         good for others of its origin (sheet §5, 403)."""
         outcome = await super().send(push)
-        if outcome.verdict is not Verdict.ACCEPTED and outcome.vendor_code not in ANOTHER_KEY:
+        if outcome.verdict is not Verdict.ACCEPTED and outcome.vendor_code not in SIGNATURE_REFUSED:
             return outcome
         origin = self._subscription(push.token).origin
         if outcome.verdict is Verdict.ACCEPTED:
@@ -263,17 +199,8 @@ class WebPushProvider(HttpProvider):
         return outcome.verdict is Verdict.REAUTH or outcome.vendor_code in KEY_MISMATCH
 
     def decode(self, response: Response) -> Outcome:
-        """See `HttpProvider`: each service says why in its own place; where none does, the table of sheet §5."""
-        if response.status >= 500 or response.status < 200:
-            return _this_device(by_status(response, now_s=self.now()))
-        if response.status < 300:
-            return _taken(response)
-        answer = response.json()
-        code, meaning = _said(response, answer)
-        if meaning is None or response.status not in meaning.statuses:
-            return _by_status(response, code=code, now_s=self.now())
-        bug = meaning.verdict is Verdict.REFUSED and code in BY_REASON  # so the sheet calls it (§6.4)
-        return replace(_outcome(meaning.verdict, response, code=code, now_s=self.now()), alert=bug)
+        """See `HttpProvider`."""
+        return outcome_of(response, now_s=self.now())
 
     def _subscription(self, token: str) -> Subscription:
         """Raises AddressInvalid."""
@@ -311,73 +238,3 @@ def _urgency(push: Push, host: str) -> str:
     if push.urgent or on_host(host, APPLE):  # elsewise iPhones get it late or never (sheet §6.4)
         return "high"
     return "normal"
-
-
-def _taken(response: Response) -> Outcome:
-    """Any 2xx. Microsoft says in a header that it was not quite so (sheet §6.3)."""
-    states = {(response.header(name) or "").lower() for name in ("x-wns-status", "x-wns-notificationstatus")}
-    if "channelthrottled" in states:
-        return Outcome(verdict=Verdict.RETRY, scope=Scope.TOKEN, vendor_code="channelthrottled")
-    if "dropped" in states:
-        return Outcome(verdict=Verdict.REFUSED, alert=True, vendor_code="dropped")
-    names = (response.header(name) for name in ("location", "apns-id", "x-wns-msg-id"))
-    vendor_id = next((name for name in names if name and len(name) <= ID_CHARS_MAX and name.isprintable()), None)
-    return Outcome(verdict=Verdict.ACCEPTED, vendor_id=vendor_id)
-
-
-def _said(response: Response, answer: Mapping[str, Any]) -> tuple[str | None, Meaning | None]:
-    """The service's own code for a refusal, and what it means if we know it."""
-    status = response.status
-    errno = answer.get("errno")
-    if isinstance(errno, int) and not isinstance(errno, bool) and 0 <= errno < 1000:
-        return f"errno_{errno}", BY_ERRNO.get(errno)
-    reason = code_from(answer.get("reason"))
-    if reason is not None:
-        return reason, BY_REASON.get(reason)
-    if status == 410 and _BLOCKED.search(response.header("x-wns-error-description") or ""):
-        return "domain_blocked", _at(Verdict.MISCONFIGURED, 410)  # we are: the subscriptions are fine (sheet §6.3)
-    if _GOOGLE_MISMATCH.search(response.body):
-        return "vapid_mismatch", _at(Verdict.TOKEN_DEAD, 403)
-    if _GOOGLE_UNSIGNED.search(response.body):
-        return "UnauthorizedRegistration", _at(Verdict.REAUTH, 400)
-    if _GOOGLE_TTL.search(response.body):
-        return "InvalidTtlParameter", _at(Verdict.REFUSED, 400)
-    return None, None
-
-
-def _by_status(response: Response, *, code: str | None, now_s: float) -> Outcome:
-    """The table of sheet §5 for 3xx and 4xx: here 404 and 410 are the protocol's own words (RFC 8030 §7.3)."""
-    match response.status:
-        case 404 | 410:
-            verdict = Verdict.TOKEN_DEAD
-        case 401 | 403:
-            verdict = Verdict.REAUTH
-        case 406 | 408 | 425 | 429:
-            verdict = Verdict.RETRY
-        case 413:
-            verdict = Verdict.TOO_LARGE
-        case _:
-            verdict = Verdict.REFUSED
-    outcome = _outcome(verdict, response, code=code or f"status_{response.status}", now_s=now_s)
-    return replace(outcome, alert=response.status < 400)  # never followed, and no service of a browser does so
-
-
-def _outcome(verdict: Verdict, response: Response, *, code: str | None, now_s: float) -> Outcome:
-    if verdict is not Verdict.RETRY:
-        scope = Scope.MESSAGE if verdict in {Verdict.REFUSED, Verdict.TOO_LARGE} else Scope.TOKEN
-        return Outcome(verdict=verdict, scope=scope, vendor_code=code)
-    wait_s = retry_after_s(response, now_s=now_s)
-    if wait_s is None and response.status in {406, 429}:  # 406: Microsoft's way of saying it
-        wait_s = THROTTLED_S
-    return Outcome(verdict=verdict, scope=Scope.TOKEN, retry_after_s=wait_s, vendor_code=code)
-
-
-def _this_device(outcome: Outcome) -> Outcome:
-    """Other devices have other hosts, which may be well."""
-    return Outcome(
-        verdict=outcome.verdict,
-        scope=Scope.TOKEN,
-        retry_after_s=outcome.retry_after_s,
-        maybe_sent=outcome.maybe_sent,
-        vendor_code=outcome.vendor_code,
-    )

@@ -29,7 +29,8 @@ PUBLIC = {
         RecallProvider Scope
         Transport Verdict left_out slimmer""",
     "providers.endpoints": "EndpointConfig host_names on_host",
-    "providers.fcm": "FcmConfig FcmProvider ServiceAccount",
+    "providers.fcm": "FcmConfig FcmProvider",
+    "providers.fcm_config": "FcmConfig ServiceAccount TOKEN_URL",
     "providers.fcm_message": "message_of payload_bytes ttl",
     "providers.fcm_overrides": "DURATION LABEL RESERVED_KEY TTL_S_MAX override_mistakes",
     "providers.gotify": "GotifyConfig GotifyProvider",
@@ -47,6 +48,7 @@ PUBLIC = {
     "providers.unifiedpush": "UnifiedPushConfig UnifiedPushProvider",
     "providers.vapid": "Signer VapidConfig",
     "providers.webpush": "WebPushConfig WebPushProvider",
+    "providers.webpush_answers": "KEY_MISMATCH SIGNATURE_REFUSED outcome_of",
     "providers.wire": "Credential Reason Refusal Request RequestInvalid Response TransportError",
     "providers.transport": "HttpTransport Resolve system_resolve",
 }
