@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
+from providers.http_call import HttpCallProvider
 from providers.loading import configured, discover
 
-DOCUMENT = Path(__file__).parents[2] / "config" / "docs" / "xiaomi-oppo-vivo-meizu.md"
+DOCUMENTS = Path(__file__).parents[2] / "config" / "docs"
+DOCUMENT = DOCUMENTS / "xiaomi-oppo-vivo-meizu.md"
 PLACEHOLDER = "0123456789abcdefABCDEF"
+SECRET_PLACEHOLDER = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-def accounts() -> dict[str, dict[str, Any]]:
-    blocks = re.findall(r"```toml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+def accounts(document: Path = DOCUMENT, *, placeholder: str = PLACEHOLDER) -> dict[str, dict[str, Any]]:
+    blocks = re.findall(r"```toml\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
     found: dict[str, dict[str, Any]] = {}
     for block in blocks:
-        for name, table in tomllib.loads(block.replace("…", PLACEHOLDER))["accounts"].items():
+        for name, table in tomllib.loads(block.replace("…", placeholder))["accounts"].items():
             found.setdefault(name, {}).update(table)
     return found
 
@@ -29,6 +32,12 @@ def test_a_documented_account_is_taken_with_the_documented_receipts(name: str) -
     assert provider is not None
     del settings["provider"]
     assert configured(provider, settings)
+
+
+def test_a_gateway_is_set_up_as_documented() -> None:
+    settings = accounts(DOCUMENTS / "providers.md", placeholder=SECRET_PLACEHOLDER)["gateway"]
+    assert settings.pop("provider") == HttpCallProvider.name
+    assert configured(HttpCallProvider, settings)
 
 
 def test_every_key_of_the_table_is_a_setting_of_those_that_it_names() -> None:
