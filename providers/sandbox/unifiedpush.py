@@ -31,6 +31,7 @@ CACHED_S = 12 * 3600  # ntfy's, whatever TTL says
 KINDS = ("strict", "ntfy", "legacy")
 
 _TOPIC = re.compile(r"[-_A-Za-z0-9]{1,64}")
+_PUSH_TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")  # of the header; _TOPIC is ntfy's word for an endpoint
 _DIGITS = re.compile(r"[0-9]{1,10}")
 
 
@@ -158,6 +159,8 @@ class UnifiedPushEmulator(Emulator):
                 if not _DIGITS.fullmatch(headers.get("TTL", "")):
                     return Answer(status=400, body=b"")
                 if headers.get("Urgency", "normal") not in {"very-low", "low", "normal", "high"}:
+                    return Answer(status=400, body=b"")
+                if "Topic" in headers and not _PUSH_TOPIC.fullmatch(headers["Topic"]):  # webpush §4
                     return Answer(status=400, body=b"")
                 if not body or headers.get("Content-Encoding") != "aes128gcm":
                     return Answer(status=400, body=b"")

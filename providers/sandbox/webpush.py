@@ -45,7 +45,7 @@ class WebPushEmulator(Emulator):
         self._key = key_named("application server of the sandbox")
         self.public_key = text_of(point_of(self._key))
         self.unreadable = 0  # messages that no browser could have shown
-        self.waiting: set[str] = set()  # names of those that no browser has fetched yet
+        self.waiting: dict[str, tuple[str, str | None]] = {}  # that no browser has fetched yet: name -> browser, topic
         self.forbidden: set[str] = set()  # Safaris that were sent something and shown nothing (§6.4)
 
     def routes(self) -> list[web.RouteDef]:
@@ -90,21 +90,30 @@ class WebPushEmulator(Emulator):
             return self.refuse(refused, browser)
         ttl_s = min(int(request.headers["TTL"]), service.ttl_s_max)
         name = str(UUID(int=self.host.rng.getrandbits(128), version=4))
-        self.waiting.add(name)
+        self.waiting[name] = (browser, request.headers.get("Topic"))
         answer = await self.reply(
             request,
             browser,
             lambda: self._show(browser, request, body, service=service, name=name, ttl_s=ttl_s),
             _created(service, f"{self.url}/{service.name}/m/{name}", name=name, ttl_s=ttl_s),
         )
-        if answer.status != 201:
-            self.waiting.discard(name)
+        if name in self.waiting:
+            self._keep(name, taken=answer.status == 201 and ttl_s > 0)
         return answer
+
+    def _keep(self, name: str, *, taken: bool) -> None:
+        """What no browser fetched waits, in place of one of the same topic (§4); with a TTL of 0 it is dropped (§6.1)."""
+        place = self.waiting.pop(name)
+        if not taken:
+            return
+        if place[1] is not None:
+            self.waiting = {other: at for other, at in self.waiting.items() if at != place}
+        self.waiting[name] = place
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """`DELETE <message>`: 204 while it waits; what a browser has fetched is no longer there (RFC 8030 §5)."""
         found = request.match_info["service"] == "mozilla" and request.match_info["name"] in self.waiting
-        self.waiting.discard(request.match_info["name"])
+        self.waiting.pop(request.match_info["name"], None)
         return web.Response(status=204 if found else 404)
 
     def _refused(self, request: web.Request, service: Service, browser: str, body: bytes) -> Answer | None:
@@ -151,7 +160,7 @@ class WebPushEmulator(Emulator):
     def _show(
         self, browser: str, request: web.Request, body: bytes, *, service: Service, name: str, ttl_s: int
     ) -> None:
-        self.waiting.discard(name)
+        self.waiting.pop(name, None)
         try:
             data = Browser.named(browser).read(body) if body else b"{}"
             shown = msgspec.json.decode(data, type=dict)
@@ -166,7 +175,7 @@ class WebPushEmulator(Emulator):
             shown,
             name=name,
             platform="web",
-            collapse=request.headers.get("Topic"),
+            collapse=tag if isinstance(tag := shown.get("tag"), str) else None,  # Topic is about what still waits
             priority=request.headers.get("Urgency"),
             ttl=f"{ttl_s}s",
         )

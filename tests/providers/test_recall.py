@@ -100,6 +100,18 @@ async def test_web_push_until_a_browser_has_fetched_it() -> None:
             assert outcome == Outcome(verdict=Verdict.REFUSED, vendor_code=code), (vendor_id, outcome)
 
 
+async def test_what_waits_makes_way_for_the_newer_one_of_its_topic() -> None:
+    """webpush §4; with a TTL of 0 nothing waits (§6.1)."""
+    async with meeting("webpush") as one:
+        emulator = one.sandbox.emulators["webpush"]
+        assert isinstance(emulator, WebPushEmulator)
+        away = emulator.subscription("away-1", "mozilla")
+        sorts = ({"collapse_key": "c"}, {"collapse_key": "c"}, {"collapse_key": "d"}, {}, {}, {"ttl_s": 0})
+        ids = [(await one.send(away, **more)).vendor_id for more in sorts]
+        recalled = [(await one.provider.recall(one.push(away), id_)).verdict is Verdict.ACCEPTED for id_ in ids]
+        assert recalled == [False, True, True, True, True, False]
+
+
 RECALLING = sorted(one.name for one in discover() if one.provider and one.provider.capabilities.recall)
 
 

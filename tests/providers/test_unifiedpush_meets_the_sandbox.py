@@ -160,6 +160,8 @@ async def test_discovery_is_not_asked_for_but_old_servers_answer_it(town: Town) 
         ("strict/x", b"x", {"TTL": "60"}, 400),
         ("strict/x", b"", {"TTL": "60", "Content-Encoding": "aes128gcm"}, 400),
         ("strict/x", b"x", {"TTL": "60", "Content-Encoding": "aes128gcm", "Urgency": "soon"}, 400),
+        ("strict/x", b"x", {"TTL": "60", "Content-Encoding": "aes128gcm", "Topic": "room:42"}, 400),
+        ("strict/x", b"x", {"TTL": "60", "Content-Encoding": "aes128gcm", "Topic": "x" * 33}, 400),
         ("strict/x", b"x" * 4097, {"TTL": "60", "Content-Encoding": "aes128gcm"}, 413),
         ("strict/x", b"x", {"TTL": "60", "Content-Encoding": "aes128gcm", "Authorization": "Basic eA=="}, 401),
         ("strict/x", b"x", {"TTL": "60", "Content-Encoding": "aes128gcm"}, 201),

@@ -186,6 +186,14 @@ async def test_a_message_is_shown_in_the_browser(town: Town, service: str) -> No
     assert town.emulator.unreadable == 0
 
 
+async def test_on_the_screen_the_tag_replaces_and_not_the_topic(town: Town) -> None:
+    """§4: a topic is about what was not delivered yet."""
+    provider = town.provider()
+    for body in ("one", "two"):
+        await provider.send(town.push("anns-laptop", "google", overrides={"topic": "newEvent"}, body=body))
+    assert sorted(shown["body"] for shown in town.screen("anns-laptop")) == ["one", "two"]
+
+
 @pytest.mark.parametrize("service", HOSTS)
 @pytest.mark.parametrize("fields", [{"ttl_s": 0}, {"ttl_s": 1e9}, {"urgent": False}, {"collapse_key": "new_event"}])
 async def test_every_service_takes_every_sort_of_push(town: Town, service: str, fields: dict[str, Any]) -> None:
