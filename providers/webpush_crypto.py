@@ -123,7 +123,7 @@ def encrypt(
     cek = _expand(secret, b"Content-Encoding: aes128gcm\0", 16)
     nonce = _expand(secret, b"Content-Encoding: nonce\0", 12)
     record = (data + b"\x02").ljust(record_bytes, b"\0")
-    size = max(RECORD_BYTES, len(record) + TAG_BYTES)
+    size = max(RECORD_BYTES, len(record) + TAG_BYTES + 1)  # greater than what is in the record (RFC 8291 §4)
     return b"".join((salt, size.to_bytes(4), bytes((len(own),)), own, AESGCM(cek).encrypt(nonce, record, None)))
 
 

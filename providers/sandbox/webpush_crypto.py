@@ -62,8 +62,8 @@ class Browser:
             raise Unreadable("shorter than its header")
         salt, size, id_length = body[:16], int.from_bytes(body[16:20]), body[20]
         sender, record = body[21 : 21 + id_length], body[21 + id_length :]
-        if size < 18 or len(record) > size:
-            raise Unreadable("more than one record")
+        if size < 18 or len(record) >= size:  # it must exceed what is in it (§3)
+            raise Unreadable("not one record")
         try:
             their_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), sender)
         except ValueError:

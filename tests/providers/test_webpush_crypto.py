@@ -79,6 +79,14 @@ def test_the_longest_body_and_the_longest_padding(data: bytes, record_bytes: int
     assert (len(body), sha256(body).hexdigest()) == (4096, digest)
 
 
+@pytest.mark.parametrize("length", [0, 3993, 4078, 4079, 4080, 20_000])
+def test_the_record_s_size_exceeds_what_is_in_it_however_much_that_is(length: int) -> None:
+    """RFC 8291 §4: text, delimiter, padding and tag together."""
+    body = encrypted(b"a" * length)
+    assert int.from_bytes(body[16:20]) > len(body) - 86
+    assert decrypted(body) == b"a" * length
+
+
 def test_the_key_pairs_of_rfc_8291() -> None:
     for private, public in ((AS_PRIVATE, AS_PUBLIC), (UA_PRIVATE, UA_PUBLIC)):
         assert base64url(public_bytes(private_key(private))) == public
