@@ -159,7 +159,8 @@ class Challenger:
             return
         value = self._tokens.proof(one.device, account.name, one.address.token_hash)
         push = Push(
-            id=f"p{one.address.token_hash.hex()[:31]}",
+            # Each is asked for, and none is tried again: a vendor that drops repeats must not take it for one.
+            id=f"p{one.address.token_hash.hex()[:18]}{self._clock.now_ms():x}",
             token=token,
             kind=one.address.kind,
             ttl_s=TTL_S,

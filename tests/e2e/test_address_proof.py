@@ -111,6 +111,8 @@ async def test_another_push_is_sent_when_the_device_asks_but_not_one_after_the_o
     monkeypatch.setattr(challenge, "GAP_MS", 0)
     assert (await scene.face.call(*ask, token=scene.tokens["ann"]))[0] == 202
     assert await scene.challenged("phone1", times=2) == first, "it says the same, and the first still counts"
+    ids = {json.loads(bytes(one["message"]))["id"] for one in scene.received("phone1")}
+    assert len(ids) == 2, "a vendor that drops repeats passes on both"
 
 
 async def test_the_client_proves_an_address_by_the_push_that_its_app_got(scene: Scene, tmp_path: Path) -> None:
