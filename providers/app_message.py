@@ -112,13 +112,14 @@ def short(key: str, chars: int) -> str:
     return f"{'abcdefghijklmnopqrstuvwxyz'[digest[0] % 26]}{base64.urlsafe_b64encode(digest[1:]).decode()}"[:chars]
 
 
-def once_key(push: Push, *, now_s: float, chars: int = 20) -> str:
-    """What a vendor may recognise a repeat of this very push by, for a while.
+def once_key(push: Push, *, now_s: float, chars: int = 20, to: str | None = None) -> str:
+    """What a vendor may recognise a repeat of this very push by, for a while. `to`: whom it goes to, if a key is known
+    whatever device it came for.
 
-    Not the push's id alone: a summary keeps its id while its messages become more, and a reminder keeps it for hours;
-    a vendor that took those for repeats would hide them.
+    Not the push's id alone: a message has one for all devices, a summary keeps its id while its messages become more,
+    and a reminder keeps it for hours; a vendor that took those for repeats would hide them.
     """
-    said = [push.id, push.title, push.body, push.urgent, dict(push.relay), int(now_s // ONCE_S)]
+    said = [push.id, push.title, push.body, push.urgent, dict(push.relay), int(now_s // ONCE_S), to]
     return short(json_body(said).decode(), chars)
 
 

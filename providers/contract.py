@@ -89,7 +89,9 @@ class Outcome:
 class Push:
     """One notification for one device, in words that every vendor can translate."""
 
-    id: str  # stable across retries: the vendor's idempotency key
+    # Stable across retries; but a message has one for all its devices, and a summary while it grows. What a vendor that
+    # drops repeats may know one by is `app_message.once_key`.
+    id: str
     token: str = field(repr=False)
     kind: str = "token"  # what sort of address `token` is: Capabilities.kinds
     title: str | None = field(default=None, repr=False)  # no title and no body: a silent wake-up

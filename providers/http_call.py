@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, HttpUrl, SecretStr, model_validator
 
-from providers.app_message import once_key, short
+from providers.app_message import once_key
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.http import (
     THROTTLED_S,
@@ -125,7 +125,8 @@ class HttpCallProvider(HttpProvider):
         """See `HttpProvider`."""
         del credential
         now_s = int(self.now())
-        message_id = _webhook_id(push, now_s=now_s)
+        # Without a dot, which parts the signed text; and not the push's id, which a message has for all its devices.
+        message_id = once_key(push, now_s=now_s, chars=ID_CHARS, to=f"{push.kind} {push.token}")
         body = json_body(
             {
                 "type": "push",
@@ -167,14 +168,6 @@ class HttpCallProvider(HttpProvider):
             wait_s = retry_after_s(response, now_s=now_s)
             return Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code)
         return by_status(response, now_s=now_s, code=code)
-
-
-def _webhook_id(push: Push, *, now_s: float) -> str:
-    """What the gateway recognises a repeat by; it has no dot, which parts the signed text.
-
-    Not the push's id: a message has one for all its devices, and who drops repeats would tell the first device alone.
-    """
-    return short(f"{once_key(push, now_s=now_s, chars=ID_CHARS)}\n{push.kind}\n{push.token}", ID_CHARS)
 
 
 def _data(push: Push, *, ttl_s: float) -> dict[str, Any]:

@@ -69,6 +69,11 @@ def test_only_the_very_same_push_is_a_repeat(changed: dict[str, Any]) -> None:
     assert once_key(replace(PUSH, token="other"), now_s=900) == once_key(PUSH, now_s=900), (
         "one call carries many tokens"
     )
+    assert (
+        once_key(PUSH, now_s=900, to="t-1")
+        == once_key(PUSH, now_s=1700, to="t-1")
+        != once_key(PUSH, now_s=900, to="t-2")
+    )
     assert once_key(replace(PUSH, **changed), now_s=900) != once_key(PUSH, now_s=900)
     assert once_key(PUSH, now_s=900) != once_key(PUSH, now_s=900 + 3600), "a reminder is meant to be seen"
 

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from pydantic import Field, HttpUrl, SecretStr
 
+from providers.app_message import once_key
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Verdict
 from providers.http import (
     Credential,
@@ -70,7 +71,7 @@ class AcmeProvider(HttpProvider):
         """See `HttpProvider`: the message of request 4. A push without words is one without `notification`."""
         message: dict[str, Any] = {
             "to": push.token,
-            "data": {**push.data, "relay": dict(push.relay)},
+            "data": {**push.data, "relay_id": push.id, "relay": dict(push.relay)},
             "ttl": int(min(push.ttl_s, self.capabilities.ttl_s_max)),
             "priority": "high" if push.urgent else "normal",
         }
@@ -83,7 +84,8 @@ class AcmeProvider(HttpProvider):
             headers={
                 "authorization": f"Bearer {credential}",
                 "content-type": "application/json",
-                "idempotency-key": push.id,
+                # Acme drops what has a key that it knows. The push's id is not one: all devices have it.
+                "idempotency-key": once_key(push, now_s=self.now(), to=push.token),
             },
             body=json_body(message),
         )

@@ -38,6 +38,7 @@ class AcmeEmulator(Emulator):
     def __init__(self, host: Any) -> None:
         super().__init__(host)
         self._bearers: dict[str, float] = {}  # and until when each is good
+        self._known: set[str] = set()  # keys of what was taken: it is shown once (request 4)
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -47,6 +48,10 @@ class AcmeEmulator(Emulator):
 
     def settings(self) -> Json:
         return {"project": PROJECT, "client_id": CLIENT, "client_secret": SECRET, "base_url": f"{self.url}/"}
+
+    def reset(self) -> None:
+        super().reset()
+        self._known.clear()
 
     def revoke(self, *, key: bool) -> None:
         super().revoke(key=key)
@@ -73,12 +78,15 @@ class AcmeEmulator(Emulator):
         message = _message(await request.json())
         if message is None or "idempotency-key" not in request.headers:
             return self.refuse(error(400, "payload.invalid"))
-        push_id = request.headers["idempotency-key"]
+        key = request.headers["idempotency-key"]
         return await self.reply(
-            request, str(message["to"]), lambda: self._take(message, push_id), json_answer(200, {"id": f"a-{push_id}"})
+            request, str(message["to"]), lambda: self._take(message, key), json_answer(200, {"id": f"a-{key}"})
         )
 
-    def _take(self, message: Json, push_id: str) -> None:
+    def _take(self, message: Json, key: str) -> None:
+        if key in self._known:
+            return
+        self._known.add(key)
         shown = message.get("notification")
         shown = shown if isinstance(shown, dict) else {}
         self.deliver(
@@ -87,7 +95,7 @@ class AcmeEmulator(Emulator):
             body=shown.get("body"),
             channel=shown.get("channel"),
             data=message["data"],
-            name=f"a-{push_id}",
+            name=f"a-{key}",
             collapse=message.get("collapse"),
             message=message,
         )

@@ -64,6 +64,12 @@ async def test_a_message_reaches_the_phone(sandbox: Sandbox, provider: Any) -> N
     assert (shown["title"], shown["body"], shown["collapse"]) == ("Hi", "there", "k")
 
 
+async def test_a_repeat_is_shown_once_and_a_message_on_every_device(sandbox: Sandbox, provider: Any) -> None:
+    for token in ("phone", "phone", "tablet"):
+        assert (await provider.send(Push(id="p1", token=token, title="Hi"))).verdict is Verdict.ACCEPTED
+    assert {view["token"]: view["count"] for view in sandbox.phones.view(phones_max=2)} == {"phone": 1, "tablet": 1}
+
+
 @pytest.mark.parametrize(
     ("fault", "verdict", "scope"),
     [
