@@ -26,7 +26,8 @@ __all__ = [
 
 Length = Callable[[str], int]
 
-ONCE_S = 1800  # a repeat later than this is meant as one: the earliest reminder comes after an hour
+ONCE_S = 1800  # what is sent again later than this is meant to be seen
+AGAIN_S = 10  # the same of what is meant to be seen again: steps of a message may follow one another so soon
 OUR_KEYS = frozenset({"relay", "relay_id"})
 
 
@@ -117,9 +118,10 @@ def once_key(push: Push, *, now_s: float, chars: int = 20, to: str | None = None
     whatever device it came for.
 
     Not the push's id alone: a message has one for all devices, a summary keeps its id while its messages become more,
-    and a reminder keeps it for hours; a vendor that took those for repeats would hide them.
+    and a reminder or a step of a message keeps it for hours; a vendor that took those for repeats would hide them.
     """
-    said = [push.id, push.title, push.body, push.urgent, dict(push.relay), int(now_s // ONCE_S), to]
+    span = int(now_s // (AGAIN_S if push.again else ONCE_S))
+    said = [push.id, push.title, push.body, push.urgent, push.again, dict(push.relay), span, to]
     return short(json_body(said).decode(), chars)
 
 

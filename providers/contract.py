@@ -115,6 +115,7 @@ class Push:
     urgent: bool = True
     ttl_s: float = 86_400
     collapse_key: str | None = None
+    again: bool = False  # told before, and meant to be seen once more: a reminder, a step of a message
     overrides: Mapping[str, Any] = field(default_factory=dict, repr=False)  # in this vendor's own words
     relay: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the relay's own small object (protocol 7.6)
 

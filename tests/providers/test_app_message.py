@@ -75,7 +75,14 @@ def test_only_the_very_same_push_is_a_repeat(changed: dict[str, Any]) -> None:
         != once_key(PUSH, now_s=900, to="t-2")
     )
     assert once_key(replace(PUSH, **changed), now_s=900) != once_key(PUSH, now_s=900)
-    assert once_key(PUSH, now_s=900) != once_key(PUSH, now_s=900 + 3600), "a reminder is meant to be seen"
+    assert once_key(PUSH, now_s=900) != once_key(PUSH, now_s=900 + 3600)
+
+
+def test_what_is_meant_to_be_seen_again_is_no_repeat() -> None:
+    again = replace(PUSH, again=True)
+    keys = [once_key(PUSH, now_s=900), *(once_key(again, now_s=now_s) for now_s in (900, 910, 920))]
+    assert len(set(keys)) == 4, "a step of a message may come ten seconds after the last"
+    assert once_key(again, now_s=911) == once_key(again, now_s=919), "sent again after a lost answer"
 
 
 @given(fields=st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=20)))

@@ -1,11 +1,13 @@
 """Messages with steps, on both stores: deadlines in rows, pushes through the next address, events for the backend."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from house import FREE, House, address
 from law import pushes
 
+from providers.app_message import once_key
 from providers.contract import Verdict
 from relay.inbox.escalation import Step, to_store
 from relay.inbox.preferences import Preferences, Quiet
@@ -13,6 +15,7 @@ from relay.inbox.registry import Registration
 from relay.inbox.trace import trace
 from relay.model import Policy
 from relay.push.escalating import escalate, is_due
+from relay.push.payload import push_of
 from relay.store.engine import Engine
 
 STEPS = to_store((Step(60, "next_address"), Step(300, "webhook")))
@@ -157,6 +160,21 @@ async def test_a_device_without_another_address_is_told_again_and_the_trace_says
     clock.forward(s=60)
     await step(house)
     assert await told(house) == [("v", "repeat")]
+
+
+async def test_what_is_told_again_is_no_repeat_to_a_vendor_that_drops_those(house: House, clock: Any) -> None:
+    await house.register("ann/phone", "t")
+    await house.send(escalate=STEPS)
+    said = []
+    for wait_s in (1, 60):
+        clock.forward(s=wait_s)
+        await step(house)
+        (one,) = await house.told()
+        said.append(push_of(one, one.send.notes[0], "t", provider="v"))
+    assert [push.again for push in said] == [False, True]
+    first, second = said
+    assert first == replace(second, again=False), "all of it is as before"
+    assert once_key(first, now_s=900) != once_key(second, now_s=900)
 
 
 async def test_the_backend_hears_also_of_who_cannot_be_pushed_at_all(house: House, clock: Any) -> None:

@@ -17,6 +17,7 @@ from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.model import DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed
+from relay.push.payload import push_of
 from relay.push.planning import plan_due
 from relay.push.rules import Result, Then
 from relay.push.settling import Settlement, settle
@@ -135,6 +136,7 @@ async def test_accepted_means_told_and_the_knocks_follow(desk: Desk, clock: Any)
         clock.forward(s=wait_s)
         (attempt,) = await desk.plan()
         assert attempt.knock == knock
+        assert push_of(attempt, attempt.send.notes[0], "t", provider="v").again == knock
         assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
     job = await desk.job()
     assert (job.due_ms, job.reason) == (None, "told")
