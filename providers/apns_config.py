@@ -18,6 +18,8 @@ __all__ = ["ApnsConfig", "signing_key"]
 
 HOSTS = {"production": "api.push.apple.com", "sandbox": "api.sandbox.push.apple.com"}
 TOPIC_SUFFIXES = (".voip", ".push-type.liveactivity")  # ours to add
+# Extensions of a certificate that list its topics: of all sorts, and of calls.
+TOPICS_LISTED_IN = ("1.2.840.113635.100.6.3.6", "1.2.840.113635.100.6.3.4")
 
 Environment = Literal["production", "sandbox"]
 
@@ -100,12 +102,23 @@ class ApnsConfig(ProviderConfig):
         return self
 
     @property
-    def certificate_expires_s(self) -> float | None:
-        """When the certificate ends, in seconds since 1970; None without one."""
+    def _leaf(self) -> x509.Certificate | None:
         if self.certificate is None:
             return None
-        leaf = x509.load_pem_x509_certificates(self.certificate.get_secret_value().encode())[0]
-        return leaf.not_valid_after_utc.timestamp()
+        return x509.load_pem_x509_certificates(self.certificate.get_secret_value().encode())[0]
+
+    @property
+    def certificate_expires_s(self) -> float | None:
+        """When the certificate ends, in seconds since 1970; None without one."""
+        return None if self._leaf is None else self._leaf.not_valid_after_utc.timestamp()
+
+    def advice(self) -> list[str]:
+        """See `ProviderConfig`: a certificate is for the apps that it lists (§2.2)."""
+        leaf = self._leaf
+        lists = [] if leaf is None else [one for one in leaf.extensions if one.oid.dotted_string in TOPICS_LISTED_IN]
+        if not lists or any(self.topic.encode() in one.value.public_bytes() for one in lists):
+            return []
+        return [f"topic: the certificate does not list {self.topic}, so Apple will not take a push with it."]
 
     def origin(self, environment: str | None) -> str:
         """`https://host:port` for addresses of that environment; None is the account's."""

@@ -38,11 +38,11 @@ P8 = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode
 SETTINGS: dict[str, Any] = {"topic": "app.example.chat", "team_id": "DEF123GHIJ", "key_id": "ABC123DEFG", "key": P8}
 
 
-def certificate(key: ec.EllipticCurvePrivateKey, *, of: ec.EllipticCurvePrivateKey | None = None) -> str:
-    """A self-signed certificate and `key`, as one PEM text."""
+def certificate(key: ec.EllipticCurvePrivateKey, *, of: ec.EllipticCurvePrivateKey | None = None, **topics: str) -> str:
+    """A self-signed certificate and `key`, as one PEM text. `topics`: what an extension of Apple's lists."""
     start = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.USER_ID, "app.example.chat")])
-    leaf = (
+    made = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -50,8 +50,13 @@ def certificate(key: ec.EllipticCurvePrivateKey, *, of: ec.EllipticCurvePrivateK
         .serial_number(1)
         .not_valid_before(start)
         .not_valid_after(start.replace(year=2090))
-        .sign(key, hashes.SHA256())
     )
+    for number, listed in topics.items():
+        oid = x509.ObjectIdentifier(f"1.2.840.113635.100.6.3.{number.removeprefix('of_')}")
+        made = made.add_extension(
+            x509.UnrecognizedExtension(oid, b"\x0c" + bytes([len(listed)]) + listed.encode()), False
+        )
+    leaf = made.sign(key, hashes.SHA256())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return (leaf.public_bytes(Encoding.PEM) + pem).decode()
 
@@ -366,6 +371,22 @@ def test_a_certificate_needs_no_token() -> None:
     one = ApnsProvider(config, transport=scripted, now=lambda: NOW_S)  # type: ignore[arg-type]
     assert asyncio.run(one.send(push())).verdict is Verdict.ACCEPTED
     assert "authorization" not in scripted.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    ("topics", "missing"),
+    [
+        ({}, False),  # it does not say
+        ({"of_6": "app.example.chat"}, False),
+        ({"of_6": "app.example.other", "of_4": "app.example.chat.voip"}, False),
+        ({"of_6": "app.example.other"}, True),
+        ({"of_1": "app.example.other"}, False),  # another extension
+    ],
+)
+def test_a_certificate_for_another_app_is_told_before_the_first_push(topics: dict[str, str], missing: bool) -> None:
+    """Sheet §2.2: the allowed topics are listed in two of its extensions."""
+    config = configured(ApnsProvider, {**WITH_CERTIFICATE, "certificate": certificate(KEY, **topics)})
+    assert [one.startswith("topic: the certificate does not list") for one in config.advice()] == [True] * missing
 
 
 def test_a_certificate_says_when_it_ends() -> None:
