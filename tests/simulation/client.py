@@ -30,6 +30,7 @@ class Database:
     owed: dict[str, dict[str, str]] = field(
         default_factory=dict
     )  # refusals, kept until the relay has heard them, by id
+    drafts: set[str] = field(default_factory=set)  # keys of what its user wrote here
 
     def copy(self) -> "Database":
         return deepcopy(self)
@@ -65,6 +66,7 @@ class Client:
             "state": "background" if background else "foreground",
             "store": {"id": self.database.store_id},
             "cursors": {"inbox": self.database.cursor},
+            "window": {"entries": 5 if self.device_id.startswith("d1") else 200},
         }
         if token is not None:
             said["addresses"] = [{"account": token[0], "token": token[1]}]

@@ -218,7 +218,10 @@ class Referee:
     # --- what clients are told ---
 
     def page(self, device: DeviceKey, batch: dict[str, Any]) -> None:
-        """I4: in one epoch a number stands for one message, for ever."""
+        """I4: in one epoch a number stands for one message, for ever. I31: who is caught up has everything there was."""
+        caught_up = "cursor" in batch and batch.get("caught_up", not batch["more"])
+        if caught_up and batch["to"] != batch["head"]:
+            raise Broken(f"I31: {device} is caught up at {batch['to']}, and the head is {batch['head']}")
         for entry in batch["entries"]:
             place = (*device.user, batch["epoch"], entry["seq"])
             known = self._ids.setdefault(place, entry["id"])
@@ -302,6 +305,7 @@ class Referee:
             if not _in_scope(row.scope, key.device_id):
                 continue
             if row.kind == "own" and (row.sender_user, row.sender_device) == (key.user_id, key.device_id):
+                _wrote(phone, row)
                 continue
             ended = ends.get((*key, row.id), []) or ends.get((*key.user, "", row.id), [])
             _content(phone, row, ended)
@@ -317,7 +321,7 @@ SELECT coalesce(verify_state, 'nothing') FROM upgrade
 WHERE app_id = ? AND user_id = ? AND device_id = ? AND upgrade_id = ?"""
 _OWED = """
 SELECT e.message_id, e.seq, e.kind, e.state, e.ended_ms, m.scope, m.min_schema, m.fallback IS NOT NULL, m.body,
-       m.sender_user, m.sender_device, e.kind = 'own' OR coalesce(e.data, '') LIKE '%"own":true%'
+       m.sender_user, m.sender_device, e.origin_session, e.kind = 'own' OR coalesce(e.data, '') LIKE '%"own":true%'
 FROM inbox_entry e JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id
 WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.only_device IN ('', ?)"""
 
@@ -336,6 +340,7 @@ class Owed(NamedTuple):
     body: str
     sender_user: str | None
     sender_device: str | None
+    origin_session: int | None
     own: int  # a copy of what the user sent, or the full form of one
 
 
@@ -356,6 +361,19 @@ def _content(phone: "Phone", row: Owed, ended: list[str]) -> None:
         raise Broken(
             f"LOST: {phone.key} lacks {row.id} ({row.seq}): it has {form}, its schema is {phone.client.schema}"
         )
+
+
+def _wrote(phone: "Phone", row: Owed) -> None:
+    """I38: what the user wrote on this phone is there: where it was written, or as the relay gave it back.
+
+    Of two installations with one identity the relay can't tell which one wrote it; nor can it of a request that comes when
+    its writer's store is gone, and another has shaken hands.
+    """
+    draft, database = phone.drafted.get(row.id), phone.client.database
+    if draft is None or phone.client.twin or draft.session != row.origin_session or row.state != "live":
+        return
+    if draft.key not in database.drafts and row.id not in database.messages:
+        raise Broken(f"I38: {phone.key} wrote {row.id} ({row.seq}), and has lost it with its store")
 
 
 def _end(phone: "Phone", row: Owed, ended: list[str], *, late: bool) -> None:

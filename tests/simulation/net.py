@@ -14,6 +14,7 @@ from aiohttp import WSMessage, WSMsgType
 from .draws import Stream
 from .faults import Faults
 from .loop import now_s, sleep
+from .offered import Offered
 
 T = TypeVar("T")
 REQUEST_S = 30.0
@@ -69,6 +70,7 @@ class Link:
         self.down: deque[bytes] = deque()  # frames at the client, not yet read
         self.down_event = asyncio.Event()
         self.socket = ServerSocket(self)
+        self.offered = Offered()
         self.deaf = False
         self.deaf_way: str | None = None
         self.slow: Stream | None = None

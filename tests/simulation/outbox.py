@@ -1,7 +1,7 @@
 """Messages that a phone sends itself: until there is an answer, under the same key (protocol 9.1, 12.3)."""
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.errors import Problem
 from relay.model import DeviceKey, UserKey
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from .phone import Phone
 
 
+class Draft(NamedTuple):
+    """Under which key a phone sent a message, and the session it had when it began."""
+
+    key: str
+    session: int
+
+
 async def send_one(phone: "Phone") -> None:
     """To some user of the same app. A device that is gone gives up."""
     world, device = phone.world, phone.key
@@ -23,6 +30,8 @@ async def send_one(phone: "Phone") -> None:
     body = {"for": sorted({to, device.user_id}), "schema": 1, "bad": (), "hush": "hush-own"}
     message = {"to": {"users": [to]}, "body": body, "push": {"title": "hush-title"}}
     ask = partial(_ask, device, message, key)
+    draft = Draft(key, phone.client.session)
+    phone.client.database.drafts.add(key)
     made_s, again = now_s(), phone.draws.chance(0.3)
     receiver = UserKey(device.app_id, to)
     sent = await _answered(phone, ask, receiver)
@@ -30,6 +39,7 @@ async def send_one(phone: "Phone") -> None:
         return
     world.story.tell("sent", phone.name, sent["id"], to)
     backend.sent_by_device(key, message, (to,), sent["id"], made_s)
+    phone.drafted[sent["id"]] = draft
     times = world.set_backs
     if again and (repeated := await _answered(phone, ask, receiver)) is not None:
         if repeated["id"] != sent["id"] and world.set_backs == times:

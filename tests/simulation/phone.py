@@ -23,7 +23,8 @@ from .client import FULL, Broken, Client, Database
 from .draws import Stream
 from .loop import now_s, sleep
 from .net import Link, Lost
-from .outbox import send_one
+from .outbox import Draft, send_one
+from .polling import poll
 from .repair import repair
 from .sdk import SdkVisit
 
@@ -66,6 +67,8 @@ class Phone:
         )
         self._backups: list[Database] = []
         self._safe = self.client.database.copy()
+        self.drafted: dict[str, Draft] = {}  # by id: what it sent
+        self.etag: str | None = None  # of the last poll's answer; some keep it longer than their store
         self._asked = 0  # how often the store had been set back when the last handshake began
         self.link: Link | None = None
         self.rotate_token()
@@ -329,11 +332,7 @@ class Phone:
         """One page, stored and acked; gives whether there is more."""
         cursor = self.client.database.cursor
         assert cursor is not None
-        reading = await self.world.call(
-            lambda node: node.inbox.reader.read(self.key, node.inbox.reader.unseal(cursor, self.key), limit=PAGE)
-        )
-        batch = reading.batch
-        assert batch is not None
+        batch, self.etag = await self.world.call(lambda node: poll(self, node, cursor, limit=PAGE))
         self._store(json.loads(batch.json))
         said = {"cursor": self.client.database.cursor, **self._nacks(), **self._read()}
         try:
@@ -374,13 +373,16 @@ class Phone:
     def _frame(self, link: Link, frame: dict[str, Any]) -> None:
         match frame["type"]:
             case "welcome":
+                link.offered.welcomed(frame)
                 self._welcomed(frame)
             case "batch":
+                link.offered.came(frame)
                 if self._store(frame):
                     said: dict[str, Any] = {"type": "ack", "cursor": self.client.database.cursor}
                     if self.draws.chance(0.5):
                         said = {"type": "ack", "upto": self.client.database.seq}
                     said |= {**self._nacks(), **self._read()}
+                    link.offered.acked(self.client.database.seq)
                     self._say(link, said)
                     self._flying.append(said)
                     if self.world.faults.strikes("ack_twice"):

@@ -20,6 +20,7 @@ from .comparing import compared
 from .draws import Stream
 from .loop import now_s, sleep
 from .net import Link, Lost
+from .polling import poll
 
 if TYPE_CHECKING:
     from .phone import Phone
@@ -171,9 +172,13 @@ class SdkVisit:
     def _frame(self, data: bytes) -> wire.Frame:
         frame = wire.frame(data)
         plain = json.loads(data)
+        assert self.link is not None
         if isinstance(frame, wire.Page):
+            self.link.offered.came(plain)
             self._batches[id(frame)] = plain
         else:
+            if plain.get("type") == "welcome":
+                self.link.offered.welcomed(plain)
             self._seen(plain)
         return frame
 
@@ -192,6 +197,8 @@ class SdkVisit:
             if "cursor" in frame and frame["type"] == "ack" and self.draws.chance(0.5):
                 frame["upto"] = self.core.position.seq
                 del frame["cursor"]
+            if frame["type"] == "ack":
+                self.link.offered.acked(self.core.position.seq)
             self.phone._say(self.link, frame)
             if frame["type"] == "ack" and self.phone.world.faults.strikes("ack_twice"):
                 self.phone._say(self.link, frame)
@@ -218,21 +225,14 @@ class SdkVisit:
         self._events.append(steps.Came(answer | {"ref": frame["ref"]}))
 
     async def _fetch(self, cursor: str | None) -> None:
-        key = self.phone.key
-
-        async def ask(node: Any) -> Any:
-            at = None if cursor is None else node.inbox.reader.unseal(cursor, key)
-            return await node.inbox.reader.read(key, at, limit=PAGE)
-
+        phone = self.phone
         try:
-            reading = await self.phone.world.call(ask)
+            batch, phone.etag = await phone.world.call(lambda node: poll(phone, node, cursor, limit=PAGE))
         except Problem as problem:
             answer = self._refused(problem)
             self._seen(answer)
             self._events.append(steps.Came(answer))
             return
-        batch = reading.batch
-        assert batch is not None
         page = wire.page(batch.json, caught_up=batch.caught_up)
         self._batches[id(page)] = json.loads(batch.json)
         self._events.append(steps.Came(page))
