@@ -293,7 +293,7 @@ class Phone:
             await sleep(self.draws.between(1, 30))
             if self.stay:
                 return
-            if self.draws.chance(0.1):
+            if self.draws.chance(0.3):
                 self.world.later(send_one(self), f"outbox {self.name}")
             if self.draws.chance(0.1):
                 await self._look_back()

@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from relay.inbox import ending, judging, push_due
+from relay.inbox import ending, judging, push_due, visibility
+from relay.inbox.batch import Batch
+from relay.inbox.reader import InboxReader
+from relay.inbox.reading import Reading
+from relay.inbox.visibility import View
+from relay.model import Device, Entry, Kind
 from relay.push import accounts
+from relay.realtime.window import Window
 from relay.store import entry_ends
 
 from . import faults
@@ -69,6 +75,34 @@ def what_an_upgrade_pins_is_pruned(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ending, "lock", unpinned)
 
 
+def a_device_is_never_given_what_it_sent(patch: pytest.MonkeyPatch) -> None:
+    view = visibility.view
+
+    def by_device_alone(entry: Entry, device: Device) -> View:
+        sent_here = entry.kind is Kind.OWN and entry.origin_device == device.device_id
+        return View.OWN if sent_here else view(entry, device)
+
+    patch.setattr(visibility, "view", by_device_alone)
+
+
+def whoever_brings_a_tag_is_told_that_nothing_is_new(patch: pytest.MonkeyPatch) -> None:
+    read_page = InboxReader.read
+
+    async def unmodified(*args: Any, etag: str | None = None, **more: Any) -> Reading:
+        reading = await read_page(*args, **more)
+        return reading if etag is None else replace(reading, batch=None)
+
+    patch.setattr(InboxReader, "read", unmodified)
+
+
+def every_page_says_that_it_is_the_last(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Batch, "caught_up", property(lambda _: True))
+
+
+def the_window_is_always_open(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Window, "room", property(lambda _: (200, 1 << 20)))
+
+
 @pytest.mark.parametrize(
     ("plant", "found", "often"),
     [
@@ -78,6 +112,10 @@ def what_an_upgrade_pins_is_pruned(patch: pytest.MonkeyPatch) -> None:
         (nobody_waits_when_a_vendor_asks_for_it, "I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),
+        (a_device_is_never_given_what_it_sent, "I38", {"wipe": 300.0}),
+        (whoever_brings_a_tag_is_told_that_nothing_is_new, "I32", {}),
+        (every_page_says_that_it_is_the_last, "I31", {}),
+        (the_window_is_always_open, "I29", {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
