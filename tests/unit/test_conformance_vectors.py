@@ -28,6 +28,15 @@ def test_a_vector_can_be_played_by_every_side_that_it_names(vector: Vector) -> N
                 json.dumps(filled(step["S"], names, invent=False))
 
 
+@pytest.mark.parametrize("vector", load(CLIENT), ids=lambda one: one.name)
+def test_a_client_is_welcomed_as_by_a_relay(vector: Vector) -> None:
+    """What the protocol's page has a client keep of a welcome is in each."""
+    kept = {"user", "verdict", "reason", "session", "epoch", "cursors", "head", "missing", "heartbeat"}
+    welcomes = [step["S"] for step in vector.steps if step.get("S", {}).get("type") == "welcome"]
+    assert welcomes
+    assert [kept - set(welcome) for welcome in welcomes] == [set()] * len(welcomes)
+
+
 @pytest.mark.parametrize(
     ("pattern", "value"),
     [
