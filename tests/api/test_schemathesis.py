@@ -90,9 +90,10 @@ def known(relay: Running) -> Iterator[Known]:
             one for one, statuses in known.seen.items() if not any(200 <= status < 400 for status in statuses)
         }
         no_answer = {"GET /v1/device/ws"}  # whose success is no HTTP answer
+        pages = {"POST /v1/device/ticket"}  # for who states an origin that the relay knows
         not_ours = {"POST /v1/receipts/{account}", "POST /v1/receipts/{account}/{secret}"}  # the vendor's alone
         by_push = {"POST /v1/device/addresses/proof"}  # takes what a push has told
-        assert never_well <= no_answer | not_ours | by_push
+        assert never_well <= no_answer | not_ours | by_push | pages
 
 
 def _schema() -> Any:

@@ -1,16 +1,19 @@
 """What a device is answered on routes of its own; what it says is in `relay.realtime.protocol`."""
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from relay.api.schemas.base import Out
+from relay.api.schemas.devices import AddressOut
+from relay.api.schemas.pages import EntryOut, LossOut, PageOut, ResyncOut
+from relay.realtime.protocol import WindowBody
 
 
 class DeviceHistoryOut(Out):
     """Entries as in sync, the newest first. `before`: for the next page; null: there is nothing older."""
 
-    entries: list[dict[str, Any]]
+    entries: list[EntryOut]
     before: str | None
 
 
@@ -45,10 +48,54 @@ class TicketOut(Out):
     expires_at: str
 
 
-class WelcomeOut(Out):
-    """The handshake's answer."""
+class RhythmOut(Out):
+    """A heartbeat every `interval_s`; without one for `lease_s` the device counts as offline."""
 
-    model_config = ConfigDict(extra="allow")
+    interval_s: float
+    lease_s: float
+
+
+class UpgradeOut(Out):
+    """The app's version has changed; the cache is to be verified, by `purpose: "upgrade"` and this id.
+
+    `released`: messages that the new version gets in full. Nothing is pruned until `pinned_until`. `digest`: of that of the
+    handshake, if it had one.
+    """
+
+    id: str
+    from_: str | None = Field(alias="from")
+    to: str | None
+    released: int
+    pinned_until: str
+    verify_by: str
+    digest: Literal["same", "differs"] | None = None
+
+
+class SharedVerdictOut(Out):
+    """Of a shared timeline whose cursor the handshake had. `unknown`: it is none of the user's."""
+
+    conversation: str
+    verdict: Literal["resume", "delta", "resync", "unknown"]
+    reason: str | None = None
+    epoch: str | None = None
+    head: int | None = None
+    floor: int | None = None
+    missing: int | None = None
+
+
+class AdviceOut(Out):
+    """What the operator advises this version of the app: it is served all the same."""
+
+    min_app_version: str | None
+    upgrade: Literal["none", "recommended", "required"]
+
+
+class WelcomeOut(Out):
+    """The handshake's answer. `cursors` has the one to store, which stands at `head - missing`.
+
+    `ack_wait_s`: what is not acked by then is pushed. `loss`: messages that ended before the device had them.
+    `reidentify`: another phone goes by this device's id.
+    """
 
     user: str
     verdict: Literal["resume", "delta", "resync"]
@@ -60,8 +107,19 @@ class WelcomeOut(Out):
     floor: int
     acked: int
     missing: int
-    token: NextTokenOut
+    upgrade: UpgradeOut | None
+    heartbeat: RhythmOut
+    ack_wait_s: float
+    window: WindowBody
+    addresses: list[AddressOut]
+    next_poll_s: int
     now: str
+    advice: AdviceOut
+    token: NextTokenOut
+    loss: LossOut | None = None
+    reidentify: Literal[True] | None = None
+    shared: list[SharedVerdictOut] | None = None
+    digest: Literal["same", "differs"] | None = None
 
 
 class BeatOut(Out):
@@ -72,6 +130,23 @@ class BeatOut(Out):
     do: str | None = None
 
 
+class AheadOut(Out):
+    """A shared timeline that is not followed and lies ahead of what the device has acked; unread mentions of the user."""
+
+    conversation: str
+    head: int
+    floor: int
+    mentions: int
+
+
+class RefusedTimelineOut(Out):
+    """What was asked for and is none of this user's (`conversation`), or no cursor of one (`cursor`, its beginning)."""
+
+    conversation: str | None = None
+    cursor: str | None = None
+    code: Literal["not_found", "invalid_cursor"]
+
+
 class SyncOut(Out):
     """Pages of what is missing. `caught_up`: everything up to the head has been given, of every timeline asked for.
 
@@ -79,12 +154,12 @@ class SyncOut(Out):
     begin anew, each with the cursor to store. `refused`: what was asked for and is none of this user's.
     """
 
-    batches: list[dict[str, Any]]
+    batches: list[PageOut]
     caught_up: bool
     more: bool
-    shared: list[dict[str, Any]]
-    resync: list[dict[str, Any]] | None = None
-    refused: list[dict[str, Any]] | None = None
+    shared: list[AheadOut]
+    resync: list[ResyncOut] | None = None
+    refused: list[RefusedTimelineOut] | None = None
     session: int
     next_poll_s: int
     now: str

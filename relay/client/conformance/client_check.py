@@ -20,6 +20,7 @@ from aiohttp import WSMsgType, web
 
 from relay.client.conformance.server_check import Verdict, in_order
 from relay.client.conformance.vectors import CLIENT, Differs, Names, Vector, compare, filled, load
+from relay.client.conformance.whole import text_of, whole
 from relay.client.transports import SUBPROTOCOL
 from relay.clock import SystemClock
 
@@ -191,7 +192,7 @@ class _Stage:
             self._sent_by_post = False
             self._posted.put_nowait(frame)
             return
-        await self._socket.send_json(frame)
+        await self._socket.send_json(whole(frame), dumps=text_of)
 
     async def _sent(self) -> dict[str, Any]:
         """A send, whichever way it comes."""
