@@ -32,10 +32,16 @@ HOUR_S, DAY_S = 3_600, 86_400
 
 @click.command()
 @config_option
-@click.option("--url", envvar="RELAY_URL", default="http://127.0.0.1:8080", show_default=True, help="A running relay.")
+@click.option(
+    "--url",
+    envvar="RELAY_URL",
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="A running relay's; or RELAY_URL.",
+)
 @click.option("--key", envvar="RELAY_API_KEY", help="Ask it how its accounts are; needs admin:read. Or RELAY_API_KEY.")
 def providers(config: Path | None, url: str, key: str | None) -> None:
-    """List the installed providers, ours and plug-ins, with where they come from, what they can do, and the accounts."""
+    """List the installed providers, and the accounts. With where each comes from (us, or a plug-in), and what it can do."""
     table = Table("provider", "from", "kinds", "payload", "longest ttl", "a call", "is able to", "taken back by")
     broken = []
     for one in loading.discover():

@@ -51,10 +51,10 @@ T = TypeVar("T")
     help="Only write down what the store is now: on PostgreSQL, where the server's own tools make the backup.",
 )
 def backup(config: Path | None, target: Path, rate_mib: float, manifest_only: bool) -> None:
-    """Back the store up into the new folder TARGET, while the relay goes on.
+    """Back the store up, while the relay goes on.
 
-    TARGET gets the data file and manifest.json. The key file is not in it: keep a copy of it elsewhere, for without it
-    the secrets in a backup can't be opened. Ends with 73 if TARGET exists, with 74 if a disk fails or is full.
+    TARGET is a new folder; it gets the data file and manifest.json. The key file is not in it: keep a copy of it elsewhere,
+    for without it the secrets in a backup can't be opened. Ends with 73 if TARGET exists, with 74 if a disk fails or is full.
     """
     settings = settings_from(config)
     database = settings.sqlite_path()

@@ -18,7 +18,7 @@ from relay.client.conformance.vectors import load
 @click.option("--only", multiple=True, metavar="NAME", help="Play this conversation alone; may be repeated.")
 @click.option("--list", "listing", is_flag=True, help="List the conversations.")
 def conformance(url: str | None, key: str | None, command: str | None, only: tuple[str, ...], *, listing: bool) -> None:
-    """Play recorded conversations against the server at URL, or as the server for a client.
+    """Play recorded conversations with a server, or a client. The server at URL is played clients; a client, the server.
 
     Each has a user of its own, whose name begins with "conformance-". The client's command is started anew for each, with
     RELAY_URL, RELAY_TOKEN and RELAY_CACHE (a path in an empty folder) in its environment, and what its app wants, see

@@ -1,5 +1,6 @@
 """`relay keys`: API keys and their rotation, devices' tokens, and what the key ring seals."""
 
+import json
 import os
 import re
 import sys
@@ -106,7 +107,7 @@ def _with_store(config: Path | None, work: Callable[[Store], Awaitable[int]]) ->
 
 @click.group()
 def keys() -> None:
-    """API keys of the backend, tokens of devices, the key ring, and keys for Web Push.
+    """API keys, device tokens, the key ring, Web Push keys.
 
     Stop an embedded (SQLite) relay first: one process owns the file. On PostgreSQL all of this goes beside running
     relays; they follow within five seconds.
@@ -158,13 +159,18 @@ def list_(config: Path | None) -> None:
                 rfc3339(one.created_ms),
                 _at(one.expires_ms),
                 _at(one.used_ms),
-                one.networks or "",
-                one.scopes,
+                _listed(one.networks),
+                "all" if set(json.loads(one.scopes)) == set(SCOPES) else _listed(one.scopes),
             )
         show(table)
         return 0
 
     _with_store(config, work)
+
+
+def _listed(words: str | None) -> str:
+    """A list that is kept as JSON."""
+    return ", ".join(json.loads(words or "[]"))
 
 
 def _state(key: Any, now_ms: int) -> str:
@@ -191,7 +197,7 @@ def _at(ms: int | None) -> str:
     help="How long the old key goes on working; at most 7d.",
 )
 def rotate(config: Path | None, key_id: str, overlap_ms: int) -> None:
-    """Make a key that replaces the one with this id, and print it once. Both work until the overlap ends."""
+    """Make the successor of the key with this id. It is printed once; both work until the overlap ends."""
 
     async def work(store: Store) -> int:
         text, ends_ms = await store.issuer.rotated_api_key(DEFAULT_APP, key_id, overlap_ms=overlap_ms)
@@ -226,7 +232,7 @@ def revoke(config: Path | None, key_id: str) -> None:
 @click.option("--user", "user_id", help="Only of this user's devices.")
 @click.option("--device", "device_id", help="Only of this device of the user.")
 def revoke_tokens(config: Path | None, user_id: str | None, device_id: str | None) -> None:
-    """Revoke tokens of devices: of the whole app, a user, or one device. The backend mints them anew."""
+    """Revoke the tokens of all devices, a user's, or one. The backend mints them anew."""
     if device_id is not None and user_id is None:
         raise click.UsageError("--device needs --user: device ids are the user's own.")
 
@@ -247,7 +253,7 @@ def revoke_tokens(config: Path | None, user_id: str | None, device_id: str | Non
     "--new-data-keys", is_flag=True, help="Give every app a new data key first: when an old one may be known."
 )
 def rewrap(config: Path | None, new_data_keys: bool) -> None:
-    """Seal everything again after the key ring got a new first key.
+    """Seal everything again, under the ring's new first key.
 
     Data keys are wrapped under the ring's first key; secrets that an older data key sealed are sealed under the newest.
     It may be broken off at any time: run again (without --new-data-keys), it goes on with what is left.

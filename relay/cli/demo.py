@@ -218,7 +218,7 @@ async def _listen(receiver: Receiver, stack: AsyncExitStack) -> int:
 @click.option("--vendors", is_flag=True, help="Instead: one message through every vendor's emulator, with failures.")
 @click.option("--web", "browser", is_flag=True, help="Instead: an inbox in your browser, to play with.")
 def demo(keep: bool, vendors: bool, browser: bool) -> None:
-    """Show the main job in under a minute: killed client, killed relay, upgraded client, and nothing lost.
+    """Show the main job in under a minute. Killed client, killed relay, upgraded client, and nothing lost.
 
     Starts a relay, a vendor emulator and a webhook receiver on free ports, in a temporary folder. The exit status is 0
     only if every step was checked.

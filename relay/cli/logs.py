@@ -45,11 +45,20 @@ def check(path: Path) -> dict[str, object]:
 
 @logs.command("pull")
 @click.argument("hours", nargs=-1)
-@click.option("--to", "folder", type=click.Path(file_okay=False, path_type=Path), default=Path("."), show_default=True)
-@click.option("--url", envvar="RELAY_URL", default="http://127.0.0.1:8080", show_default=True, help="The relay.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("."),
+    show_default=True,
+    help="Where the files go.",
+)
+@click.option(
+    "--url", envvar="RELAY_URL", default="http://127.0.0.1:8080", show_default=True, help="The relay's; or RELAY_URL."
+)
 @click.option("--key", envvar="RELAY_API_KEY", required=True, help="An API key; or RELAY_API_KEY.")
 def pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> None:
-    """Download the logs of HOURS (2026-05-03T09, in UTC), or of every hour there is one of.
+    """Download hourly logs. Of HOURS (as 2026-05-03T09, in UTC), or of every hour that has one.
 
     What is there already is left alone; a download that was cut off goes on; each file is checked by its last line.
     """

@@ -28,7 +28,7 @@ class Refused(Exception):  # noqa: N818 - it is the relay's answer
 
 @click.group()
 def push() -> None:
-    """Vendor accounts, and pushes that nobody carries, of a running relay.
+    """Vendor accounts and dead pushes of a running relay.
 
     Needs an API key with admin:read, and admin:write to change something.
     """
@@ -102,8 +102,8 @@ def dead(url: str, key: str, why: str | None) -> None:
 
 @push.command("requeue")
 @_reached
-@click.option("--user", help="With --device: this one only.")
-@click.option("--device")
+@click.option("--user", help="Of this user's device alone; with --device.")
+@click.option("--device", help="Of this device; with --user.")
 @click.option("--why", type=click.Choice(WHY), help="Only these. Default: all.")
 def requeue(url: str, key: str, user: str | None, device: str | None, why: str | None) -> None:
     """Try dead pushes again. What still has no address, or a parked account, comes to rest again."""

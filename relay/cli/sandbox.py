@@ -28,11 +28,12 @@ from relay.cli.runtime import run
 @click.option("--relay", default=None, metavar="URL", help="Your relay's: vendors that have receipts post them there.")
 @click.option("--plain", is_flag=True, help="Vendors by HTTP at the page's own port, for a look at what is said.")
 def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], relay: str | None, plain: bool) -> None:
-    """Run the vendors' emulators: they check what a vendor checks, and answer with its real codes.
+    """Run emulators of the vendors on this machine. They check what a vendor checks, and answer with its real codes.
 
     Prints ready-made account configuration for relay.toml. The vendors speak TLS, at the ports after the page's, by an
     authority that is kept with the state and that these accounts trust. The page shows what the phones received; tokens like
-    `unregistered-1` or `unavailable-x` provoke a vendor's failures (see GET /_control/faults).
+    `unregistered-1` or `unavailable-x` (Apple's: the same in hexadecimal digits) provoke a vendor's failures, which GET
+    /_control/faults lists.
     """
     state.mkdir(parents=True, exist_ok=True)
     sys.exit(run(_run(host, port, state, vendors, relay, tls=not plain)))

@@ -47,7 +47,7 @@ OPEN_FILES_MAX = 1_048_576
 @click.option("--host", help="Address to listen on. Default: 127.0.0.1, or server.host.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one. Default: 8080, or server.port.")
 def serve(config: Path | None, host: str | None, port: int | None) -> None:
-    """Run the relay: SQLite file in this folder, no other service, unless the configuration says otherwise.
+    """Run the relay. On an SQLite file in this folder, without any other service, unless the configuration says otherwise.
 
     The first start makes the database, the key file beside it, the app `default` and its API key, which is printed once.
     SIGHUP reads the configuration again and takes up changed accounts; so does a change of a file that they name.
@@ -158,7 +158,7 @@ async def _until(told: asyncio.Event, relay: Relay) -> None:
 @config_option
 @click.option("--store", "ask", is_flag=True, help="Ask the PostgreSQL server as well: can it keep what it confirms?")
 def check(config: Path | None, ask: bool) -> None:
-    """Read the configuration, and say all that is wrong with it; nothing is started or changed."""
+    """Read the configuration, and say all that is wrong with it. Nothing is started or changed."""
     settings = settings_from(config, also=mistakes)
     file = config if config is not None else found(os.environ)
     clock = SystemClock()
@@ -214,7 +214,7 @@ async def _asked(settings: Settings) -> str:
 @click.command()
 @config_option
 def migrate(config: Path | None) -> None:
-    """Bring the store to this version's schema (`serve` does it as well)."""
+    """Bring the store to this version's schema, as `serve` does."""
     settings = settings_from(config)
 
     async def work() -> int:

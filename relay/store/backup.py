@@ -83,7 +83,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         part.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise Refused("disk", f"{target}: cannot be made ({error.strerror}).") from None
+        above = "" if target.parent.is_dir() else "; make or mount the folder above it first"
+        raise Refused("disk", f"{target}: cannot be made ({error.strerror}){above}.") from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

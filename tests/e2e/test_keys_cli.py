@@ -167,6 +167,13 @@ def test_the_list_shows_no_secret(shell: Shell) -> None:
     assert key[21:60] not in shell.keys("list")
 
 
+def test_the_list_says_what_a_key_may_do_and_from_where(shell: Shell) -> None:
+    assert shell.row(shell.keys("create")).split()[-2:] == ["all", "│"]
+    scopes = ("--scope", "messages:write", "--scope", "events:read")
+    few = shell.keys("create", *scopes, "--from", "203.0.113.0/24", "--from", "198.51.100.7")
+    assert "│ 203.0.113.0/24, 198.51.100.7/32 │ events:read, messages:write │" in shell.row(few)
+
+
 def test_the_ring_may_come_from_the_environment(shell: Shell) -> None:
     ring = shell.home / "relay.keys"
     shell.env["RELAY_KEYS"] = ring.read_text()

@@ -305,6 +305,14 @@ def test_b119_a_target_that_is_there_is_kept(shell: Shell, place: Place, kind: s
     assert "is there already" in shell.refuses(73, "backup", "saved")
 
 
+def test_folders_above_the_target_are_not_made_for_they_may_be_a_disk_that_is_not_mounted(
+    shell: Shell, place: Place
+) -> None:
+    said = shell.refuses(74, "backup", "backups/monday")
+    assert "monday: cannot be made (No such file or directory); make or mount the folder above it first." in said
+    assert not (shell.home / "backups").exists()
+
+
 def test_there_is_nothing_to_back_up(shell: Shell) -> None:
     assert "no store to back up" in shell.refuses(66, "backup", "saved")
     (shell.home / "relay.db").touch()
