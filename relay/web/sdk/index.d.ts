@@ -20,11 +20,13 @@ export interface Message {
 }
 
 export interface Welcome {
-  user?: string;
+  user: string;
   verdict: "resume" | "delta" | "resync";
   reason: string | null;
   session: number;
   missing: number;
+  /** What the relay thinks of this device's addresses, in order: of `dead` and `taken`, ask the vendor for another token. */
+  addresses: { account: string; state: "active" | "unproven" | "dead" | "taken"; failing_since?: string }[];
   loss?: { from: number; to: number; count: number; known: boolean };
   upgrade?: { id: string; from: string | null; to: string | null } | null;
   reidentify?: true;
