@@ -22,7 +22,7 @@ from relay.cli.runtime import config_option, run, settings_from
 from relay.cli.tables import show
 from relay.cli.vapid import vapid
 from relay.clock import Clock, SystemClock, rfc3339
-from relay.errors import Problem
+from relay.errors import ConfigError, Problem
 from relay.ids import Rng, system_rng
 from relay.keys import KeyRing
 from relay.push.from_settings import DEFAULT_APP
@@ -90,6 +90,11 @@ class Store:
 def _with_store(config: Path | None, work: Callable[[Store], Awaitable[int]]) -> None:
     """Runs `work` on the store and ends the program with what it gives; a refusal is printed, and ends it with 1."""
     settings = settings_from(config)
+    database, ring_file = settings.sqlite_path(), settings.keys.file
+    if database is not None and not (database.exists() or ring_file.exists() or "RELAY_KEYS" in os.environ):
+        raise ConfigError(
+            [f"{database}: there is no store here yet; `relay serve` makes it, and prints its first API key."]
+        )
 
     async def main() -> int:
         clock, rng = clock_of(settings, SystemClock()), system_rng()

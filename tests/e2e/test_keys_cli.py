@@ -162,6 +162,14 @@ async def test_a_key_s_network_and_end_are_kept_and_listed(shell: Shell) -> None
         assert [(await call(url, key))[0] for key in (near, far, rotated)] == [200, 401, 401]
 
 
+def test_where_there_is_no_store_yet_none_is_made(tmp_path: Path) -> None:
+    """And the key file is not missed, as there was none."""
+    shell = Shell(tmp_path)
+    shell.env["RELAY_STORE__URL"] = f"sqlite:///{tmp_path}/empty.db"
+    assert "empty.db: there is no store here yet; `relay serve` makes it" in shell.keys("create", fails=78)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_list_shows_no_secret(shell: Shell) -> None:
     key = shell.keys("create").strip()
     assert key[21:60] not in shell.keys("list")
