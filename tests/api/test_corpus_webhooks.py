@@ -382,6 +382,13 @@ async def test_b110_metrics_are_for_this_machine_or_an_admins_key(tmp_path: Path
         assert (await face.call("GET", "/metrics", token=face.token, headers=afar)).refused(403, "forbidden")
 
 
+async def test_b110_who_comes_by_a_proxy_that_nobody_named_is_not_this_machine(face: Face) -> None:
+    afar = {"X-Forwarded-For": "203.0.113.9"}
+    async with face.http.get(f"{face.of.url}/metrics", headers=afar) as there:
+        assert there.status == 401
+    assert (await face.call("GET", "/metrics", headers=afar)).status == 200
+
+
 @pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/api/apps", "/v1/admin", "/debug", "/server-status"])
 async def test_b110_there_is_nothing_for_operators_here(face: Face, path: str) -> None:
     """The dashboard will have a listener of its own."""
