@@ -40,7 +40,11 @@ PROBLEM_SCHEMA: dict[str, Any] = {
                 },
             },
         },
-        "resync": {"type": "object", "description": "Where a refused cursor's owner goes on (protocol 8.5)."},
+        "resync": {
+            "type": "object",
+            "description": "Where a refused cursor's owner goes on: `reason`, the `cursor` to store with its `epoch`, the number "
+            "at which it stands (`floor`), and `head`.",
+        },
     },
 }
 TAGS = {

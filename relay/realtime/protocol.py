@@ -107,14 +107,14 @@ class WindowBody(Said):
 
 
 class DigestBody(Said):
-    """How many entries the client counts up to its cursor, and the sum of their fingerprints (protocol 8.7)."""
+    """How many entries the client counts up to its cursor, and the sum of their fingerprints."""
 
     n: Seq
     fp: Fingerprint
 
 
 class HelloBody(Said):
-    """The handshake (protocol 10.1): at every process start, after every upgrade, on every socket."""
+    """The handshake: at every process start, after every upgrade, on every socket."""
 
     app_version: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     build: int | None = None
@@ -223,7 +223,7 @@ class RangeBody(Said):
 
 
 class VerifyBody(Said):
-    """Compares what the device has stored with what it should have; ranges are in order and apart (protocol 8.7)."""
+    """Compares what the device has stored with what it should have; ranges are in order and apart."""
 
     timeline: Timeline = "inbox"
     cursor: Sealed

@@ -1,6 +1,7 @@
 """The document and its page say what the table says: of a small table here, and of the relay's own."""
 
 import json
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -73,6 +74,11 @@ def test_each_error_is_told_with_its_status_as_a_problem(routes: tuple[Route, ..
             answer = answers[str(CODES[code][0])]
             assert f"`{code}`" in answer["description"]
             assert "application/problem+json" in answer["content"]
+
+
+def test_nothing_is_explained_by_a_page_that_callers_have_not() -> None:
+    text = json.dumps(document(table.ROUTES))
+    assert re.findall(r"\((?:protocol|safety|design|style) [0-9A-Z§][^)]*\)", text) == []
 
 
 def test_operations_have_names_of_their_own(routes: tuple[Route, ...]) -> None:
