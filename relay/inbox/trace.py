@@ -8,9 +8,10 @@ import msgspec
 
 from relay.clock import rfc3339
 from relay.errors import Missing
-from relay.inbox import escalation, visibility
+from relay.inbox import escalation, notifying, visibility
 from relay.inbox.history import described
 from relay.inbox.locked import Locked, PolicyOf, with_rows
+from relay.inbox.push_due import Rest
 from relay.inbox.reports import Ledger
 from relay.inbox.visibility import View
 from relay.model import Device, DeviceKey, Entry, EntryState, Kind, TimelineKey, UserKey
@@ -24,6 +25,7 @@ from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn
 
 ATTEMPTS_MAX = 100  # of one receiver
+OPEN = frozenset({"queued", "pushed", "held"})  # states of a delivery that is still to come to its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +116,13 @@ def _of_user(locked: Locked, found: _Found, seq: int) -> dict[str, Any]:
         if not ledger.concerned(original, device):
             continue
         mine = [one for one in found.attempts.get(user, ()) if one.device_id == device.device_id]
-        job = locked.jobs.get(device.device_id)
+        state = device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine))
         devices.append(
             {
                 "device": device.device_id,
-                "state": device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine)),
+                "state": state,
                 "form": str(visibility.view(original, device)),
-                "waiting": None if job is None or device.acked_high >= original.seq else _waiting(job),
+                "waiting": _waiting(locked, original, device) if state in OPEN else None,
                 "attempts": [_attempt(one, found.receipts.get((device.key, one.claim_token), ())) for one in mine],
             }
         )
@@ -141,8 +143,14 @@ def device_state(entry: Entry, device: Device, ledger: Ledger, *, pushed: bool) 
     return "pushed" if pushed else "queued"
 
 
-def _waiting(job: Any) -> dict[str, Any]:
-    """When the device is told next, or why it is not."""
+def _waiting(locked: Locked, entry: Entry, device: Device) -> dict[str, Any] | None:
+    """When the device is told next, or why it is not; of what it is not told of at all, that. None: nothing can be pushed."""
+    job = locked.jobs.get(device.device_id)
+    if job is None or device.acked_high >= entry.seq:
+        return None
+    if not notifying.worth_telling(entry, device, locked.facts(), locked.policy, locked.now_ms):
+        muted = entry.notifiable and notifying.muted(entry, locked.preferences)
+        return {"reason": Rest.MUTED if muted else Rest.NOTHING_OWED, "until": None}
     return {"reason": job.reason, "until": None if job.due_ms is None else rfc3339(job.due_ms)}
 
 

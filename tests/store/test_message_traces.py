@@ -7,6 +7,8 @@ from house import House
 
 from providers.contract import Verdict
 from relay.inbox.escalation import Step, to_store
+from relay.inbox.preferences import Conversation, Preferences
+from relay.inbox.push_due import Later, Rest
 from relay.inbox.trace import Trace, trace
 from relay.store import attempts as attempt_rows
 from relay.store import entries as entry_rows
@@ -109,3 +111,41 @@ async def test_of_a_mention_of_everybody_nothing_is_read_for_whom_the_trace_does
     assert found.recipients == []
     assert len(read) == 2
     assert not any(read.values())
+
+
+async def waits_for(house: House, id_: str) -> dict[str, Any] | None:
+    (recipient,) = (await traced(house, id_))[0].recipients
+    found: dict[str, Any] | None = recipient["devices"][0]["waiting"]
+    return found
+
+
+async def test_what_a_device_is_never_told_of_does_not_wait_for_its_next_reminder(house: House) -> None:
+    """That is of another message, which the device was told of."""
+    await house.register("ann/phone", "token-ann")
+    muted = Conversation(muted_until_ms=house.clock.ms + 3_600_000)
+    await house.inbox.set_preferences(house.key("ann/phone").user, Preferences(conversations={"m": muted}))
+    told = (await house.send("ann", conversation_id="c")).message_id
+    silent = (await house.send("ann", conversation_id="c", push=None)).message_id
+    unwanted = (await house.send("ann", conversation_id="m")).message_id
+    read = await house.send("ann", conversation_id="r")
+    await house.ack("ann/phone", reads=[("r", read.recipients[0].seq)])
+    house.clock.forward(s=30)
+    for attempt in await house.plan():
+        await house.settle(attempt, Verdict.ACCEPTED)
+    reminded = await waits_for(house, told)
+    assert reminded is not None
+    assert reminded["reason"] == Later.KNOCK
+    assert await waits_for(house, silent) == {"reason": Rest.NOTHING_OWED, "until": None}
+    assert await waits_for(house, unwanted) == {"reason": Rest.MUTED, "until": None}
+    assert await waits_for(house, read.message_id) == {"reason": Rest.NOTHING_OWED, "until": None}
+
+
+async def test_what_has_ended_waits_for_nothing(house: House) -> None:
+    await house.register("ann/phone", "token-ann")
+    ended = (await house.send("ann")).message_id
+    await house.send("ann")
+    await house.inbox.cancel(house.app, ended)
+    assert await waits_for(house, ended) is None
+    by_id = (await house.send("ann")).message_id
+    await house.ack("ann/phone", ids=(by_id,))
+    assert await waits_for(house, by_id) is None
