@@ -1,14 +1,17 @@
 """`relay conformance`: plays the recorded conversations against a server, or as the server for a client."""
 
 import shlex
+import shutil
 import sys
 from collections.abc import AsyncIterator
 
 import click
 
+from relay.cli.exits import EX_DATAERR, EX_UNAVAILABLE
 from relay.cli.runtime import run
 from relay.client.conformance.server_check import Verdict, check_server
 from relay.client.conformance.vectors import load
+from relay.client.http import Problem, Unreachable
 
 
 @click.command()
@@ -22,7 +25,8 @@ def conformance(url: str | None, key: str | None, command: str | None, only: tup
 
     Each has a user of its own, whose name begins with "conformance-". The client's command is started anew for each, with
     RELAY_URL, RELAY_TOKEN and RELAY_CACHE (a path in an empty folder) in its environment, and what its app wants, see
-    config/docs/protocol.md. Ends with 1 if a conversation went differently.
+    config/docs/protocol.md. Ends with 1 if a conversation went differently, with 69 if the server does not answer, with 65
+    if it refuses the key.
     """
     if listing:
         for vector in load():
@@ -40,8 +44,31 @@ def conformance(url: str | None, key: str | None, command: str | None, only: tup
     else:
         from relay.client.conformance.client_check import check_client  # noqa: PLC0415 - brings aiohttp's server
 
-        verdicts = check_client(shlex.split(command or ""), only=only)
-    sys.exit(run(_report(verdicts)))
+        verdicts = check_client(_program(command or ""), only=only)
+    sys.exit(run(_told(verdicts, url)))
+
+
+def _program(command: str) -> list[str]:
+    """The words of a client's command. Raises UsageError for one that can't be started."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise click.UsageError(f"--client: {error}.") from None
+    if not words or shutil.which(words[0]) is None:
+        raise click.UsageError(f"--client: there is no program {' '.join(words[:1])!r} that could be started.")
+    return words
+
+
+async def _told(verdicts: AsyncIterator[Verdict], url: str | None) -> int:
+    """As `_report`; a server that can't be asked anything is said so once."""
+    try:
+        return await _report(verdicts)
+    except Unreachable:
+        click.echo(f"The server at {url} does not answer.", err=True)
+        return EX_UNAVAILABLE
+    except Problem as problem:
+        click.echo(f"The server at {url} refuses the first call: {problem}", err=True)
+        return EX_DATAERR
 
 
 async def _report(verdicts: AsyncIterator[Verdict]) -> int:

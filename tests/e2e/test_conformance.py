@@ -106,6 +106,20 @@ async def test_sends_are_left_out_where_devices_may_send_nothing(tmp_path: Path)
     assert [line for line in lines if line.startswith("skip")] == sends
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_key_that_the_server_refuses_is_said_once(relay: RelayProcess) -> None:
+    """Every conversation would be refused for it, and each refused login counts against the address."""
+    code, lines = await conformance(relay.url, "--key", "rk_nobody_s")
+    assert (code, len(lines)) == (65, 1)
+    assert "unauthenticated" in lines[0]
+
+
+def test_a_server_that_does_not_answer_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.client.conformance.server_check.ANSWER_S", 0.0)
+    ran = CliRunner().invoke(main, ["conformance", "http://127.0.0.1:1", "--key", "rk_x"])
+    assert (ran.exit_code, ran.output) == (69, "The server at http://127.0.0.1:1 does not answer.\n")
+
+
 async def against(relay: RelayProcess, change: Any, only: str) -> list[Any]:
     """Plays a conversation against the relay with everything that it says on its socket changed."""
 
@@ -151,7 +165,15 @@ async def against(relay: RelayProcess, change: Any, only: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("http://localhost:1", "--client", "x"), ("--client", "x", "--only", "nonsense")]
+    "words",
+    [
+        (),
+        ("http://localhost:1", "--client", "x"),
+        ("--client", "x", "--only", "nonsense"),
+        ("--client", "no-such-program"),
+        ("--client", ""),
+        ("--client", "node 'my client.js"),
+    ],
 )
 def test_a_wrong_call_says_what_is_wrong(words: tuple[str, ...]) -> None:
     ran = CliRunner().invoke(main, ["conformance", *words], env={"RELAY_API_KEY": None})

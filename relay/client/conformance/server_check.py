@@ -37,8 +37,14 @@ class Verdict:
 
 
 async def check_server(url: str, key: str, *, only: Sequence[str] = ()) -> AsyncIterator[Verdict]:
-    """Plays all conversations, or those named. `key` is an API key that may send and mint tokens."""
+    """Plays all conversations, or those named. `key` is an API key that may send and mint tokens.
+
+    Raises ClientError at once where the server does not answer, or refuses the key: no conversation can say more.
+    """
     async with Backend(url, key, try_for_s=ANSWER_S) as backend, aiohttp.ClientSession() as http:
+        knocking = f"conformance-{uuid7()}"
+        await backend.put_device(knocking, "device")
+        await backend.delete_device(knocking, "device")
         plays = [_Play(one, url.rstrip("/"), backend, http) for one in load(SERVER) if not only or one.name in only]
         async for verdict in in_order([play.run for play in plays]):
             yield verdict
