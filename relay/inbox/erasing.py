@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from relay.clock import rfc3339
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.registry import remove
-from relay.inbox.reports import end
+from relay.inbox.reports import end, tell_refused
 from relay.inbox.send import JobOptions
 from relay.model import EntryState, UserKey
 from relay.store import entries as entry_rows
@@ -51,7 +51,7 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named:
         )
     )
     flush(conn, now_ms, [locked])
-    _forget_messages(conn, user, named_by_now(conn, user, named))
+    _forget_messages(conn, now_ms, user, named_by_now(conn, user, named))
     rows.drop_user(conn, user)
 
 
@@ -74,13 +74,15 @@ def _all_entries(locked: Locked) -> Iterator[Any]:
         after = entries[-1].seq
 
 
-def _forget_messages(conn: Conn, user: UserKey, ordered: Sequence[str]) -> None:
-    """What nobody else received goes; in the rest, its name."""
+def _forget_messages(conn: Conn, now_ms: int, user: UserKey, ordered: Sequence[str]) -> None:
+    """What nobody else received goes; in the rest, its name. What was still to come to it has failed."""
     for start in range(0, len(ordered), CHUNK):
         found = message_rows.lock_messages(conn, user.app_id, ordered[start : start + CHUNK])
         gone, keys = [], []
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)
+            if [user.user_id, None, None] in recipients:
+                tell_refused(conn, now_ms, user.app_id, row.message_id, [(user.user_id, ERASED)])
             others = [one for one in recipients if one[0] != user.user_id]
             if not others and row.conversation_type != ULTRA:  # that one has readers who are no receivers
                 gone.append(row.message_id)

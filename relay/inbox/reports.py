@@ -14,7 +14,8 @@ from relay.model import Device, Entry, EntryState, Kind
 from relay.store import entries as entry_rows
 from relay.store import entry_ends, held_entries
 from relay.store.attempts import attempt
-from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id
+from relay.store.engine import Conn
+from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id, emit
 
 Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
 
@@ -95,6 +96,34 @@ def tell_device(locked: Locked, device: Device, type_: str, **data: object) -> N
 def _chunks(items: Sequence[Reported]) -> Iterator[Sequence[Reported]]:
     for start in range(0, len(items), DELIVERIES_MAX):
         yield items[start : start + DELIVERIES_MAX]
+
+
+def tell_refused(
+    conn: Conn, now_ms: int, app_id: str, message_id: str, refusals: Iterable[tuple[str, str | None]]
+) -> None:
+    """Tells of receivers (with the reason) that could not be given an accepted message when their turn came: a full inbox,
+    a user who is no more. It has failed for each, and no device had a number of it."""
+    events = []
+    for user, why in refusals:
+        about = (app_id, user, "", message_id, "delivery.failed")
+        one = {"id": derived_id("dlv_", *about), "message_id": message_id, "seq": None, "detail": why}
+        over = {"message_id": message_id, "seq": None, "counts": {"failed": 1}}
+        head = {"user": user, "at": rfc3339(now_ms)}
+        events += [
+            NewEvent(
+                app_id=app_id,
+                event_id=derived_id("evt_", "delivery.failed", str(one["id"])),
+                type="delivery.failed",
+                data={**head, "device": None, "deliveries": [one]},
+            ),
+            NewEvent(
+                app_id=app_id,
+                event_id=derived_id("evt_", "completed", app_id, user, message_id),
+                type="message.completed",
+                data={**head, "messages": [over]},
+            ),
+        ]
+    emit(conn, now_ms, events)
 
 
 class Ledger:

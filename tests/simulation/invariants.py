@@ -23,6 +23,9 @@ TRIES = 3  # versions that may choke on a message before nobody gets it again (p
 TERMINAL = frozenset(
     {"delivery.acked", "delivery.expired", "delivery.failed", "delivery.cancelled", "delivery.superseded"}
 )
+REFUSALS = frozenset(
+    {"recipient_unknown", "recipient_queue_full"}
+)  # a receiver that a job could not give it to: no delivery's end
 EARLY_MS = 90_000  # by so much a node's clock may be off
 EXPIRING_MS = 2_000  # with less left, nobody is told any more
 RESTS = frozenset(
@@ -287,6 +290,8 @@ class Referee:
                 told = json.loads(data)
                 _, name = self._current(UserKey(app_id, told["user"]))
                 for one in told["deliveries"]:
+                    if one.get("detail") in REFUSALS:
+                        continue
                     ends[app_id, name, told["device"] or "", one["message_id"]].append(type_)
         for delivery, types in ends.items():
             if len(types) > 1:

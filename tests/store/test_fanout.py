@@ -10,7 +10,7 @@ from house import House
 from relay.errors import Conflict
 from relay.inbox import fanout, send
 from relay.inbox.fanout_worker import FanoutWorker
-from relay.model import Policy
+from relay.model import Policy, UserKey
 from relay.store.engine import Engine
 
 PHONE = "ann/phone"
@@ -129,6 +129,36 @@ async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from
     }
     assert by_user == dict.fromkeys(MANY) | {"bob": "recipient_queue_full", "nobody": "recipient_unknown"}
     assert [user for user, _ in await entries(house, sent.message_id)] == ["ann", "cid", "dee", "eve"]
+
+
+async def test_whoever_cannot_have_it_when_its_time_comes_is_reported_as_failed(house: House, clock: Any) -> None:
+    """Its sender has a 202 long since, and may never look at the trace again."""
+    late = await later(house, "ann", "bob", "cid", "nobody")
+    alone = await later(house, "cid")
+    for _ in range(2):
+        await house.send("bob")
+    await house.inbox.erase(UserKey("shop", "cid"))
+    clock.forward(ms=HOUR_MS)
+    await run(house)
+    events = await house.events()
+    failed = [
+        (data["user"], data["device"], one["message_id"], one["detail"])
+        for type_, data in events
+        if type_ == "delivery.failed"
+        for one in data["deliveries"]
+    ]
+    assert sorted(failed) == [
+        ("bob", None, late, "recipient_queue_full"),
+        *sorted(("cid", None, message, "erased") for message in (late, alone)),
+        ("nobody", None, late, "recipient_unknown"),
+    ]
+    completed = [
+        (data["user"], one["message_id"], one["counts"])
+        for type_, data in events
+        if type_ == "message.completed"
+        for one in data["messages"]
+    ]
+    assert sorted(completed, key=str) == sorted(((user, id_, {"failed": 1}) for user, _, id_, _ in failed), key=str)
 
 
 async def test_a_step_that_is_cut_off_leaves_nothing_and_is_done_again(house: House) -> None:
