@@ -16,7 +16,7 @@ from relay.inbox.push_due import NOTHING, Outstanding
 from relay.inbox.rows import Rows
 from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.woken import first_untold_ms
-from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
+from relay.model import GATEWAY, Device, DeviceKey, DeviceState, Entry, Inbox, Policy, PushJob, UserKey
 from relay.store import ack_ranges, held_entries, readers
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -115,7 +115,10 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def put(self, device: Device) -> None:
         """The device's row as it should be."""
-        self._before.setdefault(device.device_id, self.devices.get(device.device_id, device))
+        before = self.devices.get(device.device_id, device)
+        self._before.setdefault(device.device_id, before)
+        if before.foreground and not device.foreground:  # what it had then stays seen
+            device = replace(device, seen_seq=max(device.seen_seq, device.acked_high))
         self.devices[device.device_id] = device
 
     def put_acks(self, device_id: str, acks: Acks) -> None:
@@ -154,7 +157,7 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def facts(self) -> UserFacts:
         return UserFacts(
-            devices=tuple(self.devices.values()),
+            devices=tuple(one for one in self.devices.values() if one.state is not DeviceState.GONE),
             read=self.read_markers,
             acks=self.acks,
             preferences=self.preferences,

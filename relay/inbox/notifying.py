@@ -40,10 +40,14 @@ def answered(entry: Entry, facts: UserFacts, policy: Policy) -> bool:
         case NotifyPolicy.UNTIL_READ:
             return is_read(entry, facts.read)
         case NotifyPolicy.FIRST_DEVICE:
-            return any(
-                other.foreground and (other.acked_high >= entry.seq or facts.of(other.device_id).has(entry.seq))
-                for other in facts.devices
-            )
+            return any(_seen(entry, other, facts) for other in facts.devices)
+
+
+def _seen(entry: Entry, device: Device, facts: UserFacts) -> bool:
+    """Whether the device has acked it with its app in the foreground, now or earlier."""
+    if device.foreground and (device.acked_high >= entry.seq or facts.of(device.device_id).has(entry.seq)):
+        return True
+    return device.seen_seq >= entry.seq
 
 
 def is_read(entry: Entry, markers: dict[str, int]) -> bool:

@@ -116,7 +116,8 @@ def worth_a_notification(rows: Rows, device: Row, entry: Row, default: str) -> b
         return bool(rows.reads.get((device["user_id"], conversation), 0) < entry["seq"])
     if policy == "first_device":
         return not any(
-            looked_at(d) and (d["acked_high"] >= entry["seq"] or rows.acked_beyond(d, entry["seq"]))
+            (looked_at(d) and (d["acked_high"] >= entry["seq"] or rows.acked_beyond(d, entry["seq"])))
+            or d["seen_seq"] >= entry["seq"]
             for d in rows.here(device["user_id"])
         )
     return True

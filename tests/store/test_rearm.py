@@ -367,18 +367,47 @@ async def test_who_waited_for_somebody_looking_elsewhere_is_told_when_that_devic
     assert len(await house.plan()) == 1
 
 
+@pytest.mark.parametrize("closed", [False, True])
 async def test_what_the_first_device_had_taken_is_told_to_the_others_when_it_signs_out(
-    house: House, clock: Any
+    house: House, clock: Any, closed: bool
 ) -> None:
     """`first_device`: the foreground device acked, so nobody else was told; it goes, and the others are."""
     await house.hello("ann/tablet")
     await house.send(notify_policy=NotifyPolicy.FIRST_DEVICE)
     await house.catch_up("ann/tablet")
     assert (await house.job("ann/phone")).reason == Rest.NOTHING_OWED
+    if closed:
+        await house.bye("ann/tablet")
     await house.inbox.sign_out(house.key("ann/tablet"))
     await house.checked(law.everything(house.app, house.policy))
     clock.forward(s=1)
     assert len(await house.plan()) == 1
+
+
+@pytest.mark.parametrize("leaves", ["closes", "background", "new session"])
+async def test_what_the_first_device_had_taken_stays_taken_when_its_user_leaves_it(
+    house: House, clock: Any, leaves: str
+) -> None:
+    """It was acked with the app in the foreground: the phone need not ring for it once the desktop is closed."""
+    await house.hello("ann/tablet")
+    await house.send(notify_policy=NotifyPolicy.FIRST_DEVICE)
+    await house.catch_up("ann/tablet")
+    match leaves:
+        case "closes":
+            await house.bye("ann/tablet")
+        case "background":
+            tablet = await house.device("ann/tablet")
+            assert await house.inbox.said(tablet.key, tablet.session, Facts(background=True))
+        case _:
+            await house.hello("ann/tablet", background=True)
+    await house.checked(law.everything(house.app, house.policy))
+    clock.forward(s=60)
+    assert await house.plan() == []
+    late = await house.send(notify_policy=NotifyPolicy.FIRST_DEVICE)
+    await house.catch_up("ann/tablet")  # in the background, or not at all in sight
+    clock.forward(s=60)
+    (attempt,) = [one for one in await house.plan() if one.device.device_id == "phone"]
+    assert [note.ids for note in attempt.send.notes] == [(late.message_id,)]
 
 
 async def test_a_push_that_went_to_the_token_before_has_told_nobody(house: House, clock: Any) -> None:

@@ -22,6 +22,7 @@ def device(**more: Any) -> Device:
         "acked_seq": 0,
         "acked_high": 0,
         "pushed_seq": 0,
+        "seen_seq": 0,
         "progress_ms": 0,
         "background": 0,
         "has_address": 1,

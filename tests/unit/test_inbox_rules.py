@@ -185,6 +185,8 @@ WORTH = [
     ({"notify_policy": NotifyPolicy.FIRST_DEVICE}, {}, facts(online(**TABLET, acked_high=10)), True),
     ({"notify_policy": NotifyPolicy.FIRST_DEVICE}, {}, facts(online(**TABLET, acked_high=11)), False),
     ({"notify_policy": NotifyPolicy.FIRST_DEVICE}, {}, facts(device(**TABLET, acked_high=11)), True),
+    ({"notify_policy": NotifyPolicy.FIRST_DEVICE}, {}, facts(device(**TABLET, acked_high=11, seen_seq=10)), True),
+    ({"notify_policy": NotifyPolicy.FIRST_DEVICE}, {}, facts(device(**TABLET, acked_high=11, seen_seq=11)), False),
     (
         {"notify_policy": NotifyPolicy.FIRST_DEVICE},
         {},

@@ -227,6 +227,12 @@ def upgrade() -> None:
         sa.Column("created_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("contact_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("older_stores", sa.Text(), nullable=True),
+        sa.Column(
+            "seen_seq",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id"),
         sqlite_strict=True,
     )
