@@ -11,7 +11,7 @@ from relay.ids import message_id, tag_of
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.recalling import recall_post
 from relay.inbox.registry import remove
-from relay.inbox.reports import DELIVERIES, Ledger, end
+from relay.inbox.reports import DELIVERIES, Ledger, end, tell_undelivered
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
 from relay.store import attempts as attempt_rows
 from relay.store import entries as entry_rows
@@ -115,7 +115,7 @@ def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message
 
     Raises Missing for an unknown message, Conflict where every delivery has ended.
     """
-    dropped = withdraw(conn, app_id, message)
+    dropped = withdraw(conn, now_ms, app_id, message)
     row = message_rows.messages(conn, app_id, [message]).get(message)
     if row is None:
         raise Missing("There is no such message.")
@@ -155,14 +155,16 @@ def take_back(locked: Locked, message: str) -> str | None:
     return "recalled" if acked else "cancelled"
 
 
-def withdraw(conn: Conn, app_id: str, message: str) -> bool:
+def withdraw(conn: Conn, now_ms: int, app_id: str, message: str) -> bool:
     """Ends the fan-out of a message, if it still goes on: whoever waits for it will not get it. Its job is the lock."""
     if not fanout_rows.drop_job(conn, app_id, fanout_rows.job_id(app_id, message)):
         return False
     row = message_rows.lock_messages(conn, app_id, [message])[message]
+    known = msgspec.json.decode(row.recipients)
+    waiting = [(user, "waiting") for user, seq, refusal in known if seq is None and refusal is None]
+    tell_undelivered(conn, now_ms, app_id, message, waiting, EntryState.CANCELLED)
     recipients = [
-        (user, seq, "cancelled" if seq is None and refusal is None else refusal)
-        for user, seq, refusal in msgspec.json.decode(row.recipients)
+        (user, seq, "cancelled" if seq is None and refusal is None else refusal) for user, seq, refusal in known
     ]
     message_rows.set_recipients(conn, app_id, message, msgspec.json.encode(recipients).decode())
     return True

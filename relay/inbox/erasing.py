@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from relay.clock import rfc3339
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.registry import remove
-from relay.inbox.reports import end, tell_refused
+from relay.inbox.reports import end, tell_undelivered
 from relay.inbox.send import JobOptions
 from relay.model import EntryState, UserKey
 from relay.store import entries as entry_rows
@@ -82,7 +82,7 @@ def _forget_messages(conn: Conn, now_ms: int, user: UserKey, ordered: Sequence[s
         for row in found.values():
             recipients = msgspec.json.decode(row.recipients)
             if [user.user_id, None, None] in recipients:
-                tell_refused(conn, now_ms, user.app_id, row.message_id, [(user.user_id, ERASED)])
+                tell_undelivered(conn, now_ms, user.app_id, row.message_id, [(user.user_id, ERASED)])
             others = [one for one in recipients if one[0] != user.user_id]
             if not others and row.conversation_type != ULTRA:  # that one has readers who are no receivers
                 gone.append(row.message_id)

@@ -14,7 +14,7 @@ from relay.errors import Problem
 from relay.inbox.accept import Acceptance
 from relay.inbox.ending import take_back
 from relay.inbox.locked import PolicyOf, flush, lock
-from relay.inbox.reports import tell_refused
+from relay.inbox.reports import tell_undelivered
 from relay.inbox.send import AT_ONCE_MAX, JobOptions, Recipient, Send
 from relay.inbox.waking import wake
 from relay.model import NotifyPolicy, TimelineKey, UserKey
@@ -107,7 +107,7 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
         wakes.append(UserKey(job.app_id, send.sender_user or ""))
     batch.write()
     refusals = [(one.user_id, one.refusal) for one in done if one.refusal is not None]
-    tell_refused(conn, now_ms, job.app_id, send.message_id, refusals)  # who sent it has its 202
+    tell_undelivered(conn, now_ms, job.app_id, send.message_id, refusals)  # who sent it has its 202
     by_user = {one.user_id: one for one in done}
     answered = [by_user.pop(one.user_id, one) for one in known]
     # Of everybody in a group, only who could not have it is remembered.

@@ -98,29 +98,34 @@ def _chunks(items: Sequence[Reported]) -> Iterator[Sequence[Reported]]:
         yield items[start : start + DELIVERIES_MAX]
 
 
-def tell_refused(
-    conn: Conn, now_ms: int, app_id: str, message_id: str, refusals: Iterable[tuple[str, str | None]]
+def tell_undelivered(
+    conn: Conn,
+    now_ms: int,
+    app_id: str,
+    message_id: str,
+    receivers: Iterable[tuple[str, str]],
+    state: EntryState = EntryState.FAILED,
 ) -> None:
-    """Tells of receivers (with the reason) that could not be given an accepted message when their turn came: a full inbox,
-    a user who is no more. It has failed for each, and no device had a number of it."""
+    """Tells how a message ended for receivers (each with the reason) for whom it was accepted and in whose inbox it never
+    stood: one was full when its turn came, or its user no more, or the sender took the message back before."""
+    type_ = EVENT_OF[state]
     events = []
-    for user, why in refusals:
-        about = (app_id, user, "", message_id, "delivery.failed")
-        one = {"id": derived_id("dlv_", *about), "message_id": message_id, "seq": None, "detail": why}
-        over = {"message_id": message_id, "seq": None, "counts": {"failed": 1}}
+    for user, why in receivers:
+        delivery = derived_id("dlv_", app_id, user, "", message_id, type_)
         head = {"user": user, "at": rfc3339(now_ms)}
+        message = {"message_id": message_id, "seq": None}
         events += [
             NewEvent(
                 app_id=app_id,
-                event_id=derived_id("evt_", "delivery.failed", str(one["id"])),
-                type="delivery.failed",
-                data={**head, "device": None, "deliveries": [one]},
+                event_id=derived_id("evt_", type_, delivery),
+                type=type_,
+                data={**head, "device": None, "deliveries": [{"id": delivery, **message, "detail": why}]},
             ),
             NewEvent(
                 app_id=app_id,
                 event_id=derived_id("evt_", "completed", app_id, user, message_id),
                 type="message.completed",
-                data={**head, "messages": [over]},
+                data={**head, "messages": [{**message, "counts": {str(state): 1}}]},
             ),
         ]
     emit(conn, now_ms, events)

@@ -199,6 +199,7 @@ class InboxService:
         if step is None:
             return False
         self.hints.wake(step.wakes)
+        self.facts_told()
         if step.push_ms is not None:
             self.push_due(step.push_ms)
         return True

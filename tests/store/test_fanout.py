@@ -209,6 +209,18 @@ async def test_what_is_taken_back_on_the_way_reaches_nobody_else(house: House) -
     assert await run(house) == 0
     states = await statuses(house, sent.message_id)
     assert [states[user] for user in sorted(MANY)] == ["accepted", "accepted", "rejected", "rejected", "rejected"]
+    told = [
+        (data["user"], data["device"], [one["detail"] for one in data["deliveries"]])
+        for type_, data in await house.events()
+        if type_ == "delivery.cancelled"
+    ]
+    assert sorted(told) == [
+        ("ann", "phone", ["no_address"]),
+        ("bob", "phone", ["no_address"]),
+        *((user, None, ["waiting"]) for user in ("cid", "dee", "eve")),
+    ]
+    completed = [data["user"] for type_, data in await house.events() if type_ == "message.completed"]
+    assert sorted(completed) == sorted(MANY)
     assert {row["state"] for row in await house.rows("SELECT state FROM inbox_entry")} == {"cancelled"}
     with pytest.raises(Conflict):
         await house.inbox.cancel("shop", sent.message_id)
