@@ -11,10 +11,11 @@ from relay.errors import Missing
 from relay.inbox import escalation, notifying, visibility
 from relay.inbox.history import described
 from relay.inbox.locked import Locked, PolicyOf, with_rows
-from relay.inbox.push_due import Rest
+from relay.inbox.preferences import of_user
+from relay.inbox.push_due import Rest, someone_looks, waits_until
 from relay.inbox.reports import Ledger
 from relay.inbox.visibility import View
-from relay.model import Device, DeviceKey, Entry, EntryState, Kind, TimelineKey, UserKey
+from relay.model import GATEWAY, Device, DeviceKey, Entry, EntryState, Kind, TimelineKey, UserKey
 from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -151,7 +152,17 @@ def _waiting(locked: Locked, entry: Entry, device: Device) -> dict[str, Any] | N
     if not notifying.worth_telling(entry, device, locked.facts(), locked.policy, locked.now_ms):
         muted = entry.notifiable and notifying.muted(entry, locked.preferences)
         return {"reason": Rest.MUTED if muted else Rest.NOTHING_OWED, "until": None}
-    return {"reason": job.reason, "until": None if job.due_ms is None else rfc3339(job.due_ms)}
+    reason = job.reason
+    if job.due_ms is not None and reason is None:  # it has just been lowered, for what was accepted
+        _, reason = waits_until(
+            device,
+            accepted_ms=entry.accepted_ms,
+            policy=of_user(locked.policy, locked.preferences),
+            now_ms=locked.now_ms,
+            elsewhere=someone_looks(device, locked.devices.values()),
+            gateway=device.node_id == GATEWAY,
+        )
+    return {"reason": reason, "until": None if job.due_ms is None else rfc3339(job.due_ms)}
 
 
 def _attempt(row: Any, reported: Sequence[Any]) -> dict[str, Any]:

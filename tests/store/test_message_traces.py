@@ -149,3 +149,18 @@ async def test_what_has_ended_waits_for_nothing(house: House) -> None:
     by_id = (await house.send("ann")).message_id
     await house.ack("ann/phone", ids=(by_id,))
     assert await waits_for(house, by_id) is None
+
+
+async def test_what_has_just_come_says_what_it_waits_for(house: House) -> None:
+    """The wish to tell has only been lowered so far, and nobody has looked at the rest."""
+    await house.register("ann/phone", "token-ann")
+    came = (await house.send("ann")).message_id
+    waits = await waits_for(house, came)
+    assert waits is not None
+    assert waits["reason"] == Later.DEBOUNCE
+    await house.hello("ann/phone")
+    await house.catch_up("ann/phone")
+    late = (await house.send("ann")).message_id
+    waits = await waits_for(house, late)
+    assert waits is not None
+    assert waits["reason"] == Later.ONLINE
