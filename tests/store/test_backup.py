@@ -69,7 +69,7 @@ class Shell:
     def with_file_limit(self, size: int, *words: str) -> subprocess.CompletedProcess[str]:
         """Runs `relay ...` on a disk where no file may become larger than this."""
         return subprocess.run(
-            [sys.executable, "-m", "relay", *words],
+            [sys.executable, "-B", "-m", "relay", *words],  # -B: or it leaves half a .pyc to others
             cwd=self.home,
             check=False,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
