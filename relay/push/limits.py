@@ -1,5 +1,5 @@
-"""What holds one account's pushes back: bucket, circuit, pause, retry budget, and the brake on dead tokens. Pure; time is an
-argument (monotonic milliseconds)."""
+"""What holds one account's pushes back: bucket, circuit, pause, retry budget, and the brake on dead tokens; and in which order
+what waits has its turn. Pure; time is an argument (monotonic milliseconds; of a line, the wall clock's)."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ BUDGET_WAIT_MS = WINDOW_MS  # until a retry that found none left is planned agai
 RATE_RISE = 0.05  # of the full rate, a second
 RATE_SHARE_MIN = 1 / 64  # the least that is left of it
 RATE_CUT_MS = 1_000
+LINE_MS_MAX = 300_000  # nobody is sent further back than this
 
 
 @dataclass(slots=True)
@@ -186,6 +187,26 @@ class RetryBudget:
         calls, retries = self._calls.counts(now_ms)
         allowed = BUDGET_SHARE * (calls - retries) + BUDGET_PER_S * WINDOW_MS / 1000
         return max(0, int(allowed) - retries)
+
+
+@dataclass(slots=True)
+class Line:
+    """The turns of pushes that an account cannot take now, as far apart as it could take them.
+
+    All that wait for a vendor that is away would else be planned again together, at every probe, and whoever waits for
+    another vendor would have to wait until that is done. Past LINE_MS_MAX it begins anew, between the others.
+    """
+
+    gap_ms: float
+    _end_ms: float = 0.0
+
+    def turn(self, at_ms: int) -> int:
+        """When the next one that may go at `at_ms` at the earliest is looked at."""
+        if not at_ms <= self._end_ms <= at_ms + LINE_MS_MAX:
+            self._end_ms = at_ms
+        turn_ms = int(self._end_ms)
+        self._end_ms += self.gap_ms
+        return turn_ms
 
 
 def pause_ms(retry_after_s: float | None) -> int:

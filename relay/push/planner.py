@@ -143,7 +143,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         s = replace(s, policy=dataclasses.replace(s.policy, separate_max=1))  # it is to be one push
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
-        return waits
+        return replace(waits, account=address.account)
     if not items:
         return _send_shared(s, address, account, beside=None)
     fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]
@@ -161,7 +161,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
-        return min((wait for wait in waiting if wait is not None), key=at_ms_of)
+        return replace(min((wait for wait in waiting if wait is not None), key=at_ms_of), account=address.account)
     if len(free) < len(fresh) and fresh[-1] is not free[-1]:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
         high = free[-1].entry.seq
@@ -206,7 +206,9 @@ def _send_shared(
         send = _with_all(s, account, send, items, alike, silent=silent) if alike else send
     if send.notes:
         return replace(send, form=Form.WAKE) if beside is None and is_silent(send) else send
-    return min(waits, key=at_ms_of) if waits else Stop(reason=Rest.NOTHING_OWED)
+    if not waits:
+        return Stop(reason=Rest.NOTHING_OWED)
+    return replace(min(waits, key=at_ms_of), account=address.account)
 
 
 def _with_all(

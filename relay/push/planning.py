@@ -34,6 +34,7 @@ from relay.store.readers import Read
 from relay.store.sql import StoreError
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
+Turn = Callable[[str, str, int], int]  # (app, account, at the earliest) -> when what waits for it is planned again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +67,12 @@ def plan_due(
     limit: int,
     boot_ms: int,
     suspects: Sequence[int] = (),
+    turn: Turn = lambda _app_id, _account, at_ms: at_ms,
 ) -> Planned:
     """Takes due jobs of up to `limit` users whose locks are free, and decides each.
 
-    `suspects`: how often each of those was lost that this worker has in flight.
+    `suspects`: how often each of those was lost that this worker has in flight. `turn`: so that those who wait for one account
+    are not all due together.
     """
     due = job_rows.due_users(conn, now_ms, limit=limit)
     suspected = job_rows.due_users(conn, now_ms, limit=max(0, TOGETHER_MAX - len(suspects)), suspects=True)
@@ -118,6 +121,8 @@ def plan_due(
                 attempts.append(_attempt(locked, device, job, found))
                 beside += [job.lost] if job.lost else []
             else:
+                if isinstance(found, Wait) and found.account is not None:
+                    found = replace(found, at_ms=turn(key.app_id, found.account, found.at_ms))
                 rested.append(_rested(job, found))
     quota.count(conn, calls)
     job_rows.set_rearmed(conn, rested)

@@ -34,10 +34,11 @@ class SharedNews(Struct, frozen=True, kw_only=True):
 
 
 class Wait(Struct, frozen=True, kw_only=True):
-    """Nothing goes before then."""
+    """Nothing goes before then. `account`: whose turn it is to wait for, if it is an account's."""
 
     at_ms: int
     reason: Later
+    account: str | None = None
 
 
 def at_ms_of(wait: Wait) -> int:

@@ -162,6 +162,7 @@ class PushWorker:
             limit=limit,
             boot_ms=self._boot_ms,
             suspects=tuple(self._suspects.values()),
+            turn=self._accounts.turn,
         )
 
     async def _rest(self, stop: asyncio.Event) -> None:

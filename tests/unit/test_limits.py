@@ -8,6 +8,7 @@ from relay.push.limits import (
     BRAKE_DEAD_MIN,
     CALLS_MIN,
     CLOSE_AFTER,
+    LINE_MS_MAX,
     PAUSE_MS_DEFAULT,
     PAUSE_MS_MAX,
     PAUSE_MS_MIN,
@@ -16,6 +17,7 @@ from relay.push.limits import (
     Brake,
     Bucket,
     Circuit,
+    Line,
     RetryBudget,
     pause_ms,
 )
@@ -108,6 +110,18 @@ def test_retries_are_a_tenth_of_first_attempts_beyond_the_allowance(firsts: int)
     assert made == 50 + firsts // 10
     assert budget.left(14_999) == 0
     assert budget.left(15_000) == 50, "of ten seconds in which nobody called"
+
+
+def test_who_waits_has_its_turn_at_the_account_s_pace() -> None:
+    line = Line(gap_ms=20)
+    assert [line.turn(1_000) for _ in range(4)] == [1_000, 1_020, 1_040, 1_060]
+    assert line.turn(500) == 1_080, "who may go sooner stands behind the others"
+    assert line.turn(9_000) == 9_000, "they have had their turns by then"
+
+
+def test_nobody_is_sent_back_for_more_than_five_minutes() -> None:
+    line = Line(gap_ms=LINE_MS_MAX / 2)
+    assert [line.turn(7) for _ in range(4)] == [7, 150_007, 300_007, 7]
 
 
 @given(st.none() | st.floats(-10, 1e7))

@@ -83,8 +83,14 @@ PLANS = [
     (situation(item(1), addresses=(address("v", state="dead"),)), Stop(reason=Rest.NO_ADDRESS)),
     (situation(item(1), accounts=PARKED), Stop(reason=Rest.ACCOUNT_PARKED)),
     (situation(item(1), accounts={}), Stop(reason=Rest.ACCOUNT_PARKED)),
-    (situation(item(1), accounts={"v": view(closed_for_ms=700)}), Wait(at_ms=NOW + 700, reason=Later.CIRCUIT)),
-    (situation(item(1), accounts={"v": view(free=0, wait_ms=70)}), Wait(at_ms=NOW + 70, reason=Later.RATE)),
+    (
+        situation(item(1), accounts={"v": view(closed_for_ms=700)}),
+        Wait(at_ms=NOW + 700, reason=Later.CIRCUIT, account="v"),
+    ),
+    (
+        situation(item(1), accounts={"v": view(free=0, wait_ms=70)}),
+        Wait(at_ms=NOW + 70, reason=Later.RATE, account="v"),
+    ),
     (situation(item(1, accepted_ms=NOW)), Wait(at_ms=NOW + 500, reason=Later.DEBOUNCE)),
     (situation(item(1, accepted_ms=NOW - 5000), device=ONLINE), Wait(at_ms=NOW + 5000, reason=Later.ONLINE)),
     (situation(item(1), job=job(retry_ms=NOW + 9)), Wait(at_ms=NOW + 9, reason=Later.BACKOFF)),
@@ -128,12 +134,13 @@ def test_a_push_moves_to_the_next_address_when_the_first_one_is_out_for_long(
         assert isinstance(found, Send)
         assert found.address.account == expected
     else:
-        assert found == Wait(at_ms=expected[0], reason=expected[1])
+        assert found == Wait(at_ms=expected[0], reason=expected[1], account="v")
 
 
 def test_if_all_of_the_chain_is_out_it_waits_for_whoever_is_back_first() -> None:
     accounts = {"v": view(shut_until_ms=NOW + 2 * HOUR), "w": view(shut_until_ms=NOW + HOUR)}
-    assert plan(situation(item(1), addresses=BOTH, accounts=accounts)) == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)
+    found = plan(situation(item(1), addresses=BOTH, accounts=accounts))
+    assert found == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA, account="w")
 
 
 def test_an_address_that_fails_again_and_again_gives_its_turn_to_the_next() -> None:
@@ -147,12 +154,12 @@ def test_a_quota_bounds_what_goes_today_and_then_waits_for_the_vendor_s_midnight
     assert limited.counted(8).used(1).free == 1
     for spent in (limited.counted(10), limited.counted(8).used(2)):
         found = plan(situation(item(1), accounts={"v": spent}))
-        assert found == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)
+        assert found == Wait(at_ms=NOW + HOUR, reason=Later.QUOTA, account="v")
 
 
 # --- sorts of push that a vendor takes later --------------------------------------------------------------------------
 
-MORNING = Wait(at_ms=NOW + HOUR, reason=Later.HOURS)
+MORNING = Wait(at_ms=NOW + HOUR, reason=Later.HOURS, account="v")
 
 
 def news(seq: int, **more: Any) -> Item:
@@ -557,7 +564,7 @@ def test_a_retry_waits_for_its_account_s_budget_and_a_first_attempt_does_not() -
     spent = {"v": view(retries=0)}
     failed = job(tries=1, retry_ms=NOW - 1)
     found = plan(situation(item(1), job=failed, accounts=spent))
-    assert found == Wait(at_ms=NOW + 10_000, reason=Later.RATE)
+    assert found == Wait(at_ms=NOW + 10_000, reason=Later.RATE, account="v")
     for first in (job(), job(tries=5, retry_ms=None)):  # the latter: another address has its turn
         assert isinstance(plan(situation(item(1), job=first, accounts=spent)), Send)
     assert isinstance(plan(situation(item(1), job=failed, accounts={"v": view(retries=1)})), Send)
