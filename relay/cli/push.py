@@ -102,11 +102,13 @@ def dead(url: str, key: str, why: str | None) -> None:
 
 @push.command("requeue")
 @_reached
-@click.option("--user", help="Of this user's device alone; with --device.")
-@click.option("--device", help="Of this device; with --user.")
+@click.option("--user", help="With --device: this one only.")
+@click.option("--device", help="With --user: this one only.")
 @click.option("--why", type=click.Choice(WHY), help="Only these. Default: all.")
 def requeue(url: str, key: str, user: str | None, device: str | None, why: str | None) -> None:
     """Try dead pushes again. What still has no address, or a parked account, comes to rest again."""
+    if (user is None) != (device is None):
+        raise click.UsageError("Give both --user and --device, or neither.")
     body = {name: value for name, value in (("user", user), ("device", device), ("why", why)) if value is not None}
 
     async def work(ask: Ask) -> None:

@@ -101,7 +101,7 @@ class PushDesk:
 
     async def dead(self, app_id: str, *, why: str | None, cursor: str | None, limit: int) -> DeadPage:
         """Devices that are not told of what they lack, in the order of their names. Raises Malformed, Invalid."""
-        _check_why(why)
+        _check_why(why, "?why")
         after = dead.BEGIN if cursor is None else astuple(parsed(cursor, DeadPlace, app_id=app_id))
         found = await self.engine.read(partial(_listed, app_id, after, why, limit + 1))
         page = found[:limit]
@@ -109,15 +109,18 @@ class PushDesk:
         return DeadPage(pushes=tuple(page), next=following)
 
     async def requeue(self, app_id: str, *, device: tuple[str, str] | None = None, why: str | None = None) -> int:
-        """Has one device (user, device), or all that are listed for this reason, told again; gives how many are due now.
+        """Has one device (user, device), or all, told again, of these those that are listed for this reason; gives how many
+        are due now.
 
         What still has no address, or a parked account, comes to rest again. Raises Missing, Invalid.
         """
-        _check_why(why)
+        _check_why(why, "/why")
         if device is not None:
             key = DeviceKey(app_id, *device)
-            if not await self.engine.read(lambda conn, _: dead.is_listed(conn, key)):
-                raise Missing("This device is not in the list of dead pushes.")
+            if not await self.engine.read(lambda conn, _: dead.is_listed(conn, key, why=why)):
+                raise Missing(
+                    "This device is not in the list of dead pushes" + ("." if why is None else " for this reason.")
+                )
             return await self.engine.write(lambda conn, now_ms: requeue(conn, now_ms, [key], self.policy_of))
         count, after = 0, dead.BEGIN
         while True:
@@ -187,7 +190,7 @@ def _status(
     )
 
 
-def _check_why(why: str | None) -> None:
+def _check_why(why: str | None, pointer: str) -> None:
     known = (REFUSED, *RESTS)
     if why is not None and why not in known:
-        raise Invalid("There is no such reason.", errors=(FieldError("/why", "value", f"one of {', '.join(known)}"),))
+        raise Invalid("There is no such reason.", errors=(FieldError(pointer, "value", f"one of {', '.join(known)}"),))

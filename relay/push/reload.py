@@ -51,6 +51,8 @@ class Reloader:
     engine: Engine
     clock: Clock
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
+    _touched: set[Path] = field(default_factory=set)  # seen to have changed, and not taken up yet
+    _wanted: Settings | None = None  # those last read, which a mistake may have kept from being in force
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _old: dict[asyncio.Task[None], Account] = field(default_factory=dict)
 
@@ -64,22 +66,30 @@ class Reloader:
 
     async def look(self) -> Reloaded | None:
         """Reloads what changed in a file, if any did."""
-        now = self._look()
-        if now == self._stamps:
-            return None
-        touched = {path for path in now.keys() | self._stamps.keys() if now.get(path) != self._stamps.get(path)}
-        self._stamps = now
-        return await self._reload(touched=touched)
+        return await self._reload(touched=self._touched) if self._notice() else None
 
     async def reload(self) -> Reloaded | None:
         """As an operator asks for it (SIGHUP): every account is built anew, and none stays parked."""
-        self._stamps = self._look()
+        self._notice()
         return await self._reload(touched=None)
+
+    def _notice(self) -> bool:
+        """Whether a file changed since the last look. It counts as changed until it is taken up."""
+        now = self._look()
+        changed = {path for path in now.keys() | self._stamps.keys() if now.get(path) != self._stamps.get(path)}
+        self._stamps = now
+        self._touched |= changed
+        return bool(changed)
 
     async def _reload(self, *, touched: set[Path] | None) -> Reloaded | None:
         async with self._lock:
+            if self.config_file is not None and _stamp(self.config_file) is None:  # an editor, or whoever copies it
+                reason = f"{self.config_file.name}: is not there any more; the accounts stay as they are."
+                log.error("config.not_reloaded", reason=reason)
+                return None
             try:
                 settings = await asyncio.to_thread(self.read)
+                self._watch(settings)
                 found = await asyncio.to_thread(configured, settings)
             except ConfigError as error:
                 for mistake in error.mistakes:
@@ -106,6 +116,7 @@ class Reloader:
                 return None
             replaced = self.accounts.exchange(DEFAULT_APP, built, removed)
             self.settings = self.settings.model_copy(update={"accounts": settings.accounts})
+            self._touched = set()
             for account in replaced:
                 self._close_later(account)
             if changed or added or removed:
@@ -150,11 +161,19 @@ class Reloader:
             task.cancel()
             await account.aclose()
 
+    def _watch(self, settings: Settings) -> None:
+        """From now on the files that these name, before they are read: also of what is refused for want of one of them."""
+        self._wanted = settings
+        self._stamps = {path: self._stamps[path] if path in self._stamps else _stamp(path) for path in self._paths()}
+
     def _look(self) -> dict[Path, Stamp]:
+        return {path: _stamp(path) for path in self._paths()}
+
+    def _paths(self) -> list[Path]:
         paths = [] if self.config_file is None else [self.config_file]
-        for account in self.settings.accounts.values():
+        for account in (self._wanted or self.settings).accounts.values():
             paths += _files(account.settings)
-        return {path: _stamp(path) for path in paths}
+        return paths
 
 
 def _differs(old: Any, new: Any) -> bool:

@@ -93,10 +93,12 @@ _resting = (
 )
 
 
-def is_listed(conn: Connection, key: DeviceKey) -> bool:
-    """Whether this device is in the list, for any reason."""
+def is_listed(conn: Connection, key: DeviceKey, *, why: str | None = None) -> bool:
+    """Whether this device is in the list, for this reason, or for any."""
     both = union_all(_refused, _resting).subquery()
     mine = select(literal(1)).where(both.c.user_id == key.user_id, both.c.device_id == key.device_id).limit(1)
+    if why is not None:
+        mine = mine.where(both.c.why == why)
     return conn.execute(mine, {"app": key.app_id}).first() is not None
 
 

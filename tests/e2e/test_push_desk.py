@@ -171,6 +171,51 @@ async def test_a_mistake_in_the_file_changes_nothing(scene: Scene) -> None:
     assert scene.face.relay.accounts.get("default", "fcm") is before
 
 
+async def test_a_configuration_that_is_gone_for_a_moment_takes_no_account_away(scene: Scene) -> None:
+    """As an editor leaves it, or whoever copies a new one there. It was found in the folder: a relay needs none to start."""
+    reloader = scene.face.relay.reloader
+    reloader.read = lambda: load(None, {})
+    assert await reloader.reload() is not None
+    aside = scene.config.rename(scene.config.with_suffix(".new"))
+    assert await reloader.look() is None
+    assert (await scene.account())["name"] == "fcm"
+    aside.rename(scene.config)
+    done = await reloader.look()
+    assert done is not None
+    assert (done.changed, done.added, done.removed) == ((), (), ()), "it is the one that is in force"
+    scene.config.unlink()
+    assert await reloader.reload() is None
+    assert (await scene.account())["name"] == "fcm"
+
+
+async def test_a_key_that_comes_after_the_account_that_names_it_is_taken_up(scene: Scene) -> None:
+    reloader = scene.face.relay.reloader
+    await reloader.look()
+    (key,) = (scene.config.parent / "sandbox").glob("*service-account.json")
+    late = key.with_name("late.json")
+    scene.config.write_text(scene.sandbox.account_toml("second").replace(key.name, late.name))
+    assert await reloader.look() is None, "there is no such file"
+    late.write_bytes(key.read_bytes())
+    done = await reloader.look()
+    assert done is not None
+    assert (done.added, done.removed) == (("second",), ("fcm",))
+    assert await reloader.look() is None, "a new account is made once, though its files were not known before"
+
+
+async def test_a_key_that_changes_while_the_configuration_has_a_mistake_is_taken_up_with_its_mend(scene: Scene) -> None:
+    reloader = scene.face.relay.reloader
+    await reloader.reload()
+    right = scene.config.read_text()
+    scene.config.write_text(right + 'colour = "blue"\n')
+    (key,) = (scene.config.parent / "sandbox").glob("*service-account.json")
+    key.write_bytes(key.read_bytes() + b"\n")
+    assert await reloader.look() is None
+    scene.config.write_text(right)
+    done = await reloader.look()
+    assert done is not None
+    assert done.changed == ("fcm",)
+
+
 async def test_a_provider_that_cannot_be_made_changes_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plug-in's own mistake at a reload ends neither the accounts that are there nor the relay."""
     before = scene.face.relay.accounts.all()
@@ -209,6 +254,18 @@ async def test_a_refused_push_is_listed_and_can_be_requeued(scene: Scene) -> Non
     assert (status, body["code"]) == (404, "not_found")
 
 
+async def test_a_device_that_is_listed_for_another_reason_is_left_alone(scene: Scene) -> None:
+    await scene.phone("t1")
+    await scene.fault("packagename", "t1")
+    await scene.face.send(push={"title": "hi"})
+    await scene.until("/v1/push/dead", "why", "refused")
+    ann = {"user": "ann", "device": "phone"}
+    status, body, _ = await scene.face.call("POST", "/v1/push/dead/requeue", {**ann, "why": "no_address"})
+    assert (status, body["code"]) == (404, "not_found")
+    status, body, _ = await scene.face.call("POST", "/v1/push/dead/requeue", {**ann, "why": "refused"})
+    assert (status, body) == (200, {"requeued": 1})
+
+
 async def test_the_list_goes_on_page_by_page_and_all_of_one_reason_are_requeued_at_once(scene: Scene) -> None:
     for n in range(3):
         await scene.phone(f"unregistered-{n}", device=f"phone-{n}")
@@ -225,18 +282,21 @@ async def test_the_list_goes_on_page_by_page_and_all_of_one_reason_are_requeued_
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code"),
+    ("method", "path", "body", "status", "code", "pointer"),
     [
-        ("POST", "/v1/push/accounts/nobody/unpark", None, 404, "not_found"),
-        ("GET", "/v1/push/dead?cursor=nonsense", None, 400, "invalid_cursor"),
-        ("GET", "/v1/push/dead?why=weather", None, 422, "validation_failed"),
-        ("POST", "/v1/push/dead/requeue", {"user": "ann"}, 422, "validation_failed"),
-        ("POST", "/v1/push/dead/requeue", {"why": "weather"}, 422, "validation_failed"),
+        ("POST", "/v1/push/accounts/nobody/unpark", None, 404, "not_found", None),
+        ("GET", "/v1/push/dead?cursor=nonsense", None, 400, "invalid_cursor", None),
+        ("GET", "/v1/push/dead?why=weather", None, 422, "validation_failed", "?why"),
+        ("POST", "/v1/push/dead/requeue", {"user": "ann"}, 422, "validation_failed", ""),
+        ("POST", "/v1/push/dead/requeue", {"why": "weather"}, 422, "validation_failed", "/why"),
     ],
 )
-async def test_a_mistake_is_named(scene: Scene, method: str, path: str, body: Any, status: int, code: str) -> None:
+async def test_a_mistake_is_named(
+    scene: Scene, method: str, path: str, body: Any, status: int, code: str, pointer: str | None
+) -> None:
     found, problem, _ = await scene.face.call(method, path, body)
     assert (found, problem["code"]) == (status, code)
+    assert next((one["pointer"] for one in problem.get("errors") or ()), None) == pointer
 
 
 async def test_the_same_by_the_command_line(scene: Scene) -> None:
@@ -266,6 +326,9 @@ async def test_the_same_by_the_command_line(scene: Scene) -> None:
     assert re.search(r"vivo .*collapse, channel +│", listed.output)
     assert re.search(r"fcm +│ fcm +│ ready", listed.output)
     await scene.control("reset")
+    status, text = await said("requeue", "--user", "ann")
+    assert status == 2
+    assert "Give both --user and --device, or neither." in text
     status, text = await said("requeue", "--why", "refused")
     assert status == 0
     assert "1 pushes are due now." in text

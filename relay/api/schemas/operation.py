@@ -71,7 +71,7 @@ class DeadPushesOut(Out):
 
 
 class RequeueBody(In):
-    """One device, by `user` and `device`; or all that are listed, or all that are for one reason."""
+    """One device, by `user` and `device`, or all that are listed; with `why`, if they are for that reason."""
 
     user: Id | None = None
     device: Id | None = None
