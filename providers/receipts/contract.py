@@ -16,6 +16,7 @@ from typing import Annotated, Protocol
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 __all__ = [
+    "DAILY_CAP",
     "Callback",
     "Fact",
     "Garbled",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 RECEIPTS_MAX = 1000  # in one callback
+DAILY_CAP = "daily_cap"  # the reason for `Receipt.spent`
 TEXT_CHARS_MAX = 4096
 INSTANT_MS_MAX = 253_402_300_799_000  # the end of the year 9999
 _PATH_SECRET = re.compile(r"[A-Za-z0-9_-]{22,128}")
@@ -57,6 +59,7 @@ class Receipt:
     code: str | None = None  # the vendor's
     reason: str | None = None  # what the code means, in a word: "uninstalled", "muted"
     token_dead: bool = False  # the vendor asks not to send there any more
+    spent: bool = False  # the device is shown no more of this sort today: there is a number for each device and day
     at_ms: int | None = None
 
 

@@ -17,6 +17,7 @@ from pydantic import SecretStr, model_validator
 
 from providers.http import code_from
 from providers.receipts.contract import (
+    DAILY_CAP,
     RECEIPTS_MAX,
     Callback,
     Fact,
@@ -63,7 +64,7 @@ STATUSES: dict[str, tuple[Fact, str | None, bool]] = {
     "268": (Fact.FAILED, "live_view", False),
     "269": (Fact.FAILED, "live_view", False),
     "201": (Fact.FAILED, "dead_before", True),
-    "256": (Fact.FAILED, "daily_cap", False),
+    "256": (Fact.FAILED, DAILY_CAP, False),
     "259": (Fact.FAILED, "content", False),
     "264": (Fact.FAILED, "unsubscribed", False),
 }
@@ -166,5 +167,6 @@ def receipt_of(item: Any) -> Receipt | None:
         code=status,
         reason=reason,
         token_dead=dead,
+        spent=reason == DAILY_CAP,
         at_ms=at_ms,
     )

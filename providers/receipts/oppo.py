@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from providers.http import code_from
 from providers.receipts.callback import CallbackSettings, parsed, reports
 from providers.receipts.contract import (
+    DAILY_CAP,
     Callback,
     Fact,
     Garbled,
@@ -26,7 +27,7 @@ PARAM_BYTES_MAX = 50  # newer texts allow 100
 EVENTS: dict[str, tuple[Fact, str | None, bool]] = {
     "push_arrive": (Fact.DELIVERED, None, False),
     "regid_invalid": (Fact.FAILED, "invalid", True),
-    "user_daily_limit": (Fact.FAILED, "daily_cap", False),
+    "user_daily_limit": (Fact.FAILED, DAILY_CAP, False),
 }
 
 
@@ -62,5 +63,6 @@ def _receipts(events: list[Any]) -> Iterator[Receipt]:
             code=code,
             reason=reason,
             token_dead=dead,
+            spent=reason == DAILY_CAP,
             at_ms=instant_ms(event.get("eventTime")),
         )

@@ -10,6 +10,7 @@ from pydantic import field_validator
 
 from providers.receipts.callback import CallbackSettings, code_of, form_json, reports
 from providers.receipts.contract import (
+    DAILY_CAP,
     Callback,
     Fact,
     Reading,
@@ -30,7 +31,7 @@ TYPES: dict[int, tuple[Fact, str | None, bool]] = {
     16: (Fact.FAILED, "invalid", True),
     32: (Fact.FAILED, "muted", False),
     64: (Fact.FAILED, "filtered", False),
-    128: (Fact.FAILED, "daily_cap", False),
+    128: (Fact.FAILED, DAILY_CAP, False),
 }
 ALL_TYPES = sum(TYPES)
 
@@ -73,5 +74,6 @@ def _receipts(messages: Mapping[str, Any]) -> Iterator[Receipt]:
             code=code,
             reason=reason,
             token_dead=dead,
+            spent=reason == DAILY_CAP,
             at_ms=instant_ms(said.get("timestamp")),
         )

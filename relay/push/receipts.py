@@ -1,7 +1,8 @@
 """Receipts from vendors: they refine the trace and tell the backend, and never end a message (safety SEC-10).
 
 Where a receipt calls a token dead ("uninstalled"), the address that the push went to is given up as after such an answer to
-the push itself: some vendors say it in no other way. What it was told counts as not told, so that the next address has it.
+the push itself: some vendors say it in no other way. What it was told counts as not told, so that the next address has it. So
+does what a vendor dropped because the device has had its number for the day; more of that sort waits for the vendor's midnight.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -17,11 +19,15 @@ from providers.receipts.contract import Callback, Garbled, NotAuthentic, Reading
 from relay.clock import Clock, rfc3339
 from relay.errors import Malformed, Missing, Unauthenticated
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
-from relay.model import CARRIES_MESSAGE, Address, DeviceKey, Entry
+from relay.inbox.push_due import Later
+from relay.model import CARRIES_MESSAGE, Address, DeviceKey, Entry, Notification
 from relay.push.accounts import Account, Accounts
+from relay.push.calendar import next_day_ms
 from relay.push.dead_tokens import active, bury, is_believed
+from relay.push.situation import Privacy, Wait, channel_of
 from relay.store import addresses as address_rows
 from relay.store import entries as entry_rows
+from relay.store import quota
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id
@@ -139,6 +145,8 @@ def take(
             "taken_ms": now_ms,
         }
         if receipt_rows.add(conn, owner, attempt.claim_token, said):
+            if receipt.spent and _hold(locked, account, hashed, receipt, entries):
+                _untell(locked, owner, attempt.from_seq)
             name = (attempt.claim_token, push_id, said["fact"], said["code"])
             locked.events.append(_event(locked, owner, account.name, receipt, entries, name))
             told += 1
@@ -159,10 +167,39 @@ def _give_up(locked: Locked, owner: DeviceKey, current: Address | None, said: Se
     if current is None or device is None or job is None or not is_believed(current, when_ms=latest.started_ms):
         return
     bury(locked, device, account=current.account, token_hash=current.token_hash, code=code)
-    device = locked.devices[owner.device_id]
-    untold_from = min(attempt.from_seq for attempt, _ in said)
-    locked.put(replace(device, pushed_seq=min(device.pushed_seq, max(device.acked_high, untold_from - 1))))
-    locked.put_job(replace(job, tries=0, retry_ms=None))
+    _untell(locked, owner, min(attempt.from_seq for attempt, _ in said))
+
+
+def _untell(locked: Locked, owner: DeviceKey, from_seq: int) -> None:
+    """What the device was told from this number on counts as not told."""
+    device, job = locked.devices.get(owner.device_id), locked.jobs.get(owner.device_id)
+    if device is not None and job is not None:
+        locked.put(replace(device, pushed_seq=min(device.pushed_seq, max(device.acked_high, from_seq - 1))))
+        locked.put_job(replace(job, tries=0, retry_ms=None))
+
+
+def _hold(locked: Locked, account: Account, hashed: bytes, receipt: Receipt, entries: Sequence[Entry]) -> bool:
+    """Has the address wait for the vendor's midnight with what shows as the newest of these did; whether that is news.
+
+    Only once: what another node, which has not heard of it, sends there meanwhile is not told again and again.
+    """
+    newest = entries[-1].message_id if entries else None
+    content = None if newest is None else locked.pushes({newest}).get(newest)
+    if content is None:
+        return False  # nobody needs it any more
+    bare = account.terms.privacy in {Privacy.NONE, Privacy.SEALED}  # no vendor that has such a number can seal
+    shown = None if bare else msgspec.json.decode(content.push or "{}", type=Notification)
+    channel = channel_of(shown, account.channels)
+    said_ms = locked.now_ms if receipt.at_ms is None else min(receipt.at_ms, locked.now_ms)
+    until_ms = next_day_ms(said_ms, account.terms.zone)
+    held = quota.Held(account.app_id, account.name, hashed, channel or "", until_ms)
+    if until_ms <= locked.now_ms:
+        return True  # that day is over
+    account.hold((hashed, channel), Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=locked.now_ms)
+    known = quota.is_held(locked.conn, locked.now_ms, held)
+    if not known:
+        quota.hold(locked.conn, [held])
+    return not known
 
 
 def _attempt(

@@ -31,6 +31,12 @@ _refill = (
     .values(sent=0)
 )
 _held = select(account_hold).where(_h.until_ms > bindparam("now"))
+_this_held = _held.where(
+    _h.app_id == bindparam("app_id"),
+    _h.account == bindparam("account"),
+    _h.token_hash == bindparam("token_hash"),
+    _h.channel == bindparam("channel"),
+)
 _unhold = delete(account_hold).where(_h.app_id == bindparam("app"), _h.account == bindparam("acc"))
 _forget_held = delete(account_hold).where(_h.until_ms <= bindparam("now"))
 
@@ -76,6 +82,11 @@ def hold(conn: Connection, held: Iterable[Held]) -> None:
     newest = {one[:-1]: one for one in held}
     rows = [one._asdict() for _, one in sorted(newest.items())]
     upsert(conn, account_hold, rows, set_={"until_ms": "excluded.until_ms"})
+
+
+def is_held(conn: Connection, now_ms: int, one: Held) -> bool:
+    """Whether the vendor has said so of it already."""
+    return conn.execute(_this_held, {"now": now_ms, **one._asdict()}).first() is not None
 
 
 def held(conn: Connection, now_ms: int) -> list[Held]:

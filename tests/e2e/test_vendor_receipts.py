@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,16 @@ class Scene:
         _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
         attempts = trace["recipients"][0]["devices"][0]["attempts"]
         return dict(attempts[-1]) if attempts else {}
+
+    async def takes(self, count: int) -> None:
+        """Waits until the vendor has had so many pushes."""
+        async with asyncio.timeout(SOON_S):
+            while len(self.vendor.sent) < count:
+                await CLOCK.sleep(0.05)
+
+    async def waiting(self, message: str) -> dict[str, Any]:
+        _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
+        return dict(trace["recipients"][0]["devices"][0]["waiting"])
 
     async def addresses(self, **given: str) -> dict[str, str]:
         """The phone's accounts and the states of their addresses; `given`: it is registered with these tokens."""
@@ -287,3 +298,57 @@ async def test_receipts_that_call_very_many_tokens_dead_are_not_believed(scene: 
     assert (await scene.report(*others, item(2, biTag=message)))[0] == 200
     assert (await scene.events(1))[0]["token_dead"], "it is passed on"
     assert await scene.addresses() == {"hw": "active"}
+
+
+@pytest.mark.parametrize("named", ["chat", None])
+async def test_what_is_over_a_device_s_number_for_the_day_goes_to_the_next_address_and_so_does_more_of_its_sort(
+    scene: Scene, named: str | None
+) -> None:
+    """Vendor sheet huawei, §9, status 256. The address is good: what is of another channel goes there all the same."""
+    await scene.addresses(hw="tok-1", deaf="tok-2")
+    message = await scene.pushed(channel=named)
+    assert (await scene.report(item(256, biTag=message, timestamp=CLOCK.now_ms())))[0] == 200
+    await scene.takes(2)
+    assert await scene.addresses() == {"hw": "active", "deaf": "active"}
+    await scene.pushed(channel=named)
+    await scene.pushed(channel="orders")
+    sent = [(one["token"][0], one["android"]["bi_tag"] == message) for one in scene.vendor.sent]
+    assert sent == [("tok-1", True), ("tok-2", True), ("tok-2", False), ("tok-1", False)]
+
+
+@ON_ONE_STORE
+async def test_without_another_address_it_waits_for_the_vendor_s_midnight(scene: Scene) -> None:
+    message = await scene.pushed()
+    assert (await scene.report(item(256, biTag=message, timestamp=CLOCK.now_ms())))[0] == 200
+    async with asyncio.timeout(SOON_S):
+        while (await scene.waiting(message))["reason"] != "quota":
+            await CLOCK.sleep(0.05)
+    until = datetime.fromisoformat((await scene.waiting(message))["until"])
+    assert (until.hour, until.minute) == (16, 0), "in Beijing it is midnight"
+    assert len(scene.vendor.sent) == 1
+
+
+@ON_ONE_STORE
+async def test_what_was_over_the_number_of_another_day_is_told_again_at_once(scene: Scene) -> None:
+    message = await scene.pushed()
+    assert (await scene.report(item(256, biTag=message)))[0] == 200
+    await scene.takes(2)
+    assert [one["token"] for one in scene.vendor.sent] == [["tok-1"], ["tok-1"]]
+
+
+@ON_ONE_STORE
+async def test_what_another_node_sent_there_meanwhile_is_not_told_again_and_again(scene: Scene) -> None:
+    await scene.addresses(hw="tok-1", deaf="tok-2")
+    first = await scene.pushed()
+    over = [item(256, biTag=first, timestamp=CLOCK.now_ms())]
+    assert (await scene.report(*over))[0] == 200
+    await scene.takes(2)
+    account = scene.face.relay.accounts.get(DEFAULT_APP, "hw")
+    assert account is not None
+    account.mended()  # as a node that has not heard of it
+    second = await scene.pushed()
+    assert (await scene.report(item(256, biTag=second, requestId="r-3", timestamp=CLOCK.now_ms())))[0] == 200
+    assert len(await scene.events(2)) == 2
+    third = await scene.pushed()  # goes with all that the phone has not been told of
+    told = [(one["token"][0], one["android"]["bi_tag"]) for one in scene.vendor.sent]
+    assert told == [("tok-1", first), ("tok-2", first), ("tok-1", second), ("tok-2", third)]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from providers.receipts.contract import Callback, Fact, Garbled, NotAuthentic, Receipt
 from providers.receipts.honor import HonorReceipts, HonorReceiptSettings
-from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
+from providers.receipts.huawei import STATUSES, HuaweiReceipts, HuaweiReceiptSettings, receipt_of
 
 # The sheet's own test vector.
 SECRET, USER, AT_S = "MDEyMzQ1Njc4OWFiY2RlZg==", "relay", 1_700_000_000.0
@@ -147,6 +147,11 @@ def test_each_status_means_what_the_sheet_says(statuses: tuple[int, ...], fact: 
         assert (one.reason is None) == (fact is not Fact.FAILED)
         (honor,) = HONOR.read(by_path([v1]), now_s=AT_S).receipts
         assert (honor.fact, honor.token_dead) == (fact, False)
+
+
+def test_a_cap_of_the_day_says_that_the_day_is_over_for_the_device() -> None:
+    said = {code: receipt_of({"token": "t1", "status": code}) for code in STATUSES}
+    assert [code for code, one in said.items() if one is not None and one.spent] == ["256"]
 
 
 def test_a_form_s_status_is_read_too() -> None:

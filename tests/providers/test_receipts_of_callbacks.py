@@ -137,6 +137,7 @@ def test_what_xiaomi_reports(kind: int, fact: Fact, reason: str | None, dead: bo
         code=str(kind),
         reason=reason,
         token_dead=dead,
+        spent=kind == 128,
         at_ms=1700000000000,
     )
     assert second.token == "r2"
@@ -173,6 +174,7 @@ def test_what_oppo_reports(event: str, fact: Fact, reason: str | None, dead: boo
         code=event,
         reason=reason,
         token_dead=dead,
+        spent=event == "user_daily_limit",
         at_ms=1700000000000,
     )
     assert second.token == "OPPO_CN_b", "without the blank"
