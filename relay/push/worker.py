@@ -38,7 +38,7 @@ log = structlog.get_logger("relay.push")
 
 BATCH_USERS = 64  # users looked at in one PLAN
 POLL_S = 1.0
-IN_FLIGHT_MAX = 512  # attempts at once, over all accounts
+IN_FLIGHT_MAX = 512  # attempts at once, over all accounts; or as many as their shares together
 DRAIN_S = 15.0  # after a stop, for calls under way
 FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
 MISCONFIGURED_MS = 3_600_000  # until a push is tried again whose target or channel is set up wrongly
@@ -94,7 +94,12 @@ class PushWorker:
     @property
     def load(self) -> tuple[int, int]:
         """Attempts under way, and how many may be."""
-        return len(self._in_flight), IN_FLIGHT_MAX
+        return len(self._in_flight), self._in_flight_max
+
+    @property
+    def _in_flight_max(self) -> int:
+        """So many that calls which hang, of however many accounts, leave the others their places."""
+        return max(IN_FLIGHT_MAX, sum(one.terms.concurrency for one in self._accounts.all()))
 
     def nudge(self, due_ms: int | None) -> None:
         """A hint that something will be due then; the poll finds it all the same."""
@@ -124,7 +129,7 @@ class PushWorker:
             task.cancel()
 
     async def _round(self, group: asyncio.TaskGroup) -> bool:
-        room = min(BATCH_USERS, IN_FLIGHT_MAX - len(self._in_flight))
+        room = min(BATCH_USERS, self._in_flight_max - len(self._in_flight))
         if room <= 0:
             return False
         self._wake_at_ms = None

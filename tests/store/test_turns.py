@@ -1,13 +1,15 @@
-"""All that waits for one vendor is not planned again together, which would hold up what goes to the others."""
+"""What waits for one vendor, or hangs there, holds nothing up that goes to the others."""
 
 import asyncio
 from typing import Any
 
+import pytest
 from house import House, address
 
 from providers.contract import Capabilities, Outcome, Push, Verdict
 from relay.inbox.push_due import Later
-from relay.push.accounts import Account, Accounts
+from relay.push import worker
+from relay.push.accounts import Account, Accounts, Terms
 from relay.push.limits import CALLS_MIN, PROBE_MS, Bucket
 from relay.push.worker import PushWorker
 from relay.store.engine import Engine
@@ -29,6 +31,19 @@ class Vendor:
         return Outcome(verdict=Verdict.ACCEPTED)
 
 
+def dispatcher(house: House, *accounts: Account) -> PushWorker:
+    return PushWorker(
+        house.engine,
+        house.clock,
+        house.rng,
+        Accounts(accounts),
+        lambda _: house.policy,
+        node_id="n1",
+        open_token=lambda _, sealed: sealed.decode(),
+        drain_s=0,
+    )
+
+
 async def test_devices_of_a_vendor_that_is_away_have_their_turns_one_after_the_other(
     engine: Engine, clock: Any
 ) -> None:
@@ -47,17 +62,40 @@ async def test_devices_of_a_vendor_that_is_away_have_their_turns_one_after_the_o
     for _ in range(CALLS_MIN):
         away.circuit.failed(now_ms)
 
-    await PushWorker(
-        engine,
-        house.clock,
-        house.rng,
-        Accounts([away, well]),
-        lambda _: house.policy,
-        node_id="n1",
-        open_token=lambda _, sealed: sealed.decode(),
-    ).run(stop)
+    await dispatcher(house, away, well).run(stop)
 
     jobs = [await house.job(f"{user}/phone") for user in USERS]
     assert {job.reason for job in jobs} == {Later.CIRCUIT}
     dues = sorted(job.due_ms - now_ms for job in jobs)
     assert dues == [PROBE_MS, PROBE_MS + 500, PROBE_MS + 1_000, PROBE_MS + 1_500], "at two a second, the account's rate"
+
+
+class Hanging(Vendor):
+    """Answers nobody."""
+
+    async def send(self, push: Push) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_calls_that_hang_at_many_vendors_leave_the_others_their_places(
+    engine: Engine, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "IN_FLIGHT_MAX", 2)
+    house = await House(engine, clock).begin()
+    stop = asyncio.Event()
+    accounts = []
+    for name, vendor in (("v", Hanging(stop)), ("w", Hanging(stop)), ("x", Vendor(stop))):
+        one: Any = vendor
+        accounts.append(
+            Account(app_id="shop", name=name, provider=one, bucket=Bucket(9, 9), terms=Terms(concurrency=1))
+        )
+        await house.register(f"user-{name}/phone")
+        phone = house.key(f"user-{name}/phone")
+        await house.inbox.replace_addresses(phone, [address(f"token-{name}", account=name)])
+        await house.send(f"user-{name}")
+        house.clock.forward(s=1)
+    house.clock.forward(s=60)
+
+    async with asyncio.timeout(10):
+        await dispatcher(house, *accounts).run(stop)  # ends when the third vendor is called
