@@ -140,19 +140,18 @@ class CodedEmulator(Emulator):
         return self.receipts.settings(url)
 
     def click(self, target: str) -> bool:
-        """Somebody taps the newest notification of this phone; whether there was any."""
+        """Somebody taps the newest notification of this phone; whether there was any, and the vendor tells of it."""
         told = self._told.get(target)
-        if isinstance(told, tuple):
-            self.report(Event.CLICKED, target, *told)
-        return isinstance(told, tuple)
+        return isinstance(told, tuple) and self.report(Event.CLICKED, target, *told)
 
-    def report(self, event: Event, target: str, name: str, message: Json) -> None:
-        """Tells the relay, if the vendor would."""
+    def report(self, event: Event, target: str, name: str, message: Json) -> bool:
+        """Tells the relay, if the vendor would; whether it does."""
         at_ms, nonce = int(self.host.now() * 1000), f"{self.host.rng.getrandbits(64):016x}"
         told = Told(event=event, target=target, name=name, message=message, at_ms=at_ms, nonce=nonce)
         post = self.receipts.post(told, self.console)
         if post is not None:
             self._reporter.bring(post)
+        return post is not None
 
     def deliver(self, target: str, *, message: Json, **said: Any) -> None:
         """See `Emulator`; and the vendor reports it."""

@@ -8,7 +8,7 @@ POST   /_control/faults   {"token": "t-1", "fault": "unregistered", "times": 3}
                           {"all": true, "fault": "unavailable", "seconds": 20, "retry_after": "5"}
                           {"on": "token", "fault": "invalid_grant"}      the OAuth token endpoint
 DELETE /_control/faults   all of them go, of all vendors
-POST   /_control/click    {"token": "t-1"}  somebody taps the newest notification there; 404 if there is none
+POST   /_control/click    {"token": "t-1"}  somebody taps the newest notification there; 404 if there is none, or nobody is told
 POST   /_control/revoke   the account's key and all access tokens; {"what": "access_tokens"} only these
 POST   /_control/reset    all vendors: no faults, no deliveries, key restored, numbers at 0; good access tokens stay good
 """
@@ -160,7 +160,7 @@ class Control:
         emulator = self._vendor(order.vendor)
         if isinstance(emulator, CodedEmulator) and emulator.click(order.token):
             return web.Response(status=204)
-        return _refusal(404, "Nothing of this vendor's was shown there, or it has no receipts.")
+        return _refusal(404, "Nothing of this vendor's was shown there, or it does not tell of taps.")
 
     async def reset(self, request: web.Request) -> web.Response:
         for emulator in self._emulators.values():

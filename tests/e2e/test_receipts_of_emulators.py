@@ -101,6 +101,14 @@ async def test_so_is_that_somebody_has_tapped_it(scene: Scene, vendor: str) -> N
     assert [one["fact"] for one in await scene.reported(message, 2)] == ["delivered", "clicked"]
 
 
+@pytest.mark.parametrize("vendor", ["huawei", "oppo"])
+async def test_who_waits_for_a_vendor_that_does_not_tell_of_taps_hears_it(scene: Scene, vendor: str) -> None:
+    await scene.reported(await scene.pushed(vendor))
+    order = {"vendor": vendor, "token": "phone"}
+    async with scene.face.http.post(f"{scene.sandbox.url}/_control/click", json=order) as answer:
+        assert answer.status == 404
+
+
 @pytest.mark.parametrize("vendor", ["huawei", "harmony", "xiaomi", "oppo"])
 async def test_an_app_that_is_gone_is_told_by_the_receipt_alone_and_its_address_goes(scene: Scene, vendor: str) -> None:
     message = await scene.pushed(vendor, "uninstalled-1")
@@ -127,6 +135,12 @@ async def test_a_device_that_had_its_share_of_the_day_is_told_of(scene: Scene, v
     message = await scene.pushed(vendor, **push)
     (receipt,) = await scene.reported(message)
     assert (receipt["fact"], receipt["reason"]) == ("failed", "daily_cap")
+    waiting: dict[str, Any] = {}
+    async with asyncio.timeout(SOON_S):
+        while waiting.get("reason") != "quota":  # it is told again when the next day begins
+            await CLOCK.sleep(0.05)
+            _, trace, _ = await scene.face.call("GET", f"/v1/messages/{message}")
+            waiting = trace["recipients"][0]["devices"][0]["waiting"]
 
 
 @pytest.mark.parametrize("vendor", ["huawei"])
