@@ -88,7 +88,9 @@ Version = Annotated[str, matching(r"(?:[0-9][0-9A-Za-z.+-]{0,63})?")]
 Start = Annotated[
     str, matching(r"retained|now|days:([1-9]|[1-9][0-9]|[12][0-9][0-9]|3[0-5][0-9]|36[0-5])")
 ]  # from where a new device reads
-Hours = Annotated[str, matching(r"([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)")]
+Hours = Annotated[
+    str, matching(r"(?!(.{5})-\1)([01][0-9]|2[0-3]):[0-5][0-9]-(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)")
+]  # the end is not the beginning, which would say none as well as all
 UtcOffset = Annotated[str, matching(r"[+-](0[0-9]|1[0-4]):[0-5][0-9]")]
 Printable = Annotated[str, matching(r"[\x21-\x7e]{0,512}")]
 KeySet = Annotated[str, matching(r"https?://[\x21-\x7e]{1,2000}|(?!https?:)[^\x00-\x1f\x7f]{0,1024}")]

@@ -124,6 +124,7 @@ secrt = "hunter2"
 [accounts.worse]
 provider = "log"
 concurrency = "many"
+hours = "07:00-07:00"
 """
 
 
@@ -149,6 +150,7 @@ def test_b118_every_mistake_at_once_from_a_real_process(folder: Path) -> None:
         "[accounts.odd] secrt: is not known; did you mean secret?",
         "[accounts.odd] url: found nothing; must be given.",
         "[accounts.worse] concurrency: found a value that is not shown; must be a whole number from 1 to 10000.",
+        "[accounts.worse] hours: found a value that is not shown; must be when the vendor takes pushes, like",
     ):
         assert f"relay.toml: {told}" in done.stderr
 
