@@ -216,6 +216,7 @@ class Relay:
             boot_ms=self._boot_ms,
             drain_s=self._stages.finish_s,
         )
+        self.expiry = ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts)
         self.reloader = Reloader(
             read=self._read_settings,
             config_file=self._config_file,
@@ -223,6 +224,7 @@ class Relay:
             accounts=self.accounts,
             engine=self.engine,
             clock=clock,
+            look_at_credentials=self.expiry.look,
         )
         self.logs = MessageLogs(
             self.engine,
@@ -312,7 +314,7 @@ class Relay:
             prune_events=self.webhooks.tidy,
             prune_logs=self.logs.prune,
             was_set_back=set_back.check,
-            look_at_credentials=ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts).look,
+            look_at_credentials=self.expiry.look,
             imbalanced=self.metrics.imbalanced,
             take_over=self.presence.take_over,
             step_ms=lambda: getattr(clock, "step_ms", None),
@@ -372,6 +374,7 @@ class Relay:
         self.room.look()
         await self.chores.tick()
         await self.chores.count_open()
+        await self.expiry.look()
         runner = connections.Runner(
             self.web,
             access_log=None,

@@ -5,7 +5,7 @@ What holds an account back (its bucket, circuit, pause) starts anew with new cre
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Reloader:
     accounts: Accounts
     engine: Engine
     clock: Clock
+    look_at_credentials: Callable[[], Awaitable[object]]  # new ones may end soon, too
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
     _touched: set[Path] = field(default_factory=set)  # seen to have changed, and not taken up yet
     _wanted: Settings | None = None  # those last read, which a mistake may have kept from being in force
@@ -142,6 +143,7 @@ class Reloader:
 
         try:
             await self.engine.write(work)
+            await self.look_at_credentials()
         except Problem as problem:
             log.warning("account.not_unparked", account=", ".join(names), code=problem.code)
 

@@ -5,13 +5,17 @@ import random
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 from relay_face import Face
 
 from providers.sandbox import Sandbox
@@ -162,6 +166,48 @@ async def test_a_file_that_an_account_names_is_watched_too(scene: Scene) -> None
     assert done is not None
     assert done.changed == ("fcm",)
     assert scene.face.relay.accounts.get("default", "fcm") is not before
+
+
+HOME = '[accounts.home]\nprovider = "ntfy"\nbase_url = "https://ntfy.home"\nca_file = "home.pem"\n'
+
+
+def ends_in_five_days() -> bytes:
+    """An authority, in PEM form."""
+    key, now = generate_private_key(SECP256R1()), datetime.fromtimestamp(CLOCK.now_ms() / 1000, UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "home")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=5))
+    return made.sign(key, SHA256()).public_bytes(Encoding.PEM)
+
+
+async def test_a_new_credential_that_ends_soon_is_told_of_when_it_is_taken_up(scene: Scene) -> None:
+    (scene.config.parent / "home.pem").write_bytes(ends_in_five_days())
+    scene.config.write_text(scene.sandbox.account_toml("fcm") + HOME)
+    assert await scene.face.relay.reloader.reload() is not None
+    told = await scene.until("/v1/events?types=account.credential_expiring", "type", "account.credential_expiring")
+    assert (told["data"]["account"], told["data"]["provider"], told["data"]["days"]) == ("home", "ntfy", 7)
+
+
+async def test_one_that_ends_soon_is_told_of_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home.pem").write_bytes(ends_in_five_days())
+    config = tmp_path / "relay.toml"
+    config.write_text(HOME)
+    relay = Relay(
+        load(config, {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0"}), CLOCK, system_rng(), Metrics()
+    )
+    first = await relay.open()
+    assert first.api_key is not None
+    async with relay.running(), aiohttp.ClientSession() as http:
+        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+        events: list[Any] = []
+        async with asyncio.timeout(SOON_S):
+            while not events:
+                await CLOCK.sleep(0.05)
+                _, body, _ = await face.call("GET", "/v1/events?types=account.credential_expiring")
+                events = body["events"]
+        assert [one["data"]["account"] for one in events] == ["home"]
+    await relay.close()
 
 
 async def test_a_mistake_in_the_file_changes_nothing(scene: Scene) -> None:
