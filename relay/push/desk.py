@@ -183,7 +183,7 @@ def _status(
         code=code if parked else None if impaired is None else impaired.code,
         until_ms=until_ms,
         in_flight=account.in_flight,
-        rate_per_s=account.bucket.rate,
+        rate_per_s=round(account.bucket.rate(monotonic_ms), 3),
         daily_quota=account.terms.daily_quota,
         sent_today=None if account.terms.daily_quota is None else min(sent, account.terms.daily_quota),
         credential_expires_ms=account.credential_expires_ms,

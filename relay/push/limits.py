@@ -41,9 +41,9 @@ class Bucket:
         self._rate = self.rate_per_s
         self._tokens = self.burst
 
-    @property
-    def rate(self) -> float:
+    def rate(self, now_ms: int) -> float:
         """What is allowed a second at present."""
+        self._refill(now_ms)
         return self._rate
 
     def _refill(self, now_ms: int) -> None:

@@ -162,6 +162,16 @@ class Metrics:
         self.sockets.set(sockets)
         self.devices_leased.set(leased)
         self.store_queue.set(queue)
+        for of_accounts in (
+            self.account_calls,
+            self.account_calls_bound,
+            self.circuit_open,
+            self.account_parked,
+            self.account_impaired,
+            self.account_rate,
+            self.credential_expires,
+        ):
+            of_accounts.clear()  # one may have been taken out of the configuration
         for sizes, bounds, bounded in (
             (self.queue_size, self.queue_bound, queues),
             (self.cache_size, self.cache_bound, caches),

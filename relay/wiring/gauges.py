@@ -44,7 +44,7 @@ class Measured(Protocol):
 
 def gauges(relay: Measured) -> None:
     """Brings the gauges up to date."""
-    now_ms = relay.clock.now_ms()
+    now_ms, monotonic_ms = relay.clock.now_ms(), relay.clock.monotonic_ms()
     relay.metrics.gauges(
         sockets=len(relay.hub),
         leased=len(relay.presence.book),
@@ -55,7 +55,7 @@ def gauges(relay: Measured) -> None:
         circuits={one.name: one.circuit.open for one in relay.accounts.all()},
         parked={one.name: one.parked for one in relay.accounts.all()},
         impaired={one.name: one.impaired(now_ms) is not None for one in relay.accounts.all()},
-        rates={one.name: one.bucket.rate for one in relay.accounts.all()},
+        rates={one.name: one.bucket.rate(monotonic_ms) for one in relay.accounts.all()},
         expires_s={
             one.name: ends_ms / 1000
             for one in relay.accounts.all()

@@ -56,5 +56,5 @@ def test_an_account_s_rate_is_its_own_else_its_vendor_s_else_that_of_all() -> No
         }
     )
     buckets = {one.name: one.bucket for one in build_accounts(settings, SystemClock()).all()}
-    rates = {name: (bucket.rate, bucket.available(0)) for name, bucket in buckets.items()}
+    rates = {name: (bucket.rate(0), bucket.available(0)) for name, bucket in buckets.items()}
     assert rates == {"log": (8, 9), "public": (0.2, 60), "exempt": (50, 100), "paid": (0.2, 600)}

@@ -527,6 +527,25 @@ def test_gauges_show_how_things_stand() -> None:
     } <= set(metrics.render().decode().splitlines())
 
 
+def test_an_account_that_is_gone_shows_no_more() -> None:
+    """An alert on its last state, parked, say, would never end."""
+    metrics = Metrics()
+    there = {"circuits": {"old": True}, "parked": {"old": True}, "impaired": {"old": True}}
+    metrics.gauges(
+        sockets=0,
+        leased=0,
+        queue=0,
+        calls={"old": (1, 2)},
+        rates={"old": 5.0},
+        expires_s={"old": 1.0},
+        wal_reset=False,
+        **there,
+    )
+    assert metrics.render().decode().count('account="old"') == 7
+    metrics.gauges(sockets=0, leased=0, queue=0, circuits={}, parked={}, wal_reset=False)
+    assert 'account="old"' not in metrics.render().decode()
+
+
 def test_it_is_the_watch_of_the_engine_and_of_the_webhooks() -> None:
     engine: Watch = (metrics := Metrics())
     webhooks: WebhookWatch = metrics
