@@ -143,7 +143,9 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         s = replace(s, policy=dataclasses.replace(s.policy, separate_max=1))  # it is to be one push
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
-        return replace(waits, account=address.account)
+        # What is urgent takes the first place that comes free, and does not stand behind a broadcast.
+        first = waits.reason is Later.RATE and any(item.priority == URGENT for item in anything)
+        return waits if first else replace(waits, account=address.account)
     if not items:
         return _send_shared(s, address, account, beside=None)
     fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]
