@@ -153,7 +153,9 @@ def _waiting(locked: Locked, entry: Entry, device: Device) -> dict[str, Any] | N
         muted = entry.notifiable and notifying.muted(entry, locked.preferences)
         return {"reason": Rest.MUTED if muted else Rest.NOTHING_OWED, "until": None}
     reason = job.reason
-    if job.due_ms is not None and reason is None:  # it has just been lowered, for what was accepted
+    if reason == Rest.NOTHING_OWED and not device.has_address:
+        reason = Rest.NO_ADDRESS  # a send leaves the job of a device that nobody can reach as it is
+    elif job.due_ms is not None and reason is None:  # it has just been lowered, for what was accepted
         _, reason = waits_until(
             device,
             accepted_ms=entry.accepted_ms,

@@ -164,3 +164,15 @@ async def test_what_has_just_come_says_what_it_waits_for(house: House) -> None:
     waits = await waits_for(house, late)
     assert waits is not None
     assert waits["reason"] == Later.ONLINE
+
+
+@pytest.mark.parametrize(("push", "why"), [('{"title":"t"}', "no_address"), (None, "nothing_owed")])
+async def test_a_device_that_never_had_an_address_is_not_told_for_want_of_one(
+    house: House, push: str | None, why: str
+) -> None:
+    """Of what nobody is to be told of, it misses nothing."""
+    await house.register("ann/phone")
+    found, _ = await traced(house, (await house.send("ann", push=push)).message_id)
+    (recipient,) = found.recipients
+    (device,) = recipient["devices"]
+    assert device["waiting"] == {"reason": why, "until": None}
