@@ -4,7 +4,7 @@ Keys first, then the locks in order, then numbers, the message once, entries, an
 talks; when it has committed, the sender may forget the message.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,14 +28,14 @@ from relay.inbox.send import (
     expiry,
     nobody_there,
 )
-from relay.model import GATEWAY, DeviceKey, DeviceState, EntryState, Kind, UserKey
+from relay.model import GATEWAY, DeviceKey, DeviceState, EntryState, Inbox, Kind, UserKey
 from relay.store import entries as entry_rows
 from relay.store import fanout as fanout_rows
 from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import queue as job_rows
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Overtaken
 
 SYSTEM = "system"
 
@@ -126,6 +126,7 @@ class Acceptance:
     # --- locks ---
 
     def lock(self, new_epoch: Callable[[], str]) -> None:
+        """Takes the locks of all concerned, whose inboxes are made if need be. Raises Overtaken."""
         wanted: set[UserKey] = set()
         may_be_made: set[UserKey] = set()
         for index, send in enumerate(self.sends):
@@ -141,11 +142,22 @@ class Acceptance:
                 may_be_made.update(keys)
             if send.sender_user is not None:
                 wanted.add(UserKey(send.app_id, send.sender_user))
-        inboxes = inbox_rows.lock_inboxes(self.conn, wanted)
-        if made := may_be_made - inboxes.keys():
+        if made := may_be_made - inbox_rows.heads_of(self.conn, may_be_made).keys():  # before any lock (protocol 3.2)
             inbox_rows.create_inboxes(self.conn, self.now_ms, {key: new_epoch() for key in made})
-            inboxes = inbox_rows.lock_inboxes(self.conn, wanted)
+        inboxes = inbox_rows.lock_inboxes(self.conn, wanted)
+        if may_be_made - inboxes.keys():
+            raise Overtaken
+        self._check_members(inboxes)
         self.users = with_rows(self.conn, self.now_ms, inboxes, self.policy_of)
+
+    def _check_members(self, inboxes: Mapping[UserKey, Inbox]) -> None:
+        """A member that was renamed while this waited for its lock is one by its new name. Raises Overtaken."""
+        for index, send in enumerate(self.sends):
+            if send.group is None or send.waits or not self.is_open(index):
+                continue
+            gone = [user for user in send.users if UserKey(send.app_id, user) not in inboxes]
+            if gone and len(group_rows.members_among(self.conn, send.app_id, send.group, gone)) < len(gone):
+                raise Overtaken
 
     # --- one message ---
 

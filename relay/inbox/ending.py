@@ -18,7 +18,7 @@ from relay.store import entries as entry_rows
 from relay.store import entry_ends, held_entries
 from relay.store import fanout as fanout_rows
 from relay.store import messages as message_rows
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Overtaken
 from relay.store.timelines import ULTRA
 
 CONTROL_TTL_MS = 28 * 86_400_000
@@ -113,25 +113,31 @@ def expire(
 def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message: str) -> tuple[str, list[UserKey]]:
     """Takes a message back: `cancelled` where nobody acked it yet, else `recalled`, with an entry that tells the devices.
 
-    Raises Missing for an unknown message, Conflict where every delivery has ended.
+    Raises Missing for an unknown message, Conflict where every delivery has ended, Overtaken.
     """
     dropped = withdraw(conn, now_ms, app_id, message)
-    row = message_rows.messages(conn, app_id, [message]).get(message)
-    if row is None:
-        raise Missing("There is no such message.")
-    recipients = [UserKey(app_id, user) for user, seq, _ in msgspec.json.decode(row.recipients) if seq is not None]
-    if row.sender_user is not None:
-        recipients.append(UserKey(app_id, row.sender_user))
+    concerned, type_ = _concerned(conn, app_id, message)
     words: set[str | None] = {"cancelled"} if dropped else set()
-    if row.conversation_type == ULTRA and recall_post(conn, now_ms, policy_of(app_id), app_id=app_id, message=message):
+    if type_ == ULTRA and recall_post(conn, now_ms, policy_of(app_id), app_id=app_id, message=message):
         words.add("recalled")
-    users = lock(conn, now_ms, set(recipients), policy_of)
+    users = lock(conn, now_ms, concerned, policy_of)
+    if len(users) < len(concerned) and _concerned(conn, app_id, message) != (concerned, type_):
+        raise Overtaken  # who was renamed meanwhile has it under its new name
     words |= {take_back(locked, message) for locked in users.values()}
     words.discard(None)
     if not words:
         raise Conflict("Every delivery of this message has ended.")
     flush(conn, now_ms, users.values())
     return "recalled" if "recalled" in words else "cancelled", list(users)
+
+
+def _concerned(conn: Conn, app_id: str, message: str) -> tuple[set[UserKey], str | None]:
+    """In whose inboxes the message may stand, and the type of its conversation. Raises Missing."""
+    row = message_rows.messages(conn, app_id, [message]).get(message)
+    if row is None:
+        raise Missing("There is no such message.")
+    users = {user for user, seq, _ in msgspec.json.decode(row.recipients) if seq is not None}
+    return {UserKey(app_id, user) for user in users | {row.sender_user} - {None}}, row.conversation_type
 
 
 def take_back(locked: Locked, message: str) -> str | None:
@@ -159,7 +165,9 @@ def withdraw(conn: Conn, now_ms: int, app_id: str, message: str) -> bool:
     """Ends the fan-out of a message, if it still goes on: whoever waits for it will not get it. Its job is the lock."""
     if not fanout_rows.drop_job(conn, app_id, fanout_rows.job_id(app_id, message)):
         return False
-    row = message_rows.lock_messages(conn, app_id, [message])[message]
+    row = message_rows.lock_messages(conn, app_id, [message]).get(message)
+    if row is None:  # it was erased with the only one who was to have it
+        return True
     known = msgspec.json.decode(row.recipients)
     waiting = [(user, "waiting") for user, seq, refusal in known if seq is None and refusal is None]
     tell_undelivered(conn, now_ms, app_id, message, waiting, EntryState.CANCELLED)

@@ -4,39 +4,37 @@ What stays: messages that others received too, without its name; events already 
 devices' revoked tokens, until those are forgotten, since every node must see them revoked.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
+from relay.inbox.naming import CHUNK, NamedMessages, name_in_jobs
 from relay.inbox.registry import remove
 from relay.inbox.reports import end, tell_undelivered
-from relay.inbox.send import JobOptions
 from relay.model import EntryState, UserKey
 from relay.store import entries as entry_rows
-from relay.store import fanout as fanout_rows
 from relay.store import messages as message_rows
 from relay.store import users as rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
 from relay.store.timelines import ULTRA
-from relay.store.users import Naming
 
-CHUNK = 500
 ERASED = "erased"  # as the detail of what it had not received, and in place of its name
 
 
-def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named: Naming) -> None:
+def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named: NamedMessages) -> None:
     """Removes the user with all that belongs to it. One that is unknown is erased already.
 
-    `named`: messages that were found to name it, before this transaction.
+    `named`: messages that were found to name it, before this transaction. Raises Overtaken.
     """
+    named.hold(conn)
     locked = lock(conn, now_ms, [user], policy_of).get(user)
     if locked is None:
         return
+    ids = named.by_now(conn)
     for entries in _all_entries(locked):
         live = [entry for entry in entries if entry.state is EntryState.LIVE]
         end(locked, live, EntryState.FAILED, detail=ERASED)
@@ -51,16 +49,8 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named:
         )
     )
     flush(conn, now_ms, [locked])
-    _forget_messages(conn, now_ms, user, named_by_now(conn, user, named))
+    _forget_messages(conn, now_ms, user, ids)
     rows.drop_user(conn, user)
-
-
-def named_by_now(conn: Conn, user: UserKey, named: Naming) -> list[str]:
-    """Messages that name the user: those that were found, and what has come since."""
-    found, more = named.again(), True
-    while more:
-        found, more = rows.naming(conn, user, found, limit=CHUNK)
-    return sorted(found.ids)
 
 
 def _all_entries(locked: Locked) -> Iterator[Any]:
@@ -94,13 +84,3 @@ def _forget_messages(conn: Conn, now_ms: int, user: UserKey, ordered: Sequence[s
         rows.drop_messages(conn, user.app_id, gone)
         message_rows.drop_keys(conn, [(app_id, key) for app_id, key in keys if key is not None])
     rows.forget_sender(conn, user, ordered)
-
-
-def name_in_jobs(conn: Conn, user: UserKey, message_ids: Collection[str], name: str | None) -> None:
-    """Puts another name in the user's place, or none, where messages that are on their way mention it."""
-    for job, text in fanout_rows.options_of(conn, user.app_id, message_ids).items():
-        options = msgspec.json.decode(text, type=JobOptions)
-        if user.user_id in options.mentions:
-            named = [name if one == user.user_id else one for one in options.mentions]
-            changed = replace(options, mentions=tuple(one for one in named if one is not None))
-            fanout_rows.set_options(conn, user.app_id, job, msgspec.json.encode(changed).decode())

@@ -22,7 +22,7 @@ from relay.store import entries as entry_rows
 from relay.store import fanout as rows
 from relay.store import messages as message_rows
 from relay.store import readers
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Overtaken
 from relay.store.fanout import Job
 from relay.store.sql import StoreError, is_there
 
@@ -57,7 +57,7 @@ def fan_out(conn: Conn, now_ms: int, policy_of: PolicyOf, new_epoch: Callable[[]
             wakes, push_ms = wake(conn, now_ms, job, policy_of)
             return Step(wakes=wakes, push_ms=push_ms)
         return _deliver(conn, now_ms, job, policy_of, new_epoch)
-    except (Problem, StoreError):
+    except (Problem, StoreError, Overtaken):
         raise
     except Exception as error:
         if not is_there(conn):  # the driver has words of its own for that: no fault of the job
@@ -86,21 +86,24 @@ def put_off(conn: Conn, now_ms: int, job: Job) -> None:
 
 
 def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: Callable[[], str]) -> Step:
-    row = message_rows.lock_messages(conn, job.app_id, [job.message_id or ""]).get(job.message_id or "")
+    options = msgspec.json.decode(job.options, type=JobOptions)
+    read = message_rows.messages if options.recall else message_rows.lock_messages
+    row = read(conn, job.app_id, [job.message_id or ""]).get(job.message_id or "")
     if row is None:
         rows.drop_job(conn, job.app_id, job.job_id)
         return Step()
     known = [Recipient(*one) for one in msgspec.json.decode(row.recipients)]
+    has_it = {row.sender_user, *(one.user_id for one in known)}
     if job.kind == rows.POINT:
-        part, done_upto = _members(conn, job, {row.sender_user, *(one.user_id for one in known)})
+        part, done_upto = _members(conn, job, has_it)
     else:
         part, done_upto = _waiting(known)
-    options = msgspec.json.decode(job.options, type=JobOptions)
     if options.recall:
-        return _take_back(conn, now_ms, job, part, done_upto, policy_of)
+        return _take_back(conn, now_ms, job, part, done_upto, has_it, policy_of)
     send = _send(row, part, options)
     batch = Acceptance(conn, now_ms, [send], policy_of)
     batch.lock(new_epoch)
+    _check_members(conn, job, part, has_it, batch.users)
     done, wakes, push_ms = batch.deliver(send, row.expires_ms, at=job.upto_seq or 0)
     first = not job.next_user and not send.shared and send.sender_user not in {one.user_id for one in known}
     if first and batch.own_copy(send, row.expires_ms):
@@ -122,9 +125,16 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
 
 
 def _take_back(
-    conn: Conn, now_ms: int, job: Job, part: Sequence[str], done_upto: str | None, policy_of: PolicyOf
+    conn: Conn,
+    now_ms: int,
+    job: Job,
+    part: Sequence[str],
+    done_upto: str | None,
+    has_it: Collection[str | None],
+    policy_of: PolicyOf,
 ) -> Step:
     users = lock(conn, now_ms, [UserKey(job.app_id, name) for name in part], policy_of)
+    _check_members(conn, job, part, has_it, users)
     touched = [key for key, locked in users.items() if take_back(locked, job.message_id or "") is not None]
     flush(conn, now_ms, users.values())
     if done_upto is not None:
@@ -146,6 +156,15 @@ def _members(conn: Conn, job: Job, but: Collection[str | None]) -> tuple[list[st
     key = TimelineKey(job.app_id, job.conversation_id or "")
     found = readers.seeing(conn, key, seq=job.upto_seq or 0, after=job.next_user, limit=AT_ONCE_MAX)
     return [user for user in found if user not in but], found[-1] if len(found) == AT_ONCE_MAX else None
+
+
+def _check_members(
+    conn: Conn, job: Job, part: Sequence[str], has_it: Collection[str | None], locked: Collection[UserKey]
+) -> None:
+    """A member that was renamed while this waited for its lock is one by its new name. Raises Overtaken."""
+    gone = job.kind == rows.POINT and any(UserKey(job.app_id, name) not in locked for name in part)
+    if gone and _members(conn, job, has_it)[0] != part:
+        raise Overtaken
 
 
 def _send(row: Any, users: Sequence[str], options: JobOptions) -> Send:

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from relay.clock import rfc3339
 from relay.errors import Conflict, Missing
-from relay.inbox.erasing import CHUNK, name_in_jobs, named_by_now
 from relay.inbox.locked import PolicyOf, flush, lock
+from relay.inbox.naming import CHUNK, NamedMessages, name_in_jobs
 from relay.model import DeviceKey, UserKey
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
@@ -20,7 +20,6 @@ from relay.store import tokens
 from relay.store import users as rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
-from relay.store.users import Naming
 
 Reseal = Callable[[DeviceKey, DeviceKey, str, bytes], bytes]  # (old device, new device, account, sealed) -> sealed
 
@@ -32,20 +31,22 @@ def rename(
     name: str,
     policy_of: PolicyOf,
     *,
-    named: Naming,
+    named: NamedMessages,
     reseal: Reseal,
     new_epoch: Callable[[], str],
 ) -> None:
-    """Moves everything of `user` to `name`. Raises Missing, Conflict where there is somebody of that name.
+    """Moves everything of `user` to `name`. Raises Missing, Conflict where there is somebody of that name, Overtaken.
 
     `named`: messages that were found to name it, before this transaction.
     """
+    named.hold(conn)
     new = UserKey(user.app_id, name)
     locked = lock(conn, now_ms, [user, new], policy_of).get(user)
     if locked is None:
         raise Missing("There is no such user.")
     if rows.named_anywhere(conn, new):
         raise Conflict("There is a user of that name already.")
+    ids = named.by_now(conn)
     for device in list(locked.devices.values()):
         if device.online:  # by a connection that ends with its token
             locked.put(replace(device, offline_since_ms=now_ms, node_id=None, linger_until_ms=None))
@@ -67,7 +68,7 @@ def rename(
     )
     inbox_rows.set_inbox(conn, user, epoch=new_epoch(), formerly=user.user_id)
     rows.rename_user(conn, user, name)
-    _rename_in_messages(conn, user, name, named_by_now(conn, user, named))
+    _rename_in_messages(conn, user, name, ids)
 
 
 def _rename_in_messages(conn: Conn, user: UserKey, name: str, ids: list[str]) -> None:

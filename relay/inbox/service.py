@@ -21,6 +21,7 @@ from relay.inbox.fanout import StepBroke, begin, fan_out, put_off
 from relay.inbox.groups import GroupService
 from relay.inbox.handshake import Hello, Welcome, hello
 from relay.inbox.locked import PolicyOf
+from relay.inbox.naming import NamedMessages
 from relay.inbox.online import Bye, ForeignWord, Word
 from relay.inbox.open_quota import OPEN_DELIVERIES, OpenQuota
 from relay.inbox.preferences import Preferences
@@ -286,14 +287,14 @@ class InboxService:
         await self.engine.write(lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of, named=named))
         self.facts_told()
 
-    async def _naming(self, user: UserKey) -> Naming:
+    async def _naming(self, user: UserKey) -> NamedMessages:
         """Messages that name the user, found by a walk over those of its app that holds nobody up."""
         found, more = await self.engine.read(lambda _, now_ms: Naming(now_ms)), True
         while more:
             found, more = await self.engine.read(
                 lambda conn, _, so_far=found: naming(conn, user, so_far, limit=NAMING_STEP)  # type: ignore[misc]
             )
-        return found
+        return NamedMessages(user, found)
 
     async def rename(self, user: UserKey, name: str) -> None:
         """Gives a user another name. Raises Missing, Conflict."""

@@ -60,6 +60,11 @@ class NoWatch:
     def turned_away(self, queue: str) -> None: ...
 
 
+class Overtaken(Exception):  # noqa: N818 - it is what happened
+    """What the work had read before it had its locks has changed since: it is run again from its beginning. SQLite's writer
+    is alone, so there nobody comes between."""
+
+
 def check_reads(waiting: int, watch: Watch) -> None:
     """Raises Unavailable, if so many reads wait already."""
     if waiting >= READS_MAX:

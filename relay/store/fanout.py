@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, literal_column, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, literal_column, select, update
 
 from relay.model import TimelineKey
 from relay.store.events import derived_id
 from relay.store.schema.conversations import fanout_job
-from relay.store.sql import insert_missing
+from relay.store.sql import as_list, in_list, insert_missing, is_sqlite, per_dialect
 
 j = fanout_job.c
 DELIVER, POINT, WAKE = "deliver", "point", "wake"
@@ -126,6 +126,35 @@ _drop = delete(fanout_job).where(*_here)
 def drop_job(conn: Connection, app_id: str, job: str) -> bool:
     """Ends a job; whether there was one. Waits for whoever is at it."""
     return conn.execute(_drop, {"app": app_id, "job": job}).rowcount > 0
+
+
+def _of_messages(sqlite: bool) -> Select[Any]:
+    return select(j.job_id).where(j.app_id == bindparam("app"), in_list(j.job_id, "jobs", sqlite=sqlite))
+
+
+_jobs = per_dialect(_of_messages)
+_hold = per_dialect(lambda sqlite: _of_messages(sqlite).order_by(j.job_id).with_for_update())
+_hold_free = per_dialect(lambda sqlite: _of_messages(sqlite).with_for_update(skip_locked=True))
+
+
+def hold(conn: Connection, app_id: str, message_ids: Collection[str]) -> None:
+    """Has nobody be at the jobs that deliver these messages until the commit. Waits for whoever is, so it comes before any
+    inbox's lock: from a job one goes on to inboxes."""
+    if message_ids and not is_sqlite(conn):  # whose writer is alone
+        conn.execute(_hold(conn), _of(conn, app_id, message_ids)).all()
+
+
+def hold_free(conn: Connection, app_id: str, message_ids: Collection[str]) -> bool:
+    """The same without waiting; False: somebody is at one of them."""
+    if not message_ids or is_sqlite(conn):
+        return True
+    wanted = _of(conn, app_id, message_ids)
+    ours = set(conn.execute(_hold_free(conn), wanted).scalars())
+    return ours.issuperset(conn.execute(_jobs(conn), wanted).scalars())
+
+
+def _of(conn: Connection, app_id: str, message_ids: Collection[str]) -> dict[str, Any]:
+    return {"app": app_id, "jobs": as_list(conn, [job_id(app_id, one) for one in message_ids])}
 
 
 _options = select(j.job_id, j.options).where(

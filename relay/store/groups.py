@@ -24,6 +24,7 @@ class Group(NamedTuple):
 _here = (c.app_id == bindparam("app"), c.conversation_id == bindparam("group"))
 _group = select(c.type, c.head_seq, c.members_version).where(*_here)
 _lock = _group.with_for_update()
+_keep = select(c.conversation_id).where(*_here).with_for_update(read=True, key_share=True)  # lets posts be
 
 
 def make_group(conn: Connection, app_id: str, group: str, *, type_: str = GROUP, epoch: str) -> None:
@@ -44,6 +45,11 @@ def lock_group(conn: Connection, app_id: str, group: str) -> Group | None:
     """Takes the group's lock: its membership changes one change at a time."""
     row = conn.execute(_lock, {"app": app_id, "group": group}).first()
     return None if row is None else Group(*row)
+
+
+def keep_members(conn: Connection, app_id: str, group: str) -> None:
+    """Has nobody join or leave until the commit; before any inbox's lock, as are all locks of conversations."""
+    conn.execute(_keep, {"app": app_id, "group": group}).first()
 
 
 def group_of(conn: Connection, app_id: str, group: str) -> Group | None:

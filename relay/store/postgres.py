@@ -1,7 +1,7 @@
 """Store functions on PostgreSQL: a few workers, each with a connection of its own, run them through asyncpg.
 
 Batched work that waits is taken together, so a few round trips serve many requests. Serialization failures and
-deadlocks repeat the whole transaction, and so does a connection that broke before its COMMIT.
+deadlocks repeat the whole transaction, and so do work that was overtaken and a connection that broke before its COMMIT.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from relay.store.engine import (
     BatchWork,
     Job,
     NoWatch,
+    Overtaken,
     Queues,
     Watch,
     Work,
@@ -39,6 +40,7 @@ from relay.store.postgres_errors import (
     StoreTrouble,
     answer_at_start,
     answer_for,
+    busy,
     sqlstate,
 )
 from relay.store.postgres_session import Server, driver, look, open_session
@@ -326,6 +328,9 @@ class PostgresEngine:
         for attempt in range(1, TRIES_MAX + 1):
             try:
                 return await transaction()
+            except Overtaken as error:
+                if attempt == TRIES_MAX:
+                    raise busy() from error
             except self._errors as error:
                 if attempt < TRIES_MAX and sqlstate(error) in {RACED, *REPEATABLE}:
                     await self._clock.sleep(self._rng.uniform(*PAUSE_S))

@@ -30,11 +30,16 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(cause, "sqlstate", "") or "")
 
 
+def busy() -> StoreTrouble:
+    """Others were in the way for too long."""
+    return StoreTrouble("The store is busy; repeat with the same key.", code="overloaded", retry_after_s=1)
+
+
 def answer_for(error: BaseException) -> BaseException:
     """The answer for a driver's error. A mistake in our own SQL stays what it is: a bug."""
     state = sqlstate(error)
     if state in {"55P03", "57014"} or state in REPEATABLE or isinstance(error, PoolTimeout):
-        return StoreTrouble("The store is busy; repeat with the same key.", code="overloaded", retry_after_s=1)
+        return busy()
     if state == "53100":
         return StoreTrouble("The store's disk is full.", code="storage_full", retry_after_s=60)
     if state.startswith(("58", "XX")):  # the server's disk, or its data

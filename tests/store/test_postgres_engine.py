@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from relay.errors import Unavailable
+from relay.store.engine import Overtaken
 from relay.store.postgres import IDLE_MS, PostgresEngine
 
 ADD = text("INSERT INTO node (node_id, started_ms, beat_ms) VALUES (:id, 0, 0)")
@@ -115,6 +116,25 @@ async def test_after_five_tries_the_caller_is_told_to_repeat(postgres: PostgresE
     with pytest.raises(Unavailable) as refused:
         await postgres.write(work)
     assert (refused.value.code, tries) == ("overloaded", 5)
+
+
+async def test_work_that_was_overtaken_is_run_again_from_its_beginning(postgres: PostgresEngine) -> None:
+    tries = 0
+
+    def work(conn: Any, _: int) -> str:
+        nonlocal tries
+        tries += 1
+        conn.execute(ADD, {"id": f"try {tries}"})
+        if tries < 5:
+            raise Overtaken
+        return "done"
+
+    assert await postgres.write(work) == "done"
+    assert (tries, await count(postgres)) == (5, 1)
+    tries = -1
+    with pytest.raises(Unavailable) as refused:
+        await postgres.write(work)
+    assert (refused.value.code, tries, await count(postgres)) == ("overloaded", 4, 1)
 
 
 async def test_a_lock_that_is_held_too_long_is_a_503(postgres: PostgresEngine, other: PostgresEngine) -> None:

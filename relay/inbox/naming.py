@@ -1,0 +1,48 @@
+"""Messages that name a user, of whom its inbox may know nothing any more: for whoever renames or erases it."""
+
+from collections.abc import Collection
+
+import msgspec
+from msgspec.structs import replace
+
+from relay.inbox.send import JobOptions
+from relay.model import UserKey
+from relay.store import fanout as fanout_rows
+from relay.store import users as rows
+from relay.store.engine import Conn, Overtaken
+from relay.store.users import Naming
+
+CHUNK = 500
+
+
+class NamedMessages:
+    """What a walk before the transaction has found. What the transaction finds besides stays found when it is run again."""
+
+    def __init__(self, user: UserKey, found: Naming) -> None:
+        self._user = user
+        self._found = found
+
+    def hold(self, conn: Conn) -> None:
+        """Has nobody deliver any of them until the commit; before any inbox's lock, which deliveries take after their job's."""
+        fanout_rows.hold(conn, self._user.app_id, self._found.ids)
+
+    def by_now(self, conn: Conn) -> list[str]:
+        """All of them, in order, with what has come since. Under L(u). Raises Overtaken where one of these is being delivered."""
+        held, more = self._found.ids, True
+        found = self._found.again()
+        while more:
+            found, more = rows.naming(conn, self._user, found, limit=CHUNK)
+        self._found = found
+        if not fanout_rows.hold_free(conn, self._user.app_id, found.ids - held):
+            raise Overtaken
+        return sorted(found.ids)
+
+
+def name_in_jobs(conn: Conn, user: UserKey, message_ids: Collection[str], name: str | None) -> None:
+    """Puts another name in the user's place, or none, where messages that are on their way mention it."""
+    for job, text in fanout_rows.options_of(conn, user.app_id, message_ids).items():
+        options = msgspec.json.decode(text, type=JobOptions)
+        if user.user_id in options.mentions:
+            named = [name if one == user.user_id else one for one in options.mentions]
+            changed = replace(options, mentions=tuple(one for one in named if one is not None))
+            fanout_rows.set_options(conn, user.app_id, job, msgspec.json.encode(changed).decode())

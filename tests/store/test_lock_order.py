@@ -1,0 +1,197 @@
+"""No two transactions wait for each other on PostgreSQL (protocol §6.4): the server breaks such a circle after a second by
+ending one of them, which is then repeated. Here none is, so that a circle is seen."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+from beside import Held, held
+from house import House, address
+
+from relay.errors import Missing
+from relay.inbox.erasing import erase as erase_rows
+from relay.inbox.groups import change
+from relay.model import Policy, UserKey
+from relay.store import inbox as inbox_rows
+from relay.store import messages as message_rows
+from relay.store import postgres as postgres_engine
+from relay.store.postgres import PostgresEngine
+
+ZOE = UserKey("shop", "zoe")
+Act = Callable[[House], Awaitable[Any]]
+
+
+@pytest.fixture
+async def house(postgres_url: str, clock: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """On PostgreSQL, where whoever is ended for a circle hears of it."""
+    monkeypatch.setattr(postgres_engine, "REPEATABLE", frozenset())
+    engine = PostgresEngine(postgres_url, clock, random.Random(1), workers=8)
+    house = await House(engine, clock).begin()
+    for user in ("bob", "zoe"):
+        await house.register(f"{user}/phone")
+    yield house
+    await engine.close()
+
+
+async def rename(house: House) -> None:
+    await house.inbox.rename(ZOE, "zoa")
+
+
+async def erase(house: House) -> None:
+    await house.inbox.erase(ZOE)
+
+
+async def lock_inbox(mine: Held, user: str) -> None:
+    await mine.conn.run_sync(lambda conn: inbox_rows.lock_inboxes(conn, [UserKey("shop", user)]))
+
+
+async def blocked(house: House, count: int) -> None:
+    """Until so many connections wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(10):
+        while (await house.rows(waiting))[0]["count"] < count:
+            pass
+
+
+@pytest.mark.parametrize("change", [rename, erase])
+@pytest.mark.parametrize("more", [{}, {"mentions": ("zoe",)}])
+async def test_a_user_changes_while_a_message_that_names_it_is_fanned_out(
+    house: House, clock: Any, change: Act, more: dict[str, Any]
+) -> None:
+    """The fan-out has its message and waits for the first receiver; the second one is renamed, or erased, meanwhile."""
+    await house.inbox.groups.change("shop", "g", add=["bob", "zoe"], remove=[])
+    sent = await house.inbox.accept(house.message(users=(), group="g", deliver_ms=clock.now_ms() + 1000, **more))
+    clock.forward(s=1)
+    async with held(house) as mine:
+        await lock_inbox(mine, "bob")
+        fan_out = asyncio.create_task(house.inbox.fan_out())
+        await blocked(house, 1)
+        changed = asyncio.create_task(change(house))
+        await blocked(house, 2)
+        await mine.commit()
+        await asyncio.gather(fan_out, changed)
+    await house.hello("bob/phone")
+    assert await house.catch_up("bob/phone") == [sent.message_id]
+    (row,) = await house.rows("SELECT recipients FROM message")
+    assert '"zoe"' not in row["recipients"]
+
+
+async def test_a_user_is_erased_while_a_message_is_fanned_out_that_came_after_the_search(
+    house: House, clock: Any
+) -> None:
+    """Whoever comes between is waited for in another try, which has it in mind from the start."""
+    named = await house.inbox._naming(ZOE)
+    await house.send("bob", "zoe", deliver_ms=clock.now_ms() + 1000)
+    clock.forward(s=1)
+    async with held(house) as mine:
+        await lock_inbox(mine, "bob")
+        fan_out = asyncio.create_task(house.inbox.fan_out())
+        await blocked(house, 1)
+        erasing = asyncio.create_task(
+            house.engine.write(lambda conn, now_ms: erase_rows(conn, now_ms, ZOE, lambda _: house.policy, named=named))
+        )
+        await blocked(house, 2)
+        await mine.commit()
+        await asyncio.gather(fan_out, erasing)
+    (row,) = await house.rows("SELECT recipients FROM message")
+    assert '"zoe"' not in row["recipients"]
+
+
+async def test_a_device_is_registered_with_another_ones_token_while_both_users_are_sent_to(house: House) -> None:
+    """Both make the new user's inbox: the one who waits for that has no lock yet that the other one wants."""
+    house.policy = Policy(create_users=True)
+    await house.register("abe/phone", "abe's")
+    await house.inbox.replace_addresses(house.key("bob/phone"), [address("bob's")])
+    async with held(house) as mine:
+        await lock_inbox(mine, "abe")
+        registered = asyncio.create_task(house.register("ann/phone", "abe's", "bob's"))
+        await blocked(house, 1)
+        sent = asyncio.create_task(house.send("bob", "ann"))
+        await blocked(house, 2)
+        await mine.commit()
+        await asyncio.gather(registered, sent)
+    assert [one.seq for one in (await sent).recipients] == [1, 1]
+
+
+# --- a user whose name changes while somebody who has read it waits for its lock ---------------------------------------
+
+
+async def beside_a_rename(house: House, act: Awaitable[Any]) -> Any:
+    """Does something that waits for zoe's lock, which its rename has."""
+    (message,) = await house.sends(1, "zoe")
+    async with held(house) as mine:
+        await mine.conn.run_sync(lambda conn: message_rows.lock_messages(conn, "shop", [message]))
+        renamed = asyncio.create_task(rename(house))
+        await blocked(house, 1)
+        done = asyncio.ensure_future(act)
+        await blocked(house, 2)
+        await mine.commit()
+        await renamed
+        return await done
+
+
+async def inbox_of(house: House, user: str) -> list[str]:
+    rows = await house.rows(f"SELECT message_id FROM inbox_entry WHERE user_id = '{user}' ORDER BY seq")
+    return [row["message_id"] for row in rows]
+
+
+@pytest.mark.parametrize("create_users", [False, True])
+async def test_a_member_that_is_renamed_has_what_its_group_is_sent_meanwhile(house: House, create_users: bool) -> None:
+    house.policy = Policy(create_users=create_users)
+    await house.inbox.groups.change("shop", "g", add=["bob", "zoe"], remove=[])
+    sent = await beside_a_rename(house, house.inbox.accept(house.message(users=(), group="g")))
+    assert (await inbox_of(house, "zoa"))[1:] == [sent.message_id]
+    assert [(one.user_id, one.refusal) for one in sent.recipients] == [("bob", None), ("zoa", None)]
+    assert not await house.rows("SELECT 1 FROM inbox WHERE user_id = 'zoe'")
+
+
+async def test_a_member_that_is_renamed_has_what_all_members_are_sent_meanwhile(house: House) -> None:
+    await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True)
+    sent = await house.inbox.accept(house.message(users=(), group="u", conversation_id="u", everyone=True))
+    await beside_a_rename(house, house.inbox.fan_out())
+    while await house.inbox.fan_out():
+        pass
+    assert sent.message_id in await inbox_of(house, "zoa")
+
+
+async def test_a_member_that_is_renamed_is_told_of_what_its_timeline_is_sent_meanwhile(
+    house: House, clock: Any
+) -> None:
+    await house.inbox.replace_addresses(house.key("zoe/phone"), [address("token")])
+    await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True, notify="all")
+    await house.inbox.accept(house.message(users=(), group="u", conversation_id="u"))
+    await beside_a_rename(house, house.inbox.fan_out())
+    while await house.inbox.fan_out():
+        pass
+    assert await house.rows("SELECT 1 FROM membership WHERE user_id = 'zoa' AND wake_seq = 1")
+
+
+async def test_a_message_is_taken_back_from_who_is_renamed_meanwhile(house: House) -> None:
+    sent = await house.send("zoe")
+    assert await beside_a_rename(house, house.inbox.cancel("shop", sent.message_id)) == "cancelled"
+    rows = await house.rows(f"SELECT state FROM inbox_entry WHERE message_id = '{sent.message_id}'")
+    assert [row["state"] for row in rows] == ["cancelled"]
+
+
+async def test_what_was_to_come_to_who_is_erased_is_unknown(house: House, clock: Any) -> None:
+    sent = await house.send("zoe", deliver_ms=clock.now_ms() + 1000)
+    await erase(house)
+    with pytest.raises(Missing):
+        await house.inbox.cancel("shop", sent.message_id)
+
+
+async def test_who_waits_for_a_change_of_members_holds_up_no_inbox(house: House) -> None:
+    """Rows of members are changed by whoever wakes them, too: what keeps the two apart comes before the inboxes."""
+    await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True, notify="all")
+    await house.inbox.accept(house.message(users=(), group="u", conversation_id="u"))
+    async with held(house) as mine:
+        await mine.conn.run_sync(
+            lambda conn: change(conn, "shop", "u", add=[], remove=["zoe"], new_epoch=house.inbox.new_epoch)
+        )
+        woken = asyncio.create_task(house.inbox.fan_out())
+        await blocked(house, 1)
+        assert (await house.send("bob", "zoe")).recipients[1].seq == 1
+        await mine.commit()
+        await woken
