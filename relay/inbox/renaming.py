@@ -13,6 +13,7 @@ from relay.clock import rfc3339
 from relay.errors import Conflict, Missing
 from relay.inbox.locked import PolicyOf, flush, lock
 from relay.inbox.naming import CHUNK, NamedMessages, name_in_jobs
+from relay.inbox.reports import tell_device
 from relay.model import DeviceKey, UserKey
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
@@ -48,8 +49,13 @@ def rename(
         raise Conflict("There is a user of that name already.")
     ids = named.by_now(conn)
     for device in list(locked.devices.values()):
-        if device.online:  # by a connection that ends with its token
-            locked.put(replace(device, offline_since_ms=now_ms, node_id=None, linger_until_ms=None))
+        if not device.offline_told:  # its connection ends with its token, and nobody could say so under the old name then
+            tell_device(locked, device, "device.offline", session=device.session)
+        if device.online or not device.offline_told:
+            since_ms = now_ms if device.online else device.offline_since_ms
+            locked.put(
+                replace(device, offline_since_ms=since_ms, offline_told=1, node_id=None, linger_until_ms=None)
+            )
             locked.rearm(device.device_id)
     locked.events.append(
         NewEvent(

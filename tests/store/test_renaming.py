@@ -132,3 +132,16 @@ async def test_an_address_s_keys_are_sealed_anew_like_its_token(house: House) ->
     await house.inbox.rename(ANN, "anna")
     (row,) = await house.rows("SELECT token_sealed, keys_sealed FROM address WHERE user_id = 'anna'")
     assert (bytes(row["token_sealed"]), bytes(row["keys_sealed"])) == (b"anna v token", b"anna v keys")
+
+
+@pytest.mark.parametrize("lingering", [False, True])
+async def test_who_was_online_is_said_to_be_offline_by_the_old_name_and_online_by_the_new_one(
+    house: House, lingering: bool
+) -> None:
+    """Its connection ends with its token, and what would say so then finds no device of the old name."""
+    if lingering:
+        await house.bye(OLD, linger_ms=5_000, tell=False)
+    await renamed(house)
+    await house.hello(NEW)
+    told = [(data["user"], kind) for kind, data in await house.events() if kind in {"device.online", "device.offline"}]
+    assert sorted(told) == [("ann", "device.offline"), ("ann", "device.online"), ("anna", "device.online")]
