@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from relay.errors import Problem
 from relay.inbox.accept import Acceptance
@@ -93,17 +94,18 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
         rows.drop_job(conn, job.app_id, job.job_id)
         return Step()
     known = [Recipient(*one) for one in msgspec.json.decode(row.recipients)]
-    has_it = {row.sender_user, *(one.user_id for one in known)}
     if job.kind == rows.POINT:
-        part, done_upto = _members(conn, job, has_it)
+        part, done_upto = _members(conn, job, {row.sender_user, *(one.user_id for one in known)})
     else:
         part, done_upto = _waiting(known)
     if options.recall:
-        return _take_back(conn, now_ms, job, part, done_upto, has_it, policy_of)
+        return _take_back(conn, now_ms, job, part, done_upto, policy_of)
     send = _send(row, part, options)
     batch = Acceptance(conn, now_ms, [send], policy_of)
     batch.lock(new_epoch)
-    _check_members(conn, job, part, has_it, batch.users)
+    if job.kind == rows.POINT:  # by an earlier name, or before the job began again
+        there = entry_rows.receivers_among(conn, job.app_id, send.message_id, part)
+        send = replace(send, users=tuple(user for user in part if user not in there))
     done, wakes, push_ms = batch.deliver(send, row.expires_ms, at=job.upto_seq or 0)
     first = not job.next_user and not send.shared and send.sender_user not in {one.user_id for one in known}
     if first and batch.own_copy(send, row.expires_ms):
@@ -125,16 +127,9 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
 
 
 def _take_back(
-    conn: Conn,
-    now_ms: int,
-    job: Job,
-    part: Sequence[str],
-    done_upto: str | None,
-    has_it: Collection[str | None],
-    policy_of: PolicyOf,
+    conn: Conn, now_ms: int, job: Job, part: Sequence[str], done_upto: str | None, policy_of: PolicyOf
 ) -> Step:
     users = lock(conn, now_ms, [UserKey(job.app_id, name) for name in part], policy_of)
-    _check_members(conn, job, part, has_it, users)
     touched = [key for key, locked in users.items() if take_back(locked, job.message_id or "") is not None]
     flush(conn, now_ms, users.values())
     if done_upto is not None:
@@ -156,15 +151,6 @@ def _members(conn: Conn, job: Job, but: Collection[str | None]) -> tuple[list[st
     key = TimelineKey(job.app_id, job.conversation_id or "")
     found = readers.seeing(conn, key, seq=job.upto_seq or 0, after=job.next_user, limit=AT_ONCE_MAX)
     return [user for user in found if user not in but], found[-1] if len(found) == AT_ONCE_MAX else None
-
-
-def _check_members(
-    conn: Conn, job: Job, part: Sequence[str], has_it: Collection[str | None], locked: Collection[UserKey]
-) -> None:
-    """A member that was renamed while this waited for its lock is one by its new name. Raises Overtaken."""
-    gone = job.kind == rows.POINT and any(UserKey(job.app_id, name) not in locked for name in part)
-    if gone and _members(conn, job, has_it)[0] != part:
-        raise Overtaken
 
 
 def _send(row: Any, users: Sequence[str], options: JobOptions) -> Send:

@@ -23,17 +23,18 @@ class NamedMessages:
         self._found = found
 
     def hold(self, conn: Conn) -> None:
-        """Has nobody deliver any of them until the commit; before any inbox's lock, which deliveries take after their job's."""
-        fanout_rows.hold(conn, self._user.app_id, self._found.ids)
+        """Has nobody deliver any of them, nor anything else of the user's groups, until the commit; before any inbox's lock,
+        which deliveries take after their job's."""
+        fanout_rows.hold(conn, self._user, self._found.ids)
 
     def by_now(self, conn: Conn) -> list[str]:
-        """All of them, in order, with what has come since. Under L(u). Raises Overtaken where one of these is being delivered."""
+        """All of them, in order, with what has come since. Under L(u). Raises Overtaken where somebody is at what has come."""
         held, more = self._found.ids, True
         found = self._found.again()
         while more:
             found, more = rows.naming(conn, self._user, found, limit=CHUNK)
         self._found = found
-        if not fanout_rows.hold_free(conn, self._user.app_id, found.ids - held):
+        if not fanout_rows.hold_free(conn, self._user, found.ids - held):
             raise Overtaken
         return sorted(found.ids)
 

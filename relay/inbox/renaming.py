@@ -15,6 +15,7 @@ from relay.inbox.locked import PolicyOf, flush, lock
 from relay.inbox.naming import CHUNK, NamedMessages, name_in_jobs
 from relay.inbox.reports import tell_device
 from relay.model import DeviceKey, UserKey
+from relay.store import fanout as fanout_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import tokens
@@ -49,13 +50,13 @@ def rename(
         raise Conflict("There is a user of that name already.")
     ids = named.by_now(conn)
     for device in list(locked.devices.values()):
-        if not device.offline_told:  # its connection ends with its token, and nobody could say so under the old name then
+        if (
+            not device.offline_told
+        ):  # its connection ends with its token, and nobody could say so under the old name then
             tell_device(locked, device, "device.offline", session=device.session)
         if device.online or not device.offline_told:
             since_ms = now_ms if device.online else device.offline_since_ms
-            locked.put(
-                replace(device, offline_since_ms=since_ms, offline_told=1, node_id=None, linger_until_ms=None)
-            )
+            locked.put(replace(device, offline_since_ms=since_ms, offline_told=1, node_id=None, linger_until_ms=None))
             locked.rearm(device.device_id)
     locked.events.append(
         NewEvent(
@@ -73,6 +74,7 @@ def rename(
         lambda device, account, sealed: reseal(DeviceKey(*user, device), DeviceKey(*new, device), account, sealed),
     )
     inbox_rows.set_inbox(conn, user, epoch=new_epoch(), formerly=user.user_id)
+    fanout_rows.begin_again(conn, user, name)
     rows.rename_user(conn, user, name)
     _rename_in_messages(conn, user, name, ids)
 

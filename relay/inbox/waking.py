@@ -11,7 +11,7 @@ from relay.model import GATEWAY, DeviceKey, TimelineKey, UserKey
 from relay.store import fanout as job_rows
 from relay.store import groups as group_rows
 from relay.store import queue, readers, timelines
-from relay.store.engine import Conn, Overtaken
+from relay.store.engine import Conn
 from relay.store.fanout import Job
 
 MEMBERS_AT_ONCE = 200
@@ -28,10 +28,8 @@ def wake(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf) -> tuple[tuple[
     members: list[str] = []
     group_rows.keep_members(conn, key.app_id, key.conversation_id)
     if timelines.notifiable_between(conn, key, now_ms, after=first - 1, upto=upto, limit=1):
-        members = _members(conn, key, job)
+        members = readers.to_wake(conn, key, seq=upto, after=job.next_user, limit=MEMBERS_AT_ONCE)
     users = lock(conn, now_ms, [UserKey(key.app_id, name) for name in members], policy_of)
-    if len(users) < len(members) and _members(conn, key, job) != members:
-        raise Overtaken  # who was renamed meanwhile is a member by its new name
     dues: dict[DeviceKey, int] = {}
     for locked in users.values():
         for device in locked.devices.values():
@@ -50,7 +48,3 @@ def wake(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf) -> tuple[tuple[
     else:
         job_rows.drop_job(conn, job.app_id, job.job_id)
     return tuple(users), min(dues.values(), default=None)
-
-
-def _members(conn: Conn, key: TimelineKey, job: Job) -> list[str]:
-    return readers.to_wake(conn, key, seq=job.upto_seq or 0, after=job.next_user, limit=MEMBERS_AT_ONCE)

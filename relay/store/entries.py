@@ -255,6 +255,23 @@ def entries_of_message(conn: Connection, app_id: str, message_id: str, users: It
 
 
 @per_dialect
+def _receivers(sqlite: bool) -> Select[Any]:
+    return (
+        select(e.user_id)
+        .where(
+            e.app_id == bindparam("app"), e.message_id == bindparam("id"), in_list(e.user_id, "users", sqlite=sqlite)
+        )
+        .with_hint(*BY_MESSAGE)
+    )
+
+
+def receivers_among(conn: Connection, app_id: str, message_id: str, users: Iterable[str]) -> set[str]:
+    """Those of these users who have the message in their inboxes."""
+    params = {"app": app_id, "id": message_id, "users": as_list(conn, users)}
+    return set(conn.execute(_receivers(conn), params).scalars())
+
+
+@per_dialect
 def _by_seq(sqlite: bool) -> Select[Any]:
     return (
         select(*DECIDING).select_from(WITH_MESSAGE).where(*HERE, in_list(e.seq, "seqs", sqlite=sqlite)).order_by(e.seq)

@@ -3,14 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, delete, literal_column, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, literal_column, or_, select, update
 
-from relay.model import TimelineKey
+from relay.model import TimelineKey, UserKey
 from relay.store.events import derived_id
-from relay.store.schema.conversations import fanout_job
+from relay.store.schema.conversations import fanout_job, membership
 from relay.store.sql import as_list, in_list, insert_missing, is_sqlite, per_dialect
 
-j = fanout_job.c
+j, b = fanout_job.c, membership.c
 DELIVER, POINT, WAKE = "deliver", "point", "wake"
 
 
@@ -128,33 +128,56 @@ def drop_job(conn: Connection, app_id: str, job: str) -> bool:
     return conn.execute(_drop, {"app": app_id, "job": job}).rowcount > 0
 
 
-def _of_messages(sqlite: bool) -> Select[Any]:
-    return select(j.job_id).where(j.app_id == bindparam("app"), in_list(j.job_id, "jobs", sqlite=sqlite))
+_groups = select(b.conversation_id).where(b.app_id == bindparam("app"), b.user_id == bindparam("user"))
 
 
-_jobs = per_dialect(_of_messages)
-_hold = per_dialect(lambda sqlite: _of_messages(sqlite).order_by(j.job_id).with_for_update())
-_hold_free = per_dialect(lambda sqlite: _of_messages(sqlite).with_for_update(skip_locked=True))
+def _concerning(sqlite: bool) -> Select[Any]:
+    of_message = in_list(j.job_id, "jobs", sqlite=sqlite)
+    return select(j.job_id).where(j.app_id == bindparam("app"), or_(of_message, j.conversation_id.in_(_groups)))
 
 
-def hold(conn: Connection, app_id: str, message_ids: Collection[str]) -> None:
-    """Has nobody be at the jobs that deliver these messages until the commit. Waits for whoever is, so it comes before any
-    inbox's lock: from a job one goes on to inboxes."""
-    if message_ids and not is_sqlite(conn):  # whose writer is alone
-        conn.execute(_hold(conn), _of(conn, app_id, message_ids)).all()
+_jobs = per_dialect(_concerning)
+_hold = per_dialect(lambda sqlite: _concerning(sqlite).order_by(j.job_id).with_for_update())
+_hold_free = per_dialect(lambda sqlite: _concerning(sqlite).with_for_update(skip_locked=True))
 
 
-def hold_free(conn: Connection, app_id: str, message_ids: Collection[str]) -> bool:
+def hold(conn: Connection, user: UserKey, message_ids: Collection[str]) -> None:
+    """Has nobody be at the jobs of the user's groups, and at those that deliver these messages, until the commit. Waits for
+    whoever is, so it comes before any inbox's lock: from a job one goes on to inboxes."""
+    if not is_sqlite(conn):  # whose writer is alone
+        conn.execute(_hold(conn), _concerned(conn, user, message_ids)).all()
+
+
+def hold_free(conn: Connection, user: UserKey, message_ids: Collection[str]) -> bool:
     """The same without waiting; False: somebody is at one of them."""
-    if not message_ids or is_sqlite(conn):
+    if is_sqlite(conn):
         return True
-    wanted = _of(conn, app_id, message_ids)
+    wanted = _concerned(conn, user, message_ids)
     ours = set(conn.execute(_hold_free(conn), wanted).scalars())
     return ours.issuperset(conn.execute(_jobs(conn), wanted).scalars())
 
 
-def _of(conn: Connection, app_id: str, message_ids: Collection[str]) -> dict[str, Any]:
-    return {"app": app_id, "jobs": as_list(conn, [job_id(app_id, one) for one in message_ids])}
+def _concerned(conn: Connection, user: UserKey, message_ids: Collection[str]) -> dict[str, Any]:
+    jobs = as_list(conn, [job_id(user.app_id, one) for one in message_ids])
+    return {"app": user.app_id, "user": user.user_id, "jobs": jobs}
+
+
+_begin_again = (
+    update(fanout_job)
+    .where(
+        j.app_id == bindparam("app"),
+        j.conversation_id.in_(_groups),
+        j.next_user >= bindparam("name"),
+        j.next_user < bindparam("user"),
+    )
+    .values(next_user="")
+)
+
+
+def begin_again(conn: Connection, user: UserKey, name: str) -> None:
+    """Of the jobs of the user's groups, those that have passed its new name and not the old one walk all members again:
+    who is done stays so. Nobody is at them."""
+    conn.execute(_begin_again, {"app": user.app_id, "user": user.user_id, "name": name})
 
 
 _options = select(j.job_id, j.options).where(

@@ -21,6 +21,7 @@ from providers.contract import Verdict
 from relay.errors import Conflict, Problem
 from relay.inbox import fanout
 from relay.inbox.erasing import erase
+from relay.inbox.naming import NamedMessages
 from relay.inbox.online import Bye, bye
 from relay.inbox.registry import Registration, register
 from relay.inbox.renaming import rename
@@ -447,22 +448,20 @@ async def a_message_for_later(house: House) -> str:
 
 
 def renames(conn: Any, now_ms: int, policy_of: Any) -> None:
-    named = Naming(now_ms)
+    named = NamedMessages(ANN, Naming(now_ms))
     rename(conn, now_ms, ANN, "anna", policy_of, named=named, reseal=lambda *_: b"", new_epoch=lambda: "e")
 
 
 def erases(conn: Any, now_ms: int, policy_of: Any) -> None:
-    erase(conn, now_ms, ANN, policy_of, named=Naming(now_ms))
+    erase(conn, now_ms, ANN, policy_of, named=NamedMessages(ANN, Naming(now_ms)))
 
 
 async def beside(house: House, work: Any) -> None:
-    """The message falls due while this has not committed."""
+    """The message falls due while this has not committed: whoever delivers passes it by until then."""
     async with held(house) as other:
         await other.run(work)
-        delivering = asyncio.create_task(house.inbox.fan_out())
-        await until_blocked(house)
+        await house.inbox.fan_out()
         await other.commit()
-        await delivering
     while await house.inbox.fan_out():
         pass
 

@@ -7,6 +7,7 @@ import pytest
 from house import House, Store, address
 
 from relay.errors import Conflict, Invalid, Missing
+from relay.inbox import fanout, waking
 from relay.model import DeviceKey, UserKey
 from relay.store.engine import Engine
 from relay.store.entry_ends import prune_entries
@@ -145,3 +146,44 @@ async def test_who_was_online_is_said_to_be_offline_by_the_old_name_and_online_b
     await house.hello(NEW)
     told = [(data["user"], kind) for kind, data in await house.events() if kind in {"device.online", "device.offline"}]
     assert sorted(told) == [("ann", "device.offline"), ("ann", "device.online"), ("anna", "device.online")]
+
+
+@pytest.mark.parametrize("name", ["abe", "zoe"])
+@pytest.mark.parametrize("taken_back", [False, True])
+async def test_all_members_get_it_once_whatever_their_names_are_by_then(
+    house: House, monkeypatch: pytest.MonkeyPatch, name: str, taken_back: bool
+) -> None:
+    """Members have their turn in the order of their names: one to come gets a name that was done, and one that is done gets
+    one to come."""
+    monkeypatch.setattr(fanout, "AT_ONCE_MAX", 1)
+    await house.register("cid/phone")
+    members = ["ann", "bob", "cid"]
+    await house.inbox.groups.change("shop", "u", add=members, remove=[], ultra=True)
+    sent = await house.inbox.accept(house.message(users=(), group="u", conversation_id="u", everyone=True))
+    steps = 2
+    if taken_back:
+        while await house.inbox.fan_out():
+            pass
+        await house.inbox.cancel("shop", sent.message_id)
+    for _ in range(steps):
+        await house.inbox.fan_out()
+    await house.inbox.rename(UserKey("shop", "cid" if name == "abe" else "ann"), name)
+    while await house.inbox.fan_out():
+        pass
+    rows = await house.rows(f"SELECT state FROM inbox_entry WHERE message_id = '{sent.message_id}'")
+    assert [row["state"] for row in rows] == ["cancelled" if taken_back else "live"] * 3
+
+
+async def test_a_member_is_told_of_its_timeline_whatever_its_name_is_by_then(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waking, "MEMBERS_AT_ONCE", 1)
+    await house.inbox.groups.change("shop", "u", add=["ann", "bob", "cid"], remove=[], ultra=True, notify="all")
+    await house.register("cid/phone", "cid's")
+    await house.inbox.accept(house.message(users=(), group="u", conversation_id="u"))
+    for _ in range(2):
+        await house.inbox.fan_out()
+    await house.inbox.rename(UserKey("shop", "cid"), "abe")
+    while await house.inbox.fan_out():
+        pass
+    assert {row["wake_seq"] for row in await house.rows("SELECT wake_seq FROM membership")} == {1}
