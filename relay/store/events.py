@@ -35,6 +35,10 @@ def derived_id(prefix: str, *parts: str | int) -> str:
     return prefix + digest.hexdigest()[:32]
 
 
+def _place(one: NewEvent) -> tuple[str, str]:
+    return one.app_id, one.event_id
+
+
 def emit(conn: Connection, now_ms: int, events: Sequence[NewEvent]) -> None:
     """Writes events; one that was written before is left as it is."""
     insert_missing(
@@ -49,6 +53,6 @@ def emit(conn: Connection, now_ms: int, events: Sequence[NewEvent]) -> None:
                 "data": msgspec.json.encode(e.data).decode(),
                 "created_ms": now_ms,
             }
-            for e in events
+            for e in sorted(events, key=_place)  # whoever writes two of the same waits for the first one
         ],
     )

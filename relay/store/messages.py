@@ -159,7 +159,8 @@ def forget_content(conn: Connection, now_ms: int) -> bool:
     """Blanks what messages said whose time in the history is over; gives whether there may be more."""
     rows = conn.execute(_content_over, {"now": now_ms}).all()
     if rows:
-        conn.execute(_forget_content, [{"app": row.app_id, "id": row.message_id} for row in rows])
+        found = sorted((row.app_id, row.message_id) for row in rows)  # as others lock messages
+        conn.execute(_forget_content, [{"app": app_id, "id": one} for app_id, one in found])
     return len(rows) == _FORGET
 
 

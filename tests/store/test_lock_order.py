@@ -17,6 +17,7 @@ from relay.model import Policy, UserKey
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import postgres as postgres_engine
+from relay.store.events import NewEvent, emit
 from relay.store.postgres import PostgresEngine
 
 ZOE = UserKey("shop", "zoe")
@@ -113,6 +114,35 @@ async def test_a_device_is_registered_with_another_ones_token_while_both_users_a
         await mine.commit()
         await asyncio.gather(registered, sent)
     assert [one.seq for one in (await sent).recipients] == [1, 1]
+
+
+async def test_two_transactions_tell_of_the_same_two_things(house: House) -> None:
+    """An account's trouble, say, which each of two nodes meets for its own users' pushes."""
+    one, two = (NewEvent(app_id="shop", event_id=name, type="account.impaired", data={}) for name in ("evt_1", "evt_2"))
+    async with held(house) as mine:
+        await mine.conn.run_sync(emit, 0, [one])
+        theirs = asyncio.create_task(house.engine.write(lambda conn, now_ms: emit(conn, now_ms, [two, one])))
+        await blocked(house, 1)
+        await mine.conn.run_sync(emit, 0, [two])
+        await mine.commit()
+        await theirs
+    assert len(await house.events()) == 2
+
+
+async def test_a_user_is_renamed_while_what_its_messages_said_is_forgotten(house: House, clock: Any) -> None:
+    house.policy = Policy(history_ms=0)
+    messages = [
+        (await house.send("zoe", ttl_s=ttl_s)).message_id for ttl_s in (20, 10)
+    ]  # the second is forgotten first
+    clock.forward(s=30)
+    async with held(house) as mine:
+        await mine.conn.run_sync(lambda conn: message_rows.lock_messages(conn, "shop", messages[:1]))
+        forgetting = asyncio.create_task(house.engine.write(message_rows.forget_content))
+        await blocked(house, 1)
+        await mine.conn.run_sync(lambda conn: message_rows.lock_messages(conn, "shop", messages[1:]))
+        await mine.commit()
+        await forgetting
+    assert not await house.rows("SELECT 1 FROM message WHERE body IS NOT NULL")
 
 
 # --- a user whose name changes while somebody is about to do something by it ------------------------------------------
