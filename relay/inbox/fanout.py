@@ -12,7 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from relay.errors import Problem
-from relay.inbox.accept import Acceptance
+from relay.inbox.delivering import Deliveries
 from relay.inbox.ending import take_back
 from relay.inbox.locked import PolicyOf, flush, lock
 from relay.inbox.reports import tell_undelivered
@@ -101,8 +101,8 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
     if options.recall:
         return _take_back(conn, now_ms, job, part, done_upto, policy_of)
     send = _send(row, part, options)
-    batch = Acceptance(conn, now_ms, [send], policy_of)
-    batch.lock(new_epoch)
+    batch = Deliveries(conn, now_ms, policy_of)
+    batch.lock([send], new_epoch)
     if job.kind == rows.POINT:  # by an earlier name, or before the job began again
         there = entry_rows.receivers_among(conn, job.app_id, send.message_id, part)
         send = replace(send, users=tuple(user for user in part if user not in there))

@@ -258,7 +258,7 @@ BUGS = (
         "M21 the oldest goes when the inbox is full",
         "a full queue dropped in silence",
         one(
-            "relay/inbox/accept.py",
+            "relay/inbox/delivering.py",
             "            elif not self._has_room(locked, send):",
             "            elif False:",
         ),
@@ -360,7 +360,7 @@ BUGS = (
         "P1 waking waits for presence",
         "a message accepted while its device went offline was never pushed",
         one(
-            "relay/inbox/accept.py",
+            "relay/inbox/delivering.py",
             "            if not device.has_address or not visibility.in_scope(send.scope, device):",
             "            if device.online or not device.has_address or not visibility.in_scope(send.scope, device):",
         ),
