@@ -201,11 +201,11 @@ async def _asked(settings: Settings) -> str:
     """What the PostgreSQL server says of itself. Raises ConfigError if it can't be trusted."""
     engine = PostgresEngine(settings.store.url.reveal(), SystemClock(), system_rng(), workers=1)
     try:
-        await engine.begin()
+        await engine.connections.begin()
         if engine.dangers and not settings.store.unsafe_storage:
             raise ConfigError([f"store: {one}; mend it, or set store.unsafe_storage." for one in engine.dangers])
         unsafe = "".join(f"; unsafe: {one}" for one in engine.dangers)
-        note = f"\nnote      store: {BYPASSED}." if engine.bypasses_row_security else ""
+        note = f"\nnote      store: {BYPASSED}." if engine.connections.bypasses_row_security else ""
         return f", {engine.durability}{unsafe}{note}"
     finally:
         await engine.close()

@@ -28,7 +28,7 @@ class SetBack:
         if await self._engine.write(lambda conn, now_ms: self.check(conn, now_ms, seen)):
             log.warning("store.rolled_back")
         if isinstance(self._engine, PostgresEngine):
-            await self._engine.watch_server(self._met)
+            await self._engine.connections.watch_server(self._met)
 
     def check(self, conn: Any, now_ms: int, seen: meta.Witness | None) -> bool:
         """Begins a new epoch if the store is behind its witness."""

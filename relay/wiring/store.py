@@ -58,7 +58,7 @@ async def opened(settings: Settings, clock: Clock, rng: Rng) -> AsyncIterator[En
     engine = open_engine(settings, clock, rng, Metrics())
     try:
         if isinstance(engine, PostgresEngine):
-            await engine.begin()
+            await engine.connections.begin()
         yield engine
     finally:
         await engine.close()
@@ -90,8 +90,8 @@ async def reach(engine: Engine, clock: Clock) -> None:
     left = STORE_TRIES
     while isinstance(engine, PostgresEngine):
         try:
-            await engine.begin()
-            if engine.bypasses_row_security:
+            await engine.connections.begin()
+            if engine.connections.bypasses_row_security:
                 log.info("store.row_security_bypassed", reason=BYPASSED)
             break
         except Unavailable as problem:

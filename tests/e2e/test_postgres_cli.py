@@ -96,7 +96,7 @@ async def _durability(url: str) -> str:
 
     engine = PostgresEngine(url, SystemClock(), system_rng(), workers=1)
     try:
-        await engine.begin()
+        await engine.connections.begin()
         return engine.durability
     finally:
         await engine.close()

@@ -46,7 +46,7 @@ class Held:
 async def held(house: House) -> AsyncIterator[Held]:
     """A connection of its own with a transaction in it."""
     assert isinstance(house.engine, PostgresEngine)
-    url = house.engine._url.replace("postgresql://", "postgresql+asyncpg://", 1)
+    url = house.engine.connections.url.replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(url, poolclass=NullPool)
     async with engine.connect() as conn:
         await conn.execute(text("SET relay.apps = '*'"))

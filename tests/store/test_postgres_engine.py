@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 
 from relay.errors import Unavailable
 from relay.store.engine import Overtaken
-from relay.store.postgres import IDLE_MS, PostgresEngine
+from relay.store.postgres import PostgresEngine
+from relay.store.postgres_connections import IDLE_MS
 
 ADD = text("INSERT INTO node (node_id, started_ms, beat_ms) VALUES (:id, 0, 0)")
 COUNT = text("SELECT count(*) FROM node")
@@ -142,7 +143,7 @@ async def test_a_lock_that_is_held_too_long_is_a_503(postgres: PostgresEngine, o
     await postgres.write(add("a"))
 
     async def hold() -> None:
-        async with other._connection() as conn:
+        async with other.connections.connect() as conn:
             raw = await conn.get_raw_connection()
             await raw.driver_connection.execute("BEGIN; UPDATE node SET beat_ms = 1")
             held.set()
@@ -244,8 +245,8 @@ async def test_a_promotion_is_a_new_server_before_anything_else_is_done_on_it(ow
     """Protocol §4.1: its log may lack commits that were confirmed."""
     engine = PostgresEngine(own_postgres.url, clock, random.Random(1), workers=1)
     told: list[str] = []
-    await engine.begin()
-    await engine.watch_server(lambda conn, now_ms, server: told.append(server.mark))
+    await engine.connections.begin()
+    await engine.connections.watch_server(lambda conn, now_ms, server: told.append(server.mark))
     await asyncio.to_thread(own_postgres.stop, "fast")
     (own_postgres.data / "standby.signal").touch()
     await asyncio.to_thread(own_postgres.start)
@@ -339,7 +340,7 @@ async def test_a_connection_that_lay_idle_is_asked_before_it_is_trusted(
     postgres_url: str, clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A half-open one looks healthy until it is used (FLT-14)."""
-    monkeypatch.setattr("relay.store.postgres.PING_S", 0.2)
+    monkeypatch.setattr("relay.store.postgres_connections.PING_S", 0.2)
     wire = Wire()
     with tempfile.TemporaryDirectory() as folder:  # a path that is short enough for a socket
         host = socket_of(postgres_url)

@@ -209,7 +209,7 @@ async def test_a_sequencer_that_has_not_committed_holds_up_only_its_own_app(hous
     await house.app("a", "b")
     await house.emit(2)
     await house.emit(2, app_id="b")
-    async with house.engine._engine.connect() as other:
+    async with house.engine.connections.connect() as other:
         await other.exec_driver_sql("BEGIN")
         await other.run_sync(see_all)
         await other.execute(select(app).where(app.c.app_id == "a").with_for_update(key_share=True))
@@ -289,7 +289,7 @@ async def test_a_claim_that_has_not_committed_counts_among_the_five(house: House
     await house.endpoint("one")
     await house.emit(20)
     await house.number()
-    async with house.engine._engine.connect() as other:
+    async with house.engine.connections.connect() as other:
         await other.exec_driver_sql("BEGIN")
         await other.run_sync(see_all)
         claimed = await other.run_sync(
