@@ -219,6 +219,10 @@ class Accounts:
     def get(self, app_id: str, name: str) -> Account | None:
         return self.of(app_id).get(name)
 
+    def has(self, account: Account) -> bool:
+        """Whether it is still the one of its name: with new credentials it is another."""
+        return self.get(account.app_id, account.name) is account
+
     def all(self) -> list[Account]:
         return [account for some in self._accounts.values() for account in some.values()]
 

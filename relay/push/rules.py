@@ -27,6 +27,7 @@ UNKNOWN_TRIES = 2  # more, of what the vendor answered by a code that it does no
 NOT_NEEDED = "not_needed"  # the pre-send check found nothing to do
 CUT_OFF = "cut_off"  # the relay stopped before the vendor answered
 
+MISCONFIGURED_MS = 3_600_000  # until a push is tried again whose target or channel is set up wrongly
 CALL_S = 20.0  # a vendor's call never outlives its claim
 NO_ANSWER = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")  # within CALL_S
 BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
@@ -80,6 +81,13 @@ def after(result: Result, form: str) -> Then:
     if then is Then.PARK and result.outcome.scope is not Scope.ACCOUNT:
         return Then.AGAIN
     return then
+
+
+def of_a_sort(outcome: Outcome) -> bool:
+    """Whether it says no more than that this sort of push has to wait: of the account's channel, or of this device's."""
+    if outcome.verdict is Verdict.MISCONFIGURED:
+        return outcome.scope is Scope.MESSAGE  # the channel's id or category is wrong; those of others may be right
+    return outcome.verdict is Verdict.RETRY and (outcome.spent or outcome.shut) and outcome.scope is not Scope.ACCOUNT
 
 
 def known(outcome: Outcome, *, tries: int) -> Outcome:

@@ -5,33 +5,25 @@ Killed at any point it loses nothing: a claim ends by itself, and its job is due
 
 import asyncio
 import random
-from collections.abc import Callable
-from functools import cached_property
 
 import structlog
 
-from providers.contract import Outcome, Push, Scope, Verdict
+from providers.contract import Outcome, Scope, Verdict
 from relay.backoff import backoff_ms
 from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.locked import PolicyOf
-from relay.inbox.push_due import Later
-from relay.keys import SealBroken
 from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt, still_needed
-from relay.push.calendar import day_of, next_day_ms
+from relay.push.calendar import day_of
+from relay.push.calls import Calls, Told
 from relay.push.limits import pause_ms
-from relay.push.notes import Note
-from relay.push.payload import push_of, says_the_same_to_all, to_all
 from relay.push.planning import Planned, plan_due
-from relay.push.rules import BROKE, CALL_S, NO_ANSWER, Result, Then, known, worst
-from relay.push.sealing import SealKeys
+from relay.push.rules import BROKE, MISCONFIGURED_MS, Result, Then, of_a_sort
 from relay.push.settling import Settlement, settle
-from relay.push.situation import BATCHES, Sort, Wait, channel_of
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
-from relay.store.vault import OpenToken, address_place
-from relay.telemetry import traces
+from relay.store.vault import OpenToken
 from relay.waiting import first_of
 
 log = structlog.get_logger("relay.push")
@@ -41,12 +33,8 @@ POLL_S = 1.0
 IN_FLIGHT_MAX = 512  # attempts at once, over all accounts; or as many as their shares together
 DRAIN_S = 15.0  # after a stop, for calls under way
 FIRST_RETRY_MS, RETRY_MS_MAX = 2_000, 300_000
-MISCONFIGURED_MS = 3_600_000  # until a push is tried again whose target or channel is set up wrongly
-MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
 BRAKED_MS = 3_600_000  # while so many tokens are called dead that none is believed
 HELD_MS = 1_000  # until PLAN looks at what else the device may be told: the held sort itself waits longer
-
-Told = Callable[[str, str, str], None]  # (account, provider, verdict)
 
 
 class PushWorker:
@@ -73,8 +61,7 @@ class PushWorker:
         self._accounts = accounts
         self._policy_of = policy_of
         self._owner = node_id
-        self._open_token = open_token
-        self._told = told
+        self._calls = Calls(clock, rng, accounts, open_token=open_token, told=told)
         self._boot_ms = boot_ms
         self._drain_s = drain_s
         self._poll_s = poll_s
@@ -85,11 +72,6 @@ class PushWorker:
         self._suspects: dict[asyncio.Task[None], int] = {}  # of these, who may end the process; how often each was lost
         self._began = False
         self._cutting = False
-
-    @cached_property
-    def _seed(self) -> bytes:
-        """This process's secret, of which the keys are made that seal what a vendor is not to see."""
-        return self._rng.randbytes(32)
 
     @property
     def load(self) -> tuple[int, int]:
@@ -188,7 +170,7 @@ class PushWorker:
     async def _attempt(self, attempt: Attempt, *, needed: bool) -> None:
         account = self._accounts.get(attempt.device.app_id, attempt.send.address.account)
         result = Result(None) if not needed or account is None else await self._result(account, attempt)
-        if account is not None and self._replaced(account):
+        if account is not None and not self._accounts.has(account):
             result = _not_to_blame(result)
         outcome = result.outcome
         now_ms = self._clock.now_ms()
@@ -201,16 +183,13 @@ class PushWorker:
                 retry_ms=now_ms + wait_ms,
                 spare=spare,
                 passes_on=_is_long(account, outcome, wait_ms),
-                held=outcome is not None and _of_a_sort(outcome),
+                held=outcome is not None and of_a_sort(outcome),
                 spent=_spent_day(account, outcome, now_ms),
             )
         )
         judged_here = then is Then.NEXT_ADDRESS and outcome is not None and outcome.verdict is not Verdict.TOKEN_DEAD
         if account is not None and judged_here:  # of what the vendor itself calls dead, the account has heard
             account.brake.told(self._clock.monotonic_ms(), dead=True)
-
-    def _replaced(self, account: Account) -> bool:
-        return self._accounts.get(account.app_id, account.name) is not account
 
     async def _result(self, account: Account, attempt: Attempt) -> Result:
         """What the vendor said; or that we did not wait for it, because we stop."""
@@ -220,7 +199,7 @@ class PushWorker:
             return Result(None, cut_off=True)
         self._calling.add(task)
         try:
-            return await self._send(account, attempt)
+            return await self._calls.make(account, attempt)
         except asyncio.CancelledError:
             if not self._cutting or task.uncancel() > 0:  # somebody else cancels as well
                 raise
@@ -231,105 +210,6 @@ class PushWorker:
         finally:
             self._calling.discard(task)
 
-    async def _send(self, account: Account, attempt: Attempt) -> Result:
-        """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
-        outcomes: list[Outcome] = []
-        losses: list[str] = []
-        impaired: dict[str, None] = {}
-        spent: dict[Sort, int] = {}
-        address = attempt.send.address
-        try:
-            sealed_at = address_place(attempt.device, address.account)
-            token = self._open_token(sealed_at, address.token_sealed)
-            sealed = address.keys_sealed
-            keys = None if sealed is None else SealKeys.kept(self._open_token(sealed_at, sealed))
-        except SealBroken:
-            log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
-            return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
-        waiting: list[int] = []
-        for place, note in enumerate(attempt.send.notes):
-            channel = channel_of(note.shows, account.channels)
-            if (None, channel) in spent or (address.token_hash, channel) in spent:
-                waiting.append(place)  # one before it has heard that today's are used up
-                continue
-            push = push_of(attempt, note, token, provider=account.provider.name, keys=keys, seed=self._seed)
-            losses += _losses(account, push)
-            account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
-            outcome = BROKE
-            try:
-                with traces.span("push") as tell:
-                    outcome = await self._called(account, attempt, push)
-                    if tell is not None:
-                        verdict = str(outcome.verdict)
-                        tell(name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=verdict)
-            finally:
-                was_parked = account.parked
-                account.ended(self._clock.monotonic_ms(), outcome)
-            if account.parked and not was_parked and not self._replaced(account):
-                log.error("account.parked", app=account.app_id, account=account.name, code=outcome.vendor_code)
-            outcome = known(outcome, tries=attempt.tries)
-            self._told(account.name, account.provider.name, str(outcome.verdict))
-            outcomes.append(outcome)
-            now_ms = self._clock.now_ms()
-            was_impaired = account.impaired(now_ms)
-            if account.judged(address.token_hash, channel, outcome, now_ms=now_ms):
-                impaired[outcome.vendor_code or ""] = None
-                if was_impaired is None or was_impaired.code != outcome.vendor_code:
-                    log.warning("account.impaired", app=account.app_id, account=account.name, code=outcome.vendor_code)
-            if outcome.batch_spent:
-                until_ms = self._next_day_ms(account)
-                account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=now_ms)
-                spent[BATCHES] = until_ms
-            if _of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
-                waiting.append(place)
-                sorts, wait = self._hold(account, attempt, note, outcome, in_own_words=bool(push.overrides))
-                if outcome.spent:
-                    spent |= dict.fromkeys(sorts, wait.at_ms)
-            elif outcome.verdict is not Verdict.ACCEPTED:
-                break
-        partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
-        decides = worst([one for one in outcomes if not _of_a_sort(one)] or outcomes)
-        return Result(
-            decides,
-            partly=partly,
-            losses=tuple(dict.fromkeys(losses)),
-            impaired=tuple(impaired),
-            spent=tuple(spent.items()),
-            waiting=tuple(waiting),
-        )
-
-    async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
-        try:
-            async with asyncio.timeout(CALL_S):
-                together = None if account.together is None else account.batches(self._clock.now_ms())
-                if together is None or attempt.lost or not says_the_same_to_all(attempt, push):
-                    return await account.provider.send(push)
-                return await together.send(to_all(push))
-        except TimeoutError:
-            return NO_ANSWER
-
-    def _hold(
-        self, account: Account, attempt: Attempt, note: Note, outcome: Outcome, *, in_own_words: bool
-    ) -> tuple[list[Sort], Wait]:
-        """`in_own_words`: overrides may have made another sort of it than its channel is, so nobody else's waits for it."""
-        now_ms = self._clock.now_ms()
-        token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN or in_own_words else None
-        at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
-        if outcome.verdict is Verdict.MISCONFIGURED:
-            at_ms, why = now_ms + MISCONFIGURED_MS, Later.BACKOFF
-        elif outcome.spent:
-            at_ms = self._next_day_ms(account)
-            why = Later.QUOTA
-        channel = channel_of(note.shows, account.channels)
-        wait = Wait(at_ms=at_ms, reason=why)
-        sorts: list[Sort] = [(token_hash, channel), *((None, one) for one in outcome.channels)]
-        for sort in sorts:
-            account.hold(sort, wait, now_ms=now_ms)
-        return sorts, wait
-
-    def _next_day_ms(self, account: Account) -> int:
-        return next_day_ms(self._clock.now_ms(), account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
-
     def _retry_in_ms(self, account: Account | None, attempt: Attempt, outcome: Outcome | None, *, spare: bool) -> int:
         if outcome is None or account is None or outcome.verdict is Verdict.ACCEPTED:
             return 0
@@ -337,7 +217,7 @@ class PushWorker:
             return BRAKED_MS
         if outcome.spent and outcome.scope is Scope.ACCOUNT:
             return 0  # PLAN knows it then, and waits for the day's end or takes another address
-        if _of_a_sort(outcome):
+        if of_a_sort(outcome):
             return HELD_MS  # likewise; other sorts go
         if outcome.verdict is Verdict.MISCONFIGURED:
             return MISCONFIGURED_MS
@@ -367,23 +247,6 @@ class PushWorker:
 
     def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
         return list(settle(conn, now_ms, items, self._policy_of))
-
-
-def _of_a_sort(outcome: Outcome) -> bool:
-    """Whether it says no more than that this sort of push has to wait: of the account's channel, or of this device's."""
-    if outcome.verdict is Verdict.MISCONFIGURED:
-        return outcome.scope is Scope.MESSAGE  # the channel's id or category is wrong; those of others may be right
-    return outcome.verdict is Verdict.RETRY and (outcome.spent or outcome.shut) and outcome.scope is not Scope.ACCOUNT
-
-
-def _losses(account: Account, push: Push) -> list[str]:
-    """What the vendor will not have of a push, says its adapter: a word for the trace, which never stands in the way."""
-    tell = getattr(account.provider, "losses", None)
-    try:
-        return [str(name) for name in tell(push)] if tell is not None else []
-    except Exception:  # a plug-in's mistake
-        log.exception("push.losses_broke", app=account.app_id, account=account.name)
-        return []
 
 
 def _not_to_blame(result: Result) -> Result:

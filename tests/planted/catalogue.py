@@ -166,7 +166,7 @@ BUGS = (
         "M14 retries in two layers",
         "a vendor that asked for a pause got twice the calls",
         one(
-            "relay/push/worker.py",
+            "relay/push/calls.py",
             "                    return await account.provider.send(push)\n",
             "                    outcome = await account.provider.send(push)\n"
             "                    for _ in range(3):\n"

@@ -1,0 +1,164 @@
+"""The calls of one attempt: each of its notifications is handed to the vendor, and what that answers is heard."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import cached_property
+
+import structlog
+
+from providers.contract import Outcome, Push, Scope, Verdict
+from relay.clock import Clock
+from relay.inbox.push_due import Later
+from relay.keys import SealBroken
+from relay.push.accounts import Account, Accounts
+from relay.push.attempts import Attempt
+from relay.push.calendar import next_day_ms
+from relay.push.limits import pause_ms
+from relay.push.notes import Note
+from relay.push.payload import push_of, says_the_same_to_all, to_all
+from relay.push.rules import BROKE, CALL_S, MISCONFIGURED_MS, NO_ANSWER, Result, known, of_a_sort, worst
+from relay.push.sealing import SealKeys
+from relay.push.situation import BATCHES, Sort, Wait, channel_of
+from relay.store.vault import OpenToken, address_place
+from relay.telemetry import traces
+
+log = structlog.get_logger("relay.push")
+
+MIDNIGHT_SPREAD_MS = 600_000  # not everybody at the stroke of the vendor's midnight
+
+Told = Callable[[str, str, str], None]  # (account, provider, verdict)
+
+
+class Calls:
+    """Makes the calls of one process."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        rng: random.Random,
+        accounts: Accounts,
+        *,
+        open_token: OpenToken,
+        told: Told = lambda *_: None,
+    ) -> None:
+        """`told` hears of each call's verdict."""
+        self._clock = clock
+        self._rng = rng
+        self._accounts = accounts
+        self._open_token = open_token
+        self._told = told
+
+    @cached_property
+    def _seed(self) -> bytes:
+        """This process's secret, of which the keys are made that seal what a vendor is not to see."""
+        return self._rng.randbytes(32)
+
+    async def make(self, account: Account, attempt: Attempt) -> Result:
+        """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
+        outcomes: list[Outcome] = []
+        losses: list[str] = []
+        impaired: dict[str, None] = {}
+        spent: dict[Sort, int] = {}
+        address = attempt.send.address
+        try:
+            sealed_at = address_place(attempt.device, address.account)
+            token = self._open_token(sealed_at, address.token_sealed)
+            sealed = address.keys_sealed
+            keys = None if sealed is None else SealKeys.kept(self._open_token(sealed_at, sealed))
+        except SealBroken:
+            log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
+            return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
+        waiting: list[int] = []
+        for place, note in enumerate(attempt.send.notes):
+            channel = channel_of(note.shows, account.channels)
+            if (None, channel) in spent or (address.token_hash, channel) in spent:
+                waiting.append(place)  # one before it has heard that today's are used up
+                continue
+            push = push_of(attempt, note, token, provider=account.provider.name, keys=keys, seed=self._seed)
+            losses += _losses(account, push)
+            account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
+            outcome = BROKE
+            try:
+                with traces.span("push") as tell:
+                    outcome = await self._called(account, attempt, push)
+                    if tell is not None:
+                        verdict = str(outcome.verdict)
+                        tell(name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=verdict)
+            finally:
+                was_parked = account.parked
+                account.ended(self._clock.monotonic_ms(), outcome)
+            if account.parked and not was_parked and self._accounts.has(account):
+                log.error("account.parked", app=account.app_id, account=account.name, code=outcome.vendor_code)
+            outcome = known(outcome, tries=attempt.tries)
+            self._told(account.name, account.provider.name, str(outcome.verdict))
+            outcomes.append(outcome)
+            now_ms = self._clock.now_ms()
+            was_impaired = account.impaired(now_ms)
+            if account.judged(address.token_hash, channel, outcome, now_ms=now_ms):
+                impaired[outcome.vendor_code or ""] = None
+                if was_impaired is None or was_impaired.code != outcome.vendor_code:
+                    log.warning("account.impaired", app=account.app_id, account=account.name, code=outcome.vendor_code)
+            if outcome.batch_spent:
+                until_ms = self._next_day_ms(account)
+                account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=now_ms)
+                spent[BATCHES] = until_ms
+            if of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
+                waiting.append(place)
+                sorts, wait = self._hold(account, attempt, note, outcome, in_own_words=bool(push.overrides))
+                if outcome.spent:
+                    spent |= dict.fromkeys(sorts, wait.at_ms)
+            elif outcome.verdict is not Verdict.ACCEPTED:
+                break
+        partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
+        decides = worst([one for one in outcomes if not of_a_sort(one)] or outcomes)
+        return Result(
+            decides,
+            partly=partly,
+            losses=tuple(dict.fromkeys(losses)),
+            impaired=tuple(impaired),
+            spent=tuple(spent.items()),
+            waiting=tuple(waiting),
+        )
+
+    async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
+        try:
+            async with asyncio.timeout(CALL_S):
+                together = None if account.together is None else account.batches(self._clock.now_ms())
+                if together is None or attempt.lost or not says_the_same_to_all(attempt, push):
+                    return await account.provider.send(push)
+                return await together.send(to_all(push))
+        except TimeoutError:
+            return NO_ANSWER
+
+    def _hold(
+        self, account: Account, attempt: Attempt, note: Note, outcome: Outcome, *, in_own_words: bool
+    ) -> tuple[list[Sort], Wait]:
+        """`in_own_words`: overrides may have made another sort of it than its channel is, so nobody else's waits for it."""
+        now_ms = self._clock.now_ms()
+        token_hash = attempt.send.address.token_hash if outcome.scope is Scope.TOKEN or in_own_words else None
+        at_ms, why = now_ms + pause_ms(outcome.retry_after_s), Later.HOURS
+        if outcome.verdict is Verdict.MISCONFIGURED:
+            at_ms, why = now_ms + MISCONFIGURED_MS, Later.BACKOFF
+        elif outcome.spent:
+            at_ms = self._next_day_ms(account)
+            why = Later.QUOTA
+        channel = channel_of(note.shows, account.channels)
+        wait = Wait(at_ms=at_ms, reason=why)
+        sorts: list[Sort] = [(token_hash, channel), *((None, one) for one in outcome.channels)]
+        for sort in sorts:
+            account.hold(sort, wait, now_ms=now_ms)
+        return sorts, wait
+
+    def _next_day_ms(self, account: Account) -> int:
+        return next_day_ms(self._clock.now_ms(), account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
+
+
+def _losses(account: Account, push: Push) -> list[str]:
+    """What the vendor will not have of a push, says its adapter: a word for the trace, which never stands in the way."""
+    tell = getattr(account.provider, "losses", None)
+    try:
+        return [str(name) for name in tell(push)] if tell is not None else []
+    except Exception:  # a plug-in's mistake
+        log.exception("push.losses_broke", app=account.app_id, account=account.name)
+        return []
