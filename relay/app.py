@@ -351,13 +351,15 @@ class Relay:
         return await self.engine.write(work)
 
     async def _load_parked(self) -> None:
+        def unpark(conn: Any, now_ms: int, *, app_id: str, account: str) -> None:
+            job_rows.hold_waiting(conn, now_ms, app_id)
+            job_rows.unpark_account(conn, now_ms, app_id=app_id, account=account)
+
         for (app_id, name), code in (await self.engine.read(lambda conn, _: job_rows.parked_accounts(conn))).items():
             account = self.accounts.get(app_id, name)
             if account is not None:  # a restart is an operator's word that it is mended: try it again
                 log.info("account.unparked", app=app_id, account=name, code=code)
-                await self.engine.write(
-                    lambda conn, now_ms, a=app_id, n=name: job_rows.unpark_account(conn, now_ms, app_id=a, account=n)  # type: ignore[misc]
-                )
+                await self.engine.write(partial(unpark, app_id=app_id, account=name))
 
     async def _first_start(self) -> FirstStart:
         if await self.engine.read(lambda conn, now_ms: app_rows.has_api_key(conn, now_ms, DEFAULT_APP)):

@@ -91,6 +91,7 @@ class PushDesk:
             raise Missing(f"There is no such account; there are: {known}.")
 
         def work(conn: Conn, now_ms: int) -> int:
+            job_rows.hold_waiting(conn, now_ms, app_id)
             released = job_rows.unpark_account(conn, now_ms, app_id=app_id, account=name)
             quota.refill(conn, app_id, name)
             job_rows.hurry(conn, now_ms, app_id)

@@ -136,6 +136,7 @@ class Reloader:
         """What rested or waited for these accounts is due: with new credentials, another answer may come."""
 
         def work(conn: Conn, now_ms: int) -> None:
+            job_rows.hold_waiting(conn, now_ms, DEFAULT_APP)
             for name in sorted(names):
                 job_rows.unpark_account(conn, now_ms, app_id=DEFAULT_APP, account=name)
                 quota.refill(conn, DEFAULT_APP, name)

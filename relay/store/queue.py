@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    and_,
     bindparam,
     literal_column,
     or_,
@@ -21,6 +22,7 @@ from sqlalchemy import (
 )
 
 from relay.model import DeviceKey, PushJob, UserKey
+from relay.store.inbox import lock_inboxes
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.push import account_state, push_job
 from relay.store.sql import (
@@ -235,6 +237,28 @@ def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
     return int(since)
 
 
+_WAITING = ("quota", "hours", "circuit", "rate")
+_concerned = (
+    select(j.user_id)
+    .distinct()
+    .where(
+        j.app_id == bindparam("app"),
+        or_(
+            and_(j.due_ms.is_(None), j.reason == "account_parked"),
+            and_(j.due_ms > bindparam("now"), j.reason.in_(_WAITING)),
+        ),
+    )
+)
+
+
+def hold_waiting(conn: Connection, now_ms: int, app_id: str) -> None:
+    """Takes L(u) of everybody whose pushes rest or wait for an account of the app: before `unpark_account` and `hurry`,
+    which change the jobs of many users that others change under their locks."""
+    if not is_sqlite(conn):  # whose writer is alone
+        users = conn.execute(_concerned, {"app": app_id, "now": now_ms}).scalars()
+        lock_inboxes(conn, [UserKey(app_id, user) for user in users])
+
+
 def unpark_account(conn: Connection, now_ms: int, *, app_id: str, account: str) -> int:
     """The account is mended: every job that rested for it is due again. Gives their number."""
     conn.execute(
@@ -254,7 +278,7 @@ _hurry = (
     .where(
         j.app_id == bindparam("app"),
         j.due_ms > bindparam("now"),
-        j.reason.in_(["quota", "hours", "circuit", "rate"]),
+        j.reason.in_(_WAITING),
     )
     .values(due_ms=bindparam("now"), reason=None)
 )

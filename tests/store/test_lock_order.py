@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 from beside import Held, held
 from house import House, address
+from sqlalchemy import text
 
 from relay.errors import Missing
 from relay.inbox.erasing import erase as erase_rows
 from relay.inbox.groups import change
 from relay.model import Policy, UserKey
+from relay.push.accounts import Account, Accounts
+from relay.push.desk import PushDesk
+from relay.push.limits import Bucket
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import postgres as postgres_engine
+from relay.store import queue as job_rows
 from relay.store.events import NewEvent, emit
 from relay.store.postgres import PostgresEngine
 
@@ -114,6 +119,24 @@ async def test_a_device_is_registered_with_another_ones_token_while_both_users_a
         await mine.commit()
         await asyncio.gather(registered, sent)
     assert [one.seq for one in (await sent).recipients] == [1, 1]
+
+
+async def test_an_account_is_mended_while_a_message_comes_for_two_whose_pushes_rest_for_it(house: House) -> None:
+    await house.engine.write(lambda conn, _: conn.execute(text("UPDATE push_job SET reason = 'account_parked'")))
+    account = Account(app_id="shop", name="v", provider=object(), bucket=Bucket(9, 9))  # type: ignore[arg-type]
+    desk = PushDesk(
+        engine=house.engine, clock=house.clock, accounts=Accounts([account]), policy_of=lambda _: house.policy
+    )
+    bob, zoe = house.key("bob/phone"), house.key("zoe/phone")
+    async with held(house) as mine:
+        await mine.conn.run_sync(lambda conn: inbox_rows.lock_inboxes(conn, [bob.user, zoe.user]))
+        await mine.conn.run_sync(lambda conn: job_rows.lower_due(conn, {zoe: 1}))
+        mended = asyncio.create_task(desk.unpark("shop", "v"))
+        await blocked(house, 1)
+        await mine.conn.run_sync(lambda conn: job_rows.lower_due(conn, {bob: 1}))
+        await mine.commit()
+        await mended
+    assert [row["due_ms"] for row in await house.rows("SELECT due_ms FROM push_job")] == [1, 1]
 
 
 async def test_two_transactions_tell_of_the_same_two_things(house: House) -> None:
