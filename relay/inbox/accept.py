@@ -81,6 +81,18 @@ class Acceptance:
         if not to_groups:
             return
         self.posts.lock(timeline_key(send) for _, send in to_groups)
+        self._resolve_each(to_groups)
+        # Whom a job names is not looked for under its inbox's lock: nobody may be renamed before the job is there.
+        waiting = [
+            (index, send)
+            for index, send in to_groups
+            if self.is_open(index) and self.sends[index].waits and not self.posts.has(timeline_key(send))
+        ]
+        for key in sorted({timeline_key(send) for _, send in waiting}):
+            group_rows.keep_members(self.conn, *key)
+        self._resolve_each(waiting)
+
+    def _resolve_each(self, to_groups: Sequence[tuple[int, Send]]) -> None:
         for index, send in to_groups:
             try:
                 self._resolve(index, send)

@@ -16,6 +16,7 @@ from relay.inbox.naming import CHUNK, NamedMessages, name_in_jobs
 from relay.inbox.reports import tell_device
 from relay.model import DeviceKey, UserKey
 from relay.store import fanout as fanout_rows
+from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import tokens
@@ -42,6 +43,7 @@ def rename(
     `named`: messages that were found to name it, before this transaction.
     """
     named.hold(conn)
+    group_rows.hold_groups_of(conn, user)
     new = UserKey(user.app_id, name)
     locked = lock(conn, now_ms, [user, new], policy_of).get(user)
     if locked is None:

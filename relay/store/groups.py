@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, func, select, update
 
+from relay.model import UserKey
 from relay.store.schema.conversations import conversation, membership
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
@@ -48,8 +49,22 @@ def lock_group(conn: Connection, app_id: str, group: str) -> Group | None:
 
 
 def keep_members(conn: Connection, app_id: str, group: str) -> None:
-    """Has nobody join or leave until the commit; before any inbox's lock, as are all locks of conversations."""
+    """Has nobody join, leave or be renamed until the commit; before any inbox's lock, as are all locks of conversations."""
     conn.execute(_keep, {"app": app_id, "group": group}).first()
+
+
+_of_user = select(b.conversation_id).where(b.app_id == bindparam("app"), b.user_id == bindparam("user"))
+_hold = (
+    select(c.conversation_id)
+    .where(c.app_id == bindparam("app"), c.type == GROUP, c.conversation_id.in_(_of_user))
+    .order_by(c.conversation_id)
+    .with_for_update()
+)
+
+
+def hold_groups_of(conn: Connection, user: UserKey) -> None:
+    """Takes the locks of the user's plain groups, whose members messages name."""
+    conn.execute(_hold, {"app": user.app_id, "user": user.user_id}).all()
 
 
 def group_of(conn: Connection, app_id: str, group: str) -> Group | None:

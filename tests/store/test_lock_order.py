@@ -61,6 +61,12 @@ async def blocked(house: House, count: int) -> None:
             pass
 
 
+async def blocked_or_done(house: House, task: "asyncio.Task[None]") -> None:
+    waits = asyncio.create_task(blocked(house, 1))
+    await asyncio.wait((waits, task), return_when=asyncio.FIRST_COMPLETED)
+    waits.cancel()
+
+
 @pytest.mark.parametrize("change", [rename, erase])
 @pytest.mark.parametrize("more", [{}, {"mentions": ("zoe",)}])
 async def test_a_user_changes_while_a_message_that_names_it_is_fanned_out(
@@ -201,6 +207,23 @@ async def test_a_member_that_is_renamed_has_what_its_group_is_sent_meanwhile(hou
     assert (await inbox_of(house, "zoa"))[1:] == [sent.message_id]
     assert [(one.user_id, one.refusal) for one in sent.recipients] == [("bob", None), ("zoa", None)]
     assert not await house.rows("SELECT 1 FROM inbox WHERE user_id = 'zoe'")
+
+
+async def test_a_member_that_is_renamed_has_what_its_group_is_sent_for_later_meanwhile(
+    house: House, clock: Any
+) -> None:
+    """Nobody waits for its inbox yet: the message names it when the rename has looked for those that do."""
+    await house.inbox.groups.change("shop", "g", add=["bob", "zoe"], remove=[])
+    async with held(house) as mine:
+        (sent,) = await mine.accept(house.message(users=(), group="g", deliver_ms=clock.now_ms() + 1000))
+        renamed = asyncio.create_task(rename(house))
+        await blocked_or_done(house, renamed)
+        await mine.commit()
+        await renamed
+    clock.forward(s=1)
+    while await house.inbox.fan_out():
+        pass
+    assert await inbox_of(house, "zoa") == [sent.message_id]
 
 
 async def test_a_member_that_is_renamed_has_what_all_members_are_sent_meanwhile(house: House) -> None:
