@@ -88,8 +88,9 @@ class Acceptance:
             for index, send in to_groups
             if self.is_open(index) and self.sends[index].waits and not self.posts.has(timeline_key(send))
         ]
-        for key in sorted({timeline_key(send) for _, send in waiting}):
-            group_rows.keep_members(self.conn, *key)
+        for app_id in sorted({send.app_id for _, send in waiting}):
+            groups = {send.group or "" for _, send in waiting if send.app_id == app_id}
+            group_rows.keep_members(self.conn, app_id, groups)
         self._resolve_each(waiting)
 
     def _resolve_each(self, to_groups: Sequence[tuple[int, Send]]) -> None:

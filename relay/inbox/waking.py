@@ -26,7 +26,7 @@ def wake(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf) -> tuple[tuple[
         job_rows.move(conn, job, next_user="", due_ms=now_ms + AFTER_ANOTHER_MS)
         return (), None
     members: list[str] = []
-    group_rows.keep_members(conn, key.app_id, key.conversation_id)
+    group_rows.keep_members(conn, key.app_id, [key.conversation_id])
     if timelines.notifiable_between(conn, key, now_ms, after=first - 1, upto=upto, limit=1):
         members = readers.to_wake(conn, key, seq=upto, after=job.next_user, limit=MEMBERS_AT_ONCE)
     users = lock(conn, now_ms, [UserKey(key.app_id, name) for name in members], policy_of)

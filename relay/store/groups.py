@@ -25,7 +25,6 @@ class Group(NamedTuple):
 _here = (c.app_id == bindparam("app"), c.conversation_id == bindparam("group"))
 _group = select(c.type, c.head_seq, c.members_version).where(*_here)
 _lock = _group.with_for_update()
-_keep = select(c.conversation_id).where(*_here).with_for_update(read=True, key_share=True)  # lets posts be
 
 
 def make_group(conn: Connection, app_id: str, group: str, *, type_: str = GROUP, epoch: str) -> None:
@@ -48,9 +47,20 @@ def lock_group(conn: Connection, app_id: str, group: str) -> Group | None:
     return None if row is None else Group(*row)
 
 
-def keep_members(conn: Connection, app_id: str, group: str) -> None:
-    """Has nobody join, leave or be renamed until the commit; before any inbox's lock, as are all locks of conversations."""
-    conn.execute(_keep, {"app": app_id, "group": group}).first()
+@per_dialect
+def _keep(sqlite: bool) -> Select[Any]:
+    return (
+        select(c.conversation_id)
+        .where(c.app_id == bindparam("app"), in_list(c.conversation_id, "groups", sqlite=sqlite))
+        .order_by(c.conversation_id)  # of one alphabet: the server's
+        .with_for_update(read=True, key_share=True)  # lets posts be
+    )
+
+
+def keep_members(conn: Connection, app_id: str, groups: Iterable[str]) -> None:
+    """Has nobody join or leave these until the commit, nor be renamed in a plain group; before any inbox's lock, as are all
+    locks of conversations."""
+    conn.execute(_keep(conn), {"app": app_id, "groups": as_list(conn, groups)}).all()
 
 
 _of_user = select(b.conversation_id).where(b.app_id == bindparam("app"), b.user_id == bindparam("user"))
