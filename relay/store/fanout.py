@@ -3,12 +3,12 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, delete, literal_column, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, literal_column, select, union, update
 
 from relay.model import TimelineKey, UserKey
 from relay.store.events import derived_id
 from relay.store.schema.conversations import fanout_job, membership
-from relay.store.sql import as_list, in_list, insert_missing, is_sqlite, per_dialect
+from relay.store.sql import as_list, insert_missing, is_sqlite, listed, per_dialect
 
 j, b = fanout_job.c, membership.c
 DELIVER, POINT, WAKE = "deliver", "point", "wake"
@@ -131,9 +131,14 @@ def drop_job(conn: Connection, app_id: str, job: str) -> bool:
 _groups = select(b.conversation_id).where(b.app_id == bindparam("app"), b.user_id == bindparam("user"))
 
 
+_own = fanout_job.alias().c
+_own = fanout_job.alias().c
+_of_groups = select(_own.job_id).where(_own.app_id == bindparam("app"), _own.conversation_id.in_(_groups))
+
+
 def _concerning(sqlite: bool) -> Select[Any]:
-    of_message = in_list(j.job_id, "jobs", sqlite=sqlite)
-    return select(j.job_id).where(j.app_id == bindparam("app"), or_(of_message, j.conversation_id.in_(_groups)))
+    named = listed("jobs", j.job_id, sqlite=sqlite)
+    return select(j.job_id).where(j.app_id == bindparam("app"), j.job_id.in_(union(named, _of_groups)))
 
 
 _jobs = per_dialect(_concerning)

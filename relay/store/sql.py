@@ -61,8 +61,15 @@ def in_list(column: Column[Any], name: str, *, sqlite: bool) -> ColumnElement[bo
     The value to pass is `as_list(conn, values)`.
     """
     if sqlite:
-        return column.in_(select(func.json_each(bindparam(name)).table_valued("value").c.value))
+        return column.in_(listed(name, column, sqlite=True))
     return column == func.any(bindparam(name, type_=postgresql.ARRAY(_pg_type(column))))
+
+
+def listed(name: str, like: Column[Any], *, sqlite: bool) -> Select[Any]:
+    """The values of the list that is the parameter `name`, of the kind of this column; to be passed as for `in_list`."""
+    if sqlite:
+        return select(func.json_each(bindparam(name)).table_valued("value").c.value)
+    return select(func.unnest(bindparam(name, type_=postgresql.ARRAY(_pg_type(like)))))
 
 
 def as_list(conn: Connection, values: Iterable[str] | Iterable[int]) -> Any:
