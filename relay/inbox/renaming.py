@@ -52,9 +52,7 @@ def rename(
         raise Conflict("There is a user of that name already.")
     ids = named.by_now(conn)
     for device in list(locked.devices.values()):
-        if (
-            not device.offline_told
-        ):  # its connection ends with its token, and nobody could say so under the old name then
+        if not device.offline_told:  # its connection ends with its token, when nobody is called so any more
             tell_device(locked, device, "device.offline", session=device.session)
         if device.online or not device.offline_told:
             since_ms = now_ms if device.online else device.offline_since_ms
