@@ -154,14 +154,15 @@ class HttpProvider(ABC):
         found = await self._send_alike(pushes) if pushes else []
         if len(pushes) < 2:
             return found
-        codes = {outcome.vendor_code for outcome in found}
-        if codes <= self.message_or_token and not good_message:
+        refused = _refused_by(found, self.message_or_token)
+        if refused and not good_message:
             (first,), (last,) = await self._send_alike(pushes[:1]), await self._send_alike(pushes[-1:])
-            if {first.vendor_code, last.vendor_code} <= self.message_or_token:
+            if _refused_by([first, last], self.message_or_token):
                 return found
             return [first, *await self._send_group(pushes[1:-1], good_message=True), last]
+        codes = {outcome.vendor_code for outcome in found}
         dead = all(outcome.verdict is Verdict.TOKEN_DEAD for outcome in found) and not codes <= self.each_dead
-        if not (dead or codes <= self.too_many | self.message_or_token):
+        if not (dead or refused or _refused_by(found, self.too_many)):
             return found
         halves = pushes[: len(pushes) // 2], pushes[len(pushes) // 2 :]
         return [one for half in halves for one in await self._send_group(half, good_message=good_message)]
@@ -289,6 +290,11 @@ class HttpProvider(ABC):
 
 def _here(outcome: Outcome | None) -> Outcome | None:
     return None if outcome is None else replace(outcome, local=True)
+
+
+def _refused_by(outcomes: Sequence[Outcome], codes: frozenset[str]) -> bool:
+    """Whether all were refused by one of these codes: by the same one OPPO calls a token dead, and then it is no message."""
+    return all(outcome.verdict is Verdict.REFUSED and outcome.vendor_code in codes for outcome in outcomes)
 
 
 def _refused_twice(outcome: Outcome) -> Outcome:

@@ -126,6 +126,25 @@ def test_an_invalid_argument_is_the_token_only_if_the_text_says_so(said: str, ve
     assert made().decode(answer(41, message=said)).verdict is verdict
 
 
+@pytest.mark.parametrize("said", ["Invalid registration_id", "Invalid Arguments"])
+@pytest.mark.parametrize("bad", [{"a0"}, {"a0", "a7"}, {"a3", "a4"}])
+async def test_a_call_that_a_token_spoils_makes_no_other_token_dead(bad: set[str], said: str) -> None:
+    """41 says of a call as a whole that a registration id is malformed, and of that one asked for alone as well."""
+
+    def answers(request: Request) -> Response:
+        if request.url.endswith("/auth"):
+            return LOGIN
+        form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+        messages = json.loads(form.get("messages") or f"[{form['message']}]")
+        wrong = bad & {one["target_value"] for one in messages}
+        alone = "Invalid registration_id" if len(messages) == 1 else said
+        return answer(41, message=alone) if wrong else OK
+
+    pushes = [Push(id="m-1", token=f"a{n}", title="Ann") for n in range(8)]
+    outcomes = await made(Scripted(answers)).send_many(pushes)
+    assert [one.verdict for one in outcomes] == [DEAD if push.token in bad else ACCEPTED for push in pushes]
+
+
 @pytest.mark.parametrize(
     ("response", "verdict"),
     [
