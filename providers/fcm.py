@@ -197,7 +197,7 @@ def _fault(response: Response, answer: dict[str, Any], *, now_s: float) -> Outco
         if any(map(_TOO_LARGE.search, texts)):
             return Outcome(verdict=Verdict.TOO_LARGE, vendor_code=code)
         # Only this speaks of the token, in a sentence or by its field; every other 400 is about a field of ours.
-        named = any(map(_TOKEN_INVALID.search, texts)) or any(one.get("field") in TARGETS for one in wrong)
+        named = any(map(_TOKEN_INVALID.search, texts)) or any(str(one.get("field")) in TARGETS for one in wrong)
         if word == "INVALID_ARGUMENT" and named:
             return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=code)
     if rpc in BY_RPC_STATUS:

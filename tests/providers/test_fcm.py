@@ -37,6 +37,7 @@ TOKEN_NAMED = {
     "fieldViolations": [{"field": "message.token", "description": "Invalid registration token"}],
 }
 FID_NAMED = {**BAD_REQUEST, "fieldViolations": [{"field": "message.fid"}]}
+GARBLED = {**BAD_REQUEST, "fieldViolations": [{"field": ["message.token"]}, {"field": {}}]}
 TOO_BIG = {**BAD_REQUEST, "fieldViolations": [{"field": "message", "description": "Message is too large."}]}
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "45s"}
 TOKEN_SAID = "The registration token is not a valid FCM registration token"
@@ -103,6 +104,7 @@ TABLE: list[tuple[Response, Verdict, Scope, float | None]] = [
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(TOKEN_NAMED,)), DEAD, TOKEN, None),
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(FID_NAMED,)), DEAD, TOKEN, None),
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(BAD_REQUEST,)), REFUSED, MESSAGE, None),
+    (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(GARBLED,)), REFUSED, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", details=(TOKEN_NAMED,)), REFUSED, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", details=(TOO_BIG,)), TOO_LARGE, MESSAGE, None),
     (fault(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", said="Package name mismatch"), REFUSED, MESSAGE, None),
