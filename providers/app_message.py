@@ -118,10 +118,12 @@ def once_key(push: Push, *, now_s: float, chars: int = 20, to: str | None = None
     whatever device it came for.
 
     Not the push's id alone: a message has one for all devices, a summary keeps its id while its messages become more,
-    and a reminder or a step of a message keeps it for hours; a vendor that took those for repeats would hide them.
+    and a reminder or a step of a message keeps it for hours; a vendor that took those for repeats would hide them. Nor
+    all of the relay's object: `head` counts on when another message comes before the repeat.
     """
     span = int(now_s // (AGAIN_S if push.again else ONCE_S))
-    said = [push.id, push.title, push.body, push.urgent, push.again, dict(push.relay), span, to]
+    relay = {name: value for name, value in push.relay.items() if name != "head"}
+    said = [push.id, push.title, push.body, push.urgent, push.again, relay, span, to]
     return short(json_body(said).decode(), chars)
 
 

@@ -10,6 +10,7 @@ from house import House
 from msgspec.structs import replace
 from sqlalchemy import select
 
+from providers.app_message import once_key
 from providers.contract import Capabilities, Outcome, Scope, Verdict
 from relay.inbox.ack import AckRequest
 from relay.inbox.addresses import NewAddress
@@ -170,6 +171,21 @@ async def test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothin
     assert await desk.settle(lost, Verdict.TOKEN_DEAD) is None
     assert await desk.settle(second, Verdict.ACCEPTED) is Then.TOLD
     assert (await desk.inbox.reader.device(PHONE))[0].has_address == 1
+
+
+async def test_a_repeat_is_known_as_one_though_another_message_has_come(desk: Desk, clock: Any) -> None:
+    """The vendor may have it: its answer was lost. Who drops repeats must not show the first message twice."""
+    await desk.send()
+    clock.forward(s=1)
+    (lost,) = await desk.plan()
+    await desk.settle(lost, Verdict.RETRY, maybe_sent=True)
+    await desk.send()
+    clock.forward(s=6)
+    (second,) = await desk.plan()
+    first, repeat = (push_of(one, one.send.notes[0], "t", provider="v") for one in (lost, second))
+    assert [note.ids[0] for note in second.send.notes][:1] == [lost.send.notes[0].ids[0]]
+    assert (first.relay["head"], repeat.relay["head"]) == (1, 2)
+    assert once_key(first, now_s=900) == once_key(repeat, now_s=906)
 
 
 async def test_a_dead_token_is_believed_only_for_what_was_registered_before(desk: Desk, clock: Any) -> None:
