@@ -45,6 +45,7 @@ __all__ = [
 
 
 ECHO_CHARS_MIN = 8
+SEEK_S = 8.0  # then no more halves are asked for: a call may take 10 s, and the relay gives up on all of it after 20
 
 
 class HttpProvider(ABC):
@@ -140,32 +141,45 @@ class HttpProvider(ABC):
         """See `BatchProvider`; a vendor that takes one token a call gets one call after the other."""
         outcomes = {place: outcome for place, push in enumerate(pushes) if (outcome := _here(self.known(push)))}
         left = [place for place in range(len(pushes)) if place not in outcomes]
+        until_s = self.now() + SEEK_S
         for group in alike(pushes, left, self.batch_max):
-            found = await self._send_group([pushes[place] for place in group])
+            found = await self._send_group([pushes[place] for place in group], until_s=until_s)
             outcomes |= dict(zip(group, found, strict=True))
         return [outcomes[place] for place in range(len(pushes))]
 
-    async def _send_group(self, pushes: Sequence[Push], *, good_message: bool = False) -> list[Outcome]:
+    async def _send_group(self, pushes: Sequence[Push], *, until_s: float, good_message: bool = False) -> list[Outcome]:
         """One call, and another for each half if it was too large, or if one token may have spoilt it for all.
 
         Where the message itself may be to blame as well, its first and its last device are asked for alone: if both are
-        refused, it is.
+        refused, it is; if one of them has it, it is not.
         """
-        found = await self._send_alike(pushes) if pushes else []
+        found = await self._send_alike(pushes)
         if len(pushes) < 2:
             return found
-        refused = _refused_by(found, self.message_or_token)
-        if refused and not good_message:
-            (first,), (last,) = await self._send_alike(pushes[:1]), await self._send_alike(pushes[-1:])
-            if _refused_by([first, last], self.message_or_token):
-                return found
-            return [first, *await self._send_group(pushes[1:-1], good_message=True), last]
         codes = {outcome.vendor_code for outcome in found}
         dead = all(outcome.verdict is Verdict.TOKEN_DEAD for outcome in found) and not codes <= self.each_dead
-        if not (dead or refused or _refused_by(found, self.too_many)):
+        doubted = _refused_by(found, self.message_or_token)
+        if not (dead or doubted or _refused_by(found, self.too_many)):
             return found
-        halves = pushes[: len(pushes) // 2], pushes[len(pushes) // 2 :]
-        return [one for half in halves for one in await self._send_group(half, good_message=good_message)]
+        if good_message or not doubted:
+            return await self._send_halves(pushes, until_s=until_s, good_message=good_message)
+        if self.now() >= until_s:
+            return found
+        (first,), (last,) = await self._send_alike(pushes[:1]), await self._send_alike(pushes[-1:])
+        if _refused_by([first, last], self.message_or_token):
+            return found
+        good_message = Verdict.ACCEPTED in {first.verdict, last.verdict}
+        return [first, *await self._send_halves(pushes[1:-1], until_s=until_s, good_message=good_message), last]
+
+    async def _send_halves(self, pushes: Sequence[Push], *, until_s: float, good_message: bool) -> list[Outcome]:
+        """Who is not asked for by `until_s` has another try: others have the push by then, and that must be heard of."""
+        outcomes: list[Outcome] = []
+        for half in (pushes[: len(pushes) // 2], pushes[len(pushes) // 2 :]):
+            if self.now() >= until_s:
+                outcomes += [Outcome(verdict=Verdict.RETRY, local=True, vendor_code="not_sought")] * len(half)
+            elif half:
+                outcomes += await self._send_group(half, until_s=until_s, good_message=good_message)
+        return outcomes
 
     @property
     def batch_max(self) -> int:

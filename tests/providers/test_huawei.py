@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
-from providers.http import Request, Response
+from providers.http import Reason, Request, Response, TransportError
 from providers.huawei import HuaweiProvider
 from providers.huawei_message import Words, message_of
 from providers.loading import SettingsInvalid, configured
@@ -147,6 +147,49 @@ async def test_a_call_with_too_many_tokens_goes_by_halves() -> None:
     outcomes = await provider.send_many([push(token=f"t{n}") for n in range(8)])
     assert {one.verdict for one in outcomes} == {Verdict.ACCEPTED}
     assert calls == [8, 4, 2, 2, 4, 2, 2]
+
+
+async def test_whoever_has_it_is_told_before_the_relay_gives_up_on_a_slow_search() -> None:
+    """Sheet §5, 80100001: maybe some tokens. The relay waits 20 s for a call; then all would be sent again."""
+    clock, calls = [NOW_S], []
+    bad = {f"t{n}" for n in range(3, 64, 8)}
+
+    def answer(request: Request) -> Response:
+        if "oauth-login" in request.url:
+            return LOGIN
+        clock[0] += 1
+        calls.append(set(json.loads(request.body)["message"]["token"]))
+        return hms("80100001", status=400) if calls[-1] & bad else GOOD
+
+    config = configured(HuaweiProvider, SETTINGS)
+    provider = HuaweiProvider(config, transport=Scripted(answer), now=lambda: clock[0])  # type: ignore[arg-type]
+    pushes = [push(token=f"t{n}") for n in range(64)]
+    outcomes = await provider.send_many(pushes)
+    assert clock[0] - NOW_S <= 9
+    has_it = set().union(*(call for call in calls if not call & bad))
+    assert has_it
+    for sent, one in zip(pushes, outcomes, strict=True):
+        verdicts = {Verdict.ACCEPTED} if sent.token in has_it else {Verdict.REFUSED, Verdict.RETRY}
+        assert one.verdict in verdicts
+        assert (one.verdict is not Verdict.RETRY) or (one.local and not one.maybe_sent), "nobody is ill"
+
+
+@pytest.mark.parametrize("lost", [2, 3])
+async def test_a_lost_answer_does_not_make_a_bad_message_a_good_one(lost: int) -> None:
+    calls = [0]
+
+    def answer(request: Request) -> Response:
+        if "oauth-login" in request.url:
+            return LOGIN
+        calls[0] += 1
+        if calls[0] == lost:
+            raise TransportError(Reason.RESET, sent=True)
+        return hms("80100001", status=400)
+
+    provider = HuaweiProvider(configured(HuaweiProvider, SETTINGS), transport=Scripted(answer), now=lambda: NOW_S)  # type: ignore[arg-type]
+    outcomes = await provider.send_many([push(token=f"t{n}") for n in range(64)])
+    assert sum(one.verdict is Verdict.REFUSED for one in outcomes) == 63
+    assert calls[0] == 9, "each half is asked about, and its first and its last; not all 64"
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
