@@ -5,6 +5,7 @@ what each service has of its own §6. Signing is in `providers.vapid`, the envel
 answered in `providers.webpush_answers`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -90,7 +91,7 @@ class WebPushProvider(HttpProvider):
         self._guard: Guard = config.guard
         self._signer = Signer(config.keys, config.vapid_subject)
         self._seed = AESGCM.generate_key(256)  # of this process alone
-        self._proven: dict[str, None] = {}  # origins that have taken a push of ours
+        self._proven: dict[str, float] = {}  # origins that have taken a push of ours, and when they last did
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
@@ -155,16 +156,16 @@ class WebPushProvider(HttpProvider):
 
     async def send(self, push: Push) -> Outcome:
         """See `Provider`. A signature that goes on being refused was not made with the subscription's key, if our keys are
-        good for others of its origin (sheet §5, 403)."""
+        good for others of its origin meanwhile (sheet §5, 403)."""
         outcome = await super().send(push)
         if outcome.verdict is not Verdict.ACCEPTED and outcome.vendor_code not in SIGNATURE_REFUSED:
             return outcome
-        origin = self._subscription(push.token).origin
+        origin, now_s = self._subscription(push.token).origin, self.now()
         if outcome.verdict is Verdict.ACCEPTED:
-            self._proven[origin] = None
+            self._proven[origin] = now_s
             if len(self._proven) > ORIGINS_MAX:
                 del self._proven[next(iter(self._proven))]
-        elif origin in self._proven and outcome.dead_after_s is None:
+        elif outcome.dead_after_s is None and now_s - self._proven.get(origin, -math.inf) < OTHER_KEY_DEAD_S:
             return replace(outcome, dead_after_s=OTHER_KEY_DEAD_S)
         return outcome
 

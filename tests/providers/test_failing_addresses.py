@@ -150,6 +150,18 @@ def test_a_subscription_is_made_with_another_key_if_ours_is_good_at_its_origin(
     assert outcome.dead_after_s == dead_after_s
 
 
+def test_no_subscription_is_dead_by_what_all_of_its_origin_are_refused_for() -> None:
+    """It is so for a day before it is dead: if it was so for all, then our key is no good to that origin any more."""
+    clock, left = [NOW_S], [TAKEN, *[Response(status=403)] * 4]
+    provider = build(WebPushProvider, VAPID, transport=Scripted(lambda _: left.pop(0)), now=lambda: clock[0])
+    dead_after = []
+    for later_s in (0, 60, DAY_S):
+        clock[0] = NOW_S + later_s
+        outcome = asyncio.run(provider.send(Push(id="m-1", token=at(f"{FIREFOX}{later_s > 0}"), title="Ann")))
+        dead_after.append(outcome.dead_after_s)
+    assert dead_after == [None, DAY_S, None]
+
+
 NO_RIGHT = answer(
     200, code="80100000", msg=json.dumps({"success": 0, "failure": 1, "illegalTokens": {"noRight": ["tok-2"]}})
 )
