@@ -7,7 +7,6 @@ vendor is called outside any transaction.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from zlib import crc32
 
 import msgspec
 from msgspec.structs import replace
@@ -20,7 +19,7 @@ from relay.inbox.woken import news, wishes
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.attempts import Attempt, left_out_of
 from relay.push.notes import Form
-from relay.push.planner import EXPIRING_MS, Plan, Send, Stop, is_retry, is_silent, plan, spared
+from relay.push.planner import Plan, Send, Stop, is_retry, is_silent, plan, spared
 from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import addresses as address_rows
@@ -33,8 +32,6 @@ from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.readers import Read
 from relay.store.sql import StoreError
-
-QUIET_SPREAD_MS = 300_000  # after the end of quiet hours
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
 Turn = Callable[[str, str, int], int]  # (app, account, at the earliest) -> when what waits for it is planned again
@@ -227,9 +224,7 @@ def _plan_one(
             elsewhere=push_due.someone_looks(device, locked.devices.values()),
             gateway=device.node_id == GATEWAY,
             muted=locked.outstanding(device).muted if not untold and not told else False,
-            quiet_until_ms=_after_quiet(
-                locked, device, [*untold, *told, *(one for news in shared for one in news.items)]
-            ),
+            quiet_until_ms=quiet_until(locked.preferences, device.tz, locked.now_ms),
             urgent_breaks=locked.preferences.urgent_breaks,
             grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
         )
@@ -239,20 +234,6 @@ def _plan_one(
         woken_ms = attempt_rows.last_wake_ms(locked.conn, device.key, account)
         return spared(found, views[account], now_ms=locked.now_ms, woken_ms=woken_ms) or found
     return found
-
-
-def _after_quiet(locked: Locked, device: Device, items: Sequence[Item]) -> int | None:
-    """When the device is told after its user's quiet hours; None outside of them.
-
-    They end at a full hour, and those of many users together: just when vendors ask to be spared (vendor sheet fcm, §6). So
-    each user has a moment within QUIET_SPREAD_MS, unless something is over by then, or it is quiet again.
-    """
-    end_ms = quiet_until(locked.preferences, device.tz, locked.now_ms)
-    if end_ms is None:
-        return None
-    later_ms = end_ms + crc32(locked.key.user_id.encode()) % QUIET_SPREAD_MS
-    over = any(item.entry.expires_ms - EXPIRING_MS <= later_ms for item in items)
-    return end_ms if over or quiet_until(locked.preferences, device.tz, later_ms) is not None else later_ms
 
 
 def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
