@@ -4,11 +4,12 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from relay.cli.exits import EX_CONFIG
+from relay.cli.exits import EX_CONFIG, EX_CUT_OFF, EX_IOERR, EX_UNAVAILABLE
 from relay.config import Server
 from relay.telemetry.metrics import Metrics
 
 EXAMPLES = Path(__file__).parents[2] / "config/examples"
+PAGE = Path(__file__).parents[2] / "config/docs/running.md"
 
 
 def test_the_unit_waits_for_a_drain_and_does_not_repeat_a_mistake_in_the_configuration() -> None:
@@ -25,3 +26,9 @@ def test_alerts_are_about_metrics_that_there_are() -> None:
     there = {sample for family in Metrics().registry.collect() for sample in (family.name, f"{family.name}_total")}
     assert named
     assert named - there == set()
+
+
+def test_the_page_says_what_each_exit_of_serve_means() -> None:
+    """69: a PostgreSQL that did not come within a minute."""
+    said = [int(code) for code in re.findall(r"^\| ([0-9]+) \|", PAGE.read_text(), re.MULTILINE)]
+    assert said == [0, EX_CUT_OFF, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG]
