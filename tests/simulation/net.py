@@ -88,6 +88,12 @@ class Link:
         if not self.deaf and way != self.deaf_way and not self.broken:
             deliver(*args)
 
+    def go_deaf(self, way: str) -> None:
+        """In this direction too, if it has been in the other one. None is ever heard again: a connection has no holes."""
+        if self.deaf_way not in {None, way}:
+            self.deaf = True
+        self.deaf_way = way
+
     # --- the client's end ---
 
     def client_send(self, data: bytes) -> None:

@@ -439,7 +439,7 @@ class World:
 
     async def _one_way(self) -> None:
         if (link := self._some_link("one_way")) is not None:
-            link.deaf_way = self.draws.stream("fate/one_way").pick(("up", "down"))
+            link.go_deaf(self.draws.stream("fate/one_way").pick(("up", "down")))
 
     async def _slow_reader(self) -> None:
         if (link := self._some_link("slow_reader")) is not None:
