@@ -14,6 +14,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    func,
     literal_column,
     or_,
     select,
@@ -22,7 +23,6 @@ from sqlalchemy import (
 )
 
 from relay.model import DeviceKey, PushJob, UserKey
-from relay.store.inbox import lock_inboxes
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.push import account_state, push_job
 from relay.store.sql import (
@@ -238,25 +238,29 @@ def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
 
 
 _WAITING = ("quota", "hours", "circuit", "rate")
-_concerned = (
-    select(j.user_id)
-    .distinct()
-    .where(
-        j.app_id == bindparam("app"),
-        or_(
-            and_(j.due_ms.is_(None), j.reason == "account_parked"),
-            and_(j.due_ms > bindparam("now"), j.reason.in_(_WAITING)),
-        ),
-    )
+_concerned = select(j.user_id).where(
+    j.app_id == bindparam("app"),
+    or_(
+        and_(j.due_ms.is_(None), j.reason == "account_parked"),
+        and_(j.due_ms > bindparam("now"), j.reason.in_(_WAITING)),
+    ),
 )
+_held = (
+    select(inbox.c.user_id)
+    .where(inbox.c.app_id == bindparam("app"), inbox.c.user_id.in_(_concerned))
+    .order_by(inbox.c.user_id)
+    .with_for_update(key_share=True, of=inbox)  # as `lock_inboxes` does
+    .subquery()
+)
+_hold = select(func.count()).select_from(_held)
 
 
 def hold_waiting(conn: Connection, now_ms: int, app_id: str) -> None:
     """Takes L(u) of everybody whose pushes rest or wait for an account of the app: before `unpark_account` and `hurry`,
-    which change the jobs of many users that others change under their locks."""
+    which change the jobs of many users that others change under their locks. They may be a hundred thousand, of whom
+    nothing need be known here."""
     if not is_sqlite(conn):  # whose writer is alone
-        users = conn.execute(_concerned, {"app": app_id, "now": now_ms}).scalars()
-        lock_inboxes(conn, [UserKey(app_id, user) for user in users])
+        conn.execute(_hold, {"app": app_id, "now": now_ms}).all()
 
 
 def unpark_account(conn: Connection, now_ms: int, *, app_id: str, account: str) -> int:

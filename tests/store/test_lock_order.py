@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from beside import Held, held
 from house import House, address
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from relay.errors import Missing
 from relay.inbox.erasing import erase as erase_rows
@@ -143,6 +143,20 @@ async def test_an_account_is_mended_while_a_message_comes_for_two_whose_pushes_r
         await mine.commit()
         await mended
     assert [row["due_ms"] for row in await house.rows("SELECT due_ms FROM push_job")] == [1, 1]
+
+
+async def test_who_waits_for_an_account_is_locked_on_the_server_alone(house: House) -> None:
+    """A hundred thousand of them, brought here to be locked, had this node stand still for a second."""
+    await house.engine.write(lambda conn, _: conn.execute(text("UPDATE push_job SET reason = 'account_parked'")))
+    brought: list[int] = []
+
+    def hold(conn: Any, now_ms: int) -> list[Any]:
+        event.listen(conn, "after_cursor_execute", lambda *said: brought.append(said[1].rowcount))
+        job_rows.hold_waiting(conn, now_ms, "shop")
+        return conn.execute(text("SELECT count(*) FROM inbox WHERE xmax::text::bigint > 0")).scalars().all()
+
+    assert await house.engine.write(hold) == [2]
+    assert brought == [1, 1]
 
 
 async def test_two_transactions_tell_of_the_same_two_things(house: House) -> None:
