@@ -50,6 +50,7 @@ class Client:
     nacks: dict[str, dict[str, str]] = field(default_factory=dict)  # what can't be shown of the page just stored, by id
     formerly: set[str] = field(default_factory=set)  # names that its user had before
     ever_stored: set[str] = field(default_factory=set)  # the referee's memory, over all databases
+    ever_full: set[str] = field(default_factory=set)  # of these, what it had in full
 
     # --- words ---
 
@@ -153,6 +154,8 @@ class Client:
         if not had:
             self.database.messages[id_] = form
         self.ever_stored.add(id_)
+        if form == FULL:
+            self.ever_full.add(id_)
 
 
 def _covered(batch: dict[str, Any]) -> None:

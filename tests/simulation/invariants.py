@@ -358,7 +358,8 @@ def _content(phone: "Phone", row: Owed, ended: list[str]) -> None:
         form == RAW
     ):  # kept as it came; another version that can read it gets it again, unless it counts as acked or failed
         bad = json.loads(row.body)["bad"]
-        given_up = ended or (row.own and len(bad) >= TRIES)  # nobody is told the end of a copy
+        # Nobody is told the end of a copy; nor is it acked anew by who had it, whatever became of its store.
+        given_up = ended or (row.own and (len(bad) >= TRIES or row.id in phone.client.ever_full))
         if phone.client.version in bad or given_up:
             return
     shows = (row.schema or 0) <= phone.client.schema
