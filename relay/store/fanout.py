@@ -130,8 +130,6 @@ def drop_job(conn: Connection, app_id: str, job: str) -> bool:
 
 _groups = select(b.conversation_id).where(b.app_id == bindparam("app"), b.user_id == bindparam("user"))
 
-
-_own = fanout_job.alias().c
 _own = fanout_job.alias().c
 _of_groups = select(_own.job_id).where(_own.app_id == bindparam("app"), _own.conversation_id.in_(_groups))
 
