@@ -82,7 +82,8 @@ class Acceptance:
             return
         self.posts.lock(timeline_key(send) for _, send in to_groups)
         self._resolve_each(to_groups)
-        # Whom a job names is not looked for under its inbox's lock: nobody may be renamed before the job is there.
+        # Whom a job names is not looked for under its inbox's lock: nobody may be renamed, or erased, before the job
+        # is there.
         waiting = [
             (index, send)
             for index, send in to_groups

@@ -16,6 +16,7 @@ from relay.inbox.registry import remove
 from relay.inbox.reports import end, tell_undelivered
 from relay.model import EntryState, UserKey
 from relay.store import entries as entry_rows
+from relay.store import groups as group_rows
 from relay.store import messages as message_rows
 from relay.store import users as rows
 from relay.store.engine import Conn
@@ -31,6 +32,7 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named:
     `named`: messages that were found to name it, before this transaction. Raises Overtaken.
     """
     named.hold(conn)
+    group_rows.hold_groups_of(conn, user)
     locked = lock(conn, now_ms, [user], policy_of).get(user)
     if locked is None:
         return

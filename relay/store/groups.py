@@ -58,8 +58,8 @@ def _keep(sqlite: bool) -> Select[Any]:
 
 
 def keep_members(conn: Connection, app_id: str, groups: Iterable[str]) -> None:
-    """Has nobody join or leave these until the commit, nor be renamed in a plain group; before any inbox's lock, as are all
-    locks of conversations."""
+    """Has nobody join or leave these until the commit, nor be renamed or erased in a plain group; before any inbox's lock, as
+    are all locks of conversations."""
     conn.execute(_keep(conn), {"app": app_id, "groups": as_list(conn, groups)}).all()
 
 

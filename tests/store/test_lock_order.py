@@ -240,6 +240,26 @@ async def test_a_member_that_is_renamed_has_what_its_group_is_sent_for_later_mea
     assert await inbox_of(house, "zoa") == [sent.message_id]
 
 
+@pytest.mark.parametrize("create_users", [False, True])
+async def test_a_member_that_is_erased_is_not_named_by_what_its_group_is_sent_for_later_meanwhile(
+    house: House, clock: Any, create_users: bool
+) -> None:
+    house.policy = Policy(create_users=create_users)
+    await house.inbox.groups.change("shop", "g", add=["bob", "zoe"], remove=[])
+    async with held(house) as mine:
+        await mine.accept(house.message(users=(), group="g", deliver_ms=clock.now_ms() + 1000))
+        erased = asyncio.create_task(erase(house))
+        await blocked_or_done(house, erased)
+        await mine.commit()
+        await erased
+    (row,) = await house.rows("SELECT recipients FROM message")
+    assert '"zoe"' not in row["recipients"]
+    clock.forward(s=1)
+    while await house.inbox.fan_out():
+        pass
+    assert await house.rows("SELECT user_id FROM inbox") == [{"user_id": "bob"}]
+
+
 async def test_a_member_that_is_renamed_has_what_all_members_are_sent_meanwhile(house: House) -> None:
     await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True)
     sent = await house.inbox.accept(house.message(users=(), group="u", conversation_id="u", everyone=True))
