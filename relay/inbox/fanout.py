@@ -95,7 +95,8 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
         return Step()
     known = [Recipient(*one) for one in msgspec.json.decode(row.recipients)]
     if job.kind == rows.POINT:
-        part, done_upto = _members(conn, job, {row.sender_user, *(one.user_id for one in known)})
+        waiting = {one.user_id for one in known if one.seq is None and one.refusal is None}
+        part, done_upto = _members(conn, job, {row.sender_user, *(one.user_id for one in known)} - waiting)
     else:
         part, done_upto = _waiting(known)
     if options.recall:

@@ -93,6 +93,17 @@ async def test_many_mentions_and_everybody_go_by_a_job(house: House, monkeypatch
     assert await house.rows("SELECT * FROM fanout_job") == []
 
 
+async def test_many_who_are_named_beside_everybody_have_it_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (send, fanout):
+        monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
+    await house.inbox.groups.change("shop", "g", add=["dee"], remove=())
+    sent = await post(house, everyone=True, mentions=("ann", "bob", "cid"), sender_user="bob")
+    await work(house)
+    assert await pointers(house) == [(user, sent.message_id) for user in ("ann", "bob", "cid", "dee")]
+    (row,) = await house.rows("SELECT recipients FROM message")
+    assert row["recipients"] == '[["ann",1,null],["bob",1,null],["cid",1,null]]'
+
+
 async def test_the_sender_has_a_copy_only_if_it_does_not_read_the_timeline(house: House) -> None:
     await post(house, sender_user="ann", sender_device="phone")
     await post(house, sender_user="dee", sender_device="phone")
