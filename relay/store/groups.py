@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, func, select, update
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select, update
 
 from relay.model import UserKey
 from relay.store.schema.conversations import conversation, membership
@@ -58,22 +58,24 @@ def _keep(sqlite: bool) -> Select[Any]:
 
 
 def keep_members(conn: Connection, app_id: str, groups: Iterable[str]) -> None:
-    """Has nobody join or leave these until the commit, nor be renamed or erased in a plain group; before any inbox's lock, as
-    are all locks of conversations."""
+    """Has nobody join or leave these until the commit, nor be renamed or erased; before any inbox's lock, as are all locks of
+    conversations."""
     conn.execute(_keep(conn), {"app": app_id, "groups": as_list(conn, groups)}).all()
 
 
 _of_user = select(b.conversation_id).where(b.app_id == bindparam("app"), b.user_id == bindparam("user"))
 _hold = (
     select(c.conversation_id)
-    .where(c.app_id == bindparam("app"), c.type == GROUP, c.conversation_id.in_(_of_user))
-    .order_by(c.conversation_id)
+    .where(c.app_id == bindparam("app"), c.conversation_id.in_(_of_user))
+    # Shared timelines first, as whoever sends to both.
+    .order_by(c.type == literal_column(f"'{GROUP}'"), c.conversation_id)
     .with_for_update()
 )
 
 
 def hold_groups_of(conn: Connection, user: UserKey) -> None:
-    """Takes the locks of the user's plain groups, whose members messages name."""
+    """Takes the locks of the user's groups: until the commit nothing comes that names their members, or goes to them by a
+    job. Before any inbox's lock."""
     conn.execute(_hold, {"app": user.app_id, "user": user.user_id}).all()
 
 

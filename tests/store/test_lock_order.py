@@ -14,14 +14,17 @@ from sqlalchemy import event, text
 from relay.errors import Missing
 from relay.inbox.erasing import erase as erase_rows
 from relay.inbox.groups import change
-from relay.model import Policy, UserKey
+from relay.inbox.send import AT_ONCE_MAX
+from relay.model import Policy, TimelineKey, UserKey
 from relay.push.accounts import Account, Accounts
 from relay.push.desk import PushDesk
 from relay.push.limits import Bucket
+from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import postgres as postgres_engine
 from relay.store import queue as job_rows
+from relay.store import timelines
 from relay.store.events import NewEvent, emit
 from relay.store.postgres import PostgresEngine
 
@@ -109,6 +112,19 @@ async def test_a_user_is_erased_while_a_message_is_fanned_out_that_came_after_th
         await asyncio.gather(fan_out, erasing)
     (row,) = await house.rows("SELECT recipients FROM message")
     assert '"zoe"' not in row["recipients"]
+
+
+async def test_a_member_is_renamed_while_its_shared_timeline_and_its_group_are_sent_to_together(house: House) -> None:
+    """By one transaction, which locks the shared timeline first, whatever their names."""
+    await house.inbox.groups.change("shop", "a", add=["zoe"], remove=[])
+    await house.inbox.groups.change("shop", "b", add=["zoe"], remove=[], ultra=True)
+    async with held(house) as mine:
+        await mine.conn.run_sync(lambda conn: timelines.lock(conn, [TimelineKey("shop", "b")]))
+        renamed = asyncio.create_task(rename(house))
+        await blocked(house, 1)
+        await mine.conn.run_sync(lambda conn: group_rows.keep_members(conn, "shop", ["a"]))
+        await mine.commit()
+        await renamed
 
 
 async def test_a_device_is_registered_with_another_ones_token_while_both_users_are_sent_to(house: House) -> None:
@@ -269,6 +285,22 @@ async def test_a_member_that_is_renamed_has_what_all_members_are_sent_meanwhile(
     assert sent.message_id in await inbox_of(house, "zoa")
 
 
+async def test_a_member_that_is_renamed_has_the_mention_of_many_that_is_sent_meanwhile(house: House) -> None:
+    """They get it by a job, which names them, and for which nobody's lock is taken."""
+    many = [f"u{n}" for n in range(AT_ONCE_MAX)]
+    await house.inbox.groups.change("shop", "u", add=["zoe", *many], remove=[], ultra=True)
+    message = house.message(users=(), group="u", conversation_id="u", mentions=("zoe", *many))
+    async with held(house) as mine:
+        (first,) = await mine.accept(message)
+        renamed = asyncio.create_task(rename(house))
+        await blocked_or_done(house, renamed)
+        await mine.commit()
+        await renamed
+    while await house.inbox.fan_out():
+        pass
+    assert await inbox_of(house, "zoa") == [first.message_id]
+
+
 async def test_a_member_that_is_renamed_is_told_of_what_its_timeline_is_sent_meanwhile(
     house: House, clock: Any
 ) -> None:
@@ -279,6 +311,25 @@ async def test_a_member_that_is_renamed_is_told_of_what_its_timeline_is_sent_mea
     while await house.inbox.fan_out():
         pass
     assert await house.rows("SELECT 1 FROM membership WHERE user_id = 'zoa' AND wake_seq = 1")
+
+
+@pytest.mark.parametrize("more", [{"everyone": True}, {}])
+async def test_a_member_that_is_renamed_has_what_came_when_the_jobs_of_its_groups_were_held_already(
+    house: House, more: dict[str, Any]
+) -> None:
+    await house.inbox.replace_addresses(house.key("zoe/phone"), [address("token")])
+    await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True, notify="all")
+    sent = []
+
+    async def post_and_work() -> None:
+        sent.append(await house.inbox.accept(house.message(users=(), group="u", conversation_id="u", **more)))
+        while await house.inbox.fan_out():
+            pass
+
+    await beside_a_rename(house, post_and_work())
+    assert await house.rows("SELECT 1 FROM membership WHERE user_id = 'zoa' AND wake_seq = 1")
+    assert (await inbox_of(house, "zoa"))[1:] == [one.message_id for one in sent if more]
+    assert [type_ for type_, _ in await house.events() if type_ == "delivery.failed"] == []
 
 
 async def test_a_message_is_taken_back_from_who_is_renamed_meanwhile(house: House) -> None:
