@@ -217,7 +217,7 @@ class Device(Struct, frozen=True):
     created_ms: int
     contact_ms: int
     older_stores: str | None = None  # as relay.inbox.clones notes them
-    seen_seq: int = 0  # `acked_high` as it was when the app was last in the foreground
+    seen_seq: int = 0  # all up to here was acked when the app was last in the foreground
 
     @property
     def key(self) -> DeviceKey:

@@ -118,7 +118,8 @@ class Locked(msgspec.Struct, kw_only=True):
         before = self.devices.get(device.device_id, device)
         self._before.setdefault(device.device_id, before)
         if before.foreground and not device.foreground:  # what it had then stays seen
-            device = replace(device, seen_seq=max(device.seen_seq, device.acked_high))
+            seen = self.acks_of(device.device_id).reaching(device.acked_high)
+            device = replace(device, seen_seq=max(device.seen_seq, seen))
         self.devices[device.device_id] = device
 
     def put_acks(self, device_id: str, acks: Acks) -> None:

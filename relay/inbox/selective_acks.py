@@ -19,6 +19,13 @@ class Acks:
     def has(self, seq: int) -> bool:
         return any(low <= seq <= high for low, high in self.ranges)
 
+    def reaching(self, seq: int) -> int:
+        """Up to where it has everything, if it has all up to this number."""
+        for low, high in self.ranges:  # in order
+            if low <= seq + 1:
+                seq = max(seq, high)
+        return seq
+
     def reported(self, seq: int) -> bool:
         return self.has(seq) or any(low <= seq <= high for low, high in self.again)
 

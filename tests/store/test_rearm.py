@@ -410,6 +410,16 @@ async def test_what_the_first_device_had_taken_stays_taken_when_its_user_leaves_
     assert [note.ids for note in attempt.send.notes] == [(late.message_id,)]
 
 
+async def test_what_the_first_device_had_acked_by_its_ids_stays_taken_too(house: House, clock: Any) -> None:
+    await house.hello("ann/tablet")
+    ids = [(await house.send(notify_policy=NotifyPolicy.FIRST_DEVICE)).message_id for _ in range(4)]
+    await house.ack("ann/tablet", ids=(ids[1], ids[3]))
+    await house.ack("ann/tablet", ids=(ids[0],))
+    await house.bye("ann/tablet")
+    await house.checked(law.everything(house.app, house.policy))
+    assert (await house.device("ann/tablet")).seen_seq == 2, "what lies beyond a hole is news again"
+
+
 async def test_a_push_that_went_to_the_token_before_has_told_nobody(house: House, clock: Any) -> None:
     """§5: the token is rotated while the vendor works; its `accepted` for the old one does not count for the new one."""
     await house.send()

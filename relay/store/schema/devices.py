@@ -38,7 +38,7 @@ device = table(
     int_("created_ms"),
     int_("contact_ms"),
     text_("older_stores", null=True),  # JSON [[session, ms], …]: the last handshakes that came with an older store
-    int_("seen_seq", default=0),  # `acked_high` as it was when the app was last in the foreground
+    int_("seen_seq", default=0),  # all up to here was acked when the app was last in the foreground
     key=("app_id", "user_id", "device_id"),
 )
 Index("device_by_contact", device.c.state, device.c.contact_ms)
