@@ -17,7 +17,7 @@ from relay.store import entries as entry_rows
 from relay.store import held_entries, tokens
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Overtaken
 
 DAY_MS = 86_400_000
 
@@ -41,7 +41,7 @@ class Registration:
 def register(
     conn: Conn, now_ms: int, one: Registration, policy_of: PolicyOf, new_epoch: Callable[[], str]
 ) -> tuple[Device, bool]:
-    """Makes the device (and its user's inbox) or changes it; gives it, and whether it is new. Repeatable.
+    """Makes the device (and its user's inbox) or changes it; gives it, and whether it is new. Repeatable. Raises Overtaken.
 
     Its version and schema count until it has shaken hands: from then on only it says which version it is, in the handshake
     that judges what the version before had passed (protocol 10.2).
@@ -49,7 +49,9 @@ def register(
     inbox_rows.create_inboxes(conn, now_ms, {one.device.user: new_epoch()})
     others = holders(conn, one.device.app_id, one.addresses or ())
     users = lock(conn, now_ms, {one.device.user, *others}, policy_of)
-    locked = users[one.device.user]
+    locked = users.get(one.device.user)
+    if locked is None:  # it was renamed or erased while this waited for its lock
+        raise Overtaken
     device = locked.devices.get(one.device.device_id)
     new = device is None
     if device is None:

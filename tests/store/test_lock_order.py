@@ -332,6 +332,20 @@ async def test_a_member_that_is_renamed_has_what_came_when_the_jobs_of_its_group
     assert [type_ for type_, _ in await house.events() if type_ == "delivery.failed"] == []
 
 
+async def test_a_device_is_registered_of_who_is_erased_meanwhile(house: House) -> None:
+    """As of one that was erased before: it is somebody new."""
+    named = await house.inbox._naming(ZOE)
+    async with held(house) as mine:
+        await lock_inbox(mine, "zoe")
+        registered = asyncio.create_task(house.register("zoe/tablet"))
+        await blocked(house, 1)
+        await mine.conn.run_sync(lambda conn: erase_rows(conn, 0, ZOE, lambda _: house.policy, named=named))
+        await mine.commit()
+        await registered
+    rows = await house.rows("SELECT device_id FROM device WHERE user_id = 'zoe'")
+    assert [row["device_id"] for row in rows] == ["tablet"]
+
+
 async def test_a_message_is_taken_back_from_who_is_renamed_meanwhile(house: House) -> None:
     sent = await house.send("zoe")
     assert await beside_a_rename(house, house.inbox.cancel("shop", sent.message_id)) == "cancelled"
