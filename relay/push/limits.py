@@ -3,6 +3,7 @@ what waits has its turn. Pure; time is an argument (monotonic milliseconds; of a
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import ceil
 
 WINDOW_MS = 10_000
 CALLS_MIN = 20  # calls in the window before a circuit may open
@@ -20,6 +21,8 @@ RATE_RISE = 0.05  # of the full rate, a second
 RATE_SHARE_MIN = 1 / 64  # the least that is left of it
 RATE_CUT_MS = 1_000
 LINE_MS_MAX = 300_000  # nobody is sent further back than this
+LINE_SLOT_MS = 1_000  # at least: in what steps turns are counted
+LINE_SLOTS_MAX = 4_000
 
 
 @dataclass(slots=True)
@@ -194,19 +197,33 @@ class Line:
     """The turns of pushes that an account cannot take now, as far apart as it could take them.
 
     All that wait for a vendor that is away would else be planned again together, at every probe, and whoever waits for
-    another vendor would have to wait until that is done. Past LINE_MS_MAX it begins anew, between the others.
+    another vendor would have to wait until that is done. Each has the first turn that is free; where none is for
+    LINE_MS_MAX, one between those of others.
     """
 
     gap_ms: float
-    _end_ms: float = 0.0
+    _given: dict[int, int] = field(default_factory=dict)  # slots, and how many turns of each: some wait for hours
 
     def turn(self, at_ms: int) -> int:
         """When the next one that may go at `at_ms` at the earliest is looked at."""
-        if not at_ms <= self._end_ms <= at_ms + LINE_MS_MAX:
-            self._end_ms = at_ms
-        turn_ms = int(self._end_ms)
-        self._end_ms += self.gap_ms
-        return turn_ms
+        room = max(1, ceil(LINE_SLOT_MS / self.gap_ms))
+        slot_ms = room * self.gap_ms
+        first, last = (int(one // slot_ms) for one in (at_ms, at_ms + LINE_MS_MAX))
+        over = int((at_ms - first * slot_ms) / self.gap_ms)  # turns of the first slot that are past by then
+        self._given[first] = max(self._given.get(first, 0), over)
+        slots = range(first, last + 1)
+        slot = next((one for one in slots if self._given.get(one, 0) < room), None)
+        if slot is None:
+            slot = min(slots, key=lambda one: self._given[one] // room)
+        given = self._given.get(slot, 0)
+        self._given[slot] = given + 1
+        if len(self._given) > LINE_SLOTS_MAX:  # most of the earliest are long past
+            self._given = dict(sorted(self._given.items())[LINE_SLOTS_MAX // 4 :])
+        return max(at_ms, int(slot * slot_ms + given % room * self.gap_ms))
+
+    def begin_anew(self) -> None:
+        """All who have a turn are looked at now."""
+        self._given = {}
 
 
 def pause_ms(retry_after_s: float | None) -> int:

@@ -9,6 +9,7 @@ from relay.push.limits import (
     CALLS_MIN,
     CLOSE_AFTER,
     LINE_MS_MAX,
+    LINE_SLOTS_MAX,
     PAUSE_MS_DEFAULT,
     PAUSE_MS_MAX,
     PAUSE_MS_MIN,
@@ -115,13 +116,34 @@ def test_retries_are_a_tenth_of_first_attempts_beyond_the_allowance(firsts: int)
 def test_who_waits_has_its_turn_at_the_account_s_pace() -> None:
     line = Line(gap_ms=20)
     assert [line.turn(1_000) for _ in range(4)] == [1_000, 1_020, 1_040, 1_060]
-    assert line.turn(500) == 1_080, "who may go sooner stands behind the others"
+    assert line.turn(1_010) == 1_080, "behind the others"
     assert line.turn(9_000) == 9_000, "they have had their turns by then"
+
+
+def test_who_waits_for_long_sends_nobody_further_back_who_may_go_now() -> None:
+    line = Line(gap_ms=20)
+    for later_ms in (10_000, 240_000, 80_000_000):  # a retry; what its vendor takes at another hour, or day
+        assert line.turn(later_ms) == later_ms
+        assert line.turn(later_ms) == later_ms + 20
+    assert [line.turn(1_000) for _ in range(3)] == [1_000, 1_020, 1_040]
+    assert line.turn(80_000_000) == 80_000_040, "nor is the other end of the line forgotten over it"
 
 
 def test_nobody_is_sent_back_for_more_than_five_minutes() -> None:
     line = Line(gap_ms=LINE_MS_MAX / 2)
-    assert [line.turn(7) for _ in range(4)] == [7, 150_007, 300_007, 7]
+    assert [line.turn(0) for _ in range(4)] == [0, 150_000, 300_000, 0]
+    line = Line(gap_ms=20)
+    turns = [line.turn(7) for _ in range(3 * LINE_MS_MAX // 20)]
+    most = max(turns.count(turn) for turn in {*turns[:500], *turns[-500:]})
+    assert max(turns) <= LINE_MS_MAX + 1_000
+    assert most <= 3, "all of those minutes, alike"
+
+
+def test_a_line_keeps_no_turns_of_the_past() -> None:
+    line = Line(gap_ms=1_000)
+    for at_ms in range(0, 10_000_000, 1_000):
+        assert line.turn(at_ms) == at_ms
+    assert len(line._given) <= LINE_SLOTS_MAX
 
 
 @given(st.none() | st.floats(-10, 1e7))
