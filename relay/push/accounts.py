@@ -61,13 +61,14 @@ class Account:
     brake: Brake = field(default_factory=Brake)
     budget: RetryBudget = field(default_factory=RetryBudget)
     line: Line = field(init=False)
+    urgent_line: Line = field(init=False)  # so that many urgent ones are not all looked at together, either
     in_flight: int = 0
     _paused_until_ms: int = 0
     _held: dict[Sort, Wait] = field(default_factory=dict)  # whose wait ends first comes first, more or less
     _impaired: dict[Sort, Impaired] = field(default_factory=dict)  # the oldest first
 
     def __post_init__(self) -> None:
-        self.line = Line(gap_ms=1000 / self.bucket.rate_per_s)
+        self.line, self.urgent_line = (Line(gap_ms=1000 / self.bucket.rate_per_s) for _ in range(2))
 
     def view(self, monotonic_ms: int, now_ms: int) -> AccountView:
         """What the planner may use now, but for what the store knows (parked, quota): see `Ledger`."""
@@ -229,10 +230,12 @@ class Accounts:
     def views(self, app_id: str, monotonic_ms: int, now_ms: int) -> dict[str, AccountView]:
         return {name: account.view(monotonic_ms, now_ms) for name, account in self.of(app_id).items()}
 
-    def turn(self, app_id: str, name: str, at_ms: int) -> int:
-        """When a push that waits for this account, until `at_ms` at least, is looked at again."""
+    def turn(self, app_id: str, name: str, wait: Wait) -> int:
+        """When a push that waits for this account is looked at again."""
         account = self.get(app_id, name)
-        return at_ms if account is None else account.line.turn(at_ms)
+        if account is None:
+            return wait.at_ms
+        return (account.urgent_line if wait.urgent else account.line).turn(wait.at_ms)
 
     def check_overrides(self, app_id: str, field: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
         """Mistakes in a send's overrides, by the providers they are for. `field`: where in the body they are."""

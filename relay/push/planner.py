@@ -144,8 +144,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
     if waits is not None:
         # What is urgent takes the first place that comes free, and does not stand behind a broadcast.
-        first = waits.reason is Later.RATE and any(item.priority == URGENT for item in anything)
-        return waits if first else replace(waits, account=address.account)
+        return replace(waits, account=address.account, urgent=any(item.priority == URGENT for item in anything))
     if not items:
         return _send_shared(s, address, account, beside=None)
     fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]

@@ -34,7 +34,7 @@ from relay.store.readers import Read
 from relay.store.sql import StoreError
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
-Turn = Callable[[str, str, int], int]  # (app, account, at the earliest) -> when what waits for it is planned again
+Turn = Callable[[str, str, Wait], int]  # (app, account, its wait) -> when what waits for the account is planned again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def plan_due(
     limit: int,
     boot_ms: int,
     suspects: Sequence[int] = (),
-    turn: Turn = lambda _app_id, _account, at_ms: at_ms,
+    turn: Turn = lambda _app_id, _account, wait: wait.at_ms,
 ) -> Planned:
     """Takes due jobs of up to `limit` users whose locks are free, and decides each.
 
@@ -122,7 +122,7 @@ def plan_due(
                 beside += [job.lost] if job.lost else []
             else:
                 if isinstance(found, Wait) and found.account is not None:
-                    found = replace(found, at_ms=turn(key.app_id, found.account, found.at_ms))
+                    found = replace(found, at_ms=turn(key.app_id, found.account, found))
                 rested.append(_rested(job, found))
     quota.count(conn, calls)
     job_rows.set_rearmed(conn, rested)

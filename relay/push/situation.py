@@ -34,11 +34,13 @@ class SharedNews(Struct, frozen=True, kw_only=True):
 
 
 class Wait(Struct, frozen=True, kw_only=True):
-    """Nothing goes before then. `account`: whose turn it is to wait for, if it is an account's."""
+    """Nothing goes before then. `account`: whose turn it is to wait for, if it is an account's; `urgent`: in the line of
+    what is."""
 
     at_ms: int
     reason: Later
     account: str | None = None
+    urgent: bool = False
 
 
 def at_ms_of(wait: Wait) -> int:

@@ -8,7 +8,7 @@ import pytest
 from providers.contract import Outcome, Scope, Verdict
 from relay.inbox.push_due import Later
 from relay.push import accounts
-from relay.push.accounts import Account
+from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
 from relay.push.situation import Wait
 
@@ -160,3 +160,15 @@ def test_of_very_many_sorts_that_are_refused_the_oldest_is_forgotten(monkeypatch
     for channel in ("c1", "c2"):
         account.judged(b"ann", channel, TAKEN, now_ms=9)
     assert account.impaired(9) is None
+
+
+# --- whose turn it is -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_urgent_stands_behind_what_is_urgent_alone() -> None:
+    some = Accounts([account_of("v")])
+    busy, call = (Wait(at_ms=2_000, reason=Later.RATE, account="v", urgent=urgent) for urgent in (False, True))
+    broadcast = [some.turn("a", "v", busy) for _ in range(900)]
+    assert max(broadcast) > 100_000
+    urgent = [some.turn("a", "v", call) for _ in range(900)]
+    assert urgent == broadcast, "nor are many of them looked at all at once"

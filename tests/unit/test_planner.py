@@ -137,11 +137,12 @@ def test_a_push_moves_to_the_next_address_when_the_first_one_is_out_for_long(
         assert found == Wait(at_ms=expected[0], reason=expected[1], account="v")
 
 
-def test_what_is_urgent_stands_in_no_line_for_an_account_that_is_busy() -> None:
+def test_what_is_urgent_has_a_line_of_its_own() -> None:
     busy, away = {"v": view(free=0, wait_ms=70)}, {"v": view(closed_for_ms=700)}
     call = (item(1), item(2, priority="urgent"))
-    assert plan(situation(*call, accounts=busy)) == Wait(at_ms=NOW + 70, reason=Later.RATE)
-    assert plan(situation(*call, accounts=away)) == Wait(at_ms=NOW + 700, reason=Later.CIRCUIT, account="v")
+    assert plan(situation(*call, accounts=busy)) == Wait(at_ms=NOW + 70, reason=Later.RATE, account="v", urgent=True)
+    found = plan(situation(*call, accounts=away))
+    assert found == Wait(at_ms=NOW + 700, reason=Later.CIRCUIT, account="v", urgent=True)
 
 
 def test_if_all_of_the_chain_is_out_it_waits_for_whoever_is_back_first() -> None:
