@@ -237,6 +237,12 @@ class Accounts:
             return wait.at_ms
         return (account.urgent_line if wait.urgent else account.line).turn(wait.at_ms)
 
+    def begin_lines(self, app_id: str) -> None:
+        """All that waits for the app's accounts is planned now: the turns that it had are nobody's any more."""
+        for account in self.of(app_id).values():
+            account.line.begin_anew()
+            account.urgent_line.begin_anew()
+
     def check_overrides(self, app_id: str, field: str, overrides: Mapping[str, Mapping[str, Any]]) -> list[FieldError]:
         """Mistakes in a send's overrides, by the providers they are for. `field`: where in the body they are."""
         providers = {one.provider.name: type(one.provider) for one in self.of(app_id).values()}

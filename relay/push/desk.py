@@ -98,6 +98,7 @@ class PushDesk:
             return released
 
         account.mended()  # before what waited is planned anew
+        self.accounts.begin_lines(app_id)
         return await self.engine.write(work)
 
     async def dead(self, app_id: str, *, why: str | None, cursor: str | None, limit: int) -> DeadPage:

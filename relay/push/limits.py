@@ -222,7 +222,7 @@ class Line:
         return max(at_ms, int(slot * slot_ms + given % room * self.gap_ms))
 
     def begin_anew(self) -> None:
-        """All who have a turn are looked at now."""
+        """All turns are free: who had one is looked at now."""
         self._given = {}
 
 

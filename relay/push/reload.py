@@ -142,6 +142,7 @@ class Reloader:
                 quota.refill(conn, DEFAULT_APP, name)
             job_rows.hurry(conn, now_ms, DEFAULT_APP)
 
+        self.accounts.begin_lines(DEFAULT_APP)
         try:
             await self.engine.write(work)
             await self.look_at_credentials()

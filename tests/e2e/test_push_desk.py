@@ -24,6 +24,8 @@ from relay.cli import main
 from relay.clock import SystemClock
 from relay.config import load
 from relay.ids import system_rng
+from relay.inbox.push_due import Later
+from relay.push.situation import Wait
 from relay.telemetry.metrics import Metrics
 
 SOON_S = 15.0
@@ -166,6 +168,22 @@ async def test_a_file_that_an_account_names_is_watched_too(scene: Scene) -> None
     assert done is not None
     assert done.changed == ("fcm",)
     assert scene.face.relay.accounts.get("default", "fcm") is not before
+
+
+async def test_of_an_account_beside_one_with_new_credentials_nobody_has_a_turn_any_more(scene: Scene) -> None:
+    """Whoever had one is due now, and would stand behind those turns."""
+    home = '[accounts.home]\nprovider = "ntfy"\nbase_url = "https://ntfy.home"\n'
+    scene.config.write_text(scene.sandbox.account_toml("fcm") + home)
+    reloader, accounts = scene.face.relay.reloader, scene.face.relay.accounts
+    assert await reloader.reload() is not None
+    wait = Wait(at_ms=CLOCK.now_ms(), reason=Later.RATE)
+    for _ in range(9):
+        accounts.turn("default", "home", wait)
+    scene.config.write_text(scene.sandbox.account_toml("fcm") + "concurrency = 7\n" + home)
+    done = await reloader.look()
+    assert done is not None
+    assert done.changed == ("fcm",)
+    assert accounts.turn("default", "home", wait) == wait.at_ms
 
 
 HOME = '[accounts.home]\nprovider = "ntfy"\nbase_url = "https://ntfy.home"\nca_file = "home.pem"\n'

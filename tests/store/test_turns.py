@@ -10,7 +10,9 @@ from providers.contract import Capabilities, Outcome, Push, Verdict
 from relay.inbox.push_due import Later
 from relay.push import worker
 from relay.push.accounts import Account, Accounts, Terms
+from relay.push.desk import PushDesk
 from relay.push.limits import CALLS_MIN, PROBE_MS, Bucket
+from relay.push.situation import Wait
 from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 
@@ -68,6 +70,23 @@ async def test_devices_of_a_vendor_that_is_away_have_their_turns_one_after_the_o
     assert {job.reason for job in jobs} == {Later.CIRCUIT}
     dues = sorted(job.due_ms - now_ms for job in jobs)
     assert dues == [PROBE_MS, PROBE_MS + 500, PROBE_MS + 1_000, PROBE_MS + 1_500], "at two a second, the account's rate"
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+async def test_whoever_is_hurried_as_an_account_is_mended_finds_no_turns_taken(
+    engine: Engine, clock: Any, urgent: bool
+) -> None:
+    """Those who had them are due now, also at the app's other accounts."""
+    house = await House(engine, clock).begin()
+    now_ms = house.clock.now_ms()
+    wait = Wait(at_ms=now_ms, reason=Later.RATE, urgent=urgent)
+    vendor: Any = Vendor(asyncio.Event())
+    accounts = Accounts(Account(app_id="shop", name=name, provider=vendor, bucket=Bucket(1, 1)) for name in "vw")
+    for name in "vw" * 20:
+        accounts.turn("shop", name, wait)
+    desk = PushDesk(engine=house.engine, clock=house.clock, accounts=accounts, policy_of=lambda _: house.policy)
+    await desk.unpark("shop", "v")
+    assert [accounts.turn("shop", name, wait) for name in "vw"] == [now_ms, now_ms]
 
 
 class Hanging(Vendor):
