@@ -130,6 +130,7 @@ def take(
     users = lock(conn, now_ms, {owner.user for owner, _, _ in owned}, policy_of)
     told = 0
     dead: dict[tuple[DeviceKey, bytes], list[_Dead]] = {}
+    noted: set[quota.Held] = set()
     for owner, hashed, receipt in owned:
         locked = users.get(owner.user)
         attempt = None if locked is None else _attempt(locked, owner, account.name, hashed, receipt)
@@ -145,7 +146,8 @@ def take(
             "taken_ms": now_ms,
         }
         if receipt_rows.add(conn, owner, attempt.claim_token, said):
-            if receipt.spent and _hold(locked, account, hashed, receipt, entries):
+            held = _spent(locked, account, hashed, attempt, receipt, entries) if receipt.spent else None
+            if held is not None and _hold(locked, account, held, noted):
                 _untell(locked, owner, attempt.from_seq)
             name = (attempt.claim_token, push_id, said["fact"], said["code"])
             locked.events.append(_event(locked, owner, account.name, receipt, entries, name))
@@ -178,28 +180,44 @@ def _untell(locked: Locked, owner: DeviceKey, from_seq: int) -> None:
         locked.put_job(replace(job, tries=0, retry_ms=None))
 
 
-def _hold(locked: Locked, account: Account, hashed: bytes, receipt: Receipt, entries: Sequence[Entry]) -> bool:
-    """Has the address wait for the vendor's midnight with what shows as the newest of these did; whether that is news.
-
-    Only once: what another node, which has not heard of it, sends there meanwhile is not told again and again.
-    """
+def _spent(
+    locked: Locked,
+    account: Account,
+    hashed: bytes,
+    attempt: receipt_rows.Reported,
+    receipt: Receipt,
+    entries: Sequence[Entry],
+) -> quota.Held | None:
+    """What is used up until the vendor's midnight: what shows as the newest of these did. None: nobody needs it any more."""
     newest = entries[-1].message_id if entries else None
     content = None if newest is None else locked.pushes({newest}).get(newest)
     if content is None:
-        return False  # nobody needs it any more
+        return None
     bare = account.terms.privacy in {Privacy.NONE, Privacy.SEALED}  # no vendor that has such a number can seal
     shown = None if bare else msgspec.json.decode(content.push or "{}", type=Notification)
     channel = channel_of(shown, account.channels)
-    said_ms = locked.now_ms if receipt.at_ms is None else min(receipt.at_ms, locked.now_ms)
+    # Not before the push itself, however wrong the vendor's clock: it would be told there again, without an end.
+    said_ms = locked.now_ms if receipt.at_ms is None else min(max(receipt.at_ms, attempt.started_ms), locked.now_ms)
     until_ms = next_day_ms(said_ms, account.terms.zone)
-    held = quota.Held(account.app_id, account.name, hashed, channel or "", until_ms)
-    if until_ms <= locked.now_ms:
-        return True  # that day is over
-    account.hold((hashed, channel), Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=locked.now_ms)
-    known = quota.is_held(locked.conn, locked.now_ms, held)
-    if not known:
-        quota.hold(locked.conn, [held])
-    return not known
+    return quota.Held(account.app_id, account.name, hashed, channel or "", until_ms)
+
+
+def _hold(locked: Locked, account: Account, held: quota.Held, noted: set[quota.Held]) -> bool:
+    """Has the address wait for the vendor's midnight; whether that is news. `noted`: what these same receipts said, in
+    whatever order they tell of pushes.
+
+    Only once: what another node, which has not heard of it, sends there meanwhile is not told again and again.
+    """
+    is_over = held.until_ms <= locked.now_ms
+    if is_over or held in noted:
+        return True
+    sort = (held.token_hash, held.channel or None)
+    account.hold(sort, Wait(at_ms=held.until_ms, reason=Later.QUOTA), now_ms=locked.now_ms)
+    if quota.is_held(locked.conn, locked.now_ms, held):
+        return False
+    quota.hold(locked.conn, [held])
+    noted.add(held)
+    return True
 
 
 def _attempt(

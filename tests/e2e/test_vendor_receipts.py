@@ -316,10 +316,24 @@ async def test_what_is_over_a_device_s_number_for_the_day_goes_to_the_next_addre
     assert sent == [("tok-1", True), ("tok-2", True), ("tok-2", False), ("tok-1", False)]
 
 
+async def test_all_that_was_over_it_is_told_to_the_next_address_also_if_the_last_one_s_receipt_comes_first(
+    scene: Scene,
+) -> None:
+    await scene.addresses(hw="tok-1", deaf="tok-2")
+    first, second = await scene.pushed(), await scene.pushed()
+    now_ms = CLOCK.now_ms()
+    over = [item(256, biTag=id_, requestId=f"r-{n}", timestamp=now_ms) for n, id_ in ((2, second), (1, first))]
+    assert (await scene.report(*over))[0] == 200
+    await scene.takes(4)
+    told = [(one["token"][0], one["android"]["bi_tag"]) for one in scene.vendor.sent]
+    assert told == [("tok-1", first), ("tok-1", second), ("tok-2", first), ("tok-2", second)]
+
+
 @ON_ONE_STORE
-async def test_without_another_address_it_waits_for_the_vendor_s_midnight(scene: Scene) -> None:
+@pytest.mark.parametrize("at_ms", [None, 1_764_000_000])  # the latter: a vendor that counts seconds
+async def test_without_another_address_it_waits_for_the_vendor_s_midnight(scene: Scene, at_ms: int | None) -> None:
     message = await scene.pushed()
-    assert (await scene.report(item(256, biTag=message, timestamp=CLOCK.now_ms())))[0] == 200
+    assert (await scene.report(item(256, biTag=message, timestamp=at_ms or CLOCK.now_ms())))[0] == 200
     async with asyncio.timeout(SOON_S):
         while (await scene.waiting(message))["reason"] != "quota":
             await CLOCK.sleep(0.05)
@@ -331,7 +345,11 @@ async def test_without_another_address_it_waits_for_the_vendor_s_midnight(scene:
 @ON_ONE_STORE
 async def test_what_was_over_the_number_of_another_day_is_told_again_at_once(scene: Scene) -> None:
     message = await scene.pushed()
-    assert (await scene.report(item(256, biTag=message)))[0] == 200
+    day_ms = 86_400_000
+    await scene.face.relay.engine.write(
+        lambda conn, _: conn.execute(text(f"UPDATE push_attempt SET started_ms = started_ms - {day_ms}"))
+    )
+    assert (await scene.report(item(256, biTag=message, timestamp=CLOCK.now_ms() - day_ms)))[0] == 200
     await scene.takes(2)
     assert [one["token"] for one in scene.vendor.sent] == [["tok-1"], ["tok-1"]]
 
