@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
+from threading import Lock
 from typing import Any
 
 from providers.contract import Outcome, Provider, Scope, Verdict
@@ -64,6 +65,7 @@ class Account:
     urgent_line: Line = field(init=False)  # so that many urgent ones are not all looked at together, either
     in_flight: int = 0
     _paused_until_ms: int = 0
+    _holding: Lock = field(default_factory=Lock)
     _held: dict[Sort, Wait] = field(default_factory=dict)  # whose wait ends first comes first, more or less
     _impaired: dict[Sort, Impaired] = field(default_factory=dict)  # the oldest first
 
@@ -158,11 +160,12 @@ class Account:
 
     def hold(self, sort: Sort, wait: Wait, *, now_ms: int) -> None:
         """The vendor takes this sort of push later; all others it takes now."""
-        if len(self._held) >= HELD_MAX:
-            self._held = {one: until for one, until in self._held.items() if until.at_ms > now_ms}
-        while len(self._held) >= HELD_MAX:
-            del self._held[next(iter(self._held))]
-        self._held[sort] = wait
+        with self._holding:  # receipts say so in the store's thread
+            if len(self._held) >= HELD_MAX:
+                kept = [one for one in self._held.items() if one[1].at_ms > now_ms]
+                room = max(1, HELD_MAX // 10)  # for many, so that not each of them looks at all
+                self._held = dict(kept[max(0, len(kept) + room - HELD_MAX) :])
+            self._held[sort] = wait
 
     def batches(self, now_ms: int) -> Together | None:
         """The way of pushes that may share a call, unless the vendor takes no more such calls today."""

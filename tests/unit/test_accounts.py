@@ -1,5 +1,7 @@
 """What an account learns from the answers to its calls."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -51,6 +53,24 @@ def test_it_forgets_what_is_over_and_then_the_oldest_before_it_holds_too_much(mo
     assert [channel for _, channel in account.view(0, 20).held] == ["c2", "c3", "c4"]
     account.mended()
     assert not account.view(0, 20).held
+
+
+def test_what_has_to_wait_is_said_in_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By calls, and by receipts in the store's own."""
+    monkeypatch.setattr(accounts, "HELD_MAX", 1_000)
+    account, before = account_of("vivo"), sys.getswitchinterval()
+
+    def holds(name: str) -> None:
+        for place in range(5_000):
+            account.hold((None, f"{name}{place}"), Wait(at_ms=30, reason=Later.QUOTA), now_ms=20)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(holds, "ab"))
+    finally:
+        sys.setswitchinterval(before)
+    assert len(account.view(0, 20).held) <= 1_000
 
 
 def test_of_several_answers_that_ask_for_a_pause_the_longest_holds() -> None:
