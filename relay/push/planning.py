@@ -90,7 +90,10 @@ def plan_due(
     calls: Counter[quota.Day] = Counter()
     due_devices = [job.key for locked in users.values() for job in locked.jobs.values() if _claimable(job, now_ms)]
     look_ahead(users, due_devices, content=True)
-    for key, locked in users.items():
+    for key in dict.fromkeys([*due, *suspected]):  # of what an account can take now, whoever waits longest
+        locked = users.get(key)
+        if locked is None:
+            continue
         views = apps[key.app_id]
         for device in locked.devices.values():
             job = locked.jobs.get(device.device_id)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from house import House, address
+from msgspec.structs import replace
 
 from providers.contract import Capabilities, Outcome, Push, Verdict
 from relay.inbox.push_due import Later
@@ -70,6 +71,19 @@ async def test_devices_of_a_vendor_that_is_away_have_their_turns_one_after_the_o
     assert {job.reason for job in jobs} == {Later.CIRCUIT}
     dues = sorted(job.due_ms - now_ms for job in jobs)
     assert dues == [PROBE_MS, PROBE_MS + 500, PROBE_MS + 1_000, PROBE_MS + 1_500], "at two a second, the account's rate"
+
+
+async def test_of_what_an_account_can_take_now_whoever_waits_longest_has_it(engine: Engine, clock: Any) -> None:
+    """Whatever their names are: who comes last in them would else find nothing left again and again."""
+    house = await House(engine, clock).begin()
+    for user in USERS:
+        await house.register(f"{user}/phone", f"token-{user}")
+    for user in reversed(USERS):
+        await house.send(user)
+        house.clock.forward(s=1)
+    house.clock.forward(s=60)
+    house.views = {"v": replace(house.views["v"], free=2)}
+    assert [attempt.device.user_id for attempt in await house.plan()] == ["dan", "cleo"]
 
 
 @pytest.mark.parametrize("urgent", [False, True])

@@ -180,7 +180,7 @@ async def test_channels_that_share_a_quota_are_used_up_together(shop: House) -> 
     assert await told({"ann": order, "bob": news}) == ["news"], "not asked again because of a restart"
     assert await told({"ann": '{"title":"t"}', "bob": news}) == ["news"]
     shop.clock.forward(s=DAY_S)
-    assert await told({"bob": news}) == ["chat", "news"], "one try a day, though ann's phone lacks all three"
+    assert sorted(await told({"bob": news})) == ["chat", "news"], "one try a day, though ann's phone lacks all three"
 
 
 async def test_a_channel_that_the_account_does_not_set_up_is_used_up_with_the_unnamed_one(shop: House) -> None:
