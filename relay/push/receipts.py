@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from providers.receipts.contract import Callback, Garbled, NotAuthentic, Reading, Receipt, ReceiptReader
 from relay.clock import Clock, rfc3339
 from relay.errors import Malformed, Missing, Unauthenticated
+from relay.inbox import visibility
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.push_due import Later
 from relay.model import CARRIES_MESSAGE, Address, DeviceKey, Entry, Notification
@@ -146,7 +147,7 @@ def take(
             "taken_ms": now_ms,
         }
         if receipt_rows.add(conn, owner, attempt.claim_token, said):
-            held = _spent(locked, account, hashed, attempt, receipt, entries) if receipt.spent else None
+            held = _spent(locked, account, owner, hashed, attempt, receipt, entries) if receipt.spent else None
             if held is not None and _hold(locked, account, held, noted):
                 _untell(locked, owner, attempt.from_seq)
             name = (attempt.claim_token, push_id, said["fact"], said["code"])
@@ -183,18 +184,20 @@ def _untell(locked: Locked, owner: DeviceKey, from_seq: int) -> None:
 def _spent(
     locked: Locked,
     account: Account,
+    owner: DeviceKey,
     hashed: bytes,
     attempt: receipt_rows.Reported,
     receipt: Receipt,
     entries: Sequence[Entry],
 ) -> quota.Held | None:
     """What is used up until the vendor's midnight: what shows as the newest of these did. None: nobody needs it any more."""
-    newest = entries[-1].message_id if entries else None
-    content = None if newest is None else locked.pushes({newest}).get(newest)
-    if content is None:
+    device, newest = locked.devices.get(owner.device_id), entries[-1] if entries else None
+    content = None if newest is None else locked.pushes({newest.message_id}).get(newest.message_id)
+    if device is None or newest is None or content is None:
         return None
     bare = account.terms.privacy in {Privacy.NONE, Privacy.SEALED}  # no vendor that has such a number can seal
-    shown = None if bare else msgspec.json.decode(content.push or "{}", type=Notification)
+    push = content.push_held if visibility.view(newest, device) is visibility.View.HELD else content.push
+    shown = None if bare else msgspec.json.decode(push or "{}", type=Notification)
     channel = channel_of(shown, account.channels)
     # Not before the push itself, however wrong the vendor's clock: it would be told there again, without an end.
     said_ms = locked.now_ms if receipt.at_ms is None else min(max(receipt.at_ms, attempt.started_ms), locked.now_ms)

@@ -5,7 +5,7 @@ import base64
 import hmac
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -62,9 +62,9 @@ class Scene:
         signed = f"timestamp={at_ms}; nonce={nonce}; value={value}"
         return await self.post(account, list(items), **{"X-HUAWEI-CALLBACK-ID": signed})
 
-    async def pushed(self, **push: Any) -> str:
-        """A message that `ann`'s phone was told of; its id."""
-        message = await self.face.send(push={"title": "hi", **push})
+    async def pushed(self, said: Mapping[str, Any] | None = None, **push: Any) -> str:
+        """A message that `ann`'s phone was told of; its id. `said`: beside its push."""
+        message = await self.face.send(push={"title": "hi", **push}, **(said or {}))
         async with asyncio.timeout(SOON_S):
             while not (await self.attempt(message)).get("vendor_id"):
                 await CLOCK.sleep(0.05)
@@ -339,6 +339,18 @@ async def test_without_another_address_it_waits_for_the_vendor_s_midnight(scene:
             await CLOCK.sleep(0.05)
     until = datetime.fromisoformat((await scene.waiting(message))["until"])
     assert (until.hour, until.minute) == (16, 0), "in Beijing it is midnight"
+    assert len(scene.vendor.sent) == 1
+
+
+@ON_ONE_STORE
+async def test_what_the_app_is_too_old_for_was_of_the_sort_that_it_was_shown_as(scene: Scene) -> None:
+    message = await scene.pushed(
+        {"min_schema": 5, "push_held": {"title": "update the app", "channel": "orders"}}, channel="chat"
+    )
+    assert (await scene.report(item(256, biTag=message, timestamp=CLOCK.now_ms())))[0] == 200
+    async with asyncio.timeout(SOON_S):
+        while (await scene.waiting(message))["reason"] != "quota":
+            await CLOCK.sleep(0.05)
     assert len(scene.vendor.sent) == 1
 
 
