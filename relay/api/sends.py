@@ -89,6 +89,7 @@ class Sends:
             conversation_id=body.conversation.id or body.to.group,
             sender_user=None if body.sender is None else body.sender.user,
             sender_device=None if body.sender is None else body.sender.device,
+            by_device=namespace != BACKEND,
             client_ref=body.client_ref,
             priority=body.priority,
             body=content.decode(),

@@ -14,6 +14,7 @@ from relay.errors import Problem
 from relay.inbox.delivering import Deliveries
 from relay.inbox.groups import MEMBERS_MAX
 from relay.inbox.locked import PolicyOf
+from relay.inbox.page import signed_out
 from relay.inbox.posting import Posts, as_post, post_expiry, timeline_key
 from relay.inbox.repeats import NO_REPEATS, claim_keys
 from relay.inbox.send import (
@@ -25,7 +26,7 @@ from relay.inbox.send import (
     expiry,
     nobody_there,
 )
-from relay.model import UserKey
+from relay.model import DeviceState, UserKey
 from relay.store import entries as entry_rows
 from relay.store import fanout as fanout_rows
 from relay.store import groups as group_rows
@@ -141,10 +142,21 @@ class Acceptance:
             if gone and len(group_rows.members_among(self.conn, send.app_id, send.group, gone)) < len(gone):
                 raise Overtaken
 
+    def _is_there(self, app_id: str, user: str | None, device: str | None) -> bool:
+        """Whether a device is still who it was when its token was looked at: since then it may have been renamed, or signed
+        out. What it sent by the old name it would send again by the new one."""
+        locked = self.deliveries.users.get(UserKey(app_id, user or ""))
+        found = None if locked is None else locked.devices.get(device or "")
+        return found is not None and found.state is not DeviceState.GONE
+
     # --- one message ---
 
     def take(self, index: int, send: Send) -> None:
         expires_ms = expiry(send, self.now_ms)
+        at_once = send.shared or not send.waits  # else its sender's lock is not taken
+        if send.by_device and at_once and not self._is_there(send.app_id, send.sender_user, send.sender_device):
+            self._refuse(index, send, signed_out())
+            return
         if send.shared:
             self._post(index, send, post_expiry(expires_ms, self.now_ms, self.policy_of(send.app_id)))
             return

@@ -34,6 +34,7 @@ class Send(Struct, frozen=True, kw_only=True):
     conversation_id: str | None = None
     sender_user: str | None = None
     sender_device: str | None = None
+    by_device: bool = False  # the sender is who asks
     client_ref: str | None = None
     priority: str = "normal"
     body: str

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from house import House, Store, address
 
-from relay.errors import Conflict, Invalid, Missing
+from relay.errors import Conflict, Invalid, Missing, Unauthenticated
 from relay.inbox import fanout, waking
 from relay.model import DeviceKey, UserKey
 from relay.store.engine import Engine
@@ -45,6 +45,28 @@ async def test_no_table_knows_the_old_name_any_more(house: House) -> None:
     rows = await house.rows("SELECT recipients, sender_user FROM message")
     assert not [row for row in rows if '"ann"' in row["recipients"] or row["sender_user"] == "ann"]
     assert [data["to"] for kind, data in await house.events() if kind == "user.renamed"] == ["anna"]
+
+
+async def test_what_a_device_sends_by_a_name_that_it_no_longer_has_is_not_taken(house: House) -> None:
+    """Its token was looked at before: by the new name it sends that again, under keys that nobody had."""
+    said = {"sender_user": "ann", "sender_device": "phone", "by_device": True, "key": "of ann's phone"}
+    before = len((await house.send("bob", **said)).recipients)
+    await renamed(house)
+    with pytest.raises(Unauthenticated):
+        await house.send("bob", **said | {"key": "another"})
+    assert (await house.send("bob", **said)).replay, "what was taken stays so"
+    assert await house.rows("SELECT 1 FROM message WHERE sender_user = 'ann'") == []
+    again = await house.send("bob", **said | {"sender_user": "anna", "key": "of anna's phone"})
+    assert len(again.recipients) == before == 1
+
+
+async def test_what_a_device_sends_that_has_been_signed_out_is_not_taken(house: House) -> None:
+    await house.inbox.sign_out(house.key(OLD))
+    with pytest.raises(Unauthenticated):
+        await house.send("bob", sender_user="ann", sender_device="phone", by_device=True)
+    assert (await house.send("bob", sender_user="ann", sender_device="phone")).recipients, (
+        "a backend names whom it likes"
+    )
 
 
 async def test_what_its_inbox_has_forgotten_names_it_by_the_new_name(house: House) -> None:
