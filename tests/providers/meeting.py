@@ -86,13 +86,15 @@ class Meeting:
 
 
 @asynccontextmanager
-async def meeting(vendor: str, *, now_s: float = NOON_BEIJING, **settings: Any) -> AsyncIterator[Meeting]:
-    """The adapter with the emulator's own settings, and these besides."""
+async def meeting(
+    vendor: str, *, now_s: float = NOON_BEIJING, patience_s: float = 0.5, **settings: Any
+) -> AsyncIterator[Meeting]:
+    """The adapter with the emulator's own settings, and these besides. `patience_s`: how long it waits for an answer."""
     clock = [now_s]
     sandbox = Sandbox(now=lambda: clock[0], rng=random.Random(1), vendors=(vendor,), slow_s=2)
     await sandbox.start()
     try:
-        async with HttpTransport(total_s=0.5, connect_s=0.5) as transport:
+        async with HttpTransport(total_s=patience_s, connect_s=patience_s) as transport:
             (kind,) = (one.provider for one in discover() if one.name == vendor)
             assert kind is not None
             given = {**sandbox.account_settings(vendor)["settings"], **settings}

@@ -98,7 +98,7 @@ class Node:
         self.witness = witness
         self._apps = tuple(apps)
         self._rng = rng
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # a set would order them by their addresses
         self._stop = asyncio.Event()
         self.on_broken: Callable[[BaseException], None] = lambda _: None
         self._context = copy_context()
@@ -192,12 +192,12 @@ class Node:
             what.close()
             what = _nobody()
         task = asyncio.get_running_loop().create_task(what, name=name, context=self._context.copy())
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended, context=Context())
         return task
 
     def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if task.cancelled() or self.engine.killed:
             return
         error = task.exception()
