@@ -18,8 +18,9 @@ from relay_process import RelayProcess
 from relay.client import Backend, Client, Problem, Unreachable, Way, news, said
 from relay.client.cache import Cache
 
-SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
+SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1", "RELAY_PUSH__LINGER_S": "60"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+GOODBYE_S = 10  # a device that says nothing lingers for longer
 _users = itertools.count(1)
 
 
@@ -53,6 +54,10 @@ async def test_the_end_acks_what_came_in_the_last_moment_and_says_goodbye(
         await backend.send(user, "last")
         await ear.until(news.MessageArrived)
     assert (await backend.device(user, "phone"))["acked"] == 1
+    async with asyncio.timeout(GOODBYE_S):
+        async for event, _ in backend.events(types=["device.offline"], poll_s=0.05):
+            if event["data"]["user"] == user:
+                break
     assert not (await backend.presence(user))["online"]
 
 
