@@ -409,6 +409,7 @@ class Relay:
             for service in (
                 self.presence.run,
                 self.hub.run,
+                self.hub.run_windows,
                 self.watch.run,
                 self.store_watch.run,
                 self.room.run,

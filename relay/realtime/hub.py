@@ -22,6 +22,7 @@ from relay.waiting import pause
 log = structlog.get_logger("relay.realtime")
 
 POLL_S = 5.0
+WINDOWS_S = 1.0  # between looks at connections that can be sent no more before they ack
 CLOSES_PER_S = 100.0  # at a stop, if there is time enough
 CLOSES_IN_S_MIN = 1.0  # for a device to finish what it is saying
 WAITS_MAX = 3  # long-polls of one device at once; of more, the oldest returns empty
@@ -67,6 +68,10 @@ class Connection(Protocol):
 
     def expelled(self) -> None:
         """The credential that it was opened with counts no more."""
+        ...
+
+    def still_shut(self) -> bool:
+        """Whether it can be sent no more before it acks. Closes, and says no, if it has acked nothing for a minute of that."""
         ...
 
     def ping(self) -> None: ...
@@ -130,6 +135,7 @@ class Hub:
         self._poll_s = poll_s
         self._connections: defaultdict[UserKey, dict[Connection, None]] = defaultdict(dict)  # in the order they came
         self._waits: defaultdict[UserKey, dict[DeviceKey, list[Wait]]] = defaultdict(dict)
+        self._shut: dict[Connection, None] = {}
         self._known: dict[UserKey, int] = {}
         self._timeline_heads = timeline_heads
         self._readers: defaultdict[TimelineKey, dict[Reader, None]] = defaultdict(dict)
@@ -160,6 +166,7 @@ class Hub:
         try:
             yield
         finally:
+            self._shut.pop(connection, None)
             self._connections[user].pop(connection, None)
             if not self._connections[user]:
                 del self._connections[user]
@@ -263,6 +270,25 @@ class Hub:
             if self._known_heads.get(key) != head:
                 self.posted(key)
         self._known_heads = timelines
+
+    # --- those that read but do not ack ---
+
+    def shut(self, connection: Connection) -> None:
+        """It was sent all that it may be before it acks: from now on it is looked at."""
+        if connection.still_shut():
+            self._shut[connection] = None
+
+    async def run_windows(self, stop: asyncio.Event) -> None:
+        while not await pause(WINDOWS_S, stop):
+            self.look_at_windows()
+
+    def look_at_windows(self) -> None:
+        """Only those that are full: the others cost nothing, however many they are."""
+        for connection in list(self._shut):
+            if not connection.still_shut():
+                self._shut.pop(connection, None)
+
+    # --- signs of life ---
 
     async def run_pings(self, stop: asyncio.Event, *, every_s: float) -> None:
         """Pings every connection about every `every_s`, spread over the time: one task for all of them."""

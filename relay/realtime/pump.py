@@ -52,8 +52,9 @@ class Pump:
         head_seq: int,
         window: Window,
         spawn: Spawn,
+        full: Callable[[], None],
     ) -> None:
-        """The client has everything up to `sent_seq`."""
+        """The client has everything up to `sent_seq`. `full` is called whenever the window has become full."""
         self.head_seq = head_seq
         self.sent_seq = sent_seq
         self._writer = writer
@@ -63,6 +64,7 @@ class Pump:
         self._epoch = epoch
         self._window = window
         self._spawn = spawn
+        self._full = full
         self._task: asyncio.Task[None] | None = None
         self._look = False  # at the inbox
         self._fresh: dict[str, None] = {}  # followed timelines to look at
@@ -128,7 +130,7 @@ class Pump:
         self.go_on()  # what there is was sent else: no look at the rows for every ack
 
     def stalled(self, now_ms: int) -> bool:
-        """Asked now and then: whether the client reads but has acked nothing for a minute, and can be sent no more."""
+        """Asked while it is shut: whether the client reads but has acked nothing for a minute."""
         return self._window.stalled(now_ms)
 
     async def follow(self, wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
@@ -201,7 +203,7 @@ class Pump:
         moved = batch.to_seq > self.sent_seq
         if moved or (batch.caught_up and not self._told_caught_up):
             self.sent_seq = batch.to_seq
-            self._window.sent(INBOX, batch.to_seq, entries=batch.entries, size=len(batch.json))
+            self._count(INBOX, batch)
             self._told_caught_up = self._told_caught_up or batch.caught_up
             await self._writer.batch(batch, extra={"caught_up": batch.caught_up})
         if reading.shared is not None and (heads := unheard(reading.shared.ahead, self._told_heads)):
@@ -216,11 +218,16 @@ class Pump:
             if found is None:
                 return
             if isinstance(found, Batch):
-                self._window.sent(name, found.to_seq, entries=found.entries, size=len(found.json))
+                self._count(name, found)
                 await self._writer.batch(found, extra={"caught_up": found.caught_up})
             else:
                 self._window.forget(name)
                 await self._writer.send({"type": "resync_required", "timeline": name, "resync": found})
+
+    def _count(self, timeline: str, batch: Batch) -> None:
+        self._window.sent(timeline, batch.to_seq, entries=batch.entries, size=len(batch.json))
+        if self.shut:
+            self._full()
 
     async def _resync(self) -> None:
         data = await self._reader.reset(self._device, reason="epoch")

@@ -131,6 +131,7 @@ class Session:
             head_seq=welcome.head_seq,
             window=window,
             spawn=self._spawn,
+            full=lambda: self._hub.shut(self),
         )
         await self._writer.send({"type": "welcome", "ref": ref, **greeted.answer, "token": token})
         return True
@@ -315,11 +316,14 @@ class Session:
                 )
         await self._writer.close(Close.UNAUTHENTICATED)
 
+    def still_shut(self) -> bool:
+        if not self._pump.stalled(self._clock.monotonic_ms()):
+            return self._pump.shut
+        log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
+        self._later(self._writer.close(Close.SLOW))
+        return False
+
     def ping(self) -> None:
-        if self._pump.stalled(self._clock.monotonic_ms()):
-            log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
-            self._later(self._writer.close(Close.SLOW))
-            return
         self._pump.go_on()
         if self._missed_pongs >= protocol.PING_MISSES_MAX:
             self._later(self._writer.close(Close.TRY_LATER))

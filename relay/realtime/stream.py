@@ -65,6 +65,7 @@ class Stream:
             head_seq=at.head_seq,
             window=Window(entries=service.window.entries, bytes_=service.window.bytes),
             spawn=self._spawn,
+            full=lambda: hub.shut(self),
         )
         self._group: asyncio.TaskGroup | None = None
         self._changed = asyncio.Event()
@@ -174,10 +175,14 @@ class Stream:
     def acked(self, upto: Mapping[str, int]) -> None:
         self._pump.acked(upto)
 
+    def still_shut(self) -> bool:
+        if not self._pump.stalled(self._service.clock.monotonic_ms()):
+            return self._pump.shut
+        log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
+        self._end()
+        return False
+
     def ping(self) -> None:
-        if self._pump.stalled(self._service.clock.monotonic_ms()):
-            log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
-            self._end()
         self._beat_due = True
         self._changed.set()
 

@@ -41,7 +41,8 @@ class Window:
             self._bytes -= size
 
     def stalled(self, now_ms: int) -> bool:
-        """Asked now and then: whether it has been full for a minute without an ack. Such a client is served later."""
+        """Asked once it is full, and each second: whether it has been so for a minute without an ack. Such a client is served
+        later."""
         if self.room is not None:
             self._full_ms = None
         elif self._full_ms is None:

@@ -39,6 +39,20 @@ UNHURRIED = {
 }
 
 
+class HeldClock(SystemClock):
+    """Its durations stand still while a test runs, until it says so: what is refused for its rate stays refused, say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held_ms = super().monotonic_ms()
+
+    def monotonic_ms(self) -> int:
+        return self._held_ms
+
+    def pass_s(self, seconds: float) -> None:
+        self._held_ms += int(seconds * 1000)
+
+
 @dataclass
 class Running:
     """Where a running relay is, and keys of two apps' backends, which may do everything there."""

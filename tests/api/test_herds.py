@@ -8,9 +8,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 from raw_socket import dialled
-from running_relay import ORIGIN, Answer, Face, running
+from running_relay import ORIGIN, Answer, Face, HeldClock, running
 
-from relay.clock import SystemClock
 from relay.shedding import Shed
 
 PER_S = 3
@@ -21,20 +20,6 @@ UPGRADE = {
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     "Sec-WebSocket-Protocol": "relay.v1.json",
 }
-
-
-class HeldClock(SystemClock):
-    """Its durations stand still, so no handshake is granted anew while a test runs, until it says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._held_ms = super().monotonic_ms()
-
-    def monotonic_ms(self) -> int:
-        return self._held_ms
-
-    def pass_s(self, seconds: float) -> None:
-        self._held_ms += int(seconds * 1000)
 
 
 @dataclass

@@ -212,6 +212,7 @@ class Node:
         self.presence.resume(await self.engine.read(lambda conn, _: device_rows.online_devices(conn)))
         for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run, self.fanout.run):
             self.worker(worker(self._stop), worker.__qualname__)
+        self.worker(self.hub.run_windows(self._stop), "windows")
         self.worker(self.hub.run_pings(self._stop, every_s=protocol.PING_S), "pings")
         for chore, seconds in (
             (self.tick, meta.TICK_S),
