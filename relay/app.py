@@ -181,6 +181,7 @@ class Relay:
             factor=settings.heartbeat.lease_factor,
             linger_ms=policy.linger_ms,
             linger_restart_ms=policy.linger_restart_ms,
+            handshakes_per_s=settings.limits.handshakes_per_s,
         )
         self.presence = PresenceService(self.inbox, clock, rhythm)
         self.devices = DeviceService(

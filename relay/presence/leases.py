@@ -43,16 +43,18 @@ class LeaseBook:
         session: int,
         now_ms: int,
         length_ms: int,
+        more_ms: int = 0,
         facts: object = None,
         offer: Offer | None = None,
     ) -> bool:
-        """A lease for this session; False if a newer one holds it. What the session offered once holds for all its leases."""
+        """A lease for this session, `more_ms` longer until it is renewed; False if a newer one holds it. What the session offered
+        once holds for all its leases."""
         held = self._leases.get(key)
         if held is not None and session < held.session:
             return False
         if offer is None and held is not None and held.session == session:
             offer = held.offer
-        lease = Lease(session, now_ms + length_ms, length_ms, facts, offer)
+        lease = Lease(session, now_ms + length_ms + more_ms, length_ms, facts, offer)
         self._leases[key] = lease
         self._place(key, lease)
         return True

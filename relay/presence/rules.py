@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from relay.errors import CROWD_S
+
 INTERVAL_MIN_S, INTERVAL_MAX_S = 10, 600
 LATE_S = 0.5  # how late a look that is due each second comes on a machine that is overloaded
 CALM_S = 0.05  # and on one at ease
@@ -37,6 +39,12 @@ class Pace:
             self._calm = 0
             half_s = self.at_least_s / 2
             self.at_least_s = half_s if half_s > self._interval_s else 0.0
+
+
+def herd_ms(devices: int, *, per_s: float) -> int:
+    """How much longer one of so many devices may take to come back, because the door lets in `per_s` a second (protocol 6.6):
+    until it is the last one's turn, and for as long as a device may be told to wait when it is turned away."""
+    return int((devices / per_s + CROWD_S[1]) * 1000) if devices > per_s else 0
 
 
 def negotiate(*, min_s: float, max_s: float, prefer_s: float, factor: float, at_least_s: float = 0) -> Beat:

@@ -10,9 +10,9 @@ import structlog
 
 from relay.clock import Clock
 from relay.errors import Conflict, Problem
-from relay.model import Device, DeviceKey, Facts
+from relay.model import GATEWAY, Device, DeviceKey, Facts
 from relay.presence.leases import LeaseBook
-from relay.presence.rules import Beat, Offer, Pace, negotiate
+from relay.presence.rules import Beat, Offer, Pace, herd_ms, negotiate
 from relay.waiting import pause
 
 log = structlog.get_logger("relay.presence")
@@ -38,6 +38,7 @@ class Rhythm:
     factor: float = 2.5
     linger_ms: int = 5_000
     linger_restart_ms: int = 30_000
+    handshakes_per_s: float = 500  # that the door lets in
 
 
 class PresenceService:
@@ -62,14 +63,18 @@ class PresenceService:
         )
 
     def resume(self, devices: Iterable[Device], *, lease_s: float | None = None) -> None:
-        """After a start: everyone who was online gets a full lease from now; who had just gone, time to come back."""
+        """After a start: everyone who was online gets a full lease from now; who had just gone, time to come back; and all of
+        them as much more as a herd of so many needs."""
         full_ms = int((lease_s or self.beat().lease_s) * 1000)
+        devices = list(devices)
+        more_ms = self._herd_ms(devices)
         for device in devices:
             self.book.grant(
                 device.key,
                 session=device.session,
                 now_ms=self._clock.monotonic_ms(),
                 length_ms=full_ms if device.online else self._rhythm.linger_restart_ms,
+                more_ms=more_ms,
                 facts=Facts(bool(device.background), device.open_conversation) if device.online else _LINGERING,
             )
 
@@ -77,13 +82,23 @@ class PresenceService:
         """Of a node that has died: whoever does not come to another within the time after a restart is offline. What this
         node has heard of that session, or of a newer one, itself stands."""
         now_ms = self._clock.monotonic_ms()
+        devices = list(devices)
+        more_ms = self._herd_ms(devices)
         for device in devices:
             lease = self.book.get(device.key)
             if lease is None or lease.session < device.session:
-                length_ms = self._rhythm.linger_restart_ms
                 self.book.grant(
-                    device.key, session=device.session, now_ms=now_ms, length_ms=length_ms, facts=_LINGERING
+                    device.key,
+                    session=device.session,
+                    now_ms=now_ms,
+                    length_ms=self._rhythm.linger_restart_ms,
+                    more_ms=more_ms,
+                    facts=_LINGERING,
                 )
+
+    def _herd_ms(self, devices: Iterable[Device]) -> int:
+        own = sum(device.node_id != GATEWAY for device in devices)  # a gateway's shake no hands
+        return herd_ms(own, per_s=self._rhythm.handshakes_per_s)
 
     def connected(
         self, device: DeviceKey, session: int, beat: Beat, facts: Facts, *, offer: Offer | None = None

@@ -28,8 +28,8 @@ class Rows:
         raise AssertionError("nobody sends a heartbeat")
 
 
-async def started(house: House, clock: SetClock) -> PresenceService:
-    presence = PresenceService(Rows(house), clock, Rhythm())
+async def started(house: House, clock: SetClock, *, handshakes_per_s: float = 500) -> PresenceService:
+    presence = PresenceService(Rows(house), clock, Rhythm(handshakes_per_s=handshakes_per_s))
     presence.resume(await house.engine.read(lambda conn, _: online_devices(conn)))
     return presence
 
@@ -60,6 +60,43 @@ async def test_a_device_that_does_not_come_back_after_a_planned_restart_is_told_
     assert sorted(await offline(house)) == ["away", "left"]
     await (await started(house, clock)).sweep()
     assert len(await offline(house)) == 2
+
+
+async def test_of_a_herd_nobody_is_told_offline_before_the_door_could_let_in_the_last(
+    house: House, clock: SetClock
+) -> None:
+    names = [f"ann/{n}" for n in range(4)]
+    for name in names:
+        await house.register(name)
+        await house.hello(name)
+    for name in names[:2]:
+        await house.bye(name, linger_ms=30_000, tell=False)  # as a drain says it; the others were cut off by a crash
+    presence = await started(
+        house, clock, handshakes_per_s=0.1
+    )  # 40 s for the four, and up to 30 for whom it turns away
+    clock.forward(s=99)
+    await presence.sweep()
+    assert await offline(house) == []
+    clock.forward(s=2)
+    await presence.sweep()
+    assert sorted(await offline(house)) == ["0", "1"]
+    clock.forward(s=45)
+    await presence.sweep()
+    assert sorted(await offline(house)) == ["0", "1", "2", "3"]
+
+
+async def test_a_dead_node_s_herd_has_as_much_longer(house: House, clock: SetClock) -> None:
+    for n in range(4):
+        await house.register(f"ann/{n}")
+        await house.hello(f"ann/{n}")
+    presence = PresenceService(Rows(house), clock, Rhythm(handshakes_per_s=0.1))
+    presence.take_over(await house.engine.read(lambda conn, _: online_devices(conn)))
+    clock.forward(s=99)
+    await presence.sweep()
+    assert await offline(house) == []
+    clock.forward(s=2)
+    await presence.sweep()
+    assert len(await offline(house)) == 4
 
 
 async def test_a_dead_node_s_device_is_taken_over_where_an_older_session_of_it_still_has_a_lease(
