@@ -225,6 +225,7 @@ class Core:
                 return [steps.Tell(news.TimelinesAhead({one["conversation"]: one["head"] for one in frame["shared"]}))]
             case "drain":
                 self._redial.asked_s = frame.get("reconnect_ms", 0) / 1000
+                self._redial.restarts = True
                 return [*self._ack_now(), steps.SetTimer(Timer.DRAIN, DRAIN_S)]
             case "degraded":
                 return [steps.Tell(news.Degraded())]

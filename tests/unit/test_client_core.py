@@ -65,7 +65,7 @@ def welcome(*, at: int = 0, head: int = 0, epoch: str = "e1", **more: Any) -> di
 
 
 def a_core(**more: Any) -> Core:
-    return Core(store_id=STORE, rng=random.Random(1), **more)
+    return Core(**({"store_id": STORE, "rng": random.Random(1)} | more))
 
 
 def reading(position: Position | None = None, *, way: Reading = Reading.PUSHED, head: int = 0, **more: Any) -> Core:
@@ -352,6 +352,16 @@ def test_a_drain_is_left_after_the_last_ack_and_come_back_from_when_it_said() ->
     assert said_ack(commands)["cursor"] == "e1/2"
     core.handle(steps.Rang(Timer.DRAIN))
     assert only(core.handle(steps.Closed(1012)), steps.SetTimer).after_s >= 4
+
+
+def test_a_relay_that_said_it_restarts_is_asked_every_sixteen_seconds_for_a_while_and_then_as_seldom_as_any() -> None:
+    core = reading(rng=Longest())
+    core.handle(steps.Came({"type": "drain", "reconnect_ms": 0}))
+    pauses = []
+    for _ in range(14):
+        pauses.append(float(only(core.handle(steps.Closed()), steps.SetTimer).after_s))
+        core.handle(steps.Rang(Timer.CONNECT))
+    assert pauses == [1, 2, 4, 8, *(16,) * 8, 60, 60]
 
 
 def test_one_that_was_replaced_rests_in_the_background_and_comes_back_in_the_foreground() -> None:

@@ -17,7 +17,7 @@ from relay.realtime.hub import Hub
 from relay.wiring.departure import timeline
 
 STAGES = timeline(drain_s=28, quiet_s=5)
-AWAY_S = 5.0  # from the drain to the start of the next process
+AWAY_S = 20.0  # from the drain to the start of the next process
 
 
 class ModelClock(SystemClock):
@@ -35,7 +35,7 @@ def last_back_s(devices: int, per_s: int, rng: random.Random) -> float:
     """When the last of the herd has shaken hands, in seconds after the start of the new process."""
     clock = ModelClock()
     door = Door(hub=Hub(clock, rng, _no_heads), clock=clock, handshakes=Bucket(per_s, per_s))  # type: ignore[arg-type]
-    clients = [Redial(soon=True, asked_s=rng.uniform(0, STAGES.reconnect_s)) for _ in range(devices)]
+    clients = [Redial(restarts=True, asked_s=rng.uniform(0, STAGES.reconnect_s)) for _ in range(devices)]
     tries = [(client.delay_s(rng, None) - AWAY_S, n) for n, client in enumerate(clients)]
     heapq.heapify(tries)
     at_s = 0.0

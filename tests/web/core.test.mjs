@@ -155,6 +155,18 @@ test("a pause is never shorter than the relay asked for, and grows with failures
   }
 });
 
+test("a relay that said it restarts is asked every sixteen seconds for a while, and then as seldom as any", () => {
+  const core = reading();
+  core.handle({ type: "came", frame: { type: "drain", reconnect_ms: 0 } });
+  const pauses = [];
+  for (let n = 0; n < 14; n += 1) {
+    pauses.push(done(core.handle({ type: "closed" }), "set").find(({ timer }) => timer === "connect").ms);
+    core.handle({ type: "rang", timer: "connect" });
+  }
+  assert.ok(Math.max(...pauses.slice(0, 12)) <= 16_000);
+  assert.ok(Math.max(...pauses.slice(12)) > 16_000);
+});
+
 test("failures are forgotten when a connection has lasted a minute, and not when it is made", () => {
   const core = reading();
   const pause = () => done(core.handle({ type: "closed" }), "set").find(({ timer }) => timer === "connect").ms;

@@ -208,6 +208,7 @@ export class Core {
         return [tell("ahead", { timelines: frame.shared })];
       case "drain":
         this.#redial.askedMs = frame.reconnect_ms ?? 0;
+        this.#redial.restarts = true;
         return [...this.#ackNow(), set("drain", DRAIN_MS)];
       case "error":
         return this.#refused(frame);
