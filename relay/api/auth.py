@@ -30,6 +30,7 @@ from relay.store import devices as device_rows
 from relay.store import meta, tokens
 from relay.store.engine import Conn, Engine
 from relay.store.gathered import Gathered
+from relay.telemetry.repeats import Repeats
 
 log = structlog.get_logger("relay.auth")
 
@@ -76,6 +77,8 @@ class Authenticator:
         self.revoked: Callable[[], Awaitable[None]] = _nobody_to_tell  # called when a family of tokens was revoked
         self._leaked: set[str] = set()  # API keys that are known to have come in a URL
         self._used: dict[str, int] = {}  # API key -> when it was last used, until that is written down
+        self._astray = Repeats(log.warning, "auth.address_refused")
+        self._reused = Repeats(log.warning, "auth.token_reuse")
         self._rates = RateLimiter(rate_per_s=rate_per_s, burst=burst)
         self._anonymous = RateLimiter(rate_per_s=anonymous_per_s, burst=anonymous_burst)
         self._failed_addresses = RateLimiter(
@@ -120,7 +123,7 @@ class Authenticator:
         """Whoever may come, from where it comes. A stranger with a stolen key is not told that it is a good one."""
         if principal.device_key is None:
             if principal.networks and not within(request.remote, principal.networks):
-                log.warning("auth.address_refused", key_id=principal.credential_id)
+                self._astray.tell(principal.credential_id, key_id=principal.credential_id)
                 raise _refused()
             self._used[principal.credential_id] = self._clock.now_ms()
         return principal
@@ -167,7 +170,7 @@ class Authenticator:
         if found is Standing.EXPIRED:
             raise Unauthenticated("This token has expired; ask the app's backend for a new one.", code="token_expired")
         if found is Standing.REUSED:
-            log.warning("auth.token_reuse", app=row.app_id, device=row.device_id)
+            self._reused.tell(row.app_id, app=row.app_id, device=row.device_id)
             await self.revoked()
         if found in {Standing.REUSED, Standing.REVOKED}:
             raise self._guessed(token_id, network)

@@ -20,6 +20,7 @@ from relay.errors import Problem
 from relay.ids import Rng, running_ids
 from relay.telemetry import traces
 from relay.telemetry.metrics import Metrics
+from relay.telemetry.repeats import Repeats
 
 log = structlog.get_logger("relay.api")
 
@@ -43,6 +44,7 @@ def entrance(
     """
     seen_through = limits.behind_proxies(trusted_proxies)
     next_id = running_ids(rng, bits=64)
+    unavailable = Repeats(log.warning, "http.unavailable")
 
     async def served(request: web.Request, handler: Handler) -> web.StreamResponse:
         if https_only:
@@ -69,7 +71,7 @@ def entrance(
             if problem.status == 500:
                 log.error("http.bug", request_id=request_id, code=problem.code, route=route, exc_info=error)
             elif problem.status > 500:
-                log.warning("http.unavailable", request_id=request_id, code=problem.code, route=route)
+                unavailable.tell((problem.code, route), request_id=request_id, code=problem.code, route=route)
         elif isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
             return Reply(CALLER_GONE, {})  # nobody gets it; to raise would be told as our error
         else:

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from raw_socket import dialled
 from running_relay import ORIGIN, Answer, Face, HeldClock, running
+from structlog.testing import capture_logs
 
 from relay.shedding import Shed
 
@@ -90,6 +91,16 @@ async def test_the_refused_are_told_times_all_over_half_a_minute(herd: Herd) -> 
     told = [told_later(await herd.shake_hands()) for _ in range(40)]
     assert min(told) < 10
     assert max(told) > 20
+
+
+async def test_all_who_are_refused_together_are_one_line_of_the_log(herd: Herd) -> None:
+    await herd.all_taken()
+    with capture_logs() as lines:
+        for _ in range(40):
+            told_later(await herd.shake_hands())
+    assert [(one["event"], one["code"]) for one in lines if one["log_level"] != "debug"] == [
+        ("http.unavailable", "overloaded")
+    ]
 
 
 async def test_strangers_use_nothing_up(herd: Herd) -> None:
