@@ -41,9 +41,11 @@ class Rule:
 Rules: TypeAlias = "Mapping[str, Rule | Rules]"
 
 
-def text(chars_max: int, *, chars_min: int = 0) -> Rule:
+def text(chars_max: int, *, chars_min: int = 0, length: Callable[[str], int] = len) -> Rule:
+    """`length` counts the characters: code points, if nothing is said."""
+
     def holds(value: object) -> bool:
-        return isinstance(value, str) and chars_min <= len(value) <= chars_max
+        return isinstance(value, str) and chars_min <= length(value) <= chars_max
 
     return Rule(holds, f"text of {chars_min} to {chars_max} characters")
 
@@ -77,15 +79,15 @@ def one_of(*allowed: int | str) -> Rule:
     return Rule(holds, f"one of {', '.join(map(str, allowed))}")
 
 
-def strings(keys_max: int, chars_max: int) -> Rule:
-    """An object of text: so many keys, and so many characters of keys and values together."""
+def strings(keys_max: int, chars_max: int, *, length: Callable[[str], int] = len) -> Rule:
+    """An object of text: so many keys, and so many characters of keys and values together. `length`: as for `text`."""
 
     def holds(value: object) -> bool:
         return (
             isinstance(value, Mapping)
             and len(value) <= keys_max
             and all(isinstance(part, str) for pair in value.items() for part in pair)
-            and sum(len(key) + len(item) for key, item in value.items()) <= chars_max
+            and sum(length(key) + length(item) for key, item in value.items()) <= chars_max
         )
 
     return Rule(holds, f"an object of at most {keys_max} texts, {chars_max} characters with their names")

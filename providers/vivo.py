@@ -42,6 +42,8 @@ from providers.vivo_message import (
     VivoClass,
     class_of,
     content_of,
+    custom_chars,
+    custom_of,
     losses,
     override_mistakes,
     request_id,
@@ -206,12 +208,11 @@ class VivoProvider(HttpProvider):
         return Credential(value=token, good_until_s=self.now() + TOKEN_LIFE_S)
 
     def _request(self, path: str, body: Mapping[str, Any], credential: str) -> Request:
-        custom = body.get("clientCustomMap", {})
         return Request(
             url=f"{self._base}{path}",
             headers={**_JSON, "authToken": credential},
             body=json_body(body),
-            payload_bytes=sum(len(key) + len(value) for key, value in custom.items()),
+            payload_bytes=custom_chars(body.get("clientCustomMap", {})),
         )
 
     def encode(self, push: Push, credential: str) -> Request:
@@ -263,7 +264,9 @@ class VivoProvider(HttpProvider):
             else present({**receipts.extra, "callback.param": echo(push.id, PARAM_BYTES_MAX)}),
         }
         content = content_of(push, wake_text=config.wake_text, now_s=self.now())
-        return merged(present(content | ours), {**push.overrides, **self._class(push)})
+        message = merged(present(content | ours), {**push.overrides, **self._class(push)})
+        custom = message.get("clientCustomMap")
+        return message if custom is None else {**message, "clientCustomMap": custom_of(custom)}
 
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`: the table of sheet §5, and §4 of an invalid user."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from providers.app_message import app_data, cut, cuts, number_for, once_key, present, short, texts, utf16
 from providers.contract import Push
-from providers.fields import Rule, Rules, companions, flag, matching, mistakes, object_in, one_of, strings, text, whole
+from providers.fields import Rule, Rules, companions, flag, mistakes, object_in, one_of, strings, text, whole
 from providers.http import json_body
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "VivoClass",
     "class_of",
     "content_of",
+    "custom_chars",
+    "custom_of",
     "losses",
     "override_mistakes",
     "request_id",
@@ -24,10 +26,11 @@ __all__ = [
 
 SYSTEM = ("IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION")
 OPERATIONAL = ("NEWS", "CONTENT", "MARKETING", "SOCIAL")
+# How an emoji counts, the sheet does not say of any of these: as two, to be safe.
 CUSTOM_CHARS_MAX = 1024  # of names and values in `clientCustomMap`
-CUSTOM_KEYS_MAX = 10
-TITLE_CHARS_MAX = 40  # how an emoji counts, the sheet does not say: as two, to be safe
+TITLE_CHARS_MAX = 40
 CONTENT_CHARS_MAX = 100
+CUSTOM_KEYS_MAX = 10
 SKIP_CHARS_MAX = 1024  # newest document: 2048
 TTL_S = (60, 86_400)
 NOTIFY_IDS = 2**31 - 1
@@ -42,10 +45,17 @@ BRACKETS = str.maketrans("[]{}【】", "()()()")
 
 def _worded_text(chars_max: int, *, brackets: bool = True) -> Rule:
     """vivo refuses digits and signs alone (sheet §5, code 10085)."""
-    char, but = (".", "") if brackets else (r"[^\[\]{}【】]", ", and no square or curly bracket")
-    return matching(
-        rf"(?s)(?=.*[^\W\d_]){char}{{1,{chars_max}}}", f"text of 1 to {chars_max} characters with a letter in it{but}"
-    )
+    but = "" if brackets else ", and no square or curly bracket"
+
+    def holds(value: object) -> bool:
+        return (
+            isinstance(value, str)
+            and utf16(value) <= chars_max
+            and any(map(str.isalpha, value))
+            and (brackets or value == value.translate(BRACKETS))
+        )
+
+    return Rule(holds, f"text of 1 to {chars_max} characters with a letter in it{but}")
 
 
 OVERRIDES: Rules = {
@@ -58,7 +68,7 @@ OVERRIDES: Rules = {
     "networkType": one_of(-1, 1),
     "classification": one_of(0, 1),
     "category": one_of(*SYSTEM, *OPERATIONAL),
-    "clientCustomMap": strings(CUSTOM_KEYS_MAX, CUSTOM_CHARS_MAX),
+    "clientCustomMap": strings(CUSTOM_KEYS_MAX, CUSTOM_CHARS_MAX, length=utf16),
     "notifyId": whole(1, NOTIFY_IDS),
     "sendOnline": flag,
     "foregroundShow": flag,
@@ -115,7 +125,7 @@ def content_of(push: Push, *, wake_text: str, now_s: float) -> dict[str, Any]:
         "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
         "sendOnline": None if waits else True,
         **_click(push.click),
-        "clientCustomMap": _custom(app_data(push)),
+        "clientCustomMap": app_data(push),
         "notifyId": 1 + number_for(push.collapse_key or push.id, NOTIFY_IDS),
     }
     return present(fields)
@@ -149,8 +159,13 @@ def _click(click: str | None) -> dict[str, Any]:
     return {"skipType": 1}
 
 
-def _custom(data: Mapping[str, str]) -> dict[str, str]:
+def custom_of(data: Mapping[str, str]) -> dict[str, str]:
     """The app's data: as it is, or if those are too many names, as JSON under the one name `data`."""
     if len(data) <= CUSTOM_KEYS_MAX:
         return dict(data)
     return {"data": json_body(data).decode()}
+
+
+def custom_chars(custom: Mapping[str, str]) -> int:
+    """What vivo counts against its limit."""
+    return sum(utf16(name) + utf16(value) for name, value in custom.items())

@@ -435,6 +435,10 @@ def test_more_names_than_vivo_takes_go_under_one() -> None:
     many = message(replace(PUSH, data={f"k{n}": "v" for n in range(10)}))["clientCustomMap"]
     assert list(many) == ["data"]
     assert json.loads(many["data"])["k9"] == "v"
+    own = {"clientCustomMap": {"k0": "ours", "more": "v"}}
+    theirs = message(replace(PUSH, data={f"k{n}": "v" for n in range(9)}, overrides=own))["clientCustomMap"]
+    assert list(theirs) == ["data"], "an override's names count as well"
+    assert json.loads(theirs["data"]) == few | {"k0": "ours", "more": "v"}
 
 
 def test_settings_that_show() -> None:
@@ -475,7 +479,9 @@ async def test_a_malformed_token_is_refused_here(token: str) -> None:
         {"requestId": "x"},
         {"extra": {"callback": "https://evil.example"}},
         {"title": "t" * 41},
+        {"title": "t" + "😀" * 20},
         {"content": "t" * 101},
+        {"content": "t" + "😀" * 50},
         {"timeToLive": 59},
         {"timeToLive": 86_401},
         {"skipType": 3},
@@ -485,6 +491,7 @@ async def test_a_malformed_token_is_refused_here(token: str) -> None:
         {"clientCustomMap": {"a": 1}},
         {"clientCustomMap": {f"k{n}": "" for n in range(11)}},
         {"clientCustomMap": {"k": "v" * 1024}},
+        {"clientCustomMap": {"k": "😀" * 512}},
         {"notifyId": 0},
         {"sendOnline": 1},
         {"timedDisplay": {"showStartTime": "soon"}},

@@ -178,6 +178,8 @@ async def test_in_test_mode_only_test_devices_get_anything() -> None:
 async def test_a_thousand_characters_of_data_are_too_large_before_they_are_sent(vivo: Meeting) -> None:
     assert (await vivo.answered("phone", data={"k": "e" * 1024})).verdict is Verdict.TOO_LARGE
     assert (await vivo.answered("phone", data={"k": "é" * 1000})).verdict is Verdict.ACCEPTED
+    assert (await vivo.answered("phone", data={"k": "😀" * 500})).verdict is Verdict.ACCEPTED
+    assert (await vivo.answered("phone", data={"k": "😀" * 512})).verdict is Verdict.TOO_LARGE
 
 
 @pytest.mark.parametrize(
@@ -206,6 +208,8 @@ async def test_a_thousand_characters_of_data_are_too_large_before_they_are_sent(
         ({"category": "im"}, 10096),
         ({"category": "IM", "classification": 0}, 10097),
         ({"clientCustomMap": {"k": 1}}, 10060),
+        ({"clientCustomMap": {"k": "😀" * 511 + "v"}}, 0),
+        ({"clientCustomMap": {"k": "😀" * 512}}, 10060),
         ({"extra": {"callback": "x" * 129}}, 10061),
         ({"extra": {"callback": "https://x.example", "callback.param": "p"}}, 0),
         ({"notifyId": 0}, 10062),
