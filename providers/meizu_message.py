@@ -74,8 +74,8 @@ OVERRIDES: Rules = {
     "noticeBarInfo": {
         "noticeMsgType": _SWITCH,
         "noticeBarType": one_of(0, 2),
-        "title": text(TITLE_CHARS_MAX, chars_min=1),
-        "content": text(CONTENT_CHARS_MAX, chars_min=1),
+        "title": text(TITLE_CHARS_MAX, chars_min=1, length=utf16),
+        "content": text(CONTENT_CHARS_MAX, chars_min=1, length=utf16),
     },
     "noticeExpandInfo": {
         "noticeExpandType": one_of(0, 1, 2),
@@ -98,7 +98,7 @@ OVERRIDES: Rules = {
         "notifyKey": matching(r"[0-9A-Za-z_-]{1,8}", "1 to 8 of 0-9 A-Z a-z _ -"),
     },
     "vipInfo": {  # for apps that Meizu grants it to
-        "subtitle": text(16, chars_min=1),
+        "subtitle": text(16, chars_min=1, length=utf16),
         "pullDownTop": _SWITCH,
         "timeTop": whole(1800, 7200),
         "notGroup": _SWITCH,

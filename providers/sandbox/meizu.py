@@ -86,7 +86,7 @@ PARTS: dict[str, Fields] = {
         "notifyKey": (like(r"[0-9A-Za-z_-]{1,8}"), PARAMETER),
     },
     "vipInfo": {
-        "subtitle": (chars(1, 16), PARAMETER),
+        "subtitle": (lambda value: _text(16, value), PARAMETER),
         "pullDownTop": (_flag, PARAMETER),
         "timeTop": (number(1800, 7200), PARAMETER),
         "notGroup": (_flag, PARAMETER),

@@ -165,6 +165,8 @@ async def test_too_much_data_is_too_large_before_it_is_sent(meizu: Meeting) -> N
         ({"advanceInfo": {"notifyKey": "123456789"}}, "1005"),
         ({"advanceInfo": {"fixStartDisplayTime": "2026-13-01 00:00:00"}}, "1005"),
         ({"advanceInfo": {"fixStartDisplayTime": "2026-12-01 00:00:00"}}, "200"),
+        ({"vipInfo": {"subtitle": "😀" * 8}}, "200"),
+        ({"vipInfo": {"subtitle": "😀" * 9}}, "1005"),
         ({"extra": {"callback": "x" * 129}}, "1005"),
         ({"extra": {"callback": "https://x.example", "callback.param": "p", "callback.type": 3}}, "200"),
         ({"surprise": {}}, "1005"),
