@@ -33,7 +33,6 @@ from providers.oppo_message import (
     OppoClass,
     losses,
     notification_of,
-    overridden,
     override_mistakes,
 )
 from providers.receipts.callback import echo
@@ -202,10 +201,10 @@ class OppoProvider(HttpProvider):
         config = self.config
         class_ = config.classes.get(push.channel or "default", config.classes["default"])
         said = notification_of(push, class_, wake_text=config.wake_text, strong=config.strong, now_s=self.now())
-        if config.receipts is not None:
-            param = echo(push.id, PARAM_BYTES_MAX)
-            said |= present({"call_back_url": config.receipts.address, "call_back_parameter": param})
-        return overridden(said, push.overrides)
+        if config.receipts is None:
+            return said
+        param = echo(push.id, PARAM_BYTES_MAX)
+        return said | present({"call_back_url": config.receipts.address, "call_back_parameter": param})
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`: notes whether OPPO says code 13 again."""

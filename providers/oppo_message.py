@@ -19,7 +19,6 @@ __all__ = [
     "OppoClass",
     "losses",
     "notification_of",
-    "overridden",
     "override_mistakes",
 ]
 
@@ -34,7 +33,7 @@ ACTION_CHARS_MAX = 500
 WEB_PAGE = 2  # click_action_type
 BADGE_SETS = 0  # badge_operation_type; 1 adds
 
-REQUIRED = ("title", "content")
+REQUIRED = ("title", "content", "channel_id")  # without a channel Android 9 and later show nothing
 GOES_TO = {  # what a tap needs to know, by click_action_type
     **dict.fromkeys((1, 4), ("click_action_activity",)),
     **dict.fromkeys((2, 5), ("click_action_url",)),
@@ -142,13 +141,11 @@ def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bo
         "category": class_.category,
         "notify_level": level if class_.category else None,  # without a category: code 67
         "private_msg_template_id": class_.template_id,
-        "private_title_parameters": _parameter(class_.title_parameter, title),
-        "private_content_parameters": _parameter(class_.body_parameter, body),
         "notify_id": number_for(push.collapse_key or push.id, NOTIFY_ID_BELOW),
         "badge_operation_type": None if push.badge is None else BADGE_SETS,
         "badge_message_count": push.badge,
     }
-    return present(fields)
+    return _overridden(present(fields), push.overrides, class_)
 
 
 def losses(push: Push) -> list[str]:
@@ -160,8 +157,9 @@ def losses(push: Push) -> list[str]:
     ]
 
 
-def overridden(said: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`overrides` laid over our notification, whose other fields follow: OPPO refuses those that do not agree (sheet §9)."""
+def _overridden(said: Mapping[str, Any], overrides: Mapping[str, Any], class_: OppoClass) -> dict[str, Any]:
+    """`overrides` laid over our notification, whose other fields follow: OPPO refuses those that do not agree (sheet §9), and
+    shows a template's parameters in place of title and content (§6)."""
     result = merged(said, overrides)
     content = result.get("content")
     if isinstance(content, str) and "style" not in overrides:
@@ -174,6 +172,12 @@ def overridden(said: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
         result.pop("badge_operation_type", None)
     else:
         result.setdefault("badge_operation_type", BADGE_SETS)
+    if "private_msg_template_id" in result:
+        ours = {
+            "private_title_parameters": _parameter(class_.title_parameter, result["title"]),
+            "private_content_parameters": _parameter(class_.body_parameter, result["content"]),
+        }
+        result |= present({name: value for name, value in ours.items() if name not in overrides})
     return result
 
 

@@ -383,6 +383,24 @@ def test_style_and_content_agree_whichever_is_overridden(
     assert (said.get("style"), len(said["content"])) == (style, chars)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "title", "content"),
+    [
+        ({"title": "Room 9"}, '{"who":"Room 9"}', '{"body":"hi"}'),
+        ({"content": "c" * 60}, '{"who":"Ann"}', json.dumps({"body": "c" * 60}, separators=(",", ":"))),
+        ({"title": "Room 9", "private_title_parameters": '{"who":"Bo"}'}, '{"who":"Bo"}', '{"body":"hi"}'),
+        ({"private_content_parameters": None}, '{"who":"Ann"}', None),
+        ({"private_msg_template_id": None}, None, None),
+    ],
+)
+def test_a_template_shows_what_the_texts_are_overridden_by(
+    overrides: dict[str, Any], title: str | None, content: str | None
+) -> None:
+    """Sheet §6: OPPO shows the template with its parameters in place of title and content."""
+    said = notification(replace(PUSH, overrides=overrides))
+    assert (said.get("private_title_parameters"), said.get("private_content_parameters")) == (title, content)
+
+
 def test_a_level_goes_with_its_category_when_that_is_taken_away() -> None:
     assert "notify_level" not in notification(replace(PUSH, overrides={"category": None}))
     assert "notify_level" not in notification(replace(PUSH, channel="unheard of", overrides={"notify_level": 2}))
@@ -398,6 +416,7 @@ def test_a_level_goes_with_its_category_when_that_is_taken_away() -> None:
     "overrides",
     [
         {"target_value": "x"},
+        {"channel_id": None},
         {"style": 1, "content": "c" * 51},
         {"call_back_url": "https://evil.example"},
         {"title": "t" * 51},

@@ -81,6 +81,11 @@ async def test_what_the_relay_can_say_is_accepted_and_seen(oppo: Meeting) -> Non
     assert (await oppo.send("phone", channel="news")).verdict is Verdict.ACCEPTED
 
 
+async def test_an_overridden_text_is_seen_where_a_template_shows_it(oppo: Meeting) -> None:
+    await oppo.send("phone", overrides={"title": "Room 9", "content": "all of you"})
+    assert [(one["title"], one["body"]) for one in oppo.shown("phone")] == [("Room 9", "all of you")]
+
+
 async def test_a_repeat_is_known_and_what_grew_replaces_what_is_shown(oppo: Meeting) -> None:
     assert (await oppo.answered("phone", collapse_key="room", body="1 new")).verdict is Verdict.ACCEPTED
     assert (await oppo.answered("phone", collapse_key="room", body="1 new")).verdict is Verdict.ACCEPTED
