@@ -86,6 +86,7 @@ NOTIFICATION: Fields = {
     "private_content_parameters": (lambda value: _json_text(4000, value), BAD),
     "badge_operation_type": (among(0, 1), BAD),
     "badge_message_count": (number(0, 2**31 - 1), BAD),
+    "auditResponse": (lambda value: isinstance(value, dict), BAD),
 }
 MESSAGE: Fields = {
     "target_type": (among(2), BAD),

@@ -185,6 +185,8 @@ async def test_four_thousand_characters_are_too_large_before_they_are_sent(oppo:
         ({"call_back_url": "https://x.example/" + "x" * 200}, 41),
         ({"call_back_parameter": "x" * 101}, 41),
         ({"badge_operation_type": 0}, 40),
+        ({"auditResponse": {"reviewer": "r"}}, 0),
+        ({"auditResponse": "r"}, 41),
         ({"sound": "ring"}, 41),
     ],
 )
