@@ -1,14 +1,16 @@
 """A push in Meizu's words: vendor sheet `meizu` §3 (request), §5 (classes) and §6 (mapping). Pure."""
 
 import math
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from providers.app_message import app_data, cut, cuts, present, short, texts, utf16
 from providers.contract import Push
-from providers.fields import Rules, companions, matching, mistakes, object_in, one_of, text, whole
+from providers.fields import Rule, Rules, companions, matching, mistakes, object_in, one_of, text, whole
 
 __all__ = [
     "PARAMETERS_BYTES_MAX",
@@ -67,8 +69,18 @@ def _click(click: str | None) -> dict[str, Any]:
     return {"clickType": 2, "url": click} if click and ":" in click else {"clickType": 0}
 
 
+def _is_moment(value: object) -> bool:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2} [0-9]{2}(:[0-9]{2}){2}", value):
+        return False
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
+
+
 _SWITCH = one_of(0, 1)
-_MOMENT = matching(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}", "like 2026-01-31 18:00:00")
+_MOMENT = Rule(_is_moment, "a time, like 2026-01-31 18:00:00")
 
 OVERRIDES: Rules = {
     "noticeBarInfo": {
@@ -119,4 +131,12 @@ def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     found = list(mistakes(overrides, OVERRIDES, required=REQUIRED))
     for part, (field, wanted) in GOES_WITH.items():
         found += companions(object_in(overrides, part), field, wanted, under=f"{part}.")
+    timed = object_in(overrides, "advanceInfo")
+    if not found and timed.get("fixDisplay") == 1 and not _can_show(timed):
+        found.append("advanceInfo.fixDisplay 1 takes fixStartDisplayTime and, later, fixEndDisplayTime beside it.")
     return found
+
+
+def _can_show(timed: Mapping[str, Any]) -> bool:
+    begins, ends = timed.get("fixStartDisplayTime"), timed.get("fixEndDisplayTime")
+    return begins is not None and ends is not None and begins < ends

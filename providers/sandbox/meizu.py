@@ -231,6 +231,7 @@ class MeizuEmulator(CodedEmulator):
         needs = {1: "noticeExpandContent", 2: "noticeExpandImgUrl"}.get(expand.get("noticeExpandType", 0))
         if needs is not None and needs not in expand:
             raise Wrong(EMPTY, needs)
+        _check_display(message.get("advanceInfo", {}))
         return message
 
     def _take(self, target: str, name: str, message: dict[str, Any]) -> str | None:
@@ -260,6 +261,17 @@ class MeizuEmulator(CodedEmulator):
             ttl=str(message.get("pushTimeInfo", {}).get("validTime", 24)),
         )
         return None
+
+
+def _check_display(advance: Json) -> None:
+    """Raises Wrong for a fixed time of display that does not begin, or not end later."""
+    if advance.get("fixDisplay") != 1:
+        return
+    for field in ("fixStartDisplayTime", "fixEndDisplayTime"):
+        if field not in advance:
+            raise Wrong(EMPTY, field)
+    if str(advance["fixStartDisplayTime"]) >= str(advance["fixEndDisplayTime"]):
+        raise Wrong(PARAMETER, "fixEndDisplayTime")
 
 
 def _sign(parameters: Mapping[str, str]) -> str:

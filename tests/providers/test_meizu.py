@@ -304,6 +304,8 @@ async def test_a_push_id_with_a_comma_is_two_and_goes_to_nobody() -> None:
 
 # Overrides.
 
+EIGHT, NINE = "2026-12-01 08:00:00", "2026-12-01 09:00:00"
+
 
 @pytest.mark.parametrize(
     "overrides",
@@ -324,6 +326,10 @@ async def test_a_push_id_with_a_comma_is_two_and_goes_to_nobody() -> None:
         {"advanceInfo": {"notificationType": {"sound": True}}},
         {"advanceInfo": {"fixEndDisplayTime ": "2026-01-31 18:00:00"}},
         {"advanceInfo": {"fixStartDisplayTime": "tomorrow"}},
+        {"advanceInfo": {"fixStartDisplayTime": "2026-13-01 00:00:00"}},
+        {"advanceInfo": {"fixDisplay": 1}},
+        {"advanceInfo": {"fixDisplay": 1, "fixStartDisplayTime": EIGHT}},
+        {"advanceInfo": {"fixDisplay": 1, "fixStartDisplayTime": NINE, "fixEndDisplayTime": EIGHT}},
         {"vipInfo": {"subtitle": "😀" * 9}},
         {"vipInfo": {"timeTop": 100}},
         {"vipInfo": {"titleColor": "#FFFFFF"}},
@@ -331,6 +337,12 @@ async def test_a_push_id_with_a_comma_is_two_and_goes_to_nobody() -> None:
 )
 def test_overrides_that_meizu_would_refuse(overrides: dict[str, Any]) -> None:
     assert MeizuProvider.check_overrides(overrides)
+
+
+def test_a_fixed_time_of_display_that_begins_and_ends_is_no_mistake() -> None:
+    """Sheet §3."""
+    timed = {"fixDisplay": 1, "fixStartDisplayTime": EIGHT, "fixEndDisplayTime": NINE}
+    assert MeizuProvider.check_overrides({"advanceInfo": timed}) == []
 
 
 def test_overrides_lie_over_ours_and_null_takes_away() -> None:

@@ -12,6 +12,7 @@ from providers.contract import Scope, Verdict
 from providers.sandbox.faults import Place
 from providers.sandbox.meizu import PATH, MeizuEmulator
 
+EIGHT, NINE = "2026-12-01 08:00:00", "2026-12-01 09:00:00"
 RETRY = Answered(Verdict.RETRY)
 SLOW_DOWN = Answered(Verdict.RETRY, Scope.ACCOUNT, 60)
 REFUSED = Answered(Verdict.REFUSED)
@@ -164,7 +165,10 @@ async def test_too_much_data_is_too_large_before_it_is_sent(meizu: Meeting) -> N
         ({"pushTimeInfo": {"validTime": 73}}, "1005"),
         ({"advanceInfo": {"notifyKey": "123456789"}}, "1005"),
         ({"advanceInfo": {"fixStartDisplayTime": "2026-13-01 00:00:00"}}, "1005"),
-        ({"advanceInfo": {"fixStartDisplayTime": "2026-12-01 00:00:00"}}, "200"),
+        ({"advanceInfo": {"fixStartDisplayTime": EIGHT}}, "200"),
+        ({"advanceInfo": {"fixDisplay": 1, "fixStartDisplayTime": EIGHT}}, "110004"),
+        ({"advanceInfo": {"fixDisplay": 1, "fixStartDisplayTime": EIGHT, "fixEndDisplayTime": EIGHT}}, "1005"),
+        ({"advanceInfo": {"fixDisplay": 1, "fixStartDisplayTime": EIGHT, "fixEndDisplayTime": NINE}}, "200"),
         ({"vipInfo": {"subtitle": "😀" * 8}}, "200"),
         ({"vipInfo": {"subtitle": "😀" * 9}}, "1005"),
         ({"extra": {"callback": "x" * 129}}, "1005"),
