@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from providers.field_lists import several
-from providers.fields import Rule, Rules, flag, is_json, matching, mistakes, one_of, text, whole
+from providers.fields import Rule, Rules, flag, is_json, matching, mistakes, moment, one_of, text, whole
 
 __all__ = ["DURATION", "LABEL", "RESERVED_KEY", "TTL_S_MAX", "override_mistakes"]
 
@@ -76,7 +76,7 @@ _ANDROID_NOTIFICATION: Rules = {
     "channel_id": _TEXT,
     "ticker": _TEXT,
     "sticky": flag,
-    "event_time": matching(
+    "event_time": moment(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", "a time, like 2026-05-03T09:12:44Z"
     ),
     "local_only": flag,

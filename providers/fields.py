@@ -7,6 +7,7 @@ list(mistakes({"notify_id": -1}, RULES))  # ["notify_id must be a whole number f
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeAlias
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "matching",
     "merged",
     "mistakes",
+    "moment",
     "object_in",
     "one_of",
     "strings",
@@ -70,6 +72,22 @@ def duration(low_s: int, high_s: int) -> Rule:
         return isinstance(value, str) and _SECONDS.fullmatch(value) is not None and low_s <= int(value[:-1]) <= high_s
 
     return Rule(holds, f'like "3600s", from {low_s}s to {high_s}s')
+
+
+def moment(form: str, must: str) -> Rule:
+    """A time that `form`, a pattern, describes from end to end, and that there is: no 31st of February."""
+    matches = re.compile(form, re.ASCII).fullmatch
+
+    def holds(value: object) -> bool:
+        if not isinstance(value, str) or matches(value) is None:
+            return False
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            return False
+        return True
+
+    return Rule(holds, must)
 
 
 def one_of(*allowed: int | str) -> Rule:

@@ -7,7 +7,19 @@ from typing import Any, Literal
 from providers.app_message import app_data, named, number_for, present, short, texts
 from providers.contract import Push
 from providers.field_lists import objects
-from providers.fields import Rules, companions, duration, matching, merged, mistakes, object_in, one_of, text, whole
+from providers.fields import (
+    Rules,
+    companions,
+    duration,
+    matching,
+    merged,
+    mistakes,
+    moment,
+    object_in,
+    one_of,
+    text,
+    whole,
+)
 from providers.http import json_body
 from providers.huawei_family import click_action
 
@@ -97,7 +109,7 @@ _RULES: Rules = {
             "bigTitle": _TEXT,
             "bigBody": _TEXT,
             "importance": one_of("LOW", "NORMAL"),
-            "when": matching(
+            "when": moment(
                 r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", "a time, like 2026-05-03T09:12:44Z"
             ),
             "buttons": objects(

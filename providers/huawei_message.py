@@ -17,6 +17,7 @@ from providers.fields import (
     matching,
     merged,
     mistakes,
+    moment,
     object_in,
     one_of,
     text,
@@ -157,7 +158,7 @@ _NOTIFICATION: Rules = {
         "set_num": whole(0, 99),
         "class": matching(r"[A-Za-z_][\w$]*(\.[A-Za-z_][\w$]*)+", "the full name of the launcher's class"),
     },
-    "when": matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", "a time in UTC, like 2026-05-03T09:12:44Z"),
+    "when": moment(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", "a time in UTC, like 2026-05-03T09:12:44Z"),
     "foreground_show": flag,
     "profile_id": text(64, chars_min=1),
     "buttons": objects(

@@ -1,16 +1,14 @@
 """A push in Meizu's words: vendor sheet `meizu` §3 (request), §5 (classes) and §6 (mapping). Pure."""
 
 import math
-import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from providers.app_message import app_data, cut, cuts, present, short, texts, utf16
 from providers.contract import Push
-from providers.fields import Rule, Rules, companions, matching, mistakes, object_in, one_of, text, whole
+from providers.fields import Rules, companions, matching, mistakes, moment, object_in, one_of, text, whole
 
 __all__ = [
     "PARAMETERS_BYTES_MAX",
@@ -69,18 +67,8 @@ def _click(click: str | None) -> dict[str, Any]:
     return {"clickType": 2, "url": click} if click and ":" in click else {"clickType": 0}
 
 
-def _is_moment(value: object) -> bool:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2} [0-9]{2}(:[0-9]{2}){2}", value):
-        return False
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
-
-
 _SWITCH = one_of(0, 1)
-_MOMENT = Rule(_is_moment, "a time, like 2026-01-31 18:00:00")
+_MOMENT = moment(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "a time, like 2026-01-31 18:00:00")
 
 OVERRIDES: Rules = {
     "noticeBarInfo": {

@@ -6,6 +6,7 @@ The vendors' rules for fields stand in tables: a name, what it may hold, and the
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from aiohttp import web
@@ -69,6 +70,22 @@ def among(*allowed: object) -> Callable[[object], bool]:
 def like(pattern: str) -> Callable[[object], bool]:
     compiled = re.compile(pattern)
     return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def moment(pattern: str) -> Callable[[object], bool]:
+    """A time of this form that there is."""
+    written = like(pattern)
+
+    def holds(value: object) -> bool:
+        if not written(value):
+            return False
+        try:
+            datetime.fromisoformat(str(value))
+        except ValueError:
+            return False
+        return True
+
+    return holds
 
 
 def boolean(value: object) -> bool:

@@ -23,6 +23,7 @@ from providers.sandbox.coded import (
     form_of,
     like,
     look,
+    moment,
     number,
     object_of,
 )
@@ -106,7 +107,7 @@ NOTIFICATION: Fields = {
     "bigTitle": (_ANY, STRUCTURE),
     "bigBody": (_ANY, STRUCTURE),
     "importance": (among("LOW", "NORMAL"), PARAMETER),
-    "when": (like(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"), PARAMETER),
+    "when": (moment(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"), PARAMETER),
     "buttons": (_buttons, STRUCTURE),
     "badge": (_object_there, STRUCTURE),
     "notifyId": (number(0, 2**31 - 1), PARAMETER),

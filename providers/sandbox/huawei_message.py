@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from providers.sandbox.checks import Json
-from providers.sandbox.coded import Fields, Wrong, among, boolean, chars, like, look, number, object_of
+from providers.sandbox.coded import Fields, Wrong, among, boolean, chars, like, look, moment, number, object_of
 
 TOKENS_MAX = 1000
 STRUCTURE, PARAMETER, TTL, COLLAPSE, TOKENS, HIGH = 80100003, 80100001, 80100004, 80100013, 80300010, 80300011
@@ -83,7 +83,7 @@ NOTIFICATION: Fields = {
     "inbox_content": (listed(chars(0, 1024), 5), STRUCTURE),
     "auto_clear": (number(0, INT_MAX), PARAMETER),
     "badge": (an_object, STRUCTURE),
-    "when": (like(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), PARAMETER),
+    "when": (moment(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), PARAMETER),
     "foreground_show": (boolean, STRUCTURE),
     "profile_id": (chars(1, 64), PARAMETER),
     "buttons": (listed(an_object, 3), STRUCTURE),

@@ -5,16 +5,26 @@ Source: vendor sheet meizu.md, by a reading of its own: calls §1, signature §2
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, ClassVar
 
 import msgspec
 from aiohttp import web
 
 from providers.sandbox.checks import Json
-from providers.sandbox.coded import CodedEmulator, Fields, Remembered, Wrong, among, chars, form_of, like, look, number
+from providers.sandbox.coded import (
+    CodedEmulator,
+    Fields,
+    Remembered,
+    Wrong,
+    among,
+    chars,
+    form_of,
+    like,
+    look,
+    moment,
+    number,
+)
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.receipt_forms import MeizuReceipts
@@ -29,6 +39,7 @@ A_MINUTE = 5  # more to one device are folded; "about"
 PARAMETER, EMPTY = 1005, 110004
 
 _flag = among(0, 1)
+_moment = moment(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 
 
 def _bytes(bytes_max: int, value: object) -> bool:
@@ -38,16 +49,6 @@ def _bytes(bytes_max: int, value: object) -> bool:
 def _text(most: int, value: object) -> bool:
     """In Java's characters, of which an emoji has two: the sheet does not say how they are counted."""
     return isinstance(value, str) and 0 < len(value.encode("utf-16-le", "replace")) // 2 <= most
-
-
-def _moment(value: object) -> bool:
-    if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", value, re.ASCII):
-        return False
-    try:
-        datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
 
 
 def _flags(value: object) -> bool:

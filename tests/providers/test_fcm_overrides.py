@@ -22,6 +22,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"android": {"notification": {"color": "red"}}}, "android.notification.color"),
     ({"android": {"notification": {"visibility": "HIDDEN"}}}, "android.notification.visibility"),
     ({"android": {"notification": {"event_time": "yesterday"}}}, "android.notification.event_time"),
+    ({"android": {"notification": {"event_time": "2026-02-31T09:12:44Z"}}}, "android.notification.event_time"),
     ({"android": {"notification": {"vibrate_timings": ["1.5"]}}}, "android.notification.vibrate_timings"),
     ({"android": {"notification": {"title_loc_args": [1]}}}, "android.notification.title_loc_args"),
     ({"android": {"notification": {"volume": 1}}}, "android.notification.volume"),

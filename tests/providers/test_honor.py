@@ -304,6 +304,7 @@ def test_the_small_things() -> None:
                 {"badge": {"setNum": 100}},
                 {"notifyId": -1},
                 {"when": "soon"},
+                {"when": "2026-02-31T09:12:44Z"},
                 {"channel_id": "x"},
             )
         ),

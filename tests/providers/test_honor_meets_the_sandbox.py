@@ -179,6 +179,8 @@ SHOWN = {"title": "a", "body": "b", "clickAction": {"type": 3}}
                 ({"clickAction": {"type": 1}}, 80100003),
                 ({"bigBody": "other"}, 80100001),
                 ({"importance": "HIGH"}, 80100001),
+                ({"when": "2026-05-03T09:12:44+08:00"}, 200),
+                ({"when": "2026-02-31T09:12:44Z"}, 80100001),
                 ({"badge": {"setNum": 100}}, 80100001),
                 ({"channel_id": "x"}, 80100003),
             )

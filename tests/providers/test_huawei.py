@@ -399,6 +399,8 @@ def test_overrides_are_laid_over_the_message() -> None:
         ),
         ({"android": {"notification": {"vibrate_config": ["61s"]}}}, "android.notification.vibrate_config"),
         ({"android": {"notification": {"visibility": "ALL"}}}, "android.notification.visibility"),
+        ({"android": {"notification": {"when": "2026-05-03T09:12:44+02:00"}}}, "android.notification.when"),
+        ({"android": {"notification": {"when": "2026-02-31T09:12:44Z"}}}, "android.notification.when"),
         ({"android": {"notification": {"notify_id": 2**31}}}, "android.notification.notify_id"),
         ({"android": {"notification": {"profile_id": "x" * 65}}}, "android.notification.profile_id"),
         ({"android": {"notification": {"image": "http://a.example"}}}, "android.notification.image"),

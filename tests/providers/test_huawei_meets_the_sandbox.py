@@ -177,6 +177,9 @@ async def test_a_wake_up_without_the_right_to_it_comes_as_a_normal_one(bench: Be
     assert (refused.verdict, refused.scope, refused.vendor_code) == (*REFUSED, "80300011")
 
 
+SHOWN = {"title": "a", "body": "b", "click_action": {"type": 3}}
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
@@ -192,6 +195,14 @@ async def test_a_wake_up_without_the_right_to_it_comes_as_a_normal_one(bench: Be
         ({"message": {"token": ["t"], "data": "x", "android": {"collapse_key": 101}}}, "80100013"),
         ({"message": {"token": ["t"], "android": {"notification": {"title": "a", "body": "b"}}}}, "80100003"),
         ({"message": {"token": ["t"], "data": "x" * 5000}}, "80300008"),
+        *(
+            ({"message": {"token": ["t"], "android": {"notification": SHOWN | {"when": when}}}}, code)
+            for when, code in (
+                ("2026-05-03T09:12:44.5Z", "80000000"),
+                ("2026-05-03T09:12:44+02:00", "80100001"),
+                ("2026-02-31T09:12:44Z", "80100001"),
+            )
+        ),
     ],
 )
 async def test_the_emulator_checks_what_the_vendor_checks(bench: Bench, message: Any, code: str) -> None:
