@@ -1,4 +1,4 @@
-"""Vendors whose devices bring the URL they are reached at: settings that say which hosts may be called (safety SEC-8)."""
+"""Accounts whose URLs are no vendor's: settings that say which hosts may be called (safety SEC-8)."""
 
 from typing import Annotated, ClassVar
 
@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from providers.contract import ProviderConfig
 from providers.guard import Exemption, Guard, Target
 
-__all__ = ["EndpointConfig", "host_names", "on_host"]
+__all__ = ["EndpointConfig", "GuardedConfig", "host_names", "on_host"]
 
 
 def on_host(host: str, names: tuple[str, ...]) -> bool:
@@ -15,15 +15,10 @@ def on_host(host: str, names: tuple[str, ...]) -> bool:
     return any(host == name or host.endswith(f".{name}") for name in names)
 
 
-class EndpointConfig(ProviderConfig):
+class GuardedConfig(ProviderConfig):
     """Public https hosts may be called, at port 443; what else may be is listed, host by host."""
 
-    hosts: tuple[str, ...] = ()  # these alone, and what lies below them; none named: all
     exempt: tuple[str, ...] = ()  # "ntfy.lan:80", "10.1.0.0/16:443,8443": internal hosts, http, other ports
-    hosts_denied: tuple[str, ...] = ()  # never, nor what lies below them
-    host_rate_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
-        None  # to each that `hosts` does not name
-    )
 
     operator_only: ClassVar[frozenset[str]] = frozenset({"exempt"})
 
@@ -31,6 +26,20 @@ class EndpointConfig(ProviderConfig):
     @classmethod
     def _listed(cls, listed: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Exemption.parse(text)) for text in listed)
+
+    @property
+    def exemptions(self) -> tuple[Exemption, ...]:
+        return tuple(map(Exemption.parse, self.exempt))
+
+
+class EndpointConfig(GuardedConfig):
+    """Devices bring the URL that they are reached at."""
+
+    hosts: tuple[str, ...] = ()  # these alone, and what lies below them; none named: all
+    hosts_denied: tuple[str, ...] = ()  # never, nor what lies below them
+    host_rate_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
+        None  # to each that `hosts` does not name
+    )
 
     @field_validator("hosts", "hosts_denied")
     @classmethod
@@ -40,10 +49,7 @@ class EndpointConfig(ProviderConfig):
     @property
     def guard(self) -> Guard:
         """For the transport, and for the text of an endpoint before that."""
-        return Guard(
-            exemptions=tuple(map(Exemption.parse, self.exempt)),
-            names_denied=frozenset(self.hosts_denied),
-        )
+        return Guard(exemptions=self.exemptions, names_denied=frozenset(self.hosts_denied))
 
     def allows(self, target: Target) -> bool:
         """Whether `hosts` does, or the operator exempted the host or the range that it has to be in."""

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, HttpUrl, SecretStr, model_validator
 
 from providers.app_message import once_key
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.endpoints import GuardedConfig
 from providers.http import (
     THROTTLED_S,
     Credential,
@@ -70,13 +71,15 @@ def _checked(secret: SecretStr) -> SecretStr:
 WebhookSecret = Annotated[SecretStr, AfterValidator(_checked)]
 
 
-class HttpCallConfig(ProviderConfig):
+class HttpCallConfig(GuardedConfig):
+    """Give `url` and `secret`; `exempt` lets in a gateway at home."""
+
     url: HttpUrl
     secret: WebhookSecret
     old_secret: WebhookSecret | None = None  # signs too, while receivers change over
     allow_http: bool = False
 
-    operator_only: ClassVar[frozenset[str]] = frozenset({"allow_http"})
+    operator_only: ClassVar[frozenset[str]] = GuardedConfig.operator_only | {"allow_http"}
 
     @model_validator(mode="after")
     def _https(self) -> "HttpCallConfig":

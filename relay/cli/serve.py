@@ -14,7 +14,7 @@ import click
 import structlog
 
 from providers.contract import ProviderConfig
-from providers.endpoints import EndpointConfig
+from providers.endpoints import EndpointConfig, GuardedConfig
 from relay.app import Relay
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
@@ -186,8 +186,11 @@ def check(config: Path | None, ask: bool) -> None:
             if account.terms.privacy is Privacy.SEALED and not (can.sealed or can.encrypted):
                 said = f"{account.provider.name} can carry nothing sealed; its devices get ids alone, as with none"
                 click.echo(f"note      {account.name}: privacy: {said}.")
-            for exempt in own.exempt if isinstance(own, EndpointConfig) else ():
-                click.echo(f"exempt    {exempt}: devices of {account.name} may name it although it is internal")
+            does = (
+                f"devices of {account.name} may name" if isinstance(own, EndpointConfig) else f"{account.name} may call"
+            )
+            for exempt in own.exempt if isinstance(own, GuardedConfig) else ():
+                click.echo(f"exempt    {exempt}: {does} it although it is internal")
         for exempt in settings.webhooks.exempt:
             click.echo(f"exempt    {exempt}: webhooks may call it although it is internal")
         await accounts.aclose()

@@ -6,7 +6,7 @@ from typing import cast
 
 from providers import loading
 from providers.contract import BatchProvider, Capabilities, Provider, ProviderConfig, Transport
-from providers.endpoints import EndpointConfig
+from providers.endpoints import EndpointConfig, GuardedConfig
 from providers.guard import Guard
 from providers.trust import end_s
 from relay.clock import Clock
@@ -138,7 +138,11 @@ def _guard(capabilities: Capabilities, config: ProviderConfig, settings: Setting
     if isinstance(config, EndpointConfig):
         # Devices choose the URLs: what webhooks may call is none of their business.
         return replace(config.guard, networks_denied=own_networks(settings.server.host))
-    return webhook_guard(settings) if capabilities.guarded else None
+    if not capabilities.guarded:
+        return None
+    guard = webhook_guard(settings)
+    own = config.exemptions if isinstance(config, GuardedConfig) else ()
+    return replace(guard, exemptions=(*guard.exemptions, *own))
 
 
 def webhook_guard(settings: Settings) -> Guard:

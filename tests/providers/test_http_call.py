@@ -225,8 +225,14 @@ def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     assert "MfKQ9" not in str(caught.value)
 
 
-def test_http_is_the_operators_switch() -> None:
-    settings = {"url": "http://gateway.example/", "secret": SECRET, "allow_http": True}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"url": "http://gateway.example/", "secret": SECRET, "allow_http": True},
+        {**SETTINGS, "exempt": ["10.1.0.0/16:443"]},
+    ],
+)
+def test_http_and_what_is_internal_are_the_operators_switches(settings: dict[str, Any]) -> None:
     assert configured(HttpCallProvider, settings)
     with pytest.raises(SettingsInvalid):
         configured(HttpCallProvider, settings, trusted=False)

@@ -28,7 +28,7 @@ PUBLIC = {
     "providers.contract": """AddressInvalid BatchProvider CONTRACT_VERSION Capabilities Outcome Provider ProviderConfig Push
         RecallProvider Scope
         Transport Verdict left_out slimmer""",
-    "providers.endpoints": "EndpointConfig host_names on_host",
+    "providers.endpoints": "EndpointConfig GuardedConfig host_names on_host",
     "providers.fcm": "FcmConfig FcmProvider",
     "providers.fcm_config": "FcmConfig ServiceAccount TOKEN_URL",
     "providers.fcm_message": "message_of payload_bytes ttl",

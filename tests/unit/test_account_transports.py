@@ -4,12 +4,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from providers.guard import TargetRefused
 from providers.http import Request
 from providers.http2 import Http2Transport
 from providers.transport import HttpTransport
 from relay.clock import SystemClock
 from relay.config import Settings
-from relay.push.from_settings import build_accounts
+from relay.push.from_settings import build_accounts, webhook_guard
 
 
 def settings() -> Settings:
@@ -58,3 +59,40 @@ def test_an_account_s_rate_is_its_own_else_its_vendor_s_else_that_of_all() -> No
     buckets = {one.name: one.bucket for one in build_accounts(settings, SystemClock()).all()}
     rates = {name: (bucket.rate(0), bucket.available(0)) for name, bucket in buckets.items()}
     assert rates == {"log": (8, 9), "public": (0.2, 60), "exempt": (50, 100), "paid": (0.2, 600)}
+
+
+HOME = "10.1.2.3"
+
+
+def test_a_gateway_at_home_may_be_called_by_its_account_and_by_nobody_else() -> None:
+    gateway = {"url": "https://gateway.lan:8443/push", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    exempt = {"exempt": ["gateway.lan:8443"]}
+    settings = Settings.model_validate(
+        {
+            "accounts": {
+                "home": {"provider": "http", "settings": gateway | exempt},
+                "other": {"provider": "http", "settings": gateway},
+            }
+        }
+    )
+    accounts = {one.name: one for one in build_accounts(settings, SystemClock()).all()}
+    home, other = (accounts[name].transport.guard for name in ("home", "other"))  # type: ignore[union-attr]
+    assert home.check(home.parse(gateway["url"]), [HOME]) == (HOME,)
+    for guard in (other, webhook_guard(settings)):
+        with pytest.raises(TargetRefused):
+            guard.check(guard.parse(gateway["url"]), [HOME])
+    with pytest.raises(TargetRefused):
+        home.check(home.parse("https://gateway.lan/push"), [HOME])
+
+
+def test_what_webhooks_may_call_its_account_may_call_too() -> None:
+    gateway = {"url": "https://gateway.lan/push", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    settings = Settings.model_validate(
+        {
+            "webhooks": {"exempt": ["gateway.lan:443"]},
+            "accounts": {"home": {"provider": "http", "settings": gateway | {"exempt": ["10.9.0.0/16:443"]}}},
+        }
+    )
+    (account,) = build_accounts(settings, SystemClock()).all()
+    guard = account.transport.guard  # type: ignore[union-attr]
+    assert guard.check(guard.parse(gateway["url"]), [HOME]) == (HOME,)
