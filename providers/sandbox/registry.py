@@ -13,6 +13,7 @@ OURS = {
     "gotify": "providers.sandbox.gotify:GotifyEmulator",
     "harmony": "providers.sandbox.harmony:HarmonyEmulator",
     "honor": "providers.sandbox.honor:HonorEmulator",
+    "http": "providers.sandbox.gateway:GatewayEmulator",
     "huawei": "providers.sandbox.huawei:HuaweiEmulator",
     "meizu": "providers.sandbox.meizu:MeizuEmulator",
     "ntfy": "providers.sandbox.ntfy:NtfyEmulator",
