@@ -95,6 +95,15 @@ def test_the_check_of_the_configuration_shows_what_devices_may_name(tmp_path: Pa
         assert f"exempt    {exempt}: devices of home may name it" in checked.output
 
 
+def test_the_check_of_the_configuration_shows_what_an_account_may_call(tmp_path: Path) -> None:
+    config = tmp_path / "relay.toml"
+    gateway = 'provider = "http"\nurl = "https://gateway.lan/push"\nsecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"'
+    config.write_text(f'[accounts.home]\n{gateway}\nexempt = ["gateway.lan:443"]\n')
+    checked = CliRunner().invoke(main, ["check", "-c", str(config)])
+    assert checked.exit_code == 0, checked.output
+    assert "exempt    gateway.lan:443: home may call it although it is internal" in checked.output
+
+
 async def test_an_app_is_told_the_key_to_subscribe_with(scene: Scene) -> None:
     token = await scene.face.device()
     status, body, _ = await scene.face.call("GET", "/v1/device/accounts", token=token)

@@ -56,7 +56,20 @@ BESIDE: dict[str, tuple[Any, ...]] = {
     "collapse_key": (None, "room:42", "x" * 300, "ключ", "a b"),
     "relay": ({}, {"v": 1, "ids": [f"{n:036}" for n in range(10)], "n": 10}),
 }
-VENDORS = ("fcm", "gotify", "harmony", "honor", "huawei", "meizu", "ntfy", "oppo", "unifiedpush", "vivo", "xiaomi")
+VENDORS = (
+    "fcm",
+    "gotify",
+    "harmony",
+    "honor",
+    "http",
+    "huawei",
+    "meizu",
+    "ntfy",
+    "oppo",
+    "unifiedpush",
+    "vivo",
+    "xiaomi",
+)
 
 
 def drawn(rng: random.Random, number: int, token: str) -> Push:
