@@ -68,6 +68,7 @@ VENDORS = (
     "oppo",
     "unifiedpush",
     "vivo",
+    "webpush",
     "xiaomi",
 )
 
