@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 from rich.table import Table
 
 from relay.cli.demo_stage import emulators, free_port, perform, started_relay
@@ -163,7 +164,10 @@ async def demonstrate_vendors(vendors: Sequence[str] = ()) -> int:
     """The whole round, for these vendors or for all; gives the exit status."""
     from providers.sandbox import registry  # noqa: PLC0415 - loads every emulator
 
-    return await perform("relay-vendors", partial(_play, vendors or registry.names()))
+    played, broken = (vendors, []) if vendors else registry.usable()
+    for sentence in broken:
+        click.echo(sentence, err=True)
+    return await perform("relay-vendors", partial(_play, played))
 
 
 async def _play(vendors: Sequence[str], timeline: Timeline, home: Path, stack: AsyncExitStack) -> None:

@@ -43,10 +43,11 @@ async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], relay
     from providers.sandbox import Sandbox, registry  # noqa: PLC0415 - loaded only by those who ask for emulators
 
     clock = time.time  # noqa: TID251 - the machine's clock
+    served, broken = (wanted, []) if wanted else registry.usable()
+    for sentence in broken:
+        click.echo(sentence, err=True)
     try:
-        vendors = Sandbox(
-            now=clock, rng=random.SystemRandom(), vendors=wanted or registry.names(), state_dir=state, tls=tls
-        )
+        vendors = Sandbox(now=clock, rng=random.SystemRandom(), vendors=served, state_dir=state, tls=tls)
         await vendors.start(host, port)
     except (OSError, ValueError) as error:
         click.echo(f"The sandbox can't start: {error}", err=True)

@@ -6,6 +6,7 @@ import ssl
 import tomllib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -220,6 +221,36 @@ def test_a_kept_authority_is_the_same_after_a_restart_and_a_spoilt_one_is_named(
 def test_an_unknown_vendor_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"no emulator 'nobody'; there are: .*fcm"):
         Sandbox(now=lambda: NOW, rng=random.Random(1), vendors=("nobody",))
+
+
+class Unnamed(AcmeEmulator):
+    """Copied, and not renamed."""
+
+
+class Unfinished(Emulator):
+    name = "unfinished"
+    known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("gone", "no_such_module:Emulator", "cannot be imported: ModuleNotFoundError"),
+        ("unnamed", f"{__name__}:Unnamed", "names itself 'acme'"),
+        ("unfinished", f"{__name__}:Unfinished", "does not say its routes, settings"),
+        ("other", f"{__name__}:NOW", "does not derive from Emulator"),
+    ],
+)
+def test_a_plug_in_s_emulator_that_cannot_be_used_breaks_only_itself(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, why: str
+) -> None:
+    points = [EntryPoint(name=name, value=value, group=registry.GROUP)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    good, (sentence,) = registry.usable()
+    assert good == list(registry.OURS)
+    assert sentence.startswith(f"The emulator {name!r} (unknown) {why}")
+    with pytest.raises(ValueError, match=rf"^The emulator '{name}'"):
+        Sandbox(now=lambda: NOW, rng=random.Random(1), vendors=(name,))
 
 
 @pytest.mark.parametrize("name", [name for name in registry.names() if name != "acme"])
