@@ -48,9 +48,10 @@ class Demo:
         self.child.communicate(timeout=30)
         return self.child.returncode
 
-    def pushed(self, user: str) -> list[dict[str, Any]]:
-        """The pushes that the emulated service has brought for this user's browser, decrypted."""
-        with urllib.request.urlopen(f"{self.phones}/_phones/wait?token=browser-of-{user}&count=1&timeout=20") as answer:
+    def pushed(self, user: str, count: int = 1) -> list[dict[str, Any]]:
+        """The pushes that the emulated service has brought for this user's browser, decrypted, once it is so many."""
+        asked = f"token=browser-of-{user}&count={count}&timeout=20"
+        with urllib.request.urlopen(f"{self.phones}/_phones/wait?{asked}") as answer:
             (phone,) = json.load(answer)["phones"]
         return [one["message"] for one in phone["received"]]
 
@@ -346,6 +347,15 @@ def test_a_subscription_of_the_browser_is_registered_with_the_key_it_was_made_wi
     sends(page, "by its own service")
     (told,) = demo.pushed("ida-2")
     assert told["body"] == "by its own service"
+
+    page.click("#online")
+    expect(page.locator("#status")).to_have_text("up to date")
+    page.click("#upgrade")  # neither a new connection nor a new version of the page forgets it
+    expect(page.locator("#way")).to_have_text("Pushes come by this browser's own push service.")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "still by its own service")
+    assert [told["body"] for told in demo.pushed("ida-2", 2)] == ["by its own service", "still by its own service"]
 
 
 def test_a_browser_without_a_push_service_says_so_and_stays_reachable_as_it_was(

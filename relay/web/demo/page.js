@@ -4,6 +4,7 @@ import { attach, NoPush, open, subscribe } from "/sdk/index.js";
 
 const WORKER = "/sdk/sw-sync.js";
 const DEVICE = "browser";
+const EMULATED = "Pushes come to an emulated browser: what it shows is here.";
 const at = (id) => document.getElementById(id);
 // A page that requires trusted types names the one script that it loads by hand.
 const policy = globalThis.trustedTypes?.createPolicy("relay-demo", { createScriptURL: (url) => (url === WORKER ? url : "") });
@@ -36,7 +37,7 @@ export function run(app) {
       url,
       token,
       database: `demo-${user}`,
-      facts: { app_version: app.version, schema: app.schema, platform: "web", addresses },
+      facts: { app_version: app.version, schema: app.schema, platform: "web" },
       types: app.types,
       migrations: app.migrations,
     });
@@ -53,7 +54,21 @@ export function run(app) {
     for (const type of ["message", "changed", "ended", "caughtup"]) client.addEventListener(type, () => void list());
     at("draft").value = (await app.drafts.get(database())) ?? "";
     await list();
+    if (localStorage.getItem("pushes") === "own") return void (await subscribed().catch(() => reached(addresses, EMULATED)));
+    await reached(addresses, EMULATED);
     if ("serviceWorker" in navigator) await attach(client, { worker, scope: "/", user, device: DEVICE, sync: true });
+  }
+
+  /** What the browser's push service has given may be another address by now: so it is asked each time. */
+  async function subscribed() {
+    const address = await subscribe(client, { worker, scope: "/", user, device: DEVICE, sync: true });
+    await reached([address], "Pushes come by this browser's own push service.");
+    localStorage.setItem("pushes", "own");
+  }
+
+  async function reached(addresses, way) {
+    await client.call("PUT", "/v1/device/addresses", { body: { addresses } });
+    at("way").textContent = way;
   }
 
   const database = () => client.tables.database;
@@ -89,7 +104,6 @@ export function run(app) {
   async function begin() {
     at("login").hidden = true;
     document.querySelector("main").hidden = false;
-    at("way").textContent = "Pushes come to an emulated browser: what it shows is here.";
     await connect();
     void watch();
   }
@@ -132,9 +146,7 @@ export function run(app) {
     guarded(async () => {
       if ((await Notification.requestPermission()) !== "granted") return say("Notifications are not allowed here.");
       try {
-        const address = await subscribe(client, { worker, scope: "/", user, device: DEVICE, sync: true });
-        await client.call("PUT", "/v1/device/addresses", { body: { addresses: [address] } });
-        at("way").textContent = "Pushes come by this browser's own push service.";
+        await subscribed();
       } catch (error) {
         if (!(error instanceof NoPush)) throw error;
         say(`${error.message} The emulated browser goes on.`);
