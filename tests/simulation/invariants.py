@@ -5,13 +5,14 @@ It reads the tables by its own SQL, not through the relay's functions, so that a
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relay.model import DeviceKey, UserKey
 from relay.store import audit
 from relay.store.schema import metadata
 
+from . import cursors
 from .client import FULL, RAW, Broken
 
 if TYPE_CHECKING:
@@ -220,6 +221,10 @@ class Referee:
 
     # --- what clients are told ---
 
+    def told(self, device: DeviceKey, answer: Mapping[str, Any], text: bytes | None = None) -> None:
+        """I6: no cursor without what it covers. `text`: the answer as it was sent, where that is at hand."""
+        cursors.check(device, answer, json.dumps(answer) if text is None else text.decode())
+
     def page(self, device: DeviceKey, batch: dict[str, Any]) -> None:
         """I4: in one epoch a number stands for one message, for ever. I31: who is caught up has everything there was."""
         caught_up = "cursor" in batch and batch.get("caught_up", not batch["more"])
@@ -350,7 +355,7 @@ class Owed(NamedTuple):
 
 
 def _content(phone: "Phone", row: Owed, ended: list[str]) -> None:
-    """I6, I14: what is live is there, in the fullest form that this version can show."""
+    """SIM-I6, I14: what is live is there, in the fullest form that this version can show."""
     form = phone.client.database.messages.get(row.id)
     if row.state != "live" or form == FULL:
         return

@@ -202,7 +202,7 @@ class Node:
             return
         error = task.exception()
         if error is not None and not isinstance(error, Problem):
-            self.on_broken(error)  # I17: nothing but a problem may come out of the relay
+            self.on_broken(error)  # SIM-I17: nothing but a problem may come out of the relay
 
     async def start(self) -> None:
         """Opens the store and serves. Raises Problem if the store is away."""

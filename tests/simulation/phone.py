@@ -18,6 +18,7 @@ from providers.contract import Push
 from relay.errors import CursorRefused, Malformed, Problem
 from relay.model import DeviceKey
 from relay.realtime.protocol import AckBody, HelloBody
+from relay.realtime.service import ack_answer
 
 from .client import FULL, Broken, Client, Database
 from .draws import Stream
@@ -275,6 +276,7 @@ class Phone:
         await self._say_owed()
         said = self._hello()
         greeted = await call(lambda node: node.devices.hello(self.key, HelloBody.model_validate(said)))
+        self.world.referee.told(self.key, greeted.answer)
         self._welcomed(greeted.answer)
         for _ in range(self.draws.count(1, 6)):
             try:
@@ -283,6 +285,7 @@ class Phone:
                 if self.client.database.rotten:
                     await repair(self)
             except CursorRefused as refused:
+                self.world.referee.told(self.key, refused.extra)
                 self.client.reset(refused.extra["resync"])
                 return
             except Malformed as refused:
@@ -318,12 +321,13 @@ class Phone:
             )
             assert reading.batch is not None
             batch = json.loads(reading.batch.json)
+            self.world.referee.told(self.key, batch, reading.batch.json)
             self.world.referee.page(self.key, batch)
             ids = self.client.fetched(batch)
             self.world.story.tell("fetched", self.name, *ids)
             if ids:
                 said = {"ids": ids, "receipts": [{"id": ids[0], "what": "shown"}], **self._nacks()}
-                await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+                await self._acks(said)
                 self._heard(said)
         except (Lost, Problem):
             return
@@ -333,14 +337,20 @@ class Phone:
         cursor = self.client.database.cursor
         assert cursor is not None
         batch, self.etag = await self.world.call(lambda node: poll(self, node, cursor, limit=PAGE))
-        self._store(json.loads(batch.json))
+        page = json.loads(batch.json)
+        self.world.referee.told(self.key, page, batch.json)
+        self._store(page)
         said = {"cursor": self.client.database.cursor, **self._nacks(), **self._read()}
         try:
-            await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+            await self._acks(said)
         except CursorRefused:
             return False
         self._heard(said)
         return batch.more
+
+    async def _acks(self, said: dict[str, Any]) -> None:
+        answer = await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+        self.world.referee.told(self.key, ack_answer(answer))
 
     # --- by a socket ---
 
@@ -356,7 +366,9 @@ class Phone:
             while self.stay or now_s() < until_s:
                 data = await link.client_receive(max(0.01, min(beat_s, until_s if not self.stay else beat_s) - now_s()))
                 if data is not None:
-                    self._frame(link, json.loads(data))
+                    frame = json.loads(data)
+                    self.world.referee.told(self.key, frame, data)
+                    self._frame(link, frame)
                 if now_s() >= beat_s:
                     beat_s = now_s() + HEARTBEAT_S
                     self._say(link, {"type": "hb", "state": "foreground"})
@@ -416,7 +428,7 @@ class Phone:
         said = self._nacks()
         if said:
             try:
-                await self.world.call(lambda node: node.devices.ack(self.key, AckBody.model_validate(said)))
+                await self._acks(said)
             except Problem as problem:
                 if problem.retryable:
                     raise

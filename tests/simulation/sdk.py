@@ -173,6 +173,7 @@ class SdkVisit:
         frame = wire.frame(data)
         plain = json.loads(data)
         assert self.link is not None
+        self.phone.world.referee.told(self.phone.key, plain, data)
         if isinstance(frame, wire.Page):
             self.link.offered.came(plain)
             self._batches[id(frame)] = plain
@@ -221,6 +222,7 @@ class SdkVisit:
                     return
         except Problem as problem:
             answer = self._refused(problem)
+        self.phone.world.referee.told(key, answer)
         self._seen(answer)
         self._events.append(steps.Came(answer | {"ref": frame["ref"]}))
 
@@ -230,11 +232,13 @@ class SdkVisit:
             batch, phone.etag = await phone.world.call(lambda node: poll(phone, node, cursor, limit=PAGE))
         except Problem as problem:
             answer = self._refused(problem)
+            phone.world.referee.told(phone.key, answer)
             self._seen(answer)
             self._events.append(steps.Came(answer))
             return
         page = wire.page(batch.json, caught_up=batch.caught_up)
-        self._batches[id(page)] = json.loads(batch.json)
+        plain = self._batches[id(page)] = json.loads(batch.json)
+        phone.world.referee.told(phone.key, plain, batch.json)
         self._events.append(steps.Came(page))
         if batch.to_seq == batch.from_seq:
             self._events.append(steps.Came({"type": "nothing", "next_poll_s": self.draws.count(1, 30)}))

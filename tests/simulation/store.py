@@ -169,7 +169,7 @@ class NodeEngine:
         try:
             found = work(conn, self._clock.now_ms())
         except sqlalchemy.exc.DBAPIError as error:
-            raise AssertionError(f"I17: a read failed without a fault: {error}") from error
+            raise AssertionError(f"SIM-I17: a read failed without a fault: {error}") from error
         finally:
             conn.exec_driver_sql("ROLLBACK")
         await sleep(self._latency.between(0, 0.005))  # what was read is old by the time it is used

@@ -10,11 +10,13 @@ from msgspec import structs
 
 from relay.inbox import ending, judging, push_due, visibility
 from relay.inbox.batch import Batch
+from relay.inbox.page import Snapshot
 from relay.inbox.reader import InboxReader
 from relay.inbox.reading import Reading
 from relay.inbox.visibility import View
 from relay.model import Device, Entry, Kind
 from relay.push import accounts
+from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
 from relay.store import entry_ends
 
@@ -103,6 +105,21 @@ def the_window_is_always_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Window, "room", property(lambda _: (200, 1 << 20)))
 
 
+def a_cursor_stands_at_the_newest_number(patch: pytest.MonkeyPatch) -> None:
+    cursor = Snapshot.cursor
+    patch.setattr(Snapshot, "cursor", lambda snap, _, *more: cursor(snap, snap.inbox.head_seq, *more))
+
+
+def a_heartbeat_is_answered_with_a_cursor(patch: pytest.MonkeyPatch) -> None:
+    heartbeat = DeviceService.heartbeat
+
+    async def with_a_cursor(service: DeviceService, device: Any, body: Any) -> dict[str, Any]:
+        reset = await service.inbox.reader.reset(device, reason="heartbeat")
+        return await heartbeat(service, device, body) | {"cursor": reset["cursor"]}
+
+    patch.setattr(DeviceService, "heartbeat", with_a_cursor)
+
+
 @pytest.mark.parametrize(
     ("plant", "found", "often"),
     [
@@ -116,6 +133,8 @@ def the_window_is_always_open(patch: pytest.MonkeyPatch) -> None:
         (whoever_brings_a_tag_is_told_that_nothing_is_new, "I32", {}),
         (every_page_says_that_it_is_the_last, "I31", {}),
         (the_window_is_always_open, "I29", {}),
+        (a_cursor_stands_at_the_newest_number, "I6", {}),
+        (a_heartbeat_is_answered_with_a_cursor, "I6", {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -67,6 +67,7 @@ class Resident:
             "cursors": {} if self.cursor is None else {TOWN: self.cursor},
         }
         greeted = await self.world.call(lambda node: node.devices.hello(self.key, HelloBody.model_validate(said)))
+        self.world.referee.told(self.key, greeted.answer)
         for one in greeted.answer.get("shared", ()):
             if one["verdict"] == "resync":
                 self._begin_anew(one["epoch"], one["floor"], greeted.answer["cursors"][TOWN])
@@ -82,10 +83,13 @@ class Resident:
         asked = Wanted(names=(TOWN,)) if self.cursor is None else Wanted(cursors=(self.cursor,))
         reading = await self.world.call(lambda node: node.inbox.reader.read(self.key, None, limit=LIMIT, asked=asked))
         assert reading.shared is not None
+        self.world.referee.told(self.key, {"resets": reading.shared.opened.resets})
         for reset in reading.shared.opened.resets:
             self._begin_anew(reset["epoch"], reset["floor"], reset["cursor"])
         for batch in reading.shared.batches:
-            self._keep(json.loads(batch.json))
+            page = json.loads(batch.json)
+            self.world.referee.told(self.key, page, batch.json)
+            self._keep(page)
         if reading.shared.batches and self.cursor is not None:
             cursor = self.cursor
             await self.world.call(
