@@ -37,6 +37,7 @@ from relay.push.challenge import Challenger
 from relay.push.expiry import ExpiryWatch
 from relay.push.from_settings import DEFAULT_APP, build_accounts, webhook_guard
 from relay.push.held import load_held
+from relay.push.mending import mend_all
 from relay.push.reload import Reloader
 from relay.push.withdraw import Withdrawer
 from relay.push.worker import PushWorker
@@ -51,7 +52,6 @@ from relay.shedding import Shedding
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
 from relay.store import meta
-from relay.store import queue as job_rows
 from relay.store.migrate import migrate
 from relay.store.outage import StoreWatch
 from relay.store.room import ReadSpace, space_of
@@ -153,7 +153,7 @@ class Relay:
         self.tokens = AddressTokens(self.engine, self.ring, rng, clock)
         await self.tokens.begin()
         self.bus = LocalBus()
-        await self._load_parked()
+        await mend_all(self.engine, self.accounts)
         await load_held(self.engine, self.accounts)
         self.inbox = InboxService(
             engine=self.engine,
@@ -350,17 +350,6 @@ class Relay:
             return app_rows.apps(conn)
 
         return await self.engine.write(work)
-
-    async def _load_parked(self) -> None:
-        def unpark(conn: Any, now_ms: int, *, app_id: str, account: str) -> None:
-            job_rows.hold_waiting(conn, now_ms, app_id)
-            job_rows.unpark_account(conn, now_ms, app_id=app_id, account=account)
-
-        for (app_id, name), code in (await self.engine.read(lambda conn, _: job_rows.parked_accounts(conn))).items():
-            account = self.accounts.get(app_id, name)
-            if account is not None:  # a restart is an operator's word that it is mended: try it again
-                log.info("account.unparked", app=app_id, account=name, code=code)
-                await self.engine.write(partial(unpark, app_id=app_id, account=name))
 
     async def _first_start(self) -> FirstStart:
         if await self.engine.read(lambda conn, now_ms: app_rows.has_api_key(conn, now_ms, DEFAULT_APP)):

@@ -19,6 +19,7 @@ from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.push.calendar import day_of
 from relay.push.escalating import STEPS_MAX, escalate, is_due
+from relay.push.mending import resume
 from relay.store import addresses as address_rows
 from relay.store import apps as app_rows
 from relay.store import audit, dead, held_entries, meta, quota, tokens
@@ -213,6 +214,10 @@ class Chores:
 
         await self.engine.write(work)
 
+    async def mend(self) -> None:
+        """What rests for accounts that were mended: at a start, and where a process ended before all was due again."""
+        await resume(self.engine)
+
     def scheduler(self) -> AsyncIOScheduler:
         """A scheduler that does them all, not yet started."""
         # A chore whose time came while the process was busy is late, not over: the next time may be an hour away.
@@ -224,6 +229,7 @@ class Chores:
             (self.watch_clock, 5),
             (self.expire, 5),
             (self.escalate, 1),
+            (self.mend, 5),
             (self.prune, 60),
             (self.count_open, 60),
             (self.prune_shared, 60),

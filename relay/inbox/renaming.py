@@ -57,7 +57,7 @@ def rename(
         if device.online or not device.offline_told:
             since_ms = now_ms if device.online else device.offline_since_ms
             locked.put(replace(device, offline_since_ms=since_ms, offline_told=1, node_id=None, linger_until_ms=None))
-            locked.rearm(device.device_id)
+        locked.rearm(device.device_id)  # whoever walks the users by name, as a mended account does, may miss this one
     locked.events.append(
         NewEvent(
             app_id=user.app_id,

@@ -14,10 +14,12 @@ from relay.list_cursor import Name, parsed, printed
 from relay.model import DeviceKey
 from relay.push.accounts import Account, Accounts
 from relay.push.calendar import day_of
+from relay.push.mending import mend
 from relay.store import dead, quota
 from relay.store import queue as job_rows
 from relay.store.dead import REFUSED, RESTS, DeadPush
 from relay.store.engine import Conn, Engine
+from relay.store.parked import parked_accounts
 
 REQUEUE_MAX = 1000  # devices in one transaction; the rest follows in the next
 
@@ -69,7 +71,7 @@ class PushDesk:
         now_ms, monotonic_ms = self.clock.now_ms(), self.clock.monotonic_ms()
         days = {account.name: (app_id, account.name, day_of(now_ms, account.terms.zone)) for account in accounts}
         parked, sent = await self.engine.read(
-            lambda conn, _: (job_rows.parked_accounts(conn), quota.sent_on(conn, days.values()))
+            lambda conn, _: (parked_accounts(conn), quota.sent_on(conn, days.values()))
         )
         return [
             _status(
@@ -90,16 +92,9 @@ class PushDesk:
             known = ", ".join(sorted(self.accounts.of(app_id))) or "none"
             raise Missing(f"There is no such account; there are: {known}.")
 
-        def work(conn: Conn, now_ms: int) -> int:
-            job_rows.hold_waiting(conn, now_ms, app_id)
-            released = job_rows.unpark_account(conn, now_ms, app_id=app_id, account=name)
-            quota.refill(conn, app_id, name)
-            job_rows.hurry(conn, now_ms, app_id)
-            return released
-
         account.mended()  # before what waited is planned anew
         self.accounts.begin_lines(app_id)
-        return await self.engine.write(work)
+        return await mend(self.engine, app_id, [name])
 
     async def dead(self, app_id: str, *, why: str | None, cursor: str | None, limit: int) -> DeadPage:
         """Devices that are not told of what they lack, in the order of their names. Raises Malformed, Invalid."""

@@ -30,6 +30,7 @@ from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
+from relay.store.parked import parked_accounts
 from relay.store.readers import Read
 from relay.store.sql import StoreError
 
@@ -80,7 +81,7 @@ def plan_due(
     inboxes = inbox_rows.lock_inboxes(conn, free)
     users = with_rows(conn, now_ms, inboxes, policy_of)
     addresses = address_rows.addresses_of(conn, list(users))
-    parked = job_rows.parked_accounts(conn, hold=True)
+    parked = parked_accounts(conn, hold=True)
     apps = {app_id: _by_the_store(conn, app_id, accounts_of(app_id), parked) for app_id in {k.app_id for k in users}}
     attempts: list[Attempt] = []
     rested: list[PushJob] = []

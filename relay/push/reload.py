@@ -17,9 +17,8 @@ from relay.config import Settings
 from relay.errors import ConfigError, Problem
 from relay.push.accounts import Account, Accounts
 from relay.push.from_settings import DEFAULT_APP, build, configured
-from relay.store import queue as job_rows
-from relay.store import quota
-from relay.store.engine import Conn, Engine
+from relay.push.mending import mend
+from relay.store.engine import Engine
 from relay.waiting import pause
 
 log = structlog.get_logger("relay.push")
@@ -121,7 +120,7 @@ class Reloader:
             for account in replaced:
                 self._close_later(account)
             if changed or added or removed:
-                await self._release([*changed, *added])
+                await self._release([*changed, *added, *removed])
             done = Reloaded(tuple(changed), tuple(added), tuple(removed), waits)
             log.info(
                 "config.reloaded",
@@ -133,18 +132,12 @@ class Reloader:
             return done
 
     async def _release(self, names: Sequence[str]) -> None:
-        """What rested or waited for these accounts is due: with new credentials, another answer may come."""
-
-        def work(conn: Conn, now_ms: int) -> None:
-            job_rows.hold_waiting(conn, now_ms, DEFAULT_APP)
-            for name in sorted(names):
-                job_rows.unpark_account(conn, now_ms, app_id=DEFAULT_APP, account=name)
-                quota.refill(conn, DEFAULT_APP, name)
-            job_rows.hurry(conn, now_ms, DEFAULT_APP)
+        """What rested or waited for these accounts is due: with new credentials, or without the account, another answer may
+        come."""
 
         self.accounts.begin_lines(DEFAULT_APP)
         try:
-            await self.engine.write(work)
+            await mend(self.engine, DEFAULT_APP, names)
             await self.look_at_credentials()
         except Problem as problem:
             log.warning("account.not_unparked", account=", ".join(names), code=problem.code)

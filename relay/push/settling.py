@@ -26,6 +26,7 @@ from relay.store import dead, quota, readers
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
+from relay.store.parked import park_account, parked_since_ms
 from relay.store.readers import Read
 
 DAY_MS = 86_400_000
@@ -144,7 +145,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
             locked.put_job(replace(job, tries=job.tries + 1, bare_seq=max(1, one.attempt.send.upto_seq), retry_ms=None))
         case Then.PARK:
             assert one.result.outcome is not None
-            job_rows.park_account(
+            park_account(
                 locked.conn,
                 locked.now_ms,
                 app_id=locked.key.app_id,
@@ -206,7 +207,7 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
 def _tell_parked(locked: Locked, one: Settlement) -> None:
     """The backend's operators hear of it once, however many calls found out."""
     app_id, account = locked.key.app_id, one.attempt.send.address.account
-    since_ms = job_rows.parked_since_ms(locked.conn, app_id, account)
+    since_ms = parked_since_ms(locked.conn, app_id, account)
     outcome = one.result.outcome
     locked.events.append(
         NewEvent(

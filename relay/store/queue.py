@@ -12,9 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
-    and_,
     bindparam,
-    func,
     literal_column,
     or_,
     select,
@@ -24,7 +22,7 @@ from sqlalchemy import (
 
 from relay.model import DeviceKey, PushJob, UserKey
 from relay.store.schema.inboxes import inbox
-from relay.store.schema.push import account_state, push_job
+from relay.store.schema.push import push_job
 from relay.store.sql import (
     as_list,
     by_app,
@@ -35,7 +33,6 @@ from relay.store.sql import (
     many_rows,
     per_dialect,
     update_rows,
-    upsert,
 )
 
 j = push_job.c
@@ -212,95 +209,3 @@ def free_orphans(conn: Connection, now_ms: int, *, owner: str) -> None:
     if is_sqlite(conn):
         for app_id in _waiting_apps(conn):
             conn.execute(_orphans, {"app": app_id, "now": now_ms, "owner": owner})
-
-
-# --- accounts ---------------------------------------------------------------------------------------------------------
-
-
-def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, code: str | None) -> None:
-    """The vendor refuses the account: what would go through it rests. It stays parked since the first time."""
-    upsert(
-        conn,
-        account_state,
-        [{"app_id": app_id, "account": account, "parked_ms": now_ms, "parked_code": code}],
-        set_={
-            "parked_ms": "coalesce(account_state.parked_ms, excluded.parked_ms)",
-            "parked_code": "excluded.parked_code",
-        },
-    )
-
-
-def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
-    """Since when the account is parked."""
-    c = account_state.c
-    since: Any = conn.execute(select(c.parked_ms).where(c.app_id == app_id, c.account == account)).scalar_one()
-    return int(since)
-
-
-_WAITING = ("quota", "hours", "circuit", "rate")
-_concerned = select(j.user_id).where(
-    j.app_id == bindparam("app"),
-    or_(
-        and_(j.due_ms.is_(None), j.reason == "account_parked"),
-        and_(j.due_ms > bindparam("now"), j.reason.in_(_WAITING)),
-    ),
-)
-_held = (
-    select(inbox.c.user_id)
-    .where(inbox.c.app_id == bindparam("app"), inbox.c.user_id.in_(_concerned))
-    .order_by(inbox.c.user_id)
-    .with_for_update(key_share=True, of=inbox)  # as `lock_inboxes` does
-    .subquery()
-)
-_hold = select(func.count()).select_from(_held)
-
-
-def hold_waiting(conn: Connection, now_ms: int, app_id: str) -> None:
-    """Takes L(u) of everybody whose pushes rest or wait for an account of the app: before `unpark_account` and `hurry`,
-    which change the jobs of many users that others change under their locks. They may be a hundred thousand, of whom
-    nothing need be known here."""
-    if not is_sqlite(conn):  # whose writer is alone
-        conn.execute(_hold, {"app": app_id, "now": now_ms}).all()
-
-
-def unpark_account(conn: Connection, now_ms: int, *, app_id: str, account: str) -> int:
-    """The account is mended: every job that rested for it is due again. Gives their number."""
-    conn.execute(
-        update(account_state)
-        .where(account_state.c.app_id == app_id, account_state.c.account == account)
-        .values(parked_ms=None, parked_code=None)
-    )
-    return conn.execute(
-        update(push_job)
-        .where(j.app_id == app_id, j.due_ms.is_(None), j.reason == "account_parked")
-        .values(due_ms=now_ms, reason=None)
-    ).rowcount
-
-
-_hurry = (
-    update(push_job)
-    .where(
-        j.app_id == bindparam("app"),
-        j.due_ms > bindparam("now"),
-        j.reason.in_(_WAITING),
-    )
-    .values(due_ms=bindparam("now"), reason=None)
-)
-
-
-def hurry(conn: Connection, now_ms: int, app_id: str) -> None:
-    """The app's accounts have changed: what waits for one of them is planned anew."""
-    conn.execute(_hurry, {"app": app_id, "now": now_ms})
-
-
-_parked = select(account_state.c.app_id, account_state.c.account, account_state.c.parked_code).where(
-    account_state.c.parked_ms.is_not(None)
-)
-_parked_held = _parked.order_by(account_state.c.app_id, account_state.c.account).with_for_update(read=True)
-
-
-def parked_accounts(conn: Connection, *, hold: bool = False) -> dict[tuple[str, str], str | None]:
-    """Who is parked, with the vendor's code. `hold`: nobody is unparked before this transaction ends, so that what it lets
-    rest for them is seen by whoever unparks them."""
-    rows = conn.execute(_parked_held if hold and not is_sqlite(conn) else _parked)
-    return {(row.app_id, row.account): row.parked_code for row in rows}

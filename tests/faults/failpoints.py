@@ -112,7 +112,7 @@ POINTS: Final = {
         saying="wal_checkpoint",
     ),
 }
-IN_COMMANDS: Final = {  # K17, of commands that do one thing and end, and of a relay's first start
+IN_COMMANDS: Final = {  # K17, of commands that do one thing and end, of a relay's first start, and of what an operator asks it
     "backup.copying": _before("relay.store.backup:Pace.moved", most=1),
     "backup.copied": _after("relay.store.backup:_copied", most=1),
     "backup.before_rename": _before("relay.store.backup:sync_file", most=1),
@@ -122,6 +122,7 @@ IN_COMMANDS: Final = {  # K17, of commands that do one thing and end, and of a r
     "restore.migrated": _after("relay.store.restore:migrate", most=1),
     "migrate.created": _after("relay.store.migrate:create", most=1),
     "migrate.migrated": _after("relay.app:migrate", most=1),
+    "mend.portion": _after("relay.push.mending:release_some", most=2),
 }
 
 

@@ -23,6 +23,7 @@ from relay.model import DeviceKey, Policy, TimelineKey, UserKey
 from relay.presence.service import PresenceService, Rhythm
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
+from relay.push.mending import mend_all
 from relay.push.worker import PushWorker
 from relay.realtime import protocol
 from relay.realtime.addresses import AddressBook
@@ -34,7 +35,6 @@ from relay.realtime.session import Session
 from relay.store import apps as app_rows
 from relay.store import devices as device_rows
 from relay.store import meta
-from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id, emit
 from relay.store.vault import address_place
@@ -208,7 +208,7 @@ class Node:
         """Opens the store and serves. Raises Problem if the store is away."""
         await self.engine.write(lambda conn, now_ms: meta.prepare(conn, now_ms, self._rng))
         await self.engine.write(self._begin)
-        await self.engine.write(self._unpark)
+        await mend_all(self.engine, self.accounts)
         self.presence.resume(await self.engine.read(lambda conn, _: device_rows.online_devices(conn)))
         for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run, self.fanout.run):
             self.worker(worker(self._stop), worker.__qualname__)
@@ -218,6 +218,7 @@ class Node:
             (self.tick, meta.TICK_S),
             (self.chores.expire, 5),
             (self.chores.escalate, 1),
+            (self.chores.mend, 5),
             (self.chores.prune, 60),
             (self.chores.silence, 3600),
             (self.chores.forget, 600),
@@ -240,10 +241,6 @@ class Node:
             event_id = derived_id("evt_", "store.rolled_back", app_id, new)
             data = {"old_epoch": old, "new_epoch": new}
             emit(conn, now_ms, [NewEvent(app_id=app_id, event_id=event_id, type="store.rolled_back", data=data)])
-
-    def _unpark(self, conn: Conn, now_ms: int) -> None:
-        for app_id, account in job_rows.parked_accounts(conn):
-            job_rows.unpark_account(conn, now_ms, app_id=app_id, account=account)
 
     async def tick(self) -> None:
         self.witness = await self.engine.write(lambda conn, now_ms: meta.tick(conn, now_ms, self.name))

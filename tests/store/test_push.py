@@ -18,6 +18,7 @@ from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.model import DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed
+from relay.push.mending import mend
 from relay.push.payload import push_of
 from relay.push.planning import plan_due
 from relay.push.rules import Result, Then
@@ -230,12 +231,6 @@ async def test_what_was_acked_meanwhile_is_not_sent(desk: Desk, clock: Any) -> N
 PARK = {"verdict": Verdict.MISCONFIGURED, "scope": Scope.ACCOUNT, "vendor_code": "key_deleted"}
 
 
-async def unpark(desk: Desk) -> int:
-    return await desk.engine.write(
-        lambda conn, now_ms: job_rows.unpark_account(conn, now_ms, app_id="shop", account="v")
-    )
-
-
 async def test_who_is_parked_is_the_store_s_word_and_no_node_s_memory(desk: Desk, clock: Any) -> None:
     """A node that saw the account parked must not let jobs rest for it after an operator unparked it elsewhere."""
     await desk.send()
@@ -245,7 +240,7 @@ async def test_who_is_parked_is_the_store_s_word_and_no_node_s_memory(desk: Desk
     assert await desk.plan() == ()
     assert (await desk.job()).reason == "account_parked"
 
-    assert await unpark(desk) == 1
+    assert await mend(desk.engine, "shop", ["v"]) == 1
     desk.views = {"v": replace(VIEWS["v"], parked=True)}
     (attempt,) = await desk.plan()
     assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
@@ -287,8 +282,7 @@ async def test_a_day_that_the_vendor_calls_used_up_is_over_for_every_node_until_
     await desk.settle(attempt, Verdict.RETRY, scope=Scope.ACCOUNT, spent=True, day="2026-11-26", wait_ms=0)
     assert await desk.plan() == ()
     assert ((await desk.job()).due_ms, (await desk.job()).reason) == (ends_ms, "quota")
-    await desk.engine.write(lambda conn, _: quota.refill(conn, "shop", "v"))
-    await desk.engine.write(lambda conn, now_ms: job_rows.hurry(conn, now_ms, "shop"))
+    assert await mend(desk.engine, "shop", ["v"]) == 0, "it waited, and nothing rested"
     (attempt,) = await desk.plan()
     assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Delete, Select, Update
 import relay.store.schema
 from relay.clock import SystemClock
 from relay.store import addresses as address_rows
-from relay.store import entries, entry_ends, history, inbox, queue, sql, timelines, users
+from relay.store import entries, entry_ends, history, inbox, parked, queue, sql, timelines, users
 from relay.store.inline import InlineEngine
 from relay.store.migrate import migrate
 from relay.store.postgres import PostgresEngine
@@ -102,6 +102,17 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
         (lambda c: queue._due_users, "push_job_due (app_id=? AND due_ms>? AND due_ms<?)"),
         (lambda c: queue._suspect_users, "push_job_suspect"),
         (lambda c: queue._orphans, "push_job_due"),
+        *(
+            (
+                lambda _, one=one: one,
+                "push_job USING INDEX sqlite_autoindex_push_job_1 (app_id=? AND user_id>? AND user_id<?)",
+            )
+            for one in (parked._hold, parked._release, parked._hurry)
+        ),
+        (
+            lambda _: parked._portion,
+            "push_job USING COVERING INDEX sqlite_autoindex_push_job_1 (app_id=? AND user_id>?)",
+        ),
         # A walk goes on where it was: to begin anew at each page would cost the more the further it has come.
         (lambda c: inbox._with_entries, "((app_id,user_id)>(?,?))"),
         (lambda c: timelines._with_entries, "((app_id,conversation_id)>(?,?))"),

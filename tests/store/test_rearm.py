@@ -28,7 +28,7 @@ from relay.inbox.push_due import Later, Rest
 from relay.model import Device, DeviceState, Facts, NotifyPolicy, Policy, Scope
 from relay.push.attempts import Attempt
 from relay.push.escalating import escalate
-from relay.store import queue as job_rows
+from relay.push.mending import mend
 from relay.store.engine import Engine
 from relay.store.inline import InlineEngine
 from relay.store.schema import metadata
@@ -173,10 +173,7 @@ class Story:
 
     async def mends_account(self) -> None:
         self.house.views = {"v": FREE}
-        app = self.house.app
-        await self.house.engine.write(
-            lambda conn, now_ms: job_rows.unpark_account(conn, now_ms, app_id=app, account="v")
-        )
+        await mend(self.house.engine, self.house.app, ["v"])
 
 
 _name = st.sampled_from(DEVICES)

@@ -11,7 +11,7 @@ from providers.contract import Verdict
 from relay.inbox.preferences import Level, Preferences
 from relay.inbox.push_due import Rest
 from relay.model import UserKey
-from relay.store import queue as job_rows
+from relay.push.mending import mend
 from relay.store.engine import Engine
 
 PHONE = "ann/phone"
@@ -55,7 +55,7 @@ async def is_parked(house: House) -> None:
 
 
 async def is_mended(house: House) -> None:
-    await house.engine.write(lambda conn, now_ms: job_rows.unpark_account(conn, now_ms, app_id=house.app, account="v"))
+    await mend(house.engine, house.app, ["v"])
 
 
 async def is_broken(house: House) -> None:

@@ -56,7 +56,7 @@ def test_i21_only_rearm_raises_or_clears_the_time_of_a_push() -> None:
             text = ast.unparse(body)
             if ("update(push_job)" in text or "conn, push_job," in text) and ("due_ms=" in text or "'due_ms'" in text):
                 writers.add(f"{path.stem}.{name}")
-    lowering = {"queue.lower_due", "queue.unpark_account", "queue._hurry"}
+    lowering = {"queue.lower_due", "parked._release", "parked._hurry"}
     beginning = {"queue.create_job"}
     assert writers == lowering | beginning
     assert callers("", "set_rearmed", method=True) == {"locked.flush", "planning.plan_due"}

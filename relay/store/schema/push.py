@@ -72,6 +72,8 @@ account_state = table(
     text_("account"),
     int_("parked_ms", null=True),
     text_("parked_code", null=True),
+    int_("mended", default=0),  # how often
+    int_("released", default=0),  # after which time all that had rested was made due
     key=("app_id", "account"),
 )
 account_day = table(  # only of accounts with a daily quota, and of days that a vendor called used up

@@ -34,6 +34,18 @@ def upgrade() -> None:
         sa.Column("account", sa.Text(), nullable=False),
         sa.Column("parked_ms", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.Column("parked_code", sa.Text(), nullable=True),
+        sa.Column(
+            "mended",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
+        sa.Column(
+            "released",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
         sa.PrimaryKeyConstraint("app_id", "account"),
         sqlite_strict=True,
     )

@@ -1,0 +1,64 @@
+"""Mending an account: what rested or waited for it is due again.
+
+A hundred thousand users may wait, and each would have to wait for the locks of all: so they are released a portion at a
+time. That the account is mended is stored before, and until the last portion also that something is to be released: if the
+process ends in between, any node does it from the beginning (`resume`). So may two at once; each has the other's part done.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+
+import structlog
+
+from relay.push.accounts import Accounts
+from relay.store import quota
+from relay.store.engine import Conn, Engine
+from relay.store.parked import BEGIN, RELEASED_MAX, mend_accounts, parked_accounts, release_some, unreleased
+
+log = structlog.get_logger("relay.push")
+
+
+async def mend(engine: Engine, app_id: str, accounts: Iterable[str], *, portion: int = RELEASED_MAX) -> int:
+    """These accounts are mended, or have new quota; gives how many pushes rested and are due now.
+
+    If it fails in the middle, the accounts are mended all the same, and the rest follows by `resume`.
+    """
+    names = sorted(accounts)
+
+    def work(conn: Conn, now_ms: int) -> None:
+        mend_accounts(conn, app_id, names)
+        for name in names:
+            quota.refill(conn, app_id, name)
+
+    await engine.write(work)
+    return await _release(engine, app_id, portion)
+
+
+async def mend_all(engine: Engine, accounts: Accounts) -> None:
+    """At a start, which is an operator's word that what is parked is mended. What rested for it is left to `resume`."""
+    for (app_id, name), code in (await engine.read(lambda conn, _: parked_accounts(conn))).items():
+        if accounts.get(app_id, name) is not None:
+            log.info("account.unparked", app=app_id, account=name, code=code)
+            await engine.write(partial(_mended, app_id, name))
+
+
+async def resume(engine: Engine, *, portion: int = RELEASED_MAX) -> None:
+    """Releases what rests for accounts that were mended, where nobody came to the end of it."""
+    for app_id in await engine.read(lambda conn, _: sorted(unreleased(conn))):
+        await _release(engine, app_id, portion)
+
+
+def _mended(app_id: str, name: str, conn: Conn, _: int) -> None:
+    mend_accounts(conn, app_id, [name])
+
+
+async def _release(engine: Engine, app_id: str, portion: int) -> int:
+    mended = await engine.read(lambda conn, _: unreleased(conn).get(app_id, {}))
+    count, after = 0, BEGIN
+    while True:
+        work = partial(release_some, app_id=app_id, mended=mended, after=after, most=portion)
+        some = await engine.write(work)
+        count += some.number
+        if some.upto is None:
+            return count
+        after = some.upto

@@ -1,0 +1,145 @@
+"""Which accounts are parked, as the vendor refuses them, and the release of what rested for one that was mended."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+
+from relay.store.schema.inboxes import inbox
+from relay.store.schema.push import account_state, push_job
+from relay.store.sql import is_sqlite, upsert
+
+RELEASED_MAX = 1000  # jobs that one transaction looks at
+BEGIN = ""  # the place before all users
+
+a, j = account_state.c, push_job.c
+
+
+def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, code: str | None) -> None:
+    """The vendor refuses the account: what would go through it rests. It stays parked since the first time."""
+    upsert(
+        conn,
+        account_state,
+        [{"app_id": app_id, "account": account, "parked_ms": now_ms, "parked_code": code}],
+        set_={
+            "parked_ms": "coalesce(account_state.parked_ms, excluded.parked_ms)",
+            "parked_code": "excluded.parked_code",
+        },
+    )
+
+
+_since = select(a.parked_ms).where(a.app_id == bindparam("app"), a.account == bindparam("acc"))
+
+
+def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
+    """Since when the account is parked."""
+    return int(conn.execute(_since, {"app": app_id, "acc": account}).scalar_one())
+
+
+_parked = select(a.app_id, a.account, a.parked_code).where(a.parked_ms.is_not(None))
+_parked_held = _parked.order_by(a.app_id, a.account).with_for_update(read=True)
+
+
+def parked_accounts(conn: Connection, *, hold: bool = False) -> dict[tuple[str, str], str | None]:
+    """Who is parked, with the vendor's code. `hold`: nobody is mended before this transaction ends, so that what it lets
+    rest for them is released by whoever mends them."""
+    rows = conn.execute(_parked_held if hold and not is_sqlite(conn) else _parked)
+    return {(row.app_id, row.account): row.parked_code for row in rows}
+
+
+# --- mended -----------------------------------------------------------------------------------------------------------
+
+
+def mend_accounts(conn: Connection, app_id: str, accounts: Iterable[str]) -> None:
+    """These accounts are mended: nothing comes to rest for them any more, and what rests is `unreleased`."""
+    rows = [
+        {"app_id": app_id, "account": one, "parked_ms": None, "parked_code": None, "mended": 1}
+        for one in sorted(accounts)
+    ]
+    mended = {"parked_ms": "NULL", "parked_code": "NULL", "mended": "account_state.mended + 1"}
+    upsert(conn, account_state, rows, set_=mended)
+
+
+_unreleased = select(a.app_id, a.account, a.mended).where(a.parked_ms.is_(None), a.mended > a.released)
+
+
+def unreleased(conn: Connection) -> dict[str, dict[str, int]]:
+    """By app the accounts that were mended, and how often, of which some jobs may rest all the same.
+
+    Not those that are parked again: what rests for them does so rightly, until they are mended once more.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for row in conn.execute(_unreleased):
+        found.setdefault(row.app_id, {})[row.account] = row.mended
+    return found
+
+
+_next = (
+    select(j.user_id)
+    .where(j.app_id == bindparam("app"), j.user_id > bindparam("after"))
+    .order_by(j.user_id)
+    .limit(bindparam("most"))
+    .subquery()
+)
+_portion = select(func.max(_next.c.user_id), func.count())
+_here = (j.app_id == bindparam("app"), j.user_id > bindparam("after"), j.user_id <= bindparam("upto"))
+_resting = and_(j.due_ms.is_(None), j.reason == "account_parked")
+_waiting = and_(j.due_ms > bindparam("now"), j.reason.in_(("quota", "hours", "circuit", "rate")))
+_held = (
+    select(inbox.c.user_id)
+    .where(
+        inbox.c.app_id == bindparam("app"),
+        inbox.c.user_id > bindparam("after"),
+        inbox.c.user_id <= bindparam("upto"),
+        inbox.c.user_id.in_(select(j.user_id).where(*_here, or_(_resting, _waiting))),
+    )
+    .order_by(inbox.c.user_id)
+    .with_for_update(key_share=True, of=inbox)  # as `lock_inboxes` does
+    .subquery()
+)
+_hold = select(func.count()).select_from(_held)  # of whom nothing need be known here
+_release = update(push_job).where(*_here, _resting).values(due_ms=bindparam("now"), reason=None)
+_hurry = update(push_job).where(*_here, _waiting).values(due_ms=bindparam("now"), reason=None)
+_released = (
+    update(account_state)
+    .where(a.app_id == bindparam("app"), a.account == bindparam("acc"), a.released < bindparam("times"))
+    .values(released=bindparam("times"))
+)
+
+
+class Portion(NamedTuple):
+    """What one transaction released. `upto`: the user with whom the next one goes on; None: there is no more to be done."""
+
+    number: int
+    upto: str | None
+
+
+def release_some(
+    conn: Connection,
+    now_ms: int,
+    *,
+    app_id: str,
+    mended: Mapping[str, int],
+    after: str = BEGIN,
+    most: int = RELEASED_MAX,
+) -> Portion:
+    """Makes due what rests or waits for an account of the app, of the next users after that one. Takes L(u) of those.
+
+    `mended`: who was `unreleased` when this walk began; at its end that is said of them no more, unless they were mended
+    again since: what rested between is for the next walk.
+    """
+    if app_id not in unreleased(conn):
+        return Portion(0, None)
+    upto, looked = conn.execute(_portion, {"app": app_id, "after": after, "most": most}).one()
+    count = 0
+    if upto is not None:
+        here = {"app": app_id, "after": after, "upto": upto, "now": now_ms}
+        if not is_sqlite(conn):  # whose writer is alone
+            conn.execute(_hold, here).all()
+        count = conn.execute(_release, here).rowcount
+        conn.execute(_hurry, here)
+    if looked == most:
+        return Portion(count, upto)
+    for account, times in sorted(mended.items()):
+        conn.execute(_released, {"app": app_id, "acc": account, "times": times})
+    return Portion(count, None)

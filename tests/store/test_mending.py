@@ -1,0 +1,187 @@
+"""An account is mended while very many rest for it: they are due again a few at a time, whatever comes between."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from beside import held, until_blocked
+from house import FREE, House
+from msgspec.structs import replace
+
+from providers.contract import Scope, Verdict
+from relay.inbox.push_due import Rest
+from relay.model import UserKey
+from relay.push.mending import mend, resume
+from relay.store import inbox as inbox_rows
+from relay.store.engine import Engine
+from relay.store.parked import Portion, mend_accounts, park_account, release_some, unreleased
+
+USERS = ("ann", "bob", "cleo", "dan")
+PARKED = {"v": replace(FREE, parked=True)}
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: Any) -> AsyncIterator[House]:
+    """In which the vendor has refused the account, and everybody's push rests."""
+    house = await House(engine, clock).begin()
+    for user in USERS:
+        await house.register(f"{user}/phone", f"token-{user}")
+    await house.send(*USERS)
+    clock.forward(s=1)
+    first, *others = await house.plan()
+    await house.settle(first, Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="key_deleted")
+    for one in others:
+        await house.settle(one, None)
+    house.views = PARKED
+    assert await house.plan() == []
+    assert await resting(house) == list(USERS)
+    house.views = {"v": FREE}
+    return house
+
+
+async def resting(house: House) -> list[str]:
+    rows = await house.rows("SELECT user_id, reason FROM push_job WHERE due_ms IS NULL ORDER BY user_id")
+    assert {row["reason"] for row in rows} <= {Rest.ACCOUNT_PARKED}
+    return [row["user_id"] for row in rows]
+
+
+async def parks_again(house: House) -> None:
+    await house.engine.write(lambda conn, now_ms: park_account(conn, now_ms, app_id="shop", account="v", code="again"))
+
+
+async def is_said_to_be_mended(house: House) -> dict[str, int]:
+    """As far as a process comes that ends then; gives who is `unreleased`."""
+    await house.engine.write(lambda conn, _: mend_accounts(conn, "shop", ["v"]))
+    return (await house.engine.read(lambda conn, _: unreleased(conn))).get("shop", {})
+
+
+async def releases(house: House, mended: dict[str, int], after: str = "", *, most: int = 1) -> Portion:
+    return await house.engine.write(
+        lambda conn, now_ms: release_some(conn, now_ms, app_id="shop", mended=mended, after=after, most=most)
+    )
+
+
+class Dies:
+    """An engine of a process that ends before its transaction of this number."""
+
+    def __init__(self, engine: Engine, last: int) -> None:
+        self._engine, self._left = engine, last
+
+    async def write(self, work: Any) -> Any:
+        if not self._left:
+            raise asyncio.CancelledError
+        self._left -= 1
+        return await self._engine.write(work)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+@pytest.mark.parametrize("portion", [1, 2, 3, 4, 1000])
+async def test_everybody_is_due_again_whatever_the_portion(house: House, portion: int) -> None:
+    await house.register("bob/tablet", "token-2")  # a user of two devices, who are released together
+    assert await mend(house.engine, "shop", ["v"], portion=portion) == len(USERS)
+    assert await resting(house) == []
+    assert await house.engine.read(lambda conn, _: unreleased(conn)) == {}
+
+
+@pytest.mark.parametrize("last", range(1, 6))
+async def test_what_a_process_that_died_left_is_released_by_whoever_looks_next(house: House, last: int) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await mend(Dies(house.engine, last), "shop", ["v"], portion=1)  # type: ignore[arg-type]
+    assert await resting(house) == list(USERS[last - 1 :]), "it had come so far"
+    await resume(house.engine, portion=1)
+    assert await resting(house) == []
+    assert await house.engine.read(lambda conn, _: unreleased(conn)) == {}
+
+
+async def test_a_process_that_died_before_it_said_anything_leaves_the_account_parked(house: House) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await mend(Dies(house.engine, 0), "shop", ["v"])  # type: ignore[arg-type]
+    await resume(house.engine)
+    assert await resting(house) == list(USERS)
+
+
+async def test_who_rests_for_an_account_that_is_parked_again_meanwhile_rests_until_it_is_mended_once_more(
+    house: House,
+) -> None:
+    mended = await is_said_to_be_mended(house)
+    after = (await releases(house, mended)).upto
+    assert after == "ann"
+    await parks_again(house)
+    assert await releases(house, mended, after) == (0, None)
+    await resume(house.engine)
+    assert await resting(house) == ["bob", "cleo", "dan"]
+    house.views = PARKED
+    assert await house.plan() == []
+    assert await resting(house) == list(USERS), "ann's too, by now"
+    assert await mend(house.engine, "shop", ["v"], portion=1) == len(USERS)
+
+
+async def test_the_end_of_one_walk_is_not_that_of_another_which_began_later(house: House) -> None:
+    """Between them it was parked, and what came to rest then lies behind the first."""
+    first = await is_said_to_be_mended(house)
+    after = (await releases(house, first)).upto
+    await parks_again(house)
+    house.views = PARKED
+    assert await house.plan() == []
+    await is_said_to_be_mended(house)  # and its process dies
+    assert (await releases(house, first, after or "", most=9)).upto is None
+    assert await resting(house) == ["ann"]
+    await resume(house.engine)
+    assert await resting(house) == []
+
+
+async def test_two_nodes_release_together(house: House) -> None:
+    counts = await asyncio.gather(*(mend(house.engine, "shop", ["v"], portion=1) for _ in range(2)))
+    assert sum(counts) == len(USERS)
+    assert await resting(house) == []
+    assert await house.engine.read(lambda conn, _: unreleased(conn)) == {}
+
+
+async def test_what_comes_for_somebody_who_still_rests_makes_the_push_due_and_it_stays_so(house: House) -> None:
+    mended = await is_said_to_be_mended(house)
+    await house.send("dan")
+    due_ms = (await house.job("dan/phone")).due_ms
+    house.clock.forward(s=9)
+    after = (await releases(house, mended, most=3)).upto
+    assert (await releases(house, mended, after or "")).number == 0
+    assert (await house.job("dan/phone")).due_ms == due_ms
+
+
+async def test_a_user_who_is_given_a_name_that_the_walk_has_passed_is_due_too(house: House) -> None:
+    mended = await is_said_to_be_mended(house)
+    after = (await releases(house, mended, most=2)).upto
+    await house.inbox.rename(UserKey("shop", "dan"), "abe")
+    await releases(house, mended, after or "", most=9)
+    assert await resting(house) == []
+    assert {one.device.user_id for one in await house.plan()} == {"abe", *USERS[:3]}
+
+
+async def test_who_waits_for_quota_is_due_with_those_who_rest(house: House) -> None:
+    far_ms = house.clock.now_ms() + 86_400_000
+    await house.engine.write(
+        lambda conn, _: conn.exec_driver_sql(
+            f"UPDATE push_job SET due_ms = {far_ms}, reason = 'quota' WHERE user_id = 'bob'"
+        )
+    )
+    assert await mend(house.engine, "shop", ["v"]) == len(USERS) - 1
+    assert (await house.job("bob/phone")).due_ms == house.clock.now_ms()
+
+
+async def test_of_another_app_everybody_rests_on(house: House) -> None:
+    assert await mend(house.engine, "bank", ["v"]) == 0
+    assert await resting(house) == list(USERS)
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_whoever_is_released_is_sent_to_while_the_next_ones_are_waited_for(house: House) -> None:
+    async with held(house) as mine:
+        await mine.conn.run_sync(lambda conn: inbox_rows.lock_inboxes(conn, [house.key("dan/phone").user]))
+        mended = asyncio.create_task(mend(house.engine, "shop", ["v"], portion=1))
+        await until_blocked(house)
+        assert await resting(house) == ["dan"]
+        await house.send("ann", "bob", "cleo")
+        await mine.commit()
+        assert await mended == len(USERS)
