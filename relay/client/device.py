@@ -17,7 +17,7 @@ from relay.client.cache_file import Migration
 from relay.client.core import Core
 from relay.client.driver import Driver
 from relay.client.fingerprints import Span
-from relay.client.http import AnotherUser, Unreachable
+from relay.client.http import AnotherUser, Problem, Unreachable
 from relay.client.outbox import Unsent
 from relay.client.repair import Repair
 from relay.client.rules import ANOTHER_USER, UNAUTHENTICATED
@@ -247,7 +247,7 @@ class Client:
         return await self._on_disk(lambda: self.cache.shared.holes(conversation))
 
     async def fill_hole(self, conversation: str, span: Span) -> int:
-        """Fetches what was skipped; gives how many messages came. Raises Problem, Unreachable, sqlite3.Error."""
+        """Fetches what was skipped; gives how many messages came. Raises Problem, Unreachable, AnotherUser, sqlite3.Error."""
         came, low = 0, span.low
         while low < span.high:
             params = {"timeline": conversation, "range": f"{low}-{span.high}"}
@@ -276,7 +276,7 @@ class Client:
     async def fetch(self, *ids: str) -> list[news.Message]:
         """Brings these messages, which a push has named, before all that comes before them. Gives those that are here now.
 
-        Raises Problem, Unreachable, sqlite3.Error.
+        Raises Problem, Unreachable, AnotherUser, sqlite3.Error.
         """
         words = await fetching.fetch(self.cache, self._on_disk, self._call, self._tell, ids)
         if words:
@@ -307,7 +307,7 @@ class Client:
     async def pushed(self, relay: Mapping[str, Any]) -> None:
         """A push has come; `relay` is its member of that name. Proves the address that it asks about, and looks for news.
 
-        Raises Problem (what it says is of no address of this device's), Unreachable.
+        Raises Problem (what it says is of no address of this device's), Unreachable, AnotherUser.
         """
         self.poke()
         asked = relay.get("prove")
@@ -316,7 +316,7 @@ class Client:
             await self._call("POST", "/v1/device/addresses/proof", body=proof)
 
     async def verify(self) -> news.Verified:
-        """Compares the cache with the relay and fetches what differs. Raises Problem, Unreachable."""
+        """Compares the cache with the relay and fetches what differs. Raises Problem, Unreachable, AnotherUser."""
         return await self._compare("cache", None)
 
     # --- what its parts call ---
@@ -357,7 +357,7 @@ class Client:
 
     async def _open(self, way: Way) -> Transport:
         assert self._session is not None
-        return await open_way(way, self._session, self._url, lambda: self._tokens.current, self._clock)
+        return await open_way(way, self._session, self._url, self._tokens.newest(), self._clock)
 
     async def _post(self, key: str, message: Mapping[str, Any]) -> dict[str, Any]:
         """Sends a message over the socket, where one is open, or by a call: under one key it is one message."""
@@ -376,4 +376,23 @@ class Client:
                 await self._tokens.take(renew=False)
             except Gone as gone:
                 raise Unreachable("No token could be had.") from gone
-        return await http.call(self._session, method, self._url + path, credential=self._tokens.current, **more)
+        token = self._tokens.current
+        if token != self._tokens.proved:
+            await self._prove(token)
+        return await http.call(self._session, method, self._url + path, credential=token, **more)
+
+    async def _prove(self, token: str) -> None:
+        """Before its handshake nobody knows whose it is: an ack of nothing asks. Raises AnotherUser, Problem, Unreachable."""
+        assert self._session is not None
+        store = await self._on_disk(lambda: {"id": self.cache.store_id, "user": self.cache.user})
+        if store["user"] is None:
+            return  # there is nothing of anybody's
+        try:
+            await http.call(
+                self._session, "POST", f"{self._url}/v1/device/ack", credential=token, body={"store": store}
+            )
+        except Problem as problem:
+            if problem.code == ANOTHER_USER:
+                raise AnotherUser(problem.detail) from problem
+            raise
+        self._tokens.proved = token

@@ -10,7 +10,7 @@ from typing import Any
 from relay.client.cache import Cache
 from relay.client.http import AnotherUser, Answer, Problem, Unreachable
 from relay.client.repair import OnDisk
-from relay.client.transports import Gone
+from relay.client.transports import Gone, Token
 from relay.client.wire import instant_ms
 from relay.clock import Clock
 
@@ -21,7 +21,8 @@ log = logging.getLogger("relay.client")
 
 
 class TokenKeeper:
-    """`current` is what calls are made with; a successor is stored before it is used."""
+    """`current` is what calls are made with; a successor is stored before it is used. `proved` is the one that is known to be of
+    the user whose messages the cache holds: the relay has taken it with that user's name."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class TokenKeeper:
         clock: Clock,
     ) -> None:
         self.current = ""
+        self.proved = ""
         self._source = source
         self._cache = cache
         self._on_disk = on_disk
@@ -57,14 +59,29 @@ class TokenKeeper:
         self._given = given
         self.current = await self._on_disk(lambda: self._cache.token_after(given))
 
+    def newest(self) -> Token:
+        """What a connection that is made now asks for its token: the newest that follows this one, and never one that the app
+        brings later, for that may be another user's."""
+        given, token = self._given, self.current
+
+        def newest() -> str:
+            nonlocal token
+            if self._given == given:
+                token = self.current
+            return token
+
+        return newest
+
     async def keep(self, answer: Mapping[str, Any]) -> None:
-        """The token that follows ours is stored before it is used: its first use ends the one before."""
+        """The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to a
+        handshake, or to what is asked once ours is proved."""
+        self.proved = self.current
         following = answer.get("token")
         if isinstance(following, str):
             given = self._given
             with suppress(sqlite3.Error):
                 await self._on_disk(lambda: self._cache.put_token(given, following))
-                self.current = following
+                self.current = self.proved = following
         elif (renew_ms := instant_ms(answer.get("renew_at"))) is not None:
             if self._renewal is not None:
                 self._renewal.cancel()

@@ -15,6 +15,8 @@ from ears import token_of
 from relay_process import RelayProcess
 
 from relay.client import AnotherUser, Backend, Cache, Client, Way, said
+from relay.client.fingerprints import Span
+from relay.ids import message_id
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1", "RELAY_APP__DEVICE_SENDS": "true"}
 WEB = Path(__file__).parents[2] / "tests/web"
@@ -86,6 +88,43 @@ async def test_nothing_goes_out_with_the_token_of_who_signed_in_meanwhile(
         with pytest.raises(AnotherUser):
             await client.fetch(key)
         assert [one.message["body"] for one in await client.unsent()] == ["hers"]
+
+
+async def test_before_the_handshake_nothing_is_asked_with_a_token_that_may_be_anothers(
+    relay: RelayProcess, backend: Backend, ann: str, bob: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a group in which both are, he is not given what was said before he came: her hole would count as filled."""
+    hers, his = await token_of(backend, ann), await token_of(backend, bob)
+    group, path = f"g-{ann}", tmp_path / "a.db"
+    await backend.send(ann, "hers")
+    await backend.change_group(group, add=[ann], type="ultra")
+    for n in range(205):
+        await backend.send_to_group(group, n)
+    await backend.change_group(group, add=[bob])
+    async with Client(relay.url, hers, cache=path) as client:
+        await client.follow(group)
+        async for message in client.messages():
+            if message.body == 204:
+                break
+        hole = await client.holes(group)
+        assert hole == [Span(0, 5)]
+        shown = await client.history(limit=300)
+
+    async def no_connection(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("relay.client.device.open_way", no_connection)
+    async with Client(relay.url, his, cache=path) as client:
+        with pytest.raises(AnotherUser):
+            await client.fill_hole(group, Span(0, 5))
+        with pytest.raises(AnotherUser):
+            await client.verify()
+        with pytest.raises(AnotherUser):
+            await client.fetch(message_id(0, 1))
+        assert await client.holes(group) == hole
+        assert await client.history(limit=300) == shown
+    async with Client(relay.url, hers, cache=path) as client:
+        assert await client.fill_hole(group, Span(0, 5)) == 5
 
 
 async def test_a_refusal_that_is_still_to_be_said_is_not_said_with_another_users_token(

@@ -265,7 +265,18 @@ export class Client extends EventTarget {
     if (this.#failed) throw this.#failed;
     await this.#tokens.take(); // another tab may have had its successor meanwhile: an old one would revoke both
     const { url, fetch } = this.#options;
-    return new HttpWay({ url, fetch, token: () => this.#tokens.current }).call(method, path, options);
+    const token = this.#tokens.current;
+    const way = new HttpWay({ url, fetch, token: () => token });
+    if (token !== this.#tokens.proved) await this.#proveOwner(way, token);
+    return way.call(method, path, options);
+  }
+
+  /** Before its handshake nobody knows whose it is: an ack of nothing asks. Throws Problem `another_user`. */
+  async #proveOwner(way, token) {
+    const { id, user = null } = await this.#cache.open();
+    if (user === null) return; // there is nothing of anybody's
+    await way.call("POST", "/v1/device/ack", { body: { store: { id, user } } });
+    this.#tokens.proved = token;
   }
 
   #tell(type, detail) {
@@ -414,7 +425,7 @@ export class Client extends EventTarget {
       await this.#tokens.take(renew);
       if (this.#stopped) return;
       const kind = this.#ladder.way(Date.now());
-      const way = new KINDS[kind]({ url, fetch, token: () => this.#tokens.current, came: (frame) => this.#came(way, frame) });
+      const way = new KINDS[kind]({ url, fetch, token: this.#tokens.newest(), came: (frame) => this.#came(way, frame) });
       this.#way = way;
       if (way instanceof SocketWay) await way.open(WebSocket);
       const [{ epoch, seq, cursor, follows, user = null }, words] = [await this.#cache.open(), await this.#cache.words()];

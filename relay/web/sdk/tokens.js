@@ -5,10 +5,14 @@ import { Gone } from "./ways.js";
 const RENEW_MS_MIN = 60_000;
 const RENEW_MS_MAX = 86_400_000; // timers of a browser end at 24 days
 
-/** `current` is what calls are made with; a successor is stored before it is used. */
+/**
+ * `current` is what calls are made with; a successor is stored before it is used. `proved` is the one that is known to be of the user
+ * whose messages the cache holds: the relay has taken it with that user's name.
+ */
 export class TokenKeeper {
   given = null;
   current = null;
+  proved = null;
   #source;
   #cache;
   #call;
@@ -33,11 +37,25 @@ export class TokenKeeper {
     this.current = store.given === this.given && store.token ? store.token : this.given;
   }
 
-  /** The token that follows ours is stored before it is used: its first use ends the one before. */
+  /**
+   * What a connection that is made now asks for its token: the newest that follows this one, and never one that the app brings
+   * later, for that may be another user's.
+   */
+  newest() {
+    const { given } = this;
+    let token = this.current;
+    return () => (this.given === given ? (token = this.current) : token);
+  }
+
+  /**
+   * The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to a handshake, or to
+   * what is asked once ours is proved.
+   */
   async keep(answer) {
+    this.proved = this.current;
     if (typeof answer?.token === "string") {
       const kept = await this.#cache.putToken(this.given, answer.token).then(() => true, () => false);
-      if (kept) this.current = answer.token;
+      if (kept) this.current = this.proved = answer.token;
     } else if (answer?.renew_at) {
       this.#renewIn(Date.parse(answer.renew_at) - Date.now());
     }

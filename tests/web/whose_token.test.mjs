@@ -1,0 +1,65 @@
+// Calls that are made before a handshake has told whose the token is; the relay is a function.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Cache, Client, MemoryTables, Problem } from "../../relay/web/sdk/index.js";
+import { TokenKeeper } from "../../relay/web/sdk/tokens.js";
+
+const problem = { type: "about:blank", title: "", status: 409, code: "another_user", detail: "another's" };
+
+/** A client of ann's database with `token`, at a relay that never answers a handshake; gives also what it was asked. */
+async function client(token) {
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  const at = { epoch: "e", seq: 0, cursor: "c0" };
+  await cache.adopt(at, { session: 1, reason: "no_cursor", floor: 0, user: "ann" });
+  const gaps = [{ from: 0, to: 3, why: "expired" }];
+  await cache.keep(at, { timeline: "inbox", epoch: "e", from: 0, to: 3, entries: [], gaps, cursor: "c3" });
+  await cache.follow("town");
+  await cache.adoptShared("town", { epoch: "g", seq: 9, cursor: "g9" });
+  const asked = [];
+  const fetch = async (url, { method = "GET", body, headers }) => {
+    const path = url.replace("http://relay", "").split("?")[0];
+    const whose = headers.Authorization === "Bearer hers" ? "ann" : "bob";
+    asked.push(`${method} ${path}`);
+    if (path === "/v1/device/ack" && JSON.parse(body).store?.user !== whose) return Response.json(problem, { status: 409 });
+    if (path === "/v1/device/ack") return Response.json({ acked: 0, results: {} });
+    return Response.json({ batches: [{ timeline: "town", epoch: "g", from: 0, to: 5, entries: [], gaps: [], cursor: null }] });
+  };
+  return { asked, cache, client: new Client({ url: "http://relay", token, cache, fetch, ways: ["poll"] }) };
+}
+
+test("with another user's token nothing is fetched, nor counted as fetched", async () => {
+  const { asked, client: bobs } = await client("his");
+  for (const call of [
+    () => bobs.fillHole("town", { low: 0, high: 5 }),
+    () => bobs.fetch("0198c1c2-0000-7000-8000-000000000000"),
+    () => bobs.verify(),
+    () => bobs.call("GET", "/v1/device/sync"),
+  ]) {
+    await assert.rejects(call, (error) => error instanceof Problem && error.code === "another_user");
+  }
+  assert.deepEqual(new Set(asked), new Set(["POST /v1/device/ack"]));
+});
+
+test("the user's own token is asked about once", async () => {
+  const { asked, client: anns } = await client("hers");
+  await anns.fillHole("town", { low: 0, high: 5 });
+  await anns.fillHole("town", { low: 0, high: 5 });
+  assert.deepEqual(asked, ["POST /v1/device/ack", "GET /v1/device/sync", "GET /v1/device/sync"]);
+});
+
+test("a connection goes on with the successors of its token, and never with what the app brings later", async () => {
+  const given = ["hers", "his"];
+  const tokens = new TokenKeeper({ source: async () => given.shift(), cache: new Cache(new MemoryTables()), call: null });
+  await tokens.take();
+  const token = tokens.newest();
+  await tokens.keep({ token: "hers-2" });
+  assert.equal(token(), "hers-2");
+  assert.equal(tokens.proved, tokens.current);
+  await tokens.take(true);
+  assert.equal(tokens.current, "his");
+  assert.equal(token(), "hers-2");
+  assert.notEqual(tokens.proved, tokens.current);
+});
