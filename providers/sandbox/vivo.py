@@ -1,11 +1,9 @@
-"""vivo Push and the phones behind it: its login, its classes with their hours and numbers, and what it answers.
+"""vivo Push and the phones behind it: its login, its classes' numbers, and what it answers.
 
-Source: vendor sheet vivo.md, by a reading of its own: login §2, request §3, answer §4, codes §5, classes §6. Several codes
-for wrong fields are known only as a range (10045 to 10067); which is which here is a guess.
+Source: vendor sheet vivo.md, by a reading of its own: login §2, answer §4, codes §5, classes §6.
 """
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,106 +11,29 @@ import msgspec
 from aiohttp import web
 
 from providers.sandbox.checks import Json
-from providers.sandbox.coded import (
-    BEIJING_AHEAD_S,
-    DAY_S,
-    CodedEmulator,
-    Fields,
-    Remembered,
-    Wrong,
-    among,
-    boolean,
-    chars,
-    like,
-    look,
-    number,
-)
+from providers.sandbox.coded import CodedEmulator, Remembered, Wrong
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.receipt_forms import VivoReceipts
+from providers.sandbox.vivo_message import (
+    APP_ID,
+    check_content,
+    check_hour,
+    check_list,
+    check_single,
+    content_of,
+    of_system,
+)
 
-APP_ID = 100001
 APP_KEY = "vivo-sandbox-key"
 APP_SECRET = "vivo-sandbox-secret"  # noqa: S105
 CLOCKS_APART_S = 600
 TOKEN_LIFE_S = 24 * 3600
 LOGINS_A_SECOND = 10
-TARGETS = (2, 1000)
-OPEN_FROM_S, OPEN_UNTIL_S = 7 * 3600, 23 * 3600
 OPERATIONAL_A_DAY = 10_000  # the floor
 OPERATIONAL_A_DEVICE = 2
 SYSTEM_A_DAY = 30_000  # three for each of ten thousand users
 BODIES_A_DAY = 1_000  # the sheet knows that there is a number, not which
-
-SYSTEM = {"IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION"}
-OPERATIONAL = {"NEWS", "CONTENT", "MARKETING", "SOCIAL"}
-TEST_WORDS = ("测试", "test")
-TIMED = {"showStartTime", "showEndTime"}
-
-
-def _chars(text: str) -> int:
-    """An emoji counts as two, the stricter reading of a sheet that does not say."""
-    return len(text.encode("utf-16-le", "replace")) // 2
-
-
-def _custom_map(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and len(value) <= 10
-        and all(isinstance(part, str) for pair in value.items() for part in pair)
-        and sum(_chars(key) + _chars(item) for key, item in value.items()) <= 1024
-    )
-
-
-def _text(most: int) -> Callable[[object], bool]:
-    """Not blank."""
-    return lambda value: isinstance(value, str) and bool(value.strip()) and _chars(value) <= most
-
-
-def _callback(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() <= {"callback", "callback.param", "callback.id"}
-        and all(isinstance(item, str) for item in value.values())
-        and len(value.get("callback", "")) <= 128
-        and len(value.get("callback.param", "")) <= 64
-        and len(value.get("callback.id", "")) + len(value.get("callback.param", "")) <= 192
-    )
-
-
-CONTENT: Fields = {
-    "appId": (among(APP_ID), 10094),
-    "requestId": (chars(1, 64), 10303),
-    "notifyType": (number(1, 4), 10050),
-    "title": (_text(40), 10054),
-    "content": (_text(100), 10055),
-    "timeToLive": (number(60, 86_400), 10056),
-    "skipType": (number(1, 4), 10057),
-    "skipContent": (chars(1, 2048), 10058),
-    "networkType": (among(-1, 1), 10059),
-    "classification": (among(0, 1), 10097),
-    "category": (among(*SYSTEM, *OPERATIONAL), 10096),
-    "clientCustomMap": (_custom_map, 10060),
-    "extra": (_callback, 10061),
-    "pushMode": (among(0, 1), 10089),
-    "notifyId": (number(1, 2_147_483_647), 10062),
-    "sendOnline": (boolean, 10063),
-    "foregroundShow": (boolean, 10064),
-    "auditReview": (lambda value: isinstance(value, list), 10065),
-    "addBadge": (boolean, 10066),
-    "timedDisplay": (lambda value: isinstance(value, dict) and set(value) == TIMED, 10067),
-}
-SINGLE: Fields = {
-    **CONTENT,
-    "regId": (like(r"[\x21-\x7e]+"), 10302),
-    "profileId": (chars(1, 64), 10061),
-}
-LIST: Fields = {
-    "appId": CONTENT["appId"],
-    "requestId": CONTENT["requestId"],
-    "taskId": (chars(1, 64), 10045),
-    "regIds": (lambda value: isinstance(value, list) and TARGETS[0] <= len(value) <= TARGETS[1], 10045),
-}
 
 # Sheet §5: each row.
 CODES = {
@@ -250,9 +171,7 @@ class VivoEmulator(CodedEmulator):
         target = str(message.get("regId", ""))
         try:
             self._admit(request)
-            if "regId" not in message:
-                raise Wrong(10045, "regId")
-            self._check(message, SINGLE)
+            check_single(message, now_s=self.host.now())
         except Wrong as wrong:
             return self.refuse(error(wrong.code), target)
         return await self._reply(request, [target], message, _single)
@@ -262,7 +181,7 @@ class VivoEmulator(CodedEmulator):
         message = await _json_of(request)
         try:
             self._admit(request)
-            self._check(message, CONTENT)
+            check_content(message, now_s=self.host.now())
         except Wrong as wrong:
             return self.refuse(error(wrong.code))
         if self.today.add("bodies") > BODIES_A_DAY:
@@ -276,14 +195,11 @@ class VivoEmulator(CodedEmulator):
         call = await _json_of(request)
         try:
             self._admit(request)
-            for field, code in (("appId", 10094), ("requestId", 10303), ("taskId", 10045), ("regIds", 10045)):
-                if field not in call:
-                    raise Wrong(code, field)
-            look(call, LIST, unknown=10050)
+            check_list(call)
             message = self.tasks.get(call["taskId"])
             if not isinstance(message, dict):
                 raise Wrong(10045, "taskId")
-            self._check_hour(message)
+            check_hour(message, now_s=self.host.now())
         except Wrong as wrong:
             return self.refuse(error(wrong.code))
         targets = list(dict.fromkeys(map(str, call["regIds"])))
@@ -294,55 +210,6 @@ class VivoEmulator(CodedEmulator):
         if self.revoked or not isinstance(made, float) or self.host.now() - made >= TOKEN_LIFE_S:
             raise Wrong(10000, "authToken")
 
-    def _check(self, message: Json, fields: Fields) -> None:
-        """Raises Wrong for what vivo refuses of a content."""
-        for field, code in (
-            *(("appId", 10094), ("requestId", 10303), ("notifyType", 10050)),
-            *(("title", 10054), ("content", 10055), ("skipType", 10057)),
-        ):
-            if field not in message:
-                raise Wrong(code, field)
-        look(message, fields, unknown=10050)
-        if message["skipType"] in {2, 3, 4} and "skipContent" not in message:
-            raise Wrong(10058, "skipContent")
-        category, class_ = message.get("category"), message.get("classification")
-        if category is not None and class_ is not None and (category in SYSTEM) != (class_ == 1):
-            raise Wrong(10097, "classification")
-        if message.get("pushMode", 0) == 0:
-            self._check_words(message)
-        if not self._in_time(message.get("timedDisplay")):
-            raise Wrong(10067, "timedDisplay")
-        self._check_hour(message)
-
-    def _in_time(self, timed: object) -> bool:
-        """Ten minutes ahead at least, a day at most, and for less than two hours."""
-        if timed is None:
-            return True
-        begin, end = (
-            (timed.get(name) for name in ("showStartTime", "showEndTime")) if isinstance(timed, dict) else (0, 0)
-        )
-        if type(begin) is not int or type(end) is not int:
-            return False
-        ahead_s = begin / 1000 - self.host.now()
-        return 600 <= ahead_s <= DAY_S and 0 < end - begin < 7200 * 1000
-
-    @staticmethod
-    def _check_words(message: Json) -> None:
-        for field in ("title", "content"):
-            text = str(message[field])
-            # Letters alone are refused, too, says one source; the sheet's own example (§3) has nothing else.
-            if not re.search(r"[^\W\d_]", text):
-                raise Wrong(10085, field)
-            if any(word == text.lower() or (not word.isascii() and word in text) for word in TEST_WORDS):
-                raise Wrong(10104, field)
-        if re.search(r"[][{}【】]", str(message["title"])):
-            raise Wrong(10104, "title")  # in which form, and by which of the two codes, the sheet does not say (§9)
-
-    def _check_hour(self, message: Json) -> None:
-        second = (self.host.now() + BEIJING_AHEAD_S) % DAY_S
-        if not _of_system(message) and not OPEN_FROM_S <= second < OPEN_UNTIL_S:
-            raise Wrong(10071, "classification")
-
     async def _reply(
         self,
         request: web.Request,
@@ -352,10 +219,10 @@ class VivoEmulator(CodedEmulator):
         *,
         task_id: str | None = None,
     ) -> web.StreamResponse:
-        of_system = _of_system(message)
-        if of_system and self.today.of("system") >= SYSTEM_A_DAY:
+        system = of_system(message)
+        if system and self.today.of("system") >= SYSTEM_A_DAY:
             return self.refuse(error(10073), targets[0])
-        if not of_system and self.today.of("operational") >= OPERATIONAL_A_DAY:
+        if not system and self.today.of("operational") >= OPERATIONAL_A_DAY:
             return self.refuse(error(10070), targets[0])
         return await self.reply_many(
             request, targets, lambda target, name: self._take(target, task_id or name, message), answer
@@ -364,30 +231,12 @@ class VivoEmulator(CodedEmulator):
     def _take(self, target: str, name: str, message: Json) -> str | None:
         if message.get("pushMode") == 1 and not target.startswith("tester"):
             return "nottest"
-        of_system = _of_system(message)
-        self.today.add("system" if of_system else "operational")
-        if not of_system and self.today.add(("device", target)) > OPERATIONAL_A_DEVICE:
+        system = of_system(message)
+        self.today.add("system" if system else "operational")
+        if not system and self.today.add(("device", target)) > OPERATIONAL_A_DEVICE:
             return None  # not shown, and not told
-        custom = message.get("clientCustomMap", {})
-        notify_id = message.get("notifyId")
-        self.deliver(
-            target,
-            message=message,
-            title=str(message["title"]),
-            body=str(message["content"]),
-            name=name,
-            data=custom if isinstance(custom, dict) else {},
-            collapse=None if notify_id is None else str(notify_id),
-            channel=str(message.get("category")),
-            priority=str(message["notifyType"]),
-            ttl=str(message.get("timeToLive", "")),
-        )
+        self.deliver(target, message=message, name=name, **content_of(message))
         return None
-
-
-def _of_system(message: Json) -> bool:
-    category = message.get("category")
-    return category in SYSTEM if category is not None else message.get("classification", 1) == 1
 
 
 def _single(failed: Mapping[str, str], name: str) -> Answer:
