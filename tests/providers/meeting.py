@@ -16,7 +16,7 @@ from providers.loading import discover
 from providers.sandbox import Sandbox
 from providers.transport import HttpTransport
 
-NOON_BEIJING = 1_799_985_600.0 + 4 * 3600  # 2027-01-15 12:00 +08:00: every class may be sent
+NOON_BEIJING = 1_799_985_600.0  # 2027-01-15 12:00 +08:00: every class may be sent
 
 
 class Answered(NamedTuple):

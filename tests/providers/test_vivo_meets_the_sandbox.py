@@ -114,8 +114,11 @@ async def test_without_bodies_left_for_the_day_pushes_go_one_by_one(vivo: Meetin
 
 
 async def test_operational_messages_wait_for_seven_in_the_morning(vivo: Meeting) -> None:
-    vivo.clock[0] = NOON_BEIJING + 11 * 3600
-    assert await vivo.answered("phone", channel="news") == Answered(Verdict.RETRY, Scope.MESSAGE, 3600)
+    vivo.clock[0] = NOON_BEIJING + 11 * 3600 - 1
+    assert (await vivo.answered("phone", channel="news")).verdict is Verdict.ACCEPTED
+    for hours in (11, 12, 17):
+        vivo.clock[0] = NOON_BEIJING + hours * 3600
+        assert await vivo.answered("phone", channel="news") == Answered(Verdict.RETRY, Scope.MESSAGE, 3600)
     assert (await vivo.answered("phone")).verdict is Verdict.ACCEPTED
     vivo.clock[0] = NOON_BEIJING + 19 * 3600
     assert (await vivo.answered("phone", channel="news")).verdict is Verdict.ACCEPTED
@@ -125,8 +128,12 @@ async def test_when_our_clock_goes_wrong_vivo_has_the_last_word(vivo: Meeting) -
     vivo.provider.now = lambda: NOON_BEIJING
     vivo.clock[0] = NOON_BEIJING - 300
     assert (await vivo.answered("phone", channel="news")).verdict is Verdict.ACCEPTED
-    vivo.clock[0] = NOON_BEIJING + 12 * 3600
-    assert await vivo.answered("phone", channel="news") == AT_SEVEN
+    for hours in (11, 12, 19 - 1 / 3600):  # 23:00, midnight, and the second before 7:00
+        vivo.clock[0] = NOON_BEIJING + hours * 3600
+        assert await vivo.answered("phone", channel="news") == AT_SEVEN
+    for hours in (11 - 1 / 3600, 19):
+        vivo.clock[0] = NOON_BEIJING + hours * 3600
+        assert (await vivo.answered("phone", channel="news")).verdict is Verdict.ACCEPTED
 
 
 async def test_each_class_has_a_number_a_day(vivo: Meeting) -> None:
@@ -136,7 +143,9 @@ async def test_each_class_has_a_number_a_day(vivo: Meeting) -> None:
     for _ in range(SYSTEM_A_DAY):
         emulator(vivo).today.add("system")
     assert await vivo.answered("phone") == CLASS_OVER
-    vivo.clock[0] += 12 * 3600
+    vivo.clock[0] += 12 * 3600 - 1
+    assert await vivo.answered("phone") == CLASS_OVER
+    vivo.clock[0] += 1
     assert (await vivo.answered("phone")).verdict is Verdict.ACCEPTED, "Beijing's next day"
 
 
