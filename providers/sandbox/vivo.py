@@ -30,9 +30,10 @@ APP_SECRET = "vivo-sandbox-secret"  # noqa: S105
 CLOCKS_APART_S = 600
 TOKEN_LIFE_S = 24 * 3600
 LOGINS_A_SECOND = 10
-OPERATIONAL_A_DAY = 10_000  # the floor
+OPERATIONAL_A_DAY = 10_000  # the floor; counted is what is delivered, here and below
 OPERATIONAL_A_DEVICE = 2
 SYSTEM_A_DAY = 30_000  # three for each of ten thousand users
+OPERATIONAL_TESTS_A_DAY, SYSTEM_TESTS_A_DAY = 100, 10_000
 BODIES_A_DAY = 1_000  # the sheet knows that there is a number, not which
 
 # Sheet §5: each row.
@@ -219,11 +220,9 @@ class VivoEmulator(CodedEmulator):
         *,
         task_id: str | None = None,
     ) -> web.StreamResponse:
-        system = of_system(message)
-        if system and self.today.of("system") >= SYSTEM_A_DAY:
-            return self.refuse(error(10073), targets[0])
-        if not system and self.today.of("operational") >= OPERATIONAL_A_DAY:
-            return self.refuse(error(10070), targets[0])
+        counted, most, code = _quota(message)
+        if self.today.of(counted) >= most:
+            return self.refuse(error(code), targets[0])
         return await self.reply_many(
             request, targets, lambda target, name: self._take(target, task_id or name, message), answer
         )
@@ -231,12 +230,23 @@ class VivoEmulator(CodedEmulator):
     def _take(self, target: str, name: str, message: Json) -> str | None:
         if message.get("pushMode") == 1 and not target.startswith("tester"):
             return "nottest"
-        system = of_system(message)
-        self.today.add("system" if system else "operational")
-        if not system and self.today.add(("device", target)) > OPERATIONAL_A_DEVICE:
-            return None  # not shown, and not told
+        if not of_system(message):
+            said, device = ("said", target, message["title"], message["content"]), ("device", target)
+            if self.today.of(said) or self.today.of(device) >= OPERATIONAL_A_DEVICE:
+                return None  # folded, or over the device's number: not shown, and not told
+            self.today.add(said)
+            self.today.add(device)
+        self.today.add(_quota(message)[0])
         self.deliver(target, message=message, name=name, **content_of(message))
         return None
+
+
+def _quota(message: Json) -> tuple[str, int, int]:
+    """What it is counted as, how much of that there is in a day, and the code when that is used up (§5, §6)."""
+    test = message.get("pushMode") == 1
+    if of_system(message):
+        return ("system tests", SYSTEM_TESTS_A_DAY, 10073) if test else ("system", SYSTEM_A_DAY, 10073)
+    return ("operational tests", OPERATIONAL_TESTS_A_DAY, 10070) if test else ("operational", OPERATIONAL_A_DAY, 10070)
 
 
 def _single(failed: Mapping[str, str], name: str) -> Answer:

@@ -146,7 +146,7 @@ def _check(message: Json, fields: Fields, *, now_s: float) -> None:
         raise Wrong(10097, "classification")
     if message.get("pushMode", 0) == 0:
         _check_words(message)
-    if not _in_time(message.get("timedDisplay"), now_s=now_s):
+    if not _in_time(message, now_s=now_s):
         raise Wrong(10067, "timedDisplay")
     check_hour(message, now_s=now_s)
 
@@ -163,15 +163,17 @@ def _check_words(message: Mapping[str, object]) -> None:
         raise Wrong(10104, "title")  # in which form, and by which of the two codes, the sheet does not say (§9)
 
 
-def _in_time(timed: object, *, now_s: float) -> bool:
-    """Ten minutes ahead at least, a day at most, and for less than two hours."""
+def _in_time(message: Json, *, now_s: float) -> bool:
+    """Ten minutes ahead at least, a day at most, and for less than two hours; what is operational, in its hours."""
+    timed = message.get("timedDisplay")
     if timed is None:
         return True
     begin, end = (timed.get(name) for name in ("showStartTime", "showEndTime")) if isinstance(timed, dict) else (0, 0)
     if type(begin) is not int or type(end) is not int:
         return False
-    ahead_s = begin / 1000 - now_s
-    return 600 <= ahead_s <= DAY_S and 0 < end - begin < 7200 * 1000
+    if not 600 <= begin / 1000 - now_s <= DAY_S or not 0 < end - begin < 7200 * 1000:
+        return False
+    return of_system(message) or (_is_open(begin / 1000) and _is_open((end - 1) / 1000))
 
 
 def _is_open(at_s: float) -> bool:

@@ -8,7 +8,14 @@ from meeting import ANSWERS_OF_THE_WIRE, NOON_BEIJING, Answered, Meeting, meetin
 
 from providers.contract import Scope, Verdict
 from providers.sandbox.faults import Place
-from providers.sandbox.vivo import BODIES_A_DAY, OPERATIONAL_A_DAY, SYSTEM_A_DAY, VivoEmulator
+from providers.sandbox.vivo import (
+    BODIES_A_DAY,
+    OPERATIONAL_A_DAY,
+    OPERATIONAL_TESTS_A_DAY,
+    SYSTEM_A_DAY,
+    SYSTEM_TESTS_A_DAY,
+    VivoEmulator,
+)
 
 RETRY = Answered(Verdict.RETRY)
 SLOW_DOWN = Answered(Verdict.RETRY, Scope.ACCOUNT, 60)
@@ -41,7 +48,8 @@ SHEET = {
     "revoked": FIX,
     **{f"code{code}": answered for answered, codes in BY_CODE.items() for code in codes},
 }
-SOON_MS = int((NOON_BEIJING + 600) * 1000)
+HOUR_MS = 3_600_000
+SOON_MS, TEN_MS = int((NOON_BEIJING + 600) * 1000), int(NOON_BEIJING * 1000) + 10 * HOUR_MS  # in the evening
 LOGIN_RETRIED = {"garbage", "reset", "unavailable", "gateway", "code10093", "code10102"}
 
 
@@ -149,6 +157,28 @@ async def test_each_class_has_a_number_a_day(vivo: Meeting) -> None:
     assert (await vivo.answered("phone")).verdict is Verdict.ACCEPTED, "Beijing's next day"
 
 
+async def test_of_news_a_device_gets_two_a_day_and_each_text_once(vivo: Meeting) -> None:
+    """Sheet §6; what is not delivered counts for nothing."""
+    for body in ("one", "one", "two", "three"):
+        assert (await vivo.send("phone", channel="news", body=body)).verdict is Verdict.ACCEPTED
+    assert [one["body"] for one in vivo.received("phone")] == ["one", "two"]
+    assert emulator(vivo).today.of("operational") == 2
+    vivo.clock[0] += 24 * 3600
+    await vivo.send("phone", channel="news", body="one")
+    assert len(vivo.received("phone")) == 3
+
+
+async def test_test_messages_have_numbers_of_their_own() -> None:
+    async with meeting("vivo", test=True) as vivo:
+        for _ in range(OPERATIONAL_TESTS_A_DAY):
+            emulator(vivo).today.add("operational tests")
+        assert await vivo.answered("tester1", channel="news") == DAY_OVER
+        assert (await vivo.answered("tester1")).verdict is Verdict.ACCEPTED
+        for _ in range(SYSTEM_TESTS_A_DAY):
+            emulator(vivo).today.add("system tests")
+        assert await vivo.answered("tester1") == CLASS_OVER
+
+
 async def test_a_token_that_ran_out_is_renewed_and_the_push_arrives(vivo: Meeting) -> None:
     assert (await vivo.send("phone1")).verdict is Verdict.ACCEPTED
     await vivo.control("revoke", what="access_tokens")
@@ -225,6 +255,9 @@ async def test_a_thousand_characters_of_data_are_too_large_before_they_are_sent(
         ({"timedDisplay": {"showStartTime": 1, "showEndTime": 2}}, 10067),
         ({"timedDisplay": {"showStartTime": SOON_MS, "showEndTime": SOON_MS + 7_200_000}}, 10067),
         ({"timedDisplay": {"showStartTime": SOON_MS, "showEndTime": SOON_MS + 7_100_000}}, 0),
+        ({"timedDisplay": {"showStartTime": TEN_MS, "showEndTime": TEN_MS + HOUR_MS}, "category": "NEWS"}, 0),
+        ({"timedDisplay": {"showStartTime": TEN_MS, "showEndTime": TEN_MS + HOUR_MS + 1}, "category": "NEWS"}, 10067),
+        ({"timedDisplay": {"showStartTime": TEN_MS, "showEndTime": TEN_MS + HOUR_MS + 1}, "category": "IM"}, 0),
         ({"surprise": 1}, 10050),
     ],
 )
