@@ -62,6 +62,7 @@ OPERATIONAL_S = (7 * 3600, 23 * 3600)  # of Beijing's day: the operational class
 
 RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
 SYSTEM_OVER = 10073
+WORDLESS = (10085, 10104)
 USED_UP = Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spent=True)
 # vivo's codes to ours (sheet §5).
 BY_CODE: dict[int, Outcome] = {
@@ -73,7 +74,7 @@ BY_CODE: dict[int, Outcome] = {
     10102: Outcome(verdict=RETRY),
     10252: Outcome(verdict=RETRY, batch_spent=True),  # no more group bodies today: single pushes still go
     # A text of digits, letters and signs alone, or one that looks like a test.
-    **dict.fromkeys((10085, 10104), Outcome(verdict=REFUSED)),
+    **dict.fromkeys(WORDLESS, Outcome(verdict=REFUSED)),
     **dict.fromkeys((10045, 10050, 10054, *range(10055, 10068)), Outcome(verdict=REFUSED)),  # unconfirmed
     **dict.fromkeys((10101, 10103), Outcome(verdict=REFUSED)),  # unconfirmed
     **dict.fromkeys((10089, 10094, *range(10200, 10206)), Outcome(verdict=MISCONFIGURED, scope=Scope.ACCOUNT)),
@@ -154,6 +155,7 @@ class VivoProvider(HttpProvider):
         super().__init__(config, transport=transport, now=now)
         self.receipts: ReceiptReader | None = None if config.receipts is None else VivoReceipts(config.receipts)
         self._base = str(config.base_url).rstrip("/")
+        self._latin = True  # vivo takes texts of Latin letters alone, until it says otherwise
         self.channels = config.classes.keys() - {"default"}  # as a push of no channel
         system = sorted(name for name in self.channels if config.classes[name].category in SYSTEM)
         of_none = config.classes["default"].category in SYSTEM
@@ -226,9 +228,9 @@ class VivoProvider(HttpProvider):
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`: what is for many is saved first, then sent by its task id."""
         if len(pushes) == 1:
-            return await self.call(request)
+            return await self._worded(request, pushes, credential)
         try:
-            saved = await self.call(request)
+            saved = await self._worded(request, pushes, credential)
         except TransportError as error:
             raise TransportError(error.reason, sent=False) from error  # nobody was sent anything yet
         outcome = self.decode(saved)
@@ -248,6 +250,25 @@ class VivoProvider(HttpProvider):
         told = await self.call(self._request("/message/pushToList", targets, credential))
         return replace(told, headers={**told.headers, TASK_ID: task_id})
 
+    async def _worded(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
+        """The answer to a message; one that is refused for want of words goes once more, with some before its Latin ones.
+
+        Whether vivo refuses texts of Latin letters alone (codes 10085, 10104; sheet §9), its documents and their own example
+        (§3) do not agree. Once it has, and has taken the same with words, all such texts get them.
+        """
+        response = await self.call(request)
+        if not self._latin or number_from(response.json().get("result")) not in WORDLESS:
+            return response
+        self._latin = False
+        again = self.encode(pushes[0], credential) if len(pushes) == 1 else self.encode_many(pushes, credential)
+        self._latin = True
+        if again.body == request.body:
+            return response
+        response = await self.call(again)
+        if self.decode(response).verdict is Verdict.ACCEPTED:  # else it was not for the letters
+            self._latin = False
+        return response
+
     def _class(self, push: Push) -> dict[str, Any]:
         return class_of(push, self.config.classes.get(push.channel or "default", self.config.classes["default"]))
 
@@ -263,7 +284,7 @@ class VivoProvider(HttpProvider):
             if receipts is None
             else present({**receipts.extra, "callback.param": echo(push.id, PARAM_BYTES_MAX)}),
         }
-        content = content_of(push, wake_text=config.wake_text, now_s=self.now())
+        content = content_of(push, wake_text=config.wake_text, latin=self._latin, now_s=self.now())
         message = merged(present(content | ours), {**push.overrides, **self._class(push)})
         custom = message.get("clientCustomMap")
         return message if custom is None else {**message, "clientCustomMap": custom_of(custom)}

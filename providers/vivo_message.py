@@ -113,15 +113,16 @@ def class_of(push: Push, named: VivoClass) -> dict[str, Any]:
     return {"classification": 1 if category in SYSTEM else 0, "category": category}
 
 
-def content_of(push: Push, *, wake_text: str, now_s: float) -> dict[str, Any]:
-    """What is the same for every account. `wake_text` stands in for a text that is not there."""
+def content_of(push: Push, *, wake_text: str, latin: bool, now_s: float) -> dict[str, Any]:
+    """What is the same for every account. `wake_text` stands in for a text that is not there, and goes before one without a
+    word; `latin`: whether Latin letters make words."""
     title, body = texts(push, blank=wake_text)
     waits = push.ttl_s > 0
     fields = {
         "requestId": request_id(push, push.token, now_s=now_s),
         "notifyType": 4 if push.urgent and not push.silent else 1,
-        "title": cut(_worded(title, wake_text).translate(BRACKETS), TITLE_CHARS_MAX, length=utf16),
-        "content": cut(_worded(body, wake_text), CONTENT_CHARS_MAX, length=utf16),
+        "title": cut(_worded(title, wake_text, latin=latin).translate(BRACKETS), TITLE_CHARS_MAX, length=utf16),
+        "content": cut(_worded(body, wake_text, latin=latin), CONTENT_CHARS_MAX, length=utf16),
         "timeToLive": int(min(max(push.ttl_s, TTL_S[0]), TTL_S[1])) if waits else None,
         "sendOnline": None if waits else True,
         **_click(push.click),
@@ -141,12 +142,10 @@ def request_id(push: Push, tokens: str, *, now_s: float) -> str:
     return f"{once_key(push, now_s=now_s)}-{short(tokens, 20)}"
 
 
-def _worded(text_: str, wake_text: str) -> str:
-    """vivo refuses a text of digits and signs alone, like a login code (sheet §5, code 10085, and §9).
-
-    One source says the same of Latin letters alone; the sheet's own example (§3) has nothing else.
-    """
-    return text_ if any(char.isalpha() for char in text_) else f"{wake_text} {text_}"
+def _worded(text_: str, wake_text: str, *, latin: bool) -> str:
+    """vivo refuses a text of digits and signs alone, like a login code (sheet §5, code 10085, and §9)."""
+    has_word = any(char.isalpha() and (latin or not char.isascii()) for char in text_)
+    return text_ if has_word else f"{wake_text} {text_}"
 
 
 def _click(click: str | None) -> dict[str, Any]:

@@ -115,7 +115,13 @@ class VivoEmulator(CodedEmulator):
         super().__init__(host)
         self.tokens = Remembered()  # when each was made
         self.tasks = Remembered()  # bodies, by task id
+        # A text of letters alone is refused, too, by §5 and §9; the sheet's own example (§3) has nothing else.
+        self.latin = True
         self._logins: list[float] = []
+
+    def reset(self) -> None:
+        super().reset()
+        self.latin = True
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -172,7 +178,7 @@ class VivoEmulator(CodedEmulator):
         target = str(message.get("regId", ""))
         try:
             self._admit(request)
-            check_single(message, now_s=self.host.now())
+            check_single(message, now_s=self.host.now(), latin=self.latin)
         except Wrong as wrong:
             return self.refuse(error(wrong.code), target)
         return await self._reply(request, [target], message, _single)
@@ -182,7 +188,7 @@ class VivoEmulator(CodedEmulator):
         message = await _json_of(request)
         try:
             self._admit(request)
-            check_content(message, now_s=self.host.now())
+            check_content(message, now_s=self.host.now(), latin=self.latin)
         except Wrong as wrong:
             return self.refuse(error(wrong.code))
         if self.today.add("bodies") > BODIES_A_DAY:

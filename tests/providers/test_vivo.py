@@ -422,6 +422,39 @@ def test_a_text_without_a_word_gets_one(body: str, shown: str) -> None:
     assert message(replace(PUSH, body=body))["content"] == shown
 
 
+WORDED = "新消息 hi"
+
+
+@pytest.mark.parametrize(
+    ("refused", "bodies"),
+    [
+        (lambda said: said["content"] == "hi", ["hi", WORDED, WORDED]),
+        (lambda _: True, ["hi", WORDED, "hi", WORDED]),
+    ],
+)
+async def test_latin_letters_alone_go_with_words_once_it_is_for_want_of_them_that_vivo_refuses(
+    refused: Callable[[dict[str, Any]], bool], bodies: list[str]
+) -> None:
+    """Sheet §5, codes 10085 and 10104, which are also of texts that look like a test; §9, 2."""
+
+    def vendor(request: Request) -> Response:
+        if request.url.endswith("/auth"):
+            return LOGIN
+        return answer(10104) if refused(json.loads(request.body)) else OK
+
+    scripted = Scripted(vendor)
+    provider = made(scripted)
+    verdicts = [(await provider.send(PUSH)).verdict for _ in range(2)]
+    assert verdicts == [REFUSED if len(bodies) > 3 else ACCEPTED] * 2
+    assert [json.loads(one.body)["content"] for one in scripted.requests[1:]] == bodies
+
+
+async def test_a_text_with_words_that_vivo_refuses_is_sent_once() -> None:
+    scripted = Scripted(lambda request: LOGIN if request.url.endswith("/auth") else answer(10104))
+    assert (await made(scripted).send(replace(PUSH, title="测试群", body="大家好"))).verdict is REFUSED
+    assert len(scripted.requests) == 2, "the login, and the push"
+
+
 @pytest.mark.parametrize(("title", "shown"), [("[Team] {a}", "(Team) (a)"), ("【新】Ann", "(新)Ann"), ("a(b)", "a(b)")])
 def test_brackets_that_vivo_refuses_in_a_title_become_round(title: str, shown: str) -> None:
     """Sheet §9, 3; of the content it says nothing."""

@@ -157,6 +157,16 @@ async def test_each_class_has_a_number_a_day(vivo: Meeting) -> None:
     assert (await vivo.answered("phone")).verdict is Verdict.ACCEPTED, "Beijing's next day"
 
 
+async def test_where_latin_letters_alone_are_refused_words_go_before_them(vivo: Meeting) -> None:
+    """Sheet §5, 10085, and §9, 2: add Chinese words."""
+    emulator(vivo).latin = False
+    assert (await vivo.send("phone1")).verdict is Verdict.ACCEPTED
+    assert {one.verdict for one in await vivo.send_many(["phone2", "phone3"], body="字 hello")} == {Verdict.ACCEPTED}
+    for phone, body in (("phone1", "新消息 hello"), ("phone2", "字 hello"), ("phone3", "字 hello")):
+        assert [(one["title"], one["body"]) for one in vivo.shown(phone)] == [("新消息 Ann", body)]
+    assert emulator(vivo).outcomes["refused:200"] == 1, "asked once; then it is known"
+
+
 async def test_of_news_a_device_gets_two_a_day_and_each_text_once(vivo: Meeting) -> None:
     """Sheet §6; what is not delivered counts for nothing."""
     for body in ("one", "one", "two", "three"):
