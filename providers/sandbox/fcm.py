@@ -3,7 +3,8 @@
 Source: vendor sheet fcm.md (Firebase and Google documents, autumn 2026).
 
 A request goes through the checks in Google's order: credential, project, body; then a fault strikes, if one is due;
-then the message reaches the phones. Only a request that passes every check can hit a fault of `messages:send`.
+then the message reaches the phones. Only a request that passes every check can hit a fault of `messages:send`. For tests,
+`POST /fcm/phones/NAME/off` and `…/on` switch a phone off and on.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from providers.sandbox.fcm_faults import FCM_FAULTS, invalid
 from providers.sandbox.fcm_message import FcmRequest, check_request
 from providers.sandbox.fcm_oauth import TokenEndpoint
 from providers.sandbox.fcm_phone import content_of, platform_of
+from providers.sandbox.fcm_store import Store
 from providers.sandbox.fcm_topics import TOPIC
 
 PROJECT_ID = "relay-sandbox"
@@ -37,6 +39,7 @@ class FcmEmulator(Emulator):
     def __init__(self, host: Host) -> None:
         super().__init__(host)
         self._topics: dict[str, set[str]] = {}  # by registration token
+        self._store = Store(now=host.now, rng=host.rng)
 
     async def prepare(self) -> None:
         """The service account and its key. Raises ValueError for a spoilt file."""
@@ -69,6 +72,7 @@ class FcmEmulator(Emulator):
             web.post("/v1/projects/{project}/messages:send", self.send),
             web.post(registrations, self.subscribe),
             web.delete(registrations + "/{topic}", self.unsubscribe),
+            web.post("/fcm/phones/{phone}/{state:on|off}", self._switch),
         ]
 
     def revoke(self, *, key: bool) -> None:
@@ -81,9 +85,24 @@ class FcmEmulator(Emulator):
         super().reset()
         self.oauth.key_deleted = False
         self._topics.clear()
+        self._store.clear()
 
     def state(self) -> Json:
-        return {**super().state(), "key_deleted": self.oauth.key_deleted}
+        kept = {"off": sorted(self._store.off), "stored": len(self._store)}
+        return {**super().state(), "key_deleted": self.oauth.key_deleted, **kept}
+
+    def switch_off(self, phone: str) -> None:
+        self._store.off.add(phone)
+
+    def switch_on(self, phone: str) -> None:
+        """It gets what was kept for it, if that is still good."""
+        for one in self._store.switch_on(phone):
+            self.host.phones.deliver(phone, one.content, message=one.message)
+
+    async def _switch(self, request: web.Request) -> web.Response:
+        switch = self.switch_on if request.match_info["state"] == "on" else self.switch_off
+        switch(request.match_info["phone"])
+        return web.Response(status=204)
 
     async def token(self, request: web.Request) -> web.StreamResponse:
         """`POST /token`."""
@@ -183,6 +202,8 @@ class FcmEmulator(Emulator):
                 content = content_of(sent, name=name, platform=platform_of(token))
                 if content is None:
                     self.note("dropped", token)
+                elif token in self._store.off:
+                    self._store.keep(token, content, sent.message, message)
                 else:
                     self.host.phones.deliver(token, content, message=message)
         return Answer(status=200, body=msgspec.json.encode({"name": name}))

@@ -307,7 +307,8 @@ async def test_reset_forgets_everything_but_the_access_tokens(http: aiohttp.Clie
     await control(http, "reset")
     state = await get(http, "/_control/state")
     assert state["phones"] == {"count": 0, "delivered": 0, "forgotten": 0, "kept_bytes": 0, "waiting": 0}
-    assert state["fcm"] == {"outcomes": {}, "key_deleted": False, "faults": [], "requests": []}
+    fresh = {"outcomes": {}, "key_deleted": False, "faults": [], "requests": [], "off": [], "stored": 0}
+    assert state["fcm"] == fresh
     assert await send("a") == 200
 
 
