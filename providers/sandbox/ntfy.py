@@ -1,6 +1,7 @@
 """An ntfy server, 2.16: publishing as JSON, its checks and its numbered errors.
 
-Source: vendor sheet others.md §1. Its limits of requests are faults here, since a sandbox has to bear load.
+Source: vendor sheet others.md §1. Its limits of requests are faults here, since a sandbox has to bear load. A topic that
+begins with `old-` is on a server before 2.16, which knows no sequences.
 """
 
 import json
@@ -22,6 +23,8 @@ MESSAGE_BYTES_MAX = 4096
 DOCUMENT_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 CACHED_S = 12 * 3600
 DISALLOWED = frozenset({"docs", "static", "file", "app", "account", "settings"})  # the sheet does not list them
+
+OLD = "old-"
 
 _TOPIC = re.compile(r"[-_A-Za-z0-9]{1,64}")
 _WEB = re.compile(r"https?://\S+")
@@ -90,7 +93,9 @@ class NtfyEmulator(Emulator):
         return [
             web.post("/ntfy/", self.publish),
             web.post("/ntfy/{topic}", self.publish_text),
-            web.delete("/ntfy/{topic}/{sequence}", self.delete),
+            web.put("/ntfy/{topic}", self.publish_text),
+            web.delete("/ntfy/{topic}/{sequence}", self.take_back),
+            web.put("/ntfy/{topic}/{sequence}/clear", self.take_back),
         ]
 
     def settings(self) -> Json:
@@ -105,25 +110,28 @@ class NtfyEmulator(Emulator):
         return await self._published(request, checked)
 
     async def publish_text(self, request: web.Request) -> web.StreamResponse:
-        """`POST /<topic>`: the body is the text, even if it is JSON."""
+        """`POST` or `PUT /<topic>`: the body is the text, even if it is JSON."""
         text = (await request.read()).decode("utf-8", "replace")
         checked = self._refused(request) or _fields({"topic": request.match_info["topic"], "message": text})
         if isinstance(checked, Answer):
             return self.refuse(checked)
         return await self._published(request, checked)
 
-    async def delete(self, request: web.Request) -> web.StreamResponse:
-        """`DELETE /<topic>/<sequence_id>`: told to the topic's listeners as an event; nobody looks whether it was there."""
+    async def take_back(self, request: web.Request) -> web.StreamResponse:
+        """`DELETE /<topic>/<sequence_id>`, `PUT …/clear`: told to the topic's listeners as an event (§1.4); nobody looks
+        whether it was there."""
         refused = self._refused(request)
         topic, sequence = request.match_info["topic"], request.match_info["sequence"]
+        if refused is None and topic.startswith(OLD):
+            refused = ERRORS["notfound"]
         if refused is None and not (_TOPIC.fullmatch(topic) and _TOPIC.fullmatch(sequence)):
             refused = ERRORS["topicinvalid"]
         if refused is not None:
             return self.refuse(refused)
         self.host.phones.withdraw(topic, sequence)
-        now = int(self.host.now())
-        event = {"id": f"{self.host.rng.getrandbits(60):012x}"[:12], "time": now, "event": "message_delete"}
-        return response(json_answer(200, {**event, "topic": topic, "sequence_id": sequence}))
+        now, event = int(self.host.now()), "message_delete" if request.method == "DELETE" else "message_clear"
+        told = {"id": f"{self.host.rng.getrandbits(60):012x}"[:12], "time": now, "event": event}
+        return response(json_answer(200, {**told, "topic": topic, "sequence_id": sequence}))
 
     def _refused(self, request: web.Request) -> Answer | None:
         basic = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -190,8 +198,10 @@ def _fields(given: Json) -> Answer | Json:
     if "actions" in given and not _are_actions(given["actions"]):
         return ERRORS["badactions"]
     # A field that it does not know, it does not see.
-    known = (*texts, "topic", "priority", "tags", "actions", "markdown")
-    return {**{name: given[name] for name in known if name in given}, "message": text or "triggered"}
+    known = {*texts, "topic", "priority", "tags", "actions", "markdown"} - (
+        {"sequence_id"} if topic.startswith(OLD) else set()
+    )
+    return {**{name: value for name, value in given.items() if name in known}, "message": text or "triggered"}
 
 
 def _are_actions(value: object) -> bool:

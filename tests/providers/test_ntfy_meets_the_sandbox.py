@@ -125,6 +125,17 @@ async def test_a_repeat_after_a_lost_answer_shows_once(town: Town) -> None:
     assert len(town.screen("reset-topic")) == 1
 
 
+async def test_a_server_before_2_16_shows_one_beside_the_other_and_takes_nothing_back(town: Town) -> None:
+    """Sheet §1.3: it does not say `sequence_id` again."""
+    provider = town.provider()
+    sent = [await provider.send(push("old-topic", body=body, collapse_key="room-42")) for body in ("hello", "again")]
+    assert [one.vendor_code for one in sent] == ["nothing_replaced"] * 2
+    assert [one["body"] for one in town.screen("old-topic")] == ["hello", "again"]
+    recalled = await provider.recall(push("old-topic", collapse_key="room-42"), None)
+    assert (recalled.verdict, recalled.vendor_code) == (Verdict.REFUSED, "status_404")
+    assert (await provider.send(push("topic"))).vendor_code is None
+
+
 async def test_every_sort_of_push_is_taken(town: Town) -> None:
     provider = town.provider()
     for fields in (
@@ -184,13 +195,31 @@ async def test_the_emulator_refuses_as_the_server_does(town: Town, document: byt
         assert code is not None or found["message"] == "triggered"
 
 
-async def test_a_document_for_the_topics_url_would_show_as_text(town: Town) -> None:
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_document_for_the_topics_url_would_show_as_text(town: Town, method: str) -> None:
     headers = {"Authorization": f"Bearer {ACCESS_TOKEN}"}
     async with (
         aiohttp.ClientSession() as http,
-        http.post(f"{town.emulator.url}/topic", data=b'{"topic":"topic"}', headers=headers) as answer,
+        http.request(method, f"{town.emulator.url}/topic", data=b'{"topic":"topic"}', headers=headers) as answer,
     ):
         assert (await answer.json())["message"] == '{"topic":"topic"}'
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "event"), [("DELETE", "", "message_delete"), ("PUT", "/clear", "message_clear")]
+)
+async def test_what_is_named_by_its_sequence_goes_from_the_screen(
+    town: Town, method: str, path: str, event: str
+) -> None:
+    """Sheet §1.4."""
+    await town.provider().send(push("topic", collapse_key="room-42"))
+    headers = {"Authorization": f"Bearer {ACCESS_TOKEN}"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.request(method, f"{town.emulator.url}/topic/room-42{path}", headers=headers) as answer,
+    ):
+        assert (await answer.json())["event"] == event
+    assert town.screen("topic") == []
 
 
 def test_each_fault_says_the_code_that_it_answers_with() -> None:
