@@ -16,6 +16,7 @@ from providers.http import Request, Response
 from providers.sandbox import Sandbox
 from providers.sandbox.faults import Place
 from providers.sandbox.unifiedpush import KINDS, UnifiedPushEmulator
+from providers.sandbox.webpush import WebPushEmulator
 from providers.transport import HttpTransport
 from providers.unifiedpush import UnifiedPushConfig, UnifiedPushProvider
 from providers.webpush_crypto import base64url, from_base64, private_key
@@ -112,6 +113,25 @@ async def test_a_message_is_shown_on_the_phone_whatever_the_server(town: Town, k
     assert (shown["title"], shown["body"]) == ("Ann", "again")
     assert town.emulator.unreadable == 0
     assert bool(outcome.vendor_id) == (kind == "ntfy")
+
+
+@pytest.mark.parametrize(("service", "unsigned"), [("mozilla", "errno_109"), ("google", "status_401")])
+async def test_a_distributor_before_a_browser_s_push_service_takes_what_is_signed(service: str, unsigned: str) -> None:
+    """Sheet §6: Sunup's server is Mozilla's, that of an embedded distributor Google's; both want VAPID."""
+    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), vendors=["unifiedpush", "webpush"])
+    await sandbox.start()
+    async with HttpTransport() as transport:
+        town, browsers = Town(sandbox, transport), sandbox.emulators["webpush"]
+        assert isinstance(browsers, WebPushEmulator)
+        given = json.loads(browsers.subscription("phone", service))
+        for vapid, verdict in ((town.emulator.public_key, Verdict.ACCEPTED), (None, Verdict.MISCONFIGURED)):
+            push = town.push("phone", token=json.dumps({**given, "vapid": vapid}))
+            outcome = await town.provider().send(push)
+            assert (outcome.verdict, outcome.scope is TOKEN) == (verdict, vapid is None)
+            assert outcome.vendor_code == (unsigned if vapid is None else None)
+            assert (outcome.vendor_id is None) == (vapid is None)
+        assert len(town.screen("phone")) == 1
+    await sandbox.stop()
 
 
 async def test_every_way_to_fail_is_taken_as_the_sheet_wants_it(town: Town) -> None:
