@@ -195,7 +195,14 @@ class ApnsProvider(HttpProvider):
 
     async def send(self, push: Push) -> Outcome:
         """See `Provider`."""
-        outcome = await super().send(push)
+        outcome = self._judged(push, await super().send(push))
+        parks = outcome.verdict is Verdict.MISCONFIGURED and outcome.scope is Scope.ACCOUNT
+        if parks and isinstance(self.call, Http2Transport):
+            self.call.renew()  # bound to the key and the apps that Apple knew at their first push (§2.1)
+        return outcome
+
+    def _judged(self, push: Push, outcome: Outcome) -> Outcome:
+        """What an answer means beside those before it."""
         self._minted_too_often.note(said=outcome.vendor_code == MINTED_TOO_OFTEN, now_s=self.now())
         if self._minted_too_often.lasted_s >= MINTED_TOO_OFTEN_S:  # and no new connection has cured it (§7, §10.2)
             return replace(outcome, alert=True)

@@ -68,6 +68,11 @@ class Http2Transport:
         pools, self._pools = self._pools, {}
         await asyncio.gather(*(pool.aclose() for pool in pools.values()))
 
+    def renew(self) -> None:
+        """Requests from now on go over new connections; what is under way ends on those that are there."""
+        for pool in self._pools.values():
+            pool.renew()
+
     @property
     def tls(self) -> ssl.SSLContext:
         if self._tls is None:
@@ -151,6 +156,10 @@ class _Pool:
     def submit(self, exchange: Exchange) -> None:
         self._waiting.append(exchange)
         self._pump()
+
+    def renew(self) -> None:
+        for connection in list(self._connections):
+            connection.drain()
 
     async def aclose(self) -> None:
         self._closed = True

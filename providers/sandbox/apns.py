@@ -37,7 +37,7 @@ BAD_TOKEN_WEIGHT = 2  # "brings that sooner"
 
 
 class ApnsEmulator(Emulator):
-    """One team with one app and one key."""
+    """One team with one app, at first, and one key."""
 
     name = "apns"
     known_faults: ClassVar[Mapping[Place, Mapping[str, Fault]]] = APNS_FAULTS
@@ -46,6 +46,7 @@ class ApnsEmulator(Emulator):
         super().__init__(host)
         self._server = ApnsServer(self._take)
         self._host_name = ""
+        self.bundles = {BUNDLE}  # the team's apps; a connection knows those that there were at its first push (§2.1)
         self._off: set[str] = set()
         self._stored: dict[tuple[str, str], tuple[float, Asked]] = {}  # (phone, topic) -> until when, the newest
         self._dead_since_ms: dict[str, int] = {}
@@ -111,6 +112,7 @@ class ApnsEmulator(Emulator):
     def reset(self) -> None:
         super().reset()
         self.gate.keys[KEY_ID] = replace(self.gate.keys[KEY_ID], revoked=False)
+        self.bundles = {BUNDLE}
         self._off.clear()
         self._stored.clear()
         self._dead_since_ms.clear()
@@ -217,9 +219,11 @@ class ApnsEmulator(Emulator):
                 raise Wrong("BadCertificate")
             if call.header("apns-push-type") in BY_TOKEN_ONLY:
                 raise Wrong("MissingProviderToken")  # the sheet says that it needs a token, not with which reason
+        if memory.bundles is None:
+            memory.bundles = frozenset(self.bundles)
         if call.too_long:
             raise Wrong("PayloadTooLarge")
-        return check(token, given, bytes(call.body), bundle=BUNDLE, topic_by_default=topic)
+        return check(token, given, bytes(call.body), bundles=memory.bundles, topic_by_default=topic)
 
     def _fail(self, call: Call, name: str, fault: Fault, message_id: str, phone: str) -> Awaitable[None] | None:
         match fault.ending:

@@ -6,7 +6,7 @@ looks; here it is path, then headers, then body.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -89,9 +89,14 @@ def path_token(method: str, path: str) -> str:
 
 
 def check(
-    token: str, headers: Sequence[tuple[str, str]], body: bytes, *, bundle: str, topic_by_default: str | None
+    token: str,
+    headers: Sequence[tuple[str, str]],
+    body: bytes,
+    *,
+    bundles: Collection[str],
+    topic_by_default: str | None,
 ) -> Asked:
-    """Raises Wrong. `topic_by_default`: a certificate for one topic stands for it."""
+    """Raises Wrong. `bundles`: the team's apps; `topic_by_default`: a certificate for one topic stands for it."""
     counted = Counter(name for name, _ in headers)
     if any(count > 1 for name, count in counted.items() if name.startswith("apns-") or name in ONLY_ONCE):
         raise Wrong("DuplicateHeaders")
@@ -101,7 +106,7 @@ def check(
         raise Wrong("InvalidPushType")
     if kind == "mdm" and topic_by_default is None:
         raise Wrong("InvalidPushType")  # by certificate alone; the sheet does not say with which reason
-    topic = _topic(given.get("apns-topic") or topic_by_default, kind, bundle)
+    topic = _topic(given.get("apns-topic") or topic_by_default, kind, bundles)
     message_id, collapse_id = given.get("apns-id"), given.get("apns-collapse-id")
     if message_id is not None and not _UUID.fullmatch(message_id):
         raise Wrong("BadMessageId")
@@ -128,14 +133,15 @@ def check(
     )
 
 
-def _topic(topic: str | None, kind: str, bundle: str) -> str:
+def _topic(topic: str | None, kind: str, bundles: Collection[str]) -> str:
     if not topic:
         raise Wrong("MissingTopic")
     if not _TOPIC.fullmatch(topic):
         raise Wrong("BadTopic")
-    if topic != bundle and not topic.startswith(f"{bundle}."):
-        raise Wrong("TopicDisallowed")  # the team has one app
-    if topic != bundle + TOPIC_ENDINGS[kind]:
+    whose = [bundle for bundle in bundles if topic == bundle or topic.startswith(f"{bundle}.")]
+    if not whose:
+        raise Wrong("TopicDisallowed")  # it is no app of the team
+    if topic not in {bundle + TOPIC_ENDINGS[kind] for bundle in whose}:
         raise Wrong("BadTopic")  # the sheet: a mismatch is an error; it does not say which
     return topic
 

@@ -36,6 +36,7 @@ class Memory:
 
     team_id: str | None = None
     key_id: str | None = None
+    bundles: frozenset[str] | None = None  # the team's apps, as they were at the first push
     token: str | None = None
     changed_s: float | None = None  # when another token was first shown on it
     tokens: int = 0  # different ones accepted

@@ -241,6 +241,22 @@ async def test_a_revoked_key_is_told_and_a_new_one_works(apple: ApnsEmulator, ap
     assert (await apns.send(push(apple, "a"))).verdict is Verdict.ACCEPTED
 
 
+async def test_an_app_that_the_team_gets_later_is_reached_as_soon_as_the_account_is_unparked(
+    apple: ApnsEmulator, clock: Clock
+) -> None:
+    """Sheet §2.1: a connection knows the apps that there were at its first push, so it takes new ones."""
+    config = configured(ApnsProvider, {**apple.settings(), "topic": "com.example.later"})
+    async with ApnsProvider.own_transport(config) as transport:  # type: ignore[arg-type]
+        provider = ApnsProvider(config, transport=transport, now=lambda: clock.now)  # type: ignore[arg-type]
+        outcomes = await asyncio.gather(*(provider.send(push(apple, f"a{n}")) for n in range(20)))
+        assert {(one.verdict, one.scope, one.vendor_code) for one in outcomes} == {
+            (Verdict.MISCONFIGURED, ACCOUNT, "TopicDisallowed")
+        }
+        apple.bundles.add("com.example.later")
+        assert (await provider.send(push(apple, "a"))).verdict is Verdict.ACCEPTED
+        assert len(apple.state()["connections"]) == 1  # type: ignore[arg-type]
+
+
 async def test_goodbyes_under_load_lose_and_double_nothing(apple: ApnsEmulator, apns: ApnsProvider) -> None:
     room = asyncio.Semaphore(100)
     sent: Counter[Verdict] = Counter()

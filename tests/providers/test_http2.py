@@ -649,6 +649,22 @@ async def test_an_old_connection_ends_what_it_has_and_takes_nothing_new() -> Non
         assert (await call).status == 200
 
 
+async def test_when_connections_are_to_be_new_ones_what_is_under_way_ends_on_the_old() -> None:
+    held: list[tuple[Wire, Asked]] = []
+    server = Scripted(lambda wire, asked: held.append((wire, asked)) if asked.id == "a" else wire.answer(asked))
+    async with serving(server), transport() as client:
+        call = asyncio.ensure_future(client(request(server, "a")))
+        await server.until(lambda: len(held) == 1)
+        client.renew()
+        for _ in range(2):
+            assert (await client(request(server, "b"))).status == 200
+        assert [[asked.id for asked in wire.order] for wire in server.wires] == [["a"], ["b", "b"]]
+        wire, asked = held[0]
+        wire.answer(asked)
+        assert (await call).status == 200
+        await server.until(lambda: server.gone == 1)
+
+
 async def test_a_server_that_hangs_up_on_everyone_is_not_hammered() -> None:
     async with serving(Scripted(lambda wire, _: (wire.goaway(0), wire.close()))) as server, transport() as client:
         error = await failing(client, request(server, total_s=0.5))
