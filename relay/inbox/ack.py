@@ -14,6 +14,7 @@ from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.passage import Passage
 from relay.inbox.reports import (
     FAILED,
+    RECEIPT,
     RELEASED,
     Ledger,
     Reported,
@@ -325,17 +326,12 @@ def _take_receipts(locked: Locked, request: AckRequest) -> None:
     """`shown` and `opened` are passed on to the sender, and end reminders (protocol 7.5)."""
     if not request.receipts:
         return
-    what = dict(request.receipts)
-    entries = [
-        entry
-        for entry in entry_rows.entries_of_messages(locked.conn, locked.key, what)
-        if entry.kind in CARRIES_MESSAGE
-        and visibility.view(entry, locked.devices[request.device.device_id]) is not View.NONE
-    ]
-    tell(
-        locked,
-        locked.devices[request.device.device_id],
-        "delivery.receipt",
-        [(entry, what[entry.message_id]) for entry in entries],
-    )
-    locked.note_shown(request.device.device_id, max((entry.seq for entry in entries), default=0))
+    device = locked.devices[request.device.device_id]
+    entries = {
+        entry.message_id: entry  # of two forms the later
+        for entry in entry_rows.entries_of_messages(locked.conn, locked.key, {id_ for id_, _ in request.receipts})
+        if entry.kind in CARRIES_MESSAGE and visibility.view(entry, device) is not View.NONE
+    }
+    said = [(entries[id_], what) for id_, what in dict.fromkeys(request.receipts) if id_ in entries]
+    tell(locked, device, RECEIPT, said)
+    locked.note_shown(request.device.device_id, max((entry.seq for entry in entries.values()), default=0))

@@ -22,6 +22,8 @@ Reported = tuple[Entry, str | None]  # an entry, with the detail of its end
 # Only these are deliveries of a message to a receiver. Copies for the sender's own devices and control entries are not.
 DELIVERIES = frozenset({Kind.MESSAGE, Kind.RELEASE, Kind.POINTER})
 
+RECEIPT = "delivery.receipt"  # of one delivery there is one for each detail: it was shown, and then opened
+
 # Why a device passed a message's first entry: it comes again; no version of its app could read it.
 RELEASED, FAILED = "released", "failed"
 
@@ -58,8 +60,9 @@ def tell(locked: Locked, device: Device | None, type_: str, items: Sequence[Repo
     for chunk in _chunks(items):
         listed = []
         for entry, detail in chunk:
+            fact = (type_, detail) if type_ == RECEIPT else (type_,)
             one = {
-                "id": derived_id("dlv_", *locked.key, device_id or "", entry.message_id, type_),
+                "id": derived_id("dlv_", *locked.key, device_id or "", entry.message_id, *fact),
                 "message_id": entry.message_id,
                 "seq": entry.seq,
             }

@@ -64,3 +64,33 @@ async def test_what_comes_after_it_is_told_and_reminded_of(house: House, clock: 
     await shows(house, await told(house, clock))
     await told(house, clock)
     assert await knocks(house, clock) == [True]
+
+
+async def receipts(house: House) -> list[tuple[str, str]]:
+    """(message id, what) of each that the sender was told, in order."""
+    events = [data for kind, data in await house.events() if kind == "delivery.receipt"]
+    return [(one["message_id"], one["detail"]) for data in events for one in data["deliveries"]]
+
+
+async def test_the_sender_is_told_that_it_was_shown_and_later_that_it_was_opened_each_once(house: House) -> None:
+    sent = (await house.send("ann")).message_id
+    for what in ("shown", "opened", "shown", "opened"):
+        await shows(house, sent, what)
+    assert await receipts(house) == [(sent, "shown"), (sent, "opened")]
+
+
+async def test_both_may_be_said_in_one_word(house: House) -> None:
+    one, other = [(await house.send("ann")).message_id for _ in range(2)]
+    said = ((one, "shown"), (other, "shown"), (one, "opened"), (one, "opened"))
+    await house.ack("ann/phone", receipts=said)
+    assert sorted(await receipts(house)) == sorted({(one, "shown"), (one, "opened"), (other, "shown")})
+
+
+async def test_of_a_message_that_came_in_two_forms_it_is_told_once(house: House) -> None:
+    await house.hello("ann/phone", schema=1, app_version="1")
+    sent = (await house.send("ann", min_schema=2, fallback='"old"')).message_id
+    await house.catch_up("ann/phone")
+    await house.hello("ann/phone", schema=2, app_version="2")
+    await house.catch_up("ann/phone")
+    await shows(house, sent)
+    assert await receipts(house) == [(sent, "shown")]
