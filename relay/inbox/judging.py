@@ -69,6 +69,10 @@ def judge(evidence: Evidence, device: Device, inbox_head: int, inbox_floor: int)
         return resync(Reason.FORKED, new_epoch=True)
     if evidence.session < device.conf_session:
         return resync(Reason.STORE_ROLLED_BACK)
+    if evidence.session < device.lineage_session and evidence.seq > device.acked_seq:
+        # Another store of this device has shaken hands since: what this one passed, it passed as its own version saw it, and
+        # the version that is known now can't judge that.
+        return resync(Reason.STORE_ROLLED_BACK)
     if below_floor(evidence.seq, device, inbox_floor):
         return resync(Reason.TOO_OLD)
     if evidence.seq < device.acked_seq:

@@ -148,6 +148,18 @@ async def test_an_ack_of_the_old_version_after_the_new_one_changes_nothing(both:
     assert len(await both.deliveries("delivery.acked")) == 6
 
 
+async def test_a_store_of_the_old_version_that_comes_after_the_new_one_is_not_taken_at_its_word(both: House) -> None:
+    """It has passed what it could not show; taken for the new version's word, that would count as received in full."""
+    passed, before = both.store(PHONE).cursor, both.store(PHONE).past[-1]
+    await upgraded(both, cursor=before)
+    welcome = await both.hello(PHONE, app_version="1", schema=1, cursor=passed)
+    assert (welcome.verdict, welcome.reason) == ("resync", "store_rolled_back")
+    await both.catch_up(PHONE)
+    await upgraded(both)
+    assert await both.catch_up(PHONE) == (await all_ids(both))[-1:]
+    assert len(await both.deliveries("delivery.acked")) == 6
+
+
 async def test_an_upgrade_that_names_its_user_anew_begins_with_another_numbering(house: House) -> None:
     """The backend moves the inbox; the rest: test_renaming.py."""
     await house.inbox.rename(house.key(PHONE).user, "anna")
