@@ -6,9 +6,11 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import click
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .faults import KINDS
 from .goals import missed
 from .report import story_of
 from .run import Result, simulate
@@ -23,6 +25,9 @@ console = Console(stderr=True)
 @click.option("--first", default=0, help="The first seed.")
 @click.option("--seed", type=int, help="Run this seed alone, and tell its story.")
 @click.option("--hours", default=0.5, help="Virtual hours of faults in each run, before everything heals.")
+@click.option(
+    "--rate", "rates", type=(click.Choice(KINDS), float), multiple=True, help="How often a kind of fault strikes."
+)
 @click.option("--calm", "quiet", is_flag=True, help="Small worlds in which little is sent, for many hours.")
 @click.option("--replay", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Run a scenario file.")
 @click.option("--processes", "--jobs", default=1, help="Runs at the same time.")
@@ -35,6 +40,7 @@ def main(
     first: int,
     seed: int | None,
     hours: float,
+    rates: tuple[tuple[str, float], ...],
     quiet: bool,
     replay: Path | None,
     processes: int,
@@ -51,6 +57,8 @@ def main(
         scenarios = [make(seed, minutes=hours * 60)]
     else:
         scenarios = [make(n, minutes=hours * 60) for n in range(first, first + seeds)]
+    if rates:
+        scenarios = [replace(one, rates={**one.rates, **dict(rates)}) for one in scenarios]
     if hash_only:
         for scenario in scenarios:
             click.echo(f"{scenario.seed} {simulate(scenario, keep=False).hash}")

@@ -1,7 +1,7 @@
 """Which faults a run has, and how often: swarm style, each seed switches on a subset of its own (safety SIM-5)."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from .draws import Draws
 
@@ -71,9 +71,9 @@ KINDS = (*SITES, *EVENTS)
 
 
 class Faults:
-    """The faults of one run. `without` takes kinds out, for shrinking; `heal` ends them all."""
+    """The faults of one run. `rates` stand in place of drawn ones; `without` takes kinds out, for shrinking; `heal` ends all."""
 
-    def __init__(self, draws: Draws, without: Collection[str] = ()) -> None:
+    def __init__(self, draws: Draws, without: Collection[str] = (), rates: Mapping[str, float] | None = None) -> None:
         self._draws = draws
         self.healed = False
         self.fired: Counter[str] = Counter()
@@ -81,8 +81,9 @@ class Faults:
         for kind, (low, high) in (SITES | EVENTS).items():
             swarm = draws.ids(f"swarm/{kind}")  # its own: a further kind leaves the others of a seed as they are
             on, rate = swarm.random() < SHARE_ON, swarm.uniform(low, high)
-            if on and kind not in without:
+            if on:
                 self.rates[kind] = rate
+        self.rates = {kind: rate for kind, rate in (self.rates | dict(rates or {})).items() if kind not in without}
 
     def strikes(self, kind: str) -> bool:
         """Whether this fault happens at this site now."""

@@ -27,6 +27,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     shuffle: bool = True
     town: bool = False  # there is an ultra group
     without: tuple[str, ...] = ()  # fault kinds taken out
+    rates: Mapping[str, float] = {}  # how often a kind of fault strikes, whatever the seed has drawn for it
     zeroed: Mapping[str, Sequence[Stretch]] = {}
 
     def print(self) -> str:

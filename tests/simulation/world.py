@@ -47,7 +47,7 @@ class World:
         self.scenario = scenario
         self.story = story
         self.draws = Draws(scenario.seed, scenario.zeroed)
-        self.faults = Faults(self.draws, scenario.without)
+        self.faults = Faults(self.draws, scenario.without, scenario.rates)
         self.wall = Wall()
         self.store = Store(self.wall)
         self.referee = Referee(self.store, lambda user: self.moves.current(user))
