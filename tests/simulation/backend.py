@@ -247,6 +247,7 @@ class Backend:
     async def _cancel(self, sent: Sent) -> None:
         assert sent.id is not None
         sent.taken_back = True
+        self.world.referee.removals.taken_back.add((self.app_id, sent.id))
         try:
             word = await self.world.call(lambda node: node.inbox.cancel(self.app_id, sent.id or ""))
             self.world.story.tell("cancel", sent.id, word)

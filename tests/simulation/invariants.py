@@ -14,6 +14,8 @@ from relay.store.schema import metadata
 
 from . import cursors
 from .client import FULL, RAW, Broken
+from .due_times import DueTimes
+from .removals import Removals
 
 if TYPE_CHECKING:
     from .backend import Sent
@@ -84,13 +86,15 @@ class Row(NamedTuple):
 class Referee:
     """What was, so that what is can be judged."""
 
-    def __init__(self, store: "Store", current: Callable[[UserKey], UserKey]) -> None:
-        """`current`: by which name a user goes now."""
+    def __init__(self, store: "Store", current: Callable[[UserKey], UserKey], *, window_ms: int) -> None:
+        """`current`: by which name a user goes now. `window_ms`: for so long acked entries are kept."""
         self._store = store
         self._current = current
         self._inboxes: dict[tuple[str, str], tuple[str, int, int, int]] = {}
         self._devices: dict[tuple[str, str], dict[str, Row]] = {}
         self._claims: dict[DeviceKey, int] = {}
+        self.removals = Removals(store, window_ms=window_ms)
+        self.due_times = DueTimes(store)
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0
         self.checks = 0
@@ -108,6 +112,9 @@ class Referee:
         raw = self._store.raw
         if raw.execute("SELECT 1 FROM broken LIMIT 1").fetchone():
             raise Broken(raw.execute("SELECT group_concat(what) FROM broken").fetchone()[0])
+        self._store.locks.committed()
+        self.removals.committed(self.now_ms)
+        self.due_times.committed()
         for user in sorted(users):
             self.checks += 1
             self._inbox(user)

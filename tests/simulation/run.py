@@ -12,6 +12,7 @@ import structlog
 
 from relay.inbox import fanout, send
 
+from . import due_times
 from .client import Broken
 from .draws import Draws
 from .loop import now_s, run
@@ -99,7 +100,7 @@ def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
         processors=[listening(worlds)], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
     )
     try:
-        with small_steps():
+        with small_steps(), due_times.heard(lambda: worlds[0].referee.due_times):
             run(main, order=order)
     except Exception as broken:  # noqa: BLE001 - whatever it is, it is what the run found
         error = broken

@@ -12,16 +12,17 @@ from typing import Any, TypeVar, cast
 import sqlalchemy.exc
 
 from relay.errors import Unavailable
+from relay.store import sqlite_file
 from relay.store.direct import DirectConnection
 from relay.store.engine import GROUP_MAX, BatchWork, Job, Work, settle_futures
-from relay.store.inline import InlineEngine
 from relay.store.lanes import SENDS_MAX
 from relay.store.schema import metadata
 from relay.store.sqlite_commit import commit_group
 
-from .clocks import NodeClock, Wall
+from .clocks import NodeClock
 from .draws import Stream
 from .faults import Faults
+from .locks import Locks, WatchedConnection
 from .loop import sleep
 from .story import Story
 
@@ -30,6 +31,9 @@ I = TypeVar("I")  # noqa: E741 - an item
 R = TypeVar("R")
 
 WATCHED = ("inbox", "inbox_entry", "device", "device_ack", "device_held", "push_job", "address")
+UNLOCKED = frozenset(
+    {"inbox", "push_job"}
+)  # inboxes are made before they can be locked; jobs may be hurried for all at once
 ENDED_TWICE = """
 CREATE TEMP TRIGGER ended_twice AFTER UPDATE OF state ON main.inbox_entry
 WHEN old.state <> 'live' AND new.state <> old.state
@@ -44,8 +48,11 @@ AfterCommit = Callable[[set[tuple[str, str]]], None]
 class Store:
     """What is on the disk."""
 
-    def __init__(self, wall: Wall) -> None:
-        self.conn: DirectConnection = InlineEngine(NodeClock(wall)).conn
+    def __init__(self) -> None:
+        self.locks = Locks()
+        plain = sqlite_file.connection(sqlite_file.connect(":memory:", read_only=False))
+        self.conn: DirectConnection = WatchedConnection(plain.engine, self.locks)
+        self.conn.execution_options(isolation_level="AUTOCOMMIT")
         self.dirty: set[tuple[str, str]] = set()
         self.after_commit: AfterCommit = lambda _: None
         self.commits = 0
@@ -61,15 +68,22 @@ class Store:
     def _watch(self) -> None:
         raw = self.raw
         raw.create_function("touched", 2, lambda app_id, user_id: self.dirty.add((app_id, user_id)))
+        raw.create_function("written", 2, self._written)
         raw.execute("CREATE TEMP TABLE broken (what TEXT)")
         for table in WATCHED:
+            seen = "touched" if table in UNLOCKED else "written"
             for word, row in (("INSERT", "new"), ("UPDATE", "new"), ("DELETE", "old")):
                 raw.execute(
                     f"CREATE TEMP TRIGGER {table}_{word} AFTER {word} ON main.{table} "
-                    f"BEGIN SELECT touched({row}.app_id, {row}.user_id); END"
+                    f"BEGIN SELECT {seen}({row}.app_id, {row}.user_id); END"
                 )
         raw.execute(ENDED_TWICE)
         raw.execute(BODY_CHANGED)
+
+    def _written(self, app_id: str, user_id: str) -> None:
+        user = app_id, user_id
+        self.dirty.add(user)
+        self.locks.written(user)
 
     def committed(self) -> None:
         self.commits += 1

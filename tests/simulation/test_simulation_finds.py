@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from relay.inbox import ending, judging, push_due, visibility
+from relay.inbox import accept, delivering, ending, judging, online, push_due, reports, visibility
 from relay.inbox.batch import Batch
+from relay.inbox.delivering import Deliveries
+from relay.inbox.locked import Locked, with_rows
 from relay.inbox.page import Snapshot
 from relay.inbox.reader import InboxReader
 from relay.inbox.reading import Reading
 from relay.inbox.visibility import View
-from relay.model import Device, Entry, Kind
+from relay.model import Device, Entry, EntryState, Kind, UserKey
 from relay.push import accounts
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
-from relay.store import entry_ends
+from relay.store import entries, entry_ends, inbox, queue
 
 from . import faults
 from .report import story_of
@@ -120,6 +122,64 @@ def a_heartbeat_is_answered_with_a_cursor(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DeviceService, "heartbeat", with_a_cursor)
 
 
+def room_is_made_by_ending_the_oldest(patch: pytest.MonkeyPatch) -> None:
+    append = Deliveries._append
+
+    def making_room(deliveries: Any, locked: Locked, *args: Any, **more: Any) -> int:
+        found = entries.entries_between(
+            locked.conn, locked.key, after=locked.inbox.floor_seq, upto=locked.head_seq, limit=500
+        )
+        live = [entry for entry in found if entry.state is EntryState.LIVE]
+        if len(live) > 5:
+            reports.end(locked, live[:1], EntryState.EXPIRED)
+        return append(deliveries, locked, *args, **more)
+
+    patch.setattr(Deliveries, "_append", making_room)
+
+
+def room_is_made_by_raising_the_floor(patch: pytest.MonkeyPatch) -> None:
+    flush = delivering.flush
+
+    def making_room(conn: Any, now_ms: int, users: Any) -> None:
+        locked_users = list(users)
+        flush(conn, now_ms, locked_users)
+        for locked in locked_users:
+            if locked.head_seq - locked.inbox.floor_seq > 8:
+                entry_ends.prune_entries(conn, locked.key, floor=locked.inbox.floor_seq + 1)
+
+    patch.setattr(delivering, "flush", making_room)
+
+
+def a_message_sets_the_time_of_the_push_whatever_it_was(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(queue, "_LOWER", {"due_ms": "v.due_ms", "reason": "NULL"})
+
+
+def receivers_are_locked_one_after_the_other(patch: pytest.MonkeyPatch) -> None:
+    lock = inbox.lock_inboxes
+
+    def one_by_one(conn: Any, keys: Any) -> Any:
+        return {user: one for key in keys for user, one in lock(conn, [key]).items()}
+
+    patch.setattr(inbox, "lock_inboxes", one_by_one)
+
+
+def who_goes_offline_is_not_locked(patch: pytest.MonkeyPatch) -> None:
+    def unlocked(conn: Any, now_ms: int, keys: Any, policy_of: Any) -> Any:
+        return with_rows(conn, now_ms, inbox.inboxes_of(conn, keys), policy_of)
+
+    patch.setattr(online, "lock", unlocked)
+
+
+def a_sender_is_locked_before_its_key_is_claimed(patch: pytest.MonkeyPatch) -> None:
+    claim = accept.claim_keys
+
+    def looked_at_first(conn: Any, now_ms: int, sends: Any) -> Any:
+        inbox.lock_inboxes(conn, [UserKey(one.app_id, one.sender_user) for one in sends if one.sender_user])
+        return claim(conn, now_ms, sends)
+
+    patch.setattr(accept, "claim_keys", looked_at_first)
+
+
 @pytest.mark.parametrize(
     ("plant", "found", "often"),
     [
@@ -135,6 +195,12 @@ def a_heartbeat_is_answered_with_a_cursor(patch: pytest.MonkeyPatch) -> None:
         (the_window_is_always_open, "I29", {}),
         (a_cursor_stands_at_the_newest_number, "I6", {}),
         (a_heartbeat_is_answered_with_a_cursor, "I6", {}),
+        (room_is_made_by_ending_the_oldest, "I17", {}),
+        (room_is_made_by_raising_the_floor, "I17", {}),
+        (a_message_sets_the_time_of_the_push_whatever_it_was, "I21", {}),
+        (receivers_are_locked_one_after_the_other, "I42", {}),
+        (who_goes_offline_is_not_locked, "I42", {}),
+        (a_sender_is_locked_before_its_key_is_claimed, "I42", {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -49,11 +49,13 @@ class World:
         self.draws = Draws(scenario.seed, scenario.zeroed)
         self.faults = Faults(self.draws, scenario.without, scenario.rates)
         self.wall = Wall()
-        self.store = Store(self.wall)
-        self.referee = Referee(self.store, lambda user: self.moves.current(user))
+        self.store = Store()
+        self.policy = Policy(device_sends=True, shared_tail=8)
+        self.referee = Referee(
+            self.store, lambda user: self.moves.current(user), window_ms=self.policy.replay_window_ms
+        )
         self.store.after_commit = self._committed
         self.net = Net(self.faults, self.draws.stream("net"))
-        self.policy = Policy(device_sends=True, shared_tail=8)
         self.set_backs = 0
         self.doubles = Doubles()
         self.copying = False  # an operator has a backup, and will restore it
