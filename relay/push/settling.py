@@ -54,6 +54,7 @@ def settle(
     addresses = address_rows.addresses_of(conn, users)
     look_ahead(users, [one.attempt.device for one in settlements])
     ends, freed = [], []
+    parking: list[tuple[Locked, Settlement]] = []
     answers: list[Then | Exception | None] = []
     for one in settlements:
         outcome = one.result.outcome
@@ -74,7 +75,12 @@ def settle(
             answers.append(None)
             continue
         freed.append((one.attempt.device, one.attempt.token, _lost(job, one.result)))
-        answers.append(_settle_one(locked, job, one, addresses.get(one.attempt.device, [])))
+        then = _settle_one(locked, job, one, addresses.get(one.attempt.device, []))
+        if then is Then.PARK:
+            parking.append((locked, one))
+        answers.append(then)
+    for locked, one in sorted(parking, key=_account):  # nodes that park several do so in one order
+        _park(locked, one)
     quota.exhaust(
         conn,
         {
@@ -143,19 +149,8 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
             _dead(locked, device, job, one, current)
         case Then.BARE | Then.ELSEWHERE:
             locked.put_job(replace(job, tries=job.tries + 1, bare_seq=max(1, one.attempt.send.upto_seq), retry_ms=None))
-        case Then.PARK:
-            assert one.result.outcome is not None
-            park_account(
-                locked.conn,
-                locked.now_ms,
-                app_id=locked.key.app_id,
-                account=one.attempt.send.address.account,
-                code=one.result.outcome.vendor_code,
-            )
-            _tell_parked(locked, one)
-            locked.rearm(device_id)  # due again at once: the planner then finds the account parked, or the next one
-        case Then.MOOT | Then.FREE:
-            locked.rearm(device_id)
+        case Then.PARK | Then.MOOT | Then.FREE:
+            locked.rearm(device_id)  # parked, it is due at once: the planner finds the account parked, or the next one
     return then
 
 
@@ -204,11 +199,17 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
             tell(locked, device, "delivery.pushed", pushed)
 
 
-def _tell_parked(locked: Locked, one: Settlement) -> None:
-    """The backend's operators hear of it once, however many calls found out."""
-    app_id, account = locked.key.app_id, one.attempt.send.address.account
+def _account(parks: tuple[Locked, Settlement]) -> tuple[str, str]:
+    locked, one = parks
+    return locked.key.app_id, one.attempt.send.address.account
+
+
+def _park(locked: Locked, one: Settlement) -> None:
+    """The account waits for its operator; the backend's hear of it once, however many calls found out."""
+    app_id, account = _account((locked, one))
+    code = None if one.result.outcome is None else one.result.outcome.vendor_code
+    park_account(locked.conn, locked.now_ms, app_id=app_id, account=account, code=code)
     since_ms = parked_since_ms(locked.conn, app_id, account)
-    outcome = one.result.outcome
     locked.events.append(
         NewEvent(
             app_id=app_id,
@@ -216,7 +217,7 @@ def _tell_parked(locked: Locked, one: Settlement) -> None:
             type="account.parked",
             data={
                 "account": account,
-                "code": None if outcome is None else outcome.vendor_code,
+                "code": code,
                 "at": rfc3339(since_ms),
             },
         )

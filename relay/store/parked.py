@@ -1,13 +1,13 @@
 """Which accounts are parked, as the vendor refuses them, and the release of what rested for one that was mended."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select, update
 
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.push import account_state, push_job
-from relay.store.sql import is_sqlite, upsert
+from relay.store.sql import is_sqlite, per_dialect, upsert
 
 RELEASED_MAX = 1000  # jobs that one transaction looks at
 BEGIN = ""  # the place before all users
@@ -37,13 +37,20 @@ def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
 
 
 _parked = select(a.app_id, a.account, a.parked_code).where(a.parked_ms.is_not(None))
-_parked_held = _parked.order_by(a.app_id, a.account).with_for_update(read=True)
+
+
+@per_dialect
+def _keep_parked(sqlite: bool) -> Select[Any]:
+    if sqlite:  # whose writer is alone
+        return _parked
+    in_order = (column.collate("C") for column in (a.app_id, a.account))  # as whoever parks or mends several sorts them
+    return _parked.order_by(*in_order).with_for_update(read=True)
 
 
 def parked_accounts(conn: Connection, *, hold: bool = False) -> dict[tuple[str, str], str | None]:
     """Who is parked, with the vendor's code. `hold`: nobody is mended before this transaction ends, so that what it lets
     rest for them is released by whoever mends them."""
-    rows = conn.execute(_parked_held if hold and not is_sqlite(conn) else _parked)
+    rows = conn.execute(_keep_parked(conn) if hold else _parked)
     return {(row.app_id, row.account): row.parked_code for row in rows}
 
 

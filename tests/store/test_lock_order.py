@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from beside import Held, held
-from house import House, address
+from house import FREE, House, address
 from sqlalchemy import event, text
 
+from providers.contract import Outcome, Scope, Verdict
 from relay.errors import Missing
 from relay.inbox.erasing import erase as erase_rows
 from relay.inbox.groups import change
@@ -19,6 +20,8 @@ from relay.model import Policy, TimelineKey, UserKey
 from relay.push.accounts import Account, Accounts
 from relay.push.desk import PushDesk
 from relay.push.limits import Bucket
+from relay.push.rules import Result, Then
+from relay.push.settling import Settlement, settle
 from relay.store import groups as group_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
@@ -26,7 +29,7 @@ from relay.store import postgres as postgres_engine
 from relay.store import queue as job_rows
 from relay.store import timelines
 from relay.store.events import NewEvent, emit
-from relay.store.parked import mend_accounts, release_some
+from relay.store.parked import mend_accounts, park_account, release_some
 from relay.store.postgres import PostgresEngine
 
 ZOE = UserKey("shop", "zoe")
@@ -179,6 +182,28 @@ async def test_who_waits_for_an_account_is_locked_on_the_server_alone(house: Hou
 
     assert await house.engine.write(release) == [2]
     assert max(brought) == 1
+
+
+async def test_two_nodes_hear_of_the_same_two_accounts_that_they_are_refused(house: House) -> None:
+    """In the order in which their vendors happened to answer."""
+    await house.inbox.replace_addresses(house.key("bob/phone"), [address("bob's", account="w")])
+    await house.inbox.replace_addresses(house.key("zoe/phone"), [address("zoe's", account="v")])
+    house.views = {"v": FREE, "w": FREE}
+    await house.send("bob", "zoe")
+    house.clock.forward(s=1)
+    of_w, of_v = await house.plan()
+    assert (of_w.send.address.account, of_v.send.address.account) == ("w", "v")
+    refused = Result(Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT))
+    heard = [Settlement(attempt=one, result=refused, retry_ms=0) for one in (of_w, of_v)]
+    async with held(house) as mine:
+        await mine.conn.run_sync(lambda conn: park_account(conn, 0, app_id="shop", account="v", code=None))
+        theirs = asyncio.create_task(
+            house.engine.write(lambda conn, now_ms: settle(conn, now_ms, heard, lambda _: house.policy))
+        )
+        await blocked(house, 1)
+        await mine.conn.run_sync(lambda conn: park_account(conn, 0, app_id="shop", account="w", code=None))
+        await mine.commit()
+        assert await theirs == [Then.PARK, Then.PARK]
 
 
 async def test_two_transactions_tell_of_the_same_two_things(house: House) -> None:

@@ -26,7 +26,6 @@ SWEEPS = {
     "timelines._with_entries",
     "queue._suspect_users",
     "parked._parked",
-    "parked._parked_held",
     "parked._unreleased",
     "quota._held",
     "sequencer._waiting_apps",
