@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from relay.model import Address, DeviceKey
 from relay.push.dead_tokens import active
@@ -11,6 +12,7 @@ from relay.store import ack_ranges, readers
 from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
+from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 
 
@@ -60,6 +62,16 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
         return any(seq > device.acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)
 
     return [needed(one) for one in attempts]
+
+
+def by_new_name(conn: Conn, one: Attempt) -> Attempt | None:
+    """The attempt as one for the same device, whose user was given another name meanwhile; None: it was not."""
+    address, device = one.send.address, one.device
+    for key in address_rows.owners_of(conn, device.app_id, account=address.account, token_hash=address.token_hash):
+        inbox = inbox_rows.inbox_of(conn, key.user)
+        if key.device_id == device.device_id and inbox is not None and inbox.formerly == device.user_id:
+            return replace(one, device=key)
+    return None
 
 
 def left_out_of(one: Attempt, losses: Sequence[str] = ()) -> str:

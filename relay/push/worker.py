@@ -7,6 +7,7 @@ import asyncio
 import random
 
 import structlog
+from msgspec.structs import replace
 
 from providers.contract import Outcome, Scope, Verdict
 from relay.backoff import backoff_ms
@@ -14,7 +15,7 @@ from relay.clock import Clock
 from relay.errors import Problem
 from relay.inbox.locked import PolicyOf
 from relay.push.accounts import Account, Accounts
-from relay.push.attempts import Attempt, still_needed
+from relay.push.attempts import Attempt, by_new_name, still_needed
 from relay.push.calendar import day_of
 from relay.push.calls import Calls, Told
 from relay.push.limits import pause_ms
@@ -231,6 +232,8 @@ class PushWorker:
     async def _settle(self, settlement: Settlement) -> Then | None:
         try:
             then = await self._engine.write_batched(self._settle_batch, settlement)
+            if then is None and (renamed := await self._by_new_name(settlement)) is not None:
+                then = await self._engine.write_batched(self._settle_batch, renamed)
         except Problem as problem:  # the claim ends by itself; the push is planned again
             log.warning("push.not_settled", code=problem.code)
             return None
@@ -244,6 +247,11 @@ class PushWorker:
             then=None if then is None else str(then),
         )
         return then if isinstance(then, Then) else None
+
+    async def _by_new_name(self, settlement: Settlement) -> Settlement | None:
+        """Else the job, which has gone with its device to the new name, would be planned anew once its claim is over."""
+        attempt = await self._engine.read(lambda conn, _: by_new_name(conn, settlement.attempt))
+        return None if attempt is None else replace(settlement, attempt=attempt)
 
     def _settle_batch(self, conn: Conn, now_ms: int, items: list[Settlement]) -> list[object]:
         return list(settle(conn, now_ms, items, self._policy_of))

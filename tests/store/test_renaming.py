@@ -1,14 +1,21 @@
 """A user gets another name, on both stores: everything goes with it, and its devices begin anew without a loss."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from house import House, Store, address
 
+from providers.contract import Capabilities, Outcome, Push, Verdict
 from relay.errors import Conflict, Invalid, Missing, Unauthenticated
 from relay.inbox import fanout, waking
+from relay.inbox.push_due import Later
 from relay.model import DeviceKey, UserKey
+from relay.push.accounts import Account, Accounts
+from relay.push.attempts import by_new_name
+from relay.push.limits import Bucket
+from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 from relay.store.entry_ends import prune_entries
 from relay.store.schema import metadata
@@ -209,3 +216,62 @@ async def test_a_member_is_told_of_its_timeline_whatever_its_name_is_by_then(
     while await house.inbox.fan_out():
         pass
     assert {row["wake_seq"] for row in await house.rows("SELECT wake_seq FROM membership")} == {1}
+
+
+class Vendor:
+    """During whose first call the receiver is given another name."""
+
+    name = "vendor"
+    capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
+
+    def __init__(self, house: House, stop: asyncio.Event, outcome: Outcome) -> None:
+        self.house, self.stop, self.outcome = house, stop, outcome
+        self.calls = 0
+
+    async def send(self, push: Push) -> Outcome:
+        self.calls += 1
+        self.stop.set()
+        if self.calls == 1:
+            await self.house.inbox.rename(ANN, "anna")
+        return self.outcome
+
+
+async def dispatch(house: House, vendor: Vendor) -> None:
+    """Until the vendor has been called."""
+    account = Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(9, 9))  # type: ignore[arg-type]
+    await PushWorker(
+        house.engine,
+        house.clock,
+        house.rng,
+        Accounts([account]),
+        lambda _: house.policy,
+        node_id="n1",
+        open_token=lambda _, sealed: sealed.decode(),
+    ).run(vendor.stop)
+
+
+async def test_a_push_under_way_is_settled_under_the_new_name(house: House, clock: Any) -> None:
+    """It was made a second time once its claim was over."""
+    vendor = Vendor(house, asyncio.Event(), Outcome(verdict=Verdict.ACCEPTED, vendor_id="v-1"))
+    clock.forward(s=60)
+    await dispatch(house, vendor)
+    job = await house.job(NEW)
+    assert (job.claim, job.reason) == (None, Later.KNOCK)
+    (row,) = await house.rows("SELECT user_id, verdict, vendor_id FROM push_attempt")
+    assert row == {"user_id": "anna", "verdict": "accepted", "vendor_id": "v-1"}
+    clock.forward(ms=house.policy.claim_ms)
+    assert await house.plan() == []
+
+
+@pytest.mark.parametrize("register", ["ann/phone", "cleo/phone"])
+async def test_of_a_device_that_has_the_token_since_nothing_is_settled(house: House, clock: Any, register: str) -> None:
+    """Of somebody new by the old name, or of somebody else: its push is another one."""
+    clock.forward(s=60)
+    (attempt,) = await house.plan()
+    assert await house.engine.read(lambda conn, _: by_new_name(conn, attempt)) is None, "nobody was renamed"
+    await house.inbox.rename(ANN, "anna")
+    renamed = await house.engine.read(lambda conn, _: by_new_name(conn, attempt))
+    assert renamed is not None
+    assert renamed.device == house.key(NEW)
+    await house.register(register, "token")
+    assert await house.engine.read(lambda conn, _: by_new_name(conn, attempt)) is None
