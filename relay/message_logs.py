@@ -2,6 +2,9 @@
 
 A log is made from the rows when it is first asked for, once its hour is closed, and kept as a file from then on. Its last
 line has the number and the SHA-256 of the lines before it, so that a download can be checked.
+
+A file bears the time at which it was made, by the clock that says which hours are closed. One of a time that is still to
+come was made while that clock stood ahead, perhaps before its hour was over: it is made anew.
 """
 
 import asyncio
@@ -24,8 +27,10 @@ from relay.store.engine import Conn, Engine
 from relay.store.history import Place
 
 HOUR_MS = 3_600_000
-CLOSED_AFTER_MS = 900_000  # no statement takes so long, so no older transaction is still open
+# No statement takes so long, so no older transaction is still open; and by less than that a clock that stands ahead does no harm.
+CLOSED_AFTER_MS = 900_000
 CHUNK = 500
+HALF = ".part"
 FANOUTS_MAX = 1000
 _encode = msgspec.json.Encoder().encode
 
@@ -70,12 +75,12 @@ class MessageLogs:
             raise Conflict("This hour is not closed yet; its log can be had a quarter of an hour after its end.")
         path = self._folder / hashlib.sha256(app_id.encode()).hexdigest()[:32] / hour
         async with self._making:
-            if not path.exists():
-                await self._make(path, app_id, start_ms)
+            if not path.exists() or _made_ms(path) > now_ms:
+                await self._make(path, app_id, start_ms, now_ms)
         return path
 
-    async def _make(self, path: Path, app_id: str, start_ms: int) -> None:
-        half = path.with_suffix(".part")
+    async def _make(self, path: Path, app_id: str, start_ms: int, now_ms: int) -> None:
+        half = path.with_suffix(HALF)
         path.parent.mkdir(parents=True, exist_ok=True)
         with half.open("wb") as file:
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as out:
@@ -83,6 +88,7 @@ class MessageLogs:
                     await asyncio.to_thread(out.write, lines)
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())
+        os.utime(half, ns=(now_ms * 1_000_000, now_ms * 1_000_000))
         half.replace(path)
 
     async def _lines(self, app_id: str, start_ms: int) -> AsyncIterator[bytes]:
@@ -118,14 +124,20 @@ class MessageLogs:
             place = place_of(found[-1])
 
     async def prune(self) -> None:
-        """Removes files that are kept no longer."""
-        await asyncio.to_thread(self._prune, self._clock.now_ms() - self._keep_ms)
+        """Removes files that are kept no longer, and those of a time to come: asked more often than an hour takes to be closed,
+        it finds them all."""
+        await asyncio.to_thread(self._prune, self._clock.now_ms())
 
-    def _prune(self, before_ms: int) -> None:
+    def _prune(self, now_ms: int) -> None:
         for path in self._folder.glob("*/*"):
             start_ms = start_of(path.stem)
-            if start_ms is None or start_ms + HOUR_MS <= before_ms:
+            over = start_ms is None or start_ms + HOUR_MS <= now_ms - self._keep_ms
+            if over or (path.suffix != HALF and _made_ms(path) > now_ms):  # a half one bears the time of the machine
                 path.unlink(missing_ok=True)
+
+
+def _made_ms(path: Path) -> int:
+    return path.stat().st_mtime_ns // 1_000_000
 
 
 def _text(rows_: Sequence[Any], line: Callable[[Any], dict[str, Any]]) -> bytes:

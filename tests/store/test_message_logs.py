@@ -132,6 +132,41 @@ async def test_logs_are_kept_for_their_time(house: House, logs: MessageLogs) -> 
     assert hour not in logs.hours()
 
 
+async def test_what_was_made_while_the_clock_stood_ahead_is_made_anew_once_its_hour_is_over(
+    house: House, logs: MessageLogs
+) -> None:
+    hour = hour_text(house.clock.now_ms())
+    first = (await house.send()).message_id
+    house.clock.forward(ms=3 * HOUR_MS)
+    assert len(read(await logs.log("shop", hour))) == 2, "it seems to be over"
+    house.clock.forward(ms=-3 * HOUR_MS)
+    second = (await house.send()).message_id
+    house.clock.forward(ms=HOUR_MS + CLOSED_AFTER_MS)
+    assert [one["id"] for one in read(await logs.log("shop", hour))[:-1]] == [first, second]
+
+
+async def test_it_is_gone_before_the_time_comes_at_which_it_seems_to_have_been_made(
+    house: House, logs: MessageLogs
+) -> None:
+    hour = hour_text(house.clock.now_ms())
+    first = (await house.send()).message_id
+    house.clock.forward(ms=3 * HOUR_MS)
+    await logs.log("shop", hour)
+    house.clock.forward(ms=-3 * HOUR_MS)
+    await logs.prune()
+    second = (await house.send()).message_id
+    house.clock.forward(ms=4 * HOUR_MS)
+    assert [one["id"] for one in read(await logs.log("shop", hour))[:-1]] == [first, second]
+
+
+async def test_a_file_is_made_once(house: House, logs: MessageLogs) -> None:
+    hour = hour_text(house.clock.now_ms())
+    house.clock.forward(ms=2 * HOUR_MS)
+    made = (await logs.log("shop", hour)).stat()
+    await logs.prune()
+    assert (await logs.log("shop", hour)).stat().st_ino == made.st_ino
+
+
 async def test_another_apps_log_is_another_file(house: House, logs: MessageLogs) -> None:
     hour = hour_text(house.clock.now_ms())
     await house.send()
