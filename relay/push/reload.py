@@ -2,6 +2,9 @@
 
 Nothing in the queue is touched: a call under way ends with the provider it began with, the next one has the new one.
 What holds an account back (its bucket, circuit, pause) starts anew with new credentials, and a parked one is unparked.
+
+A file may be looked at while it is being written: what makes it shorter, or takes accounts away, counts once the next look
+finds it unchanged.
 """
 
 import asyncio
@@ -52,6 +55,8 @@ class Reloader:
     look_at_credentials: Callable[[], Awaitable[object]]  # new ones may end soon, too
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
     _touched: set[Path] = field(default_factory=set)  # seen to have changed, and not taken up yet
+    _size: int = 0  # of the configuration file when it was last taken up
+    _put_off: bool = False  # to the next look
     _wanted: Settings | None = None  # those last read, which a mistake may have kept from being in force
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _old: dict[asyncio.Task[None], Account] = field(default_factory=dict)
@@ -59,6 +64,7 @@ class Reloader:
     async def run(self, stop: asyncio.Event) -> None:
         """Looks at the files now and then; ends when asked to."""
         self._stamps = self._look()
+        self._size = self._size_now()
         while not stop.is_set():
             if not await pause(LOOK_S, stop):
                 await self.look()
@@ -66,23 +72,27 @@ class Reloader:
 
     async def look(self) -> Reloaded | None:
         """Reloads what changed in a file, if any did."""
-        return await self._reload(touched=self._touched) if self._notice() else None
+        changed = self._notice()
+        if not changed and not self._put_off:
+            return None
+        return await self._reload(touched=self._touched, just_written=self.config_file in changed)
 
     async def reload(self) -> Reloaded | None:
         """As an operator asks for it (SIGHUP): every account is built anew, and none stays parked."""
         self._notice()
         return await self._reload(touched=None)
 
-    def _notice(self) -> bool:
-        """Whether a file changed since the last look. It counts as changed until it is taken up."""
+    def _notice(self) -> set[Path]:
+        """The files that changed since the last look. They count as changed until they are taken up."""
         now = self._look()
         changed = {path for path in now.keys() | self._stamps.keys() if now.get(path) != self._stamps.get(path)}
         self._stamps = now
         self._touched |= changed
-        return bool(changed)
+        return changed
 
-    async def _reload(self, *, touched: set[Path] | None) -> Reloaded | None:
+    async def _reload(self, *, touched: set[Path] | None, just_written: bool = False) -> Reloaded | None:
         async with self._lock:
+            self._put_off = False
             if self.config_file is not None and _stamp(self.config_file) is None:  # an editor, or whoever copies it
                 reason = f"{self.config_file.name}: is not there any more; the accounts stay as they are."
                 log.error("config.not_reloaded", reason=reason)
@@ -102,6 +112,11 @@ class Reloader:
                 if name in old and (touched is None or _differs(old[name], new[name]) or _names(new[name], touched))
             ]
             added, removed = [n for n in new if n not in old], [n for n in old if n not in new]
+            size = self._size_now()
+            if touched is not None and self._unsettled(just_written) and (removed or size < self._size):
+                self._put_off = True
+                log.info("config.put_off", removed=", ".join(removed), size=size)
+                return None
             waits = _waits(self.settings, settings)
             in_force = settings if not waits else self.settings.model_copy(update={"accounts": new})
             try:
@@ -116,7 +131,7 @@ class Reloader:
                 return None
             replaced = self.accounts.exchange(DEFAULT_APP, built, removed)
             self.settings = self.settings.model_copy(update={"accounts": settings.accounts})
-            self._touched = set()
+            self._touched, self._size = set(), size
             for account in replaced:
                 self._close_later(account)
             if changed or added or removed:
@@ -162,6 +177,15 @@ class Reloader:
         """From now on the files that these name, before they are read: also of what is refused for want of one of them."""
         self._wanted = settings
         self._stamps = {path: self._stamps[path] if path in self._stamps else _stamp(path) for path in self._paths()}
+
+    def _unsettled(self, just_written: bool) -> bool:
+        """Whether the configuration file is not as the look before found it; or not any more, since this one."""
+        path = self.config_file
+        return just_written or (path is not None and _stamp(path) != self._stamps.get(path))
+
+    def _size_now(self) -> int:
+        stamp = None if self.config_file is None else _stamp(self.config_file)
+        return 0 if stamp is None else stamp[1]
 
     def _look(self) -> dict[Path, Stamp]:
         return {path: _stamp(path) for path in self._paths()}

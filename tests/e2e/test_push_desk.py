@@ -252,6 +252,47 @@ async def test_a_configuration_that_is_gone_for_a_moment_takes_no_account_away(s
     assert (await scene.account())["name"] == "fcm"
 
 
+async def test_a_configuration_that_is_just_being_written_takes_no_account_away(scene: Scene) -> None:
+    reloader = scene.face.relay.reloader
+    await reloader.reload()
+    before, whole = scene.face.relay.accounts.get("default", "fcm"), scene.config.read_text()
+    scene.config.write_text("")
+    assert await reloader.look() is None
+    assert scene.face.relay.accounts.get("default", "fcm") is before
+    scene.config.write_text(whole)
+    done = await reloader.look()
+    assert done is not None
+    assert (done.changed, done.added, done.removed) == ((), (), ())
+    assert scene.face.relay.accounts.get("default", "fcm") is before
+    assert await reloader.look() is None, "nothing is left to be looked at"
+
+
+async def test_an_account_is_taken_away_once_two_looks_have_found_the_same(scene: Scene) -> None:
+    reloader = scene.face.relay.reloader
+    await reloader.reload()
+    for text in ("", "# nothing yet\n"):
+        scene.config.write_text(text)
+        assert await reloader.look() is None
+    done = await reloader.look()
+    assert done is not None
+    assert (done.changed, done.added, done.removed) == ((), (), ("fcm",))
+
+
+async def test_an_account_that_lost_a_line_has_it_until_two_looks_have_found_the_same(scene: Scene) -> None:
+    """As `privacy`, which says what its vendor may see."""
+    whole = scene.config.read_text()
+    scene.config.write_text(whole + "concurrency = 7\n")
+    reloader = scene.face.relay.reloader
+    await reloader.reload()
+    before = scene.face.relay.accounts.get("default", "fcm")
+    scene.config.write_text(whole)
+    assert await reloader.look() is None
+    assert scene.face.relay.accounts.get("default", "fcm") is before
+    done = await reloader.look()
+    assert done is not None
+    assert done.changed == ("fcm",)
+
+
 async def test_a_key_that_comes_after_the_account_that_names_it_is_taken_up(scene: Scene) -> None:
     reloader = scene.face.relay.reloader
     await reloader.look()
