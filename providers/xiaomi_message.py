@@ -43,7 +43,7 @@ class Words:
 
 def fields_of(push: Push, words: Words, *, now_s: float) -> dict[str, Any]:
     """Xiaomi's form, but for whom it goes to and what becomes of it."""
-    unseen = push.silent and not words.wake_shown
+    unseen = push.silent and not words.wake_shown and push.overrides.get("pass_through") != 0
     ttl_s = min(max(push.ttl_s, 0), TTL_S_MAX)
     fields = {
         "restricted_package_name": words.package,

@@ -237,6 +237,12 @@ def test_or_it_is_shown_where_the_operator_wants_that() -> None:
     assert (fields["title"], fields["description"]) == ("新消息", "新消息")
 
 
+def test_or_where_its_overrides_do() -> None:
+    """Sheet §3: a notification has a title and a description."""
+    fields = form(Push(id="m", token="r", data={"k": "v"}, overrides={"pass_through": 0}))
+    assert (fields["pass_through"], fields["title"], fields["description"]) == ("0", "新消息", "新消息")
+
+
 @pytest.mark.parametrize(
     ("title", "body", "shown"),
     [
