@@ -21,7 +21,7 @@ from providers.fields import (
     whole,
 )
 from providers.http import json_body
-from providers.huawei_family import click_action
+from providers.huawei_family import click_action, unseen
 
 __all__ = ["TTL_S", "Importance", "Words", "body_of", "losses", "override_mistakes"]
 
@@ -53,7 +53,8 @@ def body_of(push: Push, words: Words) -> dict[str, Any]:
         "notification": None if push.silent else _notification(push, words),
     }
     message = {"data": json_body(app_data(push)).decode(), "android": present(android)}
-    return merged(message, push.overrides)
+    said = merged(message, push.overrides)
+    return unseen(said) if push.silent else said
 
 
 def losses(push: Push, words: Words) -> list[str]:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from providers.contract import AddressInvalid, Outcome, Push, Verdict
 from providers.http import HttpProvider, Request, Response
 
-__all__ = ["TOKENS_MAX", "HuaweiFamily", "click_action", "login", "partial", "request_id"]
+__all__ = ["TOKENS_MAX", "HuaweiFamily", "click_action", "login", "partial", "request_id", "unseen"]
 
 TOKENS_MAX = 1000
 TOKEN_CHARS_MAX = 4096  # no vendor promises a length
@@ -70,6 +70,13 @@ def click_action(click: str | None) -> dict[str, Any]:
     if click.startswith("https://"):
         return {"type": 2, "url": click}
     return {"type": 1, "intent": click} if ":" in click else {"type": 1, "action": click}
+
+
+def unseen(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A silent push's message without the parts of a notification that an override has for those that are shown: with no
+    title and no click action, it would be refused."""
+    rest = {name: part for name, part in message.items() if name != "notification"}
+    return {name: unseen(part) if name == "android" else part for name, part in rest.items()}
 
 
 def partial(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -255,6 +255,8 @@ def test_a_silent_push_is_data_alone() -> None:
     assert "notification" not in silent["android"]
     assert "notification" not in silent
     assert json.loads(silent["data"]) == {"relay_id": "m-1"}
+    shown = {"notification": {"image": "https://a.example/i"}, "android": {"notification": {"importance": "LOW"}}}
+    assert body(title=None, body=None, overrides=shown) == silent, "what is for those that are shown"
 
 
 def test_the_importance_goes_by_urgency_and_channel() -> None:

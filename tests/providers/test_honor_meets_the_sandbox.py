@@ -99,6 +99,14 @@ async def test_expired_and_failed_tokens_of_many_are_named_and_the_others_have_i
     assert [(await bench.phone(token)).get("count", 0) for token in tokens] == [1, 0, 1, 0]
 
 
+async def test_data_alone_arrives_whatever_its_overrides_say_of_what_is_shown(bench: Bench) -> None:
+    """A notification without title and click action is refused."""
+    quiet = {"android": {"notification": {"importance": "LOW"}}}
+    outcome = await bench.provider().send(push(title=None, body=None, data={"k": "v"}, overrides=quiet))
+    assert outcome.verdict is Verdict.ACCEPTED
+    assert [one["data"]["k"] for one in (await bench.phone("t1"))["received"]] == ["v"]
+
+
 async def test_a_thousand_go_in_one_call(bench: Bench) -> None:
     outcomes = await bench.provider().send_many([push(f"{n:060d}") for n in range(1001)])
     assert {one.verdict for one in outcomes} == {Verdict.ACCEPTED}

@@ -312,6 +312,9 @@ def test_a_silent_push_is_data_alone_and_wakes_the_app_if_that_is_granted() -> N
     silent = message(title=None, body=None)
     assert "notification" not in silent["android"]
     assert silent["android"]["urgency"] == "NORMAL"
+    shown = {"notification": {"image": "https://a.example/i"}, "android": {"notification": {"importance": "LOW"}}}
+    assert message(title=None, body=None, overrides=shown) == silent, "what is for those that are shown"
+    assert message(title=None, body=None, overrides={"android": None}).keys() == {"data"}
     granted = Words(urgency_high=True)
     assert message(granted, title=None, body=None)["android"]["urgency"] == "HIGH"
     assert message(granted, title=None, body=None, urgent=False)["android"]["urgency"] == "NORMAL"
