@@ -111,6 +111,7 @@ class HuaweiEmulator(CodedEmulator):
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post("/huawei/oauth2/v3/token", self.token),
+            web.post("/huawei/oauth2/v2/token", self.token),  # the older address
             web.post("/huawei/v1/{app}/messages:send", self.send),
             web.post("/huawei/v2/{project}/messages:send", self.send),
         ]

@@ -169,6 +169,11 @@ async def test_without_a_category_all_is_marketing_and_swallowed_after_two(bench
     assert (await bench.phone("t1"))["count"] == 2
 
 
+async def test_the_older_address_of_the_login_works_too(bench: Bench) -> None:
+    older = f"{bench.sandbox.url}/huawei/oauth2/v2/token"
+    assert (await bench.provider(token_url=older).send(push())).verdict is Verdict.ACCEPTED
+
+
 async def test_checking_only_delivers_nothing(bench: Bench) -> None:
     assert (await bench.provider(validate_only=True).send(push())).verdict is Verdict.ACCEPTED
     assert await bench.phone("t1") == {}
