@@ -14,18 +14,15 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, HttpUrl, field_validator
 
 from providers.app_message import present
-from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
+from providers.contract import AddressInvalid, Capabilities, Outcome, ProviderConfig, Push, Transport, Verdict
 from providers.fields import merged
 from providers.http import (
-    THROTTLED_S,
     Credential,
     HttpProvider,
     Refusal,
     Request,
     Response,
     TransportError,
-    by_status,
-    code_from,
     json_body,
     no_login,
     number_from,
@@ -34,6 +31,7 @@ from providers.receipts.callback import echo
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.vivo import PARAM_BYTES_MAX, VivoReceipts, VivoReceiptSettings
 from providers.settings import ByChannel, PlainSecret, plain
+from providers.vivo_answers import SPENT_S, TASK_ID, WORDLESS, opens_in_s, outcome_of, users_of
 from providers.vivo_message import (
     CUSTOM_CHARS_MAX,
     SYSTEM,
@@ -54,42 +52,8 @@ __all__ = ["VivoConfig", "VivoProvider"]
 BASE_URL = "https://api-push.vivo.com.cn"
 BATCH_MAX = 1000
 TOKEN_LIFE_S = 90 * 60.0  # good for 24 h; the vendor asks for a new one every hour or two
-SPENT_S = 3600.0
-TASK_ID = "x-relay-task-id"  # added to the answer for a list, which need not say by what receipts will name it
-BEIJING_S = 8 * 3600  # ahead of UTC, all year
-DAY_S = 86_400
-OPERATIONAL_S = (7 * 3600, 23 * 3600)  # of Beijing's day: the operational class goes out at no other time
 
-RETRY, REFUSED, MISCONFIGURED = Verdict.RETRY, Verdict.REFUSED, Verdict.MISCONFIGURED
-SYSTEM_OVER = 10073
-WORDLESS = (10085, 10104)
-USED_UP = Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=SPENT_S, spent=True)
-# vivo's codes to ours (sheet §5).
-BY_CODE: dict[int, Outcome] = {
-    10000: Outcome(verdict=Verdict.REAUTH, scope=Scope.ACCOUNT),
-    **dict.fromkeys((10070, 10254), USED_UP),
-    10071: Outcome(verdict=RETRY, shut=True),  # not at this hour: `decode` says until when
-    **dict.fromkeys((10040, 10072, 10093), Outcome(verdict=RETRY, scope=Scope.ACCOUNT, retry_after_s=THROTTLED_S)),
-    SYSTEM_OVER: replace(USED_UP, scope=Scope.MESSAGE),  # the system class alone: `_outcome` names all of its channels
-    10102: Outcome(verdict=RETRY),
-    10252: Outcome(verdict=RETRY, batch_spent=True),  # no more group bodies today: single pushes still go
-    # A text of digits, letters and signs alone, or one that looks like a test.
-    **dict.fromkeys(WORDLESS, Outcome(verdict=REFUSED)),
-    **dict.fromkeys((10045, 10050, 10054, *range(10055, 10068)), Outcome(verdict=REFUSED)),  # unconfirmed
-    **dict.fromkeys((10101, 10103), Outcome(verdict=REFUSED)),  # unconfirmed
-    **dict.fromkeys((10089, 10094, *range(10200, 10206)), Outcome(verdict=MISCONFIGURED, scope=Scope.ACCOUNT)),
-    **dict.fromkeys((10096, 10097, 10303), Outcome(verdict=MISCONFIGURED)),  # this class, or this call
-    10302: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),
-}
-# The status of an invalid user (sheet §4).
-BY_USER_STATUS: dict[int, Outcome] = {
-    1: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),  # not of this app
-    2: Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN),  # uninstalled, unsubscribed, or its data cleared
-    4: Outcome(verdict=MISCONFIGURED, scope=Scope.TOKEN),  # no test device, though we are in test mode
-}
-# 3 has been seen; nobody says what it means. The token is kept, and has no more tries than after an unknown code.
-USER_UNEXPLAINED = Outcome(verdict=RETRY, scope=Scope.TOKEN, unknown=True)
-
+_JSON = {"content-type": "application/json"}
 _PLAIN = r"[\x21-\x7e]"
 _TOKEN = re.compile(rf"{_PLAIN}{{1,128}}")  # 23 characters by one source
 _TASK_ID = re.compile(rf"{_PLAIN}{{1,128}}")
@@ -180,14 +144,14 @@ class VivoProvider(HttpProvider):
     def known(self, push: Push) -> Outcome | None:
         """See `HttpProvider`: the operational class has its hours (sheet §5, code 10071)."""
         if not _TOKEN.fullmatch(push.token):
-            return Outcome(verdict=REFUSED, vendor_code="token_malformed")
+            return Outcome(verdict=Verdict.REFUSED, vendor_code="token_malformed")
         found = super().known(push)
         if found is not None:
             return found
-        opens_s = 0.0 if self._class(push)["classification"] else _opens_in_s(self.now())
+        opens_s = 0.0 if self._class(push)["classification"] else opens_in_s(self.now())
         if opens_s:
             wait_s = min(max(opens_s, 1.0), SPENT_S)
-            return Outcome(verdict=RETRY, retry_after_s=wait_s, shut=True, vendor_code="closed_hours")
+            return Outcome(verdict=Verdict.RETRY, retry_after_s=wait_s, shut=True, vendor_code="closed_hours")
         return None
 
     async def credential(self) -> Credential:
@@ -206,7 +170,7 @@ class VivoProvider(HttpProvider):
             raise no_login(outcome)
         token = response.json().get("authToken")
         if not isinstance(token, str) or not re.fullmatch(rf"{_PLAIN}{{1,1000}}", token):
-            raise no_login(Outcome(verdict=RETRY, vendor_code="garbled"))
+            raise no_login(Outcome(verdict=Verdict.RETRY, vendor_code="garbled"))
         return Credential(value=token, good_until_s=self.now() + TOKEN_LIFE_S)
 
     def _request(self, path: str, body: Mapping[str, Any], credential: str) -> Request:
@@ -240,7 +204,7 @@ class VivoProvider(HttpProvider):
             return saved
         task_id = saved.json().get("taskId")
         if not isinstance(task_id, str) or not _TASK_ID.fullmatch(task_id):
-            raise Refusal(Outcome(verdict=RETRY, vendor_code="task_garbled"))
+            raise Refusal(Outcome(verdict=Verdict.RETRY, vendor_code="task_garbled"))
         targets = {
             "appId": self.config.app_id,
             "regIds": [push.token for push in pushes],
@@ -300,55 +264,10 @@ class VivoProvider(HttpProvider):
             return [self.decode(response)]
         outcome, users = self._read(response)
         if users and outcome.verdict is Verdict.TOKEN_DEAD:
-            outcome = replace(outcome, verdict=RETRY)  # the code is about those who are named
+            outcome = replace(outcome, verdict=Verdict.RETRY)  # the code is about those who are named
         return [users.get(push.token, outcome) for push in pushes]
 
     def _read(self, response: Response) -> tuple[Outcome, dict[str, Outcome]]:
-        """What the answer's code says of the call, and what it says of the users that it calls invalid."""
-        answer = response.json()
-        outcome = self._outcome(response, answer)
-        believed = response.status == 200 and outcome.verdict is not Verdict.REAUTH
-        return outcome, _invalid_users(answer) if believed else {}
-
-    def _outcome(self, response: Response, answer: Mapping[str, Any]) -> Outcome:
-        code = number_from(answer.get("result"))
-        if response.status != 200 or code is None:
-            return by_status(response, now_s=self.now())
-        if code == 0:
-            task_id = answer.get("taskId", response.header(TASK_ID))
-            return Outcome(verdict=Verdict.ACCEPTED, vendor_id=code_from(task_id))
-        outcome = replace(BY_CODE.get(code, Outcome(verdict=RETRY, unknown=True)), vendor_code=str(code))
-        if code == 10071:
-            opens_s = _opens_in_s(self.now())
-            return replace(outcome, retry_after_s=min(max(opens_s, THROTTLED_S), SPENT_S))
-        return replace(outcome, channels=self._system) if code == SYSTEM_OVER else outcome
-
-
-_JSON = {"content-type": "application/json"}
-
-
-def _invalid_users(answer: Mapping[str, Any]) -> dict[str, Outcome]:
-    """By registration id: a single push has an `invalidUser`, one to a list has `invalidUsers`.
-
-    They come beside a `result` of any number (sheet §4); beside none, it is not vivo that answers.
-    """
-    if number_from(answer.get("result")) is None:
-        return {}
-    many = answer.get("invalidUsers")
-    listed = [answer.get("invalidUser"), *(many if isinstance(many, list) else [])]
-    found = {}
-    for user in listed:
-        token = user.get("userid") if isinstance(user, dict) else None
-        if isinstance(token, str) and token:
-            status = number_from(user.get("status"))
-            outcome = USER_UNEXPLAINED if status is None else BY_USER_STATUS.get(status, USER_UNEXPLAINED)
-            found[token] = replace(outcome, vendor_code=f"invalid_user_{status}")
-    return found
-
-
-def _opens_in_s(now_s: float) -> float:
-    """How long until operational pushes may go; 0: now."""
-    second = (now_s + BEIJING_S) % DAY_S
-    if OPERATIONAL_S[0] <= second < OPERATIONAL_S[1]:
-        return 0.0
-    return (OPERATIONAL_S[0] - second) % DAY_S
+        """What the answer says of the call, and what of the users that it calls invalid."""
+        outcome = outcome_of(response, system=self._system, now_s=self.now())
+        return outcome, {} if outcome.verdict is Verdict.REAUTH else users_of(response)
