@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 RECEIPTS_MAX = 1000  # in one callback
-DAILY_CAP = "daily_cap"  # the reason for `Receipt.spent`
+DAILY_CAP = "daily_cap"  # the usual reason for `Receipt.spent`
 TEXT_CHARS_MAX = 4096
 INSTANT_MS_MAX = 253_402_300_799_000  # the end of the year 9999
 _PATH_SECRET = re.compile(r"[A-Za-z0-9_-]{22,128}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pydantic import model_validator
 
-from providers.receipts.contract import Callback, PathSettings, Reading, check_path_secret
+from providers.receipts.contract import DAILY_CAP, Callback, PathSettings, Reading, check_path_secret
 from providers.receipts.huawei import items_of, receipt_of
 
 __all__ = ["HonorReceiptSettings", "HonorReceipts"]
@@ -30,11 +30,14 @@ class HonorReceipts:
         self.settings = settings
 
     def read(self, call: Callback, *, now_s: float) -> Reading:
-        """See `ReceiptReader`. Huawei's codes are a guess here, so no token is called dead by them."""
+        """See `ReceiptReader`. Huawei's codes are a guess here: by them no token is called dead, and no day is over but by
+        the number that Honor has, too (§5)."""
         del now_s
         check_path_secret(call, self.settings)
         found = [receipt_of(item) for item in items_of(call.body)]
         return Reading(
-            receipts=tuple(replace(one, token_dead=False) for one in found if one is not None),
+            receipts=tuple(
+                replace(one, token_dead=False, spent=one.reason == DAILY_CAP) for one in found if one is not None
+            ),
             answer=ANSWER,
         )

@@ -37,6 +37,8 @@ HEADER = "x-huawei-callback-id"
 ANSWER = b'{"code":"0","message":"success"}'
 AGE_S_MAX = 3600.0  # of a signature; the sheet is silent, but as it does not cover the body it must not last for ever
 
+THROTTLED = "throttled"  # 3000 a device and day; then nothing for 24 hours (§7)
+
 # Status -> fact, reason, whether the vendor asks not to send there any more.
 STATUSES: dict[str, tuple[Fact, str | None, bool]] = {
     "0": (Fact.DELIVERED, None, False),
@@ -52,7 +54,7 @@ STATUSES: dict[str, tuple[Fact, str | None, bool]] = {
     "27": (Fact.FAILED, "app_not_running", False),  # cached until the app's process is there
     "31": (Fact.FAILED, "click_target", False),
     "51": (Fact.FAILED, "locked_since_boot", False),
-    "102": (Fact.FAILED, "throttled", False),
+    "102": (Fact.FAILED, THROTTLED, False),
     "144": (Fact.FAILED, "profile_unknown", False),
     "151": (Fact.FAILED, "form", False),
     "261": (Fact.FAILED, "form", False),
@@ -167,6 +169,6 @@ def receipt_of(item: Any) -> Receipt | None:
         code=status,
         reason=reason,
         token_dead=dead,
-        spent=reason == DAILY_CAP,
+        spent=reason in {DAILY_CAP, THROTTLED},
         at_ms=at_ms,
     )

@@ -53,6 +53,15 @@ class Scene:
                     return found
                 await CLOCK.sleep(0.05)
 
+    async def waits_for_tomorrow(self, message: str) -> None:
+        """It is told again when the next day begins."""
+        waiting: dict[str, Any] = {}
+        async with asyncio.timeout(SOON_S):
+            while waiting.get("reason") != "quota":
+                await CLOCK.sleep(0.05)
+                _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
+                waiting = trace["recipients"][0]["devices"][0]["waiting"]
+
 
 @asynccontextmanager
 async def scene_of(vendors: tuple[str, ...], home: Path) -> AsyncIterator[Scene]:
@@ -135,12 +144,7 @@ async def test_a_device_that_had_its_share_of_the_day_is_told_of(scene: Scene, v
     message = await scene.pushed(vendor, **push)
     (receipt,) = await scene.reported(message)
     assert (receipt["fact"], receipt["reason"]) == ("failed", "daily_cap")
-    waiting: dict[str, Any] = {}
-    async with asyncio.timeout(SOON_S):
-        while waiting.get("reason") != "quota":  # it is told again when the next day begins
-            await CLOCK.sleep(0.05)
-            _, trace, _ = await scene.face.call("GET", f"/v1/messages/{message}")
-            waiting = trace["recipients"][0]["devices"][0]["waiting"]
+    await scene.waits_for_tomorrow(message)
 
 
 @pytest.mark.parametrize("vendor", ["huawei"])
@@ -148,8 +152,10 @@ async def test_a_device_that_gets_nothing_for_a_while_is_told_of(scene: Scene, v
     """Sheet huawei §7: 3000 a device and day."""
     for _ in range(3000):
         scene.emulator(vendor).today.add(("all", "phone"))
-    (receipt,) = await scene.reported(await scene.pushed(vendor))
+    message = await scene.pushed(vendor)
+    (receipt,) = await scene.reported(message)
     assert (receipt["fact"], receipt["code"], receipt["reason"]) == ("failed", "102", "throttled")
+    await scene.waits_for_tomorrow(message)
 
 
 @pytest.mark.parametrize("vendor", ["huawei"])

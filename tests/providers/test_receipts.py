@@ -151,7 +151,9 @@ def test_each_status_means_what_the_sheet_says(statuses: tuple[int, ...], fact: 
 
 def test_a_cap_of_the_day_says_that_the_day_is_over_for_the_device() -> None:
     said = {code: receipt_of({"token": "t1", "status": code}) for code in STATUSES}
-    assert [code for code, one in said.items() if one is not None and one.spent] == ["256"]
+    assert [code for code, one in said.items() if one is not None and one.spent] == ["102", "256"]
+    at_honor = HONOR.read(by_path([{"token": "t1", "status": code} for code in STATUSES]), now_s=AT_S).receipts
+    assert [one.code for one in at_honor if one.spent] == ["256"], "the one number that its sheet has"
 
 
 def test_a_form_s_status_is_read_too() -> None:
