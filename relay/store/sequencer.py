@@ -14,7 +14,7 @@ from relay.store.deliveries import new_delivery
 from relay.store.endpoints import LIVE, DeliveryKey, lock_app
 from relay.store.schema.apps import app
 from relay.store.schema.webhooks import delivery, endpoint, event
-from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
+from relay.store.sql import as_list, in_list, insert_missing, insert_rows, many_rows, per_dialect, update_rows
 
 a, e, ev = app.c, endpoint.c, event.c
 
@@ -53,11 +53,7 @@ def _listening(sqlite: bool) -> Select[Any]:
     return select(e.app_id, e.endpoint_id, e.types).where(in_list(e.app_id, "apps", sqlite=sqlite), e.state.in_(LIVE))
 
 
-_number = (
-    update(event)
-    .where(ev.app_id == bindparam("app"), ev.event_id == bindparam("id"), ev.sequence.is_(None))
-    .values(sequence=bindparam("number"))
-)
+_NUMBERED = {"sequence": "coalesce(t.sequence, v.sequence)"}
 _raise_head = update(app).where(a.app_id == bindparam("app")).values(event_head=bindparam("head"))
 
 
@@ -74,23 +70,23 @@ def number_events(conn: Connection, now_ms: int, *, limit: int, wants: Wants) ->
     if not heads:
         return 0
     ours = as_list(conn, heads)
-    fresh = conn.execute(_unnumbered(conn), {"apps": ours, "n": limit}).all()
+    fresh = many_rows(conn, _unnumbered(conn), {"apps": ours, "n": limit})
     listening: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for row in conn.execute(_listening(conn), {"apps": ours}).all():
         listening.setdefault(row.app_id, []).append((row.endpoint_id, tuple(msgspec.json.decode(row.types))))
 
     numbers, deliveries, grown = [], [], set()
-    for row in fresh:
-        heads[row.app_id] += 1
-        grown.add(row.app_id)
-        numbers.append({"app": row.app_id, "id": row.event_id, "number": heads[row.app_id]})
+    for app_id, event_id, type_ in fresh:
+        heads[app_id] += 1
+        grown.add(app_id)
+        numbers.append({"app_id": app_id, "event_id": event_id, "sequence": heads[app_id]})
         deliveries += [
-            new_delivery(DeliveryKey(row.app_id, endpoint_id, row.event_id), now_ms)
-            for endpoint_id, types in listening.get(row.app_id, ())
-            if wants(types, row.type)
+            new_delivery(DeliveryKey(app_id, endpoint_id, event_id), now_ms)
+            for endpoint_id, types in listening.get(app_id, ())
+            if wants(types, type_)
         ]
     if numbers:
-        conn.execute(_number, numbers)
+        update_rows(conn, event, numbers, key=("app_id", "event_id"), set_=_NUMBERED)
         conn.execute(_raise_head, [{"app": app_id, "head": heads[app_id]} for app_id in sorted(grown)])
     insert_missing(conn, delivery, deliveries)
     return len(numbers)
