@@ -24,6 +24,11 @@ RESET_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, not FIN
 OPEN_STREAMS = 1000  # what Apple's servers used to allow
 FIRST_STREAMS = 1  # until a provider token has proved good
 
+# Whatever a client says is looked at; what we answer is ours.
+CONFIGURATION = H2Configuration(
+    client_side=False, header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False
+)
+
 Headers = list[tuple[str, str]]
 
 
@@ -71,10 +76,11 @@ class Wire(asyncio.Protocol):
         self.streams_max = FIRST_STREAMS
         self._server = server
         self._loop = asyncio.get_running_loop()
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        self._h2 = H2Connection(CONFIGURATION)
         self._calls: dict[int, Call] = {}  # not yet whole
         self._last_stream_id: int | None = None  # after a goodbye, later ones are not looked at
         self._transport: asyncio.Transport | None = None
+        self._flushing = False
 
     @property
     def certificate(self) -> dict[str, object] | None:
@@ -105,7 +111,7 @@ class Wire(asyncio.Protocol):
             self._flush()
             self.close()
             return
-        self._flush()
+        self._flush_soon()
 
     def _handle(self, event: Event) -> None:
         match event:
@@ -138,20 +144,20 @@ class Wire(asyncio.Protocol):
                 self._h2.send_data(call.stream_id, body, end_stream=True)
         except H2Error:
             return
-        self._flush()
+        self._flush_soon()
         self._perhaps_close()
 
     def refuse(self, call: Call) -> None:
         self.pending.discard(call.stream_id)
         self._h2.reset_stream(call.stream_id, ErrorCodes.REFUSED_STREAM)
-        self._flush()
+        self._flush_soon()
 
     def allow(self, streams_max: int) -> None:
         """Moves MAX_CONCURRENT_STREAMS, up or down."""
         if streams_max != self.streams_max:
             self.streams_max = streams_max
             self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: streams_max})
-            self._flush()
+            self._flush_soon()
 
     def goaway(self, reason: str | None, *, last_stream_id: int | None = None) -> None:
         """Says goodbye; what came before gets its answer, then the connection closes.
@@ -171,6 +177,7 @@ class Wire(asyncio.Protocol):
         self._perhaps_close()
 
     def reset(self) -> None:
+        self._flush()
         if self._transport is None:
             return
         connection = self._transport.get_extra_info("socket")
@@ -186,7 +193,14 @@ class Wire(asyncio.Protocol):
         if self._last_stream_id is not None and not self.pending and not self._calls:
             self._loop.call_soon(self.close)  # after what is being written now
 
+    def _flush_soon(self) -> None:
+        """Once for all that is said in this turn of the loop: fewer TLS records and system calls."""
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
+        self._flushing = False
         if self._transport is not None and (data := self._h2.data_to_send()):
             self._transport.write(data)
 
