@@ -77,7 +77,11 @@ class Pump:
     # --- there may be something to send ---
 
     def look(self, head_seq: int | None = None) -> None:
-        """In the inbox, which stands at `head_seq`, if that is known: then there is nothing, if all of that was sent."""
+        """In the inbox, which stands at `head_seq`, if that is known: then there is nothing, if all of that was sent.
+
+        Where the window is shut the rows are not read: so the heartbeats' answers know of it by this alone.
+        """
+        self.head_seq = max(self.head_seq, head_seq or 0)
         if head_seq is None or head_seq != self.sent_seq:
             self._look = True
         self.go_on()

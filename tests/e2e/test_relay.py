@@ -40,6 +40,18 @@ async def test_nothing_beyond_the_window_is_sent_before_it_is_acked(face: Face) 
     await ws.close()
 
 
+async def test_a_heartbeat_tells_of_what_waits_behind_a_full_window(face: Face) -> None:
+    ws = await face.connect(await face.device(), window={"entries": 1, "bytes": 1_000_000})
+    await face.send()
+    while (await next_frame(ws, "batch"))["to"] < 1:
+        pass
+    await face.send()
+    await face.relay.hub.poll()  # comes by itself every few seconds
+    await ws.send_json({"type": "hb", "ref": "7"})
+    assert (await next_frame(ws, "hb"))["head"] == 2
+    await ws.close()
+
+
 async def test_an_ack_beyond_what_was_sent_is_refused(face: Face) -> None:
     ws = await face.connect(await face.device())
     await next_frame(ws, "welcome")
