@@ -35,7 +35,7 @@ from providers.http import (
     json_body,
     retry_after_s,
 )
-from providers.huawei_family import TOKENS_MAX, HuaweiFamily, partial, request_id
+from providers.huawei_family import TOKENS_MAX, HuaweiFamily, by_status_of_huawei, partial, request_id
 from providers.key_files import account_of, from_files, rsa_key
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
@@ -284,11 +284,8 @@ class HarmonyProvider(HuaweiFamily):
         """See `HuaweiFamily`: the table of sheet §5."""
         answer = response.json()
         code, count = code_from(answer.get("code")), 1 if tokens is None else len(tokens)
-        wait_s = retry_after_s(response, now_s=self.now()) or THROTTLED_S
-        if response.status == 503:  # flow control (§5): the whole account slows down
-            return [Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code)] * count
         if response.status not in {200, 400} or code is None:
-            return [by_status(response, now_s=self.now(), code=code)] * count
+            return [by_status_of_huawei(response, now_s=self.now(), code=code)] * count
         if code in {SOME_REFUSED, ALL_REFUSED}:
             return _sorted(answer, code, tokens, self._taken(response, answer))
         if code not in VERDICTS:
@@ -297,6 +294,7 @@ class HarmonyProvider(HuaweiFamily):
         verdict, scope = VERDICTS[code]
         if verdict is Verdict.ACCEPTED:
             return [self._taken(response, answer)] * count
+        wait_s = retry_after_s(response, now_s=self.now()) or THROTTLED_S
         slower_s = wait_s if (verdict, scope) == (Verdict.RETRY, Scope.ACCOUNT) else None
         return [Outcome(verdict=verdict, scope=scope, retry_after_s=slower_s, vendor_code=code)] * count
 

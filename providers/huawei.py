@@ -13,7 +13,6 @@ from pydantic import Field, HttpUrl, SecretStr, model_validator
 from providers.app_message import category_advice
 from providers.contract import Capabilities, Outcome, ProviderConfig, Push, Scope, Transport, Verdict
 from providers.http import (
-    THROTTLED_S,
     Credential,
     Request,
     Response,
@@ -21,9 +20,8 @@ from providers.http import (
     by_status,
     code_from,
     json_body,
-    retry_after_s,
 )
-from providers.huawei_family import TOKENS_MAX, HuaweiFamily, login, partial, request_id
+from providers.huawei_family import TOKENS_MAX, HuaweiFamily, by_status_of_huawei, login, partial, request_id
 from providers.huawei_message import TTL_S, Category, Words, losses, message_of, override_mistakes
 from providers.receipts.contract import ReceiptReader
 from providers.receipts.huawei import HuaweiReceipts, HuaweiReceiptSettings
@@ -204,11 +202,8 @@ class HuaweiProvider(HuaweiFamily):
         """See `HuaweiFamily`: the table of sheet §5."""
         answer = response.json()
         code, count = code_from(answer.get("code")), 1 if tokens is None else len(tokens)
-        if response.status == 503:  # flow control (§5): the whole account slows down
-            wait_s = retry_after_s(response, now_s=self.now()) or THROTTLED_S
-            return [Outcome(verdict=Verdict.RETRY, scope=Scope.ACCOUNT, retry_after_s=wait_s, vendor_code=code)] * count
         if response.status not in {200, 400} or code is None:
-            return [by_status(response, now_s=self.now(), code=code)] * count
+            return [by_status_of_huawei(response, now_s=self.now(), code=code)] * count
         if code == SOME_REFUSED:
             return _sorted(answer, tokens, self._taken(answer))
         if code not in VERDICTS:

@@ -7,13 +7,23 @@ codes for an answer to one token or to many. Source: vendor sheets `huawei` and 
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 
-from providers.contract import AddressInvalid, Outcome, Push, Verdict
-from providers.http import HttpProvider, Request, Response
+from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
+from providers.http import THROTTLED_S, HttpProvider, Request, Response, by_status
 
-__all__ = ["TOKENS_MAX", "HuaweiFamily", "click_action", "login", "partial", "request_id", "unseen"]
+__all__ = [
+    "TOKENS_MAX",
+    "HuaweiFamily",
+    "by_status_of_huawei",
+    "click_action",
+    "login",
+    "partial",
+    "request_id",
+    "unseen",
+]
 
 TOKENS_MAX = 1000
 TOKEN_CHARS_MAX = 4096  # no vendor promises a length
@@ -53,6 +63,14 @@ class HuaweiFamily(HttpProvider):
     @abstractmethod
     def decoded(self, response: Response, tokens: list[str] | None) -> list[Outcome]:
         """The outcome of each token; None: of the only one, which the answer need not name. As total as `decode`."""
+
+
+def by_status_of_huawei(response: Response, *, now_s: float, code: str | None) -> Outcome:
+    """As `by_status`; but 503 is flow control, for which the whole account slows down (sheet huawei §5)."""
+    outcome = by_status(response, now_s=now_s, code=code)
+    if response.status != 503:
+        return outcome
+    return replace(outcome, scope=Scope.ACCOUNT, retry_after_s=outcome.retry_after_s or THROTTLED_S)
 
 
 def login(url: str, *, client_id: str, secret: str) -> Request:

@@ -94,7 +94,8 @@ def test_each_status_means_what_the_sheet_says(status: int, verdict: Verdict, sc
 
 
 def test_flow_control_slows_the_account_for_as_long_as_it_says() -> None:
-    assert made().decode(Response(status=503)).retry_after_s == 60
+    busy = made().decode(Response(status=503))
+    assert (busy.retry_after_s, busy.vendor_code) == (60, "status_503")
     assert made().decode(Response(status=503, headers={"Retry-After": "7"})).retry_after_s == 7
 
 
