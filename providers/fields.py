@@ -141,14 +141,19 @@ def mistakes(
 def companions(
     given: Mapping[str, Any], field: str, wanted: Mapping[Any, Sequence[str]], *, under: str = ""
 ) -> Iterator[str]:
-    """A mistake, if `field` has a value beside which one of `wanted` must stand, and none does.
+    """A mistake, if `field` has a value beside which one of `wanted` must stand, and none does; or if one of these is taken away
+    while `field` is left as it is, which may need it.
 
     list(companions({"type": 2}, "type", {2: ["url"]}))  # ["type 2 takes url beside it."]
+    list(companions({"url": None}, "type", {2: ["url"]}))  # ["url may not be taken away without another type."]
     """
     value = given.get(field)
     names = wanted.get(value, ()) if isinstance(value, int | str) else ()
     if names and not any(given.get(name) for name in names):
         yield f"{under}{field} {value} takes {' or '.join(names)} beside it."
+    if field not in given:
+        taken = dict.fromkeys(name for names in wanted.values() for name in names if given.get(name, "") is None)
+        yield from (f"{under}{name} may not be taken away without another {field}." for name in taken)
 
 
 def is_json(value: Any, levels: int) -> bool:

@@ -163,6 +163,15 @@ def test_a_value_may_take_another_field_beside_it(given_: dict[str, Any], count:
     assert found == ["click.type 1 takes a or b beside it."] * count
 
 
+@pytest.mark.parametrize(
+    ("given_", "count"),
+    [({"b": None}, 1), ({"b": None, "type": None}, 0), ({"b": None, "type": 2}, 0), ({"b": "x"}, 0)],
+)
+def test_what_a_value_takes_is_not_taken_away_while_that_may_be_there(given_: dict[str, Any], count: int) -> None:
+    found = list(companions(given_, "type", {1: ("a", "b")}, under="click."))
+    assert found == ["click.b may not be taken away without another type."] * count
+
+
 @given(fields=objects, overrides=objects)
 def test_what_is_laid_over_stands_null_takes_away_and_nothing_else_changes(
     fields: dict[str, Any], overrides: dict[str, Any]

@@ -97,3 +97,27 @@ async def test_what_the_adapter_takes_as_an_override_the_vendor_takes(vendor: st
                     refused.setdefault(".".join(path), []).append((value, outcome.vendor_code))
     assert refused == {}
     assert sent > len(list(fields(SCHEMAS[vendor])))
+
+
+# What a tap opens, by vendor: where it stands, and a click that it is of.
+TAPS: dict[str, tuple[str, str]] = {
+    "harmony": ("payload.notification.clickAction.uri", "chat://room/1"),
+    "honor": ("android.notification.clickAction.url", "https://a.example/x"),
+    "huawei": ("android.notification.click_action.url", "https://a.example/x"),
+    "meizu": ("clickTypeInfo.url", "https://a.example/x"),
+    "oppo": ("click_action_url", "https://a.example/x"),
+    "vivo": ("skipContent", "https://a.example/x"),
+    "xiaomi": ("extra.web_uri", "https://a.example/x"),
+}
+
+
+@pytest.mark.parametrize("vendor", TAPS)
+async def test_a_tap_keeps_what_it_opens_unless_it_becomes_another(vendor: str) -> None:
+    where, click = TAPS[vendor]
+    own = override((where,) if vendor == "xiaomi" else tuple(where.split(".")), None)
+    async with meeting(vendor) as m:
+        (said,) = m.provider.check_overrides(own)
+        assert said.startswith(f"{where} may not be taken away")
+        assert (await m.send("phone", click=click)).verdict is Verdict.ACCEPTED
+        m.provider.check_overrides = lambda _: []
+        assert (await m.send("phone", id="p2", click=click, overrides=own)).verdict is Verdict.REFUSED, "by the vendor"
