@@ -104,7 +104,7 @@ _RULES: Rules = {
         "notification": {
             "title": _WORDS,
             "body": _WORDS,
-            "clickAction": {"type": one_of(1, 2, 3), "intent": _TEXT, "action": _TEXT, "url": _HTTPS},
+            "clickAction": {"type": one_of(1, 2, 3), "intent": _WORDS, "action": _WORDS, "url": _HTTPS},
             "image": _HTTPS,
             "style": one_of(0, 1),
             "bigTitle": _TEXT,

@@ -134,7 +134,7 @@ def _sound(sound: str | None) -> str | None:
 _TEXT, _WORDS = text(4096), text(4096, chars_min=1)
 _HTTPS = matching(r"https://[\x21-\x7e]{1,2048}", "an https URL")
 _LOC_ARGS = several(_TEXT, 100, "a list of texts")
-_CLICK: Rules = {"type": one_of(1, 2, 3), "intent": _TEXT, "action": _TEXT, "url": _HTTPS}
+_CLICK: Rules = {"type": one_of(1, 2, 3), "intent": _WORDS, "action": _WORDS, "url": _HTTPS}
 _NOTIFICATION: Rules = {
     "title": _WORDS,
     "body": _WORDS,

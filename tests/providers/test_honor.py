@@ -296,6 +296,7 @@ def test_the_small_things() -> None:
             ({"android": {"notification": wrong}}, f"android.notification.{next(iter(wrong))}")
             for wrong in (
                 {"clickAction": None},
+                {"clickAction": {"intent": ""}},
                 {"clickAction": {"type": 2, "url": "http://a.example"}},
                 {"importance": "HIGH"},
                 {"style": 3},

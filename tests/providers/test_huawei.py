@@ -397,6 +397,7 @@ def test_overrides_are_laid_over_the_message() -> None:
         ({"android": {"notification": {"badge": {"set_num": 100}}}}, "android.notification.badge.set_num"),
         ({"android": {"notification": {"badge": {"add_num": 0}}}}, "android.notification.badge.add_num"),
         ({"android": {"notification": {"click_action": None}}}, "android.notification.click_action"),
+        ({"android": {"notification": {"click_action": {"intent": ""}}}}, "android.notification.click_action.intent"),
         (
             {"android": {"notification": {"click_action": {"type": 2, "url": "http://a.example"}}}},
             "android.notification.click_action.url",
