@@ -34,6 +34,7 @@ WEB_PAGE = 2  # click_action_type
 BADGE_SETS = 0  # badge_operation_type; 1 adds
 
 REQUIRED = ("title", "content", "channel_id")  # without a channel Android 9 and later show nothing
+TEMPLATED = {"IM": ("private_msg_template_id",)}  # else code 54
 GOES_TO = {  # what a tap needs to know, by click_action_type
     **dict.fromkeys((1, 4), ("click_action_activity",)),
     **dict.fromkeys((2, 5), ("click_action_url",)),
@@ -98,6 +99,7 @@ def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     """Every mistake in overrides for OPPO's `notification`, each a sentence."""
     found = list(mistakes(overrides, OVERRIDES, required=REQUIRED))
     found += companions(overrides, "click_action_type", GOES_TO)
+    found += companions(overrides, "category", TEMPLATED)
     objects = ("action_parameters", "private_title_parameters", "private_content_parameters")
     given = ((field, overrides.get(field)) for field in objects)
     garbled = (field for field, value in given if isinstance(value, str) and not _is_json_object(value))

@@ -390,13 +390,14 @@ def test_style_and_content_agree_whichever_is_overridden(
         ({"content": "c" * 60}, '{"who":"Ann"}', json.dumps({"body": "c" * 60}, separators=(",", ":"))),
         ({"title": "Room 9", "private_title_parameters": '{"who":"Bo"}'}, '{"who":"Bo"}', '{"body":"hi"}'),
         ({"private_content_parameters": None}, '{"who":"Ann"}', None),
-        ({"private_msg_template_id": None}, None, None),
+        ({"private_msg_template_id": None, "category": "ORDER"}, None, None),
     ],
 )
 def test_a_template_shows_what_the_texts_are_overridden_by(
     overrides: dict[str, Any], title: str | None, content: str | None
 ) -> None:
     """Sheet §6: OPPO shows the template with its parameters in place of title and content."""
+    assert OppoProvider.check_overrides(overrides) == []
     said = notification(replace(PUSH, overrides=overrides))
     assert (said.get("private_title_parameters"), said.get("private_content_parameters")) == (title, content)
 
@@ -430,6 +431,8 @@ def test_a_level_goes_with_its_category_when_that_is_taken_away() -> None:
         {"off_line_ttl": 864_001},
         {"notify_level": 3},
         {"category": "im"},
+        {"category": "IM"},
+        {"private_msg_template_id": None},
         {"action_parameters": {"a": 1}},
         {"action_parameters": "[1]"},
         {"action_parameters": "["},
