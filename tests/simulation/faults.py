@@ -61,6 +61,7 @@ EVENTS: dict[str, tuple[float, float]] = {
     "user_switch": (0.5, 6),
     "reinstalled": (0.5, 6),
     "store_restored": (0.3, 1.5),
+    "store_away": (1, 6),
     "rotten": (2, 30),
     "preferences": (4, 40),
     "members": (4, 40),

@@ -16,6 +16,7 @@ from . import cursors
 from .client import FULL, RAW, Broken
 from .due_times import DueTimes
 from .removals import Removals
+from .silence import Silence
 
 if TYPE_CHECKING:
     from .backend import Sent
@@ -36,7 +37,8 @@ RESTS = frozenset(
 )  # why a job may rest although something is untold
 
 _DEVICES = """
-SELECT device_id, state, session, lineage_session, start_seq, acked_seq, acked_high, pushed_seq, has_address, schema
+SELECT device_id, state, session, lineage_session, start_seq, acked_seq, acked_high, pushed_seq, has_address, schema,
+       online_since_ms IS NOT NULL AND offline_since_ms IS NULL, linger_until_ms IS NOT NULL, offline_told
 FROM device WHERE app_id = ? AND user_id = ?"""
 _JOBS = "SELECT device_id, due_ms, reason, claim, claim_token FROM push_job WHERE app_id = ? AND user_id = ?"
 _ENTRIES = "SELECT count(*), min(seq), max(seq) FROM inbox_entry WHERE app_id = ? AND user_id = ?"
@@ -81,6 +83,9 @@ class Row(NamedTuple):
     pushed_seq: int
     has_address: int
     schema: int | None
+    online: int
+    lingers: int
+    offline_told: int
 
 
 class Referee:
@@ -95,6 +100,7 @@ class Referee:
         self._claims: dict[DeviceKey, int] = {}
         self.removals = Removals(store, window_ms=window_ms)
         self.due_times = DueTimes(store)
+        self.silence = Silence()
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0
         self.checks = 0
@@ -105,6 +111,7 @@ class Referee:
         self._inboxes.clear()
         self._devices.clear()
         self._claims.clear()
+        self.silence.forget()
 
     # --- after every commit ---
 
@@ -208,6 +215,11 @@ class Referee:
             low = to_seq
         if before is None or before.state == "gone":
             return
+        key = DeviceKey(*user, row.device_id)
+        if row.session > before.session:
+            self.silence.heard(key, row.session)
+        if before.session == row.session and (before.online > row.online or row.offline_told > before.offline_told):
+            self.silence.went(key, row.session, lingers=bool(row.lingers and not row.offline_told))
         if row.session < before.session:
             raise Broken(f"I26: the session of {user} {row.device_id} fell to {row.session}")
         if row.acked_seq < before.acked_seq and row.lineage_session == before.lineage_session:

@@ -20,7 +20,7 @@ from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.keys import KeyRing
 from relay.model import DeviceKey, Policy, TimelineKey, UserKey
-from relay.presence.service import PresenceService, Rhythm
+from relay.presence.service import Rhythm
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
 from relay.push.mending import mend_all
@@ -37,14 +37,18 @@ from relay.store import devices as device_rows
 from relay.store import meta
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id, emit
+from relay.store.outage import StoreWatch
 from relay.store.vault import address_place
 from relay.webhooks.post import Post
 from relay.webhooks.service import WebhookService
 from relay.webhooks.worker import Pace, WebhookWorker
 
 from .clocks import NodeClock
+from .heartbeats import Heartbeats
 from .loop import NODE, sleep
 from .net import Link
+from .presence import HeardPresence
+from .silence import Silence
 from .store import NodeEngine
 from .vendors import Vendor
 
@@ -89,13 +93,17 @@ class Node:
         policy: Policy,
         pace: Pace,
         hint_lost: Callable[[], bool],
+        silence: Silence,
+        watches: bool,
         witness: meta.Witness | None,
     ) -> None:
+        """`watches`: it looks every second whether its store is there, which is a transaction each time."""
         self.name = name
         self.engine = engine
         self.clock = clock
         self.up = False
         self.witness = witness
+        self._watches = watches
         self._apps = tuple(apps)
         self._rng = rng
         self._tasks: dict[asyncio.Task[Any], None] = {}  # a set would order them by their addresses
@@ -127,7 +135,12 @@ class Node:
             facts_told=lambda: self.webhook_worker.nudge(),
             fanout_due=lambda due_ms: self.fanout.nudge(due_ms),
         )
-        self.presence = PresenceService(self.inbox, clock, Rhythm())
+        beats = Heartbeats(engine.store, lambda error: self.on_broken(error))
+        engine.asked, engine.done = beats.asked, beats.done
+        self.presence = HeardPresence(
+            self.inbox, clock, Rhythm(), silence=silence, heartbeats=beats, dead=lambda: engine.killed
+        )
+        self.store_watch = StoreWatch(engine, clock, away=self._store_away, back=self._store_back)
         self.devices = DeviceService(
             inbox=self.inbox,
             presence=self.presence,
@@ -213,6 +226,8 @@ class Node:
         for worker in (self.push.run, self.presence.run, self.hub.run, self.webhook_worker.run, self.fanout.run):
             self.worker(worker(self._stop), worker.__qualname__)
         self.worker(self.hub.run_windows(self._stop), "windows")
+        if self._watches:
+            self.worker(self.store_watch.run(self._stop), "store-watch")
         self.worker(self.hub.run_pings(self._stop, every_s=protocol.PING_S), "pings")
         for chore, seconds in (
             (self.tick, meta.TICK_S),
@@ -225,6 +240,14 @@ class Node:
         ):
             self.worker(self._every(chore, seconds), f"chore-{chore.__name__}")
         self.up = True
+
+    def _store_away(self) -> None:
+        self.presence.store_away()
+        self.hub.store_away()
+
+    def _store_back(self, outage_ms: int) -> None:
+        self.presence.store_back(outage_ms)
+        self.hub.store_back()
 
     def worker(self, what: Coroutine[Any, Any, None], name: str) -> None:
         """A task that may only end with its node."""

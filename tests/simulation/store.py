@@ -56,6 +56,7 @@ class Store:
         self.dirty: set[tuple[str, str]] = set()
         self.after_commit: AfterCommit = lambda _: None
         self.commits = 0
+        self.away = False  # nothing can be read or written
         self.conn.exec_driver_sql("BEGIN")
         metadata.create_all(self.conn)
         self.conn.exec_driver_sql("COMMIT")
@@ -109,12 +110,14 @@ class NodeEngine:
     """One node's way to the store: what waits is committed together, as `SqliteEngine` does it."""
 
     def __init__(self, store: Store, clock: NodeClock, faults: Faults, latency: Stream, story: Story) -> None:
-        self._store = store
+        self.store = store
         self._clock = clock
         self._faults = faults
         self._latency = latency
         self._story = story
         self._waiting: list[Job] = []
+        self.asked: Callable[[Any], None] = lambda _: None  # for a transaction for this item
+        self.done: Callable[[Any], None] = lambda _: None
         self._writer: asyncio.Task[None] | None = None
         self._failed = False
         self.killed = False
@@ -136,6 +139,7 @@ class NodeEngine:
 
     async def _put(self, work: Any, item: Any, *, batched: bool) -> Any:
         self._refuse()
+        self.asked(item)
         assert len(self._waiting) < SENDS_MAX, "I13: the writer's queue is over its bound"
         job = Job(work, item, batched=batched, future=asyncio.get_running_loop().create_future())
         self._waiting.append(job)
@@ -159,12 +163,14 @@ class NodeEngine:
             self._commit(jobs)
 
     def _commit(self, jobs: list[Job]) -> None:
-        if self._failed or self._faults.strikes("store_refuses"):
+        if self._failed or self.store.away or self._faults.strikes("store_refuses"):
             away = Unavailable("Another program holds the database.", code="storage_unavailable", retry_after_s=5)
             settle_futures([(job.future, away) for job in jobs])
             return
-        outcomes = commit_group(self._store.conn, self._clock.now_ms(), jobs)
-        self._store.committed()
+        outcomes = commit_group(self.store.conn, self._clock.now_ms(), jobs)
+        self.store.committed()
+        for job in jobs:
+            self.done(job.item)
         self.commits += 1
         if self._faults.strikes("commit_unknown"):  # it is on the disk, and nobody can tell
             self._failed = True
@@ -176,9 +182,9 @@ class NodeEngine:
 
     async def read(self, work: Work[T]) -> T:
         self._refuse()
-        if self._faults.strikes("read_fails"):
+        if self.store.away or self._faults.strikes("read_fails"):
             raise Unavailable("Another program holds the database.", code="storage_unavailable", retry_after_s=5)
-        conn = self._store.conn
+        conn = self.store.conn
         conn.exec_driver_sql("BEGIN")
         try:
             found = work(conn, self._clock.now_ms())

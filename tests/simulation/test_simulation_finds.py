@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from relay.errors import Conflict
 from relay.inbox import accept, delivering, ending, judging, online, push_due, reports, visibility
 from relay.inbox.batch import Batch
 from relay.inbox.delivering import Deliveries
@@ -17,6 +18,8 @@ from relay.inbox.reader import InboxReader
 from relay.inbox.reading import Reading
 from relay.inbox.visibility import View
 from relay.model import Device, Entry, EntryState, Kind, UserKey
+from relay.presence.leases import LeaseBook
+from relay.presence.service import PresenceService
 from relay.push import accounts
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
@@ -29,6 +32,7 @@ from .scenario import Scenario, read
 from .shrink import shrink
 
 SEEDS_MAX = 8
+NO_RESTARTS = dict.fromkeys(("node_crash", "node_restart", "commit_unknown", "store_restored", "store_away"), 0.0)
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -180,6 +184,28 @@ def a_sender_is_locked_before_its_key_is_claimed(patch: pytest.MonkeyPatch) -> N
     patch.setattr(accept, "claim_keys", looked_at_first)
 
 
+def what_the_relay_slept_through_counts_against_devices(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LeaseBook, "extend_all", lambda *_: None)
+
+
+def an_outage_of_the_store_counts_against_devices(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PresenceService, "store_back", lambda presence, _: setattr(presence, "_away", False))
+
+
+def a_restart_gives_nobody_a_new_lease(patch: pytest.MonkeyPatch) -> None:
+    resume = PresenceService.resume
+    patch.setattr(PresenceService, "resume", lambda presence, devices: resume(presence, devices, lease_s=5))
+
+
+def each_heartbeat_is_written(patch: pytest.MonkeyPatch) -> None:
+    async def written(presence: Any, device: Any, session: int, facts: Any, beat: Any = None) -> None:
+        if not await presence._transitions.said(device, session, facts):
+            raise Conflict("A newer session of this device has taken over.")
+        presence.connected(device, session, beat or presence.beat(), facts)
+
+    patch.setattr(PresenceService, "heartbeat", written)
+
+
 @pytest.mark.parametrize(
     ("plant", "found", "often"),
     [
@@ -201,19 +227,25 @@ def a_sender_is_locked_before_its_key_is_claimed(patch: pytest.MonkeyPatch) -> N
         (receivers_are_locked_one_after_the_other, "I42", {}),
         (who_goes_offline_is_not_locked, "I42", {}),
         (a_sender_is_locked_before_its_key_is_claimed, "I42", {}),
+        (what_the_relay_slept_through_counts_against_devices, "I27", {"node_pause": 60.0} | NO_RESTARTS),
+        (an_outage_of_the_store_counts_against_devices, "I27", {"store_away": 30.0}),
+        (a_restart_gives_nobody_a_new_lease, "I27", {"node_crash": 30.0}),
+        (each_heartbeat_is_written, "I28", {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
 def test_it_is_found(monkeypatch: pytest.MonkeyPatch, plant: Plant, found: str, often: dict[str, float]) -> None:
-    """`often`: faults without which it does not show, and which few of these short runs would have."""
+    """`often`: faults without which it does not show, and which few of these short runs would have; 0: that may hide it."""
     plant(monkeypatch)
     if often:
         monkeypatch.setattr(faults, "SHARE_ON", 1.0)
     for kind, rate in often.items():
         monkeypatch.setitem(faults.EVENTS if kind in faults.EVENTS else faults.SITES, kind, (rate, rate))
+    hiding = tuple(kind for kind, rate in often.items() if not rate)
     errors = []
     for seed in range(SEEDS_MAX):
-        error = simulate(Scenario(seed=seed, minutes=6, send_s=10, away_s=60, stay_s=30), keep=False).error
+        scenario = Scenario(seed=seed, minutes=6, send_s=10, away_s=60, stay_s=30, without=hiding)
+        error = simulate(scenario, keep=False).error
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if error is not None:

@@ -329,7 +329,7 @@ async def _register(key: DeviceKey, node: Node) -> None:
 
 async def _goodbye(key: DeviceKey, node: Node) -> None:
     device, _ = await node.inbox.reader.device(key)
-    await node.inbox.went(key, device.session, linger_ms=0, tell=False)
+    await node.presence.closed(key, device.session, goodbye=True)
 
 
 async def _accept(node: Node, app_id: str, post: Post) -> Accepted:

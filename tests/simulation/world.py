@@ -147,6 +147,8 @@ class World:
                 policy=self.policy,
                 pace=Pace(poll_s=self.scenario.look_s),
                 hint_lost=lambda: self.faults.strikes("hint_lost"),
+                silence=self.referee.silence,
+                watches="store_away" in self.faults.rates,
                 witness=self._witness,
             )
             node.on_broken = self.fail
@@ -158,6 +160,7 @@ class World:
                 node.kill()
                 await sleep(1)
                 continue
+            self.referee.silence.began()
             self.story.tell("node.up", node.name)
             return
 
@@ -176,6 +179,8 @@ class World:
             await node.drain()
         else:
             node.kill()
+        self.referee.silence.away("relay")
+        self.referee.silence.back(node.name)
         self._witness = node.witness
         for phone in (*self.phones, *self.clones):
             if phone.link is not None:
@@ -254,6 +259,7 @@ class World:
         """All faults end; a parked account is mended by a restart, as an operator does it."""
         self.story.tell("healed")
         self.faults.heal()
+        self._store_back()
         self.wall.off_ms = 0
         self.wall.drifts(0)
         for vendor in self.vendors:
@@ -308,6 +314,7 @@ class World:
             "one_way": self._one_way,
             "slow_reader": self._slow_reader,
             "store_restored": self._set_back,
+            "store_away": self._store_away,
             "upgrade": lambda: self._to_a_phone(Phone.upgrade),
             "downgrade": lambda: self._to_a_phone(Phone.downgrade),
             "wipe": lambda: self._to_a_phone(Phone.wipe),
@@ -383,7 +390,9 @@ class World:
         if node is None or not node.up:
             return
         loop.pause(node.name)  # type: ignore[attr-defined]
+        self.referee.silence.away(node.name)
         await sleep(self.draws.stream("fate/pause").between(1, 300))
+        self.referee.silence.back(node.name)
         loop.resume(node.name)  # type: ignore[attr-defined]
 
     async def _step(self) -> None:
@@ -446,6 +455,16 @@ class World:
     async def _slow_reader(self) -> None:
         if (link := self._some_link("slow_reader")) is not None:
             link.slow = self.draws.stream("fate/slow_reader")
+
+    async def _store_away(self) -> None:
+        self.store.away = True
+        self.referee.silence.away("store")
+        await sleep(self.draws.stream("fate/store_away").between(1, 300))
+        self._store_back()
+
+    def _store_back(self) -> None:
+        self.store.away = False
+        self.referee.silence.back("store")
 
     def _some_link(self, kind: str) -> Link | None:
         """A connection of a phone, if there is any."""
