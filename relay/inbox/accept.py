@@ -92,7 +92,7 @@ class Acceptance:
         ]
         for app_id in sorted({send.app_id for _, send in waiting}):
             groups = {send.group or "" for _, send in waiting if send.app_id == app_id}
-            group_rows.keep_members(self.conn, app_id, groups)
+            group_rows.keep_names(self.conn, app_id, groups)
         self._resolve_each(waiting)
 
     def _resolve_each(self, to_groups: Sequence[tuple[int, Send]]) -> None:

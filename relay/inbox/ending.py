@@ -115,11 +115,13 @@ def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message
 
     Raises Missing for an unknown message, Conflict where every delivery has ended, Overtaken.
     """
-    dropped = withdraw(conn, now_ms, app_id, message)
-    concerned, type_ = _concerned(conn, app_id, message)
-    words: set[str | None] = {"cancelled"} if dropped else set()
+    words: set[str | None] = set()
+    _, type_ = _concerned(conn, app_id, message)
     if type_ == ULTRA and recall_post(conn, now_ms, policy_of(app_id), app_id=app_id, message=message):
-        words.add("recalled")
+        words.add("recalled")  # a timeline's lock comes before any job's
+    if withdraw(conn, now_ms, app_id, message):
+        words.add("cancelled")
+    concerned, type_ = _concerned(conn, app_id, message)
     users = lock(conn, now_ms, concerned, policy_of)
     if len(users) < len(concerned) and _concerned(conn, app_id, message) != (concerned, type_):
         raise Overtaken  # who was renamed meanwhile has it under its new name

@@ -31,8 +31,8 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named:
 
     `named`: messages that were found to name it, before this transaction. Raises Overtaken.
     """
-    named.hold(conn)
     group_rows.hold_groups_of(conn, user)
+    named.hold(conn)
     locked = lock(conn, now_ms, [user], policy_of).get(user)
     if locked is None:
         return

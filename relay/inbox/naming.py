@@ -21,22 +21,31 @@ class NamedMessages:
     def __init__(self, user: UserKey, found: Naming) -> None:
         self._user = user
         self._found = found
+        self._overtaken = False
 
     def hold(self, conn: Conn) -> None:
-        """Has nobody deliver any of them, nor anything else of the user's groups, until the commit; before any inbox's lock,
-        which deliveries take after their job's."""
+        """Has nobody deliver any of them, nor anything else of the user's groups, until the commit. After the groups' own
+        locks, or a busy group would have had another job by then; before any inbox's, which deliveries take after their
+        job's."""
+        if self._overtaken:  # nothing comes to the groups any more: it is not so a second time
+            self._look(conn)
         fanout_rows.hold(conn, self._user, self._found.ids)
 
     def by_now(self, conn: Conn) -> list[str]:
         """All of them, in order, with what has come since. Under L(u). Raises Overtaken where somebody is at what has come."""
-        held, more = self._found.ids, True
-        found = self._found.again()
+        held = self._found.ids
+        self._look(conn)
+        if not fanout_rows.hold_free(conn, self._user, self._found.ids - held):
+            self._overtaken = True
+            raise Overtaken
+        return sorted(self._found.ids)
+
+    def _look(self, conn: Conn) -> None:
+        """For what has come since."""
+        found, more = self._found.again(), True
         while more:
             found, more = rows.naming(conn, self._user, found, limit=CHUNK)
         self._found = found
-        if not fanout_rows.hold_free(conn, self._user, found.ids - held):
-            raise Overtaken
-        return sorted(found.ids)
 
 
 def name_in_jobs(conn: Conn, user: UserKey, message_ids: Collection[str], name: str | None) -> None:

@@ -21,7 +21,7 @@ from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import tokens
 from relay.store import users as rows
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Overtaken
 from relay.store.events import NewEvent, derived_id
 
 Reseal = Callable[[DeviceKey, DeviceKey, str, bytes], bytes]  # (old device, new device, account, sealed) -> sealed
@@ -42,8 +42,8 @@ def rename(
 
     `named`: messages that were found to name it, before this transaction.
     """
+    groups = group_rows.hold_groups_of(conn, user)
     named.hold(conn)
-    group_rows.hold_groups_of(conn, user)
     new = UserKey(user.app_id, name)
     locked = lock(conn, now_ms, [user, new], policy_of).get(user)
     if locked is None:
@@ -76,6 +76,8 @@ def rename(
     inbox_rows.set_inbox(conn, user, epoch=new_epoch(), formerly=user.user_id)
     fanout_rows.begin_again(conn, user, name)
     rows.rename_user(conn, user, name)
+    if not groups.issuperset(group_rows.groups_of(conn, new)):  # of one that it joined since, somebody may be at a job
+        raise Overtaken
     _rename_in_messages(conn, user, name, ids)
 
 

@@ -47,20 +47,24 @@ def lock_group(conn: Connection, app_id: str, group: str) -> Group | None:
     return None if row is None else Group(*row)
 
 
-@per_dialect
-def _keep(sqlite: bool) -> Select[Any]:
-    return (
-        select(c.conversation_id)
-        .where(c.app_id == bindparam("app"), in_list(c.conversation_id, "groups", sqlite=sqlite))
-        .order_by(c.conversation_id)  # of one alphabet: the server's
-        .with_for_update(read=True, key_share=True)  # lets posts be
-    )
+def _named(sqlite: bool) -> Select[Any]:
+    named = (c.app_id == bindparam("app"), in_list(c.conversation_id, "groups", sqlite=sqlite))
+    return select(c.conversation_id).where(*named).order_by(c.conversation_id)  # of one alphabet: the server's
+
+
+_keep = per_dialect(lambda sqlite: _named(sqlite).with_for_update(read=True, key_share=True))
+_keep_names = per_dialect(lambda sqlite: _named(sqlite).with_for_update(read=True))
 
 
 def keep_members(conn: Connection, app_id: str, groups: Iterable[str]) -> None:
-    """Has nobody join or leave these until the commit, nor be renamed or erased; before any inbox's lock, as are all locks of
-    conversations."""
+    """Has nobody join or leave these until the commit; lets posts be, and whoever is renamed or erased (`hold_groups_of`).
+    Before any inbox's lock, as are all locks of conversations."""
     conn.execute(_keep(conn), {"app": app_id, "groups": as_list(conn, groups)}).all()
+
+
+def keep_names(conn: Connection, app_id: str, groups: Iterable[str]) -> None:
+    """As `keep_members`, and nobody of them is renamed or erased."""
+    conn.execute(_keep_names(conn), {"app": app_id, "groups": as_list(conn, groups)}).all()
 
 
 _of_user = select(b.conversation_id).where(b.app_id == bindparam("app"), b.user_id == bindparam("user"))
@@ -69,14 +73,19 @@ _hold = (
     .where(c.app_id == bindparam("app"), c.conversation_id.in_(_of_user))
     # Shared timelines first, as whoever sends to both.
     .order_by(c.type == literal_column(f"'{GROUP}'"), c.conversation_id)
-    .with_for_update()
+    .with_for_update(key_share=True)  # whoever wakes their members goes on
 )
 
 
-def hold_groups_of(conn: Connection, user: UserKey) -> None:
-    """Takes the locks of the user's groups: until the commit nothing comes that names their members, or goes to them by a
-    job. Before any inbox's lock."""
-    conn.execute(_hold, {"app": user.app_id, "user": user.user_id}).all()
+def hold_groups_of(conn: Connection, user: UserKey) -> set[str]:
+    """Takes the locks of the user's groups, and gives these: until the commit nothing comes that names their members, nor any
+    job for them, and nobody joins or leaves. Before the locks of jobs and inboxes."""
+    return set(conn.execute(_hold, {"app": user.app_id, "user": user.user_id}).scalars())
+
+
+def groups_of(conn: Connection, user: UserKey) -> set[str]:
+    """Where the user is a member, or was."""
+    return set(conn.execute(_of_user, {"app": user.app_id, "user": user.user_id}).scalars())
 
 
 def group_of(conn: Connection, app_id: str, group: str) -> Group | None:

@@ -345,6 +345,31 @@ async def test_a_member_that_is_renamed_is_told_of_what_its_timeline_is_sent_mea
 
 
 @pytest.mark.parametrize("more", [{"everyone": True}, {}])
+@pytest.mark.parametrize("at", ["inbox", "address"])
+async def test_who_joins_while_it_is_renamed_has_what_comes_at_once_to_its_new_group(
+    house: House, at: str, more: dict[str, Any]
+) -> None:
+    """Whose lock the rename does not have: it had looked for the groups before, and even for their jobs."""
+    await house.inbox.replace_addresses(house.key("zoe/phone"), [address("token")])
+    await house.inbox.groups.change("shop", "u", add=["bob"], remove=[], ultra=True, notify="all")
+    async with held(house) as mine:
+        await mine.conn.execute(text(f"SELECT 1 FROM {at} WHERE user_id = 'zoe' FOR UPDATE"))
+        renamed = asyncio.create_task(rename(house))
+        await blocked(house, 1)
+        await house.inbox.groups.change("shop", "u", add=["zoe"], remove=[], notify="all")
+        sent = await house.inbox.accept(house.message(users=(), group="u", conversation_id="u", **more))
+        woken = asyncio.create_task(house.inbox.fan_out())
+        await blocked(house, 2)
+        await mine.commit()
+        await renamed
+        await woken
+    while await house.inbox.fan_out():
+        pass
+    assert await house.rows("SELECT 1 FROM membership WHERE user_id = 'zoa' AND wake_seq = 1")
+    assert await inbox_of(house, "zoa") == ([sent.message_id] if more else [])
+
+
+@pytest.mark.parametrize("more", [{"everyone": True}, {}])
 async def test_a_member_that_is_renamed_has_what_came_when_the_jobs_of_its_groups_were_held_already(
     house: House, more: dict[str, Any]
 ) -> None:
@@ -382,6 +407,21 @@ async def test_a_message_is_taken_back_from_who_is_renamed_meanwhile(house: Hous
     assert await beside_a_rename(house, house.inbox.cancel("shop", sent.message_id)) == "cancelled"
     rows = await house.rows(f"SELECT state FROM inbox_entry WHERE message_id = '{sent.message_id}'")
     assert [row["state"] for row in rows] == ["cancelled"]
+
+
+async def test_what_all_members_have_is_taken_back_while_one_is_renamed(house: House) -> None:
+    """Both take the timeline's lock, and then that of the job that hands it out."""
+    await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True)
+    sent = await house.inbox.accept(house.message(users=(), group="u", conversation_id="u", everyone=True))
+    async with held(house) as mine:
+        await mine.conn.run_sync(lambda conn: timelines.lock(conn, [TimelineKey("shop", "u")]))
+        renamed = asyncio.create_task(rename(house))
+        await blocked(house, 1)
+        taken_back = asyncio.create_task(house.inbox.cancel("shop", sent.message_id))
+        await blocked(house, 2)
+        await mine.commit()
+        await renamed
+        assert await taken_back == "recalled"
 
 
 async def test_what_was_to_come_to_who_is_erased_is_unknown(house: House, clock: Any) -> None:
