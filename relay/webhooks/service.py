@@ -2,24 +2,21 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
-
-import msgspec
+from typing import Any, Protocol
 
 from providers.guard import URL_INVALID, Target, TargetRefused
 from providers.http import TransportError
-from relay.errors import Conflict, FieldError, Invalid, Malformed
+from relay.errors import FieldError, Invalid
 from relay.ids import Rng, random_hex
-from relay.list_cursor import Name, Number, parsed, printed
 from relay.store import deliveries, endpoints, event_log, sequencer
-from relay.store.deliveries import Delivery
 from relay.store.endpoints import DeliveryKey, Endpoint, EndpointKey
 from relay.store.engine import Conn, Engine
 from relay.webhooks import event_types, own_headers, rules
-from relay.webhooks.asked import PAGE_DEFAULT, invalid, page_limit, refuse
+from relay.webhooks.asked import PAGE_DEFAULT, invalid, refuse
+from relay.webhooks.deliveries import DeliveryPage, Replayed, enabled, page_of, replay, replay_range
 from relay.webhooks.event_types import EVERY
 from relay.webhooks.pulling import EventPage, pull
-from relay.webhooks.rules import EndpointState, Signal
+from relay.webhooks.rules import Signal
 from relay.webhooks.sealed import Seals, open_secret, seal_headers, seal_secret
 from relay.webhooks.settling import judge
 from relay.webhooks.signing import Scheme, mint_secret, scheme_of, shown_secret
@@ -27,32 +24,11 @@ from relay.webhooks.signing import Scheme, mint_secret, scheme_of, shown_secret
 ENDPOINTS_MAX = 50  # of one app
 OF_YOUR_OWN = "A target of your own may be listed in the relay's webhooks.exempt."
 DESCRIPTION_CHARS_MAX = 256
-REPLAY_IDS_MAX = 500
-REPLAY_RANGE_MAX = 1000  # events of a range that one call replays
 KEEP_OLD_S = 24 * 3600
 KEEP_OLD_S_MAX = 7 * 24 * 3600
 CHORE_MAX = 1000  # rows of one transaction
 
 Prune = Callable[[Conn, int], int]
-
-
-class DeliveryPlace(msgspec.Struct, frozen=True, tag="d", array_like=True):
-    """After this row of a list of deliveries, which runs from the newest to the oldest."""
-
-    endpoint_id: Name
-    created_ms: Number
-    event_id: Name
-
-
-class ReplayPlace(msgspec.Struct, frozen=True, tag="r", array_like=True):
-    """After this event of a range that is replayed, which runs from the oldest to the newest."""
-
-    endpoint_id: Name
-    created_ms: Number
-    event_id: Name
-
-
-OfEndpoint = TypeVar("OfEndpoint", DeliveryPlace, ReplayPlace)
 
 
 class CheckUrl(Protocol):
@@ -87,22 +63,6 @@ class Changes:
     description: str | None = None
     headers: Mapping[str, str] | None = None
     enabled: bool | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryPage:
-    """A page of deliveries, newest first."""
-
-    deliveries: tuple[Delivery, ...]
-    next: str | None  # None: that was the last one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replayed:
-    """How many deliveries begin anew."""
-
-    count: int
-    next: str | None = None  # there is more in the range: call again with it
 
 
 class WebhookService:
@@ -248,7 +208,7 @@ class WebhookService:
 
         def work(conn: Conn, now_ms: int) -> None:
             endpoints.lock_app(conn, app_id)  # before the endpoint's, as everywhere
-            _enabled(endpoints.get_endpoint(conn, key, lock=True))
+            enabled(endpoints.get_endpoint(conn, key, lock=True))
             sequencer.tell_one(conn, now_ms, test, type_="endpoint.test", data=_test_data(key))
 
         await self._engine.write(work)
@@ -273,44 +233,14 @@ class WebhookService:
     async def deliveries(
         self, app_id: str, endpoint_id: str, *, cursor: str | None = None, limit: int = PAGE_DEFAULT
     ) -> DeliveryPage:
-        """An endpoint's deliveries, newest first. Raises Missing, Malformed (invalid_cursor), Invalid."""
-        page_limit(limit)
-        key = EndpointKey(app_id, endpoint_id)
-        place = _place(cursor, DeliveryPlace, key)
-        before = None if place is None else (place.created_ms, place.event_id)
-
-        def work(conn: Conn, _: int) -> list[Delivery]:
-            endpoints.get_endpoint(conn, key)
-            return deliveries.deliveries_of(conn, key, before=before, limit=limit + 1)
-
-        found = await self._engine.read(work)
-        page = tuple(found[:limit])
-        following = None
-        if len(found) > limit:
-            last = page[-1]
-            following = printed(DeliveryPlace(endpoint_id, last.created_ms, last.key.event_id), app_id=app_id)
-        return DeliveryPage(deliveries=page, next=following)
+        """See `deliveries.page_of`."""
+        return await page_of(self._engine, EndpointKey(app_id, endpoint_id), cursor=cursor, limit=limit)
 
     async def replay(self, app_id: str, endpoint_id: str, event_ids: Collection[str]) -> Replayed:
-        """Sends these events again, whatever their type, with a whole plan of attempts.
-
-        Raises Invalid, Missing, Conflict.
-        """
-        ids = set(event_ids)
-        if not 0 < len(ids) <= REPLAY_IDS_MAX:
-            raise invalid("/events", "length", f"Name 1 to {REPLAY_IDS_MAX} events, or a range of time.")
-        key = EndpointKey(app_id, endpoint_id)
-
-        def work(conn: Conn, now_ms: int) -> int:
-            _enabled(endpoints.get_endpoint(conn, key, lock=True))
-            unknown = ids - deliveries.known_events(conn, app_id, ids)
-            if unknown:
-                raise invalid("/events", "unknown", "Some of these events do not exist, or not any more.")
-            return deliveries.replay(conn, now_ms, key, ids)
-
-        count = await self._engine.write(work)
+        """See `deliveries.replay`."""
+        replayed = await replay(self._engine, EndpointKey(app_id, endpoint_id), event_ids)
         self._nudge()
-        return Replayed(count=count)
+        return replayed
 
     async def replay_range(
         self,
@@ -322,30 +252,15 @@ class WebhookService:
         undelivered_only: bool = False,
         cursor: str | None = None,
     ) -> Replayed:
-        """Sends again what the endpoint wants of the events made from `from_ms` to before `to_ms`.
-
-        A call looks at a thousand events; go on with `next` and the same range while there is one. Raises as `replay`.
-        """
-        if from_ms >= to_ms:
-            raise invalid("/until", "range", "The range ends after it begins.")
-        key = EndpointKey(app_id, endpoint_id)
-        place = _place(cursor, ReplayPlace, key)
-        after = None if place is None else (place.created_ms, place.event_id)
-
-        def work(conn: Conn, now_ms: int) -> Replayed:
-            endpoint = _enabled(endpoints.get_endpoint(conn, key, lock=True))
-            found = deliveries.events_between(
-                conn, app_id, from_ms=from_ms, to_ms=to_ms, after=after, limit=REPLAY_RANGE_MAX
-            )
-            ids = [event_id for _, event_id, type_ in found if event_types.wants(endpoint.types, type_)]
-            count = deliveries.replay(conn, now_ms, key, ids, undelivered_only=undelivered_only)
-            following = None
-            if len(found) == REPLAY_RANGE_MAX:
-                created_ms, event_id, _ = found[-1]
-                following = printed(ReplayPlace(endpoint_id, created_ms, event_id), app_id=app_id)
-            return Replayed(count=count, next=following)
-
-        replayed = await self._engine.write(work)
+        """See `deliveries.replay_range`."""
+        replayed = await replay_range(
+            self._engine,
+            EndpointKey(app_id, endpoint_id),
+            from_ms=from_ms,
+            to_ms=to_ms,
+            undelivered_only=undelivered_only,
+            cursor=cursor,
+        )
         self._nudge()
         return replayed
 
@@ -385,22 +300,6 @@ class WebhookService:
 
 def _test_data(key: EndpointKey) -> dict[str, str]:
     return {"endpoint_id": key.endpoint_id}
-
-
-def _enabled(endpoint: Endpoint) -> Endpoint:
-    if endpoint.state == EndpointState.DISABLED:
-        raise Conflict("The endpoint is disabled; enable it first.")
-    return endpoint
-
-
-def _place(cursor: str | None, kind: type[OfEndpoint], key: EndpointKey) -> OfEndpoint | None:
-    """Where a list goes on, if it is this endpoint's list."""
-    if cursor is None:
-        return None
-    place = parsed(cursor, kind, app_id=key.app_id)
-    if place.endpoint_id != key.endpoint_id:
-        raise Malformed("This cursor is another endpoint's.", code="invalid_cursor")
-    return place
 
 
 def _description_errors(description: str | None) -> list[FieldError]:

@@ -302,7 +302,7 @@ async def test_a_replay_by_id_sends_again_whatever_the_filter(bench: Bench, serv
 async def test_a_replay_of_a_range_sends_what_the_endpoint_wants_of_it(
     bench: Bench, service: WebhookService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.webhooks.service.REPLAY_RANGE_MAX", 2)
+    monkeypatch.setattr("relay.webhooks.deliveries.REPLAY_RANGE_MAX", 2)
     acked = await bench.tell(3)
     online = await bench.tell(2, type_="device.online")
     await number(bench)
