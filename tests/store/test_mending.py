@@ -1,4 +1,4 @@
-"""An account is mended while very many rest for it: they are due again a few at a time, whatever comes between."""
+"""F32: an account is mended while very many rest for it. They are due again a few at a time, whatever comes between."""
 
 import asyncio
 from collections.abc import AsyncIterator
