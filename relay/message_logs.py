@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,14 @@ def start_of(text: str) -> int | None:
     return int(at.timestamp() * 1000) if hour_text(int(at.timestamp() * 1000)) == text else None
 
 
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """One whose log can be had. `empty`: nothing was accepted in it, and nothing happened."""
+
+    name: str
+    empty: bool
+
+
 class MessageLogs:
     """The logs of all apps on this node. Other nodes make the same from the same rows."""
 
@@ -59,11 +68,19 @@ class MessageLogs:
         self._keep_ms = keep_ms
         self._making = asyncio.Lock()  # one at a time: they are large, and nobody hurries
 
-    def hours(self) -> list[str]:
+    async def hours(self, app_id: str) -> list[Hour]:
         """Those whose log can be had, the newest first."""
         now_ms = self._clock.now_ms()
         newest_ms = (now_ms - CLOSED_AFTER_MS) // HOUR_MS * HOUR_MS - HOUR_MS
-        return [hour_text(start_ms) for start_ms in range(newest_ms, now_ms - self._keep_ms - HOUR_MS, -HOUR_MS)]
+        starts = range(newest_ms, now_ms - self._keep_ms - HOUR_MS, -HOUR_MS)
+        in_use = await self._engine.read(
+            lambda conn, _: rows.spans_in_use(
+                conn, app_id, since_ms=starts[-1], end_ms=newest_ms + HOUR_MS, span_ms=HOUR_MS
+            )
+        )
+        kept = await asyncio.to_thread(lambda: {path.name for path in self._folder_of(app_id).glob("*")})
+        names = {start_ms: hour_text(start_ms) for start_ms in starts}
+        return [Hour(name, empty=start_ms not in in_use and name not in kept) for start_ms, name in names.items()]
 
     async def log(self, app_id: str, hour: str) -> Path:
         """The file of one hour. Raises Missing, Conflict where the hour is not closed yet."""
@@ -73,11 +90,14 @@ class MessageLogs:
             raise Missing("Nothing is kept of this hour; ask for the list of hours.")
         if start_ms + HOUR_MS + CLOSED_AFTER_MS > now_ms:
             raise Conflict("This hour is not closed yet; its log can be had a quarter of an hour after its end.")
-        path = self._folder / hashlib.sha256(app_id.encode()).hexdigest()[:32] / hour
+        path = self._folder_of(app_id) / hour
         async with self._making:
             if not path.exists() or _made_ms(path) > now_ms:
                 await self._make(path, app_id, start_ms, now_ms)
         return path
+
+    def _folder_of(self, app_id: str) -> Path:
+        return self._folder / hashlib.sha256(app_id.encode()).hexdigest()[:32]
 
     async def _make(self, path: Path, app_id: str, start_ms: int, now_ms: int) -> None:
         half = path.with_suffix(HALF)

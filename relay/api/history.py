@@ -45,7 +45,9 @@ class HistoryApi:
         return Answer(200, {"entries": found.items, "before": found.next})
 
     async def logs(self, call: Call) -> Answer:
-        return Answer(200, {"logs": [{"hour": hour, "path": f"/v1/logs/{hour}"} for hour in self.files.hours()]})
+        hours = await self.files.hours(call.principal.app_id)
+        listed = [{"hour": one.name, "path": f"/v1/logs/{one.name}", "empty": one.empty} for one in hours]
+        return Answer(200, {"logs": listed})
 
     async def log(self, call: Call) -> Answer:
         path = await self.files.log(call.principal.app_id, call.path["hour"])

@@ -58,7 +58,7 @@ def check(path: Path) -> dict[str, object]:
 )
 @click.option("--key", envvar="RELAY_API_KEY", required=True, help="An API key; or RELAY_API_KEY.")
 def pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> None:
-    """Download hourly logs. Of HOURS (as 2026-05-03T09, in UTC), or of every hour that has one.
+    """Download hourly logs. Of HOURS (as 2026-05-03T09, in UTC), or of every closed hour in which there was something.
 
     What is there already is left alone; a download that was cut off goes on; each file is checked by its last line.
     """
@@ -72,7 +72,13 @@ async def _pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> int
     worst = 0
     try:
         async with aiohttp.ClientSession(headers=headers, timeout=timeout, auto_decompress=False) as http:
-            for hour in hours or await _listed(http, url):
+            if not hours:
+                hours = await _listed(http, url)
+                if not hours:
+                    click.echo(
+                        "There is nothing in any hour that is closed; a log can be had a quarter of an hour after its hour's end."
+                    )
+            for hour in hours:
                 path = folder / f"{hour}.ndjson.gz"
                 try:
                     trailer = check(path) if path.exists() else await _one(http, f"{url}/v1/logs/{hour}", path)
@@ -90,13 +96,14 @@ async def _pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> int
     return worst
 
 
-async def _listed(http: aiohttp.ClientSession, url: str) -> list[str]:
+async def _listed(http: aiohttp.ClientSession, url: str) -> tuple[str, ...]:
+    """The hours whose log has something in it."""
     async with http.get(f"{url}/v1/logs") as answer:
         if answer.status != 200:
             raise Wrong(await _refusal(answer))
         try:
-            return [one["hour"] for one in (await answer.json())["logs"]]
-        except (ValueError, KeyError, TypeError):
+            return tuple(one["hour"] for one in (await answer.json())["logs"] if not one.get("empty"))
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise Wrong("is no list of logs") from None
 
 

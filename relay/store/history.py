@@ -95,6 +95,26 @@ def events_of(conn: Connection, app_id: str, *, after: Place, end_ms: int, limit
     return conn.execute(_events, params).all()
 
 
+_message_at, _event_at = (
+    select(at)
+    .where(app == bindparam("app"), at >= bindparam("since"), at < bindparam("end"))
+    .order_by(at, id_)
+    .limit(1)
+    for app, at, id_ in ((m.app_id, m.accepted_ms, m.message_id), (v.app_id, v.created_ms, v.event_id))
+)
+
+
+def spans_in_use(conn: Connection, app_id: str, *, since_ms: int, end_ms: int, span_ms: int) -> set[int]:
+    """Where those spans of time begin in which a message was accepted or an event happened: two looks at an index for each."""
+    found: set[int] = set()
+    for first in (_message_at, _event_at):
+        at_ms = since_ms
+        while (ms := conn.execute(first, {"app": app_id, "since": at_ms, "end": end_ms}).scalar()) is not None:
+            found.add(ms - ms % span_ms)
+            at_ms = ms - ms % span_ms + span_ms
+    return found
+
+
 _fanouts = (
     select(f.job_id)
     .where(f.app_id == bindparam("app"), f.accepted_ms < bindparam("end"))

@@ -85,6 +85,37 @@ async def test_an_hour_that_is_refused_is_said_and_the_others_come(source: tuple
 
 
 @pytest.mark.parametrize(
+    ("logs_", "said", "there"),
+    [
+        (
+            [{"hour": HOUR, "empty": False}, {"hour": "2026-05-03T08", "empty": True}],
+            "2000 messages",
+            [f"{HOUR}.ndjson.gz"],
+        ),
+        ([{"hour": HOUR, "empty": True}], "There is nothing in any hour", []),
+        ([], "There is nothing in any hour", []),
+        ([{"hour": HOUR}], "2000 messages", [f"{HOUR}.ndjson.gz"]),
+    ],
+)
+async def test_without_hours_those_come_in_which_there_was_something(
+    tmp_path: Path, logs_: object, said: str, there: list[str]
+) -> None:
+    async def listed(_: web.Request) -> web.Response:
+        return web.json_response({"logs": logs_})
+
+    (tmp_path / "log").write_bytes(log())
+    app = web.Application()
+    app.router.add_get("/v1/logs", listed)
+    app.router.add_get(f"/v1/logs/{HOUR}", Source(tmp_path / "log").serve)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        command = ["logs", "pull", "--url", url, "--key", "k", "--to", str(tmp_path / "to")]
+        done = await asyncio.to_thread(CliRunner().invoke, main, command)
+    assert (done.exit_code, said in done.output) == (0, True), done.output
+    assert [path.name for path in (tmp_path / "to").iterdir()] == there
+
+
+@pytest.mark.parametrize(
     ("status", "answer", "said"),
     [
         (401, {"code": "unauthenticated", "detail": "This API key is not known."}, "This API key is not known."),

@@ -36,6 +36,10 @@ def logs(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Messa
     return MessageLogs(house.engine, house.clock, tmp_path / "logs", keep_ms=KEEP_MS)
 
 
+async def listed(logs: MessageLogs) -> list[str]:
+    return [one.name for one in await logs.hours("shop")]
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
@@ -109,11 +113,11 @@ async def test_the_trailer_checks_the_rest_and_every_node_makes_the_same(
 async def test_an_hour_is_closed_a_quarter_after_its_end(house: House, logs: MessageLogs) -> None:
     hour = hour_text(house.clock.now_ms())
     house.clock.forward(ms=HOUR_MS + CLOSED_AFTER_MS - 1)
-    assert hour not in logs.hours()
+    assert hour not in await listed(logs)
     with pytest.raises(Conflict):
         await logs.log("shop", hour)
     house.clock.forward(ms=1)
-    assert logs.hours()[0] == hour
+    assert (await listed(logs))[0] == hour
     assert len(read(await logs.log("shop", hour))) == 1
 
 
@@ -129,7 +133,25 @@ async def test_logs_are_kept_for_their_time(house: House, logs: MessageLogs) -> 
     assert not path.exists()
     with pytest.raises(Missing):
         await logs.log("shop", hour)
-    assert hour not in logs.hours()
+    assert hour not in await listed(logs)
+
+
+async def test_the_list_says_in_which_hours_there_was_nothing(house: House, logs: MessageLogs) -> None:
+    start_ms = house.clock.now_ms()
+    await house.send()
+    house.clock.forward(ms=HOUR_MS - 1)
+    await house.send()
+    house.clock.forward(ms=2 * HOUR_MS + 1)
+    await house.hello("ann/phone")
+    await house.catch_up("ann/phone")  # an ack, which is an event
+    house.clock.forward(ms=3 * HOUR_MS)
+    full = [hour_text(start_ms + n * HOUR_MS) for n in (3, 0)]
+    hours = await logs.hours("shop")
+    assert len(hours) > 70
+    assert [one.name for one in hours if not one.empty] == full
+    assert all(one.empty for one in await logs.hours("another"))
+    for one in hours[:8]:
+        assert one.empty == (len(read(await logs.log("shop", one.name))) == 1)
 
 
 async def test_what_was_made_while_the_clock_stood_ahead_is_made_anew_once_its_hour_is_over(

@@ -283,8 +283,11 @@ class HistoryOut(Out):
 
 
 class LogOut(Out):
+    """`empty`: nothing was accepted in that hour, and nothing happened."""
+
     hour: str
     path: str
+    empty: bool
 
 
 class LogsOut(Out):

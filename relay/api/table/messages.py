@@ -106,11 +106,11 @@ ROUTES: tuple[Route, ...] = (
         method="GET",
         path="/v1/logs",
         handler="list_logs",
-        summary="The hours whose message log can be downloaded.",
+        summary="The hours whose message log can be downloaded, and in which there was nothing.",
         access="messages:read",
         shed=Shed.SEARCHES,
         responses={200: LogsOut},
-        errors=CALLER,
+        errors=(*CALLER, *STORE),
         tag="messages",
     ),
     Route(
