@@ -29,7 +29,7 @@ from relay.inbox.cursor import CursorKeys
 from relay.inbox.fanout_worker import FanoutWorker
 from relay.inbox.open_quota import OpenQuota
 from relay.inbox.service import InboxService
-from relay.jobs import Chores
+from relay.jobs import Chores, keep_time
 from relay.message_logs import MessageLogs
 from relay.model import Policy
 from relay.presence.service import PresenceService, Rhythm
@@ -412,6 +412,7 @@ class Relay:
             group.create_task(self.hub.run_pings(stop, every_s=protocol.PING_S), name="pings")
             group.create_task(measure_lag(self.clock, load.looked, stop), name="loop-lag")
             scheduler.start()
+            group.create_task(keep_time(scheduler, stop), name="keep-time")
             try:
                 yield
             finally:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 
 import structlog
@@ -29,10 +29,12 @@ from relay.store import messages as message_rows
 from relay.store.audit import Imbalance
 from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id, emit
+from relay.waiting import pause
 
 log = structlog.get_logger("relay.jobs")
 
 DAY_MS = 86_400_000
+PLANS_S = 5.0  # between looks at whether chores' times come at all
 DAYS_KEPT_MS = 3 * DAY_MS  # any vendor's day is over by then
 DEAD_KEPT_MS = 28 * DAY_MS  # no message lives longer
 WALK_USERS = 200
@@ -245,6 +247,29 @@ class Chores:
         logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
         scheduler.add_listener(_told_of_overrun, EVENT_JOB_MAX_INSTANCES)
         return scheduler
+
+
+async def keep_time(scheduler: AsyncIOScheduler, stop: asyncio.Event) -> None:
+    """APScheduler goes by the machine's clock: when that is set back by an hour, nothing would be due for an hour."""
+    planned = None
+    while not await pause(PLANS_S, stop):
+        planned = plan_anew(scheduler, planned)
+
+
+def plan_anew(scheduler: AsyncIOScheduler, planned: datetime | None) -> datetime | None:
+    """If the first chore is planned for the same time as at the look before, though one is due each second, then all get new
+    times. Gives what is planned first now."""
+    first = _first_planned(scheduler)
+    if first is None or first != planned:
+        return first
+    for job in scheduler.get_jobs():
+        job.reschedule(IntervalTrigger(seconds=int(job.trigger.interval.total_seconds())))
+    log.warning("chores.planned_anew")
+    return _first_planned(scheduler)
+
+
+def _first_planned(scheduler: AsyncIOScheduler) -> datetime | None:
+    return min((job.next_run_time for job in scheduler.get_jobs() if job.next_run_time is not None), default=None)
 
 
 def _inboxes_after(after: UserKey | None, conn: Conn, now_ms: int) -> list[UserKey]:
