@@ -246,6 +246,9 @@ class Provider(Protocol):
     # the vendor will not have of it, beyond what the capabilities say (`left_out`): a field's own name, or `title_cut` and
     # `body_cut` for a text that goes in part. Pure; the trace shows it.
 
+    # Likewise `def host(self, token: str) -> str`, of one whose devices bring their own hosts: which one this is. Where a host
+    # calls many of its devices dead at once, the relay does not believe it; without this, only where all hosts together do.
+
     # Likewise `channels`, an attribute: the channels that its settings tell apart. A push of any other is to the vendor as one
     # of none, and shares its quota and its mistakes. Without it, each channel is its own.
 

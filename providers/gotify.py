@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from providers.contract import (
     AddressInvalid,
@@ -112,6 +113,13 @@ class GotifyProvider(HttpProvider):
         """See `Provider`: `{"url": "https://…", "token": "A…"}`, the server's URL with its path, if it has one."""
         del kind
         return self._place(token).text
+
+    def host(self, token: str) -> str:
+        """See `Provider`: the server's."""
+        try:
+            return urlsplit(self._place(token).url).netloc
+        except AddressInvalid:  # it was fine when it was registered
+            return ""
 
     def private(self, push: Push) -> list[str]:
         """See `HttpProvider`."""

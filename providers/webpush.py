@@ -105,6 +105,14 @@ class WebPushProvider(HttpProvider):
         check_point(known)
         return known.text
 
+    def host(self, token: str) -> str:
+        """See `Provider`: the push service's; of those that have many machines, their common name."""
+        try:
+            target = self._subscription(token).target
+        except AddressInvalid:  # it was fine when it was registered
+            return ""
+        return next((name for name in self.config.hosts if on_host(target.host, (name,))), target.authority)
+
     def offer(self) -> Mapping[str, str]:
         """See `Provider`: `applicationServerKey` for a browser, `vapid` for UnifiedPush."""
         return {"vapid": self._signer.current}

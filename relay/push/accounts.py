@@ -12,7 +12,7 @@ from relay.errors import FieldError
 from relay.inbox.push_due import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.hosts import PerHost
-from relay.push.limits import Brake, Bucket, Circuit, Line, RetryBudget, pause_ms
+from relay.push.limits import Brakes, Bucket, Circuit, Line, RetryBudget, pause_ms
 from relay.push.situation import ALL, BATCHES, AccountView, Privacy, Quota, Sort, Wait
 from relay.push.together import Together
 
@@ -59,7 +59,7 @@ class Account:
     parked_code: str | None = None
     parked: bool = False  # as last seen; PLAN reads the truth from the store
     circuit: Circuit = field(default_factory=Circuit)
-    brake: Brake = field(default_factory=Brake)
+    brake: Brakes = field(default_factory=Brakes)
     budget: RetryBudget = field(default_factory=RetryBudget)
     line: Line = field(init=False)
     urgent_line: Line = field(init=False)  # so that many urgent ones are not all looked at together, either
@@ -107,6 +107,7 @@ class Account:
             "push_held": (len(self._held), HELD_MAX),
             "push_impaired": (len(self._impaired), IMPAIRED_MAX),
             "push_hosts": (0, 0) if self.hosts is None else self.hosts.remembered,
+            "push_braked_hosts": (0, 0) if self.hosts is None else self.brake.remembered,
         }
 
     @property
@@ -129,8 +130,8 @@ class Account:
         self.circuit.probe(now_ms)
         self.budget.called(now_ms, retry=retry)
 
-    def ended(self, now_ms: int, outcome: Outcome) -> None:
-        """Learns from one call's outcome."""
+    def ended(self, now_ms: int, outcome: Outcome, *, host: str | None = None) -> None:
+        """Learns from one call's outcome. `host`: the one that the device has brought, if it has."""
         self.in_flight -= 1
         match outcome.verdict:
             case Verdict.REFUSED | Verdict.TOO_LARGE if outcome.local:
@@ -156,7 +157,7 @@ class Account:
                 self.parked, self.parked_code = True, outcome.vendor_code
             case _:
                 self.circuit.succeeded(now_ms)
-                self.brake.told(now_ms, dead=outcome.verdict is Verdict.TOKEN_DEAD)
+                self.brake.told(now_ms, dead=outcome.verdict is Verdict.TOKEN_DEAD, host=host)
 
     def hold(self, sort: Sort, wait: Wait, *, now_ms: int) -> None:
         """The vendor takes this sort of push later; all others it takes now."""

@@ -69,6 +69,7 @@ class Calls:
         except SealBroken:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
             return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
+        host = _host(account, token)
         waiting: list[int] = []
         for place, note in enumerate(attempt.send.notes):
             channel = channel_of(note.shows, account.channels)
@@ -87,7 +88,7 @@ class Calls:
                         tell(name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=verdict)
             finally:
                 was_parked = account.parked
-                account.ended(self._clock.monotonic_ms(), outcome)
+                account.ended(self._clock.monotonic_ms(), outcome, host=host)
             if account.parked and not was_parked and self._accounts.has(account):
                 log.error("account.parked", app=account.app_id, account=account.name, code=outcome.vendor_code)
             outcome = known(outcome, tries=attempt.tries)
@@ -119,6 +120,7 @@ class Calls:
             impaired=tuple(impaired),
             spent=tuple(spent.items()),
             waiting=tuple(waiting),
+            host=host,
         )
 
     async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
@@ -152,6 +154,16 @@ class Calls:
 
     def _next_day_ms(self, account: Account) -> int:
         return next_day_ms(self._clock.now_ms(), account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
+
+
+def _host(account: Account, token: str) -> str | None:
+    """Where the device is reached, says the adapter, if it has brought that itself."""
+    tell = getattr(account.provider, "host", None)
+    try:
+        return str(tell(token)) if account.hosts is not None and callable(tell) else None
+    except Exception:  # a plug-in's mistake
+        log.exception("push.host_broke", app=account.app_id, account=account.name)
+        return None
 
 
 def _losses(account: Account, push: Push) -> list[str]:

@@ -1,7 +1,7 @@
 """What holds one account's pushes back: bucket, circuit, pause, retry budget, and the brake on dead tokens; and in which order
 what waits has its turn. Pure; time is an argument (monotonic milliseconds; of a line, the wall clock's)."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -11,9 +11,10 @@ FAILURES_SHARE = 0.5
 PROBE_MS = 5_000
 CLOSE_AFTER = 3  # successes in a row
 PAUSE_MS_MIN, PAUSE_MS_DEFAULT, PAUSE_MS_MAX = 1_000, 60_000, 3_600_000
-BRAKE_WINDOW_MS = 600_000
+BRAKE_WINDOW_MS, BRAKE_STEP_MS = 600_000, 10_000
 BRAKE_DEAD_MIN = 50
 BRAKE_SHARE = 0.05
+BRAKED_HOSTS_MAX = 4096  # remembered; then the one that was quiet longest goes
 BUDGET_SHARE = 0.1
 BUDGET_PER_S = 5.0
 BUDGET_WAIT_MS = WINDOW_MS  # until a retry that found none left is planned again
@@ -82,29 +83,38 @@ class Bucket:
 
 @dataclass(slots=True)
 class _Window:
-    """Two counts over the last while."""
+    """Two counts over the last while. What happens within one step is kept together, and forgotten together."""
 
     length_ms: int
-    _events: deque[tuple[int, bool]] = field(default_factory=deque)
+    step_ms: int = 1
+    _steps: deque[list[int]] = field(default_factory=deque)  # [since when, all, hits]
+    _all: int = 0
     _hits: int = 0
 
     def add(self, now_ms: int, *, hit: bool) -> None:
-        self._events.append((now_ms, hit))
+        since_ms = now_ms - now_ms % self.step_ms
+        if not self._steps or self._steps[-1][0] != since_ms:
+            self._steps.append([since_ms, 0, 0])
+        self._steps[-1][1] += 1
+        self._steps[-1][2] += hit
+        self._all += 1
         self._hits += hit
         self._drop(now_ms)
 
     def _drop(self, now_ms: int) -> None:
-        while self._events and self._events[0][0] <= now_ms - self.length_ms:
-            self._hits -= self._events.popleft()[1]
+        while self._steps and self._steps[0][0] <= now_ms - self.length_ms:
+            _, all_, hits = self._steps.popleft()
+            self._all -= all_
+            self._hits -= hits
 
     def counts(self, now_ms: int) -> tuple[int, int]:
         """(all, hits)"""
         self._drop(now_ms)
-        return len(self._events), self._hits
+        return self._all, self._hits
 
     def clear(self) -> None:
-        self._events.clear()
-        self._hits = 0
+        self._steps.clear()
+        self._all = self._hits = 0
 
 
 @dataclass(slots=True)
@@ -165,7 +175,7 @@ class Circuit:
 class Brake:
     """Against mass removal: if many sends end in "dead token", it is more likely the account than the phones."""
 
-    _sends: _Window = field(default_factory=lambda: _Window(BRAKE_WINDOW_MS))
+    _sends: _Window = field(default_factory=lambda: _Window(BRAKE_WINDOW_MS, BRAKE_STEP_MS))
 
     def told(self, now_ms: int, *, dead: bool) -> None:
         self._sends.add(now_ms, hit=dead)
@@ -174,6 +184,33 @@ class Brake:
         """Whether tokens must not be removed at present."""
         count, dead = self._sends.counts(now_ms)
         return dead >= BRAKE_DEAD_MIN and dead > BRAKE_SHARE * count
+
+
+@dataclass(slots=True)
+class Brakes:
+    """An account's brake, and one for each host that devices bring: all whom one server calls dead may be few of the account's
+    (sheets webpush §6.3, others §7)."""
+
+    _account: Brake = field(default_factory=Brake)
+    _hosts: OrderedDict[str, Brake] = field(default_factory=OrderedDict)
+
+    def told(self, now_ms: int, *, dead: bool, host: str | None = None) -> None:
+        self._account.told(now_ms, dead=dead)
+        if host is not None:
+            self._hosts.setdefault(host, Brake()).told(now_ms, dead=dead)
+            self._hosts.move_to_end(host)
+            if len(self._hosts) > BRAKED_HOSTS_MAX:
+                self._hosts.popitem(last=False)
+
+    def holds(self, now_ms: int, host: str | None = None) -> bool:
+        """Whether tokens (at that host) must not be removed at present."""
+        its_own = None if host is None else self._hosts.get(host)
+        return self._account.holds(now_ms) or (its_own is not None and its_own.holds(now_ms))
+
+    @property
+    def remembered(self) -> tuple[int, int]:
+        """Hosts that are known, and how many may be."""
+        return len(self._hosts), BRAKED_HOSTS_MAX
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ class Result(Struct, frozen=True):
     were accepted before that. `losses`: what of them the adapter says that its vendor has not. `impaired`: the vendor's codes
     for what an operator must mend, of less than the account.
     `spent`: the sorts of push of which the vendor takes no more, and until when. `waiting`: the places of the notifications
-    that wait for their hour.
+    that wait for their hour. `host`: where the device is reached, if it has brought that itself.
     """
 
     outcome: Outcome | None
@@ -60,6 +60,7 @@ class Result(Struct, frozen=True):
     impaired: tuple[str, ...] = ()
     spent: tuple[tuple[Sort, int], ...] = ()
     waiting: tuple[int, ...] = ()
+    host: str | None = None
 
     @property
     def word(self) -> str:

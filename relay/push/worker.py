@@ -175,7 +175,7 @@ class PushWorker:
             result = _not_to_blame(result)
         outcome = result.outcome
         now_ms = self._clock.now_ms()
-        spare = account is not None and account.brake.holds(self._clock.monotonic_ms())
+        spare = account is not None and account.brake.holds(self._clock.monotonic_ms(), result.host)
         wait_ms = self._retry_in_ms(account, attempt, outcome, spare=spare)
         then = await self._settle(
             Settlement(
@@ -190,7 +190,7 @@ class PushWorker:
         )
         judged_here = then is Then.NEXT_ADDRESS and outcome is not None and outcome.verdict is not Verdict.TOKEN_DEAD
         if account is not None and judged_here:  # of what the vendor itself calls dead, the account has heard
-            account.brake.told(self._clock.monotonic_ms(), dead=True)
+            account.brake.told(self._clock.monotonic_ms(), dead=True, host=result.host)
 
     async def _result(self, account: Account, attempt: Attempt) -> Result:
         """What the vendor said; or that we did not wait for it, because we stop."""

@@ -403,6 +403,7 @@ async def test_ovl_1_what_is_remembered_and_what_an_account_calls_shows_its_boun
         "failed_keys": 50_000,
         "push_challenged": 10_000,
         "push_held": 20_000,
+        "push_braked_hosts": 4096,
         "push_hosts": 4096,
         "push_impaired": 2000,
         "push_withdrawn": 20_000,

@@ -190,3 +190,21 @@ def test_in_a_call_for_many_it_concerns_that_token_alone() -> None:
     pushes = [Push(id="m-1", token=token, title="Ann", body="hi") for token in ("tok-1", "tok-2")]
     first, second = asyncio.run(provider.send_many(pushes))  # type: ignore[attr-defined]
     assert (first.verdict, second.dead_after_s) == (Verdict.ACCEPTED, DAY_S)
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings", "token", "host"),
+    [
+        (WebPushProvider, VAPID, at(FIREFOX + "x"), "push.services.mozilla.com"),
+        (WebPushProvider, VAPID, at("https://wns2-am3p.notify.windows.com/w/?token=x"), "notify.windows.com"),
+        (UnifiedPushProvider, VAPID, NTFY, "ntfy.example.org"),
+        (UnifiedPushProvider, VAPID, at("https://wns2-am3p.notify.windows.com/w"), "wns2-am3p.notify.windows.com"),
+        (GotifyProvider, GOTIFY, GOTIFY_PLACE, "push.example.org"),
+        (UnifiedPushProvider, VAPID, "no address", ""),
+        (GotifyProvider, GOTIFY, "no address", ""),
+    ],
+)
+def test_where_a_device_is_reached(provider: type, settings: dict[str, Any], token: str, host: str) -> None:
+    """Sheets webpush §6.3 and others §7: a host that calls many dead at once is not believed."""
+    made = build(provider, settings, transport=Scripted(lambda _: LOGIN), now=lambda: NOW_S)
+    assert made.host(token) == host  # type: ignore[attr-defined]

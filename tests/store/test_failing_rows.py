@@ -9,6 +9,7 @@ from house import House, address
 from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
 from relay.inbox.addresses import AddressState
 from relay.push.accounts import Account, Accounts
+from relay.push.hosts import PerHost
 from relay.push.limits import BRAKE_DEAD_MIN, Bucket
 from relay.push.rules import Then
 from relay.push.worker import PushWorker
@@ -30,6 +31,18 @@ async def attempted(house: House, clock: Any, verdict: Verdict, *, spare: bool =
     clock.forward(ms=6 * HOUR_MS)
     (attempt,) = await house.plan()
     return await house.settle(attempt, verdict, spare=spare, **more)
+
+
+def worker(house: House, clock: Any, account: Account) -> PushWorker:
+    return PushWorker(
+        house.engine,
+        clock,
+        house.rng,
+        Accounts([account]),
+        lambda _: house.policy,
+        node_id="n1",
+        open_token=lambda _, sealed: sealed.decode(),
+    )
 
 
 async def counted(house: House) -> list[tuple[int, bool, str]]:
@@ -98,6 +111,43 @@ async def test_while_too_many_die_it_is_kept(shop: House, clock: Any) -> None:
     assert await counted(shop) == [(6, True, "active")]
 
 
+class Gone:
+    """A vendor that calls this device dead; after the first the dispatcher is to stop."""
+
+    name = "vendor"
+    capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400, own_hosts=True)
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self.stop = stop
+
+    def host(self, token: str) -> str:
+        return f"{token}.example"
+
+    async def send(self, push: Push) -> Outcome:
+        self.stop.set()
+        return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code="status_404")
+
+
+@pytest.mark.parametrize(("ill", "state"), [("t1.example", "active"), ("t2.example", "dead")])
+async def test_a_device_of_a_host_that_calls_many_dead_is_kept(shop: House, clock: Any, ill: str, state: str) -> None:
+    """Sheet webpush §6.3: a burst of 410 from one host; it is few of all that the account sends."""
+    clock.forward(s=5)
+    stop = asyncio.Event()
+    account = Account(
+        app_id="shop",
+        name="v",
+        provider=Gone(stop),  # type: ignore[arg-type]
+        bucket=Bucket(9, 9),
+        hosts=PerHost(None, clock, strangers_max=1),  # type: ignore[arg-type] - no call is made
+    )
+    for _ in range(100 * BRAKE_DEAD_MIN):
+        account.brake.told(clock.monotonic_ms(), dead=False)
+    for _ in range(BRAKE_DEAD_MIN - 1):
+        account.brake.told(clock.monotonic_ms(), dead=True, host=ill)
+    await worker(shop, clock, account).run(stop)
+    assert [one for _, _, one in await counted(shop)] == [state]
+
+
 class Forbidding:
     """A vendor that will not have this device's pushes; after the first the dispatcher is to stop."""
 
@@ -121,15 +171,6 @@ async def test_the_brake_on_dead_tokens_hears_of_it(shop: House, clock: Any) -> 
     account.brake.told(clock.monotonic_ms(), dead=False)
     for _ in range(BRAKE_DEAD_MIN - 1):
         account.brake.told(clock.monotonic_ms(), dead=True)
-    worker = PushWorker(
-        shop.engine,
-        clock,
-        shop.rng,
-        Accounts([account]),
-        lambda _: shop.policy,
-        node_id="n1",
-        open_token=lambda _, sealed: sealed.decode(),
-    )
-    await worker.run(stop)
+    await worker(shop, clock, account).run(stop)
     assert [state for _, _, state in await counted(shop)] == ["dead"]
     assert account.brake.holds(clock.monotonic_ms())

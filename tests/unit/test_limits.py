@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.push import limits
 from relay.push.limits import (
     BRAKE_DEAD_MIN,
     CALLS_MIN,
@@ -16,6 +17,7 @@ from relay.push.limits import (
     PROBE_MS,
     WINDOW_MS,
     Brake,
+    Brakes,
     Bucket,
     Circuit,
     Line,
@@ -98,6 +100,37 @@ def test_the_brake_holds_when_many_and_more_than_a_twentieth_died(dead: int, ali
         brake.told(1000, dead=n < dead)
     assert brake.holds(1000) == (dead >= BRAKE_DEAD_MIN and dead * 20 > dead + alive)
     assert not brake.holds(1000 + 600_000)
+
+
+def test_a_host_that_calls_all_of_its_devices_dead_is_not_believed_though_they_are_few_of_the_account_s() -> None:
+    brakes = Brakes()
+    for n in range(2000):
+        brakes.told(1000, dead=False, host="well.example" if n % 2 else None)
+    for _ in range(BRAKE_DEAD_MIN):
+        brakes.told(1000, dead=True, host="ill.example")
+    held = {host: brakes.holds(1000, host) for host in ("ill.example", "well.example", "unheard-of.example", None)}
+    assert held == {"ill.example": True, "well.example": False, "unheard-of.example": False, None: False}
+    assert not brakes.holds(1000 + 600_000, "ill.example")
+
+
+def test_where_an_account_s_devices_die_at_many_hosts_none_of_these_is_believed() -> None:
+    brakes = Brakes()
+    for n in range(BRAKE_DEAD_MIN):
+        brakes.told(1000, dead=True, host=f"h{n}.example")
+    assert brakes.holds(1000, "h1.example")
+    assert brakes.holds(1000, "another.example")
+
+
+def test_of_very_many_hosts_those_that_were_quiet_longest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BRAKED_HOSTS_MAX", 2)
+    brakes = Brakes()
+    for host in ("a", "b", "a", "c"):
+        brakes.told(1000, dead=False, host=host)
+    assert brakes.remembered == (2, 2)
+    for host in ("a", "b"):
+        for _ in range(BRAKE_DEAD_MIN - 1):
+            brakes.told(1000, dead=True, host=host)
+    assert brakes.remembered == (2, 2)
 
 
 @given(st.integers(0, 500))
