@@ -64,7 +64,7 @@ BY_ERRNO: dict[int, Meaning] = {
 SIGNATURE_REFUSED = frozenset({"status_403", "errno_109"})  # our codes; it may be another key (sheet §5; Mozilla: §2)
 KEY_MISMATCH = frozenset({"VapidPkHashMismatch", "vapid_mismatch"})  # our codes for what Apple and Google say of it
 
-_GOOGLE_MISMATCH = re.compile(rb"VAPID credentials.{0,200}do not correspond", re.IGNORECASE | re.DOTALL)
+_GOOGLE_MISMATCH = (b"vapid credentials", b"do not correspond")  # both are in its sentence
 _GOOGLE_UNSIGNED = re.compile(rb"\bUnauthorizedRegistration\b", re.IGNORECASE)
 _GOOGLE_TTL = re.compile(rb"\bInvalidTtlParameter\b", re.IGNORECASE)
 _BLOCKED = re.compile(r"\bdomain\s*blocked\b", re.IGNORECASE)
@@ -107,7 +107,7 @@ def _said(response: Response, answer: Mapping[str, Any]) -> tuple[str | None, Me
         return reason, BY_REASON.get(reason)
     if status == 410 and _BLOCKED.search(response.header("x-wns-error-description") or ""):
         return "domain_blocked", _at(Verdict.MISCONFIGURED, 410)  # we are: the subscriptions are fine (sheet §6.3)
-    if _GOOGLE_MISMATCH.search(response.body):
+    if all(part in response.body.lower() for part in _GOOGLE_MISMATCH):
         return "vapid_mismatch", _at(Verdict.TOKEN_DEAD, 403)
     if _GOOGLE_UNSIGNED.search(response.body):
         return "UnauthorizedRegistration", _at(Verdict.REAUTH, 400)
