@@ -17,6 +17,7 @@ from relay.push.limits import Bucket, Circuit
 
 HOSTS_MAX = 4096  # remembered; then the one that was quiet longest is a stranger again
 UNREAD = 507
+THROTTLED = frozenset({406, 429})  # 406: Microsoft's way of saying it (sheet webpush §6.3)
 AT_ONCE_MIN = (
     2.0  # a push that is refused because it is signed is called a second time without that (sheet unifiedpush §4)
 )
@@ -78,8 +79,8 @@ class PerHost:
         well = False
         try:
             response = await self._call(request)
-            # Many 429 at once are the whole host's. ntfy's 507 is about one topic, which nobody reads (sheet unifiedpush §5).
-            well = response.status == UNREAD or (response.status < 500 and response.status != 429)
+            # Many of these are the whole host's. ntfy's 507 is about one topic, which nobody reads (sheet unifiedpush §5).
+            well = response.status == UNREAD or (response.status < 500 and response.status not in THROTTLED)
             return response
         finally:  # a call that was given up waiting for failed as well
             host.in_flight -= 1

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ class Scene:
         return tasks
 
 
-@pytest.mark.parametrize("bad", [failing, lambda: Response(status=503), lambda: Response(status=429)])
+@pytest.mark.parametrize("bad", [failing, *(partial(Response, status=status) for status in (503, 429, 406))])
 async def test_a_host_that_keeps_failing_is_left_alone_and_probed(bad: Callable[[], Response]) -> None:
     scene = Scene()
     scene.web.says["down.example"] = bad
