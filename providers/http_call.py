@@ -161,8 +161,8 @@ class HttpCallProvider(HttpProvider):
             return Outcome(verdict=Verdict.TOKEN_DEAD, scope=Scope.TOKEN, vendor_code=code)
         if status == 401:  # there is nothing to renew
             return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=code)
-        if status == 404:  # the gateway's way of refusing this one; the operator sees it in the rate of failures
-            return Outcome(verdict=Verdict.REFUSED, vendor_code=code)
+        if status in {404, 405, 415}:  # without a word of the gateway's own, it may be that it is not there any more
+            return Outcome(verdict=Verdict.REFUSED, alert=code == f"status_{status}", vendor_code=code)
         if 300 <= status < 400:  # never followed (sheet §3.3): for a while it may be maintenance, then it has moved
             if self._moved.lasted_s >= MOVED_S:
                 return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code=code)

@@ -194,6 +194,20 @@ def test_the_outcomes(
     assert not outcome.maybe_sent
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "hears"),
+    [
+        *((status, b"", True) for status in (404, 405, 415)),
+        (404, b"<html>not found</html>", True),
+        (404, b'{"error":"no_such_room"}', False),
+        *((status, b"", False) for status in (400, 422, 413)),
+    ],
+)
+def test_of_a_gateway_that_seems_not_to_be_there_an_operator_hears(status: int, body: bytes, hears: bool) -> None:
+    """others §3.3: such answers count against its health; what it says of one push does not."""
+    assert made().decode(Response(status=status, body=body)).alert is hears
+
+
 async def test_a_guarded_transports_refusal_is_the_operators_to_mend() -> None:
     async def refusing(request: Request, /) -> Response:
         Guard().parse(request.url)
