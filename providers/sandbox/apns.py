@@ -11,7 +11,7 @@ For a phone that is off, Apple keeps one push, the newest (§8). On the sandbox'
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from aiohttp import web
 
 from providers.sandbox.apns_account import client_certificate, open_key, pem
 from providers.sandbox.apns_checks import BY_TOKEN_ONLY, Asked, Wrong, check, path_token
-from providers.sandbox.apns_credentials import Gate, Key, Memory, certificate_topic
+from providers.sandbox.apns_credentials import Gate, Key, Memory, certificate_topics
 from providers.sandbox.apns_faults import APNS_FAULTS, error
 from providers.sandbox.apns_server import FIRST_STREAMS, OPEN_STREAMS, ApnsServer, Call, Headers, Wire
 from providers.sandbox.checks import Json
@@ -89,11 +89,11 @@ class ApnsEmulator(Emulator):
     def _names(self) -> Json:
         return {"topic": BUNDLE, "team_id": TEAM_ID, "key_id": KEY_ID, "base_url": self.url}
 
-    def certificate_settings(self) -> Json:
-        """The same account by a client certificate, newly made."""
+    def certificate_settings(self, topics: Sequence[str] = ()) -> Json:
+        """The same account by a client certificate, newly made; `topics`: those that it lists, if it is for several."""
         return {
             "topic": BUNDLE,
-            "certificate": client_certificate(self.host.authority, BUNDLE),
+            "certificate": client_certificate(self.host.authority, BUNDLE, topics),
             "base_url": self.url,
             "ca": self.host.authority.pem,
         }
@@ -208,13 +208,12 @@ class ApnsEmulator(Emulator):
         """Raises Wrong."""
         token = path_token(call.header(":method") or "", call.header(":path") or "")
         certificate = call.wire.certificate
-        topic = None
         if certificate is None:
             self.gate.pass_token(call.header("authorization"), memory, now_s=self.host.now())
             if call.wire.streams_max == FIRST_STREAMS and memory.errors == 0:
                 call.wire.allow(OPEN_STREAMS)
         else:
-            topic = certificate_topic(certificate)
+            memory.topics = memory.topics or certificate_topics(certificate)
             if self.revoked:
                 raise Wrong("BadCertificate")
             if call.header("apns-push-type") in BY_TOKEN_ONLY:
@@ -223,7 +222,7 @@ class ApnsEmulator(Emulator):
             memory.bundles = frozenset(self.bundles)
         if call.too_long:
             raise Wrong("PayloadTooLarge")
-        return check(token, given, bytes(call.body), bundles=memory.bundles, topic_by_default=topic)
+        return check(token, given, bytes(call.body), bundles=memory.bundles, certified=memory.topics)
 
     def _fail(self, call: Call, name: str, fault: Fault, message_id: str, phone: str) -> Awaitable[None] | None:
         match fault.ending:

@@ -1,6 +1,7 @@
 """What a developer gets from Apple's portal for the emulator: a signing key, a client certificate."""
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -9,20 +10,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from providers.sandbox.apns_credentials import TOPICS_LISTED_IN, listed
 from providers.sandbox.authority import Authority
 
 KEY_FILE = "apns-AuthKey.p8"
 
 
-def client_certificate(authority: Authority, bundle: str) -> str:
-    """A client certificate for the app, with its key."""
+def client_certificate(authority: Authority, bundle: str, topics: Sequence[str] = ()) -> str:
+    """A client certificate for the app, with its key. `topics`: those that it lists, if it is for several."""
     key = ec.generate_private_key(ec.SECP256R1())
     start = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
     name = [
         x509.NameAttribute(NameOID.USER_ID, bundle),
         x509.NameAttribute(NameOID.COMMON_NAME, f"Apple Push Services: {bundle}"),
     ]
-    leaf = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name(name))
         .issuer_name(authority.certificate.subject)
@@ -33,8 +35,10 @@ def client_certificate(authority: Authority, bundle: str) -> str:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
-        .sign(authority.key, hashes.SHA256())
     )
+    if topics:
+        builder = builder.add_extension(x509.UnrecognizedExtension(TOPICS_LISTED_IN, listed(topics)), critical=False)
+    leaf = builder.sign(authority.key, hashes.SHA256())
     return leaf.public_bytes(Encoding.PEM).decode() + pem(key)
 
 

@@ -94,9 +94,9 @@ def check(
     body: bytes,
     *,
     bundles: Collection[str],
-    topic_by_default: str | None,
+    certified: Collection[str] | None,
 ) -> Asked:
-    """Raises Wrong. `bundles`: the team's apps; `topic_by_default`: a certificate for one topic stands for it."""
+    """Raises Wrong. `bundles`: the team's apps; `certified`: a certificate's topics, of which a sole one need not be named."""
     counted = Counter(name for name, _ in headers)
     if any(count > 1 for name, count in counted.items() if name.startswith("apns-") or name in ONLY_ONCE):
         raise Wrong("DuplicateHeaders")
@@ -104,9 +104,12 @@ def check(
     kind = given.get("apns-push-type", "alert")  # asked for by watchOS only
     if kind not in TOPIC_ENDINGS:
         raise Wrong("InvalidPushType")
-    if kind == "mdm" and topic_by_default is None:
+    if kind == "mdm" and certified is None:
         raise Wrong("InvalidPushType")  # by certificate alone; the sheet does not say with which reason
-    topic = _topic(given.get("apns-topic") or topic_by_default, kind, bundles)
+    sole = next(iter(certified)) if certified is not None and len(certified) == 1 else None
+    topic = _topic(given.get("apns-topic") or sole, kind, bundles)
+    if certified is not None and topic not in certified:
+        raise Wrong("TopicDisallowed")
     message_id, collapse_id = given.get("apns-id"), given.get("apns-collapse-id")
     if message_id is not None and not _UUID.fullmatch(message_id):
         raise Wrong("BadMessageId")

@@ -5,20 +5,23 @@ Source: vendor sheet `apns` §2 (authentication) and §10.2 (tokens that change 
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.x509.oid import NameOID
 
 from providers.sandbox.apns_checks import Wrong
 
 TOKEN_LIFE_S = 3600
 TOKEN_CHANGE_S = 1200  # on one connection
 KNOWN_TOKENS_MAX = 1000
+TOPICS_LISTED_IN = x509.ObjectIdentifier("1.2.840.113635.100.6.3.6")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Memory:
     team_id: str | None = None
     key_id: str | None = None
     bundles: frozenset[str] | None = None  # the team's apps, as they were at the first push
+    topics: frozenset[str] | None = None  # of its client certificate, if it showed one
     token: str | None = None
     changed_s: float | None = None  # when another token was first shown on it
     tokens: int = 0  # different ones accepted
@@ -103,14 +107,31 @@ class Gate:
         return key_id, team_id, issued_s
 
 
-def certificate_topic(certificate: Mapping[str, object]) -> str | None:
-    """The bundle id in a client certificate's subject (its UID)."""
-    subject = certificate.get("subject")
-    for part in subject if isinstance(subject, tuple) else ():
-        for name, value in part:
-            if name in {"userId", "UID"}:
-                return str(value)
-    return None
+def certificate_topics(der: bytes) -> frozenset[str]:
+    """What a client certificate is for (§2.2): the topics that it lists, else the app in its subject (its UID) alone."""
+    certificate = x509.load_der_x509_certificate(der)
+    for extension in certificate.extensions:
+        if extension.oid == TOPICS_LISTED_IN:
+            return frozenset(_texts(extension.value.public_bytes()))
+    return frozenset(str(one.value) for one in certificate.subject.get_attributes_for_oid(NameOID.USER_ID))
+
+
+def listed(topics: Sequence[str]) -> bytes:
+    """The value of that extension: a sequence of texts in DER. The sheet does not say what else Apple's has in it."""
+    return _element(0x30, b"".join(_element(0x0C, topic.encode()) for topic in topics))
+
+
+def _element(tag: int, value: bytes) -> bytes:
+    return bytes((tag, 0x82)) + len(value).to_bytes(2) + value
+
+
+def _texts(der: bytes) -> Iterator[str]:
+    """Of what `listed` has made."""
+    at = 4
+    while at < len(der):
+        end = at + 4 + int.from_bytes(der[at + 2 : at + 4])
+        yield der[at + 4 : end].decode()
+        at = end
 
 
 def _bytes(text: str) -> bytes:

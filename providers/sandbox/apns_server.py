@@ -83,10 +83,10 @@ class Wire(asyncio.Protocol):
         self._flushing = False
 
     @property
-    def certificate(self) -> dict[str, object] | None:
-        """The client's, if it showed one and this sandbox's authority made it."""
-        found = None if self._transport is None else self._transport.get_extra_info("peercert")
-        return found or None
+    def certificate(self) -> bytes | None:
+        """The client's, in DER, if it showed one and this sandbox's authority made it."""
+        tls = None if self._transport is None else self._transport.get_extra_info("ssl_object")
+        return None if tls is None else cast("bytes | None", tls.getpeercert(binary_form=True))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

@@ -188,6 +188,27 @@ async def test_by_certificate(apple: ApnsEmulator, clock: Clock) -> None:
         )
 
 
+@pytest.mark.parametrize(("topics", "verdict"), [((), Verdict.MISCONFIGURED), (("", ".voip"), Verdict.ACCEPTED)])
+async def test_calls_take_a_certificate_that_lists_them(
+    apple: ApnsEmulator, clock: Clock, topics: tuple[str, ...], verdict: Verdict
+) -> None:
+    """Sheet §2.2; without, alerts go on."""
+    settings = apple.certificate_settings([f"com.example.relay{suffix}" for suffix in topics])
+    config = configured(ApnsProvider, settings)
+    assert config.advice() == []
+    async with ApnsProvider.own_transport(config) as transport:  # type: ignore[arg-type]
+        provider = ApnsProvider(config, transport=transport, now=lambda: clock.now)  # type: ignore[arg-type]
+        called = await provider.send(replace(push(apple, "a"), kind="voip"))
+        assert (called.verdict, called.scope is Scope.ACCOUNT) == (verdict, False)
+        assert (await provider.send(push(apple, "a"))).verdict is Verdict.ACCEPTED
+
+
+async def test_a_certificate_for_another_app_is_told_of_before_the_first_push(apple: ApnsEmulator) -> None:
+    settings = {**apple.certificate_settings(["com.example.relay"]), "topic": "com.example.later"}
+    (said,) = configured(ApnsProvider, settings).advice()
+    assert "does not list com.example.later" in said
+
+
 async def test_a_dead_token_comes_with_apples_time(apple: ApnsEmulator, apns: ApnsProvider, clock: Clock) -> None:
     first = await apns.send(push(apple, "unregistered-1"))
     clock.now += 30

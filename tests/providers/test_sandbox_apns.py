@@ -341,6 +341,9 @@ async def test_a_revoked_key_ends_every_connection(apple: ApnsEmulator) -> None:
 # Certificates.
 
 
+VOIP = {"apns_push_type": "voip", "apns_topic": f"{BUNDLE}.voip"}
+
+
 @pytest.fixture
 def certificate(apple: ApnsEmulator, tmp_path: Path) -> Path:
     file = tmp_path / "client.pem"
@@ -354,12 +357,23 @@ async def test_a_certificate_stands_for_token_and_topic(apple: ApnsEmulator, cer
         assert (await client.ask(token=None))[0] == 200
         assert (await client.ask(token=None, apns_topic=None))[0] == 200
         assert (await client.ask(token="nonsense"))[0] == 200, "ignored beside a certificate"
-        voip = {"apns_push_type": "voip", "apns_topic": f"{BUNDLE}.voip"}
-        assert (await client.ask(token=None, **voip))[0] == 200
+        assert (await client.ask(token=None, **VOIP))[1] == {"reason": "TopicDisallowed"}, "it does not list it"
         live = {"apns_push_type": "liveactivity", "apns_topic": f"{BUNDLE}.push-type.liveactivity"}
         assert (await client.ask(token=None, **live))[0] == 403
         apple.revoked = True
         assert (await client.ask(token=None))[1] == {"reason": "BadCertificate"}
+
+
+async def test_a_certificate_for_several_topics_takes_each_by_its_name(apple: ApnsEmulator, tmp_path: Path) -> None:
+    """Sheet §2.2: a topic may be left out only with a certificate for one."""
+    file = tmp_path / "several.pem"
+    file.write_text(str(apple.certificate_settings([BUNDLE, f"{BUNDLE}.voip"])["certificate"]))
+    async with Plain(apple, certificate=file) as client:
+        assert (await client.ask(token=None))[0] == 200
+        assert (await client.ask(token=None, **VOIP))[0] == 200
+        assert (await client.ask(token=None, apns_topic=None))[1] == {"reason": "MissingTopic"}
+        other = {"apns_push_type": "complication", "apns_topic": f"{BUNDLE}.complication"}
+        assert (await client.ask(token=None, **other))[1] == {"reason": "TopicDisallowed"}
 
 
 # Connections.
