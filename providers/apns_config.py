@@ -20,6 +20,8 @@ HOSTS = {"production": "api.push.apple.com", "sandbox": "api.sandbox.push.apple.
 TOPIC_SUFFIXES = (".voip", ".push-type.liveactivity")  # ours to add
 # Extensions of a certificate that list its topics: of all sorts, and of calls.
 TOPICS_LISTED_IN = ("1.2.840.113635.100.6.3.6", "1.2.840.113635.100.6.3.4")
+# And those that say where it may be shown.
+GOOD_AT = {"sandbox": "1.2.840.113635.100.6.3.1", "production": "1.2.840.113635.100.6.3.2"}
 
 Environment = Literal["production", "sandbox"]
 
@@ -113,12 +115,18 @@ class ApnsConfig(ProviderConfig):
         return None if self._leaf is None else self._leaf.not_valid_after_utc.timestamp()
 
     def advice(self) -> list[str]:
-        """See `ProviderConfig`: a certificate is for the apps that it lists (§2.2)."""
+        """See `ProviderConfig`: a certificate is for the apps that it lists, and for the environments that it names (§2.2)."""
         leaf = self._leaf
-        lists = [] if leaf is None else [one for one in leaf.extensions if one.oid.dotted_string in TOPICS_LISTED_IN]
-        if not lists or any(self.topic.encode() in one.value.public_bytes() for one in lists):
-            return []
-        return [f"topic: the certificate does not list {self.topic}, so Apple will not take a push with it."]
+        says = {} if leaf is None else {one.oid.dotted_string: one.value.public_bytes() for one in leaf.extensions}
+        lists = [says[oid] for oid in TOPICS_LISTED_IN if oid in says]
+        found = []
+        if lists and not any(self.topic.encode() in topics for topics in lists):
+            found.append(f"topic: the certificate does not list {self.topic}, so Apple will not take a push with it.")
+        if says.keys() & set(GOOD_AT.values()) and GOOD_AT[self.environment] not in says:
+            found.append(
+                f"environment: the certificate is not for {self.environment}, so Apple will not take a push with it."
+            )
+        return found
 
     def origin(self, environment: str | None) -> str:
         """`https://host:port` for addresses of that environment; None is the account's."""

@@ -380,13 +380,32 @@ def test_a_certificate_needs_no_token() -> None:
         ({"of_6": "app.example.chat"}, False),
         ({"of_6": "app.example.other", "of_4": "app.example.chat.voip"}, False),
         ({"of_6": "app.example.other"}, True),
-        ({"of_1": "app.example.other"}, False),  # another extension
+        ({"of_9": "app.example.other"}, False),  # another extension
     ],
 )
 def test_a_certificate_for_another_app_is_told_before_the_first_push(topics: dict[str, str], missing: bool) -> None:
     """Sheet §2.2: the allowed topics are listed in two of its extensions."""
     config = configured(ApnsProvider, {**WITH_CERTIFICATE, "certificate": certificate(KEY, **topics)})
     assert [one.startswith("topic: the certificate does not list") for one in config.advice()] == [True] * missing
+
+
+@pytest.mark.parametrize(
+    ("good_at", "environment", "missing"),
+    [
+        ({}, "production", False),  # it does not say
+        ({"of_1": "", "of_2": ""}, "sandbox", False),
+        ({"of_2": ""}, "production", False),
+        ({"of_2": ""}, "sandbox", True),
+        ({"of_1": ""}, "production", True),
+    ],
+)
+def test_a_certificate_for_the_other_environment_is_told_before_the_first_push(
+    good_at: dict[str, str], environment: str, missing: bool
+) -> None:
+    """Sheet §2.2."""
+    own = {**WITH_CERTIFICATE, "certificate": certificate(KEY, **good_at), "environment": environment}
+    said = [one.partition(",")[0] for one in configured(ApnsProvider, own).advice()]
+    assert said == [f"environment: the certificate is not for {environment}"] * missing
 
 
 def test_a_certificate_says_when_it_ends() -> None:
