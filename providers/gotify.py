@@ -6,11 +6,12 @@ are one, and as secret as a password.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from providers.app_message import named
 from providers.contract import (
     AddressInvalid,
     Capabilities,
@@ -48,6 +49,7 @@ OWN = "relay::message::data"
 
 _TOKEN = re.compile(r"A[A-Za-z0-9._-]{1,127}")  # an application's; a client's begins with C
 _EXTRA = re.compile(r"[^:]+(::[^:]+){1,2}")
+_LINK = re.compile(r"[a-z][a-z0-9+.-]*:[\x21-\x7e]+", re.IGNORECASE)
 _ABOUT_APPID = re.compile(r"\bappid\b", re.IGNORECASE)
 
 
@@ -128,6 +130,10 @@ class GotifyProvider(HttpProvider):
         except AddressInvalid:
             return super().private(push)
 
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: a tap opens a URL; of an action's name Gotify's clients make nothing."""
+        return named(click=push.click is not None and not _LINK.fullmatch(push.click))
+
     async def credential(self) -> Credential:
         """See `HttpProvider`: each address has its own."""
         return Credential(value="")
@@ -202,7 +208,10 @@ def _message(push: Push, wake_text: str, *, now_s: float) -> dict[str, Any]:
         "data": dict(push.data) or None,
         "relay": dict(push.relay) or None,
     }
-    shown = {"click": {"url": push.click} if push.click else None, "bigImageUrl": push.image}
+    shown = {
+        "click": {"url": push.click} if push.click and _LINK.fullmatch(push.click) else None,
+        "bigImageUrl": push.image,
+    }
     extras = {OWN: _present(own), "client::notification": _present(shown)}
     overrides = dict(push.overrides)
     extras |= overrides.pop("extras", None) or {}

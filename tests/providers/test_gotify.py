@@ -156,6 +156,13 @@ def test_the_message() -> None:
     }
 
 
+@pytest.mark.parametrize(("click", "opens"), [("myapp://chat/9", True), ("OPEN", False), ("", False)])
+def test_a_tap_opens_a_url_and_nothing_else(click: str, opens: bool) -> None:
+    """others §2: `click` has a `url`."""
+    provider, _ = made()
+    assert ("client::notification" in message(provider, click=click)["extras"]) is opens
+
+
 @pytest.mark.parametrize(
     ("fields", "title", "text", "priority"),
     [

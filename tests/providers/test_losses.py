@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from providers.contract import Provider, Push
+from providers.gotify import GotifyProvider
 from providers.honor import HonorProvider
 from providers.http import HttpProvider, Response
 from providers.huawei import HuaweiProvider
@@ -37,6 +38,8 @@ LOST: list[tuple[type[Provider], Mapping[str, Any], dict[str, Any], list[str]]] 
     (HonorProvider, HONOR | BADGED, {"badge": 0, "image": "https://app.example/i.png"}, []),
     (NtfyProvider, {}, {"data": {"k": "v"}, "relay": {"v": 1}, "click": "OPEN"}, ["data", "relay", "click"]),
     (NtfyProvider, {}, {"click": WEB}, []),
+    (GotifyProvider, {}, {"click": WEB, "data": {"k": "v"}}, []),
+    (GotifyProvider, {}, {"click": "OPEN"}, ["click"]),
     (XiaomiProvider, XIAOMI, {"title": "t" * 50, "body": "b" * 128}, ["title_cut", "body_cut"]),
     (XiaomiProvider, XIAOMI, {"title": "t" * 49, "body": "b" * 127, "sound": "bell"}, []),
     (XiaomiProvider, XIAOMI, {"sound": "Über"}, ["sound"]),
