@@ -113,6 +113,10 @@ class WebPushProvider(HttpProvider):
             return ""
         return next((name for name in self.config.hosts if on_host(target.host, (name,))), target.authority)
 
+    def losses(self, push: Push) -> Sequence[str]:
+        """See `Provider`: to Apple nothing goes in silence."""
+        return ["silent"] if push.silent and on_host(self.host(push.token), APPLE) else []
+
     def offer(self) -> Mapping[str, str]:
         """See `Provider`: `applicationServerKey` for a browser, `vapid` for UnifiedPush."""
         return {"vapid": self._signer.current}

@@ -339,6 +339,13 @@ def test_nothing_silent_goes_to_apple() -> None:
     assert "silent" not in opened(request)
     assert request.headers["urgency"] == "high"
     assert opened(provider.encode(push(CHROME, title=None, body=None), ""))["silent"] is True
+    assert provider.losses(push(SAFARI, title=None, body=None)) == ["silent"], "which the trace tells of"
+    for other in (
+        push(CHROME, title=None, body=None),
+        push(SAFARI),
+        replace(push(SAFARI), token="x", title=None, body=None),
+    ):
+        assert provider.losses(other) == []
 
 
 def test_the_envelope_has_everything_that_the_app_may_show() -> None:
