@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,25 @@ from relay.client.outcome import Moved, Outcome
 from relay.client.shared_store import HOLES, SharedStore
 from relay.client.steps import UNKNOWN_SEQ, Position
 from relay.client.wire import CARRIES_BODY, KNOWN_KINDS, Entry, Page, Received, hash_of, instant_ms, stored_entry
-from relay.ids import is_message_id, tag_of_id
+from relay.ids import is_message_id, tag_of_id, uuid7_ms
 
 INBOX = "inbox"
 OWN = "own"  # gaps of what was sent in this device's name: it is here only if it was sent from here
 NEAR = 20  # numbers between two of them, that are rather fetched again than asked around
 RANK = {"raw": 0, "fallback": 1, "full": 2}
+# For so long after a message was accepted, and after its end, the relay knows its key again (protocol 12.1).
+KEY_KEPT_MS = 72 * 3_600_000
+KEY_AFTER_LIFE_MS = 24 * 3_600_000
 Check = Callable[[news.Message], None]  # raises ValueError for a message that this version of the app can't use
+
+
+class ByTag(IntEnum):
+    """What is known by the tag of its id: nothing before an epoch change, all until everything has come after it, and from then
+    on what a sender repeats. He hears of the change when devices may long be back."""
+
+    NONE = 0
+    ALL = 1
+    REPEATS = 2
 
 
 class Cache:
@@ -134,7 +147,7 @@ class Cache:
             self._take_gaps(page)
             db.execute("UPDATE store SET seq = ?, cursor = ?", (page.to_seq, page.cursor))
             if page.caught_up:
-                db.execute("UPDATE store SET by_tag = 0")
+                db.execute("UPDATE store SET by_tag = ? WHERE by_tag = ?", (ByTag.REPEATS, ByTag.ALL))
             self._put_words(outcome.words)
         return outcome
 
@@ -159,7 +172,7 @@ class Cache:
 
     def _take(self, received: Sequence[Received], outcome: Outcome, timeline: str = INBOX) -> int:
         changed = 0
-        by_tag = bool(self._one("SELECT by_tag FROM store")[0])
+        by_tag = ByTag(self._one("SELECT by_tag FROM store")[0])
         for one in received:
             entry = one.entry
             if entry.carries_body and entry.kind in CARRIES_BODY:
@@ -183,7 +196,7 @@ class Cache:
         )
 
     def _take_message(
-        self, one: Received, outcome: Outcome, *, by_tag: bool, numbered: bool = True, timeline: str = INBOX
+        self, one: Received, outcome: Outcome, *, by_tag: ByTag, numbered: bool = True, timeline: str = INBOX
     ) -> int:
         entry = one.entry
         form, refusal = self._judged(one)
@@ -236,18 +249,20 @@ class Cache:
                 return outcome, True
             received = own_entry(raw, key, sent)
             if received is not None:
-                self._take_message(received, outcome, by_tag=False, numbered=sent["epoch"] == outcome.position.epoch)
+                self._take_message(
+                    received, outcome, by_tag=ByTag.NONE, numbered=sent["epoch"] == outcome.position.epoch
+                )
             outcome.told.append(news.Sent(key, sent["id"]))
         return outcome, received is not None
 
-    def _known(self, id_: str, *, by_tag: bool) -> tuple[str, str, str | None, str] | None:
+    def _known(self, id_: str, *, by_tag: ByTag) -> tuple[str, str, str | None, str] | None:
         """(id, form, ended, raw) of the message as it is here already: by its id, or after an epoch change by its tag."""
-        columns = "SELECT id, form, ended, raw FROM message WHERE "
-        here: tuple[str, ...] = (self._kept_as(id_),)
-        row: tuple[str, str, str | None, str] | None = self._db.execute(columns + "id = ?", here).fetchone()
-        if row is None and by_tag and (tag := _tag(id_)) is not None:
-            row = self._db.execute(columns + "tag = ?", (tag,)).fetchone()
-        return row
+        columns = "SELECT id, form, ended, raw, expires_ms FROM message WHERE "
+        rows = self._db.execute(columns + "id = ?", (self._kept_as(id_),)).fetchall()
+        if not rows and by_tag is not ByTag.NONE and (tag := _tag(id_)) is not None:
+            rows = self._db.execute(columns + "tag = ?", (tag,)).fetchall()
+            rows = [one for one in rows if by_tag is ByTag.ALL or _is_repeat(id_, of=one[0], expires_ms=one[4])]
+        return tuple(rows[0][:4]) if rows else None
 
     def _kept_as(self, id_: str) -> str:
         """The id of the message in this cache: one that was known by its tag keeps the one it had before."""
@@ -316,7 +331,7 @@ class Cache:
             if position.epoch != here.epoch:
                 db.execute("DELETE FROM ledger WHERE timeline = ?", (INBOX,))
                 db.execute("DELETE FROM hole WHERE timeline = ?", (INBOX,))
-                db.execute("UPDATE store SET by_tag = ?", (here.epoch != "",))
+                db.execute("UPDATE store SET by_tag = ?", (ByTag.ALL if here.epoch else ByTag.NONE,))
             if (reason is not None or here.seq == UNKNOWN_SEQ) and position.seq != UNKNOWN_SEQ:
                 db.execute("UPDATE store SET base_seq = ?", (position.seq,))
             db.execute(
@@ -404,6 +419,12 @@ class Cache:
         """Keeps the successor of the token that the app brings. It must be stored before it is used."""
         with self._transaction() as db:
             db.execute("UPDATE store SET token_given = ?, token = ?", (given, token))
+
+
+def _is_repeat(id_: str, *, of: str, expires_ms: int | None) -> bool:
+    """Whether the relay would still have known the key of the message that is here; later, the key may be another message's."""
+    until_ms = max((uuid7_ms(of) or 0) + KEY_KEPT_MS, (expires_ms or 0) + KEY_AFTER_LIFE_MS)
+    return (uuid7_ms(id_) or 0) < until_ms
 
 
 def _tag(id_: str) -> str | None:

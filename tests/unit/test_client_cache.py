@@ -113,7 +113,7 @@ def test_a_message_that_comes_again_is_kept_once(opened: Open) -> None:
     assert len(bodies(cache)) == 3
 
 
-def test_after_an_epoch_change_a_message_is_known_by_the_tag_of_its_id_until_everything_has_come(opened: Open) -> None:
+def test_after_an_epoch_change_a_message_is_known_by_the_tag_of_its_id(opened: Open) -> None:
     before, after, other = message_id(1_000, 77), message_id(2_000, 77), message_id(2_000, 78)
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, before)))
@@ -123,8 +123,31 @@ def test_after_an_epoch_change_a_message_is_known_by_the_tag_of_its_id_until_eve
     assert told == []
     told = cache.keep(Position("e2", 1), a_page(1, entry(2, other), epoch="e2", caught_up=True)).told
     assert len(told) == 1
-    later = message_id(3_000, 77)
-    assert len(cache.keep(Position("e2", 2), a_page(2, entry(3, later), epoch="e2")).told) == 1
+
+
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "known_ms"), [(None, 72 * HOUR_MS), ("1970-01-08T00:00:00Z", (7 * 24 + 24) * HOUR_MS)]
+)
+def test_what_its_sender_repeats_once_everything_has_come_is_known_as_long_as_its_key(
+    opened: Open, expires_at: str | None, known_ms: int
+) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, message_id(0, 77), expires_at=expires_at)))
+    at = Position("e2", 0, "e2/0")
+    cache.adopt(at, session=2, reason="epoch", floor=0)
+    cache.keep(at, a_page(0, epoch="e2", caught_up=True))
+    repeated, used_again = message_id(known_ms - 1, 77), message_id(known_ms, 77)
+    assert cache.keep(at, a_page(0, entry(1, repeated), epoch="e2", caught_up=True)).told == []
+    assert len(cache.keep(Position("e2", 1), a_page(1, entry(2, used_again), epoch="e2")).told) == 1
+
+
+def test_without_an_epoch_change_a_tag_says_nothing(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, message_id(1_000, 77)), entry(2, message_id(2_000, 77)), caught_up=True))
+    assert len(bodies(cache)) == 2
 
 
 def sent_anew(cache: Cache) -> tuple[str, str, Position]:

@@ -105,6 +105,20 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.equal((await cache.messages()).length, 1);
   });
 
+  test(`${kind}: what its sender repeats once everything has come is known as long as its key`, async () => {
+    const id = (ms) => `${ms.toString(16).padStart(12, "0").replace(/^.{8}/, "$&-")}-7abc-8123-456789abcdef`;
+    const hours = (n) => n * 3_600_000;
+    for (const [expires_at, known] of [[null, hours(72)], ["1970-01-08T00:00:00Z", hours(8 * 24)]]) {
+      const cache = await begun();
+      await cache.keep(at(0), page(0, [entry(1, { id: id(0), expires_at })]));
+      await cache.adopt({ epoch: "e2", seq: 0, cursor: "n0" });
+      await cache.keep(at(0, "e2"), page(0, [], { epoch: "e2", caught_up: true }));
+      const repeated = await cache.keep(at(0, "e2"), page(0, [entry(1, { id: id(known - 1) })], { epoch: "e2", caught_up: true }));
+      const usedAgain = await cache.keep(at(1, "e2"), page(1, [entry(2, { id: id(known) })], { epoch: "e2" }));
+      assert.deepEqual([repeated.arrived.length, usedAgain.arrived.length], [0, 1]);
+    }
+  });
+
   test(`${kind}: what was known by its tag goes by the id that the relay has for it from then on`, async () => {
     const cache = await begun();
     const [before, after] = ["0198c1c2-1111-7abc-8123-456789abcdef", "01990000-2222-7abc-8123-456789abcdef"];

@@ -2,13 +2,16 @@
 
 import { joined } from "./compare.js";
 import { Outbox, ownEntry, settle } from "./outbox.js";
-import { CARRIES_BODY, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
+import { CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
 const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
 const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, version: null, given: null, token: null, user: null };
 const INBOX = "inbox";
 const NEAR = 20; // numbers between two gaps, that are rather fetched again than asked around
+// What is known by the tag of its id: nothing before an epoch change (false), all until everything has come after it (true), and
+// from then on what a sender repeats. He hears of the change when devices may long be back.
+const REPEATS = "repeats";
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
 /** Another tab has stored something meanwhile. */
@@ -65,7 +68,7 @@ export class Cache {
       }
       store.seq = page.to;
       store.cursor = page.cursor;
-      if (page.caught_up) store.byTag = false;
+      if (page.caught_up && store.byTag) store.byTag = REPEATS;
       return news;
     });
   }
@@ -237,7 +240,9 @@ export class Cache {
   async #known(t, store, id) {
     const known = await this.#keptAs(t, id);
     const tag = store.byTag && !known ? tagOf(id) : null;
-    return tag === null ? known : (await t.having("messages", "tag", tag))[0];
+    if (tag === null) return known;
+    const alike = await t.having("messages", "tag", tag);
+    return alike.find((one) => store.byTag !== REPEATS || isRepeat(id, one));
   }
 
   async #end(t, ids, why, by, news, timeline) {

@@ -64,6 +64,15 @@ export function tagOf(id) {
   return ((((value >> 64n) & 0xfffn) << 62n) | (value & mask)).toString(16);
 }
 
+const HOUR_MS = 3_600_000;
+const acceptedMs = (id) => Number.parseInt(id.replaceAll("-", "").slice(0, 12), 16);
+
+/** Whether the relay would still have known the key of a message with the same tag; later, the key may be another message's. */
+export function isRepeat(id, { id: first, expires_at: expires }) {
+  const untilMs = Math.max(acceptedMs(first) + 72 * HOUR_MS, (Date.parse(expires ?? "") || 0) + 24 * HOUR_MS);
+  return acceptedMs(id) < untilMs;
+}
+
 /** How many sends may go as frames: the relay closes who says more than 20 frames a second, and acks are some. */
 export class Pace {
   static perS = 5;
