@@ -4,6 +4,7 @@ import { attach, NoPush, open, subscribe } from "/sdk/index.js";
 
 const WORKER = "/sdk/sw-sync.js";
 const DEVICE = "browser";
+const OWN = "Pushes come by this browser's own push service.";
 const EMULATED = "Pushes come to an emulated browser: what it shows is here.";
 const at = (id) => document.getElementById(id);
 // A page that requires trusted types names the one script that it loads by hand.
@@ -50,27 +51,27 @@ export function run(app) {
     client.addEventListener("disconnected", status("connecting …"));
     client.addEventListener("outdated", status("another tab has a newer version: load this page anew"));
     client.addEventListener("verified", ({ detail }) => say(`Compared: ${detail.state}; ${detail.fetched} fetched.`));
+    client.addEventListener("subscription", () => void subscribed().catch((error) => say(String(error))));
     client.addEventListener("refused", ({ detail }) => say(`${detail.code}: ${detail.detail ?? ""}`));
     for (const type of ["message", "changed", "ended", "caughtup"]) client.addEventListener(type, () => void list());
     at("draft").value = (await app.drafts.get(database())) ?? "";
     await list();
-    if (localStorage.getItem("pushes") === "own") return void (await subscribed().catch(() => reached(addresses, EMULATED)));
-    await reached(addresses, EMULATED);
+    // Not among the facts: those are said at each handshake, also after the browser has given another address.
+    const own = JSON.parse(localStorage.getItem("address"));
+    at("way").textContent = own ? OWN : EMULATED;
+    await reachedBy(own ? [own] : addresses);
     if ("serviceWorker" in navigator) await attach(client, { worker, scope: "/", user, device: DEVICE, sync: true });
   }
 
-  /** What the browser's push service has given may be another address by now: so it is asked each time. */
+  /** Pushes come by the browser's own push service from now on, also to later connections and versions of this page. */
   async function subscribed() {
     const address = await subscribe(client, { worker, scope: "/", user, device: DEVICE, sync: true });
-    await reached([address], "Pushes come by this browser's own push service.");
-    localStorage.setItem("pushes", "own");
+    await reachedBy([address]);
+    localStorage.setItem("address", JSON.stringify(address));
+    at("way").textContent = OWN;
   }
 
-  async function reached(addresses, way) {
-    await client.call("PUT", "/v1/device/addresses", { body: { addresses } });
-    at("way").textContent = way;
-  }
-
+  const reachedBy = (addresses) => client.call("PUT", "/v1/device/addresses", { body: { addresses } });
   const database = () => client.tables.database;
 
   async function list() {
