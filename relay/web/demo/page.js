@@ -146,8 +146,10 @@ export function run(app) {
     "click",
     guarded(async () => {
       if ((await Notification.requestPermission()) !== "granted") return say("Notifications are not allowed here.");
+      say("This browser's push service is asked; without the internet that takes long.");
       try {
         await subscribed();
+        say("");
       } catch (error) {
         if (!(error instanceof NoPush)) throw error;
         say(`${error.message} The emulated browser goes on.`);

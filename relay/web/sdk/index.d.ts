@@ -235,7 +235,10 @@ export interface Identity {
   sync?: boolean;
 }
 
-/** The address to register, by the handshake's facts or `PUT /v1/device/addresses`. Throws NoPush. */
+/**
+ * The address to register, by `PUT /v1/device/addresses`: the handshake's facts are said anew at each reconnection, as they were when
+ * the client was made. Throws NoPush.
+ */
 export function subscribe(
   client: Client,
   options: Identity & { account?: string },
