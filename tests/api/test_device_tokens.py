@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from relay.api import family, watch
 from relay.api.auth import CACHE_MS, Authenticator
@@ -407,6 +408,14 @@ async def test_a_key_works_only_from_its_networks(house: House, networks: list[s
     key = await house.relay.issuer.api_key(DEFAULT_APP, name="n", scopes=["events:read"], networks=networks)
     assert await works(house, key) is let_in
     assert await works(house, key) is let_in  # remembered or not
+
+
+async def test_whoever_tries_a_key_from_elsewhere_again_and_again_fills_no_log(house: House) -> None:
+    key = await house.relay.issuer.api_key(DEFAULT_APP, name="n", scopes=["events:read"], networks=["203.0.113.0/24"])
+    with capture_logs() as lines:
+        for _ in range(20):
+            assert not await works(house, key)
+    assert [one["event"] for one in lines].count("auth.address_refused") == 1
 
 
 async def test_when_a_key_was_used_is_written_down(house: House) -> None:
