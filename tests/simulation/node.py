@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import Context, copy_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 from providers.guard import Target, parse_target
@@ -19,6 +20,7 @@ from relay.inbox.fanout_worker import FanoutWorker
 from relay.inbox.service import InboxService
 from relay.jobs import Chores
 from relay.keys import KeyRing
+from relay.message_logs import MessageLogs
 from relay.model import DeviceKey, Policy, TimelineKey, UserKey
 from relay.presence.service import Rhythm
 from relay.push.accounts import Account, Accounts
@@ -55,6 +57,7 @@ from .vendors import Vendor
 T = TypeVar("T")
 RECONNECT_S_MAX = 15.0
 DRAIN_S = 10.0
+LOGS_KEPT_MS = 72 * 3_600_000
 APP_SECRET = b"s" * 32
 SECRETS = [(1, b"k" * 32)]
 
@@ -94,6 +97,7 @@ class Node:
         pace: Pace,
         hint_lost: Callable[[], bool],
         silence: Silence,
+        logs: Path,
         watches: bool,
         witness: meta.Witness | None,
     ) -> None:
@@ -140,6 +144,7 @@ class Node:
         self.presence = HeardPresence(
             self.inbox, clock, Rhythm(), silence=silence, heartbeats=beats, dead=lambda: engine.killed
         )
+        self.logs = MessageLogs(engine, clock, logs, keep_ms=LOGS_KEPT_MS)
         self.store_watch = StoreWatch(engine, clock, away=self._store_away, back=self._store_back)
         self.devices = DeviceService(
             inbox=self.inbox,

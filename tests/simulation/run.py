@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import structlog
 
+from relay import message_logs
 from relay.inbox import fanout, send
 
 from . import due_times
@@ -63,20 +66,21 @@ def listening(worlds: list[World]) -> Callable[[Any, str, MutableMapping[str, An
     return heard
 
 
-def _steps_of(receivers: int) -> None:
-    for module in (send, fanout):
-        setattr(module, "AT_ONCE_MAX", receivers)  # noqa: B010 - a constant, to everybody else
+STEPS = ((send, "AT_ONCE_MAX"), (fanout, "AT_ONCE_MAX"), (message_logs, "CHUNK"))
 
 
 @contextmanager
 def small_steps() -> Iterator[None]:
-    """More than three receivers are served by a job, in steps: as it is with more than 200 in real life."""
-    before = send.AT_ONCE_MAX
-    _steps_of(3)
+    """More than three receivers are served by a job, in steps: as it is with more than 200 in real life. And a log is read
+    by three messages at a time, not 500."""
+    before = [getattr(module, name) for module, name in STEPS]
+    for module, name in STEPS:
+        setattr(module, name, 3)
     try:
         yield
     finally:
-        _steps_of(before)
+        for (module, name), size in zip(STEPS, before, strict=True):
+            setattr(module, name, size)
 
 
 def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
@@ -85,7 +89,7 @@ def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
     worlds: list[World] = []
 
     async def main() -> None:
-        world = World(scenario, story)
+        world = World(scenario, story, Path(folder))
         worlds.append(world)
         try:
             await world.run()
@@ -100,7 +104,7 @@ def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
         processors=[listening(worlds)], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
     )
     try:
-        with small_steps(), due_times.heard(lambda: worlds[0].referee.due_times):
+        with small_steps(), TemporaryDirectory() as folder, due_times.heard(lambda: worlds[0].referee.due_times):
             run(main, order=order)
     except Exception as broken:  # noqa: BLE001 - whatever it is, it is what the run found
         error = broken

@@ -75,16 +75,18 @@ class Silence:
 
     def went(self, device: DeviceKey, session: int, *, lingers: bool) -> None:
         """A device that was online, or lingered, is offline now; `lingers`: it may be back. Raises Broken."""
+        heard_session, heard_s = self._heard.get(device, (session, 0.0))
+        silent_s = self._since(heard_s if heard_session == session else 0.0)
+        if silent_s >= LEASE_S - CLOSE_S:
+            return
         end = self._ended.get(device)
-        if end is not None and end.session == session:
-            if end.goodbye or lingers:
-                return
-            least_s, since_s = LINGER_S, end.at_s
-        else:
-            heard_session, heard_s = self._heard.get(device, (session, 0.0))
-            least_s, since_s = LEASE_S, heard_s if heard_session == session else 0.0
-        silent_s = self._here_s() - max(since_s, self._began_s)
-        if silent_s < least_s - CLOSE_S:
+        if end is None or end.session != session:
+            raise Broken(f"I27: {device} is offline after {silent_s:.1f} s of silence that could be heard")
+        gone_s = self._since(end.at_s)
+        if not end.goodbye and not lingers and gone_s < LINGER_S - CLOSE_S:
             raise Broken(
-                f"I27: {device} is offline after {silent_s:.1f} s of silence that could be heard, not {least_s:.0f}"
+                f"I27: {device} is offline {gone_s:.1f} s after its connection has ended, in which it could be back"
             )
+
+    def _since(self, at_s: float) -> float:
+        return self._here_s() - max(at_s, self._began_s)

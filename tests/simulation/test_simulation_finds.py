@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from relay import message_logs
 from relay.errors import Conflict
 from relay.inbox import accept, delivering, ending, judging, online, push_due, reports, visibility
 from relay.inbox.batch import Batch
@@ -23,7 +24,7 @@ from relay.presence.service import PresenceService
 from relay.push import accounts
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
-from relay.store import entries, entry_ends, inbox, queue
+from relay.store import entries, entry_ends, history, inbox, queue
 
 from . import faults
 from .report import story_of
@@ -206,6 +207,19 @@ def each_heartbeat_is_written(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PresenceService, "heartbeat", written)
 
 
+def a_walk_through_an_hour_goes_on_by_the_time_alone(patch: pytest.MonkeyPatch) -> None:
+    messages_of = history.messages_of
+
+    def by_time(conn: Any, app_id: str, *, after: history.Place, **more: Any) -> Any:
+        return messages_of(conn, app_id, after=after._replace(id="~"), **more)
+
+    patch.setattr(history, "messages_of", by_time)
+
+
+def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(message_logs, "CLOSED_AFTER_MS", -360_000)
+
+
 @pytest.mark.parametrize(
     ("plant", "found", "often"),
     [
@@ -231,6 +245,8 @@ def each_heartbeat_is_written(patch: pytest.MonkeyPatch) -> None:
         (an_outage_of_the_store_counts_against_devices, "I27", {"store_away": 30.0}),
         (a_restart_gives_nobody_a_new_lease, "I27", {"node_crash": 30.0}),
         (each_heartbeat_is_written, "I28", {}),
+        (a_walk_through_an_hour_goes_on_by_the_time_alone, "I44", {}),
+        (an_hour_is_closed_before_it_is_over, "I44", {}),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

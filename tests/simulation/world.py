@@ -4,6 +4,7 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from relay.errors import Missing, Problem
@@ -19,6 +20,7 @@ from .clocks import NodeClock, Wall
 from .doubles import Doubles
 from .draws import Draws
 from .faults import Faults
+from .hour_logs import HourLogs
 from .invariants import Referee
 from .loop import now_s, sleep
 from .moves import Moves
@@ -43,7 +45,8 @@ INSTALLS_MAX = 4
 class World:
     """Everything, from the first registration to the last check."""
 
-    def __init__(self, scenario: Scenario, story: Story) -> None:
+    def __init__(self, scenario: Scenario, story: Story, folder: Path) -> None:
+        """`folder`: for what the relay keeps beside its store."""
         self.scenario = scenario
         self.story = story
         self.draws = Draws(scenario.seed, scenario.zeroed)
@@ -60,6 +63,7 @@ class World:
         self.doubles = Doubles()
         self.copying = False  # an operator has a backup, and will restore it
         self.moves = Moves(self)
+        self.hour_logs = HourLogs(self, folder)
         self.node: Node | None = None
         self._clock = NodeClock(self.wall)
         self._starts = 0
@@ -148,6 +152,7 @@ class World:
                 pace=Pace(poll_s=self.scenario.look_s),
                 hint_lost=lambda: self.faults.strikes("hint_lost"),
                 silence=self.referee.silence,
+                logs=self.hour_logs.folder,
                 watches="store_away" in self.faults.rates,
                 witness=self._witness,
             )
@@ -226,6 +231,7 @@ class World:
             lives = [group.create_task(one.live(), name=f"phone {one.name}") for one in self.phones]
             sending += [group.create_task(one.run(stop), name=f"town {one.app_id}") for one in self.towns]
             lives += [group.create_task(one.live(), name="resident") for town in self.towns for one in town.readers]
+            lives.append(group.create_task(self.hour_logs.run(), name="logs"))
             befalls = [group.create_task(one, name="fate") for one in self._fates()]
             await sleep(self.scenario.minutes * 60)
             stop.set()
@@ -240,6 +246,7 @@ class World:
             await self._converge()
             for one in lives:
                 one.cancel()
+            await self.hour_logs.converged()
             for town in self.towns:
                 await town.converge()
 
