@@ -29,7 +29,7 @@ from relay.waiting import first_of
 
 log = structlog.get_logger("relay.push")
 
-BATCH_USERS = 64  # users looked at in one PLAN
+BATCH_USERS = 128  # users looked at in one PLAN: what a commit and its statements cost is shared by so many
 POLL_S = 1.0
 IN_FLIGHT_MAX = 512  # attempts at once, over all accounts; or as many as their shares together
 DRAIN_S = 15.0  # after a stop, for calls under way
