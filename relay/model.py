@@ -1,7 +1,8 @@
 """The nouns of the relay. Words are those of the glossary; instants are integer milliseconds UTC.
 
 What is made of rows by the thousand (inboxes, devices, jobs, entries) is a msgspec Struct: made in C, an eighth of the
-time of a frozen dataclass. Their fields stand in the order of the columns.
+time of a frozen dataclass. Their fields stand in the order of the columns. Nothing in them refers back to them, so the
+garbage collector need not look at them (`gc=False`).
 """
 
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ class Notification:
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
-class Entry(Struct, frozen=True):
+class Entry(Struct, frozen=True, gc=False):
     """A line of an inbox together with what decides who gets it and how. `seq` counts from 1 without gaps."""
 
     seq: int
@@ -163,7 +164,7 @@ class Entry(Struct, frozen=True):
         return self.state is EntryState.LIVE and self.expires_ms > now_ms
 
 
-class Inbox(Struct, frozen=True):
+class Inbox(Struct, frozen=True, gc=False):
     """A user's numbering. Its row's lock is the one lock of everything that belongs to the user."""
 
     app_id: str
@@ -182,7 +183,7 @@ class Inbox(Struct, frozen=True):
         return UserKey(self.app_id, self.user_id)
 
 
-class Device(Struct, frozen=True):
+class Device(Struct, frozen=True, gc=False):
     """A device's row: a set of numbers, and whether it was last heard of as online."""
 
     app_id: str
@@ -240,7 +241,7 @@ class Facts:
     open_conversation: str | None = None
 
 
-class Address(Struct, frozen=True):
+class Address(Struct, frozen=True, gc=False):
     """Where a provider reaches a device. `token` is sealed in the store, and so are the keys for what only it may read."""
 
     preference: int
@@ -257,7 +258,7 @@ class Address(Struct, frozen=True):
     pushed_ms: int | None = None  # when a push to it was last taken although it was stale
 
 
-class PushJob(Struct, frozen=True):
+class PushJob(Struct, frozen=True, gc=False):
     """The durable wish to tell one device about what it has not acked. `due_ms` None: resting, for `reason`."""
 
     app_id: str

@@ -41,6 +41,8 @@ class News(NamedTuple):
 
 def wishes(locked: "Locked", device: Device) -> list[Wish]:
     """The timelines that the device is to be told of, as far as the rows of its user say."""
+    if not locked.woken:
+        return []
     reads = locked.reads(device.device_id)
     found = []
     for one in locked.woken:

@@ -274,7 +274,7 @@ def _shared_keys(locked: Locked, device: Device, news: Sequence[SharedNews], vie
 
     A device that has been here since then was reached: the vendor has delivered what waited, though nobody opened it.
     """
-    if all(view.capabilities.collapse_keys_max is None for view in views.values()):
+    if not locked.inbox.woken or all(view.capabilities.collapse_keys_max is None for view in views.values()):
         return 0
     told = any(read.pushed_seq > read.acked_seq for read in locked.reads(device.device_id).values())
     waiting = shown.told_since(locked.conn, device.key, device.contact_ms) if told else set()

@@ -1,6 +1,8 @@
 """Rows of devices: who they are, and the numbers up to which each has got, or was told."""
 
 from collections.abc import Iterable, Sequence
+from itertools import compress
+from operator import ne
 from typing import Any
 
 from msgspec.structs import astuple
@@ -80,10 +82,10 @@ def save_devices(conn: Connection, changes: Sequence[tuple[Device, Device]]) -> 
     """Writes what differs between the rows as read and as they should be; one statement per set of changed columns."""
     shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for old, new in changes:
-        both = zip(FIELDS, astuple(old), astuple(new), strict=True)
-        changed = {name: _plain(value) for name, before, value in both if value != before}
-        if changed:
-            shapes.setdefault(tuple(changed), []).append(new.key._asdict() | changed)
+        names = tuple(compress(FIELDS, map(ne, astuple(old), astuple(new))))
+        if names:
+            row = new.key._asdict() | {name: _plain(getattr(new, name)) for name in names}
+            shapes.setdefault(names, []).append(row)
     for names, rows in shapes.items():
         update_rows(conn, device, rows, key=DeviceKey._fields, set_={name: f"v.{name}" for name in names})
 
