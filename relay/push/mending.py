@@ -2,7 +2,8 @@
 
 A hundred thousand users may wait, and each would have to wait for the locks of all: so they are released a portion at a
 time. That the account is mended is stored before, and until the last portion also that something is to be released: if the
-process ends in between, any node does it from the beginning (`resume`). So may two at once; each has the other's part done.
+process ends in between, any node does it from the beginning (`resume`). Two may do it at once: neither does what the other
+has done.
 """
 
 from collections.abc import Iterable
