@@ -1,6 +1,8 @@
 """Who raises or clears the time of a push (I21): `rearm` alone, or planning, when that time has come.
 
 What both have said in a transaction is noted as they say it; what the rows then show was said by one of them, or by nobody.
+That no other code could ever write it is a property of the code, which a lint sees (`tests/unit/test_only_here.py`); this sees
+what ran, by whatever statement.
 """
 
 from collections import defaultdict

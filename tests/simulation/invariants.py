@@ -1,6 +1,9 @@
 """The referee: reads the rows after every commit, and everything at the end, and says what must not be (protocol §17).
 
-It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here.
+It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here. What
+can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), causes of ends (I17, `removals.py`), who
+puts a push off (I21, `due_times.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), locks (I42, `locks.py`),
+logs of hours (I44, `hour_logs.py`).
 """
 
 import json

@@ -3,6 +3,9 @@
 SQLite's writer is alone, so here nobody waits for anybody. But the statements that lock on PostgreSQL run here too, and say
 so themselves: what each transaction locks, in which order, is seen in every run, and with it whether two could wait for
 each other. Statements that take only what is free (SKIP LOCKED) wait for nobody, at whatever place.
+
+It does not see what is left out on SQLite (the rows of jobs and accounts that are held, `hold_waiting`) and what the server
+locks by itself, for foreign keys say; that, and deadlocks themselves, tests on PostgreSQL see (`tests/store/test_lock_order.py`).
 """
 
 import json
