@@ -180,6 +180,8 @@ class Backend:
                         if not sent.users:
                             return
                         continue
+                    if isinstance(error, Problem) and error.code == "recipient_queue_full":
+                        self.world.story.tell("full", self.app_id, sent.key)
                     if isinstance(error, Problem) and not error.retryable:
                         raise Broken(f"a send was refused for good: {error.code} {error.detail}") from error
                     failures = min(6, failures + 1)
@@ -227,14 +229,18 @@ class Backend:
             self.world.referee.due_ms[self.app_id, sent.id] = sent.deliver_ms
         sent.taken_s = sent.taken_s or now_s()
         unknown = {one.user_id for one in accepted.recipients if one.refusal == "recipient_unknown"}
+        full = {one.user_id for one in accepted.recipients if one.refusal == "recipient_queue_full"}
+        if full:
+            self.world.story.tell("full", self.app_id, sent.id, *sorted(full))
         for user in unknown:
             if not self.world.moves.moved(UserKey(self.app_id, user)) and "devices" not in sent.raw.get("scope", {}):
                 raise Broken(f"{user} of {self.app_id} is unknown, and was never renamed or erased")
         sent.owed = (
-            tuple(user for user in sent.users if user not in unknown)
+            tuple(user for user in sent.users if user not in unknown | full)
             if sent.group is None
             else tuple(
-                sorted(sent.group.sure(sent.made_s) - {sent.raw.get("sender", {}).get("user")})  # that one has a copy
+                # The sender has a copy.
+                sorted(sent.group.sure(sent.made_s) - full - {sent.raw.get("sender", {}).get("user")})
             )
         )
         self.by_id[sent.id] = sent

@@ -290,9 +290,7 @@ class Referee:
                 _, name = self._current(UserKey(app_id, user))
                 if (app_id, name, sent.id) in over or self._has_entry(app_id, name, sent.id or ""):
                     continue
-                if not must_have(UserKey(app_id, user), sent) or (
-                    user != name and self._refused(app_id, user, sent.id)
-                ):
+                if not must_have(UserKey(app_id, user), sent) or self._refused(app_id, user, name, sent.id):
                     continue
                 raise Broken(f"LOST: {sent.id} was accepted for {user} of {app_id}, who has no entry of it")
 
@@ -300,10 +298,13 @@ class Referee:
         found = self._store.raw.execute(_HAS_ENTRY, (app_id, user, message_id)).fetchone()
         return found is not None
 
-    def _refused(self, app_id: str, user: str, message_id: str | None) -> bool:
-        """I39: by a job it came to this name when that was no more, and the message's row says so."""
+    def _refused(self, app_id: str, user: str, name: str, message_id: str | None) -> bool:
+        """I39: a job that brought it found nobody by this name any more, or a full inbox, and the message's row says so."""
         found = self._store.raw.execute(_RECIPIENTS, (app_id, message_id)).fetchone()
-        return [user, None, "recipient_unknown"] in json.loads(found[0])
+        recipients = json.loads(found[0])
+        return [name, None, "recipient_queue_full"] in recipients or (
+            user != name and [user, None, "recipient_unknown"] in recipients
+        )
 
     def _wants_less(self, user: tuple[str, str]) -> bool:
         found = self._store.raw.execute("SELECT preferences FROM inbox WHERE app_id = ? AND user_id = ?", user)

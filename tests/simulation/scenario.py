@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from .draws import Draws, Stretch
 
 TOWN_SHARE = 1 / 8
+SMALL_SHARE = 1 / 4  # of the others: their inboxes are soon full
 NOT_IN_TOWN = ("store_restored",)  # its senders would have to send again what the store has lost
 
 
@@ -26,6 +27,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     look_s: float = 1  # how often a worker looks at the store unasked
     shuffle: bool = True
     town: bool = False  # there is an ultra group
+    inbox_max: int = 10_000  # what waits for a user; more is refused, until the world is healed
     without: tuple[str, ...] = ()  # fault kinds taken out
     rates: Mapping[str, float] = {}  # how often a kind of fault strikes, whatever the seed has drawn for it
     zeroed: Mapping[str, Sequence[Stretch]] = {}
@@ -51,7 +53,10 @@ def drawn(seed: int, *, minutes: float) -> Scenario:
         stay_s=rng.choice((20, 120, 600)),
         shuffle=rng.random() < 0.5,
     )
-    return replace(scenario, town=True, without=NOT_IN_TOWN) if rng.random() < TOWN_SHARE else scenario
+    town, small = rng.random() < TOWN_SHARE, rng.random() < SMALL_SHARE
+    if town:
+        return replace(scenario, town=True, without=NOT_IN_TOWN)
+    return replace(scenario, inbox_max=rng.choice((3, 10, 30))) if small else scenario
 
 
 def calm(seed: int, *, minutes: float) -> Scenario:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ VENDORS = 3
 CONVERGE_S = 15 * 60.0
 HEALED_S = 30 * 60.0
 NUMBERED_MS = 5_000
+INBOX_MAX = 10_000
 INSTALLS_MAX = 4
 
 
@@ -53,7 +55,7 @@ class World:
         self.faults = Faults(self.draws, scenario.without, scenario.rates)
         self.wall = Wall()
         self.store = Store()
-        self.policy = Policy(device_sends=True, shared_tail=8)
+        self.policy = Policy(device_sends=True, shared_tail=8, inbox_max=scenario.inbox_max)
         self.referee = Referee(
             self.store, lambda user: self.moves.current(user), window_ms=self.policy.replay_window_ms
         )
@@ -277,6 +279,7 @@ class World:
             clone.leave()
         while self._restarting:
             await sleep(1)
+        self.policy = replace(self.policy, inbox_max=INBOX_MAX)  # an operator sees that inboxes are full
         await self.restart(planned=True)
         for phone in self.phones:
             phone.stay = True
