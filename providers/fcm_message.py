@@ -81,6 +81,10 @@ def _data(push: Push, *, with_text: bool) -> dict[str, str]:
         ours |= {
             "title": push.title,
             "body": push.body,
+            "title_loc_key": push.title_loc_key,
+            "title_loc_args": _string(list(push.title_loc_args)) if push.title_loc_args else None,
+            "body_loc_key": push.body_loc_key,
+            "body_loc_args": _string(list(push.body_loc_args)) if push.body_loc_args else None,
             "image": push.image,
             "channel": push.channel,
             "sound": push.sound,

@@ -364,6 +364,15 @@ def test_in_data_mode_the_app_draws_and_apple_still_alerts() -> None:
     assert "notification" not in sent["webpush"]
 
 
+def test_in_data_mode_the_app_gets_the_names_of_its_own_texts_too() -> None:
+    """fcm §8: what a notification would have is in the data."""
+    named = replace(FULL, title_loc_key="FROM", title_loc_args=("Ann", "ü"), body_loc_key="B")
+    data = message(named, mode="data")["data"]
+    assert (data["title_loc_key"], data["title_loc_args"], data["body_loc_key"]) == ("FROM", '["Ann","ü"]', "B")
+    assert "body_loc_args" not in data
+    assert not any("_loc_" in key for key in message(named)["data"])
+
+
 def test_a_fid_is_its_own_target() -> None:
     sent = message(Push(id="m", token="f-1", kind="fid"))
     assert sent["fid"] == "f-1"
