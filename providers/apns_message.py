@@ -151,9 +151,11 @@ def _expiration(ttl_s: float, *, now_s: float) -> str:
 def _collapse_id(push: Push, kind: Kind) -> str:
     """The caller's, else the push's own: a repeat after a lost answer then replaces instead of stacking up (§8).
 
-    Not for an activity's updates: there is nothing that could stack up.
+    Not for an activity's updates, if nobody asks for it: there is nothing that could stack up.
     """
-    key = push.collapse_key or ("" if kind.type == "liveactivity" else push.id)
+    key = push.collapse_key or push.id
+    if kind.type == "liveactivity" and key == push.id:
+        return ""
     if not key or _COLLAPSE_ID.fullmatch(key):
         return key
     return base64.urlsafe_b64encode(hashlib.sha256(key.encode("utf-8", "replace")).digest())[:32].decode()

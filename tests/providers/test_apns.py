@@ -543,6 +543,16 @@ def test_letters_of_the_world_are_not_escaped() -> None:
     assert "新しいメッセージ".encode() in request.body
 
 
+@pytest.mark.parametrize(("key", "sent_as"), [(None, None), ("m-1", None), ("score", "score")])
+def test_updates_of_a_live_activity_replace_one_another_only_if_that_was_asked_for(
+    key: str | None, sent_as: str | None
+) -> None:
+    """The relay gives a message without a key of its own its id for one."""
+    override = {"payload": {"aps": {"content-state": {"score": 3}}}}
+    request, _ = written(push(id="m-1", kind="liveactivity", overrides=override, collapse_key=key))
+    assert request.headers.get("apns-collapse-id") == sent_as
+
+
 def test_a_live_activity_is_updated() -> None:
     override = {"payload": {"aps": {"content-state": {"score": 3}, "stale-date": 1_764_000_100}}}
     request, body = written(push(kind="liveactivity", title=None, body=None, overrides=override))
