@@ -135,8 +135,10 @@ def webhook_id(push: Push, *, later_s: float = 0.0) -> str:
     return provider.encode(push, "").headers["webhook-id"]  # type: ignore[attr-defined, no-any-return]
 
 
-def test_a_retry_has_the_id_of_the_first_try() -> None:
-    assert webhook_id(PUSH, later_s=60) == webhook_id(PUSH)
+@pytest.mark.parametrize("later_s", [60, 300, 3600, 6 * 3600])
+def test_a_retry_has_the_id_of_the_first_try(later_s: float) -> None:
+    """others §3.1: on every retry, also when the gateway was away for hours."""
+    assert webhook_id(PUSH, later_s=later_s) == webhook_id(PUSH)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,9 @@ def test_what_is_no_retry_has_an_id_of_its_own(another: dict[str, Any]) -> None:
 
 
 def test_a_reminder_has_an_id_of_its_own() -> None:
-    assert webhook_id(PUSH, later_s=3600) != webhook_id(PUSH)
+    first, *reminders = PUSH, *[replace(PUSH, again=True)] * 2
+    ids = [webhook_id(first), *(webhook_id(one, later_s=3600 * (n + 1)) for n, one in enumerate(reminders))]
+    assert len({*ids}) == 3
 
 
 @pytest.mark.parametrize("push_id", ["a.b", "a b", "", "é", "x" * 200, "a\r\nb", "\ud800"])
