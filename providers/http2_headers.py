@@ -5,10 +5,10 @@ from functools import lru_cache
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
-from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from providers.http import Request
+from providers.http2_huffman import plain
 
 __all__ = ["Head", "HeadReader", "HeadUnreadable", "block_of", "head_of"]
 
@@ -17,7 +17,7 @@ Head = list[tuple[bytes, bytes]]
 _WRITTEN = {(b":method", b"GET"): 2, (b":method", b"POST"): 3, (b":scheme", b"http"): 6, (b":scheme", b"https"): 7}
 _STATIC = HeaderTable.STATIC_TABLE
 _NO_TABLE = b"\x20"  # a table of no bytes, 6.3
-_SHORT = 128  # bytes of a string that is worth remembering: names, dates, media types
+_COUNT_MAX = 0x7F  # from here on a string's length takes more than a byte
 
 
 def head_of(request: Request, *, authority: str, scheme: str, path: str, user_agent: str) -> Head:
@@ -46,9 +46,13 @@ def block_of(head: Iterable[tuple[bytes, bytes]], *, tell_table: bool = False) -
         index = _WRITTEN.get(field)
         if index is not None:
             block.append(0x80 | index)
+            continue
+        name, value = field
+        block += _begun(name)
+        if len(value) < _COUNT_MAX:
+            block.append(len(value))
+            block += value
         else:
-            name, value = field
-            block += _begun(name)
             block += _counted(value)
     return bytes(block)
 
@@ -61,9 +65,9 @@ def _begun(name: bytes) -> bytes:
 def _counted(text: bytes) -> bytes:
     """A string literal, 5.2."""
     size = len(text)
-    if size < 0x7F:
+    if size < _COUNT_MAX:
         return bytes((size,)) + text
-    prefix, size = bytearray((0x7F,)), size - 0x7F
+    prefix, size = bytearray((_COUNT_MAX,)), size - _COUNT_MAX
     while size >= 0x80:
         prefix.append(size & 0x7F | 0x80)
         size >>= 7
@@ -152,11 +156,4 @@ def _string(block: bytes, at: int) -> tuple[bytes, int]:
     if end > len(block):
         raise HeadUnreadable
     text = block[at:end]
-    if not coded:
-        return text, end
-    return (_plain(text) if size <= _SHORT else decode_huffman(text)), end
-
-
-@lru_cache(maxsize=1024)
-def _plain(coded: bytes) -> bytes:
-    return decode_huffman(coded)
+    return (plain(text) if coded else text), end

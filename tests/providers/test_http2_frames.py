@@ -4,12 +4,15 @@ from itertools import pairwise
 
 import pytest
 from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKDecodingError
+from hpack.huffman_table import decode_huffman
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame, PingFrame, SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.http2_frames import Carried, Event, Frames, FramesBroken, Goaway, Pong
 from providers.http2_headers import Head, HeadReader, HeadUnreadable, block_of
+from providers.http2_huffman import plain
 
 
 def greeted() -> Frames:
@@ -124,6 +127,17 @@ def test_answers_are_read_as_a_server_wrote_them(blocks: list[tuple[Head, bool]]
     encoder.header_table_size = table_bytes
     for fields, huffman in blocks:
         assert reader.read(encoder.encode(fields, huffman=huffman)) == fields
+
+
+@given(st.one_of(st.binary(max_size=12), st.binary(max_size=60).map(Encoder().huffman_coder.encode)))
+def test_huffmans_code_is_read_as_the_library_reads_it(coded: bytes) -> None:
+    try:
+        theirs = decode_huffman(coded)
+    except HPACKDecodingError:
+        with pytest.raises(ValueError, match=r"not in Huffman's code|cut short"):
+            plain(coded)
+    else:
+        assert plain(coded) == theirs
 
 
 @given(st.binary(max_size=60))
