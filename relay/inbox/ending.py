@@ -201,17 +201,22 @@ def prunable(
 
 
 def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserKey], frozen_until_ms: int) -> int:
-    """Raises the floor of these inboxes over what nobody needs any more; gives how many entries went."""
+    """Raises the floor of these inboxes over what nobody needs any more; gives how many entries went.
+
+    What a dormant device has not acked has failed for it: the floor did not wait, and no other end would be told.
+    """
     if now_ms < frozen_until_ms:
         return 0
     gone = 0
-    for key, locked in lock(conn, now_ms, users, policy_of).items():
+    locked_users = lock(conn, now_ms, users, policy_of)
+    for key, locked in locked_users.items():
         if now_ms < locked.inbox.pinned_until_ms:
             continue
         ledger = Ledger(locked)
         held = held_entries.held_seqs(conn, key)
         floor = locked.inbox.floor_seq
         entries = entry_rows.entries_between(conn, key, after=floor, upto=locked.head_seq, limit=PRUNE_STEP)
+        missed: list[Entry] = []
         for entry in entries:
             if not prunable(
                 entry,
@@ -223,12 +228,16 @@ def prune(conn: Conn, now_ms: int, policy_of: PolicyOf, *, users: Sequence[UserK
             ):
                 break
             floor = entry.seq
+            if any(ledger.open(entry, device) for device in locked.devices.values()):
+                missed.append(entry)
         if floor > locked.inbox.floor_seq:
+            end(locked, missed, EntryState.FAILED, detail="device_dormant")
             entry_ends.prune_entries(conn, key, floor=floor)
             if locked.holds:
                 held_entries.drop_held_below(conn, key, floor=floor)
             attempt_rows.forget_attempts(conn, key, upto=floor)
             gone += floor - locked.inbox.floor_seq
+    flush(conn, now_ms, locked_users.values())
     return gone
 
 

@@ -1,6 +1,7 @@
 """Ends that fall between two transactions are told all the same; found by the simulation, kept here on both stores."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from relay.inbox.handshake import Hello
 from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.inbox.service import InboxService
-from relay.model import DeviceKey
+from relay.model import DeviceKey, DeviceState, Policy
 from relay.store.engine import Engine
 
+DAY_S = 86_400
 PHONE = DeviceKey("shop", "ann", "phone")
 TABLET = DeviceKey("shop", "ann", "tablet")
 
@@ -99,3 +101,27 @@ async def test_a_first_handshake_above_the_floor_counts_what_was_below_as_passed
 
     device, _ = await inbox.reader.device(PHONE)
     assert (device.acked_seq, device.acked_high, device.pushed_seq) == (1, 1, 1)
+
+
+async def test_what_the_floor_does_not_wait_for_has_failed_for_the_dormant_device(engine: Engine, clock: Any) -> None:
+    """Protocol 11.3: what every active device has acked goes, though its time is not over."""
+    policy = replace(Policy(), dormant_ms=30 * DAY_S * 1000)
+    house = await House(engine, clock, policy=policy).begin()
+    for name in ("ann/phone", "ann/tablet"):
+        await house.register(name)
+        await house.hello(name)
+    await house.bye("ann/phone")
+    clock.forward(s=29 * DAY_S)
+    sent = await house.send("ann", ttl_s=20 * DAY_S)
+    await house.catch_up("ann/tablet")
+    clock.forward(s=8 * DAY_S)
+    await house.inbox.silence(DeviceState.ACTIVE, before_ms=clock.now_ms() - policy.dormant_ms, limit=10)
+
+    assert await house.inbox.prune([house.key("ann/phone").user]) == 1
+
+    told = dict(await house.events())
+    (failed,) = told["delivery.failed"]["deliveries"]
+    assert (told["delivery.failed"]["device"], failed["message_id"]) == ("phone", sent.message_id)
+    assert failed["detail"] == "device_dormant"
+    assert told["message.completed"]["messages"][0]["counts"] == {"acked": 1, "failed": 1}
+    assert await house.inbox.prune([house.key("ann/phone").user]) == 0
