@@ -15,6 +15,7 @@ import structlog
 
 from providers.contract import ProviderConfig
 from providers.endpoints import EndpointConfig, GuardedConfig
+from providers.guard import Guard, TargetRefused
 from relay.app import Relay
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
 from relay.cli.runtime import config_option, run, settings_from
@@ -24,6 +25,7 @@ from relay.config.sources import found
 from relay.errors import ConfigError, Unavailable
 from relay.ids import system_rng
 from relay.keys import KeyRing
+from relay.push.accounts import Account
 from relay.push.from_settings import build_accounts
 from relay.push.situation import Privacy
 from relay.store.migrate import HEAD, revision
@@ -179,13 +181,15 @@ def check(config: Path | None, ask: bool) -> None:
             click.echo(f"keys      {settings.keys.file} (made at the first start, with the store)")
         for account in accounts.all():
             click.echo(f"account   {account.name}: provider {account.provider.name}")
-            own = getattr(account.provider, "config", None)
+            own = _config(account)
             for sentence in own.advice() if isinstance(own, ProviderConfig) else ():
                 click.echo(f"note      {account.name}: {sentence}")
             can = account.provider.capabilities
             if account.terms.privacy is Privacy.SEALED and not (can.sealed or can.encrypted):
                 said = f"{account.provider.name} can carry nothing sealed; its devices get ids alone, as with none"
                 click.echo(f"note      {account.name}: privacy: {said}.")
+            if refused := _not_callable(account):
+                click.echo(f"note      {account.name}: url: {refused} Or list its host and port in exempt.")
             does = (
                 f"devices of {account.name} may name" if isinstance(own, EndpointConfig) else f"{account.name} may call"
             )
@@ -198,6 +202,21 @@ def check(config: Path | None, ask: bool) -> None:
         return 0
 
     sys.exit(run(look()))
+
+
+def _not_callable(account: Account) -> str | None:
+    """Why the URL that an account's settings name will not be called, if that can be told from its text."""
+    guard, url = (getattr(of, name, None) for of, name in ((account.transport, "guard"), (_config(account), "url")))
+    try:
+        if isinstance(guard, Guard) and url is not None:
+            guard.parse(str(url))
+    except TargetRefused as refused:
+        return refused.detail
+    return None
+
+
+def _config(account: Account) -> object:
+    return getattr(account.provider, "config", None)
 
 
 async def _asked(settings: Settings) -> str:

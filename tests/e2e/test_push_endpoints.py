@@ -95,6 +95,29 @@ def test_the_check_of_the_configuration_shows_what_devices_may_name(tmp_path: Pa
         assert f"exempt    {exempt}: devices of home may name it" in checked.output
 
 
+@pytest.mark.parametrize(
+    ("url", "more", "said"),
+    [
+        ("http://127.0.0.1:9000/push", "allow_http = true", "The URL names an address; use a host name."),
+        ("http://push.example.com/push", "allow_http = true", "http is not allowed here."),
+        ("https://gateway.lan/push", "", "Hosts named lan may not be called."),
+        ("https://push.example.com:8443/push", "", "Port 8443 may not be called. Or list its host and port in exempt."),
+        ("http://127.0.0.1:9000/push", 'allow_http = true\nexempt = ["127.0.0.1:9000"]', None),
+        ("https://push.example.com/push", "", None),
+    ],
+)
+def test_the_check_of_the_configuration_tells_of_a_gateway_that_will_not_be_called(
+    tmp_path: Path, url: str, more: str, said: str | None
+) -> None:
+    config = tmp_path / "relay.toml"
+    secret = 'secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"'
+    config.write_text(f'[accounts.home]\nprovider = "http"\nurl = "{url}"\n{secret}\n{more}\n')
+    checked = CliRunner().invoke(main, ["check", "-c", str(config)])
+    assert checked.exit_code == 0, checked.output
+    assert ("note      home: url: " in checked.output) == (said is not None)
+    assert (said or "The configuration is right.") in checked.output
+
+
 def test_the_check_of_the_configuration_shows_what_an_account_may_call(tmp_path: Path) -> None:
     config = tmp_path / "relay.toml"
     gateway = 'provider = "http"\nurl = "https://gateway.lan/push"\nsecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"'
