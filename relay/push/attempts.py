@@ -38,8 +38,8 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
     the device still lacks, is planned again.
     """
     keys = {one.device.user for one in attempts}
-    devices = {d.key: d for found in device_rows.devices_of(conn, keys).values() for d in found}
-    addresses = address_rows.addresses_of(conn, keys)
+    acked_seqs = device_rows.acked_of(conn, keys)
+    addresses = address_rows.active_of(conn, keys)
     acks = ack_ranges.ack_ranges(conn, keys)
     reads = readers.reads_of(conn, {one.device.user for one in attempts if one.send.shared})
     alive: dict[str, Mapping[tuple[str, str], Sequence[int]]] = {}
@@ -49,8 +49,8 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
         alive[app_id] = entry_rows.alive(conn, now_ms, app_id, named)
 
     def needed(one: Attempt) -> bool:
-        device = devices.get(one.device)
-        if device is None or address_used(addresses.get(one.device, []), one.send.address) is None:
+        acked_seq, address = acked_seqs.get(one.device), one.send.address
+        if acked_seq is None or (one.device, address.account, address.token_hash) not in addresses:
             return False
         if any(
             place not in reads.get(one.device, {}) or reads[one.device][place].acked_seq < upto
@@ -59,7 +59,7 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
             return True
         acked, *_ = acks.get(one.device, ((),))
         seqs = (seq for id_ in _named(one) for seq in alive[one.device.app_id].get((one.device.user_id, id_), ()))
-        return any(seq > device.acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)
+        return any(seq > acked_seq and not any(low <= seq <= high for low, high in acked) for seq in seqs)
 
     return [needed(one) for one in attempts]
 

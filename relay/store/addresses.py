@@ -34,6 +34,25 @@ def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, l
     return found
 
 
+@per_dialect
+def _active(sqlite: bool) -> Select[Any]:
+    c = address.c
+    return select(c.user_id, c.device_id, c.account, c.token_hash).where(
+        c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite), c.state == "active"
+    )
+
+
+def active_of(conn: Connection, keys: Iterable[UserKey]) -> set[tuple[DeviceKey, str, bytes]]:
+    """The devices of these users, each with account and token's hash of every active address that it has."""
+    return {
+        (DeviceKey(app_id, user_id, device_id), account, token_hash)
+        for app_id, users in by_app(keys).items()
+        for user_id, device_id, account, token_hash in many_rows(
+            conn, _active(conn), {"app": app_id, "users": as_list(conn, users)}
+        )
+    }
+
+
 _address_here = (
     address.c.app_id == bindparam("app"),
     address.c.user_id == bindparam("user"),

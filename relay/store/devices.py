@@ -47,6 +47,25 @@ def gone_devices_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, 
     return _read(conn, keys, _gone(conn))
 
 
+@per_dialect
+def _acked(sqlite: bool) -> Select[Any]:
+    c = device.c
+    return select(c.user_id, c.device_id, c.acked_seq).where(
+        c.app_id == bindparam("app"), in_list(c.user_id, "users", sqlite=sqlite), c.state != "gone"
+    )
+
+
+def acked_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, int]:
+    """Up to where each device of these users has acked, of those that are not gone."""
+    return {
+        DeviceKey(app_id, user_id, device_id): acked_seq
+        for app_id, users in by_app(keys).items()
+        for user_id, device_id, acked_seq in many_rows(
+            conn, _acked(conn), {"app": app_id, "users": as_list(conn, users)}
+        )
+    }
+
+
 def _read(conn: Connection, keys: Iterable[UserKey], statement: Select[Any]) -> dict[UserKey, list[Device]]:
     found: dict[UserKey, list[Device]] = {key: [] for key in keys}
     for app_id, users in by_app(found).items():

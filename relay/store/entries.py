@@ -211,8 +211,8 @@ def alive(
     """Numbers of the entries that still live and may be worth a notification, by user and message. `wanted`: these."""
     found: dict[tuple[str, str], list[int]] = {}
     params = {"keys": key_list(conn, [(app_id, message_id, user_id) for user_id, message_id in wanted]), "now": now_ms}
-    for row in conn.execute(_alive(conn), params):
-        found.setdefault((row.user_id, row.message_id), []).append(row.seq)
+    for user_id, message_id, seq in many_rows(conn, _alive(conn), params):
+        found.setdefault((user_id, message_id), []).append(seq)
     return found
 
 

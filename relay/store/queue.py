@@ -147,7 +147,7 @@ def due_users(conn: Connection, now_ms: int, *, limit: int, suspects: bool = Fal
     wanted: dict[str, Any] = {"now": now_ms, "count": limit}
     if suspects:
         return list(dict.fromkeys(UserKey(*row) for row in conn.execute(_suspect_users, wanted)))
-    found = [conn.execute(_due_users, wanted | {"app": app_id}).all() for app_id in _waiting_apps(conn)]
+    found = [many_rows(conn, _due_users, wanted | {"app": app_id}) for app_id in _waiting_apps(conn)]
     in_turn = (row for turn in zip_longest(*found) for row in turn if row is not None)
     return list(dict.fromkeys(UserKey(*row) for row in in_turn))[:limit]
 
