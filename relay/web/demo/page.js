@@ -54,13 +54,14 @@ export function run(app) {
     client.addEventListener("subscription", () => void subscribed().catch((error) => say(String(error))));
     client.addEventListener("refused", ({ detail }) => say(`${detail.code}: ${detail.detail ?? ""}`));
     for (const type of ["message", "changed", "ended", "caughtup"]) client.addEventListener(type, () => void list());
+    const attached = "serviceWorker" in navigator ? attach(client, { worker, scope: "/", user, device: DEVICE, sync: true }) : null;
     at("draft").value = (await app.drafts.get(database())) ?? "";
     await list();
     // Not among the facts: those are said at each handshake, also after the browser has given another address.
     const own = JSON.parse(localStorage.getItem("address"));
     at("way").textContent = own ? OWN : EMULATED;
     await reachedBy(own ? [own] : addresses);
-    if ("serviceWorker" in navigator) await attach(client, { worker, scope: "/", user, device: DEVICE, sync: true });
+    await attached;
   }
 
   /** Pushes come by the browser's own push service from now on, also to later connections and versions of this page. */

@@ -156,14 +156,17 @@ export class Cache {
   }
 
   async #takeAll(t, store, page, { types = null, check = null }, timeline = INBOX) {
-    const news = { arrived: [], changed: [], ended: [], read: [], sent: [], words: {} };
+    const news = { arrived: [], changed: [], ended: [], read: [], sent: [], withdrawn: [], words: {} };
     for (const entry of page.entries) await this.#take(t, store, entry, { types, check }, news, timeline);
     for (const [key, word] of Object.entries(news.words)) await t.put("words", key, { key, word });
     return news;
   }
 
   async #take(t, store, entry, { types, check }, news, timeline = INBOX) {
-    if (entry.kind === "recall") return this.#end(t, entry.of ?? [], "recalled", entry.seq, news, timeline);
+    if (entry.kind === "recall") {
+      news.withdrawn.push(...(entry.of ?? [])); // a push may have shown what never came
+      return this.#end(t, entry.of ?? [], "recalled", entry.seq, news, timeline);
+    }
     if (entry.kind === "read") return void news.read.push({ conversation: entry.conversation?.id ?? entry.conversation, seq: entry.read_seq });
     if (!CARRIES_BODY.has(entry.kind) || entry.body === undefined) {
       if (!(await t.get("messages", entry.id))) {

@@ -41,6 +41,7 @@ const toldOf = (news) => [
   ...news.ended.map((ended) => tell("ended", ended)),
   ...news.read.map((marker) => tell("read", marker)),
   ...news.sent.map((sent) => tell("sent", sent)),
+  ...(news.withdrawn?.length ? [tell("withdraw", { ids: news.withdrawn })] : []),
 ];
 
 export class Core {

@@ -61,7 +61,7 @@ export interface Events {
   /** With `another_user`, the database holds another user's messages than the token is for: open another. Nothing was changed. */
   refused: { code: string; detail?: string };
   degraded: unknown;
-  /** Take these notifications off the screen. */
+  /** Take notifications of these messages off the screen: `attach` does. Told also of what was taken back while this was away. */
   withdraw: { ids: string[] };
   verified: Verified;
   /** Another tab has a newer version of the app: this client has stopped; load the page anew. */

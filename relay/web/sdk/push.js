@@ -35,6 +35,11 @@ export async function subscribe(client, { account, ...own }) {
  */
 export async function attach(client, { worker = "/sw.js", scope, user, device, sync = false }) {
   const { navigator, caches } = globalThis;
+  let registered;
+  const registering = new Promise((resolve) => (registered = resolve));
+  // First of all: what was taken back while no page was open is told as soon as the client catches up.
+  const takeBack = async ({ detail }) => withdraw(await registering, detail.ids ?? []);
+  client.addEventListener("withdraw", takeBack, { signal: client.ending });
   const record = {
     device,
     hint: await hintOf(user),
@@ -45,13 +50,13 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
   const how = { ...(scope ? { scope } : {}), ...(sync ? { type: "module" } : {}) };
   const registration = await navigator.serviceWorker.register(worker, how);
   await activated(registration);
+  registered(registration);
   const heard = ({ data }) => {
     if (!String(data?.type).startsWith("relay-")) return;
     client.pushed(data.told?.relay).catch(() => {}); // unproven, it is asked again at the next registration
     client.dispatchEvent(new CustomEvent(data.type.replace("relay-", ""), { detail: data }));
   };
   navigator.serviceWorker.addEventListener("message", heard, { signal: client.ending });
-  client.addEventListener("withdraw", ({ detail }) => void withdraw(registration, detail.ids ?? []), { signal: client.ending });
   return registration;
 }
 
