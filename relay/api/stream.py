@@ -67,6 +67,8 @@ class StreamApi:
             return out
         if not first.snap.device.session:
             raise Conflict("Shake hands first: PUT /v1/device.")
+        if cursor is not None and first.snap.session_after(cursor) != first.snap.device.session:
+            raise Conflict("Another version of this device, or another store, has shaken hands since: PUT /v1/device.")
         assert first.batch is not None  # nothing was said of what the client has
         await out.prepare(request)
         stream = Stream(

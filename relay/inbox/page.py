@@ -45,13 +45,18 @@ class Snapshot:
         """Where a device without a cursor begins."""
         return max(self.inbox.floor_seq, self.device.start_seq)
 
-    def cursor(self, seq: int, last_id: str | None, keys: CursorKeys) -> str:
+    def session_after(self, cursor: Cursor) -> int:
+        """The session of a cursor that follows on this one. One of a past lineage stays of it: what another version passed
+        before stands behind it, and an ack must not count that as this version's."""
+        return cursor.session if cursor.session < self.device.lineage_session else self.device.session
+
+    def cursor(self, seq: int, last_id: str | None, keys: CursorKeys, *, session: int | None = None) -> str:
         """The cursor that says "everything up to `seq`". Hand it out only with the page, or the reset, that it covers."""
         return seal(
             Cursor(
                 epoch8=self.epoch8,
                 timeline8=INBOX8,
-                session=self.device.session,
+                session=self.device.session if session is None else session,
                 seq=seq,
                 store8=short(self.device.store_id or ""),
                 tail8=tail8(last_id),
@@ -164,11 +169,13 @@ def page(
     bytes_max: int = PAGE_BYTES_MAX,
     upto: int | None = None,
     cursor: bool = True,
+    session: int | None = None,
 ) -> Batch:
     """The page after number `after`: at most `limit` numbers, cut at `bytes_max` (but never before its first entry).
 
     `upto` bounds it for filling a range; then `cursor` is False, since filling never moves a cursor. A fill also gives what
-    the device sent itself, so that it can have back whatever it finds lacking.
+    the device sent itself, so that it can have back whatever it finds lacking. `session`: that the cursor is to be of, in place
+    of the device's.
     """
     head, floor = snap.inbox.head_seq, snap.inbox.floor_seq
     cover = Cover(after, bytes_max=bytes_max)
@@ -191,7 +198,7 @@ def page(
     sealed = ""
     if cursor:
         last_id = cover.last_id or entry_rows.id_at(conn, snap.inbox.key, cover.position)
-        sealed = snap.cursor(cover.position, last_id, keys)
+        sealed = snap.cursor(cover.position, last_id, keys, session=session)
     return cover.batch(timeline=INBOX, epoch8=snap.epoch8, head_seq=head, more=cover.position < bound, cursor=sealed)
 
 

@@ -76,9 +76,11 @@ def read(
     if cursor is not None and etag is not None and cursor.seq == snap.inbox.head_seq:
         if etag == snap.etag_with(found.mark) and cursor.epoch8 == snap.epoch8 and found.at_heads:
             return Reading(snap=snap, batch=None, shared=Pages(opened=found))
-    if cursor is not None:
+    if cursor is None:
+        batch = page_of(after=snap.start_seq)
+    else:
         check(conn, snap, cursor, keys)
-    batch = page_of(after=snap.start_seq if cursor is None else cursor.seq)
+        batch = page_of(after=cursor.seq, session=snap.session_after(cursor))
     shared = pages(
         conn,
         now_ms,

@@ -171,6 +171,17 @@ async def test_a_device_shakes_hands_first(face: Face) -> None:
     assert (await asked(face, face.token)).refused(409, "state_conflict")
 
 
+async def test_an_older_version_shakes_hands_again_once_a_newer_one_has(face: Face) -> None:
+    """What it passed before, it passed as it saw things: a page after that may not be acked as the newer one's."""
+    for version in ("1.0", "2.0"):
+        answer = await face.call("PUT", "/v1/device", {"store": {"id": "s"}, "app_version": version}, token=face.token)
+        if version == "1.0":
+            older = answer.json["cursors"]["inbox"]
+    assert (await asked(face, face.token, f"?cursor={older}")).refused(409, "state_conflict")
+    async with stream(face, face.token, f"?cursor={answer.json['cursors']['inbox']}") as events:
+        assert (await events.next()).name == "batch"
+
+
 async def test_an_unknown_parameter_is_named(face: Face) -> None:
     await greeted(face)
     assert (await asked(face, face.token, "?curser=x")).refused(400, "unknown_field")

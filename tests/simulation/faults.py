@@ -97,7 +97,7 @@ class Faults:
     def wait_s(self, kind: str) -> float | None:
         """How long until this one comes next; None: never in this run."""
         rate = self.rates.get(kind)
-        return None if rate is None else self._draws.stream(f"event/{kind}").after_s(3600 / rate)
+        return None if not rate else self._draws.stream(f"event/{kind}").after_s(3600 / rate)
 
     def happened(self, kind: str) -> None:
         self.fired[kind] += 1

@@ -160,6 +160,19 @@ async def test_a_store_of_the_old_version_that_comes_after_the_new_one_is_not_ta
     assert len(await both.deliveries("delivery.acked")) == 6
 
 
+async def test_pages_that_the_old_version_reads_after_the_new_one_came_do_not_make_its_word_count(both: House) -> None:
+    """What it passed before stands behind each of its cursors: none of them is one of the new version's session."""
+    passed, before = both.store(PHONE).cursor, both.store(PHONE).past[-1]
+    await upgraded(both, cursor=before)
+    await both.send()
+    page = await both.page(PHONE, cursor=passed)
+    assert (await both.ack(PHONE, page.json["cursor"])).acked_seq == 5
+    welcome = await upgraded(both, cursor=page.json["cursor"])
+    assert (welcome.verdict, welcome.reason) == ("resync", "store_rolled_back")
+    assert (await both.catch_up(PHONE))[-2:] == (await all_ids(both))[-2:]
+    assert len(await both.deliveries("delivery.acked")) == 7
+
+
 async def test_an_upgrade_that_names_its_user_anew_begins_with_another_numbering(house: House) -> None:
     """The backend moves the inbox; the rest: test_renaming.py."""
     await house.inbox.rename(house.key(PHONE).user, "anna")
