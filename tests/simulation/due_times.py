@@ -53,9 +53,10 @@ class DueTimes:
                 raise Broken(
                     f"I21: the push of {key} was due at {before_ms}, and is at {due_ms} ({reason}): who said so?"
                 )
-        self._put_off.clear()
-        self._rearmed.clear()
-        self._planned.clear()
+        if self._put_off or self._rearmed or self._planned:
+            self._put_off.clear()
+            self._rearmed.clear()
+            self._planned.clear()
 
     def _by_plan(self, key: DeviceKey, due_ms: int | None, reason: str | None) -> bool:
         """What waits for an account may be given a later turn than the plan says; what can't be planned rests."""

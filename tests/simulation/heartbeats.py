@@ -18,6 +18,7 @@ _SAYS = """
 SELECT 1 FROM device WHERE app_id = ? AND user_id = ? AND device_id = ? AND state = 'active' AND session = ?
 AND online_since_ms IS NOT NULL AND offline_since_ms IS NULL AND background = ? AND open_conversation IS ?"""
 
+NEWS = (Bye, Word)
 _WRITES: ContextVar[list[str] | None] = ContextVar("writes", default=None)
 
 
@@ -45,7 +46,7 @@ class Heartbeats:
 
     def asked(self, item: object) -> None:
         """The node's store is asked for a transaction."""
-        if isinstance(item, Bye | Word):
+        if isinstance(item, NEWS):
             self._changing.add(item.device)
         writes = _WRITES.get()
         if writes is not None:
@@ -53,5 +54,5 @@ class Heartbeats:
 
     def done(self, item: object) -> None:
         """The transaction is on the disk."""
-        if isinstance(item, Bye | Word):
+        if isinstance(item, NEWS):
             self._changing.discard(item.device)

@@ -99,20 +99,18 @@ class WatchedConnection(DirectConnection):
         self._locks = locks
 
     def execute(self, statement: Executable, parameters: Any = None, **options: Any) -> Any:
-        if getattr(statement, "_for_update_arg", None) is not None:
-            assert isinstance(statement, Select)
+        if type(statement) is Select and statement._for_update_arg is not None:
             self._locks.select(statement, parameters or {})
         return super().execute(statement, parameters, **options)
 
     def packed(self, statement: Executable, parameters: Mapping[str, Any]) -> Any:
-        if getattr(statement, "_for_update_arg", None) is not None:
-            assert isinstance(statement, Select)
+        if type(statement) is Select and statement._for_update_arg is not None:
             self._locks.select(statement, parameters)
         return super().packed(statement, parameters)
 
     def run(self, text: str, values: Any = ()) -> int:
         if text == "SAVEPOINT work":
             self._locks.begin()
-        elif text.startswith(CLAIMS_KEYS):
+        elif text.startswith("INSERT") and text.startswith(CLAIMS_KEYS):
             self._locks.keys()
         return super().run(text, values)
