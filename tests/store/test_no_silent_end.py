@@ -104,7 +104,7 @@ async def test_a_first_handshake_above_the_floor_counts_what_was_below_as_passed
 
 
 async def test_what_the_floor_does_not_wait_for_has_failed_for_the_dormant_device(engine: Engine, clock: Any) -> None:
-    """Protocol 11.3: what every active device has acked goes, though its time is not over."""
+    """F59, protocol 11.3: what every active device has acked goes, though its time is not over."""
     policy = replace(Policy(), dormant_ms=30 * DAY_S * 1000)
     house = await House(engine, clock, policy=policy).begin()
     for name in ("ann/phone", "ann/tablet"):

@@ -134,6 +134,7 @@ HOUR_MS = 3_600_000
 def test_what_its_sender_repeats_once_everything_has_come_is_known_as_long_as_its_key(
     opened: Open, expires_at: str | None, known_ms: int
 ) -> None:
+    """F80: the sender hears of the restore later than the device."""
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, message_id(0, 77), expires_at=expires_at)))
     at = Position("e2", 0, "e2/0")
