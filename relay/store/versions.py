@@ -9,7 +9,7 @@ from relay.model import DeviceKey
 from relay.store.schema.devices import device
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.itself import store_meta
-from relay.store.sql import as_list, by_app, in_list, many_rows, per_dialect
+from relay.store.sql import as_list, in_list, many_rows, per_dialect
 
 
 class Version(NamedTuple):
@@ -29,32 +29,30 @@ def _versions(sqlite: bool) -> Select[Any]:
         select(
             device.c.user_id,
             device.c.device_id,
-            store_meta.c.epoch,
+            select(store_meta.c.epoch).where(store_meta.c.id == literal_column("1")).scalar_subquery(),
             inbox.c.epoch,
             inbox.c.head_seq,
             device.c.schema,
             device.c.session,
         )
-        .select_from(device.join(inbox, owned).join(store_meta, store_meta.c.id == 1))
+        .select_from(device.join(inbox, owned))
         .where(
             device.c.app_id == bindparam("app"),
             in_list(device.c.user_id, "users", sqlite=sqlite),
             device.c.state != literal_column("'gone'"),
         )
-        .order_by(device.c.user_id, device.c.device_id)
-        .limit(bindparam("count"))
     )
 
 
-DEVICES_MAX = 1 << 30  # no bound: users have few devices
-
-
 def versions_of(conn: Connection, devices: Collection[DeviceKey]) -> dict[DeviceKey, Version]:
-    """Of each of these devices that is not gone."""
+    """Of each of these devices that is not gone; of their users' other devices as well."""
+    apps: dict[str, list[str]] = {}
+    for app_id, user_id, _ in devices:
+        apps.setdefault(app_id, []).append(user_id)
     return {
-        DeviceKey(app_id, user_id, device_id): Version._make(rest)
-        for app_id, users in by_app(key.user for key in devices).items()
-        for user_id, device_id, *rest in many_rows(
-            conn, _versions(conn), {"app": app_id, "users": as_list(conn, users), "count": DEVICES_MAX}
+        DeviceKey(app_id, user_id, device_id): Version._make(version)
+        for app_id, users in apps.items()
+        for user_id, device_id, *version in many_rows(
+            conn, _versions(conn), {"app": app_id, "users": as_list(conn, users)}
         )
     }
