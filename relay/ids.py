@@ -97,8 +97,8 @@ def is_message_id(text: str) -> bool:
 
 def running_ids(rng: Rng, *, bits: int) -> Callable[[], str]:
     """Gives ids in hex, one after the other from a random place: no two alike, but no secret either."""
-    numbers, mask, form = itertools.count(rng.getrandbits(bits)), (1 << bits) - 1, f"0{bits // 4}x"
-    return lambda: format(next(numbers) & mask, form)
+    numbers, mask, form = itertools.count(rng.getrandbits(bits)), (1 << bits) - 1, f"%0{bits // 4}x"
+    return lambda: form % (next(numbers) & mask)
 
 
 def random_hex(rng: Rng, *, bits: int) -> str:

@@ -104,7 +104,7 @@ class Authenticator:
         header = request.headers.get("Authorization", "")
         known = self._known.get(header)
         if known is not None and known[1] > self._clock.monotonic_ms():
-            return self._let_in(known[0], request)
+            return known[0] if known[0].device_key is not None else self._let_in(known[0], request)
         network = network_of(request.remote)
         if self._failed_addresses.empty(network, self._clock.monotonic_ms()):
             raise _throttled()
@@ -258,11 +258,10 @@ class Authenticator:
 
     def check_rate(self, request: web.Request, principal: Principal | None) -> None:
         """Raises Throttled."""
-        now_ms = self._clock.monotonic_ms()
         if principal is None:
-            if not self._anonymous.take(network_of(request.remote), now_ms):
+            if not self._anonymous.take(network_of(request.remote), self._clock.monotonic_ms()):
                 raise slow_down("requests from this address")
-        elif principal.device_key is None and not self._rates.take(principal.credential_id, now_ms):
+        elif principal.device_key is None and not self._rates.take(principal.credential_id, self._clock.monotonic_ms()):
             raise slow_down("requests with this key")
 
     # --- tickets ---

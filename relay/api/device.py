@@ -345,7 +345,7 @@ def _compared_weakly(etag: str | None) -> str | None:
 
 
 def _not_modified(etag: str) -> Answer:
-    return Answer(304, None, headers=_REVALIDATED | {"ETag": etag})
+    return Answer(304, headers={**_REVALIDATED, "ETag": etag})
 
 
 def _cut(request: web.Request) -> None:

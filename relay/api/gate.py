@@ -132,14 +132,17 @@ async def stop_listening(site: web.BaseSite, server: web.Server) -> None:
 
 def _lane(request: web.Request) -> Lane | None:
     """What the request is counted among; None: nothing."""
-    if request.path == SYNC:
-        return None if _waits(request) else Lane.SYNCS
-    return None if request.path in UNBOUNDED or _cancels(request) else Lane.HANDLERS
+    path, _, query = request.raw_path.partition("?")
+    if "%" in path:
+        path = request.path
+    if path == SYNC:
+        return None if ("wait" in query or "%" in query) and _waits(request) else Lane.SYNCS
+    return None if path in UNBOUNDED or _cancels(request) else Lane.HANDLERS
 
 
 def _waits(request: web.Request) -> bool:
     try:
-        return "wait" in request.query_string and float(request.query.get("wait", 0)) > 0
+        return float(request.query.get("wait", 0)) > 0
     except ValueError:
         return False
 

@@ -5,11 +5,12 @@ a request cost that had nothing else to do.
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http import HttpVersion10, HttpVersion11, StreamWriter
 
 BODILESS = frozenset({204, 304})  # RFC 9110: no body, and no word of its length
 
@@ -21,7 +22,7 @@ class Reply(web.StreamResponse):
         super().__init__(status=status, headers=headers)
         self.body = body
         self._stays: bool | None = None  # whether the connection does; None: as the caller wants
-        self._out: AbstractStreamWriter | None = None
+        self._out: StreamWriter | None = None
 
     @property
     def prepared(self) -> bool:
@@ -37,7 +38,7 @@ class Reply(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         if self._out is not None:
             return self._out
-        out = self._out = request.writer
+        out = self._out = cast(StreamWriter, request.writer)  # aiohttp makes no other
         headers, version = self.headers, request.version
         if self._stays is None:
             self._stays = request.keep_alive
@@ -58,4 +59,8 @@ class Reply(web.StreamResponse):
 
     async def write_eof(self, data: bytes = b"") -> None:
         assert self._out is not None
-        await self._out.write_eof(self.body)
+        if self.body:
+            await self._out.write_eof(self.body)
+        else:
+            self._out.set_eof()
+            await self._out.drain()  # else who asks and never reads would fill our memory

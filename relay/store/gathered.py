@@ -31,13 +31,16 @@ class Gathered(Generic[K, V]):
         self._look = look
         self._asked: list[tuple[K, Scope, asyncio.Future[V | None]]] = []
         self._looking: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def get(self, key: K) -> "asyncio.Future[V | None]":
         """What the key stands for, None if nothing. Raises its exception, and what a reading of the store raises."""
-        future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()  # once: until Python 3.12 it asks the kernel each time
+        future: asyncio.Future[V | None] = self._loop.create_future()
         self._asked.append((key, current(), future))
         if self._looking is None:
-            self._looking = asyncio.create_task(self._answer_all())
+            self._looking = self._loop.create_task(self._answer_all())
         return future
 
     async def _answer_all(self) -> None:
@@ -51,7 +54,7 @@ class Gathered(Generic[K, V]):
     async def _answer(self, asked: "list[tuple[K, Scope, asyncio.Future[V | None]]]") -> None:
         keys = dict.fromkeys(key for key, _, _ in asked)  # in the order they came
         try:
-            with within(union(scope for _, scope, _ in asked)):  # not that of whoever came first
+            with within(union({scope for _, scope, _ in asked})):  # not that of whoever came first
                 found = await self._engine.read(lambda conn, now_ms: self._look(conn, now_ms, keys))
         except Exception as error:  # noqa: BLE001 - it is the answer of everyone who asked
             settle_futures([(future, error) for _, _, future in asked])

@@ -35,6 +35,11 @@ class within:  # noqa: N801 - a context manager; a class, as a generator costs a
         _scope.reset(self._token)
 
 
+def task_is_for(app_id: str) -> None:
+    """What this task asks from here to its end is for this app. For a task that has no other work: each request is one."""
+    _scope.set(frozenset((app_id,)))
+
+
 def of_app(app_id: str) -> within:
     """As `within`, for one app."""
     return within(frozenset((app_id,)))

@@ -4,6 +4,7 @@ Prometheus's own counters take a lock and a chain of calls each, three of them f
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
+from operator import add
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -28,25 +29,27 @@ class Answers(Collector):
     """By route, method and status; how long they took, by route."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str, int], int] = {}
-        self._durations: dict[str, Durations] = {}
+        self._durations: dict[tuple[str, str, int], Durations] = {}
 
     def add(self, route: str, method: str, status: int, seconds: float) -> None:
         key = route, method, status
-        self._counts[key] = self._counts.get(key, 0) + 1
-        durations = self._durations.get(route)
+        durations = self._durations.get(key)
         if durations is None:
-            durations = self._durations[route] = Durations()
+            durations = self._durations[key] = Durations()
         durations.buckets[bisect_left(SECONDS, seconds)] += 1
         durations.total_s += seconds
 
     def collect(self) -> Iterator[Metric]:
         counts = CounterMetricFamily("relay_http_requests", "Answers given.", labels=("route", "method", "status"))
-        for (route, method, status), count in list(self._counts.items()):
-            counts.add_metric((route, method, str(status)), count)
+        of_route: dict[str, Durations] = {}
+        for (route, method, status), durations in list(self._durations.items()):
+            counts.add_metric((route, method, str(status)), sum(durations.buckets))
+            whole = of_route.setdefault(route, Durations())
+            whole.buckets = list(map(add, whole.buckets, durations.buckets))
+            whole.total_s += durations.total_s
         yield counts
         seconds = HistogramMetricFamily("relay_http_seconds", "From a request's head to its answer.", labels=("route",))
-        for route, durations in list(self._durations.items()):
-            upto = zip(_BOUNDS, accumulate(durations.buckets), strict=True)
-            seconds.add_metric((route,), list(upto), sum_value=durations.total_s)
+        for route, whole in of_route.items():
+            upto = zip(_BOUNDS, accumulate(whole.buckets), strict=True)
+            seconds.add_metric((route,), list(upto), sum_value=whole.total_s)
         yield seconds
