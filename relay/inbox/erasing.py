@@ -19,7 +19,7 @@ from relay.store import entries as entry_rows
 from relay.store import groups as group_rows
 from relay.store import messages as message_rows
 from relay.store import users as rows
-from relay.store.engine import Conn
+from relay.store.engine import Conn, Overtaken
 from relay.store.events import NewEvent, derived_id
 from relay.store.timelines import ULTRA
 
@@ -31,7 +31,7 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named:
 
     `named`: messages that were found to name it, before this transaction. Raises Overtaken.
     """
-    group_rows.hold_groups_of(conn, user)
+    groups = group_rows.hold_groups_of(conn, user)
     named.hold(conn)
     locked = lock(conn, now_ms, [user], policy_of).get(user)
     if locked is None:
@@ -52,7 +52,8 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named:
     )
     flush(conn, now_ms, [locked])
     _forget_messages(conn, now_ms, user, ids)
-    rows.drop_user(conn, user)
+    if not groups.issuperset(rows.drop_user(conn, user)):  # what came to one that it joined since may name it
+        raise Overtaken
 
 
 def _all_entries(locked: Locked) -> Iterator[Any]:

@@ -27,11 +27,17 @@ def _sent_by(user: UserKey) -> tuple[Any, ...]:
     return idempotency.c.app_id == user.app_id, func.substr(idempotency.c.key, 1, len(own)) == own
 
 
-def drop_user(conn: Connection, user: UserKey) -> None:
-    """Every row that is the user's own, and the keys of what its devices sent."""
+def drop_user(conn: Connection, user: UserKey) -> set[str]:
+    """Every row that is the user's own, and the keys of what its devices sent; gives the groups that it was in."""
     conn.execute(delete(idempotency).where(*_sent_by(user)))
+    groups: set[str] = set()
     for table in OF_USERS:
-        conn.execute(delete(table).where(table.c.app_id == user.app_id, table.c.user_id == user.user_id))
+        gone = delete(table).where(table.c.app_id == user.app_id, table.c.user_id == user.user_id)
+        if table is membership:
+            groups.update(conn.execute(gone.returning(membership.c.conversation_id)).scalars())
+        else:
+            conn.execute(gone)
+    return groups
 
 
 _drop = delete(message).where(m.app_id == bindparam("app"), m.message_id == bindparam("id"))

@@ -431,6 +431,25 @@ async def test_what_was_to_come_to_who_is_erased_is_unknown(house: House, clock:
         await house.inbox.cancel("shop", sent.message_id)
 
 
+async def test_who_joins_while_it_is_erased_is_named_by_nothing_that_came_at_once_to_its_new_group(
+    house: House, clock: Any
+) -> None:
+    """The erasure had looked for its groups before, and even for the messages that name it."""
+    await house.inbox.replace_addresses(house.key("zoe/phone"), [address("token")])
+    await house.inbox.groups.change("shop", "g", add=["bob"], remove=[])
+    async with held(house) as mine:
+        await mine.conn.execute(text("SELECT 1 FROM address WHERE user_id = 'zoe' FOR UPDATE"))
+        erased = asyncio.create_task(erase(house))
+        await blocked(house, 1)
+        await house.inbox.groups.change("shop", "g", add=["zoe"], remove=[])
+        await house.inbox.accept(house.message(users=(), group="g", deliver_ms=clock.now_ms() + 1000))
+        await mine.commit()
+        await erased
+    (row,) = await house.rows("SELECT recipients FROM message")
+    assert '"zoe"' not in row["recipients"]
+    assert await house.rows("SELECT 1 FROM membership WHERE user_id = 'zoe'") == []
+
+
 async def test_who_waits_for_a_change_of_members_holds_up_no_inbox(house: House) -> None:
     """Rows of members are changed by whoever wakes them, too: what keeps the two apart comes before the inboxes."""
     await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True, notify="all")
