@@ -194,12 +194,15 @@ class Backend:
         self._accepted(sent, accepted)
 
     def _moved(self, sent: Sent) -> bool:
-        """Whether it was for users who have another name by now, or none: then it is for those, or nobody."""
+        """Whether it was for users who have another name by now, or none: then it is for those, or nobody.
+
+        Of one who is just being renamed, the new name may not be known yet.
+        """
         moves, key = self.world.moves, partial(UserKey, self.app_id)
         if not any(moves.moved(key(user)) for user in sent.users):
             return False
-        now = [moves.current(key(user)) for user in sent.users]
-        sent.users = tuple(dict.fromkeys(user.user_id for user in now if not moves.moved(user)))
+        now = [moves.confirmed(key(user)) for user in sent.users]
+        sent.users = tuple(dict.fromkeys(user.user_id for user in now if not moves.leaves(user)))
         sent.raw = {**sent.raw, "to": {"users": list(sent.users)}}
         return True
 

@@ -34,6 +34,7 @@ class Moves:
     world: "World"
     busy: int = 0
     _names: dict[UserKey, str] = field(default_factory=dict)
+    _renaming: set[UserKey] = field(default_factory=set)  # the relay has not confirmed yet that they have another name
     _asked: dict[UserKey, float] = field(default_factory=dict)  # to be erased
     _erased: dict[UserKey, float] = field(default_factory=dict)  # the relay has confirmed it
     _count: int = 0
@@ -46,6 +47,12 @@ class Moves:
             user = user._replace(user_id=self._names[user])
         return user
 
+    def confirmed(self, user: UserKey) -> UserKey:
+        """The last name of this user that the relay is known to know."""
+        while user in self._names and user not in self._renaming:
+            user = user._replace(user_id=self._names[user])
+        return user
+
     def names(self, user: UserKey) -> set[UserKey]:
         """By which this user goes, or went."""
         now = self.current(user)
@@ -53,7 +60,11 @@ class Moves:
 
     def moved(self, user: UserKey) -> bool:
         """Whether the relay may not know this name any more."""
-        return user in self._names or user in self._asked
+        return user in self._names or self.leaves(user)
+
+    def leaves(self, user: UserKey) -> bool:
+        """Whether this user is to be erased, or was."""
+        return user in self._asked
 
     def must_have(self, user: UserKey, sent: "Sent") -> bool:
         """Whether an accepted message has to be, or to have ended, with this user.
@@ -109,9 +120,11 @@ class Moves:
     async def _rename(self, backend: "Backend", user: UserKey, n: int) -> None:
         name = f"{user.user_id.partition('~')[0]}~{n}"
         self._names[user] = name
+        self._renaming.add(user)
         for group in backend.groups.all:
             group.changing.add(user.user_id)
         await self.world.persist(partial(_rename, user, name))
+        self._renaming.discard(user)
         for phone in self._phones(user):
             phone.rename(name)
             self.world.later(self.world.persist(partial(_register, phone)), f"register {phone.name}")
