@@ -18,12 +18,16 @@ from relay.store.direct import DirectConnection
 
 from .client import Broken
 
-KEYS, CONVERSATIONS, INBOXES = "idempotency", "conversation", "inbox"
-RANKS = {KEYS: 0, CONVERSATIONS: 1, INBOXES: 2}
+CONVERSATIONS, INBOXES = "conversation", "inbox"
+ORDERED = frozenset({CONVERSATIONS, INBOXES})
 CLAIMS_KEYS = ('INSERT INTO "idempotency"', 'INSERT OR IGNORE INTO "idempotency"')
 
 User = tuple[str, str]
-NAMES = ("users", "user", "names", "groups", "group", "place")  # parameters that say which rows
+NAMED = {  # by table, the parameters that say which rows
+    INBOXES: ("users",),
+    CONVERSATIONS: ("names", "groups", "group"),
+}
+LISTS = frozenset({"users", "names", "groups"})  # as JSON
 
 
 class Locks:
@@ -46,9 +50,9 @@ class Locks:
             lock = statement._for_update_arg
             assert lock is not None
             tables = [getattr(one, "name", "") for one in statement.get_final_froms()]
-            self._tables[statement] = next((one for one in tables if one in RANKS), tables[0]), bool(lock.skip_locked)
+            self._tables[statement] = next((one for one in tables if one in ORDERED), ""), bool(lock.skip_locked)
         table, skips = self._tables[statement]
-        wanted = set(_named(params))
+        wanted = set(_named(table, params))
         if table == INBOXES:
             self._inbox(wanted, skips=skips)
         elif table == CONVERSATIONS:
@@ -81,13 +85,12 @@ class Locks:
             raise Broken(f"I42: {self.wrong}")
 
 
-def _named(params: Mapping[str, Any]) -> list[User]:
+def _named(table: str, params: Mapping[str, Any]) -> list[User]:
     """The rows that a statement of the store asks for, as far as it names them."""
-    for name in NAMES:
+    for name in NAMED.get(table, ()):
         if name in params:
             value = params[name]
-            listed = json.loads(value) if name in {"users", "names", "groups"} else [value]
-            return [(params["app"], one) for one in listed]
+            return [(params["app"], one) for one in (json.loads(value) if name in LISTS else [value])]
     return []
 
 
