@@ -117,7 +117,9 @@ def _of_user(locked: Locked, found: _Found, seq: int) -> dict[str, Any]:
         if not ledger.concerned(original, device):
             continue
         mine = [one for one in found.attempts.get(user, ()) if one.device_id == device.device_id]
-        state = device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine))
+        # What was released to the device stands for the message there.
+        last = max((e for e in found.entries[user] if e.only_device == device.device_id), default=original, key=_seq)
+        state = device_state(original, device, ledger, pushed=any(a.verdict == "accepted" for a in mine), last=last)
         devices.append(
             {
                 "device": device.device_id,
@@ -130,15 +132,19 @@ def _of_user(locked: Locked, found: _Found, seq: int) -> dict[str, Any]:
     return head | {"state": str(original.state), "devices": devices}
 
 
-def device_state(entry: Entry, device: Device, ledger: Ledger, *, pushed: bool) -> str:
-    """The delivery's state: final words first, then how far it has come."""
+def _seq(entry: Entry) -> int:
+    return entry.seq
+
+
+def device_state(entry: Entry, device: Device, ledger: Ledger, *, pushed: bool, last: Entry) -> str:
+    """The delivery's state: final words first, then how far it has come. `last`: of the message's entries for this device."""
     if ledger.acked(entry, device):
         return "acked"
     if device.state == "gone" or ledger.failed(entry, device):
         return "failed"
     if entry.state is not EntryState.LIVE:
         return "cancelled" if entry.state is EntryState.RECALLED else str(entry.state)
-    passed = ledger.unshown(entry, device) is not None and not ledger.comes_again(entry, device)
+    passed = ledger.unshown(last, device) is not None and not ledger.comes_again(last, device)
     if passed or visibility.view(entry, device) is View.HELD:
         return "held"
     return "pushed" if pushed else "queued"

@@ -329,3 +329,17 @@ async def test_a_message_that_is_both_refused_and_acked_by_its_id_has_one_end_in
     assert await app.inbox.expire()
     rows = await app.inbox.engine.read(lambda conn, _: conn.exec_driver_sql("SELECT type FROM event").scalars().all())
     assert "delivery.expired" not in rows
+
+
+async def test_the_trace_calls_it_held_after_each_refusal_and_queued_while_it_comes_again(app: App) -> None:
+    async def state() -> str:
+        (device,) = (await app.inbox.reader.trace("shop", ID)).recipients[0]["devices"]
+        return str(device["state"])
+
+    seen = []
+    for version in ("5.4.0", "5.4.1", "5.4.2"):
+        await app.start(version)
+        seen.append(await state())
+        await app.catch_up(refuses="undecodable")
+        seen.append(await state())
+    assert seen == ["queued", "held", "queued", "held", "queued", "failed"]
