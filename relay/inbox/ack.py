@@ -261,6 +261,7 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
     acks = locked.acks_of(device.device_id)
     refused: set[int] = set()
     failed: list[Reported] = []
+    unread: list[Reported] = []
     for entry in entry_rows.entries_of_messages(locked.conn, locked.key, codes):
         if (
             not entry.live(locked.now_ms)
@@ -291,9 +292,12 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
                 locked.hold(device.device_id, [(first, FAILED)])
             locked.put_acks(device.device_id, locked.acks_of(device.device_id).reporting(entry.seq))
             continue
+        if not was and release is None and is_delivery(entry):  # later refusals of it are tries of the same delivery
+            unread.append((entry, codes[entry.message_id]))
         locked.unhold(device.device_id, [entry.seq])
         locked.hold(device.device_id, [(entry.seq, why)])
         held_entries.set_held_tries(locked.conn, device.key, seq=entry.seq, tries=tries)
+    tell(locked, device, "delivery.held", unread)
     tell(locked, device, "delivery.failed", failed)
     complete(locked, device.device_id, [entry for entry, _ in failed], Ledger(locked), state="failed")
     locked.rearm(device.device_id, anew=True)

@@ -343,3 +343,12 @@ async def test_the_trace_calls_it_held_after_each_refusal_and_queued_while_it_co
         await app.catch_up(refuses="undecodable")
         seen.append(await state())
     assert seen == ["queued", "held", "queued", "held", "queued", "failed"]
+
+
+@pytest.mark.parametrize("code", ["unknown_type", "undecodable", "too_big"])
+async def test_the_sender_is_told_once_of_a_refusal_and_why(app: App, code: str) -> None:
+    await app.start("5.4.0")
+    await app.catch_up(refuses=code, times=2)
+    rows = await app.inbox.engine.read(lambda conn, _: conn.exec_driver_sql("SELECT type, data FROM event").all())
+    told = [one for type_, data in rows if type_ == "delivery.held" for one in json.loads(data)["deliveries"]]
+    assert [(one["message_id"], one["detail"]) for one in told] == [(ID, code)]
