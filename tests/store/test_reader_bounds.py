@@ -42,8 +42,10 @@ async def test_a_read_too_many_is_refused_and_those_that_wait_are_done(
     taken = []
     for _ in range(readers):
         taken.append(asyncio.create_task(engine.read(hold_up)))
-        while isinstance(engine, SqliteEngine) and engine.reads():
-            await asyncio.sleep(0)  # noqa: TID251 - until a thread has it
+        if isinstance(engine, SqliteEngine):
+            await asyncio.sleep(0)  # noqa: TID251 - until it stands there
+            while engine.reads():
+                await asyncio.sleep(0)  # noqa: TID251 - until a thread has it
     if not isinstance(engine, SqliteEngine):
         await asyncio.sleep(0)  # noqa: TID251 - they have their places, and have not begun
     waiting = [asyncio.create_task(engine.read(hold_up)) for _ in range(BOUND)]
