@@ -90,10 +90,14 @@ class TokenKeeper:
     async def _renew(self, after_s: float) -> None:
         """A connection may outlive its token: the next one is asked for in time."""
         await self._clock.sleep(after_s)
+        given = self._given
         try:
-            await self.keep((await self._call("POST", "/v1/device/token")).json)
+            answer = (await self._call("POST", "/v1/device/token")).json
         except AnotherUser:
             return
         except (Problem, Unreachable) as error:
             log.warning("The token was not renewed: %s", type(error).__name__)
             self._renewal = self._later(self._renew(HOUR_S))
+            return
+        if self._given == given:  # else the app has brought another one meanwhile, perhaps another user's
+            await self.keep(answer)

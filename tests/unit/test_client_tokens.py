@@ -1,6 +1,7 @@
 """Which token a client's calls are made with."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -62,3 +63,32 @@ async def test_a_token_is_proved_once_the_relay_has_answered_its_handshake(keepe
     assert keeper.proved == keeper.current
     await keeper.take(renew=True)
     assert keeper.proved != keeper.current
+
+
+@pytest.mark.parametrize("answer", [{"token": "ann's second"}, {"renew_at": "2030-01-01T00:00:00Z"}])
+async def test_a_successor_that_comes_when_the_app_has_brought_another_token_is_not_that_ones(
+    tmp_path: Path, answer: dict[str, str]
+) -> None:
+    given = iter(["ann's", "bob's"])
+    asked, came = asyncio.Event(), asyncio.Event()
+
+    async def source() -> str:
+        return next(given)
+
+    async def slow(*_: str) -> Answer:
+        asked.set()
+        await came.wait()
+        return Answer(200, json.dumps(answer).encode())
+
+    cache, clock = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0), SetClock()
+    keeper = TokenKeeper(source, cache, _at_once, slow, asyncio.create_task, clock)
+    await keeper.take(renew=False)
+    await keeper.keep({"renew_at": "1970-01-01T00:00:00Z"})
+    await asyncio.wait_for(asked.wait(), 5)
+    await keeper.take(renew=True)
+    came.set()
+    for _ in range(5):
+        await clock.sleep(0)
+    assert keeper.current == "bob's" == cache.token_after("bob's")
+    assert keeper.proved == "ann's"
+    cache.close()

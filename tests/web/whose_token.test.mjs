@@ -63,3 +63,24 @@ test("a connection goes on with the successors of its token, and never with what
   assert.equal(token(), "hers-2");
   assert.notEqual(tokens.proved, tokens.current);
 });
+
+test("a successor that comes when the app has brought another token is not that one's", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const answer of [{ token: "hers-2" }, { renew_at: "2100-01-01T00:00:00Z" }]) {
+    const given = ["hers", "his"];
+    const cache = new Cache(new MemoryTables());
+    let come;
+    const call = () => new Promise((resolve) => (come = () => resolve(answer)));
+    const tokens = new TokenKeeper({ source: async () => given.shift(), cache, call });
+    await tokens.take();
+    await tokens.keep({ renew_at: "1970-01-01T00:00:00Z" });
+    t.mock.timers.tick(60_000);
+    await tokens.take(true);
+    come();
+    await new Promise((done) => setImmediate(done));
+    assert.equal(tokens.current, "his");
+    assert.equal((await cache.open()).token, null);
+    assert.equal(tokens.proved, "hers");
+    tokens.stop();
+  }
+});

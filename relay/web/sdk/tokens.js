@@ -66,8 +66,10 @@ export class TokenKeeper {
     clearTimeout(this.#timer);
     if (this.#over) return;
     const renew = async () => {
+      const { given } = this;
       try {
-        await this.keep(await this.#call("POST", "/v1/device/token"));
+        const answer = await this.#call("POST", "/v1/device/token");
+        if (this.given === given) await this.keep(answer); // else the app has brought another one meanwhile, perhaps another user's
       } catch {
         this.#renewIn(60 * RENEW_MS_MIN);
       }
