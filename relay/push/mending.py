@@ -6,7 +6,7 @@ process ends in between, any node does it from the beginning (`resume`). Two may
 has done.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -14,7 +14,7 @@ import structlog
 from relay.push.accounts import Accounts
 from relay.store import quota
 from relay.store.engine import Conn, Engine
-from relay.store.parked import BEGIN, RELEASED_MAX, mend_accounts, parked_accounts, release_some, unreleased
+from relay.store.parked import BEGIN, RELEASED_MAX, mend_accounts, parked_accounts, release_some, rests, unreleased
 
 log = structlog.get_logger("relay.push")
 
@@ -36,11 +36,15 @@ async def mend(engine: Engine, app_id: str, accounts: Iterable[str], *, portion:
 
 
 async def mend_all(engine: Engine, accounts: Accounts) -> None:
-    """At a start, which is an operator's word that what is parked is mended. What rested for it is left to `resume`."""
+    """At a start, which is an operator's word that what is parked is mended; and what rests because an account was not
+    configured may have it now. Its release is left to `resume`."""
     for (app_id, name), code in (await engine.read(lambda conn, _: parked_accounts(conn))).items():
         if accounts.get(app_id, name) is not None:
             log.info("account.unparked", app=app_id, account=name, code=code)
-            await engine.write(partial(_mended, app_id, name))
+            await engine.write(partial(_mended, app_id, [name]))
+    for app_id in sorted({account.app_id for account in accounts.all()}):
+        if await engine.read(partial(_rests_on, app_id)):
+            await engine.write(partial(_mended, app_id, list(accounts.of(app_id))))
 
 
 async def resume(engine: Engine, *, portion: int = RELEASED_MAX) -> None:
@@ -49,8 +53,13 @@ async def resume(engine: Engine, *, portion: int = RELEASED_MAX) -> None:
         await _release(engine, app_id, portion)
 
 
-def _mended(app_id: str, name: str, conn: Conn, _: int) -> None:
-    mend_accounts(conn, app_id, [name])
+def _rests_on(app_id: str, conn: Conn, _: int) -> bool:
+    """Whether anything of the app rests that nobody has said is to be released."""
+    return app_id not in unreleased(conn) and rests(conn, app_id)
+
+
+def _mended(app_id: str, names: Sequence[str], conn: Conn, _: int) -> None:
+    mend_accounts(conn, app_id, names)
 
 
 async def _release(engine: Engine, app_id: str, portion: int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, func, literal, or_, select, update
 
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.push import account_state, push_job
@@ -112,6 +112,15 @@ _released = (
     .where(a.app_id == bindparam("app"), a.account == bindparam("acc"), a.released < bindparam("times"))
     .values(released=bindparam("times"))
 )
+
+
+_any = select(literal(1)).where(j.app_id == bindparam("app"), _resting).limit(1)
+
+
+def rests(conn: Connection, app_id: str) -> bool:
+    """Whether anything of the app rests for its accounts: of those that are parked, or were not configured where it was
+    planned. Looks at all of its jobs, if need be."""
+    return conn.execute(_any, {"app": app_id}).first() is not None
 
 
 class Portion(NamedTuple):

@@ -12,7 +12,9 @@ from msgspec.structs import replace
 from providers.contract import Scope, Verdict
 from relay.inbox.push_due import Rest
 from relay.model import UserKey
-from relay.push.mending import mend, resume
+from relay.push.accounts import Account, Accounts
+from relay.push.limits import Bucket
+from relay.push.mending import mend, mend_all, resume
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Engine
 from relay.store.parked import Portion, mend_accounts, park_account, release_some, unreleased
@@ -168,6 +170,30 @@ async def test_who_waits_for_quota_is_due_with_those_who_rest(house: House) -> N
     )
     assert await mend(house.engine, "shop", ["v"]) == len(USERS) - 1
     assert (await house.job("bob/phone")).due_ms == house.clock.now_ms()
+
+
+def accounts(app_id: str = "shop") -> Accounts:
+    return Accounts([Account(app_id=app_id, name="v", provider=object(), bucket=Bucket(9, 9))])  # type: ignore[arg-type]
+
+
+async def test_who_rests_since_the_account_was_not_configured_is_due_once_a_relay_starts_with_it(house: House) -> None:
+    """It was taken out of the file, say, or another node had not been started anew: nobody has called it parked."""
+    await mend(house.engine, "shop", ["v"])
+    house.views = {}
+    assert await house.plan() == []
+    assert await resting(house) == list(USERS)
+    await mend_all(house.engine, accounts("bank"))
+    await resume(house.engine)
+    assert await resting(house) == list(USERS), "it is without it still"
+    await mend_all(house.engine, accounts())
+    await resume(house.engine)
+    assert await resting(house) == []
+
+
+async def test_where_nobody_rests_a_start_has_nothing_to_release(house: House) -> None:
+    await mend(house.engine, "shop", ["v"])
+    await mend_all(house.engine, accounts())
+    assert await house.engine.read(lambda conn, _: unreleased(conn)) == {}
 
 
 async def test_of_another_app_everybody_rests_on(house: House) -> None:
