@@ -4,7 +4,7 @@ Nothing in the queue is touched: a call under way ends with the provider it bega
 What holds an account back (its bucket, circuit, pause) starts anew with new credentials, and a parked one is unparked.
 
 A file may be looked at while it is being written: what makes it shorter, or takes accounts away, counts once the next look
-finds it unchanged.
+finds it unchanged; and what was read while it changed does not count.
 """
 
 import asyncio
@@ -113,7 +113,8 @@ class Reloader:
             ]
             added, removed = [n for n in new if n not in old], [n for n in old if n not in new]
             size = self._size_now()
-            if touched is not None and self._unsettled(just_written) and (removed or size < self._size):
+            shorter = bool(removed) or size < self._size
+            if touched is not None and (self._moved() or (just_written and shorter)):
                 self._put_off = True
                 log.info("config.put_off", removed=", ".join(removed), size=size)
                 return None
@@ -178,10 +179,10 @@ class Reloader:
         self._wanted = settings
         self._stamps = {path: self._stamps[path] if path in self._stamps else _stamp(path) for path in self._paths()}
 
-    def _unsettled(self, just_written: bool) -> bool:
-        """Whether the configuration file is not as the look before found it; or not any more, since this one."""
-        path = self.config_file
-        return just_written or (path is not None and _stamp(path) != self._stamps.get(path))
+    def _moved(self) -> bool:
+        """Whether the configuration file is not as the last look found it: what was read since may be half of it, however long
+        it is by now."""
+        return self.config_file is not None and _stamp(self.config_file) != self._stamps.get(self.config_file)
 
     def _size_now(self) -> int:
         stamp = None if self.config_file is None else _stamp(self.config_file)

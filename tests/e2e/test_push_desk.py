@@ -22,7 +22,7 @@ from providers.sandbox import Sandbox
 from relay.app import Relay
 from relay.cli import main
 from relay.clock import SystemClock
-from relay.config import load
+from relay.config import Settings, load
 from relay.ids import system_rng
 from relay.inbox.push_due import Later
 from relay.push.situation import Wait
@@ -291,6 +291,31 @@ async def test_an_account_that_lost_a_line_has_it_until_two_looks_have_found_the
     done = await reloader.look()
     assert done is not None
     assert done.changed == ("fcm",)
+
+
+async def test_what_was_read_while_it_was_being_written_counts_at_the_next_look(scene: Scene) -> None:
+    """Its last line was not there yet, and was by the time that anybody asked how long the file is."""
+    whole = scene.config.read_text() + "concurrency = 7\n"
+    scene.config.write_text(whole)
+    reloader = scene.face.relay.reloader
+    await reloader.reload()
+    before, read = scene.face.relay.accounts.get("default", "fcm"), reloader.read
+
+    def half() -> Settings:
+        scene.config.write_text(whole.removesuffix("concurrency = 7\n"))
+        settings = read()
+        scene.config.write_text(whole + "# the end\n")
+        return settings
+
+    scene.config.write_text("")
+    reloader.read = half
+    assert await reloader.look() is None
+    assert scene.face.relay.accounts.get("default", "fcm") is before
+    reloader.read = read
+    done = await reloader.look()
+    assert done is not None
+    assert done.changed == ()
+    assert await reloader.look() is None
 
 
 async def test_a_key_that_comes_after_the_account_that_names_it_is_taken_up(scene: Scene) -> None:
