@@ -183,11 +183,17 @@ class VivoProvider(HttpProvider):
 
     def encode(self, push: Push, credential: str) -> Request:
         """See `HttpProvider`: the mapping of sheet §7."""
-        return self._request("/message/send", {**self._message(push), "regId": push.token}, credential)
+        return self._encoded([push], credential, latin=self._latin)
 
     def encode_many(self, pushes: Sequence[Push], credential: str) -> Request:
         """See `HttpProvider`: the content alone, which `exchange` gets a task id for."""
-        return self._request("/message/saveListPayload", self._message(pushes[0]), credential)
+        return self._encoded(pushes, credential, latin=self._latin)
+
+    def _encoded(self, pushes: Sequence[Push], credential: str, *, latin: bool) -> Request:
+        message = self._message(pushes[0], latin=latin)
+        if len(pushes) == 1:
+            return self._request("/message/send", {**message, "regId": pushes[0].token}, credential)
+        return self._request("/message/saveListPayload", message, credential)
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
         """See `HttpProvider`: what is for many is saved first, then sent by its task id."""
@@ -221,12 +227,10 @@ class VivoProvider(HttpProvider):
         (§3) do not agree. Once it has, and has taken the same with words, all such texts get them.
         """
         response = await self.call(request)
-        if not self._latin or number_from(response.json().get("result")) not in WORDLESS:
+        if number_from(response.json().get("result")) not in WORDLESS:
             return response
-        self._latin = False
-        again = self.encode(pushes[0], credential) if len(pushes) == 1 else self.encode_many(pushes, credential)
-        self._latin = True
-        if again.body == request.body:
+        again = self._encoded(pushes, credential, latin=False)
+        if again.body == request.body:  # it had them
             return response
         response = await self.call(again)
         if self.decode(response).verdict is Verdict.ACCEPTED:  # else it was not for the letters
@@ -236,7 +240,7 @@ class VivoProvider(HttpProvider):
     def _class(self, push: Push) -> dict[str, Any]:
         return class_of(push, self.config.classes.get(push.channel or "default", self.config.classes["default"]))
 
-    def _message(self, push: Push) -> dict[str, Any]:
+    def _message(self, push: Push, *, latin: bool) -> dict[str, Any]:
         config = self.config
         receipts = config.receipts
         ours = {
@@ -248,7 +252,7 @@ class VivoProvider(HttpProvider):
             if receipts is None
             else present({**receipts.extra, "callback.param": echo(push.id, PARAM_BYTES_MAX)}),
         }
-        content = content_of(push, wake_text=config.wake_text, latin=self._latin, now_s=self.now())
+        content = content_of(push, wake_text=config.wake_text, latin=latin, now_s=self.now())
         message = merged(present(content | ours), {**push.overrides, **self._class(push)})
         custom = message.get("clientCustomMap")
         return message if custom is None else {**message, "clientCustomMap": custom_of(custom)}

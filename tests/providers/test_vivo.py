@@ -449,6 +449,29 @@ async def test_latin_letters_alone_go_with_words_once_it_is_for_want_of_them_tha
     assert [json.loads(one.body)["content"] for one in scripted.requests[1:]] == bodies
 
 
+async def test_latin_letters_that_were_under_way_when_another_push_found_it_out_go_with_words_too() -> None:
+    """Its own refusal comes when that is known already."""
+    asked, known = asyncio.Event(), asyncio.Event()
+
+    async def vendor(request: Request) -> Response:
+        if request.url.endswith("/auth"):
+            return LOGIN
+        said = json.loads(request.body)
+        if said["content"] != "hi":
+            return OK
+        if said["regId"] != PUSH.token:
+            asked.set()
+            await known.wait()
+        return answer(10085)
+
+    provider = made(vendor)
+    later = asyncio.create_task(provider.send(replace(PUSH, token="5")))
+    await asked.wait()
+    assert (await provider.send(PUSH)).verdict is ACCEPTED
+    known.set()
+    assert (await later).verdict is ACCEPTED
+
+
 async def test_a_text_with_words_that_vivo_refuses_is_sent_once() -> None:
     scripted = Scripted(lambda request: LOGIN if request.url.endswith("/auth") else answer(10104))
     assert (await made(scripted).send(replace(PUSH, title="测试群", body="大家好"))).verdict is REFUSED
