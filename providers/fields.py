@@ -141,8 +141,8 @@ def mistakes(
 def companions(
     given: Mapping[str, Any], field: str, wanted: Mapping[Any, Sequence[str]], *, under: str = ""
 ) -> Iterator[str]:
-    """A mistake, if `field` has a value beside which one of `wanted` must stand, and none does; or if one of these is taken away
-    while `field` is left as it is, which may need it.
+    """A mistake, if `field` has a value beside which one of `wanted` must stand, and none does; or if one of these is taken away,
+    and no other put in its place, while `field` is left as it is, which may need it.
 
     list(companions({"type": 2}, "type", {2: ["url"]}))  # ["type 2 takes url beside it."]
     list(companions({"url": None}, "type", {2: ["url"]}))  # ["url may not be taken away without another type."]
@@ -152,7 +152,8 @@ def companions(
     if names and not any(given.get(name) for name in names):
         yield f"{under}{field} {value} takes {' or '.join(names)} beside it."
     if field not in given:
-        taken = dict.fromkeys(name for names in wanted.values() for name in names if given.get(name, "") is None)
+        bare = (names for names in wanted.values() if not any(given.get(name) for name in names))
+        taken = dict.fromkeys(name for names in bare for name in names if given.get(name, "") is None)
         yield from (f"{under}{name} may not be taken away without another {field}." for name in taken)
 
 

@@ -165,7 +165,13 @@ def test_a_value_may_take_another_field_beside_it(given_: dict[str, Any], count:
 
 @pytest.mark.parametrize(
     ("given_", "count"),
-    [({"b": None}, 1), ({"b": None, "type": None}, 0), ({"b": None, "type": 2}, 0), ({"b": "x"}, 0)],
+    [
+        ({"b": None}, 1),
+        ({"b": None, "type": None}, 0),
+        ({"b": None, "type": 2}, 0),
+        ({"b": "x"}, 0),
+        ({"b": None, "a": "x"}, 0),
+    ],
 )
 def test_what_a_value_takes_is_not_taken_away_while_that_may_be_there(given_: dict[str, Any], count: int) -> None:
     found = list(companions(given_, "type", {1: ("a", "b")}, under="click."))

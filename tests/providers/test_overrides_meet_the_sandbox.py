@@ -121,3 +121,20 @@ async def test_a_tap_keeps_what_it_opens_unless_it_becomes_another(vendor: str) 
         assert (await m.send("phone", click=click)).verdict is Verdict.ACCEPTED
         m.provider.check_overrides = lambda _: []
         assert (await m.send("phone", id="p2", click=click, overrides=own)).verdict is Verdict.REFUSED, "by the vendor"
+
+
+# What a tap of an app's own page is known by: either of two.
+PAGES = {
+    "harmony": ("payload.notification.clickAction", "action", "uri"),
+    "honor": ("android.notification.clickAction", "action", "intent"),
+    "huawei": ("android.notification.click_action", "action", "intent"),
+}
+
+
+@pytest.mark.parametrize("vendor", PAGES)
+async def test_a_tap_may_open_its_page_by_the_other_of_two_names(vendor: str) -> None:
+    where, ours, theirs = PAGES[vendor]
+    own = override(tuple(where.split(".")), {ours: None, theirs: "chat://room/1"})
+    async with meeting(vendor) as m:
+        assert m.provider.check_overrides(own) == []
+        assert (await m.send("phone", click="OPEN_CHAT", overrides=own)).verdict is Verdict.ACCEPTED
