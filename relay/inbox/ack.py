@@ -110,10 +110,9 @@ def _ack_one(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: 
     results: dict[str, str] = {}
     if request.ids:
         results = _take_ids(locked, locked.devices[device.device_id], request.ids, refused)
-    if request.cursor is not None and upto is not None:
-        device = locked.devices[device.device_id]
-        locked.put(replace(device, conf_session=max(device.conf_session, request.cursor.session)))
     if upto is not None:
+        device = locked.devices[device.device_id]
+        locked.put(replace(device, conf_session=max(device.conf_session, _confirmed(device, request, upto))))
         advance(locked, locked.devices[device.device_id], upto)
     shared = take_shared(
         locked, locked.devices[device.device_id], request.shared, request.shared_upto, store_epoch=store_epoch
@@ -145,6 +144,14 @@ def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: st
     if request.upto is not None and request.upto > locked.head_seq:
         raise Malformed("`upto` is beyond what was sent on this connection.", code="invalid_cursor")
     return request.upto
+
+
+def _confirmed(device: Device, request: AckRequest, upto: int) -> int:
+    """The session of which the device has stored a cursor; 0 if this does not tell. A number on a socket speaks of pages that
+    came there, with cursors of its session."""
+    if request.cursor is not None:
+        return request.cursor.session
+    return request.session or 0 if upto > device.acked_seq else 0
 
 
 def _past(device: Device, cursor: Cursor | None) -> bool:

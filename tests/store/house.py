@@ -181,7 +181,7 @@ class House:
         """Acks what the client has stored (or another cursor of its)."""
         device = self.key(name)
         text = cursor or self.store(name).cursor
-        if "ids" not in more and "nacks" not in more and "reads" not in more and text is not None:
+        if not {"ids", "nacks", "reads", "upto"} & more.keys() and text is not None:
             more["cursor"] = self.inbox.reader.unseal(text, device)
         return await self.inbox.ack(AckRequest(device=device, **more))
 

@@ -218,6 +218,19 @@ async def test_f51_two_phones_of_one_backup_are_told_to_part_once_they_have_take
     assert not (await come(house, PHONE, second)).reidentify, "it alone now"
 
 
+async def test_f51_what_one_acked_by_number_alone_the_other_is_not_taken_to_have(both: House) -> None:
+    """A socket's ack may say a number in place of a cursor: it speaks for the store of its own session."""
+    older, newer = cloned(both)
+    newer.cursor = older.past[-1]
+    both.stores[PHONE] = newer
+    welcome = await upgraded(both)
+    await both.page(PHONE)
+    await both.ack(PHONE, upto=6, session=welcome.session)
+    both.stores[PHONE] = older
+    assert (await upgraded(both)).reason == "store_rolled_back"
+    assert (await both.catch_up(PHONE))[-1:] == (await all_ids(both))[-1:]
+
+
 async def test_f51_one_that_parts_with_its_store_lacks_nothing_and_the_other_goes_on(house: House) -> None:
     first, second = cloned(house)
     for mine in (first, second, first, second):
