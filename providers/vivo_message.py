@@ -1,5 +1,6 @@
 """A push in vivo's words: vendor sheet `vivo` §3 (request), §6 (classes) and §7 (mapping). Pure."""
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -144,8 +145,12 @@ def request_id(push: Push, tokens: str, *, now_s: float) -> str:
 
 def _worded(text_: str, wake_text: str, *, latin: bool) -> str:
     """vivo refuses a text of digits and signs alone, like a login code (sheet §5, code 10085, and §9)."""
-    has_word = any(char.isalpha() and (latin or not char.isascii()) for char in text_)
+    has_word = any(char.isalpha() and (latin or not _is_latin(char)) for char in text_)
     return text_ if has_word else f"{wake_text} {text_}"
+
+
+def _is_latin(char: str) -> bool:
+    return "LATIN" in unicodedata.name(char, "")
 
 
 def _click(click: str | None) -> dict[str, Any]:

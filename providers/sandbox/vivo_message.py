@@ -16,6 +16,7 @@ OPEN_FROM_S, OPEN_UNTIL_S = 7 * 3600, 23 * 3600
 
 SYSTEM = {"IM", "ACCOUNT", "TODO", "DEVICE_REMINDER", "ORDER", "SUBSCRIPTION"}
 OPERATIONAL = {"NEWS", "CONTENT", "MARKETING", "SOCIAL"}
+WORDS, NOT_LATIN = r"[^\W\d_]", r"[^\W\d_A-Za-z\u00aa\u00ba\u00c0-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a]"
 TEST_WORDS = ("测试", "test")
 TIMED = {"showStartTime", "showEndTime"}
 
@@ -154,7 +155,7 @@ def _check(message: Json, fields: Fields, *, now_s: float, latin: bool) -> None:
 def _check_words(message: Mapping[str, object], *, latin: bool) -> None:
     for field in ("title", "content"):
         text = str(message[field])
-        if not re.search(r"[^\W\d_]" if latin else r"[^\x00-\x7f]", text):
+        if not re.search(WORDS if latin else NOT_LATIN, text):
             raise Wrong(10085, field)
         if any(word == text.lower() or (not word.isascii() and word in text) for word in TEST_WORDS):
             raise Wrong(10104, field)

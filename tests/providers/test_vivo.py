@@ -472,6 +472,16 @@ async def test_latin_letters_that_were_under_way_when_another_push_found_it_out_
     assert (await later).verdict is ACCEPTED
 
 
+@pytest.mark.parametrize("text", ["José", "\uff28\uff49", "Đà Nẵng"])
+async def test_letters_with_accents_are_latin_ones_as_well(text: str) -> None:
+    def vendor(request: Request) -> Response:
+        if request.url.endswith("/auth"):
+            return LOGIN
+        return answer(10085) if json.loads(request.body)["content"] == text else OK
+
+    assert (await made(Scripted(vendor)).send(replace(PUSH, body=text))).verdict is ACCEPTED
+
+
 async def test_a_text_with_words_that_vivo_refuses_is_sent_once() -> None:
     scripted = Scripted(lambda request: LOGIN if request.url.endswith("/auth") else answer(10104))
     assert (await made(scripted).send(replace(PUSH, title="测试群", body="大家好"))).verdict is REFUSED

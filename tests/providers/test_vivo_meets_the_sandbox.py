@@ -165,6 +165,7 @@ async def test_where_latin_letters_alone_are_refused_words_go_before_them(vivo: 
     for phone, body in (("phone1", "新消息 hello"), ("phone2", "字 hello"), ("phone3", "字 hello")):
         assert [(one["title"], one["body"]) for one in vivo.shown(phone)] == [("新消息 Ann", body)]
     assert emulator(vivo).outcomes["refused:200"] == 1, "asked once; then it is known"
+    assert (await vivo.send("phone4", body="José")).verdict is Verdict.ACCEPTED
 
 
 async def test_of_news_a_device_gets_two_a_day_and_each_text_once(vivo: Meeting) -> None:
