@@ -222,7 +222,8 @@ class Chores:
 
     def scheduler(self) -> AsyncIOScheduler:
         """A scheduler that does them all, not yet started."""
-        # A chore whose time came while the process was busy is late, not over: the next time may be an hour away.
+        # A chore whose time came while the process was busy is late, not over. None is rarer than ten minutes, counted from the
+        # start: a process that is restarted often would never do it.
         defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         scheduler = AsyncIOScheduler(timezone="UTC", job_defaults=defaults)
         for chore, seconds in (
@@ -235,12 +236,12 @@ class Chores:
             (self.prune, 60),
             (self.count_open, 60),
             (self.prune_shared, 60),
-            (self.silence, 3600),
+            (self.silence, 600),
             (self.forget, 600),
             (self.upgrades, 600),
             (self.releases, 600),
             (self.audit, 600),
-            (self.push_books, 3600),
+            (self.push_books, 600),
         ):
             scheduler.add_job(_calmly, IntervalTrigger(seconds=seconds), args=[chore], id=chore.__name__)
         # Its own words for that come without the name: of others' log records only the template is told.

@@ -240,7 +240,7 @@ class Node:
             (self.chores.escalate, 1),
             (self.chores.mend, 5),
             (self.chores.prune, 60),
-            (self.chores.silence, 3600),
+            (self.chores.silence, 600),
             (self.chores.forget, 600),
         ):
             self.worker(self._every(chore, seconds), f"chore-{chore.__name__}")
