@@ -302,7 +302,7 @@ BUGS = (
         "PostgreSQL showed every tenant's rows, for whatever statement forgot its own",
         one(
             "relay/api/routes.py",
-            "        with of_app(principal.app_id):\n            return printed(await handler(call))",
+            "        task_is_for(principal.app_id)\n        return printed(await handler(call))",
             "        return printed(await handler(call))",
         ),
         ("tests/e2e/test_whose_rows.py::test_what_a_request_asks_for_is_its_callers_app",),
