@@ -137,7 +137,8 @@ class World:
     # --- the node ---
 
     async def start_node(self) -> None:
-        """Starts the relay, again and again until it is up."""
+        """Starts the relay, again and again until it is up. Nobody else starts one meanwhile: there is one at a time."""
+        self._restarting = True
         while True:
             self._starts += 1
             clock = self._clock = NodeClock(self.wall)
@@ -167,6 +168,11 @@ class World:
                 node.kill()
                 await sleep(1)
                 continue
+            if engine.failed:
+                node.kill()
+                await sleep(1)
+                continue
+            self._restarting = False
             self.referee.silence.began()
             self.story.tell("node.up", node.name)
             return
@@ -196,7 +202,6 @@ class World:
         if abs(self.wall.off_ms) > 60_000:
             self.wall.off_ms = 0  # the machine's clock was put right before anything was started on it
         before_start()
-        self._restarting = False
         await self.start_node()
 
     async def _post(self, *, url: str, headers: Any, body: bytes, timeout_s: float, answer_bytes_max: int) -> Answer:
@@ -488,6 +493,8 @@ class World:
         self.copying = True
         copy = self.store.backup()
         await sleep(self.draws.stream("fate/restore").between(10, 600))
+        while self._restarting:
+            await sleep(1)
 
         def restore() -> None:
             self.store.restore(copy)
