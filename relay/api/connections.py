@@ -98,7 +98,7 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._busy():
+        if self._messages or self._busy():
             if self._head_timer is not None:
                 self._await_no_head()
         elif data:

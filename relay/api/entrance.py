@@ -46,17 +46,6 @@ def entrance(
     next_id = running_ids(rng, bits=64)
     unavailable = Repeats(log.warning, "http.unavailable")
 
-    async def served(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if https_only:
-            limits.check_https(request)
-        if origins and browsers.asks_first(request, origins):
-            return Reply(204, browsers.PREFLIGHT)
-        lane = gate.enter(request)
-        try:
-            return await handler(request)
-        finally:
-            gate.left(lane)
-
     def failed(request: web.Request, request_id: str, error: Exception) -> web.StreamResponse:
         route = request.get(ROUTE)
         if isinstance(error, web.HTTPException):
@@ -82,13 +71,23 @@ def entrance(
 
     @web.middleware
     async def through(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer: web.StreamResponse
         began = time.perf_counter()
         if trusted_proxies:
             request = seen_through(request)
         request_id = request[REQUEST_ID] = next_id()
         with traces.span(request.method, caller=request.headers) as tell:
             try:
-                answer = await served(request, handler)
+                if https_only:
+                    limits.check_https(request)
+                if origins and browsers.asks_first(request, origins):
+                    answer = Reply(204, browsers.PREFLIGHT)
+                else:
+                    lane = gate.enter(request)
+                    try:
+                        answer = await handler(request)
+                    finally:
+                        gate.left(lane)
             except Exception as error:  # noqa: BLE001 - all of them are told, and answered
                 if leaked is not None and isinstance(error, limits.Leaked):
                     await leaked(error.text, request)
