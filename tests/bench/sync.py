@@ -17,6 +17,7 @@ from tests.bench.report import Figure
 CLOCK = SystemClock()
 TEXT = "x" * 180
 SENDERS = 32
+POLLERS = (64, 256)  # connections
 # All devices of a benchmark come from one address.
 FROM_ONE = {"RELAY_LIMITS__ANONYMOUS_PER_S": "10000", "RELAY_LIMITS__ANONYMOUS_BURST": "10000"}
 
@@ -165,32 +166,39 @@ async def herd(home: Path, *, devices: int, each: int) -> list[Figure]:
 
 
 async def polls(home: Path, *, devices: int, count: int) -> list[Figure]:
-    """Polls that find nothing new, beside a handler that answers 304 and looks at nothing."""
+    """Polls that find nothing new, beside a handler that answers 304 and looks at nothing. By few connections, and by
+    more, as a node has: what comes together is looked up together."""
     async with serving(home, "relay", "serve", environ=FROM_ONE) as relay:
         tokens = await _devices(relay, devices)
         await _fill(relay, users=devices, each=2)
         asked = [await _up_to_date(relay, token) for token in tokens]
         requests = [asked[n % devices] for n in range(count)]
-        await load(relay.port, _spread(requests[: count // 10]))
-        took, statuses = await load(relay.port, _spread(requests))
-        assert statuses == {"304": count}, statuses
+        took = [await _polled(relay, requests, connections=some) for some in POLLERS]
     async with serving(home, "tests.bench.bare") as bare:
-        await load(bare.port, _spread(requests[: count // 10]))
-        bare_took, _ = await load(bare.port, _spread(requests))
+        bare_took = [await _polled(bare, requests, connections=some) for some in POLLERS]
     return [
         Figure(
-            name="polls with nothing new (304)",
-            value=count / took,
+            name=f"polls with nothing new (304), {some} connections",
+            value=count / took_s,
             unit="requests/s",
-            raw=count / bare_took,
+            raw=count / bare_took_s,
             raw_name="bare aiohttp",
             aim=0.6,
             ratio=True,
         )
+        for some, took_s, bare_took_s in zip(POLLERS, took, bare_took, strict=True)
     ]
 
 
-def _spread(requests: Sequence[bytes], connections: int = 64) -> list[Sequence[bytes]]:
+async def _polled(server: Served, requests: Sequence[bytes], *, connections: int) -> float:
+    """Seconds that these polls take, once the server is warm."""
+    await load(server.port, _spread(requests[: len(requests) // 10], connections))
+    took, statuses = await load(server.port, _spread(requests, connections))
+    assert statuses == {"304": len(requests)}, statuses
+    return took
+
+
+def _spread(requests: Sequence[bytes], connections: int) -> list[Sequence[bytes]]:
     return [requests[n::connections] for n in range(connections)]
 
 
