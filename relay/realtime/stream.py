@@ -140,7 +140,7 @@ class Stream:
                 raise
 
     async def _heard(self) -> None:
-        """An open stream is contact; a lease that had run out meanwhile begins again."""
+        """An open stream is contact; a lease that had run out meanwhile begins again, and who lingered is back."""
         presence = self._service.presence
         if presence.renew(self.device, self.session):
             return

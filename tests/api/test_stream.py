@@ -16,6 +16,7 @@ from relay.inbox.ack import AckRequest
 from relay.model import DeviceKey
 from relay.push.from_settings import DEFAULT_APP
 from relay.realtime.hub import Connection
+from relay.store.devices import device_row
 
 WITHIN_S = 10
 
@@ -110,6 +111,17 @@ async def renumber(face: Face) -> None:
 
 async def online(face: Face) -> bool:
     return bool((await face.call("GET", f"/v1/users/{face.user}/presence")).json["online"])
+
+
+async def its_row_is_online(face: Face) -> bool:
+    found: list[bool] = []
+
+    async def look() -> None:
+        row = await face.of.relay.engine.read(lambda conn, _: device_row(conn, key(face)))
+        found.append(row is not None and row.online)
+
+    await at_relay(face, look)
+    return found[0]
 
 
 def ids(batch: Event) -> list[str]:
@@ -276,6 +288,20 @@ async def test_a_stream_after_a_lost_lease_makes_the_device_online_again(face: F
     async with stream(face, face.token) as events:
         await events.next("batch")
         assert await online(face)
+
+
+async def test_a_stream_that_comes_back_while_the_device_lingers_has_it_online_at_once(face: Face) -> None:
+    """As a page's EventSource does by itself, without a handshake: until the next beat all was pushed beside it."""
+    await greeted(face)
+    async with stream(face, face.token) as events:
+        await events.next("batch")
+    await face.sent()  # writing to who has gone tells
+    async with asyncio.timeout(WITHIN_S):
+        while await its_row_is_online(face):
+            await asyncio.sleep(0.05)  # noqa: TID251 - the other end of a real connection
+    async with stream(face, face.token) as events:
+        await events.next("batch")
+        assert await its_row_is_online(face)
 
 
 async def test_a_newer_session_ends_the_stream(face: Face) -> None:
