@@ -7,8 +7,9 @@ hour whose log was given out would be in none.
 import asyncio
 import gzip
 import json
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.cli.logs import Wrong, check
 from relay.message_logs import HOUR_MS, MessageLogs, start_of
@@ -25,6 +26,7 @@ LOOK_S = 60.0
 _ACCEPTED = "SELECT message_id FROM message WHERE app_id = ? AND accepted_ms >= ? AND accepted_ms < ?"
 
 Hour = tuple[str, str]  # an app's
+T = TypeVar("T")
 
 
 class Hereafter(NodeClock):
@@ -66,21 +68,30 @@ class HourLogs:
 
     async def _fetch(self, logs: MessageLogs) -> None:
         """Whatever is closed and was not fetched yet. Who is refused, or whose node dies, comes again."""
-        assert self.world.node is not None
-        for text in logs.hours():
-            start_ms = start_of(text)
-            assert start_ms is not None
-            if start_ms + HOUR_MS <= START_MS:
-                return
-            for backend in self.world.backends:
-                hour = backend.app_id, text
+        for backend in self.world.backends:
+            for one in await self._asked(logs.hours(backend.app_id)) or ():
+                start_ms = start_of(one.name)
+                assert start_ms is not None
+                if start_ms + HOUR_MS <= START_MS:
+                    break
+                hour = backend.app_id, one.name
                 if hour in self._given:
                     continue
-                task = self.world.node.spawn(logs.log(*hour), name="log")
-                await asyncio.wait([task])
-                if not task.cancelled() and task.exception() is None:
-                    self._given[hour] = _messages(task.result())
+                path = await self._asked(logs.log(*hour))
+                if path is not None:
+                    self._given[hour] = _messages(path)
                     self._compare(hour)
+                    if one.empty and self._given[hour]:
+                        raise Broken(
+                            f"I44: the log of {one.name} was said to be empty, and has messages of {backend.app_id}"
+                        )
+
+    async def _asked(self, what: Coroutine[Any, Any, T]) -> T | None:
+        """What the node answers; None: it refuses, or dies."""
+        assert self.world.node is not None
+        task = self.world.node.spawn(what, name="log")
+        await asyncio.wait([task])
+        return None if task.cancelled() or task.exception() is not None else task.result()
 
     def _compare(self, hour: Hour) -> None:
         app_id, text = hour
