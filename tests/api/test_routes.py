@@ -11,9 +11,11 @@ from aiohttp import ClientResponse, ClientSession, web
 from edge_app import HANDLERS, ROUTES, Auth, Edge, running
 from yarl import URL
 
+from relay.api.principal import Principal
 from relay.api.routes import PUBLIC, register
 from relay.errors import CODES
 from relay.shedding import Shedding
+from relay.store.scope import ALL, current
 
 
 @pytest_asyncio.fixture
@@ -226,6 +228,24 @@ async def test_every_mistake_in_a_body_is_told_at_once_with_its_place_and_remedy
         "/inner/weight": ("out_of_range", "must be greater than 0.0"),
         "/parts/1/label": ("wrong_type", "must be a string"),
     }
+
+
+async def test_whose_rows_a_request_is_for_is_forgotten_with_it(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next one on its connection, of another app's, would not find its own credential (safety SEC-5)."""
+    found = []
+    authenticate = edge.auth.authenticate
+
+    async def watched(request: web.Request) -> Principal:
+        found.append((request.transport, current()))
+        return await authenticate(request)
+
+    monkeypatch.setattr(edge.auth, "authenticate", watched)
+    async with ClientSession(f"http://127.0.0.1:{edge.port}") as one:
+        for _ in range(3):
+            async with one.get("/v1/device/me", headers={"Authorization": "Bearer device"}) as answer:
+                assert answer.status == 200
+    assert len({transport for transport, _ in found}) == 1, "all came by one connection"
+    assert [scope for _, scope in found] == [ALL] * 3
 
 
 # --- failures ---
