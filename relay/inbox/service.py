@@ -9,6 +9,7 @@ import structlog
 
 from relay import ids
 from relay.clock import Clock
+from relay.errors import Problem
 from relay.inbox import online, registry
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
@@ -264,7 +265,10 @@ class InboxService:
         self.hints.close(one.device, welcome.session)
         self._registered(one.device, one.addresses)
         if welcome.more_to_release:
-            await self.release_rest([one.device])
+            try:
+                await self.release_rest([one.device])
+            except Problem as problem:  # the device is online all the same, and a chore releases what is left
+                log.warning("held.not_released", app=one.device.app_id, code=problem.code)
         self.facts_told()
         return welcome
 

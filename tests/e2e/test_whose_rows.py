@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from relay_face import Face, next_frame
 
-from relay.api.auth import Authenticator
 from relay.inbox.address_tokens import AddressTokens
 from relay.inbox.reader import InboxReader
 from relay.inbox.service import InboxService
@@ -57,25 +56,6 @@ async def test_what_a_request_asks_for_is_its_callers_app(scopes: dict[str, set[
     await face.call("POST", "/v1/device/ack", {"cursor": page["batches"][0]["cursor"]}, token=token)
     for name in ("register", "accept", "hello", "read", "ack"):
         assert scopes[name] == ITS_OWN, name
-
-
-async def test_whoever_asks_next_on_the_connection_is_looked_up_among_all(
-    monkeypatch: pytest.MonkeyPatch, face: Face
-) -> None:
-    """A proxy sends the requests of many apps by one connection."""
-    seen: list[Scope] = []
-    real = Authenticator.authenticate
-
-    async def spying(self: Any, request: Any) -> Any:
-        seen.append(current())
-        return await real(self, request)
-
-    monkeypatch.setattr(Authenticator, "authenticate", spying)
-    await face.device()
-    for _ in range(3):
-        await face.send()
-    assert seen == [ALL] * len(seen)
-    assert len(seen) > 3
 
 
 async def test_so_is_what_a_socket_asks_for_whoever_wakes_it(scopes: dict[str, set[Scope]], face: Face) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from house import House
 
+from relay.errors import Unavailable
 from relay.inbox import releasing
 from relay.inbox.ack import Nack
 from relay.inbox.preferences import Level, Preferences
@@ -153,30 +154,35 @@ async def test_a_downgrade_takes_nothing_back_and_holds_what_comes(house: House)
     assert [one["id"] for one in await upgrade(house)] == [later.message_id]
 
 
-@pytest.mark.parametrize("crash", [False, True])
+async def _nothing(*_: Any) -> None:
+    return
+
+
+async def _refused(*_: Any) -> None:
+    raise Unavailable("The store is away.")
+
+
+@pytest.mark.parametrize("rest_fails", [None, _nothing, _refused])
 async def test_more_than_one_transaction_takes_is_released_all_the_same(
-    house: House, monkeypatch: pytest.MonkeyPatch, crash: bool
+    house: House, monkeypatch: pytest.MonkeyPatch, rest_fails: Any
 ) -> None:
-    """I34: each held live entry has exactly one release, however often the handshake was cut off."""
+    """I34: each held live entry has exactly one release, however often the handshake was cut off; and who is online in its
+    row gets its welcome, or nobody would hear it go."""
     monkeypatch.setattr(releasing, "RELEASES_MAX", 2)
     sent = await house.sends(4, **NEW)
     refused = (await house.send(type="poll")).message_id
     await house.page(PHONE)
     await house.ack(PHONE, nacks=(Nack(refused, "unknown_type"),))
     await house.ack(PHONE)
-    if crash:
-        rest = house.inbox.release_rest
-        monkeypatch.setattr(type(house.inbox), "release_rest", _nothing)
+    rest = house.inbox.release_rest
+    if rest_fails:
+        monkeypatch.setattr(type(house.inbox), "release_rest", rest_fails)
     await house.hello(PHONE, schema=5, app_version="2")
-    if crash:
+    if rest_fails:
         monkeypatch.setattr(type(house.inbox), "release_rest", rest.__func__)
         await house.inbox.release_rest([house.key(PHONE)])
     assert [one["id"] for one in await read(house)] == [*sent, refused]
     assert await house.rows("SELECT * FROM device_held") == []
-
-
-async def _nothing(*_: Any) -> None:
-    return
 
 
 STEPS = list(itertools.product([True, False], repeat=3))
