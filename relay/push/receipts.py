@@ -6,7 +6,7 @@ does what a vendor dropped because the device has had its number for the day; mo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
@@ -33,6 +33,7 @@ from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id
 from relay.store.scope import of_app
+from relay.telemetry.repeats import Repeats
 
 log = structlog.get_logger("relay.push")
 
@@ -54,6 +55,9 @@ class ReceiptService:
     policy_of: PolicyOf
     hash_token: HashToken
     facts_told: Callable[[], None] = lambda: None
+    _refused: Repeats = field(default_factory=lambda: Repeats(log.warning, "receipts.refused"))
+    _garbled: Repeats = field(default_factory=lambda: Repeats(log.warning, "receipts.garbled"))
+    _ignored: Repeats = field(default_factory=lambda: Repeats(log.warning, "receipts.ignored"))
 
     def networks(self, account: str) -> Sequence[IPv4Network | IPv6Network]:
         """Where this account's vendor may call from; none: from anywhere. Raises Missing."""
@@ -68,13 +72,14 @@ class ReceiptService:
         try:
             reading = reader.read(call, now_s=self.clock.now_ms() / 1000)
         except NotAuthentic as refused:
-            log.warning("receipts.refused", account=account, reason=str(refused))
+            self._refused.tell(account, account=account, reason=str(refused))
             raise Unauthenticated("This is not the vendor's signature, or not the account's secret path.") from None
         except Garbled as garbled:
-            log.warning("receipts.garbled", account=account, reason=str(garbled))
+            self._garbled.tell(account, account=account, reason=str(garbled))
             raise Malformed(f"{garbled}") from None
         if reading.ignored is not None:
-            log.warning("receipts.ignored", account=account, reason=reading.ignored)
+            self._ignored.tell(account, account=account, reason=reading.ignored)
+            return reading
         told = 0
         for start in range(0, len(reading.receipts), RECEIPTS_AT_ONCE):
             some = reading.receipts[start : start + RECEIPTS_AT_ONCE]

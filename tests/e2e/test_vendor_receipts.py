@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from relay_face import Face
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from relay.app import Relay
 from relay.clock import SystemClock
@@ -238,6 +239,16 @@ async def test_nobody_but_the_vendor_reports(scene: Scene) -> None:
     assert len((await scene.attempt(message))["receipts"]) == 1
     status, problem = await scene.post(f"hw/{PATH_SECRET}", b"<xml>")
     assert (status, problem["code"]) == (400, "json_invalid")
+
+
+@ON_ONE_STORE
+async def test_whoever_posts_what_no_vendor_would_fills_no_log(scene: Scene) -> None:
+    ways = ((f"hw/{PATH_SECRET[:-1]}x", 401), (f"hw/{PATH_SECRET}", 400), ("hw", 200))
+    with capture_logs() as lines:
+        for path, status in ways * 10:
+            assert (await scene.post(path, b"<xml>" if status == 400 else [item(0)]))[0] == status
+    told = [one["event"] for one in lines if one["event"].startswith("receipts.")]
+    assert sorted(told) == ["receipts.garbled", "receipts.ignored", "receipts.refused"]
 
 
 @ON_ONE_STORE
