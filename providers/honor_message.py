@@ -54,7 +54,7 @@ def body_of(push: Push, words: Words) -> dict[str, Any]:
     }
     message = {"data": json_body(app_data(push)).decode(), "android": present(android)}
     said = merged(message, push.overrides)
-    return unseen(said) if push.silent else said
+    return unseen(said, click="clickAction") if push.silent else said
 
 
 def losses(push: Push, words: Words) -> list[str]:

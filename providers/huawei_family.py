@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from providers.contract import AddressInvalid, Outcome, Push, Scope, Verdict
+from providers.fields import object_in
 from providers.http import THROTTLED_S, HttpProvider, Request, Response, by_status
 
 __all__ = [
@@ -90,11 +91,20 @@ def click_action(click: str | None) -> dict[str, Any]:
     return {"type": 1, "intent": click} if ":" in click else {"type": 1, "action": click}
 
 
-def unseen(message: Mapping[str, Any]) -> dict[str, Any]:
+def unseen(message: Mapping[str, Any], *, click: str) -> dict[str, Any]:
     """A silent push's message without the parts of a notification that an override has for those that are shown: with no
-    title and no click action, it would be refused."""
-    rest = {name: part for name, part in message.items() if name != "notification"}
-    return {name: unseen(part) if name == "android" else part for name, part in rest.items()}
+    title and no click action, which is called `click`, it would be refused. A whole one is meant to be shown."""
+    if _is_whole(message, click):
+        return dict(message)
+    android = object_in(message, "android")
+    parts = {"android": {name: part for name, part in android.items() if name != "notification"}} if android else {}
+    return {name: part for name, part in message.items() if name != "notification"} | parts
+
+
+def _is_whole(message: Mapping[str, Any], click: str) -> bool:
+    for_android = object_in(object_in(message, "android"), "notification")
+    shown = {**object_in(message, "notification"), **for_android}
+    return bool(for_android.get(click)) and all(shown.get(name) for name in ("title", "body"))
 
 
 def partial(answer: Mapping[str, Any]) -> dict[str, Any]:

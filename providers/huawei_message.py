@@ -73,7 +73,7 @@ def message_of(push: Push, words: Words) -> dict[str, Any]:
     }
     message = {"data": json_body(app_data(push)).decode(), "android": present(android)}
     said = merged(message, push.overrides)
-    return unseen(said) if push.silent else said
+    return unseen(said, click="click_action") if push.silent else said
 
 
 def losses(push: Push, words: Words) -> list[str]:

@@ -107,6 +107,15 @@ async def test_data_alone_arrives_whatever_its_overrides_say_of_what_is_shown(be
     assert [one["data"]["k"] for one in (await bench.phone("t1"))["received"]] == ["v"]
 
 
+async def test_data_alone_is_shown_where_its_overrides_say_all_that_takes(bench: Bench) -> None:
+    whole = {"title": "Ann", "body": "hi", "clickAction": {"type": 3}}
+    overrides = {"android": {"notification": whole}}
+    outcome = await bench.provider().send(push(title=None, body=None, data={"k": "v"}, overrides=overrides))
+    assert outcome.verdict is Verdict.ACCEPTED
+    (shown,) = (await bench.phone("t1"))["received"]
+    assert (shown["title"], shown["body"], shown["shown_by"]) == ("Ann", "hi", "system")
+
+
 async def test_a_thousand_go_in_one_call(bench: Bench) -> None:
     outcomes = await bench.provider().send_many([push(f"{n:060d}") for n in range(1001)])
     assert {one.verdict for one in outcomes} == {Verdict.ACCEPTED}
