@@ -132,6 +132,7 @@ class Reloader:
                 return None
             replaced = self.accounts.exchange(DEFAULT_APP, built, removed)
             self.settings = self.settings.model_copy(update={"accounts": settings.accounts})
+            self._watch(settings)
             self._touched, self._size = set(), size
             for account in replaced:
                 self._close_later(account)
@@ -193,8 +194,10 @@ class Reloader:
 
     def _paths(self) -> list[Path]:
         paths = [] if self.config_file is None else [self.config_file]
-        for account in (self._wanted or self.settings).accounts.values():
-            paths += _files(account.settings)
+        # What is in force as well: a file that is being written may lack it for a moment.
+        for settings in (self.settings, self._wanted or self.settings):
+            for account in settings.accounts.values():
+                paths += _files(account.settings)
         return paths
 
 

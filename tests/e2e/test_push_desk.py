@@ -267,6 +267,20 @@ async def test_a_configuration_that_is_just_being_written_takes_no_account_away(
     assert await reloader.look() is None, "nothing is left to be looked at"
 
 
+async def test_a_key_that_changes_while_the_configuration_is_being_written_is_taken_up(scene: Scene) -> None:
+    reloader = scene.face.relay.reloader
+    await reloader.reload()
+    whole = scene.config.read_text()
+    scene.config.write_text("")
+    assert await reloader.look() is None
+    (key,) = (scene.config.parent / "sandbox").glob("*service-account.json")
+    key.write_bytes(key.read_bytes() + b"\n")
+    scene.config.write_text(whole)
+    done = await reloader.look()
+    assert done is not None
+    assert done.changed == ("fcm",)
+
+
 async def test_an_account_is_taken_away_once_two_looks_have_found_the_same(scene: Scene) -> None:
     reloader = scene.face.relay.reloader
     await reloader.reload()
