@@ -133,7 +133,7 @@ async def stop_listening(site: web.BaseSite, server: web.Server) -> None:
 def _lane(request: web.Request) -> Lane | None:
     """What the request is counted among; None: nothing."""
     path, _, query = request.raw_path.partition("?")
-    if "%" in path:
+    if path[:1] != "/" or "%" in path or "#" in path:  # written otherwise: with the host as well (RFC 9112, 3.2.2), say
         path = request.path
     if path == SYNC:
         return None if ("wait" in query or "%" in query) and _waits(request) else Lane.SYNCS
