@@ -38,13 +38,15 @@ async def mend(engine: Engine, app_id: str, accounts: Iterable[str], *, portion:
 async def mend_all(engine: Engine, accounts: Accounts) -> None:
     """At a start, which is an operator's word that what is parked is mended; and what rests because an account was not
     configured may have it now. Its release is left to `resume`."""
-    for (app_id, name), code in (await engine.read(lambda conn, _: parked_accounts(conn))).items():
+    apps = sorted({account.app_id for account in accounts.all()})
+    parked, resting = await engine.read(lambda conn, _: (parked_accounts(conn), _resting(conn, apps)))
+    for (app_id, name), code in parked.items():
         if accounts.get(app_id, name) is not None:
             log.info("account.unparked", app=app_id, account=name, code=code)
             await engine.write(partial(_mended, app_id, [name]))
-    for app_id in sorted({account.app_id for account in accounts.all()}):
-        if await engine.read(partial(_rests_on, app_id)):
-            await engine.write(partial(_mended, app_id, list(accounts.of(app_id))))
+            resting.discard(app_id)
+    for app_id in sorted(resting):
+        await engine.write(partial(_mended, app_id, list(accounts.of(app_id))))
 
 
 async def resume(engine: Engine, *, portion: int = RELEASED_MAX) -> None:
@@ -53,9 +55,10 @@ async def resume(engine: Engine, *, portion: int = RELEASED_MAX) -> None:
         await _release(engine, app_id, portion)
 
 
-def _rests_on(app_id: str, conn: Conn, _: int) -> bool:
-    """Whether anything of the app rests that nobody has said is to be released."""
-    return app_id not in unreleased(conn) and rests(conn, app_id)
+def _resting(conn: Conn, apps: Iterable[str]) -> set[str]:
+    """Those of which something rests that nobody has said is to be released."""
+    said = unreleased(conn)
+    return {app_id for app_id in apps if app_id not in said and rests(conn, app_id)}
 
 
 def _mended(app_id: str, names: Sequence[str], conn: Conn, _: int) -> None:
