@@ -114,7 +114,7 @@ def the_window_is_always_open(patch: pytest.MonkeyPatch) -> None:
 
 def a_cursor_stands_at_the_newest_number(patch: pytest.MonkeyPatch) -> None:
     cursor = Snapshot.cursor
-    patch.setattr(Snapshot, "cursor", lambda snap, _, *more: cursor(snap, snap.inbox.head_seq, *more))
+    patch.setattr(Snapshot, "cursor", lambda snap, _, *more, **named: cursor(snap, snap.inbox.head_seq, *more, **named))
 
 
 def a_heartbeat_is_answered_with_a_cursor(patch: pytest.MonkeyPatch) -> None:
