@@ -21,6 +21,7 @@ from relay.store.schema.inboxes import inbox_entry, message
 from relay.store.sql import among, as_list, in_list, key_list, many_rows, per_dialect
 
 e, m = inbox_entry.c, message.c
+KEYS_TOGETHER = 1000  # in one statement: PostgreSQL reads them as an expression that is as deep, and its stack ends
 LIVE = e.state == literal_column("'live'")  # not a parameter: only so does a partial index answer
 
 # The columns that decide who gets an entry and how: everything but the content.
@@ -210,9 +211,11 @@ def alive(
 ) -> dict[tuple[str, str], list[int]]:
     """Numbers of the entries that still live and may be worth a notification, by user and message. `wanted`: these."""
     found: dict[tuple[str, str], list[int]] = {}
-    params = {"keys": key_list(conn, [(app_id, message_id, user_id) for user_id, message_id in wanted]), "now": now_ms}
-    for user_id, message_id, seq in many_rows(conn, _alive(conn), params):
-        found.setdefault((user_id, message_id), []).append(seq)
+    keys = [(app_id, message_id, user_id) for user_id, message_id in dict.fromkeys(wanted)]
+    for start in range(0, len(keys), KEYS_TOGETHER):
+        params = {"keys": key_list(conn, keys[start : start + KEYS_TOGETHER]), "now": now_ms}
+        for user_id, message_id, seq in many_rows(conn, _alive(conn), params):
+            found.setdefault((user_id, message_id), []).append(seq)
     return found
 
 

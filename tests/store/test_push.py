@@ -231,6 +231,18 @@ async def test_what_was_acked_meanwhile_is_not_sent(desk: Desk, clock: Any) -> N
 PARK = {"verdict": Verdict.MISCONFIGURED, "scope": Scope.ACCOUNT, "vendor_code": "key_deleted"}
 
 
+async def test_a_round_of_pushes_may_name_thousands_of_messages(desk: Desk, clock: Any) -> None:
+    """128 users with ten notifications each, of ten messages: PostgreSQL has no stack for so many in one statement."""
+    await desk.send()
+    clock.forward(s=3)
+    (attempt,) = await desk.plan()
+    (note,) = attempt.send.notes
+    names = [f"01900000-0000-7000-9000-{n:012d}" for n in range(12_800)]
+    for ids, needed in ((names, False), ([*names, *note.ids], True)):
+        large = replace(attempt, send=replace(attempt.send, notes=(replace(note, ids=tuple(ids)),)))
+        assert await desk.engine.read(lambda conn, now_ms, one=large: still_needed(conn, now_ms, [one])) == [needed]
+
+
 async def test_who_is_parked_is_the_store_s_word_and_no_node_s_memory(desk: Desk, clock: Any) -> None:
     """A node that saw the account parked must not let jobs rest for it after an operator unparked it elsewhere."""
     await desk.send()
