@@ -217,7 +217,10 @@ class SqliteEngine:
         check_reads(self.reads(), self._watch)
         future = asyncio.get_running_loop().create_future()
         self._asked.put((work, future))
-        return cast(T, await future)
+        try:
+            return cast(T, await future)
+        finally:
+            del future  # an error that it holds leads back here by its traceback
 
     def _read_loop(self) -> None:
         conns: list[DirectConnection] = []  # this thread's one, once it is open
@@ -236,6 +239,7 @@ class SqliteEngine:
             outcome = error
         with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
             future.get_loop().call_soon_threadsafe(settle_futures, [(future, outcome)])
+        del future, outcome  # likewise: who asked, and what for, would be kept until the garbage collector comes
 
     def _read(self, conns: list[DirectConnection], work: Work[T]) -> T:
         try:

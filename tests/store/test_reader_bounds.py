@@ -1,12 +1,15 @@
 """What waits to be read is bounded as well (safety OVL-1): one read more is refused, and the others come to their end."""
 
 import asyncio
+import gc
 import threading
+import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from relay.errors import Unavailable
+from relay.errors import Missing, Unavailable
 from relay.store import engine as engines
 from relay.store.engine import Engine, NoWatch
 from relay.store.sqlite import SqliteEngine
@@ -73,3 +76,32 @@ async def test_a_read_whose_caller_has_gone_leaves_its_place(engine: Engine, mon
             while engine.reads():
                 await asyncio.sleep(0)  # noqa: TID251 - until a reader has passed it over
     assert await engine.read(lambda _conn, _now_ms: 7) == 7
+
+
+class Body:
+    """What a request has brought."""
+
+
+async def test_a_read_that_fails_keeps_nothing_of_who_asked(tmp_path: Path, clock: Any) -> None:
+    """An error that led back to itself would keep all that lies on its way, until the garbage collector looks there."""
+    engine = SqliteEngine(tmp_path / "relay.db", clock, unsafe_storage=True)
+    body = Body()
+    asked = weakref.ref(body)
+
+    async def ask(body: Body) -> None:
+        def work(_conn: Any, _now_ms: int) -> Any:
+            raise Missing(f"There is no such thing as {body}.")
+
+        await engine.read(work)
+
+    gc.disable()
+    try:
+        with pytest.raises(Missing):
+            await ask(body)
+        del body
+        async with asyncio.timeout(10):
+            while asked() is not None:
+                await asyncio.sleep(0)  # noqa: TID251 - until the thread has let go of it
+    finally:
+        gc.enable()
+        await engine.close()
