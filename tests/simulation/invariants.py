@@ -266,7 +266,7 @@ class Referee:
         known = None if found is None else found[0]  # None: the store was set back to before it
         complete = state != "failed" and known in {None, "ok", "repaired"}
         if not complete:
-            raise Broken(f"{device} compared after {upgrade} and found {state}, the relay says {known}")
+            raise Broken(f"10.4: {device} compared after {upgrade} and found {state}, the relay says {known}")
 
     # --- at the end ---
 
