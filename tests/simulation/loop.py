@@ -6,10 +6,12 @@ a node can be paused: its callbacks wait while the world goes on (SIM-3).
 
 import asyncio
 import heapq
+import itertools
 import random
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now_s = 0.0
         self._order = order
         self._paused: dict[str, list[asyncio.Handle]] = {}
+        self._count = itertools.count()
+        self._numbers: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
 
     def time(self) -> float:
         return self._now_s
@@ -44,6 +48,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if self._order is not None:
             when += self._order.random() * 1e-6  # what falls due together, falls due in any order
         return super().call_at(when, callback, *args, context=context)
+
+    def create_task(self, *args: Any, **more: Any) -> "asyncio.Task[Any]":  # type: ignore[override]
+        task: asyncio.Task[Any] = super().create_task(*args, **more)
+        self._numbers[task] = next(self._count)
+        return task
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
         """The simulation has no threads: it is done at once."""
@@ -80,6 +89,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         batch = list(ready)
         ready.clear()
         if self._order is not None and len(batch) > 1:
+            self._by_age(batch)
             self._order.shuffle(batch)
         for handle in batch:
             if handle._cancelled:
@@ -88,6 +98,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self._paused[node].append(handle)
                 continue
             handle._run()
+
+    def _by_age(self, batch: list[asyncio.Handle]) -> None:
+        """Puts tasks in the order they were made in: asyncio keeps those of a group in a set, which has them by their addresses,
+        so that what ran before in this process would decide who is cancelled first."""
+        places = [(at, number) for at, handle in enumerate(batch) if (number := self._number(handle)) is not None]
+        by_age = sorted(places, key=lambda place: place[1])
+        for (at, _), handle in zip(places, [batch[at] for at, _ in by_age], strict=True):
+            batch[at] = handle
+
+    def _number(self, handle: asyncio.Handle) -> int | None:
+        task = getattr(handle._callback, "__self__", None)
+        return self._numbers.get(task) if isinstance(task, asyncio.Task) else None
 
     def _pop(self) -> asyncio.TimerHandle:
         handle: asyncio.TimerHandle = heapq.heappop(self._scheduled)
