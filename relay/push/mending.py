@@ -28,8 +28,7 @@ async def mend(engine: Engine, app_id: str, accounts: Iterable[str], *, portion:
 
     def work(conn: Conn, now_ms: int) -> None:
         mend_accounts(conn, app_id, names)
-        for name in names:
-            quota.refill(conn, app_id, name)
+        quota.refill(conn, app_id, names)
 
     await engine.write(work)
     return await _release(engine, app_id, portion)

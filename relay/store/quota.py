@@ -71,10 +71,12 @@ def exhaust(conn: Connection, days: Iterable[Day]) -> None:
     count(conn, dict.fromkeys(days, DAY_FULL))
 
 
-def refill(conn: Connection, app_id: str, account: str) -> None:
-    """The operator says that there is more: what the vendor said of its days counts no more."""
-    conn.execute(_refill, {"app": app_id, "acc": account})
-    conn.execute(_unhold, {"app": app_id, "acc": account})
+def refill(conn: Connection, app_id: str, accounts: Iterable[str]) -> None:
+    """The operator says that there is more: what the vendor said of their days counts no more."""
+    names = [{"app": app_id, "acc": account} for account in sorted(accounts)]
+    for statement in (_refill, _unhold):  # days before holds, as whoever settles pushes has them
+        for name in names:
+            conn.execute(statement, name)
 
 
 def hold(conn: Connection, held: Iterable[Held]) -> None:

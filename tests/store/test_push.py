@@ -565,7 +565,7 @@ async def test_which_pushes_the_vendor_takes_no_more_today_is_kept_until_it_take
     assert await desk.engine.read(quota.held) == [news]
     await desk.engine.write(lambda conn, now_ms: quota.forget(conn, now_ms, "2026-01-01"))
     assert await desk.engine.read(quota.held) == [news]
-    await desk.engine.write(lambda conn, _: quota.refill(conn, "shop", "v"))
+    await desk.engine.write(lambda conn, _: quota.refill(conn, "shop", ["v"]))
     assert await desk.engine.read(quota.held) == []
 
 
