@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
+import { inOneTab } from "../../relay/web/sdk/tabs.js";
 
 const welcome = { verdict: "resync", reason: "no_cursor", session: 1, epoch: "e", head: 0, missing: 0, floor: 0, cursors: { inbox: "c0" } };
 
@@ -122,5 +123,21 @@ test("what another tab follows, or follows no more, the one that talks to the re
     await asked();
   } finally {
     await leads.stop();
+  }
+});
+
+test("a page whose client has ended is still told of pushes, and turned", async () => {
+  const locks = { request: () => new Promise(() => {}) };
+  const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  Object.defineProperty(globalThis, "navigator", { configurable: true, value: { locks } });
+  try {
+    const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch });
+    inOneTab(client, "inbox");
+    await client.stop();
+    client.poke();
+    client.turn(false);
+  } finally {
+    if (before) Object.defineProperty(globalThis, "navigator", before);
+    else delete globalThis.navigator;
   }
 });

@@ -32,6 +32,7 @@ export function inOneTab(client, name) {
       release();
       leave.abort();
       channel.close();
+      client.elsewhere = null; // the page may still hear of a push
     },
   };
   const leave = new AbortController();
