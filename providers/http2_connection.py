@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
     def start(self, exchange: Exchange) -> None:
         """Sends a request for which there is room."""
         try:
-            stream_id = self._frames.request(exchange.head, with_body=bool(exchange.body))
+            stream_id = self._frames.request(exchange.block, with_body=bool(exchange.body))
         except StreamsUsedUp:
             self.drain()
             self._home.give_back([exchange])

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from providers.contract import Outcome
-from providers.http import Request, Response
-from providers.http2_headers import Head
+from providers.http import Reason, Response, TransportError
 
 __all__ = ["Exchange", "Habits", "Limits"]
 
@@ -47,16 +46,16 @@ class Carrier(Protocol):
 
 
 class Exchange:
-    """A request on its way to its answer."""
+    """A request on its way to its answer: its header fields as they are written, and its body."""
 
     __slots__ = (
         "answer",
         "answer_bytes_max",
         "answer_headers",
+        "block",
         "body",
         "connection",
         "future",
-        "head",
         "pin",
         "resends",
         "sent",
@@ -67,16 +66,16 @@ class Exchange:
 
     def __init__(
         self,
-        request: Request,
-        head: Head,
+        block: bytes,
+        body: bytes,
         *,
         pin: str | None,
         answer_bytes_max: int,
         future: "asyncio.Future[Response]",
     ) -> None:
-        self.head = head
+        self.block = block
+        self.body = body
         self.pin = pin
-        self.body = request.body
         self.answer_bytes_max = answer_bytes_max
         self.future = future
         self.resends = 0
@@ -99,3 +98,6 @@ class Exchange:
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+    def expire(self) -> None:
+        self.fail(TransportError(Reason.TIMEOUT, sent=self.sent))

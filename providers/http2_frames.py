@@ -8,7 +8,7 @@ memory; what a peer does to its own loss alone is let pass.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from providers.http2_headers import Head, HeadReader, HeadUnreadable, block_of
+from providers.http2_headers import NO_TABLE, Head, HeadReader, HeadUnreadable
 
 __all__ = [
     "Answered",
@@ -157,13 +157,13 @@ class Frames:
         out, self._out = bytes(self._out), bytearray()
         return out
 
-    def request(self, head: Head, *, with_body: bool) -> int:
-        """Begins a request; gives its stream's number. Raises StreamsUsedUp."""
+    def request(self, block: bytes, *, with_body: bool) -> int:
+        """Begins a request with these header fields, as they are written; gives its stream's number. Raises StreamsUsedUp."""
         if self._next_id > STREAM_ID_MAX:
             raise StreamsUsedUp
         stream_id, self._next_id = self._next_id, self._next_id + 2
-        block = block_of(head, tell_table=self._tell_table)
-        self._tell_table = False
+        if self._tell_table:
+            block, self._tell_table = NO_TABLE + block, False
         flags = 0 if with_body else Flag.END_STREAM
         size, kind = self.peer_frame_max, Kind.HEADERS
         while len(block) > size:

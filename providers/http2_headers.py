@@ -1,6 +1,5 @@
 """A request's header fields, and how fields are written and read (RFC 7541)."""
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 from hpack import Decoder
@@ -10,56 +9,47 @@ from hpack.table import HeaderTable
 from providers.http import Request
 from providers.http2_huffman import plain
 
-__all__ = ["Head", "HeadReader", "HeadUnreadable", "block_of", "head_of"]
+__all__ = ["NO_TABLE", "Head", "HeadReader", "HeadUnreadable", "block_of"]
 
 Head = list[tuple[bytes, bytes]]
 
-_WRITTEN = {(b":method", b"GET"): 2, (b":method", b"POST"): 3, (b":scheme", b"http"): 6, (b":scheme", b"https"): 7}
+_METHODS, _SCHEMES = {"GET": 2, "POST": 3}, {"http": 6, "https": 7}  # by their places in the static table
 _STATIC = HeaderTable.STATIC_TABLE
-_NO_TABLE = b"\x20"  # a table of no bytes, 6.3
+NO_TABLE = b"\x20"  # a table of no bytes, 6.3
 _COUNT_MAX = 0x7F  # from here on a string's length takes more than a byte
 
 
-def head_of(request: Request, *, authority: str, scheme: str, path: str, user_agent: str) -> Head:
-    """A request's header fields."""
+def block_of(request: Request, *, authority: str, scheme: str, path: str, user_agent: str) -> bytes:
+    """A request's header fields as they are written: without the table and Huffman's code, every field but the commonest a
+    literal, 6.2.3. Apple asks that paths and tokens stay out of its small table (sheet §3)."""
     given = {name.lower(): value for name, value in request.headers.items()}
     given.pop("host", None)
     given.setdefault("user-agent", user_agent)
     if request.body:
         given["content-length"] = str(len(request.body))
-    return [
-        (b":method", request.method.encode()),
-        (b":scheme", scheme.encode()),
-        (b":authority", authority.encode()),
-        (b":path", path.encode()),
-        *[(name.encode(), value.encode()) for name, value in given.items()],
-    ]
-
-
-def block_of(head: Iterable[tuple[bytes, bytes]], *, tell_table: bool = False) -> bytes:
-    """Fields as they are written: without the table and Huffman's code, every field but the commonest a literal, 6.2.3.
-
-    Apple asks that paths and tokens stay out of its small table (sheet §3). `tell_table`: says so first.
-    """
-    block = bytearray(_NO_TABLE if tell_table else b"")
-    for field in head:
-        index = _WRITTEN.get(field)
-        if index is not None:
-            block.append(0x80 | index)
-            continue
-        name, value = field
-        block += _begun(name)
-        if len(value) < _COUNT_MAX:
-            block.append(len(value))
-            block += value
+    block = bytearray(_begun(request.method, scheme, authority))
+    for name, value in ((":path", path), *given.items()):
+        text = value.encode()
+        block += _named(name)
+        if len(text) < _COUNT_MAX:
+            block.append(len(text))
+            block += text
         else:
-            block += _counted(value)
+            block += _counted(text)
     return bytes(block)
 
 
 @lru_cache(maxsize=256)
-def _begun(name: bytes) -> bytes:
-    return b"\x10" + _counted(name)
+def _begun(method: str, scheme: str, authority: str) -> bytes:
+    """What all requests of a kind to one place begin with."""
+    known = _METHODS.get(method)
+    first = _named(":method") + _counted(method.encode()) if known is None else bytes((0x80 | known,))
+    return first + bytes((0x80 | _SCHEMES[scheme],)) + _named(":authority") + _counted(authority.encode())
+
+
+@lru_cache(maxsize=256)
+def _named(name: str) -> bytes:
+    return b"\x10" + _counted(name.encode())
 
 
 def _counted(text: bytes) -> bytes:

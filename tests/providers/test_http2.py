@@ -25,7 +25,7 @@ from providers.http import Reason, Refusal, Request, RequestInvalid, TransportEr
 from providers.http2 import Habits, Http2Transport, Limits, tls_context
 from providers.http2_connection import Connection
 from providers.http2_exchange import Exchange
-from providers.http2_headers import head_of
+from providers.http2_headers import block_of
 from providers.sandbox.authority import Authority
 
 LIMITS = Limits(total_s=20, connect_s=10)
@@ -856,8 +856,8 @@ def test_whatever_a_server_sends_nothing_is_raised_and_every_request_ends(
         exchanges = []
         for _ in answers:
             asked = Request(url="https://a/", method="GET")
-            head = head_of(asked, authority="a", scheme="https", path="/", user_agent="u")
-            exchange = Exchange(asked, head, pin=None, answer_bytes_max=50, future=loop.create_future())
+            block = block_of(asked, authority="a", scheme="https", path="/", user_agent="u")
+            exchange = Exchange(block, asked.body, pin=None, answer_bytes_max=50, future=loop.create_future())
             connection.start(exchange)
             exchanges.append(exchange)
         for at in range(0, len(stream), cut):

@@ -10,6 +10,7 @@ from hyperframe.frame import DataFrame, Frame, GoAwayFrame, PingFrame, SettingsF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from providers.http import Request
 from providers.http2_frames import Carried, Event, Frames, FramesBroken, Goaway, Pong
 from providers.http2_headers import Head, HeadReader, HeadUnreadable, block_of
 from providers.http2_huffman import plain
@@ -19,7 +20,7 @@ def greeted() -> Frames:
     """A connection with one request under way, whose server has said its settings."""
     frames = Frames(header_list_bytes_max=16_384)
     assert not list(frames.receive(SettingsFrame(0).serialize()))[1:]
-    frames.request([(b":method", b"GET")], with_body=False)
+    frames.request(b"\x82", with_body=False)
     return frames
 
 
@@ -102,14 +103,43 @@ def test_a_long_answer_gets_new_windows_and_one_that_nobody_wants_costs_no_memor
 
 
 FIELD = st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20_000))
+NAME = st.text("abcXYZ019-_", min_size=1, max_size=20)
+TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=1024)
 
 
-@given(st.lists(FIELD, max_size=6), st.booleans())
+@given(
+    st.dictionaries(NAME, TEXT, max_size=6),
+    st.sampled_from(["GET", "POST", "PUT"]),
+    st.sampled_from(["http", "https"]),
+    st.integers(0, 8000),
+    st.binary(max_size=200),
+)
 @settings(deadline=None, max_examples=50)
-def test_headers_are_read_as_they_were_written(headers: Head, tell_table: bool) -> None:
-    block = block_of(headers, tell_table=tell_table)
-    decoded = Decoder(max_header_list_size=2**20).decode(block, raw=True)
-    assert [(bytes(name), bytes(value)) for name, value in decoded] == headers
+def test_a_requests_head_is_read_as_it_was_written(
+    headers: dict[str, str], method: str, scheme: str, size: int, body: bytes
+) -> None:
+    path = "/" + "p" * size
+    asked = Request(url=f"{scheme}://a.example{path}", method=method, headers=headers, body=body)
+    block = block_of(asked, authority="a.example", scheme=scheme, path=path, user_agent="relay")
+    decoded = [(name, value) for name, value in Decoder(max_header_list_size=2**20).decode(block)]
+    assert decoded[:4] == [(":method", method), (":scheme", scheme), (":authority", "a.example"), (":path", path)]
+    lowered = {name.lower(): value for name, value in headers.items() if name.lower() != "host"}
+    length = {"content-length": str(len(body))} if body else {}
+    assert dict(decoded[4:]) == {"user-agent": "relay", **lowered, **length}
+    assert len(decoded[4:]) == len(dict(decoded[4:]))
+
+
+def test_the_first_request_after_the_peers_word_about_its_table_says_that_ours_is_empty() -> None:
+    frames = Frames(header_list_bytes_max=16_384)
+    frames.take()
+    frames.request(b"\x82", with_body=False)
+    assert frames.take().endswith(b"\x20\x82")
+    frames.request(b"\x82", with_body=False)
+    assert frames.take().endswith(b"\x03\x82")  # the stream's number, and no more than the field
+    list(frames.receive(SettingsFrame(0, settings={SettingsFrame.HEADER_TABLE_SIZE: 100}).serialize()))
+    frames.take()
+    frames.request(b"\x82", with_body=False)
+    assert frames.take().endswith(b"\x20\x82")
 
 
 COMMON = st.sampled_from(
