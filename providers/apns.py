@@ -78,7 +78,7 @@ _SPENT = frozenset({"IdleTimeout", "Shutdown", MINTED_TOO_OFTEN})
 # What a GOAWAY may say against us. Other reasons are about the connection: then requests just go elsewhere.
 _AGAINST_US = frozenset(reason for reason, row in BY_REASON.items() if row[0] is Verdict.MISCONFIGURED)
 _OF_TOPIC = frozenset({"BadTopic", "MissingTopic", "TopicDisallowed"})
-_TOKEN = re.compile(rf"([0-9a-f]{{2}}){{1,{TOKEN_BYTES_MAX}}}")
+_TOKEN = re.compile(rf"(?:[0-9a-f]{{2}}){{1,{TOKEN_BYTES_MAX}}}")
 
 
 class ApnsProvider(HttpProvider):
@@ -106,7 +106,7 @@ class ApnsProvider(HttpProvider):
         self._key = None if config.key is None else signing_key(config.key.get_secret_value())
         self._minted: tuple[Credential, float] | None = None  # and when
         self._minted_too_often = Streak(gap_s=3600.0)
-        self._proven: set[str] = set()  # hosts and topics that have taken a push
+        self._proven: set[tuple[str, str]] = set()  # environments and sorts of topic that have taken a push
 
     @classmethod
     def own_transport(cls, config: ApnsConfig) -> Http2Transport:
@@ -209,7 +209,7 @@ class ApnsProvider(HttpProvider):
         if push.kind not in KINDS:
             return outcome
         kind = kind_of(push)
-        place = self.config.origin(kind.environment) + kind.suffix
+        place = (kind.environment or self.config.environment, kind.suffix)
         if outcome.verdict is Verdict.ACCEPTED:
             self._proven.add(place)
         elif outcome.vendor_code == "DeviceTokenNotForTopic" and place not in self._proven:

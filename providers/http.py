@@ -296,6 +296,8 @@ class HttpProvider(ABC):
                 response = await self.exchange(request, leaner, credential.value)
                 outcomes = self.decode_many(response, leaner)
                 private = [text for push in pushes for text in self.private(push)]
+                if one:
+                    return [_without_private(outcomes[0], private)]
                 cleaned = {outcome: _without_private(outcome, private) for outcome in dict.fromkeys(outcomes)}
                 return [cleaned[outcome] for outcome in outcomes]
             lean = slimmer(lean)

@@ -108,7 +108,7 @@ def _spare_the_collector() -> None:
     """What was loaded stays for good; and most of what a request makes goes without the collector's help."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(50_000, 20, 20)
 
 
 def _greet(relay: Relay) -> None:

@@ -179,10 +179,13 @@ class Account:
         Whether an operator is to hear of this one: it shows a mistake of our set-up that is less than the whole account's
         (which parks), or the adapter says so.
         """
+        taken = outcome.verdict is Verdict.ACCEPTED
+        if taken and not outcome.alert and not self._impaired:
+            return False
         sorts: dict[Scope, Sort] = {Scope.MESSAGE: (None, channel), Scope.TOKEN: (token_hash, None), Scope.ACCOUNT: ALL}
-        if outcome.verdict is Verdict.ACCEPTED:
-            for taken in sorts.values():
-                self._impaired.pop(taken, None)
+        if taken:
+            for one in sorts.values():
+                self._impaired.pop(one, None)
         in_part = outcome.verdict is Verdict.MISCONFIGURED and outcome.scope is not Scope.ACCOUNT
         if self.strangers or not (in_part or outcome.alert):
             return False

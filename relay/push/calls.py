@@ -112,7 +112,9 @@ class Calls:
             elif outcome.verdict is not Verdict.ACCEPTED:
                 break
         partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
-        decides = worst([one for one in outcomes if not of_a_sort(one)] or outcomes)
+        decides = (
+            outcomes[0] if len(outcomes) == 1 else worst([one for one in outcomes if not of_a_sort(one)] or outcomes)
+        )
         return Result(
             decides,
             partly=partly,

@@ -24,6 +24,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
         self._answers = Answers()
+        self._pushed: dict[tuple[str, str, str], Counter] = {}
         r.register(self._answers)
         self.accepted = Counter("relay_accepted_total", "Messages accepted.", registry=r)
         self.commit_batch_size = Histogram(
@@ -105,7 +106,10 @@ class Metrics:
 
     def pushed(self, account: str, provider: str, verdict: str) -> None:
         """One answer of a vendor."""
-        self.push_attempts.labels(account, provider, verdict).inc()
+        counter = self._pushed.get((account, provider, verdict))
+        if counter is None:  # the library looks for it under a lock, and checks each word
+            counter = self._pushed[account, provider, verdict] = self.push_attempts.labels(account, provider, verdict)
+        counter.inc()
 
     def committed(self, size: int, seconds: float) -> None:
         self.commit_batch_size.observe(size)
