@@ -27,7 +27,6 @@ __all__ = [
 Length = Callable[[str], int]
 
 ONCE_S = 1800  # of a vendor that hides what it knows from its own users
-AGAIN_S = 10  # the same of what is meant to be seen again: steps of a message may follow one another so soon
 OUR_KEYS = frozenset({"relay", "relay_id"})
 
 
@@ -115,13 +114,14 @@ def short(key: str, chars: int) -> str:
 
 def once_key(push: Push, *, now_s: float, chars: int = 20, to: str | None = None, once_s: int = ONCE_S) -> str:
     """What a vendor may recognise a repeat of this very push by, for a while. `to`: whom it goes to, if a key is known
-    whatever device it came for. `once_s`: what is sent again later than this is meant to be seen.
+    whatever device it came for. `once_s`: what is sent again later than this is meant to be seen, unless it says which
+    time it is (`Push.again`).
 
     Not the push's id alone: a message has one for all devices, a summary keeps its id while its messages become more,
     and a reminder or a step of a message keeps it for hours; a vendor that took those for repeats would hide them. Nor
     all of the relay's object: `head` counts on when another message comes before the repeat.
     """
-    span = int(now_s // (AGAIN_S if push.again else once_s))
+    span = int(now_s // once_s) if push.again is None else None
     relay = {name: value for name, value in push.relay.items() if name != "head"}
     said = [push.id, push.title, push.body, push.urgent, push.again, relay, span, to]
     return short(json_body(said).decode(), chars)

@@ -115,7 +115,8 @@ class Push:
     urgent: bool = True
     ttl_s: float = 86_400
     collapse_key: str | None = None
-    again: bool = False  # told before, and meant to be seen once more: a reminder, a step of a message
+    # Told before, and meant to be seen once more: which reminder or step of a message it is, alike in each of its tries.
+    again: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict, repr=False)  # in this vendor's own words
     relay: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the relay's own small object (protocol 7.6)
 

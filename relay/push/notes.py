@@ -27,6 +27,7 @@ class Note(Struct, frozen=True, kw_only=True):
     count: int
     upto_seq: int = 0  # the newest number of the inbox that it tells of
     timeline: str | None = None  # the shared one that it tells of instead
+    again: str | None = None  # which reminder it is, or step of its messages: alike in each of its tries
     left_out: tuple[str, ...] = ()  # what the vendor cannot express of what is shown
     sealed: bool = False  # the vendor is not to see it
 

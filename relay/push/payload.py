@@ -31,7 +31,6 @@ def push_of(
         "ids": list(note.ids),
         "n": note.count,
     }
-    again = attempt.knock or attempt.send.steps_upto > 0
     if shows is None:
         return Push(
             id=note.push_id,
@@ -40,7 +39,7 @@ def push_of(
             urgent=note.urgent,
             ttl_s=note.ttl_s,
             collapse_key=note.collapse_key,
-            again=again,
+            again=note.again,
             relay=relay,
         )
     return Push(
@@ -65,7 +64,7 @@ def push_of(
         urgent=note.urgent,
         ttl_s=note.ttl_s,
         collapse_key=note.collapse_key,
-        again=again,
+        again=note.again,
         overrides=shows.overrides.get(provider, {}),
         relay=relay,
     )

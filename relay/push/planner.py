@@ -159,6 +159,8 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
     form, notes = write_notes(s, free or fresh, address, account, knock=knock)
     notes = [as_sealed(note, account) for note in notes]
+    if knock or step:
+        notes = [replace(note, again=_which(s, note, fresh, step=step)) for note in notes]
     told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
@@ -281,6 +283,13 @@ def _beyond(s: Situation, chain: Sequence[Address], able: Sequence[Address]) -> 
     places = [(one.account, one.token_hash) for one in chain]
     after = places.index(s.told_last) + 1 if s.told_last in places else 0
     return [one for one in chain[after:] if one in able]
+
+
+def _which(s: Situation, note: Note, items: Sequence[Item], *, step: bool) -> str:
+    """Which reminder since the last contact a note is, or which step of its messages."""
+    if not step:
+        return f"knock {s.job.told_ms} {s.job.knock}"
+    return f"step {' '.join(str(item.entry.escalated) for item in items if item.entry.message_id in note.ids)}"
 
 
 def _again(s: Situation, able: Sequence[Address]) -> list[Address]:

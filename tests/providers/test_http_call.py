@@ -155,9 +155,15 @@ def test_what_is_no_retry_has_an_id_of_its_own(another: dict[str, Any]) -> None:
 
 
 def test_a_reminder_has_an_id_of_its_own() -> None:
-    first, *reminders = PUSH, *[replace(PUSH, again=True)] * 2
-    ids = [webhook_id(first), *(webhook_id(one, later_s=3600 * (n + 1)) for n, one in enumerate(reminders))]
+    ids = [webhook_id(PUSH), *(webhook_id(replace(PUSH, again=again)) for again in ("knock 0", "knock 1"))]
     assert len({*ids}) == 3
+
+
+@pytest.mark.parametrize("later_s", [10, 300, 86_400])
+def test_and_keeps_it_on_every_retry(later_s: float) -> None:
+    """others §3.1: the pause after a try is longer than a receiver should have to guess."""
+    reminder = replace(PUSH, again="knock 0")
+    assert webhook_id(reminder, later_s=later_s) == webhook_id(reminder)
 
 
 @pytest.mark.parametrize("push_id", ["a.b", "a b", "", "é", "x" * 200, "a\r\nb", "\ud800"])

@@ -79,5 +79,9 @@ async def test_a_summary_is_shown_anew_when_there_is_more_and_so_is_a_reminder(s
     await scene.send(replace(two, body="3 new messages", relay={"ids": ["m-1", "m-2", "m-3"], "n": 3}))
     assert [body for _, body in scene.shown] == ["2 new messages", "3 new messages"]
     scene.clock_s += 3600  # the earliest reminder
-    await scene.send(replace(two, body="3 new messages", relay={"ids": ["m-1", "m-2", "m-3"], "n": 3}, again=True))
+    reminder = replace(two, body="3 new messages", relay={"ids": ["m-1", "m-2", "m-3"], "n": 3}, again="knock 0")
+    scene.loses_the_next_answer = True
+    assert await scene.send(reminder) is Verdict.RETRY
+    scene.clock_s += 60
+    assert await scene.send(reminder) is Verdict.ACCEPTED
     assert len(scene.shown) == 3

@@ -171,10 +171,25 @@ async def test_what_is_told_again_is_no_repeat_to_a_vendor_that_drops_those(hous
         await step(house)
         (one,) = await house.told()
         said.append(push_of(one, one.send.notes[0], "t", provider="v"))
-    assert [push.again for push in said] == [False, True]
     first, second = said
-    assert first == replace(second, again=False), "all of it is as before"
+    assert first.again is None
+    assert first == replace(second, again=None), "all of it is as before"
     assert once_key(first, now_s=900) != once_key(second, now_s=900)
+
+
+async def test_each_step_says_which_one_it_is_in_each_of_its_tries(house: House, clock: Any) -> None:
+    await house.register("ann/phone", "t")
+    await house.send(escalate=to_store((Step(60, "next_address"), Step(90, "next_address"))))
+    clock.forward(s=1)
+    await house.told()
+    said = []
+    for wait_s, verdict in ((59, Verdict.RETRY), (5, Verdict.ACCEPTED), (25, Verdict.ACCEPTED)):
+        clock.forward(s=wait_s)
+        await step(house)
+        (one,) = await house.told(verdict=verdict)
+        said.append(push_of(one, one.send.notes[0], "t", provider="v").again)
+    first, retried, second = said
+    assert first == retried != second
 
 
 async def test_the_backend_hears_also_of_who_cannot_be_pushed_at_all(house: House, clock: Any) -> None:

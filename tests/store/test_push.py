@@ -138,13 +138,40 @@ async def test_accepted_means_told_and_the_knocks_follow(desk: Desk, clock: Any)
         clock.forward(s=wait_s)
         (attempt,) = await desk.plan()
         assert attempt.knock == knock
-        assert push_of(attempt, attempt.send.notes[0], "t", provider="v").again == knock
+        assert (push_of(attempt, attempt.send.notes[0], "t", provider="v").again is not None) == knock
         assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.TOLD
     job = await desk.job()
     assert (job.due_ms, job.reason) == (None, "told")
     assert [one["reason"] for one in await desk.events("device.unreachable")] == ["told"]
     await desk.send()
     assert (await desk.job()).due_ms is not None, "a new message starts anew"
+
+
+async def test_a_reminder_says_which_one_it_is_in_each_of_its_tries(desk: Desk, clock: Any) -> None:
+    """A vendor, or a gateway, drops what it knows: a lost answer must not bring a reminder twice, nor the next one never."""
+    await desk.send()
+
+    async def tries() -> set[str | None]:
+        found = []
+        for verdict in (Verdict.RETRY, Verdict.ACCEPTED):
+            (attempt,) = await desk.plan()
+            found.append(push_of(attempt, attempt.send.notes[0], "t", provider="v").again)
+            await desk.settle(attempt, verdict, wait_ms=300_000)
+            clock.forward(s=300)
+        return set(found)
+
+    clock.forward(s=1)
+    assert await tries() == {None}
+    said: set[str | None] = set()
+    for wait_s in (3600, 18_000):
+        clock.forward(s=wait_s)
+        said |= await tries()
+    assert len(said) == 2
+    await desk.house.hello("ann/phone")  # and lets the message go by: reminders count from the start
+    await desk.house.bye("ann/phone")
+    clock.forward(s=3600)
+    said |= await tries()
+    assert len(said) == 3
 
 
 async def test_a_thousand_messages_are_one_summary(desk: Desk, clock: Any) -> None:
