@@ -26,7 +26,7 @@ from providers.contract import (
     slimmer,
 )
 from providers.endpoints import on_host
-from providers.guard import Guard
+from providers.guard import Guard, Target
 from providers.http import Credential, HttpProvider, Refusal, Request, Response
 from providers.vapid import Signer, VapidConfig
 from providers.webpush_answers import KEY_MISMATCH, SIGNATURE_REFUSED, outcome_of
@@ -107,15 +107,15 @@ class WebPushProvider(HttpProvider):
 
     def host(self, token: str) -> str:
         """See `Provider`: the push service's; of those that have many machines, their common name."""
-        try:
-            target = self._subscription(token).target
-        except AddressInvalid:  # it was fine when it was registered
+        target = self._target(token)
+        if target is None:
             return ""
         return next((name for name in self.config.hosts if on_host(target.host, (name,))), target.authority)
 
     def losses(self, push: Push) -> Sequence[str]:
         """See `Provider`: to Apple nothing goes in silence."""
-        return ["silent"] if push.silent and on_host(self.host(push.token), APPLE) else []
+        target = self._target(push.token)
+        return ["silent"] if push.silent and target is not None and on_host(target.host, APPLE) else []
 
     def offer(self) -> Mapping[str, str]:
         """See `Provider`: `applicationServerKey` for a browser, `vapid` for UnifiedPush."""
@@ -123,10 +123,8 @@ class WebPushProvider(HttpProvider):
 
     def private(self, push: Push) -> list[str]:
         """See `HttpProvider`: the endpoint lets anybody send."""
-        try:
-            return [*super().private(push), self._subscription(push.token).target.url]
-        except AddressInvalid:
-            return super().private(push)
+        target = self._target(push.token)
+        return super().private(push) if target is None else [*super().private(push), target.url]
 
     async def credential(self) -> Credential:
         """See `HttpProvider`: each origin has its own, made by the signer when it is needed."""
@@ -214,6 +212,13 @@ class WebPushProvider(HttpProvider):
     def decode(self, response: Response) -> Outcome:
         """See `HttpProvider`."""
         return outcome_of(response, now_s=self.now())
+
+    def _target(self, token: str) -> Target | None:
+        """Where it is reached; None if it cannot be any more, though it was fine when it was registered."""
+        try:
+            return self._subscription(token).target
+        except AddressInvalid:
+            return None
 
     def _subscription(self, token: str) -> Subscription:
         """Raises AddressInvalid."""

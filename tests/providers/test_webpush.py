@@ -348,6 +348,12 @@ def test_nothing_silent_goes_to_apple() -> None:
         assert provider.losses(other) == []
 
 
+@pytest.mark.parametrize("hosts", [["apple.com"], ["web.push.apple.com", "push.example"], ["push.apple.com"]])
+def test_nor_where_the_settings_call_apples_hosts_otherwise(hosts: list[str]) -> None:
+    provider, _ = made(hosts=hosts)
+    assert provider.losses(push(SAFARI, title=None, body=None)) == ["silent"]
+
+
 def test_the_envelope_has_everything_that_the_app_may_show() -> None:
     provider, _ = made()
     whole = push(
