@@ -137,8 +137,8 @@ class OppoProvider(HttpProvider):
         self._base = str(config.base_url or REGIONS[config.region]).rstrip("/")
 
     def losses(self, push: Push) -> Sequence[str]:
-        """See `Provider`: cut texts, and what is the app's where a tap opens a web page."""
-        return losses(push)
+        """See `Provider`: cut texts, what is the app's where a tap opens a web page, and a category without its template."""
+        return losses(push, self._class(push))
 
     @classmethod
     def check_overrides(cls, overrides: Mapping[str, Any]) -> list[str]:
@@ -197,10 +197,15 @@ class OppoProvider(HttpProvider):
         path = "/server/v1/message/notification/unicast_batch"
         return self._request(path, form, payload_bytes=_counted(notification))
 
+    def _class(self, push: Push) -> OppoClass:
+        classes = self.config.classes
+        return classes.get(push.channel or "default", classes["default"])
+
     def _notification(self, push: Push) -> dict[str, Any]:
         config = self.config
-        class_ = config.classes.get(push.channel or "default", config.classes["default"])
-        said = notification_of(push, class_, wake_text=config.wake_text, strong=config.strong, now_s=self.now())
+        said = notification_of(
+            push, self._class(push), wake_text=config.wake_text, strong=config.strong, now_s=self.now()
+        )
         if config.receipts is None:
             return said
         param = echo(push.id, PARAM_BYTES_MAX)

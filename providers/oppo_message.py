@@ -34,7 +34,7 @@ WEB_PAGE = 2  # click_action_type
 BADGE_SETS = 0  # badge_operation_type; 1 adds
 
 REQUIRED = ("title", "content", "channel_id")  # without a channel Android 9 and later show nothing
-TEMPLATED = {"IM": ("private_msg_template_id",)}  # else code 54
+IM = "IM"  # the category that takes a template (else code 54)
 GOES_TO = {  # what a tap needs to know, by click_action_type
     **dict.fromkeys((1, 4), ("click_action_activity",)),
     **dict.fromkeys((2, 5), ("click_action_url",)),
@@ -86,7 +86,7 @@ class OppoClass(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> "OppoClass":
-        if self.category == "IM" and self.template_id is None:
+        if self.category == IM and self.template_id is None:
             raise ValueError("template_id: OPPO takes the category IM with an approved template only (code 54)")
         if self.template_id is not None and self.category is None:
             raise ValueError("category: a template belongs to a category")
@@ -99,7 +99,8 @@ def override_mistakes(overrides: Mapping[str, Any]) -> list[str]:
     """Every mistake in overrides for OPPO's `notification`, each a sentence."""
     found = list(mistakes(overrides, OVERRIDES, required=REQUIRED))
     found += companions(overrides, "click_action_type", GOES_TO)
-    found += companions(overrides, "category", TEMPLATED)
+    if overrides.get("private_msg_template_id", "") is None and overrides.get("category", IM) == IM:
+        found.append(f"private_msg_template_id may not be taken away without another category than {IM}.")
     objects = ("action_parameters", "private_title_parameters", "private_content_parameters")
     given = ((field, overrides.get(field)) for field in objects)
     garbled = (field for field, value in given if isinstance(value, str) and not _is_json_object(value))
@@ -150,19 +151,24 @@ def notification_of(push: Push, class_: OppoClass, *, wake_text: str, strong: bo
     return _overridden(present(fields), push.overrides, class_)
 
 
-def losses(push: Push) -> list[str]:
+def losses(push: Push, class_: OppoClass) -> list[str]:
     """What of it OPPO will not have: see `Provider.losses`."""
     web = _click(push.click)["click_action_type"] == WEB_PAGE
     return [
         *cuts(push, title_max=TITLE_CHARS_MAX, body_max=LONG_CHARS_MAX),
-        *named(data=web and bool(push.data), relay=web and bool(push.relay)),
+        *named(
+            data=web and bool(push.data),
+            relay=web and bool(push.relay),
+            category=_lacks_template(push.overrides, class_),
+        ),
     ]
 
 
 def _overridden(said: Mapping[str, Any], overrides: Mapping[str, Any], class_: OppoClass) -> dict[str, Any]:
     """`overrides` laid over our notification, whose other fields follow: OPPO refuses those that do not agree (sheet §9), and
     shows a template's parameters in place of title and content (§6)."""
-    result = merged(said, overrides)
+    left = {"category"} if _lacks_template(overrides, class_) else set()
+    result = merged(said, {name: value for name, value in overrides.items() if name not in left})
     content = result.get("content")
     if isinstance(content, str) and "style" not in overrides:
         result["style"] = 1 if len(content) <= SHORT_CHARS_MAX else 2
@@ -181,6 +187,11 @@ def _overridden(said: Mapping[str, Any], overrides: Mapping[str, Any], class_: O
         }
         result |= present({name: value for name, value in ours.items() if name not in overrides})
     return result
+
+
+def _lacks_template(overrides: Mapping[str, Any], class_: OppoClass) -> bool:
+    """Whether it is to be of the category IM by an override that brings no template, while its class is of another."""
+    return overrides.get("category") == IM != class_.category and "private_msg_template_id" not in overrides
 
 
 def _click(click: str | None) -> dict[str, Any]:

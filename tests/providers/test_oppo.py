@@ -414,6 +414,28 @@ def test_a_level_goes_with_its_category_when_that_is_taken_away() -> None:
 
 
 @pytest.mark.parametrize(
+    ("channel", "own", "category", "template", "lost"),
+    [
+        ("chat", {}, "IM", "tpl-1", []),  # it is one already
+        ("chat", {"private_msg_template_id": "tpl-2"}, "IM", "tpl-2", []),
+        ("order", {"private_msg_template_id": "tpl-2"}, "IM", "tpl-2", []),
+        ("order", {}, "ORDER", None, ["category"]),
+        (None, {}, None, None, ["category"]),
+    ],
+)
+def test_an_override_makes_an_im_of_what_has_a_template_and_of_nothing_else(
+    channel: str | None, own: dict[str, str], category: str | None, template: str | None, lost: list[str]
+) -> None:
+    """Sheet §6: by code 54 OPPO would ask an operator to mend what no account has."""
+    overrides = {"category": "IM", **own}
+    assert OppoProvider.check_overrides(overrides) == []
+    push = replace(PUSH, channel=channel, overrides=overrides)
+    said = notification(push)
+    assert (said.get("category"), said.get("private_msg_template_id")) == (category, template)
+    assert made().losses(push) == lost
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
         {"target_value": "x"},
@@ -431,7 +453,7 @@ def test_a_level_goes_with_its_category_when_that_is_taken_away() -> None:
         {"off_line_ttl": 864_001},
         {"notify_level": 3},
         {"category": "im"},
-        {"category": "IM"},
+        {"category": "IM", "private_msg_template_id": None},
         {"private_msg_template_id": None},
         {"action_parameters": {"a": 1}},
         {"action_parameters": "[1]"},
