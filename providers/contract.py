@@ -172,6 +172,12 @@ class Capabilities:
     collapse_keys_max: int | None = None
     silent_gap_s: float = 0.0  # between silent pushes to one device: more frequent ones may be dropped
     zone: str = "UTC"  # by which the vendor's days and hours go
+    # Devices of these platforms, in small letters, are reached through another vendor still, whose limits they have.
+    platforms: Mapping[str, "Capabilities"] = field(default_factory=dict, hash=False, repr=False)
+
+    def on(self, platform: str | None) -> "Capabilities":
+        """The same for a device of this platform, as it was registered."""
+        return self.platforms.get((platform or "").lower(), self)
 
 
 _NEEDS = {  # a field of what is shown -> the capability that it takes

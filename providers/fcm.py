@@ -78,24 +78,29 @@ _PER_DEVICE = re.compile(r"\bdevice\b", re.IGNORECASE)
 _TEXT = re.compile(r"[^\x00-\x1f\x7f]+")
 
 
+_ANY = Capabilities(
+    payload_bytes_max=PAYLOAD_BYTES_MAX,
+    ttl_s_max=TTL_S_MAX,
+    kinds=frozenset({"token", "fid"}),
+    collapse=True,
+    badge=True,
+    image=True,
+    mutable=True,
+    localised=True,
+    sealed=True,
+    retry_s_min=10.0,
+    withdraw=True,
+)
+_ANDROID = replace(_ANY, collapse_keys_max=4)  # of `android.collapse_key` alone (§3.2)
+_IOS = replace(_ANY, collapse_keys_max=1, silent_gap_s=1200.0)  # Apple's own (sheet apns §8)
+
+
 class FcmProvider(HttpProvider):
     name: ClassVar[str] = "fcm"
     contract: ClassVar[int] = 1
     Config: ClassVar[type[ProviderConfig]] = FcmConfig
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        payload_bytes_max=PAYLOAD_BYTES_MAX,
-        ttl_s_max=TTL_S_MAX,
-        kinds=frozenset({"token", "fid"}),
-        collapse=True,
-        badge=True,
-        image=True,
-        mutable=True,
-        localised=True,
-        sealed=True,
-        retry_s_min=10.0,
-        collapse_keys_max=4,
-        withdraw=True,
-    )
+    # A device that does not say what it is is an Android one: most are.
+    capabilities: ClassVar[Capabilities] = replace(_ANDROID, platforms={"ios": _IOS, "web": _ANY})
     config: FcmConfig
 
     def __init__(self, config: FcmConfig, *, transport: Transport, now: Callable[[], float]) -> None:

@@ -45,6 +45,7 @@ class Moot:
     """What one address of a device was told and need not show any more."""
 
     device: DeviceKey
+    platform: str | None
     address: Address
     messages: Mapping[str, int]  # id -> the attempt that told of it; at most IDS_MAX
     notes: tuple[Shown, ...]  # whose every message is moot
@@ -146,6 +147,7 @@ def _of_shared(
     return [
         Moot(
             device=device.key,
+            platform=device.platform,
             address=able[place],
             messages={id_: note.claim_token for note, ids in some for id_ in ids},
             notes=tuple({note.push_id: note for note, _ in some}.values()),
@@ -201,6 +203,7 @@ def _of_device(
             found.append(
                 Moot(
                     device=device.key,
+                    platform=device.platform,
                     address=address,
                     messages=dict(list(messages.items())[-IDS_MAX:]),
                     notes=tuple(notes.values())[-IDS_MAX:],

@@ -138,7 +138,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     able = [one for one in awake if not _all_held(s, one, anything)] or awake
     beyond = _beyond(s, usable, able) if step or knock else []
     address = _choose(s, beyond or (_again(s, able) if step else able))
-    account = s.accounts[address.account].towards(address)
+    account = s.accounts[address.account].towards(address, s.device.platform)
     if push_due.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
         s = replace(s, policy=dataclasses.replace(s.policy, separate_max=1))  # it is to be one push
     waits = account.waits(s.now_ms, retry=is_retry(s.job))
@@ -250,7 +250,7 @@ def _rests_until(s: Situation, address: Address) -> int:
 
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:
-    account = s.accounts[address.account].towards(address)
+    account = s.accounts[address.account].towards(address, s.device.platform)
     return [account.holds(address.token_hash, item.push, s.now_ms) for item in items]
 
 

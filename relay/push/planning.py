@@ -233,11 +233,13 @@ def _plan_one(
             grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
         )
     )
-    if isinstance(found, Send) and views[found.address.account].capabilities.silent_gap_s > 0 and is_silent(found):
-        account = found.address.account
-        woken_ms = attempt_rows.last_wake_ms(locked.conn, device.key, account)
-        return spared(found, views[account], now_ms=locked.now_ms, woken_ms=woken_ms) or found
-    return found
+    if not isinstance(found, Send) or not is_silent(found):
+        return found
+    account = views[found.address.account].towards(found.address, device.platform)
+    if not account.capabilities.silent_gap_s:
+        return found
+    woken_ms = attempt_rows.last_wake_ms(locked.conn, device.key, found.address.account)
+    return spared(found, account, now_ms=locked.now_ms, woken_ms=woken_ms) or found
 
 
 def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
@@ -264,7 +266,7 @@ def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
 def _told_count(locked: Locked, device: Device, job: PushJob, views: Mapping[str, AccountView]) -> int:
     """How many told entries may still wait at the vendor: neither acked nor shown. 0 if no account has few collapse keys."""
     low = max(device.acked_seq, job.shown_seq)
-    if device.pushed_seq <= low or all(view.capabilities.collapse_keys_max is None for view in views.values()):
+    if device.pushed_seq <= low or not _few_keys(device, views):
         return 0
     return entry_rows.count_notifiable(locked.conn, locked.key, locked.now_ms, after=low, upto=device.pushed_seq)
 
@@ -274,11 +276,16 @@ def _shared_keys(locked: Locked, device: Device, news: Sequence[SharedNews], vie
 
     A device that has been here since then was reached: the vendor has delivered what waited, though nobody opened it.
     """
-    if not locked.inbox.woken or all(view.capabilities.collapse_keys_max is None for view in views.values()):
+    if not locked.inbox.woken or not _few_keys(device, views):
         return 0
     told = any(read.pushed_seq > read.acked_seq for read in locked.reads(device.device_id).values())
     waiting = shown.told_since(locked.conn, device.key, device.contact_ms) if told else set()
     return len(waiting | {one.conversation_id for one in news})
+
+
+def _few_keys(device: Device, views: Mapping[str, AccountView]) -> bool:
+    """Whether some account keeps few of what collapses for it."""
+    return any(view.capabilities.on(device.platform).collapse_keys_max is not None for view in views.values())
 
 
 def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[list[Item], int]:

@@ -101,14 +101,17 @@ class AccountView(Struct, frozen=True, kw_only=True):
     held: Mapping[Sort, Wait] = field(default_factory=dict)  # what of it is over counts no more
     channels: Collection[str] | None = None  # see `channel_of`
 
-    def towards(self, address: Address) -> "AccountView":
-        """The same for this address: of what is to be sealed, nobody sees anything if it cannot be."""
+    def towards(self, address: Address, platform: str | None) -> "AccountView":
+        """The same for this address of a device of that platform: of what is to be sealed, nobody sees anything if it cannot
+        be."""
+        can = self.capabilities.on(platform)
+        here = self if can is self.capabilities else replace(self, capabilities=can)
         if self.privacy is not Privacy.SEALED:
-            return self
-        if self.capabilities.encrypted:
-            return replace(self, privacy=Privacy.FULL)
-        lacks = "sealed" if not self.capabilities.sealed else "seal_keys" if address.keys_sealed is None else None
-        return self if lacks is None else replace(self, privacy=Privacy.NONE, unsealed=lacks)
+            return here
+        if can.encrypted:
+            return replace(here, privacy=Privacy.FULL)
+        lacks = "sealed" if not can.sealed else "seal_keys" if address.keys_sealed is None else None
+        return here if lacks is None else replace(here, privacy=Privacy.NONE, unsealed=lacks)
 
     def counted(self, sent: int) -> "AccountView":
         """The same with that many sent today: the rest of the quota bounds what may go."""

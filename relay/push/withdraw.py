@@ -177,7 +177,7 @@ class Withdrawer:
         """No wake-up that a message may need is used up for this, and not one after the other for this alone."""
         now_ms = self._clock.now_ms()
         last_ms = max(one.woken_ms or 0, self._silent_ms.get(one.device, 0))
-        if now_ms < last_ms + account.provider.capabilities.silent_gap_s * 1000:
+        if now_ms < last_ms + account.provider.capabilities.on(one.platform).silent_gap_s * 1000:
             return False
         _remember(self._silent_ms, one.device, now_ms)
         return True

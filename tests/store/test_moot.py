@@ -1,13 +1,19 @@
 """What a device may still show and need not (protocol 7.4), as the rows tell it."""
 
+import asyncio
 from typing import Any
 
 import pytest
 from house import House
 
-from providers.contract import Capabilities, Verdict
+from providers.contract import Capabilities, Outcome, Push, Verdict
+from providers.fcm import FcmProvider
+from relay.inbox.registry import Registration
 from relay.model import EntryState
+from relay.push.accounts import Account, Accounts
+from relay.push.limits import Bucket
 from relay.push.moot import WITHDRAWN, Moot, find_moot
+from relay.push.withdraw import Withdrawer
 from relay.store import inbox as inbox_rows
 from relay.store import receipts
 from relay.store.engine import Engine
@@ -74,6 +80,34 @@ async def test_what_was_taken_away_once_is_not_again(house: House) -> None:
     }  # fmt: skip
     await house.engine.write(lambda conn, _: receipts.add(conn, one.device, note.claim_token, said))
     assert await moot(house) == []
+
+
+@pytest.mark.parametrize(("platform", "told"), [("android", 2), ("ios", 1)])
+async def test_an_iphone_behind_fcm_is_not_woken_too_often_for_it(house: House, platform: str, told: int) -> None:
+    """Vendor sheet apns §8: Apple drops silent pushes that come more often, and a message may need the next one."""
+    await house.inbox.register(Registration(device=house.key("ann/phone"), platform=platform))
+    sent: list[Push] = []
+
+    class Fcm:
+        capabilities = FcmProvider.capabilities
+
+        async def send(self, push: Push) -> Outcome:
+            sent.append(push)
+            return Outcome(verdict=Verdict.ACCEPTED)
+
+    accounts = Accounts([Account(app_id="shop", name="v", provider=Fcm(), bucket=Bucket(9, 9))])  # type: ignore[arg-type]
+    tidy = Withdrawer(house.engine, house.clock, accounts, lambda _: house.policy, open_token=lambda *_: "t")
+    tidy.settles_s = 0
+    for n in (1, 2):
+        await read(house, f"c{n - 1}", n)
+        tidy.look([house.key("ann/phone").user])
+        stop = asyncio.Event()
+        running = asyncio.create_task(tidy.run(stop))
+        while tidy.load[0]:
+            await asyncio.sleep(0)  # noqa: TID251 - its round has begun when nobody waits for it
+        stop.set()
+        await running
+    assert len(sent) == told
 
 
 async def test_what_ended_in_any_way_but_not_what_the_device_has(house: House, clock: Any) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from providers.app_message import once_key
 from providers.contract import Capabilities, Outcome, Scope, Verdict
+from providers.fcm import FcmProvider
 from relay.inbox.ack import AckRequest
 from relay.inbox.addresses import NewAddress
 from relay.inbox.registry import Registration
@@ -379,6 +380,28 @@ async def test_messages_that_wait_at_a_vendor_with_four_collapse_keys_take_no_fi
         keys |= {note.collapse_key for note in attempt.send.notes}
         await desk.settle(attempt, Verdict.ACCEPTED)
     assert len(keys) == 4
+
+
+async def test_an_iphone_behind_fcm_has_apples_limits_and_not_androids(desk: Desk, clock: Any) -> None:
+    """Vendor sheets fcm §3.2 (four keys are Android's) and apns §8 (silent pushes are Apple's to drop)."""
+    desk.views = {"v": replace(VIEWS["v"], capabilities=FcmProvider.capabilities)}
+    await desk.inbox.register(Registration(device=PHONE, platform="ios"))
+    keys = set()
+    for _ in range(7):
+        await desk.send()
+        clock.forward(s=1)
+        (attempt,) = await desk.plan()
+        keys |= {note.collapse_key for note in attempt.send.notes}
+        await desk.settle(attempt, Verdict.ACCEPTED)
+    assert len(keys) == 7
+    await desk.send(push='{"data":{"n":"1"}}')
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.ACCEPTED)
+    await desk.send(push='{"data":{"n":"2"}}')
+    clock.forward(s=1)
+    assert await desk.plan() == ()
+    assert (await desk.job()).due_ms == attempt.started_ms + 1_200_000
 
 
 async def test_what_no_vendor_carries_is_listed_until_the_device_has_it(desk: Desk, clock: Any) -> None:

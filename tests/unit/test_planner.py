@@ -11,6 +11,7 @@ from inbox_rows_made import NOW, device, entry, job
 from msgspec.structs import replace
 
 from providers.contract import Capabilities
+from providers.fcm import FcmProvider
 from relay.inbox import push_due
 from relay.inbox.push_due import Later, Rest
 from relay.model import (
@@ -566,6 +567,25 @@ def test_a_phone_that_let_a_reminder_go_by_has_one_summary_of_a_vendor_that_keep
     (note,) = found.notes
     assert note.shows is not None
     assert (note.shows.body, note.collapse_key) == (body, "m3" if body == "b3" else summary_id("phone", None))
+
+
+@pytest.mark.parametrize(
+    ("platform", "knock", "body"),
+    [
+        ("android", 0, "4 new messages"),  # fcm §3.2: four keys of `android.collapse_key`
+        (None, 0, "4 new messages"),
+        ("ios", 0, "b4"),
+        ("ios", 1, "4 new messages"),  # apns §8: of several that wait Apple keeps one
+        ("iOS", 1, "4 new messages"),
+        ("web", 1, "b4"),
+    ],
+)
+def test_what_is_kept_for_a_device_of_fcm_s_depends_on_what_it_is(platform: str | None, knock: int, body: str) -> None:
+    it = device(platform=platform)
+    accounts = {"v": view(capabilities=FcmProvider.capabilities)}
+    (note,) = sent(situation(item(4), device=it, told_count=3, job=job(knock=knock), accounts=accounts)).notes
+    assert note.shows is not None
+    assert note.shows.body == body
 
 
 def test_a_retry_waits_for_its_account_s_budget_and_a_first_attempt_does_not() -> None:
