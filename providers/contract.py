@@ -167,6 +167,9 @@ class Capabilities:
     # settings go before it, and those of all accounts ([push]) after it.
     rate_per_s: float | None = None
     burst: int | None = None
+    start_per_s: float | None = (
+        None  # what it takes a second out of the blue; beyond that load is to grow over a minute
+    )
     retry_s_min: float = 0.0  # the vendor's published shortest wait before any retry
     # Different ones that wait for one device; a further one may evict any of them. 1: it keeps one notification at all.
     collapse_keys_max: int | None = None

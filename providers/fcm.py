@@ -89,6 +89,7 @@ _ANY = Capabilities(
     localised=True,
     sealed=True,
     retry_s_min=10.0,
+    start_per_s=500.0,  # §6, §7
     withdraw=True,
 )
 _ANDROID = replace(_ANY, collapse_keys_max=4)  # of `android.collapse_key` alone (§3.2)

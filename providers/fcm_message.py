@@ -122,7 +122,7 @@ def _android(push: Push, *, ttl_s: float, drawn: bool) -> dict[str, Any]:
         {
             "priority": "HIGH" if push.urgent and not push.silent else "NORMAL",
             "ttl": ttl(ttl_s),
-            # Only the caller's: a device keeps at most four different keys, and a fifth drives one out.
+            # Of what Google shows without one, the key is the app's name: of several that wait it would keep the newest.
             "collapse_key": push.collapse_key,
             "notification": _present(shown) if drawn else None,
         }

@@ -255,6 +255,7 @@ class Account(Section):
     concurrency: int = Field(100, ge=1, le=10_000)
     rate_per_s: float | None = Field(None, ge=0.1, le=100_000, description="a number from 0.1 to 100000")
     burst: int | None = Field(None, ge=1, le=100_000, description="a whole number from 1 to 100000")
+    start_per_s: float | None = Field(None, ge=0.1, le=100_000, description="a number from 0.1 to 100000")
     privacy: Literal["full", "title", "sealed", "none"] = "full"
     daily_quota: int | None = Field(None, ge=1, le=10_000_000_000, description="a whole number from 1")
     hours: Hours | None = Field(None, description='when the vendor takes pushes, like "07:00-23:00"')

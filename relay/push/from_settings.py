@@ -111,6 +111,7 @@ def _bucket(one: Configured, settings: Settings) -> Bucket:
     return Bucket(
         one.settings.rate_per_s or vendors.rate_per_s or settings.push.rate_per_s,
         one.settings.burst or vendors.burst or settings.push.burst,
+        start_per_s=one.settings.start_per_s or vendors.start_per_s,
     )
 
 

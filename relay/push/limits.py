@@ -21,6 +21,7 @@ BUDGET_WAIT_MS = WINDOW_MS  # until a retry that found none left is planned agai
 RATE_RISE = 0.05  # of the full rate, a second
 RATE_SHARE_MIN = 1 / 64  # the least that is left of it
 RATE_CUT_MS = 1_000
+RAMP_S = 60.0  # from nothing to the full rate, where a vendor wants load to grow slowly (sheet fcm §6)
 LINE_MS_MAX = 300_000  # nobody is sent further back than this
 LINE_SLOT_MS = 1_000  # at least: in what steps turns are counted
 LINE_SLOTS_MAX = 4_000
@@ -32,17 +33,22 @@ class Bucket:
 
     Additive increase, multiplicative decrease: each "too many" halves the rate, at most once a second, since calls under
     way together are refused together; each second without one gives a twentieth of the full rate back.
+
+    With `start_per_s` the rate follows the load: so many a second after a pause; more by and by, while all of it is used.
     """
 
     rate_per_s: float
     burst: float
+    start_per_s: float | None = None
+    _at_rest: float = field(init=False)
     _rate: float = field(init=False)
     _tokens: float = field(init=False)
     _at_ms: int = 0
     _cut_ms: int | None = None
 
     def __post_init__(self) -> None:
-        self._rate = self.rate_per_s
+        self._at_rest = min(self.start_per_s or self.rate_per_s, self.rate_per_s)
+        self._rate = self._at_rest
         self._tokens = self.burst
 
     def rate(self, now_ms: int) -> float:
@@ -52,9 +58,14 @@ class Bucket:
 
     def _refill(self, now_ms: int) -> None:
         passed_s = max(0, now_ms - self._at_ms) / 1000
-        self._tokens = min(self.burst, self._tokens + passed_s * self._rate)
-        if self._rate < self.rate_per_s:
-            self._rate = min(self.rate_per_s, self._rate + passed_s * self.rate_per_s * RATE_RISE)
+        tokens = self._tokens + passed_s * self._rate
+        self._tokens = min(self.burst, tokens)
+        if self._rate < self._at_rest:
+            self._rate = min(self._at_rest, self._rate + passed_s * self.rate_per_s * RATE_RISE)
+        elif self._at_rest < self.rate_per_s:
+            step = passed_s * self.rate_per_s / RAMP_S
+            spare = tokens >= self.burst
+            self._rate = max(self._at_rest, self._rate - step) if spare else min(self.rate_per_s, self._rate + step)
         self._at_ms = max(now_ms, self._at_ms)
 
     def available(self, now_ms: int) -> int:

@@ -61,6 +61,12 @@ def test_an_account_s_rate_is_its_own_else_its_vendor_s_else_that_of_all() -> No
     assert rates == {"log": (8, 9), "public": (0.2, 60), "exempt": (50, 100), "paid": (0.2, 600)}
 
 
+def test_an_account_begins_as_slowly_as_its_settings_say() -> None:
+    settings = Settings.model_validate({"accounts": {"log": {"provider": "log", "rate_per_s": 50, "start_per_s": 5}}})
+    (account,) = build_accounts(settings, SystemClock()).all()
+    assert account.bucket.rate(0) == 5
+
+
 HOME = "10.1.2.3"
 
 

@@ -1,5 +1,7 @@
 """What holds an account back: its bucket, its circuit, the brake on dead tokens, the budget of retries."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -197,6 +199,48 @@ def test_too_many_halves_the_rate_once_a_second_and_quiet_seconds_give_it_back()
     assert slowest == pytest.approx(25, rel=0.2)
     assert bucket.rate(11_000) == pytest.approx(slowest + 50)
     assert bucket.rate(60_000) == 100
+
+
+def used(bucket: Bucket, since_s: int, until_s: int, *, per_20_ms: int = 10_000) -> list[int]:
+    """How many it gives in each of these seconds to somebody who would have so many."""
+    got = []
+    for second in range(since_s, until_s):
+        got.append(0)
+        for ms in range(second * 1000, second * 1000 + 1000, 20):
+            count = min(bucket.available(ms), per_20_ms)
+            assert bucket.take(ms, count)
+            got[-1] += count
+    return got
+
+
+def test_a_load_out_of_the_blue_grows_to_the_full_rate_over_a_minute() -> None:
+    """Vendor sheet fcm §6: ramp new load from 0 to peak over at least 60 s."""
+    bucket = Bucket(6_000, 500, start_per_s=500)
+    got = used(bucket, 0, 70)
+    assert got[0] <= 500 + 600, "the burst, and what it starts with"
+    assert all(later - before <= 101 for before, later in pairwise(got[1:])), "a sixtieth more each second"
+    assert got[30] == pytest.approx(3_500, rel=0.03)
+    assert got[-1] == 6_000
+
+
+def test_and_falls_back_where_less_is_wanted() -> None:
+    bucket = Bucket(6_000, 500, start_per_s=500)
+    used(bucket, 0, 70)
+    used(bucket, 70, 140, per_20_ms=20)
+    assert bucket.rate(140_000) == pytest.approx(1_000, rel=0.2)
+    assert bucket.rate(300_000) == 500
+
+
+def test_what_starts_no_slower_than_it_goes_has_its_full_rate_at_once() -> None:
+    assert used(Bucket(400, 10, start_per_s=500), 0, 3) == [402, 400, 400]
+
+
+def test_too_many_is_made_up_for_before_a_load_grows_on() -> None:
+    bucket = Bucket(6_000, 500, start_per_s=500)
+    for ms in range(0, 4_000, 1_000):
+        bucket.too_many(ms)
+    assert bucket.rate(3_000) < 300
+    assert bucket.rate(6_000) == 500
 
 
 def test_however_often_it_is_too_many_a_little_goes_on() -> None:

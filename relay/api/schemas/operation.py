@@ -35,7 +35,7 @@ class AccountOut(Out):
     code: str | None  # the vendor's word for what must be mended
     until: str | None  # when it goes on by itself
     in_flight: int
-    rate_per_s: float  # lower than configured for a while after the vendor said "too many"
+    rate_per_s: float  # at present: lower than configured after a pause (`start_per_s`), or after "too many"
     daily_quota: int | None
     sent_today: int | None
     credential_expires: str | None
