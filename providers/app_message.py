@@ -112,16 +112,15 @@ def short(key: str, chars: int) -> str:
     return f"{'abcdefghijklmnopqrstuvwxyz'[digest[0] % 26]}{base64.urlsafe_b64encode(digest[1:]).decode()}"[:chars]
 
 
-def once_key(push: Push, *, now_s: float, chars: int = 20, to: str | None = None, once_s: int = ONCE_S) -> str:
-    """What a vendor may recognise a repeat of this very push by, for a while. `to`: whom it goes to, if a key is known
-    whatever device it came for. `once_s`: what is sent again later than this is meant to be seen, unless it says which
-    time it is (`Push.again`).
+def once_key(push: Push, *, now_s: float | None, chars: int = 20, to: str | None = None) -> str:
+    """What a vendor may recognise a repeat of this very push by. `to`: whom it goes to, if a key is known whatever device it
+    came for. `now_s`: of a first push, for a while only; None: for good, as of a reminder (`Push.again`).
 
     Not the push's id alone: a message has one for all devices, a summary keeps its id while its messages become more,
     and a reminder or a step of a message keeps it for hours; a vendor that took those for repeats would hide them. Nor
     all of the relay's object: `head` counts on when another message comes before the repeat.
     """
-    span = int(now_s // once_s) if push.again is None else None
+    span = int(now_s // ONCE_S) if push.again is None and now_s is not None else None
     relay = {name: value for name, value in push.relay.items() if name != "head"}
     said = [push.id, push.title, push.body, push.urgent, push.again, relay, span, to]
     return short(json_body(said).decode(), chars)

@@ -41,7 +41,6 @@ TOTAL_S = 15.0
 MOVED_S = 600.0  # so long nothing but redirects: an operator must look
 DEAD = "token_dead"
 ID_CHARS = 32
-ONCE_S = 86_400  # a retry has the first try's id (sheet §3.1), and retries may be minutes apart
 
 
 def secret_key(secret: str) -> bytes:
@@ -131,7 +130,7 @@ class HttpCallProvider(HttpProvider):
         now_s = int(self.now())
         # Without a dot, which parts the signed text; and not the push's id, which a message has for all its devices.
         to = f"{push.kind} {push.token}"
-        message_id = once_key(push, now_s=now_s, chars=ID_CHARS, to=to, once_s=ONCE_S)
+        message_id = once_key(push, now_s=None, chars=ID_CHARS, to=to)
         body = json_body(
             {
                 "type": "push",
