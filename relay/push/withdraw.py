@@ -8,7 +8,7 @@ tidiness. What was done is told of beside the attempt that had shown them.
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -157,7 +157,7 @@ class Withdrawer:
         names = {id_: of for id_, of in one.messages.items() if self._is_first(one.device, id_, of)}
         if not names:
             return []
-        outcome = await self._called(account, account.provider.send(_told(one, list(names), token)))
+        outcome = await self._called(account, account.provider.send(_told(one, names, token)))
         return [Done(one.device, claim_token, id_, outcome) for id_, claim_token in names.items()]
 
     async def _called(self, account: Account, call: Awaitable[Outcome]) -> Outcome:
@@ -199,14 +199,16 @@ def _taken_back(one: Moot, note: Shown, token: str, provider: str) -> Push:
     )
 
 
-def _told(one: Moot, ids: Sequence[str], token: str) -> Push:
-    digest = hashlib.sha256("\x1f".join([*one.device, *ids]).encode()).hexdigest()
+def _told(one: Moot, names: Mapping[str, int], token: str) -> Push:
+    # Shown again, it is withdrawn again: a vendor that drops repeats must not take it for one.
+    shown = [f"{id_} {claim_token}" for id_, claim_token in names.items()]
+    digest = hashlib.sha256("\x1f".join([*one.device, *shown]).encode()).hexdigest()
     relay = {
         "v": 1,
         "app": one.device.app_id,
         "device": one.device.device_id,
         "user_hint": device_hint(one.device.user_id),
-        "withdraw": list(ids),
+        "withdraw": list(names),
     }
     return Push(
         id=f"w{digest[:31]}",

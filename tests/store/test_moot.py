@@ -1,15 +1,18 @@
 """What a device may still show and need not (protocol 7.4), as the rows tell it."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
 from house import House
 
+from providers.app_message import once_key
 from providers.contract import Capabilities, Outcome, Push, Verdict
 from providers.fcm import FcmProvider
+from providers.http_call import HttpCallProvider
 from relay.inbox.registry import Registration
-from relay.model import EntryState
+from relay.model import EntryState, NotifyPolicy
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
 from relay.push.moot import WITHDRAWN, Moot, find_moot
@@ -82,32 +85,58 @@ async def test_what_was_taken_away_once_is_not_again(house: House) -> None:
     assert await moot(house) == []
 
 
+class Tidy:
+    """The withdrawer before a vendor that takes everything."""
+
+    def __init__(self, house: House, capabilities: Capabilities) -> None:
+        self.house, self.capabilities = house, capabilities
+        self.sent: list[Push] = []
+        account = Account(app_id="shop", name="v", provider=self, bucket=Bucket(9, 9))  # type: ignore[arg-type]
+        policy_of = lambda _: house.policy  # noqa: E731
+        self.withdrawer = Withdrawer(
+            house.engine, house.clock, Accounts([account]), policy_of, open_token=lambda *_: "t"
+        )
+        self.withdrawer.settles_s = 0
+
+    async def send(self, push: Push) -> Outcome:
+        self.sent.append(push)
+        return Outcome(verdict=Verdict.ACCEPTED)
+
+    async def up(self) -> None:
+        """One round for the user."""
+        self.withdrawer.look([self.house.key("ann/phone").user])
+        stop = asyncio.Event()
+        running = asyncio.create_task(self.withdrawer.run(stop))
+        while self.withdrawer.load[0]:
+            await asyncio.sleep(0)  # noqa: TID251 - its round has begun when nobody waits for it
+        stop.set()
+        await running
+
+
 @pytest.mark.parametrize(("platform", "told"), [("android", 2), ("ios", 1)])
 async def test_an_iphone_behind_fcm_is_not_woken_too_often_for_it(house: House, platform: str, told: int) -> None:
     """Vendor sheet apns §8: Apple drops silent pushes that come more often, and a message may need the next one."""
     await house.inbox.register(Registration(device=house.key("ann/phone"), platform=platform))
-    sent: list[Push] = []
-
-    class Fcm:
-        capabilities = FcmProvider.capabilities
-
-        async def send(self, push: Push) -> Outcome:
-            sent.append(push)
-            return Outcome(verdict=Verdict.ACCEPTED)
-
-    accounts = Accounts([Account(app_id="shop", name="v", provider=Fcm(), bucket=Bucket(9, 9))])  # type: ignore[arg-type]
-    tidy = Withdrawer(house.engine, house.clock, accounts, lambda _: house.policy, open_token=lambda *_: "t")
-    tidy.settles_s = 0
+    tidy = Tidy(house, FcmProvider.capabilities)
     for n in (1, 2):
         await read(house, f"c{n - 1}", n)
-        tidy.look([house.key("ann/phone").user])
-        stop = asyncio.Event()
-        running = asyncio.create_task(tidy.run(stop))
-        while tidy.load[0]:
-            await asyncio.sleep(0)  # noqa: TID251 - its round has begun when nobody waits for it
-        stop.set()
-        await running
-    assert len(sent) == told
+        await tidy.up()
+    assert len(tidy.sent) == told
+
+
+async def test_what_is_shown_again_and_taken_away_again_is_no_repeat(house: House, clock: Any) -> None:
+    """A gateway drops what it has taken: a reminder that told of it once more would stay on the screen."""
+    house.policy = dataclasses.replace(house.policy, notify=NotifyPolicy.EACH_DEVICE)
+    tidy = Tidy(house, HttpCallProvider.capabilities)
+    for n in range(3):
+        await read(house, f"c{n}", n + 1)
+    await tidy.up()
+    clock.forward(s=3600)
+    assert [one.knock for one in await house.told()] == [True]
+    await tidy.up()
+    first, second = tidy.sent
+    assert first.relay["withdraw"] == second.relay["withdraw"]
+    assert once_key(first, now_s=None) != once_key(second, now_s=None)
 
 
 async def test_what_ended_in_any_way_but_not_what_the_device_has(house: House, clock: Any) -> None:
