@@ -22,13 +22,16 @@ from providers.sandbox.apns_account import client_certificate, open_key, pem
 from providers.sandbox.apns_checks import BY_TOKEN_ONLY, Asked, Wrong, check, path_token
 from providers.sandbox.apns_credentials import Gate, Key, Memory, certificate_topics
 from providers.sandbox.apns_faults import APNS_FAULTS, error
-from providers.sandbox.apns_server import FIRST_STREAMS, OPEN_STREAMS, ApnsServer, Call, Headers, Wire
 from providers.sandbox.checks import Json
 from providers.sandbox.emulator import Emulator, Host, json_answer, response
 from providers.sandbox.faults import Answer, Ending, Fault, Place
+from providers.sandbox.http2_server import Call, Headers, Http2Server, Wire
 
 BUNDLE = "com.example.relay"
 TEAM_ID, KEY_ID = "RELAYTEAM1", "SANDBOXKEY"
+REQUEST_BYTES_MAX = 64 * 1024
+OPEN_STREAMS = 1000  # what Apple's servers used to allow
+FIRST_STREAMS = 1  # until a provider token has proved good (§3)
 STORED_MAX = 10_000  # phones that are off, with a push for each
 STORED_S_MAX = 30 * 86_400
 ERRORS_SHRINK = 25  # 4xx on a connection, after each of which it gets half its streams (§3 gives no numbers)
@@ -44,7 +47,7 @@ class ApnsEmulator(Emulator):
 
     def __init__(self, host: Host) -> None:
         super().__init__(host)
-        self._server = ApnsServer(self._take)
+        self._server = Http2Server(self._take, streams_first=_streams_first, request_bytes_max=REQUEST_BYTES_MAX)
         self._host_name = ""
         self.bundles = {BUNDLE}  # the team's apps; a connection knows those that there were at its first push (§2.1)
         self._off: set[str] = set()
@@ -147,7 +150,7 @@ class ApnsEmulator(Emulator):
 
     def goodbye(self, reason: str | None = None) -> None:
         for wire in list(self._server.wires):
-            wire.goaway(reason)
+            wire.goaway(_because(reason))
 
     def allow_streams(self, streams_max: int) -> None:
         for wire in self._server.wires:
@@ -229,7 +232,7 @@ class ApnsEmulator(Emulator):
             case Ending.RESET:
                 call.reset()
             case Ending.GOAWAY:
-                call.goodbye("Shutdown")
+                call.goodbye(_because("Shutdown"))
             case Ending.SLOW:
                 return self._later(call, fault, message_id)
             case Ending.ANSWER if name == "refused":
@@ -244,7 +247,7 @@ class ApnsEmulator(Emulator):
                     answer = self._dated(answer, phone)
                 self._answer(call, answer, message_id)
                 if name in {"shutdown", "idletimeout"}:
-                    call.wire.goaway("Shutdown" if name == "shutdown" else "IdleTimeout")
+                    call.wire.goaway(_because("Shutdown" if name == "shutdown" else "IdleTimeout"))
         return None
 
     async def _later(self, call: Call, fault: Fault, message_id: str) -> None:
@@ -273,7 +276,7 @@ class ApnsEmulator(Emulator):
         if memory.errors // ERRORS_SHRINK > before // ERRORS_SHRINK:
             wire.allow(max(1, wire.streams_max // 2))
         if memory.errors >= ERRORS_MAX:
-            wire.goaway(None)
+            wire.goaway()
 
     def _dated(self, answer: Answer, phone: str) -> Answer:
         since_ms = self._dead_since_ms.setdefault(phone, int(self.host.now() * 1000))
@@ -330,6 +333,16 @@ class ApnsEmulator(Emulator):
             priority=str(asked.priority),
             ttl=None if asked.expiration is None else str(asked.expiration),
         )
+
+
+def _streams_first(wire: Wire) -> int:
+    """With a certificate all of them at once (§2.2)."""
+    return FIRST_STREAMS if wire.certificate is None else OPEN_STREAMS
+
+
+def _because(reason: str | None) -> bytes:
+    """What a GOAWAY of Apple's says besides (§3)."""
+    return b"" if reason is None else msgspec.json.encode({"reason": reason})
 
 
 def _shown_by(asked: Asked, title: str | None, body: str | None) -> str | None:

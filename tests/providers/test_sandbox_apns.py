@@ -1,27 +1,17 @@
 """The APNs emulator by itself, through a plain h2 client: what it checks, and what it answers (vendor sheet `apns`)."""
 
-import asyncio
 import json
 import random
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-)
+from h2.events import DataReceived, ResponseReceived, StreamEnded, StreamReset
+from http2_plain import PlainClient
 
 from providers.sandbox import Sandbox
 from providers.sandbox.apns import BUNDLE, ERRORS_MAX, KEY_ID, TEAM_ID, ApnsEmulator
@@ -57,58 +47,12 @@ def apple(sandbox: Sandbox) -> ApnsEmulator:
     return emulator
 
 
-class Plain:
+class Plain(PlainClient):
     """One connection; one request after the other, whatever the headers."""
 
     def __init__(self, apple: ApnsEmulator, *, certificate: Path | None = None) -> None:
+        super().__init__(apple.url, ca=apple.host.authority.pem, certificate=certificate)
         self.apple = apple
-        self.certificate = certificate
-        self.h2 = H2Connection(H2Configuration(header_encoding="utf-8", validate_outbound_headers=False))
-        self.goaway: ConnectionTerminated | None = None
-
-    async def __aenter__(self) -> Self:
-        context = ssl.create_default_context(cadata=self.apple.host.authority.pem)
-        context.set_alpn_protocols(["h2"])
-        if self.certificate is not None:
-            context.load_cert_chain(self.certificate)
-        port = int(self.apple.url.rpartition(":")[2])
-        self.reader, self.writer = await asyncio.open_connection("localhost", port, ssl=context)
-        self.h2.initiate_connection()
-        self.writer.write(self.h2.data_to_send())
-        while not await self.hear(RemoteSettingsChanged):
-            pass
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.transport.abort()
-
-    @property
-    def streams_max(self) -> int:
-        return self.h2.remote_settings.max_concurrent_streams
-
-    async def hear(self, *wanted: type) -> list[Any]:
-        async with asyncio.timeout(10):
-            data = await self.reader.read(65_536)
-        if not data:
-            raise ConnectionResetError
-        events = self.h2.receive_data(data)
-        for event in events:
-            if isinstance(event, ConnectionTerminated):
-                self.goaway = event
-            if isinstance(event, DataReceived):
-                self.h2.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
-        self.writer.write(self.h2.data_to_send())
-        return [event for event in events if isinstance(event, wanted)]
-
-    def tell(self, headers: list[tuple[str, str]], body: bytes, *, path: str, method: str) -> int:
-        stream_id = self.h2.get_next_available_stream_id()
-        port = self.apple.url.rpartition(":")[2]
-        pseudo = [(":method", method), (":scheme", "https"), (":authority", f"localhost:{port}"), (":path", path)]
-        self.h2.send_headers(stream_id, [*pseudo, *headers], end_stream=not body)
-        if body:
-            self.h2.send_data(stream_id, body, end_stream=True)
-        self.writer.write(self.h2.data_to_send())
-        return stream_id
 
     async def ask(
         self,

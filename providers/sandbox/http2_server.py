@@ -1,28 +1,35 @@
-"""An HTTP/2 server as Apple's front end behaves: few streams at first, limits that move, goodbyes with a reason.
+"""An HTTP/2 server (RFC 9113) as vendors' front ends behave: stream limits that move, streams that are refused, goodbyes.
 
-Source: vendor sheet `apns` §3 (connections). What a request means is for whoever is handed its `Call`.
+What a request means is for whoever is handed its `Call`.
 """
 
 import asyncio
-import socket
 import ssl
-import struct
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import cast
 
-import msgspec
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset
+from h2.events import (
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
 from h2.exceptions import H2Error
 from h2.settings import SettingCodes
 from hyperframe.frame import GoAwayFrame
 
-REQUEST_BYTES_MAX = 64 * 1024
-RESET_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, not FIN
-OPEN_STREAMS = 1000  # what Apple's servers used to allow
-FIRST_STREAMS = 1  # until a provider token has proved good
+from providers.sandbox.resets import reset
+
+CLOSE_S = 2.0  # for answers under way, when the server ends
+CONNECTIONS_WAITING_MAX = 128  # to be accepted, as aiohttp has it
 
 # Whatever a client says is looked at; what we answer is ours.
 CONFIGURATION = H2Configuration(
@@ -42,7 +49,7 @@ class Call:
         self.stream_id = stream_id
         self.headers = headers
         self.body = bytearray()
-        self.too_long = False
+        self.too_long = False  # `body` is then no more than its beginning
 
     def header(self, name: str) -> str | None:
         return next((value for given, value in self.headers if given == name), None)
@@ -58,41 +65,41 @@ class Call:
         """The whole connection ends without a word, so that the client sees ECONNRESET."""
         self.wire.reset()
 
-    def goodbye(self, reason: str) -> None:
-        """GOAWAY before this request: it was not worked on, nor any later one."""
-        self.wire.pending.discard(self.stream_id)
-        self.wire.goaway(reason, last_stream_id=self.stream_id - 1)
+    def goodbye(self, debug: bytes = b"") -> None:
+        """GOAWAY before this request: it was not worked on, nor is any later one."""
+        self.wire.turn_away(self, debug)
 
 
 OnCall = Callable[[Call], Awaitable[None] | None]
 
 
 class Wire(asyncio.Protocol):
-    """One connection. `memory` is for whoever answers: what Apple remembers of a connection."""
+    """One connection. `memory` is for whoever answers: what a vendor remembers of a connection."""
 
-    def __init__(self, server: "ApnsServer") -> None:
+    def __init__(self, server: "Http2Server") -> None:
         self.memory: object = None
         self.pending: set[int] = set()  # streams that are worked on
-        self.streams_max = FIRST_STREAMS
+        self.streams_max = 0
+        self.transport: asyncio.Transport | None = None
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._h2 = H2Connection(CONFIGURATION)
         self._calls: dict[int, Call] = {}  # not yet whole
+        self._unsent: dict[int, memoryview] = {}  # bodies of answers, as far as they wait for a window
+        self._taken_max = 0  # the newest stream that was handed over
         self._last_stream_id: int | None = None  # after a goodbye, later ones are not looked at
-        self._transport: asyncio.Transport | None = None
         self._flushing = False
 
     @property
     def certificate(self) -> bytes | None:
         """The client's, in DER, if it showed one and this sandbox's authority made it."""
-        tls = None if self._transport is None else self._transport.get_extra_info("ssl_object")
+        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
         return None if tls is None else cast("bytes | None", tls.getpeercert(binary_form=True))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._server.wires.add(self)
-        if self.certificate is not None:
-            self.streams_max = OPEN_STREAMS  # sheet §2.2: at once
+        self.transport = cast(asyncio.Transport, transport)
+        self._server.opened(self)
+        self.streams_max = self._server.streams_first(self)
         self._h2.local_settings[SettingCodes.MAX_CONCURRENT_STREAMS] = self.streams_max
         self._h2.local_settings.acknowledge()
         self._h2.initiate_connection()
@@ -100,15 +107,14 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._transport = None
-        self._server.wires.discard(self)
+        self.transport = None
+        self._server.lost(self)
 
     def data_received(self, data: bytes) -> None:
         try:
             for event in self._h2.receive_data(data):
                 self._handle(event)
         except H2Error:
-            self._flush()
             self.close()
             return
         self._flush_soon()
@@ -124,15 +130,21 @@ class Wire(asyncio.Protocol):
                     self._h2.acknowledge_received_data(length, stream_id)
                 call = self._calls.get(stream_id)
                 if call is not None and data:
-                    call.too_long = call.too_long or len(call.body) + len(data) > REQUEST_BYTES_MAX
-                    if not call.too_long:
-                        call.body += data
+                    room = self._server.request_bytes_max - len(call.body)
+                    call.too_long = call.too_long or len(data) > room
+                    call.body += data[:room]
             case StreamEnded(stream_id=int(stream_id)) if stream_id in self._calls:
                 self.pending.add(stream_id)
+                self._taken_max = max(self._taken_max, stream_id)
                 self._server.take(self._calls.pop(stream_id))
             case StreamReset(stream_id=int(stream_id)):
                 self._calls.pop(stream_id, None)
+                self._unsent.pop(stream_id, None)
                 self.pending.discard(stream_id)
+                self._perhaps_close()
+            case WindowUpdated() | RemoteSettingsChanged():
+                for stream_id in list(self._unsent):
+                    self._send_on(stream_id)
 
     def answer(self, call: Call, status: int, body: bytes, headers: Headers) -> None:
         if call.stream_id not in self.pending:
@@ -140,17 +152,45 @@ class Wire(asyncio.Protocol):
         self.pending.discard(call.stream_id)
         try:
             self._h2.send_headers(call.stream_id, [(":status", str(status)), *headers], end_stream=not body)
-            if body:  # a few bytes: no client's window is smaller
-                self._h2.send_data(call.stream_id, body, end_stream=True)
         except H2Error:
             return
+        if body:
+            self._unsent[call.stream_id] = memoryview(body)
+            self._send_on(call.stream_id)
         self._flush_soon()
         self._perhaps_close()
 
+    def _send_on(self, stream_id: int) -> None:
+        """As much of an answer's body as the client has opened a window for."""
+        body = self._unsent.pop(stream_id)
+        try:
+            while body:
+                size = min(self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size)
+                if size <= 0:
+                    self._unsent[stream_id] = body
+                    return
+                self._h2.send_data(stream_id, body[:size], end_stream=size >= len(body))
+                body = body[size:]
+        except H2Error:
+            return
+        self._perhaps_close()
+
     def refuse(self, call: Call) -> None:
-        self.pending.discard(call.stream_id)
-        self._h2.reset_stream(call.stream_id, ErrorCodes.REFUSED_STREAM)
-        self._flush_soon()
+        if call.stream_id in self.pending:
+            self.pending.discard(call.stream_id)
+            with suppress(H2Error):  # the client may have said goodbye itself
+                self._h2.reset_stream(call.stream_id, ErrorCodes.REFUSED_STREAM)
+            self._flush_soon()
+
+    def turn_away(self, call: Call, debug: bytes) -> None:
+        """GOAWAY because of this call. If a later one has been taken meanwhile, only this one is refused beside it: what
+        a GOAWAY leaves out was never worked on (RFC 9113, 6.8)."""
+        if call.stream_id < self._taken_max:
+            self.refuse(call)
+            self.goaway(debug, last_stream_id=self._taken_max)
+        else:
+            self.pending.discard(call.stream_id)
+            self.goaway(debug, last_stream_id=call.stream_id - 1)
 
     def allow(self, streams_max: int) -> None:
         """Moves MAX_CONCURRENT_STREAMS, up or down."""
@@ -159,7 +199,7 @@ class Wire(asyncio.Protocol):
             self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: streams_max})
             self._flush_soon()
 
-    def goaway(self, reason: str | None, *, last_stream_id: int | None = None) -> None:
+    def goaway(self, debug: bytes = b"", *, last_stream_id: int | None = None) -> None:
         """Says goodbye; what came before gets its answer, then the connection closes.
 
         Not by h2, which would say nothing more after it.
@@ -170,27 +210,23 @@ class Wire(asyncio.Protocol):
         for stream_id in [one for one in self._calls if one > self._last_stream_id]:
             del self._calls[stream_id]
         self.pending = {one for one in self.pending if one <= self._last_stream_id}
-        debug = b"" if reason is None else msgspec.json.encode({"reason": reason})
-        if self._transport is not None:
+        if self.transport is not None:
             frame = GoAwayFrame(0, last_stream_id=self._last_stream_id, error_code=0, additional_data=debug)
-            self._transport.write(frame.serialize())
+            self.transport.write(frame.serialize())
         self._perhaps_close()
 
     def reset(self) -> None:
         self._flush()
-        if self._transport is None:
-            return
-        connection = self._transport.get_extra_info("socket")
-        if connection is not None:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_ONCE)
-        self._transport.abort()
+        if self.transport is not None:
+            reset(self.transport)
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+        self._flush()
+        if self.transport is not None:
+            self.transport.close()
 
     def _perhaps_close(self) -> None:
-        if self._last_stream_id is not None and not self.pending and not self._calls:
+        if self._last_stream_id is not None and not self.pending and not self._calls and not self._unsent:
             self._loop.call_soon(self.close)  # after what is being written now
 
     def _flush_soon(self) -> None:
@@ -201,38 +237,66 @@ class Wire(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flushing = False
-        if self._transport is not None and (data := self._h2.data_to_send()):
-            self._transport.write(data)
+        if self.transport is not None and (data := self._h2.data_to_send()):
+            self.transport.write(data)
 
 
-class ApnsServer:
-    """A listener, and who takes its calls. A call that takes time is a task of this server."""
+class Http2Server:
+    """A listener, and who takes its calls. A call that takes time is a task of this server.
 
-    def __init__(self, on_call: OnCall) -> None:
+    `streams_first`: how many requests a client may have under way when it has just connected; `request_bytes_max`: what is
+    kept of a request's body.
+    """
+
+    def __init__(self, on_call: OnCall, *, streams_first: Callable[[Wire], int], request_bytes_max: int) -> None:
         self.wires: set[Wire] = set()
         self.port = 0
+        self.streams_first = streams_first
+        self.request_bytes_max = request_bytes_max
         self._on_call = on_call
         self._listener: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._emptied: asyncio.Future[None] | None = None  # done when the last connection is gone
 
-    async def open(self, host: str, port: int, tls: ssl.SSLContext) -> None:
-        """Raises OSError."""
+    async def open(
+        self, host: str, port: int, tls: ssl.SSLContext, *, others: Callable[[], asyncio.Protocol] | None = None
+    ) -> None:
+        """Listens. With `others`, who does not ask for h2 by ALPN (RFC 7301) has one of these. Raises OSError."""
+        made: Callable[[], asyncio.Protocol] = partial(Wire, self)
+        if others is not None:
+            made = partial(_Negotiated, made, others)
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: Wire(self), host or None, port, ssl=tls)
+        self._listener = await loop.create_server(made, host or None, port, ssl=tls, backlog=CONNECTIONS_WAITING_MAX)
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
+        """Listens no more and says goodbye; what is under way has CLOSE_S for its answer. `others` are not looked at."""
+        if self._listener is None:
+            return
+        self._listener.close()
+        self._listener = None
+        for wire in list(self.wires):
+            wire.goaway()
+        if self.wires:
+            self._emptied = asyncio.get_running_loop().create_future()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._emptied
+            self._emptied = None
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         for wire in list(self.wires):
             wire.reset()
-        if self._listener is not None:
-            await self._listener.wait_closed()
-            self._listener = None
+
+    def opened(self, wire: Wire) -> None:
+        self.wires.add(wire)
+
+    def lost(self, wire: Wire) -> None:
+        self.wires.discard(wire)
+        if not self.wires and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
     def take(self, call: Call) -> None:
         work = self._on_call(call)
@@ -240,6 +304,20 @@ class ApnsServer:
             task: asyncio.Task[None] = asyncio.ensure_future(_whole(work))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+
+class _Negotiated(asyncio.Protocol):
+    """A connection until it is known, by its TLS, which protocol is to be spoken."""
+
+    def __init__(self, http2: Callable[[], asyncio.Protocol], others: Callable[[], asyncio.Protocol]) -> None:
+        self._http2 = http2
+        self._others = others
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        chosen = transport.get_extra_info("ssl_object").selected_alpn_protocol()
+        protocol = self._http2() if chosen == "h2" else self._others()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
 
 async def _whole(work: Awaitable[None]) -> None:
