@@ -31,8 +31,6 @@ to `registry.py`. All of an invented vendor:
 
 import asyncio
 import random
-import socket
-import struct
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -47,10 +45,11 @@ from aiohttp import web
 from providers.sandbox.authority import Authority
 from providers.sandbox.checks import Json
 from providers.sandbox.faults import Answer, Ending, Fault, FaultBook, Place
+from providers.sandbox.http2_streams import StreamTransport
 from providers.sandbox.phones import Content, Phones
+from providers.sandbox.resets import reset
 
 REQUESTS_KEPT = 1000  # the newest, for GET /_control/state
-RESET_AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: close sends RST, not FIN
 
 # One vocabulary for what goes wrong, so that a test or a demo can ask any vendor for it. Every emulator has the words
 # in REQUIRED; the others it has where its vendor can fail so. Beside these, each has words for its own codes.
@@ -147,7 +146,7 @@ class Emulator(ABC):
         return phone
 
     async def open(self, host: str, port: int) -> None:  # noqa: B027 - few have a listener of their own
-        """Starts a listener of its own (HTTP/2, TLS), at port 0 on a free one. Raises OSError."""
+        """Starts a listener of its own, at port 0 on a free one. Raises OSError."""
 
     async def close(self) -> None:  # noqa: B027
         """Ends that listener."""
@@ -201,6 +200,8 @@ class Emulator(ABC):
         """The fault's ending: the answer at once, late, or never."""
         if fault.ending is Ending.RESET:
             reset_connection(request)
+        elif fault.ending is Ending.GOAWAY:
+            say_goodbye(request)
         elif fault.ending is Ending.SLOW:
             await self.linger(fault)
         return response(answer)
@@ -240,12 +241,15 @@ def response(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 
+def say_goodbye(request: web.Request) -> None:
+    """GOAWAY; a connection of HTTP/1.1, which has no such word, is cut."""
+    if isinstance(request.transport, StreamTransport):
+        request.transport.goodbye()
+    else:
+        reset_connection(request)
+
+
 def reset_connection(request: web.Request) -> None:
-    """Cuts the connection so that the client sees ECONNRESET rather than an orderly end."""
-    transport = request.transport
-    if transport is None:
-        return
-    connection = transport.get_extra_info("socket")
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_ONCE)
-    transport.abort()
+    """By HTTP/2, too, it is the whole connection."""
+    if request.transport is not None:
+        reset(request.transport)

@@ -16,7 +16,7 @@ class Ending(StrEnum):
     ANSWER = "answer"
     SLOW = "slow"  # the answer, after a long time
     RESET = "reset"  # no answer: the connection is reset
-    GOAWAY = "goaway"  # HTTP/2 only: the connection is being ended, this stream was not worked on
+    GOAWAY = "goaway"  # HTTP/2: the connection is being ended, this stream was not worked on; by HTTP/1.1 as RESET
 
 
 class Place(StrEnum):

@@ -62,8 +62,7 @@ class FcmEmulator(Emulator):
         return {"service_account_file": str(self.account.file), **self._addresses()}
 
     def _addresses(self) -> Json:
-        one = {"http2": False} if self.url.startswith("https:") else {}  # Google speaks it, and this listener does not
-        return {"base_url": self.url, "token_url": f"{self.url}/token", **one}
+        return {"base_url": self.url, "token_url": f"{self.url}/token"}
 
     def routes(self) -> list[web.RouteDef]:
         registrations = "/v1/projects/{project}/registrations/{token}/topicSubscriptions"

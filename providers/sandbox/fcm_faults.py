@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from providers.sandbox.checks import Json, Violation
-from providers.sandbox.emulator import NETWORK_FAULTS
-from providers.sandbox.faults import Answer, Fault, Place
+from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS
+from providers.sandbox.faults import Answer, Ending, Fault, Place
 
 RETRY_AFTER = "30"
 HUGE_BYTES = 4 * 1024 * 1024
@@ -260,6 +260,7 @@ _SEND: dict[str, Fault] = {
 # These strike the token endpoint as well.
 _ANYWHERE: dict[str, Fault] = {
     **NETWORK_FAULTS,
+    "goaway": Fault(meaning=COMMON_FAULTS["goaway"], ending=Ending.GOAWAY),
     "gateway": Fault(
         meaning="502 as an HTML page",
         answer=html(502, "Server Error", "The server encountered a temporary error. Please try again in 30 seconds."),

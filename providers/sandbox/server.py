@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import re
-import ssl
 from collections.abc import Callable, Iterable
 from itertools import count, repeat
 from pathlib import Path
@@ -18,10 +17,13 @@ from providers.sandbox.coded import CodedEmulator
 from providers.sandbox.control import Control, json_response
 from providers.sandbox.emulator import Emulator, Host, response
 from providers.sandbox.fcm_faults import NO_SUCH_PATH
+from providers.sandbox.http2_server import Http2Server
+from providers.sandbox.http2_streams import answered_by
 from providers.sandbox.page import CSS, HTML, JS, PAGE_HEADERS
 from providers.sandbox.phones import PhoneLimits, Phones
 
 REQUEST_BYTES_MAX = 1024 * 1024
+STREAMS_MAX = 100  # of an HTTP/2 connection; vendors publish none (fcm.md §7: "dozens of parallel requests is normal")
 PHONES_SHOWN_MAX = 1000  # in one answer
 WAIT_S_MAX = 60.0
 WAIT_S = 10.0
@@ -33,8 +35,9 @@ EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S
 class Sandbox:
     """Emulated vendors on a local socket. Start it, give `account_settings()` to a relay, look at `url`.
 
-    With `tls` the vendors are on a listener of their own, whose certificate is by the sandbox's throw-away authority; the
-    page and the control API stay at `url`, without it, for browsers and scripts that trust no such authority.
+    With `tls` the vendors are on a listener of their own, whose certificate is by the sandbox's throw-away authority. It
+    speaks HTTP/2 with whoever asks for it by ALPN, as Google's front ends do, and HTTP/1.1 with anyone else. The page and
+    the control API stay at `url`, without TLS, for browsers and scripts that trust no such authority.
 
     With a `state_dir` keys and accounts outlive the process. Stopping and starting again keeps everything else, too: to
     a relay it looks like an outage.
@@ -62,6 +65,7 @@ class Sandbox:
         self._tls = tls
         self._url = ""
         self._runners: list[web.AppRunner] = []
+        self._secure: Http2Server | None = None
 
     @property
     def url(self) -> str:
@@ -84,12 +88,10 @@ class Sandbox:
         reachable = EVERYWHERE.get(host, f"[{host}]" if ":" in host else host)
         ports = count(port) if port else repeat(0)
         try:
-            self._url = f"http://{reachable}:{await self._listen(self._application(), host, next(ports))}"
+            self._url = f"http://{reachable}:{await self._listen(host, next(ports))}"
             self._host.url = self._url
             if self._tls:
-                context = await asyncio.to_thread(self._server_context, host)
-                vendors_port = await self._listen(self._vendors(), host, next(ports), context)
-                self._host.url = f"https://{reachable}:{vendors_port}"
+                self._host.url = f"https://{reachable}:{await self._listen_by_tls(host, next(ports))}"
             for emulator in self.emulators.values():
                 await emulator.open(host, next(ports))
         except OSError:
@@ -128,20 +130,38 @@ class Sandbox:
             raise RuntimeError("Start the sandbox first.")
         return self.emulators[vendor]
 
-    async def _listen(self, app: web.Application, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
+    async def _listen(self, host: str, port: int) -> int:
         """The port, once it listens."""
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
-        self._runners.append(runner)
+        runner = self._run(self._application())
         await runner.setup()
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+        await web.TCPSite(runner, host, port).start()
         return int(runner.addresses[0][1])
 
-    def _server_context(self, host: str) -> ssl.SSLContext:
-        return self._host.authority.server_context({*HOSTS, *({host} - EVERYWHERE.keys())})
+    async def _listen_by_tls(self, host: str, port: int) -> int:
+        """The same for the vendors."""
+        hosts = {*HOSTS, *({host} - EVERYWHERE.keys())}
+        context = await asyncio.to_thread(self._host.authority.server_context, hosts, alpn=("h2", "http/1.1"))
+        runner = self._run(self._vendors())
+        await runner.setup()
+        assert runner.server is not None
+        # A body that is too long is cut where the application can see that it was.
+        self._secure = Http2Server(
+            answered_by(runner.server), streams_first=lambda _: STREAMS_MAX, request_bytes_max=REQUEST_BYTES_MAX + 1
+        )
+        await self._secure.open(host, port, context, others=runner.server)
+        return self._secure.port
+
+    def _run(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_S)
+        self._runners.append(runner)
+        return runner
 
     async def _close(self) -> None:
         for emulator in self.emulators.values():
             await emulator.close()
+        if self._secure is not None:
+            await self._secure.close()
+            self._secure = None
         runners, self._runners = self._runners, []
         for runner in runners:
             await runner.cleanup()

@@ -1,7 +1,11 @@
-"""The FCM adapter against the FCM emulator, over real sockets. Neither knows the other's code; both know the sheet."""
+"""The FCM adapter against the FCM emulator, over HTTP/2 as in production, and over HTTP/1.1 at the same port. Neither knows
+the other's code; both know the sheet."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -9,7 +13,8 @@ import pytest
 
 from providers import loading
 from providers.contract import Outcome, Push, Scope, Verdict
-from providers.fcm import FcmProvider
+from providers.fcm import FcmConfig, FcmProvider
+from providers.http2 import Http2Transport, Limits
 from providers.sandbox import Sandbox
 from providers.sandbox.faults import Place
 from providers.sandbox.fcm_faults import FCM_FAULTS
@@ -64,52 +69,110 @@ SHEET = {
     "garbage": Answered(Verdict.RETRY, maybe_sent=True),
     "empty": Answered(Verdict.RETRY, maybe_sent=True),
     "lost": Answered(Verdict.ACCEPTED),
+    "goaway": Answered(Verdict.RETRY),  # for ever, on each new connection: given up at last, and certainly not sent
 }
+HTTP1_SAYS_LESS = {"goaway": Answered(Verdict.RETRY, maybe_sent=True)}
 # Where the key is exchanged for a bearer: nothing was sent, and no token of a device is ever at fault.
 KEY_REFUSED = {"invalid_grant", "invalid_scope", "unauthorized_client", "html404"}
 
 
+PATIENCE_S = 1.0
+
+
 @pytest.fixture(scope="module")
-def rng() -> random.Random:
-    return random.Random(1)
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, as making keys takes longest."""
+    return tmp_path_factory.mktemp("state")
 
 
 @pytest.fixture
-async def sandbox(rng: random.Random) -> AsyncIterator[Sandbox]:
-    sandbox = Sandbox(now=lambda: NOW, rng=rng, slow_s=5)
+async def sandbox(state_dir: Path) -> AsyncIterator[Sandbox]:
+    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), state_dir=state_dir, slow_s=5, tls=True)
     await sandbox.start()
     yield sandbox
     await sandbox.stop()
 
 
-@pytest.fixture
-async def fcm(sandbox: Sandbox) -> AsyncIterator[FcmProvider]:
-    async with HttpTransport(total_s=0.5, connect_s=0.5) as transport:
-        settings = sandbox.account_settings()["settings"]
-        provider = loading.build(FcmProvider, settings, transport=transport, now=lambda: NOW)
-        assert isinstance(provider, FcmProvider)
+@pytest.fixture(params=[True, False], ids=["HTTP/2", "HTTP/1.1"])
+def http2(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@asynccontextmanager
+async def connected(
+    sandbox: Sandbox, *, http2: bool = True, patience_s: float = PATIENCE_S
+) -> AsyncIterator[FcmProvider]:
+    """The adapter with the account that the sandbox prints, on the transport that it makes itself."""
+    config = loading.configured(
+        FcmProvider, sandbox.account_settings()["settings"] | ({} if http2 else {"http2": False})
+    )
+    assert isinstance(config, FcmConfig)
+    transport = FcmProvider.own_transport(config)
+    if isinstance(transport, Http2Transport):
+        transport.limits = Limits(total_s=patience_s, connect_s=patience_s)
+    else:
+        transport.total_s = transport.connect_s = patience_s
+    assert isinstance(transport, HttpTransport) is not http2
+    async with transport:
+        provider = FcmProvider(config, transport=transport, now=lambda: NOW)
         yield provider
         await provider.aclose()
+
+
+@pytest.fixture
+async def fcm(sandbox: Sandbox, http2: bool) -> AsyncIterator[FcmProvider]:
+    async with connected(sandbox, http2=http2) as provider:
+        yield provider
 
 
 def push(token: str) -> Push:
     return Push(id="p1", token=token, title="Ann", body="hello", ttl_s=60)
 
 
-async def test_every_way_to_fail_is_taken_as_the_sheet_wants_it(sandbox: Sandbox, fcm: FcmProvider) -> None:
+async def failed(sandbox: Sandbox, fcm: FcmProvider, word: str, *, http2: bool) -> Outcome:
+    """What becomes of a push that this befalls."""
+    if word != "goaway":
+        return await fcm.send(push(f"{word}-1"))
+    async with connected(sandbox, http2=http2) as other:  # it is cautious with new connections afterwards
+        return await other.send(push(f"{word}-1"))
+
+
+async def test_every_way_to_fail_is_taken_as_the_sheet_wants_it(
+    sandbox: Sandbox, fcm: FcmProvider, http2: bool
+) -> None:
     assert set(SHEET) == set(FCM_FAULTS[Place.SEND]), "a row of the emulator that this table does not know"
     found = {}
     for word in SHEET:
-        outcome = await fcm.send(push(f"{word}-1"))
+        outcome = await failed(sandbox, fcm, word, http2=http2)
         found[word] = Answered(outcome.verdict, outcome.scope, outcome.retry_after_s, outcome.maybe_sent)
-    assert found == SHEET
+    assert found == SHEET | ({} if http2 else HTTP1_SAYS_LESS)
 
 
-async def test_nothing_that_may_have_arrived_is_called_undelivered(sandbox: Sandbox, fcm: FcmProvider) -> None:
+async def test_nothing_that_may_have_arrived_is_called_undelivered(
+    sandbox: Sandbox, fcm: FcmProvider, http2: bool
+) -> None:
     for word, fault in FCM_FAULTS[Place.SEND].items():
-        outcome = await fcm.send(push(f"{word}-2"))
-        if fault.arrives:
+        outcome = await failed(sandbox, fcm, word, http2=http2)
+        arrived = sandbox.phones.count(f"{word}-1") > 0
+        assert arrived is fault.arrives, word
+        if arrived:
             assert outcome.maybe_sent or outcome.verdict is Verdict.ACCEPTED, word
+
+
+async def test_goodbyes_under_load_lose_and_double_nothing(sandbox: Sandbox) -> None:
+    """Google's front ends end connections regularly (sheet fcm §7); each of these befalls one push in thirty, once."""
+    room = asyncio.Semaphore(80)
+    tokens = [f"{'goaway1' if n % 30 == 29 else 'phone'}-{n}" for n in range(600)]
+
+    async def one(fcm: FcmProvider, token: str) -> Verdict:
+        async with room:
+            return (await fcm.send(push(token))).verdict
+
+    async with connected(sandbox, patience_s=30) as fcm:
+        verdicts = await asyncio.gather(*(one(fcm, token) for token in tokens))
+    assert set(verdicts) == {Verdict.ACCEPTED}
+    assert {token: sandbox.phones.count(token) for token in tokens} == dict.fromkeys(tokens, 1)
+    assert sandbox.emulators["fcm"].outcomes["goaway"] == 20
 
 
 @pytest.mark.parametrize("word", sorted(FCM_FAULTS[Place.TOKEN]))
@@ -125,7 +188,9 @@ async def test_without_a_bearer_nothing_is_sent(sandbox: Sandbox, fcm: FcmProvid
             assert not (await answer.json())["phones"]
         async with http.delete("/_control/faults"):
             pass
-        assert (await fcm.send(push("phone-1"))).verdict is Verdict.ACCEPTED, "mended, it goes on by itself"
+        async with asyncio.timeout(10):  # mended, it goes on by itself
+            while (await fcm.send(push("phone-1"))).verdict is not Verdict.ACCEPTED:
+                assert word == "goaway", "after which it is cautious with new connections for a while"
 
 
 async def test_a_revoked_bearer_is_renewed_and_the_push_arrives(sandbox: Sandbox, fcm: FcmProvider) -> None:

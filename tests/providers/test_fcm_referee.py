@@ -1,9 +1,11 @@
 """Google's own client, firebase-admin, against our FCM emulator: what it takes for good FCM, we must serve as such."""
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,9 +44,24 @@ RAISED: dict[str, type[Exception]] = {
 
 
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Sandbox]:
-    sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), vendors=["fcm"], slow_s=0.05)
+def tls() -> bool:
+    return False
+
+
+@pytest.fixture
+async def sandbox(tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+    sandbox = Sandbox(
+        now=lambda: CLOCK.now_ms() / 1000,
+        rng=random.Random(1),
+        vendors=["fcm"],
+        state_dir=tmp_path,
+        slow_s=0.05,
+        tls=tls,
+    )
     await sandbox.start()
+    if tls:
+        for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):  # for its logins, and for its client by HTTP/2
+            monkeypatch.setenv(name, str(sandbox.emulators["fcm"].host.authority.file))
     yield sandbox
     await sandbox.stop()
 
@@ -138,6 +155,26 @@ async def test_each_message_of_many_has_its_own_result(sandbox: Sandbox, google:
     assert isinstance(each.responses[1].exception, messaging.UnregisteredError)
     assert isinstance(same.responses[1].exception, messaging.SenderIdMismatchError)
     assert (len(received(sandbox, "phone-1")), len(received(sandbox, "phone-2"))) == (2, 1)
+
+
+@pytest.mark.parametrize("tls", [True])
+async def test_its_client_by_http2_finds_the_same(
+    sandbox: Sandbox, google: firebase_admin.App, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = [f"phone-{n}" for n in range(40)] + [f"{word}-1" for word in RAISED]
+    messages = [messaging.Message(token=token, data={"a": "b"}) for token in tokens]
+
+    async def send() -> messaging.BatchResponse:
+        each = await messaging.send_each_async(messages, app=google)
+        await messaging._get_messaging_service(google)._async_client.aclose()
+        return each
+
+    with caplog.at_level(logging.INFO, logger="httpx"):
+        each = await asyncio.to_thread(asyncio.run, send())  # it logs in without letting others run
+    said = [type(one.exception) if one.exception else None for one in each.responses]
+    assert said == [None] * 40 + list(RAISED.values())
+    assert [len(received(sandbox, token)) for token in tokens[:40]] == [1] * 40
+    assert {"HTTP/2 " in line for line in caplog.messages} == {True}
 
 
 async def test_who_subscribes_to_a_topic_gets_what_is_sent_to_it(sandbox: Sandbox, google: firebase_admin.App) -> None:

@@ -12,6 +12,8 @@ import pytest
 from providers import loading
 from providers.contract import Outcome, Provider, Push, Verdict
 from providers.endpoints import EndpointConfig
+from providers.http2 import Http2Transport, tls_context
+from providers.loading import OwnedTransport
 from providers.log import LogProvider
 from providers.sandbox import Sandbox, registry
 
@@ -41,11 +43,12 @@ def adapter(vendor: str) -> type[Provider]:
     return found.provider
 
 
-async def sent(vendor: str, settings: dict[str, Any], token: str) -> Outcome:
+async def sent(vendor: str, settings: dict[str, Any], token: str, *, by: OwnedTransport | None = None) -> Outcome:
+    """`by`: another transport than the account's own."""
     kind = adapter(vendor)
     config = loading.configured(kind, settings)
     guard = config.guard if isinstance(config, EndpointConfig) else None
-    transport = loading.transport_for(kind, config, guard=guard)
+    transport = by or loading.transport_for(kind, config, guard=guard)
     provider = kind(config, transport=transport, now=lambda: NOW)
     try:
         return await provider.send(Push(id="m-1", token=provider.address("token", token), title="Ann", body="hello"))
@@ -63,6 +66,15 @@ async def test_a_push_arrives_by_tls_with_the_account_that_is_printed(sandbox: S
     outcome = await sent(vendor, {key: value for key, value in table.items() if key != "provider"}, token)
     assert outcome.verdict is Verdict.ACCEPTED
     assert sandbox.phones.count(f"phone-{vendor}") == 1
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+async def test_whatever_arrives_by_http1_arrives_by_http2(sandbox: Sandbox, vendor: str) -> None:
+    settings = sandbox.account_settings(vendor)["settings"]
+    token = sandbox.emulators[vendor].address(f"fast-{vendor}")
+    outcome = await sent(vendor, settings, token, by=Http2Transport(tls=tls_context(ca_data=settings["ca"])))
+    assert outcome.verdict is Verdict.ACCEPTED
+    assert sandbox.phones.count(f"fast-{vendor}") == 1
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
