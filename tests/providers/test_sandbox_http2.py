@@ -14,6 +14,7 @@ import pytest
 from h2.errors import ErrorCodes
 from h2.events import ResponseReceived, StreamEnded
 from http2_plain import PlainClient
+from hyperframe.frame import RstStreamFrame
 
 from providers import loading
 from providers.fcm import FcmProvider
@@ -165,21 +166,29 @@ async def test_a_goodbye_names_the_request_that_it_was_said_to(sandbox: Sandbox,
         while client.goaway is None:
             await client.hear()
         assert (client.goaway.last_stream_id, client.goaway.error_code) == (stream_id - 1, 0)
-        with pytest.raises(ConnectionResetError):
-            await client.hear()
+        await ended(client)
     assert sandbox.phones.count("goaway-1") == 0
 
 
-async def test_who_gives_up_a_request_keeps_the_connection(sandbox: Sandbox, google: Google) -> None:
+async def test_who_gives_up_a_request_keeps_the_connection_and_after_a_goodbye_ends_it(
+    sandbox: Sandbox, google: Google
+) -> None:
     async with plain(sandbox) as client:
-        stream_id = google.tell(client, "slow-1")
-        assert await sandbox.phones.wait("slow-1", 1, timeout_s=10)
-        client.h2.reset_stream(stream_id, ErrorCodes.CANCEL)
+        given_up, waiting = (google.tell(client, token) for token in ("slow-1", "slow-2"))
+        for token in ("slow-1", "slow-2"):
+            assert await sandbox.phones.wait(token, 1, timeout_s=10)
+        client.h2.reset_stream(given_up, ErrorCodes.CANCEL)
         again = google.tell(client, "phone")
-        ended: list[StreamEnded] = []
-        while not ended:
-            ended = await client.hear(StreamEnded)
-        assert ended[0].stream_id == again
+        answered: list[StreamEnded] = []
+        while not answered:
+            answered = await client.hear(StreamEnded)
+        assert answered[0].stream_id == again
+        google.tell(client, "goaway-1")
+        while client.goaway is None:
+            await client.hear()
+        cancel = RstStreamFrame(waiting, error_code=ErrorCodes.CANCEL)
+        client.writer.write(cancel.serialize())  # h2 says nothing more after a goodbye
+        await ended(client)
 
 
 async def test_a_stop_answers_what_is_under_way_and_does_not_wait_for_the_idle(
@@ -201,6 +210,9 @@ async def test_a_stop_cuts_off_who_does_not_come_to_an_end(sandbox: Sandbox, mon
     monkeypatch.setattr(http2_server, "CLOSE_S", 0.05)
     async with plain(sandbox) as client:
         client.tell([], path="/token", ended=False)
+        client.tell([], path="/nowhere", method="GET")
+        while not await client.hear(StreamEnded):
+            pass
         stopped = asyncio.create_task(sandbox.stop())
         await ended(client)
         await stopped
