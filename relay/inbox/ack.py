@@ -60,6 +60,7 @@ class AckRequest:
     reads: tuple[tuple[str, int], ...] = ()  # (conversation, read_seq)
     receipts: tuple[tuple[str, str], ...] = ()  # (message id, shown | opened)
     shared: tuple[Cursor, ...] = ()  # of shared timelines
+    shared_anew: bool = False  # a handshake's: so far its store is, be it less than was acked
     shared_upto: tuple[tuple[str, int], ...] = ()  # a socket's: (conversation, what it was sent at most)
     store_id: str | None = None  # said where no handshake has
     store_user: str | None = None
@@ -115,7 +116,12 @@ def _ack_one(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: 
         locked.put(replace(device, conf_session=max(device.conf_session, _confirmed(device, request, upto))))
         advance(locked, locked.devices[device.device_id], upto)
     shared = take_shared(
-        locked, locked.devices[device.device_id], request.shared, request.shared_upto, store_epoch=store_epoch
+        locked,
+        locked.devices[device.device_id],
+        request.shared,
+        request.shared_upto,
+        anew=request.shared_anew,
+        store_epoch=store_epoch,
     )
     wakes = _take_reads(locked, request)
     _take_receipts(locked, request)

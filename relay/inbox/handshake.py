@@ -205,6 +205,8 @@ def _loss(judgement: Judgement, evidence: Evidence, locked: Locked) -> dict[str,
 
 def _believe(locked: Locked, old: Device, judgement: Judgement, cursor: Cursor | None, session: int) -> None:
     """Step 5 and 6: the implied ack, judged by what the OLD version could show; or a rebase."""
+    if judgement.rebase or (cursor is not None and cursor.session < old.session):
+        locked.forget_reads(old.device_id)  # of what was acked since this store was here last, it may have nothing
     if not judgement.rebase:
         assert cursor is not None
         advance(locked, old, judgement.acked_seq)

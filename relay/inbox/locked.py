@@ -244,6 +244,14 @@ class Locked(msgspec.Struct, kw_only=True):
         self.rows.forget_reads()
         self.rearm(device_id)
 
+    def forget_reads(self, device_id: str, places: Iterable[str] | None = None) -> None:
+        """Another store of the device may have acked these shared timelines, or all: what this one has is not known."""
+        known = {place for place, read in self.reads(device_id).items() if read.acked_seq}
+        places = known if places is None else known.intersection(places)
+        if places:
+            readers.forget(self.conn, DeviceKey(*self.key, device_id), places)
+            self.rows.forget_reads()
+
     def untell(self, device_id: str, *, account: str, token_hash: bytes) -> None:
         """The address is dead: what it was told of shared timelines may never have arrived."""
         readers.untell(self.conn, DeviceKey(*self.key, device_id), account=account, token_hash=token_hash)

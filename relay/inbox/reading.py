@@ -72,7 +72,9 @@ def read(
     if range_ is not None:
         low, high = range_
         return Reading(snap=snap, batch=page_of(after=low, upto=high, cursor=False))
-    found = opened(conn, snap, asked, keys)
+    # Who brings an inbox's cursor of before another version shook hands has shared ones of before, whatever they say.
+    session = None if cursor is None else snap.session_after(cursor)
+    found = opened(conn, snap, asked, keys, session=session)
     if cursor is not None and etag is not None and cursor.seq == snap.inbox.head_seq:
         if etag == snap.etag_with(found.mark) and cursor.epoch8 == snap.epoch8 and found.at_heads:
             return Reading(snap=snap, batch=None, shared=Pages(opened=found))
@@ -80,7 +82,7 @@ def read(
         batch = page_of(after=snap.start_seq)
     else:
         check(conn, snap, cursor, keys)
-        batch = page_of(after=cursor.seq, session=snap.session_after(cursor))
+        batch = page_of(after=cursor.seq, session=session)
     shared = pages(
         conn,
         now_ms,

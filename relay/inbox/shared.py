@@ -81,8 +81,11 @@ class Pages:
         )
 
 
-def opened(conn: Conn, base: Snapshot, asked: Wanted, keys: CursorKeys) -> Opened:
-    """Finds the timelines that a device names, and where it goes on in each. A bad cursor spoils nothing but itself."""
+def opened(conn: Conn, base: Snapshot, asked: Wanted, keys: CursorKeys, *, session: int | None) -> Opened:
+    """Finds the timelines that a device names, and where it goes on in each. A bad cursor spoils nothing but itself.
+
+    `session`: of the store that asks; None: not known, each cursor speaks for itself.
+    """
     found = Opened()
     if not asked:
         return found
@@ -104,6 +107,10 @@ def opened(conn: Conn, base: Snapshot, asked: Wanted, keys: CursorKeys) -> Opene
         if snap is None:
             found.refused.append({"conversation": name, "code": "not_found"})
             continue
+        if session is not None:
+            snap = found.snaps[name] = replace(snap, session=session)
+        elif name in cursors:
+            snap = found.snaps[name] = replace(snap, session=base.session_after(cursors[name]))
         reason = refusal(conn, snap, cursors[name]) if name in cursors else None
         if reason is not None:
             found.resets.append(shared_reset(conn, snap, keys, reason=reason))
@@ -184,7 +191,7 @@ class Greeting:
 
     cursors: Mapping[str, str]
     verdicts: tuple[dict[str, Any], ...]
-    held: tuple[Cursor, ...]  # what the device has, sealed anew: an implied ack
+    stands: tuple[Cursor, ...]  # where the device goes on: so far it has each, and no further
 
 
 @dataclass(slots=True, kw_only=True)
@@ -202,7 +209,8 @@ class SharedService:
         """Where a connection goes on in the timelines it names. Raises Unauthenticated."""
 
         def work(conn: Conn, _: int) -> tuple[list[Followed], Opened]:
-            found = opened(conn, snapshot(conn, device), asked, self.keys)
+            base = snapshot(conn, device)
+            found = opened(conn, base, asked, self.keys, session=base.device.session)
             return [
                 Followed(name=name, epoch=snap.epoch8.hex(), seq=found.after[name], head_seq=snap.head_seq)
                 for name, snap in found.snaps.items()
@@ -323,7 +331,7 @@ class SharedService:
             snaps = shared_snapshots(conn, base.store_epoch, base.device, list(given))
             cursors: dict[str, str] = {}
             verdicts: list[dict[str, Any]] = []
-            held: list[Cursor] = []
+            stands: list[Cursor] = []
             new: dict[str, str] = {}
             for name, text in sorted(given.items()):
                 if name not in snaps:
@@ -335,8 +343,7 @@ class SharedService:
                     new[name] = snap.timeline.epoch
                 seq = snap.start_seq if reason is not None or cursor is None else cursor.seq
                 cursors[name] = snap.cursor(seq, timelines.id_at(conn, snap.timeline.key, seq), self.keys)
-                if reason is None:
-                    held.append(unseal(cursors[name], device, self.keys))
+                stands.append(unseal(cursors[name], device, self.keys))
                 verdict = "resync" if reason else "resume" if seq >= snap.head_seq else "delta"
                 verdicts.append(
                     {
@@ -349,7 +356,7 @@ class SharedService:
                         "missing": max(0, snap.head_seq - seq),
                     }
                 )
-            return Greeting(cursors=cursors, verdicts=tuple(verdicts), held=tuple(held)), new
+            return Greeting(cursors=cursors, verdicts=tuple(verdicts), stands=tuple(stands)), new
 
         return await self.engine.read(work)
 

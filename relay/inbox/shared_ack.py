@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from relay.inbox.cursor import KIND_SHARED, Cursor, epoch8, short
 from relay.model import Device, TimelineKey
 from relay.store import readers, timelines
-from relay.store.readers import Read
+from relay.store.readers import NEVER, Read
 
 if TYPE_CHECKING:
     from relay.inbox.locked import Locked
@@ -20,9 +20,13 @@ def take_shared(
     cursors: Sequence[Cursor],
     upto: Sequence[tuple[str, int]],
     *,
+    anew: bool,
     store_epoch: str,
 ) -> dict[str, int]:
-    """Notes how far the device is, by conversation; gives that. A cursor that is no good any more says nothing."""
+    """Notes how far the device is, by conversation; gives that. A cursor that is no good any more says nothing.
+
+    `anew`: it counts also where it is less than was acked.
+    """
     if not cursors and not upto:
         return {}
     places = readers.places_of(locked.conn, locked.key)
@@ -47,7 +51,12 @@ def take_shared(
         if name in by_name:
             note(name, seq)
     if seqs:
-        locked.raise_reads(device.device_id, {name: Read(seq, seq) for name, seq in seqs.items()})
+        if anew:
+            before = locked.reads(device.device_id)
+            locked.forget_reads(
+                device.device_id, [n for n, seq in seqs.items() if before.get(n, NEVER).acked_seq > seq]
+            )
+        locked.raise_reads(device.device_id, {name: Read.acked(seq) for name, seq in seqs.items()})
         locked.put(replace(device, progress_ms=locked.now_ms, contact_ms=locked.now_ms))
         locked.rearm(device.device_id, anew=True)
     reads = locked.reads(device.device_id)

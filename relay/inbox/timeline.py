@@ -32,6 +32,7 @@ class SharedSnapshot:
     store_epoch: str
     timeline: Timeline
     device: Device
+    session: int  # of the cursors that it is given
     spans: tuple[Span, ...]  # the stays of its user, the first one first
 
     @property
@@ -67,7 +68,7 @@ class SharedSnapshot:
             Cursor(
                 epoch8=self.epoch8,
                 timeline8=short(self.name),
-                session=self.device.session,
+                session=self.session,
                 seq=seq,
                 store8=short(self.device.store_id or ""),
                 tail8=tail8(last_id),
@@ -79,14 +80,17 @@ class SharedSnapshot:
 
 
 def shared_snapshots(conn: Conn, store_epoch: str, device: Device, names: Sequence[str]) -> dict[str, SharedSnapshot]:
-    """By name; left out: what is no shared timeline, or one that the device's user never was a member of."""
+    """By name; left out: what is no shared timeline, or one that the device's user never was a member of.
+
+    As for the store that shook hands last.
+    """
     found = rows.timelines(conn, [TimelineKey(device.app_id, name) for name in names])
     snaps = {}
     for key, timeline in found.items():
         spans = readers.spans_of(conn, device.key.user, key.conversation_id)
         if spans:
             snaps[key.conversation_id] = SharedSnapshot(
-                store_epoch=store_epoch, timeline=timeline, device=device, spans=tuple(spans)
+                store_epoch=store_epoch, timeline=timeline, device=device, session=device.session, spans=tuple(spans)
             )
     return snaps
 

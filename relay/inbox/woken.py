@@ -12,14 +12,13 @@ from relay.inbox import notifying
 from relay.model import Device, Entry, NotifyPolicy, TimelineKey
 from relay.store import entries as entry_rows
 from relay.store import timelines
-from relay.store.readers import Read
+from relay.store.readers import NEVER
 
 if TYPE_CHECKING:
     from relay.inbox.locked import Locked
 
 SCAN, SCAN_MAX = 5, 100
 NEWS_MAX = 20  # newest entries of a timeline that are looked at in full
-NEVER = Read(0, 0)
 
 
 class Wish(NamedTuple):

@@ -103,12 +103,12 @@ class _Told(NamedTuple):
 
 
 def _told_of_shared(user: Locked, device: Device) -> list[_Told]:
-    reads = {name: read for name, read in user.reads(device.device_id).items() if read.pushed_seq > read.acked_seq}
+    reads = {name: read for name, read in user.reads(device.device_id).items() if read.pushed_seq > read.acked_high}
     tellings = shown.tellings_of_shared(user.conn, device.key) if reads else {}
     found = []
     for name, read in reads.items():
         if name in tellings:
-            key, seen = TimelineKey(user.key.app_id, name), max(read.acked_seq, user.read_markers.get(name, 0))
+            key, seen = TimelineKey(user.key.app_id, name), max(read.acked_high, user.read_markers.get(name, 0))
             live = timelines.notifiable_between(user.conn, key, user.now_ms, after=seen, upto=read.pushed_seq, limit=1)
             found.append(_Told(name, read, tellings[name], not live))
     return found
@@ -140,7 +140,7 @@ def _of_shared(
         )
         key = TimelineKey(user.key.app_id, one.conversation)
         named = timelines.announced_between(
-            conn, key, after=one.read.acked_seq, upto=one.read.pushed_seq, limit=IDS_MAX
+            conn, key, after=one.read.acked_high, upto=one.read.pushed_seq, limit=IDS_MAX
         )
         ids = [id_ for id_ in named if (telling.claim_token, id_) not in done]
         notes.setdefault((telling.account, telling.token_hash), []).append((note, ids))

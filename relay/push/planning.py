@@ -181,7 +181,7 @@ def _quarantine(locked: Locked, device: Device, job: PushJob) -> Quarantined:
         )
         tell_device(locked, device, "device.unreachable", reason=dead.QUARANTINED)
     if wanted := wishes(locked, device):
-        locked.raise_reads(device.device_id, {one.key.conversation_id: Read(0, one.upto) for one in wanted})
+        locked.raise_reads(device.device_id, {one.key.conversation_id: Read.told(one.upto) for one in wanted})
     told_ms = locked.now_ms if job.told_ms is None else job.told_ms
     locked.put_job(replace(job, told_ms=told_ms, tries=0, retry_ms=None, lost=0))
     return Quarantined(device=device.key, account=None if last is None else last.account)
@@ -278,7 +278,7 @@ def _shared_keys(locked: Locked, device: Device, news: Sequence[SharedNews], vie
     """
     if not locked.inbox.woken or not _few_keys(device, views):
         return 0
-    told = any(read.pushed_seq > read.acked_seq for read in locked.reads(device.device_id).values())
+    told = any(read.pushed_seq > read.acked_high for read in locked.reads(device.device_id).values())
     waiting = shown.told_since(locked.conn, device.key, device.contact_ms) if told else set()
     return len(waiting | {one.conversation_id for one in news})
 

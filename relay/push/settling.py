@@ -175,7 +175,7 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
     upto_seq, shared = one.attempt.send.told(one.result.waiting)
     locked.put(replace(device, pushed_seq=max(device.pushed_seq, min(upto_seq, locked.head_seq))))
     if shared:
-        told = {place: Read(0, upto) for place, upto in shared}
+        told = {place: Read.told(upto) for place, upto in shared}
         locked.raise_reads(device.device_id, told)
         readers.note_told(locked.conn, device.key, told, claim_token=one.attempt.token)
     knocks = job.knock + 1 if one.attempt.knock else job.knock

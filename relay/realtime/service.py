@@ -70,13 +70,16 @@ class DeviceService:
     async def _greet_shared(
         self, device: DeviceKey, given: Mapping[str, str | None], welcome: Welcome, answer: dict[str, Any]
     ) -> None:
-        """Shared cursors are judged after the inbox's, and say nothing of it; what the device has there counts as acked."""
+        """Shared cursors are judged after the inbox's, and say nothing of it; what the device has there, no more and no less,
+        counts as acked."""
         cursors = {name: text for name, text in given.items() if name != INBOX and text is not None}
         if not cursors:
             return
         greeting = await self.inbox.shared.greet(device, cursors, void=welcome.reason is Reason.STORE_CHANGED)
-        if greeting.held:
-            await self.inbox.ack(AckRequest(device=device, session=welcome.session, shared=greeting.held))
+        if greeting.stands:
+            await self.inbox.ack(
+                AckRequest(device=device, session=welcome.session, shared=greeting.stands, shared_anew=True)
+            )
         answer["cursors"] |= greeting.cursors
         answer["shared"] = list(greeting.verdicts)
 

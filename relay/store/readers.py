@@ -118,15 +118,28 @@ def mentions_above(conn: Connection, key: DeviceKey, seq: int) -> dict[str, int]
 
 
 class Read(NamedTuple):
-    """How far a device has acked and been told in a shared timeline."""
+    """How far a device has acked and been told in a shared timeline. The store that is there now may have acked less than one
+    before it, `acked_high`: that stays acked."""
 
     acked_seq: int
+    acked_high: int
     pushed_seq: int
+
+    @classmethod
+    def acked(cls, seq: int) -> "Read":
+        return cls(seq, seq, seq)
+
+    @classmethod
+    def told(cls, seq: int) -> "Read":
+        return cls(0, 0, seq)
+
+
+NEVER = Read.told(0)
 
 
 @per_dialect
 def _of_users(sqlite: bool) -> Select[Any]:
-    return select(d.user_id, d.device_id, d.conversation_id, d.acked_seq, d.pushed_seq).where(
+    return select(d.user_id, d.device_id, d.conversation_id, d.acked_seq, d.acked_high, d.pushed_seq).where(
         d.app_id == bindparam("app"), in_list(d.user_id, "users", sqlite=sqlite)
     )
 
@@ -135,15 +148,15 @@ def reads_of(conn: Connection, users: Iterable[UserKey]) -> dict[DeviceKey, dict
     """By device and conversation; where a device has neither acked nor been told anything, nothing."""
     found: dict[DeviceKey, dict[str, Read]] = {}
     for app_id, names in by_app(users).items():
-        for user_id, device_id, place, acked, pushed in conn.execute(
+        for user_id, device_id, place, *read in conn.execute(
             _of_users(conn), {"app": app_id, "users": as_list(conn, names)}
         ).all():
-            found.setdefault(DeviceKey(app_id, user_id, device_id), {})[place] = Read(acked, pushed)
+            found.setdefault(DeviceKey(app_id, user_id, device_id), {})[place] = Read(*read)
     return found
 
 
 def raise_read(conn: Connection, key: DeviceKey, reads: Mapping[str, Read]) -> None:
-    """Raises how far the device has acked and been told, by conversation; the one never falls, the other by `untell`."""
+    """Raises how far the device has acked and been told, by conversation. The one falls by `forget`, the other by `untell`."""
     most = "max" if is_sqlite(conn) else "greatest"
     rows = [
         {
@@ -152,7 +165,8 @@ def raise_read(conn: Connection, key: DeviceKey, reads: Mapping[str, Read]) -> N
             "device_id": key.device_id,
             "conversation_id": place,
             "acked_seq": read.acked_seq,
-            "pushed_seq": max(read),
+            "acked_high": read.acked_high,
+            "pushed_seq": read.pushed_seq,
         }
         for place, read in sorted(reads.items())
     ]
@@ -165,6 +179,18 @@ _here = (
     d.user_id == bindparam("user"),
     d.device_id == bindparam("device"),
 )
+_forget = (
+    update(device_shared).where(*_here, d.conversation_id == bindparam("place")).values(acked_seq=literal_column("0"))
+)
+
+
+def forget(conn: Connection, key: DeviceKey, places: Iterable[str]) -> None:
+    """What the device's store has of these timelines is not known any more. What was acked and told stays so."""
+    rows = [device_params(key) | {"place": place} for place in sorted(places)]
+    if rows:
+        conn.execute(_forget, rows)
+
+
 _told_by = (
     update(device_shared).where(*_here, d.conversation_id == bindparam("place")).values(told_claim=bindparam("claim"))
 )
@@ -181,7 +207,7 @@ _untell = (
     update(device_shared)
     .where(
         *_here,
-        d.pushed_seq > d.acked_seq,
+        d.pushed_seq > d.acked_high,
         exists().where(
             push_attempt.c.app_id == d.app_id,
             push_attempt.c.user_id == d.user_id,
@@ -191,7 +217,7 @@ _untell = (
             push_attempt.c.token_hash == bindparam("hash"),
         ),
     )
-    .values(pushed_seq=d.acked_seq)
+    .values(pushed_seq=d.acked_high)
 )
 
 
@@ -206,7 +232,7 @@ _told_of = (
     .where(
         d.app_id == bindparam("app"),
         d.conversation_id == bindparam("place"),
-        d.acked_seq < bindparam("seq"),
+        d.acked_high < bindparam("seq"),
         d.pushed_seq >= bindparam("seq"),
     )
     .order_by(d.user_id)
@@ -227,7 +253,7 @@ _acked_by = (
     .where(
         d.app_id == bindparam("app"),
         d.conversation_id == bindparam("place"),
-        d.acked_seq >= bindparam("seq"),
+        d.acked_high >= bindparam("seq"),
         b.joined_seq < bindparam("seq"),
         or_(b.left_seq.is_(None), b.left_seq >= bindparam("seq")),
     )
@@ -241,9 +267,9 @@ def acked_by(conn: Connection, key: TimelineKey, seq: int) -> int:
 
 
 _acked_above = (
-    select(b.joined_seq, b.left_seq, func.max(d.acked_seq))
+    select(b.joined_seq, b.left_seq, func.max(d.acked_high))
     .select_from(device_shared.join(membership, _stay))
-    .where(d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_seq > bindparam("floor"))
+    .where(d.app_id == bindparam("app"), d.conversation_id == bindparam("place"), d.acked_high > bindparam("floor"))
     .group_by(b.user_id, b.joined_version, b.joined_seq, b.left_seq)
 )
 

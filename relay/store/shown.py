@@ -26,7 +26,7 @@ _teller = and_(
 _since = (
     select(_s.conversation_id)
     .join(push_attempt, _teller)
-    .where(*_here, _s.pushed_seq > _s.acked_seq, _a.verdict == "accepted", _a.started_ms >= bindparam("since"))
+    .where(*_here, _s.pushed_seq > _s.acked_high, _a.verdict == "accepted", _a.started_ms >= bindparam("since"))
 )
 _of_shared = (
     select(
@@ -41,7 +41,7 @@ _of_shared = (
         _a.vendor_id,
     )
     .join(push_attempt, _teller)
-    .where(*_here, _s.pushed_seq > _s.acked_seq, _a.verdict == "accepted", _a.form != "wake")
+    .where(*_here, _s.pushed_seq > _s.acked_high, _a.verdict == "accepted", _a.form != "wake")
 )
 _facts = select(_r.claim_token, _r.push_id).where(
     _r.app_id == bindparam("app"),

@@ -33,8 +33,8 @@ async def post(face: Face, group: str, **fields: Any) -> dict[str, Any]:
 
 
 async def shared(face: Face, group: str, **query: Any) -> dict[str, Any]:
-    """The page of the group's timeline, opened anew unless a cursor is given."""
-    answer = await face.sync(**({"open": group} | query))
+    """The page of the group's timeline, opened anew unless a cursor of it is given."""
+    answer = await face.sync(**(({} if "shared" in query else {"open": group}) | query))
     assert answer.status == 200, answer.text
     return dict(next(batch for batch in answer.json["batches"] if batch["timeline"] == group))
 
@@ -270,3 +270,79 @@ async def test_a_handshake_judges_shared_cursors_and_takes_them_as_acks(face: Fa
     async with socket(face, cursors={group: welcome["cursors"][group]}, store={"id": "another"}) as ws:
         again = await hear(ws, "welcome")
     assert [(one["verdict"], one["reason"]) for one in again["shared"]] == [("resync", "store_changed")]
+
+
+# --- two installations with one identity ------------------------------------------------------------------------------
+
+
+async def greeted(face: Face, version: str, **cursors: str) -> dict[str, Any]:
+    said = {"store": {"id": "copied"}, "app_version": version, "cursors": cursors}
+    answer = await face.call("PUT", "/v1/device", said, token=face.token)
+    assert answer.status == 200, answer.text
+    return dict(answer.json)
+
+
+async def acked(face: Face, *cursors: str) -> dict[str, int]:
+    answer = await face.call("POST", "/v1/device/ack", {"shared": list(cursors)}, token=face.token)
+    return dict(answer.json.get("shared", {}))
+
+
+async def ahead(face: Face, cursor: str) -> list[tuple[str, int]]:
+    """Which timelines the holder of this inbox cursor is told of, as ones that it lacks something of."""
+    return [(one["conversation"], one["head"]) for one in (await face.sync(cursor=cursor)).json["shared"]]
+
+
+async def test_what_an_older_version_reads_after_a_newer_one_came_is_not_taken_for_the_newer_ones(
+    face: Face, group: str, path: str
+) -> None:
+    older = (await greeted(face, "1.0"))["cursors"]["inbox"]
+    await post(face, group)
+    place = (await shared(face, group, cursor=older))["cursor"]
+    assert await acked(face, place) == {group: 1}
+    newer = (await greeted(face, "2.0", inbox=older))["cursors"]["inbox"]
+    await post(face, group)
+    for query in ({"shared": place}, {}):
+        batch = await shared(face, group, cursor=older, **query)
+        assert batch["to"] == 2, "pages come as ever"
+        assert await acked(face, batch["cursor"]) == {}, "but their cursors ack nothing"
+    assert await ahead(face, newer) == [(group, 2)]
+    batch = await shared(face, group, cursor=newer, shared=place)
+    assert await acked(face, batch["cursor"]) == {group: 2}, (
+        "a store that was upgraded where it lies goes on from its place"
+    )
+
+
+async def test_what_one_acked_the_other_is_not_told_to_have(face: Face, group: str, path: str) -> None:
+    older = (await greeted(face, "1.0"))["cursors"]["inbox"]
+    sent = await post(face, group)
+    newer = (await greeted(face, "2.0", inbox=older))["cursors"]["inbox"]
+    assert await acked(face, (await shared(face, group, cursor=newer))["cursor"]) == {group: 1}
+    assert await ahead(face, newer) == []
+    back = (await greeted(face, "1.0", inbox=older))["cursors"]["inbox"]
+    assert await ahead(face, back) == [(group, 1)]
+    assert (await face.call("GET", f"/v1/messages/{sent['id']}")).json["timeline"]["acked"] == 1, (
+        "an ack is not taken back"
+    )
+
+
+async def test_a_handshake_that_names_an_earlier_place_is_believed(face: Face, group: str, path: str) -> None:
+    """As after a restored backup, with an inbox in which nothing has happened since."""
+    inbox = (await greeted(face, "1.0"))["cursors"]["inbox"]
+    await post(face, group)
+    before = (await shared(face, group, cursor=inbox))["cursor"]
+    await post(face, group)
+    now = (await shared(face, group, cursor=inbox))["cursor"]
+    assert await acked(face, now) == {group: 2}
+    again = await greeted(face, "1.0", inbox=inbox, **{group: before})
+    assert [(one["verdict"], one["missing"]) for one in again["shared"]] == [("delta", 1)]
+    assert await ahead(face, again["cursors"]["inbox"]) == [(group, 2)]
+    batch = await shared(face, group, cursor=again["cursors"]["inbox"], shared=again["cursors"][group])
+    assert (batch["from"], await acked(face, batch["cursor"])) == (1, {group: 2})
+    assert await ahead(face, again["cursors"]["inbox"]) == []
+
+
+async def test_a_store_that_begins_anew_is_told_of_every_timeline(face: Face, group: str, path: str) -> None:
+    inbox = (await greeted(face, "1.0"))["cursors"]["inbox"]
+    await post(face, group)
+    assert await acked(face, (await shared(face, group, cursor=inbox))["cursor"]) == {group: 1}
+    assert await ahead(face, (await greeted(face, "1.0"))["cursors"]["inbox"]) == [(group, 1)]

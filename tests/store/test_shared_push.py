@@ -89,6 +89,42 @@ async def test_an_ack_on_the_way_makes_it_moot(house: House) -> None:
     assert await later(house) == []
 
 
+async def read(house: House, inbox: str, place: str | None) -> str:
+    """The cursor of the timeline's page for the store that holds these cursors, which it acks."""
+    key, unseal = house.key(PHONE), house.inbox.reader.unseal
+    wanted = Wanted(names=("g",)) if place is None else Wanted(cursors=(place,))
+    reading = await house.inbox.reader.read(key, unseal(inbox, key), limit=200, asked=wanted)
+    assert reading.shared is not None
+    cursor = reading.shared.batches[0].cursor
+    await house.inbox.ack(AckRequest(device=key, shared=(unseal(cursor, key),)))
+    return cursor
+
+
+async def test_what_an_older_version_reads_once_a_newer_one_has_shaken_hands_is_told_to_that(house: House) -> None:
+    older = (await house.hello(PHONE, app_version="1")).cursor
+    await post(house)
+    place = await read(house, older, None)
+    await house.hello(PHONE, app_version="2", cursor=older)
+    await house.bye(PHONE)
+    await post(house)
+    await read(house, older, place)
+    (attempt,) = await later(house)
+    assert attempt.send.shared == (("g", 2),)
+
+
+async def test_what_another_store_of_the_device_had_acked_is_not_told_again(house: House) -> None:
+    inbox = (await house.hello(PHONE, app_version="1")).cursor
+    await post(house)
+    await read(house, inbox, None)
+    house.stores.clear()
+    await house.hello(PHONE, app_version="2", store_id="another")
+    await house.bye(PHONE)
+    assert await later(house) == [], "it comes silently"
+    await post(house)
+    (attempt,) = await later(house)
+    assert [note.count for note in attempt.send.notes] == [1]
+
+
 async def test_what_was_read_on_another_device_is_no_news(house: House) -> None:
     await house.register("ann/tablet")
     await post(house, 2)

@@ -201,10 +201,10 @@ async def test_a_handshake_takes_a_good_cursor_as_an_ack_and_one_of_another_stor
     assert reader.cursor is not None
     good = await house.inbox.shared.greet(house.key(PHONE), {"g": reader.cursor}, void=False)
     assert [(one["verdict"], one["missing"]) for one in good.verdicts] == [("resume", 0)]
-    assert [cursor.seq for cursor in good.held] == [2]
+    assert [cursor.seq for cursor in good.stands] == [2]
     void = await house.inbox.shared.greet(house.key(PHONE), {"g": reader.cursor}, void=True)
     assert [(one["reason"], one["missing"]) for one in void.verdicts] == [("store_changed", 2)]
-    assert void.held == ()
+    assert [cursor.seq for cursor in void.stands] == [0]
     strange = await house.inbox.shared.greet(house.key(PHONE), {"g": "x", "elsewhere": "y"}, void=False)
     assert {one["conversation"]: one.get("reason", one["verdict"]) for one in strange.verdicts} == {
         "g": "bad_cursor",

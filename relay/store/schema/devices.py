@@ -70,12 +70,13 @@ device_shared = table(
     text_("user_id"),
     text_("device_id"),
     text_("conversation_id"),
-    int_("acked_seq"),
+    int_("acked_seq"),  # by the store that shook hands last, as far as is known
+    int_("acked_high"),
     int_("pushed_seq"),
     int_("told_claim", null=True),  # the attempt that told of it last
     key=("app_id", "user_id", "device_id", "conversation_id"),
 )
-Index("device_shared_by_place", device_shared.c.app_id, device_shared.c.conversation_id, device_shared.c.acked_seq)
+Index("device_shared_by_place", device_shared.c.app_id, device_shared.c.conversation_id, device_shared.c.acked_high)
 address = table(
     "address",
     text_("app_id"),

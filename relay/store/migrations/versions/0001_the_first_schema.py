@@ -278,12 +278,13 @@ def upgrade() -> None:
         sa.Column("device_id", sa.Text(), nullable=False),
         sa.Column("conversation_id", sa.Text(), nullable=False),
         sa.Column("acked_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
+        sa.Column("acked_high", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("pushed_seq", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=False),
         sa.Column("told_claim", sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"), nullable=True),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id", "conversation_id"),
         sqlite_strict=True,
     )
-    op.create_index("device_shared_by_place", "device_shared", ["app_id", "conversation_id", "acked_seq"], unique=False)
+    op.create_index("device_shared_by_place", "device_shared", ["app_id", "conversation_id", "acked_high"], unique=False)
     op.create_table(
         "device_token",
         sa.Column("app_id", sa.Text(), nullable=False),
