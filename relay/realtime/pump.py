@@ -60,6 +60,7 @@ class Pump:
         self._writer = writer
         self._device = device
         self._reader = service.inbox.reader
+        self._shared = service.inbox.shared
         self._session = session
         self._epoch = epoch
         self._window = window
@@ -68,10 +69,11 @@ class Pump:
         self._task: asyncio.Task[None] | None = None
         self._look = False  # at the inbox
         self._fresh: dict[str, None] = {}  # followed timelines to look at
+        self._unheard = False  # acks that others took may have opened the window
         self._withdrawn: dict[str, None] = {}  # messages that are still to be taken back
         self._looked = False
         self._told_caught_up = False
-        self._follows = Follows(device, service.inbox.shared)
+        self._follows = Follows(device, self._shared)
         self._told_heads: dict[str, int] = {}  # of those that are not followed
 
     # --- there may be something to send ---
@@ -133,6 +135,12 @@ class Pump:
             self._look_at_all()
         self.go_on()  # what there is was sent else: no look at the rows for every ack
 
+    def look_for_acks(self) -> None:
+        """An ack may have come to another node, which tells nobody here: so who waits for one looks, now and then."""
+        if self.shut:
+            self._unheard = True
+            self.go_on()
+
     def stalled(self, now_ms: int) -> bool:
         """Asked while it is shut: whether the client reads but has acked nothing for a minute."""
         return self._window.stalled(now_ms)
@@ -152,7 +160,7 @@ class Pump:
 
     @property
     def _has_to_say(self) -> bool:
-        return bool(self._look or self._fresh or self._withdrawn)
+        return bool(self._unheard or self._look or self._fresh or self._withdrawn)
 
     def _look_at_all(self) -> None:
         self._look = True
@@ -161,7 +169,10 @@ class Pump:
     async def _send_what_is_new(self) -> None:
         while self._has_to_say and not self._writer.closed:
             try:
-                if self._look:
+                if self._unheard:
+                    self._unheard = False
+                    self.acked(await self._shared.acked(self._device))
+                elif self._look:
                     self._look = False
                     while await self._send_page():
                         pass

@@ -325,6 +325,7 @@ class Session:
 
     def ping(self) -> None:
         self._pump.go_on()
+        self._pump.look_for_acks()
         if self._missed_pongs >= protocol.PING_MISSES_MAX:
             self._later(self._writer.close(Close.TRY_LATER))
             return

@@ -118,8 +118,7 @@ class Stream:
         if self._drain_ms is not None:
             reconnect_ms, self._drain_ms = self._drain_ms, None
             await self._writer.send({"type": "drain", "reconnect_ms": reconnect_ms, "resume_hint": self._pump.sent_seq})
-        if self._pump.shut:
-            await self._look_for_acks()
+        self._pump.look_for_acks()
         if self._beat_due and not self._over:
             self._beat_due = False
             await self._heard()
@@ -128,16 +127,6 @@ class Stream:
                 {"type": "hb", **self._service.beat_answer(self._pump.head_seq, beat, behind=False)}
             )
             self._pump.go_on()
-
-    async def _look_for_acks(self) -> None:
-        """An ack may have come to another node, which tells nobody here: so who waits for one looks."""
-        try:
-            self._pump.acked(await self._service.inbox.shared.acked(self.device))
-        except Unauthenticated:
-            self._end()
-        except Problem as problem:
-            if problem.status != 503:
-                raise
 
     async def _heard(self) -> None:
         """An open stream is contact; a lease that had run out meanwhile begins again, and who lingered is back."""

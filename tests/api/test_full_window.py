@@ -9,8 +9,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from raw_socket import Line, dialled
+from raw_socket import PING, Line, dialled
 from running_relay import Face, HeldClock, running
+
+from relay.inbox.ack import AckRequest
+from relay.model import DeviceKey
+from relay.push.from_settings import DEFAULT_APP
 
 WINDOW = 2
 SOON_S = 5  # a look each second, on a busy machine
@@ -79,6 +83,33 @@ async def test_each_ack_begins_the_minute_anew(slow: Slow) -> None:
         slow.clock.pass_s(1)
         async with asyncio.timeout(SOON_S):
             assert await line.closed() == 4008
+
+
+async def test_an_ack_by_post_opens_a_socket_s_window(slow: Slow) -> None:
+    """As of another process of the app that has the same store."""
+    async with dialled(slow.face.of.port, slow.face.token, hello={}) as line:
+        batch = await filled(line)
+        acked = await slow.face.call("POST", "/v1/device/ack", {"cursor": batch["cursor"]}, token=slow.face.token)
+        assert acked.json["acked"] == WINDOW
+        assert (await filled(line))["from"] == WINDOW
+
+
+async def test_an_ack_that_another_node_took_opens_a_socket_s_window_with_the_next_ping(slow: Slow) -> None:
+    relay = slow.face.of.relay
+    device = DeviceKey(DEFAULT_APP, slow.face.user, "phone")
+
+    async def elsewhere(cursor: str) -> None:
+        await relay.inbox.ack(AckRequest(device=device, cursor=relay.inbox.reader.unseal(cursor, device)))
+
+    async def ping() -> None:
+        for one in relay.hub.all():
+            one.ping()
+
+    async with dialled(slow.face.of.port, slow.face.token, hello={}) as line:
+        for work in (elsewhere((await filled(line))["cursor"]), ping()):
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, slow.face.of.loop))
+        assert await line.hear() == (PING, b"")
+        assert (await filled(line))["from"] == WINDOW
 
 
 async def test_what_is_left_comes_with_the_next_connection(slow: Slow) -> None:
