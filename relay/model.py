@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, json
 
 SEQ_MAX = 2**53 - 1
 DAY_FULL = 10**12  # calls of a day: what is counted of a day whose quota the vendor called used up
@@ -174,13 +174,18 @@ class Inbox(Struct, frozen=True, gc=False):
     floor_seq: int  # everything up to here has been pruned
     pinned_until_ms: int
     created_ms: int
-    formerly: str | None  # the user's name before
+    formerly: str | None  # JSON of the user's names before, the last one first
     preferences: str | None  # JSON of what the user wants to be told of
     woken: int  # 1: a shared timeline has had a reason to wake this user
 
     @property
     def key(self) -> UserKey:
         return UserKey(self.app_id, self.user_id)
+
+    @property
+    def former_names(self) -> list[str]:
+        """What the user was called before, the last name first."""
+        return [] if self.formerly is None else json.decode(self.formerly, type=list[str])
 
 
 class Device(Struct, frozen=True, gc=False):

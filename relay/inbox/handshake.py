@@ -131,7 +131,7 @@ def _hello_one(
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
     locked, old = found
     check_owner(locked, old, store_id=one.store_id, store_user=one.store_user)
-    cursor = _unsealed(one, keys, locked.inbox.formerly)
+    cursor = _unsealed(one, keys, locked.inbox.former_names)
     evidence = _evidence(locked, old, one, cursor, store_epoch)
     judgement = judging.judge(evidence, old, locked.head_seq, locked.inbox.floor_seq)
     session = max(old.session, cursor.session if cursor else 0) + 1
@@ -164,12 +164,11 @@ def _hello_one(
     return _welcome(locked, one, judgement, store_epoch, keys, loss, upgrade, addresses, old.session, again.more)
 
 
-def _unsealed(one: Hello, keys: CursorKeys, formerly: str | None) -> Cursor | None:
+def _unsealed(one: Hello, keys: CursorKeys, former_names: Sequence[str]) -> Cursor | None:
     """The device's cursor, also one from before its user got another name; None if it is none."""
     if one.cursor is None:
         return None
-    names = [one.device.user_id] if formerly is None else [one.device.user_id, formerly]
-    for name in names:
+    for name in (one.device.user_id, *former_names):
         try:
             cursor = unseal(one.cursor, one.device._replace(user_id=name), keys)
         except Problem:

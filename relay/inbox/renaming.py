@@ -24,6 +24,7 @@ from relay.store import users as rows
 from relay.store.engine import Conn, Overtaken
 from relay.store.events import NewEvent, derived_id
 
+FORMER_NAMES_MAX = 10
 Reseal = Callable[[DeviceKey, DeviceKey, str, bytes], bytes]  # (old device, new device, account, sealed) -> sealed
 
 
@@ -73,7 +74,10 @@ def rename(
         user,
         lambda device, account, sealed: reseal(DeviceKey(*user, device), DeviceKey(*new, device), account, sealed),
     )
-    inbox_rows.set_inbox(conn, user, epoch=new_epoch(), formerly=user.user_id)
+    formerly = [user.user_id, *(one for one in locked.inbox.former_names if one not in {user.user_id, name})]
+    inbox_rows.set_inbox(
+        conn, user, epoch=new_epoch(), formerly=msgspec.json.encode(formerly[:FORMER_NAMES_MAX]).decode()
+    )
     fanout_rows.begin_again(conn, user, name)
     rows.rename_user(conn, user, name)
     if not groups.issuperset(group_rows.groups_of(conn, new)):  # of one that it joined since, somebody may be at a job

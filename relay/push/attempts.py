@@ -65,11 +65,11 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
 
 
 def by_new_name(conn: Conn, one: Attempt) -> Attempt | None:
-    """The attempt as one for the same device, whose user was given another name meanwhile; None: it was not."""
+    """The attempt as one for the same device, whose user was given another name meanwhile, or several; None: it was not."""
     address, device = one.send.address, one.device
     for key in address_rows.owners_of(conn, device.app_id, account=address.account, token_hash=address.token_hash):
         inbox = inbox_rows.inbox_of(conn, key.user)
-        if key.device_id == device.device_id and inbox is not None and inbox.formerly == device.user_id:
+        if key.device_id == device.device_id and inbox is not None and device.user_id in inbox.former_names:
             return replace(one, device=key)
     return None
 

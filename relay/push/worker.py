@@ -232,8 +232,9 @@ class PushWorker:
     async def _settle(self, settlement: Settlement) -> Then | None:
         try:
             then = await self._engine.write_batched(self._settle_batch, settlement)
-            if then is None and (renamed := await self._by_new_name(settlement)) is not None:
-                then = await self._engine.write_batched(self._settle_batch, renamed)
+            while then is None and (renamed := await self._by_new_name(settlement)) is not None:
+                settlement = renamed  # and maybe once more meanwhile
+                then = await self._engine.write_batched(self._settle_batch, settlement)
         except Problem as problem:  # the claim ends by itself; the push is planned again
             log.warning("push.not_settled", code=problem.code)
             return None

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from relay.inbox import fanout, waking
 from relay.inbox.push_due import Later
 from relay.model import DeviceKey, UserKey
 from relay.push.accounts import Account, Accounts
-from relay.push.attempts import by_new_name
+from relay.push.attempts import Attempt, by_new_name
 from relay.push.limits import Bucket
 from relay.push.worker import PushWorker
 from relay.store.engine import Engine
@@ -224,15 +225,17 @@ class Vendor:
     name = "vendor"
     capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
 
-    def __init__(self, house: House, stop: asyncio.Event, outcome: Outcome) -> None:
+    def __init__(self, house: House, stop: asyncio.Event, outcome: Outcome, *names: str) -> None:
         self.house, self.stop, self.outcome = house, stop, outcome
+        self.names = names or ("anna",)
         self.calls = 0
 
     async def send(self, push: Push) -> Outcome:
         self.calls += 1
         self.stop.set()
         if self.calls == 1:
-            await self.house.inbox.rename(ANN, "anna")
+            for old, new in pairwise(("ann", *self.names)):
+                await self.house.inbox.rename(UserKey("shop", old), new)
         return self.outcome
 
 
@@ -250,17 +253,43 @@ async def dispatch(house: House, vendor: Vendor) -> None:
     ).run(vendor.stop)
 
 
-async def test_a_push_under_way_is_settled_under_the_new_name(house: House, clock: Any) -> None:
+@pytest.mark.parametrize("names", [("anna",), ("an", "anna"), ("an", "annie", "anna"), ("anna", "ann")])
+async def test_a_push_under_way_is_settled_under_the_new_name(house: House, clock: Any, names: tuple[str, ...]) -> None:
     """It was made a second time once its claim was over."""
-    vendor = Vendor(house, asyncio.Event(), Outcome(verdict=Verdict.ACCEPTED, vendor_id="v-1"))
+    vendor = Vendor(house, asyncio.Event(), Outcome(verdict=Verdict.ACCEPTED, vendor_id="v-1"), *names)
     clock.forward(s=60)
     await dispatch(house, vendor)
-    job = await house.job(NEW)
+    job = await house.job(f"{names[-1]}/phone")
     assert (job.claim, job.reason) == (None, Later.KNOCK)
     (row,) = await house.rows("SELECT user_id, verdict, vendor_id FROM push_attempt")
-    assert row == {"user_id": "anna", "verdict": "accepted", "vendor_id": "v-1"}
+    assert row == {"user_id": names[-1], "verdict": "accepted", "vendor_id": "v-1"}
     clock.forward(ms=house.policy.claim_ms)
     assert await house.plan() == []
+
+
+async def test_a_push_whose_receiver_is_renamed_once_more_while_it_is_settled_is_followed(
+    house: House, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor = Vendor(house, asyncio.Event(), Outcome(verdict=Verdict.ACCEPTED), "an")
+    read = house.engine.read
+
+    async def overtaken(work: Any) -> Any:
+        found = await read(work)
+        if isinstance(found, Attempt) and found.device.user_id == "an":
+            await house.inbox.rename(UserKey("shop", "an"), "anna")
+        return found
+
+    monkeypatch.setattr(house.engine, "read", overtaken)
+    clock.forward(s=60)
+    await dispatch(house, vendor)
+    assert (await house.job(NEW)).claim is None
+
+
+async def test_a_cursor_of_two_names_ago_is_old_and_not_broken(house: House) -> None:
+    for old, new in pairwise(("ann", "an", "anna")):
+        await house.inbox.rename(UserKey("shop", old), new)
+    house.stores[NEW] = house.stores.pop(OLD)
+    assert (await house.hello(NEW)).reason == "epoch"
 
 
 @pytest.mark.parametrize("register", ["ann/phone", "cleo/phone"])

@@ -13,7 +13,7 @@ inbox = table(
     int_("floor_seq"),
     int_("pinned_until_ms"),
     int_("created_ms"),
-    text_("formerly", null=True),  # the user's name before: cursors made out to it are old, not broken
+    text_("formerly", null=True),  # JSON of the user's names before: cursors made out to them are old, not broken
     text_("preferences", null=True),  # JSON: levels, mutes, quiet hours; here, since it is read with the lock
     int_("woken", default=0),  # 1: some shared timeline has had a reason to wake this user
     key=("app_id", "user_id"),
