@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from relay.model import Address, DeviceKey
+from relay.model import Address, DeviceKey, PushJob
 from relay.push.dead_tokens import active
 from relay.push.planner import Send
 from relay.store import ack_ranges, readers
@@ -28,7 +28,14 @@ class Attempt(Struct, frozen=True, kw_only=True):
     retry: bool  # it repeats one that the vendor did not take
     lost: int  # ones in a row before this that a process did not outlive
     started_ms: int
+    claim_until_ms: int
     send: Send
+
+    def holds(self, job: PushJob) -> bool:
+        """Whether the claim on the job is this attempt's. Its number rises with each claim, under the user's lock; but who was
+        erased and has come back is counted for from the start, and a store that was set back may count again what it gave."""
+        of_job = (job.claim_token, job.claim_until_ms)
+        return job.claim is not None and of_job == (self.token, self.claim_until_ms)
 
 
 def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[bool]:

@@ -130,10 +130,7 @@ def plan_due(
                 rested.append(_rested(job, found))
     quota.count(conn, calls)
     job_rows.set_rearmed(conn, rested)
-    job_rows.set_claims(
-        conn,
-        [(one.device, owner, one.token, now_ms + policy_of(one.device.app_id).claim_ms) for one in attempts],
-    )
+    job_rows.set_claims(conn, [(one.device, owner, one.token, one.claim_until_ms) for one in attempts])
     attempt_rows.start_attempts(conn, [_attempt_row(one) for one in attempts])
     job_rows.release_claims(conn, lost)
     flush(conn, now_ms, [users[one.device.user] for one in quarantined if one.error is None])
@@ -338,6 +335,7 @@ def _attempt(locked: Locked, device: Device, job: PushJob, send: Send) -> Attemp
         retry=is_retry(job),
         lost=job.lost,
         started_ms=locked.now_ms,
+        claim_until_ms=locked.now_ms + locked.policy.claim_ms,
         send=send,
     )
 

@@ -62,6 +62,7 @@ def settle(
             {
                 **one.attempt.device._asdict(),
                 "claim_token": one.attempt.token,
+                "started_ms": one.attempt.started_ms,
                 "ended_ms": now_ms,
                 "verdict": one.result.word,
                 "vendor_id": None if outcome is None else outcome.vendor_id,
@@ -71,7 +72,7 @@ def settle(
         )
         locked = users.get(one.attempt.device.user)
         job = None if locked is None else locked.jobs.get(one.attempt.device.device_id)
-        if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:
+        if locked is None or job is None or not one.attempt.holds(job):
             answers.append(None)
             continue
         freed.append((one.attempt.device, one.attempt.token, _lost(job, one.result)))

@@ -24,8 +24,8 @@ _FIRST_END = {c: f"CASE WHEN t.ended_ms IS NULL THEN v.{c} ELSE t.{c} END" for c
 
 
 def end_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Each row: its key, and how it ended. The log keeps late results too."""
-    update_rows(conn, push_attempt, rows, key=(*DeviceKey._fields, "claim_token"), set_=_FIRST_END)
+    """Each row: its key, when it began, and how it ended. The log keeps late results too."""
+    update_rows(conn, push_attempt, rows, key=(*DeviceKey._fields, "claim_token", "started_ms"), set_=_FIRST_END)
 
 
 _one_attempt = select(_a.account, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(

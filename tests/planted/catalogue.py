@@ -183,7 +183,7 @@ BUGS = (
         "a worker that had slept overwrote its successor's result",
         one(
             "relay/push/settling.py",
-            "        if locked is None or job is None or job.claim_token != one.attempt.token or job.claim is None:",
+            "        if locked is None or job is None or not one.attempt.holds(job):",
             "        if locked is None or job is None:",
         ),
         (f"{PUSH}::test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothing", RACES),

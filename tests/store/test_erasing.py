@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 from house import House
 
+from providers.contract import Verdict
 from relay.errors import Invalid, Unauthenticated
 from relay.inbox.erasing import erase
 from relay.inbox.preferences import Preferences
 from relay.model import UserKey
+from relay.push.rules import Then
 from relay.store.engine import Engine
 from relay.store.entry_ends import prune_entries
 from relay.store.schema import metadata
@@ -177,3 +179,26 @@ async def test_messages_on_their_way_do_not_mention_it(house: House, clock: Any)
     (job,) = await house.rows("SELECT options FROM fanout_job")
     assert "bob" in job["options"]
     assert "ann" not in job["options"]
+
+
+@pytest.mark.parametrize("owner", ["n1", "n2"])
+async def test_a_push_to_who_was_erased_says_nothing_of_who_has_the_name_since(
+    engine: Engine, clock: Any, owner: str
+) -> None:
+    """Its job counts its claims from the start, so both pushes have the same number."""
+    house = await House(engine, clock).begin()
+    await house.register("ann/phone", "token")
+    await house.sends(2)
+    clock.forward(s=1)
+    (before,) = await house.plan()
+    await house.inbox.erase(ANN)
+    await house.register("ann/phone", "token")
+    await house.send()
+    clock.forward(s=1)
+    (now,) = await house.plan(owner=owner)
+    assert (before.device, before.token) == (now.device, now.token)
+    assert await house.settle(before, Verdict.ACCEPTED, vendor_id="before") is None
+    assert (await house.job("ann/phone")).claim == owner
+    assert await house.rows("SELECT verdict, vendor_id FROM push_attempt") == [{"verdict": None, "vendor_id": None}]
+    assert await house.settle(now, Verdict.ACCEPTED, vendor_id="now") is Then.TOLD
+    assert await house.rows("SELECT vendor_id FROM push_attempt") == [{"vendor_id": "now"}]

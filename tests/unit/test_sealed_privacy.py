@@ -106,6 +106,7 @@ def attempt(send: Send) -> Attempt:
         retry=False,
         lost=0,
         started_ms=NOW,
+        claim_until_ms=NOW,
         send=send,
     )
 
