@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, literal, or_, select, update
+from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, exists, func, literal, or_, select, update
 
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.push import account_state, push_job
@@ -81,24 +81,28 @@ def unreleased(conn: Connection) -> dict[str, dict[str, int]]:
     return found
 
 
+# PostgreSQL may know nothing of the tables yet, and then takes any range for a handful of rows. So it is not shown the limit: it
+# walks the index then, as for whoever wants the first rows soon, and does not sort everybody who is left. And each user's own
+# jobs are looked up, where a join of two ranges would read all of the one for each of the other.
 _next = (
     select(j.user_id)
     .where(j.app_id == bindparam("app"), j.user_id > bindparam("after"))
     .order_by(j.user_id)
-    .limit(bindparam("most"))
+    .limit(select(bindparam("most", type_=BigInteger)).scalar_subquery())
     .subquery()
 )
 _portion = select(func.max(_next.c.user_id), func.count())
 _here = (j.app_id == bindparam("app"), j.user_id > bindparam("after"), j.user_id <= bindparam("upto"))
 _resting = and_(j.due_ms.is_(None), j.reason == "account_parked")
 _waiting = and_(j.due_ms > bindparam("now"), j.reason.in_(("quota", "hours", "circuit", "rate")))
+_waits = exists().where(j.app_id == inbox.c.app_id, j.user_id == inbox.c.user_id, or_(_resting, _waiting))
 _held = (
     select(inbox.c.user_id)
     .where(
         inbox.c.app_id == bindparam("app"),
         inbox.c.user_id > bindparam("after"),
         inbox.c.user_id <= bindparam("upto"),
-        inbox.c.user_id.in_(select(j.user_id).where(*_here, or_(_resting, _waiting))),
+        _waits,
     )
     .order_by(inbox.c.user_id)
     .with_for_update(key_share=True, of=inbox)  # as `lock_inboxes` does

@@ -1,7 +1,7 @@
 """What a statement costs must not grow with the table: every one finds its rows by an index (safety OVL-5).
 
 SQLite's planner is asked, on an empty store without statistics: what it chooses there is what a new relay runs with. Of
-PostgreSQL's, only whether row-level security has it choose otherwise.
+PostgreSQL's, only whether row-level security has it choose otherwise, and what many rows without statistics do to a walk.
 """
 
 import importlib
@@ -107,8 +107,9 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
                 lambda _, one=one: one,
                 "push_job USING INDEX sqlite_autoindex_push_job_1 (app_id=? AND user_id>? AND user_id<?)",
             )
-            for one in (parked._hold, parked._release, parked._hurry)
+            for one in (parked._release, parked._hurry)
         ),
+        (lambda _: parked._hold, "push_job USING INDEX sqlite_autoindex_push_job_1 (app_id=? AND user_id=?)"),
         (
             lambda _: parked._portion,
             "push_job USING COVERING INDEX sqlite_autoindex_push_job_1 (app_id=? AND user_id>?)",
@@ -157,6 +158,55 @@ def postgres_plan(conn: Connection, statement: sqlalchemy.ClauseElement) -> list
         re.search(r"Seq Scan on \w+|(?<=using )\w+|(?<=Bitmap Index Scan on )\w+|Index Cond: .*", one) for one in lines
     )
     return [way[0] for way in ways if way]
+
+
+MANY = 30_000
+_WAITING = (
+    "INSERT INTO inbox (app_id, user_id, epoch, head_seq, floor_seq, pinned_until_ms, created_ms) "
+    f"SELECT 'shop', 'u' || n, 'e', 0, 0, 0, 0 FROM generate_series(10000, {10_000 + MANY}) AS n",
+    "INSERT INTO push_job (app_id, user_id, device_id, reason, knock, tries, bare_seq, claim_token, lost, shown_seq, "
+    "escalate_seq) "
+    f"SELECT 'shop', 'u' || n, 'phone', 'account_parked', 0, 0, 0, 0, 0, 0, 0 FROM generate_series(10000, {10_000 + MANY}) AS n",
+)
+
+
+async def test_a_portion_of_those_who_wait_for_an_account_costs_the_same_however_many_they_are(
+    postgres_url: str, clock: Any
+) -> None:
+    """Also where the server has no statistics yet, as after many have registered at once, or a dump was read in."""
+    engine = PostgresEngine(postgres_url, clock, random.Random(1), workers=1)
+
+    def look(conn: Connection, now_ms: int) -> list[tuple[str, int]]:
+        conn.exec_driver_sql("TRUNCATE inbox, push_job")
+        for statement in _WAITING:
+            conn.exec_driver_sql(statement)
+        here = {"app": "shop", "after": "u19999", "upto": "u20099", "most": 100, "now": now_ms}
+        seen = []
+        for one in (parked._portion, parked._hold, parked._release, parked._hurry):
+            made = one.compile(dialect=conn.dialect)
+            values = made.params | here
+            lists = re.compile(r"__\[POSTCOMPILE_(\w+)\]")  # of words that are part of the statement
+            text = lists.sub(lambda named: ", ".join(f"'{one}'" for one in values[named[1]]), str(made))  # noqa: B023
+            given = tuple(values[name] for name in made.positiontup or () if not isinstance(values[name], list))
+            (found,) = conn.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {text}", given).scalars()
+            seen += _looked_at(found[0]["Plan"])
+        return seen
+
+    try:
+        seen = await engine.write(look)
+    finally:
+        await engine.close()
+    assert sum(rows for _, rows in seen) >= 100 * 4
+    assert [one for one in seen if one[1] > 100] == []
+
+
+def _looked_at(node: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """By each part of a plan that reads a table: how many rows it read, with those that it left out."""
+    if ("Relation Name" in node and "Scan" in node["Node Type"]) or "Index Name" in node:
+        rows = node["Actual Rows"] + sum(value for key, value in node.items() if key.startswith("Rows Removed"))
+        yield f"{node['Node Type']} {node.get('Index Name', '')}", round(rows * node["Actual Loops"])
+    for one in node.get("Plans", ()):
+        yield from _looked_at(one)
 
 
 async def test_no_plan_is_another_under_row_level_security(postgres_url: str, clock: Any) -> None:
