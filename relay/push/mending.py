@@ -14,24 +14,36 @@ import structlog
 from relay.push.accounts import Accounts
 from relay.store import quota
 from relay.store.engine import Conn, Engine
-from relay.store.parked import BEGIN, RELEASED_MAX, mend_accounts, parked_accounts, release_some, rests, unreleased
+from relay.store.parked import (
+    BEGIN,
+    RELEASED_MAX,
+    mend_accounts,
+    parked_accounts,
+    release_some,
+    resting_number,
+    rests,
+    unreleased,
+)
 
 log = structlog.get_logger("relay.push")
 
 
 async def mend(engine: Engine, app_id: str, accounts: Iterable[str], *, portion: int = RELEASED_MAX) -> int:
-    """These accounts are mended, or have new quota; gives how many pushes rested and are due now.
+    """These accounts are mended, or have new quota; gives how many pushes rested when that was said. Whoever released them, they
+    are due by the end of this, unless an account was parked again meanwhile.
 
     If it fails in the middle, the accounts are mended all the same, and the rest follows by `resume`.
     """
     names = sorted(accounts)
 
-    def work(conn: Conn, now_ms: int) -> None:
+    def work(conn: Conn, now_ms: int) -> int:
         mend_accounts(conn, app_id, names)
         quota.refill(conn, app_id, names)
+        return resting_number(conn, app_id)  # and no more come to rest
 
-    await engine.write(work)
-    return await _release(engine, app_id, portion)
+    number = await engine.write(work)
+    await _release(engine, app_id, portion)
+    return number
 
 
 async def mend_all(engine: Engine, accounts: Accounts) -> None:
@@ -64,13 +76,8 @@ def _mended(app_id: str, names: Sequence[str], conn: Conn, _: int) -> None:
     mend_accounts(conn, app_id, names)
 
 
-async def _release(engine: Engine, app_id: str, portion: int) -> int:
+async def _release(engine: Engine, app_id: str, portion: int) -> None:
     mended = await engine.read(lambda conn, _: unreleased(conn).get(app_id, {}))
-    count, after = 0, BEGIN
-    while True:
-        work = partial(release_some, app_id=app_id, mended=mended, after=after, most=portion)
-        some = await engine.write(work)
-        count += some.number
-        if some.upto is None:
-            return count
-        after = some.upto
+    after: str | None = BEGIN
+    while after is not None:
+        after = await engine.write(partial(release_some, app_id=app_id, mended=mended, after=after, most=portion))

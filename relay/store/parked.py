@@ -1,7 +1,7 @@
 """Which accounts are parked, as the vendor refuses them, and the release of what rested for one that was mended."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, exists, func, literal, or_, select, update
 
@@ -127,11 +127,12 @@ def rests(conn: Connection, app_id: str) -> bool:
     return conn.execute(_any, {"app": app_id}).first() is not None
 
 
-class Portion(NamedTuple):
-    """What one transaction released. `upto`: the user with whom the next one goes on; None: there is no more to be done."""
+_number = select(func.count()).where(j.app_id == bindparam("app"), _resting)
 
-    number: int
-    upto: str | None
+
+def resting_number(conn: Connection, app_id: str) -> int:
+    """How many jobs of the app rest for its accounts. Looks at all of its jobs."""
+    return int(conn.execute(_number, {"app": app_id}).scalar_one())
 
 
 def release_some(
@@ -142,24 +143,24 @@ def release_some(
     mended: Mapping[str, int],
     after: str = BEGIN,
     most: int = RELEASED_MAX,
-) -> Portion:
-    """Makes due what rests or waits for an account of the app, of the next users after that one. Takes L(u) of those.
+) -> str | None:
+    """Makes due what rests or waits for an account of the app, of the next users after that one. Takes L(u) of those. Gives
+    the user with whom the next transaction goes on; None: there is no more to be done.
 
     `mended`: who was `unreleased` when this walk began; at its end that is said of them no more, unless they were mended
     again since: what rested between is for the next walk.
     """
     if app_id not in unreleased(conn):
-        return Portion(0, None)
+        return None
     upto, looked = conn.execute(_portion, {"app": app_id, "after": after, "most": most}).one()
-    count = 0
     if upto is not None:
         here = {"app": app_id, "after": after, "upto": upto, "now": now_ms}
         if not is_sqlite(conn):  # whose writer is alone
             conn.execute(_hold, here).all()
-        count = conn.execute(_release, here).rowcount
+        conn.execute(_release, here)
         conn.execute(_hurry, here)
     if looked == most:
-        return Portion(count, upto)
+        return str(upto)
     for account, times in sorted(mended.items()):
         conn.execute(_released, {"app": app_id, "acc": account, "times": times})
-    return Portion(count, None)
+    return None

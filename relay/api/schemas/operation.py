@@ -46,7 +46,7 @@ class AccountsOut(Out):
 
 
 class UnparkedOut(Out):
-    released: int  # pushes that rested for this account and are due again
+    released: int  # pushes that rested when this was said, for this account or another of the app, and are due again
 
 
 class DeadPushOut(Out):
