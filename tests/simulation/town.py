@@ -5,7 +5,7 @@ member when, by SQL of our own: each reader must hold exactly what stands in its
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from relay import ids
 from relay.api.schemas.messages import SendBody
 from relay.errors import Problem
 from relay.inbox.ack import AckRequest
+from relay.inbox.reading import Reading
 from relay.inbox.registry import Registration
 from relay.inbox.send import Accepted
 from relay.inbox.shared import Wanted
@@ -32,6 +33,7 @@ TOWN = "town"
 READERS, SLEEPERS = 4, 2
 LIMIT = 5
 QUIET_S = 600
+LATE_S = 60  # a handshake that got lost may still be carried out so much later
 
 
 @dataclass(slots=True)
@@ -46,12 +48,18 @@ class Post:
 
 @dataclass(slots=True)
 class Resident:
-    """A user with one device. A sleeper shakes hands once, and never comes back."""
+    """A user with one device. A sleeper shakes hands once, and never comes back.
+
+    A device may have a twin: another version of the app with a copy of its store, which comes in its turn.
+    """
 
     world: "World"
     key: DeviceKey
     sleeps: bool
     token: str
+    version: str = "1"
+    twin: "Resident | None" = None
+    inbox: str | None = None  # it is read from where the last handshake left it, so that this cursor tells who asks
     cursor: str | None = None
     epoch: str = ""
     seq: int = 0
@@ -63,14 +71,17 @@ class Resident:
     async def greet(self) -> None:
         said = {
             "store": {"id": f"store-{self.key.user_id}"},
+            "app_version": self.version,
             "addresses": [{"account": "v0", "token": self.token}],
-            "cursors": {} if self.cursor is None else {TOWN: self.cursor},
+            "cursors": {name: cursor for name, cursor in (("inbox", self.inbox), (TOWN, self.cursor)) if cursor},
         }
         greeted = await self.world.call(lambda node: node.devices.hello(self.key, HelloBody.model_validate(said)))
         self.world.referee.told(self.key, greeted.answer)
+        cursors = greeted.answer["cursors"]
+        self.inbox, self.cursor = cursors["inbox"], cursors.get(TOWN, self.cursor)
         for one in greeted.answer.get("shared", ()):
             if one["verdict"] == "resync":
-                self._begin_anew(one["epoch"], one["floor"], greeted.answer["cursors"][TOWN])
+                self._begin_anew(one["epoch"], one["floor"], cursors[TOWN])
 
     def _begin_anew(self, epoch: str, seq: int, cursor: str) -> None:
         if epoch != self.epoch:
@@ -81,7 +92,7 @@ class Resident:
     async def sync(self) -> bool:
         """One page, kept and acked; whether there is more."""
         asked = Wanted(names=(TOWN,)) if self.cursor is None else Wanted(cursors=(self.cursor,))
-        reading = await self.world.call(lambda node: node.inbox.reader.read(self.key, None, limit=LIMIT, asked=asked))
+        reading = await self.world.call(lambda node: self._read(node, asked))
         assert reading.shared is not None
         self.world.referee.told(self.key, {"resets": reading.shared.opened.resets})
         for reset in reading.shared.opened.resets:
@@ -98,6 +109,10 @@ class Resident:
                 )
             )
         return reading.shared.more or bool(reading.shared.opened.resets)
+
+    async def _read(self, node: Node, asked: Wanted) -> Reading:
+        inbox = None if self.inbox is None else node.inbox.reader.unseal(self.inbox, self.key)
+        return await node.inbox.reader.read(self.key, inbox, limit=LIMIT, asked=asked)
 
     def _keep(self, page: dict[str, Any]) -> None:
         _covers(page)
@@ -130,17 +145,38 @@ class Resident:
     async def live(self) -> None:
         """Comes and goes until the end of the run."""
         draws = self.world.draws.stream(f"town/{self.key.app_id}/{self.key.user_id}")
+        greeted: Resident | None = None  # who shook hands last, where that is sure
+        asked_s = {"1": -LATE_S, "2": -LATE_S}  # when each did
         while True:
             await sleep(draws.between(1, 120))
+            one = self if self.twin is None or draws.chance(0.5) else self.twin
             try:
-                if draws.chance(0.3):
-                    await self.greet()
-                while await self.sync():
+                if one.inbox is None or draws.chance(0.3):
+                    greeted, asked_s[one.version] = None, now_s()
+                    others_s = asked_s["2" if one.version == "1" else "1"]
+                    await one.greet()
+                    greeted = one if others_s < asked_s[one.version] - LATE_S else None
+                    self._check_belief(greeted)
+                while await one.sync():
                     pass
                 if draws.chance(0.2):
-                    await self.fill()
+                    await one.fill()
             except (Lost, Problem):
                 continue
+            self._check_belief(greeted)
+
+    def _check_belief(self, greeted: "Resident | None") -> None:
+        """What the other of two stores has read is not taken for that of the one that shook hands last."""
+        if self.twin is None or greeted is None:
+            return
+        row = self.world.store.raw.execute(
+            """SELECT acked_seq FROM device_shared
+               WHERE app_id = ? AND user_id = ? AND device_id = ? AND conversation_id = ?""",
+            (*self.key, TOWN),
+        ).fetchone()
+        if row is not None and row[0] > greeted.seq:
+            who = f"{self.key.user_id}, version {greeted.version},"
+            raise Broken(f"{who} is believed to have {row[0]} of {TOWN}: it has {greeted.seq}")
 
 
 def _covers(page: dict[str, Any]) -> None:
@@ -164,10 +200,17 @@ class Town:
         ]
         for one in self.residents:
             world.vendors[0].register(one.token, one.key, lambda _: None)
+        first = self.residents[0]
+        first.twin = replace(first, version="2", held={}, holes=[])
 
     @property
     def readers(self) -> list[Resident]:
         return [one for one in self.residents if not one.sleeps]
+
+    @property
+    def stores(self) -> list[Resident]:
+        """All that are kept up to date."""
+        return [store for one in self.readers for store in (one, one.twin) if store is not None]
 
     async def begin(self) -> None:
         """Before there are faults: everybody is registered; the readers want mentions, the sleepers everything."""
@@ -239,7 +282,7 @@ class Town:
         while True:
             await sleep(20)
             try:
-                for one in self.readers:
+                for one in self.stores:
                     while await one.sync():
                         pass
                     await one.fill()
@@ -268,7 +311,7 @@ class Town:
                 raise Broken(f"{post.id} was accepted as number {post.seq}, where {stands.get(post.seq)} stands")
         if len(stands) != len(self.posts):
             raise Broken(f"I37: {len(self.posts)} posts have {len(stands)} entries")
-        for one in self.readers:
+        for one in self.stores:
             self._held(one, stands)
         if raw.execute("SELECT count(*) FROM fanout_job").fetchone()[0]:
             raise Broken("I40: a job of the fan-out is still open")
