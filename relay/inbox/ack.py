@@ -1,6 +1,6 @@
 """A device's word that it has stored something: cumulative, selective, refused, read (protocol 8.6)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,8 +32,8 @@ from relay.store import entries as entry_rows
 from relay.store import held_entries
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
+from relay.store.spans import Span, entries_in
 
-CHUNK = 500
 TRIES_MAX = 3  # app versions that may fail to decode a message before its delivery has failed
 NACK_WHY = {"unknown_type": "unknown_type", "undecodable": "poison", "too_big": "poison"}
 UNREAD = frozenset(["held", *NACK_WHY.values()])  # what a device has in no form that it can show
@@ -78,18 +78,54 @@ class AckAnswer:
     answered: tuple[str, ...] = ()  # messages that ended for the user's other devices by this
 
 
+class Step(NamedTuple):
+    """A device has stored everything up to this number; judged by the device's facts as they stand here."""
+
+    locked: Locked
+    device: Device
+    upto: int
+
+
+class _Heard(NamedTuple):
+    """A request that nothing speaks against, once its words about single messages are taken."""
+
+    locked: Locked
+    device: Device  # as it was before
+    request: AckRequest
+    upto: int | None
+    results: dict[str, str]
+
+
 def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: PolicyOf) -> list[AckAnswer | Exception]:
     """Takes acks of many devices in one transaction."""
     users = lock(conn, now_ms, {request.device.user for request in requests}, policy_of)
     store_epoch = inbox_rows.store_epoch(conn)
-    answers: list[AckAnswer | Exception] = []
-    for request in requests:
-        try:
-            answers.append(_ack_one(users, request, store_epoch))
-        except Problem as problem:
-            answers.append(problem)
+    answers: dict[int, AckAnswer | Exception] = {}
+    for turn in _turns(requests):
+        heard: dict[int, _Heard] = {}
+        for place in turn:
+            try:
+                heard[place] = _hear(users, requests[place], store_epoch)
+            except Problem as problem:
+                answers[place] = problem
+        advance(conn, [_step(one, one.upto) for one in heard.values() if one.upto is not None])
+        answers |= {place: _answer(one, store_epoch) for place, one in heard.items()}
     flush(conn, now_ms, users.values())
-    return answers
+    return [answers[place] for place in range(len(requests))]
+
+
+def _turns(requests: Sequence[AckRequest]) -> list[list[int]]:
+    """The places of the requests, each user's in order and in different turns: what is read and written for all of a turn at
+    once, none of its requests changes for another."""
+    turns: list[list[int]] = []
+    come: dict[UserKey, int] = {}
+    for place, request in enumerate(requests):
+        user = request.device.user
+        turn = come[user] = come.get(user, -1) + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(place)
+    return turns
 
 
 def _known(users: Mapping[UserKey, Locked], key: DeviceKey, session: int | None) -> tuple[Locked, Device]:
@@ -102,7 +138,8 @@ def _known(users: Mapping[UserKey, Locked], key: DeviceKey, session: int | None)
     return found
 
 
-def _ack_one(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str) -> AckAnswer:
+def _hear(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str) -> _Heard:
+    """Raises Problem; then nothing of the request is taken."""
     locked, device = _known(users, request.device, request.session)
     check_owner(locked, device, store_id=request.store_id, store_user=request.store_user)
     upto = _target(locked, device, request, store_epoch)
@@ -111,10 +148,19 @@ def _ack_one(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: 
     results: dict[str, str] = {}
     if request.ids:
         results = _take_ids(locked, locked.devices[device.device_id], request.ids, refused)
-    if upto is not None:
-        device = locked.devices[device.device_id]
-        locked.put(replace(device, conf_session=max(device.conf_session, _confirmed(device, request, upto))))
-        advance(locked, locked.devices[device.device_id], upto)
+    return _Heard(locked, device, request, upto, results)
+
+
+def _step(one: _Heard, upto: int) -> Step:
+    device = one.locked.devices[one.device.device_id]
+    confirmed = replace(device, conf_session=max(device.conf_session, _confirmed(device, one.request, upto)))
+    one.locked.put(confirmed)
+    return Step(one.locked, confirmed, upto)
+
+
+def _answer(one: _Heard, store_epoch: str) -> AckAnswer:
+    """Takes the request's other words; what the device is told."""
+    locked, device, request, upto, results = one
     shared = take_shared(
         locked,
         locked.devices[device.device_id],
@@ -165,21 +211,26 @@ def _past(device: Device, cursor: Cursor | None) -> bool:
     return cursor is not None and cursor.session < device.lineage_session
 
 
-def advance(locked: Locked, device: Device, upto: int) -> None:
-    """The cumulative ack: everything up to `upto` is stored. Judged by the device's facts as they stand in `device`."""
-    if upto <= device.acked_seq:
-        return
+def advance(conn: Conn, steps: Sequence[Step]) -> None:
+    """Cumulative acks of devices of different users. What each passes is read for all of them at once."""
+    steps = [step for step in steps if step.upto > step.device.acked_seq]
+    for step, entries in zip(steps, entries_in(conn, [_span(step) for step in steps]), strict=True):
+        _advance_one(step, entries)
+
+
+def _span(step: Step) -> Span:
+    """What it passes; at or below the floor nothing is left."""
+    locked, device, upto = step
+    return Span(*locked.key, min(upto, max(device.acked_seq, locked.inbox.floor_seq)), upto)
+
+
+def _advance_one(step: Step, entries: Iterable[Entry]) -> None:
+    locked, device, upto = step
     acks = locked.acks_of(device.device_id)
     why_held = {seq: why for seq, why, _ in locked.held(device.device_id)}
     passed = Passage(device, locked.now_ms, acks, why_held)
-    after = device.acked_seq
-    while after < upto:
-        entries = entry_rows.entries_between(locked.conn, locked.key, after=after, upto=upto, limit=CHUNK)
-        for entry in entries:
-            passed.take(entry)
-        if len(entries) < CHUNK:
-            break
-        after = entries[-1].seq
+    for entry in entries:
+        passed.take(entry)
     # What is over but not yet swept ends here: once this ack has passed it, the sweep would take it for acked.
     end(locked, passed.overdue, EntryState.EXPIRED)
     locked.unhold(device.device_id, passed.unhold)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from relay.clock import rfc3339
 from relay.errors import Problem, Unauthenticated
 from relay.inbox import clones, judging
-from relay.inbox.ack import advance
+from relay.inbox.ack import Step, advance
 from relay.inbox.addresses import AddressState, NewAddress, holders, set_addresses, states_of
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
 from relay.inbox.judging import Evidence, Judgement, Reason, Verdict
@@ -208,7 +208,7 @@ def _believe(locked: Locked, old: Device, judgement: Judgement, cursor: Cursor |
         locked.forget_reads(old.device_id)  # of what was acked since this store was here last, it may have nothing
     if not judgement.rebase:
         assert cursor is not None
-        advance(locked, old, judgement.acked_seq)
+        advance(locked.conn, [Step(locked, old, judgement.acked_seq)])
         device = locked.devices[old.device_id]
         locked.put(replace(device, conf_session=max(device.conf_session, cursor.session)))
         return

@@ -204,11 +204,11 @@ BUGS = (
         (
             Edit(
                 "relay/inbox/ack.py",
-                "    flush(conn, now_ms, users.values())\n    return answers",
+                "    flush(conn, now_ms, users.values())\n    return [answers",
                 "    ack.reports = [event for user in users.values() for event in user.events]\n"
                 "    for user in users.values():\n"
                 "        user.events.clear()\n"
-                "    flush(conn, now_ms, users.values())\n    return answers",
+                "    flush(conn, now_ms, users.values())\n    return [answers",
             ),
             Edit(
                 "relay/inbox/service.py",
@@ -417,8 +417,8 @@ BUGS = (
         "1,755 of 10,000 model runs lose: a fallback counted as the full message",
         one(
             "relay/inbox/handshake.py",
-            "        advance(locked, old, judgement.acked_seq)",
-            "        advance(locked, replace(old, schema=10**6), judgement.acked_seq)",
+            "        advance(locked.conn, [Step(locked, old, judgement.acked_seq)])",
+            "        advance(locked.conn, [Step(locked, replace(old, schema=10**6), judgement.acked_seq)])",
         ),
         (
             f"{INBOX}::test_held_and_fallback_messages_come_in_full_after_the_upgrade",

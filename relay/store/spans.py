@@ -1,0 +1,95 @@
+"""Spans of many inboxes, read in one statement: one for each would cost more than what is in them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import BigInteger, Text
+
+from relay.model import Entry
+from relay.store.entries import DECIDING, WITH_MESSAGE, entry_of
+from relay.store.schema.inboxes import inbox_entry
+from relay.store.sql import is_sqlite, many_rows, per_dialect
+
+TOGETHER = 500  # numbers that one statement goes through
+
+e = inbox_entry.c
+
+
+class Span(NamedTuple):
+    """The numbers in (after, upto] of an inbox."""
+
+    app_id: str
+    user_id: str
+    after: int
+    upto: int
+
+
+def in_spans(*, sqlite: bool) -> ColumnElement[bool]:
+    """Whether an entry lies in one of the spans that `span_list` writes; in two: it comes twice.
+
+    All of a key comes from the list: so SQLite begins with that (see `sql.among`).
+    """
+    columns: Any
+    if sqlite:
+        listed = func.json_each(bindparam("spans")).table_valued("value").c.value
+        columns = [func.json_extract(listed, f"$[{place}]") for place in range(4)]
+    else:
+        kinds: dict[str, Any] = {"apps": Text(), "users": Text(), "afters": BigInteger(), "uptos": BigInteger()}
+        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()]
+        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", name="span")
+        columns = span.render_derived().c
+    app, user, after, upto = columns
+    return and_(e.app_id == app, e.user_id == user, e.seq > after, e.seq <= upto)
+
+
+def span_list(conn: Connection, spans: Sequence[Span]) -> dict[str, Any]:
+    """The parameters of `in_spans`."""
+    if is_sqlite(conn):
+        return {"spans": msgspec.json.encode(spans).decode()}
+    return {
+        name: list(column)
+        for name, column in zip(("apps", "users", "afters", "uptos"), zip(*spans, strict=True), strict=True)
+    }
+
+
+@per_dialect
+def _inside(sqlite: bool) -> Select[Any]:
+    return select(*DECIDING, e.app_id).select_from(WITH_MESSAGE).where(in_spans(sqlite=sqlite))
+
+
+def entries_in(conn: Connection, spans: Sequence[Span]) -> Iterator[list[Entry]]:
+    """Of each of these spans its entries, in order and without their content. Each is another inbox's.
+
+    Read as they are asked for, TOGETHER numbers at a time.
+    """
+    ends = {span[:2]: span.upto for span in spans}
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for portion in _portions(spans):
+        for row in sorted(many_rows(conn, _inside(conn), span_list(conn, portion)), key=itemgetter(1)):
+            found.setdefault((row[-1], row[0]), []).append(entry_of(row))
+        for app_id, user_id, _, upto in portion:
+            if upto == ends[app_id, user_id]:
+                yield found.pop((app_id, user_id), [])
+
+
+def _portions(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    """The same numbers, TOGETHER at a time; of each span at least one part, be there no number in it."""
+    portion: list[Span] = []
+    room = TOGETHER
+    for app_id, user_id, after, upto in spans:
+        while True:
+            end = min(upto, after + room)
+            portion.append(Span(app_id, user_id, after, end))
+            room -= end - after
+            if not room:
+                yield portion
+                portion, room = [], TOGETHER
+            if end == upto:
+                break
+            after = end
+    if portion:
+        yield portion
