@@ -23,13 +23,14 @@ from relay.inbox.reports import (
     is_delivery,
     released,
     tell,
+    tell_completed,
 )
 from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.inbox.store_owner import check_owner
 from relay.inbox.visibility import View
 from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, EntryState, Kind, NotifyPolicy, UserKey
 from relay.store import entries as entry_rows
-from relay.store import held_entries
+from relay.store import entry_ends, held_entries
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
 from relay.store.spans import Span, entries_in
@@ -108,7 +109,7 @@ def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: Poli
                 heard[place] = _hear(users, requests[place], store_epoch)
             except Problem as problem:
                 answers[place] = problem
-        advance(conn, [_step(one, one.upto) for one in heard.values() if one.upto is not None])
+        advance(conn, now_ms, [_step(one, one.upto) for one in heard.values() if one.upto is not None])
         answers |= {place: _answer(one, store_epoch) for place, one in heard.items()}
     flush(conn, now_ms, users.values())
     return [answers[place] for place in range(len(requests))]
@@ -211,11 +212,13 @@ def _past(device: Device, cursor: Cursor | None) -> bool:
     return cursor is not None and cursor.session < device.lineage_session
 
 
-def advance(conn: Conn, steps: Sequence[Step]) -> None:
-    """Cumulative acks of devices of different users. What each passes is read for all of them at once."""
+def advance(conn: Conn, now_ms: int, steps: Sequence[Step]) -> None:
+    """Cumulative acks of devices of different users. What is read and written of entries is so for all of them at once."""
     steps = [step for step in steps if step.upto > step.device.acked_seq]
+    completed: dict[UserKey, list[int]] = {}
     for step, entries in zip(steps, entries_in(conn, [_span(step) for step in steps]), strict=True):
-        _advance_one(step, entries)
+        completed[step.locked.key] = _advance_one(step, entries)
+    entry_ends.mark_completed(conn, now_ms, completed)
 
 
 def _span(step: Step) -> Span:
@@ -224,7 +227,8 @@ def _span(step: Step) -> Span:
     return Span(*locked.key, min(upto, max(device.acked_seq, locked.inbox.floor_seq)), upto)
 
 
-def _advance_one(step: Step, entries: Iterable[Entry]) -> None:
+def _advance_one(step: Step, entries: Iterable[Entry]) -> list[int]:
+    """Numbers of the messages that are completed by it, as `tell_completed` gives them."""
     locked, device, upto = step
     acks = locked.acks_of(device.device_id)
     why_held = {seq: why for seq, why, _ in locked.held(device.device_id)}
@@ -250,8 +254,9 @@ def _advance_one(step: Step, entries: Iterable[Entry]) -> None:
             contact_ms=locked.now_ms,
         )
     )
-    _acked(locked, device.device_id, passed.acked)
+    completed = _acked(locked, device.device_id, passed.acked)
     locked.rearm(device.device_id, anew=True)
+    return completed
 
 
 def _at(locked: Locked, rows: Sequence[tuple[int, str]], why: str) -> list[Entry]:
@@ -261,20 +266,25 @@ def _at(locked: Locked, rows: Sequence[tuple[int, str]], why: str) -> list[Entry
     return [entry for entry in entry_rows.entries_at(locked.conn, locked.key, seqs) if is_delivery(entry)]
 
 
-def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> None:
-    """Reports deliveries that have just been acked, and what follows from that for the user's other devices."""
+def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> list[int]:
+    """Reports deliveries that have just been acked, and what follows from that for the user's other devices.
+
+    Gives the numbers of messages that are completed, as `tell_completed` does.
+    """
     reportable: list[Reported] = [(entry, None) for entry in newly if is_delivery(entry)]
     if not reportable:
-        return
+        return []
     tell(locked, locked.devices[device_id], "delivery.acked", reportable)
     locked.unhold(device_id, [again.of for entry, _ in reportable if (again := released(entry)) and again.of])
     first_wins = [entry for entry, _ in reportable if entry.scope.first_ack_wins]
     if first_wins:
         end_for_others(locked, device_id, first_wins)
-    complete(locked, device_id, [entry for entry, _ in reportable if entry not in first_wins], Ledger(locked))
     for other in locked.devices:
         if other != device_id:
             locked.rearm(other)
+    return tell_completed(
+        locked, device_id, [entry for entry, _ in reportable if entry not in first_wins], Ledger(locked)
+    )
 
 
 def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[int]) -> dict[str, str]:
@@ -309,7 +319,8 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
         # What it had refused before it can read after all: else the delivery would end once more.
         locked.unhold(device.device_id, [entry.seq for entry in newly if entry.seq in unread])
         reportable = [entry for entry in newly if entry.seq > device.acked_high or entry.seq in unread]
-        _acked(locked, device.device_id, reportable)
+        completed = _acked(locked, device.device_id, reportable)
+        entry_ends.mark_completed(locked.conn, locked.now_ms, {locked.key: completed})
         locked.rearm(device.device_id, anew=True)
     tell(locked, device, "delivery.late_ack", late)
     return results

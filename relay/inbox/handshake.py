@@ -208,7 +208,7 @@ def _believe(locked: Locked, old: Device, judgement: Judgement, cursor: Cursor |
         locked.forget_reads(old.device_id)  # of what was acked since this store was here last, it may have nothing
     if not judgement.rebase:
         assert cursor is not None
-        advance(locked.conn, [Step(locked, old, judgement.acked_seq)])
+        advance(locked.conn, locked.now_ms, [Step(locked, old, judgement.acked_seq)])
         device = locked.devices[old.device_id]
         locked.put(replace(device, conf_session=max(device.conf_session, cursor.session)))
         return

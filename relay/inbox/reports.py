@@ -197,14 +197,28 @@ def complete(
     state: Literal["acked", "failed"] = "acked",
 ) -> None:
     """Tells of messages whose last delivery to this user has just ended, at this device, by an ack or as failed."""
+    seqs = tell_completed(locked, device_id, entries, ledger, state=state)
+    entry_ends.mark_completed(locked.conn, locked.now_ms, {locked.key: seqs})
+
+
+def tell_completed(
+    locked: Locked,
+    device_id: str,
+    entries: Iterable[Entry],
+    ledger: Ledger,
+    *,
+    state: Literal["acked", "failed"] = "acked",
+) -> list[int]:
+    """As `complete`, for many users at once: gives the numbers of those entries, which are to be marked before anybody reads
+    them again."""
     others = [device for name, device in locked.devices.items() if name != device_id]
     done: list[tuple[Entry, Counter[str]]] = []
     for entry in _originals(locked, list(entries)):
         concerned = [d for d in others if ledger.concerned(entry, d)]
         if entry.completed_ms is None and not any(ledger.open(entry, d) for d in concerned):
             done.append((entry, Counter([state, *_ends(entry, concerned, ledger)])))
-    if done:
-        _tell_completed(locked, done)
+    _add_completed(locked, done)
+    return [entry.seq for entry, _ in done]
 
 
 def _originals(locked: Locked, entries: Sequence[Entry]) -> list[Entry]:
@@ -224,8 +238,8 @@ def _ends(entry: Entry, devices: Iterable[Device], ledger: Ledger) -> Iterator[s
             yield "failed" if ledger.failed(entry, device) else "acked"
 
 
-def _tell_completed(locked: Locked, done: Sequence[tuple[Entry, Counter[str]]]) -> None:
-    entry_ends.mark_completed(locked.conn, locked.key, locked.now_ms, [entry.seq for entry, _ in done])
+def _add_completed(locked: Locked, done: Sequence[tuple[Entry, Counter[str]]]) -> None:
+    """Adds events about these messages, some in each."""
     for start in range(0, len(done), DELIVERIES_MAX):
         chunk = done[start : start + DELIVERIES_MAX]
         locked.events.append(
@@ -289,8 +303,9 @@ def end(
         locked.rearm(device_id)
     if nobody:
         tell(locked, None, EVENT_OF[state], nobody)
-    if completed:
-        _tell_completed(locked, completed)
+    _add_completed(locked, completed)
+    seqs = [entry.seq for entry, _ in completed]
+    entry_ends.mark_completed(locked.conn, locked.now_ms, {locked.key: seqs})
 
 
 def _detail(entry: Entry, device: Device, ledger: Ledger) -> str:

@@ -1,6 +1,6 @@
 """How entries end: by a word, by their time, and in the end by pruning."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -9,7 +9,7 @@ from relay.model import EntryState, UserKey
 from relay.store.entries import HERE, LIVE
 from relay.store.inbox import set_inbox
 from relay.store.schema.inboxes import inbox_entry
-from relay.store.sql import as_list, in_list, per_dialect
+from relay.store.sql import as_list, in_list, per_dialect, update_rows
 
 e = inbox_entry.c
 
@@ -40,14 +40,17 @@ def end_entries(
     )
 
 
-@per_dialect
-def _complete(sqlite: bool) -> Any:
-    return update(inbox_entry).where(*HERE, in_list(e.seq, "seqs", sqlite=sqlite)).values(completed_ms=bindparam("now"))
+_NUMBER = ("app_id", "user_id", "seq")
 
 
-def mark_completed(conn: Connection, key: UserKey, now_ms: int, seqs: Iterable[int]) -> None:
+def mark_completed(conn: Connection, now_ms: int, seqs: Mapping[UserKey, Iterable[int]]) -> None:
     """The last delivery of each of these to its user has ended."""
-    conn.execute(_complete(conn), {"app": key.app_id, "user": key.user_id, "seqs": as_list(conn, seqs), "now": now_ms})
+    rows = [
+        {"app_id": key.app_id, "user_id": key.user_id, "seq": seq, "completed_ms": now_ms}
+        for key, some in seqs.items()
+        for seq in some
+    ]
+    update_rows(conn, inbox_entry, rows, key=_NUMBER, set_={"completed_ms": "v.completed_ms"})
 
 
 _expiring = (

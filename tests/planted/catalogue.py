@@ -417,8 +417,8 @@ BUGS = (
         "1,755 of 10,000 model runs lose: a fallback counted as the full message",
         one(
             "relay/inbox/handshake.py",
-            "        advance(locked.conn, [Step(locked, old, judgement.acked_seq)])",
-            "        advance(locked.conn, [Step(locked, replace(old, schema=10**6), judgement.acked_seq)])",
+            "        advance(locked.conn, locked.now_ms, [Step(locked, old, judgement.acked_seq)])",
+            "        advance(locked.conn, locked.now_ms, [Step(locked, replace(old, schema=10**6), judgement.acked_seq)])",
         ),
         (
             f"{INBOX}::test_held_and_fallback_messages_come_in_full_after_the_upgrade",

@@ -1,9 +1,11 @@
-"""sqlite3 gives the interpreter's lock away at each statement and each row: for many pushes no more often than for some.
+"""sqlite3 gives the interpreter's lock away at each statement and each row: for many pushes or acks no more often than for
+some.
 
 Whoever gives it away waits for it again, behind a busy event loop.
 """
 
 import sqlite3
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from house import House, address
 
 from providers.contract import Outcome, Verdict
+from relay.inbox.ack import AckAnswer, AckRequest, ack
 from relay.inbox.registry import Registration
 from relay.model import DeviceKey, Policy
 from relay.push.attempts import still_needed
@@ -78,17 +81,41 @@ def numbered(conn: Conn, now_ms: int) -> int:
     return sequencer.number_events(conn, now_ms, limit=500, wants=event_types.wants)
 
 
-async def test_many_pushes_ask_for_the_interpreters_lock_as_often_as_some(
-    clock: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def acked(house: House, count: int) -> int:
+    """Each of so many devices acks a message, all in one transaction; gives the steps that it took."""
+    keys = [DeviceKey("shop", f"a{count}-{n}", "phone") for n in range(count)]
+    for key in keys:
+        await house.inbox.register(Registration(device=key))
+        await house.send(key.user_id)
+    requests = [AckRequest(device=key, upto=1) for key in keys]
+    before = Steps.taken
+    answers = await house.engine.write(lambda conn, now_ms: ack(conn, now_ms, requests, lambda _: POLICY))
+    assert [one.acked_seq for one in answers if isinstance(one, AckAnswer)] == [1] * count
+    return Steps.taken - before
+
+
+@pytest.fixture
+async def house(clock: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """A house whose store counts its steps."""
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Steps))
     engine = InlineEngine(clock)
     await engine.write(lambda conn, _: metadata.create_all(conn))
     house = House(engine, clock, policy=POLICY)
     await house.begin()
     await engine.write(lambda conn, now_ms: create_app(conn, now_ms, app_id=house.app, id_secret=b"s"))
+    yield house
+    await engine.close()
+
+
+async def test_many_pushes_ask_for_the_interpreters_lock_as_often_as_some(house: House, clock: Any) -> None:
     for count in (1, 2):  # a statement takes the short way from its second use on
         await pushed(house, clock, count)
     some, many = await pushed(house, clock, 8), await pushed(house, clock, 64)
     assert many == some
-    await engine.close()
+
+
+async def test_many_acks_ask_for_the_interpreters_lock_as_often_as_some(house: House) -> None:
+    for count in (1, 2):
+        await acked(house, count)
+    some, many = await acked(house, 8), await acked(house, 32)  # and their 64 events are one statement
+    assert many == some

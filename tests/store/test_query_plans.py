@@ -128,7 +128,7 @@ def test_the_index_made_for_it_is_used(conn: Connection, statement, index: str) 
 
 
 @pytest.mark.parametrize("rows", [1, 64])
-@pytest.mark.parametrize("table", ["push_job", "push_attempt", "device", "inbox"])
+@pytest.mark.parametrize("table", ["push_job", "push_attempt", "device", "inbox", "inbox_entry"])
 def test_rows_that_are_updated_together_are_found_by_their_key(conn: Connection, table: str, rows: int) -> None:
     kept = relay.store.schema.metadata.tables[table]
     key = tuple(column.name for column in kept.primary_key)
