@@ -1,6 +1,6 @@
 """Selective acks: the numbers that a device has beyond the one up to which it has everything. All pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 RANGES_MAX = 64  # ranges of selective acks a device may have; of more, the lowest are offered again
@@ -17,7 +17,7 @@ class Acks:
     missed: tuple[tuple[int, int], ...] = ()
 
     def has(self, seq: int) -> bool:
-        return any(low <= seq <= high for low, high in self.ranges)
+        return inside(self.ranges, seq)
 
     def reaching(self, seq: int) -> int:
         """Up to where it has everything, if it has all up to this number."""
@@ -27,11 +27,11 @@ class Acks:
         return seq
 
     def reported(self, seq: int) -> bool:
-        return self.has(seq) or any(low <= seq <= high for low, high in self.again)
+        return inside(self.ranges, seq) or inside(self.again, seq)
 
     def missing(self, seq: int) -> bool:
         """Whether the number had ended before the device had it."""
-        return any(low <= seq <= high for low, high in self.missed)
+        return inside(self.missed, seq)
 
     def adding(self, seqs: Iterable[int]) -> "Acks":
         kept = merged([*self.ranges, *((seq, seq) for seq in seqs)])
@@ -44,10 +44,14 @@ class Acks:
 
     def passing(self, acked_seq: int) -> "Acks":
         """After a cumulative ack: what lies at or below it needs no range of its own."""
+        if not self.ranges and not self.again:
+            return self
         return replace(self, ranges=above(self.ranges, acked_seq), again=above(self.again, acked_seq))
 
-    def passing_by(self, seqs: Iterable[int], *, floor: int) -> "Acks":
+    def passing_by(self, seqs: Collection[int], *, floor: int) -> "Acks":
         """These were passed, and had ended before the device had them; what is at or below the floor is kept no more."""
+        if not seqs and not self.missed:
+            return self
         missed = above(merged([*self.missed, *((seq, seq) for seq in seqs)]), floor)
         return replace(self, missed=missed[-RANGES_MAX:])
 
@@ -57,6 +61,11 @@ class Acks:
 
 
 NO_ACKS = Acks()
+
+
+def inside(ranges: Sequence[tuple[int, int]], seq: int) -> bool:
+    """Whether the number lies in one of these ranges."""
+    return bool(ranges) and any(low <= seq <= high for low, high in ranges)  # mostly there are none
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
