@@ -145,7 +145,9 @@ def _hear(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str
     check_owner(locked, device, store_id=request.store_id, store_user=request.store_user)
     upto = _target(locked, device, request, store_epoch)
     # What may be refused has been; from here on everything is applied.
-    refused = _take_nacks(locked, device, [] if _past(device, request.cursor) else request.nacks)
+    refused: set[int] = set()
+    if request.nacks and not _past(device, request.cursor):
+        refused = _take_nacks(locked, device, request.nacks)
     results: dict[str, str] = {}
     if request.ids:
         results = _take_ids(locked, locked.devices[device.device_id], request.ids, refused)
@@ -154,9 +156,11 @@ def _hear(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str
 
 def _step(one: _Heard, upto: int) -> Step:
     device = one.locked.devices[one.device.device_id]
-    confirmed = replace(device, conf_session=max(device.conf_session, _confirmed(device, one.request, upto)))
-    one.locked.put(confirmed)
-    return Step(one.locked, confirmed, upto)
+    confirmed = _confirmed(device, one.request, upto)
+    if confirmed > device.conf_session:
+        device = replace(device, conf_session=confirmed)
+        one.locked.put(device)
+    return Step(one.locked, device, upto)
 
 
 def _answer(one: _Heard, store_epoch: str) -> AckAnswer:
@@ -238,10 +242,8 @@ def _advance_one(step: Step, entries: Iterable[Entry]) -> list[int]:
     # What is over but not yet swept ends here: once this ack has passed it, the sweep would take it for acked.
     end(locked, passed.overdue, EntryState.EXPIRED)
     locked.unhold(device.device_id, passed.unhold)
-    locked.hold(device.device_id, passed.hold)
-    fallbacks = {seq for seq, why in passed.hold if why == "fallback"}
-    tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, passed.hold, "held")])
-    tell(locked, device, "delivery.fallback", [(e, None) for e in passed.acked if e.seq in fallbacks])
+    if passed.hold:
+        _hold(locked, device, passed)
     locked.put_acks(device.device_id, acks.passing(upto).passing_by(passed.missed, floor=locked.inbox.floor_seq))
     high = max(device.acked_high, upto)
     locked.put(
@@ -259,6 +261,14 @@ def _advance_one(step: Step, entries: Iterable[Entry]) -> list[int]:
     return completed
 
 
+def _hold(locked: Locked, device: Device, passed: Passage) -> None:
+    """Notes what it has passed without the full form, and tells so."""
+    locked.hold(device.device_id, passed.hold)
+    fallbacks = {seq for seq, why in passed.hold if why == "fallback"}
+    tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, passed.hold, "held")])
+    tell(locked, device, "delivery.fallback", [(e, None) for e in passed.acked if e.seq in fallbacks])
+
+
 def _at(locked: Locked, rows: Sequence[tuple[int, str]], why: str) -> list[Entry]:
     seqs = [seq for seq, reason in rows if reason == why]
     if not seqs:
@@ -271,20 +281,19 @@ def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> list[int]:
 
     Gives the numbers of messages that are completed, as `tell_completed` does.
     """
-    reportable: list[Reported] = [(entry, None) for entry in newly if is_delivery(entry)]
-    if not reportable:
+    ended = [entry for entry in newly if is_delivery(entry)]
+    if not ended:
         return []
-    tell(locked, locked.devices[device_id], "delivery.acked", reportable)
-    locked.unhold(device_id, [again.of for entry, _ in reportable if (again := released(entry)) and again.of])
-    first_wins = [entry for entry, _ in reportable if entry.scope.first_ack_wins]
+    tell(locked, locked.devices[device_id], "delivery.acked", [(entry, None) for entry in ended])
+    locked.unhold(device_id, [again.of for entry in ended if (again := released(entry)) and again.of])
+    first_wins = [entry for entry in ended if entry.scope.first_ack_wins]
     if first_wins:
         end_for_others(locked, device_id, first_wins)
+        ended = [entry for entry in ended if entry not in first_wins]
     for other in locked.devices:
         if other != device_id:
             locked.rearm(other)
-    return tell_completed(
-        locked, device_id, [entry for entry, _ in reportable if entry not in first_wins], Ledger(locked)
-    )
+    return tell_completed(locked, device_id, ended, Ledger(locked))
 
 
 def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[int]) -> dict[str, str]:
@@ -381,6 +390,8 @@ def _take_nacks(locked: Locked, device: Device, nacks: Sequence[Nack]) -> set[in
 
 def _take_reads(locked: Locked, request: AckRequest) -> bool:
     """Read markers belong to the user, grow only, and reach the other devices as `read` entries."""
+    if not request.reads:
+        return False
     changed = False
     limits = limits_of_markers(locked, request.reads)
     for conversation_id, read_seq in request.reads:

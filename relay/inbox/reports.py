@@ -1,7 +1,7 @@
 """How deliveries end: one final state each, with the event for the sender in the same transaction (protocol 11)."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -191,7 +191,7 @@ class Ledger:
 def complete(
     locked: Locked,
     device_id: str,
-    entries: Iterable[Entry],
+    entries: Sequence[Entry],
     ledger: Ledger,
     *,
     state: Literal["acked", "failed"] = "acked",
@@ -204,7 +204,7 @@ def complete(
 def tell_completed(
     locked: Locked,
     device_id: str,
-    entries: Iterable[Entry],
+    entries: Sequence[Entry],
     ledger: Ledger,
     *,
     state: Literal["acked", "failed"] = "acked",
@@ -212,20 +212,25 @@ def tell_completed(
     """As `complete`, for many users at once: gives the numbers of those entries, which are to be marked before anybody reads
     them again."""
     others = [device for name, device in locked.devices.items() if name != device_id]
-    done: list[tuple[Entry, Counter[str]]] = []
-    for entry in _originals(locked, list(entries)):
-        concerned = [d for d in others if ledger.concerned(entry, d)]
-        if entry.completed_ms is None and not any(ledger.open(entry, d) for d in concerned):
-            done.append((entry, Counter([state, *_ends(entry, concerned, ledger)])))
+    done: list[tuple[Entry, dict[str, int]]] = []
+    for entry in _originals(locked, entries):
+        if entry.completed_ms is not None:
+            continue
+        counts: dict[str, int] = {state: 1}
+        if concerned := [d for d in others if ledger.concerned(entry, d)]:
+            if any(ledger.open(entry, d) for d in concerned):
+                continue
+            counts = Counter([state, *_ends(entry, concerned, ledger)])
+        done.append((entry, counts))
     _add_completed(locked, done)
     return [entry.seq for entry, _ in done]
 
 
-def _originals(locked: Locked, entries: Sequence[Entry]) -> list[Entry]:
+def _originals(locked: Locked, entries: Sequence[Entry]) -> Sequence[Entry]:
     """The same deliveries by their messages' first entries, where they are still kept."""
     released_ids = {entry.message_id for entry in entries if entry.kind is Kind.RELEASE}
     if not released_ids:
-        return list(entries)
+        return entries
     known = entry_rows.entries_of_messages(locked.conn, locked.key, released_ids)
     first = {entry.message_id: entry for entry in known if entry.kind in DELIVERIES and entry.kind is not Kind.RELEASE}
     return [first.get(entry.message_id, entry) for entry in entries]
@@ -238,7 +243,7 @@ def _ends(entry: Entry, devices: Iterable[Device], ledger: Ledger) -> Iterator[s
             yield "failed" if ledger.failed(entry, device) else "acked"
 
 
-def _add_completed(locked: Locked, done: Sequence[tuple[Entry, Counter[str]]]) -> None:
+def _add_completed(locked: Locked, done: Sequence[tuple[Entry, Mapping[str, int]]]) -> None:
     """Adds events about these messages, some in each."""
     for start in range(0, len(done), DELIVERIES_MAX):
         chunk = done[start : start + DELIVERIES_MAX]
