@@ -1,9 +1,9 @@
 """A device's word that it has stored something: cumulative, selective, refused, read (protocol 8.6)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from relay.errors import Conflict, CursorRefused, Malformed, Problem, Unauthenticated
@@ -48,8 +48,7 @@ class Nack(NamedTuple):
     version: str | None = None  # of the app that could not
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AckRequest:
+class AckRequest(Struct, frozen=True, kw_only=True):
     """Everything a device may say in one ack. All parts are optional and idempotent."""
 
     device: DeviceKey
@@ -67,8 +66,7 @@ class AckRequest:
     store_user: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AckAnswer:
+class AckAnswer(Struct, frozen=True, kw_only=True):
     """What the device is told, and what follows for others."""
 
     acked_seq: int

@@ -1,13 +1,14 @@
 """Selective acks: the numbers that a device has beyond the one up to which it has everything. All pure."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 RANGES_MAX = 64  # ranges of selective acks a device may have; of more, the lowest are offered again
 
 
-@dataclass(frozen=True, slots=True)
-class Acks:
+class Acks(Struct, frozen=True):
     """What a device has acked: everything up to `acked_seq`, and ranges beyond. `again` are ranges it reported but is
     to get once more (after a rewind, or beyond 64 ranges): they count as reported, not as held. `missed` are ranges that
     its cursor passed although they had ended before it had them: the last 64."""
