@@ -59,16 +59,16 @@ def settle(
     for one in settlements:
         outcome = one.result.outcome
         ends.append(
-            {
-                **one.attempt.device._asdict(),
-                "claim_token": one.attempt.token,
-                "started_ms": one.attempt.started_ms,
-                "ended_ms": now_ms,
-                "verdict": one.result.word,
-                "vendor_id": None if outcome is None else outcome.vendor_id,
-                "vendor_code": None if outcome is None else outcome.vendor_code,
-                "left_out": left_out_of(one.attempt, one.result.losses),
-            }
+            attempt_rows.End(
+                *one.attempt.device,
+                one.attempt.token,
+                one.attempt.started_ms,
+                now_ms,
+                one.result.word,
+                None if outcome is None else outcome.vendor_id,
+                None if outcome is None else outcome.vendor_code,
+                left_out_of(one.attempt, one.result.losses),
+            )
         )
         locked = users.get(one.attempt.device.user)
         job = None if locked is None else locked.jobs.get(one.attempt.device.device_id)

@@ -99,14 +99,16 @@ def _plain(value: Any) -> Any:
 
 def save_devices(conn: Connection, changes: Sequence[tuple[Device, Device]]) -> None:
     """Writes what differs between the rows as read and as they should be; one statement per set of changed columns."""
-    shapes: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    shapes: dict[tuple[str, ...], list[list[Any]]] = {}
     for old, new in changes:
-        names = tuple(compress(FIELDS, map(ne, astuple(old), astuple(new))))
+        before, after = astuple(old), astuple(new)
+        names = tuple(compress(FIELDS, map(ne, before, after)))
         if names:
-            row = new.key._asdict() | {name: _plain(getattr(new, name)) for name in names}
-            shapes.setdefault(names, []).append(row)
+            values = compress(after, map(ne, before, after))
+            shapes.setdefault(names, []).append([new.app_id, new.user_id, new.device_id, *map(_plain, values)])
+    key = DeviceKey._fields
     for names, rows in shapes.items():
-        update_rows(conn, device, rows, key=DeviceKey._fields, set_={name: f"v.{name}" for name in names})
+        update_rows(conn, device, key + names, rows, key=key, set_={name: f"v.{name}" for name in names})
 
 
 _online = (

@@ -45,12 +45,9 @@ _NUMBER = ("app_id", "user_id", "seq")
 
 def mark_completed(conn: Connection, now_ms: int, seqs: Mapping[UserKey, Iterable[int]]) -> None:
     """The last delivery of each of these to its user has ended."""
-    rows = [
-        {"app_id": key.app_id, "user_id": key.user_id, "seq": seq, "completed_ms": now_ms}
-        for key, some in seqs.items()
-        for seq in some
-    ]
-    update_rows(conn, inbox_entry, rows, key=_NUMBER, set_={"completed_ms": "v.completed_ms"})
+    rows = [(*key, seq, now_ms) for key, some in seqs.items() for seq in some]
+    columns = (*_NUMBER, "completed_ms")
+    update_rows(conn, inbox_entry, columns, rows, key=_NUMBER, set_={"completed_ms": "v.completed_ms"})
 
 
 _expiring = (

@@ -78,8 +78,9 @@ def create_inboxes(conn: Connection, now_ms: int, epochs: Mapping[UserKey, str])
 
 def set_heads(conn: Connection, heads: Mapping[UserKey, int]) -> None:
     """Raises the newest numbers. Under L(u)."""
-    rows = [{"app_id": k.app_id, "user_id": k.user_id, "head_seq": head} for k, head in heads.items()]
-    update_rows(conn, inbox, rows, key=("app_id", "user_id"), set_={"head_seq": "v.head_seq"})
+    rows = [(*key, head) for key, head in heads.items()]
+    key = UserKey._fields
+    update_rows(conn, inbox, (*key, "head_seq"), rows, key=key, set_={"head_seq": "v.head_seq"})
 
 
 def set_inbox(conn: Connection, key: UserKey, **values: Any) -> None:

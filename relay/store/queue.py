@@ -6,6 +6,7 @@ own, so lowering `due_ms` never opens a job to a second worker.
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -38,6 +39,7 @@ from relay.store.sql import (
 j = push_job.c
 FIELDS = PushJob.__struct_fields__
 _columns = [j[name] for name in FIELDS]
+_KEY = DeviceKey._fields
 _here = (j.app_id == bindparam("app"), j.user_id == bindparam("user"), j.device_id == bindparam("device"))
 
 
@@ -87,17 +89,19 @@ _LOWER = {"due_ms": "CASE WHEN t.due_ms < v.due_ms THEN t.due_ms ELSE v.due_ms E
 
 def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
     """Makes jobs due at these times at the latest, whatever they waited for: unconditional, nothing is read."""
-    rows = [key._asdict() | {"due_ms": due_ms} for key, due_ms in dues.items()]
-    update_rows(conn, push_job, rows, key=DeviceKey._fields, set_=_LOWER)
+    rows = [(*key, due_ms) for key, due_ms in dues.items()]
+    update_rows(conn, push_job, (*_KEY, "due_ms"), rows, key=_KEY, set_=_LOWER)
 
 
-_REARMED = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "escalate_seq")
+_rearmed = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "escalate_seq")
+_REARMED = {name: f"v.{name}" for name in _rearmed}
+_rearmed_row = attrgetter(*_KEY, *_rearmed)
 
 
 def set_rearmed(conn: Connection, jobs: Sequence[PushJob]) -> None:
     """Writes when these jobs are due, and what that follows from: the only statement that raises or clears `due_ms`."""
-    rows = [job.key._asdict() | {name: getattr(job, name) for name in _REARMED} for job in jobs]
-    update_rows(conn, push_job, rows, key=DeviceKey._fields, set_={name: f"v.{name}" for name in _REARMED})
+    rows = list(map(_rearmed_row, jobs))
+    update_rows(conn, push_job, (*_KEY, *_REARMED), rows, key=_KEY, set_=_REARMED)
 
 
 _note_shown = update(push_job).where(*_here, j.shown_seq < bindparam("seq")).values(shown_seq=bindparam("seq"))
@@ -174,21 +178,24 @@ def lock_free_inboxes(conn: Connection, keys: Iterable[UserKey]) -> list[UserKey
     ]
 
 
-def set_claims(conn: Connection, rows: Sequence[tuple[DeviceKey, str, int, int]]) -> None:
+_CLAIM = ("claim", "claim_token", "claim_until_ms")
+_CLAIMED = {name: f"v.{name}" for name in _CLAIM}
+
+
+def set_claims(conn: Connection, claims: Iterable[tuple[DeviceKey, str, int, int]]) -> None:
     """(device, owner, token, until) of jobs that a worker takes. Under L(u)."""
-    named = [
-        key._asdict() | {"claim": owner, "claim_token": token, "claim_until_ms": until}
-        for key, owner, token, until in rows
-    ]
-    changes = {c: f"v.{c}" for c in ("claim", "claim_token", "claim_until_ms")}
-    update_rows(conn, push_job, named, key=DeviceKey._fields, set_=changes)
+    rows = [(*key, owner, token, until) for key, owner, token, until in claims]
+    update_rows(conn, push_job, (*_KEY, *_CLAIM), rows, key=_KEY, set_=_CLAIMED)
 
 
-def release_claims(conn: Connection, rows: Iterable[tuple[DeviceKey, int, int]]) -> None:
+_UNDER_CLAIM = (*_KEY, "claim_token")
+_FREED = {"claim": "NULL", "claim_until_ms": "NULL", "lost": "v.lost"}
+
+
+def release_claims(conn: Connection, claims: Iterable[tuple[DeviceKey, int, int]]) -> None:
     """Gives claims (device, token) back, if they are still held under that token, and says how often the job was lost."""
-    named = [key._asdict() | {"claim_token": token, "lost": lost} for key, token, lost in rows]
-    freed = {"claim": "NULL", "claim_until_ms": "NULL", "lost": "v.lost"}
-    update_rows(conn, push_job, named, key=(*DeviceKey._fields, "claim_token"), set_=freed)
+    rows = [(*key, token, lost) for key, token, lost in claims]
+    update_rows(conn, push_job, (*_UNDER_CLAIM, "lost"), rows, key=_UNDER_CLAIM, set_=_FREED)
 
 
 _orphans = (

@@ -53,6 +53,7 @@ def _listening(sqlite: bool) -> Select[Any]:
     return select(e.app_id, e.endpoint_id, e.types).where(in_list(e.app_id, "apps", sqlite=sqlite), e.state.in_(LIVE))
 
 
+_EVENT = ("app_id", "event_id")
 _NUMBERED = {"sequence": "coalesce(t.sequence, v.sequence)"}
 _raise_head = update(app).where(a.app_id == bindparam("app")).values(event_head=bindparam("head"))
 
@@ -79,14 +80,14 @@ def number_events(conn: Connection, now_ms: int, *, limit: int, wants: Wants) ->
     for app_id, event_id, type_ in fresh:
         heads[app_id] += 1
         grown.add(app_id)
-        numbers.append({"app_id": app_id, "event_id": event_id, "sequence": heads[app_id]})
+        numbers.append((app_id, event_id, heads[app_id]))
         deliveries += [
             new_delivery(DeliveryKey(app_id, endpoint_id, event_id), now_ms)
             for endpoint_id, types in listening.get(app_id, ())
             if wants(types, type_)
         ]
     if numbers:
-        update_rows(conn, event, numbers, key=("app_id", "event_id"), set_=_NUMBERED)
+        update_rows(conn, event, (*_EVENT, "sequence"), numbers, key=_EVENT, set_=_NUMBERED)
         conn.execute(_raise_head, [{"app": app_id, "head": heads[app_id]} for app_id in sorted(grown)])
     insert_missing(conn, delivery, deliveries)
     return len(numbers)

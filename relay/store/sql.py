@@ -1,8 +1,9 @@
 """What the store's statements share, and the few places where SQLite and PostgreSQL want different words."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +18,8 @@ from relay.store.direct import DirectConnection
 Row = Mapping[str, Any]
 _nothing = text("SELECT 1")
 StoreError = DBAPIError  # what a statement raises; the transaction that it was in is over
-ROWS_TOGETHER = 64  # that one statement takes on SQLite
+SIZES = (1, 2, 4, *range(8, 65, 8))  # rows that one statement takes on SQLite: few texts, which sqlite3 keeps compiled
+ROWS_TOGETHER = SIZES[-1]
 
 
 def is_there(conn: Connection) -> bool:
@@ -134,31 +136,43 @@ def insert_missing(conn: Connection, table: Table, rows: Sequence[Row]) -> int:
 def _insert(conn: Connection, table: Table, rows: Sequence[Row], *, missing_only: bool) -> int:
     columns = tuple(rows[0])
     if isinstance(conn, DirectConnection):
-        return _run_together(conn, rows, partial(_sqlite_insert, table, columns, missing_only=missing_only))
+        values = [row.values() for row in rows]
+        return _run_together(conn, len(columns), values, partial(_sqlite_insert, table, columns, missing_only))
     inserted = conn.execute(
         _pg_insert(table, columns, missing_only=missing_only), {c: [row[c] for row in rows] for c in columns}
     )
     return inserted.rowcount
 
 
-def _run_together(conn: DirectConnection, rows: Sequence[Row], statement: Callable[[int], str]) -> int:
-    """Runs on SQLite what takes so many rows at once; gives how many it touched.
+def _run_together(
+    conn: DirectConnection, width: int, rows: Sequence[Collection[Any]], statement: Callable[[int], str]
+) -> int:
+    """Runs on SQLite what takes so many rows at once, of `width` values each; gives how many it touched.
 
     sqlite3 gives the interpreter's lock away for each execution, and a busy event loop keeps it for milliseconds: one for
-    each row would hold up the writer. Powers of two, so that there are few texts, which sqlite3 keeps compiled.
+    each row would hold up the writer. Rows of nulls make up the size; a statement passes over them.
     """
-    at = touched = 0
-    while at < len(rows):
-        size = min(ROWS_TOGETHER, 1 << (len(rows) - at).bit_length() - 1)
-        touched += conn.run(statement(size), tuple(chain.from_iterable(row.values() for row in rows[at : at + size])))
-        at += size
+    touched = 0
+    for at in range(0, len(rows), ROWS_TOGETHER):
+        some = rows[at : at + ROWS_TOGETHER]
+        size = SIZES[bisect_left(SIZES, len(some))]
+        nulls = repeat(None, width * (size - len(some)))
+        touched += conn.run(statement(size), (*chain.from_iterable(some), *nulls))
     return touched
 
 
 @lru_cache(maxsize=1024)
-def _sqlite_insert(table: Table, columns: tuple[str, ...], size: int, *, missing_only: bool) -> str:
+def _sqlite_insert(table: Table, columns: tuple[str, ...], missing_only: bool, size: int) -> str:
     verb = "INSERT OR IGNORE" if missing_only else "INSERT"
-    return f'{verb} INTO "{table.name}" ({", ".join(columns)}) VALUES {_marks(len(columns), size)}'
+    names = ", ".join(columns)
+    values = f"WITH v ({names}) AS (VALUES {_marks(len(columns), size)})"
+    # `WITH` comes second: of what begins with it, sqlite3 does not count the rows.
+    return f'{verb} INTO "{table.name}" ({names}) {values} SELECT * FROM v WHERE {_there(table)}'  # noqa: S608 - names of ours
+
+
+def _there(table: Table) -> str:
+    """Of `v`, no row of nulls: the table's key has none."""
+    return f"v.{next(iter(table.primary_key.columns)).name} IS NOT NULL"
 
 
 def _marks(columns: int, rows: int) -> str:
@@ -183,7 +197,8 @@ def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping
     changes = ", ".join(f"{column} = {value}" for column, value in set_.items())
     tail = f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
     if isinstance(conn, DirectConnection):
-        _run_together(conn, rows, lambda size: _sqlite_insert(table, columns, size, missing_only=False) + tail)
+        values = [row.values() for row in rows]
+        _run_together(conn, len(columns), values, lambda size: _sqlite_insert(table, columns, False, size) + tail)
     else:
         base = _pg_insert(table, columns, missing_only=False)
         statement = text(base.text + tail).bindparams(
@@ -193,20 +208,27 @@ def upsert(conn: Connection, table: Table, rows: Sequence[Row], *, set_: Mapping
 
 
 def update_rows(
-    conn: Connection, table: Table, rows: Sequence[Row], *, key: tuple[str, ...], set_: Mapping[str, str]
+    conn: Connection,
+    table: Table,
+    columns: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    *,
+    key: tuple[str, ...],
+    set_: Mapping[str, str],
 ) -> None:
     """Updates many rows, each with its own values, together (PostgreSQL: one statement for each row costs 30 µs each).
 
-    Every row has the same columns; `key` are those that find the row, each once; `set_` gives SQL over `t` (the row as it
-    is) and `v` (the values) for each column to change.
+    Every row has a value for each of `columns`, by place; `key` are those that find the row, each once; `set_` gives SQL
+    over `t` (the row as it is) and `v` (the values) for each column to change.
     """
     if not rows:
         return
-    columns, changes = tuple(rows[0]), tuple(set_.items())
+    changes = tuple(set_.items())
     if isinstance(conn, DirectConnection):
-        _run_together(conn, rows, partial(_sqlite_update, table, columns, key, changes))
+        _run_together(conn, len(columns), rows, partial(_sqlite_update, table, columns, key, changes))
     else:
-        conn.execute(_pg_update(table, columns, key, changes), {c: [row[c] for row in rows] for c in columns})
+        by_column = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+        conn.execute(_pg_update(table, columns, key, changes), by_column)
 
 
 Changes = tuple[tuple[str, str], ...]

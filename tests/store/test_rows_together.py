@@ -10,11 +10,15 @@ from relay.store.schema.push import account_day
 from relay.store.sql import insert_missing, insert_rows, update_rows, upsert
 
 KEY = ("app_id", "account", "day")
-COUNTS = (1, 2, 63, 64, 65, 200)
+COUNTS = (1, 2, 3, 41, 63, 64, 65, 200)
 
 
 def days(count: int, sent: int) -> list[dict[str, Any]]:
     return [{"app_id": "shop", "account": "v", "day": f"{n:03}", "sent": sent + n} for n in range(count)]
+
+
+def values(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [tuple(row.values()) for row in rows]
 
 
 def kept(conn: Conn) -> list[int]:
@@ -38,10 +42,11 @@ async def test_only_what_is_missing_is_inserted_and_counted(engine: Engine, coun
 @pytest.mark.parametrize("count", COUNTS)
 async def test_each_is_updated_with_its_own_values(engine: Engine, count: int) -> None:
     await engine.write(lambda conn, _: insert_rows(conn, account_day, days(count, 0)))
-    changed = days(count, 1000)[1:]
+    changed, columns = values(days(count, 1000)[1:]), (*KEY, "sent")
     larger = {"sent": "CASE WHEN v.sent > t.sent THEN v.sent ELSE t.sent END"}
-    await engine.write(lambda conn, _: update_rows(conn, account_day, changed, key=KEY, set_=larger))
-    await engine.write(lambda conn, _: update_rows(conn, account_day, days(count, 0), key=KEY, set_=larger))
+    await engine.write(lambda conn, _: update_rows(conn, account_day, columns, changed, key=KEY, set_=larger))
+    lower = values(days(count, 0))
+    await engine.write(lambda conn, _: update_rows(conn, account_day, columns, lower, key=KEY, set_=larger))
     assert await engine.read(lambda conn, _: kept(conn)) == [0, *range(1001, 1000 + count)]
 
 
