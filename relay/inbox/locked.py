@@ -16,7 +16,7 @@ from relay.inbox.push_due import NOTHING, Outstanding
 from relay.inbox.rows import Rows
 from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.woken import first_untold_ms
-from relay.model import GATEWAY, Device, DeviceKey, DeviceState, Entry, Inbox, Policy, PushJob, UserKey
+from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
 from relay.store import ack_ranges, held_entries, readers
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -158,7 +158,7 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def facts(self) -> UserFacts:
         return UserFacts(
-            devices=tuple(one for one in self.devices.values() if one.state is not DeviceState.GONE),
+            devices=self.devices.values(),
             read=self.read_markers,
             acks=self.acks,
             preferences=self.preferences,

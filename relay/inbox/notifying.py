@@ -1,17 +1,19 @@
 """What is worth a notification to a device that does not have it (protocol 7.1). All pure."""
 
+from collections.abc import Collection
+
 from msgspec import Struct
 
 from relay.inbox.preferences import NOTHING_SAID, Preferences, wanted
 from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.visibility import View, mentions, particulars_of, view
-from relay.model import Device, Entry, NotifyPolicy, Policy
+from relay.model import Device, DeviceState, Entry, NotifyPolicy, Policy
 
 
 class UserFacts(Struct, frozen=True, kw_only=True):
     """What decides about a device's notifications besides its own row."""
 
-    devices: tuple[Device, ...]  # of the user, all of them
+    devices: Collection[Device]  # of the user, all of them
     read: dict[str, int]  # conversation -> read_seq
     acks: dict[str, Acks]  # device -> its ranges
     preferences: Preferences = NOTHING_SAID
@@ -40,7 +42,7 @@ def answered(entry: Entry, facts: UserFacts, policy: Policy) -> bool:
         case NotifyPolicy.UNTIL_READ:
             return is_read(entry, facts.read)
         case NotifyPolicy.FIRST_DEVICE:
-            return any(_seen(entry, other, facts) for other in facts.devices)
+            return any(_seen(entry, other, facts) for other in facts.devices if other.state is not DeviceState.GONE)
 
 
 def _seen(entry: Entry, device: Device, facts: UserFacts) -> bool:
@@ -53,11 +55,13 @@ def _seen(entry: Entry, device: Device, facts: UserFacts) -> bool:
 def is_read(entry: Entry, markers: dict[str, int]) -> bool:
     """Whether the user's read marker of the conversation covers it. `markers`: conversation -> read_seq."""
     marker = markers.get(entry.conversation_id or "", 0)
-    return 0 < (particulars_of(entry).at or entry.seq) <= marker
+    return marker > 0 and 0 < (particulars_of(entry).at or entry.seq) <= marker
 
 
 def muted(entry: Entry, preferences: Preferences) -> bool:
     """Whether the user does not want to be told of it."""
+    if preferences is NOTHING_SAID:
+        return False
     return not wanted(preferences, entry.conversation_id, mention=mentions(entry), accepted_ms=entry.accepted_ms)
 
 
@@ -65,4 +69,4 @@ def _tells(entry: Entry, seen: View) -> bool:
     """Whether there is something to show to a device that sees the entry so."""
     if seen is View.HELD:
         return entry.tells_held
-    return seen in {View.FULL, View.FALLBACK} and not entry.only_held
+    return (seen is View.FULL or seen is View.FALLBACK) and not entry.only_held

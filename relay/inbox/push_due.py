@@ -99,7 +99,10 @@ class Rearmed(Struct, frozen=True, kw_only=True):
 
 def someone_looks(device: Device, devices: Iterable[Device]) -> bool:
     """Whether another device of the user is online in the foreground."""
-    return any(other.foreground and other.device_id != device.device_id for other in devices)
+    for other in devices:  # noqa: SIM110 - half the time of `any`, and it is asked of each push twice
+        if other is not device and other.foreground and other.device_id != device.device_id:
+            return True
+    return False
 
 
 def rearm(

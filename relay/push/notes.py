@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -37,6 +37,14 @@ class Note(Struct, frozen=True, kw_only=True):
         return not self.sealed and _unseen(self.shows)
 
 
+def all_unseen(notes: Iterable[Note]) -> bool:
+    """Whether the user sees nothing of any of them."""
+    for note in notes:  # noqa: SIM110 - half the time of `all`, and it is asked of each push
+        if not note.unseen:
+            return False
+    return True
+
+
 class Form:
     """How an attempt tells: each message (shown, or unseen), a summary, a bare wake-up, or again (a knock; a message's step)."""
 
@@ -62,20 +70,20 @@ def write_notes(
     if knock:
         known = all(item.entry.seq <= s.device.acked_high for item in items)
         return Form.KNOCK, [summary(s, items, capabilities, shown=not known and not bare, urgent=False)]
-    if bare or any(item.entry.seq <= s.job.bare_seq for item in items):
+    if bare or (s.job.bare_seq and any(item.entry.seq <= s.job.bare_seq for item in items)):
         return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
     room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told
     crowded = is_crowded(s, address, capabilities, fresh=len(newest))
     if len(newest) <= room and not crowded and s.untold_count <= len(s.untold):
         notes = [_own(s, item, capabilities) for item in newest]
-        if not all(note.unseen for note in notes):
+        if not all_unseen(notes):
             return Form.EACH, notes
         if len(notes) == 1 or not capabilities.silent_gap_s:
             return Form.UNSEEN, notes
         # The vendor lets few of these through: one of them brings the app to all.
         return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
     notes = _summaries(s, items, capabilities, crowded=crowded, room=room)
-    return Form.WAKE if all(note.unseen for note in notes) else Form.SUMMARY, notes
+    return Form.WAKE if all_unseen(notes) else Form.SUMMARY, notes
 
 
 def _summaries(
@@ -159,8 +167,10 @@ def is_urgent(item: Item) -> bool:
     return item.priority in SUMMARY_PRIORITY_URGENT
 
 
-def _newest_per_key(items: Sequence[Item]) -> list[Item]:
+def _newest_per_key(items: Sequence[Item]) -> Sequence[Item]:
     last: dict[str, int] = {item.collapse_key: item.entry.seq for item in items if item.collapse_key is not None}
+    if not last:
+        return items
     return [item for item in items if item.collapse_key is None or last[item.collapse_key] == item.entry.seq]
 
 

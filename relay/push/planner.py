@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from relay.inbox import push_due
 from relay.inbox.push_due import Later, Rest
 from relay.model import Address, DeviceState, PushJob
-from relay.push.notes import Form, Note, as_private, as_sealed, is_crowded, is_urgent, summary, write_notes
+from relay.push.notes import Form, Note, all_unseen, as_private, as_sealed, is_crowded, is_urgent, summary, write_notes
 from relay.push.situation import AccountView, Item, SharedNews, Situation, Wait, at_ms_of
 
 EXPIRING_MS = 2_000  # entries with less left are not worth a notification
@@ -70,6 +70,8 @@ def plan(s: Situation) -> Plan:
 
 def _step(s: Situation) -> Plan | None:
     """What is to be told again because a step of it is due; a device that was set back was told before. None: nothing."""
+    if not s.told:
+        return None
     high = max(s.device.acked_high, s.device.acked_seq)
     items = [one for one in s.told if one.entry.escalated is not None and high < one.entry.seq <= s.job.escalate_seq]
     if not items:
@@ -81,8 +83,10 @@ def _step(s: Situation) -> Plan | None:
 def _ordinary(s: Situation) -> Plan:
     """What is told for the first time, or knocked for."""
     if s.untold or s.shared:
-        items = [*s.untold, *(item for news in s.shared for item in news.items)]
-        since = [item.entry.accepted_ms for item in s.untold[:1]] + [news.since_ms for news in s.shared]
+        items, since = s.untold, [item.entry.accepted_ms for item in s.untold[:1]]
+        for news in s.shared:
+            items += news.items
+            since.append(news.since_ms)
         waiting = _not_yet(s, items, since_ms=min(since))
         if waiting is not None:
             return waiting
@@ -114,9 +118,10 @@ def _not_yet(s: Situation, items: Sequence[Item], *, since_ms: int) -> Wait | No
     )
     if s.now_ms < at_ms:
         return Wait(at_ms=at_ms, reason=reason)
-    breaks = s.urgent_breaks and any(item.priority == URGENT for item in items)
-    if s.quiet_until_ms is not None and not breaks:
-        return Wait(at_ms=s.quiet_until_ms, reason=Later.QUIET_HOURS)
+    if s.quiet_until_ms is not None:
+        breaks = s.urgent_breaks and any(item.priority == URGENT for item in items)
+        if not breaks:
+            return Wait(at_ms=s.quiet_until_ms, reason=Later.QUIET_HOURS)
     if s.job.retry_ms is not None and s.now_ms < s.job.retry_ms:
         return Wait(at_ms=s.job.retry_ms, reason=Later.BACKOFF)
     if s.now_ms < s.grace_until_ms and s.device.online and not any(is_urgent(item) for item in items):
@@ -147,7 +152,8 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         return replace(waits, account=address.account, urgent=any(item.priority == URGENT for item in anything))
     if not items:
         return _send_shared(s, address, account, beside=None)
-    fresh = [item for item in items if item.entry.expires_ms - s.now_ms > EXPIRING_MS]
+    expiring_ms = s.now_ms + EXPIRING_MS
+    fresh = [item for item in items if item.entry.expires_ms > expiring_ms]
     low, high = items[0].entry.seq, items[-1].entry.seq if step else max(s.upto_seq, items[-1].entry.seq)
     if not fresh:
         return (
@@ -173,7 +179,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         if form in {Form.EACH, Form.UNSEEN}:
             send = replace(send, form=Form.ESCALATE if beyond else Form.REPEAT)
         return replace(send, steps_upto=s.job.escalate_seq)
-    return send if knock else _send_shared(s, address, account, beside=send, items=free)
+    return _send_shared(s, address, account, beside=send, items=free) if s.shared and not knock else send
 
 
 def _send_shared(
@@ -251,13 +257,19 @@ def _rests_until(s: Situation, address: Address) -> int:
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:
     account = s.accounts[address.account].towards(address, s.device.platform)
+    if not account.held:
+        return [None] * len(items)
     return [account.holds(address.token_hash, item.push, s.now_ms) for item in items]
 
 
 def _all_held(s: Situation, address: Address, items: Sequence[Item]) -> bool:
     """Whether all of it has to wait for so long at this address that the device's next one should have it."""
-    limit_ms, waits = s.accounts[address.account].falls_back_ms, _held(s, address, items)
-    return limit_ms is not None and all(wait is not None and wait.at_ms - s.now_ms > limit_ms for wait in waits)
+    account = s.accounts[address.account]
+    limit_ms = account.falls_back_ms
+    if limit_ms is None or not account.held:
+        return False
+    waits = _held(s, address, items)
+    return all(wait is not None and wait.at_ms - s.now_ms > limit_ms for wait in waits)
 
 
 def is_retry(job: PushJob) -> bool:
@@ -267,7 +279,7 @@ def is_retry(job: PushJob) -> bool:
 
 def is_silent(send: Send) -> bool:
     """Whether the user sees nothing of it."""
-    return all(note.unseen for note in send.notes)
+    return all_unseen(send.notes)
 
 
 def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | None) -> Wait | None:
