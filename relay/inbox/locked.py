@@ -67,7 +67,7 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def forget_jobs(self) -> None:
         """Has the jobs read again: one was made."""
-        self._jobs = {key.device_id: job for key, job in job_rows.jobs_of(self.conn, [self.key]).items()}
+        self._jobs = job_rows.jobs_of(self.conn, [self.key]).get(self.key, {})
 
     @property
     def acks(self) -> dict[str, Acks]:
@@ -310,21 +310,21 @@ def device_in(users: Mapping[UserKey, Locked], key: DeviceKey) -> tuple[Locked, 
     return None if locked is None or device is None else (locked, device)
 
 
-def look_ahead(users: Mapping[UserKey, Locked], devices: Iterable[DeviceKey], *, content: bool = False) -> None:
+def look_ahead(devices: Iterable[tuple[Locked, Device]], *, content: bool = False) -> None:
     """Reads at once what these devices have been told of and may have to be, and of the latter the content.
 
-    Only for transactions that change no entries.
+    Only for transactions that change no entries; all of the devices are of one.
     """
     places: list[Place] = []
     fresh: dict[UserKey, int] = {}  # from here on something is untold
-    for key in devices:
-        if (found := device_in(users, key)) is not None:
-            locked, device = found
-            told = max(device.acked_seq, device.pushed_seq)
-            places += [(locked.key, after, locked.head_seq) for after in sorted({device.acked_seq, told})]
-            fresh[locked.key] = min(told, fresh.get(locked.key, told))
-    if places:
-        one = next(iter(users.values()))
+    one: Locked | None = None
+    for one, device in devices:
+        key, acked_seq, told = one.key, device.acked_seq, max(device.acked_seq, device.pushed_seq)
+        places.append((key, acked_seq, one.head_seq))
+        if told > acked_seq:
+            places.append((key, told, one.head_seq))
+        fresh[key] = min(told, fresh.get(key, told))
+    if one is not None:
         one.rows.look(one.now_ms, places, fresh if content else {})
 
 

@@ -31,16 +31,14 @@ class Rows:
         self.windows = windows(self._conn, now_ms, places)
         ids: dict[str, set[str]] = {}
         for key, after in fresh.items():
-            found = (entry for window in self.windows.get(key, ()) for entry in window.entries)
-            ids.setdefault(key.app_id, set()).update(entry.message_id for entry in found if entry.seq > after)
+            for window in self.windows.get(key, ()):
+                some = [entry.message_id for entry in window.entries if entry.seq > after]
+                ids.setdefault(key.app_id, set()).update(some)
         self.pushes = {app_id: message_rows.pushes_of(self._conn, app_id, some) for app_id, some in ids.items() if some}
 
     @cached_property
     def jobs(self) -> dict[UserKey, dict[str, PushJob]]:
-        found: dict[UserKey, dict[str, PushJob]] = {}
-        for key, job in job_rows.jobs_of(self._conn, self._users).items():
-            found.setdefault(key.user, {})[key.device_id] = job
-        return found
+        return job_rows.jobs_of(self._conn, self._users)
 
     @cached_property
     def acks(self) -> dict[UserKey, dict[str, Acks]]:

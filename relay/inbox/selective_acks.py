@@ -18,7 +18,7 @@ class Acks(Struct, frozen=True):
     missed: tuple[tuple[int, int], ...] = ()
 
     def has(self, seq: int) -> bool:
-        return bool(self.ranges) and inside(self.ranges, seq)
+        return inside(self.ranges, seq)
 
     def reaching(self, seq: int) -> int:
         """Up to where it has everything, if it has all up to this number."""

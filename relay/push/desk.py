@@ -154,7 +154,8 @@ def requeue(conn: Conn, now_ms: int, keys: Sequence[DeviceKey], policy_of: Polic
     dead.drop(conn, list(begins))
     flush(conn, now_ms, users.values())
     jobs = job_rows.jobs_of(conn, list(users))
-    return sum(1 for key in keys if key in jobs and jobs[key].due_ms is not None)
+    requeued = [job for key in keys if (job := jobs.get(key.user, {}).get(key.device_id)) is not None]
+    return sum(job.due_ms is not None for job in requeued)
 
 
 def _status(

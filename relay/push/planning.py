@@ -37,6 +37,8 @@ from relay.store.sql import StoreError
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
 Turn = Callable[[str, str, Wait], int]  # (app, account, its wait) -> when what waits for the account is planned again
 
+_notification = msgspec.json.Decoder(Notification).decode
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
@@ -89,45 +91,44 @@ def plan_due(
     beside = list(suspects)
     quarantined: list[Quarantined] = []
     calls: Counter[quota.Day] = Counter()
-    due_devices = [job.key for locked in users.values() for job in locked.jobs.values() if _claimable(job, now_ms)]
-    look_ahead(users, due_devices, content=True)
-    for key in dict.fromkeys([*due, *suspected]):  # of what an account can take now, whoever waits longest
-        locked = users.get(key)
-        if locked is None:
+    taken = [  # of what an account can take now, whoever waits longest
+        (locked, device, job)
+        for key in dict.fromkeys([*due, *suspected])
+        if (locked := users.get(key)) is not None
+        for device in locked.devices.values()
+        if (job := locked.jobs.get(device.device_id)) is not None and _claimable(job, now_ms)
+    ]
+    look_ahead([(locked, device) for locked, device, _ in taken], content=True)
+    for locked, device, job in taken:
+        key, views = device.key, apps[device.app_id]
+        if was_lost(job, owner):
+            lost.append((key, job.claim_token, job.lost + 1))
             continue
-        views = apps[key.app_id]
-        for device in locked.devices.values():
-            job = locked.jobs.get(device.device_id)
-            if job is None or not _claimable(job, now_ms):
-                continue
-            if was_lost(job, owner):
-                lost.append((device.key, job.claim_token, job.lost + 1))
-                continue
-            if job.lost >= LOST_MAX:
-                quarantined.append(_quarantine(locked, device, job))
-                lost.append((device.key, job.claim_token, 0))
-                continue
-            if job.lost and not may_join(job.lost, beside):
-                continue
-            try:
-                found = _plan_one(locked, device, job, addresses.get(device.key, []), views, boot_ms)
-            except StoreError:
-                raise
-            except Exception as error:  # noqa: BLE001 - what is stored for one device must not hold up the others
-                quarantined.append(Quarantined(device=device.key, error=error))
-                found = Stop(reason=push_due.Rest.QUARANTINED)
-            if isinstance(found, Send):
-                name = found.address.account
-                limited = views[name].quota
-                if limited is not None and limited.limit is not None:
-                    calls[key.app_id, name, limited.day] += len(found.notes)
-                views[name] = views[name].used(len(found.notes), retry=is_retry(job))
-                attempts.append(_attempt(locked, device, job, found))
-                beside += [job.lost] if job.lost else []
-            else:
-                if isinstance(found, Wait) and found.account is not None:
-                    found = replace(found, at_ms=turn(key.app_id, found.account, found))
-                rested.append(_rested(job, found))
+        if job.lost >= LOST_MAX:
+            quarantined.append(_quarantine(locked, device, job))
+            lost.append((key, job.claim_token, 0))
+            continue
+        if job.lost and not may_join(job.lost, beside):
+            continue
+        try:
+            found = _plan_one(locked, device, job, addresses.get(key, []), views, boot_ms)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what is stored for one device must not hold up the others
+            quarantined.append(Quarantined(device=key, error=error))
+            found = Stop(reason=push_due.Rest.QUARANTINED)
+        if isinstance(found, Send):
+            name = found.address.account
+            limited = views[name].quota
+            if limited is not None and limited.limit is not None:
+                calls[key.app_id, name, limited.day] += len(found.notes)
+            views[name] = views[name].used(len(found.notes), retry=is_retry(job))
+            attempts.append(_attempt(locked, key, job, found))
+            beside += [job.lost] if job.lost else []
+        else:
+            if isinstance(found, Wait) and found.account is not None:
+                found = replace(found, at_ms=turn(key.app_id, found.account, found))
+            rested.append(_rested(job, found))
     quota.count(conn, calls)
     job_rows.set_rearmed(conn, rested)
     job_rows.set_claims(conn, [(one.device, owner, one.token, one.claim_until_ms) for one in attempts])
@@ -205,7 +206,7 @@ def _plan_one(
     if job.lost >= BARE_FROM:
         last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
         job = replace(job, bare_seq=max(job.bare_seq, 0 if last is None else last.upto_seq))
-    shared = _shared(locked, device)
+    shared = _shared(locked, device) if locked.inbox.woken else ()
     found = plan(
         Situation(
             now_ms=locked.now_ms,
@@ -302,8 +303,7 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
         if len(entries) < ITEMS_MAX:
             break
         after = entries[-1].seq
-    oldest, newest = worth[:1], worth[-(ITEMS_MAX - 1) :]
-    kept = newest if oldest and oldest[0] in newest else oldest + newest
+    kept = worth if len(worth) <= ITEMS_MAX else [worth[0], *worth[-(ITEMS_MAX - 1) :]]
     contents = locked.pushes({entry.message_id for entry in kept})
     items = [_item(entry, device, contents[entry.message_id]) for entry in kept if entry.message_id in contents]
     return items, len(worth)
@@ -320,13 +320,13 @@ def _item(entry: Entry, device: Device, content: message_rows.Push) -> Item:
 
 def _shown(entry: Entry, device: Device, content: message_rows.Push) -> Notification:
     """What this device shows of it: of what it can't read yet, that there is something."""
-    held = visibility.view(entry, device) is visibility.View.HELD
-    return msgspec.json.decode((content.push_held if held else content.push) or "{}", type=Notification)
+    held = entry.hold and visibility.view(entry, device) is visibility.View.HELD
+    return _notification((content.push_held if held else content.push) or "{}")
 
 
-def _attempt(locked: Locked, device: Device, job: PushJob, send: Send) -> Attempt:
+def _attempt(locked: Locked, key: DeviceKey, job: PushJob, send: Send) -> Attempt:
     return Attempt(
-        device=device.key,
+        device=key,
         epoch=locked.inbox.epoch,
         head_seq=locked.head_seq,
         token=job.claim_token + 1,

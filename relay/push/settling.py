@@ -50,13 +50,19 @@ def settle(
     conn: Conn, now_ms: int, settlements: Sequence[Settlement], policy_of: PolicyOf
 ) -> list[Then | None | Exception]:
     """Writes results; None for one whose claim had passed to another worker."""
-    users = lock_users(conn, now_ms, {one.attempt.device.user for one in settlements}, policy_of)
+    owners = [one.attempt.device.user for one in settlements]
+    users = lock_users(conn, now_ms, owners, policy_of)
     addresses = address_rows.addresses_of(conn, users)
-    look_ahead(users, [one.attempt.device for one in settlements])
+    look_ahead(
+        (locked, device)
+        for one, owner in zip(settlements, owners, strict=True)
+        if (locked := users.get(owner)) is not None
+        and (device := locked.devices.get(one.attempt.device.device_id)) is not None
+    )
     ends, freed = [], []
     parking: list[tuple[Locked, Settlement]] = []
     answers: list[Then | Exception | None] = []
-    for one in settlements:
+    for one, owner in zip(settlements, owners, strict=True):
         outcome = one.result.outcome
         ends.append(
             attempt_rows.End(
@@ -70,7 +76,7 @@ def settle(
                 left_out_of(one.attempt, one.result.losses),
             )
         )
-        locked = users.get(one.attempt.device.user)
+        locked = users.get(owner)
         job = None if locked is None else locked.jobs.get(one.attempt.device.device_id)
         if locked is None or job is None or not one.attempt.holds(job):
             answers.append(None)

@@ -6,13 +6,15 @@ One statement for each device costs more than all the rest of planning and settl
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, select
+import msgspec
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import BigInteger, Text
 
 from relay.model import Entry, UserKey
-from relay.store.entries import DECIDING, LIVE, WITH_MESSAGE, entry_of
+from relay.store.entries import DECIDING, WITH_MESSAGE, entry_of
 from relay.store.schema.inboxes import inbox_entry
-from relay.store.spans import Span, in_spans, span_list
-from relay.store.sql import many_rows, per_dialect
+from relay.store.sql import is_sqlite, many_rows, per_dialect
 
 SPAN = 16  # numbers looked at after a place; who lacks more is asked about by itself
 
@@ -37,13 +39,27 @@ class Window(NamedTuple):
 
 @per_dialect
 def _in_windows(sqlite: bool) -> Select[Any]:
+    """What lies in two windows comes twice. All of a key comes from the list: so SQLite begins with that (see `among`)."""
+    columns: Any
+    if sqlite:
+        listed = func.json_each(bindparam("windows")).table_valued("value").c.value
+        columns = [func.json_extract(listed, f"$[{place}]") for place in range(4)]
+    else:
+        kinds: dict[str, Any] = {"apps": Text(), "users": Text(), "afters": BigInteger(), "uptos": BigInteger()}
+        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()]
+        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", name="span")
+        columns = span.render_derived().c
+    app, user, after, upto = columns
     return (
         select(*DECIDING, e.app_id)
         .select_from(WITH_MESSAGE)
         .where(
-            in_spans(sqlite=sqlite),
+            e.app_id == app,
+            e.user_id == user,
+            e.seq > after,
+            e.seq <= upto,
             e.notifiable == 1,
-            LIVE,
+            e.state == literal_column("'live'"),
             e.expires_ms > bindparam("now"),
         )
     )
@@ -51,16 +67,24 @@ def _in_windows(sqlite: bool) -> Select[Any]:
 
 def windows(conn: Connection, now_ms: int, places: Iterable[Place]) -> dict[UserKey, list[Window]]:
     """What begins at each of these places, as far as SPAN numbers on."""
-    wanted = dict.fromkeys(Span(*key, after, min(upto, after + SPAN)) for key, after, upto in places if after < upto)
-    entries: dict[UserKey, dict[int, Entry]] = {}
-    if wanted:
-        for row in many_rows(conn, _in_windows(conn), {"now": now_ms, **span_list(conn, list(wanted))}):
-            entry, user_id, app_id = entry_of(row), row[0], row[-1]
-            entries.setdefault(UserKey(app_id, user_id), {})[entry.seq] = entry
+    wanted = dict.fromkeys((key, after, min(upto, after + SPAN)) for key, after, upto in places if after < upto)
+    if not wanted:
+        return {}
+    entries: dict[tuple[str, str], dict[int, Entry]] = {}
+    for row in many_rows(conn, _in_windows(conn), {"now": now_ms, **_listed(conn, wanted)}):
+        entry = entry_of(row)
+        entries.setdefault((row[-1], row[0]), {})[entry.seq] = entry
     found: dict[UserKey, list[Window]] = {}
-    for app_id, user_id, after, upto in wanted:
-        key = UserKey(app_id, user_id)
+    for key, after, upto in wanted:
         seen = entries.get(key, {})
         inside = [seen[seq] for seq in sorted(seen) if after < seq <= upto]
         found.setdefault(key, []).append(Window(after, upto, inside))
     return found
+
+
+def _listed(conn: Connection, wanted: Iterable[Place]) -> dict[str, Any]:
+    flat = [(*key, after, upto) for key, after, upto in wanted]
+    if is_sqlite(conn):
+        return {"windows": msgspec.json.encode(flat).decode()}
+    names = ("apps", "users", "afters", "uptos")
+    return dict(zip(names, map(list, zip(*flat, strict=True)), strict=True))

@@ -74,13 +74,13 @@ def _jobs(sqlite: bool) -> Select[Any]:
     return select(*_columns).where(j.app_id == bindparam("app"), in_list(j.user_id, "users", sqlite=sqlite))
 
 
-def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, PushJob]:
-    """The jobs of all devices of these users."""
-    found: dict[DeviceKey, PushJob] = {}
+def jobs_of(conn: Connection, keys: Iterable[UserKey]) -> dict[UserKey, dict[str, PushJob]]:
+    """The jobs of all devices of these users, by device; users without one are left out."""
+    found: dict[UserKey, dict[str, PushJob]] = {}
     for app_id, users in by_app(keys).items():
         for row in many_rows(conn, _jobs(conn), {"app": app_id, "users": as_list(conn, users)}):
             job = PushJob(*row)
-            found[job.key] = job
+            found.setdefault(UserKey(app_id, job.user_id), {})[job.device_id] = job
     return found
 
 

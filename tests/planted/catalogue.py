@@ -249,8 +249,8 @@ BUGS = (
         "what killed the process killed it for ever",
         one(
             "relay/push/planning.py",
-            "                lost.append((device.key, job.claim_token, job.lost + 1))",
-            "                lost.append((device.key, job.claim_token, job.lost))",
+            "            lost.append((key, job.claim_token, job.lost + 1))",
+            "            lost.append((key, job.claim_token, job.lost))",
         ),
         ("tests/store/test_poison.py",),
     ),

@@ -237,7 +237,9 @@ class House:
 
     async def job(self, name: str) -> Any:
         device = self.key(name)
-        return (await self.engine.read(lambda conn, _: job_rows.jobs_of(conn, [device.user])))[device]
+        return (await self.engine.read(lambda conn, _: job_rows.jobs_of(conn, [device.user])))[device.user][
+            device.device_id
+        ]
 
     # --- looking at rows ---
 

@@ -113,7 +113,7 @@ class Desk:
 
     async def job(self) -> Any:
         jobs = await self.engine.read(lambda conn, _: job_rows.jobs_of(conn, [PHONE.user]))
-        return jobs[PHONE]
+        return jobs[PHONE.user][PHONE.device_id]
 
 
 @pytest.fixture
