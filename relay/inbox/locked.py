@@ -139,7 +139,7 @@ class Locked(msgspec.Struct, kw_only=True):
         self._to_rearm[device_id] = self._to_rearm.get(device_id, False) or anew
 
     def put_job(self, job: PushJob) -> None:
-        """The job's counters as they should be; its `due_ms` follows from `rearm`."""
+        """The job's counters and claim as they should be; its `due_ms` follows from `rearm`."""
         self.jobs[job.device_id] = job
         self._jobs_changed.add(job.device_id)
         self.rearm(job.device_id)
@@ -262,9 +262,11 @@ class Locked(msgspec.Struct, kw_only=True):
         self._muted = True
 
     def _rearmed(self, device_id: str, *, anew: bool) -> PushJob | None:
-        device, job = self.devices.get(device_id), self.jobs.get(device_id)
-        if device is None or job is None:
-            return None
+        jobs, put = self.jobs, device_id in self._jobs_changed
+        device, before = self.devices.get(device_id), jobs.get(device_id)
+        if device is None or before is None:
+            return before if put else None
+        job = before
         if anew:
             job = replace(job, knock=0, told_ms=None, tries=0, retry_ms=None)
         after = push_due.rearm(
@@ -277,9 +279,9 @@ class Locked(msgspec.Struct, kw_only=True):
             gateway=device.node_id == GATEWAY,
         )
         new = replace(job, due_ms=after.due_ms, reason=after.reason, told_ms=after.told_ms)
-        if new == self.jobs[device_id] and device_id not in self._jobs_changed:
+        if new == before and not put:
             return None
-        self.jobs[device_id] = new
+        jobs[device_id] = new
         return new
 
     def changed_devices(self) -> list[tuple[Device, Device]]:

@@ -27,5 +27,7 @@ def bury(locked: Locked, device: Device, *, account: str, token_hash: bytes, cod
 
 def active(addresses: Sequence[Address], *, account: str, token_hash: bytes) -> Address | None:
     """The device's active address with this token, if it has it."""
-    same = (a for a in addresses if a.account == account and a.token_hash == token_hash)
-    return next((a for a in same if a.state == "active"), None)
+    for one in addresses:
+        if one.token_hash == token_hash and one.account == account and one.state == "active":
+            return one
+    return None

@@ -106,7 +106,6 @@ def plan_due(
             continue
         if job.lost >= LOST_MAX:
             quarantined.append(_quarantine(locked, device, job))
-            lost.append((key, job.claim_token, 0))
             continue
         if job.lost and not may_join(job.lost, beside):
             continue
@@ -138,7 +137,7 @@ def plan_due(
     return Planned(
         attempts=tuple(attempts),
         looked=len(due),
-        suspected=len(lost),
+        suspected=len(lost) + sum(one.error is None for one in quarantined),
         quarantined=tuple(quarantined),
         parked=parked,
     )
@@ -181,7 +180,7 @@ def _quarantine(locked: Locked, device: Device, job: PushJob) -> Quarantined:
     if wanted := wishes(locked, device):
         locked.raise_reads(device.device_id, {one.key.conversation_id: Read.told(one.upto) for one in wanted})
     told_ms = locked.now_ms if job.told_ms is None else job.told_ms
-    locked.put_job(replace(job, told_ms=told_ms, tries=0, retry_ms=None, lost=0))
+    locked.put_job(replace(job, told_ms=told_ms, tries=0, retry_ms=None, claim=None, claim_until_ms=None, lost=0))
     return Quarantined(device=device.key, account=None if last is None else last.account)
 
 

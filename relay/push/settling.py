@@ -23,7 +23,6 @@ from relay.push.situation import ITEMS_MAX
 from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
 from relay.store import dead, quota, readers
-from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
 from relay.store.parked import park_account, parked_since_ms
@@ -59,7 +58,7 @@ def settle(
         if (locked := users.get(owner)) is not None
         and (device := locked.devices.get(one.attempt.device.device_id)) is not None
     )
-    ends, freed = [], []
+    ends: list[attempt_rows.End] = []
     parking: list[tuple[Locked, Settlement]] = []
     answers: list[Then | Exception | None] = []
     for one, owner in zip(settlements, owners, strict=True):
@@ -81,7 +80,8 @@ def settle(
         if locked is None or job is None or not one.attempt.holds(job):
             answers.append(None)
             continue
-        freed.append((one.attempt.device, one.attempt.token, _lost(job, one.result)))
+        job = replace(job, claim=None, claim_until_ms=None, lost=_lost(job, one.result))
+        locked.put_job(job)
         then = _settle_one(locked, job, one, addresses.get(one.attempt.device, []))
         if then is Then.PARK:
             parking.append((locked, one))
@@ -98,7 +98,6 @@ def settle(
     )
     quota.hold(conn, [held for one in settlements for held in _held(one)])
     attempt_rows.end_attempts(conn, ends)
-    job_rows.release_claims(conn, freed)
     flush(conn, now_ms, users.values())
     return answers
 
@@ -130,15 +129,16 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         then = Then.MOOT  # what a token before this one was told may never have arrived
     if current is not None and _fails_on(locked, device, one, current):
         then = Then.NEXT_ADDRESS
+    if then is Then.TOLD:
+        _told(locked, device, job, one)
+        if current is not None and is_stale(device, current, policy=locked.policy, now_ms=locked.now_ms):
+            address_rows.note_pushed(
+                locked.conn, locked.now_ms, device.key, account=current.account, token_hash=current.token_hash
+            )
+        return then
     several = sum(a.state == "active" for a in addresses)
     turn = job.tries // TRIES_PER_ADDRESS + 1  # of the next address
     match then:
-        case Then.TOLD:
-            _told(locked, device, job, one)
-            if current is not None and is_stale(device, current, policy=locked.policy, now_ms=locked.now_ms):
-                address_rows.note_pushed(
-                    locked.conn, locked.now_ms, device.key, account=current.account, token_hash=current.token_hash
-                )
         case Then.GIVE_UP:
             _told(locked, device, job, one)
             _bury(locked, device, one)

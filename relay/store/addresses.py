@@ -30,7 +30,8 @@ def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, l
         for user_id, device_id, *rest in rows:
             found.setdefault(DeviceKey(app_id, user_id, device_id), []).append(Address(*rest))
     for some in found.values():
-        some.sort(key=attrgetter("preference"))
+        if len(some) > 1:
+            some.sort(key=attrgetter("preference"))
     return found
 
 

@@ -93,13 +93,17 @@ def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
     update_rows(conn, push_job, (*_KEY, "due_ms"), rows, key=_KEY, set_=_LOWER)
 
 
-_rearmed = ("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "escalate_seq")
+_rearmed = (
+    *("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq", "escalate_seq"),
+    *("claim", "claim_until_ms", "lost"),
+)
 _REARMED = {name: f"v.{name}" for name in _rearmed}
 _rearmed_row = attrgetter(*_KEY, *_rearmed)
 
 
 def set_rearmed(conn: Connection, jobs: Sequence[PushJob]) -> None:
-    """Writes when these jobs are due, and what that follows from: the only statement that raises or clears `due_ms`."""
+    """Writes when these jobs are due, what that follows from, and whose they are: the only statement that raises or clears
+    `due_ms`. Under L(u), where claims are taken and given back as well."""
     rows = list(map(_rearmed_row, jobs))
     update_rows(conn, push_job, (*_KEY, *_REARMED), rows, key=_KEY, set_=_REARMED)
 
