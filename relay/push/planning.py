@@ -217,8 +217,6 @@ def _plan_one(
             told_last=attempt_rows.told_last(locked.conn, device.key) if told else None,
             shared=shared,
             upto_seq=locked.head_seq if untold else device.pushed_seq,
-            told_count=_told_count(locked, device, job, views) if untold else 0,
-            shared_keys=_shared_keys(locked, device, shared, views) if untold or shared else 0,
             addresses=tuple(addresses),
             accounts=views,
             policy=of_user(locked.policy, locked.preferences),
@@ -227,6 +225,8 @@ def _plan_one(
             muted=locked.outstanding(device).muted if not untold and not told else False,
             quiet_until_ms=quiet_until(locked.preferences, device.tz, locked.now_ms),
             urgent_breaks=locked.preferences.urgent_breaks,
+            told_count=_told_count(locked, device, job, views) if untold else 0,
+            shared_keys=_shared_keys(locked, device, shared, views) if untold or shared else 0,
             grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
         )
     )

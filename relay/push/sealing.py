@@ -1,6 +1,6 @@
 """What a vendor carries and cannot read: a notification encrypted for the device that shows it (RFC 8291, `aes128gcm`). Pure."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 import msgspec
@@ -60,7 +60,7 @@ def encrypted(shown: Notification, push_id: str, keys: SealKeys, seed: bytes) ->
     """
     members = {"id": push_id} | {
         name: value
-        for name in (one.name for one in fields(Notification))
+        for name in Notification.__struct_fields__
         if name != "overrides" and (value := getattr(shown, name)) != getattr(NOTHING, name)
     }
     data = msgspec.json.encode(members)

@@ -64,7 +64,7 @@ def settle(
     for one, owner in zip(settlements, owners, strict=True):
         outcome = one.result.outcome
         ends.append(
-            attempt_rows.End(
+            (
                 *one.attempt.device,
                 one.attempt.token,
                 one.attempt.started_ms,

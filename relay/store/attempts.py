@@ -1,7 +1,7 @@
 """Rows of attempts: what was handed to which vendor, and what became of it. A log, for the trace and for reports."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, exists, func, select
 
@@ -23,24 +23,13 @@ _ENDED = ("ended_ms", "verdict", "vendor_id", "vendor_code", "left_out")
 _FIRST_END = {c: f"CASE WHEN t.ended_ms IS NULL THEN v.{c} ELSE t.{c} END" for c in _ENDED}
 
 
-class End(NamedTuple):
-    """How an attempt ended, by the columns of its row."""
-
-    app_id: str
-    user_id: str
-    device_id: str
-    claim_token: int
-    started_ms: int
-    ended_ms: int
-    verdict: str
-    vendor_id: str | None
-    vendor_code: str | None
-    left_out: str
+_KEY = (*DeviceKey._fields, "claim_token", "started_ms")
+End = tuple[str, str, str, int, int, int, str, str | None, str | None, str]  # the values of _KEY and _ENDED
 
 
 def end_attempts(conn: Connection, ends: Sequence[End]) -> None:
-    """The log keeps late results too."""
-    update_rows(conn, push_attempt, End._fields, ends, key=End._fields[:5], set_=_FIRST_END)
+    """How these attempts ended. The log keeps late results too."""
+    update_rows(conn, push_attempt, (*_KEY, *_ENDED), ends, key=_KEY, set_=_FIRST_END)
 
 
 _one_attempt = select(_a.account, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(

@@ -202,6 +202,16 @@ async def test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothin
     assert (await desk.inbox.reader.device(PHONE))[0].has_address == 1
 
 
+async def test_what_ends_after_its_device_has_signed_out_gives_its_claim_back(desk: Desk, clock: Any) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    assert (await desk.job()).claim == "n1"
+    await desk.inbox.sign_out(PHONE)
+    assert await desk.settle(attempt, Verdict.ACCEPTED) is Then.MOOT
+    assert (await desk.job()).claim is None
+
+
 async def test_a_repeat_is_known_as_one_though_another_message_has_come(desk: Desk, clock: Any) -> None:
     """The vendor may have it: its answer was lost. Who drops repeats must not show the first message twice."""
     await desk.send()

@@ -191,7 +191,7 @@ def test_the_vendor_sees_nothing_of_it_and_the_device_all(shown: Notification, c
 def vars_of(shown: Notification) -> dict[str, Any]:
     """What is set, as JSON has it."""
     bare = Notification()
-    found = {field.name: getattr(shown, field.name) for field in fields(shown)}
+    found = structs.asdict(shown)
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in found.items()
