@@ -91,7 +91,7 @@ def _picker(names: Sequence[str]) -> Callable[[Mapping[str, Any]], Values]:
 class Plan:
     """A statement as sqlite3 takes it: its text, the order of its parameters, the rows it makes."""
 
-    __slots__ = ("_blobs", "_constants", "_make", "_pick", "_width", "text")
+    __slots__ = ("_blobs", "_constants", "_make", "_packed", "_pick", "_width", "text")
 
     def __init__(self, compiled: SQLCompiler) -> None:
         given = dict.fromkeys(name for name, bind in compiled.binds.items() if bind.required)
@@ -101,12 +101,19 @@ class Plan:
         self._constants = {name: value for name, value in whole.parameters.items() if name not in given}
         self._pick = _picker(places)
         self._make: Callable[[Values], Row] | None = None
+        self._packed: str | None = None
         columns = compiled._result_columns  # noqa: SLF001 - no public name
         self._width = len(columns)
         self._blobs = [place for place, column in enumerate(columns) if isinstance(column.type, LargeBinary)]
 
+    @property
     def packed(self) -> str:
         """The same rows as one, a JSON array of arrays; bytes in hexadecimal digits."""
+        if self._packed is None:
+            self._packed = self._as_one_row()
+        return self._packed
+
+    def _as_one_row(self) -> str:
         names = [f"c{place}" for place in range(self._width)]
         values = [
             f"iif({name} IS NULL, NULL, hex({name}))" if n in self._blobs else name for n, name in enumerate(names)
@@ -188,7 +195,7 @@ class DirectConnection(Connection):
         plan = self._plan(statement, tuple(parameters))
         if plan is None:
             return list(super().execute(statement, parameters))
-        (found,) = self._run(plan.packed(), plan.values(parameters)).fetchone()
+        (found,) = self._run(plan.packed, plan.values(parameters)).fetchone()
         return plan.unpacked(found)
 
     def _plan(self, statement: Executable, keys: tuple[str, ...]) -> Plan | None:
