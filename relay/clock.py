@@ -126,6 +126,7 @@ class StoreClock:
         self._theirs_ms, self._at_ms = theirs_ms, (asked_ms + at_ms) // 2
 
 
+@lru_cache(maxsize=64)  # what one transaction writes has one time
 def rfc3339(ms: int) -> str:
     """`2026-05-03T09:12:44.018Z`."""
     second, rest = divmod(ms, 1000)

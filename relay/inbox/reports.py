@@ -56,31 +56,23 @@ def is_delivery(entry: Entry) -> bool:
 
 def tell(locked: Locked, device: Device | None, type_: str, items: Sequence[Reported]) -> None:
     """Adds events of `type_` about these deliveries, some in each. No device: nobody had one."""
+    app_id, user_id = locked.key
     device_id = None if device is None else device.device_id
-    for chunk in _chunks(items):
-        listed = []
-        for entry, detail in chunk:
+    head = {"user": user_id, "device": device_id, "at": rfc3339(locked.now_ms)}
+    for start in range(0, len(items), DELIVERIES_MAX):
+        ids: list[str] = []
+        listed: list[dict[str, Any]] = []
+        for entry, detail in items[start : start + DELIVERIES_MAX]:
             fact = (type_, detail) if type_ == RECEIPT else (type_,)
-            one = {
-                "id": derived_id("dlv_", *locked.key, device_id or "", entry.message_id, *fact),
-                "message_id": entry.message_id,
-                "seq": entry.seq,
-            }
+            id_ = derived_id("dlv_", app_id, user_id, device_id or "", entry.message_id, *fact)
+            one = {"id": id_, "message_id": entry.message_id, "seq": entry.seq}
             if detail is not None:
                 one["detail"] = detail
+            ids.append(id_)
             listed.append(one)
+        event_id = derived_id("evt_", type_, *ids)
         locked.events.append(
-            NewEvent(
-                app_id=locked.key.app_id,
-                event_id=derived_id("evt_", type_, *(str(one["id"]) for one in listed)),
-                type=type_,
-                data={
-                    "user": locked.key.user_id,
-                    "device": device_id,
-                    "at": rfc3339(locked.now_ms),
-                    "deliveries": listed,
-                },
-            )
+            NewEvent(app_id=app_id, event_id=event_id, type=type_, data={**head, "deliveries": listed})
         )
 
 
@@ -94,11 +86,6 @@ def tell_device(locked: Locked, device: Device, type_: str, **data: object) -> N
             data={"user": locked.key.user_id, "device": device.device_id, "at": rfc3339(locked.now_ms), **data},
         )
     )
-
-
-def _chunks(items: Sequence[Reported]) -> Iterator[Sequence[Reported]]:
-    for start in range(0, len(items), DELIVERIES_MAX):
-        yield items[start : start + DELIVERIES_MAX]
 
 
 def tell_undelivered(

@@ -84,7 +84,7 @@ def by_new_name(conn: Conn, one: Attempt) -> Attempt | None:
 def left_out_of(one: Attempt, losses: Sequence[str] = ()) -> str:
     """What the vendor does not get of what the attempt shows, as its row has it: with commas between."""
     planned = [what for note in one.send.notes for what in note.left_out]
-    return ",".join(dict.fromkeys([*planned, *losses]))
+    return ",".join(dict.fromkeys([*planned, *losses])) if planned or losses else ""
 
 
 def _named(one: Attempt) -> set[str]:

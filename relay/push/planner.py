@@ -315,6 +315,8 @@ def _choose(s: Situation, ready: Sequence[Address]) -> Address:
     Short waits (a full bucket, a circuit that is probed) are waited for: order is kept, and nothing shows twice. The probe
     of a vendor that is away goes to the first address, by whoever is due when it falls due.
     """
+    if len(ready) == 1:
+        return ready[0]
     first = s.job.tries // TRIES_PER_ADDRESS
     chain = [ready[(first + n) % len(ready)] for n in range(len(ready))]
     for address in chain:

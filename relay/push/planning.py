@@ -206,6 +206,7 @@ def _plan_one(
         last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
         job = replace(job, bare_seq=max(job.bare_seq, 0 if last is None else last.upto_seq))
     shared = _shared(locked, device) if locked.inbox.woken else ()
+    preferences = locked.preferences
     found = plan(
         Situation(
             now_ms=locked.now_ms,
@@ -219,12 +220,12 @@ def _plan_one(
             upto_seq=locked.head_seq if untold else device.pushed_seq,
             addresses=tuple(addresses),
             accounts=views,
-            policy=of_user(locked.policy, locked.preferences),
+            policy=of_user(locked.policy, preferences),
             elsewhere=push_due.someone_looks(device, locked.devices.values()),
             gateway=device.node_id == GATEWAY,
             muted=locked.outstanding(device).muted if not untold and not told else False,
-            quiet_until_ms=quiet_until(locked.preferences, device.tz, locked.now_ms),
-            urgent_breaks=locked.preferences.urgent_breaks,
+            quiet_until_ms=quiet_until(preferences, device.tz, locked.now_ms),
+            urgent_breaks=preferences.urgent_breaks,
             told_count=_told_count(locked, device, job, views) if untold else 0,
             shared_keys=_shared_keys(locked, device, shared, views) if untold or shared else 0,
             grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,

@@ -33,8 +33,9 @@ class Window(NamedTuple):
         """The first `limit` in (after, upto]; None if that cannot be told from here."""
         if not self.after <= after <= self.upto:
             return None
-        found = [one for one in self.entries if after < one.seq <= upto][:limit]
-        return found if upto <= self.upto or len(found) == limit else None
+        whole = after == self.after and upto >= self.upto
+        found = self.entries if whole else [one for one in self.entries if after < one.seq <= upto]
+        return found[:limit] if upto <= self.upto or len(found) >= limit else None
 
 
 @per_dialect

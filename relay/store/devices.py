@@ -102,10 +102,10 @@ def save_devices(conn: Connection, changes: Sequence[tuple[Device, Device]]) -> 
     shapes: dict[tuple[str, ...], list[list[Any]]] = {}
     for old, new in changes:
         before, after = astuple(old), astuple(new)
-        names = tuple(compress(FIELDS, map(ne, before, after)))
-        if names:
-            values = compress(after, map(ne, before, after))
-            shapes.setdefault(names, []).append([new.app_id, new.user_id, new.device_id, *map(_plain, values)])
+        differs = list(map(ne, before, after))
+        if names := tuple(compress(FIELDS, differs)):
+            values = map(_plain, compress(after, differs))
+            shapes.setdefault(names, []).append([new.app_id, new.user_id, new.device_id, *values])
     key = DeviceKey._fields
     for names, rows in shapes.items():
         update_rows(conn, device, key + names, rows, key=key, set_={name: f"v.{name}" for name in names})
