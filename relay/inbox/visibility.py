@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import msgspec
 
-from relay.model import Device, Entry, EntryState, Kind, Scope, Why
+from relay.model import EVERYWHERE, Device, Entry, EntryState, Kind, Scope, Why
 
 
 class View(StrEnum):
@@ -69,20 +69,17 @@ def view(entry: Entry, device: Device) -> View:
     """How `device` sees `entry`, whatever the entry's state. Evaluated when reading and planning, from stored facts."""
     if entry.only_device and entry.only_device != device.device_id:
         return View.NONE
-    if not in_scope(entry.scope, device):
+    scope = entry.scope
+    if scope is not EVERYWHERE and not in_scope(scope, device):
         return View.NONE
-    if (entry.only_device or entry.scope.devices) and device.created_ms > entry.accepted_ms:
+    if (entry.only_device or scope.devices) and device.created_ms > entry.accepted_ms:
         return View.NONE  # it was named before it existed (or in an earlier life)
-    if (
-        entry.scope.online
-        and entry.kind is Kind.MESSAGE
-        and device.device_id not in (particulars_of(entry).online or ())
-    ):
+    if scope.online and entry.kind is Kind.MESSAGE and device.device_id not in (particulars_of(entry).online or ()):
         return View.NONE
     content = as_content(entry, device)
-    sent_here = entry.origin_device == device.device_id and entry.origin_session == device.session
-    if entry.kind is Kind.OWN and sent_here and content is View.FULL:
-        return View.OWN
+    if entry.kind is Kind.OWN and content is View.FULL:
+        sent_here = entry.origin_device == device.device_id and entry.origin_session == device.session
+        return View.OWN if sent_here else content
     return content
 
 

@@ -195,10 +195,9 @@ def _lacks(shows: Notification | None, capabilities: Capabilities, *, replaces: 
     return tuple(missing)
 
 
-def _ttl_s(s: Situation, items: Sequence[Item], capabilities: Capabilities) -> int:
+def _ttl_s(s: Situation, expires_ms: int, capabilities: Capabilities) -> int:
     """The shortest useful life: the vendor must not show what has expired."""
-    rest_ms = max(item.entry.expires_ms for item in items) - s.now_ms
-    return max(1, min(rest_ms // 1000, capabilities.ttl_s_max))
+    return max(1, min((expires_ms - s.now_ms) // 1000, capabilities.ttl_s_max))
 
 
 def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
@@ -207,7 +206,7 @@ def _own(s: Situation, item: Item, capabilities: Capabilities) -> Note:
         collapse_key=item.collapse_key or item.entry.message_id,
         shows=item.push,
         urgent=item.priority != "low",
-        ttl_s=_ttl_s(s, [item], capabilities),
+        ttl_s=_ttl_s(s, item.entry.expires_ms, capabilities),
         ids=(item.entry.message_id,),
         count=1,
         upto_seq=item.entry.seq,
@@ -252,7 +251,7 @@ def summary(
         collapse_key=id_,
         shows=text if shown else None,
         urgent=urgent,
-        ttl_s=_ttl_s(s, items, capabilities),
+        ttl_s=_ttl_s(s, max(item.entry.expires_ms for item in items), capabilities),
         ids=tuple(item.entry.message_id for item in items[-IDS_MAX:]),
         count=count,
         upto_seq=newest.entry.seq,

@@ -83,7 +83,7 @@ def _step(s: Situation) -> Plan | None:
 def _ordinary(s: Situation) -> Plan:
     """What is told for the first time, or knocked for."""
     if s.untold or s.shared:
-        items, since = s.untold, [item.entry.accepted_ms for item in s.untold[:1]]
+        items, since = s.untold, [s.untold[0].entry.accepted_ms] if s.untold else []
         for news in s.shared:
             items += news.items
             since.append(news.since_ms)
@@ -167,7 +167,9 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     notes = [as_sealed(note, account) for note in notes]
     if knock or step:
         notes = [replace(note, again=_which(s, note, fresh, step=step)) for note in notes]
-    told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
+    told = notes
+    if account.held:
+        told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
         return replace(min((wait for wait in waiting if wait is not None), key=at_ms_of), account=address.account)

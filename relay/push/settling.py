@@ -96,7 +96,7 @@ def settle(
             if one.spent is not None
         },
     )
-    quota.hold(conn, [held for one in settlements for held in _held(one)])
+    quota.hold(conn, [held for one in settlements if one.result.spent for held in _held(one)])
     attempt_rows.end_attempts(conn, ends)
     flush(conn, now_ms, users.values())
     return answers
@@ -120,7 +120,8 @@ def _lost(job: PushJob, result: Result) -> int:
 def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequence[Address]) -> Then:
     device_id = one.attempt.device.device_id
     device = locked.devices.get(device_id)
-    _tell_impaired(locked, one)
+    if one.result.impaired:
+        _tell_impaired(locked, one)
     then = after(one.result, one.attempt.send.form)
     if device is None:
         return Then.MOOT
