@@ -4,10 +4,12 @@ One statement for each device costs more than all the rest of planning and settl
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, func, literal_column, select
+from msgspec import Struct
+from sqlalchemy import Connection, Select, bindparam, func, literal_column, select, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Text
 
@@ -20,9 +22,10 @@ SPAN = 16  # numbers looked at after a place; who lacks more is asked about by i
 
 Place = tuple[UserKey, int, int]  # an inbox, and numbers in (after, upto]
 e = inbox_entry.c
+_seq = attrgetter("seq")
 
 
-class Window(NamedTuple):
+class Window(Struct, frozen=True, gc=False):
     """All that is live and may be worth a notification in (after, upto] of one inbox, in order."""
 
     after: int
@@ -38,21 +41,30 @@ class Window(NamedTuple):
         return found[:limit] if upto <= self.upto or len(found) >= limit else None
 
 
+_LISTS: dict[str, Any] = {
+    "apps": Text(),
+    "users": Text(),
+    "afters": BigInteger(),
+    "uptos": BigInteger(),
+    "places": BigInteger(),
+}
+
+
 @per_dialect
 def _in_windows(sqlite: bool) -> Select[Any]:
-    """What lies in two windows comes twice. All of a key comes from the list: so SQLite begins with that (see `among`)."""
+    """Each entry with the place of its window; what lies in two comes twice. All of a key comes from the list: so SQLite
+    begins with that (see `among`)."""
     columns: Any
     if sqlite:
         listed = func.json_each(bindparam("windows")).table_valued("value").c.value
-        columns = [func.json_extract(listed, f"$[{place}]") for place in range(4)]
+        columns = [func.json_extract(listed, f"$[{place}]") for place in range(len(_LISTS))]
     else:
-        kinds: dict[str, Any] = {"apps": Text(), "users": Text(), "afters": BigInteger(), "uptos": BigInteger()}
-        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()]
-        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", name="span")
+        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in _LISTS.items()]
+        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", "place", name="span")
         columns = span.render_derived().c
-    app, user, after, upto = columns
+    app, user, after, upto, place = columns
     return (
-        select(*DECIDING, e.app_id)
+        select(*DECIDING, type_coerce(place, BigInteger))
         .select_from(WITH_MESSAGE)
         .where(
             e.app_id == app,
@@ -68,24 +80,21 @@ def _in_windows(sqlite: bool) -> Select[Any]:
 
 def windows(conn: Connection, now_ms: int, places: Iterable[Place]) -> dict[UserKey, list[Window]]:
     """What begins at each of these places, as far as SPAN numbers on."""
-    wanted = dict.fromkeys((key, after, min(upto, after + SPAN)) for key, after, upto in places if after < upto)
+    wanted = list(dict.fromkeys((key, after, min(upto, after + SPAN)) for key, after, upto in places if after < upto))
     if not wanted:
         return {}
-    entries: dict[tuple[str, str], dict[int, Entry]] = {}
+    entries: list[list[Entry]] = [[] for _ in wanted]
     for row in many_rows(conn, _in_windows(conn), {"now": now_ms, **_listed(conn, wanted)}):
-        entry = entry_of(row)
-        entries.setdefault((row[-1], row[0]), {})[entry.seq] = entry
+        entries[row[-1]].append(entry_of(row))
     found: dict[UserKey, list[Window]] = {}
-    for key, after, upto in wanted:
-        seen = entries.get(key, {})
-        inside = [seen[seq] for seq in sorted(seen) if after < seq <= upto]
+    for (key, after, upto), inside in zip(wanted, entries, strict=True):
+        inside.sort(key=_seq)
         found.setdefault(key, []).append(Window(after, upto, inside))
     return found
 
 
 def _listed(conn: Connection, wanted: Iterable[Place]) -> dict[str, Any]:
-    flat = [(*key, after, upto) for key, after, upto in wanted]
+    flat = [(*key, after, upto, place) for place, (key, after, upto) in enumerate(wanted)]
     if is_sqlite(conn):
         return {"windows": msgspec.json.encode(flat).decode()}
-    names = ("apps", "users", "afters", "uptos")
-    return dict(zip(names, map(list, zip(*flat, strict=True)), strict=True))
+    return dict(zip(_LISTS, map(list, zip(*flat, strict=True)), strict=True))

@@ -1,8 +1,9 @@
 """Rows of messages, each once for all its receivers, and of the keys by which a repeat is known."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from sqlalchemy import Connection, Row, Select, bindparam, delete, or_, select, text, update
 
 from relay.ids import message_id
@@ -107,7 +108,7 @@ def escalations_of(conn: Connection, app_id: str, ids: Iterable[str]) -> dict[st
     return {row.message_id: row.escalate for row in rows}
 
 
-class Push(NamedTuple):
+class Push(Struct, frozen=True, gc=False):
     """What a message shows: JSON of a notification, of its full form or fallback, and where it is held."""
 
     message_id: str
