@@ -94,9 +94,9 @@ class Relay:
         *,
         read_space: ReadSpace = space_of,
         read_settings: Callable[[], Settings] | None = None,
-        config_file: Path | None = None,
+        find_config: Callable[[], Path | None] = lambda: None,
     ) -> None:
-        """`read_settings` gives the configuration anew, for a reload; `config_file` is watched for changes."""
+        """`read_settings` gives the configuration anew, for a reload; its file, which `find_config` finds, is watched."""
         self.settings = settings
         self.clock = clock_of(settings, clock)
         self.rng = rng
@@ -105,7 +105,7 @@ class Relay:
         self.port = settings.server.port
         self._read_space = read_space
         self._read_settings = read_settings or (lambda: settings)
-        self._config_file = config_file
+        self._find_config = find_config
         self._stages = timeline(drain_s=settings.server.drain_s, quiet_s=settings.server.quiet_s)
 
     # --- building ---
@@ -220,7 +220,7 @@ class Relay:
         self.expiry = ExpiryWatch(engine=self.engine, clock=clock, accounts=self.accounts)
         self.reloader = Reloader(
             read=self._read_settings,
-            config_file=self._config_file,
+            find=self._find_config,
             settings=settings,
             accounts=self.accounts,
             engine=self.engine,

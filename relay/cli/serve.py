@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ from relay.config import Settings, load
 from relay.config.sources import found
 from relay.errors import ConfigError, Unavailable
 from relay.ids import system_rng
-from relay.keys import KeyRing
+from relay.keys import KEYS_ENV, KeyRing
 from relay.push.accounts import Account
 from relay.push.from_settings import build_accounts
 from relay.push.situation import Privacy
@@ -61,16 +62,18 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
     if port is not None:
         environ["RELAY_SERVER__PORT"] = str(port)
     settings = load(config, environ, also=mistakes)
-    file = config if config is not None else found(environ)
-    sys.exit(run(_serve(settings, lambda: load(config, environ), file)))
+    find = partial(found, environ) if config is None else lambda: config
+    sys.exit(run(_serve(settings, lambda: load(config, environ), find)))
 
 
-async def _serve(settings: Settings, read_settings: Callable[[], Settings], config_file: Path | None) -> int:
+async def _serve(
+    settings: Settings, read_settings: Callable[[], Settings], find_config: Callable[[], Path | None]
+) -> int:
     _take_open_files()
     clock, rng, metrics = SystemClock(), system_rng(), Metrics()
     logs = setup_logging(settings.log.level, settings.log.format, sys.stderr, metrics)
     end_traces = traces.begin(os.environ)
-    relay = Relay(settings, clock, rng, metrics, read_settings=read_settings, config_file=config_file)
+    relay = Relay(settings, clock, rng, metrics, read_settings=read_settings, find_config=find_config)
     try:
         first = await relay.open()
         try:
@@ -174,9 +177,9 @@ def check(config: Path | None, ask: bool) -> None:
         else:
             driver()
             click.echo(f"store     postgresql{await _asked(settings) if ask else ''}")
-        if settings.keys.file.exists():
-            KeyRing.load(settings.keys.file)
-            click.echo(f"keys      {settings.keys.file}")
+        if KEYS_ENV in os.environ or settings.keys.file.exists():
+            KeyRing.find(settings.keys.file, os.environ)
+            click.echo(f"keys      {KEYS_ENV if KEYS_ENV in os.environ else settings.keys.file}")
         else:
             click.echo(f"keys      {settings.keys.file} (made at the first start, with the store)")
         for account in accounts.all():

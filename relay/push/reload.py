@@ -47,12 +47,13 @@ class Reloader:
     """Watches the configuration's files, and reloads when it is asked to."""
 
     read: Callable[[], Settings]  # the configuration as it is now; raises ConfigError
-    config_file: Path | None
+    find: Callable[[], Path | None]  # its file, if there is one by now
     settings: Settings  # those in force
     accounts: Accounts
     engine: Engine
     clock: Clock
     look_at_credentials: Callable[[], Awaitable[object]]  # new ones may end soon, too
+    _file: Path | None = None  # once there is one; another one does not take its place
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
     _touched: set[Path] = field(default_factory=set)  # seen to have changed, and not taken up yet
     _size: int = 0  # of the configuration file when it was last taken up
@@ -75,7 +76,7 @@ class Reloader:
         changed = self._notice()
         if not changed and not self._put_off:
             return None
-        return await self._reload(touched=self._touched, just_written=self.config_file in changed)
+        return await self._reload(touched=self._touched, just_written=self._file in changed)
 
     async def reload(self) -> Reloaded | None:
         """As an operator asks for it (SIGHUP): every account is built anew, and none stays parked."""
@@ -93,8 +94,8 @@ class Reloader:
     async def _reload(self, *, touched: set[Path] | None, just_written: bool = False) -> Reloaded | None:
         async with self._lock:
             self._put_off = False
-            if self.config_file is not None and _stamp(self.config_file) is None:  # an editor, or whoever copies it
-                reason = f"{self.config_file.name}: is not there any more; the accounts stay as they are."
+            if self._file is not None and _stamp(self._file) is None:  # an editor, or whoever copies it
+                reason = f"{self._file.name}: is not there any more; the accounts stay as they are."
                 log.error("config.not_reloaded", reason=reason)
                 return None
             try:
@@ -183,17 +184,18 @@ class Reloader:
     def _moved(self) -> bool:
         """Whether the configuration file is not as the last look found it: what was read since may be half of it, however long
         it is by now."""
-        return self.config_file is not None and _stamp(self.config_file) != self._stamps.get(self.config_file)
+        return self._file is not None and _stamp(self._file) != self._stamps.get(self._file)
 
     def _size_now(self) -> int:
-        stamp = None if self.config_file is None else _stamp(self.config_file)
+        stamp = None if self._file is None else _stamp(self._file)
         return 0 if stamp is None else stamp[1]
 
     def _look(self) -> dict[Path, Stamp]:
+        self._file = self._file or self.find()
         return {path: _stamp(path) for path in self._paths()}
 
     def _paths(self) -> list[Path]:
-        paths = [] if self.config_file is None else [self.config_file]
+        paths = [] if self._file is None else [self._file]
         # What is in force as well: a file that is being written may lack it for a moment.
         for settings in (self.settings, self._wanted or self.settings):
             for account in settings.accounts.values():

@@ -23,6 +23,7 @@ from relay.app import Relay
 from relay.cli import main
 from relay.clock import SystemClock
 from relay.config import Settings, load
+from relay.config.sources import found
 from relay.ids import system_rng
 from relay.inbox.push_due import Later
 from relay.push.situation import Wait
@@ -92,7 +93,7 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         system_rng(),
         Metrics(),
         read_settings=lambda: load(config, environ),
-        config_file=config,
+        find_config=lambda: config,
     )
     first = await relay.open()
     assert first.api_key is not None
@@ -250,6 +251,34 @@ async def test_a_configuration_that_is_gone_for_a_moment_takes_no_account_away(s
     scene.config.unlink()
     assert await reloader.reload() is None
     assert (await scene.account())["name"] == "fcm"
+
+
+async def test_a_configuration_that_is_made_while_the_relay_runs_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needed none to start; the first account is what one is made for."""
+    monkeypatch.chdir(tmp_path)
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "HOME": str(tmp_path)}
+    relay = Relay(
+        load(None, environ),
+        CLOCK,
+        system_rng(),
+        Metrics(),
+        read_settings=lambda: load(None, environ),
+        find_config=lambda: found(environ),
+    )
+    await relay.open()
+    async with relay.running():
+        assert await relay.reloader.look() is None
+        Path("relay.toml").write_text('[accounts.first]\nprovider = "log"\n')
+        done = await relay.reloader.look()
+        assert done is not None
+        assert done.added == ("first",)
+        assert await relay.reloader.look() is None
+        Path("relay.toml").unlink()
+        assert await relay.reloader.look() is None, "from now on it is watched like one that was there at the start"
+        assert relay.accounts.get("default", "first") is not None
+    await relay.close()
 
 
 async def test_a_configuration_that_is_just_being_written_takes_no_account_away(scene: Scene) -> None:
