@@ -1,6 +1,8 @@
 """Safety 9.7, B118 to B120: what an operator may get wrong, at the command line; and clocks that are far off."""
 
 import asyncio
+import base64
+import json
 import os
 import re
 import socket
@@ -174,6 +176,21 @@ def test_b118_a_key_file_that_is_gone_is_never_made_anew(folder: Path) -> None:
     assert done.exit_code == 78, done.output
     assert "relay.keys" in done.stderr
     assert not (folder / "relay.keys").exists()
+
+
+def test_a_check_looks_at_the_keys_that_a_start_would_take(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "relay.keys (made at the first start" in CliRunner().invoke(main, ["check"]).stdout
+    monkeypatch.setenv("RELAY_KEYS", "canary-71b0")
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 78, done.output
+    assert "RELAY_KEYS: is not a key ring" in done.stderr
+    assert "canary-71b0" not in done.output
+    monkeypatch.setenv(
+        "RELAY_KEYS", json.dumps({"keys": [{"id": 1, "key": base64.b64encode(bytes(range(32))).decode()}]})
+    )
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 0, done.output
+    assert "keys      RELAY_KEYS" in done.stdout
 
 
 @pytest.mark.parametrize("command", [["keys", "create"], ["keys", "list"], ["serve", "--port", "0"], ["migrate"]])

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import re
 import socket
 from ipaddress import ip_network
@@ -169,6 +171,24 @@ def test_the_first_file_that_is_there_is_taken(file: Path, tmp_path: Path) -> No
     assert load(None, home | xdg).server.port == 3
     put(file, 4)
     assert load(file, home | xdg).server.port == 4
+
+
+def test_a_file_in_a_folder_that_is_closed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the home of whoever started it as somebody else: with the next file's settings, or with none, it would be another
+    relay than the one that is meant."""
+    monkeypatch.chdir(tmp_path)
+    theirs = tmp_path / "theirs" / ".config" / "relay" / "relay.toml"
+    look = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path == theirs:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(ConfigError) as raised:
+        load(None, {"HOME": str(tmp_path / "theirs")})
+    assert raised.value.mistakes[0].startswith(f"{theirs}: cannot be read")
 
 
 def test_a_named_file_must_be_there(file: Path) -> None:
