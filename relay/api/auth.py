@@ -79,6 +79,7 @@ class Authenticator:
         self._used: dict[str, int] = {}  # API key -> when it was last used, until that is written down
         self._astray = Repeats(log.warning, "auth.address_refused")
         self._reused = Repeats(log.warning, "auth.token_reuse")
+        self._unlike = Repeats(log.warning, "auth.jwt_refused")
         self._rates = RateLimiter(rate_per_s=rate_per_s, burst=burst)
         self._anonymous = RateLimiter(rate_per_s=anonymous_per_s, burst=anonymous_burst)
         self._failed_addresses = RateLimiter(
@@ -134,7 +135,11 @@ class Authenticator:
         if (parsed := creds.parse_device_token(text)) is not None:
             return await self._device_token(*parsed, network)
         if self._signed is not None and jwt_bearer.looks_like_one(text):
-            return await self._signed_token(self._signed, text)
+            try:
+                return await self._signed_token(self._signed, text)
+            except jwt_bearer.TokenRefused as refused:
+                self._unlike.tell(refused.why, reason=refused.why)
+                raise
         raise _refused()
 
     async def _api_key(self, key_id: str, secret: str, network: str) -> Principal:
@@ -191,7 +196,7 @@ class Authenticator:
         else:
             known = row is not None and row.state is not DeviceState.GONE
         if not known:
-            raise _refused()
+            raise jwt_bearer.TokenRefused("device: not registered")
         return Principal(
             app_id=signed.app_id,
             credential_id=claims.credential_id,

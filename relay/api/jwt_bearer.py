@@ -44,6 +44,14 @@ class Claims:
     credential_id: str  # of this very token; no secret
 
 
+class TokenRefused(Unauthenticated):
+    """`why`, in a few words of ours, is for the operator's log: whoever called is told no more than others."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("Send `Authorization: Bearer` with a valid API key or device token.")
+        self.why = why
+
+
 def looks_like_one(text: str) -> bool:
     """Whether a bearer has this form, so that it is worth a closer look."""
     return text.count(".") == 2 and text.startswith("ey")
@@ -89,19 +97,21 @@ def _key(one: Any) -> VerifyKey | None:
 
 
 def kid_of(token: str) -> str:
-    """Which key the token says it was signed with: to be matched, and nothing else. Raises Unauthenticated."""
+    """Which key the token says it was signed with: to be matched, and nothing else. Raises TokenRefused."""
     return str(_header(token)["kid"])
 
 
 def _header(token: str) -> Mapping[str, Any]:
-    """The header, if it is one that we take. Raises Unauthenticated."""
+    """The header, if it is one that we take. Raises TokenRefused."""
     if len(token) > TOKEN_BYTES_MAX or token.count(".") != 2 or not token.isascii():
-        raise _refused()
+        raise TokenRefused("form")
     header = _part(token.split(".", maxsplit=1)[0])
-    if set(header) != HEADER or header["alg"] not in ALGORITHMS:
-        raise _refused()
+    if set(header) != HEADER:
+        raise TokenRefused("header: must have alg, kid and typ, and nothing else")
+    if header["alg"] not in ALGORITHMS:
+        raise TokenRefused("alg")
     if header["typ"] not in {"JWT", "at+jwt"} or not isinstance(header["kid"], str):
-        raise _refused()
+        raise TokenRefused("typ or kid")
     return header
 
 
@@ -109,35 +119,42 @@ def _part(text: str) -> dict[str, Any]:
     try:
         value = strictjson.parse(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (Malformed, binascii.Error):
-        raise _refused() from None
+        raise TokenRefused("form") from None
     if not isinstance(value, dict):
-        raise _refused()
+        raise TokenRefused("form")
     return value
 
 
 def verify(token: str, key: VerifyKey | None, *, issuer: str, audience: str, now_ms: int) -> Claims:
     """What the token says, if it is good now.
 
-    Raises Unauthenticated: `token_expired` for one that was good once, else the same for every fault.
+    Raises Unauthenticated: `token_expired` for one that was good once, else TokenRefused, which says the same for every fault.
     """
-    if key is None or _header(token)["alg"] != key.algorithm:
-        raise _refused()
+    if key is None:
+        raise TokenRefused("kid: the key set has no such key")
+    if _header(token)["alg"] != key.algorithm:
+        raise TokenRefused("alg: not that of the key")
     import jwt  # noqa: PLC0415 - as above
 
     try:
         # The library checks the signature; times are checked here, by the relay's own clock.
         jwt.api_jws.decode_complete(token, key.key, algorithms=[key.algorithm])
     except jwt.PyJWTError:
-        raise _refused() from None
+        raise TokenRefused("signature") from None
     claims = _part(token.split(".")[1])
     audiences = claims.get("aud")
-    if claims.get("iss") != issuer or audience not in (audiences if isinstance(audiences, list) else [audiences]):
-        raise _refused()
-    user_id, device_id = _id(claims.get("sub")), _id(claims.get("device"))
-    issued_s, expires_s, not_before_s = _time(claims.get("iat")), _time(claims.get("exp")), _time(claims.get("nbf", 0))
+    if claims.get("iss") != issuer:
+        raise TokenRefused("iss")
+    if audience not in (audiences if isinstance(audiences, list) else [audiences]):
+        raise TokenRefused("aud")
+    user_id, device_id = _id(claims, "sub"), _id(claims, "device")
+    issued_s, expires_s = _time(claims, "iat"), _time(claims, "exp")
+    not_before_s = _time({"nbf": 0} | claims, "nbf")
     now_s = now_ms / 1000
-    if issued_s > now_s + LEEWAY_S or not_before_s > now_s + LEEWAY_S or not 0 < expires_s - issued_s <= LIFE_S_MAX:
-        raise _refused()
+    if issued_s > now_s + LEEWAY_S or not_before_s > now_s + LEEWAY_S:
+        raise TokenRefused("iat, nbf: in the future")
+    if not 0 < expires_s - issued_s <= LIFE_S_MAX:
+        raise TokenRefused("iat, exp: more than 24 hours apart, or the wrong way round")
     if expires_s + LEEWAY_S <= now_s:
         raise Unauthenticated(
             "This token has expired; ask the app's login service for a new one.", code="token_expired"
@@ -151,17 +168,15 @@ def verify(token: str, key: VerifyKey | None, *, issuer: str, audience: str, now
     )
 
 
-def _id(value: Any) -> str:
+def _id(claims: Mapping[str, Any], name: str) -> str:
+    value = claims.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= ID_CHARS_MAX:
-        raise _refused()
+        raise TokenRefused(name)
     return value
 
 
-def _time(value: Any) -> float:
+def _time(claims: Mapping[str, Any], name: str) -> float:
+    value = claims.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _refused()
+        raise TokenRefused(name)
     return value
-
-
-def _refused() -> Unauthenticated:
-    return Unauthenticated("Send `Authorization: Bearer` with a valid API key or device token.")

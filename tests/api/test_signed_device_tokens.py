@@ -11,6 +11,7 @@ import aiohttp
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
 
 from relay.app import Relay
 from relay.clock import SystemClock
@@ -30,11 +31,11 @@ def key_set() -> str:
     return json.dumps({"keys": [public | {"alg": "ES256", "kid": "k1"}]})
 
 
-def token(user: str = "ann", device: str = "phone", *, issued_s: int = 0) -> str:
-    """`issued_s`: so long from now."""
+def token(user: str = "ann", device: str = "phone", *, issued_s: int = 0, **other: object) -> str:
+    """`issued_s`: so long from now; `other` claims take the place of what is right."""
     now_s = CLOCK.now_ms() // 1000 + issued_s
     claims = {"iss": ISSUER, "aud": "push-relay", "sub": user, "device": device, "iat": now_s, "exp": now_s + 600}
-    return jwt.encode(claims, KEY, algorithm="ES256", headers={"kid": "k1"})
+    return jwt.encode(claims | other, KEY, algorithm="ES256", headers={"kid": "k1"})
 
 
 @dataclass
@@ -96,6 +97,22 @@ async def test_a_token_makes_no_device_and_is_no_api_key(house: House) -> None:
     assert (await house.call("GET", "/v1/device/sync", by=token(device="tablet")))[0] == 401
     assert (await house.call("GET", "/v1/device/sync", by=token(user="bob")))[0] == 401
     assert (await house.call("GET", "/v1/users/ann/devices/phone", by=token()))[0] == 403
+
+
+async def test_why_a_token_is_refused_is_for_the_log_and_not_for_the_caller(house: House) -> None:
+    stranger = jwt.encode({"iss": ISSUER}, ec.generate_private_key(ec.SECP256R1()), "ES256", headers={"kid": "k1"})
+    refused = {
+        "signature": stranger,
+        "aud": token(aud="another"),
+        "iat, exp: more than 24 hours apart, or the wrong way round": token(exp=CLOCK.now_ms() // 1000 + 25 * 3600),
+        "device: not registered": token(device="tablet"),
+    }
+    with capture_logs() as lines:
+        answers = [await house.call("GET", "/v1/device/sync", by=one) for one in [*refused.values()] * 2]
+    told = [(one["log_level"], one["reason"]) for one in lines if one["event"] == "auth.jwt_refused"]
+    assert told == [("warning", why) for why in refused], "each once: strangers fill no log"
+    said = {(status, problem["code"], problem["detail"]) for status, problem in answers}
+    assert said == {(401, "unauthenticated", "Send `Authorization: Bearer` with a valid API key or device token.")}
 
 
 async def test_a_device_that_was_removed_is_out(house: House) -> None:
