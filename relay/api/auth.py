@@ -175,7 +175,7 @@ class Authenticator:
         if found is Standing.EXPIRED:
             raise Unauthenticated("This token has expired; ask the app's backend for a new one.", code="token_expired")
         if found is Standing.REUSED:
-            self._reused.tell(row.app_id, app=row.app_id, device=row.device_id)
+            self._reused.tell(row.app_id, app=row.app_id, user=row.user_id, device=row.device_id)
             await self.revoked()
         if found in {Standing.REUSED, Standing.REVOKED}:
             raise self._guessed(token_id, network)

@@ -125,6 +125,7 @@ class PushWorker:
             log.error(
                 "push.quarantined",
                 app=one.device.app_id,
+                user=one.device.user_id,
                 device=one.device.device_id,
                 account=one.account,
                 reason=None if one.error is None else type(one.error).__name__,
@@ -241,6 +242,7 @@ class PushWorker:
         log.info(
             "push.settled",
             app=settlement.attempt.device.app_id,
+            user=settlement.attempt.device.user_id,
             device=settlement.attempt.device.device_id,
             account=settlement.attempt.send.address.account,
             form=settlement.attempt.send.form,

@@ -84,6 +84,6 @@ class EventWriter:
             async with asyncio.timeout(protocol.WRITE_S):
                 await self._out.write(data)
         except TimeoutError:
-            log.info("realtime.slow", app=self._device.app_id, device=self._device.device_id)
+            log.info("realtime.slow", app=self._device.app_id, user=self._device.user_id, device=self._device.device_id)
             await self.close(Close.SLOW)
             self._cut()

@@ -319,7 +319,7 @@ class Session:
     def still_shut(self) -> bool:
         if not self._pump.stalled(self._clock.monotonic_ms()):
             return self._pump.shut
-        log.info("realtime.slow", app=self.device.app_id, device=self.device.device_id)
+        log.info("realtime.slow", app=self.device.app_id, user=self.device.user_id, device=self.device.device_id)
         self._later(self._writer.close(Close.SLOW))
         return False
 

@@ -81,7 +81,7 @@ class FrameWriter:
             async with asyncio.timeout(protocol.WRITE_S):
                 await self._ws.send_frame(data, WSMsgType.TEXT)
         except TimeoutError:
-            log.info("realtime.slow", app=self._device.app_id, device=self._device.device_id)
+            log.info("realtime.slow", app=self._device.app_id, user=self._device.user_id, device=self._device.device_id)
             await self.close(Close.SLOW)
         except ConnectionError:
             return

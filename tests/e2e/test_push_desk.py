@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from relay_face import Face
+from structlog.testing import capture_logs
 
 from providers.sandbox import Sandbox
 from relay.app import Relay
@@ -120,6 +121,18 @@ async def test_an_account_parks_with_the_vendor_s_word_and_goes_on_when_it_is_me
     assert await scene.arrives("t1")
     assert (await scene.account())["state"] == "ready"
     assert (await scene.get("/v1/push/dead"))["pushes"] == []
+
+
+async def test_the_log_says_whose_phone_a_push_was_for(scene: Scene) -> None:
+    """Device ids are the user's own, so by itself `phone` may be anybody's. (Logs show hashes: tests/unit/test_telemetry.py.)"""
+    await scene.phone("t1")
+    with capture_logs() as lines:
+        await scene.face.send(push={"title": "hi"})
+        assert await scene.arrives("t1")
+        async with asyncio.timeout(SOON_S):
+            while not (settled := [one for one in lines if one["event"] == "push.settled"]):
+                await CLOCK.sleep(0.05)
+    assert [(one["user"], one["device"]) for one in settled] == [("ann", "phone")]
 
 
 @pytest.mark.parametrize("retry_after", ["1", ""])
