@@ -193,6 +193,19 @@ def test_a_check_looks_at_the_keys_that_a_start_would_take(folder: Path, monkeyp
     assert "keys      RELAY_KEYS" in done.stdout
 
 
+def test_what_a_command_makes_is_for_its_user_alone(folder: Path) -> None:
+    """Messages are not sealed in the store; whoever else is on the machine has no business there."""
+    before = os.umask(0o022)
+    try:
+        assert CliRunner().invoke(main, ["migrate"]).exit_code == 0
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    made = {one.name: one.stat().st_mode & 0o077 for one in folder.iterdir()}
+    assert "relay.db" in made
+    assert set(made.values()) == {0}, made
+
+
 @pytest.mark.parametrize("command", [["keys", "create"], ["keys", "list"], ["serve", "--port", "0"], ["migrate"]])
 def test_b119_a_store_that_a_running_relay_owns(folder: Path, command: list[str]) -> None:
     """Refused, and nothing changed: one process owns the file. Backup and restore: tests/store/test_backup.py."""
