@@ -38,7 +38,11 @@ def _reached(command: F) -> F:
     for option in (
         click.option("--key", envvar="RELAY_API_KEY", required=True, help="An API key; or RELAY_API_KEY."),
         click.option(
-            "--url", envvar="RELAY_URL", default="http://127.0.0.1:8080", show_default=True, help="The relay."
+            "--url",
+            envvar="RELAY_URL",
+            default="http://127.0.0.1:8080",
+            show_default=True,
+            help="The relay's; or RELAY_URL.",
         ),
     ):
         command = option(command)

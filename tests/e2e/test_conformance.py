@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from relay_process import RelayProcess
 
 from relay.cli import main
+from relay.client.conformance.client_check import check_client
 from relay.client.conformance.server_check import check_server
 from relay.client.conformance.vectors import CLIENT, SERVER, load
 
@@ -84,6 +85,31 @@ async def test_a_client_that_ends_is_not_waited_for() -> None:
     code, lines = await conformance("--client", f"{sys.executable} -c raise(SystemExit(3))", "--only", "live")
     assert code == 1
     assert "the client's process ended with 3" in lines[1]
+
+
+FOLLOWS_NOTHING = """
+import asyncio, os
+from relay.client import Client
+
+async def main():
+    async with Client(os.environ["RELAY_URL"], os.environ["RELAY_TOKEN"], cache=os.environ["RELAY_CACHE"]):
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_author_of_a_client_that_is_silent_is_told_what_it_should_have_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.client.conformance.client_check.ANSWER_S", 2.0)
+    (tmp_path / "client.py").write_text(FOLLOWS_NOTHING)
+    (verdict,) = [one async for one in check_client([sys.executable, str(tmp_path / "client.py")], only=("shared",))]
+    assert not verdict.ok
+    assert verdict.detail == (
+        'the client did not say {"type": "follow", "ref": "{{ref_f}}", "open": ["{{group}}"]} in time'
+    )
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from relay.client.conformance.server_check import Verdict, in_order
-from relay.client.conformance.vectors import CLIENT, Differs, Names, Vector, compare, filled, load
+from relay.client.conformance.vectors import CLIENT, Differs, Names, Vector, compare, filled, load, short
 from relay.client.conformance.whole import text_of, whole
 from relay.client.transports import SUBPROTOCOL
 from relay.clock import SystemClock
@@ -38,6 +38,14 @@ async def check_client(command: Sequence[str], *, only: Sequence[str] = ()) -> A
     stages = [_Stage(vector) for vector in load(CLIENT) if not only or vector.name in only]
     async for verdict in in_order([partial(stage.run, command) for stage in stages]):
         yield verdict
+
+
+def _awaited(step: Mapping[str, Any]) -> str:
+    """What the client should have done, as it stands in the conversation."""
+    ((kind, said),) = step.items()
+    if kind == "connect":
+        return "connect"
+    return f"{'ack' if kind == 'C acks' else 'say'} {short(said, 160)}"
 
 
 class _Stage:
@@ -83,7 +91,12 @@ class _Stage:
             except (Differs, ConnectionError) as error:
                 return Verdict(self.vector, ok=False, step=step, detail=str(error) or type(error).__name__)
             except TimeoutError:
-                return Verdict(self.vector, ok=False, step=step, detail="the client did not say it in time")
+                return Verdict(
+                    self.vector,
+                    ok=False,
+                    step=step,
+                    detail=f"the client did not {_awaited(self.vector.steps[step - 1])} in time",
+                )
             finally:
                 with suppress(ProcessLookupError):
                     child.kill()

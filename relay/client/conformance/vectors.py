@@ -95,22 +95,23 @@ def compare(pattern: Any, value: Any, names: Names, where: str = "") -> None:
             raise Differs(f"{where or '/'}: {value!r}, where {whole[1]} is {expected!r}")
     elif isinstance(pattern, dict):
         if not isinstance(value, dict):
-            raise Differs(f"{where or '/'}: {_short(value)}, not an object")
+            raise Differs(f"{where or '/'}: {short(value)}, not an object")
         for name, one in pattern.items():
             key = filled(name, names, invent=False)
             compare(one, value.get(key), names, f"{where}/{key}")
     elif isinstance(pattern, list):
         if not isinstance(value, list) or len(value) != len(pattern):
-            raise Differs(f"{where or '/'}: {_short(value)}, not {len(pattern)} elements")
+            raise Differs(f"{where or '/'}: {short(value)}, not {len(pattern)} elements")
         for index, one in enumerate(pattern):
             compare(one, value[index], names, f"{where}/{index}")
     elif pattern is None:
         if value is not None and not (isinstance(value, dict) and not any(value.values())):
-            raise Differs(f"{where or '/'}: {_short(value)}, but nothing should be there")
+            raise Differs(f"{where or '/'}: {short(value)}, but nothing should be there")
     elif pattern != value or isinstance(pattern, bool) != isinstance(value, bool):
-        raise Differs(f"{where or '/'}: {_short(value)}, not {pattern!r}")
+        raise Differs(f"{where or '/'}: {short(value)}, not {pattern!r}")
 
 
-def _short(value: Any) -> str:
+def short(value: Any, limit: int = 80) -> str:
+    """As JSON, of at most `limit` characters."""
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
