@@ -57,7 +57,12 @@ class TokenKeeper:
         else:
             given = self._given
         self._given = given
+        refused = self.current if renew else None
         self.current = await self._on_disk(lambda: self._cache.token_after(given))
+        if self.current == refused and isinstance(self._source, str):
+            log.warning(
+                "The relay refuses the token, and there is no other: `token` may be a function that asks your backend."
+            )
 
     def newest(self) -> Token:
         """What a connection that is made now asks for its token: the newest that follows this one, and never one that the app

@@ -92,3 +92,20 @@ async def test_a_successor_that_comes_when_the_app_has_brought_another_token_is_
     assert keeper.current == "bob's" == cache.token_after("bob's")
     assert keeper.proved == "ann's"
     cache.close()
+
+
+async def test_a_token_that_is_refused_and_has_no_other_is_said_in_the_log_and_not_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`messages()` has nothing to give then, and would be silent about it for ever."""
+    cache = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0)
+    keeper = TokenKeeper("ann's", cache, _at_once, _no_call, asyncio.create_task, SetClock())
+    await keeper.take(renew=False)
+    await keeper.keep({"token": "ann's second"})
+    cache.put_token("ann's", "ann's third")  # as another process of the app may have done
+    await keeper.take(renew=True)
+    assert caplog.text == "", "there is another one to try"
+    await keeper.take(renew=True)
+    assert "The relay refuses the token" in caplog.text
+    assert "third" not in caplog.text
+    cache.close()
