@@ -35,6 +35,17 @@ def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, l
     return found
 
 
+_any = select(address.c.app_id, address.c.user_id, address.c.device_id, *(address.c[name] for name in _ADDRESS)).limit(
+    1
+)
+
+
+def any_of_all(conn: Connection) -> tuple[DeviceKey, Address] | None:
+    """One address, whichever comes first; None if there is none."""
+    row = conn.execute(_any).first()
+    return None if row is None else (DeviceKey(*row[:3]), Address(*row[3:]))
+
+
 @per_dialect
 def _active(sqlite: bool) -> Select[Any]:
     c = address.c

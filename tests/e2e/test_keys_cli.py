@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
 from relay.app import Relay
 from relay.cli import main
@@ -236,6 +237,23 @@ async def test_after_rewrapping_the_old_ring_key_seals_nothing_any_more(shell: S
     ring.write_text(json.dumps({"keys": [new]}))
     async with serving() as (url, first):
         assert first is None  # the store opens without the old ring key
+
+
+async def test_a_ring_with_another_key_at_its_end_is_told_of_at_every_start(shell: Shell) -> None:
+    """As when a new key is put there, and not first: the token of a phone that changes hands would not be recognised."""
+    (shell.home / "relay.toml").write_text(FCM)
+    key = shell.keys("create")
+    path, body = "/v1/users/ann/devices/phone", {"addresses": [{"account": "phones", "token": "abc"}]}
+    async with serving() as (url, _):
+        assert (await call(url, key, "PUT", path, body))[0] == 201
+    ring = shell.home / "relay.keys"
+    old, new = json.loads(ring.read_text())["keys"], {"id": 2, "key": random_key()}
+    for keys, told in (([new, *old], 0), ([*old, new], 1), ([new, *old], 0)):
+        ring.write_text(json.dumps({"keys": keys}))
+        with capture_logs() as lines:
+            async with serving():
+                pass
+        assert len([one for one in lines if one["event"] == "keys.last_is_another"]) == told
 
 
 async def test_what_was_used_since_the_ring_has_a_new_key_needs_the_old_one_no_more(shell: Shell) -> None:
