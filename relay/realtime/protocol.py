@@ -93,10 +93,12 @@ class SealBody(Said):
 class AddressBody(Said):
     """Where a vendor reaches the device: a configured account and the vendor's token, in order of preference."""
 
-    account: Word
-    token: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")]
-    kind: Word = "token"
-    seal: SealBody | None = None
+    account: Word = Field(description="As the relay's configuration names it.")
+    token: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[\x21-\x7e]+$")] = Field(
+        description="What the vendor's SDK gave the app."
+    )
+    kind: Word = Field("token", description="What sort of token, for providers that have several.")
+    seal: SealBody | None = Field(None, description="The device's keys, for what the vendor may not read.")
 
 
 class WindowBody(Said):

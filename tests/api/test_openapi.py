@@ -133,6 +133,27 @@ def read(routes: tuple[Route, ...]) -> Seen:
     return seen
 
 
+@pytest.mark.parametrize(
+    ("name", "by_the_object"),  # the second: what its own description says
+    [
+        ("To", set()),
+        ("SendBody", {"to", "conversation", "sender", "scope"}),
+        ("PushBody", {"title_loc_key", "title_loc_args", "body_loc_key", "body_loc_args"}),
+        ("ScopeBody", set()),
+        ("ConversationBody", set()),
+        ("StepBody", {"by"}),
+        ("DeviceBody", set()),
+        ("AddressBody", set()),
+        ("EndpointBody", {"types"}),
+        ("PreferencesBody", {"tz", "quiet_hours", "elsewhere_s", "conversations"}),
+    ],
+)
+def test_each_field_of_what_a_backend_says_is_explained(name: str, by_the_object: set[str]) -> None:
+    """The page is all that its author has: a type does not say what a field does."""
+    fields = document(table.ROUTES)["components"]["schemas"][name]["properties"]
+    assert {field for field, one in fields.items() if "description" not in one} == by_the_object
+
+
 def test_the_page_shows_every_operation_and_every_object(routes: tuple[Route, ...]) -> None:
     seen, whole = read(routes), document(routes)
     for route in routes:

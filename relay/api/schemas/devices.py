@@ -14,14 +14,26 @@ class DeviceBody(In):
     `app_version` and `schema` count until the device has shaken hands: then it says itself which version it is.
     """
 
-    platform: Word | None = None
-    app_version: Version | None = None
-    schema_: int | None = Field(None, alias="schema", ge=0, le=1_000_000)
-    locale: Annotated[str, StringConstraints(max_length=35)] | None = None
-    tz: Annotated[str, StringConstraints(max_length=64)] | None = None
-    install_id: Id | None = None
-    replaces: Id | None = None
-    addresses: Annotated[list[AddressBody], Field(max_length=8)] | None = None
+    platform: Word | None = Field(None, description="Such as `android`; a message's `scope.platforms` goes by it.")
+    app_version: Version | None = Field(None, description="A message's `min_app_version` goes by it.")
+    schema_: int | None = Field(
+        None, alias="schema", ge=0, le=1_000_000, description="A message's `min_schema` goes by it."
+    )
+    locale: Annotated[str, StringConstraints(max_length=35)] | None = Field(None, description="Kept for you.")
+    tz: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        None, description="An IANA name; quiet hours go by it where the user's preferences name none."
+    )
+    install_id: Id | None = Field(
+        None,
+        description="The same for all who use one installation of the app: then its push token may be several users'.",
+    )
+    replaces: Id | None = Field(
+        None,
+        description="A device of the user that this one follows, as after a reinstall: it begins where that one was, which goes.",
+    )
+    addresses: Annotated[list[AddressBody], Field(max_length=8)] | None = Field(
+        None, description="All of them, in order of preference."
+    )
 
 
 class AddressesBody(In):
@@ -87,14 +99,16 @@ class PresenceItem(In):
     user: Id
     device: Id
     state: Literal["foreground", "background", "offline"]
-    acked: AckedBody | None = None
+    acked: AckedBody | None = Field(None, description="What the client, not the gateway, has stored.")
 
 
 class PresenceBody(In):
     """Heartbeats of devices whose sockets somebody else owns."""
 
     devices: Annotated[list[PresenceItem], Field(min_length=1, max_length=500)]
-    lease_s: float | None = Field(None, ge=10, le=3600)
+    lease_s: float | None = Field(
+        None, ge=10, le=3600, description="How long each is there without another word. null: as `[heartbeat]` says."
+    )
 
 
 class PresenceResult(Out):

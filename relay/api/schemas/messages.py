@@ -27,9 +27,9 @@ class To(In):
     A message to an ultra group stands in the timeline that its members read, however many they are.
     """
 
-    users: Annotated[list[Id], Field(min_length=1)] | None = None
-    devices: Annotated[list[DeviceRef], Field(min_length=1)] | None = None
-    group: Id | None = None
+    users: Annotated[list[Id], Field(min_length=1)] | None = Field(None, description="All devices of these.")
+    devices: Annotated[list[DeviceRef], Field(min_length=1)] | None = Field(None, description="Just these.")
+    group: Id | None = Field(None, description="All who are members at the moment.")
 
     @model_validator(mode="after")
     def _one_of(self) -> "To":
@@ -41,8 +41,12 @@ class To(In):
 class ConversationBody(In):
     """The conversation that the message belongs to, as the app names it."""
 
-    type: Literal["direct", "group", "system", "ultra"] = "direct"
-    id: Id | None = None
+    type: Literal["direct", "group", "system", "ultra"] = Field(
+        "direct", description="What sort it is; with `to.group` it is the group's."
+    )
+    id: Id | None = Field(
+        None, description="By this it is muted, read and looked up. With `to.group`, the group if nothing is said."
+    )
 
 
 class SenderBody(In):
@@ -59,21 +63,29 @@ class PushBody(In):
     `body` are then what is shown where the vendor or the app has no such text.
     """
 
-    title: Text | None = None
-    body: Text | None = None
+    title: Text | None = Field(None, description="With neither title nor body it is a silent wake-up.")
+    body: Text | None = Field(None, description="The text below the title. The message's own `body` is in no push.")
     title_loc_key: LocKey | None = None
     title_loc_args: LocArgs = ()
     body_loc_key: LocKey | None = None
     body_loc_args: LocArgs = ()
-    image: ImageUrl | None = None
-    sound: Plain | None = None
-    badge: int | None = Field(None, ge=0, le=99_999)
-    channel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
-    thread: Plain | None = None
-    click: Url | None = None
-    mutable: bool = False
-    data: dict[DataKey, DataValue] = Field(default_factory=dict, max_length=100)
-    overrides: dict[Word, dict[str, Any]] = Field(default_factory=dict, max_length=20)
+    image: ImageUrl | None = Field(None, description="Where the vendor, or the app, fetches a picture.")
+    sound: Plain | None = Field(None, description="The name of a sound, as the vendor or the app knows it.")
+    badge: int | None = Field(None, ge=0, le=99_999, description="The number on the app's icon.")
+    channel: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = Field(
+        None, description="Android's channel, Apple's category; other vendors' accounts map it to classes of theirs."
+    )
+    thread: Plain | None = Field(None, description="What notifications are grouped by.")
+    click: Url | None = Field(None, description="What a tap opens.")
+    mutable: bool = Field(False, description="The app may change it before it is shown.")
+    data: dict[DataKey, DataValue] = Field(
+        default_factory=dict, max_length=100, description="The app's own, beside what is shown."
+    )
+    overrides: dict[Word, dict[str, Any]] = Field(
+        default_factory=dict,
+        max_length=20,
+        description="Takes the place of what we make of the rest, for this provider alone.",
+    )
 
     @field_validator("title_loc_key", "body_loc_key")
     @classmethod
@@ -95,10 +107,17 @@ class PushBody(In):
 class ScopeBody(In):
     """Which of the receiver's devices it is for; nothing means all."""
 
-    devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = None
-    exclude_devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = None
-    platforms: Annotated[list[Word], Field(min_length=1, max_length=20)] | None = None
-    first_ack_wins: bool = False
+    devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = Field(None, description="Only these.")
+    exclude_devices: Annotated[list[Id], Field(min_length=1, max_length=100)] | None = Field(
+        None, description="All but these."
+    )
+    platforms: Annotated[list[Word], Field(min_length=1, max_length=20)] | None = Field(
+        None, description="Only devices whose `platform` is one of these."
+    )
+    first_ack_wins: bool = Field(
+        False,
+        description="As for a call: once a device has acked, it ends for the others, and their notifications are taken back.",
+    )
     state: Literal["online"] | None = Field(
         None, description="Only devices that are online when it is accepted; goes with `ttl_s: 0`, now or never."
     )
@@ -121,28 +140,60 @@ class SendBody(In):
     to: To
     conversation: ConversationBody = ConversationBody()
     sender: SenderBody | None = None
-    type: Word = "text"
-    body: Any
-    push: PushBody | None = None
-    ttl_s: int | None = Field(None, ge=0, le=TTL_S_MAX)
-    priority: Literal["low", "normal", "high", "urgent"] = "normal"
-    collapse_key: Plain | None = None
-    notify: Literal["each_device", "until_read", "first_device"] | None = None
+    type: Word = Field(
+        "text", description="The app's own word for what `body` is. Devices may say which words their version knows."
+    )
+    body: Any = Field(description="With `push`, `fallback` and `push_held` at most 64 KiB.")
+    push: PushBody | None = Field(
+        None,
+        description="What to show on a device that does not ack it at once. null: nobody is told, it comes with the next sync.",
+    )
+    ttl_s: int | None = Field(
+        None,
+        ge=0,
+        le=TTL_S_MAX,
+        description="After so long it has expired. null: `app.ttl_s`. 0: for half a minute, and nobody is told by push.",
+    )
+    priority: Literal["low", "normal", "high", "urgent"] = Field(
+        "normal",
+        description="`low` has no hurry and is refused first under load; `high` and `urgent` last. "
+        "`urgent` is told in quiet hours, too, and before others.",
+    )
+    collapse_key: Plain | None = Field(
+        None,
+        description="It ends what has the same key in a receiver's inbox (`superseded`), and takes its place on the screen.",
+    )
+    notify: Literal["each_device", "until_read", "first_device"] | None = Field(
+        None,
+        description="Until when all devices of a user are told: each until it acks; until one has read it; until one acks it "
+        "in the foreground. null: `app.notify`.",
+    )
     scope: ScopeBody | None = None
-    min_schema: int | None = Field(None, ge=0, le=1_000_000)
-    min_app_version: Version | None = None
-    fallback: Any = None
-    hold: bool = True
-    push_held: PushBody | None = None
-    notify_release: bool = False
+    min_schema: int | None = Field(
+        None,
+        ge=0,
+        le=1_000_000,
+        description="An app below this `schema` is too old: it gets `fallback`, or has the message held until its upgrade.",
+    )
+    min_app_version: Version | None = Field(None, description="The same, by the app's version.")
+    fallback: Any = Field(None, description="What an app that is too old gets as `body`.")
+    hold: bool = Field(True, description="false: what is too old, and has no fallback, never gets it.")
+    push_held: PushBody | None = Field(None, description="What to show while it is held.")
+    notify_release: bool = Field(False, description="Once the full form takes the fallback's place, tell of it anew.")
     escalate: Annotated[list[StepBody], Field(min_length=1, max_length=STEPS_MAX)] | None = Field(
         None, description="Steps with growing deadlines, in place of reminders; what is acked or over takes no more."
     )
-    deliver_at: Annotated[str, StringConstraints(max_length=40)] | None = None
-    client_ref: Id | None = None
-    mentions: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = None
-    mention_everyone: bool = False
-    id: MessageIdText | None = None
+    deliver_at: Annotated[str, StringConstraints(max_length=40)] | None = Field(
+        None, description="A time with a zone within 28 days: it is on disk now, and gets its number then."
+    )
+    client_ref: Id | None = Field(None, description="A text of yours that devices get with it.")
+    mentions: Annotated[list[Id], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="Members of the group who are meant: told even where they want mentions alone."
+    )
+    mention_everyone: bool = Field(False, description="All members are.")
+    id: MessageIdText | None = Field(
+        None, description="In a repeat with the same key, the id of the first answer; you cannot choose one."
+    )
 
     @model_validator(mode="after")
     def _mentions_in_a_group(self) -> "SendBody":

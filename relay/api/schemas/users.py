@@ -88,8 +88,10 @@ class PreferencesBody(In):
 
     tz: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     quiet_hours: Annotated[list[QuietHours], Field(max_length=14)] = Field([])
-    urgent_breaks_quiet: bool = True
-    notify: NotifyLevel = "all"
+    urgent_breaks_quiet: bool = Field(True, description="Whether `urgent` messages are told in quiet hours.")
+    notify: NotifyLevel = Field(
+        "all", description="What is told where the conversation says nothing: all, what mentions the user, nothing."
+    )
     elsewhere_s: int | None = Field(None, ge=0, le=60)
     conversations: Annotated[dict[Id, ConversationPreference], Field(max_length=250)] = Field({})
 

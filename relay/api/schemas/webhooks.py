@@ -13,10 +13,16 @@ Headers = dict[Annotated[str, StringConstraints(max_length=64)], Annotated[str, 
 class EndpointBody(In):
     """Where events are told, and which. `*` means all that are on by default."""
 
-    url: Annotated[str, StringConstraints(max_length=4096)]
+    url: Annotated[str, StringConstraints(max_length=4096)] = Field(
+        description="https, by name, of a public address; others only as `[webhooks]` allows."
+    )
     types: EventTypes = Field(["*"])
-    description: Annotated[str, StringConstraints(max_length=256)] | None = None
-    headers: Headers = Field(default_factory=dict, max_length=20)
+    description: Annotated[str, StringConstraints(max_length=256)] | None = Field(None, description="For you.")
+    headers: Headers = Field(
+        default_factory=dict,
+        max_length=20,
+        description="Sent with every call, up to ten; their values are kept sealed.",
+    )
 
 
 class EndpointChanges(In):
@@ -58,8 +64,8 @@ class ReplayBody(In):
     ) = None
     since: Annotated[str, StringConstraints(max_length=40)] | None = None
     until: Annotated[str, StringConstraints(max_length=40)] | None = None
-    undelivered_only: bool = False
-    cursor: Place | None = None
+    undelivered_only: bool = Field(False, description="Leaves out what the endpoint has taken.")
+    cursor: Place | None = Field(None, description="`next` of the answer before, for the rest of a range.")
 
     @model_validator(mode="after")
     def _one_way(self) -> "ReplayBody":
