@@ -116,7 +116,8 @@ class DigestBody(Said):
 
 
 class HelloBody(Said):
-    """The handshake: at every process start, after every upgrade, on every socket."""
+    """The handshake: at every process start, after every upgrade, on every socket. Nothing goes by `build`, `os`, `sdk`,
+    `locale` and `previous_app_version`. What is left out of `platform`, `tz`, `addresses` and `install_id` stays as it is."""
 
     app_version: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     build: int | None = None
@@ -180,7 +181,8 @@ class AckFrame(AckBody):
 
 
 class HeartbeatBody(Said):
-    """A sign of life. The cursor is for comparing, it acks nothing."""
+    """A sign of life. The cursor is for comparing, it acks nothing. `open_conversation`: the one on the screen; while the app
+    is in the foreground, this device is not pushed what comes in it."""
 
     session: Seq
     cursor: Sealed | None = None
