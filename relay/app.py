@@ -131,7 +131,7 @@ class Relay:
         self.room = room_of(settings, self._read_space)
         self.engine = open_engine(settings, clock, rng, self.metrics, release=self.room.release)
         if path is not None and wal_reset_affected():
-            log.warning(
+            log.info(
                 "store.wal_reset_affected",
                 version=sqlite_version,
                 reason="harmless here, as only one connection writes",
