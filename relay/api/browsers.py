@@ -17,7 +17,7 @@ PREFIX: Final = "/sdk/"
 OPEN_TO_PAGES: Final = ("/v1/device", PREFIX)
 PREFLIGHT: Final[dict[str, str]] = {
     hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, PUT",
-    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-None-Match, Last-Event-ID",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
 }
 WORKERS: Final = {"sw.js", "sw-sync.js"}

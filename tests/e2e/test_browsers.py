@@ -1,5 +1,6 @@
 """Pages of the app's own origins may call the device API and load the client; pages of others may not."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -54,6 +55,19 @@ async def test_a_page_of_the_app_is_told_that_it_may_call_what_is_a_devices(url:
     allowed = answer.headers["Access-Control-Allow-Headers"].lower()
     assert {"authorization", "content-type", "if-none-match"} <= set(allowed.split(", "))
     assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+async def test_every_header_that_our_client_sets_is_allowed(url: str) -> None:
+    """A browser sends nothing at all with one that is not: a message that goes by POST would stay in the outbox."""
+    sets = {
+        name
+        for file in SDK.glob("*.js")
+        for name in re.findall(r'(?:"((?:[A-Z][a-z]+-)+[A-Z][a-z]+)"|\b(Authorization)): ', file.read_text())
+    }
+    names = {(quoted or bare).lower() for quoted, bare in sets}
+    assert {"authorization", "content-type", "idempotency-key", "if-none-match"} <= names
+    allowed = (await preflight(f"{url}/v1/device/messages", APP)).headers["Access-Control-Allow-Headers"].lower()
+    assert names <= set(allowed.split(", "))
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/users/ann/devices/web", "/v1/deviceful", "/metrics"])
