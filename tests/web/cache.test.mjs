@@ -210,6 +210,14 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.equal((await cache.extent()).low, 4);
   });
 
+  test(`${kind}: nothing counts of no numbers, as of an inbox that is empty or was pruned to its head`, async () => {
+    const cache = await begun();
+    const none = await cache.extent();
+    assert.deepEqual(none, { low: 0, high: 0, cursor: "c0" });
+    assert.deepEqual([await cache.ownGaps(none), await cache.rows(none, 0)], [[], []]);
+    assert.deepEqual((await cache.fill(page(0, []))).arrived, []);
+  });
+
   test(`${kind}: a message that was lost comes back by a range, and the cursor stays`, async () => {
     const cache = await begun();
     await cache.keep(at(0), page(0, [entry(1), entry(2)]));

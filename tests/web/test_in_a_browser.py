@@ -182,6 +182,20 @@ def test_texts_are_shown_as_texts(opened: Callable[..., Page]) -> None:
     assert page.title() == "Inbox: push-relay demo"
 
 
+def test_a_cache_of_which_nothing_counts_can_be_compared(opened: Callable[..., Page]) -> None:
+    """As after an upgrade of the app while the inbox is empty; a browser's own key ranges are never empty."""
+    counts = opened("nobody").evaluate(
+        """async () => {
+          const {Cache, IndexedTables} = await import("/sdk/index.js");
+          const cache = new Cache(await IndexedTables.open("empty"));
+          await cache.open();
+          const extent = await cache.extent();
+          return [extent.low, extent.high, await cache.ownGaps(extent), await cache.rows(extent, 0)];
+        }"""
+    )
+    assert counts == [0, 0, [], []]
+
+
 def until(page: Page, holds: Callable[[], bool]) -> None:
     """Playwright's own way to wait for a script needs `eval`, which the page's policy forbids."""
     for _ in range(WITHIN_MS // 50):

@@ -158,7 +158,8 @@ function within(database, what) {
       delete: (table, key) => done(rows(table).delete(key)),
       all: (table) => done(rows(table).getAll()),
       having: (table, index, value) => done(rows(table).index(index).getAll(value)),
-      between: (table, low, high) => done(rows(table).getAll(IDBKeyRange.bound(low, high, true))),
+      // A key range must not be empty.
+      between: async (table, low, high) => (low < high ? done(rows(table).getAll(IDBKeyRange.bound(low, high, true))) : []),
       after: (table, index, low, limit) => done(rows(table).index(index).getAll(IDBKeyRange.lowerBound(low, true), limit)),
     }).then(
       (value) => {
