@@ -115,7 +115,8 @@ def _spare_the_collector() -> None:
 
 
 def _greet(relay: Relay) -> None:
-    url = f"http://{relay.settings.server.host}:{relay.port}"
+    host = relay.settings.server.host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{relay.port}"
     click.echo(f"Ready: {url}  (what it can do: {url}/docs)")
     sys.stdout.flush()
     log.info("relay.ready", port=relay.port, node=relay.node_id)
