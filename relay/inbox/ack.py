@@ -98,7 +98,8 @@ class _Heard(NamedTuple):
 def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: PolicyOf) -> list[AckAnswer | Exception]:
     """Takes acks of many devices in one transaction."""
     users = lock(conn, now_ms, {request.device.user for request in requests}, policy_of)
-    store_epoch = inbox_rows.store_epoch(conn)
+    by_cursor = any(one.cursor is not None or one.shared for one in requests)  # a socket's number names no epoch
+    store_epoch = inbox_rows.store_epoch(conn) if by_cursor else ""
     answers: dict[int, AckAnswer | Exception] = {}
     for turn in _turns(requests):
         heard: dict[int, _Heard] = {}

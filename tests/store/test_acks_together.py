@@ -45,13 +45,14 @@ async def filled(house: House) -> list[AckRequest]:
         says("bob/phone", upto=MANY),
         says("ann/tablet", upto=3),  # the second was ended for it by the first request
         says("ann/phone", upto=3),
-        says("cid/phone", upto=3),
+        says("cid/phone", upto=1),  # below the floor
         says("dan/phone", upto=2),
         says("eve/phone", ids=(pushed,)),
         says("eve/phone", upto=1),
         says("fay/phone", upto=1),
         says("gus/phone", upto=1, nacks=(Nack(unread, "unknown_type"),)),
         says("dan/phone", upto=1),
+        says("cid/phone", upto=3),
     ]
 
 
