@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
-import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, Select, bindparam, func, literal_column, select, type_coerce
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import BigInteger, Text
+from sqlalchemy import Connection, Select, bindparam, select
 
 from relay.model import Entry, UserKey
-from relay.store.entries import DECIDING, WITH_MESSAGE, entry_of
+from relay.store.entries import DECIDING, LIVE, WITH_MESSAGE, entry_of
 from relay.store.schema.inboxes import inbox_entry
-from relay.store.sql import is_sqlite, many_rows, per_dialect
+from relay.store.spans import Span, in_spans, span_list
+from relay.store.sql import many_rows, per_dialect
 
 SPAN = 16  # numbers looked at after a place; who lacks more is asked about by itself
 
@@ -41,40 +39,13 @@ class Window(Struct, frozen=True, gc=False):
         return found[:limit] if upto <= self.upto or len(found) >= limit else None
 
 
-_LISTS: dict[str, Any] = {
-    "apps": Text(),
-    "users": Text(),
-    "afters": BigInteger(),
-    "uptos": BigInteger(),
-    "places": BigInteger(),
-}
-
-
 @per_dialect
 def _in_windows(sqlite: bool) -> Select[Any]:
-    """Each entry with the place of its window; what lies in two comes twice. All of a key comes from the list: so SQLite
-    begins with that (see `among`)."""
-    columns: Any
-    if sqlite:
-        listed = func.json_each(bindparam("windows")).table_valued("value").c.value
-        columns = [func.json_extract(listed, f"$[{place}]") for place in range(len(_LISTS))]
-    else:
-        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in _LISTS.items()]
-        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", "place", name="span")
-        columns = span.render_derived().c
-    app, user, after, upto, place = columns
+    inside, place = in_spans(sqlite=sqlite)
     return (
-        select(*DECIDING, type_coerce(place, BigInteger))
+        select(*DECIDING, place)
         .select_from(WITH_MESSAGE)
-        .where(
-            e.app_id == app,
-            e.user_id == user,
-            e.seq > after,
-            e.seq <= upto,
-            e.notifiable == 1,
-            e.state == literal_column("'live'"),
-            e.expires_ms > bindparam("now"),
-        )
+        .where(inside, e.notifiable == 1, LIVE, e.expires_ms > bindparam("now"))
     )
 
 
@@ -84,17 +55,11 @@ def windows(conn: Connection, now_ms: int, places: Iterable[Place]) -> dict[User
     if not wanted:
         return {}
     entries: list[list[Entry]] = [[] for _ in wanted]
-    for row in many_rows(conn, _in_windows(conn), {"now": now_ms, **_listed(conn, wanted)}):
+    spans = (Span(*key, after, upto) for key, after, upto in wanted)
+    for row in many_rows(conn, _in_windows(conn), {"now": now_ms, **span_list(conn, spans)}):
         entries[row[-1]].append(entry_of(row))
     found: dict[UserKey, list[Window]] = {}
     for (key, after, upto), inside in zip(wanted, entries, strict=True):
         inside.sort(key=_seq)
         found.setdefault(key, []).append(Window(after, upto, inside))
     return found
-
-
-def _listed(conn: Connection, wanted: Iterable[Place]) -> dict[str, Any]:
-    flat = [(*key, after, upto, place) for place, (key, after, upto) in enumerate(wanted)]
-    if is_sqlite(conn):
-        return {"windows": msgspec.json.encode(flat).decode()}
-    return dict(zip(_LISTS, map(list, zip(*flat, strict=True)), strict=True))

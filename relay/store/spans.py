@@ -5,7 +5,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Text
 
@@ -28,37 +28,44 @@ class Span(NamedTuple):
     upto: int
 
 
-def in_spans(*, sqlite: bool) -> ColumnElement[bool]:
-    """Whether an entry lies in one of the spans that `span_list` writes; in two: it comes twice.
+_LISTS: dict[str, Any] = {
+    "apps": Text(),
+    "users": Text(),
+    "afters": BigInteger(),
+    "uptos": BigInteger(),
+    "places": BigInteger(),
+}
+
+
+def in_spans(*, sqlite: bool) -> tuple[ColumnElement[bool], ColumnElement[int]]:
+    """Whether an entry lies in a span that `span_list` writes, and the place of that one in the list; in two: it comes twice.
 
     All of a key comes from the list: so SQLite begins with that (see `sql.among`).
     """
     columns: Any
     if sqlite:
         listed = func.json_each(bindparam("spans")).table_valued("value").c.value
-        columns = [func.json_extract(listed, f"$[{place}]") for place in range(4)]
+        columns = [func.json_extract(listed, f"$[{place}]") for place in range(len(_LISTS))]
     else:
-        kinds: dict[str, Any] = {"apps": Text(), "users": Text(), "afters": BigInteger(), "uptos": BigInteger()}
-        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()]
-        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", name="span")
+        arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in _LISTS.items()]
+        span = func.unnest(*arrays).table_valued("app", "holder", "after_seq", "upto_seq", "place", name="span")
         columns = span.render_derived().c
-    app, user, after, upto = columns
-    return and_(e.app_id == app, e.user_id == user, e.seq > after, e.seq <= upto)
+    app, user, after, upto, place = columns
+    return and_(e.app_id == app, e.user_id == user, e.seq > after, e.seq <= upto), type_coerce(place, BigInteger)
 
 
-def span_list(conn: Connection, spans: Sequence[Span]) -> dict[str, Any]:
+def span_list(conn: Connection, spans: Iterable[Span]) -> dict[str, Any]:
     """The parameters of `in_spans`."""
+    flat = [(*span, place) for place, span in enumerate(spans)]
     if is_sqlite(conn):
-        return {"spans": msgspec.json.encode(spans).decode()}
-    return {
-        name: list(column)
-        for name, column in zip(("apps", "users", "afters", "uptos"), zip(*spans, strict=True), strict=True)
-    }
+        return {"spans": msgspec.json.encode(flat).decode()}
+    return dict(zip(_LISTS, map(list, zip(*flat, strict=True)), strict=True))
 
 
 @per_dialect
 def _inside(sqlite: bool) -> Select[Any]:
-    return select(*DECIDING, e.app_id).select_from(WITH_MESSAGE).where(in_spans(sqlite=sqlite))
+    inside, place = in_spans(sqlite=sqlite)
+    return select(*DECIDING, place).select_from(WITH_MESSAGE).where(inside)
 
 
 def entries_in(conn: Connection, spans: Sequence[Span]) -> Iterator[list[Entry]]:
@@ -67,13 +74,17 @@ def entries_in(conn: Connection, spans: Sequence[Span]) -> Iterator[list[Entry]]
     Read as they are asked for, TOGETHER numbers at a time.
     """
     ends = {span[:2]: span.upto for span in spans}
-    found: dict[tuple[str, str], list[Entry]] = {}
+    found: list[Entry] = []  # of the span that the portion before did not end
     for portion in _portions(spans):
+        parts: list[list[Entry]] = [found, *([] for _ in portion[1:])]
         for row in sorted(many_rows(conn, _inside(conn), span_list(conn, portion)), key=itemgetter(1)):
-            found.setdefault((row[-1], row[0]), []).append(entry_of(row))
-        for app_id, user_id, _, upto in portion:
-            if upto == ends[app_id, user_id]:
-                yield found.pop((app_id, user_id), [])
+            parts[row[-1]].append(entry_of(row))
+        for span, part in zip(portion, parts, strict=True):
+            if span.upto == ends[span[:2]]:
+                yield part
+                found = []
+            else:
+                found = part
 
 
 def _portions(spans: Iterable[Span]) -> Iterator[list[Span]]:
