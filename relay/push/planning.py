@@ -345,21 +345,19 @@ def _rested(job: PushJob, found: Wait | Stop) -> PushJob:
 
 
 def _attempt_row(one: Attempt) -> dict[str, object]:
+    app_id, user_id, device_id = one.device
+    send = one.send
     return {
-        "app_id": one.device.app_id,
-        "user_id": one.device.user_id,
-        "device_id": one.device.device_id,
+        "app_id": app_id,
+        "user_id": user_id,
+        "device_id": device_id,
         "claim_token": one.token,
-        "account": one.send.address.account,
-        "token_hash": one.send.address.token_hash,
-        "push_id": one.send.notes[0].push_id,
-        "from_seq": one.send.from_seq,
-        "upto_seq": one.send.upto_seq,
-        "form": one.send.form,
+        "account": send.address.account,
+        "token_hash": send.address.token_hash,
+        "push_id": send.notes[0].push_id,
+        "from_seq": send.from_seq,
+        "upto_seq": send.upto_seq,
+        "form": send.form,
         "started_ms": one.started_ms,
-        "ended_ms": None,
-        "verdict": None,
-        "vendor_id": None,
-        "vendor_code": None,
         "left_out": left_out_of(one),
     }

@@ -15,7 +15,7 @@ _a, _e = push_attempt.c, inbox_entry.c
 
 
 def start_attempts(conn: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes attempts before their vendors are called."""
+    """Writes attempts before their vendors are called: how each ends is null until then."""
     insert_rows(conn, push_attempt, rows)
 
 

@@ -48,7 +48,6 @@ def emit(conn: Connection, now_ms: int, events: Sequence[NewEvent]) -> None:
             {
                 "app_id": e.app_id,
                 "event_id": e.event_id,
-                "sequence": None,
                 "type": e.type,
                 "data": msgspec.json.encode(e.data).decode(),
                 "created_ms": now_ms,
