@@ -13,7 +13,7 @@ from relay.model import Device, DeviceState, Entry, NotifyPolicy, Policy
 class UserFacts(Struct, frozen=True, kw_only=True):
     """What decides about a device's notifications besides its own row."""
 
-    devices: Collection[Device]  # of the user, all of them
+    devices: Collection[Device]  # of the user; those that are gone count for nothing
     read: dict[str, int]  # conversation -> read_seq
     acks: dict[str, Acks]  # device -> its ranges
     preferences: Preferences = NOTHING_SAID
