@@ -161,8 +161,11 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
             if knock or step or not s.shared
             else _send_shared(s, address, account, beside=None)
         )
-    waiting = _held(s, address, fresh)
-    free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
+    waiting: list[Wait | None] = []
+    free = fresh
+    if account.held:
+        waiting = _held(s, address, fresh)
+        free = [item for item, wait in zip(fresh, waiting, strict=True) if wait is None]
     form, notes = write_notes(s, free or fresh, address, account, knock=knock)
     notes = [as_sealed(note, account) for note in notes]
     if knock or step:
@@ -259,8 +262,6 @@ def _rests_until(s: Situation, address: Address) -> int:
 
 def _held(s: Situation, address: Address, items: Sequence[Item]) -> list[Wait | None]:
     account = s.accounts[address.account].towards(address, s.device.platform)
-    if not account.held:
-        return [None] * len(items)
     return [account.holds(address.token_hash, item.push, s.now_ms) for item in items]
 
 
