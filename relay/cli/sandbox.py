@@ -35,8 +35,18 @@ def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], relay: 
     `unregistered-1` or `unavailable-x` (Apple's: the same in hexadecimal digits) provoke a vendor's failures, which GET
     /_control/faults lists.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    if relay is not None and not relay.startswith(("http://", "https://")):
+        raise click.BadParameter("must be the URL of a relay, like http://127.0.0.1:8080.", param_hint="'--relay'")
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(_cannot(error))
     sys.exit(run(_run(host, port, state, vendors, relay, tls=not plain)))
+
+
+def _cannot(error: Exception) -> int:
+    click.echo(f"The sandbox can't start: {error}", err=True)
+    return 1
 
 
 async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], relay: str | None, *, tls: bool) -> int:
@@ -50,8 +60,7 @@ async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], relay
         vendors = Sandbox(now=clock, rng=random.SystemRandom(), vendors=served, state_dir=state, tls=tls)
         await vendors.start(host, port)
     except (OSError, ValueError) as error:
-        click.echo(f"The sandbox can't start: {error}", err=True)
-        return 1
+        return _cannot(error)
     base = None if relay is None else relay.rstrip("/")
     accounts = "\n".join(vendors.account_toml(f"{name}-sandbox", name, relay=base) for name in vendors.emulators)
     click.echo(f"The phones: {vendors.url}/\n\nFor relay.toml:\n\n{accounts}\n# Ctrl-C ends it.")

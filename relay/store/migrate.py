@@ -21,6 +21,7 @@ _versions = Table(  # Alembic's own, as Alembic makes it
     Column("version_num", String(32), nullable=False),
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
+_OURS = frozenset(metadata.tables)
 
 
 def revision(conn: Connection) -> str | None:
@@ -36,16 +37,19 @@ def migrate(conn: Connection, now_ms: int) -> str | None:
     An empty database is given the tables as they are now, which is what all steps together lead to. However a table came to
     be, on PostgreSQL its rows are each app's own from here on.
 
-    Raises ConfigError for a database that a newer relay has written.
+    Raises ConfigError for a database that a newer relay has written, or that is something else's.
     """
     del now_ms
     if not is_sqlite(conn):
         _alone(conn)
     at = revision(conn)
     if at is None:
+        _is_free(conn)
         create(conn)
     elif at != HEAD:
         if at not in known():
+            if not _OURS & set(inspect(conn).get_table_names()):  # Alembic's table is another program's
+                _is_free(conn)
             raise ConfigError(
                 [
                     f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."
@@ -54,6 +58,16 @@ def migrate(conn: Connection, now_ms: int) -> str | None:
         step_by_step(conn)
     protect(conn)
     return at
+
+
+def _is_free(conn: Connection) -> None:
+    """Raises ConfigError for a database where our tables would stand beside another program's: in a file any, on a server those
+    of the same name."""
+    there = set(inspect(conn).get_table_names())
+    if taken := sorted(there if is_sqlite(conn) else there & (_OURS | {_versions.name})):
+        raise ConfigError(
+            [f"store: the database has tables of something else, such as {taken[0]!r}; name another store.url."]
+        )
 
 
 def create(conn: Connection) -> None:

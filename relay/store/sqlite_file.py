@@ -92,7 +92,15 @@ class OwnerLock:
     def __init__(self, path: Path) -> None:
         import fcntl  # noqa: PLC0415 - POSIX only, like the relay
 
-        self._file = path.open("a+")
+        try:
+            self._file = path.open("a+")
+        except OSError as error:
+            raise ConfigError(
+                [
+                    f"store: {path} can't be written ({error.strerror}); the database's folder must be the relay's user's own, "
+                    "or name another store.url."
+                ]
+            ) from None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

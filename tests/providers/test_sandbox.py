@@ -12,9 +12,11 @@ from typing import Any
 import aiohttp
 import jwt
 import pytest
+from click.testing import CliRunner
 
 from providers.sandbox import Sandbox
 from providers.sandbox.phones import SHOWN_MAX, Content, PhoneLimits, Phones
+from relay.cli import main
 
 NOW = 1_800_000_000.0
 Send = Callable[..., Any]
@@ -521,3 +523,20 @@ async def test_json_is_not_sniffed_for_markup(http: aiohttp.ClientSession, send:
     async with http.get("/_phones") as answer:
         assert answer.content_type == "application/json"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--relay", "127.0.0.1:8080"], 2, "must be the URL of a relay"),
+        (["--state", "file/below"], 1, "The sandbox can't start: [Errno 20] Not a directory"),
+    ],
+)
+def test_what_the_command_cannot_do_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    done = CliRunner().invoke(main, ["sandbox", "--port", "0", *words])
+    assert done.exit_code == code, done.output
+    assert said in done.output

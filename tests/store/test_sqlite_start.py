@@ -2,6 +2,7 @@
 
 import ast
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,33 @@ def test_what_is_no_database_at_all_is_not_served(tmp_path: Path, clock: SetCloc
     path.write_bytes(b"not a database, but longer than a page" * 1000)
     with pytest.raises(StoreDamaged):
         SqliteEngine(path, clock)
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["migrate"]])
+@pytest.mark.parametrize("table", ["notes", "message", "alembic_version"])
+def test_a_database_of_another_program_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, command: list[str]
+) -> None:
+    """As when store.url names the wrong file: that program's tables may even have our names, or be kept by Alembic, too."""
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute(f"CREATE TABLE {table} (version_num TEXT)")
+        theirs.execute(f"INSERT INTO {table} VALUES ('ae1027a6acf')")
+        theirs.commit()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELAY_STORE__URL", "sqlite:///theirs.db")
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 78, result.output
+    assert f"tables of something else, such as {table!r}" in result.output
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        assert theirs.execute("SELECT name FROM sqlite_schema").fetchall() == [(table,)]
+
+
+def test_a_folder_that_the_relay_may_not_write_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "relay.db.lock").mkdir()  # fails for root as well, whom a folder's mode does not stop
+    result = CliRunner().invoke(main, ["serve", "--port", "0"])
+    assert result.exit_code == 78
+    assert f"{tmp_path / 'relay.db.lock'} can't be written" in result.output
 
 
 def test_after_a_refused_start_the_file_is_free_again(tmp_path: Path, clock: SetClock) -> None:
