@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import click
 
-from relay.cli.exits import EX_DATAERR, EX_UNAVAILABLE
+from relay.cli.exits import EX_DATAERR, EX_IOERR, EX_UNAVAILABLE
 from relay.cli.runtime import run
 
 PIECE = 256 * 1024
@@ -62,7 +62,10 @@ def pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> None:
 
     What is there already is left alone; a download that was cut off goes on; each file is checked by its last line.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{folder} cannot be made ({error.strerror}).", param_hint="'--to'") from None
     sys.exit(run(_pull(hours, folder, url.rstrip("/"), key)))
 
 
@@ -93,6 +96,9 @@ async def _pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> int
     except (aiohttp.ClientError, TimeoutError) as error:
         click.echo(f"The relay at {url} does not answer ({type(error).__name__}); what there is, is kept.", err=True)
         return EX_UNAVAILABLE
+    except OSError as error:
+        click.echo(f"{error.filename or folder}: {error.strerror}", err=True)
+        return EX_IOERR
     return worst
 
 

@@ -1,6 +1,7 @@
 """The SQLite file: where it may lie, how it is opened, who owns it, and whether it is whole (safety DUR-4)."""
 
 import contextlib
+import os
 import re
 import sqlite3
 import sys
@@ -125,6 +126,8 @@ def connect(path: str, *, read_only: bool) -> sqlite3.Connection:
     Raises ConfigError if one does not stick or the file can't be opened; StoreDamaged if it is no database.
     """
     where = path if path == ":memory:" else f"file:{path}?mode={'ro' if read_only else 'rwc'}"
+    if not read_only and os.path.isfile(path) and not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigError([f"store: the database {path} can't be read and written; the relay's own user must own it."])
     try:
         raw = sqlite3.connect(
             where, uri=path != ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512

@@ -33,10 +33,17 @@ def _folders(settings: Settings) -> None:
     missing = [
         f"{where}: the folder {file.parent} does not exist; make it, or name another."
         for where, file in named.items()
-        if file is not None and not file.parent.is_dir()
+        if file is not None and _is_missing(file.parent)
     ]
     if missing:
         raise ConfigError(missing)
+
+
+def _is_missing(folder: Path) -> bool:
+    try:
+        return not folder.is_dir()
+    except OSError:  # it is below a closed one: whoever opens a file there says so
+        return False
 
 
 def _signed_tokens(settings: Settings) -> None:

@@ -78,6 +78,22 @@ async def test_what_is_damaged_is_not_taken(source: tuple[Source, str], tmp_path
     assert list((tmp_path / "to").iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = CliRunner().invoke(main, ["logs", "pull", "--key", "k", "--to", str(tmp_path / "file" / "below")])
+    assert ran.exit_code == 2
+    assert "cannot be made (Not a directory)" in ran.output
+
+
+async def test_a_file_that_cannot_be_written_is_said_in_a_line(source: tuple[Source, str], tmp_path: Path) -> None:
+    _, url = source
+    (tmp_path / "to" / f"{HOUR}.ndjson.part").mkdir()
+    ran = await asyncio.to_thread(
+        CliRunner().invoke, main, ["logs", "pull", HOUR, "--url", url, "--key", "k", "--to", str(tmp_path / "to")]
+    )
+    assert (ran.exit_code, ran.output) == (74, f"{tmp_path}/to/{HOUR}.ndjson.part: Is a directory\n")
+
+
 async def test_an_hour_that_is_refused_is_said_and_the_others_come(source: tuple[Source, str], tmp_path: Path) -> None:
     _, url = source
     assert await logs._pull(("2020-01-01T00", HOUR), tmp_path / "to", url, "k") == 65

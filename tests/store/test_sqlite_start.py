@@ -1,6 +1,7 @@
 """What must hold before the relay takes its first message on SQLite (safety DUR-4)."""
 
 import ast
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -258,6 +259,17 @@ def test_a_folder_that_the_relay_may_not_write_to_is_named(tmp_path: Path, monke
     result = CliRunner().invoke(main, ["serve", "--port", "0"])
     assert result.exit_code == 78
     assert f"{tmp_path / 'relay.db.lock'} can't be written" in result.output
+
+
+def test_a_database_of_another_user_is_named_and_why(
+    tmp_path: Path, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when somebody else, root say, has started the relay once: SQLite would open it, and fail at the first write."""
+    path = tmp_path / "relay.db"
+    filled(path)
+    monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
+    with pytest.raises(ConfigError, match=r"relay\.db can't be read and written; the relay's own user must own it"):
+        SqliteEngine(path, clock)
 
 
 def test_after_a_refused_start_the_file_is_free_again(tmp_path: Path, clock: SetClock) -> None:

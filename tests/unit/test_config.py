@@ -14,6 +14,7 @@ from relay.config import Settings, load
 from relay.errors import ConfigError
 from relay.model import NotifyPolicy, Policy
 from relay.secret import Secret
+from relay.wiring.checking import mistakes as mistakes_of
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "relay.toml"
 STORE_URL = "sqlite:///PATH (without ?, # and %) or postgresql://USER@HOST/DATABASE"
@@ -181,13 +182,14 @@ def test_a_file_in_a_folder_that_is_closed_is_not_passed_over(tmp_path: Path, mo
     look = Path.stat
 
     def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
-        if path == theirs:
+        if path in {theirs, theirs.parent}:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return look(path, follow_symlinks=follow_symlinks)
 
     monkeypatch.setattr(Path, "stat", stat)
     with pytest.raises(ConfigError) as raised:
-        load(None, {"HOME": str(tmp_path / "theirs")})
+        load(None, {"HOME": str(tmp_path / "theirs")}, also=mistakes_of)
+    assert len(raised.value.mistakes) == 1, "nothing is said of folders that nobody has seen"
     assert raised.value.mistakes[0].startswith(f"{theirs}: cannot be read")
 
 
