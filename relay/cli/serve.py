@@ -29,7 +29,7 @@ from relay.keys import KEYS_ENV, KeyRing
 from relay.push.accounts import Account
 from relay.push.from_settings import build_accounts
 from relay.push.situation import Privacy
-from relay.store.migrate import HEAD, revision
+from relay.store.migrate import HEAD, judged, revision
 from relay.store.migrate import migrate as migrate_store
 from relay.store.postgres import PostgresEngine
 from relay.store.postgres_session import BYPASSED, driver
@@ -228,6 +228,7 @@ async def _asked(settings: Settings) -> str:
     engine = PostgresEngine(settings.store.url.reveal(), SystemClock(), system_rng(), workers=1)
     try:
         await engine.connections.begin()
+        await engine.read(lambda conn, _: judged(conn))
         if engine.dangers and not settings.store.unsafe_storage:
             raise ConfigError([f"store: {one}; mend it, or set store.unsafe_storage." for one in engine.dangers])
         unsafe = "".join(f"; unsafe: {one}" for one in engine.dangers)

@@ -22,6 +22,7 @@ _versions = Table(  # Alembic's own, as Alembic makes it
     PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 _OURS = frozenset(metadata.tables)
+_MAY_CREATE = text("SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)")
 
 
 def revision(conn: Connection) -> str | None:
@@ -31,43 +32,57 @@ def revision(conn: Connection) -> str | None:
     return conn.execute(select(_versions.c.version_num)).scalar_one_or_none()
 
 
+def judged(conn: Connection) -> str | None:
+    """The step the database is at, if this relay can bring it to its own; None for an empty one.
+
+    Raises ConfigError for a database that a newer relay has written, that is something else's, or that is closed to us.
+    """
+    at = revision(conn)
+    if at is None:
+        _is_free(conn)
+    elif at != HEAD and at not in known():
+        if not _OURS & set(inspect(conn).get_table_names()):  # Alembic's table is another program's
+            _is_free(conn)
+        raise ConfigError(
+            [f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."]
+        )
+    return at
+
+
+def _is_free(conn: Connection) -> None:
+    """Raises ConfigError for a database where our tables cannot be made, or would stand beside another program's: in a file
+    any, on a server those of the same name."""
+    there = set(inspect(conn).get_table_names())
+    if taken := sorted(there if is_sqlite(conn) else there & (_OURS | {_versions.name})):
+        raise ConfigError(
+            [f"store: the database has tables of something else, such as {taken[0]!r}; name another store.url."]
+        )
+    if not is_sqlite(conn) and not conn.execute(_MAY_CREATE).scalar_one():
+        raise ConfigError(
+            [
+                "store: the role may make no tables in this database; let it own the database (ALTER DATABASE … OWNER TO …)."
+            ]
+        )
+
+
 def migrate(conn: Connection, now_ms: int) -> str | None:
     """Runs the steps that are missing, within the caller's transaction; gives the step before, or None if it was empty.
 
     An empty database is given the tables as they are now, which is what all steps together lead to. However a table came to
     be, on PostgreSQL its rows are each app's own from here on.
 
-    Raises ConfigError for a database that a newer relay has written, or that is something else's.
+    Raises what `judged` raises.
     """
     del now_ms
     if not is_sqlite(conn):
         _alone(conn)
-    at = revision(conn)
+    at = judged(conn)
     if at is None:
-        _is_free(conn)
         create(conn)
     elif at != HEAD:
-        if at not in known():
-            if not _OURS & set(inspect(conn).get_table_names()):  # Alembic's table is another program's
-                _is_free(conn)
-            raise ConfigError(
-                [
-                    f"store: the database is at schema {at}, which is newer than this relay's {HEAD}; run the newer relay."
-                ]
-            )
         step_by_step(conn)
     protect(conn)
     return at
-
-
-def _is_free(conn: Connection) -> None:
-    """Raises ConfigError for a database where our tables would stand beside another program's: in a file any, on a server those
-    of the same name."""
-    there = set(inspect(conn).get_table_names())
-    if taken := sorted(there if is_sqlite(conn) else there & (_OURS | {_versions.name})):
-        raise ConfigError(
-            [f"store: the database has tables of something else, such as {taken[0]!r}; name another store.url."]
-        )
 
 
 def create(conn: Connection) -> None:

@@ -54,8 +54,10 @@ def answer_for(error: BaseException) -> BaseException:
 
 def answer_at_start(error: BaseException) -> BaseException:
     """A server that won't have us is a mistake in the configuration; one that is away may come."""
-    state = sqlstate(error)
-    if state.startswith(("28", "3D")) or isinstance(error, ValueError):
+    state, said = sqlstate(error), getattr(error, "orig", error)
+    if isinstance(error, ValueError) or isinstance(getattr(said, "__cause__", None), ValueError):  # a parameter's, say
+        return ConfigError([f"store.url: {said}."])
+    if state.startswith(("22", "28", "3D", "42")):
         # The server's own words name the role and the database, never the password.
-        return ConfigError([f"store.url: the server refuses: {getattr(error, 'orig', error)}."])
+        return ConfigError([f"store.url: the server refuses: {said}."])
     return answer_for(error)

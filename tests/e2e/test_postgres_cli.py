@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from postgres_databases import admin
 from structlog.testing import capture_logs
 
 from relay.app import Relay
@@ -174,6 +175,35 @@ def test_a_server_that_refuses_us_is_told_in_words_without_the_password(
     assert done.returncode == 78
     assert says in done.stderr
     assert "hidden" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_role_that_may_make_no_tables_is_told_how_to_let_it(own_postgres: Any, tmp_path: Path) -> None:
+    """As whoever made the database as another role finds it: since version 15, only its owner may."""
+    await admin(own_postgres.admin_url, "CREATE ROLE guest LOGIN")
+    url = own_postgres.url.replace("//relay:@", "//guest:@")
+    for command in (("check", "--store"), ("migrate",), ("serve", "--port", "0")):
+        done = await asyncio.to_thread(relay_command, tmp_path, *command, RELAY_STORE__URL=url)
+        assert done.returncode == 78, done.stderr
+        assert "the role may make no tables in this database; let it own the database" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+async def test_what_another_program_keeps_there_is_left_alone(own_postgres: Any, tmp_path: Path) -> None:
+    await admin(own_postgres.url, "CREATE TABLE message (theirs text)")
+    for command in (("check", "--store"), ("migrate",)):
+        done = await asyncio.to_thread(relay_command, tmp_path, *command, RELAY_STORE__URL=own_postgres.url)
+        assert (done.returncode, "tables of something else, such as 'message'" in done.stderr) == (78, True)
+
+
+@pytest.mark.parametrize(("parameter", "says"), [("nonsense=1", '"nonsense"'), ("sslmode=nonsense", "sslmode")])
+def test_a_parameter_that_is_none_is_told_at_once(
+    postgres_server: str, tmp_path: Path, parameter: str, says: str
+) -> None:
+    url = f"{postgres_server}{'&' if '?' in postgres_server else '?'}{parameter}"
+    done = relay_command(tmp_path, "serve", "--port", "0", RELAY_STORE__URL=url)
+    assert done.returncode == 78, done.stderr
+    assert says in done.stderr
     assert "Traceback" not in done.stderr
 
 
