@@ -35,15 +35,14 @@ def addresses_of(conn: Connection, keys: Iterable[UserKey]) -> dict[DeviceKey, l
     return found
 
 
-_any = select(address.c.app_id, address.c.user_id, address.c.device_id, *(address.c[name] for name in _ADDRESS)).limit(
-    1
+_some = select(address.c.app_id, address.c.user_id, address.c.device_id, *(address.c[name] for name in _ADDRESS)).limit(
+    bindparam("count")
 )
 
 
-def any_of_all(conn: Connection) -> tuple[DeviceKey, Address] | None:
-    """One address, whichever comes first; None if there is none."""
-    row = conn.execute(_any).first()
-    return None if row is None else (DeviceKey(*row[:3]), Address(*row[3:]))
+def some_of_all(conn: Connection, count: int) -> list[tuple[DeviceKey, Address]]:
+    """So many addresses, if there are, whichever come first."""
+    return [(DeviceKey(*row[:3]), Address(*row[3:])) for row in conn.execute(_some, {"count": count})]
 
 
 @per_dialect

@@ -256,6 +256,30 @@ async def test_a_ring_with_another_key_at_its_end_is_told_of_at_every_start(shel
         assert len([one for one in lines if one["event"] == "keys.last_is_another"]) == told
 
 
+async def test_one_phone_that_came_under_another_ring_does_not_speak_for_all(shell: Shell) -> None:
+    """It stays as it is until it comes again; the ring was mended, and the others are found."""
+    (shell.home / "relay.toml").write_text(FCM)
+    key = shell.keys("create")
+    ring = shell.home / "relay.keys"
+    old, new = json.loads(ring.read_text())["keys"], {"id": 2, "key": random_key()}
+
+    async def come(keys: list[dict[str, Any]], *users: str) -> bool:
+        """They register in a run with these keys; gives whether its start was content with them."""
+        ring.write_text(json.dumps({"keys": keys}))
+        with capture_logs() as lines:
+            async with serving() as (url, _):
+                for user in users:
+                    body = {"addresses": [{"account": "phones", "token": f"{user}'s"}]}
+                    assert (await call(url, key, "PUT", f"/v1/users/{user}/devices/phone", body))[0] in {200, 201}
+        return all(one["event"] != "keys.last_is_another" for one in lines)
+
+    assert await come(old, "ann", "bob", "cid")
+    assert not await come([*old, new], "ann")
+    assert await come([new, *old], "bob", "cid")
+    assert await come([new, *old])
+    assert not await come([*old, new])
+
+
 async def test_what_was_used_since_the_ring_has_a_new_key_needs_the_old_one_no_more(shell: Shell) -> None:
     """SEC-1, SEC-4, SEC-11: keys and tokens are kept as hashes under a key of the ring; a use moves them to the newest."""
     used, unused = shell.keys("create"), shell.keys("create", "--name", "unused")
