@@ -1,5 +1,6 @@
 """The command line: `relay serve`, `relay demo`, `relay sandbox`, and what an operator needs beside them."""
 
+import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -28,7 +29,10 @@ COMMANDS: Final = {  # name -> module in this folder; loaded when it is asked fo
 
 
 class Relay(click.Group):
-    """Prints every configuration mistake the same way, and ends with 78; with 69 if the store is away, 74 if it is damaged."""
+    """Prints every configuration mistake the same way, and ends with 78; with 69 if the store is away, 74 if it is damaged.
+
+    What a command makes is for its user alone: messages are not sealed.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -40,6 +44,7 @@ class Relay(click.Group):
         return cast(click.Command, getattr(import_module(f"relay.cli.{module}"), cmd_name))
 
     def invoke(self, ctx: click.Context) -> object:
+        before = os.umask(0o077)
         try:
             return super().invoke(ctx)
         except ConfigError as error:
@@ -53,6 +58,8 @@ class Relay(click.Group):
         except StoreDamaged as error:
             click.echo(f"The store is damaged; restore a backup, or have it looked at: {error}", err=True)
             sys.exit(EX_IOERR)
+        finally:
+            os.umask(before)
 
 
 @click.group(cls=Relay, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

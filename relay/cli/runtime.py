@@ -26,14 +26,10 @@ def settings_from(path: Path | None, *, also: Look = lambda _: ()) -> Settings:
 
 def run(main: Coroutine[Any, Any, int]) -> int:
     """Runs `main` on uvloop if it is installed (extra `fast`), else on asyncio's own loop. A crash leaves no core file: it would
-    hold every secret (safety SEC-12). What is made is for its user alone: messages are not sealed."""
+    hold every secret (safety SEC-12)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    before = os.umask(0o077)
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
         return asyncio.run(main)
-    else:
-        return uvloop.run(main)
-    finally:
-        os.umask(before)
+    return uvloop.run(main)

@@ -197,12 +197,29 @@ def test_what_a_command_makes_is_for_its_user_alone(folder: Path) -> None:
     """Messages are not sealed in the store; whoever else is on the machine has no business there."""
     before = os.umask(0o022)
     try:
-        assert CliRunner().invoke(main, ["migrate"]).exit_code == 0
+        for command in ("migrate", "logs pull --to pulled --key x --url http://127.0.0.1:1"):
+            CliRunner().invoke(main, command.split())
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
     made = {one.name: one.stat().st_mode & 0o077 for one in folder.iterdir()}
-    assert "relay.db" in made
+    assert {"relay.db", "pulled"} <= made.keys()
+    assert set(made.values()) == {0}, made
+
+
+def test_what_a_backup_and_its_restoring_make_is_for_its_user_alone(folder: Path) -> None:
+    with running(folder):
+        pass
+    before = os.umask(0o022)
+    try:
+        assert CliRunner().invoke(main, ["backup", "saved"]).exit_code == 0
+        for one in folder.glob("relay.db*"):
+            one.unlink()
+        assert CliRunner().invoke(main, ["restore", "saved"]).exit_code == 0
+    finally:
+        os.umask(before)
+    made = {one.name: one.stat().st_mode & 0o077 for one in folder.rglob("*")}
+    assert {"manifest.json", "relay.db.witness"} <= made.keys()
     assert set(made.values()) == {0}, made
 
 
