@@ -45,11 +45,15 @@ def found(environ: Mapping[str, str]) -> Path | None:
 
 
 def _may_be(file: Path) -> bool:
-    """A file in a folder that is closed to us may be the one that is meant: whoever reads it says so, with its name."""
+    """A file that is not to be had, as in a folder that is closed to us, may be the one that is meant: whoever reads it says so,
+    with its name."""
     try:
-        return file.exists()
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     except OSError:
         return True
+    return True
 
 
 def document(file: Path, mistakes: list[str]) -> dict[str, Any]:

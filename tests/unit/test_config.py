@@ -193,6 +193,13 @@ def test_a_file_in_a_folder_that_is_closed_is_not_passed_over(tmp_path: Path, mo
     assert raised.value.mistakes[0].startswith(f"{theirs}: cannot be read")
 
 
+def test_a_link_that_leads_back_to_itself_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("relay.toml").symlink_to("relay.toml")
+    with pytest.raises(ConfigError, match=r"relay\.toml: cannot be read \(Too many levels"):
+        load(None, {"HOME": str(tmp_path / "home")})
+
+
 def test_a_named_file_must_be_there(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"relay\.toml: cannot be read \(No such file"):
         load(file, {})
