@@ -85,6 +85,8 @@ class Response:
 
     def header(self, name: str) -> str | None:
         wanted = name.lower()
+        if wanted in self.headers:  # as our transports have them
+            return self.headers[wanted]
         return next((value for key, value in self.headers.items() if key.lower() == wanted), None)
 
     def json(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Account:
     circuit: Circuit = field(default_factory=Circuit)
     brake: Brakes = field(default_factory=Brakes)
     budget: RetryBudget = field(default_factory=RetryBudget)
+    channels: Collection[str] | None = field(init=False)  # that its settings tell apart; None: each, see `channel_of`
     line: Line = field(init=False)
     urgent_line: Line = field(init=False)  # so that many urgent ones are not all looked at together, either
     in_flight: int = 0
@@ -71,6 +72,8 @@ class Account:
 
     def __post_init__(self) -> None:
         self.line, self.urgent_line = (Line(gap_ms=1000 / self.bucket.rate_per_s) for _ in range(2))
+        named = getattr(self.provider, "channels", None)
+        self.channels = named if isinstance(named, Collection) else None  # a plug-in may mean something else by it
 
     def view(self, monotonic_ms: int, now_ms: int) -> AccountView:
         """What the planner may use now, but for what the store knows (parked, quota): see `Ledger`."""
@@ -109,12 +112,6 @@ class Account:
             "push_hosts": (0, 0) if self.hosts is None else self.hosts.remembered,
             "push_braked_hosts": (0, 0) if self.hosts is None else self.brake.remembered,
         }
-
-    @property
-    def channels(self) -> Collection[str] | None:
-        """The channels that its settings tell apart; None: each is its own. See `situation.channel_of`."""
-        named = getattr(self.provider, "channels", None)
-        return named if isinstance(named, Collection) else None  # a plug-in may mean something else by it
 
     @property
     def credential_expires_ms(self) -> int | None:
