@@ -292,7 +292,7 @@ def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> list[int]:
     for other in locked.devices:
         if other != device_id:
             locked.rearm(other)
-    return tell_completed(locked, device_id, ended, Ledger(locked))
+    return tell_completed(locked, device_id, ended, Ledger(locked), state="acked")
 
 
 def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[int]) -> dict[str, str]:

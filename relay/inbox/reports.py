@@ -181,7 +181,7 @@ def complete(
     entries: Sequence[Entry],
     ledger: Ledger,
     *,
-    state: Literal["acked", "failed"] = "acked",
+    state: Literal["acked", "failed"],
 ) -> None:
     """Tells of messages whose last delivery to this user has just ended, at this device, by an ack or as failed."""
     seqs = tell_completed(locked, device_id, entries, ledger, state=state)
@@ -194,10 +194,10 @@ def tell_completed(
     entries: Sequence[Entry],
     ledger: Ledger,
     *,
-    state: Literal["acked", "failed"] = "acked",
+    state: Literal["acked", "failed"],
 ) -> list[int]:
-    """As `complete`, for many users at once: gives the numbers of those entries, which are to be marked before anybody reads
-    them again."""
+    """As `complete`, but only tells: gives the numbers of those entries, for whoever marks them together with other users'.
+    That is before anybody reads them again."""
     others = [device for name, device in locked.devices.items() if name != device_id]
     done: list[tuple[Entry, dict[str, int]]] = []
     for entry in _originals(locked, entries):
