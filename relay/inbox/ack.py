@@ -1,6 +1,6 @@
 """A device's word that it has stored something: cumulative, selective, refused, read (protocol 8.6)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from relay.errors import Conflict, CursorRefused, Malformed, Problem, Unauthenticated
 from relay.inbox import visibility
+from relay.inbox.advancing import Step, advance, report_acked
 from relay.inbox.cursor import Cursor, epoch8
-from relay.inbox.ending import append_control, end_for_others
+from relay.inbox.ending import append_control
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
-from relay.inbox.passage import Passage
 from relay.inbox.reports import (
     FAILED,
     RECEIPT,
@@ -19,11 +19,9 @@ from relay.inbox.reports import (
     Ledger,
     Reported,
     complete,
-    end,
     is_delivery,
     released,
     tell,
-    tell_completed,
 )
 from relay.inbox.shared_ack import limits_of_markers, take_shared
 from relay.inbox.store_owner import check_owner
@@ -33,7 +31,6 @@ from relay.store import entries as entry_rows
 from relay.store import entry_ends, held_entries
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
-from relay.store.spans import Span, entries_in
 
 TRIES_MAX = 3  # app versions that may fail to decode a message before its delivery has failed
 NACK_WHY = {"unknown_type": "unknown_type", "undecodable": "poison", "too_big": "poison"}
@@ -75,14 +72,6 @@ class AckAnswer(Struct, frozen=True, kw_only=True):
     wakes: bool  # other devices of the user have something new to read
     moot: bool = False  # or may show what is of no use any more
     answered: tuple[str, ...] = ()  # messages that ended for the user's other devices by this
-
-
-class Step(NamedTuple):
-    """A device has stored everything up to this number; judged by the device's facts as they stand here."""
-
-    locked: Locked
-    device: Device
-    upto: int
 
 
 class _Heard(NamedTuple):
@@ -215,86 +204,6 @@ def _past(device: Device, cursor: Cursor | None) -> bool:
     return cursor is not None and cursor.session < device.lineage_session
 
 
-def advance(conn: Conn, now_ms: int, steps: Sequence[Step]) -> None:
-    """Cumulative acks of devices of different users. What is read and written of entries is so for all of them at once."""
-    steps = [step for step in steps if step.upto > step.device.acked_seq]
-    completed: dict[UserKey, list[int]] = {}
-    for step, entries in zip(steps, entries_in(conn, [_span(step) for step in steps]), strict=True):
-        completed[step.locked.key] = _advance_one(step, entries)
-    entry_ends.mark_completed(conn, now_ms, completed)
-
-
-def _span(step: Step) -> Span:
-    """What it passes; at or below the floor nothing is left."""
-    locked, device, upto = step
-    return Span(*locked.key, min(upto, max(device.acked_seq, locked.inbox.floor_seq)), upto)
-
-
-def _advance_one(step: Step, entries: Iterable[Entry]) -> list[int]:
-    """Numbers of the messages that are completed by it, as `tell_completed` gives them."""
-    locked, device, upto = step
-    acks = locked.acks_of(device.device_id)
-    why_held = {seq: why for seq, why, _ in locked.held(device.device_id)}
-    passed = Passage(device, locked.now_ms, acks, why_held)
-    for entry in entries:
-        passed.take(entry)
-    # What is over but not yet swept ends here: once this ack has passed it, the sweep would take it for acked.
-    end(locked, passed.overdue, EntryState.EXPIRED)
-    locked.unhold(device.device_id, passed.unhold)
-    if passed.hold:
-        _hold(locked, device, passed)
-    locked.put_acks(device.device_id, acks.passing(upto).passing_by(passed.missed, floor=locked.inbox.floor_seq))
-    high = max(device.acked_high, upto)
-    locked.put(
-        replace(
-            device,
-            acked_seq=upto,
-            acked_high=high,
-            pushed_seq=max(device.pushed_seq, high),
-            progress_ms=locked.now_ms,
-            contact_ms=locked.now_ms,
-        )
-    )
-    completed = _acked(locked, device.device_id, passed.acked)
-    locked.rearm(device.device_id, anew=True)
-    return completed
-
-
-def _hold(locked: Locked, device: Device, passed: Passage) -> None:
-    """Notes what it has passed without the full form, and tells so."""
-    locked.hold(device.device_id, passed.hold)
-    fallbacks = {seq for seq, why in passed.hold if why == "fallback"}
-    tell(locked, device, "delivery.held", [(e, None) for e in _at(locked, passed.hold, "held")])
-    tell(locked, device, "delivery.fallback", [(e, None) for e in passed.acked if e.seq in fallbacks])
-
-
-def _at(locked: Locked, rows: Sequence[tuple[int, str]], why: str) -> list[Entry]:
-    seqs = [seq for seq, reason in rows if reason == why]
-    if not seqs:
-        return []
-    return [entry for entry in entry_rows.entries_at(locked.conn, locked.key, seqs) if is_delivery(entry)]
-
-
-def _acked(locked: Locked, device_id: str, newly: Sequence[Entry]) -> list[int]:
-    """Reports deliveries that have just been acked, and what follows from that for the user's other devices.
-
-    Gives the numbers of messages that are completed, as `tell_completed` does.
-    """
-    ended = [entry for entry in newly if is_delivery(entry)]
-    if not ended:
-        return []
-    tell(locked, locked.devices[device_id], "delivery.acked", [(entry, None) for entry in ended])
-    locked.unhold(device_id, [again.of for entry in ended if (again := released(entry)) and again.of])
-    first_wins = [entry for entry in ended if entry.scope.first_ack_wins]
-    if first_wins:
-        end_for_others(locked, device_id, first_wins)
-        ended = [entry for entry in ended if entry not in first_wins]
-    for other in locked.devices:
-        if other != device_id:
-            locked.rearm(other)
-    return tell_completed(locked, device_id, ended, Ledger(locked), state="acked")
-
-
 def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[int]) -> dict[str, str]:
     """Selective acks: what came by push or range. They never move the cursor."""
     results = dict.fromkeys(ids, "unknown")
@@ -327,7 +236,7 @@ def _take_ids(locked: Locked, device: Device, ids: Sequence[str], refused: set[i
         # What it had refused before it can read after all: else the delivery would end once more.
         locked.unhold(device.device_id, [entry.seq for entry in newly if entry.seq in unread])
         reportable = [entry for entry in newly if entry.seq > device.acked_high or entry.seq in unread]
-        completed = _acked(locked, device.device_id, reportable)
+        completed = report_acked(locked, device.device_id, reportable)
         entry_ends.mark_completed(locked.conn, locked.now_ms, {locked.key: completed})
         locked.rearm(device.device_id, anew=True)
     tell(locked, device, "delivery.late_ack", late)

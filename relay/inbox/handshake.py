@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from relay.clock import rfc3339
 from relay.errors import Problem, Unauthenticated
 from relay.inbox import clones, judging
-from relay.inbox.ack import Step, advance
 from relay.inbox.addresses import AddressState, NewAddress, holders, set_addresses, states_of
+from relay.inbox.advancing import Step, advance
 from relay.inbox.cursor import INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, short, unseal
 from relay.inbox.judging import Evidence, Judgement, Reason, Verdict
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
