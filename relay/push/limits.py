@@ -19,7 +19,7 @@ BUDGET_SHARE = 0.1
 BUDGET_PER_S = 5.0
 BUDGET_WAIT_MS = WINDOW_MS  # until a retry that found none left is planned again
 RATE_RISE = 0.05  # of the full rate, a second
-RATE_SHARE_MIN = 1 / 64  # the least that is left of it
+RATE_SHARE_MIN = 1 / 64  # the least that is left, of what it begins with
 RATE_CUT_MS = 1_000
 RAMP_S = 60.0  # from nothing to the full rate, where a vendor wants load to grow slowly (sheet fcm §6)
 LINE_MS_MAX = 300_000  # nobody is sent further back than this
@@ -84,7 +84,7 @@ class Bucket:
         self._refill(now_ms)
         if self._cut_ms is None or now_ms - self._cut_ms >= RATE_CUT_MS:
             self._cut_ms = now_ms
-            self._rate = max(self._rate / 2, self.rate_per_s * RATE_SHARE_MIN)
+            self._rate = max(self._rate / 2, self._at_rest * RATE_SHARE_MIN)
             self._tokens = min(self._tokens, 1.0)
 
     def wait_ms(self) -> int:

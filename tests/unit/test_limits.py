@@ -243,6 +243,13 @@ def test_too_many_is_made_up_for_before_a_load_grows_on() -> None:
     assert bucket.rate(6_000) == 500
 
 
+@pytest.mark.parametrize("start_per_s", [5.0, 50.0, 500.0])
+def test_too_many_never_makes_a_slow_start_faster(start_per_s: float) -> None:
+    bucket = Bucket(9_000, 500, start_per_s=start_per_s)
+    bucket.too_many(1_000)
+    assert bucket.rate(1_000) == start_per_s / 2
+
+
 def test_however_often_it_is_too_many_a_little_goes_on() -> None:
     bucket = Bucket(100, 100)
     for second in range(1_000):
