@@ -43,6 +43,11 @@ def due(steps: Sequence[Step], done: int, accepted_ms: int, now_ms: int) -> tupl
     return tuple(step for step in steps[done:] if accepted_ms + step.after_s * 1000 <= now_ms)
 
 
+def pushed(steps: Sequence[Step], done: int) -> int:
+    """How many of the first `done` push again."""
+    return sum(step.by == "next_address" for step in steps[:done])
+
+
 def described(steps: Sequence[Step], done: int, accepted_ms: int, *, over: bool) -> list[dict[str, Any]]:
     """For the trace. `over`: what has not been taken never will be."""
     return [

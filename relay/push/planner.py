@@ -304,7 +304,9 @@ def _which(s: Situation, note: Note, items: Sequence[Item], *, step: bool) -> st
     """Which reminder since the last contact a note is, or which step of its messages."""
     if not step:
         return f"knock {s.job.told_ms} {s.job.knock}"
-    return f"step {' '.join(str(item.entry.escalated) for item in items if item.entry.message_id in note.ids)}"
+    # Not by those that tell the backend: one of these may be taken before this push is tried again.
+    steps = (s.steps.get(item.entry.message_id, 0) for item in items if item.entry.message_id in note.ids)
+    return f"step {' '.join(map(str, steps))}"
 
 
 def _again(s: Situation, able: Sequence[Address]) -> list[Address]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from relay.inbox import notifying, push_due, visibility
+from relay.inbox import escalation, notifying, push_due, visibility
 from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead, with_rows
 from relay.inbox.preferences import of_user, quiet_until
 from relay.inbox.reports import tell_device
@@ -216,6 +216,7 @@ def _plan_one(
             untold_count=count,
             told=tuple(told),
             told_last=attempt_rows.told_last(locked.conn, device.key) if told else None,
+            steps=_steps(locked, told) if step and told else {},
             shared=shared,
             upto_seq=locked.head_seq if untold else device.pushed_seq,
             addresses=tuple(addresses),
@@ -238,6 +239,13 @@ def _plan_one(
         return found
     woken_ms = attempt_rows.last_wake_ms(locked.conn, device.key, found.address.account)
     return spared(found, account, now_ms=locked.now_ms, woken_ms=woken_ms) or found
+
+
+def _steps(locked: Locked, told: Sequence[Item]) -> dict[str, int]:
+    """Of messages that take steps, how many of these push again by now."""
+    done = {item.entry.message_id: item.entry.escalated for item in told if item.entry.escalated is not None}
+    steps = message_rows.escalations_of(locked.conn, locked.key.app_id, done)
+    return {id_: escalation.pushed(escalation.from_store(text), done[id_]) for id_, text in steps.items()}
 
 
 def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:

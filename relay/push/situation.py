@@ -169,6 +169,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     untold_count: int
     told: tuple[Item, ...]  # owed, at or below pushed_seq: what knocks and steps are about
     told_last: tuple[str, bytes] | None = None  # the address (account, token's hash) that was; only for those
+    steps: Mapping[str, int] = field(default_factory=dict)  # message with steps -> how many have pushed it again
     shared: tuple[SharedNews, ...] = ()
     upto_seq: int  # highest number looked at
     addresses: tuple[Address, ...]

@@ -192,6 +192,23 @@ async def test_each_step_says_which_one_it_is_in_each_of_its_tries(house: House,
     assert first == retried != second
 
 
+async def test_a_step_that_tells_the_backend_makes_no_other_push_of_one_that_is_tried_again(
+    house: House, clock: Any
+) -> None:
+    await house.register("ann/phone", "t")
+    await house.send(escalate=to_store((Step(60, "next_address"), Step(62, "webhook"))))
+    clock.forward(s=1)
+    await house.told()
+    said = []
+    for wait_s, verdict in ((59, Verdict.RETRY), (5, Verdict.ACCEPTED)):
+        clock.forward(s=wait_s)
+        await step(house)
+        (one,) = await house.told(verdict=verdict)
+        said.append(push_of(one, one.send.notes[0], "t", provider="v").again)
+    first, retried = said
+    assert first == retried
+
+
 async def test_the_backend_hears_also_of_who_cannot_be_pushed_at_all(house: House, clock: Any) -> None:
     await house.register("bob/laptop")
     house.policy = Policy(create_users=True)
