@@ -191,7 +191,8 @@ class Reloader:
         return 0 if stamp is None else stamp[1]
 
     def _look(self) -> dict[Path, Stamp]:
-        self._file = self._file or self.find()
+        if self._file is None and (file := self.find()) is not None and _stamp(file) is not None:
+            self._file = file  # not one that may only be there, as in a folder that is closed to us for now
         return {path: _stamp(path) for path in self._paths()}
 
     def _paths(self) -> list[Path]:

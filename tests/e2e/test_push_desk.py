@@ -283,6 +283,10 @@ async def test_a_configuration_that_is_made_while_the_relay_runs_is_taken_up(
     await relay.open()
     async with relay.running():
         assert await relay.reloader.look() is None
+        Path("relay.toml").symlink_to("relay.toml")
+        assert await relay.reloader.reload() is None, "it cannot be read, and is not waited for once it is gone"
+        Path("relay.toml").unlink()
+        assert await relay.reloader.reload() is not None
         Path("relay.toml").write_text('[accounts.first]\nprovider = "log"\n')
         done = await relay.reloader.look()
         assert done is not None
