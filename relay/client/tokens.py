@@ -42,6 +42,7 @@ class TokenKeeper:
         self._later = later
         self._clock = clock
         self._given = ""
+        self._tried = ""  # what the last connection began with; its successor may have come since
         self._renewal: asyncio.Task[None] | None = None
 
     async def take(self, *, renew: bool) -> None:
@@ -57,12 +58,13 @@ class TokenKeeper:
         else:
             given = self._given
         self._given = given
-        refused = self.current if renew else None
+        refused = self._tried if renew else None
         self.current = await self._on_disk(lambda: self._cache.token_after(given))
         if self.current == refused and isinstance(self._source, str):
             log.warning(
                 "The relay refuses the token, and there is no other: `token` may be a function that asks your backend."
             )
+        self._tried = self.current
 
     def newest(self) -> Token:
         """What a connection that is made now asks for its token: the newest that follows this one, and never one that the app

@@ -109,3 +109,19 @@ async def test_a_token_that_is_refused_and_has_no_other_is_said_in_the_log_and_n
     assert "The relay refuses the token" in caplog.text
     assert "third" not in caplog.text
     cache.close()
+
+
+async def test_a_connection_that_ends_with_the_token_it_began_with_says_nothing_of_its_successor(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A socket that stands for a month is closed when its token is over; the successor came long before."""
+    cache = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0)
+    keeper = TokenKeeper("ann's", cache, _at_once, _no_call, asyncio.create_task, SetClock())
+    await keeper.take(renew=False)
+    await keeper.keep({"token": "ann's second"})
+    await keeper.take(renew=True)
+    assert keeper.current == "ann's second"
+    assert caplog.text == ""
+    await keeper.take(renew=True)
+    assert "The relay refuses the token" in caplog.text
+    cache.close()
