@@ -93,10 +93,10 @@ class Relay:
         metrics: Metrics,
         *,
         read_space: ReadSpace = space_of,
-        read_settings: Callable[[], Settings] | None = None,
+        read_settings: Callable[[Path | None], Settings] | None = None,
         find_config: Callable[[], Path | None] = lambda: None,
     ) -> None:
-        """`read_settings` gives the configuration anew, for a reload; its file, which `find_config` finds, is watched."""
+        """`read_settings` gives the configuration anew, for a reload, from the file that `find_config` found; that is watched."""
         self.settings = settings
         self.clock = clock_of(settings, clock)
         self.rng = rng
@@ -104,7 +104,7 @@ class Relay:
         self.node_id = f"n{random_hex(rng, bits=64)}"
         self.port = settings.server.port
         self._read_space = read_space
-        self._read_settings = read_settings or (lambda: settings)
+        self._read_settings = read_settings or (lambda _: settings)
         self._find_config = find_config
         self._stages = timeline(drain_s=settings.server.drain_s, quiet_s=settings.server.quiet_s)
 

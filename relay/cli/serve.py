@@ -63,11 +63,11 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
         environ["RELAY_SERVER__PORT"] = str(port)
     settings = load(config, environ, also=mistakes)
     find = partial(found, environ) if config is None else lambda: config
-    sys.exit(run(_serve(settings, lambda: load(config, environ), find)))
+    sys.exit(run(_serve(settings, lambda file: load(file or config, environ), find)))
 
 
 async def _serve(
-    settings: Settings, read_settings: Callable[[], Settings], find_config: Callable[[], Path | None]
+    settings: Settings, read_settings: Callable[[Path | None], Settings], find_config: Callable[[], Path | None]
 ) -> int:
     _take_open_files()
     clock, rng, metrics = SystemClock(), system_rng(), Metrics()

@@ -46,7 +46,7 @@ class Reloaded:
 class Reloader:
     """Watches the configuration's files, and reloads when it is asked to."""
 
-    read: Callable[[], Settings]  # the configuration as it is now; raises ConfigError
+    read: Callable[[Path | None], Settings]  # the configuration as it is now, by its file; raises ConfigError
     find: Callable[[], Path | None]  # its file, if there is one by now
     settings: Settings  # those in force
     accounts: Accounts
@@ -99,7 +99,7 @@ class Reloader:
                 log.error("config.not_reloaded", reason=reason)
                 return None
             try:
-                settings = await asyncio.to_thread(self.read)
+                settings = await asyncio.to_thread(self.read, self._file)
                 self._watch(settings)
                 found = await asyncio.to_thread(configured, settings)
             except ConfigError as error:

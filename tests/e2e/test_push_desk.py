@@ -93,7 +93,7 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         CLOCK,
         system_rng(),
         Metrics(),
-        read_settings=lambda: load(config, environ),
+        read_settings=lambda file: load(file, environ),
         find_config=lambda: config,
     )
     first = await relay.open()
@@ -252,7 +252,7 @@ async def test_a_mistake_in_the_file_changes_nothing(scene: Scene) -> None:
 async def test_a_configuration_that_is_gone_for_a_moment_takes_no_account_away(scene: Scene) -> None:
     """As an editor leaves it, or whoever copies a new one there. It was found in the folder: a relay needs none to start."""
     reloader = scene.face.relay.reloader
-    reloader.read = lambda: load(None, {})
+    reloader.read = lambda _: load(None, {})
     assert await reloader.reload() is not None
     aside = scene.config.rename(scene.config.with_suffix(".new"))
     assert await reloader.look() is None
@@ -277,7 +277,7 @@ async def test_a_configuration_that_is_made_while_the_relay_runs_is_taken_up(
         CLOCK,
         system_rng(),
         Metrics(),
-        read_settings=lambda: load(None, environ),
+        read_settings=lambda file: load(file, environ),
         find_config=lambda: found(environ),
     )
     await relay.open()
@@ -295,6 +295,33 @@ async def test_a_configuration_that_is_made_while_the_relay_runs_is_taken_up(
         Path("relay.toml").unlink()
         assert await relay.reloader.look() is None, "from now on it is watched like one that was there at the start"
         assert relay.accounts.get("default", "first") is not None
+    await relay.close()
+
+
+async def test_a_reload_reads_the_file_that_is_watched_and_not_one_that_would_be_found_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every account would be gone in silence, at the next change of a credential."""
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / ".config" / "relay" / "relay.toml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text('[accounts.first]\nprovider = "log"\n')
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "HOME": str(tmp_path)}
+    relay = Relay(
+        load(None, environ),
+        CLOCK,
+        system_rng(),
+        Metrics(),
+        read_settings=lambda file: load(file, environ),
+        find_config=lambda: found(environ),
+    )
+    await relay.open()
+    async with relay.running():
+        assert await relay.reloader.reload() is not None
+        Path("relay.toml").write_text("")
+        done = await relay.reloader.reload()
+        assert done is not None
+        assert (done.changed, done.added, done.removed) == (("first",), (), ())
     await relay.close()
 
 
@@ -361,9 +388,9 @@ async def test_what_was_read_while_it_was_being_written_counts_at_the_next_look(
     await reloader.reload()
     before, read = scene.face.relay.accounts.get("default", "fcm"), reloader.read
 
-    def half() -> Settings:
+    def half(file: Path | None) -> Settings:
         scene.config.write_text(whole.removesuffix("concurrency = 7\n"))
-        settings = read()
+        settings = read(file)
         scene.config.write_text(whole + "# the end\n")
         return settings
 
