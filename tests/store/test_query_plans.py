@@ -37,6 +37,7 @@ WALKED = {  # tables that are walked on purpose, and by whom
     "data_key",
     "endpoint",  # at most 50 an app
 }
+FEW = {"addresses._some"}  # stop after so many rows, whichever come first
 PARTIAL = {"event_unnumbered", "push_job_suspect"}  # hold only what waits: walking it is finding it
 
 
@@ -72,6 +73,7 @@ def test_no_statement_walks_a_table(conn: Connection) -> None:
     walks = [
         (name, line)
         for name, statement in statements(conn)
+        if name not in FEW
         for line in plan(conn, statement)
         if line.startswith("SCAN") and line.split()[1] in tables - WALKED and line.split()[-1] not in PARTIAL
     ]
