@@ -14,7 +14,14 @@ event = table(
     int_("created_ms"),
     key=("app_id", "event_id"),
 )
-Index("event_sequence", event.c.app_id, event.c.sequence, unique=True)
+Index(
+    "event_sequence",
+    event.c.app_id,
+    event.c.sequence,
+    unique=True,
+    sqlite_where=text("sequence IS NOT NULL"),  # so each is put in once, when it is numbered
+    postgresql_where=text("sequence IS NOT NULL"),
+)
 Index(
     "event_unnumbered",
     event.c.created_ms,

@@ -340,7 +340,14 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index("event_by_age", "event", ["app_id", "created_ms", "event_id"], unique=False)
-    op.create_index("event_sequence", "event", ["app_id", "sequence"], unique=True)
+    op.create_index(
+        "event_sequence",
+        "event",
+        ["app_id", "sequence"],
+        unique=True,
+        sqlite_where=sa.text("sequence IS NOT NULL"),
+        postgresql_where=sa.text("sequence IS NOT NULL"),
+    )
     op.create_index(
         "event_unnumbered",
         "event",
@@ -812,7 +819,12 @@ def downgrade() -> None:
         sqlite_where=sa.text("sequence IS NULL"),
         postgresql_where=sa.text("sequence IS NULL"),
     )
-    op.drop_index("event_sequence", table_name="event")
+    op.drop_index(
+        "event_sequence",
+        table_name="event",
+        sqlite_where=sa.text("sequence IS NOT NULL"),
+        postgresql_where=sa.text("sequence IS NOT NULL"),
+    )
     op.drop_index("event_by_age", table_name="event")
     op.drop_table("event")
     op.drop_table("endpoint")
