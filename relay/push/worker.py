@@ -232,12 +232,9 @@ class PushWorker:
 
     async def _settle(self, settlement: Settlement) -> Then | None:
         try:
-            then, known = await self._engine.write_batched(self._settle_batch, settlement), {settlement.attempt.device}
+            then = await self._engine.write_batched(self._settle_batch, settlement)
             while then is None and (renamed := await self._by_new_name(settlement)) is not None:
-                if renamed.attempt.device in known:  # two who share the token have each other's names
-                    break
                 settlement = renamed  # and maybe once more meanwhile
-                known.add(settlement.attempt.device)
                 then = await self._engine.write_batched(self._settle_batch, settlement)
         except Problem as problem:  # the claim ends by itself; the push is planned again
             log.warning("push.not_settled", code=problem.code)

@@ -285,30 +285,6 @@ async def test_a_push_whose_receiver_is_renamed_once_more_while_it_is_settled_is
     assert (await house.job(NEW)).claim is None
 
 
-async def test_a_late_word_about_one_of_two_who_have_each_others_names_and_one_token_ends(
-    house: House, clock: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each of them was called as the other one is."""
-    for name in (OLD, "bob/phone"):
-        await house.register(name, "token", install_id="one")
-    for old, new in (("ann", "an"), ("bob", "ann"), ("an", "bob")):
-        await house.inbox.rename(UserKey("shop", old), new)
-    vendor = Vendor(house, asyncio.Event(), Outcome(verdict=Verdict.ACCEPTED))
-    send = vendor.send
-
-    async def late(push: Push) -> Outcome:
-        vendor.calls += 1
-        clock.forward(ms=house.policy.claim_ms)
-        await house.plan(owner="n2")
-        return await send(push)
-
-    monkeypatch.setattr(vendor, "send", late)
-    clock.forward(s=60)
-    async with asyncio.timeout(20):
-        await dispatch(house, vendor)
-    assert vendor.calls
-
-
 async def test_a_cursor_of_two_names_ago_is_old_and_not_broken(house: House) -> None:
     for old, new in pairwise(("ann", "an", "anna")):
         await house.inbox.rename(UserKey("shop", old), new)
