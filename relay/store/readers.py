@@ -58,6 +58,7 @@ class Place(NamedTuple):
     acked_seq: int | None
 
 
+_acked = func.nullif(d.acked_seq, 0)  # where that is not known, it stands where its user joined
 _current = (
     select(c.conversation_id, c.head_seq, c.floor_seq, b.joined_seq, d.acked_seq)
     .select_from(
@@ -71,7 +72,7 @@ _current = (
             ),
         )
     )
-    .where(*_mine, b.left_version.is_(None), c.head_seq > func.coalesce(d.acked_seq, b.joined_seq))
+    .where(*_mine, b.left_version.is_(None), c.head_seq > func.coalesce(_acked, b.joined_seq))
     .order_by(b.conversation_id)
     .limit(bindparam("count"))
 )

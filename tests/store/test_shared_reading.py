@@ -255,6 +255,21 @@ async def test_timelines_that_are_not_open_are_listed_with_their_heads_and_menti
     assert (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead == ()
 
 
+async def test_a_store_that_begins_anew_is_told_of_no_timeline_that_has_nothing_for_its_user(house: House) -> None:
+    await house.register("cid/phone")
+    await house.hello("cid/phone")
+    await post(house, 2)
+    await house.inbox.groups.change("shop", "g", add=["cid"], remove=())
+    reader = Reader(house, "cid/phone")
+    await reader.sync()
+    assert await reader.ack() == {"g": 2}
+    await house.hello("cid/phone", cursor=None)
+    assert (await house.inbox.reader.read(house.key("cid/phone"), None, limit=200)).shared.ahead == ()
+    await post(house)
+    (listed,) = (await house.inbox.reader.read(house.key("cid/phone"), None, limit=200)).shared.ahead
+    assert (listed["floor"], listed["head"]) == (2, 3)
+
+
 async def test_read_markers_are_numbers_of_the_timeline(house: House) -> None:
     await post(house, 3)
     await house.ack(PHONE, reads=(("g", 99),))
