@@ -10,6 +10,7 @@ from relay.push.dead_tokens import active
 from relay.push.planner import Send
 from relay.store import ack_ranges, readers
 from relay.store import addresses as address_rows
+from relay.store import attempts as attempt_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import inbox as inbox_rows
@@ -72,13 +73,19 @@ def still_needed(conn: Conn, now_ms: int, attempts: Sequence[Attempt]) -> list[b
 
 
 def by_new_name(conn: Conn, one: Attempt) -> Attempt | None:
-    """The attempt as one for the same device, whose user was given another name meanwhile, or several; None: it was not."""
+    """The attempt as one for the same device, whose user was given another name meanwhile, or several; None: it was not.
+
+    Two users of one phone may both have had the name, one after the other: the log goes with the right one.
+    """
     address, device = one.send.address, one.device
+    found = []
     for key in address_rows.owners_of(conn, device.app_id, account=address.account, token_hash=address.token_hash):
         inbox = inbox_rows.inbox_of(conn, key.user)
         if key.device_id == device.device_id and inbox is not None and device.user_id in inbox.former_names:
-            return replace(one, device=key)
-    return None
+            row = attempt_rows.attempt(conn, key, one.token)
+            if row is not None and row.started_ms == one.started_ms:
+                found.append(key)
+    return replace(one, device=found[0]) if len(found) == 1 else None
 
 
 def left_out_of(one: Attempt, losses: Sequence[str] = ()) -> str:

@@ -285,6 +285,52 @@ async def test_a_push_whose_receiver_is_renamed_once_more_while_it_is_settled_is
     assert (await house.job(NEW)).claim is None
 
 
+class Late(Vendor):
+    """During whose first call the claim passes to another worker."""
+
+    async def send(self, push: Push) -> Outcome:
+        self.calls += 1
+        self.stop.set()
+        if self.calls == 1:
+            self.house.clock.forward(ms=self.house.policy.claim_ms)
+            assert await self.house.plan()
+        return self.outcome
+
+
+async def test_a_late_word_of_a_user_who_has_changed_names_with_another_one_of_the_same_phone_comes_to_an_end(
+    house: House, clock: Any
+) -> None:
+    """Each is called what the other was, and both hold the token."""
+    for name in (OLD, "bob/phone"):
+        await house.register(name, "token", install_id="i-1")
+    await house.catch_up("bob/phone")
+    for old, new in (("ann", "x"), ("bob", "ann"), ("x", "bob")):
+        await house.inbox.rename(UserKey("shop", old), new)
+    clock.forward(s=60)
+    async with asyncio.timeout(5):
+        await dispatch(house, Late(house, asyncio.Event(), Outcome(verdict=Verdict.ACCEPTED)))
+
+
+@pytest.mark.parametrize("last", ["abe", "zoe"])
+async def test_of_two_on_a_phone_who_had_one_name_a_push_under_way_is_settled_for_whose_it_is(
+    house: House, clock: Any, last: str
+) -> None:
+    await house.register(OLD, "token", install_id="i-1")
+    await house.inbox.rename(ANN, "mia")
+    clock.forward(s=60)
+    assert await house.plan(), "the first of the two is told of something, too"
+    await house.register("bob/phone", "token", install_id="i-1")
+    await house.catch_up("bob/phone")
+    await house.inbox.rename(UserKey("shop", "bob"), "ann")
+    await house.send("ann")
+    clock.forward(s=60)
+    (attempt,) = [one for one in await house.plan() if one.device.user == ANN]
+    await house.inbox.rename(ANN, last)
+    renamed = await house.engine.read(lambda conn, _: by_new_name(conn, attempt))
+    assert renamed is not None
+    assert renamed.device == house.key(f"{last}/phone")
+
+
 async def test_a_cursor_of_two_names_ago_is_old_and_not_broken(house: House) -> None:
     for old, new in pairwise(("ann", "an", "anna")):
         await house.inbox.rename(UserKey("shop", old), new)
