@@ -1,5 +1,6 @@
 """The OpenAPI 3.1 document and the page to read it, both made from the route table and the models that validate."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -348,8 +349,13 @@ def _kind(schema: dict[str, Any]) -> str:
         words = f"list of {_kind(schema.get('items', {}))}"
     else:
         words = escape(str(schema.get("type", "any JSON")))
-    limits = [f"{word} {escape(str(schema[key]))}" for key, word in _LIMITS.items() if schema.get(key) is not None]
+    limits = [f"{word} {escape(_plain(schema[key]))}" for key, word in _LIMITS.items() if schema.get(key) is not None]
     return ", ".join([words, *limits])
+
+
+def _plain(value: Any) -> str:
+    """As it is written in JSON; a text, without its quotes."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _anchor(name: str) -> str:

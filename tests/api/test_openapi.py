@@ -177,6 +177,13 @@ def test_every_link_within_the_page_leads_somewhere(routes: tuple[Route, ...]) -
     assert {link[1:] for link in seen.links if link.startswith("#")} <= set(seen.ids)
 
 
+def test_what_stands_where_nothing_is_said_is_shown_as_in_json() -> None:
+    seen = read(table.ROUTES)
+    assert "boolean, by default true" in seen.text
+    assert "by default normal" in seen.text
+    assert not re.search(r"by default (True|False|\{')", seen.text)
+
+
 def test_text_of_the_table_is_shown_as_text() -> None:
     seen = read(ROUTES)
     assert "Put <b>a</b> thing." in seen.text
