@@ -13,7 +13,7 @@ import aiohttp
 from uuid_utils import uuid7
 
 from relay.client import http
-from relay.client.http import Answer, Problem, Unreachable
+from relay.client.http import Answer, Problem, Unreachable, base_of
 from relay.clock import Clock, SystemClock
 from relay.ids import Rng, system_rng
 
@@ -39,8 +39,8 @@ class Backend:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
-        """`key` is an API key (rk_…). A given `session` stays the caller's to close."""
-        self._url = url.rstrip("/")
+        """`key` is an API key (rk_…). A given `session` stays the caller's to close. Raises ValueError for what is no URL."""
+        self._url = base_of(url)
         self._key = key
         self._try_for_ms = try_for_s * 1000
         self._own_session = session is None

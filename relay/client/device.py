@@ -63,9 +63,10 @@ class Client:
         `schema` and `types` say what this version of the app can show. `check` raises ValueError for a message that it
         can't use: such a message is kept, and comes again after an upgrade. `migrations` are for tables of the app's own
         in the same file. `facts` are further fields of the handshake: platform, locale, tz, addresses, heartbeat, …
-        `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file that can't be opened.
+        `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file that can't be opened,
+        ValueError for what is no URL.
         """
-        self._url = url.rstrip("/")
+        self._url = http.base_of(url)
         self._clock: Clock = clock or SystemClock()
         rng = rng or system_rng()
         self.cache = Cache(cache, rng=rng, now_ms=self._clock.now_ms(), migrations=migrations, types=types, check=check)

@@ -55,6 +55,13 @@ class Answer:
         return json.loads(self.body) if self.body else None
 
 
+def base_of(url: str) -> str:
+    """The relay's address, without a slash at its end. Raises ValueError for one that nothing would ever be found at."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"{url!r} is no URL of a relay: it begins with http:// or https://")
+    return url.rstrip("/")
+
+
 def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
     """The problem in an answer; of one that is none, one that has its status."""
     try:

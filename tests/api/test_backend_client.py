@@ -1,11 +1,12 @@
 """The backend's Python client against a running relay: groups and webhooks. (Sends and devices are used by most other tests.)"""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from running_relay import Face
 
-from relay.client import Backend, Problem
+from relay.client import Backend, Client, Problem
 
 URL = "http://127.0.0.1:9/"  # nothing listens there
 
@@ -44,3 +45,11 @@ async def test_webhooks_are_made_changed_and_taken_away(backend: Backend) -> Non
     with pytest.raises(Problem) as refused:
         await backend.rotate_webhook(made["id"])
     assert refused.value.status == 404
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "localhost", "ws://relay.example", ""])
+def test_what_is_no_url_is_told_at_once_and_not_tried_for_ever(tmp_path: Path, url: str) -> None:
+    for make in (lambda: Backend(url, "rk_x"), lambda: Client(url, "rd_x", cache=tmp_path / "a.db")):
+        with pytest.raises(ValueError, match="begins with http:// or https://"):
+            make()
+    assert list(tmp_path.iterdir()) == []
