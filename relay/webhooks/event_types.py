@@ -1,6 +1,7 @@
 """Which types of events there are, and which of them an endpoint wants (protocol 11.5). Pure."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Final
 
 from relay.errors import FieldError
@@ -48,6 +49,13 @@ OFF_BY_DEFAULT: Final = frozenset({"delivery.pushed", "delivery.vendor_receipt"}
 EVERY: Final = "*"  # all types that are on by default, also those that later releases add
 
 
+def _unknown(name: str) -> str:
+    close = get_close_matches(name, EVENT_TYPES, n=1)
+    kinds = sorted({one.partition(".")[0] for one in EVENT_TYPES})
+    hint = f"did you mean {close[0]!r}?" if close else f"they begin with {', '.join(kinds)}."
+    return f"There is no event type of this name; {hint}"
+
+
 def wants(types: Sequence[str], event_type: str) -> bool:
     """Whether an endpoint with this list is told of events of this type."""
     if EVERY in types:
@@ -67,7 +75,7 @@ def type_errors(types: Sequence[str], *, pointer: str = "/types") -> list[FieldE
     seen: set[str] = set()
     for place, name in enumerate(types):
         if name != EVERY and name not in EVENT_TYPES:
-            errors.append(FieldError(f"{pointer}/{place}", "unknown", "There is no event type of this name."))
+            errors.append(FieldError(f"{pointer}/{place}", "unknown", _unknown(name)))
         elif name in seen:
             errors.append(FieldError(f"{pointer}/{place}", "duplicate", "This event type is named twice."))
         seen.add(name)

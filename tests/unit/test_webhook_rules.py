@@ -79,6 +79,12 @@ def test_other_lists_are_refused_at_the_place_of_the_mistake(types: list[str], p
     assert type_errors(types)[0].pointer == pointer
 
 
+def test_a_type_that_is_none_is_told_with_what_may_be_meant() -> None:
+    close, far = type_errors(["delivery.aced", "orders"])
+    assert close.detail == "There is no event type of this name; did you mean 'delivery.acked'?"
+    assert "they begin with account, api_key, app_version, clock_step, delivery, device" in far.detail
+
+
 # --- headers ---
 
 
