@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def _folders(settings: Settings) -> None:
 
 def _is_missing(folder: Path) -> bool:
     try:
-        return not folder.is_dir()
+        return not stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
     except OSError:  # it is below a closed one: whoever opens a file there says so
         return False
 
