@@ -2,8 +2,9 @@
 
 It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here. What
 can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), causes of ends (I17, `removals.py`), who
-puts a push off (I21, `due_times.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), locks (I42, `locks.py`),
-logs of hours (I44, `hour_logs.py`).
+puts a push off (I21, `due_times.py`), silence (I27, `silence.py`), heartbeats (I28,
+`heartbeats.py`), locks (I42, `locks.py`), logs of hours (I44, `hour_logs.py`). Jobs that rest have a module of their own (I18,
+I19, I25, `rests.py`).
 """
 
 import json
@@ -19,6 +20,7 @@ from . import cursors
 from .client import FULL, RAW, Broken
 from .due_times import DueTimes
 from .removals import Removals
+from .rests import Resting, Rests
 from .silence import Silence
 
 if TYPE_CHECKING:
@@ -34,25 +36,14 @@ REFUSALS = frozenset(
     {"recipient_unknown", "recipient_queue_full"}
 )  # a receiver that a job could not give it to: no delivery's end
 EARLY_MS = 90_000  # by so much a node's clock may be off
-EXPIRING_MS = 2_000  # with less left, nobody is told any more
-RESTS = frozenset(
-    {"no_address", "account_parked", "quarantined", "gone", "muted"}
-)  # why a job may rest although something is untold
 
 _DEVICES = """
 SELECT device_id, state, session, lineage_session, start_seq, acked_seq, acked_high, pushed_seq, has_address, schema,
        online_since_ms IS NOT NULL AND offline_since_ms IS NULL, linger_until_ms IS NOT NULL, offline_told
 FROM device WHERE app_id = ? AND user_id = ?"""
-_JOBS = "SELECT device_id, due_ms, reason, claim, claim_token FROM push_job WHERE app_id = ? AND user_id = ?"
+_JOBS = """
+SELECT device_id, due_ms, claim, claim_token, reason, knock, shown_seq FROM push_job WHERE app_id = ? AND user_id = ?"""
 _ENTRIES = "SELECT count(*), min(seq), max(seq) FROM inbox_entry WHERE app_id = ? AND user_id = ?"
-_UNTOLD = """
-SELECT e.seq FROM inbox_entry e JOIN message m ON m.app_id = e.app_id AND m.message_id = e.message_id
-WHERE e.app_id = ? AND e.user_id = ? AND e.seq > ? AND e.notifiable = 1 AND e.state = 'live' AND e.expires_ms > ?
-  AND e.only_device IN ('', ?) AND m.conversation_id IS NULL AND m.scope IS NULL
-  AND (coalesce(m.min_schema, 0) <= ? OR m.fallback IS NOT NULL)
-  AND NOT EXISTS (SELECT 1 FROM device_ack a WHERE a.app_id = e.app_id AND a.user_id = e.user_id AND a.device_id = ?
-                  AND e.seq BETWEEN a.from_seq AND a.to_seq)
-LIMIT 1"""
 
 # The last is until when an upgrade that is not proved, or numbers that were lost, keep what is acked from being pruned.
 _INBOX = """
@@ -103,6 +94,7 @@ class Referee:
         self._claims: dict[DeviceKey, int] = {}
         self.removals = Removals(store, window_ms=window_ms)
         self.due_times = DueTimes(store)
+        self.rests = Rests(store)
         self.silence = Silence()
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0
@@ -125,6 +117,7 @@ class Referee:
         self._store.locks.committed()
         self.removals.committed(self.now_ms)
         self.due_times.committed()
+        self.rests.committed()
         for user in sorted(users):
             self.checks += 1
             self._inbox(user)
@@ -193,14 +186,14 @@ class Referee:
             if row.state != "gone":
                 self._device(user, row, head, before.get(row.device_id))
         self._devices[user] = now
-        for device_id, due_ms, reason, claim, token in raw.execute(_JOBS, user).fetchall():
+        for device_id, due_ms, claim, token, *why in raw.execute(_JOBS, user).fetchall():
             key = DeviceKey(*user, device_id)
             if token < self._claims.get(key, 0):
                 raise Broken(f"I20: the claim token of {key} fell to {token}")
             self._claims[key] = token
             row = now[device_id]
             if due_ms is None and claim is None and row.state != "gone":
-                self._may_rest(user, row, reason)
+                self._may_rest(user, row, head, *why)
 
     def _device(self, user: tuple[str, str], row: Row, head: int, before: Row | None) -> None:
         if not row.start_seq <= row.acked_seq <= head:
@@ -228,18 +221,23 @@ class Referee:
         if row.acked_seq < before.acked_seq and row.lineage_session == before.lineage_session:
             raise Broken(f"I8: acked_seq of {user} {row.device_id} fell to {row.acked_seq} without a rebase")
 
-    def _may_rest(self, user: tuple[str, str], row: Row, reason: str | None) -> None:
-        """I18: who has an address and lacks something untold has a time at which it will be told."""
-        if reason == "muted" and not self._wants_less(user):
-            raise Broken(f"I19: the job of {user} {row.device_id} rests as muted, and the user wants to be told")
-        if not row.has_address or reason in RESTS:
-            return
-        after = max(row.acked_seq, row.pushed_seq)
-        found = self._store.raw.execute(
-            _UNTOLD, (*user, after, self.now_ms + EXPIRING_MS, row.device_id, row.schema or 0, row.device_id)
-        ).fetchone()
-        if found is not None:
-            raise Broken(f"I18: {user} {row.device_id} is stranded before {found[0]}: its job rests ({reason})")
+    def _may_rest(
+        self, user: tuple[str, str], row: Row, head: int, reason: str | None, knock: int, shown_seq: int
+    ) -> None:
+        resting = Resting(
+            user=user,
+            device_id=row.device_id,
+            reason=reason,
+            knock=knock,
+            shown_seq=shown_seq,
+            dormant=row.state == "dormant",
+            has_address=bool(row.has_address),
+            schema=row.schema or 0,
+            acked_seq=row.acked_seq,
+            pushed_seq=row.pushed_seq,
+            head_seq=head,
+        )
+        self.rests.check(resting, self.now_ms)
 
     # --- what clients are told ---
 
@@ -305,10 +303,6 @@ class Referee:
         return [name, None, "recipient_queue_full"] in recipients or (
             user != name and [user, None, "recipient_unknown"] in recipients
         )
-
-    def _wants_less(self, user: tuple[str, str]) -> bool:
-        found = self._store.raw.execute("SELECT preferences FROM inbox WHERE app_id = ? AND user_id = ?", user)
-        return found.fetchone()[0] is not None
 
     def _ends(self) -> dict[tuple[str, str, str, str], list[str]]:
         """Terminal events by (app, user, device, message)."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from sqlalchemy import text
 
 from relay import message_logs
 from relay.errors import Conflict
@@ -18,13 +19,13 @@ from relay.inbox.page import Snapshot
 from relay.inbox.reader import InboxReader
 from relay.inbox.reading import Reading
 from relay.inbox.visibility import View
-from relay.model import Device, Entry, EntryState, Kind, UserKey
+from relay.model import Device, Entry, EntryState, Kind, PushJob, UserKey
 from relay.presence.leases import LeaseBook
 from relay.presence.service import PresenceService
 from relay.push import accounts
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
-from relay.store import entries, entry_ends, history, inbox, queue
+from relay.store import entries, entry_ends, history, inbox, parked, queue
 
 from . import faults
 from .report import story_of
@@ -53,6 +54,32 @@ def jobs_of_devices_that_are_away_rest(patch: pytest.MonkeyPatch) -> None:
     def resting(*args: Any, **more: Any) -> Any:
         after = rearm(*args, **more)
         return structs.replace(after, due_ms=None) if after.reason == push_due.Later.DEBOUNCE else after
+
+    patch.setattr(push_due, "rearm", resting)
+
+
+def nobody_is_reminded(patch: pytest.MonkeyPatch) -> None:
+    rearm = push_due.rearm
+
+    def never(*args: Any, **more: Any) -> Any:
+        after = rearm(*args, **more)
+        told = after.reason == push_due.Later.KNOCK
+        return structs.replace(after, due_ms=None, reason=push_due.Rest.TOLD) if told else after
+
+    patch.setattr(push_due, "rearm", never)
+
+
+def what_rests_for_a_mended_account_rests_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(parked, "_release", text("SELECT :app, :now, :after, :upto"))
+
+
+def who_lost_its_address_is_told_nothing_more(patch: pytest.MonkeyPatch) -> None:
+    rearm = push_due.rearm
+
+    def resting(device: Device, job: PushJob, *args: Any, **more: Any) -> Any:
+        after = rearm(device, job, *args, **more)
+        lost = job.due_ms is None and job.reason == push_due.Rest.NO_ADDRESS
+        return structs.replace(after, due_ms=None, reason=job.reason) if lost else after
 
     patch.setattr(push_due, "rearm", resting)
 
@@ -227,6 +254,9 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (what_an_upgrade_pins_is_pruned, "I16", {"upgrade": 30.0}),
         (the_relay_believes_itself_more_than_the_cursor, "LOST|I7", {"restored_backup": 240.0}),
         (jobs_of_devices_that_are_away_rest, "I18", {}),
+        (nobody_is_reminded, "I25", {}),
+        (what_rests_for_a_mended_account_rests_on, "I25", {"vendor_misconfigured": 30.0}),
+        (who_lost_its_address_is_told_nothing_more, "I25", {"false_dead": 0.3}),
         (nobody_waits_when_a_vendor_asks_for_it, "I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),
