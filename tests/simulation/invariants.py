@@ -2,7 +2,7 @@
 
 It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here. What
 can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), causes of ends (I17, `removals.py`), who
-puts a push off (I21, `due_times.py`), silence (I27, `silence.py`), heartbeats (I28,
+puts a push off (I21, `due_times.py`), vendors' answers (I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28,
 `heartbeats.py`), locks (I42, `locks.py`), logs of hours (I44, `hour_logs.py`). Jobs that rest have a module of their own (I18,
 I19, I25, `rests.py`).
 """
@@ -17,6 +17,7 @@ from relay.store import audit
 from relay.store.schema import metadata
 
 from . import cursors
+from .answers import Answers
 from .client import FULL, RAW, Broken
 from .due_times import DueTimes
 from .removals import Removals
@@ -95,6 +96,7 @@ class Referee:
         self.removals = Removals(store, window_ms=window_ms)
         self.due_times = DueTimes(store)
         self.rests = Rests(store)
+        self.answers = Answers(store)
         self.silence = Silence()
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0

@@ -15,7 +15,7 @@ import structlog
 from relay import message_logs
 from relay.inbox import fanout, send
 
-from . import due_times
+from . import answers, due_times
 from .client import Broken
 from .draws import Draws
 from .loop import now_s, run
@@ -104,7 +104,12 @@ def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
         processors=[listening(worlds)], wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
     )
     try:
-        with small_steps(), TemporaryDirectory() as folder, due_times.heard(lambda: worlds[0].referee.due_times):
+        with (
+            small_steps(),
+            TemporaryDirectory() as folder,
+            due_times.heard(lambda: worlds[0].referee.due_times),
+            answers.heard(lambda: worlds[0].referee.answers),
+        ):
             run(main, order=order)
     except Exception as broken:  # noqa: BLE001 - whatever it is, it is what the run found
         error = broken

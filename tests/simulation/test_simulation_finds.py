@@ -22,7 +22,7 @@ from relay.inbox.visibility import View
 from relay.model import Device, Entry, EntryState, Kind, PushJob, UserKey
 from relay.presence.leases import LeaseBook
 from relay.presence.service import PresenceService
-from relay.push import accounts
+from relay.push import accounts, settling
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
 from relay.store import entries, entry_ends, history, inbox, parked, queue
@@ -82,6 +82,23 @@ def who_lost_its_address_is_told_nothing_more(patch: pytest.MonkeyPatch) -> None
         return structs.replace(after, due_ms=None, reason=job.reason) if lost else after
 
     patch.setattr(push_due, "rearm", resting)
+
+
+def what_a_vendor_took_counts_as_acked(patch: pytest.MonkeyPatch) -> None:
+    told = settling._told
+
+    def acked(locked: Locked, device: Device, *args: Any) -> None:
+        told(locked, device, *args)
+        after = locked.devices[device.device_id]
+        seq = after.pushed_seq
+        locked.put(structs.replace(after, acked_seq=seq, acked_high=seq))
+
+    patch.setattr(settling, "_told", acked)
+
+
+def what_a_vendor_took_is_told_as_delivered(patch: pytest.MonkeyPatch) -> None:
+    tell = settling.tell
+    patch.setattr(settling, "tell", lambda locked, device, _, items: tell(locked, device, "delivery.acked", items))
 
 
 def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
@@ -257,6 +274,8 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (nobody_is_reminded, "I25", {}),
         (what_rests_for_a_mended_account_rests_on, "I25", {"vendor_misconfigured": 30.0}),
         (who_lost_its_address_is_told_nothing_more, "I25", {"false_dead": 0.3}),
+        (what_a_vendor_took_counts_as_acked, "I24", {}),
+        (what_a_vendor_took_is_told_as_delivered, "I24", {}),
         (nobody_waits_when_a_vendor_asks_for_it, "I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),
