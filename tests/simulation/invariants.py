@@ -2,9 +2,9 @@
 
 It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here. What
 can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), causes of ends (I17, `removals.py`), who
-puts a push off (I21, `due_times.py`), vendors' answers (I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28,
-`heartbeats.py`), locks (I42, `locks.py`), logs of hours (I44, `hour_logs.py`). Jobs that rest have a module of their own (I18,
-I19, I25, `rests.py`).
+puts a push off (I21, `due_times.py`), deaths of addresses (I23, `deaths.py`), vendors' answers (I24, `answers.py`), silence
+(I27, `silence.py`), heartbeats (I28, `heartbeats.py`), locks (I42, `locks.py`), logs of hours (I44, `hour_logs.py`). Jobs that
+rest have a module of their own (I18, I19, I25, `rests.py`).
 """
 
 import json
@@ -19,6 +19,7 @@ from relay.store.schema import metadata
 from . import cursors
 from .answers import Answers
 from .client import FULL, RAW, Broken
+from .deaths import Deaths
 from .due_times import DueTimes
 from .removals import Removals
 from .rests import Resting, Rests
@@ -97,6 +98,7 @@ class Referee:
         self.due_times = DueTimes(store)
         self.rests = Rests(store)
         self.answers = Answers(store)
+        self.deaths = Deaths(store)
         self.silence = Silence()
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0
@@ -120,6 +122,7 @@ class Referee:
         self.removals.committed(self.now_ms)
         self.due_times.committed()
         self.rests.committed()
+        self.deaths.committed()
         for user in sorted(users):
             self.checks += 1
             self._inbox(user)

@@ -25,7 +25,7 @@ from relay.presence.service import PresenceService
 from relay.push import accounts, settling
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
-from relay.store import entries, entry_ends, history, inbox, parked, queue
+from relay.store import addresses, entries, entry_ends, history, inbox, parked, queue
 
 from . import faults
 from .report import story_of
@@ -99,6 +99,21 @@ def what_a_vendor_took_counts_as_acked(patch: pytest.MonkeyPatch) -> None:
 def what_a_vendor_took_is_told_as_delivered(patch: pytest.MonkeyPatch) -> None:
     tell = settling.tell
     patch.setattr(settling, "tell", lambda locked, device, _, items: tell(locked, device, "delivery.acked", items))
+
+
+def a_dead_token_is_dead_though_it_was_registered_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(settling, "is_believed", lambda current, **_: current is not None)
+
+
+def the_address_that_is_there_dies_whatever_token_it_was(patch: pytest.MonkeyPatch) -> None:
+    bury = settling.bury
+
+    def whichever(locked: Locked, device: Device, *, code: str | None, **_: Any) -> None:
+        for one in addresses.addresses_of(locked.conn, [locked.key]).get(device.key, []):
+            bury(locked, device, account=one.account, token_hash=one.token_hash, code=code)
+
+    patch.setattr(settling, "is_believed", lambda *_, **__: True)
+    patch.setattr(settling, "bury", whichever)
 
 
 def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
@@ -276,6 +291,8 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (who_lost_its_address_is_told_nothing_more, "I25", {"false_dead": 0.3}),
         (what_a_vendor_took_counts_as_acked, "I24", {}),
         (what_a_vendor_took_is_told_as_delivered, "I24", {}),
+        (a_dead_token_is_dead_though_it_was_registered_again, "I23", {"false_dead": 0.3}),
+        (the_address_that_is_there_dies_whatever_token_it_was, "I23", {"token_rotated": 240.0, "vendor_slow": 0.5}),
         (nobody_waits_when_a_vendor_asks_for_it, "I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),

@@ -40,7 +40,9 @@ class Vendor:
         wall: Wall,
         unwanted: Callable[[Push, UserKey], None],
         names: Callable[[UserKey], Iterable[UserKey]],
+        said_dead: Callable[[str, str, str, int], None],
     ) -> None:
+        """`said_dead`: told of each token that it calls dead: app, account, token, and as of when."""
         self.account = account
         self.outage = False
         self.misconfigured = False
@@ -52,6 +54,7 @@ class Vendor:
         self._wall = wall
         self._unwanted = unwanted
         self._names_of = names
+        self._said_dead = said_dead
         self._tokens: dict[str, tuple[DeviceKey, Arrived]] = {}  # token -> device it was given to, its phone
         self._former: dict[str, list[tuple[DeviceKey, float | None]]] = {}  # token -> who had it before, and until when
         self._dead: dict[str, int] = {}
@@ -138,9 +141,9 @@ class Vendor:
         if strikes("vendor_429"):
             return self._too_many()
         if push.token in self._dead:
-            return Outcome(verdict=Verdict.TOKEN_DEAD, dead_since_ms=self._dead[push.token], vendor_code="410")
+            return self._called_dead(push, self._dead[push.token])
         if strikes("false_dead"):
-            return Outcome(verdict=Verdict.TOKEN_DEAD, dead_since_ms=self._wall.true_ms() - 10 * 86_400_000)
+            return self._called_dead(push, self._wall.true_ms() - 10 * 86_400_000)
         if not push.silent and strikes("vendor_refuses"):
             return Outcome(verdict=Verdict.REFUSED, vendor_code="400")
         if not push.silent and strikes("vendor_too_large"):
@@ -152,6 +155,10 @@ class Vendor:
         if strikes("vendor_ambiguous"):
             return Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="reset")
         return Outcome(verdict=Verdict.ACCEPTED, vendor_id=push.id)
+
+    def _called_dead(self, push: Push, since_ms: int) -> Outcome:
+        self._said_dead(push.relay["app"], self.account, push.token, since_ms)
+        return Outcome(verdict=Verdict.TOKEN_DEAD, dead_since_ms=since_ms, vendor_code="410")
 
     def _too_many(self) -> Outcome:
         if self._draws.chance(0.5):

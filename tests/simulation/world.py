@@ -82,6 +82,7 @@ class World:
                 wall=self.wall,
                 unwanted=lambda push, user: self.wishes.check(push, user),
                 names=self.moves.names,
+                said_dead=self.referee.deaths.said,
             )
             for n in range(VENDORS)
         ]
