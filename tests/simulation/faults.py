@@ -52,6 +52,7 @@ EVENTS: dict[str, tuple[float, float]] = {
     "half_open": (2, 20),
     "one_way": (2, 20),
     "slow_reader": (2, 20),
+    "said_again": (4, 60),  # what a device said before another session or store of it
     "upgrade": (4, 60),
     "downgrade": (1, 20),
     "wipe": (1, 20),

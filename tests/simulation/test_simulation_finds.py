@@ -12,9 +12,10 @@ from sqlalchemy import text
 from relay import message_logs
 from relay.errors import Conflict
 from relay.inbox import accept, delivering, ending, judging, online, push_due, reports, visibility
+from relay.inbox import ack as acks
 from relay.inbox.batch import Batch
 from relay.inbox.delivering import Deliveries
-from relay.inbox.locked import Locked, with_rows
+from relay.inbox.locked import Locked, device_in, with_rows
 from relay.inbox.page import Snapshot
 from relay.inbox.reader import InboxReader
 from relay.inbox.reading import Reading
@@ -114,6 +115,19 @@ def the_address_that_is_there_dies_whatever_token_it_was(patch: pytest.MonkeyPat
 
     patch.setattr(settling, "is_believed", lambda *_, **__: True)
     patch.setattr(settling, "bury", whichever)
+
+
+def acks_of_older_sessions_are_taken(patch: pytest.MonkeyPatch) -> None:
+    known = acks._known
+    patch.setattr(acks, "_known", lambda users, key, _: known(users, key, None))
+
+
+def acks_of_stores_that_are_no_more_are_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(acks, "_past", lambda *_: False)
+
+
+def older_sessions_say_goodbye_for_newer_ones(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(online, "_in_session", lambda users, key, _: device_in(users, key))
 
 
 def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
@@ -293,7 +307,10 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (what_a_vendor_took_is_told_as_delivered, "I24", {}),
         (a_dead_token_is_dead_though_it_was_registered_again, "I23", {"false_dead": 0.3}),
         (the_address_that_is_there_dies_whatever_token_it_was, "I23", {"token_rotated": 240.0, "vendor_slow": 0.5}),
-        (nobody_waits_when_a_vendor_asks_for_it, "I11", {"vendor_429": 0.3}),
+        (acks_of_older_sessions_are_taken, "I11", {"said_again": 600.0}),
+        (acks_of_stores_that_are_no_more_are_taken, "I11", {"said_again": 600.0, "wipe": 120.0}),
+        (older_sessions_say_goodbye_for_newer_ones, "I11", {"said_again": 600.0}),
+        (nobody_waits_when_a_vendor_asks_for_it, "SIM-I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),
         (a_device_is_never_given_what_it_sent, "I38|10.4", {"wipe": 300.0}),

@@ -124,7 +124,7 @@ class Vendor:
             self._unwanted(push, owner[0].user)
         told_s, until_s = self._wait.get((NODE.get(), push.relay["app"]), (0.0, 0.0))
         if told_s + PAUSE_SLACK_S < now_s() < until_s:
-            raise Broken(f"I11: {self.account} had asked to be left alone until {until_s:.0f}")
+            raise Broken(f"SIM-I11: {self.account} had asked to be left alone until {until_s:.0f}")
 
     def _names(self, push: Push, device: DeviceKey) -> bool:
         """Whether the push is for this device: by a name that its user has, is being given, or had when it was claimed."""

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from relay.store.meta import Witness
 from relay.webhooks.post import Answer
 from relay.webhooks.worker import Pace
 
+from . import past_words
 from .backend import Backend, until_quiet
 from .client import Broken
 from .clocks import NodeClock, Wall
@@ -329,6 +331,7 @@ class World:
             "half_open": self._half_open,
             "one_way": self._one_way,
             "slow_reader": self._slow_reader,
+            "said_again": self._said_again,
             "store_restored": self._set_back,
             "store_away": self._store_away,
             "upgrade": lambda: self._to_a_phone(Phone.upgrade),
@@ -410,6 +413,12 @@ class World:
         await sleep(self.draws.stream("fate/pause").between(1, 300))
         self.referee.silence.back(node.name)
         loop.resume(node.name)  # type: ignore[attr-defined]
+
+    async def _said_again(self) -> None:
+        word = self.referee.past_words.one(self.draws.stream("fate/said_again"))
+        if word is not None:
+            with suppress(Lost, Problem):
+                await self.call(lambda node: past_words.say(node, word))
 
     async def _step(self) -> None:
         draws = self.draws.stream("fate/clock")
