@@ -15,6 +15,7 @@ OWNED = sorted(name for name, table in metadata.tables.items() if "app_id" in ta
 
 # What is for all apps at once. Each gives keys or counts to code that then asks with the app, or is about the relay itself.
 SWEEPS = {
+    "addresses._some",
     "devices._online",
     "devices._online_at",
     "devices._silent",
