@@ -3,8 +3,9 @@
 It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here. What
 can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), what is past (I11, `past_words.py`),
 causes of ends (I17, `removals.py`), who puts a push off (I21, `due_times.py`), deaths of addresses (I23, `deaths.py`), vendors'
-answers (I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), locks (I42, `locks.py`), logs of
-hours (I44, `hour_logs.py`). Jobs that rest have a module of their own (I18, I19, I25, `rests.py`).
+answers (I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), handshakes (I33, I34,
+`handshakes.py`), locks (I42, `locks.py`), logs of hours (I44, `hour_logs.py`). Jobs that rest have a module of their own (I18,
+I19, I25, `rests.py`).
 """
 
 import json
@@ -21,6 +22,7 @@ from .answers import Answers
 from .client import FULL, RAW, Broken
 from .deaths import Deaths
 from .due_times import DueTimes
+from .handshakes import Handshakes
 from .past_words import PastWords
 from .removals import Removals
 from .rests import Resting, Rests
@@ -101,6 +103,7 @@ class Referee:
         self.answers = Answers(store)
         self.deaths = Deaths(store)
         self.past_words = PastWords(store)
+        self.handshakes = Handshakes(store)
         self.silence = Silence()
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0
@@ -127,6 +130,7 @@ class Referee:
         self.rests.committed()
         self.deaths.committed()
         self.past_words.committed()
+        self.handshakes.committed()
         for user in sorted(users):
             self.checks += 1
             self._inbox(user)

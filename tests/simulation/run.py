@@ -15,7 +15,7 @@ import structlog
 from relay import message_logs
 from relay.inbox import fanout, send
 
-from . import answers, due_times, past_words
+from . import answers, due_times, handshakes, past_words
 from .client import Broken
 from .draws import Draws
 from .loop import now_s, run
@@ -110,6 +110,7 @@ def simulate(scenario: Scenario, *, keep: bool = True) -> Result:
             due_times.heard(lambda: worlds[0].referee.due_times),
             answers.heard(lambda: worlds[0].referee.answers),
             past_words.heard(lambda: worlds[0].referee.past_words),
+            handshakes.heard(lambda: worlds[0].referee.handshakes),
         ):
             run(main, order=order)
     except Exception as broken:  # noqa: BLE001 - whatever it is, it is what the run found

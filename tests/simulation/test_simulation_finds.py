@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from relay import message_logs
 from relay.errors import Conflict
-from relay.inbox import accept, delivering, ending, judging, online, push_due, reports, visibility
+from relay.inbox import accept, delivering, ending, handshake, judging, online, push_due, reports, visibility
 from relay.inbox import ack as acks
 from relay.inbox.batch import Batch
 from relay.inbox.delivering import Deliveries
@@ -19,6 +19,7 @@ from relay.inbox.locked import Locked, device_in, with_rows
 from relay.inbox.page import Snapshot
 from relay.inbox.reader import InboxReader
 from relay.inbox.reading import Reading
+from relay.inbox.releasing import Release
 from relay.inbox.visibility import View
 from relay.model import Device, Entry, EntryState, Kind, PushJob, UserKey
 from relay.presence.leases import LeaseBook
@@ -128,6 +129,30 @@ def acks_of_stores_that_are_no_more_are_taken(patch: pytest.MonkeyPatch) -> None
 
 def older_sessions_say_goodbye_for_newer_ones(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(online, "_in_session", lambda users, key, _: device_in(users, key))
+
+
+def what_the_older_version_passed_is_judged_by_the_newer(patch: pytest.MonkeyPatch) -> None:
+    step = handshake.Step
+    patch.setattr(handshake, "Step", lambda locked, old, upto: step(locked, structs.replace(old, schema=9), upto))
+
+
+def what_can_be_shown_now_stays_held(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(handshake, "release", lambda *_: Release(0, more=False))
+
+
+def what_comes_again_comes_twice(patch: pytest.MonkeyPatch) -> None:
+    release = handshake.release
+
+    def twice(locked: Locked, old: Device, device: Device) -> Release:
+        held = [(seq, why) for seq, why, _ in locked.held(device.device_id)]
+        first = release(locked, old, device)
+        if first.released:
+            locked.unhold(device.device_id, [seq for seq, _ in held])
+            locked.hold(device.device_id, held)
+            release(locked, old, device)
+        return first
+
+    patch.setattr(handshake, "release", twice)
 
 
 def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
@@ -310,6 +335,9 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (acks_of_older_sessions_are_taken, "I11", {"said_again": 600.0}),
         (acks_of_stores_that_are_no_more_are_taken, "I11", {"said_again": 600.0, "wipe": 120.0}),
         (older_sessions_say_goodbye_for_newer_ones, "I11", {"said_again": 600.0}),
+        (what_the_older_version_passed_is_judged_by_the_newer, "I33", {"upgrade": 60.0, "answer_lost": 0.2}),
+        (what_can_be_shown_now_stays_held, "I34", {"upgrade": 60.0}),
+        (what_comes_again_comes_twice, "I34", {"upgrade": 60.0}),
         (nobody_waits_when_a_vendor_asks_for_it, "SIM-I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),
