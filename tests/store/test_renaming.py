@@ -9,7 +9,7 @@ import pytest
 from house import House, Store, address
 
 from providers.contract import Capabilities, Outcome, Push, Verdict
-from relay.errors import Conflict, Invalid, Missing, Unauthenticated
+from relay.errors import Conflict, Invalid, Missing, StoreOfAnother, Unauthenticated
 from relay.inbox import fanout, waking
 from relay.inbox.push_due import Later
 from relay.model import DeviceKey, UserKey
@@ -336,6 +336,18 @@ async def test_a_cursor_of_two_names_ago_is_old_and_not_broken(house: House) -> 
         await house.inbox.rename(UserKey("shop", old), new)
     house.stores[NEW] = house.stores.pop(OLD)
     assert (await house.hello(NEW)).reason == "epoch"
+
+
+async def test_the_database_of_somebody_who_has_the_old_name_by_now_is_refused(house: House) -> None:
+    """Of two accounts on one phone: both users' messages would have come into it."""
+    await house.inbox.rename(ANN, "anna")
+    said: dict[str, Any] = {"store_id": "another", "store_user": "ann"}
+    assert (await house.hello(NEW, **said)).session, "a database of before is the user's own"
+    await house.register(OLD)
+    await house.hello(OLD, store_id="ann's")
+    with pytest.raises(StoreOfAnother):
+        await house.hello(NEW, **said | {"store_id": "ann's"})
+    assert (await house.hello(NEW, **said)).session, "this device has used it"
 
 
 @pytest.mark.parametrize("register", ["ann/phone", "cleo/phone"])
