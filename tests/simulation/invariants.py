@@ -4,8 +4,8 @@ It reads the tables by its own SQL, not through the relay's functions, so that a
 can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), what is past (I11, `past_words.py`),
 causes of ends (I17, `removals.py`), who puts a push off (I21, `due_times.py`), deaths of addresses (I23, `deaths.py`), vendors'
 answers (I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), handshakes (I33, I34,
-`handshakes.py`), locks (I42, `locks.py`), logs of hours (I44, `hour_logs.py`). Jobs that rest have a module of their own (I18,
-I19, I25, `rests.py`).
+`handshakes.py`), locks (I42, `locks.py`), epochs (I43, `epochs.py`), logs of hours (I44, `hour_logs.py`). Jobs that rest have
+a module of their own (I18, I19, I25, `rests.py`).
 """
 
 import json
@@ -22,6 +22,7 @@ from .answers import Answers
 from .client import FULL, RAW, Broken
 from .deaths import Deaths
 from .due_times import DueTimes
+from .epochs import Epochs
 from .handshakes import Handshakes
 from .past_words import PastWords
 from .removals import Removals
@@ -104,6 +105,7 @@ class Referee:
         self.deaths = Deaths(store)
         self.past_words = PastWords(store)
         self.handshakes = Handshakes(store)
+        self.epochs = Epochs(store)
         self.silence = Silence()
         self._ids: dict[tuple[str, str, str, int], str] = {}
         self.now_ms = 0

@@ -447,7 +447,9 @@ class Phone:
 
     def _welcomed(self, answer: dict[str, Any]) -> None:
         self.world.story.tell("welcome", self.name, answer["verdict"], answer["reason"], answer["session"])
-        if self._asked == self.world.set_backs:
+        since = self._asked == self.world.set_backs
+        self.world.referee.epochs.told(self.key, answer["epoch"], since=since)
+        if since:
             told = self.world.doubles.welcomed(self.key, self.client.database.cursor, answer, self.world.referee.now_ms)
             if told:
                 self.world.story.tell("reidentify", self.name)

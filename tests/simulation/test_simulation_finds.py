@@ -27,7 +27,7 @@ from relay.presence.service import PresenceService
 from relay.push import accounts, settling
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
-from relay.store import addresses, entries, entry_ends, history, inbox, parked, queue
+from relay.store import addresses, entries, entry_ends, history, inbox, meta, parked, queue
 
 from . import faults
 from .report import story_of
@@ -153,6 +153,20 @@ def what_comes_again_comes_twice(patch: pytest.MonkeyPatch) -> None:
         return first
 
     patch.setattr(handshake, "release", twice)
+
+
+def a_store_that_is_behind_its_witness_goes_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(meta, "behind", lambda *_: False)
+
+
+def pruning_goes_on_though_numbers_were_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(meta, "FREEZE_MS", 0)
+
+
+def handshakes_go_by_the_epoch_that_was_read_first(patch: pytest.MonkeyPatch) -> None:
+    read = inbox.store_epoch
+    first: list[str] = []
+    patch.setattr(inbox, "store_epoch", lambda conn: first[0] if first else first.append(read(conn)) or first[0])
 
 
 def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
@@ -338,6 +352,9 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (what_the_older_version_passed_is_judged_by_the_newer, "I33", {"upgrade": 60.0, "answer_lost": 0.2}),
         (what_can_be_shown_now_stays_held, "I34", {"upgrade": 60.0}),
         (what_comes_again_comes_twice, "I34", {"upgrade": 60.0}),
+        (a_store_that_is_behind_its_witness_goes_on, "I43", {"store_restored": 30.0}),
+        (pruning_goes_on_though_numbers_were_lost, "I43", {"store_restored": 30.0}),
+        (handshakes_go_by_the_epoch_that_was_read_first, "I43", {"store_restored": 30.0}),
         (nobody_waits_when_a_vendor_asks_for_it, "SIM-I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),

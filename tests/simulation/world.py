@@ -176,6 +176,7 @@ class World:
                 await sleep(1)
                 continue
             self._restarting = False
+            self.referee.epochs.up()
             self.referee.silence.began()
             self.story.tell("node.up", node.name)
             return
@@ -509,6 +510,7 @@ class World:
         def restore() -> None:
             self.store.restore(copy)
             self.referee.forget()
+            self.referee.epochs.set_back(self._witness, self.wall.true_ms())
             self.doubles.forget()
             self.set_backs += 1
             self.wishes.forget()
