@@ -1,5 +1,6 @@
 """Groups of a backend: who is in them, as far as the backend can be sure (protocol 12.6)."""
 
+import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ class Group:
     members: set[str]
     changed: dict[str, float] = field(default_factory=dict)
     changing: set[str] = field(default_factory=set)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     def sure(self, since_s: float) -> set[str]:
         """Who was a member all the time since then."""
@@ -58,9 +60,11 @@ class Groups:
         if group.changing:
             return
         joins = user not in group.members
-        await self._put(group, add=[user] if joins else [], remove=[] if joins else [user])
+        async with group.turn:
+            await self._put(group, add=[user] if joins else [], remove=[] if joins else [user])
 
     async def _put(self, group: Group, *, add: list[str], remove: list[str]) -> None:
+        """Whoever calls it has the group's turn: of two requests on their way nobody can tell which the relay hears last."""
         touched = {*add, *remove}
         group.changing |= touched
         await self.world.persist(partial(self._ask, group.name, add, remove))
@@ -91,5 +95,9 @@ class Groups:
         """The relay lost its last words, and said so: all is said again."""
         for group in self.all:
             group.changed |= dict.fromkeys(self.users, now_s())
+            self.world.later(self._say_again(group), f"members {group.name}")
+
+    async def _say_again(self, group: Group) -> None:
+        async with group.turn:
             gone = sorted(set(self.users) - group.members)
-            self.world.later(self._put(group, add=sorted(group.members), remove=gone), f"members {group.name}")
+            await self._put(group, add=sorted(group.members), remove=gone)
