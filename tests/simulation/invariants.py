@@ -47,6 +47,8 @@ _DEVICES = """
 SELECT device_id, state, session, lineage_session, start_seq, acked_seq, acked_high, pushed_seq, has_address, schema,
        online_since_ms IS NOT NULL AND offline_since_ms IS NULL, linger_until_ms IS NOT NULL, offline_told
 FROM device WHERE app_id = ? AND user_id = ?"""
+_LINGER = """
+SELECT app_id, user_id, device_id, session FROM device WHERE linger_until_ms IS NOT NULL AND offline_told = 0"""
 _JOBS = """
 SELECT device_id, due_ms, claim, claim_token, reason, knock, shown_seq FROM push_job WHERE app_id = ? AND user_id = ?"""
 _ENTRIES = "SELECT count(*), min(seq), max(seq) FROM inbox_entry WHERE app_id = ? AND user_id = ?"
@@ -117,7 +119,8 @@ class Referee:
         self._inboxes.clear()
         self._devices.clear()
         self._claims.clear()
-        self.silence.forget()
+        lingered = self._store.raw.execute(_LINGER).fetchall()
+        self.silence.forget((DeviceKey(*key), session) for *key, session in lingered)
         self.past_words.forget()
 
     # --- after every commit ---

@@ -4,6 +4,7 @@ A device goes offline by its own word, some seconds after its connection has end
 two only such time counts in which the relay ran and its store took what it had to write.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from relay.model import DeviceKey
@@ -56,10 +57,11 @@ class Silence:
         self.back("relay")
         self._began_s = self._here_s()
 
-    def forget(self) -> None:
-        """The store was set back, and its sessions with it."""
+    def forget(self, lingered: Iterable[tuple[DeviceKey, int]]) -> None:
+        """The store was set back, and its sessions with it. `lingered`: whose connections had ended there, with their session;
+        long ago by now, so that they need not be waited for."""
         self._heard.clear()
-        self._ended.clear()
+        self._ended = {device: End(session, self._here_s(), goodbye=True) for device, session in lingered}
 
     # --- what reaches the relay ---
 
