@@ -1,8 +1,8 @@
 """What a handshake passes, and what it gives again, beside what it found (protocol 10.2, steps 5 and 8).
 
 I33: what is acked by the cursor that a device comes with was shown by the version that it had, not by the one that comes. So
-whatever the older one could not show in full is held, or comes again. I34: what was held, and can be shown now, comes again:
-once, and nothing else does.
+whatever the older one could not show in full is held, or comes again (what the device sent itself is I38's matter). I34: what
+was held, and can be shown now, comes again: once, and nothing else does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +30,8 @@ LEFT JOIN message m ON (m.app_id, m.message_id) = (e.app_id, e.message_id)
 WHERE h.app_id = :app AND h.user_id = :user AND h.device_id = :device"""
 _PASSED = """
 SELECT e.seq, e.message_id,
-  e.kind IN ('message', 'own') AND e.only_device = '' AND m.scope IS NULL AND coalesce(m.min_schema, 0) > :schema
+  (e.kind = 'message' OR (e.kind = 'own' AND e.origin_device IS NOT :device))
+  AND e.only_device = '' AND m.scope IS NULL AND coalesce(m.min_schema, 0) > :schema
 FROM inbox_entry e JOIN message m ON (m.app_id, m.message_id) = (e.app_id, e.message_id)
 WHERE e.app_id = :app AND e.user_id = :user AND e.seq > :after AND e.seq <= :upto AND e.state = 'live' AND e.expires_ms > :now"""
 _RELEASED = """
