@@ -5,6 +5,7 @@ whatever the older one could not show in full is held, or comes again (what the 
 was held, and can be shown now, comes again: once, and nothing else does.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -109,11 +110,11 @@ class Handshakes:
                 and one.message_id not in released
             ):
                 return f"I34: {device} can show {one.seq} now, and it does not come again"
+        # A message may have two entries, itself and a release of it, and a device that was set back may have passed both.
+        entries = Counter([one.message_id for one in old.held] + [message_id for _, message_id, _ in passed])
         for message_id, times in released.items():
-            if times > 1:
-                return f"I34: {message_id} comes to {device} again, {times} times"
-            if message_id not in {one.message_id for one in old.held} and message_id not in {one[1] for one in passed}:
-                return f"I34: {message_id} comes to {device} again, and was not held"
+            if times > entries[message_id]:
+                return f"I34: {message_id} comes to {device} again, {times} times, and was held {entries[message_id]} times"
         return None
 
 
