@@ -4,8 +4,8 @@ It reads the tables by its own SQL, not through the relay's functions, so that a
 can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), what is past (I11, `past_words.py`),
 causes of ends (I17, `removals.py`), who puts a push off (I21, `due_times.py`), deaths of addresses (I23, `deaths.py`), vendors'
 answers (I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), handshakes (I33, I34,
-`handshakes.py`), locks (I42, `locks.py`), epochs (I43, `epochs.py`), logs of hours (I44, `hour_logs.py`). Jobs that rest have
-a module of their own (I18, I19, I25, `rests.py`).
+`handshakes.py`), delays (I41, `delays.py`), locks (I42, `locks.py`), epochs (I43, `epochs.py`), logs of hours (I44,
+`hour_logs.py`). Jobs that rest have a module of their own (I18, I19, I25, `rests.py`).
 """
 
 import json
@@ -97,7 +97,7 @@ class Referee:
         """`current`: by which name a user goes now. `window_ms`: for so long acked entries are kept."""
         self._store = store
         self._current = current
-        self._inboxes: dict[tuple[str, str], tuple[str, int, int, int]] = {}
+        self.inboxes: dict[tuple[str, str], tuple[str, int, int, int]] = {}
         self._devices: dict[tuple[str, str], dict[str, Row]] = {}
         self._claims: dict[DeviceKey, int] = {}
         self.removals = Removals(store, window_ms=window_ms)
@@ -116,7 +116,7 @@ class Referee:
 
     def forget(self) -> None:
         """The store was set back: what was is no measure any more. What clients have seen of an epoch stays."""
-        self._inboxes.clear()
+        self.inboxes.clear()
         self._devices.clear()
         self._claims.clear()
         lingered = self._store.raw.execute(_LINGER).fetchall()
@@ -145,11 +145,11 @@ class Referee:
         raw = self._store.raw
         row = raw.execute(_INBOX, user).fetchone()
         if row is None:
-            if self._inboxes.pop(user, None) is not None:
+            if self.inboxes.pop(user, None) is not None:
                 self._left(user)
             return
         epoch, head, floor, kept_until_ms = row
-        before = self._inboxes.get(user)
+        before = self.inboxes.get(user)
         if before is not None and before[0] == epoch:
             if floor < before[2]:
                 raise Broken(f"I16: the floor of {user} fell from {before[2]} to {floor}")
@@ -161,7 +161,7 @@ class Referee:
         elif before is not None:
             self._part_from(user)  # in one commit one of this name went, and another came
         if before != row:
-            self._inboxes[user] = row
+            self.inboxes[user] = row
             count, low, high = raw.execute(_ENTRIES, user).fetchone()
             if count != head - floor or (count and (low, high) != (floor + 1, head)):
                 raise Broken(f"I1: {user} has {count} entries {low}..{high} for numbers {floor + 1}..{head}")
@@ -192,7 +192,7 @@ class Referee:
 
     def _rows(self, user: tuple[str, str]) -> None:
         raw = self._store.raw
-        inbox = self._inboxes.get(user)
+        inbox = self.inboxes.get(user)
         if inbox is None:
             return
         head = inbox[1]

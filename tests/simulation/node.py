@@ -112,6 +112,7 @@ class Node:
         self._rng = rng
         self._tasks: dict[asyncio.Task[Any], None] = {}  # a set would order them by their addresses
         self._stop = asyncio.Event()
+        self.connections: dict[Session, Link] = {}
         self.on_broken: Callable[[BaseException], None] = lambda _: None
         self._context = copy_context()
         self._context.run(NODE.set, name)
@@ -311,14 +312,15 @@ class Node:
             send=self.device_sends.over_socket,
             cut=link.reset,
         )
-        self.spawn(_served(session, link, first), name=f"session {device}")
+        self.spawn(self._serve(session, link, first), name=f"session {device}")
 
-
-async def _served(session: Session, link: Link, first: dict[str, Any]) -> None:
-    try:
-        await session.run(first)
-    finally:
-        link.node_ended()
+    async def _serve(self, session: Session, link: Link, first: dict[str, Any]) -> None:
+        self.connections[session] = link
+        try:
+            await session.run(first)
+        finally:
+            del self.connections[session]
+            link.node_ended()
 
 
 async def _no_token() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from relay.model import Device, Entry, EntryState, Kind, PushJob, UserKey
 from relay.presence.leases import LeaseBook
 from relay.presence.service import PresenceService
 from relay.push import accounts, settling
+from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
 from relay.store import addresses, entries, entry_ends, history, inbox, meta, parked, queue
@@ -167,6 +168,12 @@ def handshakes_go_by_the_epoch_that_was_read_first(patch: pytest.MonkeyPatch) ->
     read = inbox.store_epoch
     first: list[str] = []
     patch.setattr(inbox, "store_epoch", lambda conn: first[0] if first else first.append(read(conn)) or first[0])
+
+
+def nobody_looks_for_what_a_lost_hint_was_about(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(_: Hub) -> None: ...
+
+    patch.setattr(Hub, "poll", nothing)
 
 
 def nobody_waits_when_a_vendor_asks_for_it(patch: pytest.MonkeyPatch) -> None:
@@ -355,6 +362,7 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (a_store_that_is_behind_its_witness_goes_on, "I43", {"store_restored": 30.0}),
         (pruning_goes_on_though_numbers_were_lost, "I43", {"store_restored": 30.0}),
         (handshakes_go_by_the_epoch_that_was_read_first, "I43", {"store_restored": 30.0}),
+        (nobody_looks_for_what_a_lost_hint_was_about, "I41", {"hint_lost": 1.0, "read_fails": 0.0} | NO_RESTARTS),
         (nobody_waits_when_a_vendor_asks_for_it, "SIM-I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),

@@ -20,6 +20,7 @@ from . import past_words
 from .backend import Backend, until_quiet
 from .client import Broken
 from .clocks import NodeClock, Wall
+from .delays import Delays
 from .doubles import Doubles
 from .draws import Draws
 from .faults import Faults
@@ -65,6 +66,7 @@ class World:
         self.net = Net(self.faults, self.draws.stream("net"))
         self.set_backs = 0
         self.doubles = Doubles()
+        self.delays = Delays()
         self.copying = False  # an operator has a backup, and will restore it
         self.moves = Moves(self)
         self.hour_logs = HourLogs(self, folder)
@@ -112,6 +114,8 @@ class World:
         self.referee.now_ms = self._clock.now_ms()
         try:
             self.referee.committed(users)
+            if self.node is not None and self.node.up:
+                self.delays.look(self.node.connections.items(), self.referee.inboxes, self.faults.fired)
         except Broken as broken:
             self.fail(broken)
 
