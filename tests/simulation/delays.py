@@ -15,7 +15,7 @@ from .net import Link
 
 POLL_S = 6.0  # at most (protocol 6.5, F9)
 READ_S = 1.5  # and what is found has to be read
-LOOK_S = 1.0
+LOOK_S = 2.0
 RECOVERS_S = 60.0  # who was told that the store is away looks again with its next ping, or heartbeat
 OTHER_WRONGS = (
     *("read_fails", "commit_unknown", "store_away", "store_restored"),
@@ -42,7 +42,7 @@ class Delays:
         if now < self._next_s:
             return
         self._next_s = now + LOOK_S
-        wrongs = sum(fired[kind] for kind in OTHER_WRONGS)
+        wrongs = sum([fired.get(kind, 0) for kind in OTHER_WRONGS])
         if wrongs != self._wrongs:
             self._wrongs, self._next_s = wrongs, now + RECOVERS_S
             self._behind.clear()
