@@ -72,7 +72,16 @@ class SqliteEngine:
         self._clock = clock
         self._watch = watch or NoWatch()
         self._release = release
-        self._lock = sqlite_file.OwnerLock(path.with_name(path.name + ".lock"))
+        lock = path.with_name(path.name + ".lock")
+        try:
+            self._lock = sqlite_file.OwnerLock(lock)
+        except OSError as error:
+            raise ConfigError(
+                [
+                    f"store: {lock} can't be written ({error.strerror}); the database's folder must be the relay's user's own, "
+                    "or name another store.url."
+                ]
+            ) from None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lanes = Lanes()
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()

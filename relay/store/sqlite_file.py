@@ -91,17 +91,10 @@ class OwnerLock:
     """An exclusive lock file beside the database: one relay per file."""
 
     def __init__(self, path: Path) -> None:
+        """Raises ConfigError if somebody has it, OSError if it can't be made."""
         import fcntl  # noqa: PLC0415 - POSIX only, like the relay
 
-        try:
-            self._file = path.open("a+")
-        except OSError as error:
-            raise ConfigError(
-                [
-                    f"store: {path} can't be written ({error.strerror}); the database's folder must be the relay's user's own, "
-                    "or name another store.url."
-                ]
-            ) from None
+        self._file = path.open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
