@@ -1,7 +1,6 @@
 """`relay serve`, and looking at the configuration and the store without serving."""
 
 import asyncio
-import gc
 import os
 import resource
 import signal
@@ -19,7 +18,7 @@ from providers.endpoints import EndpointConfig, GuardedConfig
 from providers.guard import Guard, TargetRefused
 from relay.app import Relay
 from relay.cli.exits import EX_CUT_OFF, EX_IOERR
-from relay.cli.runtime import config_option, run, settings_from
+from relay.cli.runtime import config_option, run, settings_from, spare_the_collector
 from relay.clock import SystemClock
 from relay.config import Settings, load
 from relay.config.sources import found
@@ -82,7 +81,7 @@ async def _serve(
                 sys.stdout.flush()
             async with relay.running():
                 told = _on_signals(relay)  # first: who is told that it is ready may stop it
-                _spare_the_collector()
+                spare_the_collector()
                 _greet(relay)
                 await _until(told, relay)
         finally:
@@ -105,13 +104,6 @@ def _take_open_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _spare_the_collector() -> None:
-    """What was loaded stays for good; and most of what a request makes goes without the collector's help."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def _greet(relay: Relay) -> None:

@@ -21,6 +21,7 @@ from providers.http import Request
 from providers.http2 import Http2Transport
 from providers.loading import configured
 from providers.sandbox.authority import Authority
+from relay.cli.runtime import spare_the_collector
 from relay.clock import SystemClock
 from tests.bench.processes import serving
 from tests.bench.report import Figure
@@ -37,6 +38,7 @@ async def pushes(home: Path, *, count: int) -> list[Figure]:
     authority = Authority.open(None)
     (home / "both.pem").write_bytes(authority.server_pem())
     key = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    spare_the_collector()  # as a relay runs; for either client
     async with serving(home, "tests.bench.bare_apns") as bare:
         rates = []
         for once in (count // 10, count):
