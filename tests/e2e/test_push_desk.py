@@ -266,13 +266,10 @@ async def test_a_configuration_that_is_gone_for_a_moment_takes_no_account_away(s
     assert (await scene.account())["name"] == "fcm"
 
 
-async def test_a_configuration_that_is_made_while_the_relay_runs_is_taken_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It needed none to start; the first account is what one is made for."""
-    monkeypatch.chdir(tmp_path)
-    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "HOME": str(tmp_path)}
-    relay = Relay(
+def _at_home(home: Path) -> Relay:
+    """One that looks for its configuration where nothing names it."""
+    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "HOME": str(home)}
+    return Relay(
         load(None, environ),
         CLOCK,
         system_rng(),
@@ -280,6 +277,14 @@ async def test_a_configuration_that_is_made_while_the_relay_runs_is_taken_up(
         read_settings=lambda file: load(file, environ),
         find_config=lambda: found(environ),
     )
+
+
+async def test_a_configuration_that_is_made_while_the_relay_runs_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needed none to start; the first account is what one is made for."""
+    monkeypatch.chdir(tmp_path)
+    relay = _at_home(tmp_path)
     await relay.open()
     async with relay.running():
         assert await relay.reloader.look() is None
@@ -306,15 +311,7 @@ async def test_a_reload_reads_the_file_that_is_watched_and_not_one_that_would_be
     mine = tmp_path / ".config" / "relay" / "relay.toml"
     mine.parent.mkdir(parents=True)
     mine.write_text('[accounts.first]\nprovider = "log"\n')
-    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "HOME": str(tmp_path)}
-    relay = Relay(
-        load(None, environ),
-        CLOCK,
-        system_rng(),
-        Metrics(),
-        read_settings=lambda file: load(file, environ),
-        find_config=lambda: found(environ),
-    )
+    relay = _at_home(tmp_path)
     await relay.open()
     async with relay.running():
         assert await relay.reloader.reload() is not None
