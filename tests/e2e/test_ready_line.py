@@ -56,5 +56,4 @@ async def test_the_address_that_is_printed_is_a_url(tmp_path: Path, host: str) -
 
 async def test_a_machine_without_time_zones_will_do(tmp_path: Path) -> None:
     """As slim containers are: a package of ours brings them."""
-    pytest.importorskip("tzdata", reason="this environment was made before `tzdata` was asked for: install anew")
     assert "Ready" in await serves(tmp_path, PYTHONTZPATH="")

@@ -79,12 +79,6 @@ KEY_REFUSED = {"invalid_grant", "invalid_scope", "unauthorized_client", "html404
 PATIENCE_S = 1.0
 
 
-@pytest.fixture(scope="module")
-def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, as making keys takes longest."""
-    return tmp_path_factory.mktemp("state")
-
-
 @pytest.fixture
 async def sandbox(state_dir: Path) -> AsyncIterator[Sandbox]:
     sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), state_dir=state_dir, slow_s=5, tls=True)

@@ -21,12 +21,6 @@ NOW = 1_800_000_000.0
 VENDORS = tuple(registry.OURS)
 
 
-@pytest.fixture(scope="module")
-def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, as making keys takes longest."""
-    return tmp_path_factory.mktemp("state")
-
-
 @pytest.fixture
 async def sandbox(state_dir: Path) -> AsyncIterator[Sandbox]:
     sandbox = Sandbox(

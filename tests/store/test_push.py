@@ -379,31 +379,29 @@ async def test_pushes_of_data_alone_keep_that_distance_too_and_what_gathers_mean
     assert attempt.send.form == "each", "what is shown waits for nothing"
 
 
-async def test_messages_that_wait_at_a_vendor_with_four_collapse_keys_take_no_fifth(desk: Desk, clock: Any) -> None:
-    few = dataclasses.replace(VIEWS["v"].capabilities, collapse_keys_max=4)
-    desk.views = {"v": replace(VIEWS["v"], capabilities=few)}
-    keys = set()
+async def keys_of_seven(desk: Desk, clock: Any) -> set[str]:
+    """The collapse keys of seven messages that the vendor takes one after the other."""
+    keys: set[str] = set()
     for _ in range(7):
         await desk.send()
         clock.forward(s=1)
         (attempt,) = await desk.plan()
         keys |= {note.collapse_key for note in attempt.send.notes}
         await desk.settle(attempt, Verdict.ACCEPTED)
-    assert len(keys) == 4
+    return keys
+
+
+async def test_messages_that_wait_at_a_vendor_with_four_collapse_keys_take_no_fifth(desk: Desk, clock: Any) -> None:
+    few = dataclasses.replace(VIEWS["v"].capabilities, collapse_keys_max=4)
+    desk.views = {"v": replace(VIEWS["v"], capabilities=few)}
+    assert len(await keys_of_seven(desk, clock)) == 4
 
 
 async def test_an_iphone_behind_fcm_has_apples_limits_and_not_androids(desk: Desk, clock: Any) -> None:
     """Vendor sheets fcm §3.2 (four keys are Android's) and apns §8 (silent pushes are Apple's to drop)."""
     desk.views = {"v": replace(VIEWS["v"], capabilities=FcmProvider.capabilities)}
     await desk.inbox.register(Registration(device=PHONE, platform="ios"))
-    keys = set()
-    for _ in range(7):
-        await desk.send()
-        clock.forward(s=1)
-        (attempt,) = await desk.plan()
-        keys |= {note.collapse_key for note in attempt.send.notes}
-        await desk.settle(attempt, Verdict.ACCEPTED)
-    assert len(keys) == 7
+    assert len(await keys_of_seven(desk, clock)) == 7
     await desk.send(push='{"data":{"n":"1"}}')
     clock.forward(s=1)
     (attempt,) = await desk.plan()
