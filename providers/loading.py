@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from providers.contract import CONTRACT_VERSION, Capabilities, Provider, ProviderConfig, Transport
 from providers.guard import Guard
-from providers.transport import HttpTransport
+from providers.transport import CONNECTIONS_MAX, HttpTransport
 from providers.trust import verifying
 
 __all__ = [
@@ -133,15 +133,22 @@ class OwnedTransport(Transport, Protocol):
     async def aclose(self) -> None: ...
 
 
-def transport_for(provider: type[Provider], config: ProviderConfig, *, guard: Guard | None) -> OwnedTransport:
+def transport_for(
+    provider: type[Provider], config: ProviderConfig, *, guard: Guard | None, calls_max: int = 0
+) -> OwnedTransport:
     """A new one for an account's provider: HTTP/1.1, held back by `guard`, or what the provider makes by `own_transport`.
+    `calls_max`: so many may be under way at once, each of which has a connection of HTTP/1.1.
 
     The latter is for vendors with demands on their connections: another protocol, a client certificate.
     """
     own: Callable[[ProviderConfig], OwnedTransport] | None = getattr(provider, "own_transport", None)
     if own is not None:
         return own(config)
-    return HttpTransport(guard=guard, tls=None if config.ca is None else verifying(config.ca))
+    return HttpTransport(
+        guard=guard,
+        tls=None if config.ca is None else verifying(config.ca),
+        connections_max=max(CONNECTIONS_MAX, calls_max),
+    )
 
 
 def configured(provider: type[Provider], settings: Mapping[str, Any], *, trusted: bool = True) -> ProviderConfig:

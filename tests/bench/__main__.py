@@ -38,6 +38,9 @@ MEASURES: dict[str, Measure] = {
     "push-apns": lambda home, scale: pushes.push(home, "apns", devices=scaled(8000, scale, least=40)),
     "push-bare": lambda home, scale: pushes.push(home, pushes.BARE, devices=scaled(8000, scale, least=40)),
     "push-huawei": lambda home, scale: pushes.push(home, "huawei", devices=scaled(8000, scale, least=40)),
+    "push-huawei-groups": lambda home, scale: pushes.push(
+        home, "huawei", devices=scaled(8000, scale, least=200), in_groups=True
+    ),
     "push-beside": lambda home, scale: pushes.beside_a_dead_vendor(
         home, devices=scaled(100, scale, least=20), rounds=scaled(20, scale, least=2)
     ),
