@@ -1,5 +1,7 @@
 """Each account has a transport of its own, of the kind that its vendor demands, closed with the account."""
 
+import asyncio
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -65,6 +67,29 @@ def test_an_account_begins_as_slowly_as_its_settings_say() -> None:
     settings = Settings.model_validate({"accounts": {"log": {"provider": "log", "rate_per_s": 50, "start_per_s": 5}}})
     (account,) = build_accounts(settings, SystemClock()).all()
     assert account.bucket.rate(0) == 5
+
+
+async def test_as_many_calls_as_an_account_may_make_are_under_way_at_once() -> None:
+    """None waits for another's connection: that would count as the vendor's silence."""
+    concurrency = 300
+    settings = Settings.model_validate({"accounts": {"log": {"provider": "log", "concurrency": concurrency}}})
+    accounts = build_accounts(settings, SystemClock())
+    (account,) = accounts.all()
+    all_here = asyncio.Barrier(concurrency)
+
+    async def vendor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await all_here.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(vendor, "127.0.0.1", 0, backlog=concurrency)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    assert account.transport is not None
+    answers = await asyncio.gather(*(account.transport(Request(url=url)) for _ in range(concurrency)))
+    assert {answer.status for answer in answers} == {200}
+    server.close()
+    await accounts.aclose()
 
 
 HOME = "10.1.2.3"
