@@ -131,6 +131,10 @@ class Locked(msgspec.Struct, kw_only=True):
         return self.acks.get(device_id, NO_ACKS)
 
     def next_seq(self) -> int:
+        """The next number. Who is there by now was there before it, by whatever clock that was noted (protocol 6.7)."""
+        for device in self.devices.values():
+            if device.created_ms > self.now_ms:  # that clock has been set back since, or was another node's
+                self.put(replace(device, created_ms=self.now_ms))
         self.head_seq += 1
         return self.head_seq
 

@@ -71,6 +71,18 @@ async def test_f90_what_is_for_some_devices_is_a_gap_for_the_others_and_holds_no
         assert (await house.ack(name)).acked_seq == 2
 
 
+async def test_a_device_is_there_before_what_is_sent_to_it_whatever_the_clock_says(house: House, clock: Any) -> None:
+    """It was set back since the device came, or another node's is behind: no order rests on a clock (protocol 6.7)."""
+    await house.register("ann/phone", schema=1)
+    await house.hello("ann/phone", schema=1)
+    clock.forward(s=-30)
+    named = await house.send(scope=Scope(devices=("phone",)), devices_named=True)
+    held = await house.send(min_schema=2)
+    assert await house.catch_up("ann/phone") == [named.message_id]
+    await house.hello("ann/phone", schema=2)
+    assert await house.catch_up("ann/phone") == [held.message_id]
+
+
 async def test_what_is_for_devices_online_now_is_for_those_alone_and_each_is_told_of(house: House, clock: Any) -> None:
     for name in ("ann/here", "ann/away", "ann/back"):
         await house.register(name)
