@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, func, literal_column, or_, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, or_, select, update
 
 from relay.ids import user_namespace
 from relay.model import UserKey
@@ -87,18 +87,19 @@ def rename_user(conn: Connection, user: UserKey, name: str) -> None:
         )
 
 
-_rename_sender = (
-    update(message)
-    .where(m.app_id == bindparam("app"), m.message_id == bindparam("id"), m.sender_user == bindparam("user"))
-    .values(sender_user=bindparam("name"))
-)
-
-
 def rename_sender(conn: Connection, user: UserKey, name: str, ids: Sequence[str]) -> None:
-    """Gives the user its new name in those of these messages that it sent."""
+    """Gives the user its new name in those of these messages that it sent, and in the keys that its devices gave them: by
+    these they are forgotten with their messages."""
+    old = user_namespace(user.user_id)
+    by_device = func.substr(m.key, 1, len(old)) == old
+    renamed = case((by_device, user_namespace(name) + func.substr(m.key, len(old) + 1)), else_=m.key)
     if ids:
-        rows = [{"app": user.app_id, "user": user.user_id, "name": name, "id": one} for one in ids]
-        conn.execute(_rename_sender, rows)
+        conn.execute(
+            update(message)
+            .where(m.app_id == user.app_id, m.message_id == bindparam("id"), m.sender_user == user.user_id)
+            .values(sender_user=name, key=renamed),
+            [{"id": one} for one in ids],
+        )
 
 
 a = address.c

@@ -10,6 +10,7 @@ from house import House, Store, address
 
 from providers.contract import Capabilities, Outcome, Push, Verdict
 from relay.errors import Conflict, Invalid, Missing, StoreOfAnother, Unauthenticated
+from relay.ids import device_namespace
 from relay.inbox import fanout, waking
 from relay.inbox.push_due import Later
 from relay.model import DeviceKey, UserKey
@@ -66,6 +67,16 @@ async def test_what_a_device_sends_by_a_name_that_it_no_longer_has_is_not_taken(
     assert await house.rows("SELECT 1 FROM message WHERE sender_user = 'ann'") == []
     again = await house.send("bob", **said | {"sender_user": "anna", "key": "of anna's phone"})
     assert len(again.recipients) == before == 1
+
+
+async def test_what_it_sent_is_forgotten_with_who_alone_received_it_and_may_be_sent_again(house: House) -> None:
+    """Also what its devices sent by the old name, whose keys had that in them."""
+    said: dict[str, Any] = {"sender_device": "phone", "by_device": True, "body_hash": b"x"}
+    await house.send("bob", sender_user="ann", key=device_namespace("ann", "phone") + "k", **said)
+    await house.inbox.rename(ANN, "anna")
+    await house.inbox.erase(UserKey("shop", "bob"))
+    await house.register("bob/phone")
+    assert not (await house.send("bob", sender_user="anna", key=device_namespace("anna", "phone") + "k", **said)).replay
 
 
 async def test_what_a_device_sends_that_has_been_signed_out_is_not_taken(house: House) -> None:
