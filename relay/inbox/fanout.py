@@ -76,8 +76,8 @@ def begin(conn: Conn, now_ms: int, begun: Collection[str]) -> tuple[Job, bool] |
     if job.tries < LOST_MAX:
         rows.set_tries(conn, job, job.tries + 1)
         return job, False
-    rows.set_tries(conn, job, LOST_MAX - 1)
     put_off(conn, now_ms, job)
+    rows.set_tries(conn, job, LOST_MAX - 1)
     return job, True
 
 

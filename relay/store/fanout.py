@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, delete, literal_column, select, union, update
+from sqlalchemy import Connection, Select, bindparam, case, delete, literal_column, select, union, update
 
 from relay.model import TimelineKey, UserKey
 from relay.store.events import derived_id
@@ -112,11 +112,14 @@ def set_tries(conn: Connection, job: Job, tries: int) -> None:
 
 
 _here = (j.app_id == bindparam("app"), j.job_id == bindparam("job"))
-_move = update(fanout_job).where(*_here).values(next_user=bindparam("user"), due_ms=bindparam("due"))
+# By all who had begun with it but the one that is at it.
+_outlived = case((j.tries > literal_column("0"), literal_column("1")), else_=literal_column("0"))
+_move = update(fanout_job).where(*_here).values(next_user=bindparam("user"), due_ms=bindparam("due"), tries=_outlived)
 
 
 def move(conn: Connection, job: Job, *, next_user: str, due_ms: int) -> None:
-    """Everybody up to `next_user` is done; others have their turn before this goes on."""
+    """Everybody up to `next_user` is done; others have their turn before this goes on. That other processes had
+    begun with it speaks against it no more."""
     conn.execute(_move, {"app": job.app_id, "job": job.job_id, "user": next_user, "due": due_ms})
 
 

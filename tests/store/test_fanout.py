@@ -119,6 +119,17 @@ async def test_a_process_notes_a_job_once_however_many_steps_it_takes(house: Hou
     assert await house.rows("SELECT tries FROM fanout_job") == [{"tries": 1}]
 
 
+async def test_flt_23_a_job_that_every_process_gets_on_with_is_not_put_off_however_many_they_are(house: House) -> None:
+    """Many nodes that have just started, or one that is restarted again and again: none of them ended by it."""
+    many = [f"user-{n:02}" for n in range(2 * (fanout.LOST_MAX + 3))]
+    house.policy = Policy(create_users=True)
+    sent = await house.send(*many)
+    for _ in many[::2]:
+        await begun_by_another_process(house)
+        await house.inbox.fan_out()
+    assert await entries(house, sent.message_id) == [(user, "message") for user in many]
+
+
 async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from_it(house: House) -> None:
     for _ in range(2):
         await house.send("bob")
