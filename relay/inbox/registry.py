@@ -55,7 +55,8 @@ def register(
     device = locked.devices.get(one.device.device_id)
     new = device is None
     if device is None:
-        if len(locked.devices) >= locked.policy.devices_max:
+        follows = one.replaces is not None and one.replaces in locked.devices  # and that one goes
+        if len(locked.devices) - follows >= locked.policy.devices_max:
             raise Invalid(f"A user may have at most {locked.policy.devices_max} devices; remove one first.")
         device = _create(locked, one)
     speaks_for_itself = device.session > 0 and device.session >= device.lineage_session

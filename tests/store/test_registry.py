@@ -92,6 +92,14 @@ async def test_a_user_has_a_bounded_number_of_devices(house: House) -> None:
     await house.register("ann/car")
 
 
+async def test_who_follows_another_device_takes_its_room(house: House) -> None:
+    await house.register("ann/tablet")
+    await house.register("ann/watch")
+    with pytest.raises(Invalid):
+        await house.register("ann/new", replaces="lost long ago")
+    assert (await house.register("ann/new", replaces="phone")).predecessor == "phone"
+
+
 async def test_signing_out_ends_everything_and_a_new_life_begins_afresh(house: House) -> None:
     """`DELETE`: open deliveries fail once, the address is buried, words of the old life are refused; I26."""
     lost = (await house.send()).message_id
