@@ -77,7 +77,7 @@ def _forget_messages(conn: Conn, now_ms: int, user: UserKey, ordered: Sequence[s
             if [user.user_id, None, None] in recipients:
                 tell_undelivered(conn, now_ms, user.app_id, row.message_id, [(user.user_id, ERASED)])
             others = [one for one in recipients if one[0] != user.user_id]
-            if not others and row.conversation_type != ULTRA:  # that one has readers who are no receivers
+            if not others and not _has_readers(conn, user, row):
                 gone.append(row.message_id)
                 keys.append((user.app_id, row.key))
             elif len(others) < len(recipients):
@@ -87,3 +87,11 @@ def _forget_messages(conn: Conn, now_ms: int, user: UserKey, ordered: Sequence[s
         rows.drop_messages(conn, user.app_id, gone)
         message_rows.drop_keys(conn, [(app_id, key) for app_id, key in keys if key is not None])
     rows.forget_sender(conn, user, ordered)
+
+
+def _has_readers(conn: Conn, user: UserKey, message: Any) -> bool:
+    """Whether somebody reads the message who is none of its receivers: members of an ultra group, or devices of its sender."""
+    if message.conversation_type == ULTRA:
+        return True
+    sender = {message.sender_user} - {None, user.user_id}
+    return bool(entry_rows.receivers_among(conn, user.app_id, message.message_id, sender)) if sender else False

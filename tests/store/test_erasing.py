@@ -91,6 +91,19 @@ async def test_what_only_the_user_received_is_gone(house: House) -> None:
     assert len(await house.rows("SELECT message_id FROM message")) == 2
 
 
+async def test_who_sent_it_something_keeps_that_on_all_devices(house: House) -> None:
+    """I38: the copy for the sender's other devices is one."""
+    await house.register("bob/tablet")
+    await house.hello("bob/tablet")
+    await house.catch_up("bob/tablet")
+    sent = await house.send("ann", sender_user="bob", sender_device="phone", key="k", body_hash=b"x")
+    await house.inbox.erase(ANN)
+    assert await house.catch_up("bob/tablet") == [sent.message_id]
+    trace = await house.inbox.reader.trace("shop", sent.message_id)
+    assert [one["user"] for one in trace.recipients] == [""]
+    assert (await house.send("ann", sender_user="bob", sender_device="phone", key="k", body_hash=b"x")).replay
+
+
 async def test_a_key_whose_message_is_gone_is_free_again(house: House) -> None:
     await house.inbox.accept(house.message("ann", key="k", body_hash=b"x"))
     await house.inbox.accept(house.message("ann", "bob", key="both", body_hash=b"x"))
