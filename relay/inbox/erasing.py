@@ -77,7 +77,7 @@ def _forget_messages(conn: Conn, now_ms: int, user: UserKey, ordered: Sequence[s
             if [user.user_id, None, None] in recipients:
                 tell_undelivered(conn, now_ms, user.app_id, row.message_id, [(user.user_id, ERASED)])
             others = [one for one in recipients if one[0] != user.user_id]
-            if not others and not _has_readers(conn, user, row):
+            if not any(name for name, *_ in others) and not _has_readers(conn, user, row):
                 gone.append(row.message_id)
                 keys.append((user.app_id, row.key))
             elif len(others) < len(recipients):

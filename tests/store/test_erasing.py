@@ -91,6 +91,15 @@ async def test_what_only_the_user_received_is_gone(house: House) -> None:
     assert len(await house.rows("SELECT message_id FROM message")) == 2
 
 
+async def test_what_was_received_goes_with_the_last_who_had_it(house: House) -> None:
+    await house.register("cid/phone")
+    await house.send("ann", "bob", body='"received"')
+    await house.send("ann", sender_user="cid", body='"sent"')
+    for user in ("ann", "bob", "cid"):
+        await house.inbox.erase(UserKey("shop", user))
+    assert await house.rows("SELECT message_id FROM message") == []
+
+
 async def test_who_sent_it_something_keeps_that_on_all_devices(house: House) -> None:
     """I38: the copy for the sender's other devices is one."""
     await house.register("bob/tablet")
