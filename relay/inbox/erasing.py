@@ -4,7 +4,7 @@ What stays: messages that others received too, without its name; events already 
 devices' revoked tokens, until those are forgotten, since every node must see them revoked.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from relay.inbox.reports import end, tell_undelivered
 from relay.model import EntryState, UserKey
 from relay.store import entries as entry_rows
 from relay.store import groups as group_rows
+from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import users as rows
 from relay.store.engine import Conn, Overtaken
@@ -26,8 +27,17 @@ from relay.store.timelines import ULTRA
 ERASED = "erased"  # as the detail of what it had not received, and in place of its name
 
 
-def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named: NamedMessages) -> None:
-    """Removes the user with all that belongs to it. One that is unknown is erased already.
+def erase(
+    conn: Conn,
+    now_ms: int,
+    user: UserKey,
+    policy_of: PolicyOf,
+    *,
+    named: NamedMessages,
+    new_epoch: Callable[[], str],
+) -> None:
+    """Removes the user with all that belongs to it, be that its name in groups and messages alone. One that nothing names is
+    erased already.
 
     `named`: messages that were found to name it, before this transaction. Raises Overtaken.
     """
@@ -35,7 +45,14 @@ def erase(conn: Conn, now_ms: int, user: UserKey, policy_of: PolicyOf, *, named:
     named.hold(conn)
     locked = lock(conn, now_ms, [user], policy_of).get(user)
     if locked is None:
-        return
+        if not groups and not named.by_now(conn):
+            return
+        inbox_rows.create_inboxes(
+            conn, now_ms, {user: new_epoch()}
+        )  # for its lock: nobody may come by this name meanwhile
+        locked = lock(conn, now_ms, [user], policy_of).get(user)
+        if locked is None:
+            raise Overtaken
     ids = named.by_now(conn)
     for entries in _all_entries(locked):
         live = [entry for entry in entries if entry.state is EntryState.LIVE]

@@ -288,7 +288,9 @@ class InboxService:
         Its devices' connections end with their tokens, which whoever watches these sees to.
         """
         named = await self._naming(user)
-        await self.engine.write(lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of, named=named))
+        await self.engine.write(
+            lambda conn, now_ms: erase(conn, now_ms, user, self.policy_of, named=named, new_epoch=self.new_epoch)
+        )
         self.facts_told()
 
     async def _naming(self, user: UserKey) -> NamedMessages:

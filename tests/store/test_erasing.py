@@ -143,6 +143,21 @@ async def test_erasing_again_changes_nothing(house: House) -> None:
     assert await house.events() == before
 
 
+async def test_who_never_had_a_device_is_erased_from_groups_and_messages(house: House, clock: Any) -> None:
+    """The backend may name a user long before it comes."""
+    await house.inbox.groups.change("shop", "g", add=["bob", "eve"], remove=[])
+    await house.send("bob", "eve")
+    waits = await house.send("eve", deliver_ms=clock.now_ms() + 1000)
+    for _ in range(2):
+        await house.inbox.erase(UserKey("shop", "eve"))
+    rows = await house.rows("SELECT user_id FROM membership UNION SELECT user_id FROM inbox")
+    assert "eve" not in {row["user_id"] for row in rows}
+    assert not [row for row in await house.rows("SELECT recipients FROM message") if "eve" in row["recipients"]]
+    assert [data["user"] for kind, data in await house.events() if kind == "user.erased"] == ["eve"]
+    failed = [data["deliveries"] for kind, data in await house.events() if kind == "delivery.failed"]
+    assert [(one["message_id"], one["detail"]) for (one,) in failed] == [(waits.message_id, "erased")]
+
+
 async def test_what_its_inbox_has_forgotten_goes_as_well(house: House, clock: Any) -> None:
     """Messages outlive the entries of an inbox: what expired there, say, is still in the history."""
     await house.send("ann", ttl_s=1)
@@ -176,7 +191,8 @@ async def test_what_comes_while_it_is_looked_for_is_found(house: House) -> None:
     named = await house.inbox._naming(ANN)
     await house.send("bob", sender_user="ann")
     await house.send("bob", "ann")
-    await house.engine.write(lambda conn, now_ms: erase(conn, now_ms, ANN, lambda _: house.policy, named=named))
+    policy_of, new_epoch = (lambda _: house.policy), house.inbox.new_epoch
+    await house.engine.write(lambda conn, now_ms: erase(conn, now_ms, ANN, policy_of, named=named, new_epoch=new_epoch))
     rows = await house.rows("SELECT recipients, sender_user FROM message")
     assert not [row for row in rows if "ann" in str(row)]
 

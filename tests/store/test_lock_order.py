@@ -109,7 +109,11 @@ async def test_a_user_is_erased_while_a_message_is_fanned_out_that_came_after_th
         fan_out = asyncio.create_task(house.inbox.fan_out())
         await blocked(house, 1)
         erasing = asyncio.create_task(
-            house.engine.write(lambda conn, now_ms: erase_rows(conn, now_ms, ZOE, lambda _: house.policy, named=named))
+            house.engine.write(
+                lambda conn, now_ms: erase_rows(
+                    conn, now_ms, ZOE, lambda _: house.policy, named=named, new_epoch=house.inbox.new_epoch
+                )
+            )
         )
         await blocked(house, 2)
         await mine.commit()
@@ -396,7 +400,9 @@ async def test_a_device_is_registered_of_who_is_erased_meanwhile(house: House) -
         await lock_inbox(mine, "zoe")
         registered = asyncio.create_task(house.register("zoe/tablet"))
         await blocked(house, 1)
-        await mine.conn.run_sync(lambda conn: erase_rows(conn, 0, ZOE, lambda _: house.policy, named=named))
+        await mine.conn.run_sync(
+            lambda conn: erase_rows(conn, 0, ZOE, lambda _: house.policy, named=named, new_epoch=house.inbox.new_epoch)
+        )
         await mine.commit()
         await registered
     rows = await house.rows("SELECT device_id FROM device WHERE user_id = 'zoe'")

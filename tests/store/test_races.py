@@ -453,7 +453,7 @@ def renames(conn: Any, now_ms: int, policy_of: Any) -> None:
 
 
 def erases(conn: Any, now_ms: int, policy_of: Any) -> None:
-    erase(conn, now_ms, ANN, policy_of, named=NamedMessages(ANN, Naming(now_ms)))
+    erase(conn, now_ms, ANN, policy_of, named=NamedMessages(ANN, Naming(now_ms)), new_epoch=lambda: "new")
 
 
 async def beside(house: House, work: Any) -> None:
