@@ -97,9 +97,15 @@ def hello(
     answers: list[Welcome | Exception] = []
     for one in hellos:
         try:
-            answers.append(_hello_one(users, one, store_epoch, keys, new_epoch, proofs))
+            welcome = _hello_one(users, one, store_epoch, keys, new_epoch, proofs)
         except Problem as problem:
             answers.append(problem)
+            continue
+        answers.append(welcome)
+        if (
+            welcome.reason is Reason.FORKED
+        ):  # some of these void the whole store: for whoever is next in this batch, too
+            store_epoch = inbox_rows.store_epoch(conn)
     flush(conn, now_ms, users.values())
     return _with_addresses(conn, hellos, answers)
 

@@ -151,11 +151,16 @@ class House:
     async def hello(self, name: str, **more: Any) -> Welcome:
         """Shakes hands with what the client has in its store, and stores the answer."""
         store = self.store(name)
-        values: dict[str, Any] = {"cursor": store.cursor, "store_id": store.store_id, "node_id": "n1"}
-        welcome = await self.inbox.hello(Hello(device=self.key(name), **(values | more)))
+        welcome = await self.inbox.hello(self.said(name, **more))
         self._keep(store, welcome.cursor)
         store.session = welcome.session
         return welcome
+
+    def said(self, name: str, **more: Any) -> Hello:
+        """What the client says in its handshake."""
+        store = self.store(name)
+        values: dict[str, Any] = {"cursor": store.cursor, "store_id": store.store_id, "node_id": "n1"}
+        return Hello(device=self.key(name), **(values | more))
 
     async def page(self, name: str, *, limit: int = 200, cursor: str | None = None, store: bool = True) -> Page:
         """The page after the client's cursor (or another one of its), which it stores unless told otherwise."""

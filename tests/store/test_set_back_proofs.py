@@ -30,10 +30,14 @@ async def house(engine: Engine, clock: Any) -> House:
 
 async def comes_back_from_the_future(house: House, user: str) -> str | None:
     """Shakes hands with a cursor that the relay sealed for a number which the store does not know any more."""
+    ahead(house, user)
+    return (await house.hello(f"{user}/phone")).reason
+
+
+def ahead(house: House, user: str) -> None:
     name = f"{user}/phone"
     mine = house.inbox.reader.unseal(house.store(name).cursor or "", house.key(name))
     house.store(name).cursor = seal(replace(mine, seq=mine.seq + 7), house.key(name), house.keys)
-    return (await house.hello(name)).reason
 
 
 async def epoch(house: House) -> str:
@@ -60,6 +64,17 @@ async def test_f75_one_proof_voids_its_inbox_and_the_third_voids_the_store(house
         await house.hello(f"{user}/phone")
         await house.send(user)
         assert len(await house.catch_up(f"{user}/phone")) >= 1
+
+
+async def test_f75_who_shakes_hands_beside_the_third_proof_is_judged_by_the_new_epoch(house: House) -> None:
+    """I43: numbers were lost, so the epoch is new before the next answer, be it of the same transaction."""
+    for user in USERS[:3]:
+        ahead(house, user)
+    hellos = [house.said(f"{user}/phone") for user in USERS]
+    *forked, last = await house.engine.write(lambda conn, now_ms: house.inbox._hello(conn, now_ms, hellos))
+    assert [one.reason for one in forked] == [Reason.FORKED] * 3
+    assert last.reason == Reason.EPOCH
+    assert await house.page("dan/phone", cursor=last.cursor)
 
 
 async def test_f75_every_app_is_told_whichever_apps_devices_have_proved_it(house: House, engine: Engine) -> None:
