@@ -13,7 +13,7 @@ from relay.errors import Conflict, Invalid, Missing, StoreOfAnother, Unauthentic
 from relay.ids import device_namespace
 from relay.inbox import fanout, waking
 from relay.inbox.push_due import Later
-from relay.model import DeviceKey, UserKey
+from relay.model import DeviceKey, Policy, UserKey
 from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt, by_new_name
 from relay.push.limits import Bucket
@@ -71,6 +71,7 @@ async def test_what_a_device_sends_by_a_name_that_it_no_longer_has_is_not_taken(
 
 async def test_what_it_sent_is_forgotten_with_who_alone_received_it_and_may_be_sent_again(house: House) -> None:
     """Also what its devices sent by the old name, whose keys had that in them."""
+    house.policy = Policy(sender_copies=False)
     said: dict[str, Any] = {"sender_device": "phone", "by_device": True, "body_hash": b"x"}
     await house.send("bob", sender_user="ann", key=device_namespace("ann", "phone") + "k", **said)
     await house.inbox.rename(ANN, "anna")
