@@ -133,7 +133,7 @@ def _hello_one(
     proofs: SetBackProofs,
 ) -> Welcome:
     found = device_in(users, one.device)
-    if found is None or found[1].state is DeviceState.GONE:  # also if it went in this very batch
+    if found is None:  # also if it went in this very batch
         raise Unauthenticated("This device has been signed out; ask the app's backend for a new token.")
     locked, old = found
     check_owner(locked, old, store_id=one.store_id, store_user=one.store_user)
@@ -282,7 +282,7 @@ def _replace_device(locked: Locked, device_id: str, predecessor_id: str, judgeme
     """A reinstall names the installation it follows: that one goes, with its addresses, once what it lacked is in the
     view of this one."""
     predecessor, device = locked.devices.get(predecessor_id), locked.devices[device_id]
-    if predecessor is None or predecessor.state is DeviceState.GONE:
+    if predecessor is None:
         return
     start_seq = inherited_from(locked, predecessor)
     if start_seq < device.start_seq:

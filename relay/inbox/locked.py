@@ -16,7 +16,7 @@ from relay.inbox.push_due import NOTHING, Outstanding
 from relay.inbox.rows import Rows
 from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.woken import first_untold_ms
-from relay.model import GATEWAY, Device, DeviceKey, Entry, Inbox, Policy, PushJob, UserKey
+from relay.model import GATEWAY, Device, DeviceKey, DeviceState, Entry, Inbox, Policy, PushJob, UserKey
 from relay.store import ack_ranges, held_entries, readers
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
@@ -48,6 +48,7 @@ class Locked(msgspec.Struct, kw_only=True):
     answered: dict[str, str] = msgspec.field(default_factory=dict)  # messages that ended here for all but this device
     head_seq: int = 0
     _before: dict[str, Device] = msgspec.field(default_factory=dict)
+    _gone: dict[str, Device] = msgspec.field(default_factory=dict)  # by this transaction
     _acks_changed: set[str] = msgspec.field(default_factory=set)
     _to_rearm: dict[str, bool] = msgspec.field(default_factory=dict)
     _jobs_changed: set[str] = msgspec.field(default_factory=set)
@@ -114,13 +115,17 @@ class Locked(msgspec.Struct, kw_only=True):
     # --- changes ---
 
     def put(self, device: Device) -> None:
-        """The device's row as it should be."""
+        """The device's row as it should be. One that is gone is among the user's devices no more."""
         before = self.devices.get(device.device_id, device)
         self._before.setdefault(device.device_id, before)
         if before.foreground and not device.foreground:  # what it had then stays seen
             seen = self.acks_of(device.device_id).reaching(device.acked_high)
             device = replace(device, seen_seq=max(device.seen_seq, seen))
-        self.devices[device.device_id] = device
+        if device.state is DeviceState.GONE:
+            self.devices.pop(device.device_id, None)
+            self._gone[device.device_id] = device
+        else:
+            self.devices[device.device_id] = device
 
     def put_acks(self, device_id: str, acks: Acks) -> None:
         if acks != self.acks.get(device_id, NO_ACKS):
@@ -267,7 +272,7 @@ class Locked(msgspec.Struct, kw_only=True):
 
     def _rearmed(self, device_id: str, *, anew: bool) -> PushJob | None:
         jobs, put = self.jobs, device_id in self._jobs_changed
-        device, before = self.devices.get(device_id), jobs.get(device_id)
+        device, before = self.devices.get(device_id) or self._gone.get(device_id), jobs.get(device_id)
         if device is None or before is None:
             return before if put else None
         job = before
@@ -289,7 +294,7 @@ class Locked(msgspec.Struct, kw_only=True):
         return new
 
     def changed_devices(self) -> list[tuple[Device, Device]]:
-        return [(before, self.devices[name]) for name, before in self._before.items()]
+        return [(before, self.devices.get(name) or self._gone[name]) for name, before in self._before.items()]
 
     def rearmed(self) -> list[PushJob]:
         """The jobs that were to be recomputed, as far as they have changed."""

@@ -190,6 +190,7 @@ def remove(locked: Locked, device: Device, *, detail: str) -> None:
             node_id=None,
         )
     )
+    locked.rearm(device.device_id)
     locked.rearm_all()  # others may have waited because somebody looked at this one
 
 

@@ -12,7 +12,7 @@ from relay.inbox.handshake import Hello
 from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.inbox.service import InboxService
-from relay.model import DeviceKey, DeviceState, Policy
+from relay.model import DeviceKey, DeviceState, Policy, Scope
 from relay.store.engine import Engine
 
 DAY_S = 86_400
@@ -125,3 +125,26 @@ async def test_what_the_floor_does_not_wait_for_has_failed_for_the_dormant_devic
     assert failed["detail"] == "device_dormant"
     assert told["message.completed"]["messages"][0]["counts"] == {"acked": 1, "failed": 1}
     assert await house.inbox.prune([house.key("ann/phone").user]) == 0
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_has_failed_for_a_device_that_goes_does_not_end_for_it_once_more(
+    engine: Engine, clock: Any, at_once: bool
+) -> None:
+    """I13: of two handshakes in one batch the first ends another device, and the second the message for all others."""
+    house = await House(engine, clock).begin()
+    for name in ("ann/old", "ann/new", "ann/other"):
+        await house.register(name)
+        await house.hello(name)
+    await house.send(scope=Scope(first_ack_wins=True))
+    await house.page("ann/other")
+    hellos = [house.said("ann/new", replaces="old"), house.said("ann/other")]
+    for batch in [hellos] if at_once else [[one] for one in hellos]:
+        await house.engine.write(lambda conn, now_ms, batch=batch: house.inbox._hello(conn, now_ms, batch))
+    told = {type_: await house.deliveries(f"delivery.{type_}") for type_ in ("acked", "failed", "superseded")}
+    assert {type_: [device for device, _ in some] for type_, some in told.items()} == {
+        "acked": ["other"],
+        "failed": ["old"],
+        "superseded": ["new"],
+    }
+    assert (await house.job("ann/old")).reason == "gone"
