@@ -106,9 +106,11 @@ def change(
     known = rows.lock_group(conn, app_id, group)
     if known is None:
         raise Missing("There is no such group.")
+    readers: list[str] = []  # who may have read the conversation in inboxes
     if ultra and known.type != ULTRA:
         rows.set_type(conn, app_id, group, ULTRA)
         known = known._replace(type=ULTRA)
+        readers = rows.members(conn, app_id, group, limit=MEMBERS_MAX)
     if notify is not None and known.type != ULTRA:
         raise Invalid(
             "Whoever is in a plain group receives all of it; the user's preferences say what it is told of.",
@@ -124,6 +126,8 @@ def change(
             code="too_many_recipients",
             errors=(FieldError("/add", "too_long", f"leaves the group with {count} members"),),
         )
+    if known.type == ULTRA and not known.head_seq:
+        known = known._replace(head_seq=rows.begin_numbers(conn, app_id, group, [*readers, *new]))
     version = known.members_version + 1 if new or gone else known.members_version
     if gone:
         rows.end(conn, app_id, group, gone, version=version, seq=known.head_seq)

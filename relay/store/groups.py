@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Select, bindparam, func, literal_column, sele
 
 from relay.model import UserKey
 from relay.store.schema.conversations import conversation, membership
+from relay.store.schema.inboxes import read_marker
 from relay.store.sql import as_list, in_list, insert_missing, insert_rows, per_dialect
 
 c, b = conversation.c, membership.c
@@ -101,6 +102,29 @@ def set_type(conn: Connection, app_id: str, group: str, type_: str) -> None:
     conn.execute(_set_type, {"app": app_id, "group": group, "kind": type_})
 
 
+_current = (b.app_id == bindparam("app"), b.conversation_id == bindparam("group"), b.left_version.is_(None))
+_join_at = update(membership).where(*_current).values(joined_seq=bindparam("seq"), wake_seq=bindparam("seq"))
+_begin = update(conversation).where(*_here).values(head_seq=bindparam("seq"), floor_seq=bindparam("seq"))
+
+
+@per_dialect
+def _read(sqlite: bool) -> Select[Any]:
+    r = read_marker.c
+    here = (r.app_id == bindparam("app"), r.conversation_id == bindparam("group"))
+    return select(func.max(r.read_seq)).where(*here, in_list(r.user_id, "users", sqlite=sqlite))
+
+
+def begin_numbers(conn: Connection, app_id: str, group: str, users: Iterable[str]) -> int:
+    """Has a shared timeline that has no entry yet begin after all that these have read of the conversation by the numbers of
+    their inboxes: by those they would have read it already. Gives where."""
+    here = {"app": app_id, "group": group}
+    seq = int(conn.execute(_read(conn), here | {"users": as_list(conn, users)}).scalar() or 0)
+    if seq:
+        conn.execute(_begin, here | {"seq": seq})
+        conn.execute(_join_at, here | {"seq": seq})
+    return seq
+
+
 _set_version = update(conversation).where(*_here).values(members_version=bindparam("version"))
 
 
@@ -108,7 +132,6 @@ def set_version(conn: Connection, app_id: str, group: str, version: int) -> None
     conn.execute(_set_version, {"app": app_id, "group": group, "version": version})
 
 
-_current = (b.app_id == bindparam("app"), b.conversation_id == bindparam("group"), b.left_version.is_(None))
 _members = (
     select(b.user_id).where(*_current, b.user_id > bindparam("after")).order_by(b.user_id).limit(bindparam("count"))
 )

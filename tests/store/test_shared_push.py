@@ -39,6 +39,38 @@ async def post(house: House, count: int = 1, **more: Any) -> list[str]:
     return ids
 
 
+@pytest.mark.parametrize("grouped", [True, False], ids=["of a group", "of a list"])
+async def test_what_was_read_before_a_group_became_ultra_is_nothing_of_its_timeline(
+    house: House, clock: Any, grouped: bool
+) -> None:
+    """Until then the conversation's read markers are numbers of inboxes."""
+    if grouped:
+        await house.inbox.groups.change("shop", "h", add=["ann", "bob"], remove=())
+    to: dict[str, Any] = {"users": (), "group": "h"} if grouped else {"users": ("ann", "bob")}
+    for _ in range(3):
+        await house.inbox.accept(house.message(**to, conversation_type="group", conversation_id="h"))
+    await house.hello(PHONE)
+    await house.catch_up(PHONE)
+    await house.ack(PHONE, reads=(("h", 3),))
+    await house.catch_up(PHONE)
+    await house.bye(PHONE)
+    await house.told()
+
+    await house.inbox.groups.change("shop", "h", add=["ann", "bob"], remove=(), ultra=True, notify="all")
+    assert (await house.inbox.reader.read(house.key(PHONE), None, limit=10)).shared.ahead == ()
+    first = await house.inbox.accept(house.message(users=(), group="h", conversation_id="h", mentions=("ann",)))
+    second = await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
+    while await house.inbox.fan_out():
+        pass
+    clock.forward(s=1)
+    (told,) = [one for one in await house.told() if one.device == house.key(PHONE)]
+    assert {id_ for note in told.send.notes for id_ in note.ids} == {first.message_id, second.message_id}
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=10, asked=Wanted(names=("h",)))
+    assert reading.shared is not None
+    (batch,) = reading.shared.batches
+    assert (batch.entries, batch.to_seq - batch.from_seq) == (2, 2)
+
+
 async def later(house: House, *, s: float = 1) -> Any:
     house.clock.forward(s=s)
     return await house.told()
