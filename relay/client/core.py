@@ -21,6 +21,7 @@ from relay.client.rules import (
     FORBIDDEN,
     REPLACED,
     UNAUTHENTICATED,
+    UNREACHABLE,
     Verdict,
     astray,
     judge,
@@ -41,7 +42,10 @@ NOT_WAITED_S = 1.0  # a long poll that ended sooner without news is not repeated
 CURSOR_CODES = frozenset({"invalid_cursor", "cursor_epoch_changed", "cursor_too_old"})
 TRANSIENT = frozenset(
     [
+        UNREACHABLE,
+        "request_timeout",
         "rate_limited",
+        "auth_throttled",
         "overloaded",
         "draining",
         "storage_unavailable",

@@ -13,6 +13,7 @@ import aiohttp
 
 from relay.client import http, wire
 from relay.client.http import Problem, Unreachable
+from relay.client.rules import UNREACHABLE
 from relay.client.steps import Fetch, Reading
 from relay.client.wire import Frame
 from relay.clock import Clock
@@ -191,7 +192,8 @@ class HttpWay:
         elif problem.status in {401, 403} or (problem.retryable and not ref):
             self._came.put_nowait(Gone(problem.status, problem.retry_after_s))
         else:
-            frame = {"type": "error", "code": problem.code, "detail": problem.detail, **ref}
+            code = problem.code if problem.of_the_relay else UNREACHABLE
+            frame = {"type": "error", "code": code, "detail": problem.detail, **ref}
             if problem.retry_after_s is not None:
                 frame["retry_after_ms"] = int(problem.retry_after_s * 1000)
             self._came.put_nowait(frame)

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Core } from "../../relay/web/sdk/core.js";
+import { HttpWay } from "../../relay/web/sdk/ways.js";
 
 const HERE = { epoch: "e", seq: 2, cursor: "c2" };
 const NEWS = { arrived: [], changed: [], ended: [], read: [], sent: [], words: {} };
@@ -295,4 +296,19 @@ test("a heartbeat's answer may ask for a handshake, and what else it asks is ign
   const commands = core.handle({ type: "came", frame: { type: "notice", what: "?" } });
   assert.deepEqual([done(commands, "keep"), said(commands), done(commands, "close")], [[], [], []]);
   assert.equal(done(core.handle({ type: "came", frame: { type: "hb", head: 0, do: "handshake" } }), "close").length, 1);
+});
+
+test("a refusal that something else answered in the relay's place, or that got there too slowly, is still owed", async () => {
+  for (const answer of [new Response("<html>", { status: 502 }), Response.json({ code: 1000 }, { status: 404 }), slow()]) {
+    const words = { "nack:m2": { id: "m2", code: "undecodable" } };
+    const core = new Core({ storeId: "s", random: () => 0.5 });
+    core.handle({ type: "started", words });
+    const [ack] = said(core.handle({ type: "opened", reading: "pulled", waitS: 0, position: HERE, words }));
+    const frame = await new Promise((came) => new HttpWay({ url: "", token: () => "t", fetch: async () => answer, came }).say(ack));
+    const commands = core.handle({ type: "came", frame });
+    assert.deepEqual([done(commands, "drop"), said(commands), done(commands, "close").length], [[], [], 1], frame.code);
+  }
+  function slow() {
+    return Response.json({ code: "request_timeout", status: 408, detail: "", retryable: true }, { status: 408 });
+  }
 });

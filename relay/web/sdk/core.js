@@ -16,7 +16,7 @@
 import { Acks } from "./acks.js";
 import { Follows } from "./follows.js";
 import { Redial } from "./redial.js";
-import { afterClose, astray, judge } from "./rules.js";
+import { afterClose, astray, judge, UNREACHABLE } from "./rules.js";
 
 const ACK_PAUSE_MS = 250;
 const ANSWER_MS = 20_000;
@@ -26,9 +26,11 @@ const CALM_MS = 60_000;
 const GUARD_MS = 120_000;
 const NOT_WAITED_MS = 1000; // a long poll that ended sooner without news is not repeated at once
 const SILENT_INTERVALS = 2.5;
-const TRANSIENT = new Set(
-  "rate_limited overloaded draining storage_unavailable storage_full storage_failed commit_unknown".split(" "),
-);
+const TRANSIENT = new Set([
+  UNREACHABLE,
+  ...["request_timeout", "rate_limited", "auth_throttled", "overloaded", "draining"],
+  ...["storage_unavailable", "storage_full", "storage_failed", "commit_unknown"],
+]);
 export const ANOTHER_USER = "another_user"; // the problem that a handshake with another user's database is
 const CURSOR_CODES = new Set(["invalid_cursor", "cursor_epoch_changed", "cursor_too_old"]);
 

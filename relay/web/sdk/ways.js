@@ -1,6 +1,6 @@
 // Three ways to the same pages: WebSocket, server-sent events, long poll. Whichever it is, the client sees frames.
 
-import { Pace } from "./rules.js";
+import { Pace, UNREACHABLE } from "./rules.js";
 
 const CALLS = { hello: ["PUT", "/v1/device"], ack: ["POST", "/v1/device/ack"], hb: ["POST", "/v1/device/heartbeat"] };
 const ANSWERS = { hello: "welcome", ack: "ack", hb: "hb" };
@@ -140,7 +140,8 @@ export class Problem extends Error {
     if (this.code === "state_conflict") return new Gone(4001);
     if (this.status === 401 || this.status === 403) return new Gone(this.status);
     if (ref === undefined && (this.body.retryable ?? this.status >= 500)) return new Gone(this.status, { retryAfterMs });
-    return { type: "error", ref, code: this.code, detail: this.body.detail, retry_after_ms: retryAfterMs };
+    const code = typeof this.code === "string" ? this.code : UNREACHABLE;
+    return { type: "error", ref, code, detail: this.body.detail, retry_after_ms: retryAfterMs };
   }
 }
 
