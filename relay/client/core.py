@@ -349,8 +349,10 @@ class Core:
 
     def _unfollowed(self, name: str) -> list[Command]:
         self._follows.positions.pop(name, None)
-        if self.phase is not Phase.READING or self._reading is Reading.PULLED:
+        if self.phase is not Phase.READING:
             return []
+        if self._reading is Reading.PULLED:  # what waits may bring nothing else, and nobody would ask again
+            return [] if self._storing else [self._fetch()]
         if self._reading is Reading.STREAMED:
             return [self._fetch(anew=True)]
         return [steps.Say({"type": "follow", "ref": self._ref(), "unfollow": [name]})]

@@ -77,9 +77,7 @@ def build(one: Configured, settings: Settings, clock: Clock) -> Account:
     """The account with its provider and its transport."""
     now_s: Callable[[], float] = lambda: clock.now_ms() / 1000  # noqa: E731
     guard = _guard(one.provider.capabilities, one.config, settings)
-    transport = loading.transport_for(
-        one.provider, one.config, guard=guard, calls_max=one.settings.concurrency
-    )
+    transport = loading.transport_for(one.provider, one.config, guard=guard, calls_max=one.settings.concurrency)
     hosts: PerHost | None = None
     if isinstance(one.config, EndpointConfig):
         # Half for all hosts that have not answered yet: the rest is for those that have.

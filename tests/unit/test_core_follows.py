@@ -63,6 +63,13 @@ def test_a_stream_brings_what_is_followed_and_begins_anew_where_that_changes() -
     assert followed == [steps.Fetch("e1/0", 0, ("t1/3",), ("i",), anew=True)]
 
 
+def test_a_poll_that_waits_for_what_is_followed_no_more_is_asked_anew() -> None:
+    """What it brought would be dropped, and it would be the last one."""
+    core, _ = reading(Reading.PULLED, g=Position("t1", 3, "t1/3"))
+    assert fetches(core.handle(steps.Unfollowed("g"))) == [steps.Fetch("e1/0", 0)]
+    assert core.handle(steps.Came(batch(3, 4, 4))) == []
+
+
 def test_a_page_is_kept_where_its_range_begins_and_acked_when_it_is_kept() -> None:
     core, _ = reading(g=Position("t1", 3, "t1/3"))
     assert core.handle(steps.Came(batch(5, 6, 6)))[0] == steps.Say(

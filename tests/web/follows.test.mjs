@@ -54,6 +54,13 @@ test("a stream brings what is followed, and begins anew where that changes", () 
   assert.deepEqual(reads(core.handle({ type: "followed", name: "i", position: NOWHERE })), [[["t3"], ["i"], true]]);
 });
 
+test("a poll that waits for what is followed no more is asked anew: what it brought would be dropped, and it would be the last", () => {
+  const [core] = reading({ g: at(3) }, "pulled");
+  const [read] = done(core.handle({ type: "unfollowed", name: "g" }), "read");
+  assert.deepEqual([read.cursor, read.shared], ["c2", undefined]);
+  assert.deepEqual(core.handle({ type: "came", frame: page(3, 4) }), []);
+});
+
 test("a page is kept where its range begins, and acked when it is kept", () => {
   const [core] = reading({ g: at(3) });
   assert.deepEqual(said(core.handle({ type: "came", frame: page(5, 6) }), "follow")[0].shared, ["t3"]);

@@ -302,7 +302,8 @@ export class Core {
 
   #unfollowed(name) {
     delete this.#follows.positions[name];
-    if (this.phase !== "reading" || this.#reading === "pulled") return [];
+    if (this.phase !== "reading") return [];
+    if (this.#reading === "pulled") return [this.#read()]; // what waits may bring nothing else, and nobody would ask again
     if (this.#reading === "streamed") return [this.#read(0, true)];
     return [{ do: "say", frame: { type: "follow", ref: this.#ref(), unfollow: [name] } }];
   }
