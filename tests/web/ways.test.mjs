@@ -141,3 +141,40 @@ test("a page whose client has ended is still told of pushes, and turned", async 
     else delete globalThis.navigator;
   }
 });
+
+/** Two tabs of one database; the first one runs the client. */
+function twoTabs(made) {
+  const grants = [(key, how, lead) => lead(), () => new Promise(() => {})];
+  const locks = { request: async (...what) => grants.shift()(...what) };
+  const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  Object.defineProperty(globalThis, "navigator", { configurable: true, value: { locks } });
+  try {
+    return [inOneTab(made(), "two"), inOneTab(made(), "two")];
+  } finally {
+    if (before) Object.defineProperty(globalThis, "navigator", before);
+    else delete globalThis.navigator;
+  }
+}
+
+test("what a tab fetches that does not talk to the relay is told in the one that does, too", async () => {
+  const entry = { seq: 4, id: "m4", kind: "message", type: "text", body: 4, form: "full", h: "" };
+  const batches = [{ epoch: "e", from: 3, to: 4, head: 9, entries: [entry], gaps: [] }];
+  const fetch = async (url, { method = "GET", signal } = {}) => {
+    if (method === "PUT") return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    return Response.json({ batches });
+  };
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  const [leads, other] = twoTabs(() => new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["poll"] }));
+  const heard = new Promise((resolve, reject) => {
+    leads.addEventListener("message", ({ detail }) => resolve(detail.id));
+    setTimeout(reject, 5000, new Error("it was not told")).unref();
+  });
+  try {
+    await other.fetch("m4");
+    assert.equal(await heard, "m4");
+  } finally {
+    await Promise.all([leads.stop(), other.stop()]);
+  }
+});

@@ -1,11 +1,13 @@
-// Several tabs of one origin share one cache and one device, but only one of them may talk to the relay: the others hear from
-// it, and one of them takes its place when it closes. Browsers without locks let every tab talk.
+// Several tabs of one origin share one cache and one device, but only one of them may talk to the relay: one of the others takes
+// its place when it closes. What any of them tells, all hear. Browsers without locks let every tab talk.
 
-/** Starts the client as soon as no other tab runs one for the same database; until then it tells what that one tells. */
+export const lockOf = (database) => `relay:${database}`;
+
+/** Starts the client as soon as no other tab runs one for the same database. */
 export function inOneTab(client, name) {
   const { navigator, BroadcastChannel, document } = globalThis;
   if (!navigator?.locks || !BroadcastChannel) return client.start();
-  const key = `relay:${name}`;
+  const key = lockOf(name);
   const me = crypto.randomUUID();
   const foreground = new Map();
   const channel = new BroadcastChannel(key);
@@ -17,12 +19,12 @@ export function inOneTab(client, name) {
     if (leads) client.turnHere([...foreground.values()].includes(true));
   };
   channel.onmessage = ({ data }) => {
-    if (data.told && !leads) client.dispatchEvent(new CustomEvent(data.told, { detail: data.detail }));
+    if (data.told) client.dispatchEvent(new CustomEvent(data.told, { detail: data.detail }));
     else if (data.poke && leads) client.poke();
     else if (data.tab) turn(data.tab, data.foreground);
   };
   client.elsewhere = {
-    told: (told, detail) => leads && channel.postMessage({ told, detail }),
+    told: (told, detail) => channel.postMessage({ told, detail }),
     poke: () => channel.postMessage({ poke: true }),
     turn: (on) => {
       channel.postMessage({ tab: me, foreground: on });
