@@ -310,6 +310,34 @@ def test_while_no_page_is_open_the_worker_fetches_what_a_push_is_about(
     shows(opened("ida"), "first", "second")
 
 
+def test_a_page_that_opens_while_the_worker_fetches_is_told_what_comes(
+    opened: Callable[..., Page], context: BrowserContext, demo: Demo
+) -> None:
+    page = opened("joy")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "meanwhile")
+    (told,) = demo.pushed("joy")
+    elsewhere = context.new_page()
+    pusher = Pusher(elsewhere, demo.url)
+    (worker,) = context.service_workers
+    page.close()
+    worker.evaluate(
+        """() => { const fetch = self.fetch; const gate = new Promise(open => { self.letOn = open });
+            self.fetch = async (...what) => { self.asked = true; await gate; return fetch(...what) } }"""
+    )
+    pusher.push(told)
+    until(elsewhere, lambda: worker.evaluate("() => Boolean(self.asked)"))
+    elsewhere.goto(f"{demo.url}/style.css")  # a page without a client of its own
+    elsewhere.evaluate(
+        """async () => { const {open} = await import("/sdk/index.js"); globalThis.heard = [];
+            const client = await open({url: location.origin, token: "none", database: "demo-joy", migrations: [() => {}]});
+            client.addEventListener("message", ({detail}) => globalThis.heard.push(detail.body.text)) }"""
+    )
+    worker.evaluate("() => self.letOn()")
+    until(elsewhere, lambda: elsewhere.evaluate("globalThis.heard") == ["meanwhile"])
+
+
 def test_a_click_on_a_notification_opens_the_page_and_is_told_to_the_relay(
     opened: Callable[..., Page], demo: Demo
 ) -> None:

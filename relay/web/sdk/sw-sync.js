@@ -14,14 +14,18 @@ self.relayPushed = async ({ database, sync }) => {
   if (!database || !sync) return;
   const pages = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
   if (pages.length) return; // they have been told, and one of them runs the client
-  await self.navigator.locks.request(`relay:${database}`, { ifAvailable: true }, (lock) => (lock ? caughtUp(database, sync) : null));
+  const key = `relay:${database}`;
+  await self.navigator.locks.request(key, { ifAvailable: true }, (lock) => (lock ? caughtUp(database, key, sync) : null));
 };
 
-async function caughtUp(database, { url, token, facts, types }) {
+async function caughtUp(database, key, { url, token, facts, types }) {
   const tables = await IndexedTables.existing(database);
   if (!tables) return;
   const client = new Client({ url, token, facts, types, cache: new Cache(tables), ways: ["poll"] });
   client.turn(false);
+  // A page that opens meanwhile waits for the lock, and hears what comes as from another tab.
+  const channel = new BroadcastChannel(key);
+  client.elsewhere = { told: (told, detail) => channel.postMessage({ told, detail }), stopped: () => channel.close() };
   const ended = new Promise((resolve) => {
     for (const type of ENDS) client.addEventListener(type, resolve);
     setTimeout(resolve, WITHIN_MS);
