@@ -142,6 +142,48 @@ test("a page whose client has ended is still told of pushes, and turned", async 
   }
 });
 
+test("a disk that is full when the page opens costs a delay", async () => {
+  const tables = new MemoryTables();
+  const transact = tables.transact.bind(tables);
+  const full = Object.assign(new Error("full"), { name: "QuotaExceededError" });
+  tables.transact = (what) => transact((t) => what(failures > 0 ? { ...t, put: () => { failures -= 1; throw full; } } : t));
+  let failures = 2;
+  const fetch = async (url, { method = "GET", signal } = {}) => {
+    if (method === "PUT") return Response.json(welcome);
+    return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  };
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(tables), fetch, ways: ["poll"], random: () => 0 });
+  const refused = [];
+  client.addEventListener("refused", ({ detail }) => refused.push(detail.code));
+  const connected = new Promise((resolve, reject) => {
+    client.addEventListener("connected", resolve);
+    setTimeout(reject, 5000, new Error("it never came back")).unref();
+  });
+  try {
+    client.start();
+    await connected;
+    assert.deepEqual(refused, ["storage", "storage"]);
+  } finally {
+    await client.stop();
+  }
+});
+
+test("one that waits for room on the disk can be stopped", async () => {
+  const tables = Object.assign(new MemoryTables(), { transact: async () => { throw new Error("full"); } });
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(tables), fetch, ways: ["poll"], random: () => 1 });
+  const refused = new Promise((resolve) => client.addEventListener("refused", resolve));
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout = () => 0; // the pause never ends by itself
+  try {
+    client.start();
+    await refused;
+    await new Promise(setImmediate);
+    await client.stop();
+  } finally {
+    globalThis.setTimeout = setTimeout;
+  }
+});
+
 /** Two tabs of one database; the first one runs the client. */
 function twoTabs(made) {
   const grants = [(key, how, lead) => lead(), () => new Promise(() => {})];

@@ -9,7 +9,7 @@ import { ANOTHER_USER, Core } from "./core.js";
 import { Ladder, WAYS } from "./ladder.js";
 import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
-import { UNAUTHENTICATED } from "./rules.js";
+import { pauseMs, UNAUTHENTICATED } from "./rules.js";
 import { Sender } from "./sending.js";
 import { TokenKeeper } from "./tokens.js";
 import { Gone, HttpWay, Problem, SocketWay, StreamWay } from "./ways.js";
@@ -316,18 +316,32 @@ export class Client extends EventTarget {
     return { words, follows };
   }
 
+  /** A disk that is full when a page opens has room later: nobody opens the page anew for that. */
   async #begin() {
     const { facts, random } = this.#options;
-    try {
-      const store = await this.#cache.open();
-      const before = await this.#cache.noteVersion(facts.app_version ?? null);
-      const own = { sdk: "relay-js/1.0", ...(before === null ? {} : { previous_app_version: before }) };
-      this.#core = new Core({ storeId: store.id, facts: { ...own, ...facts }, random });
-      this.#core.foreground = this.#foreground;
-      this.#push({ type: "started", words: await this.#cache.words() });
-    } catch (error) {
-      this.#tell("refused", { code: "storage", detail: String(error) });
+    for (let failures = 0; !this.#core && !this.#stopped; failures += 1) {
+      try {
+        const store = await this.#cache.open();
+        const before = await this.#cache.noteVersion(facts.app_version ?? null);
+        const own = { sdk: "relay-js/1.0", ...(before === null ? {} : { previous_app_version: before }) };
+        const words = await this.#cache.words();
+        this.#core = new Core({ storeId: store.id, facts: { ...own, ...facts }, random });
+        this.#core.foreground = this.#foreground;
+        this.#push({ type: "started", words });
+      } catch (error) {
+        this.#tell("refused", { code: "storage", detail: String(error) });
+        await this.#paused(pauseMs(failures, random));
+      }
     }
+  }
+
+  /** Ends also when it is stopped. */
+  #paused(ms) {
+    if (this.#stopped) return undefined;
+    return new Promise((done) => {
+      const timer = setTimeout(done, ms);
+      this.ending.addEventListener("abort", () => done(clearTimeout(timer)), { once: true });
+    });
   }
 
   /** What came of a command comes before whatever else is in the queue. */
