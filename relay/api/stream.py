@@ -10,7 +10,7 @@ from relay.api.door import Door
 from relay.api.principal import Principal
 from relay.api.problems import REQUEST_ID
 from relay.api.routes import QUERY
-from relay.errors import Conflict, CursorRefused, Forbidden
+from relay.errors import Conflict, CursorRefused, Forbidden, Malformed
 from relay.inbox.cursor import Cursor
 from relay.inbox.service import InboxService
 from relay.inbox.shared import Wanted
@@ -107,7 +107,10 @@ class StreamApi:
         Raises Malformed (invalid_cursor).
         """
         query = request[QUERY]
-        inbox, *shared = request.headers.get(LAST_EVENT_ID, "").split(SEPARATOR)
+        last = request.headers.get(LAST_EVENT_ID, "")
+        if not last.isascii():  # what is refused of it is said again, and bytes that are no text cannot be
+            raise Malformed("Last-Event-ID is the `id` of an event; send it back unchanged.", code="invalid_cursor")
+        inbox, *shared = last.split(SEPARATOR)
         cursors = [self.inbox.reader.unseal(text, device) for text in (query.cursor, inbox) if text]
         further = max(cursors, key=lambda one: (one.session, one.seq), default=None)
         return further, Wanted(cursors=(*query.shared, *shared), names=tuple(query.open))

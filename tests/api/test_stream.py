@@ -344,6 +344,26 @@ async def test_a_page_comes_with_a_ticket_that_works_once(face: Face) -> None:
         assert answer.status == 401
 
 
+async def test_b084_bytes_that_are_no_text_are_no_cursor_of_a_shared_timeline_either(face: Face) -> None:
+    inbox = (await greeted(face))["cursors"]["inbox"]
+    last = b"Last-Event-ID: " + inbox.encode() + b",\xff\r\n"
+    head, _, body = (await said(face, b"GET /v1/device/stream HTTP/1.1\r\n" + last, token=face.token)).partition(
+        b"\r\n\r\n"
+    )
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body)["code"] == "invalid_cursor"
+
+
+async def said(face: Face, head: bytes, *, token: str) -> bytes:
+    """The whole answer to a head that no client library would send."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", face.of.port)
+    writer.write(head + f"Host: relay\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+    async with asyncio.timeout(WITHIN_S):
+        answer = await reader.read()
+    writer.close()
+    return answer
+
+
 async def test_a_page_of_an_origin_that_is_not_allowed_is_refused(face: Face) -> None:
     await greeted(face)
     assert (await asked(face, face.token, Origin="https://evil.example")).refused(403, "forbidden")
