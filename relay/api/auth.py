@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from relay import credentials as creds
 from relay.api import jwt_bearer
@@ -271,11 +271,24 @@ class Authenticator:
 
     # --- tickets ---
 
-    async def take_ticket(self, text: str, *, origin: str | None) -> Principal:
-        """The bearer of the token that this ticket stands for; it works once. Raises Unauthenticated.
+    async def take_ticket(self, text: str, request: web.Request) -> Principal:
+        """The bearer of the token that this ticket stands for; it works once, and from its origin. Raises Unauthenticated,
+        Throttled: who brings none that is good is a stranger, and comes no more often than one.
 
         Nobody gets another token for a ticket: one seen in a URL must not turn into a month.
         """
+        network = network_of(request.remote)
+        if self._anonymous.empty(network, self._clock.monotonic_ms()):
+            raise slow_down("requests from this address")
+        try:
+            return await self._ticket(text, request.headers.get(hdrs.ORIGIN))
+        except Unauthenticated:
+            self._anonymous.take(network, self._clock.monotonic_ms())
+            raise
+
+    async def _ticket(self, text: str, origin: str | None) -> Principal:
+        if not text.isascii():  # bytes of a header that are no text could not be hashed
+            raise _refused()
         macs = list(self._ring.macs(TICKET, text[:128].encode()))
 
         def work(conn: Conn, now_ms: int) -> Principal:

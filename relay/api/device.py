@@ -288,9 +288,7 @@ class DeviceApi:
             for offered in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
                 text = offered.strip()
                 if text.startswith(protocol.TICKET_PREFIX):
-                    bearer = await self.auth.take_ticket(
-                        text.removeprefix(protocol.TICKET_PREFIX), origin=request.headers.get("Origin")
-                    )
+                    bearer = await self.auth.take_ticket(text.removeprefix(protocol.TICKET_PREFIX), request)
         if bearer is not None and bearer.device_key is not None:
             self.door.check_count(bearer.device_key)
             self.door.check_handshakes()
@@ -327,7 +325,7 @@ class DeviceApi:
         try:
             if not isinstance(ticket, str):
                 raise Unauthenticated("Bring a bearer token, or a ticket.")
-            bearer = await self.auth.take_ticket(ticket, origin=request.headers.get("Origin"))
+            bearer = await self.auth.take_ticket(ticket, request)
             assert bearer.device_key is not None
             self.door.check_count(bearer.device_key)
             self.door.check_handshakes()

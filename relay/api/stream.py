@@ -45,7 +45,7 @@ class StreamApi:
             return await self._serve(request, origin)
 
     async def _serve(self, request: web.Request, origin: str | None) -> web.StreamResponse:
-        bearer = await self._who(request, origin)
+        bearer = await self._who(request)
         with of_app(bearer.app_id):
             return await self._follow(request, origin, bearer)
 
@@ -90,10 +90,10 @@ class StreamApi:
     def _brings_ticket(request: web.Request) -> bool:
         return request[QUERY].ticket is not None and hdrs.AUTHORIZATION not in request.headers
 
-    async def _who(self, request: web.Request, origin: str | None) -> Principal:
+    async def _who(self, request: web.Request) -> Principal:
         """The bearer of a token, or of a ticket that stands for one. A page must come with its origin's ticket."""
         if self._brings_ticket(request):
-            bearer = await self.auth.take_ticket(request[QUERY].ticket, origin=origin)
+            bearer = await self.auth.take_ticket(request[QUERY].ticket, request)
         else:
             bearer = await self.auth.authenticate(request)
         self.auth.check_rate(request, bearer)

@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 import pytest
-from raw_socket import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, dialled, frame
+from raw_socket import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, WITHIN_S, dialled, frame
 from running_relay import ORIGIN, Face
 
 from relay.realtime.protocol import Close
@@ -63,6 +63,16 @@ async def test_who_may_not_come_in(face: Face, headers: dict[str, str | None], s
         if status == 426:
             assert answer.headers["Upgrade"].lower() == "websocket"
             assert answer.headers["Sec-WebSocket-Version"] == "13"
+
+
+async def test_b086_a_ticket_of_bytes_that_are_no_text(face: Face) -> None:
+    headers = UPGRADE | {"Host": "relay", "Origin": ORIGIN, "Sec-WebSocket-Protocol": "relay.v1.json, relay.ticket."}
+    lines = "\r\n".join(f"{name}: {value}" for name, value in headers.items())
+    reader, writer = await asyncio.open_connection("127.0.0.1", face.of.port)
+    writer.write(f"GET /v1/device/ws HTTP/1.1\r\n{lines}\r\n\r\n".encode().replace(b".ticket.", b".ticket.\xff"))
+    async with asyncio.timeout(WITHIN_S):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+    writer.close()
 
 
 async def test_b025_an_api_key_is_no_devices_token(face: Face) -> None:

@@ -361,6 +361,24 @@ async def test_nobody_gets_a_token_for_a_ticket(house: House) -> None:
     await ws.close()
 
 
+async def test_whoever_guesses_tickets_comes_no_more_often_than_any_stranger(house: House) -> None:
+    async def streamed(ticket: str) -> tuple[int, Any]:
+        url = f"{house.url}/v1/device/stream?ticket={ticket}"
+        async with house.http.get(url, headers={"Origin": ORIGIN}) as answer:
+            return answer.status, None if answer.status == 200 else (await answer.json(content_type=None))["code"]
+
+    token = await house.token()
+    await house.hello(token)
+    ticket = (await house.call("POST", "/v1/device/ticket", by=token, origin=ORIGIN))[1]["ticket"]
+    said = [await streamed(f"guess{number}") for number in range(60)]
+    assert said[0] == (401, "unauthenticated")
+    assert said[-1] == (429, "rate_limited")
+    assert await streamed(ticket) == (429, "rate_limited"), "the store is not asked, so it is not used up"
+    assert await house.status(token) == 200, "no bearer is locked out by it"
+    house.clock.forward(3)
+    assert await streamed(ticket) == (200, None)
+
+
 # --- API keys ---------------------------------------------------------------------------------------------------------
 
 
