@@ -1,7 +1,9 @@
-"""Connections: the limits that hold before there is a request, and what a peer is told that never gets that far."""
+"""Connections: the limits that hold before there is a request, and for what is sent, and what a peer is told that never
+gets that far."""
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from relay.errors import CODES, RETRYABLE
 
 HEAD_S: Final = 10.0
 SPARE_HEAD_S: Final = 1.0  # while descriptors are short
+UNREAD_S: Final = 60.0  # how long what is sent may wait for a peer that takes nothing; then it is cut off (RFC 5482)
 LINGER_S: Final = 2.0  # how long the rest of a refused body is read and dropped before the connection is cut
 
 # For web.AppRunner: what aiohttp's parser keeps by itself (safety B002 to B006, B009, B011). Bodies are never inflated.
@@ -85,7 +88,10 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        beyond = transport.get_extra_info("socket").fileno() - files.most()
+        peer = transport.get_extra_info("socket")
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it; it counts for what is closed and not yet sent, too
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))
+        beyond = peer.fileno() - files.most()
         self.spare = beyond >= 0
         if beyond >= files.RESERVE - files.UNHEARD:
             self.force_close()

@@ -1,12 +1,15 @@
 """Safety 9.1, B019 and B020: what is about HTTP, but needs a whole relay. The other rows stand in test_http_form."""
 
 import asyncio
+import select
+import socket
 from pathlib import Path
 
 import aiohttp
 import pytest
 from running_relay import Face, running
 
+from relay.api import connections
 from relay.config import load
 from relay.errors import ConfigError
 
@@ -48,6 +51,30 @@ async def test_b019_a_peer_that_is_no_proxy_does_not_say_how_it_came(tmp_path: P
 def test_b019_https_only_without_a_proxy_would_let_nobody_in() -> None:
     with pytest.raises(ConfigError, match=r"https_only.*trusted_proxies"):
         load(None, {"RELAY_SERVER__HTTPS_ONLY": "true"})
+
+
+async def test_who_asks_and_never_reads_is_cut_off(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a socket (B091): the connection, and what is to be sent, would stay here for as long as the peer likes."""
+    monkeypatch.setattr(connections, "UNREAD_S", 0.2)
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.to_thread(peer.connect, ("127.0.0.1", face.of.port))
+        peer.sendall(b"GET /v1/openapi.json HTTP/1.1\r\nHost: relay\r\n\r\n" * 100)
+        assert await asyncio.to_thread(_is_cut_off, peer), "it stays connected"
+
+
+def _is_cut_off(peer: socket.socket) -> bool:
+    """Whether it is within ten seconds. Who takes nothing hears nothing either, before it says something."""
+    told = select.poll()
+    told.register(peer, 0)  # an end is told in any case
+    for _ in range(200):
+        try:
+            peer.send(b"G")
+        except ConnectionError:
+            return True
+        if told.poll(50):
+            return True
+    return False
 
 
 async def test_b020_two_thousand_requests_pipelined(face: Face) -> None:
