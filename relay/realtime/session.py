@@ -92,6 +92,8 @@ class Session:
             with self._hub.connected(self), self._hub.following(self) as self._follow:
                 async with asyncio.TaskGroup() as group:
                     self._group = group
+                    if self._hub.draining:  # it began while this one said hello: nobody else closes it any more
+                        self.restart()
                     self.look()
                     await self._read()
                     self._pump.stop()

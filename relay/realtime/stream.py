@@ -80,6 +80,8 @@ class Stream:
             with self._hub.connected(self), self._hub.following(self) as follow:
                 async with asyncio.TaskGroup() as group:
                     self._group = group
+                    if self._hub.draining:  # it began while this one was let in: nobody else closes it any more
+                        self.restart()
                     await self._heard()
                     followed = await self._follow(follow) if self._wanted else []
                     self._pump.look()  # first of all: an id begins with the inbox's cursor

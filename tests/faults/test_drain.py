@@ -25,6 +25,7 @@ from relay_process import RelayProcess
 DRAINS = int(os.environ.get("RELAY_DRAINS", "3"))
 SENDERS = 16
 GONE = (aiohttp.ClientError, OSError)
+HELLO = {"type": "hello", "ref": "1", "store": {"id": "s"}}
 ENVIRON = {
     "RELAY_SERVER__DRAIN_S": "12",
     "RELAY_LIMITS__SEND_RATE_PER_S": "100000",
@@ -85,11 +86,15 @@ class Client:
     async def send(self, **more: Any) -> Any:
         return await self.call("POST", "/v1/messages", {"to": {"users": ["ann"]}, "body": "hi"} | more)
 
-    async def connect(self, token: str) -> aiohttp.ClientWebSocketResponse:
-        ws = await self.http.ws_connect(
+    async def dial(self, token: str) -> aiohttp.ClientWebSocketResponse:
+        """A socket that has said nothing yet."""
+        return await self.http.ws_connect(
             self.relay.url + "/v1/device/ws", headers={"Authorization": f"Bearer {token}"}, protocols=["relay.v1.json"]
         )
-        await ws.send_json({"type": "hello", "ref": "1", "store": {"id": "s"}})
+
+    async def connect(self, token: str) -> aiohttp.ClientWebSocketResponse:
+        ws = await self.dial(token)
+        await ws.send_json(HELLO)
         await frame(ws, "welcome")
         return ws
 
@@ -193,6 +198,25 @@ async def test_a_device_is_told_to_come_back_may_finish_its_acks_and_is_then_clo
     _, events, _ = await client.call("GET", "/v1/events")
     assert "device.offline" not in {one["type"] for one in events["events"]}
     assert await relay.end(signal.SIGTERM) == 0
+
+
+async def test_who_says_hello_when_all_others_are_closed_is_closed_as_they_were(
+    relay: RelayProcess, client: Client
+) -> None:
+    await relay.start()
+    token = await client.device()
+    late = await client.dial(token)
+    ws = await client.connect(token)
+    relay.tell(signal.SIGTERM)
+    await frame(ws, "drain")
+    assert (await ws.receive(timeout=12)).type is aiohttp.WSMsgType.CLOSE
+    await late.send_json(HELLO)
+    await frame(late, "welcome")
+    while (await late.receive(timeout=12)).type is aiohttp.WSMsgType.TEXT:
+        pass
+    assert late.close_code == 1012
+    assert await relay.ended() == 0
+    assert "relay.cut_off" not in relay.log()
 
 
 async def test_a_long_poll_returns_an_empty_page(relay: RelayProcess, client: Client) -> None:
