@@ -212,8 +212,9 @@ class ApnsEmulator(Emulator):
         token = path_token(call.header(":method") or "", call.header(":path") or "")
         certificate = call.wire.certificate
         if certificate is None:
+            proved = memory.tokens > 0
             self.gate.pass_token(call.header("authorization"), memory, now_s=self.host.now())
-            if call.wire.streams_max == FIRST_STREAMS and memory.errors == 0:
+            if not proved:  # once: a limit that is moved later stays
                 call.wire.allow(OPEN_STREAMS)
         else:
             memory.topics = memory.topics or certificate_topics(certificate)

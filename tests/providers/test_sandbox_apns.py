@@ -328,9 +328,8 @@ async def test_one_stream_until_a_token_was_good(apple: ApnsEmulator) -> None:
         assert client.streams_max == 1
         assert (await client.ask(token="bad"))[0] == 403
         assert client.streams_max == 1
-    async with Plain(apple) as client:
         assert (await client.ask())[0] == 200
-        assert client.streams_max > 100
+        assert client.streams_max > 100, "the one before it cost nothing but itself"
 
 
 async def test_errors_cost_streams_and_then_the_connection(apple: ApnsEmulator) -> None:
@@ -388,6 +387,11 @@ async def test_streams_are_moved_by_hand(sandbox: Sandbox, apple: ApnsEmulator) 
             assert answer.status == 204
         while client.streams_max != 2:
             await client.hear()
+        async with http.post("/apns/streams", json={"max": 1}) as answer:
+            assert answer.status == 204
+        await client.ask()
+        await client.ask()
+        assert client.streams_max == 1, "it stays where it was put"
         for wrong in ({}, {"max": -1}, {"max": "2"}, []):
             async with http.post("/apns/streams", json=wrong) as answer:
                 assert answer.status == 400
@@ -399,6 +403,15 @@ async def test_streams_are_moved_by_hand(sandbox: Sandbox, apple: ApnsEmulator) 
 @pytest.mark.parametrize("expected", REASONS)
 async def test_every_reason_can_be_had(apple: ApnsEmulator, expected: str) -> None:
     assert await reason(apple, f"{expected.lower()}-1") == expected
+
+
+async def test_once_shrunk_a_connection_has_one_stream_at_a_time(apple: ApnsEmulator) -> None:
+    async with Plain(apple) as client:
+        await client.ask()
+        await client.ask("shrink1-x")
+        await client.ask()
+        await client.ask()
+        assert client.streams_max == 1
 
 
 async def test_after_shutdown_comes_goodbye(apple: ApnsEmulator) -> None:
