@@ -279,7 +279,7 @@ class InboxService:
             left = await self.engine.write(
                 lambda conn, now_ms, keys=left: release_rest(conn, now_ms, keys, self.policy_of)  # type: ignore[misc]
             )
-        self.hints.wake({device.user for device in devices})
+        self.hints.wake(dict.fromkeys(device.user for device in devices))
         self.push_due(self.clock.now_ms())
 
     async def erase(self, user: UserKey) -> None:

@@ -310,7 +310,7 @@ class Hub:
 
     def store_back(self) -> None:
         """Whatever there was to tell meanwhile is told now."""
-        for user in set(self._connections) | set(self._waits):
+        for user in dict.fromkeys((*self._connections, *self._waits)):
             self.wake(user)
         for key in list(self._readers):
             self.posted(key)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .faults import KINDS
+from .faults import EVENTS, KINDS, SITES
 from .run import simulate
 from .scenario import Scenario, calm, drawn
 
@@ -43,9 +43,15 @@ def test_a_world_without_faults_needs_no_second_try() -> None:
     assert not result.fired
 
 
-def test_the_same_seed_gives_the_same_history_in_any_process() -> None:
+@pytest.mark.parametrize(
+    ("first", "rates"),
+    [(0, {}), (1, {kind: (low + high) / 2 for kind, (low, high) in (SITES | EVENTS).items()})],
+    ids=["as drawn", "every kind of fault"],
+)
+def test_the_same_seed_gives_the_same_history_in_any_process(first: int, rates: dict[str, float]) -> None:
     """No set, no hash and no address may decide what happens next (SIM-11)."""
-    command = [sys.executable, "-m", "tests.simulation", "--seeds", "2", "--hours", "0.1", "--hash-only"]
+    command = [sys.executable, "-m", "tests.simulation", "--first", str(first), "--seeds", "2", "--hours", "0.1"]
+    command += ["--hash-only", *(word for kind, rate in rates.items() for word in ("--rate", kind, str(rate)))]
     told = [
         subprocess.run(
             command,
