@@ -3,7 +3,7 @@
 It reads the tables by its own SQL, not through the relay's functions, so that a mistake there doesn't cancel out here. What
 can't be read in a row is seen where it happens: cursors in answers (I6, `cursors.py`), what is past (I11, `past_words.py`),
 causes of ends (I17, `removals.py`), who puts a push off (I21, `due_times.py`), deaths of addresses (I23, `deaths.py`), vendors'
-answers (I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), handshakes (I33, I34,
+answers (I20, I24, `answers.py`), silence (I27, `silence.py`), heartbeats (I28, `heartbeats.py`), handshakes (I33, I34,
 `handshakes.py`), delays (I41, `delays.py`), locks (I42, `locks.py`), epochs (I43, `epochs.py`), logs of hours (I44,
 `hour_logs.py`). Jobs that rest have a module of their own (I18, I19, I25, `rests.py`).
 """
@@ -133,6 +133,7 @@ class Referee:
         self.removals.committed(self.now_ms)
         self.due_times.committed()
         self.rests.committed()
+        self.answers.committed(self.now_ms)
         self.deaths.committed()
         self.past_words.committed()
         self.handshakes.committed()

@@ -24,7 +24,8 @@ from relay.inbox.visibility import View
 from relay.model import Device, Entry, EntryState, Kind, PushJob, UserKey
 from relay.presence.leases import LeaseBook
 from relay.presence.service import PresenceService
-from relay.push import accounts, settling
+from relay.push import accounts, planning, settling
+from relay.push.attempts import Attempt
 from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
@@ -102,6 +103,14 @@ def what_a_vendor_took_counts_as_acked(patch: pytest.MonkeyPatch) -> None:
 def what_a_vendor_took_is_told_as_delivered(patch: pytest.MonkeyPatch) -> None:
     tell = settling.tell
     patch.setattr(settling, "tell", lambda locked, device, _, items: tell(locked, device, "delivery.acked", items))
+
+
+def a_push_that_is_under_way_is_taken_by_a_second_sender(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "_claimable", lambda *_: True)
+
+
+def what_a_vendor_says_counts_whoever_holds_the_claim_by_now(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Attempt, "holds", lambda *_: True)
 
 
 def a_dead_token_is_dead_though_it_was_registered_again(patch: pytest.MonkeyPatch) -> None:
@@ -351,6 +360,12 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (who_lost_its_address_is_told_nothing_more, "I25", {"false_dead": 0.3}),
         (what_a_vendor_took_counts_as_acked, "I24", {}),
         (what_a_vendor_took_is_told_as_delivered, "I24", {}),
+        (a_push_that_is_under_way_is_taken_by_a_second_sender, "I20", {"vendor_slow": 0.5}),
+        (
+            what_a_vendor_says_counts_whoever_holds_the_claim_by_now,
+            "I20",
+            {"node_pause": 60.0, "vendor_slow": 0.5} | NO_RESTARTS,
+        ),
         (a_dead_token_is_dead_though_it_was_registered_again, "I23", {"false_dead": 0.3}),
         (the_address_that_is_there_dies_whatever_token_it_was, "I23", {"token_rotated": 240.0, "vendor_slow": 0.5}),
         (acks_of_older_sessions_are_taken, "I11", {"said_again": 600.0}),
