@@ -82,6 +82,8 @@ class Backend:
     sent: dict[str, Sent] = field(default_factory=dict)  # by key
     by_id: dict[str, Sent] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)  # by webhook
+    ever_heard: set[str] = field(default_factory=set)  # also of what the store was set back behind
+    turned_away: set[str] = field(default_factory=set)  # answered with 410
     leaving: set[str] = field(default_factory=set)  # the relay has not confirmed yet that they are erased
     pulled: dict[str, str] = field(default_factory=dict)  # id -> type
     cursor: str | None = None
@@ -297,8 +299,10 @@ class Backend:
         if faults.strikes("receiver_redirects"):
             return Answer(status=307)
         if faults.strikes("receiver_gone"):
+            self.turned_away.add(id_)
             self.world.later(self._enable(draws.between(5, 300)), f"enable {self.app_id}")
             return Answer(status=410)
+        self.ever_heard.add(id_)
         known = self.heard.setdefault(id_, Heard(json.loads(body)["type"], body))
         if json.loads(known.body)["data"] != json.loads(body)["data"]:
             raise Broken(f"I16: event {id_} changed between two attempts")

@@ -30,6 +30,7 @@ from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
 from relay.store import addresses, entries, entry_ends, history, inbox, meta, parked, queue
+from relay.webhooks import rules
 
 from . import faults
 from .report import story_of
@@ -199,6 +200,16 @@ def messages_expire_without_a_word(patch: pytest.MonkeyPatch) -> None:
 
 def nobody_notes_that_a_message_was_completed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(entry_ends, "mark_completed", lambda *_: None)
+
+
+def whatever_a_receiver_answers_it_has_heard(patch: pytest.MonkeyPatch) -> None:
+    after_attempt = rules.after_attempt
+    heard = rules.Attempt(word="status_204", effect=rules.Effect.DELIVERED)
+    patch.setattr(rules, "after_attempt", lambda attempts, _, rng: after_attempt(attempts, heard, rng))
+
+
+def a_webhook_that_failed_is_given_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(rules.AFTER_ATTEMPT, rules.Effect.RETRY, (rules.DeliveryState.ABANDONED,) * 2)
 
 
 def what_an_upgrade_pins_is_pruned(patch: pytest.MonkeyPatch) -> None:
@@ -380,6 +391,8 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (nobody_looks_for_what_a_lost_hint_was_about, "I41", {"hint_lost": 1.0, "read_fails": 0.0} | NO_RESTARTS),
         (nobody_waits_when_a_vendor_asks_for_it, "SIM-I11", {"vendor_429": 0.3}),
         (messages_expire_without_a_word, "I13", {}),
+        (whatever_a_receiver_answers_it_has_heard, "SIM-7", {"receiver_5xx": 0.3}),
+        (a_webhook_that_failed_is_given_up, "SIM-7", {"receiver_5xx": 0.3}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),
         (a_device_is_never_given_what_it_sent, "I38|10.4", {"wipe": 300.0}),
         (whoever_brings_a_tag_is_told_that_nothing_is_new, "I32", {}),

@@ -554,3 +554,21 @@ def backend_check(world: World, backend: Backend) -> None:
     )
     if set(backend.pulled) != {row[0] for row in rows}:
         raise Broken(f"{backend.app_id} can pull {len(backend.pulled)} events, which are not those of the store")
+    if stray := set(backend.heard) - set(backend.pulled):
+        raise Broken(f"{backend.app_id} has heard {sorted(stray)} by webhook, and can pull no such events")
+    rows = world.store.raw.execute("SELECT event_id, state, due_ms FROM delivery WHERE app_id = ?", (backend.app_id,))
+    webhooks_check(backend, rows.fetchall())
+
+
+def webhooks_check(backend: Backend, deliveries: list[tuple[str, str, int | None]]) -> None:
+    """Nothing counts as told that was not heard, and nothing is given up in the hours of a run but for a 410 (SIM-7)."""
+    for event_id, state, due_ms in deliveries:
+        said = f"SIM-7: the webhook of {event_id} to {backend.app_id}"
+        if state == "delivered" and event_id not in backend.ever_heard:
+            raise Broken(f"{said} counts as heard, and was not")
+        if state == "abandoned" and event_id not in backend.turned_away:
+            raise Broken(f"{said} was given up, and nobody has turned it away")
+        if state == "waiting" and due_ms is None:
+            raise Broken(f"{said} waits, and will never be due")
+    if not backend.turned_away and (untold := set(backend.pulled) - {event_id for event_id, *_ in deliveries}):
+        raise Broken(f"SIM-7: {sorted(untold)} are told to {backend.app_id} by no webhook")
