@@ -60,8 +60,10 @@ class Sent:
     deliver_ms: int | None = None  # not before
     group: Group | None = None
     owed: tuple[str, ...] = ()  # who must have it, from the 2xx on
+    strangers: tuple[str, ...] = ()  # who must not: no members of its group, since long before it was made
     taken_back: bool = False  # the backend has tried to
     from_device: bool = False
+    sender: str | None = None
 
 
 @dataclass(slots=True)
@@ -145,7 +147,7 @@ class Backend:
             raw["conversation"] = {"type": "direct", "id": draws.pick(("c1", "c2"))}
         ttl_s = draws.pick((604_800, 604_800, 604_800, 3600, 300, 20))
         raw["ttl_s"] = ttl_s
-        sent = self.sent[key] = Sent(key, raw, users, ttl_s, made_s=now_s())
+        sent = self.sent[key] = Sent(key, raw, users, ttl_s, made_s=now_s(), sender=sender)
         if draws.chance(0.1) and self.groups.all:
             sent.group = draws.pick(self.groups.all)
             raw["to"] = {"group": sent.group.name}
@@ -245,15 +247,18 @@ class Backend:
             if sent.group is None
             else tuple(
                 # The sender has a copy.
-                sorted(sent.group.sure(sent.made_s) - full - {sent.raw.get("sender", {}).get("user")})
+                sorted(sent.group.sure(sent.made_s) - full - {sent.sender})
             )
         )
+        if sent.group is not None:
+            strangers = sent.group.sure_strangers(set(self.users), sent.made_s)
+            sent.strangers = tuple(sorted(strangers - {sent.sender}))
         self.by_id[sent.id] = sent
         self.world.story.tell("accepted", self.app_id, sent.id, *sent.users, "replay" if accepted.replay else "new")
 
-    def sent_by_device(self, key: str, raw: dict[str, Any], users: tuple[str, ...], id_: str, made_s: float) -> None:
+    def sent_by_device(self, key: str, raw: dict[str, Any], to: str, id_: str, made_s: float, sender: str) -> None:
         """A device of the app has the relay's word for a message."""
-        self.by_id[id_] = Sent(key, raw, users, 0, id=id_, made_s=made_s, owed=users, from_device=True)
+        self.by_id[id_] = Sent(key, raw, (to,), 0, id=id_, made_s=made_s, owed=(to,), from_device=True, sender=sender)
 
     async def _cancel(self, sent: Sent) -> None:
         assert sent.id is not None

@@ -27,11 +27,14 @@ class Group:
 
     def sure(self, since_s: float) -> set[str]:
         """Who was a member all the time since then."""
-        return {
-            user
-            for user in self.members
-            if user not in self.changing and self.changed.get(user, -LATE_S) + LATE_S <= since_s
-        }
+        return {user for user in self.members if self._unchanged(user, since_s)}
+
+    def sure_strangers(self, users: set[str], since_s: float) -> set[str]:
+        """Which of these were none all the time since then."""
+        return {user for user in users - self.members if self._unchanged(user, since_s)}
+
+    def _unchanged(self, user: str, since_s: float) -> bool:
+        return user not in self.changing and self.changed.get(user, -LATE_S) + LATE_S <= since_s
 
 
 @dataclass(slots=True)

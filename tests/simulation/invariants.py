@@ -310,6 +310,21 @@ class Referee:
                 if not must_have(UserKey(app_id, user), sent) or self._refused(app_id, user, name, sent.id):
                     continue
                 raise Broken(f"LOST: {sent.id} was accepted for {user} of {app_id}, who has no entry of it")
+            self._copied(app_id, sent)
+            for user in sent.strangers:
+                _, name = self._current(UserKey(app_id, user))
+                if self._has_entry(app_id, name, sent.id or ""):
+                    raise Broken(f"I39: {user} of {app_id} has {sent.id}, which went to a group that it was not in")
+
+    def _copied(self, app_id: str, sent: "Sent") -> None:
+        """I38: the sender's devices have it too, as a copy, unless it is over, or by now its sender is nobody of that name."""
+        over = not sent.from_device and self.now_ms > sent.accepted_ms + sent.ttl_s * 1000 - EARLY_MS
+        if sent.sender is None or sent.sender in sent.users or sent.taken_back or over or not sent.owed:
+            return
+        sender = UserKey(app_id, sent.sender)
+        there = self._current(sender) == sender and self._store.raw.execute(_INBOX, sender).fetchone() is not None
+        if there and not self._has_entry(app_id, sent.sender, sent.id or ""):
+            raise Broken(f"I38: {sent.id} was sent by {sent.sender} of {app_id}, who has no copy of it")
 
     def _has_entry(self, app_id: str, user: str, message_id: str) -> bool:
         found = self._store.raw.execute(_HAS_ENTRY, (app_id, user, message_id)).fetchone()

@@ -38,7 +38,7 @@ async def send_one(phone: "Phone") -> None:
     if sent is None:
         return
     world.story.tell("sent", phone.name, sent["id"], to)
-    backend.sent_by_device(key, message, (to,), sent["id"], made_s)
+    backend.sent_by_device(key, message, to, sent["id"], made_s, device.user_id)
     phone.drafted[sent["id"]] = draft
     times = world.set_backs
     if again and (repeated := await _answered(phone, ask, receiver)) is not None:

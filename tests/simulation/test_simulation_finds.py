@@ -29,7 +29,7 @@ from relay.push.attempts import Attempt
 from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
 from relay.realtime.window import Window
-from relay.store import addresses, entries, entry_ends, history, inbox, meta, parked, queue
+from relay.store import addresses, entries, entry_ends, groups, history, inbox, meta, parked, queue
 from relay.webhooks import rules
 
 from . import faults
@@ -234,6 +234,14 @@ def a_device_is_never_given_what_it_sent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(visibility, "view", by_device_alone)
 
 
+def a_sender_has_no_copies(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Deliveries, "own_copy", lambda *_: False)
+
+
+def nobody_leaves_a_group(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(groups, "end", lambda *_, **__: None)
+
+
 def whoever_brings_a_tag_is_told_that_nothing_is_new(patch: pytest.MonkeyPatch) -> None:
     read_page = InboxReader.read
 
@@ -395,6 +403,8 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (a_webhook_that_failed_is_given_up, "SIM-7", {"receiver_5xx": 0.3}),
         (nobody_notes_that_a_message_was_completed, "I15", {}),
         (a_device_is_never_given_what_it_sent, "I38|10.4", {"wipe": 300.0}),
+        (a_sender_has_no_copies, "I38", {}),
+        (nobody_leaves_a_group, "I39", {"members": 120.0}),
         (whoever_brings_a_tag_is_told_that_nothing_is_new, "I32", {}),
         (every_page_says_that_it_is_the_last, "I31", {}),
         (the_window_is_always_open, "I29", {}),
