@@ -17,7 +17,7 @@ from relay.push.calendar import next_day_ms
 from relay.push.limits import pause_ms
 from relay.push.notes import Note
 from relay.push.payload import push_of, says_the_same_to_all, to_all
-from relay.push.rules import BROKE, CALL_S, MISCONFIGURED_MS, NO_ANSWER, Result, known, of_a_sort, worst
+from relay.push.rules import BROKE, CALL_S, MISCONFIGURED_MS, NO_ANSWER, TOO_LATE, Result, known, of_a_sort, worst
 from relay.push.sealing import SealKeys
 from relay.push.situation import BATCHES, Sort, Wait, channel_of
 from relay.store.vault import OpenToken, address_place
@@ -54,8 +54,12 @@ class Calls:
         """This process's secret, of which the keys are made that seal what a vendor is not to see."""
         return self._rng.randbytes(32)
 
-    async def make(self, account: Account, attempt: Attempt) -> Result:
-        """All notifications of one attempt, one after the other: what a vendor shows first was said first."""
+    async def make(self, account: Account, attempt: Attempt, *, until_ms: int) -> Result:
+        """All notifications of one attempt, one after the other: what a vendor shows first was said first.
+
+        No call goes on after `until_ms`, by the monotonic clock: soon the job is anybody's. What was not called by then is
+        told under the next claim; of a step that is all of it, as it counts as one.
+        """
         outcomes: list[Outcome] = []
         losses: list[str] = []
         impaired: dict[str, None] = {}
@@ -72,6 +76,15 @@ class Calls:
         host = _host(account, token)
         waiting: list[int] = []
         for place, note in enumerate(attempt.send.notes):
+            left_ms = until_ms - self._clock.monotonic_ms()
+            if left_ms <= 0:
+                if not outcomes:
+                    return Result(None, cut_off=True)
+                if attempt.send.steps_upto:
+                    outcomes.append(TOO_LATE)
+                else:
+                    waiting += range(place, len(attempt.send.notes))
+                break
             channel = channel_of(note.shows, account.channels)
             if (None, channel) in spent or (address.token_hash, channel) in spent:
                 waiting.append(place)  # one before it has heard that today's are used up
@@ -82,7 +95,7 @@ class Calls:
             outcome = BROKE
             try:
                 with traces.span("push") as tell:
-                    outcome = await self._called(account, attempt, push)
+                    outcome = await self._called(account, attempt, push, within_s=min(CALL_S, left_ms / 1000))
                     if tell is not None:
                         verdict = str(outcome.verdict)
                         tell(name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=verdict)
@@ -125,9 +138,9 @@ class Calls:
             host=host,
         )
 
-    async def _called(self, account: Account, attempt: Attempt, push: Push) -> Outcome:
+    async def _called(self, account: Account, attempt: Attempt, push: Push, *, within_s: float) -> Outcome:
         try:
-            async with asyncio.timeout(CALL_S):
+            async with asyncio.timeout(within_s):
                 together = None if account.together is None else account.batches(self._clock.now_ms())
                 if together is None or attempt.lost or not says_the_same_to_all(attempt, push):
                     return await account.provider.send(push)

@@ -105,7 +105,9 @@ def _summaries(
     conversations: dict[str | None, list[Item]] = {}
     for item in items:
         conversations.setdefault(item.entry.conversation_id, []).append(item)
-    several = list(conversations.values()) if len(conversations) <= room else [items]
+    # By their newest: if there is no time for the last of them, all that is left of these is above what was told.
+    in_turn = sorted(conversations.values(), key=lambda some: some[-1].entry.seq)
+    several = in_turn if len(conversations) <= room else [items]
     return [summary(s, some, capabilities, shown=True, urgent=any(map(is_urgent, some))) for some in several]
 
 

@@ -20,17 +20,19 @@ class Then(StrEnum):
     GIVE_UP = "give_up"  # this channel can't carry it; the message waits for sync
     PARK = "park"  # an operator must act
     MOOT = "moot"
-    FREE = "free"  # cut off by a stop of the relay: due at once, not counted as a try
+    FREE = "free"  # cut off by a stop of the relay, or begun too late: due at once, not counted as a try
 
 
 UNKNOWN_TRIES = 2  # more, of what the vendor answered by a code that it does not document
 NOT_NEEDED = "not_needed"  # the pre-send check found nothing to do
-CUT_OFF = "cut_off"  # the relay stopped before the vendor answered
+CUT_OFF = "cut_off"  # the relay stopped before the vendor answered, or the claim was over before it was asked
 
 MISCONFIGURED_MS = 3_600_000  # until a push is tried again whose target or channel is set up wrongly
-CALL_S = 20.0  # a vendor's call never outlives its claim
+CALL_S = 20.0  # of one call at most
+CALLS_SHARE = 5 / 6  # of a claim, for all calls of its attempt (protocol 7.3); the rest is for SETTLE
 NO_ANSWER = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")  # within CALL_S
 BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
+TOO_LATE = Outcome(verdict=Verdict.RETRY, vendor_code="claim_over")  # for what was not called under the claim
 
 AFTER: dict[Verdict, Then] = {
     Verdict.ACCEPTED: Then.TOLD,
@@ -43,13 +45,13 @@ AFTER: dict[Verdict, Then] = {
 
 
 class Result(Struct, frozen=True):
-    """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer.
+    """An attempt's end: the vendor's outcome; None if nothing was sent, or (`cut_off`) nobody waited for the answer or could.
 
     `broke`: there is no answer, as the adapter raised; its outcome stands for that. `partly`: of its notifications some
     were accepted before that. `losses`: what of them the adapter says that its vendor has not. `impaired`: the vendor's codes
     for what an operator must mend, of less than the account.
     `spent`: the sorts of push of which the vendor takes no more, and until when. `waiting`: the places of the notifications
-    that wait for their hour. `host`: where the device is reached, if it has brought that itself.
+    that wait for their hour, or for the next claim. `host`: where the device is reached, if it has brought that itself.
     """
 
     outcome: Outcome | None

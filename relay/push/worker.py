@@ -20,7 +20,7 @@ from relay.push.calendar import day_of
 from relay.push.calls import Calls, Told
 from relay.push.limits import pause_ms
 from relay.push.planning import Planned, plan_due
-from relay.push.rules import BROKE, MISCONFIGURED_MS, Result, Then, of_a_sort
+from relay.push.rules import BROKE, CALLS_SHARE, MISCONFIGURED_MS, Result, Then, of_a_sort
 from relay.push.settling import Settlement, settle
 from relay.store import queue as job_rows
 from relay.store.engine import Conn, Engine
@@ -119,7 +119,7 @@ class PushWorker:
         if not self._began:
             await self._engine.write(lambda conn, now_ms: job_rows.free_orphans(conn, now_ms, owner=self._owner))
             self._began = True
-        planned = await self._engine.write(lambda conn, now_ms: self._plan(conn, now_ms, room))
+        planned, planned_ms = await self._engine.write(lambda conn, now_ms: self._plan(conn, now_ms, room))
         self._accounts.learn(planned.parked)
         for one in planned.quarantined:
             log.error(
@@ -133,16 +133,19 @@ class PushWorker:
         if planned.attempts:
             needed = await self._engine.read(lambda conn, now_ms: still_needed(conn, now_ms, planned.attempts))
             for attempt, is_needed in zip(planned.attempts, needed, strict=True):
-                task = group.create_task(self._attempt(attempt, needed=is_needed), name="push-attempt")
+                until_ms = planned_ms + int((attempt.claim_until_ms - attempt.started_ms) * CALLS_SHARE)
+                work = self._attempt(attempt, needed=is_needed, until_ms=until_ms)
+                task = group.create_task(work, name="push-attempt")
                 self._in_flight.add(task)
                 if attempt.lost:
                     self._suspects[task] = attempt.lost
                 task.add_done_callback(self._ended)
         return planned.looked >= room or planned.suspected > 0
 
-    def _plan(self, conn: Conn, now_ms: int, limit: int) -> Planned:
+    def _plan(self, conn: Conn, now_ms: int, limit: int) -> tuple[Planned, int]:
+        """What PLAN found, and when, by the monotonic clock."""
         monotonic_ms = self._clock.monotonic_ms()
-        return plan_due(
+        planned = plan_due(
             conn,
             now_ms,
             self._policy_of,
@@ -153,6 +156,7 @@ class PushWorker:
             suspects=tuple(self._suspects.values()),
             turn=self._accounts.turn,
         )
+        return planned, monotonic_ms
 
     async def _rest(self, stop: asyncio.Event) -> None:
         """Until a hint falls due, a poll is due, or the end."""
@@ -169,9 +173,11 @@ class PushWorker:
         self._suspects.pop(task, None)
         self._woken.set()
 
-    async def _attempt(self, attempt: Attempt, *, needed: bool) -> None:
+    async def _attempt(self, attempt: Attempt, *, needed: bool, until_ms: int) -> None:
         account = self._accounts.get(attempt.device.app_id, attempt.send.address.account)
-        result = Result(None) if not needed or account is None else await self._result(account, attempt)
+        result = Result(None)
+        if needed and account is not None:
+            result = await self._result(account, attempt, until_ms)
         if account is not None and not self._accounts.has(account):
             result = _not_to_blame(result)
         outcome = result.outcome
@@ -193,7 +199,7 @@ class PushWorker:
         if account is not None and judged_here:  # of what the vendor itself calls dead, the account has heard
             account.brake.told(self._clock.monotonic_ms(), dead=True, host=result.host)
 
-    async def _result(self, account: Account, attempt: Attempt) -> Result:
+    async def _result(self, account: Account, attempt: Attempt, until_ms: int) -> Result:
         """What the vendor said; or that we did not wait for it, because we stop."""
         task = asyncio.current_task()
         assert task is not None
@@ -201,7 +207,7 @@ class PushWorker:
             return Result(None, cut_off=True)
         self._calling.add(task)
         try:
-            return await self._calls.make(account, attempt)
+            return await self._calls.make(account, attempt, until_ms=until_ms)
         except asyncio.CancelledError:
             if not self._cutting or task.uncancel() > 0:  # somebody else cancels as well
                 raise

@@ -1,0 +1,85 @@
+"""An attempt's calls end before its claim does (protocol 7.3): whoever takes the job then makes none beside them."""
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+from house import House
+from sqlalchemy import select
+
+from providers.contract import Capabilities, Outcome, Push, Verdict
+from relay.model import Policy
+from relay.push.accounts import Account, Accounts
+from relay.push.limits import Bucket
+from relay.push.worker import PushWorker
+from relay.store.engine import Engine
+from relay.store.schema.push import push_attempt
+
+MANY = 20
+
+
+class Slow:
+    """A vendor that takes two seconds for each push, and all of them."""
+
+    name = "vendor"
+    capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
+
+    def __init__(self, clock: Any, stop: asyncio.Event, *, upto: int, most: int) -> None:
+        self.clock, self.stop, self.upto, self.most = clock, stop, upto, most
+        self.shown: Counter[str | None] = Counter()
+
+    async def send(self, push: Push) -> Outcome:
+        self.clock.forward(s=2)
+        await self.clock.sleep(0.02)
+        self.shown[push.title] += 1
+        if len(self.shown) == self.upto or self.shown.total() == self.most:
+            self.stop.set()
+        return Outcome(verdict=Verdict.ACCEPTED)
+
+
+async def works(house: House, vendor: Any, open_token: Any = lambda _, sealed: sealed.decode()) -> None:
+    worker = PushWorker(
+        house.engine,
+        house.clock,
+        house.rng,
+        Accounts([Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(99, 99))]),
+        lambda _: house.policy,
+        node_id="n1",
+        open_token=open_token,
+        poll_s=0.001,
+    )
+    await worker.run(vendor.stop)
+
+
+async def owed(engine: Engine, clock: Any, titles: list[str]) -> House:
+    """A phone that is to be told of these, each by itself."""
+    house = await House(engine, clock, policy=Policy(separate_max=MANY)).begin()
+    await house.register("ann/phone", "token")
+    for title in titles:
+        await house.send(push=json.dumps({"title": title}))
+    clock.forward(s=60)
+    return house
+
+
+async def test_more_than_can_be_called_under_one_claim_is_told_under_the_next(engine: Engine, clock: Any) -> None:
+    titles = [f"message {n}" for n in range(MANY)]
+    house = await owed(engine, clock, titles)
+    vendor = Slow(clock, asyncio.Event(), upto=MANY, most=3 * MANY)
+    await works(house, vendor)
+    assert vendor.shown == Counter(titles), "each once"
+    assert (await house.device("ann/phone")).pushed_seq == MANY
+
+
+async def test_what_comes_to_its_call_when_the_claim_is_over_is_not_called(engine: Engine, clock: Any) -> None:
+    """As in a process that was stopped in between: another one may have pushed it meanwhile."""
+    house = await owed(engine, clock, ["message"])
+    stops = iter([60])
+
+    def open_token(_: Any, sealed: bytes) -> str:
+        clock.forward(s=next(stops, 0))
+        return sealed.decode()
+
+    await works(house, Slow(clock, asyncio.Event(), upto=1, most=2), open_token)
+    ends = select(push_attempt.c.verdict).order_by(push_attempt.c.claim_token)
+    assert await engine.read(lambda conn, _: list(conn.execute(ends).scalars())) == ["cut_off", "accepted"]
