@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-4]):([0-5][0-9])")
 MINUTES = 24 * 60
+EARLY_MS = 300_000
 KNOWN = {"Asia/Shanghai": timezone(timedelta(hours=8))}
 
 
@@ -28,6 +29,11 @@ def zone_named(name: str) -> tzinfo:
 def day_of(now_ms: int, zone: tzinfo) -> str:
     """The vendor's day, as `2026-11-26`: what its quota is counted by."""
     return _local(now_ms, zone).date().isoformat()
+
+
+def is_early(now_ms: int, zone: tzinfo) -> bool:
+    """Whether the vendor's day has just begun: its clock may be behind ours, or its books still those of the day before."""
+    return day_of(now_ms - EARLY_MS, zone) != day_of(now_ms, zone)
 
 
 def next_day_ms(now_ms: int, zone: tzinfo) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 
 import structlog
@@ -13,8 +14,8 @@ from relay.inbox.push_due import Later
 from relay.keys import SealBroken
 from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt
-from relay.push.calendar import next_day_ms
-from relay.push.limits import pause_ms
+from relay.push.calendar import is_early, next_day_ms
+from relay.push.limits import PAUSE_MS_DEFAULT, pause_ms
 from relay.push.notes import Note
 from relay.push.payload import push_of, says_the_same_to_all, to_all
 from relay.push.rules import BROKE, CALL_S, MISCONFIGURED_MS, NO_ANSWER, TOO_LATE, Result, known, of_a_sort, worst
@@ -91,11 +92,13 @@ class Calls:
                 continue
             push = push_of(attempt, note, token, provider=account.provider.name, keys=keys, seed=self._seed)
             losses += _losses(account, push)
+            asked_ms = self._clock.now_ms()
             account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
             outcome = BROKE
             try:
                 with traces.span("push") as tell:
                     outcome = await self._called(account, attempt, push, within_s=min(CALL_S, left_ms / 1000))
+                    outcome = _of_the_day_before(account, outcome, asked_ms)
                     if tell is not None:
                         verdict = str(outcome.verdict)
                         tell(name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=verdict)
@@ -114,12 +117,12 @@ class Calls:
                 if was_impaired is None or was_impaired.code != outcome.vendor_code:
                     log.warning("account.impaired", app=account.app_id, account=account.name, code=outcome.vendor_code)
             if outcome.batch_spent:
-                until_ms = self._next_day_ms(account)
+                until_ms = self._refilled_ms(account, asked_ms)
                 account.hold(BATCHES, Wait(at_ms=until_ms, reason=Later.QUOTA), now_ms=now_ms)
                 spent[BATCHES] = until_ms
             if of_a_sort(outcome):  # the other notifications may be of one that the vendor takes now
                 waiting.append(place)
-                sorts, wait = self._hold(account, attempt, note, outcome, in_own_words=bool(push.overrides))
+                sorts, wait = self._hold(account, attempt, note, outcome, asked_ms, in_own_words=bool(push.overrides))
                 if outcome.spent:
                     spent |= dict.fromkeys(sorts, wait.at_ms)
             elif outcome.verdict is not Verdict.ACCEPTED:
@@ -149,7 +152,7 @@ class Calls:
             return NO_ANSWER
 
     def _hold(
-        self, account: Account, attempt: Attempt, note: Note, outcome: Outcome, *, in_own_words: bool
+        self, account: Account, attempt: Attempt, note: Note, outcome: Outcome, asked_ms: int, *, in_own_words: bool
     ) -> tuple[list[Sort], Wait]:
         """`in_own_words`: overrides may have made another sort of it than its channel is, so nobody else's waits for it."""
         now_ms = self._clock.now_ms()
@@ -158,7 +161,7 @@ class Calls:
         if outcome.verdict is Verdict.MISCONFIGURED:
             at_ms, why = now_ms + MISCONFIGURED_MS, Later.BACKOFF
         elif outcome.spent:
-            at_ms = self._next_day_ms(account)
+            at_ms = self._refilled_ms(account, asked_ms)
             why = Later.QUOTA
         channel = channel_of(note.shows, account.channels)
         wait = Wait(at_ms=at_ms, reason=why)
@@ -167,8 +170,18 @@ class Calls:
             account.hold(sort, wait, now_ms=now_ms)
         return sorts, wait
 
-    def _next_day_ms(self, account: Account) -> int:
-        return next_day_ms(self._clock.now_ms(), account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
+    def _refilled_ms(self, account: Account, asked_ms: int) -> int:
+        """When there is quota again, of which the vendor has none for what it was asked then."""
+        if is_early(asked_ms, account.terms.zone):
+            return asked_ms + PAUSE_MS_DEFAULT
+        return next_day_ms(asked_ms, account.terms.zone) + self._rng.randint(0, MIDNIGHT_SPREAD_MS)
+
+
+def _of_the_day_before(account: Account, outcome: Outcome, asked_ms: int) -> Outcome:
+    """What is said of the whole account's quota when its day has just begun is no word about this day: it is to wait a moment."""
+    if outcome.spent and outcome.scope is Scope.ACCOUNT and is_early(asked_ms, account.terms.zone):
+        return replace(outcome, spent=False, retry_after_s=PAUSE_MS_DEFAULT / 1000)
+    return outcome
 
 
 def _host(account: Account, token: str) -> str | None:

@@ -192,7 +192,7 @@ class PushWorker:
                 spare=spare,
                 passes_on=_is_long(account, outcome, wait_ms),
                 held=outcome is not None and of_a_sort(outcome),
-                spent=_spent_day(account, outcome, now_ms),
+                spent=_spent_day(account, outcome, attempt.started_ms),
             )
         )
         judged_here = then is Then.NEXT_ADDRESS and outcome is not None and outcome.verdict is not Verdict.TOKEN_DEAD
@@ -282,8 +282,8 @@ def _is_long(account: Account | None, outcome: Outcome | None, wait_ms: int) -> 
     return limit_ms is not None and wait_ms > limit_ms
 
 
-def _spent_day(account: Account | None, outcome: Outcome | None, now_ms: int) -> str | None:
-    """The vendor's day, if it says that the whole account's quota of it is used up."""
+def _spent_day(account: Account | None, outcome: Outcome | None, asked_ms: int) -> str | None:
+    """The vendor's day in which it was asked, if it says that the whole account's quota of it is used up."""
     if account is None or outcome is None or not outcome.spent or outcome.scope is not Scope.ACCOUNT:
         return None
-    return day_of(now_ms, account.terms.zone)
+    return day_of(asked_ms, account.terms.zone)

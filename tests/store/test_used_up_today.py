@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections.abc import Collection, Sequence
+from datetime import UTC
 from typing import Any
 
 import pytest
 from house import House
 
-from providers.contract import Capabilities, Outcome, Push, Verdict
+from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
 from relay.push.accounts import Account, Accounts
+from relay.push.calendar import next_day_ms
 from relay.push.held import load_held
 from relay.push.limits import Bucket
 from relay.push.together import Together
@@ -240,3 +242,44 @@ async def test_what_one_message_asks_for_in_the_vendors_own_words_holds_up_nobod
         shop.clock.forward(s=60)
         await working
     assert vendor.asked == ["offer", "chat"]
+
+
+class Behind:
+    """A vendor to whom a call takes a second, and whose books of the day before are closed a little after midnight."""
+
+    name = "vendor"
+    capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400, batch_max=10)
+
+    def __init__(self, clock: Any, stop: asyncio.Event, said: Outcome, *, closes_ms: int) -> None:
+        self.clock, self.stop, self.said, self.closes_ms = clock, stop, said, closes_ms
+        self.refused = 0
+
+    async def send(self, push: Push) -> Outcome:
+        came_ms = self.clock.now_ms()
+        self.clock.forward(s=1)
+        if came_ms < self.closes_ms:
+            self.refused += 1
+            asyncio.get_running_loop().call_soon(self._later)
+            return self.said
+        self.stop.set()
+        return Outcome(verdict=Verdict.ACCEPTED)
+
+    def _later(self) -> None:
+        """A while passes, once the answer is settled."""
+        asyncio.get_running_loop().call_later(0.1, lambda: self.clock.forward(s=660))
+
+
+@pytest.mark.parametrize("scope", [Scope.ACCOUNT, Scope.MESSAGE, Scope.TOKEN])
+@pytest.mark.parametrize("asked_s", [-0.5, 0.5])
+async def test_what_a_vendor_says_about_midnight_is_of_the_day_before(
+    shop: House, scope: Scope, asked_s: float
+) -> None:
+    """Its answer comes after midnight, or its clock is behind ours: the day that has begun is not used up."""
+    midnight_ms = next_day_ms(shop.clock.now_ms(), UTC)
+    await shop.send("ann")
+    shop.clock.forward(ms=midnight_ms + round(asked_s * 1000) - shop.clock.now_ms() - 60_000)
+    said = Outcome(verdict=Verdict.RETRY, scope=scope, spent=True, vendor_code="used_up")
+    vendor = Behind(shop.clock, asyncio.Event(), said, closes_ms=midnight_ms + max(0, round(asked_s * 2000)))
+    async with asyncio.timeout(5):
+        await works(shop, account_of(vendor), vendor.stop)
+    assert vendor.refused == 1
