@@ -149,7 +149,8 @@ def requeue(conn: Conn, now_ms: int, keys: Sequence[DeviceKey], policy_of: Polic
         if job is None:
             continue
         if key in begins:
-            locked.put(replace(device, pushed_seq=min(device.pushed_seq, begins[key] - 1)))
+            untold = max(device.acked_high, begins[key] - 1)
+            locked.put(replace(device, pushed_seq=min(device.pushed_seq, untold)))
         locked.put_job(replace(job, tries=0, retry_ms=None, bare_seq=0))
     dead.drop(conn, list(begins))
     flush(conn, now_ms, users.values())

@@ -19,6 +19,7 @@ from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.model import DeviceKey, Policy
 from relay.push.attempts import Attempt, still_needed
+from relay.push.desk import requeue
 from relay.push.mending import mend
 from relay.push.payload import push_of
 from relay.push.planning import plan_due
@@ -427,6 +428,24 @@ async def test_what_no_vendor_carries_is_listed_until_the_device_has_it(desk: De
 
     await desk.inbox.ack(AckRequest(device=PHONE, upto=1))
     assert await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10)) == []
+
+
+async def test_what_the_device_has_acked_of_a_dead_push_stays_told_though_the_rest_is_requeued(
+    desk: Desk, clock: Any
+) -> None:
+    """I9: what a device with an older store lacks again comes in silence."""
+    await desk.send_many(3)
+    for _ in range(2):
+        clock.forward(s=1)
+        (attempt,) = await desk.plan()
+        await desk.settle(attempt, Verdict.REFUSED)
+    await desk.inbox.ack(AckRequest(device=PHONE, upto=2))
+    assert await desk.engine.write(lambda conn, now_ms: requeue(conn, now_ms, [PHONE], lambda _: POLICY)) == 1
+    device = await desk.house.device("ann/phone")
+    assert (device.acked_high, device.pushed_seq) == (2, 2)
+    clock.forward(s=1)
+    (again,) = await desk.plan()
+    assert (again.send.from_seq, again.send.upto_seq) == (3, 3)
 
 
 async def test_a_job_that_rests_for_want_of_an_address_is_listed_too(desk: Desk, clock: Any) -> None:
