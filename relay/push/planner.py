@@ -27,6 +27,7 @@ class Send(Struct, frozen=True, kw_only=True):
     form: str
     shared: tuple[tuple[str, int], ...] = ()  # shared timelines of which it tells, and up to where
     steps_upto: int = 0  # it is a step of messages; nothing up to here has another one due
+    unable: int = 0  # addresses of the device that can take nothing now: they have no turn
 
     def told(self, waiting: Collection[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
         """Up to which number it tells, and of which shared timelines, if of its notes these (by place) wait for their hour.
@@ -139,6 +140,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     awake = [one for one in ready if _rests_until(s, one) <= s.now_ms]
     if not awake:
         return Wait(at_ms=min(_rests_until(s, one) for one in ready), reason=Later.STALE)
+    unable = len(usable) - len(awake)
     anything = items or [item for news in s.shared for item in news.items]
     able = [one for one in awake if not _all_held(s, one, anything)] or awake
     beyond = _beyond(s, usable, able) if step or knock else []
@@ -151,7 +153,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         # What is urgent takes the first place that comes free, and does not stand behind a broadcast.
         return replace(waits, account=address.account, urgent=any(item.priority == URGENT for item in anything))
     if not items:
-        return _send_shared(s, address, account, beside=None)
+        return _send_shared(s, address, account, beside=None, unable=unable)
     expiring_ms = s.now_ms + EXPIRING_MS
     fresh = [item for item in items if item.entry.expires_ms > expiring_ms]
     low, high = items[0].entry.seq, items[-1].entry.seq if step else max(s.upto_seq, items[-1].entry.seq)
@@ -159,7 +161,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         return (
             Stop(reason=Rest.NOTHING_OWED)
             if knock or step or not s.shared
-            else _send_shared(s, address, account, beside=None)
+            else _send_shared(s, address, account, beside=None, unable=unable)
         )
     waiting: list[Wait | None] = []
     free = fresh
@@ -179,7 +181,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     if len(free) < len(fresh) and fresh[-1] is not free[-1]:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
         high = free[-1].entry.seq
-    send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form)
+    send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form, unable=unable)
     if step:
         if form in {Form.EACH, Form.UNSEEN}:
             send = replace(send, form=Form.ESCALATE if beyond else Form.REPEAT)
@@ -188,12 +190,18 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
 
 
 def _send_shared(
-    s: Situation, address: Address, account: AccountView, *, beside: Send | None, items: Sequence[Item] = ()
+    s: Situation,
+    address: Address,
+    account: AccountView,
+    *,
+    beside: Send | None,
+    items: Sequence[Item] = (),
+    unable: int = 0,
 ) -> Plan:
     """Tells of shared timelines, one notification each, beside what is told of the inbox (`items`); what finds no room
     comes next. Where so many would drive others out at the vendor, one notification tells of all of it."""
     high = s.upto_seq
-    send = beside or Send(address=address, notes=(), from_seq=high + 1, upto_seq=high, form=Form.SUMMARY)
+    send = beside or Send(address=address, notes=(), from_seq=high + 1, upto_seq=high, form=Form.SUMMARY, unable=unable)
     room = min(s.policy.separate_max, account.free) - len(send.notes)
     refused = beside is None and s.job.bare_seq >= max(1, high) and (s.job.tries > 0 or s.job.lost > 0)
     crowded = is_crowded(s, address, account.capabilities, fresh=len(send.notes))

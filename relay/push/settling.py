@@ -137,7 +137,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
                 locked.conn, locked.now_ms, device.key, account=current.account, token_hash=current.token_hash
             )
         return then
-    several = sum(a.state == "active" for a in addresses)
+    several = sum(a.state == "active" for a in addresses) - one.attempt.send.unable
     turn = job.tries // TRIES_PER_ADDRESS + 1  # of the next address
     match then:
         case Then.GIVE_UP:

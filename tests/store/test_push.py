@@ -29,6 +29,7 @@ from relay.push.situation import AccountView, Privacy, Quota
 from relay.store import dead, meta, quota
 from relay.store import queue as job_rows
 from relay.store.engine import Engine
+from relay.store.parked import park_account
 from relay.store.schema.webhooks import event
 
 PHONE = DeviceKey("shop", "ann", "phone")
@@ -484,6 +485,37 @@ async def test_an_address_that_must_wait_long_passes_on_until_each_had_its_turn(
     clock.forward(s=5)
     (attempt,) = await desk.plan()
     assert attempt.send.address.account == "v"
+
+
+async def test_an_address_of_a_parked_account_gives_no_turn_before_the_vendor_s_time(desk: Desk, clock: Any) -> None:
+    """FLT-3: nothing goes to a device for as long as its vendor says."""
+    await _two_addresses(desk)
+    await _parked(desk, "w")
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.RETRY, scope=Scope.TOKEN, passes_on=True)
+    assert await desk.plan() == ()
+    clock.forward(s=5)
+    (attempt,) = await desk.plan()
+    assert attempt.send.address.account == "v"
+
+
+async def test_what_the_only_vendor_that_can_take_it_refuses_is_bare_at_once(desk: Desk, clock: Any) -> None:
+    await _two_addresses(desk)
+    await _parked(desk, "w")
+    await desk.send()
+    clock.forward(s=1)
+    forms = []
+    for _ in range(2):
+        (attempt,) = await desk.plan()
+        forms.append((attempt.send.address.account, attempt.send.form))
+        await desk.settle(attempt, Verdict.REFUSED)
+    assert forms == [("v", "each"), ("v", "wake")]
+
+
+async def _parked(desk: Desk, account: str) -> None:
+    await desk.engine.write(lambda conn, now_ms: park_account(conn, now_ms, app_id="shop", account=account, code="403"))
 
 
 async def test_the_log_of_attempts_goes_with_the_entries_that_they_told_of(desk: Desk, clock: Any) -> None:
