@@ -13,7 +13,7 @@ from relay.inbox.push_due import Later
 from relay.push.calendar import Hours, day_of, next_day_ms
 from relay.push.hosts import PerHost
 from relay.push.limits import Brakes, Bucket, Circuit, Line, RetryBudget, pause_ms
-from relay.push.situation import ALL, BATCHES, AccountView, Privacy, Quota, Sort, Wait
+from relay.push.situation import ALL, BATCHES, AccountsKnown, AccountView, Privacy, Quota, Sort, Wait
 from relay.push.together import Together
 
 HELD_MAX = 10_000  # sorts of push that wait for their hour; of one forgotten, one more call is made
@@ -58,6 +58,7 @@ class Account:
     strangers: bool = False  # devices choose any host: what one of these refuses is its owner's to mend
     parked_code: str | None = None
     parked: bool = False  # as last seen; PLAN reads the truth from the store
+    mended_times: int | None = None  # how often, as last heard
     circuit: Circuit = field(default_factory=Circuit)
     brake: Brakes = field(default_factory=Brakes)
     budget: RetryBudget = field(default_factory=RetryBudget)
@@ -85,6 +86,7 @@ class Account:
         return AccountView(
             capabilities=self.provider.capabilities,
             parked=self.parked,
+            mended=self.mended_times,
             closed_for_ms=closed_ms,
             ill_for_ms=self.circuit.open_for_ms(monotonic_ms),
             shut_until_ms=now_ms if terms.hours is None else terms.hours.opens_ms(now_ms, terms.zone),
@@ -266,14 +268,18 @@ class Accounts:
         mine.update(new)
         return before
 
-    def learn(self, parked: Mapping[tuple[str, str], str | None]) -> None:
-        """What the store says of who is parked. One that was mended starts with a clean circuit."""
+    def learn(self, known: AccountsKnown, now_ms: int) -> None:
+        """What the store says of them. One that was mended, be it by way of another node, starts with a clean circuit."""
         for account in self.all():
-            code = parked.get((account.app_id, account.name))
-            if (account.app_id, account.name) in parked:
-                account.parked, account.parked_code = True, code
-            elif account.parked:
+            key = (account.app_id, account.name)
+            if key in known.held or (account.parked and key not in known.parked):
                 account.mended()
+                for sort, wait in known.held.get(key, {}).items():
+                    account.hold(sort, wait, now_ms=now_ms)
+            if key in known.held or account.mended_times is None:
+                account.mended_times = known.mended.get(key, 0)
+            if key in known.parked:
+                account.parked, account.parked_code = True, known.parked[key]
 
     async def aclose(self) -> None:
         for account in self.all():

@@ -18,9 +18,10 @@ from relay.inbox.reports import tell_device
 from relay.inbox.woken import news, wishes
 from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
 from relay.push.attempts import Attempt, left_out_of
+from relay.push.held import held_sorts
 from relay.push.notes import Form
 from relay.push.planner import Plan, Send, Stop, is_retry, is_silent, plan, spared
-from relay.push.situation import ITEMS_MAX, AccountView, Item, SharedNews, Situation, Wait
+from relay.push.situation import ITEMS_MAX, AccountsKnown, AccountView, Item, SharedNews, Situation, Wait
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
@@ -30,7 +31,7 @@ from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
-from relay.store.parked import parked_accounts
+from relay.store.parked import mended_times, parked_accounts
 from relay.store.readers import Read
 from relay.store.sql import StoreError
 
@@ -57,7 +58,7 @@ class Planned:
     looked: int  # users looked at: as many as asked for means there may be more
     suspected: int  # jobs that the claim of an ended process gave free: to be taken with care, in the next round
     quarantined: tuple[Quarantined, ...]
-    parked: Mapping[tuple[str, str], str | None]  # who was parked, by the store's word
+    known: AccountsKnown
 
 
 def plan_due(
@@ -83,8 +84,9 @@ def plan_due(
     inboxes = inbox_rows.lock_inboxes(conn, free)
     users = with_rows(conn, now_ms, inboxes, policy_of)
     addresses = address_rows.addresses_of(conn, list(users))
-    parked = parked_accounts(conn, hold=True)
-    apps = {app_id: _by_the_store(conn, app_id, accounts_of(app_id), parked) for app_id in {k.app_id for k in users}}
+    seen = {app_id: accounts_of(app_id) for app_id in {k.app_id for k in users}}
+    known = _known(conn, now_ms, seen)
+    apps = {app_id: _by_the_store(conn, app_id, views, known) for app_id, views in seen.items()}
     attempts: list[Attempt] = []
     rested: list[PushJob] = []
     lost: list[tuple[DeviceKey, int, int]] = []
@@ -139,12 +141,24 @@ def plan_due(
         looked=len(due),
         suspected=len(lost) + sum(one.error is None for one in quarantined),
         quarantined=tuple(quarantined),
-        parked=parked,
+        known=known,
     )
 
 
+def _known(conn: Conn, now_ms: int, seen: Mapping[str, Mapping[str, AccountView]]) -> AccountsKnown:
+    parked, mended = parked_accounts(conn, hold=True), mended_times(conn)
+    news = {
+        (app_id, name)
+        for app_id, views in seen.items()
+        for name, view in views.items()
+        if view.mended is not None and view.mended != mended.get((app_id, name), 0)
+    }
+    held = held_sorts(quota.held(conn, now_ms)) if news else {}
+    return AccountsKnown(parked=parked, mended=mended, held={key: held.get(key, {}) for key in news})
+
+
 def _by_the_store(
-    conn: Conn, app_id: str, views: Mapping[str, AccountView], parked: Mapping[tuple[str, str], str | None]
+    conn: Conn, app_id: str, views: Mapping[str, AccountView], known: AccountsKnown
 ) -> dict[str, AccountView]:
     """The accounts as this node sees them, with what only the store knows: who is parked, and what was sent today.
 
@@ -154,8 +168,9 @@ def _by_the_store(
     sent = quota.sent_on(conn, days.values())
     seen = {}
     for name, view in views.items():
-        known = replace(view, parked=(app_id, name) in parked)
-        seen[name] = known.counted(sent[days[name]]) if name in days else known
+        key = (app_id, name)
+        here = replace(view, parked=key in known.parked, held=known.held.get(key, view.held))
+        seen[name] = here.counted(sent[days[name]]) if name in days else here
     return seen
 
 

@@ -85,6 +85,7 @@ class AccountView(Struct, frozen=True, kw_only=True):
 
     capabilities: Capabilities
     parked: bool = False
+    mended: int | None = None  # how often, as far as this node has heard; None: it has not asked yet
     closed_for_ms: int = 0  # circuit open, or the vendor asked us to wait
     ill_for_ms: int = 0  # how long the circuit has been open
     shut_until_ms: int = 0  # by the clock: the day's quota is used up, or the vendor takes nothing at this hour
@@ -157,6 +158,15 @@ class AccountView(Struct, frozen=True, kw_only=True):
             return False
         shut_ms = self.shut_until_ms - now_ms
         return max(shut_ms, self.closed_for_ms, self.ill_for_ms if self.closed_for_ms else 0) > self.falls_back_ms
+
+
+class AccountsKnown(Struct, frozen=True, kw_only=True):
+    """What the store says of accounts, by app and name: who is parked, with the vendor's code; how often each was mended; and
+    of those that were since this node last heard of it, which sorts of push have to wait all the same."""
+
+    parked: Mapping[tuple[str, str], str | None]
+    mended: Mapping[tuple[str, str], int]
+    held: Mapping[tuple[str, str], Mapping[Sort, Wait]]
 
 
 class Situation(Struct, frozen=True, kw_only=True):

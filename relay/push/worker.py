@@ -120,7 +120,7 @@ class PushWorker:
             await self._engine.write(lambda conn, now_ms: job_rows.free_orphans(conn, now_ms, owner=self._owner))
             self._began = True
         planned, planned_ms = await self._engine.write(lambda conn, now_ms: self._plan(conn, now_ms, room))
-        self._accounts.learn(planned.parked)
+        self._accounts.learn(planned.known, self._clock.now_ms())
         for one in planned.quarantined:
             log.error(
                 "push.quarantined",

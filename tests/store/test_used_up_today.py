@@ -12,11 +12,14 @@ from house import House
 from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
 from relay.push.accounts import Account, Accounts
 from relay.push.calendar import next_day_ms
+from relay.push.desk import PushDesk
 from relay.push.held import load_held
 from relay.push.limits import Bucket
+from relay.push.mending import resume
 from relay.push.together import Together
 from relay.push.worker import PushWorker
 from relay.store.engine import Engine
+from relay.store.parked import mend_accounts
 
 DAY_S = 86_400
 CHANNELS = ("chat", "order", "news")
@@ -283,3 +286,36 @@ async def test_what_a_vendor_says_about_midnight_is_of_the_day_before(
     async with asyncio.timeout(5):
         await works(shop, account_of(vendor), vendor.stop)
     assert vendor.refused == 1
+
+
+class Refilled(Orders):
+    """It says so of `order` once; then there is more."""
+
+    async def send(self, push: Push) -> Outcome:
+        outcome = await super().send(push)
+        self.full = False
+        return outcome
+
+
+@pytest.mark.parametrize("how", ["unparked", "started"])
+async def test_what_an_operator_says_to_one_node_counts_for_all(shop: House, how: str) -> None:
+    """There is more of the day's quota: also what another node plans goes now. A node that only starts says no such thing."""
+    await shop.send("ann", push='{"title":"order 1","channel":"order"}')
+    vendor = Refilled(asyncio.Event(), last="none", full=True)
+    working = asyncio.create_task(works(shop, account_of(vendor), vendor.stop))
+    async with asyncio.timeout(5):
+        while (await shop.job("ann/phone")).reason != "quota":
+            await shop.clock.sleep(0.01)
+            shop.clock.forward(s=1)
+        if how == "unparked":
+            accounts = Accounts([account_of(vendor)])
+            desk = PushDesk(engine=shop.engine, clock=shop.clock, accounts=accounts, policy_of=lambda _: shop.policy)
+            await desk.unpark("shop", "v")
+        else:
+            await shop.engine.write(lambda conn, _: mend_accounts(conn, "shop", ["v"]))
+            await resume(shop.engine)
+        while (await shop.job("ann/phone")).reason != {"unparked": "knock", "started": "quota"}[how]:
+            await shop.clock.sleep(0.01)
+    assert vendor.taken == (["order 1"] if how == "unparked" else [])
+    vendor.stop.set()
+    await working

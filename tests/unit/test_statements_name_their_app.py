@@ -27,6 +27,7 @@ SWEEPS = {
     "timelines._with_entries",
     "queue._suspect_users",
     "parked._parked",
+    "parked._times",
     "parked._unreleased",
     "quota._held",
     "sequencer._waiting_apps",
