@@ -133,6 +133,12 @@ class HuaweiProvider(HuaweiFamily):
             cache_newest=config.cache_newest,
             test=config.test,
         )
+        # What the settings ask for, by the code that says Huawei will not have it.
+        self._forgoes: dict[str, dict[str, Any]] = {}
+        if config.receipt_id is not None:
+            self._forgoes[NO_RECEIPTS] = {"receipt_id": None}
+        if config.urgency_high:
+            self._forgoes[NO_RIGHT_TO_HIGH] = {"urgency_high": False}
         self.receipts: ReceiptReader | None = None if config.receipts is None else HuaweiReceipts(config.receipts)
 
     def losses(self, push: Push) -> Sequence[str]:
@@ -162,16 +168,15 @@ class HuaweiProvider(HuaweiFamily):
         do all from then on, at one call each; where it will not have the receipts' address (80300013), all goes without
         asking for receipts. Until the settings are read anew, outcomes bear a code that says so."""
         response = await self.call(request)
-        if self._words.receipt_id is None and not self._words.urgency_high:
-            return response
-        code = code_from(response.json().get("code"))
-        if code == NO_RECEIPTS and self._words.receipt_id is not None:
-            self._words = replace(self._words, receipt_id=None)
-            response = await self.call(self._request(pushes, credential, self._words))
-            code = code_from(response.json().get("code"))
-        if code == NO_RIGHT_TO_HIGH and self._words.urgency_high:
-            self._words = replace(self._words, urgency_high=False)
-            return await self.call(self._request(pushes, credential, self._words))
+        for _ in self._forgoes:
+            without = self._forgoes.get(code_from(response.json().get("code")) or "")
+            if without is None:
+                break
+            self._words = replace(self._words, **without)
+            again = self._request(pushes, credential, self._words)
+            if again.body == request.body:  # it did not ask for it, or its overrides do
+                break
+            request, response = again, await self.call(again)
         return response
 
     def _request(self, pushes: Sequence[Push], credential: str, words: Words) -> Request:

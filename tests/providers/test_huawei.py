@@ -1,5 +1,6 @@
 """Huawei's HMS line: the contract, the sheet's table of answers (§5), the mapping (§3, §8), the settings."""
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -527,3 +528,27 @@ async def test_a_right_to_wake_that_huawei_has_not_granted_costs_one_more_call_a
         assert (outcome.verdict, outcome.vendor_code) == (Verdict.ACCEPTED, "urgency_80300011")
         assert outcome.alert, "it has to be mended: FIX"
     assert urgencies == ["HIGH", "NORMAL", "NORMAL", "NORMAL"]
+
+
+@pytest.mark.parametrize(
+    ("code", "settings"),
+    [
+        ("80300011", {"urgency_high": True}),
+        ("80300013", {"receipt_id": "rcp-1", "receipts": {"user": "u", "secret": "s"}}),
+    ],
+)
+async def test_what_was_under_way_when_the_first_was_refused_goes_once_more_too(
+    code: str, settings: dict[str, Any]
+) -> None:
+    async def answer(request: Request) -> Response:
+        if "oauth-login" in request.url:
+            return LOGIN
+        if b"HIGH" in request.body or b"rcp-1" in request.body:
+            await all_asked.wait()
+            return hms(code)
+        return GOOD
+
+    all_asked = asyncio.Barrier(3)
+    provider = HuaweiProvider(configured(HuaweiProvider, SETTINGS | settings), transport=answer, now=lambda: NOW_S)  # type: ignore[arg-type]
+    wakes = [provider.send(push(token=f"t{n}", title=None, body=None)) for n in range(3)]
+    assert {outcome.verdict for outcome in await asyncio.gather(*wakes)} == {Verdict.ACCEPTED}
