@@ -267,6 +267,7 @@ class HttpProvider(ABC):
                 return known
             if self._renewals != ended and self._no_credential is not None:
                 raise Refusal(self._no_credential.outcome)  # it failed while we waited: so it did for us
+            self._no_credential = None  # it may be given up midway: that says nothing to those who wait
             try:
                 self._credential = known = await self.credential()
             except Refusal as refusal:
@@ -277,7 +278,6 @@ class HttpProvider(ABC):
                 self._no_credential = Refusal(outcome)
                 raise self._no_credential from error
             else:
-                self._no_credential = None
                 return known
             finally:
                 self._renewals += 1

@@ -1,12 +1,13 @@
 """What the shell of all adapters says of an outcome beside the vendor's own word."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from providers.contract import Outcome, Push, Verdict
-from providers.http import Request, Response
+from providers.http import Credential, Refusal, Request, Response
 from providers.loading import configured
 from providers.ntfy import NtfyProvider
 from providers.testing import NOW_S, Scripted
@@ -64,3 +65,28 @@ async def test_an_id_that_echoes_what_is_private_is_dropped(echo: str) -> None:
         push(title="hush", body="a secret of Ann's")
     )
     assert taken == Outcome(verdict=Verdict.ACCEPTED)
+
+
+async def test_who_waited_for_a_login_that_was_given_up_logs_in_itself() -> None:
+    begun = asyncio.Event()
+
+    class Guarded(NtfyProvider):
+        logins = 0
+
+        async def credential(self) -> Credential:
+            self.logins += 1
+            if self.logins == 1:
+                raise Refusal(Outcome(verdict=Verdict.MISCONFIGURED))
+            if self.logins == 2:
+                begun.set()
+                await asyncio.Event().wait()
+            return Credential(value="")
+
+    answer = Response(status=200, body=b'{"id":"v-1","event":"message","sequence_id":"r"}')
+    provider = Guarded(configured(NtfyProvider, {}), transport=Scripted(lambda _: answer), now=lambda: NOW_S)  # type: ignore[arg-type]
+    assert (await provider.send(push())).verdict is Verdict.MISCONFIGURED
+    given_up = asyncio.create_task(provider.send(push()))
+    await begun.wait()
+    waiting = asyncio.create_task(provider.send(push()))
+    given_up.cancel()
+    assert (await waiting).verdict is Verdict.ACCEPTED, "how the login before had failed is no news of this one"
