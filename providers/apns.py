@@ -151,7 +151,7 @@ class ApnsProvider(HttpProvider):
         # PyJWT adds `typ` by itself; None leaves it out, as in Apple's example.
         headers: dict[str, Any] = {"kid": self.config.key_id, "typ": None}
         token = jwt.encode(claims, self._key, algorithm="ES256", headers=headers)
-        credential = Credential(value=token, good_until_s=now_s + JWT_RENEWED_S)
+        credential = Credential(value=token, good_from_s=now_s - JWT_KEPT_S, good_until_s=now_s + JWT_RENEWED_S)
         self._minted = (credential, now_s)
         return credential
 

@@ -253,17 +253,12 @@ class HttpProvider(ABC):
 
     async def _current(self, *, instead_of: Credential | None = None) -> Credential:
         good = self._credential
-        if (
-            good is not None
-            and good is not instead_of
-            and good.good_until_s > self.now()
-            and not self._renewal.locked()
-        ):
+        if good is not None and good is not instead_of and good.is_good(self.now()) and not self._renewal.locked():
             return good
         ended = self._renewals
         async with self._renewal:  # one renewal at a time, shared by all waiting sends
             known = self._credential
-            if known is not None and known is not instead_of and known.good_until_s > self.now():
+            if known is not None and known is not instead_of and known.is_good(self.now()):
                 return known
             if self._renewals != ended and self._no_credential is not None:
                 raise Refusal(self._no_credential.outcome)  # it failed while we waited: so it did for us

@@ -133,3 +133,7 @@ class Credential:
 
     value: str = field(repr=False)
     good_until_s: float = math.inf
+    good_from_s: float = -math.inf  # what names its own time is no good any more, if the clock was set back since
+
+    def is_good(self, now_s: float) -> bool:
+        return self.good_from_s <= now_s < self.good_until_s

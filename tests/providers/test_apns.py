@@ -316,6 +316,22 @@ def test_tokens_that_change_too_often_for_longer_than_the_pause_are_an_operator_
     assert {outcome.verdict for outcome in outcomes[:4]} == {Verdict.RETRY}
 
 
+def test_a_token_of_a_clock_that_was_set_back_since_is_not_sent_again() -> None:
+    """Sheet §2.1.5, §10.8: its time is more than an hour ahead of Apple's, which may call that invalid, and not expired."""
+
+    def apple(request: Request) -> Response:
+        claims = jwt.decode(
+            request.headers["authorization"].removeprefix("bearer "), options={"verify_signature": False}
+        )
+        return Response(status=200) if claims["iat"] <= NOW_S + 3600 else no(403, "InvalidProviderToken")
+
+    now = [NOW_S + 8 * 3600]
+    one = provider(Scripted(apple), now=now)
+    assert asyncio.run(one.send(push())).verdict is Verdict.MISCONFIGURED
+    now[0] = NOW_S
+    assert asyncio.run(one.send(push())).verdict is Verdict.ACCEPTED
+
+
 def test_an_unrelated_key_is_tried_again_with_the_same_token() -> None:
     """On a new connection: the transport gives up one that has said 403."""
     tokens, (outcome,) = tokens_over([0], [no(403, "UnrelatedKeyIdInToken"), Response(status=200)])
