@@ -144,10 +144,12 @@ class Calls:
     async def _called(self, account: Account, attempt: Attempt, push: Push, *, within_s: float) -> Outcome:
         try:
             async with asyncio.timeout(within_s):
-                together = None if account.together is None else account.batches(self._clock.now_ms())
-                if together is None or attempt.lost or not says_the_same_to_all(attempt, push):
+                if account.together is None or not says_the_same_to_all(attempt, push):
                     return await account.provider.send(push)
-                return await together.send(to_all(push))
+                # Also where it goes alone: a vendor that drops repeats knows one by what it says.
+                alike = to_all(push)
+                together = None if attempt.lost else account.batches(self._clock.now_ms())
+                return await (account.provider if together is None else together).send(alike)
         except TimeoutError:
             return NO_ANSWER
 

@@ -1,14 +1,22 @@
 """Pushes that say the same share a call: who meets whom, and what each of them is told."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from clocks import SetClock
 
+from providers.app_message import once_key
 from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
-from relay.push.accounts import Account
+from relay.model import Address, DeviceKey, Notification
+from relay.push.accounts import Account, Accounts
+from relay.push.attempts import Attempt
+from relay.push.calls import Calls
 from relay.push.limits import Bucket
+from relay.push.notes import Form, Note
+from relay.push.planner import Send
 from relay.push.together import Together
 
 PUSH = Push(id="m1", token="t0", title="Ann", body="hi")
@@ -19,11 +27,13 @@ DEAD = Outcome(verdict=Verdict.TOKEN_DEAD)
 class Vendor:
     """Takes three tokens a call, and answers each by what it was scripted."""
 
+    name = "vendor"
     capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=60, batch_max=3)
 
     def __init__(self, **answers: Outcome | Exception) -> None:
         self.answers = answers
         self.calls: list[list[str]] = []
+        self.pushes: list[Push] = []
         self.hangs: asyncio.Event | None = None
         self.began, self.cut_off = asyncio.Event(), asyncio.Event()
 
@@ -36,6 +46,7 @@ class Vendor:
 
     async def _answered(self, pushes: Sequence[Push]) -> list[Outcome]:
         self.calls.append([push.token for push in pushes])
+        self.pushes += pushes
         self.began.set()
         if self.hangs is not None:
             try:
@@ -134,3 +145,39 @@ async def test_a_call_that_failed_for_all_of_its_devices_is_one_failure_of_the_v
         account.ended(at_ms, found[1])  # type: ignore[arg-type]
     assert account.view(30, 0).ill_for_ms == 0
     assert account.in_flight == 0
+
+
+async def test_what_a_process_did_not_outlive_goes_alone_and_is_known_as_a_repeat() -> None:
+    """The vendor may have had it from the call that it shared: one that drops repeats must not show it twice."""
+    vendor = Vendor()
+    account = Account(app_id="a", name="v", provider=vendor, bucket=Bucket(9, 9), together=Together(vendor))  # type: ignore[arg-type]
+    calls = Calls(SetClock(), random.Random(1), Accounts([account]), open_token=lambda _, sealed: sealed.decode())
+    phone = Address(
+        preference=0,
+        account="v",
+        kind="token",
+        token_sealed=b"t1",
+        token_hash=b"h",
+        registered_ms=0,
+        state="active",
+        shared=0,
+    )
+    words = Notification(title="Ann", body="hi")
+    note = Note(push_id="m1", collapse_key="m1", shows=words, urgent=True, ttl_s=60, ids=("m1",), count=1)
+    for lost in (0, 1):
+        attempt = Attempt(
+            device=DeviceKey("a", "ann", "phone"),
+            epoch="e" * 32,
+            head_seq=1,
+            token=1,
+            knock=False,
+            tries=0,
+            retry=False,
+            lost=lost,
+            started_ms=0,
+            claim_until_ms=0,
+            send=Send(address=phone, notes=(note,), from_seq=1, upto_seq=1, form=Form.EACH),
+        )
+        await calls.make(account, attempt)
+    first, repeat = vendor.pushes
+    assert once_key(first, now_s=900) == once_key(repeat, now_s=900)
