@@ -180,17 +180,22 @@ class WebPushProvider(HttpProvider):
         return outcome
 
     async def exchange(self, request: Request, pushes: Sequence[Push], credential: str) -> Response:
-        """See `HttpProvider`. A subscription that does not say which key it was made with is tried with the old ones too."""
+        """See `HttpProvider`. A subscription that does not say which key it was made with is tried with the old ones too. Where
+        none will do, an answer counts that calls no key another one: that one may be right, and its signature wrong."""
         response = await super().exchange(request, pushes, credential)
         known = self._subscription(pushes[0].token)
-        if known.vapid is None and "authorization" in request.headers:
-            for public in self._signer.old:
-                if not self._is_about_the_key(response):
-                    break
-                signed = self._signer.authorization(known.origin, public, now_s=self.now())
-                again = replace(request, headers={**request.headers, "authorization": signed})
-                response = await super().exchange(again, pushes, credential)
-        return response
+        if known.vapid is not None or "authorization" not in request.headers:
+            return response
+        doubtful: Response | None = None
+        for public in self._signer.old:
+            if not self._is_about_the_key(response):
+                return response
+            if doubtful is None and self.decode(response).verdict is Verdict.REAUTH:
+                doubtful = response
+            signed = self._signer.authorization(known.origin, public, now_s=self.now())
+            again = replace(request, headers={**request.headers, "authorization": signed})
+            response = await super().exchange(again, pushes, credential)
+        return response if doubtful is None or not self._is_about_the_key(response) else doubtful
 
     def encode_recall(self, push: Push, vendor_id: str | None, credential: str) -> Request:
         """See `HttpProvider`: a DELETE of the message's own URL, which lies where the subscription does."""

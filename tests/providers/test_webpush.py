@@ -272,6 +272,19 @@ def test_old_keys_are_tried_only_for_who_does_not_say_which_and_only_when_it_is_
         assert len(scripted.requests) == calls
 
 
+@pytest.mark.parametrize("current", [apple(403, "BadJwtToken"), Response(status=403)])
+def test_what_an_old_key_is_told_kills_nobody_whose_own_key_may_be_the_current_one(current: Response) -> None:
+    """The signature may be what is wrong: a machine that slept for a day signs by yesterday's clock until it knows."""
+
+    def safari(request: Request) -> Response:
+        return apple(400, "VapidPkHashMismatch") if OLD_PUBLIC in request.headers["authorization"] else current
+
+    settings = {**SETTINGS, "vapid_old_private_keys": [OLD_VAPID]}
+    provider = build(WebPushProvider, settings, transport=Scripted(safari), now=lambda: NOW_S)
+    outcome = asyncio.run(provider.send(push(token=address(SAFARI))))
+    assert (outcome.verdict, outcome.scope) == (Verdict.MISCONFIGURED, Scope.TOKEN)
+
+
 def test_the_signer_remembers_a_bounded_number_of_origins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("providers.vapid.ORIGINS_MAX", 2)
     signer = Signer([private_key(VAPID)], "mailto:a@b.example")
