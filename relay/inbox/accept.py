@@ -134,11 +134,12 @@ class Acceptance:
         self._check_members()
 
     def _check_members(self) -> None:
-        """A member that was renamed while this waited for its lock is one by its new name. Raises Overtaken."""
+        """A member that was renamed while this waited for a lock is one by its new name. Raises Overtaken."""
+        known = self.deliveries.users.keys() - self.deliveries.strangers
         for index, send in enumerate(self.sends):
             if send.group is None or send.waits or not self.is_open(index):
                 continue
-            gone = [user for user in send.users if UserKey(send.app_id, user) not in self.deliveries.users]
+            gone = [user for user in send.users if UserKey(send.app_id, user) not in known]
             if gone and len(group_rows.members_among(self.conn, send.app_id, send.group, gone)) < len(gone):
                 raise Overtaken
 

@@ -28,6 +28,7 @@ class Deliveries:
 
     def __init__(self, conn: Conn, now_ms: int, policy_of: PolicyOf) -> None:
         self.users: dict[UserKey, Locked] = {}
+        self.strangers: set[UserKey] = set()  # of these, who had no inbox
         self._conn = conn
         self._now_ms = now_ms
         self._policy_of = policy_of
@@ -53,8 +54,9 @@ class Deliveries:
             wanted.update(keys)
             if self._policy_of(send.app_id).create_users:
                 may_be_made.update(keys)
-        if made := may_be_made - inbox_rows.heads_of(self._conn, may_be_made).keys():  # before any lock (protocol 3.2)
-            inbox_rows.create_inboxes(self._conn, self._now_ms, {key: new_epoch() for key in made})
+        self.strangers = may_be_made - inbox_rows.heads_of(self._conn, may_be_made).keys()
+        if self.strangers:  # before any lock (protocol 3.2)
+            inbox_rows.create_inboxes(self._conn, self._now_ms, {key: new_epoch() for key in self.strangers})
         inboxes = inbox_rows.lock_inboxes(self._conn, wanted)
         if may_be_made - inboxes.keys():
             raise Overtaken

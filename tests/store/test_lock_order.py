@@ -275,6 +275,20 @@ async def test_a_member_that_is_renamed_has_what_its_group_is_sent_meanwhile(hou
     assert not await house.rows("SELECT 1 FROM inbox WHERE user_id = 'zoe'")
 
 
+async def test_a_member_whose_rename_is_waited_for_before_its_inbox_is_looked_for_has_what_its_group_is_sent(
+    house: House, clock: Any
+) -> None:
+    """By its old name it is a stranger then, and strangers are made."""
+    house.policy = Policy(create_users=True)
+    await house.inbox.groups.change("shop", "g", add=["bob", "zoe"], remove=[])
+    sends = [house.message(users=(), group="g", **more) for more in ({}, {"deliver_ms": clock.now_ms() + 1000})]
+    at_once, later = await beside_a_rename(house, house.inbox.accept_many(sends))
+    assert [(one.user_id, one.refusal) for one in at_once.recipients] == [("bob", None), ("zoa", None)]
+    assert [one.user_id for one in later.recipients] == ["bob", "zoa"]
+    assert (await inbox_of(house, "zoa"))[1:] == [at_once.message_id]
+    assert not await house.rows("SELECT 1 FROM inbox WHERE user_id = 'zoe'")
+
+
 async def test_a_member_that_is_renamed_has_what_its_group_is_sent_for_later_meanwhile(
     house: House, clock: Any
 ) -> None:
