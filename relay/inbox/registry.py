@@ -17,6 +17,7 @@ from relay.store import entries as entry_rows
 from relay.store import held_entries, tokens
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
+from relay.store.comparing import releases
 from relay.store.engine import Conn, Overtaken
 
 DAY_MS = 86_400_000
@@ -147,8 +148,11 @@ def _create(locked: Locked, one: Registration) -> Device:
 
 def inherited_from(locked: Locked, predecessor: Device) -> int:
     """The number after which a successor must begin to have everything in its view that its predecessor lacked."""
-    passed = (seq - 1 for seq, _, _ in held_entries.held_rows(locked.conn, predecessor.key))
-    return max(locked.inbox.floor_seq, min([predecessor.acked_seq, *passed]))
+    lacked = [seq for seq, _, _ in held_entries.held_rows(locked.conn, predecessor.key)]
+    if again := {id_ for _, id_, _ in releases(locked.conn, predecessor.key, after=predecessor.acked_seq)}:
+        entries = entry_rows.entries_of_messages(locked.conn, locked.key, again)
+        lacked += [entry.seq for entry in entries if entry.live(locked.now_ms)]
+    return max(locked.inbox.floor_seq, min([predecessor.acked_seq, *(seq - 1 for seq in lacked)]))
 
 
 def _start(locked: Locked) -> int:

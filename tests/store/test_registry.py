@@ -184,6 +184,25 @@ async def test_f71_what_a_predecessor_lacked_is_in_view_whatever_the_start_polic
     house.policy = POLICY
 
 
+@pytest.mark.parametrize("what", ["shown as its fallback", "its own"])
+async def test_f71_what_was_to_come_again_to_a_predecessor_is_in_view(house: House, what: str) -> None:
+    """Released to it in full, and not acked: its successor begins where the message stands."""
+    house.policy = replace(POLICY, start="now")
+    await house.register("bob/phone")
+    await house.hello("ann/phone", schema=6)
+    own = what == "its own"
+    of: dict[str, Any] = {"sender_user": "ann"} if own else {"fallback": '"f"', "fallback_h": "ff"}
+    sent = await house.send("bob" if own else "ann", min_schema=7, h="full", **of)
+    assert await house.catch_up("ann/phone") == ([] if own else [sent.message_id])
+    await house.hello("ann/phone", schema=7)
+    assert (await house.page("ann/phone", store=False)).ids == [sent.message_id]
+    await house.register("ann/new", replaces="phone")
+    await house.hello("ann/new", schema=7)
+    page = await house.page("ann/new")
+    assert [(entry["id"], entry["form"]) for entry in page.json["entries"]] == [(sent.message_id, "full")]
+    house.policy = POLICY
+
+
 async def test_a_device_that_reads_on_does_not_skip_what_a_predecessor_lacked(house: House) -> None:
     """§5: too late to come before its start, so the predecessor stays, and nothing has failed."""
     house.policy = replace(POLICY, start="now")
