@@ -154,8 +154,7 @@ class Acceptance:
 
     def take(self, index: int, send: Send) -> None:
         expires_ms = expiry(send, self.now_ms)
-        at_once = send.shared or not send.waits  # else its sender's lock is not taken
-        if send.by_device and at_once and not self._is_there(send.app_id, send.sender_user, send.sender_device):
+        if send.by_device and not self._is_there(send.app_id, send.sender_user, send.sender_device):
             self._refuse(index, send, signed_out())
             return
         if send.shared:

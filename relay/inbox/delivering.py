@@ -46,7 +46,7 @@ class Deliveries:
         wanted: set[UserKey] = set()
         may_be_made: set[UserKey] = set()
         for send in sends:
-            if send.sender_user is not None and (send.shared or not send.waits):
+            if send.sender_user is not None and (send.by_device or send.shared or not send.waits):
                 wanted.add(UserKey(send.app_id, send.sender_user))
             if send.waits:
                 continue
