@@ -169,7 +169,7 @@ class Acceptance:
             self._refuse(index, send, REFUSALS[code or ""](who))
             return
         recipients += _strangers(send)
-        if self.deliveries.own_copy(send, expires_ms):
+        if self.deliveries.own_copy(send, expires_ms, session=self.deliveries.session_of(send)):
             wakes.append(UserKey(send.app_id, send.sender_user or ""))
         self.deliveries.add(self._message_row(send, recipients, expires_ms))
         self.answers[index] = Accepted(
@@ -184,16 +184,15 @@ class Acceptance:
     def _post(self, index: int, send: Send, expires_ms: int) -> None:
         """One entry for all who read the timeline; pointers in the inboxes of those who are mentioned."""
         job = send.waits or send.everyone
-        sender = self.deliveries.users.get(UserKey(send.app_id, send.sender_user or ""))
-        device = None if sender is None else sender.devices.get(send.sender_device or "")
-        seq = self.posts.append(send, expires_ms, origin_session=None if device is None else device.session)
+        session = self.deliveries.session_of(send)
+        seq = self.posts.append(send, expires_ms, origin_session=session)
         recipients = [Recipient(user, None, None) for user in send.users]
         wakes: list[UserKey] = []
         due_ms: int | None = None
         if not send.waits:
             recipients, wakes, due_ms = self.deliveries.deliver(send, expires_ms, at=seq)
         recipients += _strangers(send)
-        if send.sender_user not in self.members[index] and self.deliveries.own_copy(send, expires_ms):
+        if send.sender_user not in self.members[index] and self.deliveries.own_copy(send, expires_ms, session=session):
             wakes.append(UserKey(send.app_id, send.sender_user or ""))
         self.deliveries.add(self._message_row(send, recipients, expires_ms))
         if job:
@@ -268,7 +267,7 @@ class Acceptance:
             "message_id": send.message_id,
             "from_seq": seq,
             "upto_seq": seq,
-            "options": msgspec.json.encode(JobOptions.of(send)).decode(),
+            "options": msgspec.json.encode(JobOptions.of(send, self.deliveries.session_of(send))).decode(),
             "next_user": "",
             "accepted_ms": self.now_ms,
             "due_ms": send.deliver_ms or self.now_ms,

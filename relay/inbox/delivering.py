@@ -46,7 +46,7 @@ class Deliveries:
         wanted: set[UserKey] = set()
         may_be_made: set[UserKey] = set()
         for send in sends:
-            if send.sender_user is not None and (send.by_device or send.shared or not send.waits):
+            if send.sender_user is not None:
                 wanted.add(UserKey(send.app_id, send.sender_user))
             if send.waits:
                 continue
@@ -108,7 +108,15 @@ class Deliveries:
         return self._open_room[locked.key] + locked.head_seq < limit
 
     def _append(
-        self, locked: Locked, send: Send, kind: Kind, *, expires_ms: int, notifiable: bool, note: str | None = None
+        self,
+        locked: Locked,
+        send: Send,
+        kind: Kind,
+        *,
+        expires_ms: int,
+        notifiable: bool,
+        note: str | None = None,
+        session: int | None = None,
     ) -> int:
         seq = locked.next_seq()
         origin = locked.devices.get(send.sender_device or "") if kind is Kind.OWN else None
@@ -120,7 +128,7 @@ class Deliveries:
             kind=kind,
             expires_ms=expires_ms,
             origin_device=None if origin is None else origin.device_id,
-            origin_session=None if origin is None else origin.session,
+            origin_session=None if origin is None else session,
             collapse_key=send.collapse_key if kind is Kind.MESSAGE else None,
             notifiable=notifiable,
             data=note,
@@ -157,14 +165,21 @@ class Deliveries:
             due_ms = _earlier(due_ms, at_ms)
         return due_ms
 
-    def own_copy(self, send: Send, expires_ms: int) -> bool:
-        """The sender's other devices see what was sent (protocol 12.3); gives whether there is a copy for them."""
+    def session_of(self, send: Send) -> int | None:
+        """Of the device that sends, now; None: it is none that is known."""
+        sender = self.users.get(UserKey(send.app_id, send.sender_user or ""))
+        device = None if sender is None else sender.devices.get(send.sender_device or "")
+        return None if device is None else device.session
+
+    def own_copy(self, send: Send, expires_ms: int, *, session: int | None) -> bool:
+        """The sender's other devices see what was sent (protocol 12.3); gives whether there is a copy for them. `session`: of
+        the device that sent it, when it did; None: not known, so that it sees it too."""
         if send.sender_user is None or send.sender_user in send.users:
             return False
         locked = self.users.get(UserKey(send.app_id, send.sender_user))
         if locked is None or not locked.policy.sender_copies:
             return False
-        self._append(locked, send, Kind.OWN, expires_ms=expires_ms, notifiable=False)
+        self._append(locked, send, Kind.OWN, expires_ms=expires_ms, notifiable=False, session=session)
         return True
 
     def _write_rows(self) -> None:

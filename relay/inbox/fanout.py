@@ -109,7 +109,7 @@ def _deliver(conn: Conn, now_ms: int, job: Job, policy_of: PolicyOf, new_epoch: 
         send = replace(send, users=tuple(user for user in part if user not in there))
     done, wakes, push_ms = batch.deliver(send, row.expires_ms, at=job.upto_seq or 0)
     first = not job.next_user and not send.shared and send.sender_user not in {one.user_id for one in known}
-    if first and batch.own_copy(send, row.expires_ms):
+    if first and batch.own_copy(send, row.expires_ms, session=options.session):
         wakes.append(UserKey(job.app_id, send.sender_user or ""))
     batch.write()
     refusals = [(one.user_id, one.refusal) for one in done if one.refusal is not None]

@@ -110,10 +110,11 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     mentions: tuple[str, ...] = ()
     everyone: bool = False
     recall: bool = False  # takes back what was delivered
+    session: int | None = None  # of the device that sent it, when it did
 
     @classmethod
-    def of(cls, send: Send) -> "JobOptions":
-        return cls(send.devices_named, send.ttl_s, send.mentions, send.everyone)
+    def of(cls, send: Send, session: int | None) -> "JobOptions":
+        return cls(send.devices_named, send.ttl_s, send.mentions, send.everyone, session=session)
 
 
 REFUSALS: dict[str, Callable[[str], Problem]] = {

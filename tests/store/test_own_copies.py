@@ -52,6 +52,20 @@ async def test_f88_a_sender_that_loses_its_store_gets_its_own_message(house: Hou
     assert await house.catch_up(PHONE) == [sent]
 
 
+@pytest.mark.parametrize("wiped", [False, True])
+async def test_f88_what_is_sent_for_later_is_the_sessions_that_sent_it(house: House, clock: Any, wiped: bool) -> None:
+    """However many it has had until then: the copy comes to a store that does not have it from sending it."""
+    later = clock.now_ms() + 1000
+    sent = await house.send("bob", sender_user="ann", sender_device="phone", deliver_ms=later)
+    if wiped:
+        house.stores[PHONE].store_id, house.stores[PHONE].cursor = "another", None
+        await house.hello(PHONE)
+    clock.forward(s=1)
+    assert await house.inbox.fan_out()
+    page = await house.page(PHONE)
+    assert (page.ids, page.gaps) == (([sent.message_id], []) if wiped else ([], [(0, 1, "own")]))
+
+
 async def test_what_is_taken_back_before_anybody_has_it_leaves_the_screen_of_the_device_that_sent_it(
     house: House,
 ) -> None:
