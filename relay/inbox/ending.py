@@ -1,6 +1,6 @@
 """Entries that end, and entries of the relay's own: expiry, cancelling, superseding, pruning, control entries."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -184,18 +184,20 @@ def withdraw(conn: Conn, now_ms: int, app_id: str, message: str) -> bool:
 
 
 def prunable(
-    entry: Entry, devices: Iterable[Device], ledger: Ledger, held: set[int], *, now_ms: int, window_ms: int
+    entry: Entry, devices: Collection[Device], ledger: Ledger, held: set[int], *, now_ms: int, window_ms: int
 ) -> bool:
-    """Whether this entry is ended for every device, or acked by every active one in scope and past the replay window."""
+    """Whether this entry is ended for every device, or past the replay window and acked by one in scope, and by every active
+    one there is in it. What is for a dormant device alone waits for it until it ends."""
     if entry.state is not EntryState.LIVE:
         return True
     active = [d for d in devices if d.state is DeviceState.ACTIVE]
-    concerned = [d for d in active if ledger.concerned(entry, d)]
+    there = [d for d in devices if ledger.concerned(entry, d)]
+    concerned = [d for d in there if d.state is DeviceState.ACTIVE]
     return (
         bool(active)
         and entry.accepted_ms + window_ms <= now_ms
         and entry.seq not in held
-        and any(ledger.acked(entry, d) for d in concerned or active)
+        and any(ledger.acked(entry, d) for d in there or active)
         and all(d.acked_seq >= entry.seq or ledger.holds(entry, d) for d in concerned)
     )
 

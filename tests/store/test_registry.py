@@ -18,7 +18,7 @@ from relay.errors import Conflict, Invalid, Missing, Throttled, Unauthenticated
 from relay.inbox.addresses import AddressState
 from relay.inbox.online import ForeignWord
 from relay.inbox.registry import Registration, prove_address
-from relay.model import DeviceState, Facts, Policy
+from relay.model import DeviceState, Facts, Policy, Scope
 from relay.push.limits import BRAKE_DEAD_MIN, Brake
 from relay.store import addresses as address_rows
 from relay.store.engine import Engine
@@ -520,6 +520,21 @@ async def test_a_dormant_device_does_not_hold_the_floor(house: House, clock: Any
     clock.forward(s=11 * DAY_S)
     assert await pruned(house) == 0
     await house.inbox.silence(DeviceState.ACTIVE, before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
+    assert await pruned(house) == 1
+
+
+async def test_what_is_for_a_dormant_device_alone_is_kept_until_it_ends(house: House, clock: Any) -> None:
+    """§11.3: acked by at least one device; a tablet that it is not for has only passed it."""
+    await house.register("ann/tablet")
+    await house.hello("ann/tablet")
+    clock.forward(s=31 * DAY_S)
+    await house.inbox.silence(DeviceState.ACTIVE, before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
+    sent = await house.send(ttl_s=28 * DAY_S, scope=Scope(devices=("phone",)), devices_named=True)
+    await house.catch_up("ann/tablet")
+    clock.forward(s=8 * DAY_S)
+    assert await pruned(house) == 0
+    await house.hello("ann/phone")
+    assert await house.catch_up("ann/phone") == [sent.message_id]
     assert await pruned(house) == 1
 
 
