@@ -302,10 +302,11 @@ def spared(send: Send, account: AccountView, *, now_ms: int, woken_ms: int | Non
 
 
 def _beyond(s: Situation, chain: Sequence[Address], able: Sequence[Address]) -> list[Address]:
-    """The addresses that steps and knocks take in turn: those of the chain after the one that was told last."""
+    """The addresses that steps and knocks take in turn: those of the chain after the one that was told last, but for any
+    that is out for long."""
     places = [(one.account, one.token_hash) for one in chain]
     after = places.index(s.told_last) + 1 if s.told_last in places else 0
-    return [one for one in chain[after:] if one in able]
+    return [one for one in chain[after:] if one in able and not s.accounts[one.account].passes_on(s.now_ms)]
 
 
 def _which(s: Situation, note: Note, items: Sequence[Item], *, step: bool) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from house import FREE, House, address
 from law import pushes
+from msgspec.structs import replace as shift
 
 from providers.app_message import once_key
 from providers.contract import Verdict
@@ -159,6 +160,17 @@ async def test_a_device_without_another_address_is_told_again_and_the_trace_says
     assert await told(house) == [("v", "each")]
     clock.forward(s=60)
     await step(house)
+    assert await told(house) == [("v", "repeat")]
+
+
+async def test_a_step_does_not_wait_for_an_address_that_is_out_for_long(house: House, clock: Any) -> None:
+    """It takes nothing before the morning: the one that was told takes the alarm again, as it would a message."""
+    await house.send(escalate=STEPS)
+    clock.forward(s=1)
+    assert await told(house) == [("v", "each")]
+    house.views["w"] = shift(FREE, shut_until_ms=clock.now_ms() + 28_800_000)
+    clock.forward(s=59)
+    assert await step(house)
     assert await told(house) == [("v", "repeat")]
 
 
