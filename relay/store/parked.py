@@ -102,7 +102,7 @@ _next = (
 _portion = select(func.max(_next.c.user_id), func.count())
 _here = (j.app_id == bindparam("app"), j.user_id > bindparam("after"), j.user_id <= bindparam("upto"))
 _resting = and_(j.due_ms.is_(None), j.reason == "account_parked")
-_waiting = and_(j.due_ms > bindparam("now"), j.reason.in_(("quota", "hours", "circuit", "rate")))
+_waiting = and_(j.due_ms > bindparam("now"), j.reason.in_(("quota", "hours", "circuit", "rate", "backoff", "stale")))
 _waits = exists().where(j.app_id == inbox.c.app_id, j.user_id == inbox.c.user_id, or_(_resting, _waiting))
 _held = (
     select(inbox.c.user_id)

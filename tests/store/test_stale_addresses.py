@@ -9,8 +9,10 @@ from law import pushes
 from providers.contract import Capabilities, Verdict
 from relay.inbox.registry import Registration
 from relay.model import DeviceState
+from relay.push.mending import mend
 from relay.push.moot import find_moot
 from relay.store.engine import Engine
+from relay.store.parked import park_account
 
 DAY_S = 86_400
 MONTH_S, WEEK_S = 30 * DAY_S, 7 * DAY_S
@@ -53,6 +55,22 @@ async def test_one_push_a_week_tells_of_all_that_came_meanwhile(house: House, cl
     attempts = await house.told()
     assert [len(one.send.notes) for one in attempts] == [1], "it is one push, however many messages"
     assert attempts[0].send.notes[0].count == 2
+
+
+async def test_an_address_that_had_its_push_keeps_none_of_an_account_that_is_mended(house: House, clock: Any) -> None:
+    """F32: what waited while the chain's first account was parked goes once that is mended, and not when the week is over."""
+    await house.inbox.register(
+        Registration(device=house.key("ann/phone"), addresses=(address("t"), address("u", account="w")))
+    )
+    clock.forward(s=MONTH_S)
+    await house.engine.write(lambda conn, now_ms: park_account(conn, now_ms, app_id="shop", account="v", code="403"))
+    for _ in range(2):
+        await house.send(ttl_s=28 * DAY_S)
+        clock.forward(s=1)
+        await house.told()
+    assert (await house.job("ann/phone")).reason == "stale"
+    await mend(house.engine, "shop", ["v"])
+    assert [account for account, _ in await pushed(house)] == ["v"]
 
 
 async def test_nothing_ends_or_fails_by_waiting(house: House, clock: Any) -> None:

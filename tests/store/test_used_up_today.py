@@ -288,6 +288,32 @@ async def test_what_a_vendor_says_about_midnight_is_of_the_day_before(
     assert vendor.refused == 1
 
 
+class Unknown(Orders):
+    """A vendor that does not know the channel `order`, until somebody sets it up there."""
+
+    async def send(self, push: Push) -> Outcome:
+        if self.full:
+            return Outcome(verdict=Verdict.MISCONFIGURED, vendor_code="unknown_channel")
+        return await super().send(push)
+
+
+async def test_what_a_channel_waited_for_goes_when_its_operator_says_that_it_is_mended(shop: House) -> None:
+    """It need not wait until the hour is over after which it is tried in any case (safety FLT-7)."""
+    await shop.send("ann", push='{"title":"order 1","channel":"order"}')
+    vendor = Unknown(asyncio.Event(), last="order 1", full=True)
+    accounts = Accounts([account_of(vendor)])
+    working = asyncio.create_task(works(shop, accounts.all()[0], vendor.stop))
+    async with asyncio.timeout(5):
+        while (await shop.job("ann/phone")).due_ms < shop.clock.now_ms() + 3_000_000:
+            await shop.clock.sleep(0.01)
+            shop.clock.forward(s=1)
+        vendor.full = False
+        desk = PushDesk(engine=shop.engine, clock=shop.clock, accounts=accounts, policy_of=lambda _: shop.policy)
+        await desk.unpark("shop", "v")
+        await working
+    assert vendor.taken == ["order 1"]
+
+
 class Refilled(Orders):
     """It says so of `order` once; then there is more."""
 
