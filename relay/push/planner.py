@@ -202,7 +202,7 @@ def _send_shared(
     comes next. Where so many would drive others out at the vendor, one notification tells of all of it."""
     high = s.upto_seq
     send = beside or Send(address=address, notes=(), from_seq=high + 1, upto_seq=high, form=Form.SUMMARY, unable=unable)
-    room = min(s.policy.separate_max, account.free) - len(send.notes)
+    room = min(max(1, s.policy.separate_max), account.free) - len(send.notes)
     refused = beside is None and s.job.bare_seq >= max(1, high) and (s.job.tries > 0 or s.job.lost > 0)
     crowded = is_crowded(s, address, account.capabilities, fresh=len(send.notes))
     together: list[tuple[SharedNews, bool]] = []

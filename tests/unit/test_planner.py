@@ -654,6 +654,14 @@ def test_where_nothing_may_be_shown_all_groups_share_one_wake_up() -> None:
         assert found.shared == (("g", 1), ("h", 2))
 
 
+def test_groups_are_told_of_also_where_no_message_is_to_have_a_notification_of_its_own() -> None:
+    none = dataclasses.replace(POLICY, separate_max=0)
+    groups = (of_group("g", 1), of_group("h", 2))
+    assert sent(situation(item(4), shared=groups, policy=none)).shared == (), "the inbox comes first"
+    assert sent(situation(shared=groups, policy=none)).shared == (("g", 1),)
+    assert sent(situation(shared=groups[1:], policy=none)).shared == (("h", 2),)
+
+
 @pytest.mark.parametrize("waiting", [1, 4])
 def test_what_shows_nothing_of_a_group_is_a_wake_up_too_from_which_the_next_one_keeps_its_distance(
     waiting: int,
