@@ -125,7 +125,7 @@ class Account:
 
     def started(self, now_ms: int, *, calls: int, retry: bool) -> None:
         self.in_flight += calls
-        self.bucket.take(now_ms, calls)
+        self.bucket.owe(now_ms, calls)
         self.circuit.probe(now_ms)
         self.budget.called(now_ms, retry=retry)
 

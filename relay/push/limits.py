@@ -79,6 +79,11 @@ class Bucket:
         self._tokens -= count
         return True
 
+    def owe(self, now_ms: int, count: float) -> None:
+        """For what is done in any case: what is not there is paid for before there is one again."""
+        self._refill(now_ms)
+        self._tokens -= count
+
     def too_many(self, now_ms: int) -> None:
         """The vendor said so: half the rate, and no burst left."""
         self._refill(now_ms)

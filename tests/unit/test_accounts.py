@@ -34,6 +34,16 @@ def test_a_sort_of_push_that_has_to_wait_for_its_hours_holds_no_other_back() -> 
     assert (account.view(3_000, 0).closed_for_ms, account.view(3_000, 0).ill_for_ms, account.in_flight) == (0, 0, 0)
 
 
+def test_calls_of_attempts_that_began_before_are_paid_for_before_new_ones_begin() -> None:
+    """Of an attempt with several notifications each is a call, and the later ones find the bucket empty."""
+    account = account_of("v")
+    account.bucket = Bucket(rate_per_s=10, burst=3)
+    for _ in range(6):
+        account.started(0, calls=1, retry=False)
+        account.ended(0, Outcome(verdict=Verdict.ACCEPTED))
+    assert [account.view(ms, 0).free > 0 for ms in (0, 300, 400)] == [False, False, True]
+
+
 def test_nor_does_it_show_that_a_vendor_is_well() -> None:
     account = account_of("vivo")
     for now_ms in range(0, 3_000, 100):
