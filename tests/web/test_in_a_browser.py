@@ -175,6 +175,26 @@ def test_several_tabs_are_one_device_and_one_of_them_goes_on(opened: Callable[..
     shows(second, "to both", "to the other")
 
 
+def test_a_database_that_the_browser_takes_away_is_another_one_and_is_filled_again(
+    opened: Callable[..., Page], context: BrowserContext, demo: Demo
+) -> None:
+    page = opened("ian")
+    sends(page, "before")
+    shows(page, "before")
+    said: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda frame: said.append(str(frame))))
+    evicted = {"origin": demo.url, "storageTypes": "indexeddb"}
+    context.new_cdp_session(page).send("Storage.clearDataForOrigin", evicted)
+    sends(page, "after")
+    shows(page, "before", "after")
+    expect(page.locator("#log")).to_have_text("")
+    page.reload()
+    expect(page.locator("#status")).to_have_text("up to date")
+    hellos = [json.loads(frame) for frame in said if '"hello"' in frame]
+    assert [bool(hello.get("cursors")) for hello in hellos] == [False, True]
+    assert hellos[0]["store"]["id"] == hellos[1]["store"]["id"]  # else the relay takes it for a store that was lost
+
+
 def test_texts_are_shown_as_texts(opened: Callable[..., Page]) -> None:
     page = opened("eve")
     sends(page, SPOILED)

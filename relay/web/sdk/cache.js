@@ -14,7 +14,7 @@ const NEAR = 20; // numbers between two gaps, that are rather fetched again than
 const REPEATS = "repeats";
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
-/** Another tab has stored something meanwhile. */
+/** Another tab has stored something meanwhile, or the browser has taken the database away. */
 export class Moved extends Error {}
 
 export class Cache {
@@ -48,6 +48,7 @@ export class Cache {
   #change(what) {
     return this.#tables.transact(async (t) => {
       const store = await t.get("store", ONE);
+      if (!store) throw new Moved();
       const answer = await what(store, t);
       await t.put("store", ONE, store);
       return answer;

@@ -442,9 +442,10 @@ export class Client extends EventTarget {
       const way = new KINDS[kind]({ url, fetch, token: this.#tokens.newest(), came: (frame) => this.#came(way, frame) });
       this.#way = way;
       if (way instanceof SocketWay) await way.open(WebSocket);
-      const [{ epoch, seq, cursor, follows, user = null }, words] = [await this.#cache.open(), await this.#cache.words()];
+      const [{ id, epoch, seq, cursor, follows, user = null }, words] = [await this.#cache.open(), await this.#cache.words()];
       const waitS = kind === "poll" ? 0 : WAIT_S;
-      if (this.#way === way) this.#push({ type: "opened", reading: way.reading, waitS, position: { epoch, seq, cursor }, words, follows, user });
+      const opened = { reading: way.reading, waitS, storeId: id, position: { epoch, seq, cursor }, words, follows, user };
+      if (this.#way === way) this.#push({ type: "opened", ...opened });
     } catch (error) {
       this.#ended(error instanceof Gone ? error : new Gone());
     }

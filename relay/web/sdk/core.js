@@ -5,7 +5,7 @@
 // where its range begins, with its cursor in one transaction; nothing is acked before it is kept; and whatever goes wrong ends in
 // a handshake with the cursor that the database holds.
 //
-// Events:   started {words} · opened {reading, waitS, position, words, follows, user} · came {frame} · kept {position, news} ·
+// Events:   started {words} · opened {reading, waitS, storeId, position, words, follows, user} · came {frame} · kept {position, news} ·
 //           keptShared {name, position, news} · notKept {moved} · followed {name, position} · unfollowed {name} · rang {timer} ·
 //           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words, follows} ·
 //           compared {upgrade, done} · stopped
@@ -134,9 +134,10 @@ export class Core {
     return [{ do: "connect", renew }];
   }
 
-  #opened({ reading, waitS, position, words, follows = {}, user = null }) {
+  #opened({ reading, waitS, storeId = this.#storeId, position, words, follows = {}, user = null }) {
     if (this.phase !== "connecting") return [{ do: "close", why: "not wanted" }];
     Object.assign(this, { position });
+    this.#storeId = storeId; // a browser may have taken the database away: what is in its place is another
     this.#user = user;
     this.#acks.begin(words);
     this.#follows.begin(follows);
