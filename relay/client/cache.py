@@ -201,6 +201,11 @@ class Cache:
         entry = one.entry
         form, refusal = self._judged(one)
         known = self._known(entry.id, by_tag=by_tag)
+        if (
+            known is not None and known[1] == "control" and known[2] is None
+        ):  # of a kind that an earlier version did not know
+            self._db.execute("DELETE FROM message WHERE id = ?", (known[0],))
+            known = None
         kept = entry.id if known is None else known[0]
         expires_ms = instant_ms(entry.expires_at)
         changed = True

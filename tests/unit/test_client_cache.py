@@ -74,6 +74,14 @@ def bodies(cache: Cache, **more: Any) -> list[Any]:
     return [one.body for one in cache.messages(**more)]
 
 
+def test_what_was_of_a_kind_that_an_earlier_version_did_not_know_is_there_once_it_is_released(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1, kind="hologram"), entry(2)))
+    outcome = cache.keep(Position("e1", 2, "e1/2"), a_page(2, entry(3, "m1", kind="release", body="at last")))
+    assert [type(told) for told in outcome.told] == [news.MessageArrived]
+    assert bodies(cache) == ["hi", "at last"]
+
+
 def test_a_page_moves_the_cursor_with_its_messages(opened: Open) -> None:
     cache = begun(opened())
     outcome = cache.keep(START, a_page(0, entry(1, body="a"), entry(2, body={"n": 2})))

@@ -46,6 +46,13 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual([seq, cursor, await bodies(cache)], [2, "c2", [1, 2]]);
   });
 
+  test(`${kind}: what was of a kind that an earlier version did not know is there once it is released`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [entry(1, { kind: "hologram" }), entry(2)]));
+    const { arrived } = await cache.keep(at(2), page(2, [entry(3, { id: "m1", kind: "release", body: "at last" })]));
+    assert.deepEqual([arrived.map(({ id }) => id), await bodies(cache)], [["m1"], [2, "at last"]]);
+  });
+
   test(`${kind}: a page that fails in the middle leaves nothing`, async () => {
     const cache = await begun();
     const broken = page(0, [entry(1), entry(2, { body: () => "cannot be stored" })]);

@@ -178,7 +178,8 @@ export class Cache {
     }
     const refusal = refused(entry, types, check);
     const form = refusal ? "raw" : (entry.form ?? "full");
-    const known = await this.#known(t, store, entry.id);
+    let known = await this.#known(t, store, entry.id);
+    if (known?.form === "control" && !known.ended) known = null; // of a kind that an earlier version did not know: it comes for the first time
     const better = known && !known.ended && (RANK[form] > RANK[known.form] || known.body === undefined || known.rotten);
     if (!known) {
       const tag = tagOf(entry.id);
