@@ -35,3 +35,20 @@ test("a notification of what was taken back meanwhile is closed, though the mess
   await client.stop();
   assert.deepEqual(closed, ["gone"]);
 });
+
+test("a client that is attached again, as by a subscription, hears its service worker once", async (t) => {
+  const worker = Object.assign(new EventTarget(), { state: "activated" });
+  const registration = { active: worker, getNotifications: async () => [] };
+  const serviceWorker = Object.assign(new EventTarget(), { register: async () => registration });
+  Object.defineProperty(globalThis, "navigator", { value: { serviceWorker }, configurable: true });
+  globalThis.caches = { open: async () => ({ put: async () => {} }) };
+  t.after(() => delete globalThis.caches);
+
+  const client = new Client({ url: "http://relay", token: "rd_x", cache: new Cache(new MemoryTables()), ways: ["poll"], fetch: relay });
+  const opened = [];
+  client.addEventListener("opened", ({ detail }) => opened.push(detail.ids));
+  for (let n = 0; n < 3; n += 1) await attach(client, { user: "ann", device: "browser" });
+  serviceWorker.dispatchEvent(Object.assign(new Event("message"), { data: { type: "relay-opened", ids: ["m1"] } }));
+  await client.stop();
+  assert.deepEqual(opened, [["m1"]]);
+});

@@ -4,6 +4,7 @@ import { bytesOf } from "./sealed.js";
 
 const RECORD = "/relay-push.json"; // in the cache storage, where the service worker finds it
 const STORE = "relay-push";
+const hearing = new WeakSet(); // the clients that hear what the service worker says
 
 /** Thrown where this browser, or its user, has no Web Push for us. */
 export class NoPush extends Error {}
@@ -51,6 +52,8 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
   const registration = await navigator.serviceWorker.register(worker, how);
   await activated(registration);
   registered(registration);
+  if (hearing.has(client)) return registration;
+  hearing.add(client);
   const heard = ({ data }) => {
     if (!String(data?.type).startsWith("relay-")) return;
     client.pushed(data.told?.relay).catch(() => {}); // unproven, it is asked again at the next registration
