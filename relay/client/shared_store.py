@@ -12,6 +12,7 @@ from relay.client.wire import Page, Received
 
 Take = Callable[[Sequence[Received], Outcome, str], int]  # keeps what came, by the timeline's numbers
 HOLES = frozenset({"held", "skipped", "pruned"})  # gaps that may be filled later
+FOLLOWED_MAX = 50  # of more, the relay refuses the whole question, the inbox with it
 
 CREATE = """CREATE TABLE follow (
     timeline TEXT PRIMARY KEY, epoch TEXT NOT NULL DEFAULT '', seq INTEGER NOT NULL DEFAULT 0, cursor TEXT)
@@ -40,8 +41,11 @@ class SharedStore:
         return self.follows().get(name)
 
     def follow(self, name: str) -> Position:
-        """Follows a timeline, if it is not followed yet; gives where it stands."""
+        """Follows a timeline, if it is not followed yet; gives where it stands. Raises ValueError for one too many."""
         with self._transaction() as db:
+            others = db.execute("SELECT count(*) FROM follow WHERE timeline <> ?", (name,)).fetchone()[0]
+            if others >= FOLLOWED_MAX:
+                raise ValueError(f"at most {FOLLOWED_MAX} timelines are followed")
             db.execute("INSERT INTO follow (timeline) VALUES (?) ON CONFLICT DO NOTHING", (name,))
         return self.position(name) or NOWHERE
 

@@ -74,6 +74,18 @@ def bodies(cache: Cache, **more: Any) -> list[Any]:
     return [one.body for one in cache.messages(**more)]
 
 
+def test_more_timelines_than_the_relay_takes_are_not_followed(opened: Open) -> None:
+    """It would refuse the inbox with them."""
+    cache = opened()
+    for number in range(50):
+        cache.shared.follow(f"town-{number}")
+    with pytest.raises(ValueError, match="at most 50"):
+        cache.shared.follow("one too many")
+    cache.shared.follow("town-7")
+    cache.shared.unfollow("town-7")
+    cache.shared.follow("one too many")
+
+
 def test_what_was_of_a_kind_that_an_earlier_version_did_not_know_is_there_once_it_is_released(opened: Open) -> None:
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, kind="hologram"), entry(2)))

@@ -93,6 +93,15 @@ async function cache() {
   return made;
 }
 
+test("more timelines than the relay takes are not followed: it would refuse the inbox with them", async () => {
+  const one = await cache();
+  for (let n = 2; n <= 50; n += 1) await one.follow(`town-${n}`);
+  await assert.rejects(one.follow("one too many"), RangeError);
+  assert.deepEqual(await one.follow("g"), NOWHERE);
+  await one.unfollow("town-2");
+  assert.deepEqual(await one.follow("one too many"), NOWHERE);
+});
+
 test("a page is stored with its cursor, beside the inbox, and a second tab stores nothing twice", async () => {
   const one = await cache();
   await one.adopt(HERE);

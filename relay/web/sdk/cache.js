@@ -1,6 +1,7 @@
 // A device's message database: a page with its cursor or not at all, each message once, the fuller form of two.
 
 import { joined } from "./compare.js";
+import { FOLLOWED_MAX } from "./follows.js";
 import { Outbox, ownEntry, settle } from "./outbox.js";
 import { CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
@@ -104,9 +105,13 @@ export class Cache {
 
   // --- shared timelines: each stands at a place of its own, `store.follows`, beside the inbox's ---
 
-  /** Follows a timeline, if it is not followed yet; gives where it stands. */
+  /** Follows a timeline, if it is not followed yet; gives where it stands. Throws RangeError for one too many. */
   follow(name) {
-    return this.#change(async (store) => ((store.follows ??= {})[name] ??= { epoch: "", seq: 0, cursor: null }));
+    return this.#change(async (store) => {
+      const follows = (store.follows ??= {});
+      if (!follows[name] && Object.keys(follows).length >= FOLLOWED_MAX) throw new RangeError(`at most ${FOLLOWED_MAX} timelines are followed`);
+      return (follows[name] ??= { epoch: "", seq: 0, cursor: null });
+    });
   }
 
   unfollow(name) {

@@ -145,7 +145,7 @@ export class Client extends EventTarget {
 
   /**
    * Has the messages of an ultra group come into the cache, from now on and after each start. After a long absence the last ones
-   * come, and a hole is left, which `fillHole` fills.
+   * come, and a hole is left, which `fillHole` fills. Throws RangeError for more than 50.
    */
   async follow(conversation) {
     await this.#cache.open(); // it may not have been started yet

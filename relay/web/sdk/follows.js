@@ -4,6 +4,8 @@
 
 import { covers, judge } from "./rules.js";
 
+export const FOLLOWED_MAX = 50; // of more, the relay refuses the whole question, the inbox with it
+
 export class Follows {
   /** name -> { epoch, seq, cursor }; cursor null: it has not been read yet. */
   positions = {};

@@ -195,7 +195,7 @@ export class Client extends EventTarget {
   ): Promise<string>;
   unsent(): Promise<Unsent[]>;
   dropUnsent(...keys: string[]): Promise<void>;
-  /** Has the messages of an ultra group come into the cache, from now on and after each start. */
+  /** Has the messages of an ultra group come into the cache, from now on and after each start. Throws RangeError for more than 50. */
   follow(conversation: string): Promise<void>;
   unfollow(conversation: string): Promise<void>;
   /** Numbers (low, high] that were skipped after a long absence. */
