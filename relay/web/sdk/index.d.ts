@@ -72,6 +72,8 @@ export interface Events {
   subscription: unknown;
 }
 
+export type Listener<K extends keyof Events> = (event: CustomEvent<Events[K]>) => void;
+
 export interface Refusal {
   code: string;
   detail: string;
@@ -208,8 +210,10 @@ export class Client extends EventTarget {
   poke(): void;
   /** A push has come, with this member `relay`: proves the address that it asks about, and looks for news. Throws Problem. */
   pushed(relay: { prove?: { account: string; value: string } } | null | undefined): Promise<void>;
-  addEventListener<K extends keyof Events>(type: K, listener: (event: CustomEvent<Events[K]>) => void): void;
-  addEventListener(type: string, listener: EventListenerOrEventListenerObject): void;
+  addEventListener<K extends keyof Events>(type: K, listener: Listener<K>, options?: boolean | AddEventListenerOptions): void;
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
+  removeEventListener<K extends keyof Events>(type: K, listener: Listener<K>, options?: boolean | EventListenerOptions): void;
+  removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | EventListenerOptions): void;
 }
 
 /** A client whose messages live in an IndexedDB database of this origin, one for each device; one tab of several talks. */
