@@ -67,10 +67,14 @@ class Acks:
         return self._unacked >= ENTRIES
 
     def next(self, ref: str, position: Position) -> dict[str, Any]:
-        """The next ack: words, and the cursor where it has moved and leaves no refusal behind."""
+        """The next ack: words, and the cursor where it has moved and leaves no refusal behind.
+
+        Refusals go first and alone: a word that the relay will not take takes all others of its ack with it.
+        """
         unsaid = self._unsaid
-        words = dict(list(unsaid.items())[: said.WORDS_MAX])
-        if any(said.is_nack(key) for key in unsaid if key not in words):
+        nacks = {key: word for key, word in unsaid.items() if said.is_nack(key)}
+        words = dict(list((nacks or unsaid).items())[: said.WORDS_MAX])
+        if len(nacks) > said.WORDS_MAX:
             return self.frame(ref, words)
         cursor = None if self._acked == position else position.cursor
         self._acked, self._unacked = position, 0
@@ -102,6 +106,12 @@ class Acks:
         for key in heard:
             del self._owed[key]
         return heard
+
+    def refused(self, ref: str | None) -> tuple[str, ...]:
+        """The relay will never take an ack with these words, whose keys it gives; what was said beside them is said again."""
+        if self._in_flight.get(ref or ""):
+            self._acked = None
+        return self.heard(ref)
 
     def returned(self, ref: str | None) -> None:
         """Not taken for now: its words and the position are said again."""

@@ -513,8 +513,11 @@ class Core:
             return [self._pause(pause_s)]
         if self._acks.flies(ref) and code not in CURSOR_CODES:
             # It will never take these words: they must not stand in the way of others.
-            commands = [told, *self._heard(ref)]
-            return commands + (self._begin() if self.phase is Phase.SAYING else [])
+            never = self._acks.refused(ref)
+            if never:
+                self._follows.unsaid()
+            commands: list[Command] = [told, *([steps.Drop(never)] if never else [])]
+            return commands + (self._begin() if self.phase is Phase.SAYING else self._ack_soon())
         if isinstance(frame.get("resync"), Mapping):
             return self._reset(frame["resync"])
         if code == "invalid_cursor":

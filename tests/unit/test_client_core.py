@@ -281,6 +281,27 @@ def test_a_word_that_the_relay_will_never_take_does_not_stand_in_the_way() -> No
     assert isinstance(only(commands, steps.Tell).what, news.Refused)
 
 
+def test_a_word_that_the_relay_never_takes_has_no_refusal_with_it() -> None:
+    core = reading()
+    core.handle(steps.Came(a_page(0, ["a"])))
+    core.handle(steps.Kept(Position("e1", 1, "e1/1"), dict([said.nack("a", "undecodable")])))
+    core.handle(steps.Spoke(dict([said.read("", 1)])))
+    acks = [said_ack(core.handle(steps.Rang(Timer.ACK))), said_ack(core.handle(steps.Rang(Timer.ACK)))]
+    assert [("nack" in ack, "read" in ack) for ack in acks] == [(True, False), (False, True)]
+
+
+def test_a_word_that_the_relay_never_takes_has_the_cursor_beside_it_said_again() -> None:
+    core = reading()
+    core.handle(steps.Spoke(dict([said.read("", 1)])))
+    core.handle(steps.Came(a_page(0, ["a"])))
+    core.handle(steps.Kept(Position("e1", 1, "e1/1"), {}))
+    ack = said_ack(core.handle(steps.Rang(Timer.ACK)))
+    assert (ack["cursor"], len(ack["read"])) == ("e1/1", 1)
+    core.handle(steps.Came({"type": "error", "code": "validation_failed", "ref": ack["ref"], "detail": ""}))
+    again = said_ack(core.handle(steps.Rang(Timer.ACK)))
+    assert (again["cursor"], "read" in again) == ("e1/1", False)
+
+
 def test_a_heartbeat_that_knows_of_more_has_it_fetched() -> None:
     core = reading()
     assert steps.SetTimer(Timer.BEHIND, 2.0) in core.handle(steps.Came({"type": "hb", "head": 3}))

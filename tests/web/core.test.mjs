@@ -312,3 +312,23 @@ test("a refusal that something else answered in the relay's place, or that got t
     return Response.json({ code: "request_timeout", status: 408, detail: "", retryable: true }, { status: 408 });
   }
 });
+
+test("a word that the relay never takes has no refusal with it, nor the cursor", () => {
+  const core = reading();
+  core.handle({ type: "came", frame: page(2, 3) });
+  const nack = { "nack:m3": { id: "m3", code: "undecodable" } };
+  core.handle({ type: "kept", position: { epoch: "e", seq: 3, cursor: "c3" }, news: { ...NEWS, words: nack } });
+  core.handle({ type: "spoke", words: { "read:null": { conversation: null, read_seq: 3 } } });
+  const acks = [core.handle({ type: "rang", timer: "ack" }), core.handle({ type: "rang", timer: "ack" })].flatMap(said);
+  assert.deepEqual(acks.map(({ nack = [], read = [] }) => [nack.length, read.length]), [[1, 0], [0, 1]]);
+
+  const other = reading();
+  other.handle({ type: "spoke", words: { "read:null": { conversation: null, read_seq: 3 } } });
+  other.handle({ type: "came", frame: page(2, 3) });
+  other.handle({ type: "kept", position: { epoch: "e", seq: 3, cursor: "c3" }, news: NEWS });
+  const [ack] = said(other.handle({ type: "rang", timer: "ack" }));
+  assert.deepEqual([ack.cursor, ack.read.length], ["c3", 1]);
+  other.handle({ type: "came", frame: { type: "error", ref: ack.ref, code: "validation_failed" } });
+  const [again] = said(other.handle({ type: "rang", timer: "ack" }));
+  assert.deepEqual([again.cursor, again.read], ["c3", undefined]);
+});

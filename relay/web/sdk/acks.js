@@ -79,12 +79,15 @@ export class Acks {
     return refusals.length ? Object.fromEntries(refusals) : null;
   }
 
-  /** The next ack: words, refusals first, and the cursor where it has moved and leaves no refusal behind. */
+  /**
+   * The next ack: words, and the cursor where it has moved and leaves no refusal behind. Refusals go first and alone: a word that
+   * the relay will not take takes all others of its ack with it.
+   */
   next(ref, cursor) {
-    const unsaid = this.#unsaid.sort((a, b) => isNack(b) - isNack(a));
-    const words = Object.fromEntries(unsaid.slice(0, WORDS_MAX));
+    const nacks = this.#unsaid.filter(isNack);
+    const words = Object.fromEntries((nacks.length ? nacks : this.#unsaid).slice(0, WORDS_MAX));
     this.pausing = true;
-    if (unsaid.slice(WORDS_MAX).some(isNack)) return this.frame(ref, words);
+    if (nacks.length > WORDS_MAX) return this.frame(ref, words);
     const moved = this.#acked === cursor ? null : cursor;
     this.#acked = cursor;
     this.#unacked = 0;
@@ -109,6 +112,13 @@ export class Acks {
   returned(ref) {
     this.#flying.delete(ref);
     this.#acked = null;
+  }
+
+  /** The relay will never take an ack with these words, which it gives; what was said beside them is said again. */
+  refused(ref) {
+    const words = this.heard(ref);
+    if (Object.keys(words).length) this.#acked = null;
+    return words;
   }
 
   /** The relay has heard an ack; gives its words. */

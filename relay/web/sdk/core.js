@@ -424,8 +424,11 @@ export class Core {
     const flew = this.#acks.flies(ref);
     if (flew && !TRANSIENT.has(code) && !CURSOR_CODES.has(code)) {
       // It will never take these words: they must not stand in the way of others.
-      const commands = [told, ...this.#heard(ref)];
-      return this.phase === "saying" ? [...commands, ...this.#sayOrGreet()] : commands;
+      const words = this.#acks.refused(ref);
+      const any = Object.keys(words).length > 0;
+      if (any) this.#follows.unsaid();
+      const commands = [told, ...(any ? [{ do: "drop", words }] : [])];
+      return [...commands, ...(this.phase === "saying" ? this.#sayOrGreet() : this.#ackSoon())];
     }
     if (flew && TRANSIENT.has(code)) {
       this.#acks.returned(ref);
