@@ -96,6 +96,17 @@ test("what a push named is acked once it is in the cache: neither of an epoch no
   assert.deepEqual(acked, [["m4"]]);
 });
 
+test("of many messages, no more are asked for at once than the relay takes", async () => {
+  const asked = [];
+  const fetch = async (url) => {
+    asked.push(new URL(url).searchParams.getAll("ids").length);
+    return Response.json({ batches: [] });
+  };
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch });
+  await client.fetch(...Array.from({ length: 21 }, (_, n) => `m${n}`));
+  assert.deepEqual(asked, [10, 10, 1]);
+});
+
 test("what another tab follows, or follows no more, the one that talks to the relay asks for, or does not", async () => {
   const opened = [];
   const fetch = async (url, { method = "GET", signal } = {}) => {

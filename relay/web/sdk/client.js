@@ -16,6 +16,7 @@ import { Gone, HttpWay, Problem, SocketWay, StreamWay } from "./ways.js";
 
 const LAST_WORDS_MS = 20;
 const WAIT_S = 50;
+const IDS_AT_ONCE = 10; // in one question
 const KINDS = { websocket: SocketWay, sse: StreamWay, "long-poll": HttpWay, poll: HttpWay };
 
 /** What it tells, as events: index.d.ts has them with their details. */
@@ -98,17 +99,18 @@ export class Client extends EventTarget {
     const arrived = [];
     const heard = ({ detail }) => ids.includes(detail.id) && arrived.push(detail);
     const lacking = await this.#cache.lacking(ids);
-    if (!lacking.length) return arrived;
     this.addEventListener("message", heard);
     try {
-      const query = new URLSearchParams(lacking.map((id) => ["ids", id]));
-      const { batches } = await this.call("GET", `/v1/device/sync?${query}`);
-      const stored = [];
-      for (const page of batches) {
-        const { kept, words } = await this.#fill(page);
-        if (kept) stored.push(...page.entries.map(({ id }) => id).filter((id) => !words[`nack:${id}`]));
+      for (let at = 0; at < lacking.length; at += IDS_AT_ONCE) {
+        const query = new URLSearchParams(lacking.slice(at, at + IDS_AT_ONCE).map((id) => ["ids", id]));
+        const { batches } = await this.call("GET", `/v1/device/sync?${query}`);
+        const stored = [];
+        for (const page of batches) {
+          const { kept, words } = await this.#fill(page);
+          if (kept) stored.push(...page.entries.map(({ id }) => id).filter((id) => !words[`nack:${id}`]));
+        }
+        if (stored.length) await this.call("POST", "/v1/device/ack", { body: { ids: stored } });
       }
-      if (stored.length) await this.call("POST", "/v1/device/ack", { body: { ids: stored } });
     } finally {
       this.removeEventListener("message", heard);
     }
