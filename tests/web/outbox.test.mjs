@@ -156,3 +156,27 @@ test("nothing goes out between a refused token and the next connection: it may b
   await sender.stop();
   assert.deepEqual(calls, [["one", "k1"], ["two", "k2"]]);
 });
+
+test("what is put into the outbox at the very moment when the last message has gone goes out, too", async () => {
+  for (let n = 0; n < 40; n += 1) {
+    const rows = [{ key: "first", message: { to: {} }, refused: null }];
+    const posted = [];
+    const cache = {
+      outbox: { all: async () => [...rows] },
+      sent: async (key) => (rows.splice(rows.findIndex((one) => one.key === key), 1), { arrived: [], sent: [] }),
+    };
+    const later = async () => {
+      for (let k = 0; k < n; k += 1) await null;
+      rows.push({ key: "second", message: { to: {} }, refused: null });
+      sender.nudge();
+    };
+    const post = async (key) => {
+      posted.push(key);
+      if (key === "first") void later();
+    };
+    const sender = new Sender({ cache, post, tell: () => {}, random: () => 0 });
+    sender.reached();
+    await new Promise(setImmediate);
+    assert.deepEqual(posted, ["first", "second"], `${n} steps after the first one`);
+  }
+});

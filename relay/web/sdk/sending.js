@@ -29,7 +29,7 @@ export class Sender {
   /** Something was put into the outbox. */
   nudge() {
     this.#due = true;
-    if (!this.#waits && !this.#over) this.#running ??= this.#run().finally(() => (this.#running = null));
+    if (!this.#waits && !this.#over) this.#running ??= this.#run();
   }
 
   /** A connection stands. */
@@ -60,6 +60,7 @@ export class Sender {
       if (!again) continue;
       this.#due = true;
       this.#waits = true;
+      this.#running = null;
       if (this.#held) return;
       this.#timer = setTimeout(() => {
         this.#waits = false;
@@ -69,6 +70,7 @@ export class Sender {
       return;
     }
     this.#failures = 0;
+    this.#running = null; // at once: what is put there from now on begins anew
   }
 
   /** One try of everything. */
