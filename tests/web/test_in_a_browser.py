@@ -420,6 +420,33 @@ def test_a_subscription_of_the_browser_is_registered_with_the_key_it_was_made_wi
     assert [told["body"] for told in demo.pushed("ida-2", 2)] == ["by its own service", "still by its own service"]
 
 
+def test_a_subscription_that_the_browser_has_changed_while_no_page_was_open_is_registered_by_the_next(
+    opened: Callable[..., Page], context: BrowserContext, demo: Demo
+) -> None:
+    def subscription(user: str) -> str:
+        body = json.dumps({"user": user, "device": "x"}).encode()
+        asks = urllib.request.Request(f"{demo.url}/api/login", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asks) as answer:
+            return str(json.load(answer)["addresses"][0]["token"])
+
+    script = "PushManager.prototype.subscribe = async () => ({{toJSON: () => ({subscription})}})"
+    context.add_init_script(script.format(subscription=subscription("lea-2")))
+    page = opened("lea")
+    page.click("#notify")
+    expect(page.locator("#way")).to_have_text("Pushes come by this browser's own push service.")
+    page.close()
+    context.add_init_script(script.format(subscription=subscription("lea-3")))
+    again = opened("lea")
+    expect(again.locator("#way")).to_have_text("Pushes come by this browser's own push service.")
+    again.click("#offline")
+    expect(again.locator("#status")).to_have_text("offline")
+    sends(again, "to the new one")
+    assert [told["body"] for told in demo.pushed("lea-3")] == ["to the new one"]
+    again.close()
+    context.add_init_script("PushManager.prototype.subscribe = async () => { throw new Error('not any more') }")
+    expect(opened("lea").locator("#way")).to_have_text("Pushes come to an emulated browser: what it shows is here.")
+
+
 def test_a_browser_without_a_push_service_says_so_and_stays_reachable_as_it_was(
     opened: Callable[..., Page], context: BrowserContext
 ) -> None:

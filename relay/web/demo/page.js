@@ -58,17 +58,26 @@ export function run(app) {
     at("draft").value = (await app.drafts.get(database())) ?? "";
     await list();
     // Not among the facts: those are said at each handshake, also after the browser has given another address.
-    const own = JSON.parse(localStorage.getItem("address"));
+    const own = localStorage.getItem("own") !== null;
     at("way").textContent = own ? OWN : EMULATED;
-    await reachedBy(own ? [own] : addresses);
+    const emulated = (error) => {
+      if (!(error instanceof NoPush)) throw error;
+      localStorage.removeItem("own");
+      at("way").textContent = EMULATED;
+      return reachedBy(addresses);
+    };
+    await (own ? subscribed().catch(emulated) : reachedBy(addresses));
     await attached;
   }
 
-  /** Pushes come by the browser's own push service from now on, also to later connections and versions of this page. */
+  /**
+   * Pushes come by the browser's own push service from now on, also to later connections and versions of this page: each asks for the
+   * address, for the browser may have changed it while no page was open.
+   */
   async function subscribed() {
     const address = await subscribe(client, { worker, scope: "/", user, device: DEVICE, sync: true });
     await reachedBy([address]);
-    localStorage.setItem("address", JSON.stringify(address));
+    localStorage.setItem("own", "yes");
     at("way").textContent = OWN;
   }
 
