@@ -96,6 +96,23 @@ test("what a push named is acked once it is in the cache: neither of an epoch no
   assert.deepEqual(acked, [["m4"]]);
 });
 
+test("what a hole brings is told whole: also what it ends", async () => {
+  const entry = { id: "m1", kind: "pointer", type: "text", body: 1, form: "full", h: "" };
+  const recall = { seq: 2, id: "r", kind: "recall", of: ["m1"] };
+  const hole = { timeline: "town", epoch: "t", from: 0, to: 2, head: 9, entries: [recall], gaps: [{ from: 0, to: 1, why: "recalled" }] };
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  await cache.keep({ epoch: "e", seq: 0 }, { epoch: "e", from: 0, to: 1, entries: [{ ...entry, seq: 1 }], gaps: [], cursor: "c1" });
+  await cache.follow("town");
+  await cache.adoptShared("town", { epoch: "t", seq: 9, cursor: "t9" });
+  const client = new Client({ url: "http://relay", token: "t", cache, fetch: async () => Response.json({ batches: [hole] }) });
+  const told = [];
+  for (const type of ["ended", "withdraw"]) client.addEventListener(type, ({ detail }) => told.push([type, detail]));
+  await client.fillHole("town", { low: 0, high: 2 });
+  assert.deepEqual(told, [["ended", { id: "m1", why: "recalled" }], ["withdraw", { ids: ["m1"] }]]);
+});
+
 test("of many messages, no more are asked for at once than the relay takes", async () => {
   const asked = [];
   const fetch = async (url) => {

@@ -5,7 +5,7 @@
 // looked at, and nothing is acked before it is stored.
 
 import { Moved } from "./cache.js";
-import { ANOTHER_USER, Core } from "./core.js";
+import { ANOTHER_USER, Core, toldOf } from "./core.js";
 import { Ladder, WAYS } from "./ladder.js";
 import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
@@ -175,7 +175,7 @@ export class Client extends EventTarget {
       const query = new URLSearchParams({ timeline: conversation, range: `${at}-${high}` });
       const [page] = (await this.call("GET", `/v1/device/sync?${query}`)).batches;
       const news = await this.#cache.fillShared(page, this.#options);
-      for (const message of news.arrived) this.#tell("message", message);
+      this.#tellOf(news);
       came += news.arrived.length;
       if (page.to <= at) break;
       at = page.to;
@@ -279,6 +279,10 @@ export class Client extends EventTarget {
     if (user === null) return; // there is nothing of anybody's
     await way.call("POST", "/v1/device/ack", { body: { store: { id, user } } });
     this.#tokens.proved = token;
+  }
+
+  #tellOf(news) {
+    for (const { type, detail } of toldOf(news)) this.#tell(type, detail);
   }
 
   #tell(type, detail) {
@@ -519,10 +523,7 @@ export class Client extends EventTarget {
 
   async #fill(page) {
     const news = await this.#cache.fill(page, this.#options);
-    for (const message of news.arrived) this.#tell("message", message);
-    for (const message of news.changed) this.#tell("changed", message);
-    for (const ended of news.ended) this.#tell("ended", ended);
-    for (const sent of news.sent) this.#tell("sent", sent);
+    this.#tellOf({ ...news, read: [] }); // a newer marker may have been told
     if (Object.keys(news.words).length) this.#push({ type: "spoke", words: news.words });
     return news;
   }

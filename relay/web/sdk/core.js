@@ -37,7 +37,8 @@ const CURSOR_CODES = new Set(["invalid_cursor", "cursor_epoch_changed", "cursor_
 const set = (timer, ms) => ({ do: "set", timer, ms });
 const tell = (type, detail = {}) => ({ do: "tell", type, detail });
 
-const toldOf = (news) => [
+/** What the app is told of news in the cache. */
+export const toldOf = (news) => [
   ...news.arrived.map((message) => tell("message", message)),
   ...news.changed.map((message) => tell("changed", message)),
   ...news.ended.map((ended) => tell("ended", ended)),
