@@ -36,6 +36,26 @@ test("a notification of what was taken back meanwhile is closed, though the mess
   assert.deepEqual(closed, ["gone"]);
 });
 
+test("a notification of several messages stands until all of them are taken back", async (t) => {
+  const closed = [];
+  const shown = [["a", "b"], ["b"]].map((ids) => ({ data: { ids }, close: () => closed.push(ids.join()) }));
+  const worker = Object.assign(new EventTarget(), { state: "activated" });
+  const registration = { active: worker, getNotifications: async () => shown.filter(({ data }) => !closed.includes(data.ids.join())) };
+  const serviceWorker = Object.assign(new EventTarget(), { register: async () => registration });
+  Object.defineProperty(globalThis, "navigator", { value: { serviceWorker }, configurable: true });
+  globalThis.caches = { open: async () => ({ put: async () => {} }) };
+  t.after(() => delete globalThis.caches);
+
+  const client = new Client({ url: "http://relay", token: "rd_x", cache: new Cache(new MemoryTables()), ways: ["poll"], fetch: relay });
+  await attach(client, { user: "ann", device: "browser" });
+  for (const [id, gone] of [["b", ["b"]], ["a", ["b", "a,b"]]]) {
+    client.dispatchEvent(new CustomEvent("withdraw", { detail: { ids: [id] } }));
+    await new Promise((done) => setImmediate(done));
+    assert.deepEqual(closed, gone);
+  }
+  await client.stop();
+});
+
 test("a client that is attached again, as by a subscription, hears its service worker once", async (t) => {
   const worker = Object.assign(new EventTarget(), { state: "activated" });
   const registration = { active: worker, getNotifications: async () => [] };

@@ -39,7 +39,11 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
   let registered;
   const registering = new Promise((resolve) => (registered = resolve));
   // First of all: what was taken back while no page was open is told as soon as the client catches up.
-  const takeBack = async ({ detail }) => withdraw(await registering, detail.ids ?? []);
+  const gone = new Set();
+  const takeBack = async ({ detail }) => {
+    for (const id of detail.ids ?? []) gone.add(id);
+    await withdraw(await registering, gone);
+  };
   client.addEventListener("withdraw", takeBack, { signal: client.ending });
   const record = {
     device,
@@ -82,9 +86,11 @@ function activated({ active, waiting, installing }) {
   });
 }
 
-async function withdraw(registration, ids) {
+/** One of several messages stands until all of them are gone. */
+async function withdraw(registration, gone) {
   for (const notification of await registration.getNotifications()) {
-    if (notification.data?.ids?.some((id) => ids.includes(id))) notification.close();
+    const ids = notification.data?.ids ?? [];
+    if (ids.length && ids.every((id) => gone.has(id))) notification.close();
   }
 }
 
