@@ -195,7 +195,7 @@ def _responses(route: Route, refs: dict[type[BaseModel], dict[str, Any]]) -> dic
             one["content"] = {route.media: {"schema": {"type": kind}}}
         found[str(status)] = one
     by_status: dict[int, list[str]] = {}
-    for code in route.errors:
+    for code in dict.fromkeys((*route.errors, *(() if route.raw else _PARSED))):
         by_status.setdefault(CODES[code][0], []).append(code)
     for status, codes in sorted(by_status.items()):
         found.setdefault(
@@ -228,6 +228,7 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
 }
+_PARSED = ("unknown_field",)  # what any call refuses whose parameters are looked at, though it may take none
 _REPEATED = "A repeat under a key that was used before: what was answered then."
 _DESCRIPTIONS = {
     200: "Done.",

@@ -10,6 +10,7 @@ import pytest
 from edge_app import ROUTES
 
 from relay.api import table
+from relay.api.gate import HEALTH
 from relay.api.openapi import PAGE_HEADERS, document, page
 from relay.api.routes import DEVICE, PUBLIC, Route
 from relay.errors import CODES
@@ -74,6 +75,24 @@ def test_each_error_is_told_with_its_status_as_a_problem(routes: tuple[Route, ..
             answer = answers[str(CODES[code][0])]
             assert f"`{code}`" in answer["description"]
             assert "application/problem+json" in answer["content"]
+
+
+def told_codes(route: Route) -> list[str]:
+    """All that the document says a call of it may be refused with."""
+    answers = document(table.ROUTES)["paths"][route.path][route.method.lower()]["responses"]
+    return [code for one in answers.values() for code in re.findall("`([a-z_]+)`", one["description"])]
+
+
+@pytest.mark.parametrize("route", table.ROUTES, ids=lambda route: route.handler)
+def test_what_any_call_may_be_refused_with_is_told_once_of_each(route: Route) -> None:
+    told = told_codes(route)
+    assert len(told) == len(set(told))
+    if route.path in HEALTH:  # probes come as often as they like, by any way
+        assert not {"rate_limited", "https_required", "overloaded", "draining"} & set(told)
+        return
+    assert {"malformed_http", "credential_in_url", "https_required", "rate_limited", "overloaded"} < set(told)
+    assert route.access == PUBLIC or "storage_unavailable" in told  # who calls is looked up
+    assert route.raw or "unknown_field" in told  # a parameter that there is not
 
 
 def test_nothing_is_explained_by_a_page_that_callers_have_not() -> None:

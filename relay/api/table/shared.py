@@ -16,7 +16,8 @@ CALLER = (
     "malformed_http",
     "https_required",
 )
-PASSER_BY = ("malformed_http", "credential_in_url", "rate_limited")
+PROBE = ("malformed_http", "credential_in_url")
+PASSER_BY = (*PROBE, "rate_limited", "https_required", "overloaded", "draining")
 STORE = ("overloaded", "draining", "storage_unavailable", "storage_full", "storage_failed")
 COMMIT = (*STORE, "commit_unknown")
 BODY = (

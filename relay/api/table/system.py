@@ -2,7 +2,7 @@
 
 from relay.api.routes import PUBLIC, Route
 from relay.api.schemas.operation import HealthOut
-from relay.api.table.shared import CALLER, COMMIT, PASSER_BY
+from relay.api.table.shared import CALLER, COMMIT, PASSER_BY, PROBE, STORE
 
 ROUTES: tuple[Route, ...] = (
     *(
@@ -13,7 +13,15 @@ ROUTES: tuple[Route, ...] = (
             summary="A vendor's delivery receipts; it signs, or knows the account's secret path, and gets its own answer.",
             access=PUBLIC,
             responses={200: None},
-            errors=(*PASSER_BY, *COMMIT, "unauthenticated", "not_found", "json_invalid", "body_too_large"),
+            errors=(
+                *PASSER_BY,
+                *COMMIT,
+                "unauthenticated",
+                "not_found",
+                "json_invalid",
+                "body_too_large",
+                "request_timeout",
+            ),
             raw=True,
             tag="vendors",
         )
@@ -30,7 +38,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Whether the process lives.",
         access=PUBLIC,
         responses={200: HealthOut},
-        errors=PASSER_BY,
+        errors=PROBE,
         raw=True,
         tag="operation",
     ),
@@ -42,7 +50,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Whether it can take messages now.",
         access=PUBLIC,
         responses={200: HealthOut, 503: HealthOut},
-        errors=PASSER_BY,
+        errors=PROBE,
         raw=True,
         tag="operation",
     ),
@@ -53,7 +61,7 @@ ROUTES: tuple[Route, ...] = (
         summary="Prometheus metrics; only from loopback, or with a key of scope admin:read.",
         access=PUBLIC,
         responses={200: None},
-        errors=CALLER,
+        errors=(*CALLER, *STORE),
         raw=True,
         media="text/plain",
         tag="operation",
