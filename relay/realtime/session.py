@@ -42,6 +42,7 @@ from relay.strictjson import parse
 log = structlog.get_logger("relay.realtime")
 
 SAY_S = 0.5  # to say why, before a connection is closed that must not last
+_ENDS = {401: Close.UNAUTHENTICATED, 403: Close.FORBIDDEN}  # what a refusal of this status ends a connection with
 NextToken = Callable[[], Awaitable[dict[str, Any]]]  # what the welcome says of the device's token
 SendForDevice = Callable[[DeviceKey, dict[str, Any], str], Awaitable[dict[str, Any]]]  # gives the fields of `sent`
 
@@ -202,10 +203,10 @@ class Session:
             return await self._bad(problem, ref)
         except Problem as problem:
             await self._writer.error(problem, ref)
-            if problem.code == "state_conflict":
-                await self._writer.close(Close.REPLACED)
-                return False
-            return problem.status not in {401, 403}
+            code = Close.REPLACED if problem.code == "state_conflict" else _ENDS.get(problem.status)
+            if code is not None:
+                await self._writer.close(code)
+            return code is None
 
     async def _bad(self, problem: Problem, ref: str | None) -> bool:
         self._bad_frames += 1

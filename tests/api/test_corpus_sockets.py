@@ -134,6 +134,16 @@ async def test_b086_a_second_hello(face: Face) -> None:
         assert await line.closed() == 4400
 
 
+async def test_a_device_that_another_node_has_signed_out_hears_it_when_it_speaks(face: Face) -> None:
+    gone = f"UPDATE device SET state = 'gone' WHERE user_id = '{face.user}'"
+    async with dialled(face.of.port, face.token, hello={}) as line:
+        signed_out = face.of.relay.engine.write(lambda conn, _: conn.exec_driver_sql(gone) and None)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(signed_out, face.of.loop))
+        line.tell(type="ack", ref="1", ids=["x"])
+        assert (await line.hear_of("error"))["code"] == "unauthenticated"
+        assert await line.closed() == 4401
+
+
 # --- frames -----------------------------------------------------------------------------------------------------------
 
 FRAMES: dict[str, tuple[list[bytes], set[int | None]]] = {
