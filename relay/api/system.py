@@ -37,6 +37,7 @@ class Readiness:
         self._turns = turns
         self._clock = clock
         self._probed_ms = 0
+        self._probing: asyncio.Future[str | None] | None = None
         self.draining = False
 
     async def obstacle(self) -> str | None:
@@ -52,6 +53,13 @@ class Readiness:
                 return word
         if self._clock.monotonic_ms() - self._probed_ms < PROBE_MS:
             return None
+        # One look for all who ask meanwhile: strangers may, without a bound, and must not fill the store's queue.
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.ensure_future(self._probe())
+        return await asyncio.shield(self._probing)
+
+    async def _probe(self) -> str | None:
+        """The word for what keeps the store from taking a write; None: it took one."""
         try:
             async with asyncio.timeout(PROBE_MS / 1000):
                 await self._engine.write(lambda conn, _: None)
