@@ -130,7 +130,7 @@ class DeviceSends:
     ) -> tuple[Accepted, dict[str, Any]]:
         if not self.policy_of(device.app_id).device_sends:
             raise Forbidden(HOW_TO_ALLOW)
-        if not self.rate.take(device, self.clock.now_ms()):
+        if not self.rate.take(device, self.clock.monotonic_ms()):
             raise Throttled("This device sends too fast.", retry_after_s=1)
         await self._check_member(device, body.to.group)
         sender = {"user": device.user_id, "device": device.device_id}

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from own_process import Ahead
 from running_relay import Answer, Face, Running, running
 
 from relay.clock import SystemClock, rfc3339
@@ -230,6 +231,24 @@ async def test_who_sends_too_fast_is_told_when_to_go_on(face: Face, bob: str) ->
     slow = await send(face, "over-http")
     assert slow.refused(429, "rate_limited")
     assert slow.headers["Retry-After"]
+
+
+async def test_a_clock_that_was_ahead_and_is_set_right_keeps_no_device_from_sending(tmp_path: Path) -> None:
+    settings = {
+        "RELAY_APP__DEVICE_SENDS": "true",
+        "RELAY_LIMITS__DEVICE_SENDS_BURST": "1",
+        "RELAY_LIMITS__DEVICE_SENDS_PER_S": "1000",
+    }
+    clock = Ahead()
+    clock.ahead_ms = 86_400_000
+    async with aiohttp.ClientSession() as http:
+        with running(tmp_path, settings, clock=clock) as relay:
+            face = Face(http, relay, "ann")
+            face.token = await face.device()
+            await face.device("ann-bob")
+            assert (await send(face, "k1")).status == 202
+            clock.ahead_ms = 0
+            assert (await send(face, "k2")).status == 202
 
 
 async def test_it_is_off_unless_the_operator_turns_it_on(tmp_path: Path) -> None:
