@@ -47,7 +47,7 @@ class CredentialWatch:
         self._hub = hub
         self._also = also
         self._since_ms = clock.now_ms()
-        self._used_ms = clock.now_ms()
+        self._used_ms = clock.monotonic_ms()
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -77,7 +77,7 @@ class CredentialWatch:
         return tokens.revoked_since(conn, since_ms) | apps.revoked_since(conn, since_ms)
 
     async def _write_used(self, *, ending: bool) -> None:
-        now_ms = self._clock.now_ms()
+        now_ms = self._clock.monotonic_ms()
         if now_ms < self._used_ms + USED_MS and not ending:
             return
         self._used_ms = now_ms

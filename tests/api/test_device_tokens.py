@@ -41,9 +41,10 @@ class Ahead:
     def __init__(self) -> None:
         self._clock = SystemClock()
         self._ahead_ms = 0
+        self.behind_ms = 0  # on the wall only
 
     def now_ms(self) -> int:
-        return self._clock.now_ms() + self._ahead_ms
+        return self._clock.now_ms() + self._ahead_ms - self.behind_ms
 
     def monotonic_ms(self) -> int:
         return self._clock.monotonic_ms() + self._ahead_ms
@@ -436,7 +437,9 @@ async def test_whoever_tries_a_key_from_elsewhere_again_and_again_fills_no_log(h
     assert [one["event"] for one in lines].count("auth.address_refused") == 1
 
 
-async def test_when_a_key_was_used_is_written_down(house: House) -> None:
+@pytest.mark.parametrize("set_back_ms", [0, 3_600_000])
+async def test_when_a_key_was_used_is_written_down(house: House, set_back_ms: int) -> None:
+    house.clock.behind_ms = set_back_ms
     await house.call("GET", "/v1/events")
     house.clock.forward(2 * MINUTE_S)
 
