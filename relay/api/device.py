@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
-from aiohttp import WSMsgType, web
+from aiohttp import WSMessage, WSMsgType, web
 
 from relay.api.auth import Authenticator
 from relay.api.device_sends import DeviceSends
@@ -298,7 +298,7 @@ class DeviceApi:
         """The hello, within 5 s; None after closing the connection."""
         try:
             async with asyncio.timeout(protocol.HELLO_S):
-                message = await ws.receive()
+                message = await _said(ws)
         except TimeoutError:
             await ws.close(code=int(Close.UNAUTHENTICATED))
             return None
@@ -335,6 +335,17 @@ class DeviceApi:
             await ws.close(code=int(Close.UNAUTHENTICATED if problem.status == 401 else Close.TRY_LATER))
             return None
         return bearer
+
+
+async def _said(ws: web.WebSocketResponse) -> WSMessage:
+    """What comes first but for pings, which may come at any time and are answered (RFC 6455, 5.5.2); of many, one of them."""
+    for _ in range(protocol.FRAMES_BURST):
+        message = await ws.receive()
+        if message.type is WSMsgType.PING:
+            await ws.pong(message.data)
+        elif message.type is not WSMsgType.PONG:
+            break
+    return message
 
 
 def _compared_weakly(etag: str | None) -> str | None:

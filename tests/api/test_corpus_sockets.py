@@ -119,6 +119,20 @@ async def test_a_first_frame_that_is_no_hello(face: Face, first: bytes) -> None:
     assert not (await face.call("GET", f"/v1/users/{face.user}/presence")).json["online"]
 
 
+async def test_a_ping_may_come_before_the_hello(face: Face) -> None:
+    async with dialled(face.of.port, face.token) as line:
+        line.say(frame(PONG, b"unasked"), frame(PING, b"there?"))
+        assert await line.hear() == (PONG, b"there?")
+        line.tell(type="hello", store={"id": "s"})
+        await line.hear_of("welcome")
+
+
+async def test_b090_pings_without_end_in_place_of_a_hello(face: Face) -> None:
+    async with dialled(face.of.port, face.token) as line:
+        line.say(*[frame(PING)] * 1000)
+        assert await line.closed() == 4400
+
+
 async def test_a_hello_that_is_not_valid_is_told_where(face: Face) -> None:
     async with dialled(face.of.port, face.token) as line:
         line.say(frame(TEXT, b'{"type":"hello","schema":"seven"}'))
