@@ -9,8 +9,11 @@ from house import House
 from sqlalchemy import select
 
 from providers.contract import Capabilities, Outcome, Push, Verdict
+from relay.inbox.escalation import Step, to_store
 from relay.model import Policy
 from relay.push.accounts import Account, Accounts
+from relay.push.calls import Calls
+from relay.push.escalating import escalate
 from relay.push.limits import Bucket
 from relay.push.worker import PushWorker
 from relay.store.engine import Engine
@@ -83,3 +86,22 @@ async def test_what_comes_to_its_call_when_the_claim_is_over_is_not_called(engin
     await works(house, Slow(clock, asyncio.Event(), upto=1, most=2), open_token)
     ends = select(push_attempt.c.verdict).order_by(push_attempt.c.claim_token)
     assert await engine.read(lambda conn, _: list(conn.execute(ends).scalars())) == ["cut_off", "accepted"]
+
+
+async def test_a_step_that_was_not_called_whole_is_made_again(engine: Engine, clock: Any) -> None:
+    """It counts as one: what was left out of it would have no other."""
+    house = await owed(engine, clock, [])
+    for _ in range(3):
+        await house.send(escalate=to_store((Step(60, "next_address"),)))
+    clock.forward(s=1)
+    await house.told()
+    clock.forward(s=60)
+    await engine.write(lambda conn, now_ms: escalate(conn, now_ms, lambda _: house.policy))
+    (attempt,) = await house.plan()
+    assert (attempt.send.form, len(attempt.send.notes)) == ("repeat", 3)
+    vendor: Any = Slow(clock, asyncio.Event(), upto=3, most=3)
+    account = Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(99, 99))
+    calls = Calls(clock, house.rng, Accounts([account]), open_token=lambda _, sealed: sealed.decode())
+    result = await calls.make(account, attempt, until_ms=clock.monotonic_ms() + 3_000)
+    assert (vendor.shown.total(), result.word, result.partly, result.waiting) == (2, "retry", True, ())
+    assert account.in_flight == 0
