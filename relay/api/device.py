@@ -302,10 +302,13 @@ class DeviceApi:
         except TimeoutError:
             await ws.close(code=int(Close.UNAUTHENTICATED))
             return None
+        code = Close.BAD_FRAME
         try:
             frame = parse(message.data) if message.type is WSMsgType.TEXT else None
-        except Problem:
+        except Problem as problem:
             frame = None
+            if problem.code == "json_not_utf8":  # RFC 6455 8.1: the connection has failed
+                code = Close.NOT_UTF8
         if not isinstance(frame, dict) or frame.get("type") != "hello":
             if not ws.closed:
                 await ws.send_frame(
@@ -314,7 +317,7 @@ class DeviceApi:
                     ),
                     WSMsgType.TEXT,
                 )
-                await ws.close(code=int(Close.BAD_FRAME))
+                await ws.close(code=int(code))
             return None
         return frame
 

@@ -119,6 +119,12 @@ async def test_a_first_frame_that_is_no_hello(face: Face, first: bytes) -> None:
     assert not (await face.call("GET", f"/v1/users/{face.user}/presence")).json["online"]
 
 
+async def test_b087_a_first_frame_that_is_no_text(face: Face) -> None:
+    async with dialled(face.of.port, face.token) as line:
+        line.say(frame(TEXT, b'{"type":"hello","ref":"\xff"}'))
+        assert await line.closed() == 1007
+
+
 async def test_a_ping_may_come_before_the_hello(face: Face) -> None:
     async with dialled(face.of.port, face.token) as line:
         line.say(frame(PONG, b"unasked"), frame(PING, b"there?"))
