@@ -332,3 +332,17 @@ test("a word that the relay never takes has no refusal with it, nor the cursor",
   const [again] = said(other.handle({ type: "rang", timer: "ack" }));
   assert.deepEqual([again.cursor, again.read], ["c3", undefined]);
 });
+
+test("a word of another tab that is newer than the one on its way is said after it", () => {
+  const core = reading();
+  const word = (seq) => ({ "read:c": { conversation: "c", read_seq: seq } });
+  core.handle({ type: "spoke", words: word(3) });
+  const [first] = said(core.handle({ type: "rang", timer: "ack" }));
+  core.handle({ type: "poked", words: word(5) });
+  core.handle({ type: "came", frame: { type: "ack", ref: first.ref, acked: 2 } });
+  const [second] = said(core.handle({ type: "rang", timer: "ack" }));
+  assert.equal(second?.read[0].read_seq, 5);
+  core.handle({ type: "poked", words: word(5) });
+  core.handle({ type: "came", frame: { type: "ack", ref: second.ref, acked: 2 } });
+  assert.deepEqual(said(core.handle({ type: "rang", timer: "ack" })), [], "heard once, it is said no more");
+});

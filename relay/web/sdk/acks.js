@@ -25,9 +25,11 @@ export class Acks {
     Object.assign(this.#words, words);
   }
 
-  /** Words that another tab, or the service worker, has put into the cache. */
+  /** Words that another tab, or the service worker, has put into the cache, where they are never older than here. */
   merge(words) {
-    this.#words = { ...words, ...this.#words };
+    for (const [key, word] of Object.entries(words)) {
+      if (JSON.stringify(this.#words[key]) !== JSON.stringify(word)) this.#words[key] = word;
+    }
   }
 
   /** So many entries more are in the cache. */
