@@ -490,7 +490,8 @@ class Core:
         commands = self._heard(frame.get("ref"))
         if self.phase is Phase.SAYING:
             return commands + self._begin()
-        return [*commands, steps.Tell(news.Acked(frame.get("acked", 0)))]
+        # A word may have grown while it was on its way.
+        return [*commands, steps.Tell(news.Acked(frame.get("acked", 0))), *self._ack_soon()]
 
     def _heard(self, ref: str | None) -> list[Command]:
         heard = self._acks.heard(ref)

@@ -271,6 +271,17 @@ def test_a_word_that_grew_while_it_was_said_is_said_again() -> None:
     assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"][0]["read_seq"] == 5
 
 
+def test_a_word_that_grew_while_the_one_before_was_on_a_slow_way_is_said_when_that_has_been_heard() -> None:
+    core = reading()
+    core.handle(steps.Spoke(dict([said.read("c-1", 3)])))
+    first = said_ack(core.handle(steps.Rang(Timer.ACK)))
+    core.handle(steps.Spoke(dict([said.read("c-1", 5)])))
+    assert core.handle(steps.Rang(Timer.ACK)) == []
+    heard = core.handle(steps.Came({"type": "ack", "ref": first["ref"], "acked": 0}))
+    assert steps.SetTimer(Timer.ACK, 0.25) in heard
+    assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"][0]["read_seq"] == 5
+
+
 def test_a_word_that_the_relay_will_never_take_does_not_stand_in_the_way() -> None:
     core = reading()
     key, word = said.read("c-1", 3)

@@ -346,3 +346,15 @@ test("a word of another tab that is newer than the one on its way is said after 
   core.handle({ type: "came", frame: { type: "ack", ref: second.ref, acked: 2 } });
   assert.deepEqual(said(core.handle({ type: "rang", timer: "ack" })), [], "heard once, it is said no more");
 });
+
+test("a word that grew while the one before was on a slow way is said when that has been heard", () => {
+  const core = reading();
+  const word = (seq) => ({ "read:c": { conversation: "c", read_seq: seq } });
+  core.handle({ type: "spoke", words: word(3) });
+  const [first] = said(core.handle({ type: "rang", timer: "ack" }));
+  core.handle({ type: "spoke", words: word(5) });
+  assert.deepEqual(said(core.handle({ type: "rang", timer: "ack" })), []);
+  const commands = core.handle({ type: "came", frame: { type: "ack", ref: first.ref, acked: 2 } });
+  assert.deepEqual(done(commands, "set").map(({ timer }) => timer), ["ack", "silence"]);
+  assert.equal(said(core.handle({ type: "rang", timer: "ack" }))[0].read[0].read_seq, 5);
+});

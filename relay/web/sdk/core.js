@@ -408,7 +408,8 @@ export class Core {
 
   #ackHeard({ ref, acked }) {
     const commands = this.#heard(ref);
-    return this.phase === "saying" ? [...commands, ...this.#sayOrGreet()] : [...commands, tell("acked", { seq: acked })];
+    if (this.phase === "saying") return [...commands, ...this.#sayOrGreet()];
+    return [...commands, tell("acked", { seq: acked }), ...this.#ackSoon()]; // a word may have grown on the way
   }
 
   #heard(ref) {
