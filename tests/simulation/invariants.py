@@ -43,6 +43,16 @@ REFUSALS = frozenset(
 )  # a receiver that a job could not give it to: no delivery's end
 EARLY_MS = 90_000  # by so much a node's clock may be off
 
+LATE_MS = 120_000  # a push that was decided before may still go out
+# Whether an entry lives and is not acked, or was so lately; nothing is said of those that are gone, or stand in a conversation.
+_OPEN = """
+SELECT max(d.progress_ms > :late OR d.contact_ms > :late OR coalesce(e.ended_ms > :late, 0) OR (
+  e.state = 'live' AND e.expires_ms > :late AND e.seq > d.acked_seq AND NOT EXISTS (
+    SELECT 1 FROM device_ack a WHERE a.app_id = e.app_id AND a.user_id = e.user_id AND a.device_id = :device_id
+    AND a.kind = 0 AND e.seq BETWEEN a.from_seq AND a.to_seq)))
+FROM inbox_entry e JOIN device d ON (d.app_id, d.user_id) = (e.app_id, e.user_id) AND d.device_id = :device_id
+WHERE e.app_id = :app_id AND e.user_id = :user_id AND e.message_id = :id"""
+
 _DEVICES = """
 SELECT device_id, state, session, lineage_session, start_seq, acked_seq, acked_high, pushed_seq, has_address, schema,
        online_since_ms IS NOT NULL AND offline_since_ms IS NULL, linger_until_ms IS NOT NULL, offline_told
@@ -276,6 +286,15 @@ class Referee:
                 raise Broken(f"I4: {place} was {known}, is {entry['id']}")
             if self.now_ms < self.due_ms.get((device.app_id, entry["id"]), 0) - EARLY_MS:
                 raise Broken(f"D1: {entry['id']} came to {device} before its time")
+
+    def pushed(self, device: DeviceKey, ids: Iterable[str]) -> None:
+        """SIM-I10: a push tells of something that is open, or was until a moment ago."""
+        lately = self.now_ms - LATE_MS
+        found = [
+            self._store.raw.execute(_OPEN, {"late": lately, "id": id_, **device._asdict()}).fetchone()[0] for id_ in ids
+        ]
+        if found and set(found) == {0}:
+            raise Broken(f"SIM-I10: {device} is told of {list(ids)}, none of which is open")
 
     def proved(self, device: DeviceKey, upgrade: str, state: str) -> None:
         """10.4: an upgrade whose phone caught up and compared is known to be complete."""

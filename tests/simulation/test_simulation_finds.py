@@ -24,7 +24,7 @@ from relay.inbox.visibility import View
 from relay.model import Device, Entry, EntryState, Kind, PushJob, UserKey
 from relay.presence.leases import LeaseBook
 from relay.presence.service import PresenceService
-from relay.push import accounts, planning, settling
+from relay.push import accounts, planning, settling, worker
 from relay.push.attempts import Attempt
 from relay.realtime.hub import Hub
 from relay.realtime.service import DeviceService
@@ -87,6 +87,16 @@ def who_lost_its_address_is_told_nothing_more(patch: pytest.MonkeyPatch) -> None
         return structs.replace(after, due_ms=None, reason=job.reason) if lost else after
 
     patch.setattr(push_due, "rearm", resting)
+
+
+def what_is_acked_is_told_again(patch: pytest.MonkeyPatch) -> None:
+    items = planning._items
+
+    def older_too(locked: Locked, device: Device, *, after: int, upto: int) -> Any:
+        return items(locked, device, after=max(0, after - 5), upto=upto)
+
+    patch.setattr(planning, "_items", older_too)
+    patch.setattr(worker, "still_needed", lambda conn, now_ms, attempts: [True] * len(attempts))
 
 
 def what_a_vendor_took_counts_as_acked(patch: pytest.MonkeyPatch) -> None:
@@ -377,6 +387,7 @@ def an_hour_is_closed_before_it_is_over(patch: pytest.MonkeyPatch) -> None:
         (nobody_is_reminded, "I25", {}),
         (what_rests_for_a_mended_account_rests_on, "I25", {"vendor_misconfigured": 30.0}),
         (who_lost_its_address_is_told_nothing_more, "I25", {"false_dead": 0.3}),
+        (what_is_acked_is_told_again, "SIM-I10", {}),
         (what_a_vendor_took_counts_as_acked, "I24", {}),
         (what_a_vendor_took_is_told_as_delivered, "I24", {}),
         (a_push_that_is_under_way_is_taken_by_a_second_sender, "I20", {"vendor_slow": 0.5}),

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from providers.contract import Push
 from relay.errors import Missing, Problem
 from relay.inbox.registry import Registration
-from relay.model import DeviceKey, Policy
+from relay.model import DeviceKey, Policy, UserKey
 from relay.store.meta import Witness
 from relay.webhooks.post import Answer
 from relay.webhooks.worker import Pace
@@ -84,7 +85,7 @@ class World:
                 draws=self.draws.stream(f"vendor/{n}"),
                 story=story,
                 wall=self.wall,
-                unwanted=lambda push, user: self.wishes.check(push, user),
+                unwanted=self._unwanted,
                 names=self.moves.names,
                 said_dead=self.referee.deaths.said,
             )
@@ -118,6 +119,11 @@ class World:
                 self.delays.look(self.node.connections.items(), self.referee.inboxes, self.faults.fired)
         except Broken as broken:
             self.fail(broken)
+
+    def _unwanted(self, push: Push, user: UserKey) -> None:
+        """Raises Broken for a push that this user should not get."""
+        self.wishes.check(push, user)
+        self.referee.pushed(DeviceKey(*user, push.relay["device"]), push.relay["ids"])
 
     def fail(self, error: BaseException) -> None:
         """An invariant does not hold: the run ends here."""
