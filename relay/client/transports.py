@@ -21,6 +21,7 @@ SUBPROTOCOL = "relay.v1.json"
 OPEN_S = 15.0
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 CURSOR_STATUS = frozenset({409, 410})
+JUDGED = frozenset({401, 403})  # of the token, or of the device
 Token = Callable[[], str]  # the newest: an older one that is used beside it would end them all
 _Asked = tuple[str | None, tuple[str, ...], tuple[str, ...]]  # cursor, shared cursors, timelines to open
 _CALLS = {"hello": ("PUT", "/v1/device"), "ack": ("POST", "/v1/device/ack"), "hb": ("POST", "/v1/device/heartbeat")}
@@ -188,7 +189,10 @@ class HttpWay:
             self._came.put_nowait({"type": "resync_required", "resync": problem.body["resync"]})
         elif problem.code == "state_conflict":
             self._came.put_nowait(Gone(4001))
-        elif problem.status in {401, 403} or (problem.retryable and not ref):
+        elif not problem.of_the_relay:  # what stands before it decides nothing: not of these words, nor for good
+            code = None if problem.status in JUDGED else problem.status
+            self._came.put_nowait(Gone(code, problem.retry_after_s, unfit=not problem.retryable))
+        elif problem.status in JUDGED or (problem.retryable and not ref):
             self._came.put_nowait(Gone(problem.status, problem.retry_after_s))
         else:
             frame = {"type": "error", "code": problem.code, "detail": problem.detail, **ref}

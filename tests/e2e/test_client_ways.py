@@ -73,12 +73,16 @@ class Between:
     def __init__(self, target: str) -> None:
         self.target = target
         self.refused: set[str] = set()
+        self.status = 404
+        self.once: dict[str, list[int]] = {}  # what it answers by itself, each once
         self.seen: list[str] = []
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(request.path)
         if request.path in self.refused:
-            return web.Response(status=404, text="<h1>Not here</h1>")
+            return web.Response(status=self.status, text="<h1>Not here</h1>")
+        if once := self.once.get(request.path):
+            return web.Response(status=once.pop(), text="<h1>Not now</h1>")
         headers = {name: value for name, value in request.headers.items() if name != "Host"}
         async with (
             aiohttp.ClientSession(auto_decompress=False) as http,
@@ -137,6 +141,54 @@ async def test_where_a_way_is_barred_the_next_one_is_taken(
         await ear.until(news.MessageArrived, body_is("live"))
     assert ear.of(news.Connected)[-1].transport == way
     assert [one.message.body for one in ear.of(news.MessageArrived)] == ["missed", "live"]
+
+
+async def test_a_proxy_that_forbids_sockets_has_not_judged_the_device(
+    between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path
+) -> None:
+    box, url = between
+    box.refused, box.status = {"/v1/device/ws"}, 403
+    token = await token_of(backend, user)
+    async with a_client(url, token, tmp_path / "a.db") as (_, ear):
+        await ear.until(news.CaughtUp)
+    assert ear.of(news.Connected)[-1].transport == "streamed"
+
+
+@pytest.mark.parametrize("way", [Way.SSE, Way.LONG_POLL])
+@pytest.mark.parametrize("status", [403, 404, 502])
+async def test_words_that_something_before_the_relay_has_answered_are_said_again(
+    relay: RelayProcess,
+    between: tuple[Between, str],
+    backend: Backend,
+    user: str,
+    tmp_path: Path,
+    way: Way,
+    status: int,
+) -> None:
+    box, url = between
+    phone, laptop = await token_of(backend, user), await token_of(backend, user, "laptop")
+    await backend.send(user, "hi", conversation={"type": "group", "id": "c-1"})
+    async with (
+        a_client(url, phone, tmp_path / "phone.db", ways=[way]) as (client, ear),
+        a_client(relay.url, laptop, tmp_path / "laptop.db") as (_, other_ear),
+    ):
+        await other_ear.until(news.MessageArrived)
+        await ear.until(news.Acked)
+        box.once["/v1/device/ack"] = [status]
+        await client.read("c-1", 1)
+        assert (await other_ear.until(news.ReadElsewhere)).read_seq == 1
+        assert box.once["/v1/device/ack"] == []
+
+
+async def test_a_page_that_something_before_the_relay_has_refused_is_asked_for_again(
+    between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path
+) -> None:
+    box, url = between
+    async with a_client(url, await token_of(backend, user), tmp_path / "a.db", ways=[Way.POLL]) as (_, ear):
+        await ear.until(news.CaughtUp)
+        box.once["/v1/device/sync"] = [404]
+        await backend.send(user, "after")
+        await ear.until(news.MessageArrived, body_is("after"))
 
 
 async def test_a_read_marker_and_a_recall_reach_the_users_other_device(
