@@ -41,7 +41,9 @@ NOT_WAITED_S = 1.0  # a long poll that ended sooner without news is not repeated
 CURSOR_CODES = frozenset({"invalid_cursor", "cursor_epoch_changed", "cursor_too_old"})
 TRANSIENT = frozenset(
     [
+        "request_timeout",
         "rate_limited",
+        "auth_throttled",
         "overloaded",
         "draining",
         "storage_unavailable",
@@ -515,7 +517,13 @@ class Core:
             return self._forget()
         if frame.get("retry_after_ms"):
             self._redial.asked_s = frame["retry_after_ms"] / 1000
-        return [told, *self._close("no welcome")] if self.phase is Phase.GREETING else [told]
+        if self.phase is Phase.GREETING:
+            return [told, *self._close("no welcome")]
+        if (
+            ref is None and self._reading is Reading.PULLED
+        ):  # it was the answer of a Fetch, and nothing else begins the next
+            return [told, *self._close("no page")]
+        return [told]
 
     # --- heartbeats ---
 

@@ -281,6 +281,25 @@ def test_a_word_that_the_relay_will_never_take_does_not_stand_in_the_way() -> No
     assert isinstance(only(commands, steps.Tell).what, news.Refused)
 
 
+@pytest.mark.parametrize("code", ["overloaded", "auth_throttled", "request_timeout"])
+def test_a_word_that_the_relay_does_not_take_for_now_is_said_again(code: str) -> None:
+    core = reading()
+    key, word = said.read("c-1", 3)
+    core.handle(steps.Spoke({key: word}))
+    ref = said_ack(core.handle(steps.Rang(Timer.ACK)))["ref"]
+    core.handle(steps.Came({"type": "error", "code": code, "ref": ref, "detail": ""}))
+    assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"] == [word]
+
+
+def test_a_page_that_is_refused_for_whatever_reason_is_asked_for_on_another_connection() -> None:
+    """Nothing else would ask: each question follows from the answer of the one before."""
+    core = reading(way=Reading.PULLED)
+    commands = core.handle(steps.Came({"type": "error", "code": "internal", "ref": None, "detail": ""}))
+    assert steps.Close in kinds(commands)
+    pushed = reading().handle(steps.Came({"type": "error", "code": "internal", "ref": None, "detail": ""}))
+    assert kinds(pushed) == {steps.Tell, steps.SetTimer}, "pages come by themselves"
+
+
 def test_a_heartbeat_that_knows_of_more_has_it_fetched() -> None:
     core = reading()
     assert steps.SetTimer(Timer.BEHIND, 2.0) in core.handle(steps.Came({"type": "hb", "head": 3}))
