@@ -365,8 +365,10 @@ class Core:
                 return self._ask_shared(page.timeline)
             case Verdict.AHEAD if self._reading is Reading.STREAMED:
                 return [self._fetch()]
-            case _:
+            case Verdict.EMPTY:  # what it answers has said `nothing`, too
                 return []
+            case _:
+                return self._pull_on(more=False)
 
     def _kept_shared(self, name: str, position: Position) -> list[Command]:
         self._storing = False
