@@ -388,13 +388,15 @@ class Cache:
         return joined(gaps, near=NEAR)
 
     def rows(self, extent: Extent, *, as_of_ms: int) -> list[Row]:
-        """What counts in a comparison (protocol 8.7). A row whose body is missing or has rotted does not."""
+        """What counts in a comparison (protocol 8.7): also what was ended since by an entry beyond it, as messages go on coming
+        meanwhile. A row whose body is missing or has rotted does not."""
         found = self._rows(
             "SELECT l.seq, l.id, l.h, m.raw, m.ended FROM ledger l LEFT JOIN message m ON m.id = l.kept"
-            " WHERE l.timeline = ? AND l.seq > ? AND l.seq <= ? AND l.ended_by IS NULL"
+            " WHERE l.timeline = ? AND l.seq > ? AND l.seq <= ? AND (l.ended_by IS NULL OR l.ended_by > ?)"
             " AND (l.expires_ms IS NULL OR l.expires_ms > ?) ORDER BY l.seq",
             INBOX,
             extent.from_seq,
+            extent.to_seq,
             extent.to_seq,
             as_of_ms,
         )

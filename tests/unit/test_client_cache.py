@@ -391,6 +391,19 @@ def test_what_has_expired_or_was_ended_by_a_later_entry_does_not_count_in_a_comp
     assert [(row.seq, row.id) for row in cache.rows(cache.extent, as_of_ms=2000)] == [(4, "m3")]
 
 
+def test_what_a_message_that_comes_during_a_comparison_has_ended_counts_to_its_end(opened: Open) -> None:
+    """The relay compares up to the cursor that it was begun with: what ended beyond it would seem to be lacking here."""
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1), entry(2, collapse_key="k"), entry(3, "m3", form="fallback")))
+    extent = cache.extent
+    before = cache.rows(extent, as_of_ms=0)
+    recall = {"seq": 4, "id": "r", "kind": "recall", "of": ["m1"]}
+    ends = a_page(3, recall, entry(5, collapse_key="k"), entry(6, "m3", kind="release"))
+    cache.keep(cache.position, ends)
+    assert cache.rows(extent, as_of_ms=0) == before
+    assert [row.seq for row in cache.rows(cache.extent, as_of_ms=0)] == [5, 6]
+
+
 def test_what_the_user_deleted_still_counts_as_received(opened: Open) -> None:
     """F53: taken off the screen, it counts as it did."""
     cache = begun(opened())
