@@ -234,8 +234,8 @@ class Cache:
 
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
         """A copy of what this device has sent ends its wait for the answer."""
-        if entry.kind == "own" and self.outbox.settle(self._db, entry.client_ref) is not None:
-            outcome.told.append(news.Sent(entry.client_ref or "", entry.id))
+        if entry.kind == "own" and (key := self.outbox.settle_copy(self._db, entry)) is not None:
+            outcome.told.append(news.Sent(key, entry.id))
 
     def sent(self, key: str, sent: Mapping[str, Any]) -> tuple[Outcome, bool]:
         """Takes a message from the outbox into the inbox's cache; false: its text is different there, and not kept here.

@@ -404,6 +404,18 @@ def test_what_a_message_that_comes_during_a_comparison_has_ended_counts_to_its_e
     assert [row.seq for row in cache.rows(cache.extent, as_of_ms=0)] == [5, 6]
 
 
+def test_a_message_is_sent_by_its_own_copy_and_not_by_that_of_another_device_under_the_same_key(opened: Open) -> None:
+    """An app's own keys, drafts that it counts, say, need to be unique on one device only (protocol 12.3)."""
+    cache = begun(opened())
+    cache.outbox.put("draft-1", {"to": {"users": ["bob"]}, "body": "mine"}, now_ms=1)
+    theirs = cache.keep(START, a_page(0, entry(1, body="the tablet's", kind="own", client_ref="draft-1")))
+    assert [one.key for one in cache.outbox.all()] == ["draft-1"]
+    ours = cache.keep(cache.position, a_page(1, entry(2, body="mine", kind="own", client_ref="draft-1")))
+    assert cache.outbox.all() == []
+    assert news.Sent("draft-1", "m1") not in theirs.told
+    assert news.Sent("draft-1", "m2") in ours.told
+
+
 def test_what_the_user_deleted_still_counts_as_received(opened: Open) -> None:
     """F53: taken off the screen, it counts as it did."""
     cache = begun(opened())
