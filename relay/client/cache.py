@@ -354,9 +354,11 @@ class Cache:
             [(key, json.dumps(said_)) for key, said_ in words.items()],
         )
 
-    def drop_words(self, keys: Sequence[str]) -> None:
+    def drop_words(self, heard: said.Words) -> None:
+        """Forgets words that were heard, unless they have changed since."""
         with self._transaction() as db:
-            db.executemany("DELETE FROM word WHERE key = ?", [(key,) for key in keys])
+            rows = [(key, json.dumps(said_)) for key, said_ in heard.items()]
+            db.executemany("DELETE FROM word WHERE key = ? AND said = ?", rows)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Takes messages off this device; what came by which number stays known."""

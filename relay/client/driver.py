@@ -118,9 +118,9 @@ class Driver:
                 return await self._write(lambda: self._cache.shared.keep(at, page), timeline=page.timeline)
             case steps.AdoptShared(name, position):
                 return await self._write(lambda: self._cache.shared.adopt(name, position), timeline=name)
-            case steps.Drop(keys):
+            case steps.Drop(words):
                 with suppress(sqlite3.Error):  # said once more, then
-                    await self._on_disk(lambda: self._cache.drop_words(keys))
+                    await self._on_disk(lambda: self._cache.drop_words(words))
             case steps.SetTimer(timer, after_s):
                 self._set_timer(timer, after_s)
             case steps.StopTimer(timer):

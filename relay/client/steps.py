@@ -242,9 +242,9 @@ class AdoptShared:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """These words have been heard: they need not be kept any more."""
+    """These words have been heard: they need not be kept any more. A newer one under the same key is."""
 
-    keys: tuple[str, ...]
+    words: Words
 
 
 @dataclass(frozen=True, slots=True)

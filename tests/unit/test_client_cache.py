@@ -241,8 +241,18 @@ def test_words_survive_a_restart_until_they_are_heard(opened: Open) -> None:
     first.put_words(dict([said.read("c-1", 4), said.receipt("m1", "shown")]))
     second = opened()
     assert set(second.words()) == {"read:c-1", "receipt:shown:m1"}
-    second.drop_words(["read:c-1"])
+    second.drop_words(dict([said.read("c-1", 4)]))
     assert set(first.words()) == {"receipt:shown:m1"}
+
+
+def test_a_word_that_has_grown_while_it_was_said_is_still_owed(opened: Open) -> None:
+    """Also to a client that dies before it knows of it: the app has written it, and only then comes the answer to the older."""
+    cache = opened()
+    older = dict([said.read("c-1", 4)])
+    cache.put_words(older)
+    cache.put_words(dict([said.read("c-1", 9)]))
+    cache.drop_words(older)
+    assert opened().words() == dict([said.read("c-1", 9)])
 
 
 def test_recalled_and_superseded_messages_leave_the_screen_and_their_text_the_disk(opened: Open, path: Path) -> None:

@@ -229,7 +229,7 @@ def test_a_refusal_is_heard_before_the_handshake_acks_what_it_is_about() -> None
     refusals, store = [{"id": "m-1", "code": "undecodable"}], {"id": "store-1"}
     assert first.frame == {"type": "ack", "ref": "1", "nack": refusals, "store": store}
     after = core.handle(steps.Came({"type": "ack", "ref": "1", "acked": 0, "results": {}}))
-    assert only(after, steps.Drop).keys == (key,)
+    assert only(after, steps.Drop).words == {key: word}
     assert only(after, steps.Say).frame["type"] == "hello"
 
 
@@ -259,7 +259,9 @@ def test_a_word_is_owed_until_it_is_heard() -> None:
     core.handle(steps.Kept(Position("e1", 0, "e1/0")))
     again = said_ack(core.handle(steps.Rang(Timer.ACK)))
     assert again["read"] == first["read"]
-    assert only(core.handle(steps.Came({"type": "ack", "ref": again["ref"], "acked": 0})), steps.Drop).keys == (key,)
+    assert only(core.handle(steps.Came({"type": "ack", "ref": again["ref"], "acked": 0})), steps.Drop).words == {
+        key: word
+    }
 
 
 def test_a_word_that_grew_while_it_was_said_is_said_again() -> None:
@@ -277,7 +279,7 @@ def test_a_word_that_the_relay_will_never_take_does_not_stand_in_the_way() -> No
     core.handle(steps.Spoke({key: word}))
     ref = said_ack(core.handle(steps.Rang(Timer.ACK)))["ref"]
     commands = core.handle(steps.Came({"type": "error", "code": "validation_failed", "ref": ref, "detail": ""}))
-    assert only(commands, steps.Drop).keys == (key,)
+    assert only(commands, steps.Drop).words == {key: word}
     assert isinstance(only(commands, steps.Tell).what, news.Refused)
 
 
