@@ -52,14 +52,17 @@ class TokenKeeper:
         elif renew or not self._given:
             try:
                 given = await self._source()
-            except (Problem, Unreachable, OSError, TimeoutError) as error:
+            except Exception as error:  # the app's function asks with a library of its own, which fails in its own way
                 log.warning("No token could be had: %s", type(error).__name__)
                 raise Gone from error
         else:
             given = self._given
         self._given = given
         refused = self._tried if renew else None
-        self.current = await self._on_disk(lambda: self._cache.token_after(given))
+        try:
+            self.current = await self._on_disk(lambda: self._cache.token_after(given))
+        except sqlite3.Error as error:
+            raise Gone from error
         if self.current == refused and isinstance(self._source, str):
             log.warning(
                 "The relay refuses the token, and there is no other: `token` may be a function that asks your backend."

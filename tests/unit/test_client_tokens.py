@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import aiohttp
 import pytest
 from stopped_clock import SetClock
 
 from relay.client.cache import Cache
 from relay.client.http import Answer
 from relay.client.tokens import TokenKeeper
+from relay.client.transports import Gone
 
 T = TypeVar("T")
 
@@ -54,6 +56,25 @@ async def test_its_last_words_are_not_said_with_the_token_of_who_signed_in_meanw
     assert keeper.current == "bob's"
     assert token() == "ann's second"
     assert keeper.newest()() == "bob's"
+
+
+@pytest.mark.parametrize("error", [aiohttp.ServerDisconnectedError(), KeyError("token"), RuntimeError("ann's secret")])
+async def test_whatever_the_apps_function_raises_there_is_no_token_for_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Its backend answers with a 500, say: the client comes back later, and does not stand still for ever."""
+
+    async def source() -> str:
+        raise error
+
+    cache = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0)
+    with pytest.raises(Gone):
+        await TokenKeeper(source, cache, _at_once, _no_call, asyncio.create_task, SetClock()).take(renew=False)
+    assert type(error).__name__ in caplog.text
+    assert "secret" not in caplog.text
+    cache.close()
+    with pytest.raises(Gone):
+        await TokenKeeper("ann's", cache, _at_once, _no_call, asyncio.create_task, SetClock()).take(renew=False)
 
 
 async def test_a_token_is_proved_once_the_relay_has_answered_its_handshake(keeper: TokenKeeper) -> None:
