@@ -147,9 +147,12 @@ class Cache:
             self._take_gaps(page)
             db.execute("UPDATE store SET seq = ?, cursor = ?", (page.to_seq, page.cursor))
             if page.caught_up:
-                db.execute("UPDATE store SET by_tag = ? WHERE by_tag = ?", (ByTag.REPEATS, ByTag.ALL))
+                self._all_has_come()
             self._put_words(outcome.words)
         return outcome
+
+    def _all_has_come(self) -> None:
+        self._db.execute("UPDATE store SET by_tag = ? WHERE by_tag = ?", (ByTag.REPEATS, ByTag.ALL))
 
     def fill(self, page: Page) -> tuple[Outcome, int]:
         """Stores what came beside the cursor: by a range, or after a comparison. Gives how many messages were mended."""
@@ -322,16 +325,25 @@ class Cache:
     # --- where to go on ---
 
     def adopt(
-        self, position: Position, *, session: int | None, reason: str | None, floor: int, user: str | None = None
+        self,
+        position: Position,
+        *,
+        session: int | None,
+        reason: str | None,
+        floor: int,
+        user: str | None = None,
+        complete: bool = False,
     ) -> Outcome:
         """Stores where reading goes on, and for whom (None: as before); every message stays. Under a new epoch, numbers of
-        the past mean nothing."""
+        the past mean nothing. `complete`: nothing lies beyond it."""
         with self._transaction() as db:
             here = self.position
             if position.epoch != here.epoch:
                 db.execute("DELETE FROM ledger WHERE timeline = ?", (INBOX,))
                 db.execute("DELETE FROM hole WHERE timeline = ?", (INBOX,))
                 db.execute("UPDATE store SET by_tag = ?", (ByTag.ALL if here.epoch else ByTag.NONE,))
+            if complete:
+                self._all_has_come()
             if (reason is not None or here.seq == UNKNOWN_SEQ) and position.seq != UNKNOWN_SEQ:
                 db.execute("UPDATE store SET base_seq = ?", (position.seq,))
             db.execute(

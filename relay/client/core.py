@@ -253,7 +253,7 @@ class Core:
         self.user = frame.get("user", self.user)
         return [
             steps.StopTimer(Timer.ANSWER),
-            steps.Adopt(at, self.session, reason, frame.get("floor", 0), frame.get("user")),
+            steps.Adopt(at, self.session, reason, frame.get("floor", 0), frame.get("user"), frame["missing"] == 0),
         ]
 
     def _take_beat(self, beat: Mapping[str, Any]) -> None:

@@ -109,9 +109,15 @@ class Driver:
                     await self._transport.fetch(command)
             case steps.Keep(at, page):
                 return await self._write(lambda: self._cache.keep(at, page))
-            case steps.Adopt(position, session, reason, floor, user):
+            case steps.Adopt(position, session, reason, floor, user, complete):
                 adopt = functools.partial(
-                    self._cache.adopt, position, session=session, reason=reason, floor=floor, user=user
+                    self._cache.adopt,
+                    position,
+                    session=session,
+                    reason=reason,
+                    floor=floor,
+                    user=user,
+                    complete=complete,
                 )
                 return await self._write(adopt)
             case steps.KeepShared(at, page):

@@ -222,6 +222,7 @@ class Adopt:
     reason: str | None = None
     floor: int = 0
     user: str | None = None  # whose messages they are, as a welcome says; None: it remains as it is
+    complete: bool = False  # nothing lies beyond it: no page will say that everything has come
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,6 +212,15 @@ def test_a_cursor_that_cannot_be_read_is_forgotten_and_everything_else_kept() ->
     assert "cursors" not in only(core.handle(steps.Opened(Reading.PUSHED)), steps.Say).frame
 
 
+@pytest.mark.parametrize(("head", "complete"), [(0, True), (3, False)])
+def test_an_inbox_with_nothing_more_for_it_is_complete_as_no_page_will_say_so(head: int, complete: bool) -> None:
+    core = a_core()
+    core.handle(steps.Started(Position("e1", 7, "e1/7")))
+    core.handle(steps.Opened(Reading.PUSHED))
+    adopt = only(core.handle(steps.Came(welcome(head=head, epoch="e2", resync="epoch"))), steps.Adopt)
+    assert adopt.complete is complete
+
+
 def test_a_welcome_that_would_skip_messages_is_not_believed() -> None:
     core = a_core()
     core.handle(steps.Started(Position("e1", 4, "e1/4")))
