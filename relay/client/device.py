@@ -233,7 +233,8 @@ class Client:
     async def follow(self, conversation: str) -> None:
         """Has the messages of an ultra group come into the cache, from now on and after each start.
 
-        After a long absence the last ones come, and a hole is left, which `fill_hole` fills. Raises sqlite3.Error.
+        After a long absence the last ones come, and a hole is left, which `fill_hole` fills. Raises sqlite3.Error, ValueError
+        where 50 are followed already.
         """
         position = await self._on_disk(lambda: self.cache.shared.follow(conversation))
         self._driver.post(steps.Followed(conversation, position))
