@@ -110,8 +110,10 @@ class Core:
                 self._follows.positions = dict(follows)
                 self._acks.owe(words)
                 return self._connect()
-            case steps.Opened(reading, words):
+            case steps.Opened(reading, words, position):
                 self._acks.owe(words)
+                if position is not None and not self._storing:
+                    self.position = position
                 return self._opened(reading)
             case steps.Came(frame):
                 return self._came(frame)

@@ -175,7 +175,8 @@ class Client:
                 self._news.remove(queue)
 
     async def messages(self, *, after: int = 0) -> AsyncIterator[news.Message]:
-        """Messages, each once: first what the cache holds after the `place` of the last one shown, then what arrives.
+        """Messages, each once: first what the cache holds after the `place` of the last one shown, then what arrives. What
+        another process of the app has stored meanwhile comes with the next one that arrives here, or the next connection.
 
         Raises AnotherUser.
         """
@@ -186,8 +187,17 @@ class Client:
                     yield one
                     after = one.place
             async for news_ in arriving:
-                if isinstance(news_, news.MessageArrived) and news_.message.place > after:
-                    yield news_.message
+                here = news_.message if isinstance(news_, news.MessageArrived) else None
+                between = isinstance(news_, news.Connected) or (here is not None and here.place > after + 1)
+                while between and self._main is not None:  # else the cache is closed already
+                    page = await self._on_disk(functools.partial(self.cache.messages, after=after))
+                    between = bool(page)
+                    for one in page:
+                        yield one
+                        after = one.place
+                if here is not None and here.place > after:
+                    yield here
+                    after = here.place
         finally:
             await arriving.aclose()
 

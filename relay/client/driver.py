@@ -197,11 +197,13 @@ class Driver:
                 self._ladder.failed(now_ms)
             self.post(steps.Closed(gone.code, gone.retry_after_s))
             return
-        words: Mapping[str, Mapping[str, Any]] = {}
+        opened = steps.Opened(transport.reading)
         with suppress(sqlite3.Error):
-            words = await self._on_disk(self._cache.words)
+            opened = await self._on_disk(
+                lambda: steps.Opened(transport.reading, self._cache.words(), self._cache.position)
+            )
         self._transport = transport
-        self.post(steps.Opened(transport.reading, words))
+        self.post(opened)
         self._receiver = asyncio.create_task(self._receive(transport))
 
     async def _receive(self, transport: Transport) -> None:

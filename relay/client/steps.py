@@ -60,10 +60,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A transport is ready for words. `words` are those that the database holds: another process may have put some there."""
+    """A transport is ready for words. `words` are those that the database holds, `position` is where it stands: another process
+    may have put some there, or moved it."""
 
     reading: Reading
     words: Words = field(default_factory=dict)
+    position: Position | None = None  # None: where it stood
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,6 +308,31 @@ async def test_a_message_can_be_followed_to_its_end(
     assert "delivery.acked" in kinds
 
 
+async def test_what_another_process_has_stored_is_shown_in_its_place_and_gone_on_from(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    """The app's extension, while the app itself is in the background."""
+    token, path = await token_of(backend, user), tmp_path / "a.db"
+
+    async def shown(client: Client) -> list[Any]:
+        return [message.body async for message in client.messages()]
+
+    async with a_client(relay.url, token, path) as (app, ear):
+        showing = asyncio.create_task(shown(app))
+        await ear.until(news.CaughtUp)
+        app.turn(foreground=False)
+        async with a_client(relay.url, token, path) as (_, extension):
+            await ear.until(news.Replaced)
+            await backend.send(user, "meanwhile")
+            await extension.until(news.Acked, lambda one: one.seq == 1)
+        app.turn(foreground=True)
+        await ear.until(news.Connected, lambda one: one.verdict == "resume")
+        await backend.send(user, "after")
+        await ear.until(news.MessageArrived)
+    assert await showing == ["meanwhile", "after"]
+    assert [one.reason for one in ear.of(news.Connected)] == ["no_cursor", None], "it had the extension's cursor"
+
+
 async def test_what_another_process_has_put_into_the_cache_is_said_on_the_next_connection(
     relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
 ) -> None:
