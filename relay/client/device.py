@@ -377,6 +377,8 @@ class Client:
         if sent is None:
             headers = {"Idempotency-Key": key}
             sent = (await self._call("POST", "/v1/device/messages", body=message, headers=headers)).json
+            if not {"id", "seq", "h"} <= sent.keys():
+                raise Unreachable("POST /v1/device/messages: the answer is not the relay's")
         return sent
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:

@@ -29,7 +29,6 @@ from relay.clock import Clock
 
 STREAM_SILENT_S = 75.0  # the relay says something every 25 s
 NO_STREAM = frozenset({404, 405, 406})  # a relay, or something before it, that has no such door
-PROBLEM = "application/problem+json"
 ABNORMAL = 1006  # of a socket that ended without a close frame
 SENT_BYTES_MAX = 60_000  # the relay reads frames of 64 KiB
 
@@ -87,7 +86,7 @@ class SocketWay(HttpWay):
                 )
         except aiohttp.WSServerHandshakeError as error:
             headers = error.headers if error.headers is not None else {}
-            if error.status in JUDGED and not headers.get("Content-Type", "").startswith(PROBLEM):
+            if error.status in JUDGED and not headers.get("Content-Type", "").startswith(http.PROBLEM):
                 raise Gone(unfit=True) from error  # a proxy that lets no sockets through says nothing of the device
             after = headers.get("Retry-After", "")
             unfit = error.status not in {401, 403, 429, 502, 503, 504}
