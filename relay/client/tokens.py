@@ -83,12 +83,19 @@ class TokenKeeper:
         return newest
 
     async def keep(self, answer: Mapping[str, Any]) -> None:
-        """The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to a
-        handshake, or to what is asked once ours is proved."""
+        """The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to the
+        handshake of the connection that was begun last."""
+        await self._keep(answer, after=self._tried)
+
+    async def _keep(self, answer: Mapping[str, Any], *, after: str) -> None:
+        """`after`: what it was asked with. Of two successors of one token, the second would end both some minutes after the
+        first was used: it is dropped."""
         self.proved = self.current
         following = answer.get("token")
         if isinstance(following, str):
             given = self._given
+            if self.current != after:
+                return
             with suppress(sqlite3.Error):
                 await self._on_disk(lambda: self._cache.put_token(given, following))
                 self.current = self.proved = following
@@ -100,7 +107,7 @@ class TokenKeeper:
     async def _renew(self, after_s: float) -> None:
         """A connection may outlive its token: the next one is asked for in time."""
         await self._clock.sleep(after_s)
-        given = self._given
+        given, token = self._given, self.current
         try:
             answer = (await self._call("POST", "/v1/device/token")).json
         except AnotherUser:
@@ -110,4 +117,4 @@ class TokenKeeper:
             self._renewal = self._later(self._renew(HOUR_S))
             return
         if self._given == given:  # else the app has brought another one meanwhile, perhaps another user's
-            await self.keep(answer)
+            await self._keep(answer, after=token)

@@ -115,6 +115,37 @@ async def test_a_successor_that_comes_when_the_app_has_brought_another_token_is_
     cache.close()
 
 
+@pytest.mark.parametrize("handshake_first", [True, False])
+async def test_of_two_successors_of_one_token_the_first_is_kept(tmp_path: Path, handshake_first: bool) -> None:
+    """A handshake and a renewal may each be handed one. Ten minutes after the first use of one, the other ends both."""
+    asked, came = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: str) -> Answer:
+        asked.set()
+        await came.wait()
+        return Answer(200, json.dumps({"token": "by renewal"}).encode())
+
+    async def settle() -> None:
+        for _ in range(5):
+            await clock.sleep(0)
+
+    cache, clock = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0), SetClock()
+    keeper = TokenKeeper("ann's", cache, _at_once, slow, asyncio.create_task, clock)
+    await keeper.take(renew=False)
+    await keeper.keep({"renew_at": "1970-01-01T00:00:00Z"})
+    await asyncio.wait_for(asked.wait(), 5)
+    await keeper.take(renew=False)  # another connection
+    if not handshake_first:
+        came.set()
+        await settle()
+    await keeper.keep({"token": "by handshake"})
+    came.set()
+    await settle()
+    kept = "by handshake" if handshake_first else "by renewal"
+    assert keeper.current == kept == cache.token_after("ann's")
+    cache.close()
+
+
 async def test_a_token_that_is_refused_and_has_no_other_is_said_in_the_log_and_not_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
