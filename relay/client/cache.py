@@ -31,7 +31,9 @@ RANK = {"raw": 0, "fallback": 1, "full": 2}
 # For so long after a message was accepted, and after its end, the relay knows its key again (protocol 12.1).
 KEY_KEPT_MS = 72 * 3_600_000
 KEY_AFTER_LIFE_MS = 24 * 3_600_000
-Check = Callable[[news.Message], None]  # raises ValueError for a message that this version of the app can't use
+Check = Callable[
+    [news.Message], None
+]  # raises (ValueError, or what it trips over) for what this version of the app can't use
 
 
 class ByTag(IntEnum):
@@ -281,7 +283,7 @@ class Cache:
         try:
             if self._check is not None:
                 self._check(news.Message.of(entry, entry.form))
-        except ValueError:
+        except Exception:  # noqa: BLE001 - a KeyError, say: a body that this version trips over must not end it again and again
             return "raw", "undecodable"
         return entry.form if entry.form in RANK else "full", None
 

@@ -61,10 +61,10 @@ class Client:
         """`token` is a device token, or a function that asks your backend for one; `cache` the file of this device alone.
 
         `schema` and `types` say what this version of the app can show. `check` raises ValueError for a message that it
-        can't use: such a message is kept, and comes again after an upgrade. `migrations` are for tables of the app's own
-        in the same file. `facts` are further fields of the handshake: platform, locale, tz, addresses, heartbeat, …
-        `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file that can't be opened,
-        ValueError for what is no URL.
+        can't use, or whatever it trips over: such a message is kept, and comes again after an upgrade. `migrations` are
+        for tables of the app's own in the same file. `facts` are further fields of the handshake: platform, locale, tz,
+        addresses, heartbeat, … `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file
+        that can't be opened, ValueError for what is no URL.
         """
         self._url = http.base_of(url)
         self._clock: Clock = clock or SystemClock()

@@ -200,13 +200,16 @@ def test_what_this_version_cannot_show_is_kept_raw_and_refused(opened: Open) -> 
     def check(message: news.Message) -> None:
         if message.body == "bad":
             raise ValueError
+        if isinstance(message.body, dict):
+            message.body["text"]
 
     cache = begun(opened(types=["text"], check=check))
-    page = a_page(0, entry(1, body="bad"), entry(2, type="poll"), entry(3), {"seq": 4, "id": "x", "kind": "hologram"})
+    hologram = {"seq": 5, "id": "x", "kind": "hologram"}
+    page = a_page(0, entry(1, body="bad"), entry(2, type="poll"), entry(3), entry(4, body={"poll": 1}), hologram)
     outcome = cache.keep(START, page)
-    expected = [("m1", "undecodable"), ("m2", "unknown_type"), ("x", "unknown_type")]
+    expected = [("m1", "undecodable"), ("m2", "unknown_type"), ("m4", "undecodable"), ("x", "unknown_type")]
     assert outcome.words == cache.words() == dict(said.nack(*one) for one in expected)
-    assert [one.form for one in cache.messages()] == ["raw", "raw", "full"]
+    assert [one.form for one in cache.messages()] == ["raw", "raw", "full", "raw"]
 
 
 def test_what_an_earlier_version_could_read_is_not_refused_by_one_that_cannot(opened: Open) -> None:
