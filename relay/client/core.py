@@ -383,11 +383,16 @@ class Core:
 
     def _follow_heard(self, frame: Mapping[str, Any]) -> list[Command]:
         commands: list[Command] = []
+        resets = list(frame.get("resync", ()))
         for refusal in frame.get("refused", ()):
             name = self._follows.refused(refusal)
             if name is not None:
                 commands.append(steps.Tell(news.FollowRefused(name, refusal.get("code", ""))))
-        return commands + self._begins_anew(frame.get("resync", ()))
+                if (
+                    refusal.get("code") == "invalid_cursor"
+                ):  # never said again: the next connection opens it by its name
+                    resets.append({"timeline": name, "epoch": "", "floor": 0, "cursor": None})
+        return commands + self._begins_anew(resets)
 
     def _begins_anew(self, resets: Sequence[Mapping[str, Any]]) -> list[Command]:
         """The relay says where a shared timeline goes on; every message of it stays."""
