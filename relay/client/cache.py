@@ -112,7 +112,8 @@ class Cache:
     ) -> list[news.Message]:
         """Messages in the order in which they came, those with a `place` above `after`.
 
-        Those that were taken back, replaced, deleted or have expired are left out.
+        Those that were taken back, replaced, deleted or have expired are left out, and whose text has rotted: a comparison
+        brings them again.
         """
         rows = self._rows(
             "SELECT raw, form, rowid FROM message WHERE ended IS NULL AND rowid > ? AND (? IS NULL OR conversation = ?)"
@@ -123,14 +124,17 @@ class Cache:
             now_ms,
             limit,
         )
-        return [news.Message.of(stored_entry(raw), form, place) for raw, form, place in rows]
+        read = [_message(*row) for row in rows]
+        if rows and not any(read):  # who asks for what follows must not take this for the end
+            return self.messages(conversation=conversation, after=rows[-1][2], limit=limit, now_ms=now_ms)
+        return [one for one in read if one is not None]
 
     def message(self, id_: str) -> news.Message | None:
-        """A message by its id; None if it is not (or no more) here."""
+        """A message by its id; None if it is not (or no more) here, or its text has rotted."""
         rows = self._rows(
             "SELECT raw, form, rowid FROM message WHERE id = ? AND ended IS NULL AND form <> 'control'", id_
         )
-        return news.Message.of(stored_entry(rows[0][0]), *rows[0][1:]) if rows else None
+        return _message(*rows[0]) if rows else None
 
     def _one(self, sql: str, *values: Any) -> tuple[Any, ...]:
         row: tuple[Any, ...] = self._rows(sql, *values)[0]
@@ -447,6 +451,14 @@ def _is_repeat(id_: str, *, of: str, expires_ms: int | None) -> bool:
 
 def _tag(id_: str) -> str | None:
     return f"{tag_of_id(id_):x}" if is_message_id(id_) else None
+
+
+def _message(raw: str, form: str, place: int) -> news.Message | None:
+    """A kept message; None if its text has rotted."""
+    try:
+        return news.Message.of(stored_entry(raw), form, place)
+    except ValueError:
+        return None
 
 
 def _sound(raw: str) -> bool:

@@ -379,6 +379,19 @@ def test_a_body_that_rotted_counts_as_missing_and_is_mended_by_what_comes(opened
     assert [row.id for row in cache.rows(cache.extent, as_of_ms=0)] == ["m1", "m2"]
 
 
+def test_a_text_that_cannot_be_read_any_more_hides_no_other_and_is_brought_again(opened: Open, path: Path) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, entry(1), entry(2, body="other")))
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE message SET raw = substr(raw, 1, 20) WHERE id = 'm1'")
+        other.commit()
+    assert bodies(cache) == bodies(cache, limit=1) == ["other"]
+    assert cache.message("m1") is None
+    assert [row.id for row in cache.rows(cache.extent, as_of_ms=0)] == ["m2"]
+    cache.fill(a_page(0, entry(1)))
+    assert bodies(cache) == ["hi", "other"]
+
+
 def test_filling_moves_no_cursor(opened: Open) -> None:
     cache = begun(opened())
     outcome, mended = cache.fill(a_page(4, entry(5)))
