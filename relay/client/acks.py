@@ -99,16 +99,16 @@ class Acks:
         """Whether an ack of this name waits for its answer."""
         return ref in self._in_flight
 
-    def heard(self, ref: str | None) -> tuple[str, ...]:
-        """The ack has been answered; gives the keys of its words that no newer word has replaced."""
+    def heard(self, ref: str | None) -> said.Words:
+        """The ack has been answered; gives its words that no newer word has replaced."""
         words = self._in_flight.pop(ref or "", {})
-        heard = tuple(key for key, word in words.items() if self._owed.get(key) == word)
+        heard = {key: word for key, word in words.items() if self._owed.get(key) == word}
         for key in heard:
             del self._owed[key]
         return heard
 
-    def refused(self, ref: str | None) -> tuple[str, ...]:
-        """The relay will never take an ack with these words, whose keys it gives; what was said beside them is said again."""
+    def refused(self, ref: str | None) -> said.Words:
+        """The relay will never take an ack with these words, which it gives; what was said beside them is said again."""
         if self._in_flight.get(ref or ""):
             self._acked = None
         return self.heard(ref)

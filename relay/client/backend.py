@@ -77,7 +77,10 @@ class Backend:
         return await self._post("/v1/messages", message, key=key or new_key())
 
     async def send_batch(self, messages: Iterable[Mapping[str, Any]]) -> list[Json]:
-        """Sends many messages, 500 a request; gives a result per message, in their order. Those without `key` get one."""
+        """Sends many messages, 500 a request; gives a result per message, in their order. Those without `key` get one.
+
+        When it raises, those of earlier requests have been sent: give each its `key`, and repeat it with the same ones.
+        """
         items = [{"key": new_key()} | dict(one) for one in messages]
         results: list[Json] = []
         for start in range(0, len(items), BATCH_MAX):

@@ -31,7 +31,9 @@ RANK = {"raw": 0, "fallback": 1, "full": 2}
 # For so long after a message was accepted, and after its end, the relay knows its key again (protocol 12.1).
 KEY_KEPT_MS = 72 * 3_600_000
 KEY_AFTER_LIFE_MS = 24 * 3_600_000
-Check = Callable[[news.Message], None]  # raises ValueError for a message that this version of the app can't use
+Check = Callable[
+    [news.Message], None
+]  # raises (ValueError, or what it trips over) for what this version of the app can't use
 
 
 class ByTag(IntEnum):
@@ -110,7 +112,8 @@ class Cache:
     ) -> list[news.Message]:
         """Messages in the order in which they came, those with a `place` above `after`.
 
-        Those that were taken back, replaced, deleted or have expired are left out.
+        Those that were taken back, replaced, deleted or have expired are left out, and whose text has rotted: a comparison
+        brings them again.
         """
         rows = self._rows(
             "SELECT raw, form, rowid FROM message WHERE ended IS NULL AND rowid > ? AND (? IS NULL OR conversation = ?)"
@@ -121,14 +124,17 @@ class Cache:
             now_ms,
             limit,
         )
-        return [news.Message.of(stored_entry(raw), form, place) for raw, form, place in rows]
+        read = [_message(*row) for row in rows]
+        if rows and not any(read):  # who asks for what follows must not take this for the end
+            return self.messages(conversation=conversation, after=rows[-1][2], limit=limit, now_ms=now_ms)
+        return [one for one in read if one is not None]
 
     def message(self, id_: str) -> news.Message | None:
-        """A message by its id; None if it is not (or no more) here."""
+        """A message by its id; None if it is not (or no more) here, or its text has rotted."""
         rows = self._rows(
             "SELECT raw, form, rowid FROM message WHERE id = ? AND ended IS NULL AND form <> 'control'", id_
         )
-        return news.Message.of(stored_entry(rows[0][0]), *rows[0][1:]) if rows else None
+        return _message(*rows[0]) if rows else None
 
     def _one(self, sql: str, *values: Any) -> tuple[Any, ...]:
         row: tuple[Any, ...] = self._rows(sql, *values)[0]
@@ -147,9 +153,12 @@ class Cache:
             self._take_gaps(page)
             db.execute("UPDATE store SET seq = ?, cursor = ?", (page.to_seq, page.cursor))
             if page.caught_up:
-                db.execute("UPDATE store SET by_tag = ? WHERE by_tag = ?", (ByTag.REPEATS, ByTag.ALL))
+                self._all_has_come()
             self._put_words(outcome.words)
         return outcome
+
+    def _all_has_come(self) -> None:
+        self._db.execute("UPDATE store SET by_tag = ? WHERE by_tag = ?", (ByTag.REPEATS, ByTag.ALL))
 
     def fill(self, page: Page) -> tuple[Outcome, int]:
         """Stores what came beside the cursor: by a range, or after a comparison. Gives how many messages were mended."""
@@ -239,8 +248,8 @@ class Cache:
 
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
         """A copy of what this device has sent ends its wait for the answer."""
-        if entry.kind == "own" and self.outbox.settle(self._db, entry.client_ref) is not None:
-            outcome.told.append(news.Sent(entry.client_ref or "", entry.id))
+        if entry.kind == "own" and (key := self.outbox.settle_copy(self._db, entry)) is not None:
+            outcome.told.append(news.Sent(key, entry.id))
 
     def sent(self, key: str, sent: Mapping[str, Any]) -> tuple[Outcome, bool]:
         """Takes a message from the outbox into the inbox's cache; false: its text is different there, and not kept here.
@@ -283,7 +292,7 @@ class Cache:
         try:
             if self._check is not None:
                 self._check(news.Message.of(entry, entry.form))
-        except ValueError:
+        except Exception:  # noqa: BLE001 - a KeyError, say: a body that this version trips over must not end it again and again
             return "raw", "undecodable"
         return entry.form if entry.form in RANK else "full", None
 
@@ -327,16 +336,25 @@ class Cache:
     # --- where to go on ---
 
     def adopt(
-        self, position: Position, *, session: int | None, reason: str | None, floor: int, user: str | None = None
+        self,
+        position: Position,
+        *,
+        session: int | None,
+        reason: str | None,
+        floor: int,
+        user: str | None = None,
+        complete: bool = False,
     ) -> Outcome:
         """Stores where reading goes on, and for whom (None: as before); every message stays. Under a new epoch, numbers of
-        the past mean nothing."""
+        the past mean nothing. `complete`: nothing lies beyond it."""
         with self._transaction() as db:
             here = self.position
             if position.epoch != here.epoch:
                 db.execute("DELETE FROM ledger WHERE timeline = ?", (INBOX,))
                 db.execute("DELETE FROM hole WHERE timeline = ?", (INBOX,))
                 db.execute("UPDATE store SET by_tag = ?", (ByTag.ALL if here.epoch else ByTag.NONE,))
+            if complete:
+                self._all_has_come()
             if (reason is not None or here.seq == UNKNOWN_SEQ) and position.seq != UNKNOWN_SEQ:
                 db.execute("UPDATE store SET base_seq = ?", (position.seq,))
             db.execute(
@@ -359,9 +377,11 @@ class Cache:
             [(key, json.dumps(said_)) for key, said_ in words.items()],
         )
 
-    def drop_words(self, keys: Sequence[str]) -> None:
+    def drop_words(self, heard: said.Words) -> None:
+        """Forgets words that were heard, unless they have changed since."""
         with self._transaction() as db:
-            db.executemany("DELETE FROM word WHERE key = ?", [(key,) for key in keys])
+            rows = [(key, json.dumps(said_)) for key, said_ in heard.items()]
+            db.executemany("DELETE FROM word WHERE key = ? AND said = ?", rows)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Takes messages off this device; what came by which number stays known."""
@@ -393,13 +413,15 @@ class Cache:
         return joined(gaps, near=NEAR)
 
     def rows(self, extent: Extent, *, as_of_ms: int) -> list[Row]:
-        """What counts in a comparison (protocol 8.7). A row whose body is missing or has rotted does not."""
+        """What counts in a comparison (protocol 8.7): also what was ended since by an entry beyond it, as messages go on coming
+        meanwhile. A row whose body is missing or has rotted does not."""
         found = self._rows(
             "SELECT l.seq, l.id, l.h, m.raw, m.ended FROM ledger l LEFT JOIN message m ON m.id = l.kept"
-            " WHERE l.timeline = ? AND l.seq > ? AND l.seq <= ? AND l.ended_by IS NULL"
+            " WHERE l.timeline = ? AND l.seq > ? AND l.seq <= ? AND (l.ended_by IS NULL OR l.ended_by > ?)"
             " AND (l.expires_ms IS NULL OR l.expires_ms > ?) ORDER BY l.seq",
             INBOX,
             extent.from_seq,
+            extent.to_seq,
             extent.to_seq,
             as_of_ms,
         )
@@ -434,6 +456,14 @@ def _is_repeat(id_: str, *, of: str, expires_ms: int | None) -> bool:
 
 def _tag(id_: str) -> str | None:
     return f"{tag_of_id(id_):x}" if is_message_id(id_) else None
+
+
+def _message(raw: str, form: str, place: int) -> news.Message | None:
+    """A kept message; None if its text has rotted."""
+    try:
+        return news.Message.of(stored_entry(raw), form, place)
+    except ValueError:
+        return None
 
 
 def _sound(raw: str) -> bool:

@@ -21,7 +21,6 @@ from relay.client.rules import (
     FORBIDDEN,
     REPLACED,
     UNAUTHENTICATED,
-    UNREACHABLE,
     Verdict,
     astray,
     judge,
@@ -42,7 +41,6 @@ NOT_WAITED_S = 1.0  # a long poll that ended sooner without news is not repeated
 CURSOR_CODES = frozenset({"invalid_cursor", "cursor_epoch_changed", "cursor_too_old"})
 TRANSIENT = frozenset(
     [
-        UNREACHABLE,
         "request_timeout",
         "rate_limited",
         "auth_throttled",
@@ -112,8 +110,10 @@ class Core:
                 self._follows.positions = dict(follows)
                 self._acks.owe(words)
                 return self._connect()
-            case steps.Opened(reading, words):
+            case steps.Opened(reading, words, position):
                 self._acks.owe(words)
+                if position is not None and not self._storing:
+                    self.position = position
                 return self._opened(reading)
             case steps.Came(frame):
                 return self._came(frame)
@@ -255,7 +255,7 @@ class Core:
         self.user = frame.get("user", self.user)
         return [
             steps.StopTimer(Timer.ANSWER),
-            steps.Adopt(at, self.session, reason, frame.get("floor", 0), frame.get("user")),
+            steps.Adopt(at, self.session, reason, frame.get("floor", 0), frame.get("user"), frame["missing"] == 0),
         ]
 
     def _take_beat(self, beat: Mapping[str, Any]) -> None:
@@ -369,8 +369,10 @@ class Core:
                 return self._ask_shared(page.timeline)
             case Verdict.AHEAD if self._reading is Reading.STREAMED:
                 return [self._fetch()]
-            case _:
+            case Verdict.EMPTY:  # what it answers has said `nothing`, too
                 return []
+            case _:
+                return self._pull_on(more=False)
 
     def _kept_shared(self, name: str, position: Position) -> list[Command]:
         self._storing = False
@@ -383,11 +385,16 @@ class Core:
 
     def _follow_heard(self, frame: Mapping[str, Any]) -> list[Command]:
         commands: list[Command] = []
+        resets = list(frame.get("resync", ()))
         for refusal in frame.get("refused", ()):
             name = self._follows.refused(refusal)
             if name is not None:
                 commands.append(steps.Tell(news.FollowRefused(name, refusal.get("code", ""))))
-        return commands + self._begins_anew(frame.get("resync", ()))
+                if (
+                    refusal.get("code") == "invalid_cursor"
+                ):  # never said again: the next connection opens it by its name
+                    resets.append({"timeline": name, "epoch": "", "floor": 0, "cursor": None})
+        return commands + self._begins_anew(resets)
 
     def _begins_anew(self, resets: Sequence[Mapping[str, Any]]) -> list[Command]:
         """The relay says where a shared timeline goes on; every message of it stays."""
@@ -525,7 +532,13 @@ class Core:
             return self._forget()
         if frame.get("retry_after_ms"):
             self._redial.asked_s = frame["retry_after_ms"] / 1000
-        return [told, *self._close("no welcome")] if self.phase is Phase.GREETING else [told]
+        if self.phase is Phase.GREETING:
+            return [told, *self._close("no welcome")]
+        if (
+            ref is None and self._reading is Reading.PULLED
+        ):  # it was the answer of a Fetch, and nothing else begins the next
+            return [told, *self._close("no page")]
+        return [told]
 
     # --- heartbeats ---
 

@@ -61,10 +61,10 @@ class Client:
         """`token` is a device token, or a function that asks your backend for one; `cache` the file of this device alone.
 
         `schema` and `types` say what this version of the app can show. `check` raises ValueError for a message that it
-        can't use: such a message is kept, and comes again after an upgrade. `migrations` are for tables of the app's own
-        in the same file. `facts` are further fields of the handshake: platform, locale, tz, addresses, heartbeat, …
-        `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file that can't be opened,
-        ValueError for what is no URL.
+        can't use, or whatever it trips over: such a message is kept, and comes again after an upgrade. `migrations` are
+        for tables of the app's own in the same file. `facts` are further fields of the handshake: platform, locale, tz,
+        addresses, heartbeat, … `repair` compares the whole cache after the first catch-up. Raises sqlite3.Error for a file
+        that can't be opened, ValueError for what is no URL.
         """
         self._url = http.base_of(url)
         self._clock: Clock = clock or SystemClock()
@@ -175,7 +175,8 @@ class Client:
                 self._news.remove(queue)
 
     async def messages(self, *, after: int = 0) -> AsyncIterator[news.Message]:
-        """Messages, each once: first what the cache holds after the `place` of the last one shown, then what arrives.
+        """Messages, each once: first what the cache holds after the `place` of the last one shown, then what arrives. What
+        another process of the app has stored meanwhile comes with the next one that arrives here, or the next connection.
 
         Raises AnotherUser.
         """
@@ -186,8 +187,17 @@ class Client:
                     yield one
                     after = one.place
             async for news_ in arriving:
-                if isinstance(news_, news.MessageArrived) and news_.message.place > after:
-                    yield news_.message
+                here = news_.message if isinstance(news_, news.MessageArrived) else None
+                between = isinstance(news_, news.Connected) or (here is not None and here.place > after + 1)
+                while between and self._main is not None:  # else the cache is closed already
+                    page = await self._on_disk(functools.partial(self.cache.messages, after=after))
+                    between = bool(page)
+                    for one in page:
+                        yield one
+                        after = one.place
+                if here is not None and here.place > after:
+                    yield here
+                    after = here.place
         finally:
             await arriving.aclose()
 
@@ -233,8 +243,8 @@ class Client:
     async def follow(self, conversation: str) -> None:
         """Has the messages of an ultra group come into the cache, from now on and after each start.
 
-        After a long absence the last ones come, and a hole is left, which `fill_hole` fills. Raises ValueError for more than
-        50, sqlite3.Error.
+        After a long absence the last ones come, and a hole is left, which `fill_hole` fills. Raises sqlite3.Error, ValueError
+        where 50 are followed already.
         """
         position = await self._on_disk(lambda: self.cache.shared.follow(conversation))
         self._driver.post(steps.Followed(conversation, position))
@@ -367,6 +377,8 @@ class Client:
         if sent is None:
             headers = {"Idempotency-Key": key}
             sent = (await self._call("POST", "/v1/device/messages", body=message, headers=headers)).json
+            if not {"id", "seq", "h"} <= sent.keys():
+                raise Unreachable("POST /v1/device/messages: the answer is not the relay's")
         return sent
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:

@@ -109,18 +109,24 @@ class Driver:
                     await self._transport.fetch(command)
             case steps.Keep(at, page):
                 return await self._write(lambda: self._cache.keep(at, page))
-            case steps.Adopt(position, session, reason, floor, user):
+            case steps.Adopt(position, session, reason, floor, user, complete):
                 adopt = functools.partial(
-                    self._cache.adopt, position, session=session, reason=reason, floor=floor, user=user
+                    self._cache.adopt,
+                    position,
+                    session=session,
+                    reason=reason,
+                    floor=floor,
+                    user=user,
+                    complete=complete,
                 )
                 return await self._write(adopt)
             case steps.KeepShared(at, page):
                 return await self._write(lambda: self._cache.shared.keep(at, page), timeline=page.timeline)
             case steps.AdoptShared(name, position):
                 return await self._write(lambda: self._cache.shared.adopt(name, position), timeline=name)
-            case steps.Drop(keys):
+            case steps.Drop(words):
                 with suppress(sqlite3.Error):  # said once more, then
-                    await self._on_disk(lambda: self._cache.drop_words(keys))
+                    await self._on_disk(lambda: self._cache.drop_words(words))
             case steps.SetTimer(timer, after_s):
                 self._set_timer(timer, after_s)
             case steps.StopTimer(timer):
@@ -191,11 +197,13 @@ class Driver:
                 self._ladder.failed(now_ms)
             self.post(steps.Closed(gone.code, gone.retry_after_s))
             return
-        words: Mapping[str, Mapping[str, Any]] = {}
+        opened = steps.Opened(transport.reading)
         with suppress(sqlite3.Error):
-            words = await self._on_disk(self._cache.words)
+            opened = await self._on_disk(
+                lambda: steps.Opened(transport.reading, self._cache.words(), self._cache.position)
+            )
         self._transport = transport
-        self.post(steps.Opened(transport.reading, words))
+        self.post(opened)
         self._receiver = asyncio.create_task(self._receive(transport))
 
     async def _receive(self, transport: Transport) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 
 CALL_S = 30.0
-JSON = "application/json"
+JSON, PROBLEM = "application/json", "application/problem+json"
+BODILESS = frozenset({204, 304})
 
 
 class ClientError(Exception):
@@ -51,8 +52,15 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def json(self) -> Any:
-        return json.loads(self.body) if self.body else None
+    def json(self) -> dict[str, Any]:
+        """Raises Unreachable: where the relay answers with a body, it is an object."""
+        try:
+            read = json.loads(self.body)
+        except ValueError:
+            read = None
+        if not isinstance(read, dict):
+            raise Unreachable("the answer is not the relay's")
+        return read
 
 
 def base_of(url: str) -> str:
@@ -63,9 +71,9 @@ def base_of(url: str) -> str:
 
 
 def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
-    """The problem in an answer; of one that is none, one that has its status."""
+    """The problem in an answer; of one that is none, one that has its status. Others have a `code`, too, in their JSON."""
     try:
-        read = json.loads(body)
+        read = json.loads(body) if headers.get("Content-Type", "").startswith(PROBLEM) else None
     except ValueError:
         read = None
     said: dict[str, Any] = read if isinstance(read, dict) and isinstance(read.get("code"), str) else {}
@@ -95,7 +103,7 @@ async def call(
         ) as answer:
             read = await answer.read()
             if answer.status < 300 or answer.status == 304:
-                if read and answer.content_type != JSON:
+                if answer.status not in BODILESS and answer.content_type != JSON:
                     raise Unreachable(f"{method} {url}: the answer is not the relay's")
                 return Answer(answer.status, read, answer.headers)
             raise problem_of(answer.status, answer.headers, read)

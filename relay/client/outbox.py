@@ -75,18 +75,31 @@ class Outbox:
             db.executemany("DELETE FROM outbox WHERE key = ?", [(key,) for key in keys])
 
     @staticmethod
-    def settle(db: sqlite3.Connection, key: str | None) -> str | None:
+    def settle(db: sqlite3.Connection, key: str) -> str | None:
         """Takes out what has been sent, within a transaction; gives its text if it was there."""
-        if key is None:
-            return None
         row = db.execute("DELETE FROM outbox WHERE key = ? RETURNING raw", (key,)).fetchone()
         return None if row is None else str(row[0])
+
+    @staticmethod
+    def settle_copy(db: sqlite3.Connection, entry: Entry) -> str | None:
+        """Takes out the message that this is a copy of, within a transaction; gives its key if it was there.
+
+        Keys are each device's own: with another body it is what another device has sent under the same one.
+        """
+        for key, raw in db.execute("SELECT key, raw FROM outbox WHERE key = ?", (entry.client_ref,)).fetchall():
+            if hash_of(_body_of(raw)) == entry.h:
+                db.execute("DELETE FROM outbox WHERE key = ?", (key,))
+                return str(key)
+        return None
+
+
+def _body_of(raw: str) -> msgspec.Raw:
+    return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])["body"]
 
 
 def own_entry(raw: str, key: str, sent: Mapping[str, Any]) -> Received | None:
     """The entry that the relay has made of a message, as it would send it; None if its body is not the same text there."""
-    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    body = fields["body"]
+    body = _body_of(raw)
     if hash_of(body) != sent["h"]:
         return None
     message = json.loads(raw)

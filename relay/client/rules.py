@@ -9,7 +9,6 @@ from relay.client.wire import Page
 
 REPLACED, UNAUTHENTICATED, FORBIDDEN = 4001, frozenset({401, 4401}), frozenset({403, 4403})
 ANOTHER_USER = "another_user"  # the problem that a handshake with another user's database is
-UNREACHABLE = "unreachable"  # the code of an answer that is not the relay's, as a gateway's page: it decides nothing
 
 
 class Verdict(StrEnum):

@@ -10,7 +10,7 @@ from typing import Any
 from relay.client import news
 from relay.client.cache import Cache
 from relay.client.fingerprints import Span
-from relay.client.http import Problem, Unreachable
+from relay.client.http import ClientError, Problem, Unreachable
 from relay.client.outbox import Unsent
 from relay.client.redial import Redial
 from relay.client.repair import OnDisk
@@ -131,5 +131,5 @@ class Sender:
         for told in outcome.told:
             self._tell(told)
         if not whole and sent["seq"] is not None:
-            with suppress(Problem, Unreachable):  # a comparison will find it
+            with suppress(ClientError, ValueError):  # a comparison will find it
                 await self._fetch(Span(sent["seq"] - 1, sent["seq"]))

@@ -11,8 +11,8 @@ from relay.client.steps import NOWHERE, Position
 from relay.client.wire import Page, Received
 
 Take = Callable[[Sequence[Received], Outcome, str], int]  # keeps what came, by the timeline's numbers
+FOLLOWED_MAX = 50  # the relay refuses a request for more, and with it the inbox's page of a poll
 HOLES = frozenset({"held", "skipped", "pruned"})  # gaps that may be filled later
-FOLLOWED_MAX = 50  # of more, the relay refuses the whole question, the inbox with it
 
 CREATE = """CREATE TABLE follow (
     timeline TEXT PRIMARY KEY, epoch TEXT NOT NULL DEFAULT '', seq INTEGER NOT NULL DEFAULT 0, cursor TEXT)
@@ -43,9 +43,9 @@ class SharedStore:
     def follow(self, name: str) -> Position:
         """Follows a timeline, if it is not followed yet; gives where it stands. Raises ValueError for one too many."""
         with self._transaction() as db:
-            others = db.execute("SELECT count(*) FROM follow WHERE timeline <> ?", (name,)).fetchone()[0]
-            if others >= FOLLOWED_MAX:
-                raise ValueError(f"at most {FOLLOWED_MAX} timelines are followed")
+            follows = self.follows()
+            if name not in follows and len(follows) >= FOLLOWED_MAX:
+                raise ValueError(f"At most {FOLLOWED_MAX} timelines are followed at once: unfollow one first.")
             db.execute("INSERT INTO follow (timeline) VALUES (?) ON CONFLICT DO NOTHING", (name,))
         return self.position(name) or NOWHERE
 

@@ -60,10 +60,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A transport is ready for words. `words` are those that the database holds: another process may have put some there."""
+    """A transport is ready for words. `words` are those that the database holds, `position` is where it stands: another process
+    may have put some there, or moved it."""
 
     reading: Reading
     words: Words = field(default_factory=dict)
+    position: Position | None = None  # None: where it stood
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class Adopt:
     reason: str | None = None
     floor: int = 0
     user: str | None = None  # whose messages they are, as a welcome says; None: it remains as it is
+    complete: bool = False  # nothing lies beyond it: no page will say that everything has come
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +245,9 @@ class AdoptShared:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """These words have been heard: they need not be kept any more."""
+    """These words have been heard: they need not be kept any more. A newer one under the same key is."""
 
-    keys: tuple[str, ...]
+    words: Words
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,14 +52,17 @@ class TokenKeeper:
         elif renew or not self._given:
             try:
                 given = await self._source()
-            except (Problem, Unreachable, OSError, TimeoutError) as error:
+            except Exception as error:  # the app's function asks with a library of its own, which fails in its own way
                 log.warning("No token could be had: %s", type(error).__name__)
                 raise Gone from error
         else:
             given = self._given
         self._given = given
         refused = self._tried if renew else None
-        self.current = await self._on_disk(lambda: self._cache.token_after(given))
+        try:
+            self.current = await self._on_disk(lambda: self._cache.token_after(given))
+        except sqlite3.Error as error:
+            raise Gone from error
         if self.current == refused and isinstance(self._source, str):
             log.warning(
                 "The relay refuses the token, and there is no other: `token` may be a function that asks your backend."
@@ -80,12 +83,19 @@ class TokenKeeper:
         return newest
 
     async def keep(self, answer: Mapping[str, Any]) -> None:
-        """The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to a
-        handshake, or to what is asked once ours is proved."""
+        """The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to the
+        handshake of the connection that was begun last."""
+        await self._keep(answer, after=self._tried)
+
+    async def _keep(self, answer: Mapping[str, Any], *, after: str) -> None:
+        """`after`: what it was asked with. Of two successors of one token, the second would end both some minutes after the
+        first was used: it is dropped."""
         self.proved = self.current
         following = answer.get("token")
         if isinstance(following, str):
             given = self._given
+            if self.current != after:
+                return
             with suppress(sqlite3.Error):
                 await self._on_disk(lambda: self._cache.put_token(given, following))
                 self.current = self.proved = following
@@ -97,7 +107,7 @@ class TokenKeeper:
     async def _renew(self, after_s: float) -> None:
         """A connection may outlive its token: the next one is asked for in time."""
         await self._clock.sleep(after_s)
-        given = self._given
+        given, token = self._given, self.current
         try:
             answer = (await self._call("POST", "/v1/device/token")).json
         except AnotherUser:
@@ -107,4 +117,4 @@ class TokenKeeper:
             self._renewal = self._later(self._renew(HOUR_S))
             return
         if self._given == given:  # else the app has brought another one meanwhile, perhaps another user's
-            await self.keep(answer)
+            await self._keep(answer, after=token)

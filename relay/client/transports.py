@@ -13,7 +13,6 @@ import aiohttp
 
 from relay.client import http, wire
 from relay.client.http import Problem, Unreachable
-from relay.client.rules import UNREACHABLE
 from relay.client.steps import Fetch, Reading
 from relay.client.wire import Frame
 from relay.clock import Clock
@@ -26,7 +25,11 @@ JUDGED = frozenset({401, 403})  # of the token, or of the device
 Token = Callable[[], str]  # the newest: an older one that is used beside it would end them all
 _Asked = tuple[str | None, tuple[str, ...], tuple[str, ...]]  # cursor, shared cursors, timelines to open
 _CALLS = {"hello": ("PUT", "/v1/device"), "ack": ("POST", "/v1/device/ack"), "hb": ("POST", "/v1/device/heartbeat")}
-_ANSWERS = {"hello": "welcome", "ack": "ack", "hb": "hb"}
+_ANSWERS = {
+    "hello": ("welcome", {"verdict", "session", "epoch", "cursors", "head", "missing"}),
+    "ack": ("ack", {"acked"}),
+    "hb": ("hb", {"head"}),
+}  # and what is in any of the relay's
 
 
 class Way(StrEnum):
@@ -133,8 +136,9 @@ class HttpWay:
         ref = {"ref": frame.get("ref")}
         async with self._in_turn:
             try:
-                answer = await self._call(method, path, body=body)
-                self._came.put_nowait({"type": _ANSWERS[kind], **ref, **answer.json})
+                answer = (await self._call(method, path, body=body)).json
+                type_, least = _ANSWERS[kind]
+                self._came.put_nowait({"type": type_, **ref, **answer} if least <= answer.keys() else Gone())
             except Problem as problem:
                 self._refused(problem, ref)
             except Unreachable:
@@ -196,8 +200,7 @@ class HttpWay:
         elif problem.status in JUDGED or (problem.retryable and not ref):
             self._came.put_nowait(Gone(problem.status, problem.retry_after_s))
         else:
-            code = problem.code if problem.of_the_relay else UNREACHABLE
-            frame = {"type": "error", "code": code, "detail": problem.detail, **ref}
+            frame = {"type": "error", "code": problem.code, "detail": problem.detail, **ref}
             if problem.retry_after_s is not None:
                 frame["retry_after_ms"] = int(problem.retry_after_s * 1000)
             self._came.put_nowait(frame)

@@ -87,7 +87,7 @@ class SocketWay(HttpWay):
                 )
         except aiohttp.WSServerHandshakeError as error:
             headers = error.headers if error.headers is not None else {}
-            if error.status in JUDGED and not headers.get("Content-Type", "").startswith(PROBLEM):
+            if error.status in JUDGED and not headers.get("Content-Type", "").startswith(http.PROBLEM):
                 raise Gone(unfit=True) from error  # a proxy that lets no sockets through says nothing of the device
             after = headers.get("Retry-After", "")
             unfit = error.status not in {401, 403, 429, 502, 503, 504}

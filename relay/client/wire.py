@@ -179,6 +179,8 @@ def frame(raw: bytes) -> Frame:
 def pages(answer: bytes) -> tuple[list[Page], dict[str, Any]]:
     """The pages of an answer to sync, and its other fields. Raises ValueError."""
     fields = _object.decode(answer)
+    if "batches" not in fields:
+        raise ValueError("not an answer to sync")
     batches = msgspec.json.decode(fields.pop("batches"), type=list[msgspec.Raw])
     rest = {name: msgspec.json.decode(raw) for name, raw in fields.items()}
     read = [page(raw) for raw in batches]

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from relay_process import RelayProcess
 
 from relay.client import Backend, Way, http, news
 from relay.client.fingerprints import Span
+from relay.client.shared_store import FOLLOWED_MAX
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -100,6 +103,42 @@ async def test_on_a_stream_nothing_is_asked_for_beside_it(
         await ear.until(news.MessageArrived, body_is("live"))
         assert [one.body for one in await client.history(conversation=second.name)] == [f"in {second.name}"]
     assert [one for one in asked if "/sync" in one] == []
+
+
+async def test_a_timeline_whose_cursor_cannot_be_read_any_more_is_opened_anew_by_the_next_connection(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    """Its key has been retired, or was lost with what came after the backup that was restored."""
+    token, path, group = await token_of(backend, user), tmp_path / "a.db", Group(relay, f"g-{user}")
+    await group.members(user)
+    await group.post("first")
+    async with a_client(relay.url, token, path) as (client, ear):
+        await client.follow(group.name)
+        await ear.until(news.MessageArrived, body_is("first"))
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE follow SET cursor = 'AQEB'")
+    await group.post("second")
+    async with a_client(relay.url, token, path) as (client, ear):
+        assert (await ear.until(news.FollowRefused)).code == "invalid_cursor"
+    async with a_client(relay.url, token, path) as (client, ear):
+        await ear.until(news.MessageArrived, body_is("second"))
+        assert ear.of(news.FollowRefused) == []
+        assert [one.body for one in await client.history()] == ["first", "second"]
+
+
+async def test_as_many_are_followed_as_the_relay_reads_at_once_and_the_inbox_comes_beside_them(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token, path = await token_of(backend, user), tmp_path / "a.db"
+    async with a_client(relay.url, token, path) as (client, _):
+        for n in range(FOLLOWED_MAX):
+            await client.follow(f"g-{n}")
+        with pytest.raises(ValueError, match="At most 50"):
+            await client.follow("one more")
+        await client.follow("g-1")
+    await backend.send(user, "hi")
+    async with a_client(relay.url, token, path, ways=[Way.POLL]) as (client, ear):
+        await ear.until(news.MessageArrived, body_is("hi"))
 
 
 async def test_a_poll_with_nothing_newer_in_any_of_many_timelines_is_a_304(

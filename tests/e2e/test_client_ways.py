@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from ears import a_client, body_is, token_of
+from ears import WITHIN_S, a_client, body_is, token_of
 from relay_process import RelayProcess
 
 from relay.client import Backend, Client, Problem, Unreachable, Way, news, said
@@ -75,6 +75,8 @@ class Between:
         self.refused: set[str] = set()
         self.status = 404
         self.once: dict[str, list[int]] = {}  # what it answers by itself, each once
+        self.words: dict[str, Any] = {"text": "<h1>Not now</h1>"}
+        self.answered = asyncio.Event()
         self.seen: list[str] = []
 
     async def pass_on(self, request: web.Request) -> web.StreamResponse:
@@ -82,7 +84,8 @@ class Between:
         if request.path in self.refused:
             return web.Response(status=self.status, text="<h1>Not here</h1>")
         if once := self.once.get(request.path):
-            return web.Response(status=once.pop(), text="<h1>Not now</h1>")
+            self.answered.set()
+            return web.Response(status=once.pop(), **self.words)
         headers = {name: value for name, value in request.headers.items() if name != "Host"}
         async with (
             aiohttp.ClientSession(auto_decompress=False) as http,
@@ -152,6 +155,25 @@ async def test_a_proxy_that_forbids_sockets_has_not_judged_the_device(
     async with a_client(url, token, tmp_path / "a.db") as (_, ear):
         await ear.until(news.CaughtUp)
     assert ear.of(news.Connected)[-1].transport == "streamed"
+
+
+@pytest.mark.parametrize("text", ['{"status": "ok"}', '{"status'])
+@pytest.mark.parametrize("path", ["/v1/device", "/v1/device/ack", "/v1/device/sync", "/v1/device/heartbeat"])
+async def test_whatever_something_before_the_relay_answers_in_its_place_it_is_asked_again(
+    between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path, path: str, text: str
+) -> None:
+    box, url = between
+    box.once, box.words = {path: [200]}, {"text": text, "content_type": "application/json"}
+    token = await token_of(backend, user)
+    await backend.send(user, "missed")
+    async with a_client(url, token, tmp_path / "a.db", ways=[Way.POLL], foreground=False) as (client, ear):
+        await ear.until(news.MessageArrived)
+        client.turn(foreground=True)  # says so in a heartbeat
+        async with asyncio.timeout(WITHIN_S):
+            await box.answered.wait()
+        await backend.send(user, "live")
+        await ear.until(news.MessageArrived, body_is("live"))
+    assert [one.message.body for one in ear.of(news.MessageArrived)] == ["missed", "live"]
 
 
 @pytest.mark.parametrize("way", [Way.SSE, Way.LONG_POLL])
@@ -306,6 +328,31 @@ async def test_a_message_can_be_followed_to_its_end(
     assert trace["recipients"][0]["user"] == user
     kinds = {event["type"] async for event, _ in backend.events()}
     assert "delivery.acked" in kinds
+
+
+async def test_what_another_process_has_stored_is_shown_in_its_place_and_gone_on_from(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    """The app's extension, while the app itself is in the background."""
+    token, path = await token_of(backend, user), tmp_path / "a.db"
+
+    async def shown(client: Client) -> list[Any]:
+        return [message.body async for message in client.messages()]
+
+    async with a_client(relay.url, token, path) as (app, ear):
+        showing = asyncio.create_task(shown(app))
+        await ear.until(news.CaughtUp)
+        app.turn(foreground=False)
+        async with a_client(relay.url, token, path) as (_, extension):
+            await ear.until(news.Replaced)
+            await backend.send(user, "meanwhile")
+            await extension.until(news.Acked, lambda one: one.seq == 1)
+        app.turn(foreground=True)
+        await ear.until(news.Connected, lambda one: one.verdict == "resume")
+        await backend.send(user, "after")
+        await ear.until(news.MessageArrived)
+    assert await showing == ["meanwhile", "after"]
+    assert [one.reason for one in ear.of(news.Connected)] == ["no_cursor", None], "it had the extension's cursor"
 
 
 async def test_what_another_process_has_put_into_the_cache_is_said_on_the_next_connection(

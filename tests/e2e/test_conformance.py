@@ -81,6 +81,23 @@ async def test_a_relay_that_gives_another_cursor_the_second_time_is_found_out(re
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (lambda text: text.replace('"cursor":', '"token":'), "/cursor: is missing"),
+        (lambda text: f"[{text}]", "no object with a `type`: [{"),
+        (lambda _: "<html>", "no JSON: <html>"),
+    ],
+)
+async def test_a_relay_that_leaves_out_a_member_or_does_not_speak_our_words_is_found_out(
+    relay: RelayProcess, change: Any, detail: str
+) -> None:
+    (verdict,) = await against(relay, change, "live")
+    assert not verdict.ok
+    assert detail in verdict.detail
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_client_that_ends_is_not_waited_for() -> None:
     code, lines = await conformance("--client", f"{sys.executable} -c raise(SystemExit(3))", "--only", "live")
     assert code == 1

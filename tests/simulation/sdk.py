@@ -123,8 +123,8 @@ class SdkVisit:
                 return self._keep(at, page)
             case steps.Adopt(position, _, _, _):
                 return self._adopt(position)
-            case steps.Drop(keys):
-                for key in keys:
+            case steps.Drop(words):
+                for key in words:
                     self.phone.client.database.owed.pop(key.removeprefix("nack:"), None)
             case steps.Compare(purpose, upgrade):
                 return await self._compare(purpose, upgrade)

@@ -212,6 +212,15 @@ def test_a_cursor_that_cannot_be_read_is_forgotten_and_everything_else_kept() ->
     assert "cursors" not in only(core.handle(steps.Opened(Reading.PUSHED)), steps.Say).frame
 
 
+@pytest.mark.parametrize(("head", "complete"), [(0, True), (3, False)])
+def test_an_inbox_with_nothing_more_for_it_is_complete_as_no_page_will_say_so(head: int, complete: bool) -> None:
+    core = a_core()
+    core.handle(steps.Started(Position("e1", 7, "e1/7")))
+    core.handle(steps.Opened(Reading.PUSHED))
+    adopt = only(core.handle(steps.Came(welcome(head=head, epoch="e2", resync="epoch"))), steps.Adopt)
+    assert adopt.complete is complete
+
+
 def test_a_welcome_that_would_skip_messages_is_not_believed() -> None:
     core = a_core()
     core.handle(steps.Started(Position("e1", 4, "e1/4")))
@@ -229,7 +238,7 @@ def test_a_refusal_is_heard_before_the_handshake_acks_what_it_is_about() -> None
     refusals, store = [{"id": "m-1", "code": "undecodable"}], {"id": "store-1"}
     assert first.frame == {"type": "ack", "ref": "1", "nack": refusals, "store": store}
     after = core.handle(steps.Came({"type": "ack", "ref": "1", "acked": 0, "results": {}}))
-    assert only(after, steps.Drop).keys == (key,)
+    assert only(after, steps.Drop).words == {key: word}
     assert only(after, steps.Say).frame["type"] == "hello"
 
 
@@ -259,7 +268,9 @@ def test_a_word_is_owed_until_it_is_heard() -> None:
     core.handle(steps.Kept(Position("e1", 0, "e1/0")))
     again = said_ack(core.handle(steps.Rang(Timer.ACK)))
     assert again["read"] == first["read"]
-    assert only(core.handle(steps.Came({"type": "ack", "ref": again["ref"], "acked": 0})), steps.Drop).keys == (key,)
+    assert only(core.handle(steps.Came({"type": "ack", "ref": again["ref"], "acked": 0})), steps.Drop).words == {
+        key: word
+    }
 
 
 def test_a_word_that_grew_while_it_was_said_is_said_again() -> None:
@@ -288,7 +299,7 @@ def test_a_word_that_the_relay_will_never_take_does_not_stand_in_the_way() -> No
     core.handle(steps.Spoke({key: word}))
     ref = said_ack(core.handle(steps.Rang(Timer.ACK)))["ref"]
     commands = core.handle(steps.Came({"type": "error", "code": "validation_failed", "ref": ref, "detail": ""}))
-    assert only(commands, steps.Drop).keys == (key,)
+    assert only(commands, steps.Drop).words == {key: word}
     assert isinstance(only(commands, steps.Tell).what, news.Refused)
 
 
@@ -311,6 +322,25 @@ def test_a_word_that_the_relay_never_takes_has_the_cursor_beside_it_said_again()
     core.handle(steps.Came({"type": "error", "code": "validation_failed", "ref": ack["ref"], "detail": ""}))
     again = said_ack(core.handle(steps.Rang(Timer.ACK)))
     assert (again["cursor"], "read" in again) == ("e1/1", False)
+
+
+@pytest.mark.parametrize("code", ["overloaded", "auth_throttled", "request_timeout"])
+def test_a_word_that_the_relay_does_not_take_for_now_is_said_again(code: str) -> None:
+    core = reading()
+    key, word = said.read("c-1", 3)
+    core.handle(steps.Spoke({key: word}))
+    ref = said_ack(core.handle(steps.Rang(Timer.ACK)))["ref"]
+    core.handle(steps.Came({"type": "error", "code": code, "ref": ref, "detail": ""}))
+    assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"] == [word]
+
+
+def test_a_page_that_is_refused_for_whatever_reason_is_asked_for_on_another_connection() -> None:
+    """Nothing else would ask: each question follows from the answer of the one before."""
+    core = reading(way=Reading.PULLED)
+    commands = core.handle(steps.Came({"type": "error", "code": "internal", "ref": None, "detail": ""}))
+    assert steps.Close in kinds(commands)
+    pushed = reading().handle(steps.Came({"type": "error", "code": "internal", "ref": None, "detail": ""}))
+    assert kinds(pushed) == {steps.Tell, steps.SetTimer}, "pages come by themselves"
 
 
 def test_a_heartbeat_that_knows_of_more_has_it_fetched() -> None:

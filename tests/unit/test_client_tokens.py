@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import aiohttp
 import pytest
 from stopped_clock import SetClock
 
 from relay.client.cache import Cache
 from relay.client.http import Answer
 from relay.client.tokens import TokenKeeper
+from relay.client.transports import Gone
 
 T = TypeVar("T")
 
@@ -56,6 +58,25 @@ async def test_its_last_words_are_not_said_with_the_token_of_who_signed_in_meanw
     assert keeper.newest()() == "bob's"
 
 
+@pytest.mark.parametrize("error", [aiohttp.ServerDisconnectedError(), KeyError("token"), RuntimeError("ann's secret")])
+async def test_whatever_the_apps_function_raises_there_is_no_token_for_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Its backend answers with a 500, say: the client comes back later, and does not stand still for ever."""
+
+    async def source() -> str:
+        raise error
+
+    cache = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0)
+    with pytest.raises(Gone):
+        await TokenKeeper(source, cache, _at_once, _no_call, asyncio.create_task, SetClock()).take(renew=False)
+    assert type(error).__name__ in caplog.text
+    assert "secret" not in caplog.text
+    cache.close()
+    with pytest.raises(Gone):
+        await TokenKeeper("ann's", cache, _at_once, _no_call, asyncio.create_task, SetClock()).take(renew=False)
+
+
 async def test_a_token_is_proved_once_the_relay_has_answered_its_handshake(keeper: TokenKeeper) -> None:
     await keeper.take(renew=False)
     assert keeper.proved != keeper.current
@@ -91,6 +112,37 @@ async def test_a_successor_that_comes_when_the_app_has_brought_another_token_is_
         await clock.sleep(0)
     assert keeper.current == "bob's" == cache.token_after("bob's")
     assert keeper.proved == "ann's"
+    cache.close()
+
+
+@pytest.mark.parametrize("handshake_first", [True, False])
+async def test_of_two_successors_of_one_token_the_first_is_kept(tmp_path: Path, handshake_first: bool) -> None:
+    """A handshake and a renewal may each be handed one. Ten minutes after the first use of one, the other ends both."""
+    asked, came = asyncio.Event(), asyncio.Event()
+
+    async def slow(*_: str) -> Answer:
+        asked.set()
+        await came.wait()
+        return Answer(200, json.dumps({"token": "by renewal"}).encode())
+
+    async def settle() -> None:
+        for _ in range(5):
+            await clock.sleep(0)
+
+    cache, clock = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0), SetClock()
+    keeper = TokenKeeper("ann's", cache, _at_once, slow, asyncio.create_task, clock)
+    await keeper.take(renew=False)
+    await keeper.keep({"renew_at": "1970-01-01T00:00:00Z"})
+    await asyncio.wait_for(asked.wait(), 5)
+    await keeper.take(renew=False)  # another connection
+    if not handshake_first:
+        came.set()
+        await settle()
+    await keeper.keep({"token": "by handshake"})
+    came.set()
+    await settle()
+    kept = "by handshake" if handshake_first else "by renewal"
+    assert keeper.current == kept == cache.token_after("ann's")
     cache.close()
 
 

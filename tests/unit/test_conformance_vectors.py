@@ -57,6 +57,7 @@ def test_a_client_hears_whole_welcomes_and_pages(vector: Vector) -> None:
         ({"a": True}, {"a": 1}),
         ({"a": 1}, {"a": True}),
         ({"a": "{{*}}"}, {"a": None}),
+        ({"a": "{{new}}"}, {}),
         (["{{x}}", "{{x}}"], [1, 2]),
         ({"a": {"b": "c"}}, {"a": {"b": "d"}}),
     ],

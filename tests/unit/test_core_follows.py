@@ -115,6 +115,13 @@ def test_what_is_refused_is_told_once_and_not_asked_for_again(refusal: dict[str,
     assert fetch.shared == ()
 
 
+def test_a_long_poll_goes_on_after_an_answer_about_what_is_followed_no_more() -> None:
+    """It was asked for when the question was put, and the answer has nothing else."""
+    core, _ = reading(Reading.PULLED, g=Position("t1", 3, "t1/3"))
+    assert core.handle(steps.Unfollowed("g")) == []
+    assert fetches(core.handle(steps.Came(batch(3, 4, 4)))) == [steps.Fetch("e1/0", 50)]
+
+
 def test_an_ack_that_was_not_taken_is_said_again() -> None:
     core, _ = reading(g=Position("t1", 3, "t1/3"))
     (ack,) = said(core.handle(steps.Rang(Timer.ACK)), "ack")

@@ -13,7 +13,7 @@ import aiohttp
 from uuid_utils import uuid7
 
 from relay.client.backend import Backend
-from relay.client.conformance.vectors import SERVER, Differs, Names, Vector, compare, filled, load
+from relay.client.conformance.vectors import SERVER, Differs, Names, Vector, compare, filled, load, read, read_frame
 from relay.client.http import ClientError
 from relay.client.transports import FRAME_BYTES_MAX, SUBPROTOCOL
 from relay.client.ways import long_lines
@@ -186,7 +186,7 @@ class _Play:
                 message = await self._socket.receive()
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     raise Differs(f"the connection ended ({self._socket.close_code}), not {wanted}")
-                frame: dict[str, Any] = json.loads(message.data)
+                frame = read_frame(message.data)
                 if wanted in ANSWERS and frame["type"] == "batch":
                     self._early.append(frame)
                 elif frame["type"] not in BESIDE or frame["type"] == wanted:
@@ -222,7 +222,7 @@ class _Play:
             async for line in self._lines:
                 name, _, value = line.decode().rstrip("\n").partition(": ")
                 if name:
-                    event[name] = json.loads(value) if name == "data" else value
+                    event[name] = read(value) if name == "data" else value
                 elif event.get("event") not in BESIDE or event.get("event") == wanted:
                     return event
                 else:
@@ -244,4 +244,4 @@ class _Play:
             for name, pattern in said.get("answer_headers", {}).items():
                 compare(pattern, answer.headers.get(name), self.names, f"header {name}")
             if "answer" in said:
-                compare(said["answer"], json.loads(text), self.names)
+                compare(said["answer"], read(text), self.names)

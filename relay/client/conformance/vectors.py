@@ -86,9 +86,9 @@ def _value(name: str, names: Names, *, invent: bool) -> Any:
 def compare(pattern: Any, value: Any, names: Names, where: str = "") -> None:
     """Notes the names that are new. Raises Differs, with the place and both sides."""
     if isinstance(pattern, str) and (whole := _WHOLE.match(pattern)):
+        if value is None and whole[1] not in names:
+            raise Differs(f"{where or '/'}: is missing")
         if whole[1] == "*":
-            if value is None:
-                raise Differs(f"{where or '/'}: is missing")
             return
         expected = names.setdefault(whole[1], value)
         if expected != value:
@@ -109,6 +109,22 @@ def compare(pattern: Any, value: Any, names: Names, where: str = "") -> None:
             raise Differs(f"{where or '/'}: {short(value)}, but nothing should be there")
     elif pattern != value or isinstance(pattern, bool) != isinstance(value, bool):
         raise Differs(f"{where or '/'}: {short(value)}, not {pattern!r}")
+
+
+def read(text: str) -> Any:
+    """An answer. Raises Differs for what is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise Differs(f"no JSON: {text[:80]}") from None
+
+
+def read_frame(text: str) -> dict[str, Any]:
+    """A frame. Raises Differs for what is none."""
+    frame = read(text)
+    if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
+        raise Differs(f"no object with a `type`: {text[:80]}")
+    return frame
 
 
 def short(value: Any, limit: int = 80) -> str:
