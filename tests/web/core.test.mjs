@@ -309,7 +309,8 @@ test("a refusal that something else answered in the relay's place, or that got t
     assert.deepEqual([done(commands, "drop"), said(commands), done(commands, "close").length], [[], [], 1], frame.code);
   }
   function slow() {
-    return Response.json({ code: "request_timeout", status: 408, detail: "", retryable: true }, { status: 408 });
+    const headers = { "Content-Type": "application/problem+json" };
+    return Response.json({ code: "request_timeout", status: 408, detail: "", retryable: true }, { status: 408, headers });
   }
 });
 

@@ -41,7 +41,7 @@ test("where there are no sockets, as in Node 20, the stream is taken at once, wi
   }
 });
 
-test("where a stream is answered by something that is none, the next way is taken", async () => {
+for (const status of [200, 401, 403]) test(`where a stream is answered by something that is none, with ${status}, the next way is taken`, async () => {
   const doors = [];
   let done;
   const polled = new Promise((resolve) => (done = resolve));
@@ -49,7 +49,7 @@ test("where a stream is answered by something that is none, the next way is take
     const path = url.replace("http://relay", "").split("?")[0];
     doors.push(`${method} ${path}`);
     if (method === "PUT") return Response.json(welcome);
-    if (path === "/v1/device/stream") return new Response("<html>", { headers: { "Content-Type": "text/html" } });
+    if (path === "/v1/device/stream") return new Response("<html>", { status, headers: { "Content-Type": "text/html" } });
     done();
     return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
   };
@@ -62,6 +62,46 @@ test("where a stream is answered by something that is none, the next way is take
   await client.stop();
   assert.ok(doors.includes("GET /v1/device/sync"), `it went on with ${doors}`);
 });
+
+const page = (status, text, type) => [`${status} ${text}`, () => new Response(text, { status, headers: { "Content-Type": type } })];
+const NOT_THE_RELAYS = [
+  ...[401, 403, 404, 502].map((status) => page(status, "<html>", "text/html")),
+  ...[401, 403, 404].map((status) => page(status, '{"code": "forbidden", "retryable": false}', "application/json")),
+  page(403, "null", "application/problem+json"),
+  page(200, "<html>", "text/html"),
+  page(200, '{"status": "ok"}', "application/json"),
+  page(200, '{"status', "application/json"),
+];
+
+for (const [name, answer] of NOT_THE_RELAYS) {
+  test(`what something before the relay answers ends nothing: ${name}`, async () => {
+    const first = new Set(["PUT /v1/device", "GET /v1/device/sync", "POST /v1/device/messages"]);
+    const again = new Map();
+    const asked = [...first].map((door) => new Promise((done) => again.set(door, done)));
+    const sent = { id: "m1", seq: 1, h: "aa", epoch: "e", accepted_at: null, expires_at: null, sender: {} };
+    const fetch = async (url, { method = "GET", signal } = {}) => {
+      const door = `${method} ${url.replace("http://relay", "").split("?")[0]}`;
+      if (first.delete(door)) return answer();
+      again.get(door)?.();
+      if (method === "PUT") return Response.json(welcome);
+      if (door.endsWith("/messages")) return Response.json(sent);
+      return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    };
+    const cache = new Cache(new MemoryTables());
+    await cache.open();
+    const client = new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["long-poll"], random: () => 0 });
+    const key = await client.send("hi", { to: "bob" });
+    const told = new Promise((done) => client.addEventListener("sent", ({ detail }) => done(detail)));
+    const late = new Promise((_, reject) => setTimeout(reject, 5000, new Error("it was never asked again")).unref());
+    client.start();
+    try {
+      assert.deepEqual((await Promise.race([late, Promise.all([told, ...asked])]))[0], { key, id: "m1" });
+      assert.deepEqual((await client.messages()).map(({ body }) => body), ["hi"]);
+    } finally {
+      await client.stop();
+    }
+  });
+}
 
 test("a push that asks for it proves the device's address, and any push makes the client look for news", async () => {
   const said = [];

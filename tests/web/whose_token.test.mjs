@@ -7,6 +7,7 @@ import { Cache, Client, MemoryTables, Problem } from "../../relay/web/sdk/index.
 import { TokenKeeper } from "../../relay/web/sdk/tokens.js";
 
 const problem = { type: "about:blank", title: "", status: 409, code: "another_user", detail: "another's" };
+const refused = { status: 409, headers: { "Content-Type": "application/problem+json" } };
 
 /** A client of ann's database with `token`, at a relay that never answers a handshake; gives also what it was asked. */
 async function client(token) {
@@ -23,7 +24,7 @@ async function client(token) {
     const path = url.replace("http://relay", "").split("?")[0];
     const whose = headers.Authorization === "Bearer hers" ? "ann" : "bob";
     asked.push(`${method} ${path}`);
-    if (path === "/v1/device/ack" && JSON.parse(body).store?.user !== whose) return Response.json(problem, { status: 409 });
+    if (path === "/v1/device/ack" && JSON.parse(body).store?.user !== whose) return Response.json(problem, refused);
     if (path === "/v1/device/ack") return Response.json({ acked: 0, results: {} });
     return Response.json({ batches: [{ timeline: "town", epoch: "g", from: 0, to: 5, entries: [], gaps: [], cursor: null }] });
   };

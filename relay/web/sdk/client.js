@@ -251,7 +251,7 @@ export class Client extends EventTarget {
     return this.#cache.tables;
   }
 
-  /** A call of the relay's device API with this device's token; gives its JSON. Throws Problem, or what `fetch` throws. */
+  /** A call of the relay's device API with this device's token; gives its JSON. Throws Problem, Gone, or what `fetch` throws. */
   async call(method, path, options) {
     const answer = await this.#calls(method, path, options);
     return answer.status === 204 ? null : answer.json();
@@ -259,8 +259,11 @@ export class Client extends EventTarget {
 
   /** Sends a message over the socket, where one is open, or by a call: under one key it is one message. */
   async #post(key, message) {
-    const sent = this.#welcomed ? await this.#way?.send(key, message) : null;
-    return sent ?? this.call("POST", "/v1/device/messages", { body: message, headers: { "Idempotency-Key": key } });
+    const taken = this.#welcomed ? await this.#way?.send(key, message) : null;
+    if (taken) return taken;
+    const sent = await this.call("POST", "/v1/device/messages", { body: message, headers: { "Idempotency-Key": key } });
+    if (sent?.id === undefined || sent.seq === undefined || sent.h === undefined) throw new Gone(); // it is not the relay's
+    return sent;
   }
 
   async #calls(method, path, options) {

@@ -175,7 +175,10 @@ export class Client extends EventTarget {
   constructor(options: Options & { cache: Cache });
   start(): this;
   stop(): Promise<void>;
-  /** A call of the relay's device API; gives its JSON. Throws Problem, or what `fetch` throws. */
+  /**
+   * A call of the relay's device API; gives its JSON. Throws Problem, what `fetch` throws, or another Error for an answer that is
+   * not the relay's.
+   */
   call(method: string, path: string, options?: { body?: unknown; headers?: Record<string, string> }): Promise<any>;
   /** Compares the cache with the relay, and fetches what differs. */
   verify(): Promise<Verified>;
@@ -219,10 +222,10 @@ export class Client extends EventTarget {
 /** A client whose messages live in an IndexedDB database of this origin, one for each device; one tab of several talks. */
 export function open(options: Options & { database?: string; migrations?: Migration[] }): Promise<Client>;
 
-/** A refusal of the relay; `body` is its problem+json. */
+/** A refusal of the relay; `body` is its problem+json. Without a `code` it came from something before it, and decides nothing. */
 export class Problem extends Error {
   readonly status: number;
-  readonly code: string;
+  readonly code: string | undefined;
   readonly body: Record<string, unknown>;
 }
 

@@ -3,11 +3,19 @@
 import { Pace, UNREACHABLE } from "./rules.js";
 
 const CALLS = { hello: ["PUT", "/v1/device"], ack: ["POST", "/v1/device/ack"], hb: ["POST", "/v1/device/heartbeat"] };
-const ANSWERS = { hello: "welcome", ack: "ack", hb: "hb" };
+// And what is in any of the relay's answers.
+const ANSWERS = {
+  hello: ["welcome", ["verdict", "session", "epoch", "cursors", "head", "missing"]],
+  ack: ["ack", ["acked"]],
+  hb: ["hb", ["head"]],
+};
+const [JSON_TYPE, PROBLEM_TYPE] = ["application/json", "application/problem+json"];
 const SUBPROTOCOL = "relay.v1.json";
+const BODILESS = new Set([204, 304]);
 const CALL_MS = 20_000; // for an answer, besides the time that the relay is asked to wait
 const SILENT_MS = 75_000; // the relay says something on a stream every 25 s
-const NOT_UNFIT = new Set([401, 403, 429, 502, 503, 504]);
+const JUDGED = new Set([401, 403]); // of the token, or of the device
+const NOT_UNFIT = new Set([...JUDGED, 429, 502, 503, 504]);
 
 const SENT_BYTES_MAX = 60_000; // the relay reads frames of 64 KiB
 
@@ -48,11 +56,12 @@ export class HttpWay {
     this.say(frame);
   }
 
-  async #said({ type, ref, ...body }) {
-    const [method, path] = CALLS[type];
+  async #said({ type: kind, ref, ...body }) {
+    const [method, path] = CALLS[kind];
+    const [type, least] = ANSWERS[kind];
     await this.#guarded(ref, async () => {
-      const answer = await this.call(method, path, { body });
-      this.came({ ...(await answer.json()), type: ANSWERS[type], ref });
+      const answer = await (await this.call(method, path, { body })).json();
+      this.came(least.every((one) => one in answer) ? { ...answer, type, ref } : new Gone());
     });
   }
 
@@ -96,7 +105,7 @@ export class HttpWay {
     }
   }
 
-  /** One call. Throws Problem for a refusal. */
+  /** One call. Throws Problem for a refusal, and Gone for a success that is not the relay's. */
   async call(method, path, { body, headers = {}, signal, withinMs = CALL_MS } = {}) {
     const ends = [this.abort.signal, ...(signal ? [signal] : []), ...(withinMs ? [AbortSignal.timeout(withinMs)] : [])];
     const answer = await this.fetch(this.url + path, {
@@ -110,8 +119,12 @@ export class HttpWay {
       signal: AbortSignal.any(ends),
       cache: "no-store",
     });
-    if (answer.ok || answer.status === 304) return answer;
-    throw new Problem(answer.status, await answer.json().catch(() => ({})));
+    if (BODILESS.has(answer.status)) return answer;
+    const type = answer.headers.get("Content-Type") ?? "";
+    if (!answer.ok) throw new Problem(answer.status, type.startsWith(PROBLEM_TYPE) ? await answer.json().catch(() => null) : null);
+    // Something between us answers in the relay's place, or has made another thing of its answer.
+    if (!type.startsWith(headers.Accept ?? JSON_TYPE)) throw new Gone(null, { unfit: true });
+    return answer;
   }
 
   /** Sends a message of the device's own; null: it must go by a call. Throws Problem, Gone. */
@@ -126,10 +139,11 @@ export class HttpWay {
   }
 }
 
-/** A refusal of the relay. */
+/** A refusal of the relay. One without a `code` came from something before it, a proxy say, and decides nothing. */
 export class Problem extends Error {
-  constructor(status, body) {
-    super(`${status} ${body.code}: ${body.detail}`);
+  constructor(status, said) {
+    const body = typeof said?.code === "string" ? said : {};
+    super(`${status} ${body.code ?? UNREACHABLE}: ${body.detail ?? "The answer is not the relay's."}`);
     Object.assign(this, { status, body, code: body.code });
   }
 
@@ -138,10 +152,14 @@ export class Problem extends Error {
     const retryAfterMs = this.body.retry_after_ms ?? 0;
     if (this.body.resync) return { type: "resync_required", resync: this.body.resync };
     if (this.code === "state_conflict") return new Gone(4001);
-    if (this.status === 401 || this.status === 403) return new Gone(this.status);
+    const judged = JUDGED.has(this.status);
+    if (this.code === undefined) {
+      if (ref !== undefined) return { type: "error", ref, code: UNREACHABLE, detail: this.message };
+      return new Gone(judged ? null : this.status, { unfit: judged || !NOT_UNFIT.has(this.status) });
+    }
+    if (judged) return new Gone(this.status);
     if (ref === undefined && (this.body.retryable ?? this.status >= 500)) return new Gone(this.status, { retryAfterMs });
-    const code = typeof this.code === "string" ? this.code : UNREACHABLE;
-    return { type: "error", ref, code, detail: this.body.detail, retry_after_ms: retryAfterMs };
+    return { type: "error", ref, code: this.code, detail: this.body.detail, retry_after_ms: retryAfterMs };
   }
 }
 
@@ -252,8 +270,6 @@ export class StreamWay extends HttpWay {
       const headers = { Accept: "text/event-stream" };
       const path = `/v1/device/stream?${placeQuery(cursor, more)}`;
       const answer = await this.call("GET", path, { headers, signal: stream.signal, withinMs: 0 });
-      // Something between us answers in the relay's place, or has made another thing of its answer.
-      if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new Gone(null, { unfit: true });
       for await (const { event, data } of eventsOf(answer.body)) {
         if (this.#stream !== stream) return undefined;
         heard();
