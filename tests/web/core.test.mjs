@@ -287,6 +287,13 @@ test("a device that another phone goes by is told when it has caught up", () => 
   assert.deepEqual(told(), [], "once a connection");
 });
 
+test("a page that is refused for whatever reason is asked for on another connection: nothing else would ask", () => {
+  const refused = { type: "came", frame: { type: "error", code: "internal", detail: "" } };
+  const pulled = reading({ reading: "pulled" }).handle(refused);
+  assert.deepEqual(pulled.map((one) => one.do), ["tell", "close"]);
+  assert.equal(done(reading().handle(refused), "close").length, 0, "pages come by themselves");
+});
+
 test("a heartbeat's answer may ask for a handshake, and what else it asks is ignored, as are unknown frames", () => {
   const core = reading();
   const plain = core.handle({ type: "came", frame: { type: "hb", head: 0 } });

@@ -445,7 +445,9 @@ export class Core {
     if (resync) return this.#reset(resync);
     if (code === "invalid_cursor") return this.#forget();
     this.#redial.askedMs = retryMs || this.#redial.askedMs;
-    return this.phase === "greeting" ? [told, ...this.#close("no welcome")] : [told];
+    if (this.phase === "greeting") return [told, ...this.#close("no welcome")];
+    // It was the answer to a read, and nothing else begins the next.
+    return ref === undefined && this.#reading === "pulled" ? [told, ...this.#close("no page")] : [told];
   }
 
   // --- heartbeats ---
