@@ -217,6 +217,18 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.equal((await cache.extent()).low, 4);
   });
 
+  test(`${kind}: what a message that comes during a comparison has ended counts to its end`, async () => {
+    const cache = await begun();
+    await cache.keep(at(0), page(0, [entry(1), entry(2, { collapse_key: "score" }), entry(3, { form: "fallback" })]));
+    const extent = await cache.extent();
+    const before = await cache.rows(extent, 0);
+    const recall = { seq: 4, id: "r", kind: "recall", of: ["m1"] };
+    const ends = [recall, entry(5, { collapse_key: "score" }), entry(6, { id: "m3", kind: "release" })];
+    await cache.keep(at(3), page(3, ends));
+    assert.deepEqual([before.length, await cache.rows(extent, 0)], [3, before]);
+    assert.deepEqual((await cache.rows(await cache.extent(), 0)).map(({ seq }) => seq), [5, 6]);
+  });
+
   test(`${kind}: nothing counts of no numbers, as of an inbox that is empty or was pruned to its head`, async () => {
     const cache = await begun();
     const none = await cache.extent();

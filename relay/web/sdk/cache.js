@@ -338,12 +338,13 @@ export class Cache {
   }
 
   /**
-   * What counts of these numbers in a comparison (config/docs/protocol.md): `{seq, id, h}`, in order. A message that is missing,
-   * or is not what was stored here, does not count; the latter gives way to what is fetched.
+   * What counts of these numbers in a comparison (config/docs/protocol.md): `{seq, id, h}`, in order; also what was ended since by
+   * an entry beyond them, as messages go on coming meanwhile. A message that is missing, or is not what was stored here, does not
+   * count; the latter gives way to what is fetched.
    */
   async rows({ low, high }, now) {
     const ledger = await this.#tables.transact((t) => t.between("ledger", low, high));
-    const live = ledger.filter((row) => !row.own && !row.endedBy && !past(row.expires, now));
+    const live = ledger.filter((row) => !row.own && (!row.endedBy || row.endedBy > high) && !past(row.expires, now));
     const counting = [];
     for (let at = 0; at < live.length; at += CHUNK) {
       const part = live.slice(at, at + CHUNK);
