@@ -124,6 +124,17 @@ test("the copy of what was sent may come before the answer, or in its place", as
   assert.equal((await cache.messages()).length, 1);
 });
 
+test("a message is sent by its own copy, and not by that of what another device has sent under the same key", async () => {
+  const cache = await begun();
+  await cache.outbox.put("draft-1", message({ text: "mine", at: [1, null] }), 0);
+  const copy = (seq, body) => ({ seq, id: `id-${seq}`, kind: "own", h: "aa", type: "text", body, form: "full", client_ref: "draft-1" });
+  const page = (from, body) => ({ epoch: "e1", from, to: from + 1, entries: [copy(from + 1, body)], gaps: [], cursor: `c${from + 1}` });
+  const theirs = await cache.keep({ epoch: "e1", seq: 0 }, page(0, { text: "the tablet's", at: [1, null] }));
+  assert.deepEqual([theirs.sent, (await cache.outbox.all()).map(({ key }) => key)], [[], ["draft-1"]]);
+  const ours = await cache.keep({ epoch: "e1", seq: 1 }, page(1, { text: "mine", at: [1, null] }));
+  assert.deepEqual([ours.sent, await cache.outbox.all()], [[{ key: "draft-1", id: "id-2" }], []]);
+});
+
 test("a number of another numbering, or none, enters nothing into the ledger", async () => {
   const cache = await begun();
   await cache.outbox.put("k1", message("one"), 0);

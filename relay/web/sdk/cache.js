@@ -2,7 +2,7 @@
 
 import { joined } from "./compare.js";
 import { FOLLOWED_MAX } from "./follows.js";
-import { Outbox, ownEntry, settle } from "./outbox.js";
+import { Outbox, ownEntry, settle, settleCopy } from "./outbox.js";
 import { CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
 const ONE = "one";
@@ -191,7 +191,7 @@ export class Cache {
       const row = { ...entry, form, place: (store.count += 1), ended: null, ...(tag ? { tag } : {}) };
       await t.put("messages", entry.id, row);
       news.arrived.push(row);
-      if (entry.kind === "own" && (await settle(t, entry.client_ref))) news.sent.push({ key: entry.client_ref, id: entry.id });
+      if (entry.kind === "own" && (await settleCopy(t, entry))) news.sent.push({ key: entry.client_ref, id: entry.id });
     } else if (better) {
       const { rotten, ...whole } = known;
       const row = { ...whole, ...entry, id: known.id, form, place: known.place };

@@ -39,9 +39,19 @@ export class Outbox {
 
 /** Takes out what has been sent, within a transaction; gives it if it was there. */
 export async function settle(t, key) {
-  const row = key ? await t.get("outbox", key) : undefined;
+  const row = await t.get("outbox", key);
   if (row) await t.delete("outbox", key);
   return row ?? null;
+}
+
+/**
+ * Takes out the message that this is a copy of, within a transaction; gives it if it was there. Keys are each device's own: with
+ * another body it is what another device has sent under the same one.
+ */
+export async function settleCopy(t, { client_ref: key, body }) {
+  const row = key ? await t.get("outbox", key) : undefined;
+  // The relay gives a body back as it came: the same text, read and written anew, is the same again.
+  return row && JSON.stringify(row.message.body) === JSON.stringify(body) ? settle(t, key) : null;
 }
 
 /** The entry that the relay has made of a message, by its answer; without a number where that says nothing here. */
