@@ -85,3 +85,27 @@ test("a successor that comes when the app has brought another token is not that 
     tokens.stop();
   }
 });
+
+test("of two successors of one token the first is kept", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const settled = () => new Promise((done) => setImmediate(done));
+  for (const [first, second] of [["handshake", "renewal"], ["renewal", "handshake"]]) {
+    const cache = new Cache(new MemoryTables());
+    let come;
+    const call = () => new Promise((resolve) => (come = resolve));
+    const tokens = new TokenKeeper({ source: "hers", cache, call });
+    await tokens.take();
+    tokens.newest();
+    await tokens.keep({ renew_at: "1970-01-01T00:00:00Z" });
+    t.mock.timers.tick(60_000);
+    await tokens.take();
+    tokens.newest(); // another connection
+    const comes = { handshake: () => tokens.keep({ token: "by handshake" }), renewal: () => come({ token: "by renewal" }) };
+    for (const one of [first, second]) {
+      await comes[one]();
+      await settled();
+    }
+    assert.deepEqual([tokens.current, (await cache.open()).token], [`by ${first}`, `by ${first}`]);
+    tokens.stop();
+  }
+});

@@ -18,6 +18,7 @@ export class TokenKeeper {
   #call;
   #timer = null;
   #over = false;
+  #tried = null; // what the last connection began with; its successor may have come since
 
   /** `source` is a token, or a function that gets one from the app's backend; `call` makes a call of the relay. */
   constructor({ source, cache, call }) {
@@ -43,17 +44,19 @@ export class TokenKeeper {
    */
   newest() {
     const { given } = this;
-    let token = this.current;
+    let token = (this.#tried = this.current);
     return () => (this.given === given ? (token = this.current) : token);
   }
 
   /**
-   * The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to a handshake, or to
-   * what is asked once ours is proved.
+   * The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to the handshake of the
+   * connection that was begun last, or to what was asked with the token `after`. Of two successors of one token, the second would
+   * end both some minutes after the first was used: it is dropped.
    */
-  async keep(answer) {
+  async keep(answer, after = this.#tried) {
     this.proved = this.current;
     if (typeof answer?.token === "string") {
+      if (this.current !== after) return;
       const kept = await this.#cache.putToken(this.given, answer.token).then(() => true, () => false);
       if (kept) this.current = this.proved = answer.token;
     } else if (answer?.renew_at) {
@@ -66,10 +69,10 @@ export class TokenKeeper {
     clearTimeout(this.#timer);
     if (this.#over) return;
     const renew = async () => {
-      const { given } = this;
+      const { given, current } = this;
       try {
         const answer = await this.#call("POST", "/v1/device/token");
-        if (this.given === given) await this.keep(answer); // else the app has brought another one meanwhile, perhaps another user's
+        if (this.given === given) await this.keep(answer, current); // else the app has brought another one meanwhile, perhaps another user's
       } catch {
         this.#renewIn(60 * RENEW_MS_MIN);
       }
