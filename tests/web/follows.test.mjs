@@ -86,6 +86,20 @@ test("a timeline that begins anew is adopted, one that is refused is told of, an
   assert.deepEqual([core.phase, core.position], ["reading", HERE]);
 });
 
+test("a timeline whose cursor cannot be read any more is opened by its name on the next connection", async () => {
+  const one = await cache();
+  await one.adoptShared("g", at(3));
+  const [core] = reading({ g: at(3), h: at(4, "v") });
+  const refused = [{ cursor: "t3", code: "invalid_cursor" }, { cursor: "v4", code: "forbidden" }];
+  const commands = core.handle({ type: "came", frame: { type: "follow", following: [], refused } });
+  assert.deepEqual(done(commands, "tell").map(({ detail }) => detail.conversation), ["g", "h"]);
+  const [{ name, position }, ...others] = done(commands, "adoptShared");
+  assert.deepEqual([name, position, others], ["g", NOWHERE, []]);
+  assert.deepEqual(done(core.handle({ type: "keptShared", ...(await one.adoptShared(name, position)), name }), "say"), [], "nor now");
+  const { follows } = await one.open();
+  assert.deepEqual(said(reading(follows)[1], "follow").map(({ shared, open }) => [shared, open]), [[[], ["g"]]]);
+});
+
 async function cache() {
   const made = new Cache(new MemoryTables());
   await made.open();

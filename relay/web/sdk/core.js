@@ -333,7 +333,10 @@ export class Core {
       .map(({ code, ...what }) => ({ conversation: this.#follows.refuse(what), code }))
       .filter(({ conversation }) => conversation !== null)
       .map((detail) => tell("followrefused", detail));
-    return [...told, ...this.#beginsAnew(resync)];
+    // It is never said again: the next connection opens the timeline by its name.
+    const unread = told.filter(({ detail }) => detail.code === "invalid_cursor");
+    const opened = unread.map(({ detail }) => ({ timeline: detail.conversation, epoch: "", floor: 0, cursor: null }));
+    return [...told, ...this.#beginsAnew([...resync, ...opened])];
   }
 
   /** The relay says where shared timelines go on; every message of them stays. */
