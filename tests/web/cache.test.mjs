@@ -115,12 +115,12 @@ for (const [kind, open] of Object.entries(kinds)) {
   test(`${kind}: what its sender repeats once everything has come is known as long as its key`, async () => {
     const id = (ms) => `${ms.toString(16).padStart(12, "0").replace(/^.{8}/, "$&-")}-7abc-8123-456789abcdef`;
     const hours = (n) => n * 3_600_000;
-    for (const [expires_at, known] of [[null, hours(72)], ["1970-01-08T00:00:00Z", hours(8 * 24)]]) {
+    for (const [expires_at, known, complete] of [[null, hours(72), false], ["1970-01-08T00:00:00Z", hours(8 * 24), true]]) {
       const cache = await begun();
       await cache.keep(at(0), page(0, [entry(1, { id: id(0), expires_at })]));
-      await cache.adopt({ epoch: "e2", seq: 0, cursor: "n0" });
-      await cache.keep(at(0, "e2"), page(0, [], { epoch: "e2", caught_up: true }));
-      const repeated = await cache.keep(at(0, "e2"), page(0, [entry(1, { id: id(known - 1) })], { epoch: "e2", caught_up: true }));
+      await cache.adopt({ epoch: "e2", seq: 0, cursor: "n0" }, { complete });
+      if (!complete) await cache.keep(at(0, "e2"), page(0, [], { epoch: "e2", caught_up: true }));
+      const repeated = await cache.keep(at(0, "e2"), page(0, [entry(1, { id: id(known - 1) })], { epoch: "e2" }));
       const usedAgain = await cache.keep(at(1, "e2"), page(1, [entry(2, { id: id(known) })], { epoch: "e2" }));
       assert.deepEqual([repeated.arrived.length, usedAgain.arrived.length], [0, 1]);
     }

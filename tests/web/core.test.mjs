@@ -53,6 +53,16 @@ test("the hello brings the store, its cursor and the facts; the welcome's cursor
   assert.deepEqual(done(commands, "read"), [{ do: "read", cursor: "w2", waitS: 0 }]);
 });
 
+test("an inbox with nothing more for it is complete, as no page will say so", () => {
+  for (const missing of [0, 3]) {
+    const core = new Core({ storeId: "s", random: () => 0.5 });
+    core.handle({ type: "started", words: {} });
+    core.handle({ type: "opened", reading: "pushed", waitS: 50, position: HERE, words: {} });
+    const frame = welcome({ verdict: "resync", reason: "epoch", epoch: "f", head: missing, missing });
+    assert.equal(done(core.handle({ type: "came", frame }), "adopt")[0].complete, missing === 0);
+  }
+});
+
 test("a welcome that would skip messages is not believed: the next hello comes without a cursor", () => {
   const core = new Core({ storeId: "s", random: () => 0.5 });
   core.handle({ type: "started", words: {} });

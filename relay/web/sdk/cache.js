@@ -268,13 +268,17 @@ export class Cache {
 
   // --- where to go on ---
 
-  /** Stores where reading goes on, and for which user (null: as before); every message stays. `seq` null: the next welcome says it. */
-  adopt({ epoch, seq, cursor }, { reason = null, floor = 0, user = null } = {}) {
+  /**
+   * Stores where reading goes on, and for which user (null: as before); every message stays. `seq` null: the next welcome says it.
+   * `complete`: nothing lies beyond it.
+   */
+  adopt({ epoch, seq, cursor }, { reason = null, floor = 0, user = null, complete = false } = {}) {
     return this.#change(async (store, t) => {
       if (store.epoch !== epoch) {
         for (const { seq: number } of await t.between("ledger", 0, Infinity)) await t.delete("ledger", number);
         store.byTag = store.epoch !== "";
       }
+      if (complete && store.byTag) store.byTag = REPEATS;
       if ((reason !== null || store.seq === null) && seq !== null) store.base = seq;
       Object.assign(store, { epoch, seq, cursor, floor, user: user ?? store.user });
     });

@@ -10,7 +10,7 @@
 //           closed {code, retryAfterMs} · spoke {words} · turned {foreground} · poked {words, follows} ·
 //           compared {upgrade, done} · stopped
 // Commands: connect {renew} · say {frame, aside} · read {cursor, waitS, shared, open, anew} · keep {at, page} · keepShared {at, page} ·
-//           adopt {position, reason, floor, user} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
+//           adopt {position, reason, floor, user, complete} · adoptShared {name, position} · drop {words} · set {timer, ms} · unset ·
 //           close {why} · compare {upgrade} · tell {type, detail}
 
 import { Acks } from "./acks.js";
@@ -235,7 +235,8 @@ export class Core {
     this.#pollMs = 1000 * (frame.next_poll_s ?? this.#pollMs / 1000);
     const position = { epoch: frame.epoch, seq: frame.head - frame.missing, cursor: frame.cursors.inbox };
     const reason = frame.verdict === "resync" ? frame.reason : null;
-    const adopt = { do: "adopt", position, reason, floor: frame.floor ?? 0, user: frame.user ?? null };
+    const complete = frame.missing === 0; // no page will say that everything has come
+    const adopt = { do: "adopt", position, reason, floor: frame.floor ?? 0, user: frame.user ?? null, complete };
     return [{ do: "unset", timer: "answer" }, adopt];
   }
 
