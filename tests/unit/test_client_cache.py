@@ -160,7 +160,7 @@ def test_what_its_sender_repeats_once_everything_has_come_is_known_as_long_as_it
     at = Position("e2", 0, "e2/0")
     cache.adopt(at, session=2, reason="epoch", floor=0, complete=True)
     repeated, used_again = message_id(known_ms - 1, 77), message_id(known_ms, 77)
-    assert cache.keep(at, a_page(0, entry(1, repeated), epoch="e2", caught_up=True)).told == []
+    assert cache.keep(at, a_page(0, entry(1, repeated), epoch="e2")).told == []
     assert len(cache.keep(Position("e2", 1), a_page(1, entry(2, used_again), epoch="e2")).told) == 1
 
 
