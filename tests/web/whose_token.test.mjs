@@ -44,6 +44,20 @@ test("with another user's token nothing is fetched, nor counted as fetched", asy
   assert.deepEqual(new Set(asked), new Set(["POST /v1/device/ack"]));
 });
 
+test("what something before the relay answers says of no token whose it is", async () => {
+  for (const [text, type] of [["<html>", "text/html"], ['{"status": "ok"}', "application/json"], ["{", "application/json"]]) {
+    const asked = [];
+    const before = async (url, { method = "GET" } = {}) => {
+      asked.push(`${method} ${url.replace("http://relay", "").split("?")[0]}`);
+      return new Response(text, { headers: { "Content-Type": type } });
+    };
+    const { cache } = await client("his");
+    const bobs = new Client({ url: "http://relay", token: "his", cache, fetch: before });
+    for (const _ of [1, 2]) await assert.rejects(bobs.fillHole("town", { low: 0, high: 5 }));
+    assert.deepEqual(asked, ["POST /v1/device/ack", "POST /v1/device/ack"]);
+  }
+});
+
 test("the user's own token is asked about once", async () => {
   const { asked, client: anns } = await client("hers");
   await anns.fillHole("town", { low: 0, high: 5 });

@@ -276,11 +276,12 @@ export class Client extends EventTarget {
     return way.call(method, path, options);
   }
 
-  /** Before its handshake nobody knows whose it is: an ack of nothing asks. Throws Problem `another_user`. */
+  /** Before its handshake nobody knows whose it is: an ack of nothing asks. Throws Problem `another_user`, and as a call. */
   async #proveOwner(way, token) {
     const { id, user = null } = await this.#cache.open();
     if (user === null) return; // there is nothing of anybody's
-    await way.call("POST", "/v1/device/ack", { body: { store: { id, user } } });
+    const { acked } = await (await way.call("POST", "/v1/device/ack", { body: { store: { id, user } } })).json();
+    if (acked === undefined) throw new Gone(); // it is not the relay's
     this.#tokens.proved = token;
   }
 
