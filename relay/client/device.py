@@ -402,11 +402,13 @@ class Client:
         if store["user"] is None:
             return  # there is nothing of anybody's
         try:
-            await http.call(
+            answer = await http.call(
                 self._session, "POST", f"{self._url}/v1/device/ack", credential=token, body={"store": store}
             )
         except Problem as problem:
             if problem.code == ANOTHER_USER:
                 raise AnotherUser(problem.detail) from problem
             raise
+        if "acked" not in answer.json:
+            raise Unreachable("POST /v1/device/ack: the answer is not the relay's")
         self._tokens.proved = token

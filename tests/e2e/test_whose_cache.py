@@ -11,10 +11,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from ears import token_of
 from relay_process import RelayProcess
 
-from relay.client import AnotherUser, Backend, Cache, Client, Way, said
+from relay.client import AnotherUser, Backend, Cache, Client, Unreachable, Way, said
 from relay.client.fingerprints import Span
 from relay.ids import message_id
 
@@ -125,6 +127,30 @@ async def test_before_the_handshake_nothing_is_asked_with_a_token_that_may_be_an
         assert await client.history(limit=300) == shown
     async with Client(relay.url, hers, cache=path) as client:
         assert await client.fill_hole(group, Span(0, 5)) == 5
+
+
+async def test_what_something_before_the_relay_answers_says_of_no_token_whose_it_is(
+    relay: RelayProcess, backend: Backend, ann: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hers, path = await token_of(backend, ann), tmp_path / "a.db"
+    async with Client(relay.url, hers, cache=path) as client:
+        await client.caught_up(WITHIN_S)
+
+    async def no_connection(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def portal(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"status": "ok"})
+
+    asked: list[str] = []
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", portal)
+    monkeypatch.setattr("relay.client.device.open_way", no_connection)
+    async with TestServer(app) as server, Client(str(server.make_url("")).rstrip("/"), hers, cache=path) as client:
+        with pytest.raises(Unreachable):
+            await client.fetch(message_id(0, 1))
+    assert asked == ["/v1/device/ack"]
 
 
 async def test_a_refusal_that_is_still_to_be_said_is_not_said_with_another_users_token(
