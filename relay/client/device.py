@@ -190,7 +190,7 @@ class Client:
                 here = news_.message if isinstance(news_, news.MessageArrived) else None
                 between = isinstance(news_, news.Connected) or (here is not None and here.place > after + 1)
                 while between and self._main is not None:  # else the cache is closed already
-                    page = await self._on_disk(functools.partial(self.cache.messages, after=after))
+                    page = await self.history(after=after)
                     between = bool(page)
                     for one in page:
                         yield one

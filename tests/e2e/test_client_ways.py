@@ -17,11 +17,17 @@ from relay_process import RelayProcess
 
 from relay.client import Backend, Client, Problem, Unreachable, Way, news, said
 from relay.client.cache import Cache
+from relay.clock import SystemClock
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1", "RELAY_PUSH__LINGER_S": "60"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GOODBYE_S = 10  # a device that says nothing lingers for longer
 _users = itertools.count(1)
+
+
+class HourLater(SystemClock):
+    def now_ms(self) -> int:
+        return super().now_ms() + 3_600_000
 
 
 @pytest.fixture
@@ -353,6 +359,25 @@ async def test_what_another_process_has_stored_is_shown_in_its_place_and_gone_on
         await ear.until(news.MessageArrived)
     assert await showing == ["meanwhile", "after"]
     assert [one.reason for one in ear.of(news.Connected)] == ["no_cursor", None], "it had the extension's cursor"
+
+
+async def test_what_has_expired_is_not_shown_at_a_connection_either(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token, path = await token_of(backend, user), tmp_path / "a.db"
+    await backend.send(user, "the door is open", ttl_s=60)
+    async with a_client(relay.url, token, path) as (_, ear):
+        await ear.until(news.Acked, lambda one: one.seq == 1)
+
+    async def shown(client: Client) -> list[Any]:
+        return [message.body async for message in client.messages()]
+
+    async with a_client(relay.url, token, path, clock=HourLater()) as (client, ear):
+        showing = asyncio.create_task(shown(client))
+        await ear.until(news.CaughtUp)
+        await backend.send(user, "good evening")
+        await ear.until(news.MessageArrived)
+    assert await showing == ["good evening"]
 
 
 async def test_what_another_process_has_put_into_the_cache_is_said_on_the_next_connection(
