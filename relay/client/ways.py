@@ -29,7 +29,6 @@ from relay.clock import Clock
 
 STREAM_SILENT_S = 75.0  # the relay says something every 25 s
 NO_STREAM = frozenset({404, 405, 406})  # a relay, or something before it, that has no such door
-PROBLEM = "application/problem+json"
 ABNORMAL = 1006  # of a socket that ended without a close frame
 SENT_BYTES_MAX = 60_000  # the relay reads frames of 64 KiB
 
