@@ -6,6 +6,7 @@ import { Cache } from "./cache.js";
 import { Client } from "./client.js";
 import "./sw.js";
 import { IndexedTables } from "./tables.js";
+import { lockOf } from "./tabs.js";
 
 const WITHIN_MS = 20_000; // a browser ends a worker that takes longer
 const ENDS = ["caughtup", "refused", "disconnected", "outdated"];
@@ -14,7 +15,7 @@ self.relayPushed = async ({ database, sync }) => {
   if (!database || !sync) return;
   const pages = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
   if (pages.length) return; // they have been told, and one of them runs the client
-  const key = `relay:${database}`;
+  const key = lockOf(database);
   await self.navigator.locks.request(key, { ifAvailable: true }, (lock) => (lock ? caughtUp(database, key, sync) : null));
 };
 
@@ -25,7 +26,11 @@ async function caughtUp(database, key, { url, token, facts, types }) {
   client.turn(false);
   // A page that opens meanwhile waits for the lock, and hears what comes as from another tab.
   const channel = new BroadcastChannel(key);
-  client.elsewhere = { told: (told, detail) => channel.postMessage({ told, detail }), stopped: () => channel.close() };
+  const stopped = () => {
+    channel.close();
+    client.elsewhere = null; // a comparison may still tell what came of it
+  };
+  client.elsewhere = { told: (told, detail) => channel.postMessage({ told, detail }), stopped };
   const ended = new Promise((resolve) => {
     for (const type of ENDS) client.addEventListener(type, resolve);
     setTimeout(resolve, WITHIN_MS);
