@@ -58,8 +58,9 @@ class Calls:
     async def make(self, account: Account, attempt: Attempt, *, until_ms: int) -> Result:
         """All notifications of one attempt, one after the other: what a vendor shows first was said first.
 
-        No call goes on after `until_ms`, by the monotonic clock: soon the job is anybody's. What was not called by then is
-        told under the next claim; of a step that is all of it, as it counts as one.
+        No call goes on after `until_ms`, by the monotonic clock: soon the job is anybody's. What may not have its whole time
+        by then is told under the next claim: cut short, it would be said again with all before it. A step counts as one, so
+        of that all is made again if there was no time for the last of it.
         """
         outcomes: list[Outcome] = []
         losses: list[str] = []
@@ -78,13 +79,13 @@ class Calls:
         waiting: list[int] = []
         for place, note in enumerate(attempt.send.notes):
             left_ms = until_ms - self._clock.monotonic_ms()
-            if left_ms <= 0:
-                if not outcomes:
-                    return Result(None, cut_off=True)
-                if attempt.send.steps_upto:
-                    outcomes.append(TOO_LATE)
-                else:
-                    waiting += range(place, len(attempt.send.notes))
+            if left_ms <= 0 and not outcomes:
+                return Result(None, cut_off=True)
+            if left_ms <= 0 and attempt.send.steps_upto:
+                outcomes.append(TOO_LATE)
+                break
+            if left_ms < CALL_S * 1000 and outcomes and not attempt.send.steps_upto:
+                waiting += range(place, len(attempt.send.notes))
                 break
             channel = channel_of(note.shows, account.channels)
             if (None, channel) in spent or (address.token_hash, channel) in spent:

@@ -15,6 +15,7 @@ from relay.push.accounts import Account, Accounts
 from relay.push.calls import Calls
 from relay.push.escalating import escalate
 from relay.push.limits import Bucket
+from relay.push.rules import CALL_S
 from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 from relay.store.schema.push import push_attempt
@@ -23,17 +24,17 @@ MANY = 20
 
 
 class Slow:
-    """A vendor that takes two seconds for each push, and all of them."""
+    """A vendor that takes so long for each push, and takes all of them."""
 
     name = "vendor"
     capabilities = Capabilities(payload_bytes_max=4096, ttl_s_max=86_400)
 
-    def __init__(self, clock: Any, stop: asyncio.Event, *, upto: int, most: int) -> None:
-        self.clock, self.stop, self.upto, self.most = clock, stop, upto, most
+    def __init__(self, clock: Any, stop: asyncio.Event, *, upto: int, most: int, takes_s: int = 2) -> None:
+        self.clock, self.stop, self.upto, self.most, self.takes_s = clock, stop, upto, most, takes_s
         self.shown: Counter[str | None] = Counter()
 
     async def send(self, push: Push) -> Outcome:
-        self.clock.forward(s=2)
+        self.clock.forward(s=self.takes_s)
         await self.clock.sleep(0.02)
         self.shown[push.title] += 1
         if len(self.shown) == self.upto or self.shown.total() == self.most:
@@ -72,6 +73,20 @@ async def test_more_than_can_be_called_under_one_claim_is_told_under_the_next(en
     await works(house, vendor)
     assert vendor.shown == Counter(titles), "each once"
     assert (await house.device("ann/phone")).pushed_seq == MANY
+
+
+async def test_no_call_is_begun_that_the_end_of_the_claim_would_cut_short(engine: Engine, clock: Any) -> None:
+    """Of three that take nine seconds each the third had seven: nobody knew what became of it, and all went again."""
+    titles = ["one", "two", "three"]
+    house = await owed(engine, clock, titles)
+    vendor = Slow(clock, asyncio.Event(), upto=3, most=9, takes_s=9)
+    await works(house, vendor)
+    assert vendor.shown == Counter(titles)
+    assert (await house.device("ann/phone")).pushed_seq == 3
+    spans = select(push_attempt.c.ended_ms - push_attempt.c.started_ms, push_attempt.c.verdict)
+    ends = await engine.read(lambda conn, _: list(conn.execute(spans).all()))
+    assert [verdict for _, verdict in ends] == ["accepted"] * 3
+    assert all(took_ms + CALL_S * 1000 <= house.policy.claim_ms for took_ms, _ in ends), "another has had its time"
 
 
 async def test_what_comes_to_its_call_when_the_claim_is_over_is_not_called(engine: Engine, clock: Any) -> None:
