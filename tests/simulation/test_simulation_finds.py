@@ -245,7 +245,7 @@ def a_device_is_never_given_what_it_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_sender_has_no_copies(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Deliveries, "own_copy", lambda *_: False)
+    patch.setattr(Deliveries, "own_copy", lambda *_, **__: False)
 
 
 def nobody_leaves_a_group(patch: pytest.MonkeyPatch) -> None:
