@@ -10,6 +10,7 @@ from relay.errors import FieldError, Invalid, Missing
 from relay.inbox.cursor import INBOX
 from relay.model import UserKey
 from relay.store import groups as rows
+from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn, Engine
 from relay.store.groups import GROUP, TELL_ALL
 from relay.store.room import HasRoom
@@ -134,9 +135,19 @@ def change(
     if new:
         level = notify or (MENTIONS if known.type == ULTRA else TELL_ALL)
         rows.add(conn, app_id, group, new, version=version, seq=known.head_seq, notify=level)
+        if known.type == ULTRA:
+            _forget_other_numbers(conn, app_id, group, new, seq=known.head_seq)
     if version != known.members_version:
         rows.set_version(conn, app_id, group, version)
     return Membership(version=version, members=count, type=known.type)
+
+
+def _forget_other_numbers(conn: Conn, app_id: str, group: str, users: Sequence[str], *, seq: int) -> None:
+    """Who joins a timeline that has entries may have read the conversation by the numbers of its inbox, further than these
+    are by now: what is posted up to there would count as read, and nobody be told."""
+    if ahead := rows.read_ahead(conn, app_id, group, users, seq=seq):
+        inbox_rows.lock_inboxes(conn, [UserKey(app_id, user) for user in ahead])
+        rows.bound_markers(conn, app_id, group, ahead, seq=seq)
 
 
 def set_notify(conn: Conn, app_id: str, group: str, user: str, level: str) -> None:

@@ -125,6 +125,37 @@ def begin_numbers(conn: Connection, app_id: str, group: str, users: Iterable[str
     return seq
 
 
+@per_dialect
+def _ahead(sqlite: bool) -> Select[Any]:
+    r = read_marker.c
+    here = (r.app_id == bindparam("app"), r.conversation_id == bindparam("group"), r.read_seq > bindparam("seq"))
+    return select(r.user_id).where(*here, in_list(r.user_id, "users", sqlite=sqlite))
+
+
+_set_marker = (
+    update(read_marker)
+    .where(
+        read_marker.c.app_id == bindparam("app"),
+        read_marker.c.conversation_id == bindparam("group"),
+        read_marker.c.user_id == bindparam("user"),
+        read_marker.c.read_seq > bindparam("seq"),
+    )
+    .values(read_seq=bindparam("seq"))
+)
+
+
+def read_ahead(conn: Connection, app_id: str, group: str, users: Iterable[str], *, seq: int) -> list[str]:
+    """Which of these have read the conversation beyond this number: by those of their inboxes, if its timeline ends there."""
+    here = {"app": app_id, "group": group, "users": as_list(conn, users), "seq": seq}
+    return sorted(conn.execute(_ahead(conn), here).scalars())
+
+
+def bound_markers(conn: Connection, app_id: str, group: str, users: Sequence[str], *, seq: int) -> None:
+    """Has these, whose locks are held, have read no more than up to there."""
+    if users:
+        conn.execute(_set_marker, [{"app": app_id, "group": group, "user": user, "seq": seq} for user in users])
+
+
 _set_version = update(conversation).where(*_here).values(members_version=bindparam("version"))
 
 

@@ -71,6 +71,32 @@ async def test_what_was_read_before_a_group_became_ultra_is_nothing_of_its_timel
     assert (batch.entries, batch.to_seq - batch.from_seq) == (2, 2)
 
 
+async def test_what_was_read_before_its_reader_joined_a_group_that_is_ultra_is_nothing_of_its_timeline(
+    house: House, clock: Any
+) -> None:
+    """The others had a timeline by then, whose numbers its own of the inbox are above."""
+    for _ in range(3):
+        await house.inbox.accept(
+            house.message(users=("ann", "bob"), group=None, conversation_type="group", conversation_id="h")
+        )
+    await house.hello(PHONE)
+    await house.catch_up(PHONE)
+    await house.ack(PHONE, reads=(("h", 3),))
+    await house.catch_up(PHONE)
+    await house.bye(PHONE)
+    await house.told()
+    await house.inbox.groups.change("shop", "h", add=["bob"], remove=(), ultra=True)
+    await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
+    await house.inbox.groups.change("shop", "h", add=["ann"], remove=(), notify="all")
+    first = await house.inbox.accept(house.message(users=(), group="h", conversation_id="h", mentions=("ann",)))
+    second = await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
+    while await house.inbox.fan_out():
+        pass
+    clock.forward(s=1)
+    (told,) = [one for one in await house.told() if one.device == house.key(PHONE)]
+    assert {id_ for note in told.send.notes for id_ in note.ids} == {first.message_id, second.message_id}
+
+
 async def later(house: House, *, s: float = 1) -> Any:
     house.clock.forward(s=s)
     return await house.told()
