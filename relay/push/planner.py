@@ -140,9 +140,9 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     awake = [one for one in ready if _rests_until(s, one) <= s.now_ms]
     if not awake:
         return Wait(at_ms=min(_rests_until(s, one) for one in ready), reason=Later.STALE)
-    unable = len(usable) - len(awake)
     anything = items or [item for news in s.shared for item in news.items]
     able = [one for one in awake if not _all_held(s, one, anything)] or awake
+    unable = len(usable) - sum(not s.accounts[one.account].passes_on(s.now_ms) for one in able)
     beyond = _beyond(s, usable, able) if step or knock else []
     address = _choose(s, beyond or (_again(s, able) if step else able))
     account = s.accounts[address.account].towards(address, s.device.platform)

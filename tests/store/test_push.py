@@ -15,6 +15,7 @@ from providers.contract import Capabilities, Outcome, Scope, Verdict
 from providers.fcm import FcmProvider
 from relay.inbox.ack import AckRequest
 from relay.inbox.addresses import NewAddress
+from relay.inbox.push_due import Later
 from relay.inbox.registry import Registration
 from relay.inbox.send import Send
 from relay.model import DeviceKey, Policy
@@ -25,7 +26,7 @@ from relay.push.payload import push_of
 from relay.push.planning import plan_due
 from relay.push.rules import Result, Then
 from relay.push.settling import Settlement, settle
-from relay.push.situation import AccountView, Privacy, Quota
+from relay.push.situation import AccountView, Privacy, Quota, Wait
 from relay.store import dead, meta, quota
 from relay.store import queue as job_rows
 from relay.store.engine import Engine
@@ -491,6 +492,27 @@ async def test_an_address_of_a_parked_account_gives_no_turn_before_the_vendor_s_
     """FLT-3: nothing goes to a device for as long as its vendor says."""
     await _two_addresses(desk)
     await _parked(desk, "w")
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    await desk.settle(attempt, Verdict.RETRY, scope=Scope.TOKEN, passes_on=True)
+    assert await desk.plan() == ()
+    clock.forward(s=5)
+    (attempt,) = await desk.plan()
+    assert attempt.send.address.account == "v"
+
+
+@pytest.mark.parametrize("out", ["for all", "for this sort"])
+async def test_an_address_that_is_out_for_long_gives_no_turn_before_the_vendor_s_time(
+    desk: Desk, clock: Any, out: str
+) -> None:
+    """FLT-3 again: the push would come back to the one that asked for time."""
+    await _two_addresses(desk)
+    until_ms = clock.now_ms() + 36_000_000
+    away: dict[str, Any] = {"for all": {"shut_until_ms": until_ms}}.get(
+        out, {"held": {(None, None): Wait(at_ms=until_ms, reason=Later.QUOTA)}}
+    )
+    desk.views = {**desk.views, "w": replace(desk.views["w"], **away)}
     await desk.send()
     clock.forward(s=1)
     (attempt,) = await desk.plan()
