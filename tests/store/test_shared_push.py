@@ -39,14 +39,8 @@ async def post(house: House, count: int = 1, **more: Any) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("grouped", [True, False], ids=["of a group", "of a list"])
-async def test_what_was_read_before_a_group_became_ultra_is_nothing_of_its_timeline(
-    house: House, clock: Any, grouped: bool
-) -> None:
-    """Until then the conversation's read markers are numbers of inboxes."""
-    if grouped:
-        await house.inbox.groups.change("shop", "h", add=["ann", "bob"], remove=())
-    to: dict[str, Any] = {"users": (), "group": "h"} if grouped else {"users": ("ann", "bob")}
+async def read_in_the_inbox(house: House, **to: Any) -> None:
+    """Three messages of the conversation `h`, up to the third number of the phone's inbox."""
     for _ in range(3):
         await house.inbox.accept(house.message(**to, conversation_type="group", conversation_id="h"))
     await house.hello(PHONE)
@@ -55,6 +49,17 @@ async def test_what_was_read_before_a_group_became_ultra_is_nothing_of_its_timel
     await house.catch_up(PHONE)
     await house.bye(PHONE)
     await house.told()
+
+
+@pytest.mark.parametrize("grouped", [True, False], ids=["of a group", "of a list"])
+async def test_what_was_read_before_a_group_became_ultra_is_nothing_of_its_timeline(
+    house: House, clock: Any, grouped: bool
+) -> None:
+    """Until then the conversation's read markers are numbers of inboxes."""
+    if grouped:
+        await house.inbox.groups.change("shop", "h", add=["ann", "bob"], remove=())
+    to: dict[str, Any] = {"users": (), "group": "h"} if grouped else {"users": ("ann", "bob")}
+    await read_in_the_inbox(house, **to)
 
     await house.inbox.groups.change("shop", "h", add=["ann", "bob"], remove=(), ultra=True, notify="all")
     assert (await house.inbox.reader.read(house.key(PHONE), None, limit=10)).shared.ahead == ()
@@ -75,16 +80,7 @@ async def test_what_was_read_before_its_reader_joined_a_group_that_is_ultra_is_n
     house: House, clock: Any
 ) -> None:
     """The others had a timeline by then, whose numbers its own of the inbox are above."""
-    for _ in range(3):
-        await house.inbox.accept(
-            house.message(users=("ann", "bob"), group=None, conversation_type="group", conversation_id="h")
-        )
-    await house.hello(PHONE)
-    await house.catch_up(PHONE)
-    await house.ack(PHONE, reads=(("h", 3),))
-    await house.catch_up(PHONE)
-    await house.bye(PHONE)
-    await house.told()
+    await read_in_the_inbox(house, users=("ann", "bob"), group=None)
     await house.inbox.groups.change("shop", "h", add=["bob"], remove=(), ultra=True)
     await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
     await house.inbox.groups.change("shop", "h", add=["ann"], remove=(), notify="all")
