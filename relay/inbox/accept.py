@@ -26,7 +26,7 @@ from relay.inbox.send import (
     expiry,
     nobody_there,
 )
-from relay.model import DeviceState, UserKey
+from relay.model import UserKey
 from relay.store import entries as entry_rows
 from relay.store import fanout as fanout_rows
 from relay.store import groups as group_rows
@@ -147,8 +147,7 @@ class Acceptance:
         """Whether a device is still who it was when its token was looked at: since then it may have been renamed, or signed
         out. What it sent by the old name it would send again by the new one."""
         locked = self.deliveries.users.get(UserKey(app_id, user or ""))
-        found = None if locked is None else locked.devices.get(device or "")
-        return found is not None and found.state is not DeviceState.GONE
+        return locked is not None and (device or "") in locked.devices
 
     # --- one message ---
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from relay.inbox.preferences import NOTHING_SAID, Preferences, wanted
 from relay.inbox.selective_acks import NO_ACKS, Acks
 from relay.inbox.visibility import View, mentions, particulars_of, view
-from relay.model import Device, DeviceState, Entry, NotifyPolicy, Policy
+from relay.model import Device, Entry, NotifyPolicy, Policy
 
 
 class UserFacts(Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ def answered(entry: Entry, facts: UserFacts, policy: Policy) -> bool:
         case NotifyPolicy.UNTIL_READ:
             return is_read(entry, facts.read)
         case NotifyPolicy.FIRST_DEVICE:
-            return any(_seen(entry, other, facts) for other in facts.devices if other.state is not DeviceState.GONE)
+            return any(_seen(entry, other, facts) for other in facts.devices)
 
 
 def _seen(entry: Entry, device: Device, facts: UserFacts) -> bool:
