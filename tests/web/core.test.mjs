@@ -331,6 +331,14 @@ test("a refusal that something else answered in the relay's place, or that got t
   }
 });
 
+test("where something before the relay answers an ack, another connection says it: pauses grow, as after any failure", () => {
+  const core = reading({ reading: "pulled" });
+  core.handle({ type: "spoke", words: { "read:c": { conversation: "c", read_seq: 3 } } });
+  const [ack] = said(core.handle({ type: "rang", timer: "ack" }));
+  const commands = core.handle({ type: "came", frame: { type: "error", ref: ack.ref, code: "unreachable", retry_after_ms: 0 } });
+  assert.deepEqual([done(commands, "drop").length, done(commands, "close").length], [0, 1]);
+});
+
 test("a word that the relay never takes has no refusal with it, nor the cursor", () => {
   const core = reading();
   core.handle({ type: "came", frame: page(2, 3) });

@@ -439,7 +439,7 @@ export class Core {
     if (flew && TRANSIENT.has(code)) {
       this.#acks.returned(ref);
       this.#follows.unsaid();
-      if (this.phase !== "reading") {
+      if (this.phase !== "reading" || code === UNREACHABLE) {
         this.#redial.askedMs = retryMs || 1000;
         return [told, ...this.#close("refused for now")];
       }
