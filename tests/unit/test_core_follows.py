@@ -67,7 +67,9 @@ def test_a_poll_that_waits_for_what_is_followed_no_more_is_asked_anew() -> None:
     """What it brought would be dropped, and it would be the last one."""
     core, _ = reading(Reading.PULLED, g=Position("t1", 3, "t1/3"))
     assert fetches(core.handle(steps.Unfollowed("g"))) == [steps.Fetch("e1/0", 0)]
-    assert core.handle(steps.Came(batch(3, 4, 4))) == []
+    assert fetches(core.handle(steps.Came(batch(3, 4, 4)))) == [steps.Fetch("e1/0", 50)], (
+        "that had come before: it goes on"
+    )
 
 
 def test_a_page_is_kept_where_its_range_begins_and_acked_when_it_is_kept() -> None:
@@ -113,13 +115,6 @@ def test_what_is_refused_is_told_once_and_not_asked_for_again(refusal: dict[str,
     assert steps.Tell(news.FollowRefused("g", "not_found")) in told
     (fetch,) = [one for one in core.handle(steps.Poked()) if isinstance(one, steps.Fetch)]
     assert fetch.shared == ()
-
-
-def test_a_long_poll_goes_on_after_an_answer_about_what_is_followed_no_more() -> None:
-    """It was asked for when the question was put, and the answer has nothing else."""
-    core, _ = reading(Reading.PULLED, g=Position("t1", 3, "t1/3"))
-    assert core.handle(steps.Unfollowed("g")) == []
-    assert fetches(core.handle(steps.Came(batch(3, 4, 4)))) == [steps.Fetch("e1/0", 50)]
 
 
 def test_an_ack_that_was_not_taken_is_said_again() -> None:

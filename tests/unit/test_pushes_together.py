@@ -151,7 +151,8 @@ async def test_what_a_process_did_not_outlive_goes_alone_and_is_known_as_a_repea
     """The vendor may have had it from the call that it shared: one that drops repeats must not show it twice."""
     vendor = Vendor()
     account = Account(app_id="a", name="v", provider=vendor, bucket=Bucket(9, 9), together=Together(vendor))  # type: ignore[arg-type]
-    calls = Calls(SetClock(), random.Random(1), Accounts([account]), open_token=lambda _, sealed: sealed.decode())
+    clock = SetClock()
+    calls = Calls(clock, random.Random(1), Accounts([account]), open_token=lambda _, sealed: sealed.decode())
     phone = Address(
         preference=0,
         account="v",
@@ -178,6 +179,6 @@ async def test_what_a_process_did_not_outlive_goes_alone_and_is_known_as_a_repea
             claim_until_ms=0,
             send=Send(address=phone, notes=(note,), from_seq=1, upto_seq=1, form=Form.EACH),
         )
-        await calls.make(account, attempt)
+        await calls.make(account, attempt, until_ms=clock.monotonic_ms() + 30_000)
     first, repeat = vendor.pushes
     assert once_key(first, now_s=900) == once_key(repeat, now_s=900)
