@@ -52,6 +52,8 @@ class Delays:
             pump, inbox = getattr(session, "_pump", None), heads.get(session.device.user)
             if pump is None or inbox is None or link.slow is not None or pump.shut or pump.sent_seq >= inbox[1]:
                 continue
+            if pump._writer.closed:  # nothing more goes by it, though its end is still on the way
+                continue
             sent, since_s = self._behind.get(session, (-1, now))
             if sent != pump.sent_seq:
                 since_s = now

@@ -336,9 +336,12 @@ class Referee:
                     raise Broken(f"I39: {user} of {app_id} has {sent.id}, which went to a group that it was not in")
 
     def _copied(self, app_id: str, sent: "Sent") -> None:
-        """I38: the sender's devices have it too, as a copy, unless it is over, or by now its sender is nobody of that name."""
+        """I38: the sender's devices have it too, as a copy, unless it is over, or by now its sender is nobody of that name, or
+        it went with its last receiver, who was erased before it was due."""
         over = not sent.from_device and self.now_ms > sent.accepted_ms + sent.ttl_s * 1000 - EARLY_MS
         if sent.sender is None or sent.sender in sent.users or sent.taken_back or over or not sent.owed:
+            return
+        if self._store.raw.execute(_RECIPIENTS, (app_id, sent.id)).fetchone() is None:
             return
         sender = UserKey(app_id, sent.sender)
         there = self._current(sender) == sender and self._store.raw.execute(_INBOX, sender).fetchone() is not None
