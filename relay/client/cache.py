@@ -31,9 +31,8 @@ RANK = {"raw": 0, "fallback": 1, "full": 2}
 # For so long after a message was accepted, and after its end, the relay knows its key again (protocol 12.1).
 KEY_KEPT_MS = 72 * 3_600_000
 KEY_AFTER_LIFE_MS = 24 * 3_600_000
-Check = Callable[
-    [news.Message], None
-]  # raises (ValueError, or what it trips over) for what this version of the app can't use
+# Raises (ValueError, or what it trips over) for what this version of the app can't use.
+Check = Callable[[news.Message], None]
 
 
 class ByTag(IntEnum):
@@ -210,9 +209,8 @@ class Cache:
         entry = one.entry
         form, refusal = self._judged(one)
         known = self._known(entry.id, by_tag=by_tag)
-        if (
-            known is not None and known[1] == "control" and known[2] is None
-        ):  # of a kind that an earlier version did not know
+        if known is not None and known[1] == "control" and known[2] is None:
+            # Of a kind that an earlier version did not know: it comes for the first time.
             self._db.execute("DELETE FROM message WHERE id = ?", (known[0],))
             known = None
         kept = entry.id if known is None else known[0]

@@ -390,9 +390,7 @@ class Core:
             name = self._follows.refused(refusal)
             if name is not None:
                 commands.append(steps.Tell(news.FollowRefused(name, refusal.get("code", ""))))
-                if (
-                    refusal.get("code") == "invalid_cursor"
-                ):  # never said again: the next connection opens it by its name
+                if refusal.get("code") == "invalid_cursor":  # not said again: the next connection opens it by its name
                     resets.append({"timeline": name, "epoch": "", "floor": 0, "cursor": None})
         return commands + self._begins_anew(resets)
 
@@ -534,9 +532,7 @@ class Core:
             self._redial.asked_s = frame["retry_after_ms"] / 1000
         if self.phase is Phase.GREETING:
             return [told, *self._close("no welcome")]
-        if (
-            ref is None and self._reading is Reading.PULLED
-        ):  # it was the answer of a Fetch, and nothing else begins the next
+        if ref is None and self._reading is Reading.PULLED:  # the answer of a Fetch: nothing else begins the next
             return [told, *self._close("no page")]
         return [told]
 

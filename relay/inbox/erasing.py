@@ -47,9 +47,8 @@ def erase(
     if locked is None:
         if not groups and not named.by_now(conn):
             return
-        inbox_rows.create_inboxes(
-            conn, now_ms, {user: new_epoch()}
-        )  # for its lock: nobody may come by this name meanwhile
+        # For its lock: nobody may come by this name meanwhile.
+        inbox_rows.create_inboxes(conn, now_ms, {user: new_epoch()})
         locked = lock(conn, now_ms, [user], policy_of).get(user)
         if locked is None:
             raise Overtaken

@@ -102,9 +102,7 @@ def hello(
             answers.append(problem)
             continue
         answers.append(welcome)
-        if (
-            welcome.reason is Reason.FORKED
-        ):  # some of these void the whole store: for whoever is next in this batch, too
+        if welcome.reason is Reason.FORKED:  # it may void the whole store, for whoever is next in this batch too
             store_epoch = inbox_rows.store_epoch(conn)
     flush(conn, now_ms, users.values())
     return _with_addresses(conn, hellos, answers)
