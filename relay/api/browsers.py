@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Final
 
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -38,15 +37,15 @@ def asks_first(request: web.Request, origins: Collection[str]) -> bool:
     )
 
 
-def let_in(request: web.BaseRequest, headers: CIMultiDict[str], origins: Collection[str]) -> None:
-    """Every answer to a page of these origins says that it may read it, refusals too."""
+def let_in(request: web.BaseRequest, add: Callable[[str, str], None], origins: Collection[str]) -> None:
+    """Every answer to a page of these origins says that it may read it, refusals too. `add` adds a header to the answer."""
     if not _is_for_pages(request.path):
         return
-    headers.add(hdrs.VARY, hdrs.ORIGIN)
+    add(hdrs.VARY, hdrs.ORIGIN)
     origin = request.headers.get(hdrs.ORIGIN)
     if origin in origins and origin is not None:
-        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = "ETag, Retry-After"
+        add(hdrs.ACCESS_CONTROL_ALLOW_ORIGIN, origin)
+        add(hdrs.ACCESS_CONTROL_EXPOSE_HEADERS, "ETag, Retry-After")
 
 
 def add_sdk(app: web.Application) -> None:

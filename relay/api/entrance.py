@@ -53,7 +53,7 @@ def entrance(
                 raise error
             answer = response(of_framework(error), request_id, rng)
             if "Allow" in error.headers:
-                answer.headers["Allow"] = error.headers["Allow"]
+                answer.add("Allow", error.headers["Allow"])
             return answer
         if isinstance(error, Problem):
             problem = error
@@ -76,6 +76,7 @@ def entrance(
         if trusted_proxies:
             request = seen_through(request)
         request_id = request[REQUEST_ID] = next_id()
+        spare = is_spare(request)
         with traces.span(request.method, caller=request.headers) as tell:
             try:
                 if https_only:
@@ -83,7 +84,7 @@ def entrance(
                 if origins and browsers.asks_first(request, origins):
                     answer = Reply(204, browsers.PREFLIGHT)
                 else:
-                    lane = gate.enter(request)
+                    lane = gate.enter(request, spare=spare)
                     try:
                         answer = await handler(request)
                     finally:
@@ -96,11 +97,11 @@ def entrance(
             if tell is not None:
                 tell(name=f"{request.method} {route}", route=route, status=answer.status, request_id=request_id)
         if not answer.prepared:
-            headers = answer.headers
-            headers["X-Request-Id"] = request_id
+            add = answer.add if isinstance(answer, Reply) else answer.headers.add
+            add("X-Request-Id", request_id)
             if origins:
-                browsers.let_in(request, headers, origins)
-            if gate.leaving or is_spare(request):
+                browsers.let_in(request, add, origins)
+            if spare or gate.leaving:
                 answer.force_close()
         metrics.request(route, request.method, answer.status, time.perf_counter() - began)
         return answer
