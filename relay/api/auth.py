@@ -100,12 +100,18 @@ class Authenticator:
 
     # --- who ---
 
+    def recognised(self, request: web.Request) -> Principal | None:
+        """The caller of this request, if it was authenticated just now. Raises Unauthenticated."""
+        known = self._known.get(request.headers.get(hdrs.AUTHORIZATION, ""))
+        if known is None or known[1] <= self._clock.monotonic_ms():
+            return None
+        return known[0] if known[0].device_key is not None else self._let_in(known[0], request)
+
     async def authenticate(self, request: web.Request) -> Principal:
         """The caller of this request. Raises Unauthenticated, Throttled; all failures look alike."""
-        header = request.headers.get("Authorization", "")
-        known = self._known.get(header)
-        if known is not None and known[1] > self._clock.monotonic_ms():
-            return known[0] if known[0].device_key is not None else self._let_in(known[0], request)
+        if (known := self.recognised(request)) is not None:
+            return known
+        header = request.headers.get(hdrs.AUTHORIZATION, "")
         network = network_of(request.remote)
         if self._failed_addresses.empty(network, self._clock.monotonic_ms()):
             raise _throttled()

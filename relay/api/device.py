@@ -26,7 +26,6 @@ from relay.inbox.cursor import INBOX
 from relay.inbox.reading import Reading
 from relay.inbox.service import InboxService
 from relay.inbox.shared import Wanted
-from relay.inbox.unchanged import Question
 from relay.model import DeviceKey, TimelineKey
 from relay.push.challenge import Challenger
 from relay.realtime import protocol
@@ -114,12 +113,12 @@ class DeviceApi:
         """What the device lacks, at once or as soon as there is something."""
         key = _key(call)
         etag = _compared_weakly(call.request.headers.get("If-None-Match"))
-        question = None if etag is None else Question(call.request.raw_path, etag)
-        if question is not None:
+        question = None if etag is None else (call.request.raw_path, etag)
+        if etag is not None and question is not None:
             version = await self.inbox.unchanged.holds(key, question)
             if version is not None:
                 self.devices.presence.renew(key, version.session)
-                return _not_modified(question.etag)
+                return _not_modified(etag)
         query = call.query
         if query.ids:
             return await self._messages(call)
@@ -357,7 +356,7 @@ def _compared_weakly(etag: str | None) -> str | None:
 
 
 def _not_modified(etag: str) -> Answer:
-    return Answer(304, headers={**_REVALIDATED, "ETag": etag})
+    return Answer(304, None, {**_REVALIDATED, "ETag": etag})
 
 
 def _cut(request: web.Request) -> None:

@@ -10,7 +10,6 @@ from typing import Final
 
 from aiohttp import web
 
-from relay.api.connections import is_spare
 from relay.api.files import FILES
 from relay.errors import Unavailable
 
@@ -80,11 +79,14 @@ class Gate:
         """Whether each answer is its connection's last."""
         return self._leaving
 
-    def enter(self, request: web.Request) -> Lane | None:
-        """Counts a request, until `left` is told what this gives. Raises Unavailable for one that may not come in."""
+    def enter(self, request: web.Request, *, spare: bool = False) -> Lane | None:
+        """Counts a request, until `left` is told what this gives. Raises Unavailable for one that may not come in.
+
+        `spare`: it has come by a connection for which there is no descriptor.
+        """
         if self._shut and not _always(request):
             raise Unavailable("The relay is shutting down.", code="draining", retry_after_s=5)
-        if is_spare(request) and not _always(request):
+        if spare and not _always(request):
             self._refused(FILES)
             raise Unavailable("The relay has all the connections it can take.", retry_after_s=5)
         lane = _lane(request)

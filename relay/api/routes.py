@@ -77,6 +77,10 @@ Raw = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Authenticator(Protocol):
     """Finds out who is calling."""
 
+    def recognised(self, request: web.Request) -> Principal | None:
+        """Who it is, if that is known already. Raises Unauthenticated."""
+        ...
+
     async def authenticate(self, request: web.Request) -> Principal:
         """Raises Unauthenticated, Throttled."""
         ...
@@ -193,7 +197,7 @@ def _served(route: Route, handler: Handler, auth: Authenticator, shedding: Shedd
         limits.check_form(request)
         if shed is not None:
             shedding.admit(shed)
-        principal = await auth.authenticate(request)
+        principal = auth.recognised(request) or await auth.authenticate(request)
         auth.check_rate(request, principal)
         _allow(route.access, principal)
         ids = _path(request, names, made=made) if names else {}

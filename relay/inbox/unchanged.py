@@ -7,7 +7,6 @@ seen, whoever committed it. Questions that come together share one reading.
 """
 
 from collections import OrderedDict
-from typing import NamedTuple
 
 from relay.model import DeviceKey
 from relay.store.gathered import Gathered, Reads
@@ -16,11 +15,8 @@ from relay.store.versions import Version, versions_of
 REMEMBERED_MAX = 50_000  # devices
 
 
-class Question(NamedTuple):
-    """A poll of the inbox alone that does not wait: its target and its entity tag as they were sent, letter by letter."""
-
-    target: str
-    etag: str
+# A poll of the inbox alone that does not wait: its target and its entity tag as they were sent, letter by letter.
+Question = tuple[str, str]
 
 
 class Unchanged:

@@ -59,14 +59,14 @@ class LeaseBook:
         self._place(key, lease)
         return True
 
-    def renew(self, key: DeviceKey, session: int, now_ms: int) -> bool:
-        """The holder was heard of. False: there is no such lease, or another session holds it."""
+    def renew(self, key: DeviceKey, session: int, now_ms: int) -> Lease | None:
+        """The holder was heard of. Gives its lease; None: there is none, or another session holds it."""
         lease = self._leases.get(key)
         if lease is None or lease.session != session:
-            return False
+            return None
         until_ms = now_ms + lease.length_ms
         lease.until_ms = max(lease.until_ms, until_ms)
-        return True
+        return lease
 
     def drop(self, key: DeviceKey, session: int) -> None:
         """The holder said goodbye."""

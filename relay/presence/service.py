@@ -110,10 +110,8 @@ class PresenceService:
     def renew(self, device: DeviceKey, session: int) -> bool:
         """Something was heard on the session's connection: no row, no wait. False: no row says that it is online, so a heartbeat
         has to."""
-        lease = self.book.get(device)
-        return self.book.renew(device, session, self._clock.monotonic_ms()) and (
-            lease is not None and lease.facts is not _LINGERING
-        )
+        lease = self.book.renew(device, session, self._clock.monotonic_ms())
+        return lease is not None and lease.facts is not _LINGERING
 
     async def heartbeat(self, device: DeviceKey, session: int, facts: Facts, beat: Beat | None = None) -> None:
         """A heartbeat. Only what changes a row costs a transaction. Raises Conflict for a session that was replaced."""

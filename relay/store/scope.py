@@ -6,6 +6,7 @@ it, beside the condition that every statement has (`row_security.py`); SQLite do
 
 from collections.abc import Iterable
 from contextvars import ContextVar, Token
+from functools import lru_cache
 from typing import Final
 
 Scope = frozenset[str] | None  # these apps; None: all
@@ -37,12 +38,17 @@ class within:  # noqa: N801 - a context manager; a class, as a generator costs a
 
 def task_is_for(app_id: str) -> None:
     """What this task asks from here to its end is for this app. For a task that has no other work: each request is one."""
-    _scope.set(frozenset((app_id,)))
+    _scope.set(_only(app_id))
+
+
+@lru_cache
+def _only(app_id: str) -> frozenset[str]:
+    return frozenset((app_id,))
 
 
 def of_app(app_id: str) -> within:
     """As `within`, for one app."""
-    return within(frozenset((app_id,)))
+    return within(_only(app_id))
 
 
 def union(scopes: Iterable[Scope]) -> Scope:

@@ -22,7 +22,6 @@ from relay.errors import CursorRefused, Malformed, Problem, Unauthenticated, Una
 from relay.inbox import reader, reading
 from relay.inbox.cursor import CursorKeys, seal, tail8
 from relay.inbox.reading import Reading
-from relay.inbox.unchanged import Question
 from relay.model import DeviceState, Policy, Scope
 from relay.store import meta
 from relay.store.apps import create_app
@@ -217,7 +216,7 @@ def test_not_modified_only_if_the_page_would_have_been_empty(
         page = await house.page("ann/phone")
         cursor = house.inbox.reader.unseal(page.json["cursor"], phone)
         snap = (await house.inbox.reader.read(phone, cursor, limit=1)).snap
-        question, known = Question(page.json["cursor"], snap.etag), False
+        question, known = (page.json["cursor"], snap.etag), False
         for step in after:
             with suppress(Problem):
                 await happen(house, step, sent)

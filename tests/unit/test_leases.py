@@ -34,7 +34,7 @@ def test_the_wheel_ends_exactly_the_leases_that_are_over(what: list[tuple[str, i
                 if granted:
                     model[key] = (session, now_ms + length_ms, length_ms)
             case "renew":
-                renewed = book.renew(key, session, now_ms)
+                renewed = book.renew(key, session, now_ms) is not None
                 assert renewed == (held is not None and held[0] == session)
                 if renewed and held is not None:
                     model[key] = (session, max(held[1], now_ms + held[2]), held[2])
