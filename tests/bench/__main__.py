@@ -50,7 +50,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "herd": lambda home, scale: sync.herd(home, devices=scaled(10_000, scale, least=20), each=50),
     "polls": lambda home, scale: sync.polls(
-        home, devices=scaled(500, scale, least=10), count=scaled(20_000, scale, least=500)
+        home, devices=scaled(500, scale, least=10), count=scaled(70_000, scale, least=500)
     ),
     "sockets": lambda home, scale: web.sockets(home, count=scaled(10_000, scale, least=50)),
 }
