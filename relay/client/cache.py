@@ -364,12 +364,15 @@ class Cache:
 
     # --- words ---
 
-    def put_words(self, words: said.Words) -> None:
-        """Keeps words until the relay has heard them."""
+    def put_words(self, words: said.Words) -> said.Words:
+        """Keeps words until the relay has heard them, and gives them as they stand now: what is read stays read."""
         with self._transaction():
-            self._put_words(words)
+            kept = self.words()
+            standing = {key: said.further(word, kept.get(key)) for key, word in words.items()}
+            self._put_words(standing)
+        return standing
 
-    def _put_words(self, words: Mapping[str, Mapping[str, Any]]) -> None:
+    def _put_words(self, words: said.Words) -> None:
         self._db.executemany(
             "INSERT OR REPLACE INTO word (key, said) VALUES (?, ?)",
             [(key, json.dumps(said_)) for key, said_ in words.items()],

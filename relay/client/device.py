@@ -274,7 +274,7 @@ class Client:
         return came
 
     async def read(self, conversation: str, read_seq: int) -> None:
-        """The user has read a conversation up to this number; her other devices will know."""
+        """The user has read a conversation up to this number; her other devices will know. Less than before changes nothing."""
         await self._speak(dict([said.read(conversation, read_seq)]))
 
     async def shown(self, *ids: str) -> None:
@@ -305,8 +305,8 @@ class Client:
         await self._speak(dict(said.receipt(id_, what, at) for id_ in ids))
 
     async def _speak(self, words: Mapping[str, Mapping[str, Any]]) -> None:
-        await self._on_disk(lambda: self.cache.put_words(words))
-        self._driver.post(steps.Spoke(words))
+        standing = await self._on_disk(lambda: self.cache.put_words(words))
+        self._driver.post(steps.Spoke(standing))
 
     def turn(self, *, foreground: bool) -> None:
         """The app came to the foreground, or left it."""

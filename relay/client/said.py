@@ -26,6 +26,11 @@ def read(conversation: str, read_seq: int) -> tuple[str, dict[str, Any]]:
     return f"read:{conversation}", {"conversation": conversation, "read_seq": read_seq}
 
 
+def further(word: Mapping[str, Any], kept: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Which of two words of one key is owed, the new one or the one that is kept: a read marker only grows (protocol 8.6)."""
+    return word if kept is None or word.get("read_seq", 0) >= kept.get("read_seq", 0) else kept
+
+
 def receipt(id_: str, what: str, at: str | None = None) -> tuple[str, dict[str, Any]]:
     """The message was `shown` or `opened` on this device."""
     return f"receipt:{what}:{id_}", {"id": id_, "what": what} | ({} if at is None else {"at": at})

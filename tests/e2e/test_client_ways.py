@@ -232,6 +232,7 @@ async def test_a_read_marker_and_a_recall_reach_the_users_other_device(
         await other_ear.until(news.MessageArrived)
         await ear.until(news.Acked, lambda one: one.seq >= 1)
         await client.read("c-1", 1)
+        await client.read("c-1", 0)  # she scrolls up again
         await client.shown(sent["id"])
         marker = await other_ear.until(news.ReadElsewhere)
         assert (marker.conversation, marker.read_seq) == ("c-1", 1)

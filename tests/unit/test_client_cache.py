@@ -277,6 +277,14 @@ def test_a_word_that_has_grown_while_it_was_said_is_still_owed(opened: Open) -> 
     assert opened().words() == dict([said.read("c-1", 9)])
 
 
+def test_a_read_marker_that_has_not_been_heard_yet_never_goes_back(opened: Open) -> None:
+    """Scrolling up after reading to the end makes nothing unread again, in whichever process of the app."""
+    mine, other = opened(), opened()
+    mine.put_words(dict([said.read("c-1", 9), said.read("c-2", 3)]))
+    as_they_stand = other.put_words(dict([said.read("c-1", 5), said.read("c-2", 4)]))
+    assert as_they_stand == mine.words() == dict([said.read("c-1", 9), said.read("c-2", 4)])
+
+
 def test_recalled_and_superseded_messages_leave_the_screen_and_their_text_the_disk(opened: Open, path: Path) -> None:
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, body="secret"), entry(2, body="1:0", collapse_key="score")))
