@@ -443,10 +443,15 @@ class Cache:
         known, token = self._one("SELECT token_given, token FROM store")
         return str(token) if known == given and token is not None else given
 
-    def put_token(self, given: str, token: str) -> None:
-        """Keeps the successor of the token that the app brings. It must be stored before it is used."""
+    def put_token(self, given: str, token: str, *, after: str) -> str:
+        """Keeps the successor of `after`, if that is still the token to use where the app brings `given`; gives the one to use
+        now, which is another where a successor was kept before. It must be stored before it is used."""
         with self._transaction() as db:
-            db.execute("UPDATE store SET token_given = ?, token = ?", (given, token))
+            newest = self.token_after(given)
+            if newest == after:
+                db.execute("UPDATE store SET token_given = ?, token = ?", (given, token))
+                newest = token
+        return newest
 
 
 def _is_repeat(id_: str, *, of: str, expires_ms: int | None) -> bool:

@@ -94,11 +94,10 @@ class TokenKeeper:
         following = answer.get("token")
         if isinstance(following, str):
             given = self._given
-            if self.current != after:
-                return
             with suppress(sqlite3.Error):
-                await self._on_disk(lambda: self._cache.put_token(given, following))
-                self.current = self.proved = following
+                newest = await self._on_disk(lambda: self._cache.put_token(given, following, after=after))
+                if self._given == given:  # else the app has brought another one meanwhile
+                    self.current = self.proved = newest
         elif (renew_ms := instant_ms(answer.get("renew_at"))) is not None:
             if self._renewal is not None:
                 self._renewal.cancel()

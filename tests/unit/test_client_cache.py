@@ -389,7 +389,7 @@ def test_a_file_that_is_no_database_is_moved_aside(opened: Open, path: Path) -> 
 
 
 def test_a_token_is_followed_by_the_one_that_the_relay_handed_out_until_the_app_brings_another(opened: Open) -> None:
-    opened().put_token("given", "following")
+    opened().put_token("given", "following", after="given")
     assert opened().token_after("given") == "following"
     assert opened().token_after("brought anew") == "brought anew"
 

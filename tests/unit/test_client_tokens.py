@@ -146,6 +146,58 @@ async def test_of_two_successors_of_one_token_the_first_is_kept(tmp_path: Path, 
     cache.close()
 
 
+async def test_of_two_successors_that_come_at_the_same_moment_the_first_is_kept(tmp_path: Path) -> None:
+    """Neither may take the other's place while that is being written."""
+    cache, clock = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0), SetClock()
+
+    async def in_its_turn(what: Callable[[], T]) -> T:
+        await clock.sleep(0)
+        return what()
+
+    keeper = TokenKeeper("ann's", cache, in_its_turn, _no_call, asyncio.create_task, clock)
+    await keeper.take(renew=False)
+    await asyncio.gather(keeper.keep({"token": "first"}), keeper.keep({"token": "second"}))
+    assert keeper.current == keeper.proved == cache.token_after("ann's") == "first"
+    cache.close()
+
+
+async def test_the_successor_that_another_process_has_kept_first_is_used_here_as_well(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0)
+    here, there = (TokenKeeper("ann's", cache, _at_once, _no_call, asyncio.create_task, SetClock()) for _ in range(2))
+    for keeper in (here, there):
+        await keeper.take(renew=False)
+    await there.keep({"token": "first"})
+    await here.keep({"token": "second"})
+    assert here.current == there.current == cache.token_after("ann's") == "first"
+    cache.close()
+
+
+async def test_a_successor_that_is_written_while_the_app_brings_another_token_is_not_used(tmp_path: Path) -> None:
+    given = iter(["ann's", "bob's"])
+    writing, written = asyncio.Event(), asyncio.Event()
+
+    async def source() -> str:
+        return next(given)
+
+    async def slowly(what: Callable[[], T]) -> T:
+        done = what()
+        if cache.token_after("ann's") == "ann's second" and not writing.is_set():
+            writing.set()
+            await written.wait()
+        return done
+
+    cache = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0)
+    keeper = TokenKeeper(source, cache, slowly, _no_call, asyncio.create_task, SetClock())
+    await keeper.take(renew=False)
+    keeping = asyncio.create_task(keeper.keep({"token": "ann's second"}))
+    await asyncio.wait_for(writing.wait(), 5)
+    await keeper.take(renew=True)
+    written.set()
+    await keeping
+    assert keeper.current == "bob's"
+    cache.close()
+
+
 async def test_a_token_that_is_refused_and_has_no_other_is_said_in_the_log_and_not_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,7 +206,7 @@ async def test_a_token_that_is_refused_and_has_no_other_is_said_in_the_log_and_n
     keeper = TokenKeeper("ann's", cache, _at_once, _no_call, asyncio.create_task, SetClock())
     await keeper.take(renew=False)
     await keeper.keep({"token": "ann's second"})
-    cache.put_token("ann's", "ann's third")  # as another process of the app may have done
+    cache.put_token("ann's", "ann's third", after="ann's second")  # as another process of the app may have done
     await keeper.take(renew=True)
     assert caplog.text == "", "there is another one to try"
     await keeper.take(renew=True)
