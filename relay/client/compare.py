@@ -5,11 +5,12 @@ asked again in smaller ones, until the relay lists what it has of them. What the
 only the cache has is told, not dropped, and left out when it compares once more to prove that it lacks nothing.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from relay.client.fingerprints import Extent, Row, Span, joined, sum_of, within
+from relay.client.wire import Verification
 
 ROUNDS_MAX = 8
 RANGES_MAX = 256
@@ -76,21 +77,21 @@ class Comparison:
         total = sum_of(within(self._rows, span))
         return {"from": span.low, "to": span.high, "n": total.n, "fp": total.fp}
 
-    def answered(self, body: Mapping[str, Any]) -> None:
+    def answered(self, answer: Verification) -> None:
         """Takes the answer to the last request."""
         if self._as_of is None:
-            self._as_of = body["as_of"]
-            self._rows = [row for row in self._counting(self._as_of) if row.seq > body["floor"]]
-        self.state = body.get("state") or self.state
+            self._as_of = answer.as_of
+            self._rows = [row for row in self._counting(self._as_of) if row.seq > answer.floor]
+        self.state = answer.state or self.state
         later = self._asked[self._said :]
         again: list[Span] = []
-        for one in body["ranges"]:
-            span = Span(one["from"], one["to"])
-            match one["result"]:
+        for one in answer.ranges:
+            span = Span(one.from_, one.to)
+            match one.result:
                 case "split":
                     again += span.parts()
                 case "items":
-                    self._listed(span, [Row(*item) for item in one["items"]])
+                    self._listed(span, [Row(*item) for item in one.items])
         self._asked = again + later
 
     def _listed(self, span: Span, theirs: Sequence[Row]) -> None:

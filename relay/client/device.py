@@ -263,7 +263,7 @@ class Client:
         came, low = 0, span.low
         while low < span.high:
             params = {"timeline": conversation, "range": f"{low}-{span.high}"}
-            page = wire.pages((await self._call("GET", "/v1/device/sync", params=params)).body)[0][0]
+            page = (await self._call("GET", "/v1/device/sync", params=params)).read(wire.ranged)
             outcome, new = await self._on_disk(functools.partial(self.cache.shared.fill, page))
             came += new
             for one in outcome.told:

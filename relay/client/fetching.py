@@ -31,7 +31,7 @@ async def fetch(
             continue
         answer = await call("GET", "/v1/device/sync?" + urlencode([("ids", id_) for id_ in lacking]))
         stored: list[str] = []
-        for page in wire.pages(answer.body)[0]:
+        for page in answer.read(wire.pages)[0]:
             outcome, _ = await on_disk(partial(cache.fill, page))
             words |= outcome.words
             if (

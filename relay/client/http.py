@@ -1,15 +1,18 @@
 """One HTTP call to a relay: its answer, or a `Problem` (RFC 9457), or `Unreachable`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
+import msgspec
 
 CALL_S = 30.0
 JSON, PROBLEM = "application/json", "application/problem+json"
 BODILESS = frozenset({204, 304})
+T = TypeVar("T")
+_object = msgspec.json.Decoder(dict[str, Any])
 
 
 class ClientError(Exception):
@@ -54,13 +57,14 @@ class Answer:
     @property
     def json(self) -> dict[str, Any]:
         """Raises Unreachable: where the relay answers with a body, it is an object."""
+        return self.read(_object.decode)
+
+    def read(self, reader: Callable[[bytes], T]) -> T:
+        """The body as `reader` has it, which raises ValueError for what is none of the relay's. Raises Unreachable then."""
         try:
-            read = json.loads(self.body)
-        except ValueError:
-            read = None
-        if not isinstance(read, dict):
-            raise Unreachable("the answer is not the relay's")
-        return read
+            return reader(self.body)
+        except ValueError as error:
+            raise Unreachable("the answer is not the relay's") from error
 
 
 def base_of(url: str) -> str:

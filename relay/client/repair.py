@@ -74,7 +74,7 @@ class Repair:
         )
         while (question := await self.on_disk(comparison.request)) is not None:
             answer = await self.call("POST", "/v1/device/verify", body=question)
-            await self.on_disk(partial(comparison.answered, answer.json))
+            await self.on_disk(partial(comparison.answered, answer.read(wire.verification)))
         return comparison
 
     async def fetch(self, span: Span) -> int:
@@ -82,13 +82,13 @@ class Repair:
         mended, low = 0, span.low
         while low < span.high:
             answer = await self.call("GET", "/v1/device/sync", params={"range": f"{low}-{span.high}"})
-            pages, _ = wire.pages(answer.body)
-            outcome, changed = await self.on_disk(partial(self.cache.fill, pages[0]))
+            page = answer.read(wire.ranged)
+            outcome, changed = await self.on_disk(partial(self.cache.fill, page))
             mended += changed
             self.words |= outcome.words
             for one in outcome.told:
                 self.tell(one)
-            if pages[0].to_seq <= low:
+            if page.to_seq <= low:
                 break
-            low = pages[0].to_seq
+            low = page.to_seq
         return mended

@@ -131,5 +131,5 @@ class Sender:
         for told in outcome.told:
             self._tell(told)
         if not whole and sent["seq"] is not None:
-            with suppress(ClientError, ValueError):  # a comparison will find it
+            with suppress(ClientError):  # a comparison will find it
                 await self._fetch(Span(sent["seq"] - 1, sent["seq"]))

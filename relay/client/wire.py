@@ -133,11 +133,30 @@ class Page:
         return position == self.to_seq
 
 
+class ComparedRange(msgspec.Struct, frozen=True, rename={"from_": "from"}):
+    """What the relay says of the numbers (from, to]: `same`, `split`, or `items`, each (seq, id, h), that it counts there."""
+
+    from_: int
+    to: int
+    result: str
+    items: list[tuple[int, str, str]] = []
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """The relay's answer in a comparison of caches (protocol 8.7). `state` is the upgrade's."""
+
+    as_of: str
+    floor: int
+    ranges: list[ComparedRange]
+    state: str | None = None
+
+
 Frame = dict[str, Any] | Page
 _page = msgspec.json.Decoder(_Page)
 _entry = msgspec.json.Decoder(Entry)
 _bare = msgspec.json.Decoder(_Bare)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_verification = msgspec.json.Decoder(Verification)
 
 
 def page(raw: bytes | msgspec.Raw, *, caught_up: bool | None = None) -> Page:
@@ -185,6 +204,19 @@ def pages(answer: bytes) -> tuple[list[Page], dict[str, Any]]:
     rest = {name: msgspec.json.decode(raw) for name, raw in fields.items()}
     read = [page(raw) for raw in batches]
     return [replace(one, caught_up=one.to_seq >= one.head_seq) for one in read], rest
+
+
+def ranged(answer: bytes) -> Page:
+    """The one page of an answer to sync about a range. Raises ValueError."""
+    (one,) = pages(answer)[0]
+    return one
+
+
+def verification(answer: bytes) -> Verification:
+    """The answer to a comparison. Raises ValueError."""
+    read = _verification.decode(answer)
+    instant_ms(read.as_of)
+    return read
 
 
 def stored_entry(raw: str) -> Entry:

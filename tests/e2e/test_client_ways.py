@@ -17,7 +17,9 @@ from relay_process import RelayProcess
 
 from relay.client import Backend, Client, Problem, Unreachable, Way, news, said
 from relay.client.cache import Cache
+from relay.client.fingerprints import Span
 from relay.clock import SystemClock
+from relay.ids import message_id
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1", "RELAY_PUSH__LINGER_S": "60"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -180,6 +182,37 @@ async def test_whatever_something_before_the_relay_answers_in_its_place_it_is_as
         await backend.send(user, "live")
         await ear.until(news.MessageArrived, body_is("live"))
     assert [one.message.body for one in ear.of(news.MessageArrived)] == ["missed", "live"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '{"status": "ok"}',
+        '{"batches": 1, "as_of": "soon", "floor": 0, "ranges": []}',
+        '{"batches": [{"from": "here"}], "as_of": null, "floor": "low", "ranges": [{}]}',
+    ],
+)
+async def test_what_something_before_the_relay_answers_to_the_app_is_no_answer(
+    between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path, text: str
+) -> None:
+    box, url = between
+    box.words = {"text": text, "content_type": "application/json"}
+    token = await token_of(backend, user)
+    await backend.send(user, "hi")
+    async with a_client(url, token, tmp_path / "a.db", ways=[Way.SSE]) as (client, ear):
+        await ear.until(news.CaughtUp)
+        asked = {
+            "/v1/device/verify": [client.verify],
+            "/v1/device/sync": [lambda: client.fetch(message_id(0, 1)), lambda: client.fill_hole("g", Span(0, 5))],
+        }
+        for path, questions in asked.items():
+            for ask in questions:
+                box.once[path] = [200]
+                with pytest.raises(Unreachable):
+                    await ask()
+                assert box.once[path] == []
+        assert (await client.verify()).state == "ok"
 
 
 @pytest.mark.parametrize("way", [Way.SSE, Way.LONG_POLL])

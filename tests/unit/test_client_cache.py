@@ -482,7 +482,7 @@ def test_what_the_user_deleted_still_counts_as_received(opened: Open) -> None:
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
-def relay_answers(theirs: list[Row], question: dict[str, Any]) -> dict[str, Any]:
+def relay_answers(theirs: list[Row], question: dict[str, Any]) -> wire.Verification:
     """What a relay with these entries says to a question (protocol 8.7)."""
     results = []
     for one in question["ranges"]:
@@ -496,7 +496,8 @@ def relay_answers(theirs: list[Row], question: dict[str, Any]) -> dict[str, Any]
             results.append(head | {"result": "split"})
         else:
             results.append(head | {"result": "items", "items": [[row.seq, row.id, row.h] for row in rows]})
-    return {"as_of": "2026-05-03T09:12:44.018Z", "floor": 0, "ranges": results, "state": None}
+    answer = {"as_of": "2026-05-03T09:12:44.018Z", "floor": 0, "ranges": results, "state": None}
+    return wire.verification(json.dumps(answer).encode())
 
 
 def compared(ours: list[Row], theirs: list[Row], *, high: int) -> Comparison:
@@ -534,7 +535,7 @@ def test_what_only_the_cache_has_is_left_out_when_it_compares_once_more() -> Non
     again = Comparison(extent=Extent(0, 99, "c"), rows_of=lambda _: ours, beside=first.extra)
     question = again.request()
     assert question is not None
-    assert {one["result"] for one in relay_answers(theirs, question)["ranges"]} == {"same"}
+    assert {one.result for one in relay_answers(theirs, question).ranges} == {"same"}
 
 
 def test_where_there_is_nothing_to_compare_an_upgrade_is_proved_by_saying_so() -> None:

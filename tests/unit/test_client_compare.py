@@ -2,6 +2,7 @@
 
 from relay.client.compare import Comparison
 from relay.client.fingerprints import Extent, Row
+from relay.client.wire import ComparedRange, Verification
 
 AS_OF = "2026-01-01T00:00:00Z"
 
@@ -15,11 +16,11 @@ def test_to_prove_an_upgrade_what_has_expired_is_for_the_relays_clock_to_say() -
     first = comparison.request()
     assert first is not None
     assert first["ranges"] == []
-    comparison.answered({"as_of": AS_OF, "floor": 0, "ranges": [], "state": None})
+    comparison.answered(Verification(AS_OF, floor=0, ranges=[]))
     second = comparison.request()
     assert second is not None
     assert (second["as_of"], [one["n"] for one in second["ranges"]]) == (AS_OF, [1, 1])
-    answer = [{"from": one["from"], "to": one["to"], "result": "same"} for one in second["ranges"]]
-    comparison.answered({"as_of": AS_OF, "floor": 0, "ranges": answer, "state": "ok"})
+    same = [ComparedRange(one["from"], one["to"], "same") for one in second["ranges"]]
+    comparison.answered(Verification(AS_OF, floor=0, ranges=same, state="ok"))
     assert comparison.request() is None
     assert (comparison.state, comparison.to_fetch(), comparison.extra) == ("ok", [], [])
