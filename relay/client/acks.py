@@ -54,8 +54,7 @@ class Acks:
     @property
     def refusals(self) -> said.Words:
         """The refusals that are owed, as many as one ack takes."""
-        owed = [(key, word) for key, word in self._owed.items() if said.is_nack(key)]
-        return dict(owed[: said.WORDS_MAX])
+        return said.portion({key: word for key, word in self._owed.items() if said.is_nack(key)})
 
     def due(self, position: Position) -> bool:
         """Whether there is something to say."""
@@ -73,8 +72,8 @@ class Acks:
         """
         unsaid = self._unsaid
         nacks = {key: word for key, word in unsaid.items() if said.is_nack(key)}
-        words = dict(list((nacks or unsaid).items())[: said.WORDS_MAX])
-        if len(nacks) > said.WORDS_MAX:
+        words = said.portion(nacks or unsaid)
+        if len(nacks) > len(words):
             return self.frame(ref, words)
         cursor = None if self._acked == position else position.cursor
         self._acked, self._unacked = position, 0

@@ -3,10 +3,14 @@
 Each has a key, so that a newer word takes the place of an older one, and lives in the cache until it is answered.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-WORDS_MAX = 200  # in one ack
+WORDS_MAX, WORDS_BYTES_MAX = (
+    200,
+    48 * 1024,
+)  # in one ack; the relay reads frames and bodies of 64 KiB, cursors among them
 Words = Mapping[str, Mapping[str, Any]]
 
 _FIELDS = {"nack": "nack", "read": "read", "receipt": "receipts"}
@@ -38,6 +42,18 @@ def receipt(id_: str, what: str, at: str | None = None) -> tuple[str, dict[str, 
 
 def is_nack(key: str) -> bool:
     return key.startswith("nack:")
+
+
+def portion(words: Words) -> dict[str, Mapping[str, Any]]:
+    """The first of these words, as many as one ack takes; one at least."""
+    some: dict[str, Mapping[str, Any]] = {}
+    room = WORDS_BYTES_MAX
+    for key, word in words.items():
+        room -= len(json.dumps(word)) + len(",")  # as a call has it, which is longer than in a frame
+        if len(some) == WORDS_MAX or (some and room < 0):
+            break
+        some[key] = word
+    return some
 
 
 def ack_body(words: Words) -> dict[str, Any]:

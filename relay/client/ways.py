@@ -98,11 +98,12 @@ class SocketWay(HttpWay):
         return cls(session, url, token, clock, socket)
 
     async def say(self, frame: Mapping[str, Any], *, aside: bool) -> None:
-        if aside:
+        data = msgspec.json.encode(frame)
+        if aside or len(data) > SENT_BYTES_MAX:  # a call is only refused, where a frame would end the connection
             await super().say(frame, aside=True)
             return
         with suppress(ConnectionError, aiohttp.ClientError, RuntimeError):  # `receive` tells of it
-            await self._socket.send_str(msgspec.json.encode(frame).decode())
+            await self._socket.send_str(data.decode())
 
     async def send(self, key: str, message: Mapping[str, Any]) -> dict[str, Any] | None:
         """By a frame, if it fits one and the relay takes so many at the moment."""

@@ -275,6 +275,20 @@ async def test_a_read_marker_and_a_recall_reach_the_users_other_device(
         assert client.cache.words() == {}
 
 
+async def test_a_word_that_no_frame_has_room_for_is_refused_and_ends_no_connection(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path
+) -> None:
+    token = await token_of(backend, user)
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[Way.WEBSOCKET]) as (client, ear):
+        await ear.until(news.CaughtUp)
+        await client.read("x" * 70_000, 1)
+        assert (await ear.until(news.Refused)).code == "body_too_large"
+        await backend.send(user, "after")
+        await ear.until(news.Acked, lambda one: one.seq == 1)
+        assert client.cache.words() == {}
+    assert len(ear.of(news.Connected)) == 1
+
+
 async def test_a_relay_that_restarts_or_dies_is_come_back_to_and_nothing_is_missed(tmp_path: Path) -> None:
     home = tmp_path / "relay"
     home.mkdir()

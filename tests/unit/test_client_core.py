@@ -255,6 +255,20 @@ def test_more_refusals_than_one_ack_takes_are_said_in_several_before_the_handsha
     assert told == [word["id"] for word in owed.values()]
 
 
+def test_more_words_than_a_frame_or_a_call_has_room_for_are_said_in_several_acks() -> None:
+    """The relay ends a connection for a frame above 64 KiB, and refuses a call, with all its words."""
+    core = reading()
+    owed = dict(said.read("\N{ELEPHANT}" * 120 + str(number), number) for number in range(said.WORDS_MAX))
+    core.handle(steps.Spoke(owed))
+    told = []
+    while acks := [one for one in core.handle(steps.Rang(Timer.ACK)) if isinstance(one, steps.Say)]:
+        frame = acks[0].frame
+        assert len(json.dumps(frame)) <= 60_000
+        told += frame["read"]
+        core.handle(steps.Came({"type": "ack", "ref": frame["ref"], "acked": 0}))
+    assert told == list(owed.values())
+
+
 def test_a_word_is_owed_until_it_is_heard() -> None:
     core = reading()
     key, word = said.read("c-1", 3)
