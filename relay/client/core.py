@@ -14,7 +14,7 @@ from typing import Any
 
 from relay.client import news, said, steps
 from relay.client.acks import Acks
-from relay.client.follows import Follows
+from relay.client.follows import Follows, Portion
 from relay.client.redial import Redial
 from relay.client.rules import (
     ANOTHER_USER,
@@ -287,8 +287,8 @@ class Core:
         return commands + self._ack_soon()
 
     def _fetch(self, *, wait: bool = False, anew: bool = False) -> Command:
-        shared = ((), ()) if self._reading is Reading.PUSHED else (self._follows.cursors, self._follows.new)
-        return steps.Fetch(self.position.cursor, self.wait_s if wait else 0, *shared, anew)
+        shared = Portion() if self._reading is Reading.PUSHED else self._follows.turn()
+        return steps.Fetch(self.position.cursor, self.wait_s if wait else 0, shared.cursors, shared.new, anew)
 
     def _guard(self) -> list[Command]:
         """Where pages come by themselves, they are asked for now and then all the same (protocol 9.4)."""
@@ -341,7 +341,7 @@ class Core:
             return []
         match self._reading:
             case Reading.PUSHED:
-                return [steps.Say(self._follows.frame(self._ref(), *names))]
+                return [steps.Say(some.frame(self._ref())) for some in self._follows.portions(*names)]
             case Reading.PULLED:
                 return [] if self._storing else [self._fetch()]
             case Reading.STREAMED:  # nothing can be said on it: another takes its place

@@ -4,7 +4,7 @@ They stand beside the inbox and never in its way: a cursor of theirs that is no 
 they bring is kept where its range begins, with its cursor in one transaction, as the inbox's pages are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,38 @@ from relay.client.rules import Verdict, judge
 from relay.client.steps import NOWHERE, Position
 from relay.client.wire import Page
 
+FOLLOWED_MAX = 50  # of more, the relay refuses the whole request: a poll, and with it the inbox's page
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """What one request asks for: cursors, and names of those that are read for the first time."""
+
+    cursors: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, asked: Sequence[tuple[str, Position]]) -> "Portion":
+        cursors = tuple(at.cursor for _, at in asked if at.cursor is not None)
+        return cls(cursors, tuple(name for name, at in asked if at.cursor is None))
+
+    def frame(self, ref: str) -> dict[str, Any]:
+        """What has the relay send these on a socket."""
+        return {"type": "follow", "ref": ref, "shared": list(self.cursors), "open": list(self.new)}
+
 
 @dataclass(slots=True)
 class Follows:
-    """By conversation. One that was refused is not asked for again on this connection."""
+    """By conversation. One that was refused is not asked for again on this connection.
+
+    A cache of an earlier version may follow more than the relay takes at once: they are asked for in portions. A poll has each
+    in its turn; a socket is refused those that are too many by name, and a stream leaves them to the polls beside it.
+    """
 
     positions: dict[str, Position] = field(default_factory=dict)
     _acked: dict[str, str | None] = field(default_factory=dict)  # the last cursor that was acked on this connection
     _refused: set[str] = field(default_factory=set)
+    _polls: int = 0
 
     def __bool__(self) -> bool:
         return any(True for _ in self._asked())
@@ -32,21 +56,16 @@ class Follows:
         self._acked.clear()
         self._refused.clear()
 
-    @property
-    def cursors(self) -> tuple[str, ...]:
-        return tuple(at.cursor for _, at in self._asked() if at.cursor is not None)
+    def portions(self, *names: str) -> list[Portion]:
+        """These, or all of them, in as few requests as the relay takes."""
+        asked = [(name, at) for name, at in self._asked() if not names or name in names]
+        return [Portion.of(asked[start : start + FOLLOWED_MAX]) for start in range(0, len(asked), FOLLOWED_MAX)]
 
-    @property
-    def new(self) -> tuple[str, ...]:
-        """Those that are read for the first time."""
-        return tuple(name for name, at in self._asked() if at.cursor is None)
-
-    def frame(self, ref: str, *names: str) -> dict[str, Any]:
-        """What has the relay send these, or all of them, on a socket."""
-        asked = {name: at for name, at in self._asked() if not names or name in names}
-        cursors = [at.cursor for at in asked.values() if at.cursor is not None]
-        opened = [name for name, at in asked.items() if at.cursor is None]
-        return {"type": "follow", "ref": ref, "shared": cursors, "open": opened}
+    def turn(self) -> Portion:
+        """What the next poll asks for: each portion in its turn."""
+        portions = self.portions() or [Portion()]
+        self._polls += 1
+        return portions[self._polls % len(portions)]
 
     def refused(self, refusal: Mapping[str, Any]) -> str | None:
         """The name of what was refused, which is not asked for again; None if it is none of ours."""
@@ -77,7 +96,7 @@ class Follows:
 
     def ack(self) -> dict[str, Any]:
         """The part of an ack that says what is stored of them; empty if that has been said."""
-        names = list(self._to_ack())
+        names = list(self._to_ack())[:FOLLOWED_MAX]
         self._acked.update({name: self.positions[name].cursor for name in names})
         return {"shared": [self.positions[name].cursor for name in names]} if names else {}
 

@@ -137,7 +137,8 @@ class TimelinesAhead:
 
 @dataclass(frozen=True, slots=True)
 class FollowRefused:
-    """This conversation has no shared timeline for this user; it is asked for again at the next connection."""
+    """This conversation has no shared timeline for this user, or is one too many (`too_many`); it is asked for again at the
+    next connection."""
 
     conversation: str
     code: str

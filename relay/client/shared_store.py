@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from relay.client.fingerprints import Span
+from relay.client.follows import FOLLOWED_MAX
 from relay.client.outcome import Moved, Outcome
 from relay.client.steps import NOWHERE, Position
 from relay.client.wire import Page, Received
 
 Take = Callable[[Sequence[Received], Outcome, str], int]  # keeps what came, by the timeline's numbers
-FOLLOWED_MAX = 50  # the relay refuses a request for more, and with it the inbox's page of a poll
 HOLES = frozenset({"held", "skipped", "pruned"})  # gaps that may be filled later
 
 CREATE = """CREATE TABLE follow (

@@ -14,7 +14,7 @@ from relay_process import RelayProcess
 
 from relay.client import Backend, Way, http, news
 from relay.client.fingerprints import Span
-from relay.client.shared_store import FOLLOWED_MAX
+from relay.client.follows import FOLLOWED_MAX
 
 SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1"}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -139,6 +139,25 @@ async def test_as_many_are_followed_as_the_relay_reads_at_once_and_the_inbox_com
     await backend.send(user, "hi")
     async with a_client(relay.url, token, path, ways=[Way.POLL]) as (client, ear):
         await ear.until(news.MessageArrived, body_is("hi"))
+
+
+@pytest.mark.parametrize("way", [Way.WEBSOCKET, Way.POLL])
+async def test_a_cache_that_follows_more_gets_them_all_and_the_inbox(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path, way: Way
+) -> None:
+    """An earlier version did not count them."""
+    token, path, group = await token_of(backend, user), tmp_path / "a.db", Group(relay, f"z-{user}")
+    async with a_client(relay.url, token, path) as (_, ear):
+        await ear.until(news.CaughtUp)
+    with closing(sqlite3.connect(path)) as db, db:
+        names = [f"g-{n}" for n in range(2 * FOLLOWED_MAX)] + [group.name]
+        db.executemany("INSERT INTO follow (timeline) VALUES (?)", [(name,) for name in names])
+    await group.members(user)
+    await group.post("in the last one")
+    await backend.send(user, "hi")
+    async with a_client(relay.url, token, path, ways=[way]) as (_, ear):
+        await ear.until(news.MessageArrived, body_is("hi"))
+        await ear.until(news.MessageArrived, body_is("in the last one"))
 
 
 async def test_a_poll_with_nothing_newer_in_any_of_many_timelines_is_a_304(

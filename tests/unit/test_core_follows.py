@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from relay.client import news, steps, wire
 from relay.client.core import Core, Phase
+from relay.client.follows import FOLLOWED_MAX
 from relay.client.steps import Position, Reading, Timer
 
 INBOX = Position("e1", 0, "e1/0")
@@ -122,6 +123,45 @@ def test_an_ack_that_was_not_taken_is_said_again() -> None:
     (ack,) = said(core.handle(steps.Rang(Timer.ACK)), "ack")
     core.handle(steps.Came({"type": "error", "ref": ack["ref"], "code": "overloaded", "retry_after_ms": 10}))
     assert said(core.handle(steps.Rang(Timer.ACK)), "ack")[0]["shared"] == ["t1/3"]
+
+
+# --- more than the relay takes in one request, as a cache of an earlier version may follow ---
+
+MANY = {f"g{n:03}": Position("t1", n, f"t1/{n}") for n in range(100)} | {f"h{n}": steps.NOWHERE for n in range(20)}
+CURSORS, NAMES = {at.cursor for at in MANY.values() if at.cursor}, {f"h{n}" for n in range(20)}
+
+
+def test_many_timelines_are_followed_by_several_frames() -> None:
+    _, commands = reading(**MANY)
+    frames = said(commands, "follow")
+    assert all(len(frame["shared"]) + len(frame["open"]) <= FOLLOWED_MAX for frame in frames)
+    assert (
+        {one for frame in frames for one in frame["shared"]},
+        {one for frame in frames for one in frame["open"]},
+    ) == (
+        CURSORS,
+        NAMES,
+    )
+
+
+def test_each_poll_asks_for_a_part_of_many_timelines_and_soon_for_all() -> None:
+    core, commands = reading(Reading.PULLED, **MANY)
+    polls = fetches(commands) + [fetch for _ in range(2) for fetch in fetches(core.handle(steps.Poked()))]
+    assert all(len(poll.shared) + len(poll.open) <= FOLLOWED_MAX for poll in polls)
+    assert ({one for poll in polls for one in poll.shared}, {one for poll in polls for one in poll.open}) == (
+        CURSORS,
+        NAMES,
+    )
+
+
+def test_what_is_stored_of_many_timelines_is_acked_in_several_acks() -> None:
+    core, _ = reading(**MANY)
+    acked: list[str] = []
+    while acks := said(core.handle(steps.Rang(Timer.ACK)), "ack"):
+        assert len(acks[0]["shared"]) <= FOLLOWED_MAX
+        acked += acks[0]["shared"]
+        core.handle(steps.Came({"type": "ack", "ref": acks[0]["ref"], "acked": 0}))
+    assert sorted(acked) == sorted(CURSORS)
 
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=20), st.data())
