@@ -93,8 +93,25 @@ class Backend:
         return await self._json("GET", f"/v1/messages/{_safe(id_)}")
 
     async def cancel(self, id_: str) -> Json:
-        """Takes a message back."""
-        return await self._json("DELETE", f"/v1/messages/{_safe(id_)}")
+        """Takes a message back: `status` is `cancelled` where nobody had it yet, else `recalled`."""
+        try:
+            return await self._json("DELETE", f"/v1/messages/{_safe(id_)}")
+        except Problem as problem:
+            if not (problem.of_a_repeat and problem.code == "state_conflict"):
+                raise
+            status = await self._taken_back(id_)
+            if status is None:
+                raise
+            return {"id": id_, "status": status}
+
+    async def _taken_back(self, id_: str) -> str | None:
+        """Whether a message is `cancelled` or `recalled`; None: it is neither, or nobody may say so to this key."""
+        try:
+            trace = await self.message(id_)
+        except Problem:
+            return None
+        found = {one.get("code") or one.get("state") for one in [*trace["recipients"], trace["timeline"] or {}]}
+        return next((status for status in ("recalled", "cancelled") if status in found), None)
 
     # --- groups ---
 
@@ -127,7 +144,7 @@ class Backend:
 
     async def delete_device(self, user: str, device: str) -> None:
         """Signs a device out."""
-        await self._call("DELETE", _device(user, device))
+        await self._delete(_device(user, device))
 
     async def mint_token(self, user: str, device: str) -> str:
         """A device's credential; pass it on to the app. Not repeated by itself: a second try makes a second token."""
@@ -175,7 +192,7 @@ class Backend:
         return await self._json("PATCH", _endpoint(endpoint), fields)
 
     async def delete_webhook(self, endpoint: str) -> None:
-        await self._call("DELETE", _endpoint(endpoint))
+        await self._delete(_endpoint(endpoint))
 
     async def rotate_webhook(self, endpoint: str, *, overlap_s: int = 86_400) -> Json:
         """Gives a new secret; the old one goes on signing beside it for `overlap_s`. Not repeated by itself."""
@@ -216,6 +233,13 @@ class Backend:
         answer: Json = (await self._call(method, path, body, params=params)).json
         return answer
 
+    async def _delete(self, path: str) -> None:
+        try:
+            await self._call("DELETE", path)
+        except Problem as problem:
+            if not (problem.of_a_repeat and problem.status == 404):  # else an earlier try has done it
+                raise
+
     async def _call(
         self,
         method: str,
@@ -228,16 +252,19 @@ class Backend:
         """Repeats until there is an answer that repeating won't change, with full jitter, as long as `try_for_s`."""
         until_ms = self._clock.monotonic_ms() + self._try_for_ms
         tries = 0
+        unknown = False  # whether a try has been done whose answer was lost
         while True:
             try:
                 return await self._once(method, path, body, headers=headers, params=params)
             except Problem as problem:
+                problem.of_a_repeat = unknown
                 if not problem.retryable:
                     raise
                 error: Problem | Unreachable = problem
                 asked_s = problem.retry_after_s or 0
+                unknown = unknown or not problem.of_the_relay or problem.code == "commit_unknown"
             except Unreachable as unreachable:
-                error, asked_s = unreachable, 0
+                error, asked_s, unknown = unreachable, 0, True
             wait_s = max(asked_s, self._rng.uniform(0, min(LIMIT_S, FIRST_S * 2 ** min(tries, 10))))
             tries += 1
             if self._clock.monotonic_ms() + wait_s * 1000 > until_ms:
@@ -254,7 +281,7 @@ class Backend:
         params: Mapping[str, str] | None = None,
     ) -> Answer:
         if self._session is None:
-            self._session = aiohttp.ClientSession()
+            self._session = aiohttp.ClientSession(middlewares=(http.once,))
         return await http.call(
             self._session,
             method,

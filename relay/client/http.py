@@ -30,8 +30,11 @@ class AnotherUser(ClientError):  # noqa: N818 - the word of the problem
 class Problem(ClientError):  # noqa: N818 - it is the word of RFC 9457
     """A refusal. `code` is a word of the relay's registry, `errors` name the fields and how to mend them.
 
-    One that is not `of_the_relay` came from something before it (a proxy's page, say), and decides nothing.
+    One that is not `of_the_relay` came from something before it (a proxy's page, say), and decides nothing. It is
+    `of_a_repeat` where an earlier try of the same call may have been done, whose answer was lost.
     """
+
+    of_a_repeat = False
 
     def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
         self.status = status
@@ -85,6 +88,15 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
     header = headers.get("Retry-After", "")
     after_s = after_ms / 1000 if after_ms is not None else float(header) if header.isdecimal() else None
     return Problem(status, said, after_s)
+
+
+async def once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """For a session whose caller must know of each try: aiohttp repeats by itself what its method calls idempotent, where the
+    connection ends."""
+    try:
+        return await handler(request)
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(type(error).__name__) from error  # which it does not repeat
 
 
 async def call(

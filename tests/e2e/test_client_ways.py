@@ -21,7 +21,12 @@ from relay.client.fingerprints import Span
 from relay.clock import SystemClock
 from relay.ids import message_id
 
-SETTINGS = {"RELAY_SERVER__QUIET_S": "0", "RELAY_POLL__CLIENT_S": "1", "RELAY_PUSH__LINGER_S": "60"}
+SETTINGS = {
+    "RELAY_SERVER__QUIET_S": "0",
+    "RELAY_POLL__CLIENT_S": "1",
+    "RELAY_PUSH__LINGER_S": "60",
+    "RELAY_WEBHOOKS__EXEMPT": '["127.0.0.1:9"]',
+}
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 GOODBYE_S = 10  # a device that says nothing lingers for longer
 _users = itertools.count(1)
@@ -84,6 +89,8 @@ class Between:
         self.status = 404
         self.once: dict[str, list[int]] = {}  # what it answers by itself, each once
         self.words: dict[str, Any] = {"text": "<h1>Not now</h1>"}
+        self.lost: list[str] = []  # methods of requests that it passes on, each once, and whose answer is lost
+        self.cuts = False
         self.answered = asyncio.Event()
         self.seen: list[str] = []
 
@@ -101,6 +108,11 @@ class Between:
                 request.method, self.target + request.raw_path, headers=headers, data=await request.read()
             ) as answer,
         ):
+            if request.method in self.lost:
+                self.lost.remove(request.method)
+                if self.cuts and request.transport is not None:
+                    request.transport.close()
+                return web.Response(status=502, text="<h1>No answer</h1>")
             passed = web.StreamResponse(status=answer.status)
             for name in ("Content-Type", "ETag", "Retry-After"):
                 if name in answer.headers:
@@ -368,6 +380,51 @@ async def test_a_refusal_names_the_field_and_how_to_mend_it(backend: Backend, us
     assert refused.value.status == 422
     assert refused.value.errors[0]["pointer"] == "/priority"
     assert "/priority" in str(refused.value)
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+async def test_what_is_taken_away_is_so_also_where_the_answer_that_said_so_was_lost(
+    relay: RelayProcess, between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path, cuts: bool
+) -> None:
+    box, url = between
+    box.cuts = cuts
+    token = await token_of(backend, user)
+    webhook = (await backend.create_webhook("http://127.0.0.1:9/"))["id"]
+    async with a_client(relay.url, token, tmp_path / "a.db") as (_, ear):
+        seen = await backend.send(user, "seen")
+        await ear.until(news.Acked, lambda one: one.seq == 1)
+    unseen = await backend.send(user, "unseen")
+    async with Backend(url, relay.key) as other:
+        for id_, status in ((seen["id"], "recalled"), (unseen["id"], "cancelled")):
+            await other.device(user, "phone")  # over a connection that is kept
+            box.lost = ["DELETE"]
+            assert await other.cancel(id_) == {"id": id_, "status": status}
+            assert box.lost == []
+        for delete, *what in ((other.delete_webhook, webhook), (other.delete_device, user, "phone")):
+            await other.webhooks()
+            box.lost = ["DELETE"]
+            await delete(*what)
+            assert box.lost == []
+    assert webhook not in [one["id"] for one in await backend.webhooks()]
+
+
+async def test_what_was_taken_away_before_is_said_so_also_to_a_repeat_of_what_was_not_done(
+    relay: RelayProcess, between: tuple[Between, str], backend: Backend, user: str
+) -> None:
+    box, url = between
+    await backend.put_device(user, "phone")
+    sent = await backend.send(user, "hi")
+    await backend.cancel(sent["id"])
+    box.words = {"text": '{"code": "rate_limited", "retryable": true}', "content_type": "application/problem+json"}
+    async with Backend(url, relay.key) as other:
+        for path, again, code in (
+            (f"/v1/messages/{sent['id']}", lambda: other.cancel(sent["id"]), "state_conflict"),
+            ("/v1/webhooks/whe_1", lambda: other.delete_webhook("whe_1"), "not_found"),
+        ):
+            box.once[path] = [429]
+            with pytest.raises(Problem) as refused:
+                await again()
+            assert (refused.value.code, box.once[path]) == (code, [])
 
 
 async def test_a_message_can_be_followed_to_its_end(
