@@ -19,7 +19,7 @@ from relay.client.cache_file import Migration, opened
 from relay.client.fingerprints import Extent, Row, Span, joined
 from relay.client.outbox import Outbox, own_entry
 from relay.client.outcome import Moved, Outcome
-from relay.client.shared_store import HOLES, SharedStore
+from relay.client.shared_store import HOLES, SharedStore, leave_epoch
 from relay.client.steps import UNKNOWN_SEQ, Position
 from relay.client.wire import CARRIES_BODY, KNOWN_KINDS, Entry, Page, Received, hash_of, instant_ms, stored_entry
 from relay.ids import is_message_id, tag_of_id, uuid7_ms
@@ -209,10 +209,16 @@ class Cache:
         entry = one.entry
         form, refusal = self._judged(one)
         known = self._known(entry.id, by_tag=by_tag)
-        if known is not None and known[1] == "control" and known[2] is None:
-            # Of a kind that an earlier version did not know: it comes for the first time.
-            self._db.execute("DELETE FROM message WHERE id = ?", (known[0],))
-            known = None
+        if known is not None:
+            past = (timeline, known[0])  # it has a number of this epoch now
+            rows = self._rows(
+                "DELETE FROM ledger WHERE timeline = ? AND kept = ? AND seq < 0 RETURNING ended_by", *past
+            )
+            outlived = known[2] == "superseded" and any(by_seq is not None for (by_seq,) in rows)
+            if outlived or (known[1] == "control" and known[2] is None):
+                # What has ended it here was the older one, after all; or it is of a kind that an earlier version did not know.
+                self._db.execute("DELETE FROM message WHERE id = ?", (known[0],))
+                known = None
         kept = entry.id if known is None else known[0]
         expires_ms = instant_ms(entry.expires_at)
         changed = True
@@ -238,10 +244,12 @@ class Cache:
             self._enter(one, kept, expires_ms, timeline)
         if entry.collapse_key is not None and entry.kind == "message":
             older = self._db.execute(
-                "SELECT kept FROM ledger WHERE timeline = ? AND collapse_key = ? AND seq < ? AND ended_by IS NULL",
+                "SELECT kept, seq FROM ledger WHERE timeline = ? AND collapse_key = ? AND seq < ? AND ended_by IS NULL",
                 (timeline, entry.collapse_key, entry.seq),
             ).fetchall()
-            self._end([id_ for (id_,) in older if id_ != kept], "superseded", entry.seq, outcome, timeline)
+            # Which is older of what came under two epochs, their numbers do not say.
+            ended = [id_ for id_, seq in older if id_ != kept and (seq > 0 or _accepted_ms(id_) < _accepted_ms(kept))]
+            self._end(ended, "superseded", entry.seq, outcome, timeline)
         return int(changed)
 
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
@@ -348,8 +356,7 @@ class Cache:
         with self._transaction() as db:
             here = self.position
             if position.epoch != here.epoch:
-                db.execute("DELETE FROM ledger WHERE timeline = ?", (INBOX,))
-                db.execute("DELETE FROM hole WHERE timeline = ?", (INBOX,))
+                leave_epoch(db, INBOX)
                 db.execute("UPDATE store SET by_tag = ?", (ByTag.ALL if here.epoch else ByTag.NONE,))
             if complete:
                 self._all_has_come()
@@ -456,8 +463,12 @@ class Cache:
 
 def _is_repeat(id_: str, *, of: str, expires_ms: int | None) -> bool:
     """Whether the relay would still have known the key of the message that is here; later, the key may be another message's."""
-    until_ms = max((uuid7_ms(of) or 0) + KEY_KEPT_MS, (expires_ms or 0) + KEY_AFTER_LIFE_MS)
-    return (uuid7_ms(id_) or 0) < until_ms
+    until_ms = max(_accepted_ms(of) + KEY_KEPT_MS, (expires_ms or 0) + KEY_AFTER_LIFE_MS)
+    return _accepted_ms(id_) < until_ms
+
+
+def _accepted_ms(id_: str) -> int:
+    return uuid7_ms(id_) or 0
 
 
 def _tag(id_: str) -> str | None:

@@ -19,6 +19,22 @@ CREATE = """CREATE TABLE follow (
     WITHOUT ROWID"""
 
 
+def leave_epoch(db: sqlite3.Connection, timeline: str) -> None:
+    """Under a new epoch, numbers of the past mean nothing. Messages that a newer one of their collapse key is to end get
+    others, below all that follow and in the order that they had: -1 is the newest."""
+    live = db.execute(
+        "SELECT id, h, expires_ms, collapse_key, kept FROM ledger"
+        " WHERE timeline = ? AND collapse_key IS NOT NULL AND ended_by IS NULL ORDER BY seq DESC",
+        (timeline,),
+    ).fetchall()
+    db.execute("DELETE FROM ledger WHERE timeline = ?", (timeline,))
+    db.executemany(
+        "INSERT INTO ledger (timeline, seq, id, h, expires_ms, collapse_key, kept) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(timeline, -place, *row) for place, row in enumerate(live, start=1)],
+    )
+    db.execute("DELETE FROM hole WHERE timeline = ?", (timeline,))
+
+
 class SharedStore:
     """Every method is one transaction, as the cache's are."""
 
@@ -72,8 +88,7 @@ class SharedStore:
         with self._transaction() as db:
             here = self.position(name)
             if here is not None and here.epoch != position.epoch:
-                db.execute("DELETE FROM ledger WHERE timeline = ?", (name,))
-                db.execute("DELETE FROM hole WHERE timeline = ?", (name,))
+                leave_epoch(db, name)
             self._put(db, name, position)
         return Outcome(position)
 

@@ -197,6 +197,79 @@ def test_what_was_known_by_its_tag_gets_its_full_form_and_is_no_second_message(o
     assert cache.message(before) is not None
 
 
+# --- a collapse over an epoch change ---
+
+FIRST, SECOND, THIRD = (message_id(hour * HOUR_MS, hour) for hour in (1, 2, 3))
+SECOND_AGAIN = message_id(4 * HOUR_MS, 2)
+
+
+def score(seq: int, id_: str, body: str) -> dict[str, Any]:
+    return entry(seq, id_, body=body, collapse_key="score")
+
+
+def in_epoch(cache: Cache, epoch: str, *entries: dict[str, Any]) -> list[news.News]:
+    """Numbers were lost, and these come now."""
+    at = Position(epoch, 0, f"{epoch}/0")
+    cache.adopt(Position(epoch, UNKNOWN_SEQ, None), session=None, reason="epoch", floor=0)
+    cache.adopt(at, session=2, reason=None, floor=0)
+    return cache.keep(at, a_page(0, *entries, epoch=epoch)).told
+
+
+@pytest.mark.parametrize("between", [[], ["e2", "e3"]])
+def test_what_came_under_an_earlier_epoch_is_ended_by_a_newer_message_of_its_collapse_key(
+    opened: Open, between: list[str]
+) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, score(1, FIRST, "0:0"), score(2, SECOND, "1:0"), entry(3)))
+    for epoch in between:
+        in_epoch(cache, epoch)
+    told = in_epoch(cache, "e4", score(1, THIRD, "2:0"))
+    assert news.MessagesEnded((SECOND,), "superseded") in told
+    assert bodies(cache) == ["hi", "2:0"]
+
+
+def test_what_came_under_an_earlier_epoch_is_not_ended_by_an_older_message_that_has_outlived_the_newer_one(
+    opened: Open,
+) -> None:
+    """The backup has the older one alone."""
+    cache = begun(opened())
+    cache.keep(START, a_page(0, score(1, FIRST, "0:0"), score(2, SECOND, "1:0")))
+    assert in_epoch(cache, "e2", score(1, FIRST, "0:0")) == []
+    assert bodies(cache) == ["1:0"]
+
+
+def test_what_comes_again_under_a_new_epoch_has_its_place_there(opened: Open) -> None:
+    cache = begun(opened())
+    cache.keep(START, a_page(0, score(1, SECOND, "1:0")))
+    told = in_epoch(cache, "e2", score(1, FIRST, "0:0"), score(2, SECOND, "1:0"))
+    assert told[1:] == [news.MessagesEnded((FIRST,), "superseded")]
+    assert bodies(cache) == ["1:0"]
+
+
+def test_what_was_ended_by_an_older_message_that_was_sent_once_more_is_here_again_when_it_is_sent_once_more(
+    opened: Open,
+) -> None:
+    """A sender repeats after a restore what was lost, in its order; the older one has never been here."""
+    cache = begun(opened())
+    cache.keep(START, a_page(0, score(1, SECOND, "1:0")))
+    in_epoch(cache, "e2", score(1, THIRD, "0:0"))
+    assert bodies(cache) == ["0:0"], "its id says that it is newer"
+    told = cache.keep(Position("e2", 1), a_page(1, score(2, SECOND_AGAIN, "1:0"), epoch="e2")).told
+    assert [type(one) for one in told] == [news.MessageArrived, news.MessagesEnded]
+    assert bodies(cache) == ["1:0"]
+
+
+def test_what_came_in_a_shared_timeline_under_an_earlier_epoch_is_ended_in_that_one_alone(opened: Open) -> None:
+    cache = opened()
+    for name in ("g", "h"):
+        at = cache.shared.follow(name)
+        cache.shared.keep(at, a_page(0, score(1, message_id(HOUR_MS, ord(name)), f"{name} 1:0"), timeline=name))
+    at = Position("e2", 0, "e2/0")
+    cache.shared.adopt("g", at)
+    cache.shared.keep(at, a_page(0, score(1, SECOND, "g 2:0"), timeline="g", epoch="e2"))
+    assert bodies(cache) == ["h 1:0", "g 2:0"]
+
+
 def test_the_full_form_takes_the_place_of_the_fallback_and_is_no_new_message(opened: Open) -> None:
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, "m1", body="please upgrade", form="fallback")))
