@@ -13,7 +13,7 @@ import aiohttp
 from uuid_utils import uuid7
 
 from relay.client import http
-from relay.client.http import Answer, Problem, Unreachable, base_of
+from relay.client.http import Problem, Unreachable, base_of
 from relay.clock import Clock, SystemClock
 from relay.ids import Rng, system_rng
 
@@ -69,12 +69,13 @@ class Backend:
         Give `key` when your own process may die before it has the answer, and use the same one after that.
         """
         to = {"users": [users] if isinstance(users, str) else list(users)}
-        return await self._post("/v1/messages", {"to": to, "body": body} | fields, key=key or new_key())
+        message = {"to": to, "body": body} | fields
+        return await self._call("POST", "/v1/messages", message, has="id", key=key or new_key())
 
     async def send_to_group(self, group: str, body: Any, *, key: str | None = None, **fields: Any) -> Json:
         """As `send`, to everybody who is in the group; `sender` is left out, and has a copy on other devices."""
         message = {"to": {"group": group}, "body": body} | fields
-        return await self._post("/v1/messages", message, key=key or new_key())
+        return await self._call("POST", "/v1/messages", message, has="id", key=key or new_key())
 
     async def send_batch(self, messages: Iterable[Mapping[str, Any]]) -> list[Json]:
         """Sends many messages, 500 a request; gives a result per message, in their order. Those without `key` get one.
@@ -84,18 +85,19 @@ class Backend:
         items = [{"key": new_key()} | dict(one) for one in messages]
         results: list[Json] = []
         for start in range(0, len(items), BATCH_MAX):
-            answer = await self._post("/v1/messages/batch", {"messages": items[start : start + BATCH_MAX]})
+            some = {"messages": items[start : start + BATCH_MAX]}
+            answer = await self._call("POST", "/v1/messages/batch", some, has="results")
             results += [one | {"index": start + one["index"]} for one in answer["results"]]
         return results
 
     async def message(self, id_: str) -> Json:
         """A message's state for each device, and every attempt to tell."""
-        return await self._json("GET", f"/v1/messages/{_safe(id_)}")
+        return await self._call("GET", f"/v1/messages/{_safe(id_)}", has="recipients")
 
     async def cancel(self, id_: str) -> Json:
         """Takes a message back: `status` is `cancelled` where nobody had it yet, else `recalled`."""
         try:
-            return await self._json("DELETE", f"/v1/messages/{_safe(id_)}")
+            return await self._call("DELETE", f"/v1/messages/{_safe(id_)}", has="id")
         except Problem as problem:
             if not (problem.of_a_repeat and problem.code == "state_conflict"):
                 raise
@@ -120,13 +122,14 @@ class Backend:
     ) -> Json:
         """Adds and removes members; makes the group with the first. `fields`: type (`ultra`), notify."""
         body: Json = {"add": list(add), "remove": list(remove)} | fields
-        return await self._json("PUT", _group(group), {name: value for name, value in body.items() if value != []})
+        said = {name: value for name, value in body.items() if value != []}
+        return await self._call("PUT", _group(group), said, has="members")
 
     async def members(self, group: str) -> AsyncIterator[str]:
         """Who is in a group."""
         params: dict[str, str] = {}
         while True:
-            page = await self._json("GET", _group(group), params=params)
+            page = await self._call("GET", _group(group), has="members", params=params)
             for user in page["members"]:
                 yield user
             if page["after"] is None:
@@ -137,10 +140,10 @@ class Backend:
 
     async def put_device(self, user: str, device: str, **facts: Any) -> Json:
         """Registers a device, or changes what is known of it: platform, addresses, app_version, locale, tz, …"""
-        return await self._json("PUT", _device(user, device), facts)
+        return await self._call("PUT", _device(user, device), facts, has="device")
 
     async def device(self, user: str, device: str) -> Json:
-        return await self._json("GET", _device(user, device))
+        return await self._call("GET", _device(user, device), has="device")
 
     async def delete_device(self, user: str, device: str) -> None:
         """Signs a device out."""
@@ -148,29 +151,30 @@ class Backend:
 
     async def mint_token(self, user: str, device: str) -> str:
         """A device's credential; pass it on to the app. Not repeated by itself: a second try makes a second token."""
-        answer = await self._once("POST", f"{_device(user, device)}/token")
-        return str(answer.json["token"])
+        answer = await self._once("POST", f"{_device(user, device)}/token", has="token")
+        return str(answer["token"])
 
     async def revoke_tokens(self, user: str, device: str | None = None) -> None:
         """Ends all tokens of a device, or of all devices of a user."""
         path = f"/v1/users/{_safe(user)}/tokens" if device is None else f"{_device(user, device)}/token"
-        await self._call("DELETE", path)
+        await self._call("DELETE", path, has=None)
 
     # --- presence ---
 
     async def presence(self, user: str) -> Json:
         """Which of a user's devices are online."""
-        return await self._json("GET", f"/v1/users/{_safe(user)}/presence")
+        return await self._call("GET", f"/v1/users/{_safe(user)}/presence", has="online")
 
     async def online(self, users: Sequence[str]) -> dict[str, bool]:
         """Who of up to 500 users has a device online."""
-        answer = await self._json("POST", "/v1/presence/query", {"users": list(users)})
+        answer = await self._call("POST", "/v1/presence/query", {"users": list(users)}, has="users")
         return {one["user"]: one["online"] for one in answer["users"]}
 
     async def report_presence(self, devices: Sequence[Mapping[str, Any]], *, lease_s: float | None = None) -> Json:
         """Heartbeats and states of up to 500 devices whose sockets you own."""
         body: Json = {"devices": [dict(one) for one in devices]}
-        return await self._json("POST", "/v1/presence", body if lease_s is None else body | {"lease_s": lease_s})
+        said = body if lease_s is None else body | {"lease_s": lease_s}
+        return await self._call("POST", "/v1/presence", said, has="results")
 
     # --- webhooks ---
 
@@ -180,28 +184,26 @@ class Backend:
         Not repeated by itself: a second try makes a second endpoint.
         """
         body = {"url": url, "types": list(types)} | fields
-        answer: Json = (await self._once("POST", "/v1/webhooks", body)).json
-        return answer
+        return await self._once("POST", "/v1/webhooks", body, has="secret")
 
     async def webhooks(self) -> list[Json]:
-        answer = await self._json("GET", "/v1/webhooks")
+        answer = await self._call("GET", "/v1/webhooks", has="endpoints")
         return list(answer["endpoints"])
 
     async def change_webhook(self, endpoint: str, **fields: Any) -> Json:
         """`fields`: url, types, description, headers, enabled; what is left out stays as it is."""
-        return await self._json("PATCH", _endpoint(endpoint), fields)
+        return await self._call("PATCH", _endpoint(endpoint), fields, has="id")
 
     async def delete_webhook(self, endpoint: str) -> None:
         await self._delete(_endpoint(endpoint))
 
     async def rotate_webhook(self, endpoint: str, *, overlap_s: int = 86_400) -> Json:
         """Gives a new secret; the old one goes on signing beside it for `overlap_s`. Not repeated by itself."""
-        answer: Json = (await self._once("POST", f"{_endpoint(endpoint)}/rotate", {"overlap_s": overlap_s})).json
-        return answer
+        return await self._once("POST", f"{_endpoint(endpoint)}/rotate", {"overlap_s": overlap_s}, has="secret")
 
     async def replay_webhook(self, endpoint: str, **which: Any) -> Json:
         """Sends events again: some by id (`events`), or those of a time (`since`, `until`, `undelivered_only`, `cursor`)."""
-        return await self._json("POST", f"{_endpoint(endpoint)}/replay", which)
+        return await self._call("POST", f"{_endpoint(endpoint)}/replay", which, has="count")
 
     # --- events ---
 
@@ -213,7 +215,7 @@ class Backend:
             params = {"limit": "200"} | ({"cursor": cursor} if cursor else {})
             if types:
                 params["types"] = ",".join(types)
-            answer = await self._json("GET", "/v1/events", params=params)
+            answer = await self._call("GET", "/v1/events", has="events", params=params)
             for event in answer["events"]:
                 yield event, answer["cursor"]
             cursor = answer["cursor"]
@@ -224,18 +226,9 @@ class Backend:
 
     # --- calls ---
 
-    async def _post(self, path: str, body: Json, *, key: str | None = None) -> Json:
-        headers = {} if key is None else {"Idempotency-Key": key}
-        answer: Json = (await self._call("POST", path, body, headers=headers)).json
-        return answer
-
-    async def _json(self, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Json:
-        answer: Json = (await self._call(method, path, body, params=params)).json
-        return answer
-
     async def _delete(self, path: str) -> None:
         try:
-            await self._call("DELETE", path)
+            await self._call("DELETE", path, has=None)
         except Problem as problem:
             if not (problem.of_a_repeat and problem.status == 404):  # else an earlier try has done it
                 raise
@@ -246,16 +239,17 @@ class Backend:
         path: str,
         body: Any = None,
         *,
-        headers: Mapping[str, str] | None = None,
+        has: str | None,
+        key: str | None = None,
         params: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Json:
         """Repeats until there is an answer that repeating won't change, with full jitter, as long as `try_for_s`."""
         until_ms = self._clock.monotonic_ms() + self._try_for_ms
         tries = 0
         unknown = False  # whether a try has been done whose answer was lost
         while True:
             try:
-                return await self._once(method, path, body, headers=headers, params=params)
+                return await self._once(method, path, body, has=has, key=key, params=params)
             except Problem as problem:
                 problem.of_a_repeat = unknown
                 if not problem.retryable:
@@ -277,20 +271,28 @@ class Backend:
         path: str,
         body: Any = None,
         *,
-        headers: Mapping[str, str] | None = None,
+        has: str | None,
+        key: str | None = None,
         params: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Json:
+        """One try. `has`: a member that the relay's answer has, so that nothing else is taken for it; None: it has no body."""
         if self._session is None:
             self._session = aiohttp.ClientSession(middlewares=(http.once,))
-        return await http.call(
+        answer = await http.call(
             self._session,
             method,
             self._url + path,
             credential=self._key,
             body=body,
             params=params,
-            headers=headers,
+            headers={} if key is None else {"Idempotency-Key": key},
         )
+        if answer.status == 204 and has is None:
+            return {}
+        read = answer.json
+        if has is None or has not in read:
+            raise Unreachable(f"{method} {path}: the answer is not the relay's")
+        return read
 
 
 def new_key() -> str:

@@ -408,6 +408,32 @@ async def test_what_is_taken_away_is_so_also_where_the_answer_that_said_so_was_l
     assert webhook not in [one["id"] for one in await backend.webhooks()]
 
 
+async def test_what_something_before_the_relay_answers_to_a_backend_is_asked_again(
+    relay: RelayProcess, between: tuple[Between, str], backend: Backend, user: str, tmp_path: Path
+) -> None:
+    """A send is on disk when its answer says so, and nobody else can."""
+    box, url = between
+    box.words = {"text": '{"status": "ok"}', "content_type": "application/json"}
+    token, webhook = await token_of(backend, user), (await backend.create_webhook("http://127.0.0.1:9/"))["id"]
+    async with Backend(url, relay.key) as other:
+        for path, ask in (
+            ("/v1/messages", lambda: other.send(user, "hi")),
+            ("/v1/messages/batch", lambda: other.send_batch([{"to": {"users": [user]}, "body": "hi"}])),
+            ("/v1/presence/query", lambda: other.online([user])),
+            (f"/v1/webhooks/{webhook}", lambda: other.delete_webhook(webhook)),
+        ):
+            box.once[path] = [200]
+            await ask()
+            assert box.once[path] == []
+        box.once[f"/v1/users/{user}/devices/phone/token"] = [200]
+        with pytest.raises(Unreachable):
+            await other.mint_token(user, "phone")
+    assert webhook not in [one["id"] for one in await backend.webhooks()]
+    async with a_client(relay.url, token, tmp_path / "a.db") as (client, ear):
+        await ear.until(news.CaughtUp)
+        assert [one.body for one in await client.history()] == ["hi", "hi"]
+
+
 async def test_what_was_taken_away_before_is_said_so_also_to_a_repeat_of_what_was_not_done(
     relay: RelayProcess, between: tuple[Between, str], backend: Backend, user: str
 ) -> None:
