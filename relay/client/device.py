@@ -30,6 +30,7 @@ from relay.ids import TAG_BITS, Rng, message_id, system_rng
 
 SDK = "relay-py/1.0"
 STOP_S = 3.0
+SENT = frozenset({"id", "seq", "h", "epoch", "accepted_at", "expires_at", "sender"})  # in every answer to a message
 T = TypeVar("T")
 
 
@@ -244,7 +245,7 @@ class Client:
         """Has the messages of an ultra group come into the cache, from now on and after each start.
 
         After a long absence the last ones come, and a hole is left, which `fill_hole` fills. Raises sqlite3.Error, ValueError
-        where 50 are followed already.
+        where 50 are followed already, and for what is no conversation's name.
         """
         position = await self._on_disk(lambda: self.cache.shared.follow(conversation))
         self._driver.post(steps.Followed(conversation, position))
@@ -377,7 +378,7 @@ class Client:
         if sent is None:
             headers = {"Idempotency-Key": key}
             sent = (await self._call("POST", "/v1/device/messages", body=message, headers=headers)).json
-            if not {"id", "seq", "h"} <= sent.keys():
+            if SENT - sent.keys():
                 raise Unreachable("POST /v1/device/messages: the answer is not the relay's")
         return sent
 

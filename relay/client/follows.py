@@ -64,8 +64,9 @@ class Follows:
     def turn(self) -> Portion:
         """What the next poll asks for: each portion in its turn."""
         portions = self.portions() or [Portion()]
+        portion = portions[self._polls % len(portions)]
         self._polls += 1
-        return portions[self._polls % len(portions)]
+        return portion
 
     def refused(self, refusal: Mapping[str, Any]) -> str | None:
         """The name of what was refused, which is not asked for again; None if it is none of ours."""

@@ -1,5 +1,6 @@
 """The part of the cache that holds shared timelines: each with a place of its own, beside the inbox's (protocol §12.5)."""
 
+import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +13,8 @@ from relay.client.steps import NOWHERE, Position
 from relay.client.wire import Page, Received
 
 Take = Callable[[Sequence[Received], Outcome, str], int]  # keeps what came, by the timeline's numbers
+# What the relay takes for a name: of another it refuses the whole request, and with it the inbox's page of a poll.
+NAME = re.compile(r"[^\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069]{1,128}")
 HOLES = frozenset({"held", "skipped", "pruned"})  # gaps that may be filled later
 
 CREATE = """CREATE TABLE follow (
@@ -57,7 +60,10 @@ class SharedStore:
         return self.follows().get(name)
 
     def follow(self, name: str) -> Position:
-        """Follows a timeline, if it is not followed yet; gives where it stands. Raises ValueError for one too many."""
+        """Follows a timeline, if it is not followed yet; gives where it stands. Raises ValueError for one too many, and for
+        what is no name."""
+        if NAME.fullmatch(name) is None:
+            raise ValueError("A conversation's name has 1 to 128 characters, and none that controls how text is shown.")
         with self._transaction() as db:
             follows = self.follows()
             if name not in follows and len(follows) >= FOLLOWED_MAX:

@@ -220,7 +220,7 @@ async def test_only_the_relay_decides_what_becomes_of_a_message(
         web.Response(status=200, **page),  # type: ignore[arg-type]
         web.Response(status=404, **page),  # type: ignore[arg-type]
         web.json_response({"code": "blocked", "errors": "blocked", "retry_after_ms": "soon"}, status=403),
-        web.json_response({"status": "ok"}),
+        web.json_response({"status": "ok", "id": "1", "seq": 1, "h": "1"}),
     ]
     async with a_client(url, await token_of(backend, me), tmp_path / "phone.db", ways=[Way.LONG_POLL]) as (client, ear):
         key = await client.send("hi", to=friend.name)

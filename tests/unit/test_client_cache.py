@@ -86,6 +86,16 @@ def test_more_timelines_than_the_relay_takes_are_not_followed(opened: Open) -> N
     cache.shared.follow("one too many")
 
 
+@pytest.mark.parametrize("name", ["", "n" * 129, "two\nlines", "\u202e"])
+def test_what_the_relay_takes_for_no_name_is_not_followed(opened: Open, name: str) -> None:
+    """It would refuse the inbox with it."""
+    cache = opened()
+    with pytest.raises(ValueError, match="name"):
+        cache.shared.follow(name)
+    assert cache.shared.follows() == {}
+    cache.shared.follow("Füße & Köpfe" * 10)
+
+
 def test_what_was_of_a_kind_that_an_earlier_version_did_not_know_is_there_once_it_is_released(opened: Open) -> None:
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, kind="hologram"), entry(2)))
