@@ -39,7 +39,8 @@ class Backend:
         clock: Clock | None = None,
         rng: Rng | None = None,
     ) -> None:
-        """`key` is an API key (rk_…). A given `session` stays the caller's to close. Raises ValueError for what is no URL."""
+        """`key` is an API key (rk_…). A given `session` stays the caller's to close; as aiohttp's do, it repeats some calls by
+        itself, unless `relay.client.http.once` is among its middlewares. Raises ValueError for what is no URL."""
         self._url = base_of(url)
         self._key = key
         self._try_for_ms = try_for_s * 1000

@@ -7,10 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-WORDS_MAX, WORDS_BYTES_MAX = (
-    200,
-    48 * 1024,
-)  # in one ack; the relay reads frames and bodies of 64 KiB, cursors among them
+WORDS_MAX = 200  # in one ack
+WORDS_BYTES_MAX = 48 * 1024  # beside its cursors: the relay reads frames and bodies of 64 KiB
 Words = Mapping[str, Mapping[str, Any]]
 
 _FIELDS = {"nack": "nack", "read": "read", "receipt": "receipts"}
