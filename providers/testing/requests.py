@@ -113,13 +113,22 @@ class Requests(Samples):
         scripted = self.scripted(always(next(iter(self.answers.values()))[0]))
         assert run(self.made(scripted).send(push)).verdict is not Verdict.TOO_LARGE
 
-    def test_the_idempotency_key_follows_the_id(self) -> None:
+    def test_a_repeat_has_its_key_again_and_whatever_else_is_to_be_seen_has_another(self) -> None:
         if not self.provider.capabilities.idempotent:
             pytest.skip("This vendor does not recognise repeats.")
-        provider = self.unused()
-        one, two = provider.encode(self.push(id="id-one"), "c1"), provider.encode(self.push(id="id-two"), "c1")
-        assert "id-one" in f"{one.url}{dict(one.headers)}{one.body!r}"
-        assert (one.url, dict(one.headers), one.body) != (two.url, dict(two.headers), two.body)
+
+        def key(**fields: Any) -> object:
+            return self.repeat_key(self.unused().encode(self.push(**fields), "c1"))
+
+        first = key()
+        assert first, "no key"
+        assert key() == first, "a repeat"
+        for what, other in (
+            ("another message", key(id="m-0002")),
+            ("a summary that grew", key(body="Telltale body, and another")),
+            ("a reminder", key(again="reminder-1")),
+        ):
+            assert other != first, what
 
     def test_an_unknown_kind_of_address_is_refused(self) -> None:
         scripted = self.scripted(always(Response(status=500)))

@@ -72,6 +72,10 @@ class Samples:
         """Logins get the sample login, pushes get `answer`."""
         return Scripted(lambda request: self.login if self.login and self.is_login(request) else answer(request))
 
+    def repeat_key(self, request: Request) -> object:
+        """Of a vendor that drops repeats (`Capabilities.idempotent`): what it knows one by, where it stands in the request."""
+        raise NotImplementedError("say `repeat_key`")
+
     def sample(self, verdict: Verdict) -> Response | None:
         return next((response for response, said in self.answers.values() if said is verdict), None)
 

@@ -66,6 +66,9 @@ class TestHarmonyContract(ProviderContract):
         "penalty": (v3("80300037"), Verdict.MISCONFIGURED),
     }
 
+    def repeat_key(self, request: Request) -> object:
+        return json.loads(request.body)["payload"]["notification"]["appMessageId"]
+
 
 def made(answer: Any = GOOD, **settings: Any) -> HarmonyProvider:
     config = configured(HarmonyProvider, {**SETTINGS, **settings}) if settings else CONFIG

@@ -42,6 +42,9 @@ class TestHttpCallContract(ProviderContract):
         "slow down": (Response(status=429, headers={"retry-after": "30"}), Verdict.RETRY),
     }
 
+    def repeat_key(self, request: Request) -> str:
+        return request.headers["webhook-id"]
+
 
 def made(transport: Any = None, **settings: Any) -> HttpCallProvider:
     call = transport or Scripted(lambda _: Response(status=204))

@@ -56,6 +56,9 @@ class TestOppoContract(ProviderContract):
         answer(0, [{"registrationId": f"{TOKEN[:-1]}9", "errorCode": 10000, "errorMessage": "invalid"}]),
     )
 
+    def repeat_key(self, request: Request) -> object:
+        return json.loads(form_of(request)["message"])["notification"]["app_message_id"]
+
 
 def made(transport: Any = None, *, now_s: float = NOW_S, **settings: Any) -> OppoProvider:
     call = transport or Scripted(lambda request: LOGIN if request.url.endswith("/auth") else OK)

@@ -43,6 +43,9 @@ class TestXiaomiContract(ProviderContract):
     }
     one_dead = ("d//igwEhgBGCI2TG6lWqlKn9", answer(0, id="scm1", bad_regids="d//igwEhgBGCI2TG6lWqlKn9,other"))
 
+    def repeat_key(self, request: Request) -> str:
+        return form_of(request)["extra.jobkey"]
+
 
 def made(transport: Any = None, **settings: Any) -> XiaomiProvider:
     call = transport or Scripted(lambda _: OK)

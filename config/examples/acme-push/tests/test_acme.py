@@ -10,7 +10,7 @@ from acme_sandbox import AcmeEmulator
 
 from providers import loading
 from providers.contract import Push, Scope, Verdict
-from providers.http import Response
+from providers.http import Request, Response
 from providers.sandbox import Sandbox, registry
 from providers.testing import NOW_S, ProviderContract
 from providers.transport import HttpTransport
@@ -35,6 +35,9 @@ class TestAcme(ProviderContract):
         "busy": (acme(503, ""), Verdict.RETRY),
         "slow down": (acme(429, "", **{"retry-after": "30"}), Verdict.RETRY),
     }
+
+    def repeat_key(self, request: Request) -> str:
+        return request.headers["idempotency-key"]
 
 
 @pytest.fixture
