@@ -256,7 +256,7 @@ class Connection(asyncio.Protocol):
         status = next((value for name, value in fields if name == b":status"), b"")
         if exchange.status or (status.startswith(b"1") and len(status) == 3):
             return
-        exchange.status = int(status) if status.isdigit() else 0
+        exchange.status = int(status) if len(status) == 3 and status.isdigit() else 0
         for name, value in fields:
             if not name.startswith(b":"):
                 exchange.answer_headers[name.decode("latin-1").lower()] = value.decode("latin-1")

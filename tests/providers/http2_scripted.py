@@ -87,7 +87,7 @@ class Wire(asyncio.Protocol):
 
     # What a script may do.
 
-    def answer(self, asked: Asked, *, status: int = 200, body: bytes = b"", **headers: str) -> None:
+    def answer(self, asked: Asked, *, status: int | str = 200, body: bytes = b"", **headers: str) -> None:
         """Works on a request, and says so."""
         self.server.processed[asked.id] += 1
         self.asked.pop(asked.stream_id, None)

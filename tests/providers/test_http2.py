@@ -120,6 +120,20 @@ async def test_nothing_of_ours_enters_the_servers_header_table() -> None:
         assert not list(server.wires[0].h2.decoder.header_table.dynamic_entries)
 
 
+@pytest.mark.parametrize("status", ["9" * 5000, "2000", "20", "-20"])
+async def test_a_status_that_is_none_is_garbage_and_the_connection_goes_on(status: str) -> None:
+    statuses = iter([status, "200"])
+    async with (
+        serving(Scripted(lambda wire, asked: wire.answer(asked, status=next(statuses)))) as server,
+        transport() as client,
+    ):
+        with pytest.raises(TransportError) as caught:
+            await client(request(server))
+        assert (caught.value.reason, caught.value.sent) == (Reason.GARBAGE, True)
+        assert (await client(request(server))).status == 200
+        assert len(server.wires) == 1
+
+
 async def test_an_answer_is_read_up_to_its_limit_and_the_connection_goes_on() -> None:
     def long(wire: Wire, asked: Asked) -> None:
         wire.answer(asked, status=503, body=b"z" * 5000)
