@@ -9,9 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 
 BODY_BYTES_MAX = 4096
 VOIP_BODY_BYTES_MAX = 5120
@@ -154,10 +152,7 @@ def _payload(body: bytes, kind: str) -> Json:
         raise Wrong("PayloadEmpty")
     if len(body) > (VOIP_BODY_BYTES_MAX if kind == "voip" else BODY_BYTES_MAX):
         raise Wrong("PayloadTooLarge")
-    try:
-        payload = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        payload = None
+    payload = read_json(body)
     if not isinstance(payload, dict) or not payload:
         raise Wrong("PayloadEmpty")  # the sheet has no row for what is not JSON
     return payload

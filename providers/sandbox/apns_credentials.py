@@ -4,11 +4,9 @@ Source: vendor sheet `apns` §2 (authentication) and §10.2 (tokens that change 
 """
 
 import base64
-import binascii
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -17,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from providers.sandbox.apns_checks import Wrong
+from providers.sandbox.checks import read_json
 
 TOKEN_LIFE_S = 3600
 TOKEN_CHANGE_S = 1200  # on one connection
@@ -88,7 +87,7 @@ class Gate:
             head = _object(head_text)
             claims = _object(claims_text)
             signature = _bytes(signature_text)
-        except (ValueError, binascii.Error, msgspec.DecodeError):
+        except ValueError:
             raise Wrong("InvalidProviderToken") from None
         key_id, team_id, issued_s = head.get("kid"), claims.get("iss"), claims.get("iat")
         if head.get("alg") != "ES256" or not isinstance(key_id, str) or not isinstance(team_id, str):
@@ -141,7 +140,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _object(text: str) -> dict[str, object]:
-    found = msgspec.json.decode(_bytes(text))
+    found = read_json(_bytes(text))
     if not isinstance(found, dict):
         raise ValueError("not an object")  # noqa: TRY004 - one kind of trouble for the caller
     return found

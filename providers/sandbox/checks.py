@@ -8,6 +8,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+
+import msgspec
 
 Json = dict[str, object]
 SHOWN_CHARS_MAX = 100  # of a wrong value, in its complaint
@@ -28,6 +31,14 @@ ObjectCheck = Callable[[object, str, Complaints], Json]
 
 _DURATION = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?s", re.ASCII)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def read_json(text: bytes | str) -> Any:
+    """What it says. None for what is no JSON, or nested too deeply to be read; `null` is nobody's message either."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def seconds(duration: str) -> float | None:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
@@ -224,10 +225,14 @@ class CodedEmulator(Emulator):
 
 
 async def form_of(request: web.Request) -> dict[str, str]:
-    """A form's fields, decoded once; of a name that comes twice the last. Empty when it is no form."""
+    """A form's fields, decoded once; of a name that comes twice the last. Empty when it is no form, or not in UTF-8."""
     if request.content_type != "application/x-www-form-urlencoded":
         return {}
-    return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    try:
+        fields = parse_qsl((await request.read()).decode(), keep_blank_values=True)
+    except UnicodeDecodeError:
+        return {}
+    return dict(fields)
 
 
 def object_of(value: object) -> Json | None:

@@ -3,20 +3,22 @@
 Source: vendor sheet others.md §2.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.emulator import NETWORK_FAULTS, Emulator, json_answer
 from providers.sandbox.faults import Answer, Fault, Place
 
 NAMES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 500: "Internal Server Error"}
 DEFAULT_PRIORITY = 5
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
 
 
 def error(status: int, description: str) -> Answer:
@@ -114,16 +116,14 @@ class GotifyEmulator(Emulator):
 
 def _checked(raw: bytes, content_type: str, *, client: bool) -> Answer | Json:
     """The message's fields, or what is wrong with them."""
-    try:
-        if content_type == "application/json":
-            given = msgspec.json.decode(raw)
-        else:
-            form = parse_qs(raw.decode())
-            given = {name: values[0] for name, values in form.items() if name in {"message", "title", "priority"}}
-            if str(given.get("priority", "")).isdigit():
-                given["priority"] = int(given["priority"])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return error(400, "invalid character in JSON")
+    given: Any
+    if content_type == "application/json":
+        given = read_json(raw)
+    else:
+        form = parse_qs(raw.decode(errors="replace"))
+        given = {name: values[0] for name, values in form.items() if name in {"message", "title", "priority"}}
+        if _WHOLE.fullmatch(given.get("priority", "")):
+            given["priority"] = int(given["priority"])
     if not isinstance(given, dict):
         return error(400, "json: cannot unmarshal into a message")
     if client and type(given.get("appid")) is not int:

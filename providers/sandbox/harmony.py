@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.coded import UNINSTALLED, CodedEmulator, Wrong
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
@@ -141,16 +141,14 @@ class HarmonyEmulator(CodedEmulator):
             return self.refuse(refused)
         raw = await request.read()
         push_type = request.headers.get("push-type", ALERT)  # the sheet does not say what none means
+        body = read_json(raw)
         try:
-            body = msgspec.json.decode(raw)
             tokens = tokens_of(body)
             if _size(raw, tokens) > BODY_BYTES_MAX:
                 raise Wrong(80300008, "body")
             if push_type not in PUSH_TYPES:
                 raise Wrong(80100003, "push-type")
             check_body(body, push_type if push_type in GRANTED else None)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self.refuse(answer("80100003", "Illegal JSON", status=400))
         except Wrong as wrong:
             return self.refuse(answer(str(wrong.code), f"Illegal field {wrong.field}", status=400))
         test = body.get("pushOptions", {}).get("testMessage") is True
@@ -172,10 +170,10 @@ class HarmonyEmulator(CodedEmulator):
             return response(refused)
         if request.headers.get("push-type") not in {"0", "2"}:
             return response(answer("80100003", "The header does not contain valid push-type", status=400))
+        body = read_json(await request.read())
         try:
-            body = msgspec.json.decode(await request.read())
             asked = _Revocation(**body) if isinstance(body, dict) else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+        except TypeError:
             asked = None
         named = asked is not None and type(asked.notifyId) is int and asked.notifyId >= 0  # -1 names none (§4)
         if asked is None or not named or not isinstance(asked.token, list) or not asked.token:

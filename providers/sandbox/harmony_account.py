@@ -16,6 +16,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from providers.sandbox.checks import read_json
+
 CLIENT_ID = "100200300"
 PROJECT_ID, KEY_ID, SUB_ACCOUNT = "737518067795", "ee6b24cb5b9d4d3fb1b1f9f7a3c0a1d2", "103100001"
 AUDIENCE = "https://oauth-login.cloud.huawei.com/oauth2/v3/token"
@@ -128,8 +130,5 @@ def _decoded(part: str) -> bytes | None:
 
 
 def _object(text: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return {}
+    value = read_json(text)
     return value if isinstance(value, dict) else {}

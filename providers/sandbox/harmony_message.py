@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.coded import Fields, Wrong, among, boolean, chars, like, look, number, object_of
 
 ALERT, BACKGROUND = "0", "6"
@@ -156,10 +154,7 @@ def content_of(body: Mapping[str, Any]) -> Said:
 
 
 def _read(data: str) -> Json:
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        value = None
+    value = read_json(data)
     return value if isinstance(value, dict) else {"extraData": data}
 
 

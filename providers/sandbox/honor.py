@@ -4,6 +4,7 @@ Source: vendor sheet honor.md: login §2, request §3, answers §4, classes §5.
 too: a thousand tokens, 4096 bytes without them, its codes.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.client_login import Bearer, ClientLogin
 from providers.sandbox.coded import (
     UNINSTALLED,
@@ -85,6 +86,7 @@ def _buttons(value: object) -> bool:
 
 
 _ANY: Callable[[object], bool] = chars(0, 10**9)
+_MILLISECONDS = re.compile(r"[0-9]{1,16}")
 _HTTPS = like(r"https://\S+")
 ROOT: Fields = {
     "data": (_ANY, STRUCTURE),
@@ -281,9 +283,7 @@ class HonorEmulator(CodedEmulator):
             return self.refuse(refused)
         raw = await request.read()
         try:
-            message, tokens = check_body(msgspec.json.decode(raw), raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self.refuse(answer(STRUCTURE, "illegal JSON"))
+            message, tokens = check_body(read_json(raw), raw)
         except Wrong as wrong:
             return self.refuse(answer(wrong.code, f"illegal {wrong.field}"))
         test = _part(message, "android").get("targetUserType") == 1
@@ -305,7 +305,7 @@ class HonorEmulator(CodedEmulator):
             return answer(80200003, WORDS["expired"][1], status=401)
         if bearer is not Bearer.GOOD:
             return plain(401)
-        if not stamp.isdigit() or abs(int(stamp) / 1000 - self.host.now()) > TIMESTAMP_OFF_S:
+        if not _MILLISECONDS.fullmatch(stamp) or abs(int(stamp) / 1000 - self.host.now()) > TIMESTAMP_OFF_S:
             return answer(80200001, WORDS["autherror"][1])  # looks like a bad credential (§8.5)
         if request.match_info["app"] != APP_ID:
             return answer(80300002, WORDS["noapp"][1])
@@ -345,8 +345,5 @@ def _read(data: str) -> Json:
     """The app's data: its JSON object, or as it is."""
     if not data:
         return {}
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        value = None
+    value = read_json(data)
     return value if isinstance(value, dict) else {"data": data}

@@ -11,7 +11,7 @@ from typing import ClassVar
 import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.client_login import Bearer, ClientLogin
 from providers.sandbox.coded import UNINSTALLED, CodedEmulator, Wrong, form_of
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
@@ -166,10 +166,7 @@ class HuaweiEmulator(CodedEmulator):
         if refused is not None:
             return self.refuse(refused)
         raw = await request.read()
-        try:
-            body = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return self.refuse(answer("80100003", "Illegal JSON", status=400))
+        body = read_json(raw)
         try:
             tokens = tokens_of(body)
             if body_bytes(raw, tokens) > BODY_BYTES_MAX:

@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.coded import Fields, Wrong, among, boolean, chars, like, look, moment, number, object_of
 
 TOKENS_MAX = 1000
@@ -26,8 +24,9 @@ def an_object(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def _ttl(value: object) -> bool:
-    return isinstance(value, str) and value[-1:] == "s" and value[:-1].isdigit() and len(value) <= 8
+def _languages(value: object) -> bool:
+    """Each text by its language, of which there are at most three."""
+    return isinstance(value, dict) and all(isinstance(words, dict) and len(words) <= 3 for words in value.values())
 
 
 _ANY = chars(0, 10**9)
@@ -55,7 +54,7 @@ ANDROID: Fields = {
     "collapse_key": (number(-1, 100), COLLAPSE),
     "urgency": (among("HIGH", "NORMAL"), PARAMETER),
     "category": (_ANY, STRUCTURE),
-    "ttl": (_ttl, STRUCTURE),
+    "ttl": (like(r"[0-9]{1,7}s"), STRUCTURE),
     "bi_tag": (_ANY, STRUCTURE),
     "receipt_id": (_ANY, STRUCTURE),
     "target_user_type": (among(0, 1), PARAMETER),
@@ -93,7 +92,7 @@ NOTIFICATION: Fields = {
     "title_loc_args": (listed(_ANY, 1000), STRUCTURE),
     "body_loc_key": (_ANY, STRUCTURE),
     "body_loc_args": (listed(_ANY, 1000), STRUCTURE),
-    "multi_lang_key": (an_object, STRUCTURE),
+    "multi_lang_key": (_languages, STRUCTURE),
 }
 CLICK: Fields = {
     "type": (among(1, 2, 3), STRUCTURE),
@@ -213,10 +212,7 @@ def read(data: str) -> Json:
     """The app's data: its JSON object, or as it is."""
     if not data:
         return {}
-    try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        value = None
+    value = read_json(data)
     return value if isinstance(value, dict) else {"data": data}
 
 

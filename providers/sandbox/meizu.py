@@ -8,10 +8,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.coded import (
     CodedEmulator,
     Fields,
@@ -212,10 +211,9 @@ class MeizuEmulator(CodedEmulator):
             raise Wrong(1006, "sign")
         if len(targets) > TARGETS_MAX:
             raise Wrong(PARAMETER, "pushIds")
-        try:
-            message = msgspec.json.decode(form["messageJson"], type=dict[str, Any])
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            raise Wrong(PARAMETER, "messageJson") from None
+        message = read_json(form["messageJson"])
+        if not isinstance(message, dict):
+            raise Wrong(PARAMETER, "messageJson")
         for part, said in message.items():
             fields = PARTS.get(part)
             if fields is None or not isinstance(said, dict):

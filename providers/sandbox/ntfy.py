@@ -10,10 +10,9 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import ClassVar
 
-import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.emulator import NETWORK_FAULTS, Emulator, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 
@@ -166,10 +165,7 @@ def _text(value: object) -> str | None:
 def _checked(raw: bytes) -> Answer | Json:
     if len(raw) > DOCUMENT_BYTES_MAX:
         return ERRORS["toobig"]
-    try:
-        given = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ERRORS["badjson"]
+    given = read_json(raw)
     return _fields(given) if isinstance(given, dict) else ERRORS["badjson"]
 
 

@@ -5,9 +5,7 @@ The account's channels are `im`, of communication and service, and `news`, of co
 
 from typing import Any
 
-import msgspec
-
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.coded import Fields, Wrong, among, boolean, chars, like, look, number
 
 CHAT_CHANNEL, NEWS_CHANNEL = "im", "news"
@@ -20,12 +18,7 @@ MISSING, BAD = 40, 41
 
 
 def _json_text(chars_max: int, value: object) -> bool:
-    if not isinstance(value, str) or len(value) > chars_max:
-        return False
-    try:
-        return isinstance(msgspec.json.decode(value), dict)
-    except msgspec.DecodeError:
-        return False
+    return isinstance(value, str) and len(value) <= chars_max and isinstance(read_json(value), dict)
 
 
 NOTIFICATION: Fields = {
@@ -70,10 +63,7 @@ def messages_of(text: str | None, field: str, kind: type) -> list[dict[str, Any]
     """The messages in a form's field: an object, or a list of them. Raises Wrong for the first mistake of any."""
     if not text:
         raise Wrong(MISSING, field)
-    try:
-        parsed = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        raise Wrong(BAD, field) from None
+    parsed = read_json(text)
     if not isinstance(parsed, kind):
         raise Wrong(BAD, field)
     messages: list[Any] = parsed if isinstance(parsed, list) else [parsed]
@@ -141,5 +131,5 @@ def _check(message: object) -> None:
 
 
 def _parameters(notification: Json, field: str) -> Json:
-    parsed: Json = msgspec.json.decode(str(notification.get(field, "{}")))
+    parsed: Json = read_json(str(notification.get(field, "{}")))
     return parsed

@@ -8,7 +8,7 @@ from itertools import islice
 
 import msgspec
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 
 SHOWN_MAX = 50  # notifications on a screen; the oldest go
 WAITERS_MAX = 1000
@@ -115,10 +115,7 @@ def _texts(value: object) -> set[str]:
 def _relay_words(content: Content) -> Json:
     """The relay's own object in the app's data, as an object or as its JSON."""
     words = content.data.get("relay")
-    try:
-        words = msgspec.json.decode(words) if isinstance(words, str) else words
-    except msgspec.DecodeError:
-        return {}
+    words = read_json(words) if isinstance(words, str) else words
     return words if isinstance(words, dict) else {}
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.emulator import NETWORK_FAULTS, Emulator, Host, json_answer
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.webpush import deliver
@@ -194,9 +194,10 @@ class UnifiedPushEmulator(Emulator):
 
     def _show(self, phone: str, request: web.Request, body: bytes) -> None:
         try:
-            data = Browser.named(phone).read(body) if request.headers.get("Content-Encoding") else body
-            shown = msgspec.json.decode(data, type=dict)
-        except (Unreadable, msgspec.DecodeError):
+            shown = read_json(Browser.named(phone).read(body) if request.headers.get("Content-Encoding") else body)
+        except Unreadable:
+            shown = None
+        if not isinstance(shown, dict):
             self.unreadable += 1
             return
-        deliver(self, phone, shown, collapse=shown.get("tag"), priority=request.headers.get("Urgency"))
+        deliver(self, phone, shown, priority=request.headers.get("Urgency"))

@@ -7,10 +7,9 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.coded import CodedEmulator, Remembered, Wrong
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
@@ -270,8 +269,5 @@ def _list(failed: Mapping[str, str], name: str) -> Answer:
 async def _json_of(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         return {}
-    try:
-        parsed = msgspec.json.decode(await request.read())
-    except msgspec.DecodeError:
-        return {}
+    parsed = read_json(await request.read())
     return parsed if isinstance(parsed, dict) else {}

@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
 from providers.sandbox.emulator import Emulator, Host
 from providers.sandbox.faults import Answer
 from providers.sandbox.webpush_crypto import (
@@ -162,9 +162,10 @@ class WebPushEmulator(Emulator):
     ) -> None:
         self.waiting.pop(name, None)
         try:
-            data = Browser.named(browser).read(body) if body else b"{}"
-            shown = msgspec.json.decode(data, type=dict)
-        except (Unreadable, msgspec.DecodeError):
+            shown = read_json(Browser.named(browser).read(body)) if body else {}
+        except Unreadable:
+            shown = None
+        if not isinstance(shown, dict):
             self.unreadable += 1
             return
         if service.name == "apple" and not (shown.get("title") or shown.get("body")):
@@ -175,7 +176,6 @@ class WebPushEmulator(Emulator):
             shown,
             name=name,
             platform="web",
-            collapse=tag if isinstance(tag := shown.get("tag"), str) else None,  # Topic is about what still waits
             priority=request.headers.get("Urgency"),
             ttl=f"{ttl_s}s",
         )
@@ -187,6 +187,8 @@ def deliver(emulator: Emulator, target: str, shown: Json, **said: Any) -> None:
     badge, data = shown.get("badge_count"), shown.get("data")
     if isinstance(badge, int):
         said["badge"] = badge
+    if isinstance(shown.get("tag"), str):
+        said["collapse"] = shown["tag"]  # Topic is about what still waits
     if isinstance(data, dict):
         said["data"] = data
     if isinstance(shown.get("relay"), dict):

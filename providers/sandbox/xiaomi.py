@@ -28,9 +28,11 @@ TWO_WEEKS_MS = 14 * 86_400 * 1000
 WEEK_MS = 7 * 86_400 * 1000
 CUSTOM_PAIRS_MAX = 10
 CUSTOM_CHARS_MAX = 1024
+RECEIPT_BITS = 1 | 2 | 16 | 32 | 64 | 128
 
 MISSING, BAD, TOO_LONG = 10016, 10017, 65009
 
+_NOTIFY_ID = digits(0, 2_147_483_647)
 FIELDS: Fields = {
     "registration_id": (chars(1, 1_000_000), BAD),
     "restricted_package_name": (chars(1, 1024), BAD),
@@ -39,7 +41,7 @@ FIELDS: Fields = {
     "description": (chars(1, 127, not_blank=True), BAD),
     "payload": (lambda value: isinstance(value, str) and len(value.encode()) < PAYLOAD_BYTES, TOO_LONG),
     "notify_type": (digits(-1, 7), BAD),
-    "notify_id": (digits(0, 2_147_483_647), BAD),
+    "notify_id": (_NOTIFY_ID, BAD),
     "time_to_live": (digits(0, TWO_WEEKS_MS), BAD),
     "time_to_send": (digits(0, 10**15), BAD),
     "extra.channel_id": (chars(1, 128), BAD),
@@ -54,7 +56,7 @@ FIELDS: Fields = {
     "extra.flow_control": (digits(0, 10**6), BAD),
     "extra.jobkey": (like(r"(?!_)[0-9A-Za-z_-]{1,20}"), BAD),
     "extra.callback.param": (lambda value: isinstance(value, str) and len(value.encode()) <= 256, 65036),
-    "extra.callback.type": (digits(1, 243), BAD),
+    "extra.callback.type": (lambda value: digits(1, 243)(value) and not int(str(value)) & ~RECEIPT_BITS, BAD),
     "extra.only_send_once": (among("0", "1"), BAD),
     **{
         f"extra.{name}": (chars(1, 1024), BAD)
@@ -64,7 +66,6 @@ FIELDS: Fields = {
     "extra.mi_template_id": (chars(1, 128), BAD),
     "extra.mi_template_param": (chars(1, 1024), BAD),
 }
-RECEIPT_BITS = 1 | 2 | 16 | 32 | 64 | 128
 
 # Sheet §5: each row, with the words of the sheet.
 CODES = {
@@ -209,7 +210,7 @@ class XiaomiEmulator(CodedEmulator):
             return response(error(21301))
         if form.get("restricted_package_name") != PACKAGE:
             return response(error(22022, "restricted_package_name"))
-        if not targets or not form.get("notify_id", "").isdigit():
+        if not targets or not _NOTIFY_ID(form.get("notify_id")):
             return response(error(MISSING, "registration_ids, notify_id"))
         for target in targets:
             self.host.phones.withdraw(target, form["notify_id"])
@@ -249,13 +250,11 @@ class XiaomiEmulator(CodedEmulator):
 
     @staticmethod
     def _check_callback(form: Mapping[str, str]) -> None:
-        url, bits = form.get("extra.callback"), form.get("extra.callback.type")
+        url = form.get("extra.callback")
         if url is not None and len(url.encode()) > 128:
             raise Wrong(65037, "extra.callback")
         if url is not None and not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
             raise Wrong(65038, "extra.callback")
-        if bits is not None and not (bits.isdigit() and not int(bits) & ~RECEIPT_BITS):
-            raise Wrong(BAD, "extra.callback.type")
 
     def _take(self, target: str, name: str, form: Mapping[str, str]) -> None:
         channel = form["extra.channel_id"]

@@ -225,6 +225,14 @@ SHOWN = {"title": "a", "body": "b", "click_action": {"type": 3}}
                 ("2026-02-31T09:12:44Z", "80100001"),
             )
         ),
+        *(
+            ({"message": {"token": ["t"], "android": {"notification": SHOWN | {"multi_lang_key": said}}}}, code)
+            for said, code in (
+                ({"k": {"en": "a", "zh": "b", "fr": "c"}}, "80000000"),
+                ({"k": {"en": "a", "zh": "b", "fr": "c", "de": "d"}}, "80100003"),
+                ({"k": "a"}, "80100003"),
+            )
+        ),
     ],
 )
 async def test_the_emulator_checks_what_the_vendor_checks(bench: Bench, message: Any, code: str) -> None:

@@ -157,6 +157,7 @@ async def test_a_phone_shows_five_public_messages_a_day(xiaomi: Meeting) -> None
         ({"extra.callback": "ftp://x"}, 65038),
         ({"extra.callback.param": "x" * 257}, 65036),
         ({"extra.callback.type": "246"}, 10017),
+        ({"extra.callback.type": "²"}, 10017),
         ({f"extra.k{n}": "v" for n in range(11)}, 65014),
         ({"extra.k": "v" * 1024}, 65015),
         ({"surprise": "1"}, 10017),

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from providers.sandbox.checks import Json
+from providers.sandbox.checks import Json, read_json
+from providers.sandbox.coded import form_of
 from providers.sandbox.emulator import NETWORK_FAULTS, Emulator, json_answer
 from providers.sandbox.faults import Answer, Fault, Place
 
@@ -58,7 +59,7 @@ class AcmeEmulator(Emulator):
         self._bearers.clear()
 
     async def token(self, request: web.Request) -> web.StreamResponse:
-        form = await request.post()
+        form = await form_of(request)
         known = (form.get("client_id"), form.get("client_secret")) == (CLIENT, SECRET)
         if self.revoked or form.get("grant_type") != "client_credentials" or not known:
             return self.refuse(error(401, "invalid_client"))
@@ -75,7 +76,7 @@ class AcmeEmulator(Emulator):
         body = await request.read()
         if len(body) > BODY_BYTES_MAX:
             return self.refuse(error(413, "payload.too_big"))
-        message = _message(await request.json())
+        message = _message(read_json(body))
         if message is None or "idempotency-key" not in request.headers:
             return self.refuse(error(400, "payload.invalid"))
         key = request.headers["idempotency-key"]

@@ -92,6 +92,14 @@ async def test_every_fault_is_taken_as_the_document_wants_it(
     assert (outcome.verdict, outcome.scope) == (verdict, scope)
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 2000, b"null", b'{"to":"phone"}'])
+async def test_what_is_no_message_is_refused_in_acmes_words(sandbox: Sandbox, provider: Any, body: bytes) -> None:
+    bearer = (await provider.credential()).value
+    headers = {"authorization": f"Bearer {bearer}", "content-type": "application/json", "idempotency-key": "k"}
+    answer = await provider.call(Request(url=f"{sandbox.url}/acme/v2/demo/messages", headers=headers, body=body))
+    assert (answer.status, answer.json()) == (400, {"error": "payload.invalid"})
+
+
 async def test_a_revoked_access_token_is_renewed_and_a_revoked_key_needs_the_operator(
     sandbox: Sandbox, provider: Any
 ) -> None:
