@@ -191,19 +191,20 @@ class OppoEmulator(CodedEmulator):
             messages = messages_of(form.get(field), field, kind)
         except Wrong as wrong:
             return self.refuse(error(wrong.code, f"{CODES[wrong.code]}: {wrong.field}"))
-        by_target = {str(message["target_value"]): message["notification"] for message in messages}
+        targets = [str(message["target_value"]) for message in messages]
+        said: dict[str, list[Json]] = {}  # a call may name a device twice
+        for target, message in zip(targets, messages, strict=True):
+            said.setdefault(target, []).append(message["notification"])
         batch = kind is list
-        if not batch:
-            (target,) = by_target
-            if self._repeated(target, by_target[target]):
-                return self.refuse(error(32), target)
-        if self._spent(by_target.values()):
-            return self.refuse(error(33), next(iter(by_target)))
+        if not batch and self._repeated(targets[0], messages[0]["notification"]):
+            return self.refuse(error(32), targets[0])
+        if self._spent(message["notification"] for message in messages):
+            return self.refuse(error(33), targets[0])
         return await self.reply_many(
             request,
-            list(by_target),
-            lambda target, name: self._take(target, name, by_target[target]),
-            lambda failed, name: _items(by_target, failed, name) if batch else _single(failed, name),
+            targets,
+            lambda target, name: self._take(target, name, said[target].pop(0)),
+            lambda failed, name: _items(targets, failed, name) if batch else _single(failed, name),
         )
 
     def _admit(self, token: str | None) -> None:
@@ -245,7 +246,7 @@ def _single(failed: Mapping[str, str], name: str) -> Answer:
 
 
 def _items(targets: Iterable[str], failed: Mapping[str, str], name: str) -> Answer:
-    """One for each device; their names of fields are a guess (§4)."""
+    """One for each message; their names of fields are a guess (§4)."""
     items: list[Json] = []
     for place, target in enumerate(targets):
         if target in failed:

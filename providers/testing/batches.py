@@ -85,6 +85,27 @@ class Batches(Samples):
             wanted = [Verdict.TOKEN_DEAD if token == dead else Verdict.ACCEPTED for token in tokens]
             assert verdicts == wanted
 
+    def test_two_pushes_to_one_token_both_hear_what_became_of_it(self) -> None:
+        self._batches()
+        good, alone = self.sample(Verdict.ACCEPTED), self.sample(Verdict.TOKEN_DEAD)
+        assert good is not None
+        assert self.one_dead is not None, "say `one_dead`"
+        dead, among = self.one_dead
+        other = next(token for token in self.tokens(2) if token != dead)
+
+        def answer(request: Request) -> Response:
+            if not count(request, dead):
+                return good
+            return among if count(request, other) else alone or among
+
+        scripted = self.scripted_many([dead, other], answer)
+        outcomes = asyncio.run(self.made(scripted).send_many(self.batch([dead, other, dead, other])))
+        wanted = [Verdict.TOKEN_DEAD, Verdict.ACCEPTED] * 2
+        assert [one.verdict for one in outcomes] == wanted
+        assert [
+            one.verdict for one in self.unused().decode_many(among, self.batch([dead, other, dead, other]))
+        ] == wanted
+
     def test_a_batch_that_is_called_dead_as_a_whole_is_asked_about_one_by_one(self) -> None:
         self._batches()
         dead, good = self.sample(Verdict.TOKEN_DEAD), self.sample(Verdict.ACCEPTED)

@@ -211,3 +211,21 @@ async def test_the_emulator_checks_what_oppo_checks(oppo: Meeting, changed: dict
 async def test_a_push_without_words_is_seen(oppo: Meeting) -> None:
     assert (await oppo.answered("phone", title=None, body=None)).verdict is Verdict.ACCEPTED
     assert [one["title"] for one in oppo.shown("phone")] == ["新消息"]
+
+
+async def test_a_batch_that_names_a_phone_twice_has_an_item_for_each_and_brings_both(oppo: Meeting) -> None:
+    await oppo.send("login")
+    token = next(iter(oppo.sandbox.emulators["oppo"].tokens))  # type: ignore[attr-defined]
+    messages = [
+        {"target_type": 2, "target_value": phone, "notification": {"title": title, "content": "c", "channel_id": "im"}}
+        for phone, title in (
+            ("phone", "one"),
+            ("unregistered-1", "two"),
+            ("phone", "three"),
+            ("unregistered-1", "four"),
+        )
+    ]
+    data = {"auth_token": token, "messages": json.dumps(messages)}
+    answer = await oppo.post("/server/v1/message/notification/unicast_batch", data=data)
+    assert [item.get("errorCode", 0) for item in answer["data"]] == [0, 10000, 0, 10000]
+    assert [one["title"] for one in oppo.received("phone")] == ["one", "three"]
