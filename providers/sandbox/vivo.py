@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from providers.sandbox.checks import Json, read_json
-from providers.sandbox.coded import CodedEmulator, Remembered, Wrong
+from providers.sandbox.coded import CodedEmulator, Remembered, Wrong, among
 from providers.sandbox.emulator import COMMON_FAULTS, NETWORK_FAULTS, Host, json_answer, response
 from providers.sandbox.faults import Answer, Fault, Place
 from providers.sandbox.receipt_forms import VivoReceipts
@@ -158,7 +158,7 @@ class VivoEmulator(CodedEmulator):
         signed = f"{APP_ID}{APP_KEY}{timestamp}{APP_SECRET}"
         right = hashlib.md5(signed.encode()).hexdigest()  # noqa: S324 - vivo's choice
         for wrong, code in (
-            (given.get("appId") not in {APP_ID, str(APP_ID)}, 10200),
+            (not among(APP_ID, str(APP_ID))(given.get("appId")), 10200),
             (given.get("appKey") != APP_KEY, 10201),
             (type(timestamp) is not int, 10202),
             ("sign" not in given, 10203),
@@ -208,7 +208,7 @@ class VivoEmulator(CodedEmulator):
             check_hour(message, now_s=self.host.now())
         except Wrong as wrong:
             return self.refuse(error(wrong.code))
-        targets = list(dict.fromkeys(map(str, call["regIds"])))
+        targets = list(dict.fromkeys(call["regIds"]))
         return await self._reply(request, targets, message, _list, task_id=str(call["taskId"]))
 
     def _admit(self, request: web.Request) -> None:

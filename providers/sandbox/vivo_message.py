@@ -51,6 +51,11 @@ def _callback(value: object) -> bool:
     )
 
 
+def _targets(value: object) -> bool:
+    return isinstance(value, list) and TARGETS[0] <= len(value) <= TARGETS[1] and all(map(_TARGET, value))
+
+
+_TARGET = like(r"[\x21-\x7e]+")
 CONTENT: Fields = {
     "appId": (among(APP_ID), 10094),
     "requestId": (chars(1, 64), 10303),
@@ -75,14 +80,14 @@ CONTENT: Fields = {
 }
 SINGLE: Fields = {
     **CONTENT,
-    "regId": (like(r"[\x21-\x7e]+"), 10302),
+    "regId": (_TARGET, 10302),
     "profileId": (chars(1, 64), 10061),
 }
 LIST: Fields = {
     "appId": CONTENT["appId"],
     "requestId": CONTENT["requestId"],
     "taskId": (chars(1, 64), 10045),
-    "regIds": (lambda value: isinstance(value, list) and TARGETS[0] <= len(value) <= TARGETS[1], 10045),
+    "regIds": (_targets, 10045),
 }
 
 

@@ -292,7 +292,13 @@ async def test_the_emulator_checks_what_vivo_checks(vivo: Meeting, changed: dict
 
 @pytest.mark.parametrize(
     ("changed", "result"),
-    [({"regIds": ["a"]}, 10045), ({"taskId": "other"}, 10045), ({"regIds": ["a"] * 1001}, 10045), ({}, 0)],
+    [
+        ({"regIds": ["a"]}, 10045),
+        ({"regIds": ["a"] * 1001}, 10045),
+        *(({"regIds": ["a", wrong]}, 10045) for wrong in (1, None, {}, "", "b c")),
+        ({"taskId": "other"}, 10045),
+        ({}, 0),
+    ],
 )
 async def test_a_list_has_two_to_a_thousand_devices(vivo: Meeting, changed: dict[str, Any], result: int) -> None:
     await vivo.send_many(["phoneA", "phoneB"])
