@@ -113,7 +113,7 @@ def check(
         raise Wrong("BadMessageId")
     if collapse_id is not None and not 1 <= len(collapse_id.encode()) <= COLLAPSE_ID_BYTES_MAX:
         raise Wrong("BadCollapseId")
-    priority = given.get("apns-priority", "10" if kind != "background" else "5")
+    priority = given.get("apns-priority", "10")
     if priority not in {"1", "5", "10"} or (kind == "background" and priority == "10"):
         raise Wrong("BadPriority")
     expiration = given.get("apns-expiration")

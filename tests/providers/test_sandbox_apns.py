@@ -176,6 +176,7 @@ async def test_a_push_type_is_only_recommended(apple: ApnsEmulator) -> None:
         ({"apns_collapse_id": "é" * 33}, "BadCollapseId"),
         ({"apns_priority": "7"}, "BadPriority"),
         ({"apns_push_type": "background", "apns_priority": "10"}, "BadPriority"),
+        ({"apns_push_type": "background", "apns_priority": None}, "BadPriority"),
         ({"apns_expiration": "soon"}, "BadExpirationDate"),
         ({"apns_expiration": "-1"}, "BadExpirationDate"),
         ({"twice": ("apns-topic", BUNDLE)}, "DuplicateHeaders"),
