@@ -160,8 +160,8 @@ def _reserved(key: str) -> str | None:
 
 
 def _headers(**rules: str) -> Check:
-    """A map of header names to strings; names in any case, `rules` give patterns for some (`_` stands for `-`)."""
-    patterns = {name.replace("_", "-"): re.compile(rule) for name, rule in rules.items()}
+    """A map of header names to strings; names in any case, `rules` give patterns of bytes for some (`_` stands for `-`)."""
+    patterns = {name.replace("_", "-"): re.compile(rule.encode()) for name, rule in rules.items()}
     strings = string_map()
 
     def check(value: object, path: str, wrong: Complaints) -> object:
@@ -171,7 +171,7 @@ def _headers(**rules: str) -> Check:
             return {}
         for name, item in headers.items():
             rule = patterns.get(name.lower())
-            if rule is not None and not rule.fullmatch(str(item)):
+            if rule is not None and not rule.fullmatch(str(item).encode()):
                 wrong.append(Violation(path, f"Invalid value of the header {name!r}: {str(item)[:100]!r}", parsed=True))
         return headers
 

@@ -418,6 +418,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"token": "t", "notification": {}, "apns": {"headers": {"apns-priority": "7"}}}, "message.apns.headers"),
     ({"token": "t", "notification": {}, "apns": {"headers": {"APNS-Priority": "high"}}}, "message.apns.headers"),
     ({"token": "t", "apns": {"headers": {"apns-collapse-id": "x" * 65}}}, "message.apns.headers"),
+    ({"token": "t", "apns": {"headers": {"apns-collapse-id": "é" * 33}}}, "message.apns.headers"),
     ({"token": "t", "apns": {"headers": {"apns-priority": "10"}}}, "message.apns.headers"),
     (
         {"token": "t", "apns": {"headers": {"apns-priority": "10"}, "payload": {"aps": {"content-available": 1}}}},
