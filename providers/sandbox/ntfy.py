@@ -188,6 +188,8 @@ def _fields(given: Json) -> Answer | Json:
         return ERRORS["badpriority"]
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         return ERRORS["badjson"]
+    if not isinstance(given.get("markdown", False), bool):
+        return ERRORS["badjson"]
     for name, word in (("attach", "badattach"), ("icon", "badicon")):
         if name in given and not _WEB.fullmatch(str(given[name])):
             return ERRORS[word]

@@ -176,6 +176,7 @@ async def test_logins(town: Town) -> None:
         (b'{"topic":"a b"}', 40009),
         (b'{"topic":"docs"}', 40010),
         (b'{"topic":"t","priority":6}', 40007),
+        (b'{"topic":"t","markdown":"yes"}', 40017),
         (b'{"topic":"t","attach":"x"}', 40013),
         (b'{"topic":"t","icon":"x"}', 40021),
         (b'{"topic":"t","actions":[{"action":"x"}]}', 40018),
