@@ -231,13 +231,14 @@ def answer_to(targets: Sequence[str], failed: Mapping[str, str], name: str) -> A
     """To a call for these tokens that was taken: who failed, and by which word."""
     if not failed:
         return answer("80000000", "Success", request_id=name)
+    good = [token for token in targets if token not in failed]
     by_reason: dict[str, list[str]] = {}
     for token, word in failed.items():
         by_reason.setdefault(f" {REASONS[word]} ", []).append(token)  # blanks as in the vendor's own sample
     counts: Json = {"failure": len(failed), "illegalTokens": by_reason}
-    if len(failed) == len(targets):
+    if not good:
         return answer("80300007", msgspec.json.encode(counts).decode(), request_id=name)
-    counts = {"success": len(targets) - len(failed), **counts}
+    counts = {"success": len(good), **counts}
     return answer("80100000", msgspec.json.encode(counts).decode(), request_id=name)
 
 

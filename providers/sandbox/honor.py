@@ -338,7 +338,7 @@ class HonorEmulator(CodedEmulator):
 def answer_to(targets: Sequence[str], failed: Mapping[str, str], name: str) -> Answer:
     """To a call for these tokens that was taken: who failed, and by which word. An empty list is null."""
     lists = {key: [token for token, word in failed.items() if word == mine] or None for mine, key in LISTS.items()}
-    return answer(200, "success", data={"sendResult": len(failed) < len(targets), "requestId": name, **lists})
+    return answer(200, "success", data={"sendResult": not failed.keys() >= set(targets), "requestId": name, **lists})
 
 
 def _read(data: str) -> Json:

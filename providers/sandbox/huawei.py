@@ -220,9 +220,10 @@ def answer_to(targets: Sequence[str], failed: Mapping[str, str], name: str) -> A
     """To a call for these tokens that was taken: who failed, and by which word."""
     if not failed:
         return answer("80000000", "Success", request_id=name)
-    if len(failed) == len(targets):
+    good = [token for token in targets if token not in failed]
+    if not good:
         return answer("80300007", WORDS["alldead"][1], request_id=name)
-    counts = {"success": len(targets) - len(failed), "failure": len(failed), "illegal_tokens": list(failed)}
+    counts = {"success": len(good), "failure": len(failed), "illegal_tokens": list(failed)}
     return answer("80100000", msgspec.json.encode(counts).decode(), request_id=name)
 
 

@@ -214,6 +214,8 @@ GOOD = {"payload": {"notification": SHOWN}, "target": TARGET}
         (GOOD, "99", "80100003"),
         (GOOD, "6", "80100003"),
         (GOOD, "10", "80300007"),
+        (GOOD | {"target": {"token": ["unregistered-1"] * 2}}, "0", "80300007"),
+        (GOOD | {"target": {"token": ["unregistered-1", "t"]}}, "0", "80100000"),
         (GOOD | {"pushOptions": {"ttl": "60s"}}, "0", "80100001"),
         (GOOD | {"pushOptions": {"biTag": "x" * 65}}, "0", "80100001"),
         (GOOD | {"pushOptions": {"backgroundMode": 1}}, "0", "80100001"),

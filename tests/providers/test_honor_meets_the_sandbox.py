@@ -11,7 +11,7 @@ from family_bench import CONFIG, DEAD, NOW, REFUSED, RETRY, SLOWER, Bench, bench
 from providers.contract import Outcome, Scope, Verdict
 from providers.honor import HonorProvider
 from providers.sandbox.faults import Place
-from providers.sandbox.honor import HonorEmulator
+from providers.sandbox.honor import HonorEmulator, answer_to
 
 # Sheet §4, row by row, by the emulator's word for it; and what a network can do besides.
 SHEET: dict[str, tuple[Verdict, Scope]] = {
@@ -208,7 +208,13 @@ async def test_the_emulator_checks_what_the_vendor_checks(bench: Bench, body: An
     assert await _answer(bench, body, {"timestamp": str(int(NOW * 1000))}) == code
 
 
-@pytest.mark.parametrize("stamp", [{}, {"timestamp": "1"}, {"timestamp": "soon"}])
+@pytest.mark.parametrize(("tokens", "sent"), [(["a", "a"], False), (["a", "b", "a"], True), (["b"], True)])
+def test_a_call_was_sent_if_any_device_has_it_however_often_one_is_named(tokens: list[str], sent: bool) -> None:
+    failed = {"a": "unregistered"} if "a" in tokens else {}
+    assert json.loads(answer_to(tokens, failed, "1").body)["data"]["sendResult"] is sent
+
+
+@pytest.mark.parametrize("stamp", [{}, {"timestamp": "1"}, {"timestamp": "soon"}, {"timestamp": "²"}])
 async def test_without_the_time_it_looks_like_a_bad_credential(bench: Bench, stamp: dict[str, str]) -> None:
     assert await _answer(bench, {"data": "x", "token": ["t"]}, stamp) == 80200001
 

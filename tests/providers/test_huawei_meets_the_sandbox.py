@@ -217,6 +217,8 @@ SHOWN = {"title": "a", "body": "b", "click_action": {"type": 3}}
         ({"message": {"token": ["t"], "data": "x", "android": {"collapse_key": 101}}}, "80100013"),
         ({"message": {"token": ["t"], "android": {"notification": {"title": "a", "body": "b"}}}}, "80100003"),
         ({"message": {"token": ["t"], "data": "x" * 5000}}, "80300008"),
+        ({"message": {"token": ["unregistered-1"] * 2, "data": "x"}}, "80300007"),
+        ({"message": {"token": ["unregistered-1", "t"], "data": "x"}}, "80100000"),
         *(
             ({"message": {"token": ["t"], "android": {"notification": SHOWN | {"when": when}}}}, code)
             for when, code in (
