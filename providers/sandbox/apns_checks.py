@@ -64,7 +64,7 @@ class Asked:
         needed = ["timestamp", "event", "content-state"]
         if self.aps.get("event") == "start":
             needed += ["alert", "attributes-type", "attributes"]
-        return self.aps.get("event") in {"start", "update", "end"} and all(key in self.aps for key in needed)
+        return self.aps.get("event") in ("start", "update", "end") and all(key in self.aps for key in needed)
 
     @property
     def visible(self) -> bool:

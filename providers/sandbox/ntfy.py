@@ -206,5 +206,5 @@ def _are_actions(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) <= 3
-        and all(isinstance(one, dict) and one.get("action") in {"view", "http", "broadcast"} for one in value)
+        and all(isinstance(one, dict) and one.get("action") in ("view", "http", "broadcast") for one in value)
     )

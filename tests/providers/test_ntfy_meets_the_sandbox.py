@@ -180,6 +180,7 @@ async def test_logins(town: Town) -> None:
         (b'{"topic":"t","attach":"x"}', 40013),
         (b'{"topic":"t","icon":"x"}', 40021),
         (b'{"topic":"t","actions":[{"action":"x"}]}', 40018),
+        (b'{"topic":"t","actions":[{"action":[]}]}', 40018),
         (b'{"topic":"t","message":"%s"}' % (b"x" * 4097), 40014),
         (b'{"topic":"t","message":"%s"}' % (b"x" * 8192), 41303),
         (b'{"topic":"t"}', None),
