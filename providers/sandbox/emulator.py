@@ -22,7 +22,9 @@ to `registry.py`. All of an invented vendor:
         async def send(self, request: web.Request) -> web.StreamResponse:
             if self.revoked or request.headers.get("Authorization") != f"Bearer {KEY}":
                 return self.refuse(json_answer(401, {"error": "auth"}))
-            message = await request.json()  # then check it: whatever the vendor checks, and its answer to each mistake
+            message = read_json(await request.read())
+            if not isinstance(message, dict):  # and whatever else the vendor checks, with its answer to each mistake
+                return self.refuse(json_answer(400, {"error": "json"}))
             return await self.reply(request, message["to"], lambda: self.taken(message), json_answer(200, {"id": "1"}))
 
         def taken(self, message: Json) -> None:
