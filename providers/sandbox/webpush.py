@@ -24,9 +24,15 @@ from providers.sandbox.webpush_crypto import (
     point_of,
     text_of,
 )
-from providers.sandbox.webpush_services import APPLE_GONE, SERVICES, TTL_POLICY_CONFLICT, WEBPUSH_FAULTS, Service
+from providers.sandbox.webpush_services import (
+    APPLE_GONE,
+    FIREFOX_FOR_ANDROID,
+    SERVICES,
+    TTL_POLICY_CONFLICT,
+    WEBPUSH_FAULTS,
+    Service,
+)
 
-ANDROID_BODY_BYTES_MAX = 2744  # Firefox for Android: FCM's limit, after base64
 URGENCIES = frozenset({"very-low", "low", "normal", "high"})
 DEFAULT_SERVICE = "google"
 
@@ -84,6 +90,8 @@ class WebPushEmulator(Emulator):
         browser = request.match_info["browser"]
         if service is None or not request.path.startswith(f"/webpush/{service.name}/{service.prefix}/"):
             return self.refuse(Answer(status=404, body=b""), browser)
+        if service.name == "mozilla" and browser.startswith("android-"):
+            service = FIREFOX_FOR_ANDROID
         body = await request.read()
         refused = self._refused(request, service, browser, body)
         if refused is not None:
@@ -132,13 +140,14 @@ class WebPushEmulator(Emulator):
         if service.urgency_wrong is not None and (len(urgencies) > 1 or not URGENCIES.issuperset(urgencies)):
             return service.urgency_wrong
         topic = headers.get("Topic")
+        if topic is not None and service.name == "mozilla":
+            topic = topic.rstrip("=")  # padding is tolerated there alone (§4)
         if topic is not None and not (_TOPIC.fullmatch(topic) and (service.name != "apple" or _decodable(topic))):
             return service.topic_wrong
         old_style = "Crypto-Key" in headers or "Encryption" in headers
         if old_style or (body and headers.get("Content-Encoding") != "aes128gcm"):
             return service.encoding_wrong
-        android = service.name == "mozilla" and browser.startswith("android-")
-        if len(body) > (ANDROID_BODY_BYTES_MAX if android else service.body_bytes_max):
+        if len(body) > service.body_bytes_max:
             return service.too_large
         refused = self._unsigned(request, service)
         return APPLE_GONE if refused is None and service.name == "apple" and browser in self.forbidden else refused

@@ -5,7 +5,7 @@ Source: vendor sheet webpush.md §5 and §6.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from providers.sandbox.emulator import NETWORK_FAULTS, json_answer
 from providers.sandbox.faults import Answer, Fault, Place
@@ -126,6 +126,9 @@ SERVICES = {
         ),
     )
 }
+
+# Reached through FCM, whose limits are less, after base64 (§6.1).
+FIREFOX_FOR_ANDROID = replace(SERVICES["mozilla"], body_bytes_max=2744, ttl_s_max=28 * 86_400)
 
 TTL_POLICY_CONFLICT = microsoft(400, "Ttl value conflicts with X-WNS-Cache-Policy")
 APPLE_GONE = apple(410, "Unregistered")  # the sheet names no reason for 410

@@ -255,6 +255,13 @@ async def test_firefox_for_android_takes_what_was_made_leaner_for_it(town: Town)
     assert (await provider.send(town.push("laptop", "mozilla", body="x" * 3000))).verdict is Verdict.ACCEPTED
 
 
+@pytest.mark.parametrize(("browser", "days"), [("laptop", 30), ("android-anns", 28)])
+async def test_mozilla_shortens_a_life_and_says_so(town: Town, browser: str, days: int) -> None:
+    request = town.provider().encode(town.push(browser, "mozilla"), "")
+    answer = await town.transport(replace(request, headers={**request.headers, "TTL": "9999999"}))
+    assert (answer.status, answer.header("ttl")) == (201, str(days * 86_400))
+
+
 async def test_an_endpoint_at_an_address_inside_is_not_called(town: Town) -> None:
     """Only what is exempted is: here, a port that is not."""
     provider = town.provider(exempt=[f"{HOSTS['google']}:{town.port}"])
@@ -302,6 +309,8 @@ BASE = {"TTL": "60", "Content-Encoding": "aes128gcm", "Urgency": "high"}
         ("mozilla", {"TTL": "-1"}, 400, '"errno":114'),
         ("mozilla", {"Topic": "a b"}, 400, '"errno":113'),
         ("mozilla", {"Topic": "x" * 33}, 400, '"errno":113'),
+        ("mozilla", {"Topic": "YWI="}, 401, '"errno":109'),
+        ("google", {"Topic": "YWI="}, 400, "Topic"),
         ("mozilla", {"Crypto-Key": "dh=x"}, 400, '"errno":110'),
         ("mozilla", {"Urgency": "soon"}, 401, '"errno":109'),  # it does not look at Urgency
         ("mozilla", {}, 401, '"errno":109'),
