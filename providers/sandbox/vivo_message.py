@@ -46,7 +46,7 @@ def _callback(value: object) -> bool:
         and value.keys() <= {"callback", "callback.param", "callback.id"}
         and all(isinstance(item, str) for item in value.values())
         and len(value.get("callback", "")) <= 128
-        and len(value.get("callback.param", "")) <= 64
+        and len(value.get("callback.param", "")) <= (192 if "callback.id" in value else 64)
         and len(value.get("callback.id", "")) + len(value.get("callback.param", "")) <= 192
     )
 
