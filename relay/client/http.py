@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 
 CALL_S = 30.0
+AFTER_S_MAX = 86_400.0
 JSON, PROBLEM = "application/json", "application/problem+json"
 BODILESS = frozenset({204, 304})
 T = TypeVar("T")
@@ -77,6 +78,12 @@ def base_of(url: str) -> str:
     return url.rstrip("/")
 
 
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """What a Retry-After asks for in seconds. None: nothing, a date, or longer than any relay asks for."""
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() and float(text) <= AFTER_S_MAX else None
+
+
 def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
     """The problem in an answer; of one that is none, one that has its status. Others have a `code`, too, in their JSON."""
     try:
@@ -85,8 +92,7 @@ def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
         read = None
     said: dict[str, Any] = read if isinstance(read, dict) and isinstance(read.get("code"), str) else {}
     after_ms = said.get("retry_after_ms")
-    header = headers.get("Retry-After", "")
-    after_s = after_ms / 1000 if after_ms is not None else float(header) if header.isdecimal() else None
+    after_s = after_ms / 1000 if after_ms is not None else retry_after_s(headers)
     return Problem(status, said, after_s)
 
 

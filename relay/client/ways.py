@@ -88,9 +88,8 @@ class SocketWay(HttpWay):
             headers = error.headers if error.headers is not None else {}
             if error.status in JUDGED and not headers.get("Content-Type", "").startswith(http.PROBLEM):
                 raise Gone(unfit=True) from error  # a proxy that lets no sockets through says nothing of the device
-            after = headers.get("Retry-After", "")
             unfit = error.status not in {401, 403, 429, 502, 503, 504}
-            raise Gone(error.status, float(after) if after.isdecimal() else None, unfit=unfit) from error
+            raise Gone(error.status, http.retry_after_s(headers), unfit=unfit) from error
         except aiohttp.ClientConnectorError as error:
             raise Gone from error  # nobody is there: another way would not be better
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
