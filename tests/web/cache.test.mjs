@@ -182,6 +182,15 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual((await cache.messages()).map(({ form }) => form), ["full"]);
   });
 
+  test(`${kind}: a read marker never goes back before it is heard, and another conversation's is its own`, async () => {
+    const cache = await begun();
+    const marked = (conversation, read_seq) => cache.putWord(`read:${conversation}`, { conversation, read_seq });
+    const told = [await marked("a", 9), await marked("a", 5), await marked("b", 5), await marked("a", 10)];
+    assert.deepEqual(told, [true, false, true, true]);
+    const words = Object.values(await cache.words()).map(({ conversation, read_seq }) => [conversation, read_seq]);
+    assert.deepEqual(words.sort(), [["a", 10], ["b", 5]]);
+  });
+
   test(`${kind}: a refusal names the version that could not show it, also when another one says it`, async () => {
     const cache = await begun();
     await cache.noteVersion("1.0");

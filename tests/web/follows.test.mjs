@@ -61,6 +61,14 @@ test("a poll that waits for what is followed no more is asked anew: what it brou
   assert.deepEqual(core.handle({ type: "came", frame: page(3, 4) }), []);
 });
 
+test("a poll whose page begins elsewhere is followed by the next: nothing else would ask", () => {
+  const [core] = reading({ g: at(3) }, "pulled");
+  for (const elsewhere of [page(5, 6), page(3, 4, { epoch: "u" })]) {
+    const commands = core.handle({ type: "came", frame: elsewhere });
+    assert.deepEqual(commands, [{ do: "read", cursor: "c2", waitS: 50, shared: ["t3"], open: [] }]);
+  }
+});
+
 test("a page is kept where its range begins, and acked when it is kept", () => {
   const [core] = reading({ g: at(3) });
   assert.deepEqual(said(core.handle({ type: "came", frame: page(5, 6) }), "follow")[0].shared, ["t3"]);

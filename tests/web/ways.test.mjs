@@ -153,6 +153,31 @@ test("what a hole brings is told whole: also what it ends", async () => {
   assert.deepEqual(told, [["ended", { id: "m1", why: "recalled" }], ["withdraw", { ids: ["m1"] }]]);
 });
 
+test("a read marker never goes back, whether it is said now or by the next connection", async () => {
+  const said = [];
+  let heard;
+  const fetch = async (url, { method = "GET", body, signal } = {}) => {
+    if (method === "PUT") return Response.json(welcome);
+    if (url.endsWith("/ack")) {
+      said.push(...(JSON.parse(body).read ?? []).map(({ read_seq }) => read_seq));
+      if (said.length) heard?.();
+      return Response.json({ acked: 0 });
+    }
+    return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  };
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch, ways: ["long-poll"] });
+  await client.read("c", 9);
+  await client.read("c", 5);
+  const connected = new Promise((done) => client.addEventListener("connected", done));
+  const acked = new Promise((done) => (heard = done));
+  client.start();
+  await connected;
+  await client.read("c", 7);
+  await acked;
+  await client.stop();
+  assert.deepEqual(said, [9]);
+});
+
 test("of many messages, no more are asked for at once than the relay takes", async () => {
   const asked = [];
   const fetch = async (url) => {

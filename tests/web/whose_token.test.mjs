@@ -100,6 +100,33 @@ test("a successor that comes when the app has brought another token is not that 
   }
 });
 
+test("of two successors of one token that come at once, also to two tabs, the first is kept", async () => {
+  const tables = new MemoryTables();
+  const tabs = [1, 2].map(() => new TokenKeeper({ source: "hers", cache: new Cache(tables), call: null }));
+  for (const tab of tabs) {
+    await tab.take();
+    tab.newest();
+  }
+  const [tab, other] = tabs;
+  await Promise.all([tab.keep({ token: "first" }), tab.keep({ token: "second" }), other.keep({ token: "third" })]);
+  await other.take();
+  assert.deepEqual(tabs.map(({ current }) => current), ["first", "first"]);
+  assert.equal((await new Cache(tables).open()).token, "first");
+});
+
+test("a successor that is stored while the app brings another token is not used", async () => {
+  const given = ["hers", "his"];
+  const tokens = new TokenKeeper({ source: async () => given.shift(), cache: new Cache(new MemoryTables()), call: null });
+  await tokens.take();
+  tokens.newest();
+  const kept = tokens.keep({ token: "hers-2" });
+  const taken = tokens.take(true);
+  await kept;
+  assert.notEqual(tokens.current, "hers-2");
+  await taken;
+  assert.equal(tokens.current, "his");
+});
+
 test("of two successors of one token the first is kept", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
   const settled = () => new Promise((done) => setImmediate(done));

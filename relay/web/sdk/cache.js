@@ -15,6 +15,9 @@ const NEAR = 20; // numbers between two gaps, that are rather fetched again than
 const REPEATS = "repeats";
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
+/** The token to use where the app brings `given`: its newest successor, if the store has one. */
+export const tokenAfter = (given, store) => (store.given === given && store.token ? store.token : given);
+
 /** Another tab has stored something meanwhile, or the browser has taken the database away. */
 export class Moved extends Error {}
 
@@ -379,8 +382,14 @@ export class Cache {
     );
   }
 
+  /** Keeps a word until it is heard; gives whether it is news: a read marker never goes back. */
   putWord(key, word) {
-    return this.#tables.transact((t) => t.put("words", key, { key, word }));
+    return this.#tables.transact(async (t) => {
+      const before = (await t.get("words", key))?.word;
+      if (before?.read_seq >= word.read_seq) return false;
+      await t.put("words", key, { key, word });
+      return true;
+    });
   }
 
   /** Forgets words that were heard, unless they have changed since. */
@@ -393,9 +402,13 @@ export class Cache {
     });
   }
 
-  /** The successor of the token that the app brings is kept before it is used. */
-  putToken(given, token) {
-    return this.#change(async (store) => void Object.assign(store, { given, token }));
+  /** The successor of a token is kept before it is used; gives whether it is: of two of the same one, the first. */
+  putToken(given, token, after) {
+    return this.#change(async (store) => {
+      const first = tokenAfter(given, store) === after;
+      if (first) Object.assign(store, { given, token });
+      return first;
+    });
   }
 }
 

@@ -194,7 +194,7 @@ export class Client extends EventTarget {
   }
 
   async #speak(key, word) {
-    await this.#cache.putWord(key, word);
+    if (!(await this.#cache.putWord(key, word))) return;
     if (this.#running) this.#push({ type: "spoke", words: { [key]: word } });
     else this.elsewhere?.poke();
   }

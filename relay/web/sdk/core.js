@@ -318,7 +318,8 @@ export class Core {
       case "broken":
         return this.#close("a page that leaves out a number");
       case "read":
-        return this.#reading === "pushed" ? this.#askShared(page.timeline) : this.#reading === "streamed" ? [this.#read()] : [];
+        if (this.#reading === "pushed") return this.#askShared(page.timeline);
+        return this.#reading === "streamed" ? [this.#read()] : this.#pullOn(false);
       default:
         return [];
     }

@@ -1,5 +1,6 @@
 // The client's token: the one that the app gave, and those that have followed it.
 
+import { tokenAfter } from "./cache.js";
 import { Gone } from "./ways.js";
 
 const RENEW_MS_MIN = 60_000;
@@ -35,7 +36,7 @@ export class TokenKeeper {
       throw new Gone(); // the app's backend can't be reached: later
     }
     const store = await this.#cache.open();
-    this.current = store.given === this.given && store.token ? store.token : this.given;
+    this.current = tokenAfter(this.given, store);
   }
 
   /**
@@ -56,9 +57,9 @@ export class TokenKeeper {
   async keep(answer, after = this.#tried) {
     this.proved = this.current;
     if (typeof answer?.token === "string") {
-      if (this.current !== after) return;
-      const kept = await this.#cache.putToken(this.given, answer.token).then(() => true, () => false);
-      if (kept) this.current = this.proved = answer.token;
+      const { given } = this;
+      const kept = await this.#cache.putToken(given, answer.token, after).catch(() => false);
+      if (kept && this.given === given) this.current = this.proved = answer.token; // the app may have brought another meanwhile
     } else if (answer?.renew_at) {
       this.#renewIn(Date.parse(answer.renew_at) - Date.now());
     }
