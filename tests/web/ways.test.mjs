@@ -30,6 +30,25 @@ async function asked(last, follow = []) {
   return doors;
 }
 
+for (const url of ["relay.example", "localhost:8080", "ftp://relay", "/relay", "", undefined]) {
+  test(`what can be no relay's address is said at once, and not tried for ever: ${url}`, () => {
+    const made = () => new Client({ url, token: "t", cache: new Cache(new MemoryTables()), fetch });
+    assert.throws(made, { name: "TypeError", message: /begins with http:\/\/ or https:\/\// });
+  });
+}
+
+test("a page may give an address that is relative to its own", async (t) => {
+  globalThis.location = { href: "https://app.example/chat/room.html" };
+  t.after(() => delete globalThis.location);
+  const asked = [];
+  const fetch = async (url) => (asked.push(url), Response.json({}));
+  for (const url of ["/relay/", "relay", "", "http://relay.example"]) {
+    await new Client({ url, token: "t", cache: new Cache(new MemoryTables()), fetch }).call("GET", "/v1/x");
+  }
+  const bases = ["https://app.example/relay", "https://app.example/chat/relay", "https://app.example", "http://relay.example"];
+  assert.deepEqual(asked, bases.map((base) => `${base}/v1/x`));
+});
+
 test("where there are no sockets, as in Node 20, the stream is taken at once, with all that is followed", async () => {
   const { WebSocket } = globalThis;
   globalThis.WebSocket = undefined;

@@ -19,6 +19,14 @@ const WAIT_S = 50;
 const IDS_AT_ONCE = 10; // in one question
 const KINDS = { websocket: SocketWay, sse: StreamWay, "long-poll": HttpWay, poll: HttpWay };
 
+/** A relay's address in full, without a slash at its end; a page may give one relative to its own. Throws TypeError. */
+function addressOf(url) {
+  const where = [url === "" ? "/" : url, globalThis.location?.href];
+  const { protocol, href } = URL.canParse(...where) ? new URL(...where) : {};
+  if (!["http:", "https:"].includes(protocol)) throw new TypeError(`"${url}" is no address of a relay: it begins with http:// or https://`);
+  return href.replace(/\/$/, "");
+}
+
 /** What it tells, as events: index.d.ts has them with their details. */
 export class Client extends EventTarget {
   /** Where another tab may run the client of this database: set by tabs.js. */
@@ -41,7 +49,7 @@ export class Client extends EventTarget {
   #tokens;
   #comparing = Promise.resolve();
 
-  /** `url` and `token` (or a function that gets one) of the relay, `cache` a Cache; `facts` are the handshake's. */
+  /** `url` and `token` (or a function that gets one) of the relay, `cache` a Cache; `facts` are the handshake's. Throws TypeError. */
   constructor({ url, token, cache, facts = {}, types = null, check = null, ways, ...given }) {
     super();
     this.#cache = cache;
@@ -50,7 +58,7 @@ export class Client extends EventTarget {
       void this.stop();
     };
     this.#options = {
-      url: url.replace(/\/$/, ""),
+      url: addressOf(url),
       facts: types ? { ...facts, types } : facts,
       types,
       check,
@@ -238,7 +246,7 @@ export class Client extends EventTarget {
     const { url, facts, types, check } = this.#options;
     if (check) return null;
     await this.#tokens.take();
-    return { url: new URL(url, globalThis.location?.href).href.replace(/\/$/, ""), token: this.#tokens.given, facts, types };
+    return { url, token: this.#tokens.given, facts, types };
   }
 
   /** Aborted when it is stopped. */

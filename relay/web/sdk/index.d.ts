@@ -115,6 +115,7 @@ export interface Verified {
 export type Way = "websocket" | "sse" | "long-poll" | "poll";
 
 export interface Options {
+  /** The relay's address, http:// or https://; in a page it may be relative. Of another, the constructor throws TypeError. */
   url: string;
   /** A device token (rd_…), or what asks your backend for one. */
   token: string | (() => Promise<string>);
