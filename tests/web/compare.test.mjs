@@ -16,7 +16,7 @@ function relayWith(rows, calls = []) {
     const json = () => {
       if (path !== "/v1/device/verify") {
         const [low, high] = path.split("=")[1].split("-").map(Number);
-        return { batches: [{ from: low, to: high, entries: rows.filter(({ seq }) => seq > low && seq <= high) }] };
+        return { batches: [{ from: low, to: high, entries: rows.filter(({ seq }) => seq > low && seq <= high), gaps: [] }] };
       }
       const ranges = body.ranges.map(({ from, to, n, fp }) => {
         const here = rows.filter(({ seq }) => seq > from && seq <= to);

@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
 import { inOneTab } from "../../relay/web/sdk/tabs.js";
+import { Gone } from "../../relay/web/sdk/ways.js";
 
 const welcome = { verdict: "resync", reason: "no_cursor", session: 1, epoch: "e", head: 0, missing: 0, floor: 0, cursors: { inbox: "c0" } };
 
@@ -118,6 +119,26 @@ for (const [name, answer] of NOT_THE_RELAYS) {
       assert.deepEqual((await client.messages()).map(({ body }) => body), ["hi"]);
     } finally {
       await client.stop();
+    }
+  });
+}
+
+const FOREIGN = ["null", "[]", '"ok"', "{", '{"status": "ok"}', '{"batches": null}', '{"batches": [null]}', '{"batches": [{"entries": []}]}'];
+const SUM = ['{"as_of": "2026-01-01T00:00:00Z", "floor": 0, "ranges": null}', '{"as_of": null, "floor": 0, "ranges": []}'];
+for (const [what, asked, texts] of [
+  ["fetch", (client) => client.fetch("m1"), FOREIGN],
+  ["fillHole", (client) => client.fillHole("town", { low: 0, high: 2 }), [...FOREIGN, '{"batches": []}']],
+  ["verify", (client) => client.verify(), [...FOREIGN, ...SUM]],
+  ["call", (client) => client.call("GET", "/v1/device/accounts"), ["null", '"ok"', "{"]],
+]) {
+  test(`what something before the relay answers to ${what} is known for none of its answers, whatever JSON it is`, async () => {
+    for (const text of texts) {
+      const cache = new Cache(new MemoryTables());
+      await cache.open();
+      await cache.adopt({ epoch: "e", seq: 4, cursor: "c4" }); // there is something to compare
+      const fetch = async () => new Response(text, { headers: { "Content-Type": "application/json" } });
+      const client = new Client({ url: "http://relay", token: "t", cache, fetch });
+      await assert.rejects(asked(client), Gone, text);
     }
   });
 }

@@ -12,7 +12,7 @@ import { repair } from "./repair.js";
 import { pauseMs, UNAUTHENTICATED } from "./rules.js";
 import { Sender } from "./sending.js";
 import { TokenKeeper } from "./tokens.js";
-import { Gone, HttpWay, Problem, SocketWay, StreamWay } from "./ways.js";
+import { bodyOf, Gone, HttpWay, pagesOf, Problem, SocketWay, StreamWay } from "./ways.js";
 
 const LAST_WORDS_MS = 20;
 const WAIT_S = 50;
@@ -67,7 +67,7 @@ export class Client extends EventTarget {
       random: given.random ?? Math.random,
     };
     this.#ladder = new Ladder(ways ?? WAYS.filter((way) => way !== "websocket" || this.#options.WebSocket));
-    this.#tokens = new TokenKeeper({ source: token, cache, call: (...what) => this.call(...what) });
+    this.#tokens = new TokenKeeper({ source: token, cache, call: async (...what) => bodyOf(await this.#calls(...what), "token", "renew_at") });
     this.#sender = new Sender({
       cache,
       post: (key, message) => this.#post(key, message),
@@ -101,7 +101,7 @@ export class Client extends EventTarget {
 
   /**
    * Brings these messages, which a push has named, before all that comes before them; gives those that were lacking. Throws
-   * Problem, or what `fetch` throws.
+   * Problem, Gone, or what `fetch` throws.
    */
   async fetch(...ids) {
     const arrived = [];
@@ -111,9 +111,8 @@ export class Client extends EventTarget {
     try {
       for (let at = 0; at < lacking.length; at += IDS_AT_ONCE) {
         const query = new URLSearchParams(lacking.slice(at, at + IDS_AT_ONCE).map((id) => ["ids", id]));
-        const { batches } = await this.call("GET", `/v1/device/sync?${query}`);
         const stored = [];
-        for (const page of batches) {
+        for (const page of await pagesOf(await this.#calls("GET", `/v1/device/sync?${query}`))) {
           const { kept, words } = await this.#fill(page);
           if (kept) stored.push(...page.entries.map(({ id }) => id).filter((id) => !words[`nack:${id}`]));
         }
@@ -176,12 +175,13 @@ export class Client extends EventTarget {
     return this.#cache.holes(conversation);
   }
 
-  /** Fetches what was skipped; gives how many messages came. Throws Problem, or what `fetch` throws. */
+  /** Fetches what was skipped; gives how many messages came. Throws Problem, Gone, or what `fetch` throws. */
   async fillHole(conversation, { low, high }) {
     let came = 0;
     for (let at = low; at < high; ) {
       const query = new URLSearchParams({ timeline: conversation, range: `${at}-${high}` });
-      const [page] = (await this.call("GET", `/v1/device/sync?${query}`)).batches;
+      const [page] = await pagesOf(await this.#calls("GET", `/v1/device/sync?${query}`));
+      if (!page) throw new Gone();
       const news = await this.#cache.fillShared(page, this.#options);
       this.#tellOf(news);
       came += news.arrived.length;
@@ -236,7 +236,7 @@ export class Client extends EventTarget {
     await this.call("POST", "/v1/device/addresses/proof", { body: { account, value } });
   }
 
-  /** Compares the cache with the relay, and fetches what differs. Throws Problem, or what `fetch` throws. */
+  /** Compares the cache with the relay, and fetches what differs. Throws Problem, Gone, or what `fetch` throws. */
   verify() {
     return this.#compare({ purpose: "cache" });
   }
@@ -262,16 +262,15 @@ export class Client extends EventTarget {
   /** A call of the relay's device API with this device's token; gives its JSON. Throws Problem, Gone, or what `fetch` throws. */
   async call(method, path, options) {
     const answer = await this.#calls(method, path, options);
-    return answer.status === 204 ? null : answer.json();
+    return answer.status === 204 ? null : bodyOf(answer);
   }
 
   /** Sends a message over the socket, where one is open, or by a call: under one key it is one message. */
   async #post(key, message) {
     const taken = this.#welcomed ? await this.#way?.send(key, message) : null;
     if (taken) return taken;
-    const sent = await this.call("POST", "/v1/device/messages", { body: message, headers: { "Idempotency-Key": key } });
-    if (sent?.id === undefined || sent.seq === undefined || sent.h === undefined) throw new Gone(); // it is not the relay's
-    return sent;
+    const sent = await this.#calls("POST", "/v1/device/messages", { body: message, headers: { "Idempotency-Key": key } });
+    return bodyOf(sent, "id", "seq", "h");
   }
 
   async #calls(method, path, options) {
@@ -284,12 +283,11 @@ export class Client extends EventTarget {
     return way.call(method, path, options);
   }
 
-  /** Before its handshake nobody knows whose it is: an ack of nothing asks. Throws Problem `another_user`, and as a call. */
+  /** Before its handshake nobody knows whose it is: an ack of nothing asks. Throws Problem `another_user`, and as `call`. */
   async #proveOwner(way, token) {
     const { id, user = null } = await this.#cache.open();
     if (user === null) return; // there is nothing of anybody's
-    const { acked } = await (await way.call("POST", "/v1/device/ack", { body: { store: { id, user } } })).json();
-    if (acked === undefined) throw new Gone(); // it is not the relay's
+    await bodyOf(await way.call("POST", "/v1/device/ack", { body: { store: { id, user } } }), "acked");
     this.#tokens.proved = token;
   }
 

@@ -181,9 +181,9 @@ export class Client extends EventTarget {
    * not the relay's.
    */
   call(method: string, path: string, options?: { body?: unknown; headers?: Record<string, string> }): Promise<any>;
-  /** Compares the cache with the relay, and fetches what differs. */
+  /** Compares the cache with the relay, and fetches what differs. Throws as `call` does. */
   verify(): Promise<Verified>;
-  /** Brings these messages, which a push has named, before all that comes before them; gives those that were lacking. */
+  /** Brings these messages, which a push has named, before all that comes before them; gives those that were lacking. Throws as `call`. */
   fetch(...ids: string[]): Promise<Message[]>;
   /** Takes messages off this device. */
   delete(...ids: string[]): Promise<void>;
@@ -206,7 +206,7 @@ export class Client extends EventTarget {
   unfollow(conversation: string): Promise<void>;
   /** Numbers (low, high] that were skipped after a long absence. */
   holes(conversation: string): Promise<{ low: number; high: number }[]>;
-  /** Fetches what was skipped; gives how many messages came. Throws Problem. */
+  /** Fetches what was skipped; gives how many messages came. Throws as `call` does. */
   fillHole(conversation: string, hole: { low: number; high: number }): Promise<number>;
   read(conversation: string, seq: number): Promise<void>;
   report(id: string, what: "shown" | "opened"): Promise<void>;

@@ -1,10 +1,11 @@
 // The calls around a comparison: ask, fetch what is lacking, and compare what was mended once more.
 
 import { Comparison, fingerprint } from "./compare.js";
+import { bodyOf, Gone, pagesOf } from "./ways.js";
 
 /**
  * Compares, fetches, and compares again. `call` makes a call of the relay, `fill` stores a page that came by a range and gives
- * how many messages it mended. Gives `{state, fetched, rounds, extra}`; throws what a call throws.
+ * how many messages it mended. Gives `{state, fetched, rounds, extra}`; throws what a call throws, and Gone.
  */
 export async function repair({ cache, call, fill, about }) {
   const first = await compared(cache, call, fill, about);
@@ -38,7 +39,8 @@ async function compared(cache, call, fill, about, beside = []) {
   };
   const comparison = new Comparison(extent, await rowsAt(Date.now()), about, beside);
   for (let question = comparison.request(); question; question = comparison.request()) {
-    const answer = await (await call("POST", "/v1/device/verify", { body: question })).json();
+    const answer = await bodyOf(await call("POST", "/v1/device/verify", { body: question }), "as_of", "floor", "ranges");
+    if (answer.ranges?.length !== question.ranges.length) throw new Gone();
     comparison.answered(answer, comparison.asOf ? undefined : await rowsAt(Date.parse(answer.as_of)));
   }
   return comparison;
@@ -47,8 +49,8 @@ async function compared(cache, call, fill, about, beside = []) {
 async function fetchSpan({ low, high }, call, fill) {
   let fetched = 0;
   while (low < high) {
-    const answer = await (await call("GET", `/v1/device/sync?range=${low}-${high}`)).json();
-    const [page] = answer.batches;
+    const [page] = await pagesOf(await call("GET", `/v1/device/sync?range=${low}-${high}`));
+    if (!page) throw new Gone();
     fetched += await fill(page);
     if (page.to <= low) break;
     low = page.to;

@@ -21,7 +21,7 @@ export class TokenKeeper {
   #over = false;
   #tried = null; // what the last connection began with; its successor may have come since
 
-  /** `source` is a token, or a function that gets one from the app's backend; `call` makes a call of the relay. */
+  /** `source` is a token, or a function that gets one from the app's backend; `call` asks the relay for the next. */
   constructor({ source, cache, call }) {
     this.#source = source;
     this.#cache = cache;

@@ -24,6 +24,25 @@ const placeQuery = (cursor, { shared = [], open = [] } = {}) =>
   new URLSearchParams([...(cursor ? [["cursor", cursor]] : []), ...shared.map((one) => ["shared", one]), ...open.map((one) => ["open", one])]);
 const asked = (cursor, shared, open) => JSON.stringify([cursor, [...shared].sort(), open]);
 
+/** What is in an answer of the relay's: JSON with these members. Throws Gone for what something before it has said. */
+export async function bodyOf(answer, ...members) {
+  const body = await answer.json().catch(() => null);
+  if (body === null || typeof body !== "object" || !members.every((one) => one in body)) throw new Gone();
+  return body;
+}
+
+/** The pages in an answer to sync. Throws Gone. */
+export async function pagesOf(answer) {
+  const { batches } = await bodyOf(answer, "batches");
+  if (!Array.isArray(batches) || !batches.every(isPage)) throw new Gone();
+  return batches;
+}
+
+function isPage(page) {
+  const { from, to, entries, gaps } = page ?? {};
+  return [from, to].every(Number.isInteger) && [entries, gaps].every(Array.isArray) && entries.every((one) => typeof one?.id === "string");
+}
+
 /** The end of a way. `unfit`: it does not work here, another one may. */
 export class Gone extends Error {
   constructor(code = null, { retryAfterMs = 0, unfit = false } = {}) {
@@ -60,8 +79,7 @@ export class HttpWay {
     const [method, path] = CALLS[kind];
     const [type, least] = ANSWERS[kind];
     await this.#guarded(ref, async () => {
-      const answer = await (await this.call(method, path, { body })).json();
-      this.came(least.every((one) => one in answer) ? { ...answer, type, ref } : new Gone());
+      this.came({ ...(await bodyOf(await this.call(method, path, { body }), ...least)), type, ref });
     });
   }
 
@@ -77,7 +95,7 @@ export class HttpWay {
       const answer = await this.call("GET", `/v1/device/sync?${query}`, { headers, signal: pull.signal, withinMs: CALL_MS + 1000 * waitS });
       const nothing = { type: "nothing", askedS: waitS, waitedMs: Date.now() - began };
       if (answer.status === 304) return this.came(nothing);
-      const body = await answer.json();
+      const body = await bodyOf(answer, "batches");
       for (const page of body.batches) this.came({ type: "batch", ...page, caught_up: page.to >= page.head });
       const tag = answer.headers.get("ETag");
       const [inbox, ...others] = body.batches.map((page) => page.cursor);
@@ -191,7 +209,7 @@ export class SocketWay extends HttpWay {
 
   async #ticket() {
     try {
-      return (await (await this.call("POST", "/v1/device/ticket")).json()).ticket;
+      return (await bodyOf(await this.call("POST", "/v1/device/ticket"), "ticket")).ticket;
     } catch (error) {
       const frame = error instanceof Problem ? error.frame() : new Gone();
       throw frame instanceof Gone ? frame : new Gone(error.status, { unfit: !NOT_UNFIT.has(error.status) });
