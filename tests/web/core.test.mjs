@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Core } from "../../relay/web/sdk/core.js";
-import { HttpWay } from "../../relay/web/sdk/ways.js";
+import { HttpWay, SocketWay } from "../../relay/web/sdk/ways.js";
 
 const HERE = { epoch: "e", seq: 2, cursor: "c2" };
 const NEWS = { arrived: [], changed: [], ended: [], read: [], sent: [], words: {} };
@@ -119,6 +119,41 @@ test("no cursor passes a refusal that is left for the next ack", () => {
   assert.deepEqual([first.nack.length, first.cursor], [200, undefined]);
   const [second] = said(core.handle({ type: "rang", timer: "ack" }));
   assert.deepEqual([second.nack.length, second.cursor], [1, "c3"]);
+});
+
+test("no ack is larger than a frame may be, however long the names in it, and everything is said", () => {
+  for (const kind of ["read", "nack"]) {
+    const core = reading();
+    core.handle({ type: "came", frame: page(2, 3) });
+    const named = (n) => (kind === "read" ? { conversation: `${n}${"\u{1f600}".repeat(125)}`, read_seq: n } : { id: `${n}`, code: "x".repeat(500) });
+    const words = Object.fromEntries(Array.from({ length: 190 }, (_, n) => [`${kind}:${n}`, named(n)]));
+    core.handle({ type: "kept", position: { epoch: "e", seq: 3, cursor: "c3" }, news: { ...NEWS, words } });
+    const acks = [];
+    for (let [ack] = said(core.handle({ type: "rang", timer: "ack" })); ack; [ack] = said(core.handle({ type: "rang", timer: "ack" }))) acks.push(ack);
+    assert.ok(acks.length > 1);
+    for (const ack of acks) assert.ok(new TextEncoder().encode(JSON.stringify(ack)).length < 50_000);
+    assert.deepEqual(acks.flatMap((ack) => ack[kind]), Object.values(words));
+    assert.deepEqual(acks.flatMap(({ cursor = [] }) => cursor), ["c3"]);
+    assert.equal(Boolean(acks[0].cursor), kind === "read", "no cursor passes a refusal that is left for the next ack");
+  }
+});
+
+test("a word that is longer than a frame may be goes by a call, and is said no more once that has refused it", async () => {
+  const sent = [];
+  const refusal = { status: 413, code: "body_too_large", detail: "", retryable: false };
+  const headers = { "Content-Type": "application/problem+json" };
+  const fetch = async () => Response.json(refusal, { status: 413, headers });
+  const core = reading();
+  core.handle({ type: "spoke", words: { "read:long": { conversation: "x".repeat(70_000), read_seq: 3 } } });
+  const [ack] = said(core.handle({ type: "rang", timer: "ack" }));
+  const frame = await new Promise((came) => {
+    const way = new SocketWay({ url: "", token: () => "t", fetch, came });
+    way.socket = { readyState: 1, send: (text) => sent.push(text) };
+    way.say({ type: "hb", ref: "1" });
+    way.say(ack);
+  });
+  assert.deepEqual([sent.length, frame.code], [1, "body_too_large"]);
+  assert.deepEqual(Object.keys(done(core.handle({ type: "came", frame }), "drop")[0].words), ["read:long"]);
 });
 
 test("an upgrade is compared after every catch-up until a comparison succeeds", () => {

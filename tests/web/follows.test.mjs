@@ -26,12 +26,13 @@ const entry = (seq, name = "g", more = {}) => ({ seq, id: `${name}-${seq}`, kind
 const done = (commands, kind) => commands.filter((one) => one.do === kind);
 const said = (commands, type) => done(commands, "say").map(({ frame }) => frame).filter((frame) => frame.type === type);
 
+const welcome = { type: "welcome", verdict: "resume", session: 7, epoch: "e", head: 2, missing: 0, cursors: { inbox: "c2" } };
+
 /** A core that has been welcomed, and what it asked for then. */
 function reading(follows, reading = "pushed") {
   const core = new Core({ storeId: "s", random: () => 0.5 });
   core.handle({ type: "started", words: {} });
   core.handle({ type: "opened", reading, waitS: 50, position: HERE, words: {}, follows });
-  const welcome = { type: "welcome", verdict: "resume", session: 7, epoch: "e", head: 2, missing: 0, cursors: { inbox: "c2" } };
   core.handle({ type: "came", frame: welcome });
   return [core, core.handle({ type: "kept", position: HERE })];
 }
@@ -122,6 +123,39 @@ test("more timelines than the relay takes are not followed: it would refuse the 
   assert.deepEqual(await one.follow("g"), NOWHERE);
   await one.unfollow("town-2");
   assert.deepEqual(await one.follow("one too many"), NOWHERE);
+});
+
+test("of a cache that follows more than the relay takes, as many are asked for, and the app is told of the others", () => {
+  const names = Array.from({ length: 60 }, (_, n) => `town-${n}`);
+  const follows = Object.fromEntries(names.map((name, n) => [name, n % 2 ? NOWHERE : at(n, name)]));
+  for (const how of ["pushed", "pulled"]) {
+    const core = new Core({ storeId: "s", random: () => 0.5 });
+    core.handle({ type: "started", words: {} });
+    const opened = core.handle({ type: "opened", reading: how, waitS: 50, position: HERE, words: {}, follows });
+    const told = done(opened, "tell").map(({ type, detail }) => [type, detail.conversation, detail.code]);
+    assert.deepEqual(told, names.slice(50).map((name) => ["followrefused", name, "too_many"]));
+    core.handle({ type: "came", frame: welcome });
+    const commands = core.handle({ type: "kept", position: HERE });
+    const [{ shared, open }] = how === "pushed" ? said(commands, "follow") : done(commands, "read");
+    assert.equal(shared.length + open.length, 50);
+    const [ack] = said(core.handle({ type: "rang", timer: "ack" }), "ack");
+    assert.equal(ack.shared.length, 25);
+  }
+});
+
+test("a query names as many timelines as a request line has room for, and the others when these have cursors", () => {
+  const names = Array.from({ length: 50 }, (_, n) => `${n}${"\u{1f600}".repeat(126)}`);
+  const [core, begun] = reading(Object.fromEntries(names.map((name) => [name, NOWHERE])), "pulled");
+  let [read] = done(begun, "read");
+  const opened = [];
+  while (read.open.length) {
+    assert.ok(`${new URLSearchParams([...read.open.map((one) => ["open", one]), ...read.shared.map((one) => ["shared", one])])}`.length < 8000);
+    for (const name of read.open) {
+      opened.push(name);
+      [read] = done(core.handle({ type: "keptShared", name, position: at(1, "c".repeat(85)), news: NEWS }), "read");
+    }
+  }
+  assert.deepEqual(opened, names);
 });
 
 test("a page is stored with its cursor, beside the inbox, and a second tab stores nothing twice", async () => {

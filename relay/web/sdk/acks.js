@@ -4,9 +4,18 @@
 // when a connection ended is said once more. No cursor passes a refusal that is left behind: it would ack what nobody could read.
 
 const WORDS_MAX = 200; // in one ack
+const WORDS_BYTES = 40_000; // the relay takes 64 KiB, and cursors of shared timelines may be beside them
 const ENTRIES = 50; // so many entries are acked at once
 const FIELDS = { nack: "nack", read: "read", receipt: "receipts" };
 const isNack = ([key]) => key.startsWith("nack:");
+const bytesOf = ([, word]) => new TextEncoder().encode(JSON.stringify(word)).length;
+
+/** The first of these words, as many as one ack takes; one at least. */
+function portion(words) {
+  let bytes = 0;
+  const end = words.findIndex((word, n) => n === WORDS_MAX || ((bytes += bytesOf(word)) > WORDS_BYTES && n > 0));
+  return end < 0 ? words : words.slice(0, end);
+}
 
 export class Acks {
   /** An ack has just been said, or is due soon: the timer says the next. */
@@ -77,7 +86,7 @@ export class Acks {
 
   /** Refusals alone, those for one ack; null if there are none. */
   refusals() {
-    const refusals = this.#unsaid.filter(isNack).slice(0, WORDS_MAX);
+    const refusals = portion(this.#unsaid.filter(isNack));
     return refusals.length ? Object.fromEntries(refusals) : null;
   }
 
@@ -87,9 +96,10 @@ export class Acks {
    */
   next(ref, cursor) {
     const nacks = this.#unsaid.filter(isNack);
-    const words = Object.fromEntries((nacks.length ? nacks : this.#unsaid).slice(0, WORDS_MAX));
+    const some = portion(nacks.length ? nacks : this.#unsaid);
+    const words = Object.fromEntries(some);
     this.pausing = true;
-    if (nacks.length > WORDS_MAX) return this.frame(ref, words);
+    if (nacks.length > some.length) return this.frame(ref, words);
     const moved = this.#acked === cursor ? null : cursor;
     this.#acked = cursor;
     this.#unacked = 0;

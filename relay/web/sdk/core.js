@@ -141,12 +141,12 @@ export class Core {
     this.#storeId = storeId; // a browser may have taken the database away: what is in its place is another
     this.#user = user;
     this.#acks.begin(words);
-    this.#follows.begin(follows);
+    const beyond = this.#follows.begin(follows).map((conversation) => tell("followrefused", { conversation, code: "too_many" }));
     this.#reading = reading;
     this.#waitS = waitS;
     this.#head = 0;
     this.#toldCaughtUp = false;
-    return this.#sayOrGreet();
+    return [...beyond, ...this.#sayOrGreet()];
   }
 
   /** The cursor in the handshake acks what it has passed; a refusal said after that would come too late. */
@@ -255,7 +255,7 @@ export class Core {
 
   /** `anew`: in a stream of its own, which takes the place of the one that runs. */
   #read(waitS = 0, anew = false) {
-    const asked = this.#reading !== "pushed" && this.#follows.any ? this.#follows.asked() : {};
+    const asked = this.#reading !== "pushed" && this.#follows.any ? this.#follows.query() : {};
     return { do: "read", cursor: this.position.cursor, waitS, ...asked, ...(anew ? { anew } : {}) };
   }
 

@@ -5,6 +5,7 @@
 import { covers, judge } from "./rules.js";
 
 export const FOLLOWED_MAX = 50; // of more, the relay refuses the whole question, the inbox with it
+const OPENED_CHARS = 2000; // the relay reads request lines of 8190, and 50 cursors take most of it
 
 export class Follows {
   /** name -> { epoch, seq, cursor }; cursor null: it has not been read yet. */
@@ -12,11 +13,13 @@ export class Follows {
   #acked = new Map(); // the last cursor that was acked on this connection
   #refused = new Set();
 
-  /** A connection opens. */
+  /** A connection opens; gives those that are too many for it, and not asked for: an older version's cache may have them. */
   begin(positions) {
     this.positions = { ...positions };
     this.#acked.clear();
-    this.#refused.clear();
+    const beyond = Object.keys(positions).slice(FOLLOWED_MAX);
+    this.#refused = new Set(beyond);
+    return beyond;
   }
 
   #asked() {
@@ -34,6 +37,19 @@ export class Follows {
       shared: some.filter(([, { cursor }]) => cursor).map(([, { cursor }]) => cursor),
       open: some.filter(([, { cursor }]) => !cursor).map(([name]) => name),
     };
+  }
+
+  /** The same for a query, with as many names as it has room for: they have cursors when the next ones are asked for. */
+  query() {
+    const { shared, open } = this.asked();
+    let room = OPENED_CHARS;
+    const fits = (name) => {
+      const { length } = `&${new URLSearchParams({ open: name })}`;
+      if (length > room) return false;
+      room -= length;
+      return true;
+    };
+    return { shared, open: open.filter(fits) };
   }
 
   /** The name of what was refused, which is not asked for again on this connection; null if it is none of ours. */

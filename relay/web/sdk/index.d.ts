@@ -54,7 +54,7 @@ export interface Events {
   reidentify: Record<string, never>;
   /** Shared timelines that are not followed here and have something new. */
   ahead: { timelines: { conversation: string; head: number; floor: number; mentions: number }[] };
-  /** This conversation has no shared timeline for this user; it is asked for again at the next connection. */
+  /** This conversation has no shared timeline for this user, or is one `too_many`; it is asked for again at the next connection. */
   followrefused: { conversation: string; code: string };
   acked: { seq: number };
   disconnected: { code: number | null; retryMs: number | null };

@@ -18,6 +18,7 @@ const JUDGED = new Set([401, 403]); // of the token, or of the device
 const NOT_UNFIT = new Set([...JUDGED, 429, 502, 503, 504]);
 
 const SENT_BYTES_MAX = 60_000; // the relay reads frames of 64 KiB
+const fitsFrame = (text) => new TextEncoder().encode(text).length <= SENT_BYTES_MAX;
 
 /** Where the client stands, as sync and the stream are asked for what follows. */
 const placeQuery = (cursor, { shared = [], open = [] } = {}) =>
@@ -230,7 +231,7 @@ export class SocketWay extends HttpWay {
   async send(key, message) {
     const ref = `send-${(this.#asks += 1)}`;
     const frame = JSON.stringify({ type: "send", ref, key, message });
-    if (this.socket?.readyState !== 1 || new TextEncoder().encode(frame).length > SENT_BYTES_MAX) return null;
+    if (this.socket?.readyState !== 1 || !fitsFrame(frame)) return null;
     if (!this.#pace.take(Date.now())) return null;
     let late;
     try {
@@ -245,8 +246,11 @@ export class SocketWay extends HttpWay {
     }
   }
 
+  /** What is too long for a frame goes by a call, which may refuse it: the relay ends a socket for it, each time. */
   say(frame) {
-    if (this.socket?.readyState === 1) this.socket.send(JSON.stringify(frame));
+    const text = JSON.stringify(frame);
+    if (!fitsFrame(text)) super.say(frame);
+    else if (this.socket?.readyState === 1) this.socket.send(text);
   }
 
   /** Over plain HTTP, whatever the way: before the handshake. */
