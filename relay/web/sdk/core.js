@@ -327,7 +327,10 @@ export class Core {
 
   #keptShared({ name, position, news = null }) {
     if (this.#follows.positions[name]) this.#follows.positions[name] = position;
-    return [...(news ? toldOf(news) : []), ...this.#ackSoon(), ...(this.phase === "reading" ? this.#pullOn(true) : [])];
+    const commands = [...(news ? toldOf(news) : []), ...this.#ackSoon()];
+    if (this.phase !== "reading") return commands;
+    const anew = this.#reading === "streamed" && this.#follows.left; // it has room for another by now
+    return [...commands, ...(anew ? [this.#read(0, true)] : this.#pullOn(true))];
   }
 
   #followHeard({ refused = [], resync = [] }) {

@@ -5,11 +5,13 @@
 import { covers, judge } from "./rules.js";
 
 export const FOLLOWED_MAX = 50; // of more, the relay refuses the whole question, the inbox with it
-const OPENED_CHARS = 2000; // the relay reads request lines of 8190, and 50 cursors take most of it
+const QUERY_CHARS = 7500; // the relay reads request lines of 8190
 
 export class Follows {
   /** name -> { epoch, seq, cursor }; cursor null: it has not been read yet. */
   positions = {};
+  /** Whether the last query had no room for some. */
+  left = false;
   #acked = new Map(); // the last cursor that was acked on this connection
   #refused = new Set();
 
@@ -39,17 +41,19 @@ export class Follows {
     };
   }
 
-  /** The same for a query, with as many names as it has room for: they have cursors when the next ones are asked for. */
+  /** The same for a query, with as many names as it has room for: some have cursors when those that are `left` are asked for. */
   query() {
     const { shared, open } = this.asked();
-    let room = OPENED_CHARS;
+    let room = QUERY_CHARS - `${new URLSearchParams(shared.map((cursor) => ["shared", cursor]))}`.length;
     const fits = (name) => {
       const { length } = `&${new URLSearchParams({ open: name })}`;
       if (length > room) return false;
       room -= length;
       return true;
     };
-    return { shared, open: open.filter(fits) };
+    const named = open.filter(fits);
+    this.left = named.length < open.length;
+    return { shared, open: named };
   }
 
   /** The name of what was refused, which is not asked for again on this connection; null if it is none of ours. */
