@@ -157,6 +157,20 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual(await bodies(cache), [4]);
   });
 
+  test(`${kind}: what is newer takes the place of what came under an earlier numbering, and what is older does not`, async () => {
+    const cache = await begun();
+    const score = (seq, id, hour) => entry(seq, { id, body: id, collapse_key: "score", accepted_at: `2026-05-03T${hour}:00:00.000Z` });
+    const ended = async (from, one, epoch) => (await cache.keep(at(from, epoch), page(from, [one], { epoch }))).ended;
+    await ended(0, score(1, "1:0", 10), "e1");
+    await ended(1, score(2, "1:1", 11), "e1");
+    await cache.adopt({ epoch: "e2", seq: 0, cursor: "n0" }, { reason: "epoch" });
+    assert.deepEqual([await ended(0, score(1, "1:0", 10), "e2"), await bodies(cache)], [[], ["1:1"]]);
+    await cache.adopt({ epoch: "e3", seq: 0, cursor: "n0" }, { reason: "epoch" });
+    assert.deepEqual(await ended(0, score(1, "2:1", 12), "e3"), [{ id: "1:1", why: "superseded" }]);
+    assert.deepEqual(await bodies(cache), ["2:1"]);
+    assert.deepEqual((await cache.rows({ low: 0, high: 9 }, 0)).map(({ id }) => id), ["2:1"], "numbers of the past count no more");
+  });
+
   test(`${kind}: what can't be shown is kept raw, and owed as a refusal until it is heard`, async () => {
     const cache = await begun();
     const hologram = { seq: 3, id: "x", kind: "hologram" };

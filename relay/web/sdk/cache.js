@@ -138,8 +138,11 @@ export class Cache {
 
   /** Stores where a timeline goes on; every message stays. Under a new epoch, numbers of the past mean nothing. */
   adoptShared(name, position) {
-    return this.#change(async (store) => {
-      if (store.follows?.[name]?.epoch !== position.epoch) delete store.holes?.[name];
+    return this.#change(async (store, t) => {
+      if (store.follows?.[name]?.epoch !== position.epoch) {
+        delete store.holes?.[name];
+        await this.#renumbered(t, name);
+      }
       if (store.follows?.[name]) store.follows[name] = position;
       return { position };
     });
@@ -213,18 +216,35 @@ export class Cache {
   async #enter(t, entry, kept, news, timeline) {
     if (entry.kind === "release") await this.#close(t, [entry.id], entry.seq, timeline);
     if (entry.collapse_key && entry.kind === "message") {
-      const older = (await t.having("ledger", "collapse", entry.collapse_key)).filter((one) => of(one) === timeline);
-      const ids = older.filter(({ seq, endedBy }) => seq < entry.seq && !endedBy).map((one) => one.kept);
-      await this.#end(t, ids.filter((id) => id !== kept), "superseded", entry.seq, news, timeline);
+      const alike = (await t.having("ledger", "collapse", entry.collapse_key)).filter((one) => of(one) === timeline);
+      const older = [];
+      for (const one of alike.filter((one) => one.kept !== kept && !one.endedBy)) {
+        const before = one.past ? await this.#acceptedBefore(t, one.kept, kept) : one.seq < entry.seq;
+        if (before) older.push(one.kept);
+      }
+      await this.#end(t, older, "superseded", entry.seq, news, timeline);
     }
     if (!entry.seq) return; // by no number yet, or by one of another numbering
     const { seq, id, h, expires_at: expires = null, collapse_key: collapse } = entry;
-    // A shared timeline's rows have keys that are no numbers: no range of the inbox's numbers has them in it.
-    const key = timeline === INBOX ? seq : `${timeline}\u001f${seq}`;
+    const key = ledgerKey(timeline, seq);
     const where = timeline === INBOX ? {} : { timeline };
     await t.put("ledger", key, { ...where, seq, id, h, kept, expires, endedBy: null, ...(collapse ? { collapse } : {}) });
     const row = await t.get("messages", kept);
     await t.put("messages", kept, { ...row, seqs: [...new Set([...(row.seqs ?? []), key])] });
+  }
+
+  /** A new numbering: numbers of the past mean nothing, but a newer message still takes the place of one that came by them. */
+  async #renumbered(t, timeline) {
+    for (const row of (await t.all("ledger")).filter((one) => of(one) === timeline && !one.past)) {
+      await t.delete("ledger", ledgerKey(timeline, row.seq));
+      if (row.collapse && !row.endedBy) await t.put("ledger", ledgerKey(timeline, `past ${row.kept}`), { ...row, past: true });
+    }
+  }
+
+  /** What comes again under the new numbers may be older than what is here. */
+  async #acceptedBefore(t, ...ids) {
+    const [one, other] = await Promise.all(ids.map((id) => t.get("messages", id)));
+    return Date.parse(one?.accepted_at) < Date.parse(other.accepted_at);
   }
 
   /** Ledger rows of these messages before a number count no more. */
@@ -278,7 +298,7 @@ export class Cache {
   adopt({ epoch, seq, cursor }, { reason = null, floor = 0, user = null, complete = false } = {}) {
     return this.#change(async (store, t) => {
       if (store.epoch !== epoch) {
-        for (const { seq: number } of await t.between("ledger", 0, Infinity)) await t.delete("ledger", number);
+        await this.#renumbered(t, INBOX);
         store.byTag = store.epoch !== "";
       }
       if (complete && store.byTag) store.byTag = REPEATS;
@@ -413,6 +433,8 @@ export class Cache {
 }
 
 const of = ({ timeline = INBOX }) => timeline;
+// Keys that are no numbers are in no range of the inbox's.
+const ledgerKey = (timeline, seq) => (timeline === INBOX && Number.isInteger(seq) ? seq : `${timeline}\u001f${seq}`);
 const numbersOf = ({ from: low, to: high }) => Array.from({ length: high - low }, (_, n) => low + n + 1);
 
 /** The page, each body with a sum of its own, by which it is known later whether the database still holds what came. */
