@@ -16,22 +16,40 @@ async function relay(path) {
   return new Response(JSON.stringify(body), { headers: { "Content-Type": "application/json" } });
 }
 
+/** A browser's cache storage, and what its navigator has. */
+function browser(t, navigator) {
+  const kept = new Map();
+  const store = { put: async (name, { body }) => kept.set(name, await new Response(body).text()) };
+  store.match = async (name) => (kept.has(name) ? new Response(kept.get(name)) : undefined);
+  globalThis.caches = { open: async () => store, delete: async () => kept.clear() };
+  const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  Object.defineProperty(globalThis, "navigator", { value: navigator, configurable: true });
+  t.after(() => {
+    delete globalThis.caches;
+    if (before) Object.defineProperty(globalThis, "navigator", before);
+    else delete globalThis.navigator;
+  });
+}
+
+/** Waits for what nobody tells, and not for ever. */
+async function until(holds) {
+  for (const within = Date.now() + 5000; !holds() && Date.now() < within; ) await new Promise(setImmediate);
+}
+
 test("a notification of what was taken back meanwhile is closed, though the message never came", async (t) => {
   const closed = [];
   const shown = ["gone", "other"].map((id) => ({ data: { ids: [id] }, close: () => closed.push(id) }));
   const worker = Object.assign(new EventTarget(), { state: "activated" });
   const registration = { active: worker, getNotifications: async () => shown };
   const serviceWorker = Object.assign(new EventTarget(), { register: async () => registration });
-  Object.defineProperty(globalThis, "navigator", { value: { serviceWorker }, configurable: true });
-  globalThis.caches = { open: async () => ({ put: async () => {} }) };
-  t.after(() => delete globalThis.caches);
+  browser(t, { serviceWorker });
 
   const client = new Client({ url: "http://relay", token: "rd_x", cache: new Cache(new MemoryTables()), ways: ["poll"], fetch: relay });
   const caughtUp = new Promise((done) => client.addEventListener("caughtup", done));
   const attached = attach(client, { user: "ann", device: "browser" });
   client.start(); // while it is being attached
   await Promise.all([attached, caughtUp]);
-  await new Promise((done) => setImmediate(done));
+  await until(() => closed.length);
   await client.stop();
   assert.deepEqual(closed, ["gone"]);
 });
@@ -42,27 +60,42 @@ test("a notification of several messages stands until all of them are taken back
   const worker = Object.assign(new EventTarget(), { state: "activated" });
   const registration = { active: worker, getNotifications: async () => shown.filter(({ data }) => !closed.includes(data.ids.join())) };
   const serviceWorker = Object.assign(new EventTarget(), { register: async () => registration });
-  Object.defineProperty(globalThis, "navigator", { value: { serviceWorker }, configurable: true });
-  globalThis.caches = { open: async () => ({ put: async () => {} }) };
-  t.after(() => delete globalThis.caches);
+  browser(t, { serviceWorker });
 
   const client = new Client({ url: "http://relay", token: "rd_x", cache: new Cache(new MemoryTables()), ways: ["poll"], fetch: relay });
   await attach(client, { user: "ann", device: "browser" });
   for (const [id, gone] of [["b", ["b"]], ["a", ["b", "a,b"]]]) {
     client.dispatchEvent(new CustomEvent("withdraw", { detail: { ids: [id] } }));
-    await new Promise((done) => setImmediate(done));
+    await until(() => closed.length >= gone.length);
     assert.deepEqual(closed, gone);
   }
   await client.stop();
+});
+
+test("a notification of several messages goes with the last of them, though the page was loaded anew in between", async (t) => {
+  const closed = [];
+  const shown = [["a", "b", "c"], ["b", "d"]].map((ids) => ({ data: { ids }, close: () => closed.push(ids.join()) }));
+  const worker = Object.assign(new EventTarget(), { state: "activated" });
+  const registration = { active: worker, getNotifications: async () => shown };
+  const serviceWorker = Object.assign(new EventTarget(), { register: async () => registration });
+  browser(t, { serviceWorker });
+
+  for (const taken of [["a"], ["b", "c"]]) {
+    assert.deepEqual(closed, []);
+    const client = new Client({ url: "http://relay", token: "rd_x", cache: new Cache(new MemoryTables()), ways: ["poll"], fetch: relay });
+    await attach(client, { user: "ann", device: "browser" });
+    for (const id of taken) client.dispatchEvent(new CustomEvent("withdraw", { detail: { ids: [id] } })); // at once: none is forgotten
+    await client.stop();
+  }
+  await until(() => closed.length);
+  assert.deepEqual(closed, ["a,b,c"]);
 });
 
 test("a client that is attached again, as by a subscription, hears its service worker once", async (t) => {
   const worker = Object.assign(new EventTarget(), { state: "activated" });
   const registration = { active: worker, getNotifications: async () => [] };
   const serviceWorker = Object.assign(new EventTarget(), { register: async () => registration });
-  Object.defineProperty(globalThis, "navigator", { value: { serviceWorker }, configurable: true });
-  globalThis.caches = { open: async () => ({ put: async () => {} }) };
-  t.after(() => delete globalThis.caches);
+  browser(t, { serviceWorker });
 
   const client = new Client({ url: "http://relay", token: "rd_x", cache: new Cache(new MemoryTables()), ways: ["poll"], fetch: relay });
   const opened = [];

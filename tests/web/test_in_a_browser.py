@@ -216,9 +216,9 @@ def test_a_cache_of_which_nothing_counts_can_be_compared(opened: Callable[..., P
     assert counts == [0, 0, [], []]
 
 
-def until(page: Page, holds: Callable[[], bool]) -> None:
+def until(page: Page, holds: Callable[[], bool], within_ms: int = WITHIN_MS) -> None:
     """Playwright's own way to wait for a script needs `eval`, which the page's policy forbids."""
-    for _ in range(WITHIN_MS // 50):
+    for _ in range(within_ms // 50):
         if holds():
             return
         page.wait_for_timeout(50)
@@ -328,6 +328,35 @@ def test_while_no_page_is_open_the_worker_fetches_what_a_push_is_about(
     until(elsewhere, lambda: worker.evaluate(kept) == 2)
     assert worker.evaluate("async () => (await self.registration.getNotifications()).length") == 1
     shows(opened("ida"), "first", "second")
+
+
+def test_what_the_worker_learns_was_taken_back_is_shown_no_more(
+    opened: Callable[..., Page], context: BrowserContext, demo: Demo
+) -> None:
+    page = opened("jan")
+    page.click("#offline")
+    expect(page.locator("#status")).to_have_text("offline")
+    sends(page, "oops")
+    (told,) = demo.pushed("jan")
+    elsewhere = context.new_page()
+    pusher = Pusher(elsewhere, demo.url)
+    (worker,) = context.service_workers
+    page.close()
+    worker.evaluate(
+        """async () => { const fetch = self.fetch;
+            self.fetch = async (url, ...how) => {
+                const answer = await fetch(url, ...how);
+                if (!url.includes("/sync")) return answer;
+                const {batches, ...rest} = await answer.json();
+                const recall = ({seq, id}) => ({seq, id, kind: "recall", of: ["gone"]});
+                for (const page of batches) page.entries = page.entries.map(recall);
+                return Response.json({batches, ...rest}) };
+            await self.registration.showNotification("gone", {data: {ids: ["gone"]}}) }"""
+    )
+    pusher.push(told)
+    titles = "async () => (await self.registration.getNotifications()).map(({title}) => title)"
+    # Later, the browser takes away whatever is shown.
+    until(elsewhere, lambda: "gone" not in worker.evaluate(titles), WITHIN_MS // 3)
 
 
 def test_a_page_that_opens_while_the_worker_fetches_is_told_what_comes(

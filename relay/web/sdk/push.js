@@ -4,7 +4,10 @@ import { bytesOf } from "./sealed.js";
 
 const RECORD = "/relay-push.json"; // in the cache storage, where the service worker finds it
 const STORE = "relay-push";
+const GONE = "/relay-gone.json"; // there, too: what was taken back lately
+const GONE_MAX = 500;
 const hearing = new WeakSet(); // the clients that hear what the service worker says
+let noting = Promise.resolve();
 
 /** Thrown where this browser, or its user, has no Web Push for us. */
 export class NoPush extends Error {}
@@ -39,12 +42,7 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
   let registered;
   const registering = new Promise((resolve) => (registered = resolve));
   // First of all: what was taken back while no page was open is told as soon as the client catches up.
-  const gone = new Set();
-  const takeBack = async ({ detail }) => {
-    for (const id of detail.ids ?? []) gone.add(id);
-    await withdraw(await registering, gone);
-  };
-  client.addEventListener("withdraw", takeBack, { signal: client.ending });
+  client.addEventListener("withdraw", ({ detail }) => withdraw(registering, detail.ids), { signal: client.ending });
   const record = {
     device,
     hint: await hintOf(user),
@@ -69,7 +67,7 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
 
 /** At sign-out: the browser's subscription ends, and nothing more is shown for this device. */
 export async function unsubscribe(registration) {
-  await (await caches.open(STORE)).delete(RECORD);
+  await caches.delete(STORE);
   await (await registration.pushManager.getSubscription())?.unsubscribe();
 }
 
@@ -86,12 +84,25 @@ function activated({ active, waiting, installing }) {
   });
 }
 
-/** One of several messages stands until all of them are gone. */
-async function withdraw(registration, gone) {
-  for (const notification of await registration.getNotifications()) {
-    const ids = notification.data?.ids ?? [];
-    if (ids.length && ids.every((id) => gone.has(id))) notification.close();
+/** One of several messages stands until all of them are gone, also those that an earlier page or the service worker heard of. */
+export async function withdraw(registration, ids = []) {
+  const gone = await noted(ids);
+  for (const notification of await (await registration).getNotifications()) {
+    const about = notification.data?.ids ?? [];
+    if (about.length && about.every((id) => gone.has(id))) notification.close();
   }
+}
+
+/** Remembers what was taken back, one after another; gives all of it. */
+function noted(ids) {
+  const note = async () => {
+    const store = await caches.open(STORE);
+    const before = await store.match(GONE);
+    const gone = new Set([...(before ? await before.json() : []), ...ids]);
+    await store.put(GONE, new Response(JSON.stringify([...gone].slice(-GONE_MAX))));
+    return gone;
+  };
+  return (noting = noting.then(note, note));
 }
 
 /** A subscription lives only as long as the key that it was made with. */

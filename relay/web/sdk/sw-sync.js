@@ -4,6 +4,7 @@
 
 import { Cache } from "./cache.js";
 import { Client } from "./client.js";
+import { withdraw } from "./push.js";
 import "./sw.js";
 import { IndexedTables } from "./tables.js";
 import { lockOf } from "./tabs.js";
@@ -31,6 +32,8 @@ async function caughtUp(database, key, { url, token, facts, types }) {
     client.elsewhere = null; // a comparison may still tell what came of it
   };
   client.elsewhere = { told: (told, detail) => channel.postMessage({ told, detail }), stopped };
+  let closed; // no page is told any more of what was taken back
+  client.addEventListener("withdraw", ({ detail }) => (closed = withdraw(self.registration, detail.ids)));
   const ended = new Promise((resolve) => {
     for (const type of ENDS) client.addEventListener(type, resolve);
     setTimeout(resolve, WITHIN_MS);
@@ -38,4 +41,5 @@ async function caughtUp(database, key, { url, token, facts, types }) {
   client.start();
   await ended;
   await client.stop();
+  await closed;
 }
