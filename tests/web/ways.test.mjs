@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
-import { inOneTab } from "../../relay/web/sdk/tabs.js";
+import { inOneTab, lockOf } from "../../relay/web/sdk/tabs.js";
 import { Gone } from "../../relay/web/sdk/ways.js";
 
 const welcome = { verdict: "resync", reason: "no_cursor", session: 1, epoch: "e", head: 0, missing: 0, floor: 0, cursors: { inbox: "c0" } };
@@ -320,16 +320,58 @@ test("one that waits for room on the disk can be stopped", async () => {
 /** Two tabs of one database; the first one runs the client. */
 function twoTabs(made) {
   const grants = [(key, how, lead) => lead(), () => new Promise(() => {})];
-  const locks = { request: async (...what) => grants.shift()(...what) };
+  return tabs({ request: async (...what) => grants.shift()(...what) }, made, made);
+}
+
+/** Tabs of one database, under these locks. */
+function tabs(locks, ...made) {
   const before = Object.getOwnPropertyDescriptor(globalThis, "navigator");
   Object.defineProperty(globalThis, "navigator", { configurable: true, value: { locks } });
   try {
-    return [inOneTab(made(), "two"), inOneTab(made(), "two")];
+    return made.map((one) => inOneTab(one(), "two"));
   } finally {
     if (before) Object.defineProperty(globalThis, "navigator", before);
     else delete globalThis.navigator;
   }
 }
+
+test("what the leading tab stored and did not live to tell, all others find when one of them takes its place", async () => {
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  const store = async (seq) => {
+    const entry = { seq, id: `m${seq}`, kind: "message", type: "text", body: seq, form: "full", h: "" };
+    const page = { epoch: "e", from: seq - 1, to: seq, entries: [entry], gaps: [], cursor: `c${seq}` };
+    return (await cache.keep({ epoch: "e", seq: seq - 1 }, page)).arrived[0];
+  };
+  await store(1); // before any of these tabs
+  let lead;
+  const fetch = (url, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const made = () => new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["poll"] });
+  const [heir, other] = tabs({ request: (key, how, then) => new Promise((done) => (lead ??= () => done(then()))) }, made, made);
+  const heard = [heir, other].map((tab) => {
+    const places = [];
+    tab.addEventListener("message", ({ detail }) => places.push(detail.id));
+    return places;
+  });
+  const dying = new BroadcastChannel(lockOf("two"));
+  const both = async (...ids) => {
+    for (const within = Date.now() + 5000; heard.some(({ length }) => length < ids.length) && Date.now() < within; ) await new Promise(setImmediate);
+    assert.deepEqual(heard, [ids, ids]);
+  };
+  try {
+    dying.postMessage({ told: "message", detail: await store(2) });
+    await both("m2");
+    await store(3);
+    lead();
+    await both("m2", "m3");
+    dying.postMessage({ told: "message", detail: await store(4) });
+    await both("m2", "m3", "m4");
+  } finally {
+    dying.close();
+    await Promise.all([heir.stop(), other.stop()]);
+  }
+});
 
 test("what a tab fetches that does not talk to the relay is told in the one that does, too", async () => {
   const entry = { seq: 4, id: "m4", kind: "message", type: "text", body: 4, form: "full", h: "" };

@@ -99,6 +99,11 @@ export class Client extends EventTarget {
     return this.#cache.messages(options);
   }
 
+  /** The place of the last message that has come. */
+  async place() {
+    return (await this.#cache.open()).count;
+  }
+
   /**
    * Brings these messages, which a push has named, before all that comes before them; gives those that were lacking. Throws
    * Problem, Gone, or what `fetch` throws.

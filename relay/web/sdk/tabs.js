@@ -1,5 +1,6 @@
 // Several tabs of one origin share one cache and one device, but only one of them may talk to the relay: one of the others takes
-// its place when it closes. What any of them tells, all hear. Browsers without locks let every tab talk.
+// its place when it closes. What any of them tells, all hear; what one has stored and did not live to tell, all find when the next
+// takes its place. Browsers without locks let every tab talk.
 
 export const lockOf = (database) => `relay:${database}`;
 
@@ -18,13 +19,29 @@ export function inOneTab(client, name) {
     foreground.set(tab, on);
     if (leads) client.turnHere([...foreground.values()].includes(true));
   };
+  const tell = (type, detail) => client.dispatchEvent(new CustomEvent(type, { detail }));
+  const before = client.place().catch(() => Infinity); // what came before this tab is the page's to show
+  const heard = new Set(); // places of messages since then
+  const isNews = (type, { place }) => type !== "message" || (!heard.has(place) && Boolean(heard.add(place)));
+  const findUntold = async () => {
+    for (let after = await before; !leave.signal.aborted; ) {
+      const messages = await client.messages({ after });
+      if (!messages.length) return;
+      for (const one of messages) if (isNews("message", one)) tell("message", one);
+      after = messages.at(-1).place;
+    }
+  };
   channel.onmessage = ({ data }) => {
-    if (data.told) client.dispatchEvent(new CustomEvent(data.told, { detail: data.detail }));
+    if (data.told && isNews(data.told, data.detail)) tell(data.told, data.detail);
+    else if (data.leads) findUntold().catch(() => {});
     else if (data.poke && leads) client.poke();
     else if (data.tab) turn(data.tab, data.foreground);
   };
   client.elsewhere = {
-    told: (told, detail) => channel.postMessage({ told, detail }),
+    told: (told, detail) => {
+      isNews(told, detail);
+      channel.postMessage({ told, detail });
+    },
     poke: () => channel.postMessage({ poke: true }),
     turn: (on) => {
       channel.postMessage({ tab: me, foreground: on });
@@ -38,11 +55,14 @@ export function inOneTab(client, name) {
     },
   };
   const leave = new AbortController();
-  const lead = () => {
+  const lead = async () => {
+    const left = new Promise((resolve) => (release = resolve));
     leads = true;
     client.turnHere([...foreground.values()].includes(true));
-    client.start();
-    return new Promise((resolve) => (release = resolve));
+    channel.postMessage({ leads });
+    await findUntold().catch(() => {}); // before anything else is told here
+    if (!leave.signal.aborted) client.start();
+    return left;
   };
   navigator.locks.request(key, { signal: leave.signal }, lead).catch(() => {}); // aborted: stopped before it led
   if (document) {
