@@ -91,6 +91,22 @@ async def test_every_way_brings_what_was_missed_and_what_comes_and_acks_it(relay
             assert (await backend.device(way, "browser"))["acked"] == 2
 
 
+async def test_the_node_of_the_readme_runs_as_it_stands_and_again(relay: RelayProcess, tmp_path: Path) -> None:
+    blocks = re.findall(r"```js\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (snippet,) = [one for one in blocks if "MemoryTables" in one]
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules/push-relay").symlink_to(ROOT / "relay/web/sdk")
+    script = tmp_path / "first_steps.mjs"
+    script.write_text(snippet)
+    async with Backend(relay.url, relay.key) as backend:
+        await backend.put_device("ann", "server")
+        token = await backend.mint_token("ann", "server")
+        await backend.send("ann", {"text": "Hello from Node"})
+        for node in (NODE, NODE[:1]):  # with sockets, and without
+            assert await ran(*node, str(script), R=relay.url, TOKEN=token) == (0, "Hello from Node\n")
+            assert (await backend.device("ann", "server"))["acked"] == 1
+
+
 async def test_an_upgrade_brings_full_forms_and_what_the_old_version_lost(relay: RelayProcess) -> None:
     async with Backend(relay.url, relay.key) as backend:
         await backend.put_device("ann", "browser")

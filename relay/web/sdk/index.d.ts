@@ -158,7 +158,7 @@ export class MemoryTables implements Tables {
 }
 
 export class IndexedTables implements Tables {
-  /** Throws what a migration throws; then nothing has changed. */
+  /** `factory`: where it is not a browser's, beside its `globalThis.IDBKeyRange`. Throws what a migration throws; nothing has changed then. */
   static open(name: string, options?: { factory?: IDBFactory; migrations?: Migration[] }): Promise<IndexedTables>;
   /** For object stores of the app's own; null while it is closed. */
   readonly database: IDBDatabase | null;
