@@ -159,16 +159,19 @@ for (const [kind, open] of Object.entries(kinds)) {
 
   test(`${kind}: what is newer takes the place of what came under an earlier numbering, and what is older does not`, async () => {
     const cache = await begun();
-    const score = (seq, id, hour) => entry(seq, { id, body: id, collapse_key: "score", accepted_at: `2026-05-03T${hour}:00:00.000Z` });
-    const ended = async (from, one, epoch) => (await cache.keep(at(from, epoch), page(from, [one], { epoch }))).ended;
-    await ended(0, score(1, "1:0", 10), "e1");
-    await ended(1, score(2, "1:1", 11), "e1");
+    const id = (n) => `0198c1c2-${n}${n}${n}${n}-7${n}bc-8123-456789abcdef`; // the higher the later, each with a tag of its own
+    const score = (from, n, epoch) => page(from, [entry(from + 1, { id: id(n), body: `${n}:0`, collapse_key: "score" })], { epoch });
+    const ended = async (from, n, epoch) => (await cache.keep(at(from, epoch), score(from, n, epoch))).ended.map((one) => one.id);
+    assert.deepEqual([await ended(0, 1, "e1"), await ended(1, 2, "e1")], [[], [id(1)]]);
     await cache.adopt({ epoch: "e2", seq: 0, cursor: "n0" }, { reason: "epoch" });
-    assert.deepEqual([await ended(0, score(1, "1:0", 10), "e2"), await bodies(cache)], [[], ["1:1"]]);
+    assert.deepEqual([await ended(0, 1, "e2"), await bodies(cache)], [[], ["2:0"]], "it comes again, and is older than what is here");
     await cache.adopt({ epoch: "e3", seq: 0, cursor: "n0" }, { reason: "epoch" });
-    assert.deepEqual(await ended(0, score(1, "2:1", 12), "e3"), [{ id: "1:1", why: "superseded" }]);
-    assert.deepEqual(await bodies(cache), ["2:1"]);
-    assert.deepEqual((await cache.rows({ low: 0, high: 9 }, 0)).map(({ id }) => id), ["2:1"], "numbers of the past count no more");
+    assert.deepEqual([await ended(0, 3, "e3"), await bodies(cache)], [[id(2)], ["3:0"]]);
+    assert.deepEqual((await cache.rows({ low: 0, high: 9 }, 0)).map((one) => one.id), [id(3)], "numbers of the past count no more");
+    assert.deepEqual([await ended(1, 2, "e3"), await bodies(cache)], [[id(3)], ["2:0"]], "its sender has said it once more, after that");
+    assert.deepEqual([await ended(2, 4, "e3"), await bodies(cache)], [[id(2)], ["4:0"]]);
+    await cache.fill(score(1, 2, "e3"));
+    assert.deepEqual(await bodies(cache), ["4:0"], "by its number it is the older");
   });
 
   test(`${kind}: what can't be shown is kept raw, and owed as a refusal until it is heard`, async () => {

@@ -195,11 +195,12 @@ test("an epoch change of the inbox leaves what came by a timeline where it is: w
 
 test("a timeline whose numbers begin anew still has what is newer take the place of what it brought before", async () => {
   const one = await cache();
-  const score = (seq, id, hour) => ({ ...entry(seq), id, collapse_key: "k", accepted_at: `2026-05-03T${hour}:00:00.000Z` });
-  await one.keepShared(NOWHERE, page(0, 9, { entries: [score(9, "1:0", 10)], gaps: [{ from: 0, to: 8, why: "skipped" }] }));
+  const [older, newer] = ["0198c1c2-1111-7abc-8123-456789abcdef", "0198c1c2-2222-7def-8123-456789abcdef"];
+  const score = (seq, id) => ({ ...entry(seq), id, collapse_key: "k" });
+  await one.keepShared(NOWHERE, page(0, 9, { entries: [score(9, older)], gaps: [{ from: 0, to: 8, why: "skipped" }] }));
   await one.adoptShared("g", at(0, "u"));
-  const { news } = await one.keepShared(at(0, "u"), page(0, 1, { epoch: "u", entries: [score(1, "2:0", 11)] }));
-  assert.deepEqual([news.ended, (await one.messages()).map(({ id }) => id)], [[{ id: "1:0", why: "superseded" }], ["2:0"]]);
+  const { news } = await one.keepShared(at(0, "u"), page(0, 1, { epoch: "u", entries: [score(1, newer)] }));
+  assert.deepEqual([news.ended, (await one.messages()).map(({ id }) => id)], [[{ id: older, why: "superseded" }], [newer]]);
 });
 
 test("what is recalled or replaced in a timeline ends there, whatever numbers the inbox has", async () => {

@@ -3,7 +3,7 @@
 import { joined } from "./compare.js";
 import { FOLLOWED_MAX } from "./follows.js";
 import { Outbox, ownEntry, settle, settleCopy } from "./outbox.js";
-import { CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
+import { acceptedMs, CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
 
 const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
@@ -190,6 +190,10 @@ export class Cache {
     const refusal = refused(entry, types, check);
     const form = refusal ? "raw" : (entry.form ?? "full");
     let known = await this.#known(t, store, entry.id);
+    if (known && entry.seq && (await this.#outlived(t, known, timeline))) {
+      await t.delete("messages", known.id);
+      known = null;
+    }
     if (known?.form === "control" && !known.ended) known = null; // of a kind that an earlier version did not know: it comes for the first time
     const better = known && !known.ended && (RANK[form] > RANK[known.form] || known.body === undefined || known.rotten);
     if (!known) {
@@ -217,12 +221,11 @@ export class Cache {
     if (entry.kind === "release") await this.#close(t, [entry.id], entry.seq, timeline);
     if (entry.collapse_key && entry.kind === "message") {
       const alike = (await t.having("ledger", "collapse", entry.collapse_key)).filter((one) => of(one) === timeline);
-      const older = [];
-      for (const one of alike.filter((one) => one.kept !== kept && !one.endedBy)) {
-        const before = one.past ? await this.#acceptedBefore(t, one.kept, kept) : one.seq < entry.seq;
-        if (before) older.push(one.kept);
-      }
-      await this.#end(t, older, "superseded", entry.seq, news, timeline);
+      // Which is older of what came under two epochs, their numbers do not say.
+      const before = (one) => (one.past ? acceptedMs(one.kept) < acceptedMs(kept) : one.seq < entry.seq);
+      const older = alike.filter((one) => one.kept !== kept && !one.endedBy && before(one));
+      for (const one of older) if (one.past) await t.put("ledger", pastKey(one), { ...one, endedBy: entry.seq });
+      await this.#end(t, older.map((one) => one.kept), "superseded", entry.seq, news, timeline);
     }
     if (!entry.seq) return; // by no number yet, or by one of another numbering
     const { seq, id, h, expires_at: expires = null, collapse_key: collapse } = entry;
@@ -237,14 +240,16 @@ export class Cache {
   async #renumbered(t, timeline) {
     for (const row of (await t.all("ledger")).filter((one) => of(one) === timeline && !one.past)) {
       await t.delete("ledger", ledgerKey(timeline, row.seq));
-      if (row.collapse && !row.endedBy) await t.put("ledger", ledgerKey(timeline, `past ${row.kept}`), { ...row, past: true });
+      if (row.collapse && !row.endedBy) await t.put("ledger", pastKey(row), { ...row, past: true });
     }
   }
 
-  /** What comes again under the new numbers may be older than what is here. */
-  async #acceptedBefore(t, ...ids) {
-    const [one, other] = await Promise.all(ids.map((id) => t.get("messages", id)));
-    return Date.parse(one?.accepted_at) < Date.parse(other.accepted_at);
+  /** A message that came under an earlier numbering has a number of this one now; gives whether what ended it here is the older. */
+  async #outlived(t, { id, ended }, timeline) {
+    const key = pastKey({ timeline, kept: id });
+    const past = await t.get("ledger", key);
+    if (past) await t.delete("ledger", key);
+    return ended === "superseded" && Boolean(past?.endedBy);
   }
 
   /** Ledger rows of these messages before a number count no more. */
@@ -434,7 +439,8 @@ export class Cache {
 
 const of = ({ timeline = INBOX }) => timeline;
 // Keys that are no numbers are in no range of the inbox's.
-const ledgerKey = (timeline, seq) => (timeline === INBOX && Number.isInteger(seq) ? seq : `${timeline}\u001f${seq}`);
+const ledgerKey = (timeline, seq) => (timeline === INBOX ? seq : `${timeline}\u001f${seq}`);
+const pastKey = (row) => `${of(row)}\u001fpast ${row.kept}`;
 const numbersOf = ({ from: low, to: high }) => Array.from({ length: high - low }, (_, n) => low + n + 1);
 
 /** The page, each body with a sum of its own, by which it is known later whether the database still holds what came. */

@@ -66,7 +66,8 @@ export function tagOf(id) {
 }
 
 const HOUR_MS = 3_600_000;
-const acceptedMs = (id) => Number.parseInt(id.replaceAll("-", "").slice(0, 12), 16);
+/** When a message was accepted, by its id; NaN for what is no UUIDv7. */
+export const acceptedMs = (id) => Number.parseInt(id.replaceAll("-", "").slice(0, 12), 16);
 
 /** Whether the relay would still have known the key of a message with the same tag; later, the key may be another message's. */
 export function isRepeat(id, { id: first, expires_at: expires }) {
