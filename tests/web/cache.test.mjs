@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { test } from "node:test";
 
 import { Moved } from "../../relay/web/sdk/cache.js";
-import { Cache, IndexedTables, MemoryTables } from "../../relay/web/sdk/index.js";
+import { Cache, IndexedTables, MemoryTables, open } from "../../relay/web/sdk/index.js";
 
 const kinds = { memory: async () => new MemoryTables() };
 try {
@@ -16,6 +16,10 @@ try {
 } catch (error) {
   if (process.env.RELAY_NEEDS_INDEXEDDB) throw error;
 }
+
+test("where there is no IndexedDB, as in Node, it is said what is there", async () => {
+  await assert.rejects(open({ url: "http://relay", token: "t" }), /no IndexedDB here: in Node, .* MemoryTables/);
+});
 
 const entry = (seq, more = {}) => ({ seq, id: `m${seq}`, kind: "message", type: "text", body: seq, form: "full", h: "", ...more });
 const page = (from, entries, more = {}) => ({

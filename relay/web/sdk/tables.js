@@ -64,6 +64,7 @@ export class IndexedTables {
    * leaves everything as it was. A database of a newer version than this one is left alone, and a new one is begun beside it.
    */
   static async open(name, { factory = globalThis.indexedDB, migrations = [] } = {}) {
+    if (!factory) throw new Error("There is no IndexedDB here: in Node, give a Client a Cache of MemoryTables, or a `factory`.");
     const version = STEPS.length * APP_STEPS_MAX + migrations.length;
     const tables = new IndexedTables((own = name) => opened(factory, own, version, migrations));
     try {

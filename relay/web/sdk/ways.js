@@ -47,7 +47,7 @@ function isPage(page) {
 /** The end of a way. `unfit`: it does not work here, another one may. */
 export class Gone extends Error {
   constructor(code = null, { retryAfterMs = 0, unfit = false } = {}) {
-    super(`the connection ended (${code})`);
+    super(code === null ? "It was not the relay that answered, or nobody did." : `The connection ended (${code}).`);
     Object.assign(this, { code, retryAfterMs, unfit });
   }
 }
