@@ -125,22 +125,23 @@ test("more timelines than the relay takes are not followed: it would refuse the 
   assert.deepEqual(await one.follow("one too many"), NOWHERE);
 });
 
-test("of a cache that follows more than the relay takes, as many are asked for, and the app is told of the others", () => {
-  const names = Array.from({ length: 60 }, (_, n) => `town-${n}`);
-  const follows = Object.fromEntries(names.map((name, n) => [name, n % 2 ? NOWHERE : at(n, name)]));
-  for (const how of ["pushed", "pulled"]) {
-    const core = new Core({ storeId: "s", random: () => 0.5 });
-    core.handle({ type: "started", words: {} });
-    const opened = core.handle({ type: "opened", reading: how, waitS: 50, position: HERE, words: {}, follows });
-    const told = done(opened, "tell").map(({ type, detail }) => [type, detail.conversation, detail.code]);
-    assert.deepEqual(told, names.slice(50).map((name) => ["followrefused", name, "too_many"]));
-    core.handle({ type: "came", frame: welcome });
-    const commands = core.handle({ type: "kept", position: HERE });
-    const [{ shared, open }] = how === "pushed" ? said(commands, "follow") : done(commands, "read");
-    assert.equal(shared.length + open.length, 50);
-    const [ack] = said(core.handle({ type: "rang", timer: "ack" }), "ack");
-    assert.equal(ack.shared.length, 25);
-  }
+test("a cache that follows more than the relay takes at once asks for them in portions, and acks them so", () => {
+  const names = Array.from({ length: 120 }, (_, n) => `town-${n}`);
+  const follows = Object.fromEntries(names.map((name, n) => [name, n % 2 ? NOWHERE : at(1, name)]));
+  const everything = names.map((name, n) => (n % 2 ? name : `${name}1`));
+  const sizes = (portions) => portions.map(({ shared, open }) => shared.length + open.length);
+  const asked = (portions) => portions.flatMap(({ shared, open }) => [...shared, ...open]);
+  const [core, commands] = reading(follows);
+  const pushed = said(commands, "follow");
+  assert.deepEqual([sizes(pushed), asked(pushed).sort()], [[50, 50, 20], everything.sort()]);
+  const [first, second] = [1, 2].map(() => said(core.handle({ type: "rang", timer: "ack" }), "ack")[0].shared);
+  assert.deepEqual([first.length, second.length], [50, 10]);
+
+  const [polls, begun] = reading(follows, "pulled");
+  const pulled = done(begun, "read");
+  const nothing = { type: "nothing", askedS: 0, waitedMs: 0 };
+  for (let n = 1; n < 3; n += 1) pulled.push(...done(polls.handle({ type: "came", frame: nothing }), "read"));
+  assert.deepEqual([sizes(pulled), asked(pulled).sort()], [[50, 50, 20], everything.sort()]);
 });
 
 for (const how of ["pulled", "streamed"]) {

@@ -196,7 +196,7 @@ export class Client extends EventTarget {
     return came;
   }
 
-  /** The user has read a conversation up to this number of the inbox, or of its shared timeline. */
+  /** The user has read a conversation up to this number of the inbox, or of its shared timeline. Less than before changes nothing. */
   async read(conversation, seq) {
     await this.#speak(`read:${conversation}`, { conversation, read_seq: seq });
   }

@@ -141,12 +141,12 @@ export class Core {
     this.#storeId = storeId; // a browser may have taken the database away: what is in its place is another
     this.#user = user;
     this.#acks.begin(words);
-    const beyond = this.#follows.begin(follows).map((conversation) => tell("followrefused", { conversation, code: "too_many" }));
+    this.#follows.begin(follows);
     this.#reading = reading;
     this.#waitS = waitS;
     this.#head = 0;
     this.#toldCaughtUp = false;
-    return [...beyond, ...this.#sayOrGreet()];
+    return this.#sayOrGreet();
   }
 
   /** The cursor in the handshake acks what it has passed; a refusal said after that would come too late. */
@@ -300,7 +300,7 @@ export class Core {
     if (this.phase !== "reading" || !this.#follows.any) return [];
     if (this.#reading === "pulled") return [this.#read()];
     if (this.#reading === "streamed") return [this.#read(0, true)]; // nothing can be said on the one that runs
-    return [{ do: "say", frame: { type: "follow", ref: this.#ref(), ...this.#follows.asked(name) } }];
+    return this.#follows.portions(name).map((some) => ({ do: "say", frame: { type: "follow", ref: this.#ref(), ...some } }));
   }
 
   #unfollowed(name) {

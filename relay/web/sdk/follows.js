@@ -14,14 +14,13 @@ export class Follows {
   left = false;
   #acked = new Map(); // the last cursor that was acked on this connection
   #refused = new Set();
+  #queries = -1;
 
-  /** A connection opens; gives those that are too many for it, and not asked for: an older version's cache may have them. */
+  /** A connection opens. */
   begin(positions) {
     this.positions = { ...positions };
     this.#acked.clear();
-    const beyond = Object.keys(positions).slice(FOLLOWED_MAX);
-    this.#refused = new Set(beyond);
-    return beyond;
+    this.#refused.clear();
   }
 
   #asked() {
@@ -32,18 +31,30 @@ export class Follows {
     return this.#asked().length > 0;
   }
 
-  /** What to ask for: cursors, and names of those that are read for the first time. */
-  asked(only = null) {
+  /**
+   * What to ask for: cursors, and names of those that are read for the first time, in as few requests as the relay takes. A cache of
+   * an earlier version may follow more than one has; a socket is refused those by name.
+   */
+  portions(only = null) {
     const some = this.#asked().filter(([name]) => only === null || only === name);
-    return {
-      shared: some.filter(([, { cursor }]) => cursor).map(([, { cursor }]) => cursor),
-      open: some.filter(([, { cursor }]) => !cursor).map(([name]) => name),
-    };
+    const portions = [];
+    for (let at = 0; at < some.length; at += FOLLOWED_MAX) {
+      const portion = some.slice(at, at + FOLLOWED_MAX);
+      portions.push({
+        shared: portion.filter(([, { cursor }]) => cursor).map(([, { cursor }]) => cursor),
+        open: portion.filter(([, { cursor }]) => !cursor).map(([name]) => name),
+      });
+    }
+    return portions;
   }
 
-  /** The same for a query, with as many names as it has room for: some have cursors when those that are `left` are asked for. */
+  /**
+   * What the next query asks for: each portion in its turn, with as many names as a query has room for. Some have cursors when those
+   * that are `left` are asked for.
+   */
   query() {
-    const { shared, open } = this.asked();
+    const portions = this.portions();
+    const { shared, open } = portions[(this.#queries += 1) % portions.length];
     let room = QUERY_CHARS - `${new URLSearchParams(shared.map((cursor) => ["shared", cursor]))}`.length;
     const fits = (name) => {
       const { length } = `&${new URLSearchParams({ open: name })}`;
@@ -75,7 +86,7 @@ export class Follows {
   // --- acks ---
 
   #toAck() {
-    return this.#asked().filter(([name, { cursor }]) => cursor && this.#acked.get(name) !== cursor);
+    return this.#asked().filter(([name, { cursor }]) => cursor && this.#acked.get(name) !== cursor).slice(0, FOLLOWED_MAX);
   }
 
   get unacked() {

@@ -208,6 +208,7 @@ export class Client extends EventTarget {
   holes(conversation: string): Promise<{ low: number; high: number }[]>;
   /** Fetches what was skipped; gives how many messages came. Throws as `call` does. */
   fillHole(conversation: string, hole: { low: number; high: number }): Promise<number>;
+  /** The user has read it up to this number of the inbox, or of its shared timeline. Less than before changes nothing. */
   read(conversation: string, seq: number): Promise<void>;
   report(id: string, what: "shown" | "opened"): Promise<void>;
   turn(foreground: boolean): void;
