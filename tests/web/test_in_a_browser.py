@@ -175,6 +175,28 @@ def test_several_tabs_are_one_device_and_one_of_them_goes_on(opened: Callable[..
     shows(second, "to both", "to the other")
 
 
+def test_what_a_tab_did_not_live_to_tell_is_heard_in_the_one_that_goes_on(
+    opened: Callable[..., Page], demo: Demo
+) -> None:
+    leads = opened("eva")
+    sends(leads, "before")
+    shows(leads, "before")
+    other = leads.context.new_page()
+    other.goto(f"{demo.url}/style.css")  # a page without a client of its own
+    other.evaluate(
+        """async () => { const {open} = await import("/sdk/index.js"); globalThis.heard = [];
+            const client = await open({url: location.origin, token: "none", database: "demo-eva", migrations: [() => {}]});
+            client.addEventListener("message", ({detail}) => globalThis.heard.push(detail.body.text)) }"""
+    )
+    sends(leads, "told")
+    until(other, lambda: other.evaluate("globalThis.heard") == ["told"])
+    leads.evaluate("() => { BroadcastChannel.prototype.postMessage = () => {} }")
+    sends(leads, "untold")
+    shows(leads, "before", "told", "untold")
+    leads.close()
+    until(other, lambda: other.evaluate("globalThis.heard") == ["told", "untold"])
+
+
 def test_a_database_that_the_browser_takes_away_is_another_one_and_is_filled_again(
     opened: Callable[..., Page], context: BrowserContext, demo: Demo
 ) -> None:
