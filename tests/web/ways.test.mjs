@@ -365,8 +365,11 @@ test("what the leading tab stored and did not live to tell, all others find when
     await store(3);
     lead();
     await both("m2", "m3");
-    dying.postMessage({ told: "message", detail: await store(4) });
+    const last = await store(4);
+    dying.postMessage({ told: "message", detail: last });
     await both("m2", "m3", "m4");
+    dying.postMessage({ told: "message", detail: { ...last, id: "of another database" } });
+    await both("m2", "m3", "m4", "of another database");
   } finally {
     dying.close();
     await Promise.all([heir.stop(), other.stop()]);

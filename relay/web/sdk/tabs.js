@@ -21,8 +21,11 @@ export function inOneTab(client, name) {
   };
   const tell = (type, detail) => client.dispatchEvent(new CustomEvent(type, { detail }));
   const before = client.place().catch(() => Infinity); // what came before this tab is the page's to show
-  const heard = new Set(); // places of messages since then
-  const isNews = (type, { place }) => type !== "message" || (!heard.has(place) && Boolean(heard.add(place)));
+  const heard = new Set(); // messages since then, by place and id: places begin anew where the browser has taken the database away
+  const isNews = (type, { place, id }) => {
+    const one = `${place} ${id}`;
+    return type !== "message" || (!heard.has(one) && Boolean(heard.add(one)));
+  };
   const findUntold = async () => {
     for (let after = await before; !leave.signal.aborted; ) {
       const messages = await client.messages({ after });
