@@ -218,6 +218,17 @@ test("a read marker never goes back, whether it is said now or by the next conne
   assert.deepEqual(said, [9]);
 });
 
+test("an entry that is of no message, and so without an id, is one of the relay's", async () => {
+  const entries = [{ seq: 1, id: null, kind: "read", conversation: "c", read_seq: 1 }];
+  const page = { timeline: "town", epoch: "t", from: 0, to: 1, head: 9, entries, gaps: [] };
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.follow("town");
+  await cache.adoptShared("town", { epoch: "t", seq: 9, cursor: "t9" });
+  const client = new Client({ url: "http://relay", token: "t", cache, fetch: async () => Response.json({ batches: [page] }) });
+  assert.equal(await client.fillHole("town", { low: 0, high: 1 }), 0);
+});
+
 test("of many messages, no more are asked for at once than the relay takes", async () => {
   const asked = [];
   const fetch = async (url) => {

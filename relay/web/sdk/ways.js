@@ -41,7 +41,7 @@ export async function pagesOf(answer) {
 
 function isPage(page) {
   const { from, to, entries, gaps } = page ?? {};
-  return [from, to].every(Number.isInteger) && [entries, gaps].every(Array.isArray) && entries.every((one) => typeof one?.id === "string");
+  return [from, to].every(Number.isInteger) && [entries, gaps].every(Array.isArray) && entries.every((one) => Number.isInteger(one?.seq));
 }
 
 /** The end of a way. `unfit`: it does not work here, another one may. */
