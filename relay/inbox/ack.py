@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from relay.errors import Conflict, CursorRefused, Malformed, Problem, Unauthenticated
 from relay.inbox import visibility
 from relay.inbox.advancing import Step, advance, report_acked
-from relay.inbox.cursor import Cursor, epoch8
+from relay.inbox.cursor import NO_TAIL, Cursor, epoch8, tail8
 from relay.inbox.ending import append_control
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.reports import (
@@ -31,6 +31,7 @@ from relay.store import entries as entry_rows
 from relay.store import entry_ends, held_entries
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Conn
+from relay.store.spans import ids_at
 
 TRIES_MAX = 3  # app versions that may fail to decode a message before its delivery has failed
 NACK_WHY = {"unknown_type": "unknown_type", "undecodable": "poison", "too_big": "poison"}
@@ -89,12 +90,13 @@ def ack(conn: Conn, now_ms: int, requests: Sequence[AckRequest], policy_of: Poli
     users = lock(conn, now_ms, {request.device.user for request in requests}, policy_of)
     by_cursor = any(one.cursor is not None or one.shared for one in requests)  # a socket's number names no epoch
     store_epoch = inbox_rows.store_epoch(conn) if by_cursor else ""
+    forked = _forked(conn, users, requests) if by_cursor else set()
     answers: dict[int, AckAnswer | Exception] = {}
     for turn in _turns(requests):
         heard: dict[int, _Heard] = {}
         for place in turn:
             try:
-                heard[place] = _hear(users, requests[place], store_epoch)
+                heard[place] = _hear(users, requests[place], store_epoch, forked=place in forked)
             except Problem as problem:
                 answers[place] = problem
         advance(conn, now_ms, [_step(one, one.upto) for one in heard.values() if one.upto is not None])
@@ -117,6 +119,20 @@ def _turns(requests: Sequence[AckRequest]) -> list[list[int]]:
     return turns
 
 
+def _forked(conn: Conn, users: Mapping[UserKey, Locked], requests: Sequence[AckRequest]) -> set[int]:
+    """The places of the requests whose cursor ends at another message than stands at its number."""
+    tails: dict[int, tuple[UserKey, int, bytes]] = {}
+    for place, request in enumerate(requests):
+        cursor, found = request.cursor, device_in(users, request.device)
+        if cursor is None or found is None or cursor.tail8 == NO_TAIL:
+            continue
+        locked, _ = found
+        if locked.inbox.floor_seq < cursor.seq <= locked.head_seq:  # below the floor that can't be told
+            tails[place] = locked.key, cursor.seq, cursor.tail8
+    ids = ids_at(conn, [(key, seq) for key, seq, _ in tails.values()])
+    return {place for (place, (*_, tail)), id_ in zip(tails.items(), ids, strict=True) if tail8(id_) != tail}
+
+
 def _known(users: Mapping[UserKey, Locked], key: DeviceKey, session: int | None) -> tuple[Locked, Device]:
     """The device as it stands; refuses one that is gone, and words of a session that a newer one has replaced."""
     found = device_in(users, key)
@@ -127,11 +143,11 @@ def _known(users: Mapping[UserKey, Locked], key: DeviceKey, session: int | None)
     return found
 
 
-def _hear(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str) -> _Heard:
+def _hear(users: Mapping[UserKey, Locked], request: AckRequest, store_epoch: str, *, forked: bool) -> _Heard:
     """Raises Problem; then nothing of the request is taken."""
     locked, device = _known(users, request.device, request.session)
     check_owner(locked, device, store_id=request.store_id, store_user=request.store_user)
-    upto = _target(locked, device, request, store_epoch)
+    upto = _target(locked, device, request, store_epoch, forked=forked)
     # What may be refused has been; from here on everything is applied.
     refused: set[int] = set()
     if request.nacks and not _past(device, request.cursor):
@@ -175,7 +191,7 @@ def _answer(one: _Heard, store_epoch: str) -> AckAnswer:
     )
 
 
-def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: str) -> int | None:
+def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: str, *, forked: bool) -> int | None:
     """The number up to which the request acks; None if it says nothing of that, or speaks of a past lineage."""
     cursor = request.cursor
     if cursor is not None:
@@ -183,8 +199,8 @@ def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: st
             raise CursorRefused("The numbering has begun anew; shake hands again.")
         if _past(device, cursor):
             return None
-        if cursor.seq > locked.head_seq or cursor.session > device.session:
-            raise Malformed("This cursor is ahead of the inbox; shake hands again.", code="invalid_cursor")
+        if forked or cursor.seq > locked.head_seq or cursor.session > device.session:
+            raise CursorRefused("This cursor is of numbers that were lost; shake hands again.")
         return cursor.seq
     if request.upto is not None and request.upto > locked.head_seq:
         raise Malformed("`upto` is beyond what was sent on this connection.", code="invalid_cursor")

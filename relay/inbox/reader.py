@@ -139,6 +139,10 @@ class InboxReader:
 
         return await self._judged(device, cursor, work)
 
+    async def judge(self, device: DeviceKey, cursor: Cursor) -> None:
+        """Raises CursorRefused, with where to begin again, for one that is no good."""
+        await self._judged(device, cursor, lambda conn, _: check(conn, snapshot(conn, device), cursor, self.keys))
+
     async def _judged(self, device: DeviceKey, cursor: Cursor | None, work: Callable[[Conn, int], T]) -> T:
         """Reads with a cursor; one that proves that numbers were lost voids all that were made before, at once."""
         try:

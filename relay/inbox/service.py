@@ -9,7 +9,7 @@ import structlog
 
 from relay import ids
 from relay.clock import Clock
-from relay.errors import Problem
+from relay.errors import CursorRefused, Problem
 from relay.inbox import online, registry
 from relay.inbox.accept import accept
 from relay.inbox.ack import AckAnswer, AckRequest, ack
@@ -355,7 +355,12 @@ class InboxService:
     # --- acks ---
 
     async def ack(self, request: AckRequest) -> AckAnswer:
-        answer: AckAnswer = await self.engine.write_batched(self._ack, request)
+        try:
+            answer: AckAnswer = await self.engine.write_batched(self._ack, request)
+        except CursorRefused:
+            if request.cursor is not None:
+                await self.reader.judge(request.device, request.cursor)
+            raise
         self.facts_told()
         if answer.wakes:
             self.hints.wake([request.device.user])

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func,
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import BigInteger, Text
 
-from relay.model import Entry
+from relay.model import Entry, UserKey
 from relay.store.entries import DECIDING, WITH_MESSAGE, entry_of
 from relay.store.schema.inboxes import inbox_entry
 from relay.store.sql import is_sqlite, many_rows, per_dialect
@@ -66,6 +66,23 @@ def span_list(conn: Connection, spans: Iterable[Span]) -> dict[str, Any]:
 def _inside(sqlite: bool) -> Select[Any]:
     inside, place = in_spans(sqlite=sqlite)
     return select(*DECIDING, place).select_from(WITH_MESSAGE).where(inside)
+
+
+@per_dialect
+def _ids_inside(sqlite: bool) -> Select[Any]:
+    inside, place = in_spans(sqlite=sqlite)
+    return select(e.message_id, place).where(inside)
+
+
+def ids_at(conn: Connection, numbers: Sequence[tuple[UserKey, int]]) -> list[str | None]:
+    """The id of the entry with each of these numbers; None if it has been pruned (or never was)."""
+    ids: list[str | None] = [None] * len(numbers)
+    if numbers:
+        for id_, place in many_rows(
+            conn, _ids_inside(conn), span_list(conn, [Span(*key, n - 1, n) for key, n in numbers])
+        ):
+            ids[place] = id_
+    return ids
 
 
 def entries_in(conn: Connection, spans: Sequence[Span]) -> Iterator[list[Entry]]:

@@ -215,7 +215,7 @@ def resealed(face: Face, cursor: str, **changes: Any) -> str:
     return seal(replace(was, **changes), device, CursorKeys(newest, keys))
 
 
-@pytest.mark.parametrize(
+of_lost_numbers = pytest.mark.parametrize(
     "changes",
     [
         pytest.param({"epoch8": b"otherone"}, id="B079-old-epoch"),
@@ -224,6 +224,9 @@ def resealed(face: Face, cursor: str, **changes: Any) -> str:
         pytest.param({"tail8": b"otherone"}, id="B079-another-message-at-its-number"),
     ],
 )
+
+
+@of_lost_numbers
 async def test_a_cursor_of_numbers_that_were_lost(face: Face, changes: dict[str, Any]) -> None:
     """Retention (410) is walked on both stores, row by row of protocol 8.5, by the tests of pages."""
     sent = await face.sent()
@@ -231,6 +234,21 @@ async def test_a_cursor_of_numbers_that_were_lost(face: Face, changes: dict[str,
     answer = await face.sync(cursor=lost)
     assert answer.refused(409, "cursor_epoch_changed")
     go_on = answer.json["resync"]["cursor"]
+    assert [one["id"] for one in (await face.sync(cursor=go_on)).json["batches"][0]["entries"]] == [sent]
+
+
+@of_lost_numbers
+async def test_an_ack_of_numbers_that_were_lost_acks_nothing(face: Face, changes: dict[str, Any]) -> None:
+    """What the device has stored under that number is not the message that the sender would be told of."""
+    sent = await face.sent()
+    cursor = await cursor_of(face)
+    answer = await ack(face, {"cursor": resealed(face, cursor, **changes)})
+    assert answer.refused(409, "cursor_epoch_changed")
+    go_on = answer.json["resync"]["cursor"]
+    if "epoch8" not in changes:  # it has proved a loss: whatever was sealed before is void
+        assert (await face.sync(cursor=cursor)).refused(409, "cursor_epoch_changed")
+    trace = (await face.call("GET", f"/v1/messages/{sent}")).json
+    assert {one["state"] for one in trace["recipients"][0]["devices"]} == {"queued"}
     assert [one["id"] for one in (await face.sync(cursor=go_on)).json["batches"][0]["entries"]] == [sent]
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from house import House
 
-from relay.inbox.cursor import seal
+from relay.errors import CursorRefused
+from relay.inbox.cursor import seal, tail8
 from relay.inbox.judging import Reason
 from relay.store import apps
 from relay.store.engine import Engine
@@ -75,6 +76,21 @@ async def test_f75_who_shakes_hands_beside_the_third_proof_is_judged_by_the_new_
     assert [one.reason for one in forked] == [Reason.FORKED] * 3
     assert last.reason == Reason.EPOCH
     assert await house.page("dan/phone", cursor=last.cursor)
+
+
+async def test_f75_an_ack_of_another_message_proves_it_too_and_acks_nothing(house: House) -> None:
+    began = await epoch(house)
+    for user in USERS[:3]:
+        await house.send(user)
+        name = f"{user}/phone"
+        mine = house.inbox.reader.unseal((await house.page(name)).json["cursor"], house.key(name))
+        other = seal(replace(mine, tail8=tail8("another")), house.key(name), house.keys)
+        with pytest.raises(CursorRefused) as refused:
+            await house.ack(name, other)
+        assert await house.page(name, cursor=refused.value.extra["resync"]["cursor"])
+        assert (await house.device(name)).acked_seq == 1
+    assert await epoch(house) != began
+    assert await told(house) == ["store.rolled_back"]
 
 
 async def test_f75_every_app_is_told_whichever_apps_devices_have_proved_it(house: House, engine: Engine) -> None:
