@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from relay.errors import Missing
+from relay.inbox.advancing import Step, advance
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.reports import tell_device
 from relay.model import GATEWAY, Device, DeviceKey, DeviceState, UserKey
@@ -108,6 +109,11 @@ def _online_again(locked: Locked, device: Device, one: Word) -> None:
     back = not device.online
     if back and device.offline_told:
         tell_device(locked, device, "device.online", session=device.session)
+    if device.state is DeviceState.DORMANT:
+        # The floor did not wait for it. Active again its cursor must still be too old (protocol 8.5), so what went counts as
+        # passed, as after a handshake.
+        advance(locked.conn, locked.now_ms, [Step(locked, device, locked.inbox.floor_seq)])
+        device = locked.devices[device.device_id]
     locked.put(
         replace(
             device,

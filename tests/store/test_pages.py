@@ -22,7 +22,7 @@ from relay.errors import CursorRefused, Malformed, Problem, Unauthenticated, Una
 from relay.inbox import reader, reading
 from relay.inbox.cursor import CursorKeys, seal, tail8
 from relay.inbox.reading import Reading
-from relay.model import DeviceState, Policy, Scope
+from relay.model import DeviceState, Facts, Policy, Scope
 from relay.store import meta
 from relay.store.apps import create_app
 from relay.store.engine import Engine
@@ -577,8 +577,9 @@ async def test_8_5_below_the_floor_and_below_what_it_acked(house: House, clock: 
     assert reset["loss"] == {"from": 1, "to": 3, "count": 3, "known": True}
 
 
-async def test_8_5_below_the_floor_and_dormant(house: House, clock: Any) -> None:
-    """Row 4, F59: silent for so long that the floor did not wait for it."""
+@pytest.mark.parametrize("beats", [False, True])
+async def test_8_5_below_the_floor_and_dormant(house: House, clock: Any, beats: bool) -> None:
+    """Row 4, F59: silent for so long that the floor did not wait for it; be it that its heartbeat comes first."""
     await house.bye("ann/phone")
     old = house.store("ann/phone").cursor or ""
     await house.sends(3, ttl_s=100_000)
@@ -587,6 +588,9 @@ async def test_8_5_below_the_floor_and_dormant(house: House, clock: Any) -> None
     await house.inbox.silence(DeviceState.ACTIVE, before_ms=clock.now_ms() - POLICY.dormant_ms, limit=10)
     await house.inbox.prune([house.key("ann/phone").user])
     await house.sends(1)
+    if beats:
+        session = (await house.device("ann/phone")).session
+        assert await house.inbox.said(house.key("ann/phone"), session, Facts(False, None))
     with pytest.raises(CursorRefused) as refused:
         await house.page("ann/phone", cursor=old)
     reset = await begins_again(house, refused.value, code="cursor_too_old", reason="too_old")
