@@ -129,8 +129,9 @@ class Account:
         self.circuit.probe(now_ms)
         self.budget.called(now_ms, retry=retry)
 
-    def ended(self, now_ms: int, outcome: Outcome, *, host: str | None = None) -> None:
-        """Learns from one call's outcome. `host`: the one that the device has brought, if it has."""
+    def ended(self, now_ms: int, outcome: Outcome, *, host: str | None = None, late: bool = False) -> None:
+        """Learns from one call's outcome. `host`: the one that the device has brought, if it has. `late`: the account was
+        mended since the call was planned."""
         self.in_flight -= 1
         match outcome.verdict:
             case Verdict.REFUSED | Verdict.TOO_LARGE if outcome.local:
@@ -153,7 +154,8 @@ class Account:
             case Verdict.RETRY:
                 self.circuit.failed(now_ms)
             case Verdict.MISCONFIGURED if outcome.scope is Scope.ACCOUNT:
-                self.parked, self.parked_code = True, outcome.vendor_code
+                if not late:
+                    self.parked, self.parked_code = True, outcome.vendor_code
             case _:
                 self.circuit.succeeded(now_ms)
                 self.brake.told(now_ms, dead=outcome.verdict is Verdict.TOKEN_DEAD, host=host)
@@ -208,6 +210,7 @@ class Account:
     def mended(self) -> None:
         self.parked, self.parked_code = False, None
         self.circuit = Circuit()
+        self._paused_until_ms = 0
         self._held = {}
         self._impaired = {}
 

@@ -31,6 +31,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     started_ms: int
     claim_until_ms: int
     send: Send
+    mended: int  # how often its account was, by then
 
     def holds(self, job: PushJob) -> bool:
         """Whether the claim on the job is this attempt's. Its number rises with each claim, under the user's lock; but who was

@@ -105,7 +105,8 @@ class Calls:
                         tell(name=f"push {account.name}", app=account.app_id, push=note.push_id, verdict=verdict)
             finally:
                 was_parked = account.parked
-                account.ended(self._clock.monotonic_ms(), outcome, host=host)
+                late = account.mended_times not in {None, attempt.mended}
+                account.ended(self._clock.monotonic_ms(), outcome, host=host, late=late)
             if account.parked and not was_parked and self._accounts.has(account):
                 log.error("account.parked", app=account.app_id, account=account.name, code=outcome.vendor_code)
             outcome = known(outcome, tries=attempt.tries)

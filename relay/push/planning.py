@@ -124,7 +124,8 @@ def plan_due(
             if limited is not None and limited.limit is not None:
                 calls[key.app_id, name, limited.day] += len(found.notes)
             views[name] = views[name].used(len(found.notes), retry=is_retry(job))
-            attempts.append(_attempt(locked, key, job, found))
+            mended = known.mended.get((key.app_id, name), 0)
+            attempts.append(_attempt(locked, key, job, found, mended=mended))
             beside += [job.lost] if job.lost else []
         else:
             if isinstance(found, Wait) and found.account is not None:
@@ -347,7 +348,7 @@ def _shown(entry: Entry, device: Device, content: message_rows.Push) -> Notifica
     return _notification((content.push_held if held else content.push) or "{}")
 
 
-def _attempt(locked: Locked, key: DeviceKey, job: PushJob, send: Send) -> Attempt:
+def _attempt(locked: Locked, key: DeviceKey, job: PushJob, send: Send, *, mended: int) -> Attempt:
     return Attempt(
         device=key,
         epoch=locked.inbox.epoch,
@@ -360,6 +361,7 @@ def _attempt(locked: Locked, key: DeviceKey, job: PushJob, send: Send) -> Attemp
         started_ms=locked.now_ms,
         claim_until_ms=locked.now_ms + locked.policy.claim_ms,
         send=send,
+        mended=mended,
     )
 
 

@@ -25,7 +25,7 @@ from relay.store import attempts as attempt_rows
 from relay.store import dead, quota, readers
 from relay.store.engine import Conn
 from relay.store.events import NewEvent, derived_id
-from relay.store.parked import park_account, parked_since_ms
+from relay.store.parked import park_account, parked_since_ms, times_mended
 from relay.store.readers import Read
 
 DAY_MS = 86_400_000
@@ -213,8 +213,13 @@ def _account(parks: tuple[Locked, Settlement]) -> tuple[str, str]:
 
 
 def _park(locked: Locked, one: Settlement) -> None:
-    """The account waits for its operator; the backend's hear of it once, however many calls found out."""
+    """The account waits for its operator; the backend's hear of it once, however many calls found out.
+
+    Not of a call that was planned before it was mended: the vendor may have been asked before, too.
+    """
     app_id, account = _account((locked, one))
+    if times_mended(locked.conn, app_id, account) != one.attempt.mended:
+        return
     code = None if one.result.outcome is None else one.result.outcome.vendor_code
     park_account(locked.conn, locked.now_ms, app_id=app_id, account=account, code=code)
     since_ms = parked_since_ms(locked.conn, app_id, account)

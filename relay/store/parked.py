@@ -36,6 +36,14 @@ def parked_since_ms(conn: Connection, app_id: str, account: str) -> int:
     return int(conn.execute(_since, {"app": app_id, "acc": account}).scalar_one())
 
 
+_mended_now = select(a.mended).where(a.app_id == bindparam("app"), a.account == bindparam("acc")).with_for_update()
+
+
+def times_mended(conn: Connection, app_id: str, account: str) -> int:
+    """How often the account was mended; until this transaction ends it is not again."""
+    return conn.execute(_mended_now, {"app": app_id, "acc": account}).scalar_one_or_none() or 0
+
+
 _parked = select(a.app_id, a.account, a.parked_code).where(a.parked_ms.is_not(None))
 
 

@@ -17,7 +17,7 @@ from relay.push.limits import Bucket
 from relay.push.mending import mend, mend_all, resume
 from relay.store import inbox as inbox_rows
 from relay.store.engine import Engine
-from relay.store.parked import mend_accounts, park_account, release_some, unreleased
+from relay.store.parked import mend_accounts, park_account, parked_accounts, release_some, unreleased
 
 USERS = ("ann", "bob", "cleo", "dan")
 PARKED = {"v": replace(FREE, parked=True)}
@@ -95,6 +95,20 @@ class Helped(Beside):
         answer = await self._engine.write(work)
         await resume(self._engine, portion=1)
         return answer
+
+
+async def test_a_call_that_was_planned_before_it_was_mended_does_not_park_it_again(house: House) -> None:
+    """The vendor refused what it was asked with the credential of before."""
+    await mend(house.engine, "shop", ["v"])
+    early, *_ = await house.plan()
+    await mend(house.engine, "shop", ["v"])
+    await house.settle(early, Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="key_deleted")
+    assert await house.engine.read(lambda conn, _: parked_accounts(conn)) == {}
+    assert await resting(house) == []
+    (again,) = await house.plan()
+    assert again.device == early.device
+    await house.settle(again, Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="key_deleted")
+    assert await house.engine.read(lambda conn, _: parked_accounts(conn)) == {("shop", "v"): "key_deleted"}
 
 
 @pytest.mark.parametrize("portion", [1, 2, 3, 4, 1000])

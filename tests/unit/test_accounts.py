@@ -132,6 +132,22 @@ def test_it_is_impaired_until_a_push_of_the_sort_that_was_refused_is_taken() -> 
     assert account.impaired(8) is None
 
 
+def test_the_word_that_it_is_mended_ends_the_vendor_s_pause() -> None:
+    account = account_of("v")
+    account.started(0, calls=1, retry=False)
+    account.ended(0, too_many(3600))
+    account.mended()
+    assert account.view(1, 1).closed_for_ms == 0
+
+
+def test_a_refusal_of_what_was_planned_before_it_was_mended_does_not_park_it() -> None:
+    account = account_of("v")
+    account.started(0, calls=1, retry=False)
+    refused = Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT)
+    account.ended(0, refused, late=True)
+    assert (account.parked, account.in_flight) == (False, 0)
+
+
 def test_what_nobody_sends_any_more_impairs_it_for_a_day() -> None:
     account = account_of("v")
     account.judged(b"ann", "chat", WRONG_CHANNEL, now_ms=0)

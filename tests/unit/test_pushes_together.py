@@ -178,6 +178,7 @@ async def test_what_a_process_did_not_outlive_goes_alone_and_is_known_as_a_repea
             started_ms=0,
             claim_until_ms=0,
             send=Send(address=phone, notes=(note,), from_seq=1, upto_seq=1, form=Form.EACH),
+            mended=0,
         )
         await calls.make(account, attempt, until_ms=clock.monotonic_ms() + 30_000)
     first, repeat = vendor.pushes

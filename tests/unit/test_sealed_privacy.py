@@ -108,6 +108,7 @@ def attempt(send: Send) -> Attempt:
         started_ms=NOW,
         claim_until_ms=NOW,
         send=send,
+        mended=0,
     )
 
 
