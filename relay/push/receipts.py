@@ -31,7 +31,7 @@ from relay.store import entries as entry_rows
 from relay.store import quota
 from relay.store import receipts as receipt_rows
 from relay.store.engine import Conn, Engine
-from relay.store.events import NewEvent, derived_id
+from relay.store.events import DELIVERIES_MAX, NewEvent, derived_id
 from relay.store.scope import of_app
 from relay.telemetry.repeats import Repeats
 
@@ -39,7 +39,6 @@ log = structlog.get_logger("relay.push")
 
 EVENT = "delivery.vendor_receipt"
 RECEIPTS_AT_ONCE = 100  # in one transaction
-ENTRIES_MAX = 200  # named in one event
 
 _Dead = tuple[receipt_rows.Reported, str | None]  # the attempt, and the vendor's code
 HashToken = Callable[[str, str, str], bytes]  # (app, account, token) -> what addresses are found by
@@ -282,18 +281,18 @@ def _event(
 
 def _about(locked: Locked, attempt: receipt_rows.Reported, named: str | None) -> tuple[str, list[Entry]]:
     """Which push of the attempt it is about, and the messages that it told of and that still live: one, if it was a
-    message's own."""
+    message's own; of very many the newest."""
     for name in (named, attempt.push_id):
         entries = entry_rows.entries_of_messages(locked.conn, locked.key, [name]) if name else []
         mine = [e for e in entries if e.kind in CARRIES_MESSAGE and attempt.from_seq <= e.seq <= attempt.upto_seq]
         if name and mine:
             return name, [entry for entry in mine if entry.live(locked.now_ms)]
-    told = entry_rows.notifiable_between(
+    told = entry_rows.newest_notifiable(
         locked.conn,
         locked.key,
         locked.now_ms,
         after=attempt.from_seq - 1,
         upto=attempt.upto_seq,
-        limit=ENTRIES_MAX,
+        limit=DELIVERIES_MAX,
     )
-    return attempt.push_id, list(told)
+    return attempt.push_id, told

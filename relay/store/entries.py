@@ -169,9 +169,8 @@ _worth_telling = (
     LIVE,
     e.expires_ms > bindparam("now"),
 )
-_notifiable = (
-    select(*DECIDING).select_from(WITH_MESSAGE).where(*_worth_telling).order_by(e.seq).limit(bindparam("count"))
-)
+_told = select(*DECIDING).select_from(WITH_MESSAGE).where(*_worth_telling).limit(bindparam("count"))
+_notifiable, _newest_notifiable = _told.order_by(e.seq), _told.order_by(e.seq.desc())
 
 
 def notifiable_between(
@@ -180,6 +179,12 @@ def notifiable_between(
     """As `entries_between`, only what is live and may be worth a notification."""
     params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit, "now": now_ms}
     return [entry_of(row) for row in conn.execute(_notifiable, params).all()]
+
+
+def newest_notifiable(conn: Connection, key: UserKey, now_ms: int, *, after: int, upto: int, limit: int) -> list[Entry]:
+    """As `notifiable_between`, of very many the newest."""
+    params = {"app": key.app_id, "user": key.user_id, "after": after, "upto": upto, "count": limit, "now": now_ms}
+    return [entry_of(row) for row in reversed(conn.execute(_newest_notifiable, params).all())]
 
 
 _counted = select(func.count()).select_from(inbox_entry).where(*_worth_telling)

@@ -25,6 +25,7 @@ from relay.ids import system_rng
 from relay.push.from_settings import DEFAULT_APP
 from relay.push.receipts import take
 from relay.store.engine import Conn
+from relay.store.events import DELIVERIES_MAX
 from relay.telemetry.metrics import Metrics
 
 SOON_S = 15.0
@@ -206,6 +207,22 @@ async def test_sec_5_a_receipt_is_taken_within_its_accounts_app_alone(
     assert (await scene.report(item(0)))[0] == 200
     assert named == [f'{{"{DEFAULT_APP}"}}']
     assert len((await scene.attempt(message))["receipts"]) == 1, "its rows are found there"
+
+
+@ON_ONE_STORE
+async def test_of_very_many_messages_in_one_push_the_event_lists_the_newest(scene: Scene) -> None:
+    """As many as any other event, so that the body of a webhook keeps its bound."""
+    await scene.face.call("PUT", "/v1/users/ann/devices/phone", {"addresses": []})  # so that all go at once, later
+    bodies = [{"to": {"users": ["ann"]}, "body": n, "push": {"title": f"{n}"}} for n in range(DELIVERIES_MAX + 10)]
+    _, batch, _ = await scene.face.call("POST", "/v1/messages/batch", {"messages": bodies})
+    ids = [one["id"] for one in batch["results"]]
+    await scene.addresses(hw="tok-1")
+    async with asyncio.timeout(SOON_S):
+        while (await scene.attempt(ids[-1])).get("vendor_id") != "r-1":
+            await CLOCK.sleep(0.05)
+    assert (await scene.report(item(0, biTag=scene.vendor.sent[0]["android"]["bi_tag"])))[0] == 200
+    (event,) = await scene.events(1)
+    assert [one["message_id"] for one in event["deliveries"]] == ids[10:]
 
 
 @ON_ONE_STORE
