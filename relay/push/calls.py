@@ -74,13 +74,15 @@ class Calls:
             keys = None if sealed is None else SealKeys.kept(self._open_token(sealed_at, sealed))
         except SealBroken:
             log.error("seal.broken", app=attempt.device.app_id, account=address.account)  # noqa: TRY400 - no trace
-            return Result(Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken"))
+            outcome = Outcome(verdict=Verdict.RETRY, vendor_code="seal_broken")
+            return Result(outcome, uncalled=len(attempt.send.notes))
         host = _host(account, token)
         waiting: list[int] = []
+        uncalled = len(attempt.send.notes)
         for place, note in enumerate(attempt.send.notes):
             left_ms = until_ms - self._clock.monotonic_ms()
             if left_ms <= 0 and not outcomes:
-                return Result(None, cut_off=True)
+                return Result(None, cut_off=True, uncalled=uncalled)
             if left_ms <= 0 and attempt.send.steps_upto:
                 outcomes.append(TOO_LATE)
                 break
@@ -95,6 +97,7 @@ class Calls:
             losses += _losses(account, push)
             asked_ms = self._clock.now_ms()
             account.started(self._clock.monotonic_ms(), calls=1, retry=attempt.retry)
+            uncalled -= 1
             outcome = BROKE
             try:
                 with traces.span("push") as tell:
@@ -140,6 +143,7 @@ class Calls:
             impaired=tuple(impaired),
             spent=tuple(spent.items()),
             waiting=tuple(waiting),
+            uncalled=uncalled,
             host=host,
         )
 

@@ -51,7 +51,8 @@ class Result(Struct, frozen=True):
     were accepted before that. `losses`: what of them the adapter says that its vendor has not. `impaired`: the vendor's codes
     for what an operator must mend, of less than the account.
     `spent`: the sorts of push of which the vendor takes no more, and until when. `waiting`: the places of the notifications
-    that wait for their hour, or for the next claim. `host`: where the device is reached, if it has brought that itself.
+    that wait for their hour, or for the next claim. `uncalled`: for how many of the notifications no call was begun.
+    `host`: where the device is reached, if it has brought that itself.
     """
 
     outcome: Outcome | None
@@ -62,6 +63,7 @@ class Result(Struct, frozen=True):
     impaired: tuple[str, ...] = ()
     spent: tuple[tuple[Sort, int], ...] = ()
     waiting: tuple[int, ...] = ()
+    uncalled: int = 0
     host: str | None = None
 
     @property

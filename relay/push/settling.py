@@ -43,6 +43,7 @@ class Settlement(Struct, frozen=True, kw_only=True):
     passes_on: bool = False
     held: bool = False
     spent: str | None = None  # the vendor's day whose quota is used up, for the whole account
+    counted: str | None = None  # the one in which its calls were counted, also those that were not made then
 
 
 def settle(
@@ -86,15 +87,12 @@ def settle(
         if then is Then.PARK:
             parking.append((locked, one))
         answers.append(then)
-    for locked, one in sorted(parking, key=_account):  # nodes that park several do so in one order
+    for locked, one in sorted(parking, key=lambda park: _place(park[1])):  # nodes that park several do so in one order
         _park(locked, one)
-    quota.exhaust(
+    quota.correct(
         conn,
-        {
-            (one.attempt.device.app_id, one.attempt.send.address.account, one.spent)
-            for one in settlements
-            if one.spent is not None
-        },
+        spent=[(*_place(one), one.spent) for one in settlements if one.spent is not None],
+        uncalled=[((*_place(one), one.counted), one.result.uncalled) for one in settlements if one.counted is not None],
     )
     quota.hold(conn, [held for one in settlements if one.result.spent for held in _held(one)])
     attempt_rows.end_attempts(conn, ends)
@@ -102,10 +100,13 @@ def settle(
     return answers
 
 
+def _place(one: Settlement) -> tuple[str, str]:
+    return one.attempt.device.app_id, one.attempt.send.address.account
+
+
 def _held(one: Settlement) -> list[quota.Held]:
-    place = (one.attempt.device.app_id, one.attempt.send.address.account)
     return [
-        quota.Held(*place, token_hash or b"", channel or "", until_ms)
+        quota.Held(*_place(one), token_hash or b"", channel or "", until_ms)
         for (token_hash, channel), until_ms in one.result.spent
     ]
 
@@ -207,17 +208,12 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
             tell(locked, device, "delivery.pushed", pushed)
 
 
-def _account(parks: tuple[Locked, Settlement]) -> tuple[str, str]:
-    locked, one = parks
-    return locked.key.app_id, one.attempt.send.address.account
-
-
 def _park(locked: Locked, one: Settlement) -> None:
     """The account waits for its operator; the backend's hear of it once, however many calls found out.
 
     Not of a call that was planned before it was mended: the vendor may have been asked before, too.
     """
-    app_id, account = _account((locked, one))
+    app_id, account = _place(one)
     if times_mended(locked.conn, app_id, account) != one.attempt.mended:
         return
     code = None if one.result.outcome is None else one.result.outcome.vendor_code

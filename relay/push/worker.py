@@ -175,7 +175,7 @@ class PushWorker:
 
     async def _attempt(self, attempt: Attempt, *, needed: bool, until_ms: int) -> None:
         account = self._accounts.get(attempt.device.app_id, attempt.send.address.account)
-        result = Result(None)
+        result = Result(None, uncalled=len(attempt.send.notes))
         if needed and account is not None:
             result = await self._result(account, attempt, until_ms)
         if account is not None and not self._accounts.has(account):
@@ -193,6 +193,7 @@ class PushWorker:
                 passes_on=_is_long(account, outcome, wait_ms),
                 held=outcome is not None and of_a_sort(outcome),
                 spent=_spent_day(account, outcome, attempt.started_ms),
+                counted=_counted_day(account, attempt.started_ms),
             )
         )
         judged_here = then is Then.NEXT_ADDRESS and outcome is not None and outcome.verdict is not Verdict.TOKEN_DEAD
@@ -204,7 +205,7 @@ class PushWorker:
         task = asyncio.current_task()
         assert task is not None
         if self._cutting:
-            return Result(None, cut_off=True)
+            return Result(None, cut_off=True, uncalled=len(attempt.send.notes))
         self._calling.add(task)
         try:
             return await self._calls.make(account, attempt, until_ms=until_ms)
@@ -280,6 +281,13 @@ def _is_long(account: Account | None, outcome: Outcome | None, wait_ms: int) -> 
         return False
     limit_ms = account.terms.falls_back_ms
     return limit_ms is not None and wait_ms > limit_ms
+
+
+def _counted_day(account: Account | None, planned_ms: int) -> str | None:
+    """The vendor's day in which PLAN counted the attempt's calls, if it did."""
+    if account is None or account.terms.daily_quota is None:
+        return None
+    return day_of(planned_ms, account.terms.zone)
 
 
 def _spent_day(account: Account | None, outcome: Outcome | None, asked_ms: int) -> str | None:

@@ -58,17 +58,26 @@ def sent_on(conn: Connection, days: Iterable[Day]) -> dict[Day, int]:
 
 
 def count(conn: Connection, calls: Mapping[Day, int]) -> None:
-    """Adds calls that are about to be made: counted before, so that a crash counts too many rather than too few."""
+    """Adds calls that are about to be made: counted before, so that a crash counts too many rather than too few.
+
+    There are never fewer than none: who is refilled has been given back all.
+    """
     rows = [
         {"app_id": app_id, "account": account, "day": day, "sent": sent}
         for (app_id, account, day), sent in sorted(calls.items())
     ]
-    upsert(conn, account_day, rows, set_={"sent": "account_day.sent + excluded.sent"})
+    sum_ = "account_day.sent + excluded.sent"
+    upsert(conn, account_day, rows, set_={"sent": f"CASE WHEN {sum_} > 0 THEN {sum_} ELSE 0 END"})
 
 
-def exhaust(conn: Connection, days: Iterable[Day]) -> None:
-    """The vendor says that these days' quotas are used up, whatever we counted."""
-    count(conn, dict.fromkeys(days, DAY_FULL))
+def correct(conn: Connection, *, spent: Iterable[Day], uncalled: Iterable[tuple[Day, int]]) -> None:
+    """The vendor says that the quotas of the days `spent` are used up, whatever we counted; and what is `uncalled` was counted,
+    and no call was made. Both at once: so that all take these rows in one order."""
+    changes = dict.fromkeys(spent, DAY_FULL)
+    for day, number in uncalled:
+        if number:
+            changes[day] = changes.get(day, 0) - number
+    count(conn, changes)
 
 
 def refill(conn: Connection, app_id: str, accounts: Iterable[str]) -> None:

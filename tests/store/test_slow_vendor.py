@@ -11,7 +11,7 @@ from sqlalchemy import select
 from providers.contract import Capabilities, Outcome, Push, Verdict
 from relay.inbox.escalation import Step, to_store
 from relay.model import Policy
-from relay.push.accounts import Account, Accounts
+from relay.push.accounts import Account, Accounts, Terms
 from relay.push.calls import Calls
 from relay.push.escalating import escalate
 from relay.push.limits import Bucket
@@ -42,12 +42,14 @@ class Slow:
         return Outcome(verdict=Verdict.ACCEPTED)
 
 
-async def works(house: House, vendor: Any, open_token: Any = lambda _, sealed: sealed.decode()) -> None:
+async def works(
+    house: House, vendor: Any, open_token: Any = lambda _, sealed: sealed.decode(), *, terms: Terms | None = None
+) -> None:
     worker = PushWorker(
         house.engine,
         house.clock,
         house.rng,
-        Accounts([Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(99, 99))]),
+        Accounts([Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(99, 99), terms=terms or Terms())]),
         lambda _: house.policy,
         node_id="n1",
         open_token=open_token,
@@ -73,6 +75,17 @@ async def test_more_than_can_be_called_under_one_claim_is_told_under_the_next(en
     await works(house, vendor)
     assert vendor.shown == Counter(titles), "each once"
     assert (await house.device("ann/phone")).pushed_seq == MANY
+
+
+async def test_what_is_not_called_under_a_claim_is_not_counted_against_the_quota_of_the_day(
+    engine: Engine, clock: Any
+) -> None:
+    house = await owed(engine, clock, [f"message {n}" for n in range(MANY)])
+    vendor = Slow(clock, asyncio.Event(), upto=MANY, most=3 * MANY)
+    async with asyncio.timeout(10):
+        await works(house, vendor, terms=Terms(daily_quota=MANY))
+    assert vendor.shown.total() == MANY
+    assert [row["sent"] for row in await house.rows("SELECT sent FROM account_day")] == [MANY]
 
 
 async def test_no_call_is_begun_that_the_end_of_the_claim_would_cut_short(engine: Engine, clock: Any) -> None:
