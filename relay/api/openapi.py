@@ -236,6 +236,7 @@ _DESCRIPTIONS = {
     202: "On disk: the sender may forget it.",
     204: "Done; nothing to say.",
     206: "The part that was asked for.",
+    412: "It is not that file any more: begin anew.",
     416: "There is no such part; `Content-Range` has the length.",
     304: "Nothing newer.",
     101: "The connection is a WebSocket from here on.",

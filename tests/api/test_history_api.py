@@ -121,6 +121,25 @@ async def test_a_log_is_downloaded_in_parts(face: Face) -> None:
         assert (answer.status, await answer.read()) == (206, whole[10:])
 
 
+async def test_every_answer_to_who_downloads_a_log_is_documented(face: Face) -> None:
+    path = (await face.call("GET", "/v1/logs")).json["logs"][0]["path"]
+    headers = {"Authorization": f"Bearer {face.of.key}"}
+    async with face.http.get(face.of.url + path, headers=headers) as answer:
+        etag = answer.headers["ETag"]
+    documented = (await face.call("GET", "/v1/openapi.json")).json["paths"]["/v1/logs/{hour}"]["get"]
+    named = {one["name"] for one in documented["parameters"] if one["in"] == "header"}
+    for status, asked in (
+        (304, {"If-None-Match": etag}),
+        (206, {"If-Match": etag, "Range": "bytes=10-"}),
+        (412, {"If-Match": '"another"', "Range": "bytes=10-"}),
+        (416, {"Range": "bytes=1000000-"}),
+    ):
+        async with face.http.get(face.of.url + path, headers=headers | asked) as answer:
+            assert answer.status == status
+            assert asked.keys() <= named
+            assert str(status) in documented["responses"]
+
+
 async def test_a_device_has_no_business_with_logs(face: Face) -> None:
     assert (await face.call("GET", "/v1/logs", token=face.token)).refused(403, "forbidden")
 
