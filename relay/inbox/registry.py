@@ -9,7 +9,7 @@ from relay.errors import Invalid, Missing
 from relay.inbox.addresses import AddressState, NewAddress, drop_addresses, holders, prove, set_addresses, states_of
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.preferences import Preferences, stored
-from relay.inbox.reports import fail_device
+from relay.inbox.reports import FAILED, fail_device
 from relay.model import Device, DeviceKey, DeviceState, UserKey
 from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
@@ -178,6 +178,7 @@ def sign_out(conn: Conn, now_ms: int, key: DeviceKey, policy_of: PolicyOf) -> De
 def remove(locked: Locked, device: Device, *, detail: str) -> None:
     """The device is no more: what it had not acked has failed for it, and neither addresses nor tokens lead to it."""
     fail_device(locked, device, detail=detail)
+    _let_go(locked, device)
     drop_addresses(locked, device)
     tokens.revoke(
         locked.conn,
@@ -196,6 +197,13 @@ def remove(locked: Locked, device: Device, *, detail: str) -> None:
     )
     locked.rearm(device.device_id)
     locked.rearm_all()  # others may have waited because somebody looked at this one
+
+
+def _let_go(locked: Locked, device: Device) -> None:
+    """What it passed without the full form is owed to nobody: it has failed, and keeps the floor no more (protocol 11.3)."""
+    held = locked.held(device.device_id)
+    locked.unhold(device.device_id, [seq for seq, _, _ in held])
+    locked.hold(device.device_id, [(seq, FAILED) for seq, why, _ in held if why != "fallback"])
 
 
 def replace_addresses(

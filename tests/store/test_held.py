@@ -14,6 +14,8 @@ from relay.inbox.preferences import Level, Preferences
 from relay.store.engine import Engine
 
 PHONE = "ann/phone"
+DAY_S = 86_400
+MONTH_S = 28 * DAY_S
 NEW = {"min_schema": 5, "h": "full"}
 FALLBACK = {"fallback": '"less"', "fallback_h": "less"}
 
@@ -210,6 +212,28 @@ async def test_however_an_upgrade_is_cut_off_all_of_it_comes_once_it_goes_on(
     got += [one["id"] for one in await read(house)]
     assert set(got) == {sent.message_id, held.message_id}
     assert len(await house.rows("SELECT seq FROM inbox_entry WHERE kind = 'release'")) == 2
+
+
+async def test_what_was_held_for_a_device_that_is_gone_keeps_nothing(house: House, clock: Any) -> None:
+    """Protocol 11.3: the floor waits for whom it is owed to, and to a device that is gone nothing is."""
+    await house.register("ann/tablet")
+    await house.hello("ann/tablet", schema=5, app_version="2")
+    lesser = await house.send(**NEW, **FALLBACK, ttl_s=MONTH_S)
+    held = await house.send(**NEW, ttl_s=MONTH_S)
+    for name in (PHONE, "ann/tablet"):
+        await house.catch_up(name)
+    clock.forward(s=8 * DAY_S)
+    user = house.key(PHONE).user
+    assert await house.inbox.prune([user]) == 0
+    await house.inbox.sign_out(house.key(PHONE))
+
+    async def state(message: str) -> str:
+        (recipient,) = (await house.inbox.reader.trace(house.app, message)).recipients
+        return str(next(one["state"] for one in recipient["devices"] if one["device"] == "phone"))
+
+    assert [await state(one.message_id) for one in (lesser, held)] == ["acked", "failed"]
+    assert await house.deliveries("delivery.failed") == [("phone", held.message_id)]
+    assert await house.inbox.prune([user]) == 2
 
 
 @pytest.mark.parametrize("ultra", [False, True])
