@@ -67,6 +67,7 @@ class BackendApi:
     sends: Sends
     issuer: Issuer
     revoked: Callable[[], Awaitable[None]]  # ends at once what was opened with a revoked token
+    connected: Callable[[DeviceKey], int]  # how many connections the device has here
     clock: Clock
 
     # --- messages ---
@@ -239,7 +240,9 @@ class BackendApi:
         try:
             facts = Facts(item.state == "background", None)
             lease = self.presence.book.get(device)
-            if item.state == "offline":
+            if item.state == "offline" and self.connected(device):
+                pass  # the gateway speaks of its own socket; of ours, we know
+            elif item.state == "offline":
                 session = await self.inbox.foreign(ForeignWord(device=device, state=item.state))
                 self.presence.book.drop(device, session)
             elif lease is not None and lease.facts == facts:

@@ -109,6 +109,7 @@ def web_application(relay: Services, policy_of: Callable[[str], Policy]) -> web.
             sends=sends,
             issuer=relay.issuer,
             revoked=relay.watch.sweep,
+            connected=relay.hub.of_device,
             clock=relay.clock,
         ),
         device=DeviceApi(

@@ -143,6 +143,24 @@ async def test_a_foreign_gateway_reports_presence_in_batches(face: Face) -> None
     assert (await face.call("GET", "/v1/users/ann/presence"))[1]["online"]
 
 
+async def test_a_gateway_does_not_speak_for_a_socket_that_is_open_here(face: Face) -> None:
+    """Protocol 9.5: it reports of sockets that it owns; whose is open here, is online until that ends."""
+    ws = await face.connect(await face.device())
+    await next_frame(ws, "welcome")
+
+    async def online_once_it_says_offline() -> bool:
+        body = {"devices": [{"user": "ann", "device": "phone", "state": "offline"}]}
+        assert (await face.call("POST", "/v1/presence", body))[1]["results"][0]["status"] == "ok"
+        return bool((await face.call("GET", "/v1/users/ann/presence"))[1]["online"])
+
+    assert await online_once_it_says_offline()
+    await ws.close()
+    async with asyncio.timeout(10):
+        while face.relay.hub.of_device(face.device_key()):
+            await face.relay.clock.sleep(0.01)
+    assert not await online_once_it_says_offline()
+
+
 async def test_what_a_gateway_reports_of_many_devices_at_once_is_written_together(face: Face) -> None:
     users = [f"u{n}" for n in range(40)]
     for user in users:
