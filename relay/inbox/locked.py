@@ -225,9 +225,8 @@ class Locked(msgspec.Struct, kw_only=True):
         if shared_ms is not None:
             untold_ms = shared_ms if untold_ms is None else min(untold_ms, shared_ms)
         if job is not None and told and job.escalate_seq > device.acked_high:
-            step = self.first_worth_telling(
-                device, after=device.acked_high, upto=min(job.escalate_seq, middle), steps=True
-            )
+            after = max(device.acked_high, job.escalate_after)
+            step = self.first_worth_telling(device, after=after, upto=min(job.escalate_seq, middle), steps=True)
             if step is not None:
                 untold_ms = step.accepted_ms if untold_ms is None else min(untold_ms, step.accepted_ms)
         shown = job.shown_seq if told and job is not None else 0

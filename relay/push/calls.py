@@ -18,7 +18,7 @@ from relay.push.calendar import is_early, next_day_ms
 from relay.push.limits import PAUSE_MS_DEFAULT, pause_ms
 from relay.push.notes import Note
 from relay.push.payload import push_of, says_the_same_to_all, to_all
-from relay.push.rules import BROKE, CALL_S, MISCONFIGURED_MS, NO_ANSWER, TOO_LATE, Result, known, of_a_sort, worst
+from relay.push.rules import BROKE, CALL_S, MISCONFIGURED_MS, NO_ANSWER, Result, known, of_a_sort, worst
 from relay.push.sealing import SealKeys
 from relay.push.situation import BATCHES, Sort, Wait, channel_of
 from relay.store.vault import OpenToken, address_place
@@ -59,8 +59,7 @@ class Calls:
         """All notifications of one attempt, one after the other: what a vendor shows first was said first.
 
         No call goes on after `until_ms`, by the monotonic clock: soon the job is anybody's. What may not have its whole time
-        by then is told under the next claim: cut short, it would be said again with all before it. A step counts as one, so
-        of that all is made again if there was no time for the last of it.
+        by then is told under the next claim: cut short, it would be said again with all before it.
         """
         outcomes: list[Outcome] = []
         losses: list[str] = []
@@ -83,10 +82,7 @@ class Calls:
             left_ms = until_ms - self._clock.monotonic_ms()
             if left_ms <= 0 and not outcomes:
                 return Result(None, cut_off=True, uncalled=uncalled)
-            if left_ms <= 0 and attempt.send.steps_upto:
-                outcomes.append(TOO_LATE)
-                break
-            if left_ms < CALL_S * 1000 and outcomes and not attempt.send.steps_upto:
+            if left_ms < CALL_S * 1000 and outcomes:
                 waiting += range(place, len(attempt.send.notes))
                 break
             channel = channel_of(note.shows, account.channels)

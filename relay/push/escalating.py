@@ -77,7 +77,7 @@ def _pushes_again(job: PushJob | None, entry: Entry, device: Device, now_ms: int
     if job is None or not entry.notifiable:
         return None
     if entry.seq <= device.pushed_seq or (job.claim_until_ms or 0) > now_ms:
-        return replace(job, escalate_seq=max(job.escalate_seq, entry.seq))
+        return replace(job, escalate_seq=max(job.escalate_seq, entry.seq), escalate_after=0)
     if job.tries == 0:
         return None
     return replace(job, tries=(job.tries // TRIES_PER_ADDRESS + 1) * TRIES_PER_ADDRESS, retry_ms=None)

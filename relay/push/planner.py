@@ -34,7 +34,7 @@ class Send(Struct, frozen=True, kw_only=True):
 
         What is older than one that went is told: that brings the app to all before it.
         """
-        if not waiting or self.steps_upto:
+        if not waiting:
             return self.upto_seq, self.shared
         gone = max((note.upto_seq for place, note in enumerate(self.notes) if place not in waiting), default=0)
         newer = any(self.notes[place].upto_seq > gone for place in waiting)
@@ -73,8 +73,8 @@ def _step(s: Situation) -> Plan | None:
     """What is to be told again because a step of it is due; a device that was set back was told before. None: nothing."""
     if not s.told:
         return None
-    high = max(s.device.acked_high, s.device.acked_seq)
-    items = [one for one in s.told if one.entry.escalated is not None and high < one.entry.seq <= s.job.escalate_seq]
+    after = max(s.device.acked_high, s.device.acked_seq, s.job.escalate_after)
+    items = [one for one in s.told if one.entry.escalated is not None and after < one.entry.seq <= s.job.escalate_seq]
     if not items:
         return None
     waiting = _not_yet(s, items, since_ms=items[0].entry.accepted_ms)
@@ -143,7 +143,8 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     anything = items or [item for news in s.shared for item in news.items]
     able = [one for one in awake if not _all_held(s, one, anything)] or awake
     unable = len(usable) - sum(not s.accounts[one.account].passes_on(s.now_ms) for one in able)
-    beyond = _beyond(s, usable, able) if step or knock else []
+    goes_on = step and s.job.escalate_after > 0  # where it began
+    beyond = _beyond(s, usable, able) if (step and not goes_on) or knock else []
     address = _choose(s, beyond or (_again(s, able) if step else able))
     account = s.accounts[address.account].towards(address, s.device.platform)
     if push_due.is_stale(s.device, address, policy=s.policy, now_ms=s.now_ms):
@@ -184,7 +185,8 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form, unable=unable)
     if step:
         if form in {Form.EACH, Form.UNSEEN}:
-            send = replace(send, form=Form.ESCALATE if beyond else Form.REPEAT)
+            later = bool(beyond) or (goes_on and address != usable[0])
+            send = replace(send, form=Form.ESCALATE if later else Form.REPEAT)
         return replace(send, steps_upto=s.job.escalate_seq)
     return _send_shared(s, address, account, beside=send, items=free) if s.shared and not knock else send
 

@@ -32,7 +32,6 @@ CALL_S = 20.0  # of one call at most
 CALLS_SHARE = 5 / 6  # of a claim, for all calls of its attempt (protocol 7.3); the rest is for SETTLE
 NO_ANSWER = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="no_answer")  # within CALL_S
 BROKE = Outcome(verdict=Verdict.RETRY, maybe_sent=True, vendor_code="relay_error")  # the adapter raised
-TOO_LATE = Outcome(verdict=Verdict.RETRY, vendor_code="claim_over")  # for what was not called under the claim
 
 AFTER: dict[Verdict, Then] = {
     Verdict.ACCEPTED: Then.TOLD,

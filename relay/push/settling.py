@@ -17,7 +17,7 @@ from relay.model import Address, Device, PushJob
 from relay.push.attempts import Attempt, address_used, left_out_of
 from relay.push.dead_tokens import bury, is_believed
 from relay.push.failing import Failing, failing, is_dead
-from relay.push.planner import TRIES_PER_ADDRESS
+from relay.push.planner import TRIES_PER_ADDRESS, Send
 from relay.push.rules import Result, Then, after
 from relay.push.situation import ITEMS_MAX
 from relay.store import addresses as address_rows
@@ -98,6 +98,16 @@ def settle(
     attempt_rows.end_attempts(conn, ends)
     flush(conn, now_ms, users.values())
     return answers
+
+
+def _stepped(job: PushJob, send: Send, upto_seq: int) -> PushJob:
+    """The job once its device was told up to there: what of a step is left is told next, and no more of it. Where another step
+    was taken meanwhile, all of both."""
+    if not send.steps_upto or job.escalate_seq > send.steps_upto:
+        return job
+    if upto_seq < send.upto_seq:
+        return replace(job, escalate_after=upto_seq)
+    return replace(job, escalate_seq=0, escalate_after=0)
 
 
 def _place(one: Settlement) -> tuple[str, str]:
@@ -188,6 +198,7 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
         locked.raise_reads(device.device_id, told)
         readers.note_told(locked.conn, device.key, told, claim_token=one.attempt.token)
     knocks = job.knock + 1 if one.attempt.knock else job.knock
+    job = _stepped(job, one.attempt.send, upto_seq)
     locked.put_job(
         replace(
             job,
@@ -195,7 +206,6 @@ def _told(locked: Locked, device: Device, job: PushJob, one: Settlement) -> None
             told_ms=job.told_ms if job.told_ms is not None else locked.now_ms,
             tries=0,
             retry_ms=None,
-            escalate_seq=job.escalate_seq if job.escalate_seq > one.attempt.send.steps_upto else 0,
         )
     )
     if one.attempt.knock and knocks >= len(locked.policy.knocks_ms):

@@ -189,9 +189,8 @@ def _of_job(rows: Rows, device: Row, job: Row, policy: Any, now_ms: int) -> list
         return []
     if not rows.address_of(device):
         return []  # an address comes by REGISTER or HELLO, which look at everything, whatever the reason said before
-    stepping = [
-        e for e in told if e["escalated"] is not None and device["acked_high"] < e["seq"] <= job["escalate_seq"]
-    ]
+    stepped = max(device["acked_high"], job["escalate_after"])
+    stepping = [e for e in told if e["escalated"] is not None and stepped < e["seq"] <= job["escalate_seq"]]
     if stepping and all(e["expires_ms"] - now_ms > EXPIRING_MS for e in stepping):
         at_ms = max(latest(rows, device, stepping[0], policy, now_ms), job["retry_ms"] or 0, now_ms)
         at_ms = max(at_ms, stale_until(rows, device, policy, now_ms))

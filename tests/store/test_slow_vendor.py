@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from typing import Any
 
+import law
 from house import House
 from sqlalchemy import select
 
@@ -12,7 +13,6 @@ from providers.contract import Capabilities, Outcome, Push, Verdict
 from relay.inbox.escalation import Step, to_store
 from relay.model import Policy
 from relay.push.accounts import Account, Accounts, Terms
-from relay.push.calls import Calls
 from relay.push.escalating import escalate
 from relay.push.limits import Bucket
 from relay.push.rules import CALL_S
@@ -116,20 +116,24 @@ async def test_what_comes_to_its_call_when_the_claim_is_over_is_not_called(engin
     assert await engine.read(lambda conn, _: list(conn.execute(ends).scalars())) == ["cut_off", "accepted"]
 
 
-async def test_a_step_that_was_not_called_whole_is_made_again(engine: Engine, clock: Any) -> None:
-    """It counts as one: what was left out of it would have no other."""
+async def test_what_of_a_step_is_not_called_under_its_claim_is_pushed_under_the_next(
+    engine: Engine, clock: Any
+) -> None:
+    """It was made again from its first notification, each time, and came to its last at no vendor that takes so long."""
     house = await owed(engine, clock, [])
-    for _ in range(3):
-        await house.send(escalate=to_store((Step(60, "next_address"),)))
+    titles = ["one", "two", "three"]
+    for title in titles:
+        await house.send(push=json.dumps({"title": title}), escalate=to_store((Step(60, "next_address"),)))
     clock.forward(s=1)
     await house.told()
     clock.forward(s=60)
     await engine.write(lambda conn, now_ms: escalate(conn, now_ms, lambda _: house.policy))
-    (attempt,) = await house.plan()
-    assert (attempt.send.form, len(attempt.send.notes)) == ("repeat", 3)
-    vendor: Any = Slow(clock, asyncio.Event(), upto=3, most=3)
-    account = Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(99, 99))
-    calls = Calls(clock, house.rng, Accounts([account]), open_token=lambda _, sealed: sealed.decode())
-    result = await calls.make(account, attempt, until_ms=clock.monotonic_ms() + 3_000)
-    assert (vendor.shown.total(), result.word, result.partly, result.waiting) == (2, "retry", True, ())
-    assert account.in_flight == 0
+    vendor = Slow(clock, asyncio.Event(), upto=3, most=9, takes_s=13)
+    async with asyncio.timeout(10):
+        await works(house, vendor)
+    assert vendor.shown == Counter(titles), "each once"
+    forms = select(push_attempt.c.form).order_by(push_attempt.c.claim_token)
+    assert await engine.read(lambda conn, _: list(conn.execute(forms).scalars())) == ["each", *["repeat"] * 3]
+    job = await house.job("ann/phone")
+    assert (job.escalate_seq, job.reason) == (0, "told")
+    await house.checked(law.everything(house.app, house.policy))

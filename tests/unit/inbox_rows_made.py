@@ -60,5 +60,6 @@ def job(**more: Any) -> PushJob:
         "claim_token": 0,
         "shown_seq": 0,
         "escalate_seq": 0,
+        "escalate_after": 0,
     }
     return PushJob(**(values | more))

@@ -93,6 +93,13 @@ def test_with_one_address_it_is_a_plain_repeat() -> None:
     assert (found.address.account, found.form) == ("v", Form.REPEAT)
 
 
+def test_what_there_was_no_time_for_goes_where_the_step_began() -> None:
+    going_on = job(escalate_seq=3, escalate_after=1)
+    found = sent(step(stepping(1), stepping(2), stepping(3), job=going_on, told_last=W))
+    assert ([note.push_id for note in found.notes], found.from_seq) == (["m2", "m3"], 2)
+    assert (found.address.account, found.form) == ("w", Form.ESCALATE)
+
+
 def test_one_that_fails_again_and_again_gives_its_turn_to_the_next_one_after_it() -> None:
     tries = [sent(step(stepping(1), job=job(escalate_seq=1, tries=n * TRIES_PER_ADDRESS))) for n in range(3)]
     assert [one.address.account for one in tries] == ["w", "x", "w"]
