@@ -212,10 +212,10 @@ BUGS = (
             ),
             Edit(
                 "relay/inbox/service.py",
-                "        answer: AckAnswer = await self.engine.write_batched(self._ack, request)\n",
-                "        from relay.store.events import emit\n\n"
-                "        answer: AckAnswer = await self.engine.write_batched(self._ack, request)\n"
-                "        await self.engine.write(lambda conn, now_ms: emit(conn, now_ms, ack.reports))\n",
+                "            answer: AckAnswer = await self.engine.write_batched(self._ack, request)\n",
+                "            from relay.store.events import emit\n\n"
+                "            answer: AckAnswer = await self.engine.write_batched(self._ack, request)\n"
+                "            await self.engine.write(lambda conn, now_ms: emit(conn, now_ms, ack.reports))\n",
             ),
         ),
         ("tests/store/test_one_transaction.py::test_k14_an_end_and_its_report_are_one_commit",),
