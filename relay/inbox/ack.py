@@ -199,8 +199,10 @@ def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: st
             raise CursorRefused("The numbering has begun anew; shake hands again.")
         if _past(device, cursor):
             return None
-        if forked or cursor.seq > locked.head_seq or cursor.session > device.session:
-            raise CursorRefused("This cursor is of numbers that were lost; shake hands again.")
+        if cursor.seq > locked.head_seq or cursor.session > device.session:
+            raise Malformed("This cursor is ahead of the inbox; shake hands again.", code="invalid_cursor")
+        if forked:
+            raise CursorRefused("This cursor ends at another message; shake hands again.")
         return cursor.seq
     if request.upto is not None and request.upto > locked.head_seq:
         raise Malformed("`upto` is beyond what was sent on this connection.", code="invalid_cursor")

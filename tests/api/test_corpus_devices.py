@@ -215,18 +215,19 @@ def resealed(face: Face, cursor: str, **changes: Any) -> str:
     return seal(replace(was, **changes), device, CursorKeys(newest, keys))
 
 
-of_lost_numbers = pytest.mark.parametrize(
+OLD_EPOCH = pytest.param({"epoch8": b"otherone"}, id="B079-old-epoch")
+ANOTHER_MESSAGE = pytest.param({"tail8": b"otherone"}, id="B079-another-message-at-its-number")
+
+
+@pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"epoch8": b"otherone"}, id="B079-old-epoch"),
+        OLD_EPOCH,
         pytest.param({"seq": 99}, id="B079-ahead-of-the-head"),
         pytest.param({"session": 99}, id="B079-session-ahead"),
-        pytest.param({"tail8": b"otherone"}, id="B079-another-message-at-its-number"),
+        ANOTHER_MESSAGE,
     ],
 )
-
-
-@of_lost_numbers
 async def test_a_cursor_of_numbers_that_were_lost(face: Face, changes: dict[str, Any]) -> None:
     """Retention (410) is walked on both stores, row by row of protocol 8.5, by the tests of pages."""
     sent = await face.sent()
@@ -237,7 +238,7 @@ async def test_a_cursor_of_numbers_that_were_lost(face: Face, changes: dict[str,
     assert [one["id"] for one in (await face.sync(cursor=go_on)).json["batches"][0]["entries"]] == [sent]
 
 
-@of_lost_numbers
+@pytest.mark.parametrize("changes", [OLD_EPOCH, ANOTHER_MESSAGE])
 async def test_an_ack_of_numbers_that_were_lost_acks_nothing(face: Face, changes: dict[str, Any]) -> None:
     """What the device has stored under that number is not the message that the sender would be told of."""
     sent = await face.sent()
