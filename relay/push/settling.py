@@ -92,7 +92,11 @@ def settle(
     quota.correct(
         conn,
         spent=[(*_place(one), one.spent) for one in settlements if one.spent is not None],
-        uncalled=[((*_place(one), one.counted), one.result.uncalled) for one in settlements if one.counted is not None],
+        uncalled=[
+            ((*_place(one), one.counted), one.result.uncalled)
+            for one, then in zip(settlements, answers, strict=True)
+            if one.counted is not None and then is not None  # else it may be settled once more, by its user's new name
+        ],
     )
     quota.hold(conn, [held for one in settlements if one.result.spent for held in _held(one)])
     attempt_rows.end_attempts(conn, ends)
