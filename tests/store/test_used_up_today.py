@@ -175,6 +175,7 @@ async def test_channels_that_share_a_quota_are_used_up_together(shop: House) -> 
     async def told(channels: dict[str, str]) -> list[str | None]:
         for user, push in channels.items():
             await shop.send(user, push=push)
+            shop.clock.forward(s=1)  # who waits longest is called first
         stop = asyncio.Event()
         vendor = Classes(stop)
         await works(shop, account_of(vendor), stop)
