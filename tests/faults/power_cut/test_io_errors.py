@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,10 @@ class Template:
             (home / name).touch(mode=0o600)
             (home / name).write_bytes(data)
         old = self.ledger
-        return Ledger(key=old.key, epoch=old.epoch, tokens=dict(old.tokens))
+        return Ledger(key=old.key, epoch=old.epoch, ready_at=old.ready_at, tokens=dict(old.tokens))
+
+
+NOTHING = Template({}, Ledger(ready_at=sys.maxsize))  # before the first start: nothing was promised yet
 
 
 @pytest.fixture(scope="module")
@@ -203,21 +207,33 @@ async def test_a_disk_that_was_full_for_a_while_costs_refusals_and_nothing_else(
     assert refused >= RUNS // 2
 
 
-@pytest.mark.parametrize("what", ["write", "sync", "open"])
-async def test_a_start_whose_disk_fails_says_so_and_the_next_one_works(
-    tmp_path: Path, template: Template, what: str
-) -> None:
-    for nth in range(1, 8):
-        home = tmp_path / str(nth)
-        ledger, disk = template.put(home), Disk(home)
-        disk.fails = Nth(what, nth)
-        with disk.recording():
-            try:
-                async with asyncio.timeout(HANG_S), opened(home, ledger.key):
-                    pass
-            except (ConfigError, StoreDamaged, Problem):
+async def started(before: Template, home: Path, fault: Nth) -> tuple[list[str], bool]:
+    """A start, and a stop, on a disk that fails so: what is missing or wrong afterwards, and whether it ended in words."""
+    ledger, disk = before.put(home), Disk(home)
+    disk.fails, ended = fault, False
+    with disk.recording():
+        try:
+            async with asyncio.timeout(HANG_S), opened(home, ledger.key):
                 pass
-        assert not await judged(template, disk.events, ledger, home), nth
+        except (ConfigError, StoreDamaged, Problem):
+            ended = True
+    return await judged(before, disk.events, ledger, home), ended
+
+
+@pytest.mark.parametrize(("first", "what"), [(True, "write"), (True, "sync"), (True, "open"), (False, "open")])
+async def test_a_start_whose_disk_fails_says_so_and_the_next_one_works(
+    tmp_path: Path, template: Template, first: bool, what: str
+) -> None:
+    """A start of a store that is there already writes nothing into it."""
+    before, healthy, said = NOTHING if first else template, Nth(what, sys.maxsize), 0
+    assert await started(before, tmp_path / "healthy", healthy) == ([], False)
+    for nth in sample(healthy.count):
+        fault = Nth(what, nth)
+        complaints, ended = await started(before, tmp_path / str(nth), fault)
+        assert not complaints, nth
+        assert fault.hit, nth
+        said += ended
+    assert said >= RUNS // 2
 
 
 class BrokenRelay(RelayProcess):
