@@ -9,7 +9,7 @@ import pytest
 from raw_socket import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, WITHIN_S, dialled, frame
 from running_relay import ORIGIN, Face
 
-from relay.realtime.protocol import Close
+from relay.realtime.protocol import WRITE_S, Close
 from relay.realtime.writer import FrameWriter
 
 KIB = 1024
@@ -293,8 +293,15 @@ async def test_b090_a_thousand_acks_and_the_last_one_heard_counts(face: Face) ->
     assert 40 <= acked <= 60  # the burst, and what the rate allows meanwhile
 
 
+async def no_socket_is_left(face: Face) -> None:
+    async with asyncio.timeout(20):
+        while (await face.call("GET", "/metrics")).text.find("relay_sockets 0.0") < 0:
+            await face.sync(wait=1)
+
+
 async def test_b091_a_client_that_never_reads(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
     """F94: closed after 20 s by the product's own number; what it was sent stays owed."""
+    assert WRITE_S == 20
     monkeypatch.setattr("relay.realtime.protocol.WRITE_S", 0.5)
     codes: list[Close] = []
     close = FrameWriter.close
@@ -308,9 +315,7 @@ async def test_b091_a_client_that_never_reads(face: Face, monkeypatch: pytest.Mo
     async with dialled(face.of.port, face.token, hello={}, limit=KIB) as line:
         for n in range(40):
             line.tell(type="fill", ref=str(n), **{"from": 0, "to": 15})
-        async with asyncio.timeout(20):
-            while (await face.call("GET", "/metrics")).text.find("relay_sockets 0.0") < 0:
-                await face.sync(wait=1)
+        await no_socket_is_left(face)
         line.writer.transport.abort()
     assert codes[:1] == [Close.SLOW], codes
     assert [one["id"] for one in await face.inbox()] == sent
@@ -359,3 +364,4 @@ async def test_a_device_that_hangs_up_while_it_is_answered_and_comes_back_at_onc
         while not (said := await line.hear_of("batch"))["entries"]:
             pass
         assert [entry["body"] for entry in said["entries"]] == ["here"]
+    await no_socket_is_left(face)

@@ -374,6 +374,7 @@ async def test_a_backends_key_opens_no_stream(face: Face) -> None:
 
 
 async def test_a_device_has_so_many_connections_at_once_and_no_more(face: Face) -> None:
+    """F41."""
     await greeted(face)
     async with stream(face, face.token) as one, stream(face, face.token) as two, stream(face, face.token) as three:
         for events in (one, two, three):

@@ -89,6 +89,7 @@ async def test_flt_32_f16_what_a_half_open_connection_does_not_ack_is_pushed(at:
 
 
 async def test_flt_35_of_two_connections_of_a_device_the_newer_stays(at: Scene, ann: str) -> None:
+    """F41: the last session wins."""
     token = await at.device(ann)
     old = await at.connect(token)
     new = await at.connect(token)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beside import held
 from house import House
 
 from relay import message_logs
@@ -119,6 +120,24 @@ async def test_an_hour_is_closed_a_quarter_after_its_end(house: House, logs: Mes
     house.clock.forward(ms=1)
     assert (await listed(logs))[0] == hour
     assert len(read(await logs.log("shop", hour))) == 1
+
+
+@pytest.mark.parametrize("engine", ["postgres"], indirect=True)
+async def test_f99_what_a_slow_transaction_has_accepted_is_in_the_file_of_its_hour(
+    house: House, logs: MessageLogs
+) -> None:
+    """As long as one of the hour may be open, there is no file: for a quarter of an hour. It commits at the last moment."""
+    hour = hour_text(house.clock.now_ms())
+    async with held(house) as slow:
+        (accepted,) = await slow.accept(house.message())
+        house.clock.forward(ms=HOUR_MS + 15 * 60_000 - 1)
+        with pytest.raises(Conflict):
+            await logs.log("shop", hour)
+        await slow.commit()
+    house.clock.forward(ms=1)
+    message, last = read(await logs.log("shop", hour))
+    assert message["id"] == accepted.message_id
+    assert (last["trailer"]["messages"], last["trailer"]["first"]) == (1, accepted.message_id)
 
 
 async def test_logs_are_kept_for_their_time(house: House, logs: MessageLogs) -> None:

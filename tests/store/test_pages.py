@@ -467,7 +467,7 @@ async def test_8_5_what_cannot_be_read_is_an_invalid_cursor(house: House) -> Non
 
 
 async def test_8_5_a_cursor_is_good_for_one_device_and_one_key_ring(house: House) -> None:
-    """Row 1, I7: another device's, another user's, another app's, another relay's, and one that was changed."""
+    """Row 1, F60, I7: another device's, another user's, another app's, another relay's, and one that was changed."""
     mine = house.store("ann/phone").cursor or ""
     await house.register("bob/phone")
     strangers = [house.key("ann/tablet"), house.key("bob/phone"), house.key("ann/phone")._replace(app_id="other")]

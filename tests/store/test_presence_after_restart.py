@@ -1,4 +1,4 @@
-"""What a relay makes, when it starts, of devices that were online or had just gone when it stopped (protocol §6.6)."""
+"""F35: what a relay makes, when it starts, of devices that were online or had just gone when it stopped (protocol §6.6)."""
 
 import pytest
 from clocks import SetClock

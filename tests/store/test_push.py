@@ -193,7 +193,7 @@ async def test_a_thousand_messages_are_one_summary(desk: Desk, clock: Any) -> No
 
 
 async def test_a_lost_worker_s_job_is_due_again_and_its_late_word_changes_nothing(desk: Desk, clock: Any) -> None:
-    """F19: it died between the vendor's 200 and SETTLE: at most one more push, and that with the same id."""
+    """F19, F33: it died between the vendor's 200 and SETTLE, or slept: at most one more push, and that with the same id."""
     await desk.send()
     clock.forward(s=1)
     (lost,) = await desk.plan()

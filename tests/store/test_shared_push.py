@@ -185,11 +185,15 @@ async def test_what_was_read_on_another_device_is_no_news(house: House) -> None:
     assert await later(house) == []
 
 
-async def test_a_member_going_offline_while_the_job_runs_is_told(house: House) -> None:
+@pytest.mark.parametrize("job_first", [True, False])
+async def test_a_member_going_offline_while_the_job_runs_is_told(house: House, job_first: bool) -> None:
     """F84: the job comes first and finds it online, or the goodbye comes first: either way it is due."""
     await house.hello(PHONE)
-    await post(house)
+    await house.inbox.accept(house.message(users=(), group="g", conversation_id="g"))
+    if job_first:
+        assert await house.inbox.fan_out()
     await house.bye(PHONE)
+    assert await house.inbox.fan_out() == (not job_first)
     assert len(await later(house)) == 1
 
 

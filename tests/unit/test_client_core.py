@@ -203,6 +203,7 @@ def test_a_refused_cursor_is_never_said_again() -> None:
 
 
 def test_a_cursor_that_cannot_be_read_is_forgotten_and_everything_else_kept() -> None:
+    """F60: a handshake without one, and no loop."""
     core = reading(Position("e1", 4, "e1/4"))
     adopt = only(core.handle(steps.Came({"type": "error", "code": "invalid_cursor"})), steps.Adopt)
     assert adopt.position.cursor is None
