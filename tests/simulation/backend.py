@@ -310,7 +310,7 @@ class Backend:
         self.ever_heard.add(id_)
         known = self.heard.setdefault(id_, Heard(json.loads(body)["type"], body))
         if json.loads(known.body)["data"] != json.loads(body)["data"]:
-            raise Broken(f"I16: event {id_} changed between two attempts")
+            raise Broken(f"SIM-I16: event {id_} changed between two attempts")
         if faults.strikes("receiver_lost"):
             raise PostFailed("timeout")
         return Answer(status=204)
@@ -325,7 +325,7 @@ class Backend:
         id_, at = headers["webhook-id"], headers["webhook-timestamp"]
         mac = hmac.digest(self.secret, f"{id_}.{at}.".encode() + body, hashlib.sha256)
         if f"v1,{base64.b64encode(mac).decode()}" not in headers["webhook-signature"].split(" "):
-            raise Broken(f"I16: the signature of {id_} does not fit")
+            raise Broken(f"SIM-I16: the signature of {id_} does not fit")
         return id_
 
     # --- hearing, by pull ---

@@ -2,7 +2,7 @@
 
 I33: what is acked by the cursor that a device comes with was shown by the version that it had, not by the one that comes. So
 whatever the older one could not show in full is held, or comes again (what the device sent itself is I38's matter). I34: what
-was held, and can be shown now, comes again: once, and nothing else does.
+was held, and can be shown now, comes again: once, and nothing else does. I26: each begins a session of its own.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from relay.inbox import service
+from relay.inbox import handshake, service
 from relay.model import DeviceKey
 
 from .client import Broken
@@ -68,13 +68,17 @@ class Handshakes:
         self._wrong: str | None = None
 
     @contextmanager
-    def heard(self, devices: Iterable[DeviceKey], now_ms: int) -> Iterator[None]:
-        """These shake hands, in one transaction."""
-        before = {device: self._known(device, now_ms) for device in devices}
-        yield
+    def heard(self, devices: Iterable[DeviceKey], now_ms: int) -> Iterator[set[DeviceKey]]:
+        """These shake hands, in one transaction. Takes those that were welcomed."""
+        before, welcomed = {device: self._known(device, now_ms) for device in devices}, set[DeviceKey]()
+        yield welcomed
         for device, old in before.items():
             new = self._known(device, now_ms)
-            if old is not None and new is not None and new.session > old.session:
+            if old is None or new is None:
+                continue
+            if device in welcomed and new.session <= old.session:
+                self._wrong = f"I26: {device} has shaken hands, and its session is still {new.session}"
+            if new.session > old.session:
                 wrong = self._judged(device, old, new, now_ms)
                 self._wrong = self._wrong or wrong
 
@@ -137,8 +141,11 @@ def heard(handshakes: Callable[[], Handshakes]) -> Iterator[None]:
     hello = service.hello
 
     def shaking(conn: Any, now_ms: int, hellos: Sequence[Any], *more: Any) -> Any:
-        with handshakes().heard({one.device: None for one in hellos}, now_ms):
-            return hello(conn, now_ms, hellos, *more)
+        with handshakes().heard({one.device: None for one in hellos}, now_ms) as welcomed:
+            answers = hello(conn, now_ms, hellos, *more)
+            taken = zip(hellos, answers, strict=True)
+            welcomed |= {one.device for one, answer in taken if isinstance(answer, handshake.Welcome)}
+        return answers
 
     service.hello = shaking
     try:

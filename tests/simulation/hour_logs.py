@@ -1,7 +1,7 @@
 """Somebody who fetches the message log of each hour as soon as it is closed (I44, protocol §13).
 
 What stands in it is compared with the rows by SQL of our own, then and at the end of the run: an accept that comes into an
-hour whose log was given out would be in none.
+hour whose log was given out would be in none. Nor has a log anything of another app (I45).
 """
 
 import asyncio
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 60.0
 _ACCEPTED = "SELECT message_id FROM message WHERE app_id = ? AND accepted_ms >= ? AND accepted_ms < ?"
+_OTHERS = "SELECT 1 FROM message WHERE message_id = ? AND app_id <> ?"
 
 Hour = tuple[str, str]  # an app's
 T = TypeVar("T")
@@ -98,11 +99,17 @@ class HourLogs:
         given = self._given[hour]
         start_ms = start_of(text)
         assert start_ms is not None
-        rows = self.world.store.raw.execute(_ACCEPTED, (app_id, start_ms, start_ms + HOUR_MS))
+        found = self.world.store.raw.execute(_ACCEPTED, (app_id, start_ms, start_ms + HOUR_MS))
+        rows = {id_ for (id_,) in found}
         if len(set(given)) < len(given):
             raise Broken(f"I44: the log of {text} has a message of {app_id} more than once")
-        if missing := sorted({id_ for (id_,) in rows} - set(given)):
+        if missing := sorted(rows - set(given)):
             raise Broken(f"I44: {missing[0]} of {app_id} was accepted in {text}, whose log does not have it")
+        for id_ in sorted(
+            set(given) - rows
+        ):  # by now it may be gone, or have been sent again since the store was set back
+            if self.world.store.raw.execute(_OTHERS, (id_, app_id)).fetchone():
+                raise Broken(f"I45: {id_} is another app's, and is in the log of {text} of {app_id}")
 
 
 def _messages(path: Path) -> list[str]:

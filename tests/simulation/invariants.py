@@ -238,6 +238,8 @@ class Referee:
             if from_seq <= low or to_seq < from_seq:
                 raise Broken(f"I10: {user} {row} has a range {from_seq}..{to_seq} after {low}")
             low = to_seq
+        if before is not None and row.session < before.session:
+            raise Broken(f"I26: the session of {user} {row.device_id} fell to {row.session}")
         if before is None or before.state == "gone":
             return
         key = DeviceKey(*user, row.device_id)
@@ -245,8 +247,6 @@ class Referee:
             self.silence.heard(key, row.session)
         if before.session == row.session and (before.online > row.online or row.offline_told > before.offline_told):
             self.silence.went(key, row.session, lingers=bool(row.lingers and not row.offline_told))
-        if row.session < before.session:
-            raise Broken(f"I26: the session of {user} {row.device_id} fell to {row.session}")
         if row.acked_seq < before.acked_seq and row.lineage_session == before.lineage_session:
             raise Broken(f"I8: acked_seq of {user} {row.device_id} fell to {row.acked_seq} without a rebase")
 
@@ -316,7 +316,7 @@ class Referee:
         """SIM-I15: the books of the relay's own auditor add up."""
         users = [UserKey(*row) for row in self._store.raw.execute("SELECT app_id, user_id FROM inbox").fetchall()]
         if wrong := audit.imbalances(self._store.conn, now_ms, users):
-            raise Broken(f"I15: the books do not add up: {wrong}")
+            raise Broken(f"SIM-I15: the books do not add up: {wrong}")
 
     def accepted(self, app_id: str, sents: Iterable["Sent"], must_have: Callable[[UserKey, "Sent"], bool]) -> None:
         """SIM-I1, I39: whoever was to have an accepted message has an entry of it, or had one that is over."""

@@ -47,7 +47,7 @@ class Result:
 
 
 def listening(worlds: list[World]) -> Callable[[Any, str, MutableMapping[str, Any]], NoReturn]:
-    """Hears what the relay logs, and prints nothing. It names no body, title or token (I18).
+    """Hears what the relay logs, and prints nothing. It names no body, title or token (SIM-I18).
 
     Nor does it survive a mistake of its own: in operation one push, event or step that breaks is put aside, so that the others
     go on; here it is what the run was made to find, and so is an invariant that a vendor sees broken.
@@ -56,7 +56,7 @@ def listening(worlds: list[World]) -> Callable[[Any, str, MutableMapping[str, An
     def heard(_: Any, __: str, event: MutableMapping[str, Any]) -> NoReturn:
         text = str(event)
         if "hush-" in text or "tok-" in text:
-            worlds[0].fail(Broken(f"I18: a secret in the log: {text}"))
+            worlds[0].fail(Broken(f"SIM-I18: a secret in the log: {text}"))
         if isinstance(sys.exc_info()[1], Raised):
             raise structlog.DropEvent  # that one was meant
         if event["event"] in PUT_ASIDE or (event["event"] == "push.quarantined" and event.get("reason") is not None):

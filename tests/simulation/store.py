@@ -140,7 +140,7 @@ class NodeEngine:
     async def _put(self, work: Any, item: Any, *, batched: bool) -> Any:
         self._refuse()
         self.asked(item)
-        assert len(self._waiting) < SENDS_MAX, "I13: the writer's queue is over its bound"
+        assert len(self._waiting) < SENDS_MAX, "SIM-I13: the writer's queue is over its bound"
         job = Job(work, item, batched=batched, future=asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         if self._writer is None or self._writer.done():

@@ -117,7 +117,7 @@ class Vendor:
         if owner is not None and not self._names(push, owner[0]):
             untils = [until_s for device, until_s in former if self._names(push, device)]
             if not untils:
-                raise Broken(f"I10: a push for {push.relay['device']} went to the token of {owner[0]}")
+                raise Broken(f"SIM-I10: a push for {push.relay['device']} went to the token of {owner[0]}")
             if all(until_s is not None and now_s() > until_s + PAUSE_SLACK_S for until_s in untils):
                 raise Broken(f"I22: {push.relay['device']} was pushed to although its token had moved to {owner[0]}")
         if owner is not None and self._names(push, owner[0]):
