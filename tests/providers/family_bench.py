@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from providers.contract import Push, Scope, Verdict
+from providers.contract import Outcome, Push, Scope, Verdict
 from providers.huawei_family import HuaweiFamily
 from providers.loading import build
 from providers.sandbox import Sandbox
@@ -46,6 +46,16 @@ class Bench:
             found[word] = (outcome.verdict, outcome.scope)
             unsure |= {word} if outcome.maybe_sent else set()
         return found, unsure
+
+    async def measures_alike(self) -> None:
+        """What adapter and emulator call too large is the same, by the byte."""
+        provider = self.provider()
+        request = provider.encode(push(body=""), "x")
+        room = 4096 - (request.payload_bytes or 0) + len("Ann")  # without a body, the title stands in for it
+        assert (await provider.send(push(body="x" * room))).verdict is Verdict.ACCEPTED
+        assert (await provider.send(push(body="x" * (room + 1)))) == Outcome(
+            verdict=Verdict.TOO_LARGE, vendor_code="measured_here"
+        )
 
     async def phone(self, token: str) -> dict[str, Any]:
         async with aiohttp.ClientSession() as http, http.get(f"{self.sandbox.url}/_phones?token={token}") as answer:

@@ -5,9 +5,9 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
+from meeting import Answered
 
 from providers.apns import ApnsProvider
 from providers.contract import Outcome, Push, Scope, Verdict
@@ -21,13 +21,6 @@ from providers.sandbox.faults import Place
 
 NOW = 1_800_000_000.0
 ACCOUNT, TOKEN, MESSAGE = Scope.ACCOUNT, Scope.TOKEN, Scope.MESSAGE
-
-
-class Answered(NamedTuple):
-    verdict: Verdict
-    scope: Scope = MESSAGE
-    retry_after_s: float | None = None
-    maybe_sent: bool = False
 
 
 REFUSED, PARKED = Answered(Verdict.REFUSED), Answered(Verdict.MISCONFIGURED, ACCOUNT)
@@ -97,13 +90,6 @@ async def sandbox(clock: Clock) -> AsyncIterator[Sandbox]:
     await sandbox.start()
     yield sandbox
     await sandbox.stop()
-
-
-@pytest.fixture
-def apple(sandbox: Sandbox) -> ApnsEmulator:
-    emulator = sandbox.emulators["apns"]
-    assert isinstance(emulator, ApnsEmulator)
-    return emulator
 
 
 def connected(apple: ApnsEmulator, clock: Clock, *, total_s: float = 10, certificate: bool = False) -> ApnsProvider:

@@ -39,13 +39,6 @@ async def sandbox() -> AsyncIterator[Sandbox]:
     await sandbox.stop()
 
 
-@pytest.fixture
-def apple(sandbox: Sandbox) -> ApnsEmulator:
-    emulator = sandbox.emulators["apns"]
-    assert isinstance(emulator, ApnsEmulator)
-    return emulator
-
-
 def port_of(apple: ApnsEmulator) -> int:
     return int(apple.url.rpartition(":")[2])
 

@@ -6,10 +6,11 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
+from meeting import Answered
 
 from providers import loading
 from providers.contract import Outcome, Push, Scope, Verdict
@@ -22,13 +23,6 @@ from providers.transport import HttpTransport
 
 NOW = 1_800_000_000.0
 ACCOUNT, TOKEN, MESSAGE = Scope.ACCOUNT, Scope.TOKEN, Scope.MESSAGE
-
-
-class Answered(NamedTuple):
-    verdict: Verdict
-    scope: Scope = MESSAGE
-    retry_after_s: float | None = None
-    maybe_sent: bool = False
 
 
 # Sheet fcm.md §6, row by row, and what a network can do besides.

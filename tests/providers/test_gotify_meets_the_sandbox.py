@@ -4,10 +4,11 @@ import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
+from meeting import Answered
 
 from providers import loading
 from providers.contract import Push, Scope, Verdict
@@ -20,13 +21,6 @@ from providers.transport import HttpTransport
 
 NOW = 1_800_000_000.0
 TOKEN = Scope.TOKEN
-
-
-class Answered(NamedTuple):
-    verdict: Verdict
-    scope: Scope = Scope.MESSAGE
-    retry_after_s: float | None = None
-    maybe_sent: bool = False
 
 
 CONFIG = Answered(Verdict.MISCONFIGURED, TOKEN)

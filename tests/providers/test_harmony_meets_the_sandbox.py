@@ -11,7 +11,7 @@ import jwt
 import pytest
 from family_bench import CONFIG, DEAD, NOW, REFUSED, RETRY, SLOWER, Bench, bench_of, push
 
-from providers.contract import Outcome, Scope, Verdict
+from providers.contract import Scope, Verdict
 from providers.harmony import HarmonyProvider
 from providers.sandbox import Sandbox
 from providers.sandbox.faults import Place
@@ -142,13 +142,7 @@ async def test_a_bearer_is_renewed_in_time_and_refused_once_the_key_is_gone(benc
 
 
 async def test_what_is_too_large_is_measured_alike(bench: Bench) -> None:
-    provider = bench.provider()
-    request = provider.encode(push(body=""), "x")
-    room = 4096 - (request.payload_bytes or 0) + len("Ann")  # without a body, the title stands in for it
-    assert (await provider.send(push(body="x" * room))).verdict is Verdict.ACCEPTED
-    assert (await provider.send(push(body="x" * (room + 1)))) == Outcome(
-        verdict=Verdict.TOO_LARGE, vendor_code="measured_here"
-    )
+    await bench.measures_alike()
 
 
 async def test_beyond_its_rights_all_is_marketing_and_swallowed_after_two(bench: Bench) -> None:

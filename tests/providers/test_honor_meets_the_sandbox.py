@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from family_bench import CONFIG, DEAD, NOW, REFUSED, RETRY, SLOWER, Bench, bench_of, push
 
-from providers.contract import Outcome, Scope, Verdict
+from providers.contract import Scope, Verdict
 from providers.honor import HonorProvider
 from providers.sandbox.faults import Place
 from providers.sandbox.honor import HonorEmulator, answer_to
@@ -151,13 +151,7 @@ async def test_a_login_that_fails_sends_nothing(bench: Bench, word: str, verdict
 
 
 async def test_what_is_too_large_is_measured_alike(bench: Bench) -> None:
-    provider = bench.provider()
-    request = provider.encode(push(body=""), "x")
-    room = 4096 - (request.payload_bytes or 0) + len("Ann")  # without a body, the title stands in for it
-    assert (await provider.send(push(body="x" * room))).verdict is Verdict.ACCEPTED
-    assert (await provider.send(push(body="x" * (room + 1)))) == Outcome(
-        verdict=Verdict.TOO_LARGE, vendor_code="measured_here"
-    )
+    await bench.measures_alike()
 
 
 async def test_marketing_is_swallowed_after_two(bench: Bench) -> None:

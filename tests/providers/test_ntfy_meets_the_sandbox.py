@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
+from meeting import Answered
 
 from providers import loading
 from providers.contract import Push, Scope, Verdict
@@ -17,13 +18,6 @@ from providers.transport import HttpTransport
 
 NOW = 1_800_000_000.0
 ACCOUNT, TOKEN, MESSAGE = Scope.ACCOUNT, Scope.TOKEN, Scope.MESSAGE
-
-
-class Answered(NamedTuple):
-    verdict: Verdict
-    scope: Scope = MESSAGE
-    retry_after_s: float | None = None
-    maybe_sent: bool = False
 
 
 REFUSED = Answered(Verdict.REFUSED)

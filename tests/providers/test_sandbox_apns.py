@@ -40,13 +40,6 @@ async def sandbox(clock: Clock) -> AsyncIterator[Sandbox]:
     await sandbox.stop()
 
 
-@pytest.fixture
-def apple(sandbox: Sandbox) -> ApnsEmulator:
-    emulator = sandbox.emulators["apns"]
-    assert isinstance(emulator, ApnsEmulator)
-    return emulator
-
-
 class Plain(PlainClient):
     """One connection; one request after the other, whatever the headers."""
 

@@ -4,11 +4,12 @@ import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import http_ece
 import pytest
+from meeting import Answered
 
 from providers import loading
 from providers.contract import Push, Scope, Verdict
@@ -23,13 +24,6 @@ from providers.webpush_crypto import base64url, from_base64, private_key
 
 NOW = 1_800_000_000.0
 TOKEN = Scope.TOKEN
-
-
-class Answered(NamedTuple):
-    verdict: Verdict
-    scope: Scope = Scope.MESSAGE
-    retry_after_s: float | None = None
-    maybe_sent: bool = False
 
 
 DEAD = Answered(Verdict.TOKEN_DEAD, TOKEN)

@@ -9,10 +9,11 @@ import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
+from meeting import Answered
 from pywebpush import WebPushException, webpush
 
 from providers import loading
@@ -35,13 +36,6 @@ HOSTS = {
     "apple": "web.push.apple.com",
 }
 MESSAGE, TOKEN = Scope.MESSAGE, Scope.TOKEN
-
-
-class Answered(NamedTuple):
-    verdict: Verdict
-    scope: Scope = MESSAGE
-    retry_after_s: float | None = None
-    maybe_sent: bool = False
 
 
 DEAD = Answered(Verdict.TOKEN_DEAD, TOKEN)
