@@ -133,9 +133,25 @@ class Scene:
 
     async def events(self, user: str, *types: str) -> list[dict[str, Any]]:
         """What the backend is told of a user, by pull."""
-        status, answer = await self.call("GET", f"/v1/events?types={','.join(types)}&limit=200")
-        assert status == 200, answer
-        return [event for event in answer["events"] if event["data"]["user"] == user]
+        return [event for event in await self.reports(*types) if event["data"].get("user") == user]
+
+    async def reports(self, *types: str) -> list[dict[str, Any]]:
+        """All that the backend can pull."""
+        found: list[dict[str, Any]] = []
+        only, cursor = f"&types={','.join(types)}" if types else "", ""
+        while True:
+            status, page = await self.call("GET", f"/v1/events?limit=200{only}{cursor}")
+            assert status == 200, page
+            found += page["events"]
+            if not page["more"]:
+                return found
+            cursor = f"&cursor={page['cursor']}"
+
+    def memory_mib(self, what: str = "VmRSS") -> float:
+        """What the relay has in memory, or another line of its /proc/…/status (proc_pid_status(5))."""
+        assert self.relay.child is not None
+        status = Path(f"/proc/{self.relay.child.pid}/status").read_text()
+        return int(status.partition(f"{what}:")[2].split()[0]) / 1024
 
     async def clear(self) -> None:
         """Everything is well again, and the devices so far are signed out: the next test has the relay for itself."""

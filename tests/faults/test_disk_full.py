@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 from relay_process import RelayProcess
+from scene import frame
 
 from relay.app import Relay
 from relay.clock import SystemClock
@@ -78,13 +79,6 @@ class Face:
         await ws.send_json({"type": "hello", "ref": "1", "store": {"id": "s"}, "cursors": {"inbox": self.cursors[-1]}})
         await frame(ws, "welcome")
         return ws
-
-
-async def frame(ws: aiohttp.ClientWebSocketResponse, type_: str) -> dict[str, Any]:
-    while True:
-        found = await ws.receive_json(timeout=15)
-        if found["type"] == type_:
-            return dict(found)
 
 
 async def eventually(what: Callable[[], Awaitable[bool]], *, within_s: float = 10) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from relay_process import RelayProcess
+from scene import eventually, frame
 
 DRAINS = int(os.environ.get("RELAY_DRAINS", "3"))
 SENDERS = 16
@@ -102,19 +103,6 @@ class Client:
         _, trace, _ = await self.call("GET", f"/v1/messages/{message}")
         found: list[dict[str, Any]] = trace["recipients"][0]["devices"][0]["attempts"]
         return found
-
-
-async def frame(ws: aiohttp.ClientWebSocketResponse, type_: str) -> dict[str, Any]:
-    while True:
-        found = await ws.receive_json(timeout=15)
-        if found["type"] == type_:
-            return dict(found)
-
-
-async def eventually(what: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
-        while not await what():
-            await asyncio.sleep(0.02)  # noqa: TID251 - looks again
 
 
 @pytest.fixture

@@ -286,22 +286,10 @@ class Crowd:
         ]
         assert not [secret for secret in secrets if secret in log], "L11"
 
-    async def reports(self) -> list[dict[str, Any]]:
-        """All that the backend can pull."""
-        found: list[dict[str, Any]] = []
-        path = "/v1/events?limit=200"
-        while True:
-            status, page = await self.at.call("GET", path)
-            assert status == 200, page
-            found += page["events"]
-            if not page["more"]:
-                return found
-            path = f"/v1/events?limit=200&cursor={page['cursor']}"
-
     async def ends(self) -> dict[tuple[str, str, str], list[str]]:
         """How each delivery ended: message, user, device."""
         found = defaultdict(list)
-        for event in await self.reports():
+        for event in await self.at.reports():
             if event["type"] in TERMINAL:
                 for one in event["data"]["deliveries"]:
                     place = (one["message_id"], event["data"]["user"], event["data"]["device"])
@@ -320,7 +308,7 @@ class Crowd:
 
     async def every_event_is_told(self, hook: str) -> None:
         """What two deaths cut off waits for minutes, by the plan of the webhooks: the operator has it sent now."""
-        told = {event["id"] for event in await self.reports()}
+        told = {event["id"] for event in await self.at.reports()}
         if late := sorted(told - self.at.receiver.taken.keys()):
             status, answer = await self.at.call("POST", f"/v1/webhooks/{hook}/replay", {"events": late[:500]})
             assert status == 202, answer

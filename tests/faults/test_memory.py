@@ -25,17 +25,11 @@ GROWTH = 1.1  # of the second half over the first: a queue without a bound shows
 MIB = 1024 * 1024
 
 
-def status_mib(at: Scene, name: str) -> float:
-    assert at.relay.child is not None
-    status = Path(f"/proc/{at.relay.child.pid}/status").read_text()
-    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
-
-
 def limit_memory(at: Scene) -> None:
     """What it has now may grow until 512 MiB are in use; an allocation beyond fails. Address space that is only reserved
     (stacks of threads, say) does not count."""
     assert at.relay.child is not None
-    most = int((status_mib(at, "VmSize") + LIMIT_MIB - status_mib(at, "VmRSS")) * MIB)
+    most = int((at.memory_mib("VmSize") + LIMIT_MIB - at.memory_mib("VmRSS")) * MIB)
     resource.prlimit(at.relay.child.pid, resource.RLIMIT_AS, (most, most))
 
 
@@ -79,7 +73,7 @@ async def test_flt_28_with_512_mib_it_refuses_what_it_cannot_take_and_does_not_g
         load = [asyncio.create_task(keep_sending(at, n, end, statuses, sent)) for n in range(SENDERS)]
         used: list[float] = []
         while clock() < end:
-            used.append(status_mib(at, "VmRSS"))
+            used.append(at.memory_mib("VmRSS"))
             await asyncio.sleep(SECONDS / 40)  # noqa: TID251 - looks now and then
         await asyncio.gather(*load)
         half = len(used) // 2

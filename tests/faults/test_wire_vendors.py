@@ -4,7 +4,6 @@ name. Whatever it is, the message stays owed, and the device gets it by itself o
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -226,14 +225,14 @@ async def test_flt_9_a_vendor_that_answers_nonsense_is_asked_again_later(
         wire = at.vendor_wires["gate"]
         sound, wire.target = wire.target, server.port
         token = await at.device(ann, "gate")
-        before = rss_mib(at)
+        before = at.memory_mib()
         message = await at.send(ann)
         if answer is endless:
             assert await verdicts(at, message, 1) == ["accepted"]  # its status said so
             assert wire.passed[DOWN] < ENDLESS_MIB / 4 * 2**20
         else:
             assert set(await verdicts(at, message, 1)) == {"retry"}
-        assert rss_mib(at) - before < 16
+        assert at.memory_mib() - before < 16
         assert "/elsewhere" not in asked
         wire.target = sound
         wire.cut()
@@ -246,13 +245,6 @@ async def test_flt_9_a_vendor_that_answers_nonsense_is_asked_again_later(
         await at.vendors["other"].calls_are(1)
         if answer is endless:
             await at.vendors["gate"].calls_are(1)  # its next push goes there as ever
-
-
-def rss_mib(at: Scene) -> float:
-    """What the relay has in memory."""
-    assert at.relay.child is not None
-    status = Path(f"/proc/{at.relay.child.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 async def _is(value: bool) -> bool:
