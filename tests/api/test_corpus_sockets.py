@@ -3,6 +3,7 @@
 import asyncio
 import json
 import struct
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -321,11 +322,12 @@ async def test_b091_a_client_that_never_reads(face: Face, monkeypatch: pytest.Mo
     assert [one["id"] for one in await face.inbox()] == sent
 
 
-async def test_b091_a_fourth_connection_of_one_device_takes_the_place_of_the_third(face: Face) -> None:
-    async with dialled(face.of.port, face.token, hello={}) as old, dialled(face.of.port, face.token, hello={}) as new:
-        assert await old.closed() == 4001
-        new.tell(type="hb", ref="1")
-        await new.hear_of("hb")
+async def test_b091_each_of_four_connections_of_one_device_takes_the_place_of_the_one_before(face: Face) -> None:
+    async with AsyncExitStack() as stack:
+        lines = [await stack.enter_async_context(dialled(face.of.port, face.token, hello={})) for _ in range(4)]
+        assert [await old.closed() for old in lines[:-1]] == [4001] * 3
+        lines[-1].tell(type="hb", ref="1")
+        await lines[-1].hear_of("hb")
 
 
 async def test_frames_may_come_in_any_pieces(face: Face) -> None:

@@ -287,7 +287,8 @@ async def test_revocation_ends_sockets_and_long_polls_at_once(house: House, how:
     async with asyncio.timeout(5):
         assert (await poll)[0] == 401
     assert await closed_with(mine) == 4401
-    assert not theirs.closed
+    await theirs.send_json({"type": "hb", "ref": "still"})
+    assert (await next_frame(theirs, "hb"))["ref"] == "still"
     assert await house.status(other["token"]) == 200
     await theirs.close()
 

@@ -37,7 +37,9 @@ async def serves(home: Path, *options: str, **environ: str) -> str:
                 line = await child.stdout.readline()
                 assert line, "it has ended"
                 said += line.decode()
-            for url in re.findall(r"http://[^\s)]+", said):
+            urls = re.findall(r"http://[^\s)]+", said)
+            assert f"Ready: {urls[0]}" in said
+            for url in urls:
                 async with aiohttp.ClientSession() as http, http.get(f"{url.removesuffix('/docs')}/healthz") as answer:
                     assert answer.status == 200, url
     finally:

@@ -247,6 +247,6 @@ async def test_a_mention_that_was_held_is_a_mention_when_it_is_released(house: H
             pass
     await read(house)
     await house.hello(PHONE, schema=5, app_version="2")
-    (listed,) = (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead or [{"mentions": 1}]
-    assert listed["mentions"] == 1
+    ahead = (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead
+    assert [listed["mentions"] for listed in ahead] == ([1] if ultra else [])
     assert len(await told(house)) == 1

@@ -80,4 +80,6 @@ async def test_what_comes_while_it_is_counted_is_not_forgotten(house: House) -> 
 
 async def test_another_app_has_a_quota_of_its_own(house: House) -> None:
     await house.sends(MOST, "bob")
+    with pytest.raises(Throttled):
+        house.inbox.quota.admit("shop")
     house.inbox.quota.admit("other")

@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 
 from relay.credentials import mint_api_key, mint_device_token
 from relay.secret import Secret
-from relay.store.engine import Watch
 from relay.telemetry.fields import FIELDS, VALUE_CHARS_MAX, hashed, safe
 from relay.telemetry.logs import setup_logging
 from relay.telemetry.metrics import Metrics
 from relay.telemetry.sink import LINES_MAX, LogSink
-from relay.webhooks.worker import Watch as WebhookWatch
 
 PROJECT = Path(__file__).parents[2]
 LEVELS = {"debug", "info", "warning", "error", "exception"}
@@ -544,9 +542,3 @@ def test_an_account_that_is_gone_shows_no_more() -> None:
     assert metrics.render().decode().count('account="old"') == 7
     metrics.gauges(sockets=0, leased=0, queue=0, circuits={}, parked={}, wal_reset=False)
     assert 'account="old"' not in metrics.render().decode()
-
-
-def test_it_is_the_watch_of_the_engine_and_of_the_webhooks() -> None:
-    engine: Watch = (metrics := Metrics())
-    webhooks: WebhookWatch = metrics
-    assert (engine, webhooks) == (metrics, metrics)
