@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
+import edge_app
 import pytest
 from running_relay import Face, Running, running
 
@@ -17,6 +18,13 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(tmp_path_factory.mktemp("relay"), SETTINGS) as one:
+        yield one
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[edge_app.Edge]:
+    """The HTTP layer by itself, without a relay behind it."""
+    async with edge_app.running() as one:
         yield one
 
 

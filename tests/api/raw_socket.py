@@ -13,6 +13,13 @@ from running_relay import ORIGIN
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 WITHIN_S = 20
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Protocol": "relay.v1.json",
+}
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True, reserved: int = 0) -> bytes:

@@ -301,10 +301,12 @@ async def test_b080_without_a_limit_there_is_a_default(face: Face) -> None:
 async def test_b081_of_four_parallel_polls_the_oldest_returns_empty(face: Face) -> None:
     cursor = await cursor_of(face)
     polls = []
-    for _ in range(4):
+    for n in range(4):
+        async with asyncio.timeout(20):
+            while face.of.relay.hub.waits < n:
+                await asyncio.sleep(0.01)  # noqa: TID251 - the relay waits in real time
         polls.append(asyncio.create_task(face.sync(cursor=cursor, wait=30)))
-        done, _ = await asyncio.wait(polls, timeout=0.3)
-    (first,) = done
+    (first,), _ = await asyncio.wait(polls, timeout=20, return_when=asyncio.FIRST_COMPLETED)
     assert first is polls[0]
     assert first.result().json["batches"][0]["entries"] == []
     sent = await face.sent()

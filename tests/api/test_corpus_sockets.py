@@ -7,20 +7,13 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from raw_socket import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, WITHIN_S, dialled, frame
+from raw_socket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, UPGRADE, WITHIN_S, dialled, frame
 from running_relay import ORIGIN, Face
 
 from relay.realtime.protocol import WRITE_S, Close
 from relay.realtime.writer import FrameWriter
 
 KIB = 1024
-UPGRADE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": KEY,
-    "Sec-WebSocket-Protocol": "relay.v1.json",
-}
 
 
 # --- the door ---------------------------------------------------------------------------------------------------------
@@ -159,7 +152,7 @@ async def test_a_device_that_another_node_has_signed_out_hears_it_when_it_speaks
     gone = f"UPDATE device SET state = 'gone' WHERE user_id = '{face.user}'"
     async with dialled(face.of.port, face.token, hello={}) as line:
         signed_out = face.of.relay.engine.write(lambda conn, _: conn.exec_driver_sql(gone) and None)
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(signed_out, face.of.loop))
+        await face.of.does(signed_out)
         line.tell(type="ack", ref="1", ids=["x"])
         assert (await line.hear_of("error"))["code"] == "unauthenticated"
         assert await line.closed() == 4401

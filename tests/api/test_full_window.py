@@ -31,7 +31,7 @@ class Slow:
         async def look() -> None:
             self.face.of.relay.hub.look_at_windows()
 
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(look(), self.face.of.loop))
+        await self.face.of.does(look())
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ async def test_an_ack_that_another_node_took_opens_a_socket_s_window_with_the_ne
 
     async with dialled(slow.face.of.port, slow.face.token, hello={}) as line:
         for work in (elsewhere((await filled(line))["cursor"]), ping()):
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, slow.face.of.loop))
+            await slow.face.of.does(work)
         assert await line.hear() == (PING, b"")
         assert (await filled(line))["from"] == WINDOW
 

@@ -7,20 +7,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from raw_socket import dialled
+from raw_socket import UPGRADE, dialled
 from running_relay import ORIGIN, Answer, Face, HeldClock, running
 from structlog.testing import capture_logs
 
 from relay.shedding import Shed
 
 PER_S = 3
-UPGRADE = {
-    "Connection": "Upgrade",
-    "Upgrade": "websocket",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-    "Sec-WebSocket-Protocol": "relay.v1.json",
-}
 
 
 @dataclass

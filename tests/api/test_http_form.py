@@ -4,11 +4,9 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator
 from ipaddress import ip_network
 
 import pytest
-import pytest_asyncio
 from aiohttp import ClientSession
 from edge_app import BODY_MAX, Edge, running
 
@@ -18,12 +16,6 @@ CLOSE = b"Connection: close\r\n"
 WHO = b"Host: relay\r\nAuthorization: Bearer writer\r\n"
 JSON = b"Content-Type: application/json\r\n"
 BODY = b'{"name":"x"}'
-
-
-@pytest_asyncio.fixture
-async def edge() -> AsyncIterator[Edge]:
-    async with running() as one:
-        yield one
 
 
 def get(path: bytes, *, headers: bytes = b"") -> bytes:

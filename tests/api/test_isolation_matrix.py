@@ -4,7 +4,6 @@ The matrix is made from the route table, so a new route without a line here fail
 as one that never was: same status, same body, and nothing of the other app's changed.
 """
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
@@ -162,7 +161,7 @@ async def minted(face: Face, scopes: tuple[str, ...]) -> str:
     """A key of the app `default` with just these scopes."""
     name = f"k{next(face.of.names)}"
     made = face.of.relay.issuer.api_key("default", name=name, scopes=scopes)
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(made, face.of.loop))
+    return await face.of.does(made)
 
 
 @pytest.mark.parametrize("route", named(CLOSED))

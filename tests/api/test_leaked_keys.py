@@ -12,16 +12,12 @@ from relay.store import apps
 
 async def new_key(face: Face) -> tuple[str, str]:
     """Its text and its id."""
-    text = await at_relay(face, face.of.relay.issuer.api_key("default", name=f"{face.user}.key", scopes=SCOPES))
+    text = await face.of.does(face.of.relay.issuer.api_key("default", name=f"{face.user}.key", scopes=SCOPES))
     return text, text.split("_")[2]
 
 
-async def at_relay(face: Face, work: Any) -> Any:
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, face.of.loop))
-
-
 async def flagged(face: Face, key_id: str) -> bool:
-    row = await at_relay(face, face.of.relay.engine.read(lambda conn, _: apps.api_key_row(conn, key_id)))
+    row = await face.of.does(face.of.relay.engine.read(lambda conn, _: apps.api_key_row(conn, key_id)))
     return row.leaked_ms is not None
 
 
@@ -52,7 +48,7 @@ async def test_a_key_that_works_is_refused_and_flagged_once(face: Face, place: s
 async def test_the_key_that_takes_its_place_is_not_flagged(face: Face) -> None:
     text, key_id = await new_key(face)
     await face.call("GET", f"/v1/messages?key={text}")
-    successor, _ = await at_relay(face, face.of.relay.issuer.rotated_api_key("default", key_id))
+    successor, _ = await face.of.does(face.of.relay.issuer.rotated_api_key("default", key_id))
     assert not await flagged(face, successor.split("_")[2])
     assert await flagged(face, key_id)
 

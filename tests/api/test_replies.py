@@ -1,18 +1,9 @@
 """How answers look on the wire, byte by byte; and that every spelling of a path finds the same route."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
-from edge_app import Edge, running
+from edge_app import Edge
 
 from relay.api.reply import Reply
-
-
-@pytest_asyncio.fixture
-async def edge() -> AsyncIterator[Edge]:
-    async with running() as one:
-        yield one
 
 
 def request(line: str, *, who: str = "device", last: bool = True) -> bytes:

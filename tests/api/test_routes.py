@@ -1,14 +1,12 @@
 """What the route table does around a handler: who may call, what it takes, how it is answered."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from aiohttp import ClientResponse, ClientSession, web
-from edge_app import HANDLERS, ROUTES, Auth, Edge, running
+from edge_app import HANDLERS, ROUTES, Auth, Edge
 from yarl import URL
 
 from relay.api.principal import Principal
@@ -16,12 +14,6 @@ from relay.api.routes import PUBLIC, register
 from relay.errors import CODES
 from relay.shedding import Shedding
 from relay.store.scope import ALL, current
-
-
-@pytest_asyncio.fixture
-async def edge() -> AsyncIterator[Edge]:
-    async with running() as one:
-        yield one
 
 
 async def ask(

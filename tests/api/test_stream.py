@@ -96,7 +96,7 @@ async def at_relay(face: Face, what: Callable[[], Any]) -> None:
         if asyncio.iscoroutine(result):
             await result
 
-    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), face.of.loop))
+    await face.of.does(work())
 
 
 def connections(face: Face) -> list[Connection]:

@@ -343,22 +343,24 @@ async def test_a_name_that_turned_inward_after_creation_gets_no_packet(
 
 async def test_one_endpoint_that_hangs_does_not_hold_up_another(bench: Bench) -> None:
     quick: list[str] = []
+    enough = asyncio.Event()
 
     async def handle(request: web.Request) -> web.Response:
         quick.append(request.headers["webhook-id"])
         return web.Response()
 
-    async with scripted(silence) as (slow_port, connections), receiver(handle) as port:
+    async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await enough.wait()
+
+    async with scripted(hangs) as (slow_port, connections), receiver(handle) as port:
         await bench.endpoint("slow", f"http://hooks.test:{slow_port}/")
         await bench.endpoint("quick", f"http://hooks.test:{port}/")
-        loop = asyncio.get_running_loop()
-        async with working(bench, guard_for(slow_port, port), timeout_s=3):
-            began_s = loop.time()
+        async with working(bench, guard_for(slow_port, port), timeout_s=60), asyncio.timeout(30):
             ids = await bench.tell(30)
             while len(quick) < 30:
-                assert loop.time() - began_s < 2.5
                 await asyncio.sleep(0.01)  # noqa: TID251
             assert len(connections) == 5
+            enough.set()
     assert sorted(quick) == ids
 
 
