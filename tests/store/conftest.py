@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from clocks import SetClock
+from house import House
 from postgres_databases import emptied
 
 from relay.store.engine import Engine
@@ -51,3 +52,9 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path, clock: SetClock
         postgres = PostgresEngine(url, clock, random.Random(1), workers=4)
         yield postgres
         await postgres.close()
+
+
+@pytest.fixture
+async def house(engine: Engine, clock: SetClock) -> House:
+    """One without settings of its own, for tests whose file makes no other."""
+    return await House(engine, clock).begin()

@@ -138,6 +138,13 @@ class House:
         """Many messages, one transaction each; their ids."""
         return [(await self.send(*users, **more)).message_id for _ in range(count)]
 
+    async def fan_out(self) -> int:
+        """Works off what is due of long fan-outs; how many steps that took."""
+        steps = 0
+        while await self.inbox.fan_out():
+            steps += 1
+        return steps
+
     # --- devices ---
 
     async def register(self, name: str, *tokens: str, **more: Any) -> Device:

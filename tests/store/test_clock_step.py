@@ -1,17 +1,9 @@
 """A clock that jumps is told of once, and again when it jumps anew (safety FLT-26)."""
 
-import pytest
-from clocks import SetClock
 from house import House
 
 from relay.jobs import Chores
 from relay.store.apps import create_app
-from relay.store.engine import Engine
-
-
-@pytest.fixture
-async def house(engine: Engine, clock: SetClock) -> House:
-    return await House(engine, clock).begin()
 
 
 async def test_a_jump_of_the_clock_is_an_event_once(house: House) -> None:

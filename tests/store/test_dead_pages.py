@@ -1,21 +1,12 @@
 """The list of dead pushes page by page, on both stores."""
 
-from typing import Any
-
-import pytest
 from house import House
 
 from providers.contract import Verdict
 from relay.push.accounts import Accounts
 from relay.push.desk import PushDesk
-from relay.store.engine import Engine
 
 PHONE, TABLET = "ann/phone", "ann/tablet"
-
-
-@pytest.fixture
-async def house(engine: Engine, clock: Any) -> House:
-    return await House(engine, clock).begin()
 
 
 def desk(house: House) -> PushDesk:

@@ -1,18 +1,11 @@
 """Why a delivery ended without an ack, as its sender is told (protocol §11.5)."""
 
-import pytest
 from clocks import SetClock
 from house import House
 
 from providers.contract import Verdict
-from relay.store.engine import Engine
 
 DAY_S = 86_400
-
-
-@pytest.fixture
-async def house(engine: Engine, clock: SetClock) -> House:
-    return await House(engine, clock).begin()
 
 
 async def details(house: House, clock: SetClock) -> set[str | None]:

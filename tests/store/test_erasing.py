@@ -179,8 +179,7 @@ async def test_what_is_on_its_way_to_it_alone_goes_and_to_others_arrives(house: 
     both = await house.send("ann", "bob", deliver_ms=later)
     await house.inbox.erase(ANN)
     clock.forward(s=2)
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     rows = await house.rows("SELECT recipients FROM message")
     assert not [row for row in rows if "ann" in row["recipients"]]
     await house.hello("bob/phone")

@@ -27,14 +27,6 @@ async def house(engine: Engine, clock: Any, monkeypatch: pytest.MonkeyPatch) -> 
     return house
 
 
-async def run(house: House) -> int:
-    """Works off what is due; how many steps that took."""
-    steps = 0
-    while await house.inbox.fan_out():
-        steps += 1
-    return steps
-
-
 async def entries(house: House, message: str) -> list[tuple[str, str]]:
     where = f"WHERE message_id = '{message}' ORDER BY user_id"
     rows = await house.rows(f"SELECT user_id, kind FROM inbox_entry {where}")
@@ -56,7 +48,7 @@ async def test_many_get_it_in_parts_and_each_has_it_once(house: House) -> None:
     assert sent.job is not None
     assert await entries(house, sent.message_id) == []
     assert set((await statuses(house, sent.message_id)).values()) == {"waiting"}
-    assert await run(house) == 3
+    assert await house.fan_out() == 3
     assert await entries(house, sent.message_id) == [(user, "message") for user in sorted(MANY)]
     assert set((await statuses(house, sent.message_id)).values()) == {"accepted"}
     assert await house.rows("SELECT * FROM fanout_job") == []
@@ -79,9 +71,9 @@ async def test_flt_23_a_message_that_cannot_be_fanned_out_holds_up_no_other_and_
     await worker
     assert await entries(house, spoilt.message_id) == []
     await house.engine.write(lambda conn, _: conn.exec_driver_sql(f"UPDATE message SET recipients = '{kept}' {where}"))
-    assert await run(house) == 0, "it is put off"
+    assert await house.fan_out() == 0, "it is put off"
     clock.forward(s=3_601)
-    await run(house)
+    await house.fan_out()
     assert await entries(house, spoilt.message_id) == [(user, "message") for user in sorted(MANY)]
 
 
@@ -99,15 +91,15 @@ async def test_flt_23_a_job_that_ends_five_processes_is_put_off_and_the_others_g
         await begun_by_another_process(house)
         assert await house.rows("SELECT 1 FROM inbox_entry") == []
     await begun_by_another_process(house)
-    await run(house)
+    await house.fan_out()
     assert len(await entries(house, good.message_id)) == len(MANY)
     assert await entries(house, poison.message_id) == []
     clock.forward(ms=fanout.PUT_OFF_MS)
     await begun_by_another_process(house)  # one more may try, each hour
     await begun_by_another_process(house)
-    assert await run(house) == 0
+    assert await house.fan_out() == 0
     clock.forward(ms=fanout.PUT_OFF_MS)
-    await run(house)
+    await house.fan_out()
     assert len(await entries(house, poison.message_id)) == len(MANY), "whoever outlives it does it"
 
 
@@ -134,7 +126,7 @@ async def test_full_inboxes_and_strangers_are_recorded_and_keep_nobody_else_from
     for _ in range(2):
         await house.send("bob")
     sent = await house.send(*MANY, "nobody")
-    await run(house)
+    await house.fan_out()
     by_user = {
         one["user"]: one.get("code") for one in (await house.inbox.reader.trace("shop", sent.message_id)).recipients
     }
@@ -150,7 +142,7 @@ async def test_whoever_cannot_have_it_when_its_time_comes_is_reported_as_failed(
         await house.send("bob")
     await house.inbox.erase(UserKey("shop", "cid"))
     clock.forward(ms=HOUR_MS)
-    await run(house)
+    await house.fan_out()
     events = await house.events()
     failed = [
         (data["user"], data["device"], one["message_id"], one["detail"])
@@ -184,14 +176,14 @@ async def test_a_step_that_is_cut_off_leaves_nothing_and_is_done_again(house: Ho
     with pytest.raises(RuntimeError):
         await house.engine.write(crash)
     assert len(await entries(house, sent.message_id)) == 2
-    await run(house)
+    await house.fan_out()
     assert len(await entries(house, sent.message_id)) == 5
 
 
 async def test_several_workers_at_once_do_it_once(house: House) -> None:
     sent = await house.send(*MANY)
-    await asyncio.gather(*(run(house) for _ in range(4)))
-    await run(house)
+    await asyncio.gather(*(house.fan_out() for _ in range(4)))
+    await house.fan_out()
     assert len(await entries(house, sent.message_id)) == 5
 
 
@@ -200,16 +192,16 @@ async def test_the_same_key_is_the_same_message_however_far_it_is(house: House) 
     await house.inbox.fan_out()
     again = await house.inbox.accept(house.message(*MANY, key="k", body_hash=b"x"))
     assert (again.replay, again.message_id, again.job) == (True, first.message_id, first.job)
-    await run(house)
+    await house.fan_out()
     assert len(await entries(house, first.message_id)) == 5
 
 
 async def test_the_senders_other_devices_have_one_copy(house: House) -> None:
     sent = await house.send("bob", "cid", "dee", sender_user="ann", sender_device="phone")
-    await run(house)
+    await house.fan_out()
     assert await entries(house, sent.message_id) == [("ann", "own"), *((u, "message") for u in ("bob", "cid", "dee"))]
     among = await house.send(*MANY, sender_user="ann")
-    await run(house)
+    await house.fan_out()
     assert [kind for _, kind in await entries(house, among.message_id)] == ["message"] * 5
 
 
@@ -217,7 +209,7 @@ async def test_what_is_taken_back_on_the_way_reaches_nobody_else(house: House) -
     sent = await house.send(*MANY)
     await house.inbox.fan_out()
     assert await house.inbox.cancel("shop", sent.message_id) == "cancelled"
-    assert await run(house) == 0
+    assert await house.fan_out() == 0
     states = await statuses(house, sent.message_id)
     assert [states[user] for user in sorted(MANY)] == ["accepted", "accepted", "rejected", "rejected", "rejected"]
     told = [
@@ -251,19 +243,19 @@ async def test_a_message_waits_for_its_time_without_a_number(house: House, clock
     await house.hello(PHONE)
     assert await house.catch_up(PHONE) == [other]
     clock.forward(ms=HOUR_MS - 1)
-    assert await run(house) == 0
+    assert await house.fan_out() == 0
     assert await house.catch_up(PHONE) == []
     clock.forward(ms=1)
-    assert await run(house) == 1
+    assert await house.fan_out() == 1
     assert await house.catch_up(PHONE) == [waiting], "behind every cursor"
-    assert await run(house) == 0
+    assert await house.fan_out() == 0
     assert await house.catch_up(PHONE) == []
 
 
 async def test_its_life_begins_when_it_is_delivered(house: House, clock: Any) -> None:
     waiting = await later(house, ttl_s=60)
     clock.forward(ms=HOUR_MS)
-    await run(house)
+    await house.fan_out()
     await house.hello(PHONE)
     assert (await house.page(PHONE)).ids == [waiting]
     clock.forward(s=61)
@@ -274,7 +266,7 @@ async def test_what_is_due_while_the_relay_is_away_long_enough_to_be_over_is_rep
     """F95: the relay was down when it was due."""
     waiting = await later(house, ttl_s=60)
     clock.forward(ms=2 * HOUR_MS)
-    await run(house)
+    await house.fan_out()
     await house.inbox.expire()
     assert await house.deliveries("delivery.expired") == [("phone", waiting)]
 
@@ -283,13 +275,13 @@ async def test_it_keeps_all_that_was_said_of_it(house: House, clock: Any) -> Non
     more = {"fallback": '"less"', "fallback_h": "less", "min_schema": 5, "client_ref": "c-1", "collapse_key": "k"}
     await later(house, **more)
     clock.forward(ms=HOUR_MS)
-    await run(house)
+    await house.fan_out()
     await house.hello(PHONE, schema=1)
     (entry,) = (await house.page(PHONE)).json["entries"]
     assert (entry["form"], entry["h"], entry["client_ref"]) == ("fallback", "less", "c-1")
     newer = await later(house, collapse_key="k")
     clock.forward(ms=HOUR_MS)
-    await run(house)
+    await house.fan_out()
     assert (await house.page(PHONE)).ids == [newer]
     assert [row["state"] for row in await house.rows("SELECT state FROM inbox_entry ORDER BY seq")] == [
         "superseded",
@@ -301,7 +293,7 @@ async def test_it_is_taken_back_before_its_time(house: House, clock: Any) -> Non
     waiting = await later(house)
     assert await house.inbox.cancel("shop", waiting) == "cancelled"
     clock.forward(ms=HOUR_MS)
-    assert await run(house) == 0
+    assert await house.fan_out() == 0
     assert await statuses(house, waiting) == {"ann": "rejected"}
 
 
@@ -310,6 +302,6 @@ async def test_it_is_pushed_when_it_is_there(house: House, clock: Any) -> None:
     await later(house)
     assert await house.told() == []
     clock.forward(ms=HOUR_MS)
-    await run(house)
+    await house.fan_out()
     clock.forward(s=1)
     assert len(await house.told()) == 1

@@ -243,8 +243,7 @@ async def test_a_mention_that_was_held_is_a_mention_when_it_is_released(house: H
     await house.inbox.set_preferences(house.key(PHONE).user, Preferences(level=Level.MENTIONS))
     for more in ({}, {"mentions": ("ann",)}):
         await house.inbox.accept(house.message(users=(), group="g", conversation_id="g", **NEW, **more))
-        while await house.inbox.fan_out():
-            pass
+        await house.fan_out()
     await read(house)
     await house.hello(PHONE, schema=5, app_version="2")
     ahead = (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead

@@ -12,14 +12,8 @@ from relay.inbox.push_due import Later, Rest
 from relay.inbox.trace import Trace, trace
 from relay.store import attempts as attempt_rows
 from relay.store import entries as entry_rows
-from relay.store.engine import Engine
 
 TWO_STEPS = to_store((Step(after_s=60, by="next_address"), Step(after_s=120, by="webhook")))
-
-
-@pytest.fixture
-async def house(engine: Engine, clock: Any) -> House:
-    return await House(engine, clock).begin()
 
 
 class Counting:
@@ -89,8 +83,7 @@ async def test_of_a_mention_of_everybody_nothing_is_read_for_whom_the_trace_does
     await house.inbox.groups.change(house.app, "g", add=everybody, remove=(), ultra=True)
     message = house.message(users=(), group="g", conversation_id="g", everyone=True, sender_user="user-0")
     id_ = (await house.inbox.accept(message)).message_id
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     assert len(await house.rows("SELECT user_id FROM inbox_entry WHERE kind = 'pointer'")) == 4
     house.clock.forward(s=30)
     for attempt in await house.plan():

@@ -37,8 +37,7 @@ async def post(house: House, count: int = 1) -> list[str]:
     for _ in range(count):
         sent = await house.inbox.accept(house.message(users=(), group="g", conversation_id="g"))
         ids.append(sent.message_id)
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     house.clock.forward(s=1)
     return ids
 
@@ -106,8 +105,7 @@ async def test_each_of_several_groups_that_one_push_told_of(house: House) -> Non
     for name in ("h", "i"):
         await house.inbox.groups.change("shop", name, add=["ann"], remove=(), ultra=True, notify="all")
         await house.inbox.accept(house.message(users=(), group=name, conversation_id=name))
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     house.clock.forward(s=1)
     (attempt,) = await house.told()
     assert dict(attempt.send.shared) == {"h": 1, "i": 1}
@@ -147,8 +145,7 @@ async def summed_up(house: House, *names: str) -> None:
     for name in names:
         await house.inbox.groups.change("shop", name, add=["ann"], remove=(), ultra=True, notify="all")
         await house.inbox.accept(house.message(users=(), group=name, conversation_id=name))
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     house.clock.forward(s=1)
     (attempt,) = await house.told()
     assert [note.push_id for note in attempt.send.notes] == [summary_id("phone", None)]

@@ -14,6 +14,7 @@ from typing import Any
 import law
 import msgspec
 import pytest
+from clocks import START_MS, SetClock
 from house import House
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -33,17 +34,7 @@ POLICY = Policy(replay_window_ms=60_000, dormant_ms=3_600_000)
 DEVICES = ("ann/phone", "ann/tablet")
 
 
-class _Clock:
-    ms = 1_764_000_000_000
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def forward(self, *, s: float) -> None:
-        self.ms += round(s * 1000)
-
-
-_clock = _Clock()
+_clock = SetClock()
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +226,7 @@ def test_not_modified_only_if_the_page_would_have_been_empty(
 
 
 def empty(inline: InlineEngine) -> None:
-    _clock.ms = _Clock.ms
+    _clock.ms = START_MS
     for table in metadata.sorted_tables:
         inline.conn.execute(table.delete())
 

@@ -182,8 +182,7 @@ async def test_who_wants_mentions_alone_is_told_of_those_in_groups_too(house: Ho
         sent = house.message(users=(), group="g", conversation_id="g", **mentioned, **when)
         answer = await house.inbox.accept(sent)
         clock.forward(s=2)
-        while await house.inbox.fan_out():
-            pass
+        await house.fan_out()
         refused.update(one.user_id for one in answer.recipients if one.refusal is not None)
         clock.forward(s=1)
         return {attempt.device.user_id for attempt in await house.told()}

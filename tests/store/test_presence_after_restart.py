@@ -1,18 +1,11 @@
 """F35: what a relay makes, when it starts, of devices that were online or had just gone when it stopped (protocol §6.6)."""
 
-import pytest
 from clocks import SetClock
 from house import House
 
 from relay.model import DeviceKey, Facts
 from relay.presence.service import PresenceService, Rhythm
 from relay.store.devices import online_devices
-from relay.store.engine import Engine
-
-
-@pytest.fixture
-async def house(engine: Engine, clock: SetClock) -> House:
-    return await House(engine, clock).begin()
 
 
 class Rows:

@@ -13,6 +13,7 @@ from typing import Any
 
 import law
 import pytest
+from clocks import START_MS, SetClock
 from house import FREE, House, address
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -258,19 +259,7 @@ def inline() -> Iterator[InlineEngine]:
     asyncio.run(engine.close())
 
 
-class _Clock:
-    """Set anew by each story."""
-
-    ms = 1_764_000_000_000
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    def forward(self, *, s: float) -> None:
-        self.ms += round(s * 1000)
-
-
-_clock = _Clock()
+_clock = SetClock()  # set anew by each story
 
 
 async def tell(engine: Engine, clock: Any, steps: list[tuple[Any, ...]], policy: Policy) -> None:
@@ -297,7 +286,7 @@ def test_whatever_happens_a_device_that_lacks_something_is_told_in_time(
     inline: InlineEngine, notify: NotifyPolicy, steps: list[tuple[Any, ...]], *, trusting: bool
 ) -> None:
     """(P) I18 and (Q) I19 after every transaction of a random story, for each notify policy."""
-    _clock.ms = _Clock.ms
+    _clock.ms = START_MS
     for table in metadata.sorted_tables:
         inline.conn.execute(table.delete())
     asyncio.run(tell(inline, _clock, steps, replace(POLICY, notify=notify, trust_presence=trusting)))

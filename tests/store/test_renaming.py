@@ -143,8 +143,7 @@ async def test_what_is_on_its_way_finds_it(house: House, clock: Any) -> None:
     waiting = await house.send("ann", deliver_ms=clock.now_ms() + 1000)
     await renamed(house)
     clock.forward(s=1)
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     await house.hello(NEW)
     assert waiting.message_id in await house.catch_up(NEW)
 
@@ -155,8 +154,7 @@ async def test_a_mention_that_is_on_its_way_is_one_of_it(house: House, clock: An
     await house.inbox.accept(house.message(users=(), group="g", mentions=("ann",), deliver_ms=later))
     await house.inbox.rename(ANN, "anna")
     clock.forward(s=2)
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     (entry,) = await house.rows("SELECT data FROM inbox_entry WHERE user_id = 'anna' ORDER BY seq DESC LIMIT 1")
     assert "mention" in (entry["data"] or "")
 
@@ -206,14 +204,12 @@ async def test_all_members_get_it_once_whatever_their_names_are_by_then(
     sent = await house.inbox.accept(house.message(users=(), group="u", conversation_id="u", everyone=True))
     steps = 2
     if taken_back:
-        while await house.inbox.fan_out():
-            pass
+        await house.fan_out()
         await house.inbox.cancel("shop", sent.message_id)
     for _ in range(steps):
         await house.inbox.fan_out()
     await house.inbox.rename(UserKey("shop", "cid" if name == "abe" else "ann"), name)
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     rows = await house.rows(f"SELECT state FROM inbox_entry WHERE message_id = '{sent.message_id}'")
     assert [row["state"] for row in rows] == ["cancelled" if taken_back else "live"] * 3
 
@@ -228,8 +224,7 @@ async def test_a_member_is_told_of_its_timeline_whatever_its_name_is_by_then(
     for _ in range(2):
         await house.inbox.fan_out()
     await house.inbox.rename(UserKey("shop", "cid"), "abe")
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     assert {row["wake_seq"] for row in await house.rows("SELECT wake_seq FROM membership")} == {1}
 
 

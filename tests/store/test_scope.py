@@ -7,14 +7,8 @@ import pytest
 from house import House
 
 from relay.model import Scope
-from relay.store.engine import Engine
 
 CALLED = tuple(f"ann/{name}" for name in ("phone", "tablet", "desktop", "watch"))
-
-
-@pytest.fixture
-async def house(engine: Engine, clock: Any) -> House:
-    return await House(engine, clock).begin()
 
 
 async def ends(house: House, type_: str) -> list[str]:

@@ -34,8 +34,7 @@ async def post(house: House, **more: Any) -> str:
 
 
 async def work(house: House) -> None:
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
 
 
 async def page(house: House, name: str = PHONE) -> dict[str, Any]:

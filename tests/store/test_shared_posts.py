@@ -37,13 +37,6 @@ async def pointers(house: House) -> list[tuple[str, str]]:
     return [(row["user_id"], row["message_id"]) for row in rows]
 
 
-async def work(house: House) -> int:
-    steps = 0
-    while await house.inbox.fan_out():
-        steps += 1
-    return steps
-
-
 async def test_a_message_is_one_entry_however_many_read_it(house: House) -> None:
     """F83: and nothing in any member's inbox."""
     first, second = await post(house), await post(house)
@@ -83,11 +76,11 @@ async def test_many_mentions_and_everybody_go_by_a_job(house: House, monkeypatch
         monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
     named = await post(house, mentions=("ann", "bob", "cid"))
     assert named.job is not None
-    await work(house)
+    await house.fan_out()
     assert await pointers(house) == [(user, named.message_id) for user in ("ann", "bob", "cid")]
     everyone = await post(house, everyone=True, sender_user="bob")
     await house.inbox.groups.change("shop", "g", add=["dee"], remove=["cid"])
-    await work(house)
+    await house.fan_out()
     later = [who for who, message in await pointers(house) if message == everyone.message_id]
     assert later == ["ann", "cid"], "members of its moment, without the sender"
     assert await house.rows("SELECT * FROM fanout_job") == []
@@ -98,7 +91,7 @@ async def test_many_who_are_named_beside_everybody_have_it_once(house: House, mo
         monkeypatch.setattr(module, "AT_ONCE_MAX", 2)
     await house.inbox.groups.change("shop", "g", add=["dee"], remove=())
     sent = await post(house, everyone=True, mentions=("ann", "bob", "cid"), sender_user="bob")
-    await work(house)
+    await house.fan_out()
     assert await pointers(house) == [(user, sent.message_id) for user in ("ann", "bob", "cid", "dee")]
     (row,) = await house.rows("SELECT recipients FROM message")
     assert row["recipients"] == '[["ann",1,null],["bob",1,null],["cid",1,null]]'
@@ -169,7 +162,7 @@ async def test_only_who_wants_everything_is_woken(house: House) -> None:
     """F83: inboxes of the others are untouched."""
     await want(house, "ann")
     await post(house)
-    await work(house)
+    await house.fan_out()
     assert await wakes(house) == {"ann": 1, "bob": 0, "cid": 0}
     assert [row["user_id"] for row in await house.rows("SELECT user_id FROM inbox WHERE woken = 1")] == ["ann"]
     due = await house.rows("SELECT user_id FROM push_job WHERE due_ms IS NOT NULL")
@@ -190,10 +183,10 @@ async def test_a_job_that_is_cut_off_goes_on_and_one_that_has_begun_gets_a_succe
     await house.engine.write(
         lambda conn, _: conn.execute(text("UPDATE fanout_job SET due_ms = 1 WHERE next_user = ''"))
     )
-    await work(house)
+    await house.fan_out()
     assert set((await wakes(house)).values()) == {1}, "one at a time walks the members"
     clock.forward(ms=waking.AFTER_ANOTHER_MS)
-    await work(house)
+    await house.fan_out()
     assert set((await wakes(house)).values()) == {2}
     assert await house.rows("SELECT * FROM fanout_job") == []
 
@@ -201,7 +194,7 @@ async def test_a_job_that_is_cut_off_goes_on_and_one_that_has_begun_gets_a_succe
 async def test_what_shows_nothing_wakes_nobody(house: House) -> None:
     await want(house, "ann")
     await post(house, push=None)
-    assert await work(house) == 1
+    assert await house.fan_out() == 1
     assert await wakes(house) == {"ann": 0, "bob": 0, "cid": 0}
 
 
@@ -210,7 +203,9 @@ async def test_several_workers_at_once_wake_everybody_once_and_lock_nobody_out(
 ) -> None:
     monkeypatch.setattr(waking, "MEMBERS_AT_ONCE", 1)
     await want(house, "ann", "bob", "cid")
-    await asyncio.gather(*(post(house, mentions=("ann", "cid")) for _ in range(6)), *(work(house) for _ in range(3)))
+    await asyncio.gather(
+        *(post(house, mentions=("ann", "cid")) for _ in range(6)), *(house.fan_out() for _ in range(3))
+    )
     house.clock.forward(ms=waking.AFTER_ANOTHER_MS)
-    await work(house)
+    await house.fan_out()
     assert set((await wakes(house)).values()) == {6}

@@ -34,8 +34,7 @@ async def post(house: House, count: int = 1, **more: Any) -> list[str]:
     for _ in range(count):
         sent = await house.inbox.accept(house.message(users=(), group="g", conversation_id="g", **more))
         ids.append(sent.message_id)
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     return ids
 
 
@@ -85,8 +84,7 @@ async def is_told_of_two(house: House, clock: Any) -> None:
     """Of what is posted now: of a mention, and of what mentions nobody."""
     first = await house.inbox.accept(house.message(users=(), group="h", conversation_id="h", mentions=("ann",)))
     second = await house.inbox.accept(house.message(users=(), group="h", conversation_id="h"))
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
     clock.forward(s=1)
     (told,) = [one for one in await house.told() if one.device == house.key(PHONE)]
     assert {id_ for note in told.send.notes for id_ in note.ids} == {first.message_id, second.message_id}
@@ -371,8 +369,7 @@ async def _planned_after_a_post(house: House) -> Any:
 async def post_to(house: House, name: str) -> None:
     await house.inbox.groups.change("shop", name, add=["ann"], remove=(), ultra=True, notify="all")
     await house.inbox.accept(house.message(users=(), group=name, conversation_id=name))
-    while await house.inbox.fan_out():
-        pass
+    await house.fan_out()
 
 
 def keeps_four(house: House) -> None:
