@@ -19,11 +19,13 @@ from relay.inbox.registry import Registration
 from relay.inbox.send import Accepted, Send
 from relay.inbox.service import InboxService
 from relay.model import Device, DeviceKey, Policy
+from relay.push.accounts import Accounts
 from relay.push.attempts import Attempt, still_needed
 from relay.push.planning import plan_due
 from relay.push.rules import Result
 from relay.push.settling import Settlement, settle
 from relay.push.situation import AccountView
+from relay.push.worker import PushWorker
 from relay.store import meta
 from relay.store import queue as job_rows
 from relay.store.engine import Engine
@@ -228,6 +230,11 @@ class House:
             )
         )
         return list(planned.attempts)
+
+    def worker(self, accounts: Accounts, **more: Any) -> PushWorker:
+        """The real dispatcher, for these accounts. Nothing is sealed here."""
+        given: dict[str, Any] = {"node_id": "n1", "open_token": lambda _, sealed: sealed.decode()}
+        return PushWorker(self.engine, self.clock, self.rng, accounts, lambda _: self.policy, **(given | more))
 
     async def settle(self, attempt: Attempt, verdict: Verdict | None, *, spare: bool = False, **more: Any) -> Any:
         """The vendor's verdict comes in; None: nothing was sent."""

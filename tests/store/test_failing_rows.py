@@ -12,7 +12,6 @@ from relay.push.accounts import Account, Accounts
 from relay.push.hosts import PerHost
 from relay.push.limits import BRAKE_DEAD_MIN, Bucket
 from relay.push.rules import Then
-from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 
 BLOCKED: dict[str, Any] = {"scope": Scope.TOKEN, "dead_after_s": 86_400.0, "vendor_code": "status_403"}
@@ -31,18 +30,6 @@ async def attempted(house: House, clock: Any, verdict: Verdict, *, spare: bool =
     clock.forward(ms=6 * HOUR_MS)
     (attempt,) = await house.plan()
     return await house.settle(attempt, verdict, spare=spare, **more)
-
-
-def worker(house: House, clock: Any, account: Account) -> PushWorker:
-    return PushWorker(
-        house.engine,
-        clock,
-        house.rng,
-        Accounts([account]),
-        lambda _: house.policy,
-        node_id="n1",
-        open_token=lambda _, sealed: sealed.decode(),
-    )
 
 
 async def counted(house: House) -> list[tuple[int, bool, str]]:
@@ -144,7 +131,7 @@ async def test_a_device_of_a_host_that_calls_many_dead_is_kept(shop: House, cloc
         account.brake.told(clock.monotonic_ms(), dead=False)
     for _ in range(BRAKE_DEAD_MIN - 1):
         account.brake.told(clock.monotonic_ms(), dead=True, host=ill)
-    await worker(shop, clock, account).run(stop)
+    await shop.worker(Accounts([account])).run(stop)
     assert [one for _, _, one in await counted(shop)] == [state]
 
 
@@ -171,6 +158,6 @@ async def test_the_brake_on_dead_tokens_hears_of_it(shop: House, clock: Any) -> 
     account.brake.told(clock.monotonic_ms(), dead=False)
     for _ in range(BRAKE_DEAD_MIN - 1):
         account.brake.told(clock.monotonic_ms(), dead=True)
-    await worker(shop, clock, account).run(stop)
+    await shop.worker(Accounts([account])).run(stop)
     assert [state for _, _, state in await counted(shop)] == ["dead"]
     assert account.brake.holds(clock.monotonic_ms())

@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
-from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 
 USERS = ("ann", "bob", "cem")
@@ -50,15 +49,7 @@ async def said(engine: Engine, clock: Any) -> Callable[[Outcome], Any]:
         """What the log says of the account when it gets this answer: level, event, code."""
         stop = asyncio.Event()
         account = Account(app_id="shop", name="v", provider=Vendor(outcome, stop), bucket=Bucket(9, 9))  # type: ignore[arg-type]
-        worker = PushWorker(
-            house.engine,
-            clock,
-            house.rng,
-            Accounts([account]),
-            lambda _: house.policy,
-            node_id="n1",
-            open_token=lambda _, sealed: sealed.decode(),
-        )
+        worker = house.worker(Accounts([account]))
         with capture_logs() as told:
             await worker.run(stop)
         assert all(one["account"] == "v" for one in told)

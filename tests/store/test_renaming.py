@@ -17,7 +17,6 @@ from relay.model import DeviceKey, Policy, UserKey
 from relay.push.accounts import Account, Accounts
 from relay.push.attempts import Attempt, by_new_name
 from relay.push.limits import Bucket
-from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 from relay.store.entry_ends import prune_entries
 from relay.store.schema import metadata
@@ -251,15 +250,7 @@ class Vendor:
 async def dispatch(house: House, vendor: Vendor) -> None:
     """Until the vendor has been called."""
     account = Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(9, 9))  # type: ignore[arg-type]
-    await PushWorker(
-        house.engine,
-        house.clock,
-        house.rng,
-        Accounts([account]),
-        lambda _: house.policy,
-        node_id="n1",
-        open_token=lambda _, sealed: sealed.decode(),
-    ).run(vendor.stop)
+    await house.worker(Accounts([account])).run(vendor.stop)
 
 
 @pytest.mark.parametrize("names", [("anna",), ("an", "anna"), ("an", "annie", "anna"), ("anna", "ann")])

@@ -16,7 +16,6 @@ from relay.push.accounts import Account, Accounts, Terms
 from relay.push.escalating import escalate
 from relay.push.limits import Bucket
 from relay.push.rules import CALL_S
-from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 from relay.store.schema.push import push_attempt
 
@@ -45,17 +44,8 @@ class Slow:
 async def works(
     house: House, vendor: Any, open_token: Any = lambda _, sealed: sealed.decode(), *, terms: Terms | None = None
 ) -> None:
-    worker = PushWorker(
-        house.engine,
-        house.clock,
-        house.rng,
-        Accounts([Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(99, 99), terms=terms or Terms())]),
-        lambda _: house.policy,
-        node_id="n1",
-        open_token=open_token,
-        poll_s=0.001,
-    )
-    await worker.run(vendor.stop)
+    account = Account(app_id="shop", name="v", provider=vendor, bucket=Bucket(99, 99), terms=terms or Terms())
+    await house.worker(Accounts([account]), open_token=open_token, poll_s=0.001).run(vendor.stop)
 
 
 async def owed(engine: Engine, clock: Any, titles: list[str]) -> House:

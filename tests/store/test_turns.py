@@ -35,16 +35,7 @@ class Vendor:
 
 
 def dispatcher(house: House, *accounts: Account) -> PushWorker:
-    return PushWorker(
-        house.engine,
-        house.clock,
-        house.rng,
-        Accounts(accounts),
-        lambda _: house.policy,
-        node_id="n1",
-        open_token=lambda _, sealed: sealed.decode(),
-        drain_s=0,
-    )
+    return house.worker(Accounts(accounts), drain_s=0)
 
 
 async def test_devices_of_a_vendor_that_is_away_have_their_turns_one_after_the_other(

@@ -17,7 +17,6 @@ from relay.push.held import load_held
 from relay.push.limits import Bucket
 from relay.push.mending import resume
 from relay.push.together import Together
-from relay.push.worker import PushWorker
 from relay.store.engine import Engine
 from relay.store.parked import mend_accounts
 
@@ -76,15 +75,7 @@ async def works(shop: House, account: Account, stop: asyncio.Event) -> None:
     shop.clock.forward(s=60)
     accounts = Accounts([account])
     await load_held(shop.engine, accounts)
-    worker = PushWorker(
-        shop.engine,
-        shop.clock,
-        shop.rng,
-        accounts,
-        lambda _: shop.policy,
-        node_id="n1",
-        open_token=lambda _, sealed: sealed.decode(),
-    )
+    worker = shop.worker(accounts)
     await worker.run(stop)
     assert account.view(shop.clock.monotonic_ms(), shop.clock.now_ms()).ill_for_ms == 0
 
