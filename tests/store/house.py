@@ -18,6 +18,7 @@ from relay.inbox.handshake import Hello, Welcome
 from relay.inbox.registry import Registration
 from relay.inbox.send import Accepted, Send
 from relay.inbox.service import InboxService
+from relay.jobs import Chores
 from relay.model import Device, DeviceKey, Policy
 from relay.push.accounts import Accounts
 from relay.push.attempts import Attempt, still_needed
@@ -259,6 +260,22 @@ class House:
         return (await self.engine.read(lambda conn, _: job_rows.jobs_of(conn, [device.user])))[device.user][
             device.device_id
         ]
+
+    def chores(self, **more: Any) -> Chores:
+        async def nothing() -> None: ...
+
+        given: dict[str, Any] = {
+            "engine": self.engine,
+            "inbox": self.inbox,
+            "clock": self.clock,
+            "node_id": "n1",
+            "witness": None,
+            "dormant_ms": self.policy.dormant_ms,
+            "gone_ms": self.policy.gone_ms,
+            "history_ms": self.policy.history_ms,
+            "prune_events": nothing,
+        }
+        return Chores(**(given | more))
 
     # --- looking at rows ---
 

@@ -2,27 +2,13 @@
 
 from house import House
 
-from relay.jobs import Chores
 from relay.store.apps import create_app
 
 
 async def test_a_jump_of_the_clock_is_an_event_once(house: House) -> None:
-    async def nothing() -> None: ...
-
     await house.engine.write(lambda conn, now_ms: create_app(conn, now_ms, app_id=house.app, id_secret=b"s"))
     step_ms: list[int | None] = [None]
-    chores = Chores(
-        engine=house.engine,
-        inbox=house.inbox,
-        clock=house.clock,
-        node_id="n1",
-        witness=None,
-        dormant_ms=1,
-        gone_ms=2,
-        history_ms=0,
-        prune_events=nothing,
-        step_ms=lambda: step_ms[0],
-    )
+    chores = house.chores(step_ms=lambda: step_ms[0])
 
     async def looks(now: int | None) -> list[int]:
         step_ms[0] = now

@@ -11,7 +11,6 @@ from house import House
 from relay.config import load
 from relay.ids import message_id
 from relay.inbox.history import Asked
-from relay.jobs import Chores
 from relay.model import Policy
 from relay.store.apps import create_app
 from relay.store.engine import Engine
@@ -35,19 +34,7 @@ class Shop:
         """Has the chores of that day done."""
         self.house.clock.forward(ms=began_ms + int(day * DAY_MS) - self.house.clock.now_ms())
 
-        async def nothing() -> None: ...
-
-        chores = Chores(
-            engine=self.house.engine,
-            inbox=self.house.inbox,
-            clock=self.house.clock,
-            node_id="n1",
-            witness=None,
-            dormant_ms=self.house.policy.dormant_ms,
-            gone_ms=self.house.policy.gone_ms,
-            history_ms=self.house.policy.history_ms,
-            prune_events=nothing,
-        )
+        chores = self.house.chores()
         await chores.expire()
         await chores.forget()
 

@@ -4,6 +4,7 @@ import random
 from typing import Protocol
 
 import pytest
+from key_rings import ring
 from sqlalchemy import select, update
 
 from relay.keys import KeyRing
@@ -16,17 +17,11 @@ from relay.store.schema.apps import data_key
 from relay.store.schema.devices import address
 from relay.store.vault import Vault, add_keys, address_place, give_keys, number_of, rewrap_some
 
-OLD, NEW = bytes(range(32)), bytes(range(100, 132))
 TOKENS = SEALED[0]
 
 
 class Going(Protocol):
     def now_ms(self) -> int: ...
-
-
-def ring(*ids: int) -> KeyRing:
-    keys = {1: OLD, 2: NEW}
-    return KeyRing([(key_id, keys[key_id]) for key_id in ids], random.Random(1))
 
 
 def phone(n: int) -> DeviceKey:

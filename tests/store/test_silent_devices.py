@@ -12,7 +12,6 @@ from sqlalchemy import func, select
 from structlog.testing import capture_logs
 
 from relay.errors import Missing
-from relay.jobs import Chores
 from relay.model import Policy
 from relay.store import meta
 from relay.store.devices import device_row
@@ -30,22 +29,6 @@ async def house(engine: Engine, clock: SetClock) -> House:
     return await House(engine, clock, policy=policy).begin()
 
 
-def chores(house: House) -> Chores:
-    async def nothing() -> None: ...
-
-    return Chores(
-        engine=house.engine,
-        inbox=house.inbox,
-        clock=house.clock,
-        node_id="n1",
-        witness=None,
-        dormant_ms=house.policy.dormant_ms,
-        gone_ms=house.policy.gone_ms,
-        history_ms=house.policy.history_ms,
-        prune_events=nothing,
-    )
-
-
 async def state(house: House, name: str) -> str:
     device = await house.engine.read(lambda conn, _: device_row(conn, house.key(name)))
     assert device is not None
@@ -56,7 +39,7 @@ async def test_a_silent_device_is_dormant_after_30_days_and_gone_after_180(house
     await house.register("ann/phone", "t1")
     for days, expected in ((29, "active"), (1, "dormant"), (149, "dormant"), (1, "gone")):
         clock.forward(s=days * DAY_S)
-        await chores(house).silence()
+        await house.chores().silence()
         assert await state(house, "ann/phone") == expected
 
 
@@ -65,10 +48,10 @@ async def test_what_a_gone_device_had_not_acked_has_failed_and_its_sender_is_tol
 ) -> None:
     await house.register("ann/phone", "t1")
     clock.forward(s=179 * DAY_S)
-    await chores(house).silence()
+    await house.chores().silence()
     await house.send()
     clock.forward(s=DAY_S)
-    await chores(house).silence()
+    await house.chores().silence()
     told = await house.engine.read(lambda conn, _: conn.execute(select(event.c.type)).scalars().all())
     assert "delivery.failed" in told
     with pytest.raises(Missing):
@@ -79,7 +62,7 @@ async def test_a_device_that_is_online_is_never_silent(house: House, clock: SetC
     await house.register("ann/phone", "t1")
     await house.hello("ann/phone")
     clock.forward(s=400 * DAY_S)
-    await chores(house).silence()
+    await house.chores().silence()
     assert await state(house, "ann/phone") == "active"
 
 
@@ -91,7 +74,7 @@ async def test_more_silent_devices_than_fit_into_one_look_are_all_found(
     for name in names:
         await house.register(name)
     clock.forward(s=31 * DAY_S)
-    await chores(house).silence()
+    await house.chores().silence()
     assert {await state(house, name) for name in names} == {"dormant"}
 
 
@@ -108,7 +91,7 @@ async def test_the_row_of_a_node_is_dropped_a_day_after_its_last_beat(house: Hou
 async def test_a_chore_whose_time_came_while_the_process_was_busy_is_done_late_instead_of_left_out(
     house: House,
 ) -> None:
-    scheduler = chores(house).scheduler()
+    scheduler = house.chores().scheduler()
     scheduler.start(paused=True)
     try:
         late = {job.id: job.misfire_grace_time for job in scheduler.get_jobs()}
@@ -125,7 +108,7 @@ async def test_a_chore_that_is_due_again_before_it_is_done_is_named(house: House
         running.set()
         await done.wait()
 
-    scheduler = chores(house).scheduler()
+    scheduler = house.chores().scheduler()
     scheduler.add_listener(lambda _: overran.set(), EVENT_JOB_MAX_INSTANCES)
     scheduler.start(paused=True)
     try:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from key_rings import NEW, OLD, ring
 
 from relay.errors import ConfigError
 from relay.keys import KEYS_ENV, KeyRing, SealBroken
 
-OLD, NEW = bytes(range(32)), bytes(range(100, 132))
 AAD = ("address", "shop", "ada")
 
 # Known answers.
@@ -24,11 +24,6 @@ CURSOR_KEY = "d7df19becc3a1050a81f21f846c0d91ec97c52706c2cf605eb2b37f4fb3c2c8a"
 
 def rng() -> random.Random:
     return random.Random(1)
-
-
-def ring(*ids: int) -> KeyRing:
-    keys = {1: OLD, 2: NEW}
-    return KeyRing([(key_id, keys[key_id]) for key_id in ids], rng())
 
 
 def document(*keys: tuple[object, bytes]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from key_rings import ring
 from sqlalchemy import Connection, insert, select, update
 
 from relay.clock import SystemClock
@@ -22,18 +23,12 @@ from relay.store.schema.webhooks import endpoint
 from relay.store.vault import RIPE_MS, Vault, add_keys, address_place, give_keys, headers_place, number_of, secret_place
 
 NOW_MS = 1_764_000_000_000
-OLD, NEW = bytes(range(32)), bytes(range(100, 132))
 PHONE = DeviceKey("shop", "ann", "phone")
 PLACE = address_place(PHONE, "fcm")
 
 
 def rng() -> random.Random:
     return random.Random(1)
-
-
-def ring(*ids: int) -> KeyRing:
-    keys = {1: OLD, 2: NEW}
-    return KeyRing([(key_id, keys[key_id]) for key_id in ids], rng())
 
 
 @contextlib.contextmanager
