@@ -1,7 +1,8 @@
 """A client of a relay that runs in this process, over real sockets."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import aiohttp
 
 from relay.app import Relay
-from relay.clock import Clock
+from relay.clock import Clock, SystemClock
 from relay.config import load
 from relay.ids import system_rng
 from relay.model import DeviceKey
 from relay.push.from_settings import DEFAULT_APP
 from relay.telemetry.metrics import Metrics
 
-PUSHES_AT_ONCE = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
+AT_ONCE = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0"}
+PUSHES_AT_ONCE = AT_ONCE | {"RELAY_PUSH__DEBOUNCE_S": "0"}
+SOON_S = 20.0
+CLOCK = SystemClock()
 
 
 @dataclass
@@ -50,6 +54,18 @@ class Face:
         assert status == 202, answer
         return str(answer["id"])
 
+    async def attempts(self, message: str) -> list[dict[str, Any]]:
+        """What the trace says was tried for the first device of the message's first receiver."""
+        _, trace, _ = await self.call("GET", f"/v1/messages/{message}")
+        return list(trace["recipients"][0]["devices"][0]["attempts"])
+
+    async def attempted(self, message: str, enough: Callable[[list[dict[str, Any]]], Any]) -> list[dict[str, Any]]:
+        """The same, once it is enough."""
+        async with asyncio.timeout(SOON_S):
+            while not enough(made := await self.attempts(message)):
+                await CLOCK.sleep(0.05)
+        return made
+
     async def connect(self, token: str, **hello: Any) -> aiohttp.ClientWebSocketResponse:
         ws = await self.http.ws_connect(
             self.url + "/v1/device/ws", headers={"Authorization": f"Bearer {token}"}, protocols=["relay.v1.json"]
@@ -66,11 +82,19 @@ async def next_frame(ws: aiohttp.ClientWebSocketResponse, type_: str) -> dict[st
 
 
 @asynccontextmanager
-async def served(config: Path, clock: Clock) -> AsyncIterator[Face]:
-    """A relay with this configuration that pushes without waiting for more, from its first start to its end."""
-    relay = Relay(load(config, PUSHES_AT_ONCE), clock, system_rng(), Metrics())
+async def running(relay: Relay) -> AsyncIterator[Face]:
+    """This relay, from its first start to its end."""
     first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        yield Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
-    await relay.close()
+    try:
+        assert first.api_key is not None
+        async with relay.running(), aiohttp.ClientSession() as http:
+            yield Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+    finally:
+        await relay.close()
+
+
+def served(
+    config: Path | None, clock: Clock, settings: Mapping[str, str] = PUSHES_AT_ONCE
+) -> AbstractAsyncContextManager[Face]:
+    """A relay with this configuration; by default one that pushes without waiting for more."""
+    return running(Relay(load(config, settings), clock, system_rng(), Metrics()))

@@ -1,6 +1,5 @@
 """Google keeps four collapse keys for a phone that is off (sheet `fcm` §3.2): what the user finds tells of all messages."""
 
-import asyncio
 import random
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,4 @@ async def test_a_phone_that_was_off_is_told_of_every_message(tmp_path: Path, mon
 
 async def told(face: Face, message: str) -> None:
     """Waits until Google has taken a push that tells of it."""
-    async with asyncio.timeout(15):
-        while True:
-            _, trace, _ = await face.call("GET", f"/v1/messages/{message}")
-            made = trace["recipients"][0]["devices"][0]["attempts"]
-            if any(one["verdict"] == "accepted" for one in made):
-                return
-            await CLOCK.sleep(0.05)
+    await face.attempted(message, lambda made: any(one["verdict"] == "accepted" for one in made))

@@ -9,14 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from relay_face import Face
+from relay_face import AT_ONCE, PUSHES_AT_ONCE, Face, running, served
 from structlog.testing import capture_logs
 
 from providers.sandbox import Sandbox
@@ -87,20 +86,16 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await sandbox.start()
     config = tmp_path / "relay.toml"
     config.write_text(sandbox.account_toml("fcm"))
-    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
     relay = Relay(
-        load(config, environ),
+        load(config, PUSHES_AT_ONCE),
         CLOCK,
         system_rng(),
         Metrics(),
-        read_settings=lambda file: load(file, environ),
+        read_settings=lambda file: load(file, PUSHES_AT_ONCE),
         find_config=lambda: config,
     )
-    first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        yield Scene(Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay), sandbox, config)
-    await relay.close()
+    async with running(relay) as face:
+        yield Scene(face, sandbox, config)
     await sandbox.stop()
 
 
@@ -225,13 +220,7 @@ async def test_one_that_ends_soon_is_told_of_at_the_start(tmp_path: Path, monkey
     (tmp_path / "home.pem").write_bytes(ends_in_five_days())
     config = tmp_path / "relay.toml"
     config.write_text(HOME)
-    relay = Relay(
-        load(config, {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0"}), CLOCK, system_rng(), Metrics()
-    )
-    first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+    async with served(config, CLOCK) as face:
         events: list[Any] = []
         async with asyncio.timeout(SOON_S):
             while not events:
@@ -239,7 +228,6 @@ async def test_one_that_ends_soon_is_told_of_at_the_start(tmp_path: Path, monkey
                 _, body, _ = await face.call("GET", "/v1/events?types=account.credential_expiring")
                 events = body["events"]
         assert [one["data"]["account"] for one in events] == ["home"]
-    await relay.close()
 
 
 async def test_a_mistake_in_the_file_changes_nothing(scene: Scene) -> None:
@@ -268,7 +256,7 @@ async def test_a_configuration_that_is_gone_for_a_moment_takes_no_account_away(s
 
 def _at_home(home: Path) -> Relay:
     """One that looks for its configuration where nothing names it."""
-    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "HOME": str(home)}
+    environ = AT_ONCE | {"HOME": str(home)}
     return Relay(
         load(None, environ),
         CLOCK,

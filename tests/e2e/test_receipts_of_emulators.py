@@ -9,17 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from relay_face import PUSHES_AT_ONCE, Face
+from relay_face import PUSHES_AT_ONCE, Face, served
 
 from providers.sandbox import Sandbox
 from providers.sandbox.coded import CodedEmulator
-from relay.app import Relay
 from relay.clock import SystemClock
-from relay.config import load
-from relay.ids import system_rng
-from relay.telemetry.metrics import Metrics
 
 SOON_S = 20.0
 CLOCK = SystemClock()
@@ -44,14 +39,8 @@ class Scene:
 
     async def reported(self, message: str, count: int = 1) -> list[dict[str, Any]]:
         """The receipts that the trace of this message has, once there are so many."""
-        async with asyncio.timeout(SOON_S):
-            while True:
-                _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
-                attempts = trace["recipients"][0]["devices"][0]["attempts"]
-                found = [receipt for attempt in attempts for receipt in attempt["receipts"]]
-                if len(found) >= count:
-                    return found
-                await CLOCK.sleep(0.05)
+        made = await self.face.attempted(message, lambda made: sum(len(one["receipts"]) for one in made) >= count)
+        return [receipt for one in made for receipt in one["receipts"]]
 
     async def waits_for_tomorrow(self, message: str) -> None:
         """It is told again when the next day begins."""
@@ -74,12 +63,8 @@ async def scene_of(vendors: tuple[str, ...], home: Path) -> AsyncIterator[Scene]
     url = f"http://127.0.0.1:{port}"
     config = home / "relay.toml"
     config.write_text("\n".join(sandbox.account_toml(vendor, vendor, relay=url) for vendor in vendors))
-    relay = Relay(load(config, PUSHES_AT_ONCE | {"RELAY_SERVER__PORT": str(port)}), CLOCK, system_rng(), Metrics())
-    first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        yield Scene(Face(http, url, first.api_key, relay), sandbox)
-    await relay.close()
+    async with served(config, CLOCK, PUSHES_AT_ONCE | {"RELAY_SERVER__PORT": str(port)}) as face:
+        yield Scene(face, sandbox)
     await sandbox.stop()
 
 

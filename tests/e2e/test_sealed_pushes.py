@@ -1,6 +1,5 @@
 """Privacy "sealed" on a whole relay: the vendor carries what only the device opens; a device without keys gets ids."""
 
-import asyncio
 import base64
 import json
 import random
@@ -58,13 +57,7 @@ class Scene:
         return dict(received[-1])
 
     async def attempts(self, message: str, count: int) -> list[dict[str, Any]]:
-        async with asyncio.timeout(SOON_S):
-            while True:
-                _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
-                attempts = trace["recipients"][0]["devices"][0]["attempts"]
-                if len([one for one in attempts if one["verdict"] is not None]) >= count:
-                    return list(attempts)
-                await CLOCK.sleep(0.05)
+        return await self.face.attempted(message, lambda made: sum(one["verdict"] is not None for one in made) >= count)
 
 
 @pytest.fixture

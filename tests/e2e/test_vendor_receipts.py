@@ -11,22 +11,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
-from relay_face import Face
+from relay_face import PUSHES_AT_ONCE, Face, served
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from relay.app import Relay
 from relay.clock import SystemClock
-from relay.config import load
-from relay.ids import system_rng
 from relay.push.from_settings import DEFAULT_APP
 from relay.push.receipts import take
 from relay.store.engine import Conn
 from relay.store.events import DELIVERIES_MAX
-from relay.telemetry.metrics import Metrics
 
 SOON_S = 15.0
 ON_ONE_STORE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)  # it makes no difference there
@@ -67,15 +62,11 @@ class Scene:
     async def pushed(self, said: Mapping[str, Any] | None = None, **push: Any) -> str:
         """A message that `ann`'s phone was told of; its id. `said`: beside its push."""
         message = await self.face.send(push={"title": "hi", **push}, **(said or {}))
-        async with asyncio.timeout(SOON_S):
-            while not (await self.attempt(message)).get("vendor_id"):
-                await CLOCK.sleep(0.05)
+        await self.face.attempted(message, lambda made: made and made[-1].get("vendor_id"))
         return message
 
     async def attempt(self, message: str) -> dict[str, Any]:
-        _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
-        attempts = trace["recipients"][0]["devices"][0]["attempts"]
-        return dict(attempts[-1]) if attempts else {}
+        return (await self.face.attempts(message))[-1]
 
     async def takes(self, count: int) -> None:
         """Waits until the vendor has had so many pushes."""
@@ -122,21 +113,10 @@ async def scene(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         f"[accounts.far]\n{shared}receipts = {{ path_secret = '{PATH_SECRET}', networks = ['192.0.2.0/24'] }}\n"
         f"[accounts.deaf]\n{shared}"
     )
-    environ = {
-        "RELAY_SERVER__PORT": "0",
-        "RELAY_SERVER__QUIET_S": "0",
-        "RELAY_PUSH__DEBOUNCE_S": "0",
-        "RELAY_STORE__URL": store_url,
-    }
-    relay = Relay(load(config, environ), CLOCK, system_rng(), Metrics())
-    first = await relay.open()
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+    async with served(config, CLOCK, PUSHES_AT_ONCE | {"RELAY_STORE__URL": store_url}) as face:
         device = {"addresses": [{"account": "hw", "token": "tok-1"}]}
         assert (await face.call("PUT", "/v1/users/ann/devices/phone", device))[0] == 201
         yield Scene(face, vendor)
-    await relay.close()
     await runner.cleanup()
 
 
@@ -180,9 +160,7 @@ async def test_of_several_pushes_in_one_attempt_each_has_its_receipts(scene: Sce
     bodies = [{"to": {"users": ["ann"]}, "body": n, "push": {"title": f"{n}"}} for n in range(3)]
     _, batch, _ = await scene.face.call("POST", "/v1/messages/batch", {"messages": bodies})
     ids = [one["id"] for one in batch["results"]]
-    async with asyncio.timeout(SOON_S):
-        while not (await scene.attempt(ids[2])).get("vendor_id"):
-            await CLOCK.sleep(0.05)
+    await scene.face.attempted(ids[2], lambda made: made and made[-1].get("vendor_id"))
     assert sorted(sent["android"]["bi_tag"] for sent in scene.vendor.sent) == sorted(ids)
     for place, message in enumerate(ids):
         assert (await scene.report(item(0, requestId=f"r-{place + 7}", biTag=message)))[0] == 200

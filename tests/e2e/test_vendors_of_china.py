@@ -45,23 +45,11 @@ class Scene:
         return dict(delivery)
 
     async def attempt(self) -> dict[str, Any]:
-        async with asyncio.timeout(SOON_S):
-            while True:
-                _, trace, _ = await self.face.call("GET", f"/v1/messages/{self.message}")
-                attempts = trace["recipients"][0]["devices"][0]["attempts"]
-                if attempts and attempts[-1].get("vendor_id"):
-                    return dict(attempts[-1])
-                await CLOCK.sleep(0.05)
+        return (await self.face.attempted(self.message, lambda made: made and made[-1].get("vendor_id")))[-1]
 
     async def attempts(self, message: str) -> list[dict[str, Any]]:
         """Those that have ended, once there are any."""
-        async with asyncio.timeout(SOON_S):
-            while True:
-                _, trace, _ = await self.face.call("GET", f"/v1/messages/{message}")
-                attempts = trace["recipients"][0]["devices"][0]["attempts"]
-                if attempts and attempts[-1]["verdict"] is not None:
-                    return list(attempts)
-                await CLOCK.sleep(0.05)
+        return await self.face.attempted(message, lambda made: made and made[-1]["verdict"] is not None)
 
     async def report(self, address: str, body: bytes) -> int:
         async with self.face.http.post(f"{self.face.url}{urlsplit(address).path}", data=io.BytesIO(body)) as answer:

@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
-from relay_face import Face
+from relay_face import Face, served
 from sqlalchemy import update
 
 from providers.sandbox import Sandbox
-from relay.app import Relay
 from relay.clock import SystemClock
-from relay.config import load
-from relay.ids import system_rng
 from relay.store.schema.inboxes import message
-from relay.telemetry.metrics import Metrics
 
 CLOCK = SystemClock()
 SOON_S = 15.0
@@ -88,17 +83,11 @@ async def room(vendor: str, folder: Path, keys: Path) -> AsyncIterator[Room]:
     sandbox = Sandbox(now=lambda: CLOCK.now_ms() / 1000, rng=random.Random(1), vendors=(vendor,), state_dir=keys)
     await sandbox.start()
     (folder / "relay.toml").write_text(sandbox.account_toml(vendor, vendor))
-    environ = {"RELAY_SERVER__PORT": "0", "RELAY_SERVER__QUIET_S": "0", "RELAY_PUSH__DEBOUNCE_S": "0"}
-    relay = Relay(load(folder / "relay.toml", environ), CLOCK, system_rng(), Metrics())
-    first = await relay.open()
-    relay.withdrawer.settles_s = SETTLES_S
-    assert first.api_key is not None
-    async with relay.running(), aiohttp.ClientSession() as http:
-        face = Face(http, f"http://127.0.0.1:{relay.port}", first.api_key, relay)
+    async with served(folder / "relay.toml", CLOCK) as face:
+        face.relay.withdrawer.settles_s = SETTLES_S
         address = {"account": vendor, "token": sandbox.emulators[vendor].address("t1")}
         assert (await face.call("PUT", "/v1/users/ann/devices/phone", {"addresses": [address]}))[0] == 201
         yield Room(face, sandbox, vendor, await face.device(device="tablet"))
-    await relay.close()
     await sandbox.stop()
 
 
