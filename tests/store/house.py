@@ -45,6 +45,24 @@ def address(token: str, *, account: str = "v") -> NewAddress:
     return NewAddress(account=account, kind="token", token_sealed=token.encode(), token_hash=token.encode())
 
 
+def sending(number: int, **more: Any) -> Send:
+    """A message to ann of this number, without a push of its own."""
+    values: dict[str, Any] = {
+        "app_id": "shop",
+        "message_id": f"01900000-0000-7000-8000-{number:012d}",
+        "id_from_key": False,
+        "key": None,
+        "body_hash": b"",
+        "nonce": f"nonce-{number}",
+        "users": (ANN,),
+        "type": "text",
+        "body": "1",
+        "h": "00",
+        "ttl_s": 604_800,
+    }
+    return Send(**(values | more))
+
+
 @dataclass(slots=True)
 class Store:
     """A client's own store: what it has, the cursor it was given with it, and which database that is."""
@@ -118,21 +136,8 @@ class House:
 
     def message(self, *users: str, **more: Any) -> Send:
         self.sent += 1
-        values: dict[str, Any] = {
-            "app_id": self.app,
-            "message_id": f"01900000-0000-7000-8000-{self.sent:012d}",
-            "id_from_key": False,
-            "key": None,
-            "body_hash": b"",
-            "nonce": f"nonce-{self.sent}",
-            "users": users or (ANN,),
-            "type": "text",
-            "body": "1",
-            "h": "00",
-            "push": '{"title":"t"}',
-            "ttl_s": 604_800,
-        }
-        return Send(**(values | more))
+        given: dict[str, Any] = {"app_id": self.app, "users": users or (ANN,), "push": '{"title":"t"}'}
+        return sending(self.sent, **(given | more))
 
     async def send(self, *users: str, **more: Any) -> Accepted:
         return await self.inbox.accept(self.message(*users, **more))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from house import House
+from house import House, sending
 
 from relay.errors import Conflict, CursorRefused, Invalid, Malformed, Throttled
 from relay.inbox.ack import AckRequest
@@ -38,21 +38,8 @@ _numbers: Iterator[int] = iter(range(1, 10**9))
 def send(
     *, key: str | None = None, body: str = '{"text":"hi"}', users: tuple[str, ...] = ("ann",), **more: object
 ) -> Send:
-    n = next(_numbers)
-    values: dict[str, object] = {
-        "app_id": "shop",
-        "message_id": f"01900000-0000-7000-8000-{n:012d}",
-        "id_from_key": False,
-        "key": key,
-        "body_hash": body.encode(),
-        "nonce": f"nonce-{n}",
-        "users": users,
-        "type": "text",
-        "body": body,
-        "h": "00",
-        "ttl_s": 3600,
-    }
-    return Send(**(values | more))  # type: ignore[arg-type]
+    values: dict[str, object] = {"key": key, "body": body, "body_hash": body.encode(), "users": users, "ttl_s": 3600}
+    return sending(next(_numbers), **(values | more))
 
 
 async def registered(inbox: InboxService, *devices: DeviceKey) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from house import House
+from house import House, sending
 from msgspec.structs import replace
 
 from relay.inbox.ack import AckRequest, Nack
@@ -22,20 +22,7 @@ ID = "01900000-0000-7000-8000-000000000001"
 
 
 def message(id_: str, **more: Any) -> Send:
-    return Send(
-        app_id="shop",
-        message_id=id_,
-        id_from_key=False,
-        key=None,
-        body_hash=b"h",
-        nonce=id_,
-        users=("ann",),
-        type="text",
-        body="1",
-        h="00",
-        ttl_s=86_400,
-        **more,
-    )
+    return sending(0, message_id=id_, nonce=id_, ttl_s=86_400, **more)
 
 
 class App:

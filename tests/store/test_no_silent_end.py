@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from house import House
+from house import House, sending
 
 from relay.inbox.ack import AckRequest
 from relay.inbox.handshake import Hello
@@ -26,20 +26,7 @@ async def inbox(engine: Engine, clock: Any) -> InboxService:
 
 
 def send(number: int, *, ttl_s: int = 3600, min_schema: int | None = None) -> Send:
-    return Send(
-        app_id="shop",
-        message_id=f"01900000-0000-7000-8000-{number:012d}",
-        id_from_key=False,
-        key=None,
-        body_hash=b"h",
-        nonce=str(number),
-        users=("ann",),
-        type="text",
-        body="1",
-        h="00",
-        ttl_s=ttl_s,
-        min_schema=min_schema,
-    )
+    return sending(number, ttl_s=ttl_s, min_schema=min_schema)
 
 
 async def ends(inbox: InboxService) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from house import House
+from house import House, sending
 from msgspec.structs import replace
 from sqlalchemy import select
 
@@ -56,20 +56,7 @@ class Desk:
 
     def message(self, push: str = '{"title":"t"}') -> Send:
         self.sent += 1
-        return Send(
-            app_id="shop",
-            message_id=f"01900000-0000-7000-8000-{self.sent:012d}",
-            id_from_key=False,
-            key=None,
-            body_hash=b"",
-            nonce="",
-            users=("ann",),
-            type="text",
-            body="1",
-            h="00",
-            push=push,
-            ttl_s=604_800,
-        )
+        return sending(self.sent, push=push)
 
     async def send(self, **more: str) -> str:
         return (await self.inbox.accept(self.message(**more))).message_id
