@@ -193,7 +193,7 @@ async def test_a_removed_member_sees_nothing_more(face: Face, group: str, path: 
     assert bodies(filled.json["batches"][0]) == [1]
 
 
-async def test_what_is_none_of_its_timelines_is_named_and_spoils_nothing(face: Face, group: str, path: str) -> None:
+async def test_what_is_none_of_its_timelines_is_named_and_spoils_nothing(face: Face, path: str) -> None:
     await face.sent(body="in the inbox")
     answer = (await face.sync(open="elsewhere", shared="x")).json
     assert answer["refused"] == [

@@ -84,7 +84,7 @@ async def test_a_server_that_can_lose_what_it_confirmed_is_not_ready(
     assert (await health(own_postgres.url))[0] == 200
 
 
-async def test_health_says_whom_a_commit_waits_for(own_postgres: Any, health: Any) -> None:
+async def test_health_says_whom_a_commit_waits_for(own_postgres: Any) -> None:
     await asyncio.to_thread(own_postgres.stop, "fast")
     await asyncio.to_thread(own_postgres.start, synchronous_standby_names="absent", synchronous_commit="local")
     connected = await _durability(own_postgres.url)

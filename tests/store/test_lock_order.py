@@ -347,9 +347,7 @@ async def test_a_member_that_is_renamed_has_the_mention_of_many_that_is_sent_mea
     assert await inbox_of(house, "zoa") == [first.message_id]
 
 
-async def test_a_member_that_is_renamed_is_told_of_what_its_timeline_is_sent_meanwhile(
-    house: House, clock: Any
-) -> None:
+async def test_a_member_that_is_renamed_is_told_of_what_its_timeline_is_sent_meanwhile(house: House) -> None:
     await house.inbox.replace_addresses(house.key("zoe/phone"), [address("token")])
     await house.inbox.groups.change("shop", "u", add=["bob", "zoe"], remove=[], ultra=True, notify="all")
     await house.inbox.accept(house.message(users=(), group="u", conversation_id="u"))

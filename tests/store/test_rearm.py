@@ -396,7 +396,7 @@ async def test_what_the_first_device_had_taken_stays_taken_when_its_user_leaves_
     assert [note.ids for note in attempt.send.notes] == [(late.message_id,)]
 
 
-async def test_what_the_first_device_had_acked_by_its_ids_stays_taken_too(house: House, clock: Any) -> None:
+async def test_what_the_first_device_had_acked_by_its_ids_stays_taken_too(house: House) -> None:
     await house.hello("ann/tablet")
     ids = [(await house.send(notify_policy=NotifyPolicy.FIRST_DEVICE)).message_id for _ in range(4)]
     await house.ack("ann/tablet", ids=(ids[1], ids[3]))

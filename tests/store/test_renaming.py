@@ -307,7 +307,7 @@ async def test_a_late_word_of_a_user_who_has_changed_names_with_another_one_of_t
     for old, new in (("ann", "x"), ("bob", "ann"), ("x", "bob")):
         await house.inbox.rename(UserKey("shop", old), new)
     clock.forward(s=60)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await dispatch(house, Late(house, asyncio.Event(), Outcome(verdict=Verdict.ACCEPTED)))
 
 

@@ -15,7 +15,7 @@ async def ends(house: House, type_: str) -> list[str]:
     return [device for device, _ in await house.deliveries(type_)]
 
 
-async def test_f89_the_first_to_answer_a_call_ends_it_for_the_others(house: House, clock: Any) -> None:
+async def test_f89_the_first_to_answer_a_call_ends_it_for_the_others(house: House) -> None:
     for name in CALLED:
         await house.register(name)
         await house.hello(name)

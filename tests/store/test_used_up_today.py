@@ -275,7 +275,7 @@ async def test_what_a_vendor_says_about_midnight_is_of_the_day_before(
     shop.clock.forward(ms=midnight_ms + round(asked_s * 1000) - shop.clock.now_ms() - 60_000)
     said = Outcome(verdict=Verdict.RETRY, scope=scope, spent=True, vendor_code="used_up")
     vendor = Behind(shop.clock, asyncio.Event(), said, closes_ms=midnight_ms + max(0, round(asked_s * 2000)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await works(shop, account_of(vendor), vendor.stop)
     assert vendor.refused == 1
 
@@ -295,7 +295,7 @@ async def test_what_a_channel_waited_for_goes_when_its_operator_says_that_it_is_
     vendor = Unknown(asyncio.Event(), last="order 1", full=True)
     accounts = Accounts([account_of(vendor)])
     working = asyncio.create_task(works(shop, accounts.all()[0], vendor.stop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await shop.job("ann/phone")).due_ms < shop.clock.now_ms() + 3_000_000:
             await shop.clock.sleep(0.01)
             shop.clock.forward(s=1)
@@ -321,7 +321,7 @@ async def test_what_an_operator_says_to_one_node_counts_for_all(shop: House, how
     await shop.send("ann", push='{"title":"order 1","channel":"order"}')
     vendor = Refilled(asyncio.Event(), last="none", full=True)
     working = asyncio.create_task(works(shop, account_of(vendor), vendor.stop))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await shop.job("ann/phone")).reason != "quota":
             await shop.clock.sleep(0.01)
             shop.clock.forward(s=1)

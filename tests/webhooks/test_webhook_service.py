@@ -103,7 +103,7 @@ async def test_a_sealed_secret_opens_only_for_its_own_endpoint(bench: Bench, ser
         opened(ToySeals(), EndpointKey("b", made.endpoint.key.endpoint_id), first.sealed)
 
 
-async def test_an_ed25519_endpoint_shows_only_the_public_half(bench: Bench, service: WebhookService) -> None:
+async def test_an_ed25519_endpoint_shows_only_the_public_half(service: WebhookService) -> None:
     made = await service.create("a", url=URL, scheme=Scheme.ED25519)
     assert made.secret.startswith("whpk_")
     rotated = await service.rotate("a", made.endpoint.key.endpoint_id)
@@ -360,7 +360,7 @@ async def test_pulling_gives_every_event_once_and_in_order(bench: Bench, service
     assert [one.sequence for one in pushed.events] == [8]
 
 
-async def test_a_cursor_is_good_for_its_app_only(bench: Bench, service: WebhookService) -> None:
+async def test_a_cursor_is_good_for_its_app_only(service: WebhookService) -> None:
     cursor = (await service.events("a")).cursor
     flipped = ("B" if cursor[0] != "B" else "C") + cursor[1:]
     for app_id, wrong in (("b", cursor), ("a", cursor[:-2]), ("a", flipped), ("a", ""), ("a", "0"), ("a", "\x00")):
