@@ -379,8 +379,9 @@ class Core:
         if name in self._follows.positions:
             self._follows.positions[name] = position
         commands = self._ack_soon()
-        if self.phase is Phase.READING and self._reading is Reading.PULLED:
-            commands += self._pull_on(more=True)
+        if self.phase is Phase.READING:
+            anew = self._reading is Reading.STREAMED and self._follows.left  # it has room for another by now
+            commands += [self._fetch(anew=True)] if anew else self._pull_on(more=True)
         return commands + self._go_on()
 
     def _follow_heard(self, frame: Mapping[str, Any]) -> list[Command]:

@@ -7,12 +7,14 @@ they bring is kept where its range begins, with its cursor in one transaction, a
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from relay.client.rules import Verdict, judge
 from relay.client.steps import NOWHERE, Position
 from relay.client.wire import Page
 
 FOLLOWED_MAX = 50  # of more, the relay refuses the whole request: a poll, and with it the inbox's page
+QUERY_CHARS = 7500  # the relay reads request lines of 8190
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,17 @@ class Portion:
         """What has the relay send these on a socket."""
         return {"type": "follow", "ref": ref, "shared": list(self.cursors), "open": list(self.new)}
 
+    def query(self) -> "Portion":
+        """The same with as many of the names as a query has room for."""
+        room = QUERY_CHARS - len(urlencode([("shared", one) for one in self.cursors]))
+        some = []
+        for name in self.new:
+            length = len("&" + urlencode({"open": name}))
+            if length <= room:
+                some.append(name)
+                room -= length
+        return Portion(self.cursors, tuple(some))
+
 
 @dataclass(slots=True)
 class Follows:
@@ -41,6 +54,7 @@ class Follows:
     """
 
     positions: dict[str, Position] = field(default_factory=dict)
+    left: bool = False  # the last query had no room for some
     _acked: dict[str, str | None] = field(default_factory=dict)  # the last cursor that was acked on this connection
     _refused: set[str] = field(default_factory=set)
     _polls: int = 0
@@ -62,11 +76,13 @@ class Follows:
         return [Portion.of(asked[start : start + FOLLOWED_MAX]) for start in range(0, len(asked), FOLLOWED_MAX)]
 
     def turn(self) -> Portion:
-        """What the next poll asks for: each portion in its turn."""
+        """What the next query asks for: each portion in its turn. Some have cursors when those that are `left` are asked for."""
         portions = self.portions() or [Portion()]
         portion = portions[self._polls % len(portions)]
         self._polls += 1
-        return portion
+        query = portion.query()
+        self.left = query != portion
+        return query
 
     def refused(self, refusal: Mapping[str, Any]) -> str | None:
         """The name of what was refused, which is not asked for again; None if it is none of ours."""

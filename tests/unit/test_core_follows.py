@@ -3,6 +3,7 @@
 import json
 import random
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from relay.client import news, steps, wire
 from relay.client.core import Core, Phase
 from relay.client.follows import FOLLOWED_MAX
 from relay.client.steps import Position, Reading, Timer
+from relay.client.transports import params_of
 
 INBOX = Position("e1", 0, "e1/0")
 
@@ -62,6 +64,23 @@ def test_a_stream_brings_what_is_followed_and_begins_anew_where_that_changes() -
     assert fetches(core.handle(steps.Unfollowed("h"))) == [steps.Fetch("e1/0", 0, ("t1/3",), (), anew=True)]
     followed = fetches(core.handle(steps.Followed("i")))
     assert followed == [steps.Fetch("e1/0", 0, ("t1/3",), ("i",), anew=True)]
+
+
+@pytest.mark.parametrize("way", [Reading.PULLED, Reading.STREAMED])
+def test_a_query_names_as_many_timelines_as_a_request_line_has_room_for_and_the_others_when_these_have_cursors(
+    way: Reading,
+) -> None:
+    names = [f"{n:02}" + "\N{GRINNING FACE}" * 126 for n in range(FOLLOWED_MAX)]
+    core, commands = reading(way, **dict.fromkeys(names, steps.NOWHERE))
+    (query,) = fetches(commands)
+    opened: list[str] = []
+    while name := next((one for one in query.open if one not in opened), None):
+        assert len(urlencode(params_of(query.cursor, query.shared, query.open))) < 7600
+        opened.append(name)
+        asked = fetches(core.handle(steps.KeptShared(name, Position("t1", 1, f"{len(opened):087}"))))
+        assert all(one.anew is (way is Reading.STREAMED) for one in asked)
+        query = asked[0] if asked else query
+    assert opened == names
 
 
 def test_a_poll_that_waits_for_what_is_followed_no_more_is_asked_anew() -> None:
