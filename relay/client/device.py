@@ -326,7 +326,7 @@ class Client:
         asked = relay.get("prove")
         if isinstance(asked, Mapping):
             proof = {"account": asked.get("account"), "value": asked.get("value")}
-            await self._call("POST", "/v1/device/addresses/proof", body=proof)
+            (await self._call("POST", "/v1/device/addresses/proof", body=proof)).having("addresses")
 
     async def verify(self) -> news.Verified:
         """Compares the cache with the relay and fetches what differs. Raises Problem, Unreachable, AnotherUser."""
@@ -377,9 +377,7 @@ class Client:
         sent = await self._driver.send(key, message)
         if sent is None:
             headers = {"Idempotency-Key": key}
-            sent = (await self._call("POST", "/v1/device/messages", body=message, headers=headers)).json
-            if SENT - sent.keys():
-                raise Unreachable("POST /v1/device/messages: the answer is not the relay's")
+            sent = (await self._call("POST", "/v1/device/messages", body=message, headers=headers)).having(*SENT)
         return sent
 
     async def _call(self, method: str, path: str, **more: Any) -> http.Answer:
@@ -410,6 +408,5 @@ class Client:
             if problem.code == ANOTHER_USER:
                 raise AnotherUser(problem.detail) from problem
             raise
-        if "acked" not in answer.json:
-            raise Unreachable("POST /v1/device/ack: the answer is not the relay's")
+        answer.having("acked")
         self._tokens.proved = token

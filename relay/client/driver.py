@@ -220,7 +220,7 @@ class Driver:
                 self.post(steps.Closed(gone.code, gone.retry_after_s))
                 return
             if not isinstance(frame, wire.Page) and frame.get("type") == "welcome":
-                await self._tokens.keep(frame.get("token") or {})
+                await self._tokens.keep(frame.get("token"))
             self.post(steps.Came(frame))
 
     async def _close(self, why: str) -> steps.Event | None:

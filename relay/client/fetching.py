@@ -41,5 +41,5 @@ async def fetch(
             for one in outcome.told:
                 tell(one)
         if stored:
-            await call("POST", "/v1/device/ack", body={"ids": stored})
+            (await call("POST", "/v1/device/ack", body={"ids": stored})).having("acked")
     return words

@@ -1,7 +1,7 @@
 """One HTTP call to a relay: its answer, or a `Problem` (RFC 9457), or `Unreachable`."""
 
-import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ CALL_S = 30.0
 AFTER_S_MAX = 86_400.0
 JSON, PROBLEM = "application/json", "application/problem+json"
 BODILESS = frozenset({204, 304})
+UNREADABLE = (ValueError, RecursionError)  # raised of what is no JSON, or nests deeper than any of the relay's
 T = TypeVar("T")
 _object = msgspec.json.Decoder(dict[str, Any])
 
@@ -38,14 +39,20 @@ class Problem(ClientError):  # noqa: N818 - it is the word of RFC 9457
     of_a_repeat = False
 
     def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
+        """`retry_after_s`: where the body does not say how long to wait."""
         self.status = status
         self.body = dict(body)
         self.of_the_relay = isinstance(body.get("code"), str)
         self.code = body["code"] if self.of_the_relay else f"http_{status}"
         self.detail = str(body.get("detail", "")) if self.of_the_relay else "The answer is not the relay's."
-        self.errors: list[dict[str, str]] = list(body.get("errors", ())) if self.of_the_relay else []
+        errors = body.get("errors") if self.of_the_relay else None
+        listed = errors if isinstance(errors, list) else []
+        self.errors: list[dict[str, str]] = [one for one in listed if isinstance(one, dict)]
         self.retryable = bool(body.get("retryable", status in {408, 429, 502, 503, 504}))
         self.retry_after_s = retry_after_s
+        after_ms = body.get("retry_after_ms")
+        if isinstance(after_ms, int | float) and 0 <= after_ms <= AFTER_S_MAX * 1000:
+            self.retry_after_s = after_ms / 1000
         where = "".join(f"; {one.get('pointer', '')}: {one.get('detail', '')}" for one in self.errors)
         super().__init__(f"{status} {self.code}: {self.detail}{where}")
 
@@ -63,11 +70,18 @@ class Answer:
         """Raises Unreachable: where the relay answers with a body, it is an object."""
         return self.read(_object.decode)
 
+    def having(self, *members: str) -> dict[str, Any]:
+        """The same of an answer that has these members, as any of the relay's has. Raises Unreachable."""
+        body = self.json
+        if not body.keys() >= set(members):
+            raise Unreachable("the answer is not the relay's")
+        return body
+
     def read(self, reader: Callable[[bytes], T]) -> T:
-        """The body as `reader` has it, which raises ValueError for what is none of the relay's. Raises Unreachable then."""
+        """The body as `reader` has it. Raises Unreachable where that raises one of UNREADABLE: it is none of the relay's."""
         try:
             return reader(self.body)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise Unreachable("the answer is not the relay's") from error
 
 
@@ -86,14 +100,13 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
     """The problem in an answer; of one that is none, one that has its status. Others have a `code`, too, in their JSON."""
-    try:
-        read = json.loads(body) if headers.get("Content-Type", "").startswith(PROBLEM) else None
-    except ValueError:
-        read = None
-    said: dict[str, Any] = read if isinstance(read, dict) and isinstance(read.get("code"), str) else {}
-    after_ms = said.get("retry_after_ms")
-    after_s = after_ms / 1000 if after_ms is not None else retry_after_s(headers)
-    return Problem(status, said, after_s)
+    said: dict[str, Any] = {}
+    if headers.get("Content-Type", "").startswith(PROBLEM):
+        with suppress(*UNREADABLE):
+            said = _object.decode(body)
+    if not isinstance(said.get("code"), str):
+        said = {}
+    return Problem(status, said, retry_after_s(headers))
 
 
 async def once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

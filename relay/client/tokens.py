@@ -3,21 +3,33 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
 
 from relay.client.cache import Cache
 from relay.client.http import AnotherUser, Answer, Problem, Unreachable
 from relay.client.repair import OnDisk
 from relay.client.transports import Gone, Token
-from relay.client.wire import instant_ms
 from relay.clock import Clock
 
 MINUTE_S, HOUR_S = 60.0, 3600.0
 TokenSource = Callable[[], Awaitable[str]]
 Later = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 log = logging.getLogger("relay.client")
+
+
+class Successor(msgspec.Struct, frozen=True):
+    """What the relay says of the token that follows ours: it, or when there will be one."""
+
+    token: str | None = None
+    renew_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+_successor = msgspec.json.Decoder(Successor)
 
 
 class TokenKeeper:
@@ -82,33 +94,40 @@ class TokenKeeper:
 
         return newest
 
-    async def keep(self, answer: Mapping[str, Any]) -> None:
-        """The token that follows ours is stored before it is used: its first use ends the one before. `answer` is to the
-        handshake of the connection that was begun last."""
-        await self._keep(answer, after=self._tried)
+    async def keep(self, answer: object) -> None:
+        """The token that follows ours is stored before it is used: its first use ends the one before. `answer` is what the
+        welcome says of it, on the connection that was begun last."""
+        try:
+            successor = msgspec.convert(answer, Successor)
+        except msgspec.ValidationError:
+            successor = Successor()
+        await self._keep(successor, after=self._tried)
 
-    async def _keep(self, answer: Mapping[str, Any], *, after: str) -> None:
+    async def _keep(self, successor: Successor, *, after: str) -> None:
         """`after`: what it was asked with. Of two successors of one token, the second would end both some minutes after the
         first was used: it is dropped."""
         self.proved = self.current
-        following = answer.get("token")
-        if isinstance(following, str):
+        following = successor.token
+        if following is not None:
             given = self._given
             with suppress(sqlite3.Error):
                 newest = await self._on_disk(lambda: self._cache.put_token(given, following, after=after))
                 if self._given == given:  # else the app has brought another one meanwhile
                     self.current = self.proved = newest
-        elif (renew_ms := instant_ms(answer.get("renew_at"))) is not None:
+        elif successor.renew_at is not None:
             if self._renewal is not None:
                 self._renewal.cancel()
-            self._renewal = self._later(self._renew(max(MINUTE_S, (renew_ms - self._clock.now_ms()) / 1000)))
+            in_s = successor.renew_at.timestamp() - self._clock.now_ms() / 1000
+            self._renewal = self._later(self._renew(max(MINUTE_S, in_s)))
 
     async def _renew(self, after_s: float) -> None:
         """A connection may outlive its token: the next one is asked for in time."""
         await self._clock.sleep(after_s)
         given, token = self._given, self.current
         try:
-            answer = (await self._call("POST", "/v1/device/token")).json
+            successor = (await self._call("POST", "/v1/device/token")).read(_successor.decode)
+            if successor == Successor():
+                raise Unreachable("the answer is not the relay's")
         except AnotherUser:
             return
         except (Problem, Unreachable) as error:
@@ -116,4 +135,4 @@ class TokenKeeper:
             self._renewal = self._later(self._renew(HOUR_S))
             return
         if self._given == given:  # else the app has brought another one meanwhile, perhaps another user's
-            await self._keep(answer, after=token)
+            await self._keep(successor, after=token)

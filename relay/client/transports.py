@@ -136,9 +136,9 @@ class HttpWay:
         ref = {"ref": frame.get("ref")}
         async with self._in_turn:
             try:
-                answer = (await self._call(method, path, body=body)).json
                 type_, least = _ANSWERS[kind]
-                self._came.put_nowait({"type": type_, **ref, **answer} if least <= answer.keys() else Gone())
+                answer = (await self._call(method, path, body=body)).having(*least)
+                self._came.put_nowait({"type": type_, **ref, **answer})
             except Problem as problem:
                 self._refused(problem, ref)
             except Unreachable:
@@ -161,7 +161,7 @@ class HttpWay:
         except Problem as problem:
             self._refused(problem, {})
             return
-        except (Unreachable, ValueError):
+        except (Unreachable, *http.UNREADABLE):
             self._came.put_nowait(Gone())
             return
         brought = [page for page in pages if page.to_seq > page.from_seq or page.caught_up]

@@ -125,8 +125,7 @@ class SocketWay(HttpWay):
             raise Unreachable("send: the connection ended")
         answer = answered.result()
         if answer["type"] == "error":
-            after_ms = answer.get("retry_after_ms")
-            raise Problem(answer.get("status", 503), answer, None if after_ms is None else after_ms / 1000)
+            raise Problem(answer.get("status", 503), answer)
         return answer
 
     async def close(self) -> None:
@@ -141,7 +140,7 @@ class SocketWay(HttpWay):
             if message.type is aiohttp.WSMsgType.TEXT:
                 try:
                     frame = wire.frame(message.data.encode())
-                except ValueError:
+                except http.UNREADABLE:
                     break  # not the relay's words: something between us makes up answers
                 asked = None if isinstance(frame, wire.Page) else self._asked.get(str(frame.get("ref")))
                 if asked is None or isinstance(frame, wire.Page):
@@ -202,7 +201,7 @@ class StreamWay(HttpWay):
         except TimeoutError:
             self._came.put_nowait(Gone(unfit=not self.proved))  # what keeps all of it back lets nothing through
             return
-        except (aiohttp.ClientError, OSError, ValueError):
+        except (aiohttp.ClientError, OSError, *http.UNREADABLE):
             pass
         self._came.put_nowait(Gone())
 

@@ -86,6 +86,36 @@ async def test_a_token_is_proved_once_the_relay_has_answered_its_handshake(keepe
     assert keeper.proved != keeper.current
 
 
+@pytest.mark.parametrize(
+    "said", [None, "soon", {"token": 5}, {"renew_at": "soon"}, {"renew_at": 5}, {"token": ["ann's"]}]
+)
+async def test_a_welcome_that_says_nothing_readable_of_the_next_token_leaves_the_one_that_is(
+    keeper: TokenKeeper, said: object
+) -> None:
+    await keeper.take(renew=False)
+    await keeper.keep(said)
+    assert keeper.current == keeper.proved == "ann's"
+
+
+@pytest.mark.parametrize("body", ['{"status": "ok"}', '{"token": 5}', '{"renew_at": "soon"}', "[]", "[" * 100_000])
+async def test_a_renewal_that_something_before_the_relay_has_answered_is_asked_for_again(
+    tmp_path: Path, body: str
+) -> None:
+    answers = [body, '{"token": "ann\'s second"}']
+
+    async def call(*_: str) -> Answer:
+        return Answer(200, answers.pop(0).encode())
+
+    cache, clock = Cache(tmp_path / "a.db", rng=random.Random(1), now_ms=0), SetClock()
+    keeper = TokenKeeper("ann's", cache, _at_once, call, asyncio.create_task, clock)
+    await keeper.take(renew=False)
+    await keeper.keep({"token": None, "renew_at": "1970-01-01T00:00:00Z"})
+    for _ in range(20):
+        await clock.sleep(0)
+    assert (answers, keeper.current) == ([], "ann's second")
+    cache.close()
+
+
 @pytest.mark.parametrize("answer", [{"token": "ann's second"}, {"renew_at": "2030-01-01T00:00:00Z"}])
 async def test_a_successor_that_comes_when_the_app_has_brought_another_token_is_not_that_ones(
     tmp_path: Path, answer: dict[str, str]
