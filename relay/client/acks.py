@@ -30,6 +30,14 @@ class Acks:
         """Takes words that the cache holds now."""
         self._owed |= words
 
+    def forget_markers(self, conversation: str | None = None) -> None:
+        """The numbering has begun anew, of the inbox or of this shared timeline: what a read marker says means other messages."""
+        gone = [
+            key for key in self._owed if key.startswith(said.READ) and conversation in {None, key[len(said.READ) :]}
+        ]
+        for key in gone:
+            del self._owed[key]
+
     def kept(self, entries: int) -> None:
         """So many entries more are in the cache."""
         self._unacked += entries

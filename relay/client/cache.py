@@ -352,11 +352,13 @@ class Cache:
         complete: bool = False,
     ) -> Outcome:
         """Stores where reading goes on, and for whom (None: as before); every message stays. Under a new epoch, numbers of
-        the past mean nothing. `complete`: nothing lies beyond it."""
+        the past mean nothing, those of read markers among them. `complete`: nothing lies beyond it."""
         with self._transaction() as db:
             here = self.position
             if position.epoch != here.epoch:
                 leave_epoch(db, INBOX)
+                if here.renumbered(position):  # of shared timelines as well, whose numbers may be lost with the inbox's
+                    db.execute("DELETE FROM word WHERE key GLOB ?", (f"{said.READ}*",))
                 db.execute("UPDATE store SET by_tag = ?", (ByTag.ALL if here.epoch else ByTag.NONE,))
             if complete:
                 self._all_has_come()

@@ -111,9 +111,9 @@ class Core:
                 self._acks.owe(words)
                 return self._connect()
             case steps.Opened(reading, words, position):
-                self._acks.owe(words)
                 if position is not None and not self._storing:
-                    self.position = position
+                    self._stand(position)
+                self._acks.owe(words)
                 return self._opened(reading)
             case steps.Came(frame):
                 return self._came(frame)
@@ -294,6 +294,12 @@ class Core:
         """Where pages come by themselves, they are asked for now and then all the same (protocol 9.4)."""
         return [] if self._reading is Reading.PULLED else [steps.SetTimer(Timer.POLL, GUARD_S)]
 
+    def _stand(self, position: Position) -> None:
+        """The database stands there."""
+        if self.position.renumbered(position):
+            self._acks.forget_markers()
+        self.position = position
+
     # --- pages ---
 
     def _page(self, page: Page) -> list[Command]:
@@ -320,7 +326,7 @@ class Core:
 
     def _kept(self, position: Position, words: said.Words) -> list[Command]:
         self._storing = False
-        self.position = position
+        self._stand(position)
         self._acks.owe(words)
         page, self._page_behind = self._page_behind, None
         commands: list[Command] = []
@@ -377,6 +383,8 @@ class Core:
     def _kept_shared(self, name: str, position: Position) -> list[Command]:
         self._storing = False
         if name in self._follows.positions:
+            if self._follows.positions[name].renumbered(position):
+                self._acks.forget_markers(name)
             self._follows.positions[name] = position
         commands = self._ack_soon()
         if self.phase is Phase.READING:
@@ -420,7 +428,7 @@ class Core:
     def _not_kept(self, position: Position, *, moved: bool) -> list[Command]:
         self._storing, self._page_behind = False, None
         if moved:
-            self.position = position
+            self._stand(position)
         if self.phase not in {Phase.GREETING, Phase.READING}:
             return self._go_on()
         return self._close("another process moved the store" if moved else "the cache can't be written", soon=moved)

@@ -275,7 +275,10 @@ class Client:
         return came
 
     async def read(self, conversation: str, read_seq: int) -> None:
-        """The user has read a conversation up to this number; her other devices will know. Less than before changes nothing."""
+        """The user has read a conversation up to this number; her other devices will know. Less than before changes nothing.
+
+        Where the numbering begins anew before the relay has heard it, it is forgotten: the number is another message's then.
+        """
         await self._speak(dict([said.read(conversation, read_seq)]))
 
     async def shown(self, *ids: str) -> None:

@@ -11,6 +11,7 @@ WORDS_MAX = 200  # in one ack
 WORDS_BYTES_MAX = 48 * 1024  # beside its cursors: the relay reads frames and bodies of 64 KiB
 Words = Mapping[str, Mapping[str, Any]]
 
+READ = "read:"  # begins the keys of read markers
 _FIELDS = {"nack": "nack", "read": "read", "receipt": "receipts"}
 
 
@@ -25,7 +26,7 @@ def nack_key(id_: str) -> str:
 
 def read(conversation: str, read_seq: int) -> tuple[str, dict[str, Any]]:
     """The user has read the conversation up to this number of the inbox."""
-    return f"read:{conversation}", {"conversation": conversation, "read_seq": read_seq}
+    return f"{READ}{conversation}", {"conversation": conversation, "read_seq": read_seq}
 
 
 def further(word: Mapping[str, Any], kept: Mapping[str, Any] | None) -> Mapping[str, Any]:

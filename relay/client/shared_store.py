@@ -9,6 +9,7 @@ from typing import Any
 from relay.client.fingerprints import Span
 from relay.client.follows import FOLLOWED_MAX
 from relay.client.outcome import Moved, Outcome
+from relay.client.said import READ
 from relay.client.steps import NOWHERE, Position
 from relay.client.wire import Page, Received
 
@@ -90,11 +91,13 @@ class SharedStore:
         return outcome
 
     def adopt(self, name: str, position: Position) -> Outcome:
-        """Stores where a timeline goes on. Under a new epoch, numbers of the past mean nothing."""
+        """Stores where a timeline goes on. Under a new epoch, numbers of the past mean nothing, that of its read marker too."""
         with self._transaction() as db:
             here = self.position(name)
             if here is not None and here.epoch != position.epoch:
                 leave_epoch(db, name)
+                if here.renumbered(position):
+                    db.execute("DELETE FROM word WHERE key = ?", (READ + name,))
             self._put(db, name, position)
         return Outcome(position)
 

@@ -19,6 +19,10 @@ class Position:
     seq: int = 0
     cursor: str | None = None
 
+    def renumbered(self, now: "Position") -> bool:
+        """Whether numbers that were known here mean nothing, or other things, at `now`."""
+        return self.epoch not in {"", now.epoch}
+
 
 NOWHERE = Position()
 

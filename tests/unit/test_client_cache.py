@@ -368,6 +368,36 @@ def test_a_read_marker_that_has_not_been_heard_yet_never_goes_back(opened: Open)
     assert as_they_stand == mine.words() == dict([said.read("c-1", 9), said.read("c-2", 4)])
 
 
+def test_a_read_marker_that_was_not_heard_before_an_epoch_change_is_said_no_more(opened: Open) -> None:
+    """Its number is another message's now, which nobody may have read; and a smaller one of this epoch counts."""
+    cache = begun(opened())
+    receipt = dict([said.receipt("m1", "shown")])
+    cache.put_words(dict([said.read("c-1", 9), said.read("g", 4)]) | receipt)
+    cache.adopt(Position("e1", 0, "e1/0"), session=2, reason="store_changed", floor=0)
+    assert len(cache.words()) == 3, "its numbers are the same"
+    cache.adopt(Position("e2", UNKNOWN_SEQ, "e2/0"), session=None, reason="epoch", floor=0)
+    assert cache.words() == receipt
+    assert cache.put_words(dict([said.read("c-1", 2)])) == dict([said.read("c-1", 2)])
+
+
+def test_a_read_marker_of_a_shared_timeline_is_said_no_more_where_that_begins_anew(opened: Open) -> None:
+    cache = begun(opened())
+    for name in ("g", "g2"):
+        cache.shared.follow(name)
+        cache.shared.adopt(name, Position("t1", 9, "t1/9"))
+    cache.put_words(dict([said.read("g", 9), said.read("g2", 9), said.read("c-1", 9)]))
+    cache.shared.adopt("g", Position("t2", 0, "t2/0"))
+    assert cache.words() == dict([said.read("g2", 9), said.read("c-1", 9)])
+
+
+def test_what_was_read_before_the_first_handshake_is_said_after_it(opened: Open) -> None:
+    """A push may have told the number: there was no other numbering."""
+    cache = opened()
+    cache.put_words(dict([said.read("c-1", 9)]))
+    begun(cache)
+    assert cache.words() == dict([said.read("c-1", 9)])
+
+
 def test_recalled_and_superseded_messages_leave_the_screen_and_their_text_the_disk(opened: Open, path: Path) -> None:
     cache = begun(opened())
     cache.keep(START, a_page(0, entry(1, body="secret"), entry(2, body="1:0", collapse_key="score")))

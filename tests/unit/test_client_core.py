@@ -308,6 +308,49 @@ def test_a_word_that_grew_while_the_one_before_was_on_a_slow_way_is_said_when_th
     assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"][0]["read_seq"] == 5
 
 
+def shaken_anew(core: Core, *, how: str) -> None:
+    """The core stands in epoch `e2` from now on."""
+    at = Position("e2", 5, "e2/5")
+    frame = welcome(at=5, head=5, epoch="e2", resync="epoch")
+    if how == "refused":
+        resync = {"epoch": "e2", "cursor": "e2/5", "reason": "cursor_epoch_changed"}
+        core.handle(steps.Came({"type": "resync_required", "resync": resync}))
+        core.handle(steps.Kept(Position("e2", steps.UNKNOWN_SEQ, "e2/5")))
+    elif how == "moved":  # by another process of the app
+        core.handle(steps.Came(a_page(0, ["a"])))
+        core.handle(steps.NotKept(at, moved=True))
+        frame = welcome(at=5, head=5, epoch="e2")
+    core.handle(steps.Closed())
+    core.handle(steps.Rang(Timer.CONNECT))
+    core.handle(steps.Opened(Reading.PUSHED, {}, at if how == "opened" else None))
+    core.handle(steps.Came(frame))
+    core.handle(steps.Kept(at))
+    assert core.phase is Phase.READING
+
+
+@pytest.mark.parametrize("how", ["welcome", "refused", "moved", "opened"])
+def test_a_read_marker_that_was_not_heard_before_an_epoch_change_is_said_no_more(how: str) -> None:
+    """Under the new numbering it would say that messages were read which nobody has seen."""
+    core = reading()
+    core.handle(steps.Spoke(dict([said.read("c-1", 3), said.receipt("m1", "shown")])))
+    assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"]
+    shaken_anew(core, how=how)
+    ack = said_ack(core.handle(steps.Rang(Timer.ACK)))
+    assert ("read" in ack, [one["id"] for one in ack["receipts"]]) == (False, ["m1"])
+    core.handle(steps.Spoke(dict([said.read("c-1", 2)])))
+    assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"] == [{"conversation": "c-1", "read_seq": 2}]
+
+
+def test_what_another_process_has_read_under_the_new_numbering_is_said() -> None:
+    core = reading()
+    core.handle(steps.Closed())
+    core.handle(steps.Rang(Timer.CONNECT))
+    core.handle(steps.Opened(Reading.PUSHED, dict([said.read("c-1", 2)]), Position("e2", 5, "e2/5")))
+    core.handle(steps.Came(welcome(at=5, head=5, epoch="e2")))
+    core.handle(steps.Kept(Position("e2", 5, "e2/5")))
+    assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"] == [{"conversation": "c-1", "read_seq": 2}]
+
+
 def test_a_word_that_the_relay_will_never_take_does_not_stand_in_the_way() -> None:
     core = reading()
     key, word = said.read("c-1", 3)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.client import news, steps, wire
+from relay.client import said as words
 from relay.client.core import Core, Phase
 from relay.client.follows import FOLLOWED_MAX
 from relay.client.steps import Position, Reading, Timer
@@ -126,6 +127,16 @@ def test_a_timeline_that_begins_anew_is_adopted_and_leaves_the_inbox_alone() -> 
     assert (core.phase, core.position) == (Phase.READING, INBOX)
     keep = core.handle(steps.Came(batch(0, 9, 9, epoch="t2")))[0]
     assert isinstance(keep, steps.KeepShared)
+
+
+def test_a_read_marker_of_a_timeline_that_begins_anew_is_said_no_more() -> None:
+    core, _ = reading(g=Position("t1", 3, "t1/3"), h=Position("t1", 1, "t1/1"))
+    core.handle(steps.Spoke(dict([words.read("g", 3), words.read("h", 1)])))
+    reset = {"timeline": "g", "reason": "epoch", "epoch": "t2", "cursor": "t2/0", "floor": 0, "head": 9}
+    core.handle(steps.Came({"type": "follow", "following": ["g", "h"], "resync": [reset], "refused": []}))
+    core.handle(steps.KeptShared("g", Position("t2", 0, "t2/0")))
+    (ack,) = said(core.handle(steps.Rang(Timer.ACK)), "ack")
+    assert ack["read"] == [{"conversation": "h", "read_seq": 1}]
 
 
 @pytest.mark.parametrize("refusal", [{"conversation": "g"}, {"cursor": "t1/3"}])

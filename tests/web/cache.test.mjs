@@ -212,6 +212,38 @@ for (const [kind, open] of Object.entries(kinds)) {
     assert.deepEqual(words.sort(), [["a", 10], ["b", 5]]);
   });
 
+  test(`${kind}: a read marker that was not heard before an epoch change is said no more: its number is another message's`, async () => {
+    const cache = await begun();
+    const marked = (conversation, read_seq) => cache.putWord(`read:${conversation}`, { conversation, read_seq });
+    await marked("a", 9);
+    await marked("g", 9);
+    await cache.putWord("receipt:shown:m1", { id: "m1", what: "shown" });
+    await cache.adopt({ epoch: "e1", seq: 0, cursor: "c0" }, { reason: "store_changed" });
+    assert.equal(Object.keys(await cache.words()).length, 3);
+    await cache.adopt({ epoch: "e2", seq: null, cursor: "n0" }, { reason: "epoch" });
+    assert.deepEqual(Object.keys(await cache.words()), ["receipt:shown:m1"]);
+    assert.equal(await marked("a", 2), true, "a smaller number of this numbering counts");
+  });
+
+  test(`${kind}: a read marker of a shared timeline is said no more where that begins anew`, async () => {
+    const cache = await begun();
+    for (const name of ["g", "h"]) {
+      await cache.follow(name);
+      await cache.adoptShared(name, { epoch: "t1", seq: 9, cursor: "t9" });
+    }
+    for (const name of ["g", "h", "a"]) await cache.putWord(`read:${name}`, { conversation: name, read_seq: 9 });
+    await cache.adoptShared("g", { epoch: "t2", seq: 0, cursor: "u0" });
+    assert.deepEqual(Object.keys(await cache.words()).sort(), ["read:a", "read:h"]);
+  });
+
+  test(`${kind}: what was read before the first handshake is said after it`, async () => {
+    const cache = new Cache(await open());
+    await cache.open();
+    await cache.putWord("read:a", { conversation: "a", read_seq: 9 });
+    await cache.adopt({ epoch: "e1", seq: 0, cursor: "c0" }, { reason: "no_cursor" });
+    assert.deepEqual(Object.keys(await cache.words()), ["read:a"]);
+  });
+
   test(`${kind}: a refusal names the version that could not show it, also when another one says it`, async () => {
     const cache = await begun();
     await cache.noteVersion("1.0");

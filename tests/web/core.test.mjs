@@ -156,6 +156,21 @@ test("a word that is longer than a frame may be goes by a call, and is said no m
   assert.deepEqual(Object.keys(done(core.handle({ type: "came", frame }), "drop")[0].words), ["read:long"]);
 });
 
+test("a read marker that was not heard before an epoch change is said no more: nobody may have read what has its number now", () => {
+  const words = { "read:a": { conversation: "a", read_seq: 2 }, "receipt:shown:m1": { id: "m1", what: "shown" } };
+  const core = new Core({ storeId: "s", random: () => 0.5 });
+  core.handle({ type: "started", words });
+  core.handle({ type: "opened", reading: "pushed", waitS: 50, position: HERE, words });
+  const frame = welcome({ verdict: "resync", reason: "epoch", epoch: "f", head: 9, missing: 9, cursors: { inbox: "f0" } });
+  const [adopt] = done(core.handle({ type: "came", frame }), "adopt");
+  core.handle({ type: "kept", position: adopt.position });
+  const [ack] = said(core.handle({ type: "rang", timer: "ack" }));
+  assert.deepEqual([ack.read, ack.receipts.length], [undefined, 1]);
+  core.handle({ type: "spoke", words: { "read:a": { conversation: "a", read_seq: 1 } } });
+  const [next] = said(core.handle({ type: "rang", timer: "ack" }));
+  assert.deepEqual(next.read, [{ conversation: "a", read_seq: 1 }]);
+});
+
 test("an upgrade is compared after every catch-up until a comparison succeeds", () => {
   const upgrade = { id: "up_1" };
   const core = reading({}, { welcome: { upgrade } });

@@ -95,6 +95,14 @@ test("a timeline that begins anew is adopted, one that is refused is told of, an
   assert.deepEqual([core.phase, core.position], ["reading", HERE]);
 });
 
+test("a read marker of a timeline that begins anew is said no more", () => {
+  const [core] = reading({ g: at(3), h: at(3, "v") });
+  core.handle({ type: "spoke", words: Object.fromEntries(["g", "h"].map((name) => [`read:${name}`, { conversation: name, read_seq: 3 }])) });
+  core.handle({ type: "keptShared", name: "g", position: at(0, "u") });
+  const [ack] = said(core.handle({ type: "rang", timer: "ack" }), "ack");
+  assert.deepEqual(ack.read, [{ conversation: "h", read_seq: 3 }]);
+});
+
 test("a timeline whose cursor cannot be read any more is opened by its name on the next connection", async () => {
   const one = await cache();
   await one.adoptShared("g", at(3));

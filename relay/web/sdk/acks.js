@@ -7,8 +7,12 @@ const WORDS_MAX = 200; // in one ack
 const WORDS_BYTES = 40_000; // the relay takes 64 KiB, and cursors of shared timelines may be beside them
 const ENTRIES = 50; // so many entries are acked at once
 const FIELDS = { nack: "nack", read: "read", receipt: "receipts" };
+const READ = "read:"; // begins the keys of read markers
 const isNack = ([key]) => key.startsWith("nack:");
 const bytesOf = ([, word]) => new TextEncoder().encode(JSON.stringify(word)).length;
+
+/** Whether a word of this key is a read marker, of this conversation if one is named. */
+export const isMarker = (key, conversation = null) => (conversation === null ? key.startsWith(READ) : key === READ + conversation);
 
 /** The first of these words, as many as one ack takes; one at least. */
 function portion(words) {
@@ -39,6 +43,11 @@ export class Acks {
     for (const [key, word] of Object.entries(words)) {
       if (JSON.stringify(this.#words[key]) !== JSON.stringify(word)) this.#words[key] = word;
     }
+  }
+
+  /** The numbering has begun anew, of the inbox or of this shared timeline: what a read marker says means other messages. */
+  forgetMarkers(conversation = null) {
+    for (const key of Object.keys(this.#words)) if (isMarker(key, conversation)) delete this.#words[key];
   }
 
   /** So many entries more are in the cache. */

@@ -1,9 +1,10 @@
 // A device's message database: a page with its cursor or not at all, each message once, the fuller form of two.
 
+import { isMarker } from "./acks.js";
 import { joined } from "./compare.js";
 import { FOLLOWED_MAX } from "./follows.js";
 import { Outbox, ownEntry, settle, settleCopy } from "./outbox.js";
-import { acceptedMs, CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, tagOf } from "./rules.js";
+import { acceptedMs, CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, renumbered, tagOf } from "./rules.js";
 
 const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
@@ -136,10 +137,12 @@ export class Cache {
     });
   }
 
-  /** Stores where a timeline goes on; every message stays. Under a new epoch, numbers of the past mean nothing. */
+  /** Stores where a timeline goes on; every message stays. Under a new epoch, numbers of the past mean nothing, its marker's too. */
   adoptShared(name, position) {
     return this.#change(async (store, t) => {
-      if (store.follows?.[name]?.epoch !== position.epoch) {
+      const before = store.follows?.[name]?.epoch;
+      if (before !== position.epoch) {
+        if (renumbered(before ?? "", position.epoch)) await this.#forgetMarkers(t, name);
         delete store.holes?.[name];
         await this.#renumbered(t, name);
       }
@@ -297,13 +300,16 @@ export class Cache {
   // --- where to go on ---
 
   /**
-   * Stores where reading goes on, and for which user (null: as before); every message stays. `seq` null: the next welcome says it.
+   * Stores where reading goes on, and for which user (null: as before); every message stays. Under a new epoch, numbers of the past
+   * mean nothing, those of read markers among them. `seq` null: the next welcome says it.
    * `complete`: nothing lies beyond it.
    */
   adopt({ epoch, seq, cursor }, { reason = null, floor = 0, user = null, complete = false } = {}) {
     return this.#change(async (store, t) => {
       if (store.epoch !== epoch) {
         await this.#renumbered(t, INBOX);
+        // Those of shared timelines as well, whose numbers may be lost with the inbox's.
+        if (renumbered(store.epoch, epoch)) await this.#forgetMarkers(t);
         store.byTag = store.epoch !== "";
       }
       if (complete && store.byTag) store.byTag = REPEATS;
@@ -400,6 +406,10 @@ export class Cache {
   }
 
   // --- words ---
+
+  async #forgetMarkers(t, conversation = null) {
+    for (const { key } of await t.all("words")) if (isMarker(key, conversation)) await t.delete("words", key);
+  }
 
   words() {
     return this.#tables.transact(async (t) =>

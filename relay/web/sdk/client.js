@@ -196,7 +196,10 @@ export class Client extends EventTarget {
     return came;
   }
 
-  /** The user has read a conversation up to this number of the inbox, or of its shared timeline. Less than before changes nothing. */
+  /**
+   * The user has read a conversation up to this number of the inbox, or of its shared timeline. Less than before changes nothing.
+   * Where the numbering begins anew before the relay has heard it, it is forgotten: the number is another message's then.
+   */
   async read(conversation, seq) {
     await this.#speak(`read:${conversation}`, { conversation, read_seq: seq });
   }

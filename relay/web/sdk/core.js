@@ -16,7 +16,7 @@
 import { Acks } from "./acks.js";
 import { Follows } from "./follows.js";
 import { Redial } from "./redial.js";
-import { afterClose, astray, judge, UNREACHABLE } from "./rules.js";
+import { afterClose, astray, judge, renumbered, UNREACHABLE } from "./rules.js";
 
 const ACK_PAUSE_MS = 250;
 const ANSWER_MS = 20_000;
@@ -280,6 +280,7 @@ export class Core {
   }
 
   #kept({ position, news }) {
+    if (renumbered(this.position.epoch, position.epoch)) this.#acks.forgetMarkers();
     this.position = position;
     const page = this.#page;
     this.#page = null;
@@ -326,7 +327,9 @@ export class Core {
   }
 
   #keptShared({ name, position, news = null }) {
-    if (this.#follows.positions[name]) this.#follows.positions[name] = position;
+    const before = this.#follows.positions[name];
+    if (before && renumbered(before.epoch, position.epoch)) this.#acks.forgetMarkers(name);
+    if (before) this.#follows.positions[name] = position;
     const commands = [...(news ? toldOf(news) : []), ...this.#ackSoon()];
     if (this.phase !== "reading") return commands;
     const anew = this.#reading === "streamed" && this.#follows.left; // it has room for another by now

@@ -44,6 +44,9 @@ export function astray(position, welcome) {
   return !position.cursor || (position.seq !== null && position.seq !== at) || position.epoch !== welcome.epoch;
 }
 
+/** Whether numbers that were known in one epoch mean nothing, or other things, in another. */
+export const renumbered = (before, now) => before !== "" && before !== now;
+
 /** Milliseconds until the next try after `failures` in a row: full jitter, never less than what was asked for. */
 export function pauseMs(failures, random, askedMs = 0) {
   return Math.max(askedMs, random() * Math.min(BACKOFF_MAX_MS, 1000 * 2 ** Math.min(failures, 6)));
