@@ -150,3 +150,39 @@ test("of two successors of one token the first is kept", async (t) => {
     tokens.stop();
   }
 });
+
+/** What a client of this token is told when the relay takes no token any more, up to its third try. */
+async function toldWhereNoneIsTaken(token) {
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.putToken("hers", "hers-2", "hers");
+  const [said, tried] = [[], []];
+  const unauthenticated = { status: 401, code: "unauthenticated", detail: "No such token." };
+  let third;
+  const thrice = new Promise((done) => (third = done));
+  const fetch = async (_, { headers }) => {
+    if (tried.push(headers.Authorization) === 3) third();
+    return Response.json(unauthenticated, { status: 401, headers: { "Content-Type": "application/problem+json" } });
+  };
+  const client = new Client({ url: "http://relay", token, cache, fetch, ways: ["poll"], random: () => 0 });
+  for (const type of ["disconnected", "refused"]) client.addEventListener(type, ({ detail }) => said.push([type, detail.code, detail.detail]));
+  client.start();
+  await thrice;
+  await client.stop();
+  return { tried: tried.slice(0, 3), said: said.slice(0, 4).map(([type, code]) => `${type} ${code}`), texts: said.map(([, , text]) => text ?? "") };
+}
+
+test("the app is told of a token that is refused where there is no other: it would wait for ever", async () => {
+  const { tried, said, texts } = await toldWhereNoneIsTaken("hers");
+  assert.deepEqual(tried, Array(3).fill("Bearer hers-2"), "it may be that the relay comes to its senses");
+  assert.deepEqual(said, ["disconnected 401", "refused unauthenticated", "disconnected 401", "refused unauthenticated"]);
+  assert.match(texts[1], /`token` may be a function/);
+  assert.ok(!texts.join().includes("hers"));
+});
+
+test("where the app's function brings another token, that is tried before anything is said", async () => {
+  const given = ["his", "hers", "another"];
+  const { tried, said } = await toldWhereNoneIsTaken(async () => given.shift() ?? "last");
+  assert.deepEqual(tried, ["Bearer his", "Bearer hers-2", "Bearer another"]);
+  assert.deepEqual(said.filter((one) => one.startsWith("refused")), []);
+});

@@ -17,6 +17,7 @@ import { bodyOf, Gone, HttpWay, pagesOf, Problem, SocketWay, StreamWay } from ".
 const LAST_WORDS_MS = 20;
 const WAIT_S = 50;
 const IDS_AT_ONCE = 10; // in one question
+const NO_OTHER = "The relay refuses the token, and there is no other: `token` may be a function that asks your backend.";
 const KINDS = { websocket: SocketWay, sse: StreamWay, "long-poll": HttpWay, poll: HttpWay };
 
 /** A relay's address in full, without a slash at its end; a page may give one relative to its own. Throws TypeError. */
@@ -462,6 +463,7 @@ export class Client extends EventTarget {
     try {
       await this.#tokens.take(renew);
       if (this.#stopped) return;
+      if (renew && this.#tokens.only) this.#tell("refused", { code: "unauthenticated", detail: NO_OTHER });
       const kind = this.#ladder.way(Date.now());
       const way = new KINDS[kind]({ url, fetch, token: this.#tokens.newest(), came: (frame) => this.#came(way, frame) });
       this.#way = way;

@@ -58,7 +58,10 @@ export interface Events {
   followrefused: { conversation: string; code: string };
   acked: { seq: number };
   disconnected: { code: number | null; retryMs: number | null };
-  /** With `another_user`, the database holds another user's messages than the token is for: open another. Nothing was changed. */
+  /**
+   * With `another_user`, the database holds another user's messages than the token is for: open another. Nothing was changed. With
+   * `unauthenticated`, the token counts no more and was given as a string, so nobody can be asked for another.
+   */
   refused: { code: string; detail?: string };
   degraded: unknown;
   /** Take notifications of these messages off the screen: `attach` does. Told also of what was taken back while this was away. */
@@ -208,7 +211,10 @@ export class Client extends EventTarget {
   holes(conversation: string): Promise<{ low: number; high: number }[]>;
   /** Fetches what was skipped; gives how many messages came. Throws as `call` does. */
   fillHole(conversation: string, hole: { low: number; high: number }): Promise<number>;
-  /** The user has read it up to this number of the inbox, or of its shared timeline. Less than before changes nothing. */
+  /**
+   * The user has read it up to this number of the inbox, or of its shared timeline. Less than before changes nothing; where the
+   * numbering begins anew before it has been heard, it is forgotten.
+   */
   read(conversation: string, seq: number): Promise<void>;
   report(id: string, what: "shown" | "opened"): Promise<void>;
   turn(foreground: boolean): void;

@@ -39,6 +39,11 @@ export class TokenKeeper {
     this.current = tokenAfter(this.given, store);
   }
 
+  /** Whether the one that the last connection began with is all there is. */
+  get only() {
+    return typeof this.#source !== "function" && this.current === this.#tried;
+  }
+
   /**
    * What a connection that is made now asks for its token: the newest that follows this one, and never one that the app brings
    * later, for that may be another user's.
