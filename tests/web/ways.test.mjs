@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
 import { inOneTab, lockOf } from "../../relay/web/sdk/tabs.js";
-import { Gone } from "../../relay/web/sdk/ways.js";
+import { Gone, Problem } from "../../relay/web/sdk/ways.js";
 
 const welcome = { verdict: "resync", reason: "no_cursor", session: 1, epoch: "e", head: 0, missing: 0, floor: 0, cursors: { inbox: "c0" } };
 
@@ -159,14 +159,34 @@ test("a push that asks for it proves the device's address, and any push makes th
   assert.equal(looked, 3);
 });
 
+test("an ack of what a push named, or a proof, that something before the relay has answered has not been heard", async () => {
+  const entries = [{ seq: 4, id: "m4", kind: "message", type: "text", body: 4, form: "full", h: "" }];
+  const page = { epoch: "e", from: 3, to: 4, head: 9, entries, gaps: [] };
+  const fetch = async (url) => Response.json(url.includes("/sync") ? { batches: [page] } : { status: "ok" });
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  const client = new Client({ url: "http://relay", token: "t", cache, fetch });
+  await assert.rejects(client.fetch("m4"), Gone);
+  await assert.rejects(client.pushed({ v: 1, prove: { account: "up", value: "x1" } }), Gone);
+  assert.deepEqual(await cache.lacking(["m4"]), []);
+});
+
+test("what is no time to wait for is not waited for, nor does it have the client come back at once", () => {
+  const asked = (retry_after_ms) => new Problem(503, { code: "overloaded", retry_after_ms, retryable: true }).frame().retryAfterMs;
+  const waits = [1500, "soon", "1500", null, [], -1, 86_400_001, 1e300].map(asked);
+  assert.deepEqual(waits, [1500, 0, 0, 0, 0, 0, 0, 0]);
+});
+
 test("what a push named is acked once it is in the cache: neither of an epoch not heard of yet, nor what can't be shown", async () => {
   const acked = [];
   const entry = (seq, type) => ({ seq, id: `m${seq}`, kind: "message", type, body: seq, form: "full", h: "" });
   const page = (seq, type, epoch) => ({ epoch, from: seq - 1, to: seq, head: 9, entries: [entry(seq, type)], gaps: [] });
   const batches = [page(4, "text", "e"), page(5, "poll", "e"), page(6, "text", "after a restore")];
   const fetch = async (url, { body }) => {
-    if (url.endsWith("/ack")) acked.push(JSON.parse(body).ids);
-    return Response.json({ batches });
+    if (!url.endsWith("/ack")) return Response.json({ batches });
+    acked.push(JSON.parse(body).ids);
+    return Response.json({ acked: 0, results: {} });
   };
   const cache = new Cache(new MemoryTables());
   await cache.open();
@@ -392,7 +412,7 @@ test("what a tab fetches that does not talk to the relay is told in the one that
   const batches = [{ epoch: "e", from: 3, to: 4, head: 9, entries: [entry], gaps: [] }];
   const fetch = async (url, { method = "GET", signal } = {}) => {
     if (method === "PUT") return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
-    return Response.json({ batches });
+    return Response.json(url.endsWith("/ack") ? { acked: 3, results: {} } : { batches });
   };
   const cache = new Cache(new MemoryTables());
   await cache.open();

@@ -127,6 +127,19 @@ test("a successor that is stored while the app brings another token is not used"
   assert.equal(tokens.current, "his");
 });
 
+test("what is no time is none at which the next token is asked for: neither then nor at once", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  for (const answer of [{ renew_at: "soon" }, { renew_at: {} }, { token: 5 }, "soon", null]) {
+    let asked = 0;
+    const tokens = new TokenKeeper({ source: "hers", cache: new Cache(new MemoryTables()), call: async () => (asked += 1) });
+    await tokens.take();
+    await tokens.keep(answer);
+    t.mock.timers.tick(60_000);
+    assert.deepEqual([asked, tokens.current], [0, "hers"]);
+    tokens.stop();
+  }
+});
+
 test("of two successors of one token the first is kept", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
   const settled = () => new Promise((done) => setImmediate(done));

@@ -122,7 +122,7 @@ export class Client extends EventTarget {
           const { kept, words } = await this.#fill(page);
           if (kept) stored.push(...page.entries.map(({ id }) => id).filter((id) => !words[`nack:${id}`]));
         }
-        if (stored.length) await this.call("POST", "/v1/device/ack", { body: { ids: stored } });
+        if (stored.length) await bodyOf(await this.#calls("POST", "/v1/device/ack", { body: { ids: stored } }), "acked");
       }
     } finally {
       this.removeEventListener("message", heard);
@@ -236,13 +236,13 @@ export class Client extends EventTarget {
 
   /**
    * A push has come; `relay` is its member of that name. Proves the address that it asks about, and looks for news. Throws Problem,
-   * or what `fetch` throws.
+   * Gone, or what `fetch` throws.
    */
   async pushed(relay) {
     this.poke();
     if (!relay?.prove) return;
     const { account, value } = relay.prove;
-    await this.call("POST", "/v1/device/addresses/proof", { body: { account, value } });
+    await bodyOf(await this.#calls("POST", "/v1/device/addresses/proof", { body: { account, value } }), "addresses");
   }
 
   /** Compares the cache with the relay, and fetches what differs. Throws Problem, Gone, or what `fetch` throws. */

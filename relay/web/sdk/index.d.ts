@@ -219,7 +219,7 @@ export class Client extends EventTarget {
   report(id: string, what: "shown" | "opened"): Promise<void>;
   turn(foreground: boolean): void;
   poke(): void;
-  /** A push has come, with this member `relay`: proves the address that it asks about, and looks for news. Throws Problem. */
+  /** A push has come, with this member `relay`: proves the address that it asks about, and looks for news. Throws as `call` does. */
   pushed(relay: { prove?: { account: string; value: string } } | null | undefined): Promise<void>;
   addEventListener<K extends keyof Events>(type: K, listener: Listener<K>, options?: boolean | AddEventListenerOptions): void;
   addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;

@@ -65,8 +65,9 @@ export class TokenKeeper {
       const { given } = this;
       const kept = await this.#cache.putToken(given, answer.token, after).catch(() => false);
       if (kept && this.given === given) this.current = this.proved = answer.token; // the app may have brought another meanwhile
-    } else if (answer?.renew_at) {
-      this.#renewIn(Date.parse(answer.renew_at) - Date.now());
+    } else {
+      const at = Date.parse(answer?.renew_at);
+      if (!Number.isNaN(at)) this.#renewIn(at - Date.now());
     }
   }
 

@@ -17,6 +17,8 @@ const SILENT_MS = 75_000; // the relay says something on a stream every 25 s
 const JUDGED = new Set([401, 403]); // of the token, or of the device
 const NOT_UNFIT = new Set([...JUDGED, 429, 502, 503, 504]);
 
+const AFTER_MS_MAX = 86_400_000; // no relay asks for more, and a timer that is set to more, or to no number, ends at once
+
 const SENT_BYTES_MAX = 60_000; // the relay reads frames of 64 KiB
 const fitsFrame = (text) => new TextEncoder().encode(text).length <= SENT_BYTES_MAX;
 
@@ -168,7 +170,8 @@ export class Problem extends Error {
 
   /** The same as a frame, or the end of the way. */
   frame(ref) {
-    const retryAfterMs = this.body.retry_after_ms ?? 0;
+    const { retry_after_ms: askedMs } = this.body;
+    const retryAfterMs = typeof askedMs === "number" && askedMs >= 0 && askedMs <= AFTER_MS_MAX ? askedMs : 0;
     if (this.body.resync) return { type: "resync_required", resync: this.body.resync };
     if (this.code === "state_conflict") return new Gone(4001);
     const judged = JUDGED.has(this.status);
