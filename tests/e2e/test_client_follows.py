@@ -252,3 +252,22 @@ async def test_timelines_that_are_not_followed_are_told_of(
         await backend.send(user, "direct")
         await ear.until(news.MessageArrived, body_is("direct"))
         assert [one.body for one in await client.history(conversation=group.name)] == [1]
+
+
+@pytest.mark.parametrize("way", [Way.SSE, Way.LONG_POLL])
+async def test_the_inbox_comes_whatever_names_are_followed_beside_it(
+    relay: RelayProcess, backend: Backend, user: str, tmp_path: Path, way: Way
+) -> None:
+    """Names of 128 characters, as the relay takes them, are longer than its request line when there are 50 of them."""
+    token, group = await token_of(backend, user), Group(relay, f"z-{user}")
+    await group.members(user)
+    await backend.send(user, "hi")
+    async with a_client(relay.url, token, tmp_path / "a.db", ways=[way]) as (client, ear):
+        for number in range(FOLLOWED_MAX - 1):
+            await client.follow(f"{number:02}" + "\N{GRINNING FACE}" * 126)
+        await client.follow(group.name)
+        await ear.until(news.MessageArrived, body_is("hi"))
+        await backend.send(user, "and again")
+        await ear.until(news.MessageArrived, body_is("and again"))
+        await group.post("to all")
+        await ear.until(news.MessageArrived, body_is("to all"))
