@@ -137,8 +137,10 @@ class Core:
                 if done:
                     self._compared.add(upgrade or "")
                 return []
-            case steps.Spoke(words):
+            case steps.Spoke(words, position):
                 self._acks.owe(words)
+                if position.renumbered(self.position):  # this has waited while a new epoch was stored
+                    self._acks.forget_markers()
                 return self._ack_soon()
             case steps.Turned(foreground):
                 return self._turned(foreground)

@@ -309,8 +309,8 @@ class Client:
         await self._speak(dict(said.receipt(id_, what, at) for id_ in ids))
 
     async def _speak(self, words: Mapping[str, Mapping[str, Any]]) -> None:
-        standing = await self._on_disk(lambda: self.cache.put_words(words))
-        self._driver.post(steps.Spoke(standing))
+        spoke = await self._on_disk(lambda: steps.Spoke(self.cache.put_words(words), self.cache.position))
+        self._driver.post(spoke)
 
     def turn(self, *, foreground: bool) -> None:
         """The app came to the foreground, or left it."""

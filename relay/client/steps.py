@@ -141,9 +141,10 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Spoke:
-    """The app has said something that is now in the database's words."""
+    """The app has said something that is now in the database's words, and was put there where it stood at `position`."""
 
     words: Words
+    position: Position = NOWHERE  # of words that hold no numbers, it says nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,6 +341,16 @@ def test_a_read_marker_that_was_not_heard_before_an_epoch_change_is_said_no_more
     assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"] == [{"conversation": "c-1", "read_seq": 2}]
 
 
+def test_a_read_marker_that_waited_while_a_new_epoch_was_stored_is_not_said() -> None:
+    core = reading()
+    before = core.position
+    shaken_anew(core, how="welcome")
+    core.handle(steps.Spoke(dict([said.read("c-1", 9)]), before))
+    assert core.handle(steps.Rang(Timer.ACK)) == []
+    core.handle(steps.Spoke(dict([said.read("c-1", 6)]), core.position))
+    assert said_ack(core.handle(steps.Rang(Timer.ACK)))["read"] == [{"conversation": "c-1", "read_seq": 6}]
+
+
 def test_what_another_process_has_read_under_the_new_numbering_is_said() -> None:
     core = reading()
     core.handle(steps.Closed())

@@ -238,6 +238,37 @@ test("a read marker never goes back, whether it is said now or by the next conne
   assert.deepEqual(said, [9]);
 });
 
+test("a read marker that waited while a new numbering was stored is not said", async () => {
+  const said = [];
+  let heard;
+  const fetch = async (url, { method = "GET", body, signal } = {}) => {
+    if (method === "PUT") return Response.json(welcome);
+    if (!url.endsWith("/ack")) return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+    const { read = [], receipts = [] } = JSON.parse(body);
+    said.push(...read);
+    if (receipts.length) heard();
+    return Response.json({ acked: 0 });
+  };
+  const cache = new Cache(new MemoryTables());
+  const client = new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["long-poll"] });
+  const connected = new Promise((done) => client.addEventListener("connected", done));
+  const acked = new Promise((done) => (heard = done));
+  client.start();
+  await connected;
+  const put = cache.putWord.bind(cache);
+  cache.putWord = async (...word) => {
+    const news = await put(...word);
+    await cache.adopt({ epoch: "after a restore", seq: 0, cursor: "n0" }, { reason: "epoch" });
+    return news;
+  };
+  await client.read("c", 9);
+  cache.putWord = put;
+  await client.report("m1", "shown");
+  await acked;
+  await client.stop();
+  assert.deepEqual(said, []);
+});
+
 test("an entry that is of no message, and so without an id, is one of the relay's", async () => {
   const entries = [{ seq: 1, id: null, kind: "read", conversation: "c", read_seq: 1 }];
   const page = { timeline: "town", epoch: "t", from: 0, to: 1, head: 9, entries, gaps: [] };

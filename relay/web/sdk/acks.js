@@ -38,7 +38,7 @@ export class Acks {
     Object.assign(this.#words, words);
   }
 
-  /** Words that another tab, or the service worker, has put into the cache, where they are never older than here. */
+  /** Words as the cache has them, where they are never older than here. */
   merge(words) {
     for (const [key, word] of Object.entries(words)) {
       if (JSON.stringify(this.#words[key]) !== JSON.stringify(word)) this.#words[key] = word;

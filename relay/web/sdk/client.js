@@ -326,7 +326,8 @@ export class Client extends EventTarget {
     await this.#begin();
     while (this.#core) {
       const event = await this.#next();
-      if (event.type === "poked") Object.assign(event, await this.#fromOtherTabs().catch(() => ({})));
+      // What was spoken may have waited while a new numbering was stored, in which its markers mean nothing.
+      if (event.type === "poked" || event.type === "spoke") Object.assign(event, await this.#fromCache().catch(() => ({})));
       if (event.frame?.type === "welcome") await this.#tokens.keep(event.frame.token);
       await this.#carryOut(this.#core.handle(event));
       if (event.type === "stopped") break;
@@ -335,8 +336,8 @@ export class Client extends EventTarget {
     this.#tokens.stop();
   }
 
-  /** What other tabs, or the service worker, have put into the cache. */
-  async #fromOtherTabs() {
+  /** What the cache holds: other tabs and the service worker put something there, too. */
+  async #fromCache() {
     const [words, { follows = {} }] = [await this.#cache.words(), await this.#cache.open()];
     return { words, follows };
   }

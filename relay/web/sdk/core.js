@@ -107,7 +107,7 @@ export class Core {
       case "closed":
         return this.#closed(event);
       case "spoke":
-        this.#acks.add(event.words);
+        this.#acks.merge(event.words);
         return this.#ackSoon();
       case "turned":
         this.foreground = event.foreground;
