@@ -194,8 +194,8 @@ def test_what_is_stored_of_many_timelines_is_acked_in_several_acks() -> None:
     assert sorted(acked) == sorted(CURSORS)
 
 
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=20), st.data())
-def test_whatever_pages_come_what_is_kept_has_no_hole(ranges: list[tuple[int, int]], data: st.DataObject) -> None:
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=20))
+def test_whatever_pages_come_what_is_kept_has_no_hole(ranges: list[tuple[int, int]]) -> None:
     core, _ = reading(g=steps.NOWHERE)
     at, kept = steps.NOWHERE, []
     for low, length in ranges:
@@ -208,4 +208,4 @@ def test_whatever_pages_come_what_is_kept_has_no_hole(ranges: list[tuple[int, in
                 core.handle(steps.KeptShared("g", at))
     assert kept == list(range(kept[0], kept[0] + len(kept))) if kept else True
     acked = [cursor for frame in said(core.handle(steps.Rang(Timer.ACK)), "ack") for cursor in frame.get("shared", ())]
-    assert acked in ([], [at.cursor])
+    assert acked == ([] if at is steps.NOWHERE else [at.cursor])
