@@ -195,9 +195,7 @@ async def test_of_very_many_messages_in_one_push_the_event_lists_the_newest(scen
     _, batch, _ = await scene.face.call("POST", "/v1/messages/batch", {"messages": bodies})
     ids = [one["id"] for one in batch["results"]]
     await scene.addresses(hw="tok-1")
-    async with asyncio.timeout(SOON_S):
-        while (await scene.attempt(ids[-1])).get("vendor_id") != "r-1":
-            await CLOCK.sleep(0.05)
+    await scene.face.attempted(ids[-1], lambda made: made and made[-1].get("vendor_id") == "r-1")
     assert (await scene.report(item(0, biTag=scene.vendor.sent[0]["android"]["bi_tag"])))[0] == 200
     (event,) = await scene.events(1)
     assert [one["message_id"] for one in event["deliveries"]] == ids[10:]
