@@ -1,7 +1,7 @@
 """An answer that is whole before its first byte goes out: a few headers, and a body.
 
 aiohttp's `Response` can also compress, set cookies, send in chunks and be changed by signals. That made it a quarter of what
-a request cost that had nothing else to do, and the map that holds its headers a tenth of the rest: here they are lines.
+a request cost that had nothing else to do. Its headers are lines here, and no map that is printed in the end.
 """
 
 from collections.abc import Mapping

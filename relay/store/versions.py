@@ -23,7 +23,7 @@ class Version(NamedTuple):
     session: int
 
 
-_key = partial(tuple.__new__, DeviceKey)  # half of what it costs to name each field
+_key = partial(tuple.__new__, DeviceKey)  # cheaper than to name each field
 _version = partial(tuple.__new__, Version)
 
 
