@@ -13,6 +13,7 @@ from relay.store.gathered import Gathered, Reads
 from relay.store.versions import Version, versions_of
 
 REMEMBERED_MAX = 50_000  # devices
+PATIENCE_S = 0.02  # under load; by 64 connections it saves a poll about a tenth of what it costs
 
 
 # A poll of the inbox alone that does not wait: its target and its entity tag as they were sent, letter by letter.
@@ -24,7 +25,9 @@ class Unchanged:
 
     def __init__(self, engine: Reads) -> None:
         self._known: OrderedDict[DeviceKey, tuple[Question, Version]] = OrderedDict()
-        self._now: Gathered[DeviceKey, Version] = Gathered(engine, lambda conn, _, devices: versions_of(conn, devices))
+        self._now: Gathered[DeviceKey, Version] = Gathered(
+            engine, lambda conn, _, devices: versions_of(conn, devices), patience_s=PATIENCE_S
+        )
 
     def answered(self, device: DeviceKey, question: Question, version: Version) -> None:
         """At this version, the answer to this question was that nothing has changed."""

@@ -26,9 +26,17 @@ class Gathered(Generic[K, V]):
     each key, and leaves out what stands for nothing.
     """
 
-    def __init__(self, engine: Reads, look: Callable[[Conn, int, Collection[K]], Mapping[K, V | Exception]]) -> None:
+    def __init__(
+        self,
+        engine: Reads,
+        look: Callable[[Conn, int, Collection[K]], Mapping[K, V | Exception]],
+        *,
+        patience_s: float = 0.0,
+    ) -> None:
+        """`patience_s`: for so long at most, while each turn of the loop brings more keys, a reading waits for them as well."""
         self._engine = engine
         self._look = look
+        self._patience_s = patience_s
         self._asked: list[tuple[K, Scope, asyncio.Future[V | None]]] = []
         self._looking: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -46,10 +54,18 @@ class Gathered(Generic[K, V]):
     async def _answer_all(self) -> None:
         try:
             while self._asked:
+                if self._patience_s:
+                    await self._more_come(asyncio.get_running_loop())
                 asked, self._asked = self._asked[:TOGETHER_MAX], self._asked[TOGETHER_MAX:]
                 await self._answer(asked)
         finally:
             self._looking = None
+
+    async def _more_come(self, loop: asyncio.AbstractEventLoop) -> None:
+        until_s, seen = loop.time() + self._patience_s, 0
+        while seen < len(self._asked) < TOGETHER_MAX and loop.time() < until_s:
+            seen = len(self._asked)
+            await asyncio.sleep(0)  # noqa: TID251 - no time passes: what is ready goes first, once
 
     async def _answer(self, asked: "list[tuple[K, Scope, asyncio.Future[V | None]]]") -> None:
         keys = dict.fromkeys(key for key, _, _ in asked)  # in the order they came

@@ -1,6 +1,7 @@
 """Questions that come together share a reading; none is answered from one that began before it was asked."""
 
 import asyncio
+import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -50,6 +51,32 @@ async def test_those_who_ask_together_share_a_reading(store: Store, gathered: Ga
     store.rows = {"a": 1, "b": 2}
     assert await asyncio.gather(*map(gathered.get, "abca")) == [1, 2, None, 1]
     assert store.readings == [["a", "b", "c"]]
+
+
+async def asking_by_turns(gathered: Gathered[str, int], keys: str) -> None:
+    """One more at each turn of the loop."""
+    asked = []
+    for key in keys:
+        asked.append(gathered.get(key))
+        await asyncio.sleep(0)  # noqa: TID251 - one turn of the loop
+    await asyncio.gather(*asked)
+
+
+async def test_a_reading_with_patience_waits_while_more_come(store: Store) -> None:
+    await asking_by_turns(Gathered(store, store.look, patience_s=60), "abcd")
+    assert store.readings == [["a", "b", "c", "d"]]
+
+
+async def test_patience_has_an_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: next(seconds))
+    await asking_by_turns(Gathered(store, store.look, patience_s=3), "abcdefgh")
+    assert 1 < len(store.readings[0]) < 8
+
+
+async def test_without_patience_a_reading_begins_at_once(store: Store, gathered: Gathered[str, int]) -> None:
+    await asking_by_turns(gathered, "abcd")
+    assert len(store.readings) > 1
 
 
 async def test_who_asks_during_a_reading_is_answered_from_the_next(store: Store, gathered: Gathered[str, int]) -> None:
