@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="needs a Chromium")
 
 WITHIN_MS = 30_000
+READY_S = 60.0  # to start, and for the emulated service to answer
 expect.set_options(timeout=WITHIN_MS)
 SPOILED = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
 
@@ -35,10 +37,15 @@ class Demo:
         )
         assert self.child.stdout is not None
         said = ""
-        while "Ctrl-C" not in said:
-            line = self.child.stdout.readline()
-            assert line, said
-            said += line
+        late = threading.Timer(READY_S, self.child.kill)  # which ends its output
+        late.start()
+        try:
+            while "Ctrl-C" not in said:
+                line = self.child.stdout.readline()
+                assert line, said
+                said += line
+        finally:
+            late.cancel()
         found = re.search(r"push service (\S+)/\s.*Open (\S+)/ in", said, re.DOTALL)
         assert found is not None, said
         self.phones, self.url = found.groups()
@@ -51,7 +58,7 @@ class Demo:
     def pushed(self, user: str, count: int = 1) -> list[dict[str, Any]]:
         """The pushes that the emulated service has brought for this user's browser, decrypted, once it is so many."""
         asked = f"token=browser-of-{user}&count={count}&timeout=20"
-        with urllib.request.urlopen(f"{self.phones}/_phones/wait?{asked}") as answer:
+        with urllib.request.urlopen(f"{self.phones}/_phones/wait?{asked}", timeout=READY_S) as answer:
             (phone,) = json.load(answer)["phones"]
         return [one["message"] for one in phone["received"]]
 
@@ -263,8 +270,7 @@ class Pusher:
         ]
 
     def push(self, told: Any) -> None:
-        while not self._ids:
-            self.page.wait_for_timeout(20)
+        until(self.page, lambda: bool(self._ids))
         if self.page.url.startswith(self.origin):  # a worker that is not ready yet drops it
             self.page.evaluate("async () => { await navigator.serviceWorker.ready }")
         what = {"origin": self.origin, "registrationId": self._ids[-1], "data": json.dumps(told)}
