@@ -16,6 +16,7 @@ from relay.errors import CODES, RETRYABLE
 
 HEAD_S: Final = 10.0
 SPARE_HEAD_S: Final = 1.0  # while descriptors are short
+NEW_S: Final = 5.0  # who has come no longer ago and has asked nothing is about to
 UNREAD_S: Final = 60.0  # how long what is sent may wait for a peer that takes nothing; then it is cut off (RFC 5482)
 LINGER_S: Final = 2.0  # how long the rest of a refused body is read and dropped before the connection is cut
 
@@ -70,6 +71,11 @@ def is_spare(request: web.BaseRequest) -> bool:
     return getattr(request.protocol, "spare", False) is True
 
 
+def about_to_ask(server: web.Server) -> int:
+    """How many have just connected, and their first request has still to arrive."""
+    return sum(isinstance(one, _Connection) and one.about_to_ask for one in server.connections)
+
+
 class _Server(web.Server):
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
@@ -114,6 +120,11 @@ class _Connection(web.RequestHandler):
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         super().set_parser(Frames(parser), data_received_cb)  # type: ignore[arg-type]  # it is used as one
+
+    @property
+    def about_to_ask(self) -> bool:
+        timer = self._head_timer
+        return timer is not None and self._request_count == 0 and timer.when() - self._loop.time() > HEAD_S - NEW_S
 
     def _busy(self) -> bool:
         """Whether a whole request is here. Between requests, and only then, aiohttp has a waiter for the next."""

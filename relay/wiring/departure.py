@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import structlog
 from aiohttp import web
 
+from relay.api.connections import about_to_ask
 from relay.api.gate import Gate, stop_listening
 from relay.api.system import Readiness
 from relay.clock import Clock
@@ -14,6 +15,7 @@ from relay.realtime.hub import Hub
 log = structlog.get_logger("relay.app")
 
 LAST_REQUESTS_S = (0.5, 1.0)  # for what was on its way when we stopped listening: the more, the more time there is
+LOOK_S = 0.05
 # The page's timeline, in seconds after "stop accepting"; the operator's time is shared out in its proportions.
 _PAGE_CLOSE_S, _PAGE_RECONNECT_S, _PAGE_FINISH_S, _PAGE_WHOLE_S = 10, 15, 15, 23
 
@@ -74,6 +76,8 @@ class Departure:
             async with asyncio.timeout(stages.finish_s):
                 await self.hub.restart(within_s=stages.close_s)
                 await self.clock.sleep(min(max(LAST_REQUESTS_S[0], stages.finish_s / 8), LAST_REQUESTS_S[1]))
+                while about_to_ask(runner.server):  # cut off now, they would not know whether they were heard
+                    await self.clock.sleep(LOOK_S)
                 await self.gate.idle()
         except TimeoutError:
             log.warning("relay.cut_off", count=self.gate.busy)
