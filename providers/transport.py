@@ -264,7 +264,10 @@ class _Connector(aiohttp.TCPConnector):
             connection.close()
         if self._pinned:
             peer = connection.transport.get_extra_info("peername") if connection.transport else None
-            if peer is None or ip_address(peer[0]) != ip_address(req.url.raw_host or ""):
+            if peer is None:  # reset as soon as it was made: nobody is there, which says nothing of where it went
+                connection.close()
+                raise TransportError(Reason.CONNECT_FAILED, sent=False)
+            if ip_address(peer[0]) != ip_address(req.url.raw_host or ""):
                 connection.close()
                 raise TargetRefused(ADDRESS_DENIED, "The connection went to an address that was not checked.")
         _UNDER_WAY.get().sent = True  # the head is written next

@@ -433,14 +433,15 @@ async def test_the_next_checked_address_is_tried() -> None:
         assert server.connections == 1
 
 
+class Protocol:
+    """In the place of aiohttp's own."""
+
+
 async def test_a_connection_to_another_peer_is_dropped_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     closed = []
     peer = SimpleNamespace(get_extra_info=lambda _: ("10.0.0.1", 443))
-
-    class Protocol:
-        pass
 
     async def elsewhere(*_: Any) -> Any:
         return SimpleNamespace(protocol=Protocol(), transport=peer, close=lambda: closed.append(True))
@@ -449,6 +450,21 @@ async def test_a_connection_to_another_peer_is_dropped_before_anything_is_writte
     async with HttpTransport(guard=Guard(), resolve=Names(["8.8.8.8"])) as transport:
         assert await refused(transport, "https://hooks.example/") == ADDRESS_DENIED
     assert closed
+
+
+@pytest.mark.parametrize("left", [None, SimpleNamespace(get_extra_info=lambda _: None)])
+async def test_a_connection_that_is_reset_as_soon_as_it_is_made_is_no_denied_address(
+    monkeypatch: pytest.MonkeyPatch, left: SimpleNamespace | None
+) -> None:
+    """Else a vendor that restarts would park its account, as one whose address may not be called."""
+
+    async def reset(*_: Any) -> Any:
+        return SimpleNamespace(protocol=Protocol(), transport=left, close=lambda: None)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "connect", reset)
+    async with HttpTransport(guard=Guard(), resolve=Names(["8.8.8.8"])) as transport:
+        error = await failing(transport, Request(url="https://hooks.example/"))
+    assert (error.reason, error.sent) == (Reason.CONNECT_FAILED, False)
 
 
 async def test_an_address_that_swallows_everything_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
