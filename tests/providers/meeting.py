@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import aiohttp
+from hasty import Hasty
 
 from providers import loading
 from providers.contract import BatchProvider, Outcome, Provider, Push, Scope, Verdict
@@ -86,19 +87,17 @@ class Meeting:
 
 
 @asynccontextmanager
-async def meeting(
-    vendor: str, *, now_s: float = NOON_BEIJING, patience_s: float = 0.5, **settings: Any
-) -> AsyncIterator[Meeting]:
-    """The adapter with the emulator's own settings, and these besides. `patience_s`: how long it waits for an answer."""
+async def meeting(vendor: str, *, now_s: float = NOON_BEIJING, **settings: Any) -> AsyncIterator[Meeting]:
+    """The adapter with the emulator's own settings, and these besides."""
     clock = [now_s]
-    sandbox = Sandbox(now=lambda: clock[0], rng=random.Random(1), vendors=(vendor,), slow_s=2)
+    sandbox = Sandbox(now=lambda: clock[0], rng=random.Random(1), vendors=(vendor,), slow_s=20)
     await sandbox.start()
     try:
-        async with HttpTransport(total_s=patience_s, connect_s=patience_s) as transport:
+        async with HttpTransport() as transport:
             (kind,) = (one.provider for one in discover() if one.name == vendor)
             assert kind is not None
             given = {**sandbox.account_settings(vendor)["settings"], **settings}
-            provider = loading.build(kind, given, transport=transport, now=lambda: clock[0])
+            provider = loading.build(kind, given, transport=Hasty(transport), now=lambda: clock[0])
             yield Meeting(sandbox, vendor, provider, clock)
             await provider.aclose()
     finally:

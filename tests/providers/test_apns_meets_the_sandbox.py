@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from hasty import HELD_S
 from meeting import Answered
 
 from providers.apns import ApnsProvider
@@ -120,7 +121,7 @@ async def test_every_way_to_fail_is_taken_as_the_sheet_wants_it(
     for word in SHEET:
         assert (await apns.send(push(apple, "phone"))).verdict is Verdict.ACCEPTED  # topic and connection are good
         if word in {"slow", "goaway"}:
-            hasty = connected(apple, clock, total_s=0.5)
+            hasty = connected(apple, clock, total_s=HELD_S)
             outcome = await hasty.send(push(apple, f"{word}-1"))
             assert isinstance(hasty.call, Http2Transport)
             await hasty.call.aclose()

@@ -10,12 +10,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hasty import Hasty
 from meeting import Answered
 
 from providers import loading
 from providers.contract import Outcome, Push, Scope, Verdict
 from providers.fcm import FcmConfig, FcmProvider
-from providers.http2 import Http2Transport, Limits
 from providers.sandbox import Sandbox
 from providers.sandbox.faults import Place
 from providers.sandbox.fcm_faults import FCM_FAULTS
@@ -70,12 +70,9 @@ HTTP1_SAYS_LESS = {"goaway": Answered(Verdict.RETRY, maybe_sent=True)}
 KEY_REFUSED = {"invalid_grant", "invalid_scope", "unauthorized_client", "html404"}
 
 
-PATIENCE_S = 1.0
-
-
 @pytest.fixture
 async def sandbox(state_dir: Path) -> AsyncIterator[Sandbox]:
-    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), state_dir=state_dir, slow_s=5, tls=True)
+    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), state_dir=state_dir, slow_s=20, tls=True)
     await sandbox.start()
     yield sandbox
     await sandbox.stop()
@@ -87,22 +84,16 @@ def http2(request: pytest.FixtureRequest) -> bool:
 
 
 @asynccontextmanager
-async def connected(
-    sandbox: Sandbox, *, http2: bool = True, patience_s: float = PATIENCE_S
-) -> AsyncIterator[FcmProvider]:
+async def connected(sandbox: Sandbox, *, http2: bool = True, hurried: bool = False) -> AsyncIterator[FcmProvider]:
     """The adapter with the account that the sandbox prints, on the transport that it makes itself."""
     config = loading.configured(
         FcmProvider, sandbox.account_settings()["settings"] | ({} if http2 else {"http2": False})
     )
     assert isinstance(config, FcmConfig)
     transport = FcmProvider.own_transport(config)
-    if isinstance(transport, Http2Transport):
-        transport.limits = Limits(total_s=patience_s, connect_s=patience_s)
-    else:
-        transport.total_s = transport.connect_s = patience_s
     assert isinstance(transport, HttpTransport) is not http2
     async with transport:
-        provider = FcmProvider(config, transport=transport, now=lambda: NOW)
+        provider = FcmProvider(config, transport=Hasty(transport, hurried=hurried), now=lambda: NOW)
         yield provider
         await provider.aclose()
 
@@ -121,7 +112,7 @@ async def failed(sandbox: Sandbox, fcm: FcmProvider, word: str, *, http2: bool) 
     """What becomes of a push that this befalls."""
     if word != "goaway":
         return await fcm.send(push(f"{word}-1"))
-    async with connected(sandbox, http2=http2) as other:  # it is cautious with new connections afterwards
+    async with connected(sandbox, http2=http2, hurried=True) as other:  # it is cautious with new connections afterwards
         return await other.send(push(f"{word}-1"))
 
 
@@ -156,7 +147,7 @@ async def test_goodbyes_under_load_lose_and_double_nothing(sandbox: Sandbox) -> 
         async with room:
             return (await fcm.send(push(token))).verdict
 
-    async with connected(sandbox, patience_s=30) as fcm:
+    async with connected(sandbox) as fcm:
         verdicts = await asyncio.gather(*(one(fcm, token) for token in tokens))
     assert set(verdicts) == {Verdict.ACCEPTED}
     assert {token: sandbox.phones.count(token) for token in tokens} == dict.fromkeys(tokens, 1)
@@ -164,8 +155,9 @@ async def test_goodbyes_under_load_lose_and_double_nothing(sandbox: Sandbox) -> 
 
 
 @pytest.mark.parametrize("word", sorted(FCM_FAULTS[Place.TOKEN]))
-async def test_without_a_bearer_nothing_is_sent(sandbox: Sandbox, fcm: FcmProvider, word: str) -> None:
-    async with aiohttp.ClientSession(sandbox.url) as http:
+async def test_without_a_bearer_nothing_is_sent(sandbox: Sandbox, http2: bool, word: str) -> None:
+    hurried = word in {"slow", "goaway"}
+    async with connected(sandbox, http2=http2, hurried=hurried) as fcm, aiohttp.ClientSession(sandbox.url) as http:
         rule = {"fault": word, "on": "token"}
         async with http.post("/_control/faults", json=rule) as answer:
             assert answer.status < 300, await answer.text()

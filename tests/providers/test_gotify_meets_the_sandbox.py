@@ -3,17 +3,16 @@
 import json
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
+from hasty import Hasty
 from meeting import Answered
 
 from providers import loading
 from providers.contract import Push, Scope, Verdict
 from providers.gotify import GotifyConfig, GotifyProvider
-from providers.http import Request, Response
 from providers.sandbox import Sandbox
 from providers.sandbox.faults import Place
 from providers.sandbox.gotify import GotifyEmulator
@@ -50,13 +49,10 @@ SHEET = {
 class Town:
     def __init__(self, sandbox: Sandbox, transport: HttpTransport) -> None:
         self.sandbox = sandbox
-        self.transport = transport
+        self.call = Hasty(transport)
         emulator = sandbox.emulators["gotify"]
         assert isinstance(emulator, GotifyEmulator)
         self.emulator = emulator
-
-    async def call(self, request: Request) -> Response:
-        return await self.transport(replace(request, total_s=0.7))  # the adapter gives a server 15 s
 
     def provider(self, **settings: Any) -> GotifyProvider:
         own = settings or self.emulator.settings()
@@ -75,7 +71,7 @@ class Town:
 
 @pytest.fixture
 async def town() -> AsyncIterator[Town]:
-    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), slow_s=5, vendors=["gotify"])
+    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), slow_s=20, vendors=["gotify"])
     await sandbox.start()
     config = loading.configured(GotifyProvider, sandbox.emulators["gotify"].settings())
     assert isinstance(config, GotifyConfig)
@@ -106,6 +102,7 @@ async def test_every_way_to_fail_is_taken_as_the_sheet_wants_it(town: Town) -> N
     assert set(SHEET) == set(town.emulator.known_faults[Place.SEND]), "a row of the emulator that this table lacks"
     provider, found = town.provider(), {}
     for word in SHEET:
+        town.call.hurried = word == "slow"  # its token does not say so
         outcome = await provider.send(town.push(f"{word}-1"))
         found[word] = Answered(outcome.verdict, outcome.scope, outcome.retry_after_s, outcome.maybe_sent)
     assert found == SHEET

@@ -13,7 +13,6 @@ from standardwebhooks import Webhook
 
 from providers import loading
 from providers.contract import Push, Scope, Verdict
-from providers.http import Request, Response
 from providers.http_call import HttpCallProvider
 from providers.sandbox.faults import Place
 from providers.sandbox.gateway import AGE_S_MAX, SECRET
@@ -63,19 +62,7 @@ SHEET = {
 @pytest.fixture
 async def m() -> AsyncIterator[Meeting]:
     async with meeting("http") as met:
-        yield impatient(met)
-
-
-def impatient(met: Meeting) -> Meeting:
-    """The adapter gives a gateway 15 s."""
-    transport = met.provider.call
-
-    async def call(request: Request, /) -> Response:
-        answer: Response = await transport(replace(request, total_s=0.5))
-        return answer
-
-    met.provider.call = call
-    return met
+        yield met
 
 
 async def test_a_message_is_shown_and_a_newer_one_of_its_key_takes_its_place(m: Meeting) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hasty import Hasty
 from meeting import Answered
 
 from providers import loading
@@ -68,14 +69,14 @@ SHEET = {
 class Town:
     def __init__(self, sandbox: Sandbox, transport: HttpTransport) -> None:
         self.sandbox = sandbox
-        self.transport = transport
+        self.call = Hasty(transport)
         emulator = sandbox.emulators["ntfy"]
         assert isinstance(emulator, NtfyEmulator)
         self.emulator = emulator
 
     def provider(self, **settings: Any) -> NtfyProvider:
         own = settings or self.emulator.settings()
-        made = loading.build(NtfyProvider, own, transport=self.transport, now=lambda: NOW)
+        made = loading.build(NtfyProvider, own, transport=self.call, now=lambda: NOW)
         assert isinstance(made, NtfyProvider)
         return made
 
@@ -90,9 +91,9 @@ def push(topic: str, **fields: Any) -> Push:
 
 @pytest.fixture
 async def town() -> AsyncIterator[Town]:
-    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), slow_s=5, vendors=["ntfy"])
+    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), slow_s=20, vendors=["ntfy"])
     await sandbox.start()
-    async with HttpTransport(total_s=0.7, connect_s=0.7) as transport:
+    async with HttpTransport() as transport:
         yield Town(sandbox, transport)
     await sandbox.stop()
 

@@ -83,7 +83,7 @@ def override(path: tuple[str, ...], value: Any) -> dict[str, Any]:
 async def test_what_the_adapter_takes_as_an_override_the_vendor_takes(vendor: str) -> None:
     refused: dict[str, list[Any]] = {}
     sent = 0
-    async with meeting(vendor, patience_s=10) as m:  # hundreds of calls, of which none is to be late
+    async with meeting(vendor) as m:
         for path in fields(SCHEMAS[vendor]):
             if ".".join(path) in UNKNOWN_HERE.get(vendor, ()):
                 continue

@@ -3,17 +3,16 @@
 import json
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import http_ece
 import pytest
+from hasty import Hasty
 from meeting import Answered
 
 from providers import loading
 from providers.contract import Push, Scope, Verdict
-from providers.http import Request, Response
 from providers.sandbox import Sandbox
 from providers.sandbox.faults import Place
 from providers.sandbox.unifiedpush import KINDS, UnifiedPushEmulator
@@ -62,13 +61,10 @@ SHEET = {
 class Town:
     def __init__(self, sandbox: Sandbox, transport: HttpTransport) -> None:
         self.sandbox = sandbox
-        self.transport = transport
+        self.call = Hasty(transport)
         emulator = sandbox.emulators["unifiedpush"]
         assert isinstance(emulator, UnifiedPushEmulator)
         self.emulator = emulator
-
-    async def call(self, request: Request) -> Response:
-        return await self.transport(replace(request, total_s=0.7))  # the adapter gives a server 15 s
 
     def provider(self, **settings: Any) -> UnifiedPushProvider:
         own = {**self.emulator.settings(), **settings}
@@ -87,7 +83,7 @@ class Town:
 
 @pytest.fixture
 async def town() -> AsyncIterator[Town]:
-    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), slow_s=5, vendors=["unifiedpush"])
+    sandbox = Sandbox(now=lambda: NOW, rng=random.Random(1), slow_s=20, vendors=["unifiedpush"])
     await sandbox.start()
     config = loading.configured(UnifiedPushProvider, sandbox.emulators["unifiedpush"].settings())
     assert isinstance(config, UnifiedPushConfig)

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hasty import Hasty
 from meeting import Answered
 from pywebpush import WebPushException, webpush
 
@@ -114,7 +115,7 @@ class Town:
 
     def __init__(self, sandbox: Sandbox, transport: HttpTransport, now: list[float]) -> None:
         self.sandbox = sandbox
-        self.transport = transport
+        self.call = Hasty(transport)
         self.now = now
         emulator = sandbox.emulators["webpush"]
         assert isinstance(emulator, WebPushEmulator)
@@ -123,7 +124,7 @@ class Town:
 
     def provider(self, **settings: Any) -> WebPushProvider:
         own = {**self.emulator.settings(), "exempt": [f"{host}:{self.port}" for host in HOSTS.values()]}
-        made = loading.build(WebPushProvider, {**own, **settings}, transport=self.transport, now=lambda: self.now[0])
+        made = loading.build(WebPushProvider, {**own, **settings}, transport=self.call, now=lambda: self.now[0])
         assert isinstance(made, WebPushProvider)
         return made
 
@@ -139,7 +140,7 @@ class Town:
 @pytest.fixture
 async def town() -> AsyncIterator[Town]:
     now = [NOW]
-    sandbox = Sandbox(now=lambda: now[0], rng=random.Random(1), slow_s=5, vendors=["webpush"])
+    sandbox = Sandbox(now=lambda: now[0], rng=random.Random(1), slow_s=20, vendors=["webpush"])
     await sandbox.start()
     port = int(sandbox.url.rpartition(":")[2])
 
@@ -151,19 +152,9 @@ async def town() -> AsyncIterator[Town]:
         {**sandbox.emulators["webpush"].settings(), "exempt": [f"{host}:{port}" for host in HOSTS.values()]},
     )
     assert isinstance(config, WebPushConfig)
-    async with HttpTransport(guard=config.guard, resolve=here, total_s=0.7, connect_s=0.7) as transport:
-        yield Town(sandbox, _Quick(transport), now)  # type: ignore[arg-type]
+    async with HttpTransport(guard=config.guard, resolve=here) as transport:
+        yield Town(sandbox, transport, now)
     await sandbox.stop()
-
-
-class _Quick:
-    """The adapter gives a service 15 s; tests wait less."""
-
-    def __init__(self, transport: HttpTransport) -> None:
-        self.transport = transport
-
-    async def __call__(self, request: Request) -> Any:
-        return await self.transport(replace(request, total_s=0.7))
 
 
 @pytest.mark.parametrize("service", HOSTS)
@@ -252,7 +243,7 @@ async def test_firefox_for_android_takes_what_was_made_leaner_for_it(town: Town)
 @pytest.mark.parametrize(("browser", "days"), [("laptop", 30), ("android-anns", 28)])
 async def test_mozilla_shortens_a_life_and_says_so(town: Town, browser: str, days: int) -> None:
     request = town.provider().encode(town.push(browser, "mozilla"), "")
-    answer = await town.transport(replace(request, headers={**request.headers, "TTL": "9999999"}))
+    answer = await town.call(replace(request, headers={**request.headers, "TTL": "9999999"}))
     assert (answer.status, answer.header("ttl")) == (201, str(days * 86_400))
 
 
@@ -347,7 +338,7 @@ async def test_a_safari_that_is_told_something_in_silence_is_lost_and_the_adapte
         assert (await provider.send(silent)).verdict is Verdict.ACCEPTED
     spoken = provider.encode(town.push("bobs-iphone", "apple"), "")
     silent_body = provider.encode(town.push("bobs-iphone", "google", title=None, body=None), "").body
-    assert (await town.transport(replace(spoken, body=silent_body))).status == 201
+    assert (await town.call(replace(spoken, body=silent_body))).status == 201
     assert (await provider.send(town.push("bobs-iphone", "apple"))).verdict is Verdict.TOKEN_DEAD
 
 
@@ -359,7 +350,7 @@ async def test_a_message_that_no_browser_could_read_is_shown_nowhere(town: Town)
         request.body[:-1] + bytes([request.body[-1] ^ 1]),
         bytes([*request.body[:21], *(b"\4" * 65)]) + request.body[86:],
     ):
-        assert (await town.transport(replace(request, body=body))).status == 201
+        assert (await town.call(replace(request, body=body))).status == 201
     assert town.emulator.unreadable == 3
     assert not town.screen("laptop")
 
@@ -367,4 +358,4 @@ async def test_a_message_that_no_browser_could_read_is_shown_nowhere(town: Town)
 async def test_the_transport_itself_refuses_what_the_guard_does(town: Town) -> None:
     for url in ("http://127.0.0.1:1/x", "https://localhost/x"):
         with pytest.raises((TargetRefused, TransportError)):
-            await town.transport(Request(url=url))
+            await town.call(Request(url=url))

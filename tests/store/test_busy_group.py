@@ -12,11 +12,14 @@ from house import House
 from relay.model import UserKey
 from relay.store import postgres as postgres_engine
 from relay.store.postgres import PostgresEngine
+from relay.store.postgres_session import SETTINGS
 
 
 @pytest.fixture
 async def house(postgres_url: str, clock: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
     monkeypatch.setattr(postgres_engine, "REPEATABLE", frozenset())
+    for patience in ("lock_timeout", "statement_timeout"):  # a deadlock is found all the same, a busy machine is none
+        monkeypatch.setitem(SETTINGS, patience, "60000")
     engine = PostgresEngine(postgres_url, clock, random.Random(1), workers=8)
     house = await House(engine, clock).begin()
     yield house
