@@ -10,7 +10,7 @@ from rich.table import Table
 from providers import loading
 from providers.contract import Capabilities
 from relay.cli.push import EX_REFUSED, Refused, asking
-from relay.cli.runtime import config_option, run, settings_from
+from relay.cli.runtime import config_option, run, settings_from, url_option
 from relay.cli.tables import show
 from relay.push.from_settings import configured
 
@@ -32,14 +32,13 @@ HOUR_S, DAY_S = 3_600, 86_400
 
 @click.command()
 @config_option
+@url_option
 @click.option(
-    "--url",
-    envvar="RELAY_URL",
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    help="A running relay's; or RELAY_URL.",
+    "--key",
+    envvar="RELAY_API_KEY",
+    show_envvar=True,
+    help="An API key with admin:read: the running relay is asked how its accounts are.",
 )
-@click.option("--key", envvar="RELAY_API_KEY", help="Ask it how its accounts are; needs admin:read. Or RELAY_API_KEY.")
 def providers(config: Path | None, url: str, key: str | None) -> None:
     """List the installed providers, and the accounts. With where each comes from (us, or a plug-in), and what it can do."""
     table = Table("provider", "from", "kinds", "payload", "longest ttl", "a call", "is able to", "taken back by")

@@ -128,7 +128,8 @@ def _refusals() -> Iterator[None]:
 def _shown() -> Iterator[Told]:
     """How far it is, as a bar; on a terminal only."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
 
         def told(what: str, done: int, total: int) -> None:

@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 import click
 
 from relay.cli.exits import EX_DATAERR, EX_UNAVAILABLE
-from relay.cli.runtime import run
+from relay.cli.runtime import RelayUrl, run
 from relay.client.conformance.server_check import Verdict, check_server
-from relay.client.conformance.vectors import load
+from relay.client.conformance.vectors import CLIENT, SERVER, load
 from relay.client.http import Problem, Unreachable
 
 
 @click.command()
-@click.argument("url", required=False)
-@click.option("--key", envvar="RELAY_API_KEY", help="An API key of the server; or RELAY_API_KEY.")
+@click.argument("url", required=False, type=RelayUrl())
+@click.option("--key", envvar="RELAY_API_KEY", show_envvar=True, help="An API key of the server.")
 @click.option("--client", "command", help="A command that starts a client; it is played the server.")
 @click.option("--only", multiple=True, metavar="NAME", help="Play this conversation alone; may be repeated.")
 @click.option("--list", "listing", is_flag=True, help="List the conversations.")
@@ -37,6 +37,9 @@ def conformance(url: str | None, key: str | None, command: str | None, only: tup
         raise click.UsageError(f"There is no conversation {', '.join(sorted(unknown))}; --list names them.")
     if (url is None) == (command is None):
         raise click.UsageError("Give either a server's URL, or --client COMMAND.")
+    side = SERVER if command is None else CLIENT
+    if elsewhere := set(only) - {vector.name for vector in load(side)}:
+        raise click.UsageError(f"Not played with a {side}: {', '.join(sorted(elsewhere))}; --list says with which.")
     if url is not None:
         if key is None:
             raise click.UsageError("A server is asked with an API key: --key, or RELAY_API_KEY.")

@@ -316,7 +316,7 @@ async def _reseal(store: Store, progress: Progress, *, wait: bool) -> int:
 
 async def _reseal_column(store: Store, progress: Progress, opened: vault.Vault, one: Sealed) -> tuple[int, int]:
     total = await store.engine.read(lambda conn, _: count(conn, one))
-    task = progress.add_task(f"{one.table.name}.{one.column.name}", total=total)
+    task = progress.add_task(f"{one.table.name}.{one.column.name}", total=total, visible=total > 0)
     done = broken = 0
     at = None
     while True:

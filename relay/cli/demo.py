@@ -223,6 +223,8 @@ def demo(keep: bool, vendors: bool, browser: bool) -> None:
     Starts a relay, a vendor emulator and a webhook receiver on free ports, in a temporary folder. The exit status is 0
     only if every step was checked.
     """
+    if keep + vendors + browser > 1:
+        raise click.UsageError("Give one of --keep, --vendors and --web at most.")
     if vendors:
         from relay.cli.demo_vendors import demonstrate_vendors  # noqa: PLC0415 - loads every emulator
 

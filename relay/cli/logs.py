@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ import aiohttp
 import click
 
 from relay.cli.exits import EX_DATAERR, EX_IOERR, EX_UNAVAILABLE
-from relay.cli.runtime import run
+from relay.cli.runtime import KEY_REFUSED, key_option, run, url_option
 
 PIECE = 256 * 1024
 TRIES_MAX = 5
@@ -19,6 +20,17 @@ TRIES_MAX = 5
 
 class Wrong(Exception):  # noqa: N818 - it is shown to the operator
     """What was downloaded is not what it should be, or was refused; the text is for the operator."""
+
+
+class Hour(click.ParamType[str]):
+    """An hour as the relay names it: its log is a file of this name."""
+
+    name = "hour"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}", value) is None:
+            self.fail(f"{value!r} is none: write an hour as 2026-05-03T09, in UTC.", param, ctx)
+        return value
 
 
 @click.group()
@@ -44,7 +56,7 @@ def check(path: Path) -> dict[str, object]:
 
 
 @logs.command("pull")
-@click.argument("hours", nargs=-1)
+@click.argument("hours", nargs=-1, type=Hour())
 @click.option(
     "--to",
     "folder",
@@ -53,10 +65,8 @@ def check(path: Path) -> dict[str, object]:
     show_default=True,
     help="Where the files go.",
 )
-@click.option(
-    "--url", envvar="RELAY_URL", default="http://127.0.0.1:8080", show_default=True, help="The relay's; or RELAY_URL."
-)
-@click.option("--key", envvar="RELAY_API_KEY", required=True, help="An API key; or RELAY_API_KEY.")
+@url_option
+@key_option
 def pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> None:
     """Download hourly logs. Of HOURS (as 2026-05-03T09, in UTC), or of every closed hour in which there was something.
 
@@ -66,7 +76,7 @@ def pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.BadParameter(f"{folder} cannot be made ({error.strerror}).", param_hint="'--to'") from None
-    sys.exit(run(_pull(hours, folder, url.rstrip("/"), key)))
+    sys.exit(run(_pull(hours, folder, url, key)))
 
 
 async def _pull(hours: tuple[str, ...], folder: Path, url: str, key: str) -> int:
@@ -141,6 +151,8 @@ async def _one(http: aiohttp.ClientSession, url: str, path: Path) -> dict[str, o
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> str:
+    if answer.status == 401:
+        return KEY_REFUSED
     try:
         return str((await answer.json(content_type=None))["detail"])
     except (ValueError, KeyError, TypeError):

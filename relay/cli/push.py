@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 from relay.cli.exits import EX_UNAVAILABLE
-from relay.cli.runtime import run
+from relay.cli.runtime import KEY_REFUSED, key_option, run, url_option
 from relay.cli.tables import show
 
 CALL_S = 30.0
@@ -35,18 +35,7 @@ def push() -> None:
 
 
 def _reached(command: F) -> F:
-    for option in (
-        click.option("--key", envvar="RELAY_API_KEY", required=True, help="An API key; or RELAY_API_KEY."),
-        click.option(
-            "--url",
-            envvar="RELAY_URL",
-            default="http://127.0.0.1:8080",
-            show_default=True,
-            help="The relay's; or RELAY_URL.",
-        ),
-    ):
-        command = option(command)
-    return command
+    return url_option(key_option(command))
 
 
 @push.command("accounts")
@@ -126,12 +115,14 @@ def requeue(url: str, key: str, user: str | None, device: str | None, why: str |
 async def asking(url: str, key: str) -> AsyncIterator[Ask]:
     """A way to ask a running relay. It raises Refused for what the relay refuses, and what aiohttp raises."""
     timeout = aiohttp.ClientTimeout(total=CALL_S)
-    async with aiohttp.ClientSession(url, timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as http:
+    async with aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as http:
 
         async def ask(
             method: str, path: str, body: object = None, *, query: dict[str, str] | None = None
         ) -> dict[str, Any]:
-            async with http.request(method, path, json=body, params=query) as answer:
+            async with http.request(method, url + path, json=body, params=query) as answer:
+                if answer.status == 401:
+                    raise Refused(KEY_REFUSED)
                 said: dict[str, Any] = await answer.json(content_type=None)
                 if answer.status >= 400:
                     mended = "; ".join(f"{one['pointer']}: {one['detail']}" for one in said.get("errors") or [])

@@ -1,8 +1,9 @@
-"""What several commands need: settings, and a loop."""
+"""What several commands need: settings, a running relay's address and a key for it, and a loop."""
 
 import asyncio
 import gc
 import os
+import re
 import resource
 from collections.abc import Coroutine
 from pathlib import Path
@@ -17,6 +18,32 @@ config_option = click.option(
     "-c",
     type=click.Path(dir_okay=False, path_type=Path),
     help="The configuration file. Default: ./relay.toml, then the user's and the system's; none is needed.",
+)
+
+
+class RelayUrl(click.ParamType[str]):
+    """The address of a relay; given without a slash at its end."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.match(r"https?://[^/]", value) is None:
+            self.fail("must be the URL of a relay, like http://127.0.0.1:8080.", param, ctx)
+        return value.rstrip("/")
+
+
+url_option = click.option(
+    "--url",
+    type=RelayUrl(),
+    envvar="RELAY_URL",
+    show_envvar=True,
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="The relay's address.",
+)
+key_option = click.option("--key", envvar="RELAY_API_KEY", show_envvar=True, required=True, help="An API key.")
+KEY_REFUSED = (
+    "The relay refuses the API key that --key or RELAY_API_KEY gave: it does not know it, or it works no more."
 )
 
 

@@ -9,12 +9,18 @@ from pathlib import Path
 
 import click
 
-from relay.cli.runtime import run
+from relay.cli.runtime import RelayUrl, run
 
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=9090, show_default=True, type=int, help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--port",
+    default=9090,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.",
+)
 @click.option(
     "--state",
     default=Path(".relay/sandbox"),
@@ -25,7 +31,7 @@ from relay.cli.runtime import run
 @click.option(
     "--vendor", "vendors", multiple=True, help="Serve only this one; may be repeated. Default: all there are."
 )
-@click.option("--relay", default=None, metavar="URL", help="Your relay's: vendors that have receipts post them there.")
+@click.option("--relay", type=RelayUrl(), help="Your relay's: vendors that have receipts post them there.")
 @click.option("--plain", is_flag=True, help="Vendors by HTTP at the page's own port, for a look at what is said.")
 def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], relay: str | None, plain: bool) -> None:
     """Run emulators of the vendors on this machine. They check what a vendor checks, and answer with its real codes.
@@ -35,8 +41,6 @@ def sandbox(host: str, port: int, state: Path, vendors: tuple[str, ...], relay: 
     `unregistered-1` or `unavailable-x` (Apple's: the same in hexadecimal digits) provoke a vendor's failures, which GET
     /_control/faults lists.
     """
-    if relay is not None and not relay.startswith(("http://", "https://")):
-        raise click.BadParameter("must be the URL of a relay, like http://127.0.0.1:8080.", param_hint="'--relay'")
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -61,8 +65,7 @@ async def _run(host: str, port: int, state: Path, wanted: tuple[str, ...], relay
         await vendors.start(host, port)
     except (OSError, ValueError) as error:
         return _cannot(error)
-    base = None if relay is None else relay.rstrip("/")
-    accounts = "\n".join(vendors.account_toml(f"{name}-sandbox", name, relay=base) for name in vendors.emulators)
+    accounts = "\n".join(vendors.account_toml(f"{name}-sandbox", name, relay=relay) for name in vendors.emulators)
     click.echo(f"The phones: {vendors.url}/\n\nFor relay.toml:\n\n{accounts}\n# Ctrl-C ends it.")
     sys.stdout.flush()
     told = asyncio.Event()

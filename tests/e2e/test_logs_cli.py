@@ -134,7 +134,7 @@ async def test_without_hours_those_come_in_which_there_was_something(
 @pytest.mark.parametrize(
     ("status", "answer", "said"),
     [
-        (401, {"code": "unauthenticated", "detail": "This API key is not known."}, "This API key is not known."),
+        (403, {"code": "forbidden", "detail": "This API key may not."}, "This API key may not."),
         (200, {"page": []}, "is no list of logs"),
         (200, [], "is no list of logs"),
     ],
