@@ -16,7 +16,7 @@ from relay.inbox import judging, visibility
 from relay.inbox.batch import PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, Batch, Cover
 from relay.inbox.cursor import INBOX, INBOX8, KIND_INBOX, Cursor, CursorKeys, epoch8, seal, short, tail8
 from relay.inbox.visibility import View
-from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Why
+from relay.model import CARRIES_MESSAGE, Device, DeviceKey, Entry, Inbox, Kind, Why
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
 from relay.store import entry_pages
@@ -238,6 +238,9 @@ def entry_json(entry: Entry, content: Content, seen: View) -> bytes | None:
     body, h = (content.body, content.h) if full else (content.fallback, content.fallback_h)
     if body is None or h is None:
         return None
+    came_ms = entry.accepted_ms
+    if entry.kind is Kind.RELEASE:  # as its lesser form said: whoever shows times sees the message stay where it was
+        came_ms = content.accepted_ms if content.deliver_ms is None else content.deliver_ms
     sender = None if content.sender_user is None else _Sender(content.sender_user, content.sender_device)
     return _encode(
         _Line(
@@ -245,7 +248,7 @@ def entry_json(entry: Entry, content: Content, seen: View) -> bytes | None:
             entry.message_id,
             entry.kind,
             h,
-            rfc3339(entry.accepted_ms),
+            rfc3339(came_ms),
             rfc3339(entry.expires_ms),
             _Conversation(content.conversation_type, entry.conversation_id),
             sender,

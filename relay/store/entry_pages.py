@@ -25,6 +25,8 @@ class Content(msgspec.Struct, frozen=True):
     client_ref: str | None
     priority: str
     collapse_key: str | None
+    accepted_ms: int
+    deliver_ms: int | None
 
 
 # The key is the entry's: a copy for the sender's own devices replaces nothing, and nothing replaces it.

@@ -61,6 +61,19 @@ async def test_with_a_fallback_it_is_shown_at_once_and_replaced_after_the_upgrad
     assert await house.deliveries("delivery.acked") == [("phone", sent.message_id)]
 
 
+@pytest.mark.parametrize("wait_ms", [0, 3_600_000])
+async def test_a_release_is_of_the_time_at_which_its_message_came(house: House, wait_ms: int) -> None:
+    """Who shows times, or sorts by them, sees the message stay where it was; one that was for later came then."""
+    later = {"deliver_ms": house.clock.now_ms() + wait_ms} if wait_ms else {}
+    await house.send(**NEW, **FALLBACK, **later)
+    house.clock.forward(ms=wait_ms)
+    await house.fan_out()
+    (first,) = await read(house)
+    house.clock.forward(s=DAY_S)
+    (again,) = await upgrade(house)
+    assert (again["kind"], again["accepted_at"]) == ("release", first["accepted_at"])
+
+
 async def test_that_the_backend_names_the_new_version_first_changes_nothing(house: House) -> None:
     """§10.2 step 5: what the old version passed and had not acked is judged by what that version could show."""
     shown, held = await house.send(**NEW, **FALLBACK), await house.send(**NEW)
