@@ -1,7 +1,10 @@
 """The adapter: the contract's tests with Acme's answers, and then the adapter against the emulator over a socket."""
 
 import random
+import tomllib
 from collections.abc import AsyncIterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +41,21 @@ class TestAcme(ProviderContract):
 
     def repeat_key(self, request: Request) -> str:
         return request.headers["idempotency-key"]
+
+
+def test_it_is_installed_as_what_it_is() -> None:
+    """The relay takes no plug-in that names itself otherwise, or that its wheel leaves out."""
+    folder = Path(__file__).parents[1]
+    project = tomllib.loads((folder / "pyproject.toml").read_text())
+    points = project["project"]["entry-points"]
+    ((name, value),) = points["relay.providers"].items()
+    (loaded,) = loading.discover([EntryPoint(name=name, value=value, group="relay.providers")])
+    assert (loaded.provider, loaded.reason) == (AcmeProvider, None)
+    ((name, value),) = points["relay.emulators"].items()
+    assert EntryPoint(name=name, value=value, group="relay.emulators").load() is AcmeEmulator
+    assert name == AcmeEmulator.name
+    files = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["include"])
+    assert files == {path.name for path in folder.glob("*.py")}
 
 
 @pytest.fixture
