@@ -27,6 +27,7 @@ class Send(Struct, frozen=True, kw_only=True):
     form: str
     shared: tuple[tuple[str, int], ...] = ()  # shared timelines of which it tells, and up to where
     steps_upto: int = 0  # it is a step of messages; nothing up to here has another one due
+    last_step_seq: int = 0  # the newest of these messages: what it does not tell of them is left to the next one
     unable: int = 0  # addresses of the device that can take nothing now: they have no turn
 
     def told(self, waiting: Collection[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
@@ -179,15 +180,16 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
         return replace(min((wait for wait in waiting if wait is not None), key=at_ms_of), account=address.account)
-    if len(free) < len(fresh) and fresh[-1] is not free[-1]:
+    gone = max(note.upto_seq for note in told)
+    if gone < fresh[-1].entry.seq:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
-        high = free[-1].entry.seq
+        high = gone
     send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form, unable=unable)
     if step:
         if form in {Form.EACH, Form.UNSEEN}:
             later = bool(beyond) or (goes_on and address != usable[0])
             send = replace(send, form=Form.ESCALATE if later else Form.REPEAT)
-        return replace(send, steps_upto=s.job.escalate_seq)
+        return replace(send, steps_upto=s.job.escalate_seq, last_step_seq=fresh[-1].entry.seq)
     return _send_shared(s, address, account, beside=send, items=free) if s.shared and not knock else send
 
 

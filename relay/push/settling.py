@@ -109,7 +109,7 @@ def _stepped(job: PushJob, send: Send, upto_seq: int) -> PushJob:
     was taken meanwhile, all of both."""
     if not send.steps_upto or job.escalate_seq > send.steps_upto:
         return job
-    if upto_seq < send.upto_seq:
+    if upto_seq < send.last_step_seq:
         return replace(job, escalate_after=upto_seq)
     return replace(job, escalate_seq=0, escalate_after=0)
 

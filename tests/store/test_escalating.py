@@ -12,11 +12,13 @@ from providers.app_message import once_key
 from providers.contract import Verdict
 from relay.inbox.escalation import Step, to_store
 from relay.inbox.preferences import Preferences, Quiet
+from relay.inbox.push_due import Later
 from relay.inbox.registry import Registration
 from relay.inbox.trace import trace
 from relay.model import Policy
 from relay.push.escalating import escalate, is_due
 from relay.push.payload import push_of
+from relay.push.situation import Wait
 from relay.store.engine import Engine
 
 STEPS = to_store((Step(60, "next_address"), Step(300, "webhook")))
@@ -286,3 +288,28 @@ async def test_a_message_to_many_steps_for_each_of_them(house: House, clock: Any
     await step(house)
     events = sorted(data["user"] for kind, data in await house.events() if kind == EVENT)
     assert events == ["ann", "bob"]
+
+
+HELD = '{"title":"news","channel":"news"}'
+
+
+async def test_a_step_whose_channel_is_used_up_is_taken_when_there_is_a_new_quota(house: House, clock: Any) -> None:
+    """Beside it a step goes that the vendor takes now: the one that waits for its hour is not taken with it."""
+    await house.register("ann/phone", "t")
+    for push in ('{"title":"alarm"}', HELD):
+        await house.send(escalate=STEPS, push=push)
+    clock.forward(s=1)
+    await house.told()
+    clock.forward(s=60)
+    assert await step(house)
+    until_ms = clock.now_ms() + 100_000
+    house.views["v"] = shift(FREE, held={(None, "news"): Wait(at_ms=until_ms, reason=Later.QUOTA)})
+    (first,) = await house.told()
+    assert [note.upto_seq for note in first.send.notes] == [1]
+    assert await told(house) == []
+    assert (await house.job("ann/phone")).due_ms == until_ms
+    clock.forward(s=100)
+    (later,) = await house.told()
+    assert [note.upto_seq for note in later.send.notes] == [2]
+    assert await told(house) == []
+    assert (await house.job("ann/phone")).escalate_seq == 0
