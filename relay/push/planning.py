@@ -7,6 +7,7 @@ vendor is called outside any transaction.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -195,9 +196,20 @@ def _quarantine(locked: Locked, device: Device, job: PushJob) -> Quarantined:
         tell_device(locked, device, "device.unreachable", reason=dead.QUARANTINED)
     if wanted := wishes(locked, device):
         locked.raise_reads(device.device_id, {one.key.conversation_id: Read.told(one.upto) for one in wanted})
+    job = _over(job, last, before=device.pushed_seq)
     told_ms = locked.now_ms if job.told_ms is None else job.told_ms
     locked.put_job(replace(job, told_ms=told_ms, tries=0, retry_ms=None, claim=None, claim_until_ms=None, lost=0))
     return Quarantined(device=device.key, account=None if last is None else last.account)
+
+
+def _over(job: PushJob, last: Any, *, before: int) -> PushJob:
+    """The job without the reminder, or the step, that was tried last. `before`: up to where the device had been told."""
+    if last is None or last.upto_seq > before:
+        return job
+    if last.form == Form.KNOCK:
+        return replace(job, knock=job.knock + 1)
+    is_step = last.from_seq <= last.upto_seq  # else it told of shared timelines alone
+    return replace(job, escalate_seq=0, escalate_after=0) if is_step else job
 
 
 def _claimable(job: PushJob, now_ms: int) -> bool:

@@ -58,6 +58,7 @@ def job(**more: Any) -> PushJob:
         "tries": 0,
         "bare_seq": 0,
         "claim_token": 0,
+        "lost": 0,
         "shown_seq": 0,
         "escalate_seq": 0,
         "escalate_after": 0,
