@@ -179,7 +179,13 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
-        return replace(min((wait for wait in waiting if wait is not None), key=at_ms_of), account=address.account)
+        first = replace(min((wait for wait in waiting if wait is not None), key=at_ms_of), account=address.account)
+        if knock or step or not s.shared:
+            return first
+        beside = _send_shared(replace(s, upto_seq=low - 1), address, account, beside=None, unable=unable)
+        if isinstance(beside, Send):
+            return beside
+        return min(first, beside, key=at_ms_of) if isinstance(beside, Wait) else first
     gone = max(note.upto_seq for note in told)
     if gone < fresh[-1].entry.seq:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
