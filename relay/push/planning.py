@@ -22,7 +22,7 @@ from relay.push.attempts import Attempt, left_out_of
 from relay.push.held import held_sorts
 from relay.push.notes import Form
 from relay.push.planner import Plan, Send, Stop, is_retry, is_silent, plan, spared
-from relay.push.situation import ITEMS_MAX, AccountsKnown, AccountView, Item, SharedNews, Situation, Wait
+from relay.push.situation import ITEMS_MAX, AccountsKnown, AccountView, Item, SharedNews, Situation, Wait, at_ms_of
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
@@ -228,38 +228,51 @@ def _plan_one(
     untold, count = _items(locked, device, after=max(device.acked_seq, device.pushed_seq), upto=locked.head_seq)
     told: list[Item] = []
     step = job.escalate_seq > device.acked_seq
-    if (step or not untold) and device.pushed_seq > device.acked_seq:
+    if not untold and device.pushed_seq > device.acked_seq:
         told, _ = _items(locked, device, after=device.acked_seq, upto=device.pushed_seq)
+    if step:
+        told = _with_steps(locked, device, job, told)
     if job.lost >= BARE_FROM:
         last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
         job = replace(job, bare_seq=max(job.bare_seq, 0 if last is None else last.upto_seq))
     shared = _shared(locked, device) if locked.inbox.woken else ()
     preferences = locked.preferences
-    found = plan(
-        Situation(
-            now_ms=locked.now_ms,
-            device=device,
-            job=job,
-            untold=tuple(untold),
-            untold_count=count,
-            told=tuple(told),
-            told_last=attempt_rows.told_last(locked.conn, device.key) if told else None,
-            steps=_steps(locked, told) if step and told else {},
-            shared=shared,
-            upto_seq=locked.head_seq if untold else device.pushed_seq,
-            addresses=tuple(addresses),
-            accounts=views,
-            policy=of_user(locked.policy, preferences),
-            elsewhere=push_due.someone_looks(device, locked.devices.values()),
-            gateway=device.node_id == GATEWAY,
-            muted=locked.outstanding(device).muted if not untold and not told else False,
-            quiet_until_ms=quiet_until(preferences, device.tz, locked.now_ms),
-            urgent_breaks=preferences.urgent_breaks,
-            told_count=_told_count(locked, device, job, views) if untold else 0,
-            shared_keys=_shared_keys(locked, device, shared, views) if untold or shared else 0,
-            grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
-        )
+    situation = Situation(
+        now_ms=locked.now_ms,
+        device=device,
+        job=job,
+        untold=tuple(untold),
+        untold_count=count,
+        told=tuple(told),
+        told_last=attempt_rows.told_last(locked.conn, device.key) if told else None,
+        steps=_steps(locked, told) if step and told else {},
+        shared=shared,
+        upto_seq=locked.head_seq if untold else device.pushed_seq,
+        addresses=tuple(addresses),
+        accounts=views,
+        policy=of_user(locked.policy, preferences),
+        elsewhere=push_due.someone_looks(device, locked.devices.values()),
+        gateway=device.node_id == GATEWAY,
+        muted=locked.outstanding(device).muted if not untold and not told else False,
+        quiet_until_ms=quiet_until(preferences, device.tz, locked.now_ms),
+        urgent_breaks=preferences.urgent_breaks,
+        told_count=_told_count(locked, device, job, views) if untold else 0,
+        shared_keys=_shared_keys(locked, device, shared, views) if untold or shared else 0,
+        grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
     )
+    found = plan(situation)
+    allowed = _allowed(locked, device, views, found)
+    if allowed is found or not isinstance(found, Send) or not found.steps_upto:
+        return allowed
+    # Nothing else waits for a step.
+    other = _allowed(locked, device, views, plan(replace(situation, job=replace(job, escalate_seq=0))))
+    if isinstance(other, Send):
+        return other
+    return min((one for one in (allowed, other) if isinstance(one, Wait)), key=at_ms_of)
+
+
+def _allowed(locked: Locked, device: Device, views: Mapping[str, AccountView], found: Plan) -> Plan:
+    """The same plan; or how long it waits, if it is a silent push and its vendor had one just now."""
     if not isinstance(found, Send) or not is_silent(found):
         return found
     account = views[found.address.account].towards(found.address, device.platform)
@@ -267,6 +280,13 @@ def _plan_one(
         return found
     woken_ms = attempt_rows.last_wake_ms(locked.conn, device.key, found.address.account)
     return spared(found, account, now_ms=locked.now_ms, woken_ms=woken_ms) or found
+
+
+def _with_steps(locked: Locked, device: Device, job: PushJob, told: Sequence[Item]) -> list[Item]:
+    """What was told, and of it all that a step may be due of: it is not the newest of very many."""
+    after, upto = max(device.acked_seq, job.escalate_after), min(device.pushed_seq, job.escalate_seq)
+    stepping, _ = _items(locked, device, after=after, upto=upto, steps=True)
+    return sorted({one.entry.seq: one for one in (*told, *stepping)}.values(), key=lambda one: one.entry.seq)
 
 
 def _steps(locked: Locked, told: Sequence[Item]) -> dict[str, int]:
@@ -322,8 +342,9 @@ def _few_keys(device: Device, views: Mapping[str, AccountView]) -> bool:
     return any(view.capabilities.on(device.platform).collapse_keys_max is not None for view in views.values())
 
 
-def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[list[Item], int]:
-    """What is worth telling in (after, upto]: the newest ones with their content, and the number of all."""
+def _items(locked: Locked, device: Device, *, after: int, upto: int, steps: bool = False) -> tuple[list[Item], int]:
+    """What is worth telling in (after, upto]: the newest ones with their content, and the number of all. `steps`: only of
+    what has steps of its own."""
     if after >= upto:
         return [], 0
     facts = locked.facts()
@@ -334,7 +355,9 @@ def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[li
         worth += [
             entry
             for entry in entries
-            if not mine.has(entry.seq) and notifying.worth_telling(entry, device, facts, locked.policy, locked.now_ms)
+            if (entry.escalated is not None or not steps)
+            and not mine.has(entry.seq)
+            and notifying.worth_telling(entry, device, facts, locked.policy, locked.now_ms)
         ]
         if len(entries) < ITEMS_MAX:
             break

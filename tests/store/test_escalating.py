@@ -18,7 +18,7 @@ from relay.inbox.trace import trace
 from relay.model import Policy
 from relay.push.escalating import escalate, is_due
 from relay.push.payload import push_of
-from relay.push.situation import Wait
+from relay.push.situation import ITEMS_MAX, Wait
 from relay.store.engine import Engine
 
 STEPS = to_store((Step(60, "next_address"), Step(300, "webhook")))
@@ -313,3 +313,35 @@ async def test_a_step_whose_channel_is_used_up_is_taken_when_there_is_a_new_quot
     assert [note.upto_seq for note in later.send.notes] == [2]
     assert await told(house) == []
     assert (await house.job("ann/phone")).escalate_seq == 0
+
+
+async def test_a_silent_step_that_its_vendor_would_drop_holds_up_nothing_that_shows(house: House, clock: Any) -> None:
+    """A vendor lets through only so many silent pushes an hour; what is told for the first time is none."""
+    house.views["v"] = shift(FREE, capabilities=replace(FREE.capabilities, silent_gap_s=1200))
+    await house.register("ann/phone", "t")
+    await house.send(escalate=STEPS, push='{"data":{"a":"b"}}')
+    clock.forward(s=1)
+    assert await told(house) == [("v", "unseen")]
+    clock.forward(s=60)
+    await step(house)
+    assert await told(house) == []
+    await house.send()
+    clock.forward(s=1)
+    assert await told(house) == [("v", "each")]
+    assert await told(house) == []
+    assert (await house.job("ann/phone")).reason == "rate"
+    clock.forward(s=1200)
+    assert await told(house) == [("v", "repeat")]
+
+
+async def test_a_step_is_taken_however_much_was_told_since(house: House, clock: Any) -> None:
+    await house.send(push='{"title":"first"}')
+    message = (await house.send(escalate=STEPS)).message_id
+    await house.sends(ITEMS_MAX + 1)
+    clock.forward(s=1)
+    assert await told(house) == [("v", "summary")]
+    clock.forward(s=60)
+    await step(house)
+    (attempt,) = await house.told()
+    assert [note.ids for note in attempt.send.notes] == [(message,)]
+    assert (await house.job("ann/phone")).reason == "knock"
