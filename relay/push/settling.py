@@ -145,14 +145,16 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         then = Then.MOOT  # what a token before this one was told may never have arrived
     if current is not None and _fails_on(locked, device, one, current):
         then = Then.NEXT_ADDRESS
+    several = sum(a.state == "active" for a in addresses) - one.attempt.send.unable
     if then is Then.TOLD:
         _told(locked, device, job, one)
+        if one.result.rest is not None:
+            locked.put_job(_again(locked.jobs[device_id], one, several))
         if current is not None and is_stale(device, current, policy=locked.policy, now_ms=locked.now_ms):
             address_rows.note_pushed(
                 locked.conn, locked.now_ms, device.key, account=current.account, token_hash=current.token_hash
             )
         return then
-    several = sum(a.state == "active" for a in addresses) - one.attempt.send.unable
     turn = job.tries // TRIES_PER_ADDRESS + 1  # of the next address
     match then:
         case Then.GIVE_UP:
@@ -163,11 +165,8 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.ELSEWHERE if several > 1:  # nobody will have it: the first is told that there is something
             bare_seq = max(1, one.attempt.send.upto_seq)
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, bare_seq=bare_seq, retry_ms=None))
-        case Then.AGAIN if one.passes_on and several > 1:
-            wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
-            locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms))
         case Then.AGAIN:
-            locked.put_job(replace(job, tries=job.tries if one.held else job.tries + 1, retry_ms=one.retry_ms))
+            locked.put_job(_again(job, one, several))
         case Then.NEXT_ADDRESS:
             _dead(locked, device, job, one, current)
         case Then.BARE | Then.ELSEWHERE:
@@ -175,6 +174,15 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.PARK | Then.MOOT | Then.FREE:
             locked.rearm(device_id)  # parked, it is due at once: the planner finds the account parked, or the next one
     return then
+
+
+def _again(job: PushJob, one: Settlement, several: int) -> PushJob:
+    """The job once it is put off, or has its turn at the next address. `several`: addresses that may have it now."""
+    if one.passes_on and several > 1:
+        turn = job.tries // TRIES_PER_ADDRESS + 1
+        wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
+        return replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms)
+    return replace(job, tries=job.tries if one.held else job.tries + 1, retry_ms=one.retry_ms)
 
 
 def _fails_on(locked: Locked, device: Device, one: Settlement, current: Address) -> bool:

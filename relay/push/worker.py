@@ -180,7 +180,7 @@ class PushWorker:
             result = await self._result(account, attempt, until_ms)
         if account is not None and not self._accounts.has(account):
             result = _not_to_blame(result)
-        outcome = result.outcome
+        outcome = result.outcome if result.rest is None else result.rest
         now_ms = self._clock.now_ms()
         spare = account is not None and account.brake.holds(self._clock.monotonic_ms(), result.host)
         wait_ms = self._retry_in_ms(account, attempt, outcome, spare=spare)
