@@ -272,7 +272,8 @@ def _not_to_blame(result: Result) -> Result:
     outcome = result.outcome
     if outcome is None or outcome.verdict is not Verdict.MISCONFIGURED:
         return result
-    return Result(Outcome(verdict=Verdict.RETRY, retry_after_s=1.0, vendor_code=outcome.vendor_code))
+    again = Outcome(verdict=Verdict.RETRY, retry_after_s=1.0, vendor_code=outcome.vendor_code)
+    return replace(result, outcome=again, impaired=())
 
 
 def _is_long(account: Account | None, outcome: Outcome | None, wait_ms: int) -> bool:

@@ -9,7 +9,7 @@ from house import House, address
 
 from providers.contract import Capabilities, Outcome, Push, Scope, Verdict
 from relay.inbox.registry import Registration
-from relay.push.accounts import Account, Accounts
+from relay.push.accounts import Account, Accounts, Terms
 from relay.push.limits import Bucket
 from relay.store.engine import Engine
 
@@ -91,3 +91,33 @@ async def test_a_device_that_is_told_too_many_waits_for_as_long_as_its_vendor_sa
     calls = await asked(house, NOT_HIM)
     assert calls == [("t", "first"), ("t", "second"), ("t", "second"), ("t", "third")]
     assert house.clock.now_ms() - before_ms >= 90_000
+
+
+class Revoked(Vendor):
+    """Does not know the credential any more; the new ones are taken up while it is asked."""
+
+    accounts: Accounts
+    new: Account
+
+    async def send(self, push: Push) -> Outcome:
+        self.accounts.exchange("shop", {"v": self.new}, [])
+        return Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT, vendor_code="revoked")
+
+
+async def test_calls_that_new_credentials_made_needless_count_for_no_quota(house: House) -> None:
+    stop, calls = asyncio.Event(), []
+    vendor = Revoked(stop, None, calls)
+    old, vendor.new = (
+        Account(app_id="shop", name="v", provider=one, bucket=Bucket(9, 9), terms=Terms(daily_quota=100))  # type: ignore[arg-type]
+        for one in (vendor, Vendor(stop, None, calls))
+    )
+    vendor.accounts = Accounts([old])
+    working = asyncio.create_task(house.worker(vendor.accounts, poll_s=0.01).run(stop))
+    async with asyncio.timeout(20):
+        while not stop.is_set():
+            await house.clock.sleep(0.01)
+            if (await house.job("ann/phone")).claim is None:
+                house.clock.forward(s=1)
+        await working
+    (row,) = await house.rows("SELECT sent FROM account_day")
+    assert (row["sent"], len(calls)) == (1 + 3, 3)
