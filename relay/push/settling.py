@@ -141,8 +141,10 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
     if device is None:
         return Then.MOOT
     current = address_used(addresses, one.attempt.send.address)
-    if current is None and then in {Then.TOLD, Then.GIVE_UP}:
-        then = Then.MOOT  # what a token before this one was told may never have arrived
+    if current is None and then not in {Then.NEXT_ADDRESS, Then.PARK, Then.FREE}:
+        then = (
+            Then.MOOT
+        )  # what a token before this one was told may never have arrived; nor is its wait that of this one
     if current is not None and _fails_on(locked, device, one, current):
         then = Then.NEXT_ADDRESS
     several = sum(a.state == "active" for a in addresses) - one.attempt.send.unable
@@ -160,7 +162,7 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.GIVE_UP:
             _told(locked, device, job, one)
             _bury(locked, device, one)
-        case Then.ELSEWHERE if turn < several:
+        case Then.ELSEWHERE if several > 1 and turn % several:
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=None))
         case Then.ELSEWHERE if several > 1:  # nobody will have it: the first is told that there is something
             bare_seq = max(1, one.attempt.send.upto_seq)
@@ -180,7 +182,7 @@ def _again(job: PushJob, one: Settlement, several: int) -> PushJob:
     """The job once it is put off, or has its turn at the next address. `several`: addresses that may have it now."""
     if one.passes_on and several > 1:
         turn = job.tries // TRIES_PER_ADDRESS + 1
-        wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
+        wait_ms = None if turn % several else one.retry_ms  # each has a turn at once, then all wait
         return replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms)
     return replace(job, tries=job.tries if one.held else job.tries + 1, retry_ms=one.retry_ms)
 
