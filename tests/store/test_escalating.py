@@ -345,3 +345,29 @@ async def test_a_step_is_taken_however_much_was_told_since(house: House, clock: 
     (attempt,) = await house.told()
     assert [note.ids for note in attempt.send.notes] == [(message,)]
     assert (await house.job("ann/phone")).reason == "knock"
+
+
+async def test_a_push_of_something_else_that_is_under_way_is_not_the_first_one_of_a_message(
+    house: House, clock: Any
+) -> None:
+    """So the step that falls due meanwhile adds none to it."""
+    await house.send()
+    clock.forward(s=1)
+    (slow,) = await house.plan()
+    await house.send(escalate=to_store((Step(10, "next_address"),)))
+    clock.forward(s=10)
+    assert await step(house)
+    await house.settle(slow, Verdict.ACCEPTED)
+    assert await told(house) == [("v", "each")]
+    assert await told(house) == []
+
+
+async def test_a_first_push_that_is_under_way_as_a_step_falls_due_is_followed_by_it(house: House, clock: Any) -> None:
+    await house.send(escalate=to_store((Step(10, "next_address"),)))
+    clock.forward(s=1)
+    (slow,) = await house.plan()
+    clock.forward(s=9)
+    assert await step(house)
+    await house.settle(slow, Verdict.ACCEPTED)
+    assert await told(house) == [("w", "escalate")]
+    assert await told(house) == []
