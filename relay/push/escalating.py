@@ -79,7 +79,10 @@ def _pushes_again(locked: Locked, entry: Entry, device: Device) -> PushJob | Non
     if job is None or not entry.notifiable:
         return None
     if entry.seq <= max(device.pushed_seq, _under_way_upto(locked, device, job)):
-        return replace(job, escalate_seq=max(job.escalate_seq, entry.seq), escalate_after=0)
+        after, upto = entry.seq - 1, entry.seq
+        if job.escalate_seq > device.acked_seq:  # others wait for theirs
+            after, upto = min(after, job.escalate_after), max(upto, job.escalate_seq)
+        return replace(job, escalate_seq=upto, escalate_after=after, escalate_on=0)
     if job.tries == 0:
         return None
     return replace(job, tries=(job.tries // TRIES_PER_ADDRESS + 1) * TRIES_PER_ADDRESS, retry_ms=None)

@@ -26,7 +26,8 @@ class Send(Struct, frozen=True, kw_only=True):
     upto_seq: int
     form: str
     shared: tuple[tuple[str, int], ...] = ()  # shared timelines of which it tells, and up to where
-    steps_upto: int = 0  # it is a step of messages; nothing up to here has another one due
+    steps_upto: int = 0  # it is a step of messages up to here
+    steps_after: int = 0  # ... and of those alone that lie above here
     last_step_seq: int = 0  # the newest of these messages: what it does not tell of them is left to the next one
     unable: int = 0  # addresses of the device that can take nothing now: they have no turn
 
@@ -144,7 +145,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     anything = items or [item for news in s.shared for item in news.items]
     able = [one for one in awake if not _all_held(s, one, anything)] or awake
     unable = len(usable) - sum(not s.accounts[one.account].passes_on(s.now_ms) for one in able)
-    goes_on = step and s.job.escalate_after > 0  # where it began
+    goes_on = step and s.job.escalate_on == 1  # where it began
     beyond = _beyond(s, usable, able) if (step and not goes_on) or knock else []
     address = _choose(s, beyond or (_again(s, able) if step else able))
     account = s.accounts[address.account].towards(address, s.device.platform)
@@ -195,7 +196,9 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         if form in {Form.EACH, Form.UNSEEN}:
             later = bool(beyond) or (goes_on and address != usable[0])
             send = replace(send, form=Form.ESCALATE if later else Form.REPEAT)
-        return replace(send, steps_upto=s.job.escalate_seq, last_step_seq=fresh[-1].entry.seq)
+        return replace(
+            send, steps_upto=s.job.escalate_seq, steps_after=s.job.escalate_after, last_step_seq=fresh[-1].entry.seq
+        )
     return _send_shared(s, address, account, beside=send, items=free) if s.shared and not knock else send
 
 

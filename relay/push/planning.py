@@ -209,7 +209,7 @@ def _over(job: PushJob, last: Any, *, before: int) -> PushJob:
     if last.form == Form.KNOCK:
         return replace(job, knock=job.knock + 1)
     is_step = last.from_seq <= last.upto_seq  # else it told of shared timelines alone
-    return replace(job, escalate_seq=0, escalate_after=0) if is_step else job
+    return replace(job, escalate_seq=0, escalate_after=0, escalate_on=0) if is_step else job
 
 
 def _claimable(job: PushJob, now_ms: int) -> bool:

@@ -107,11 +107,11 @@ def settle(
 def _stepped(job: PushJob, send: Send, upto_seq: int) -> PushJob:
     """The job once its device was told up to there: what of a step is left is told next, and no more of it. Where another step
     was taken meanwhile, all of both."""
-    if not send.steps_upto or job.escalate_seq > send.steps_upto:
+    if not send.steps_upto or (job.escalate_after, job.escalate_seq) != (send.steps_after, send.steps_upto):
         return job
     if upto_seq < send.last_step_seq:
-        return replace(job, escalate_after=upto_seq)
-    return replace(job, escalate_seq=0, escalate_after=0)
+        return replace(job, escalate_after=upto_seq, escalate_on=1)
+    return replace(job, escalate_seq=0, escalate_after=0, escalate_on=0)
 
 
 def _place(one: Settlement) -> tuple[str, str]:

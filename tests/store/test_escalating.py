@@ -371,3 +371,52 @@ async def test_a_first_push_that_is_under_way_as_a_step_falls_due_is_followed_by
     await house.settle(slow, Verdict.ACCEPTED)
     assert await told(house) == [("w", "escalate")]
     assert await told(house) == []
+
+
+async def test_the_step_of_one_message_pushes_no_other_again(house: House, clock: Any) -> None:
+    """The first has had its only one when that of the second falls due."""
+    await house.register("ann/phone", "t")
+    pushed = []
+    for _ in range(2):
+        message = (await house.send(escalate=to_store((Step(60, "next_address"),)))).message_id
+        for wait_s in (1, 59):
+            clock.forward(s=wait_s)
+            await step(house)
+            pushed += [(message, note.ids) for one in await house.told() for note in one.send.notes]
+    assert [ids for _, ids in pushed] == [(message,) for message, _ in pushed]
+    assert len(pushed) == 4
+
+
+async def test_steps_that_wait_together_are_taken_together(house: House, clock: Any) -> None:
+    sent = [(await house.send(escalate=STEPS)).message_id for _ in range(2)]
+    clock.forward(s=1)
+    await house.told()
+    house.views = {name: shift(FREE, shut_until_ms=clock.now_ms() + 100_000) for name in "vw"}
+    later = (await house.send(escalate=STEPS)).message_id
+    clock.forward(s=59)
+    assert await step(house)
+    clock.forward(s=41)
+    assert await step(house)
+    house.views = {"v": FREE, "w": FREE}
+    (steps,) = await house.told()
+    assert [note.ids for note in steps.send.notes] == [(one,) for one in sent]
+    (first,) = await house.told()
+    assert [note.ids for note in first.send.notes] == [(later,)]
+
+
+async def test_a_step_that_falls_due_while_another_is_pushed_is_taken_too(house: House, clock: Any) -> None:
+    await house.register("ann/phone", "t")
+    first = (await house.send(escalate=to_store((Step(60, "next_address"),)))).message_id
+    clock.forward(s=1)
+    await house.send(escalate=to_store((Step(40, "next_address"),)))
+    clock.forward(s=1)
+    await house.told()
+    clock.forward(s=39)
+    assert await step(house)
+    (slow,) = await house.plan()
+    clock.forward(s=19)
+    assert await step(house)
+    await house.settle(slow, Verdict.ACCEPTED)
+    (late,) = await house.told()
+    assert first in {id_ for note in late.send.notes for id_ in note.ids}
+    assert await told(house) == []

@@ -167,8 +167,8 @@ _WAITING = (
     "INSERT INTO inbox (app_id, user_id, epoch, head_seq, floor_seq, pinned_until_ms, created_ms) "
     f"SELECT 'shop', 'u' || n, 'e', 0, 0, 0, 0 FROM generate_series(10000, {10_000 + MANY}) AS n",
     "INSERT INTO push_job (app_id, user_id, device_id, reason, knock, tries, retry_ms, bare_seq, claim_token, lost, "
-    "shown_seq, escalate_seq, escalate_after) "
-    "SELECT 'shop', 'u' || n, 'phone', 'account_parked', 0, 1, 9e15, 0, 0, 0, 0, 0, 0 "
+    "shown_seq, escalate_seq, escalate_after, escalate_on) "
+    "SELECT 'shop', 'u' || n, 'phone', 'account_parked', 0, 1, 9e15, 0, 0, 0, 0, 0, 0, 0 "
     f"FROM generate_series(10000, {10_000 + MANY}) AS n",
     "INSERT INTO address (app_id, user_id, device_id, preference, account, kind, token_sealed, token_hash, registered_ms, "
     "state, shared, failures) "

@@ -62,5 +62,6 @@ def job(**more: Any) -> PushJob:
         "shown_seq": 0,
         "escalate_seq": 0,
         "escalate_after": 0,
+        "escalate_on": 0,
     }
     return PushJob(**(values | more))
