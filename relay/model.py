@@ -281,7 +281,8 @@ class PushJob(Struct, frozen=True, gc=False):
     lost: int = 0  # attempts in a row that a process did not outlive
     shown_seq: int = 0  # the newest that the device says it has shown
     escalate_seq: int = 0  # of what has steps, up to here one is due that pushes again
-    escalate_after: int = 0  # ... and of it what lies above here: the rest has been pushed
+    escalate_after: int = 0  # ... and of it what lies above here
+    escalate_on: int = 0  # 1: of that some has been pushed, and the rest follows it
 
     @property
     def key(self) -> DeviceKey:

@@ -129,9 +129,7 @@ def rearm(
             elsewhere=elsewhere,
             gateway=gateway,
         )
-        if job.retry_ms is not None and job.retry_ms > due_ms:
-            due_ms, why = job.retry_ms, Later.BACKOFF
-        return Rearmed(due_ms=due_ms, reason=why, told_ms=job.told_ms)
+        return _put_off(job, Rearmed(due_ms=due_ms, reason=why, told_ms=job.told_ms))
     if not outstanding.told:
         reason = Rest.MUTED if outstanding.muted else Rest.NOTHING_OWED
         return Rearmed(due_ms=None, reason=reason, told_ms=None)
@@ -140,5 +138,12 @@ def rearm(
     if device.state is DeviceState.DORMANT or outstanding.seen or job.knock >= len(policy.knocks_ms):
         return Rearmed(due_ms=None, reason=Rest.TOLD, told_ms=job.told_ms)
     told_ms = now_ms if job.told_ms is None else job.told_ms
-    due_ms = max(told_ms + policy.knocks_ms[job.knock], job.retry_ms or 0)
-    return Rearmed(due_ms=due_ms, reason=Later.KNOCK, told_ms=told_ms)
+    due_ms = told_ms + policy.knocks_ms[job.knock]
+    return _put_off(job, Rearmed(due_ms=due_ms, reason=Later.KNOCK, told_ms=told_ms))
+
+
+def _put_off(job: PushJob, found: Rearmed) -> Rearmed:
+    """The same, but not before a failed try may be repeated."""
+    if found.due_ms is None or job.retry_ms is None or job.retry_ms <= found.due_ms:
+        return found
+    return Rearmed(due_ms=job.retry_ms, reason=Later.BACKOFF, told_ms=found.told_ms)

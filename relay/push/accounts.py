@@ -275,14 +275,13 @@ class Accounts:
         """What the store says of them. One that was mended, be it by way of another node, starts with a clean circuit."""
         for account in self.all():
             key = (account.app_id, account.name)
-            if key in known.held or (account.parked and key not in known.parked):
+            if key in known.held:
                 account.mended()
                 for sort, wait in known.held.get(key, {}).items():
                     account.hold(sort, wait, now_ms=now_ms)
             if key in known.held or account.mended_times is None:
                 account.mended_times = known.mended.get(key, 0)
-            if key in known.parked:
-                account.parked, account.parked_code = True, known.parked[key]
+            account.parked, account.parked_code = key in known.parked, known.parked.get(key)
 
     async def aclose(self) -> None:
         for account in self.all():

@@ -127,18 +127,24 @@ class Calls:
                 if outcome.spent:
                     spent |= dict.fromkeys(sorts, wait.at_ms)
             elif outcome.verdict is not Verdict.ACCEPTED:
+                if outcome.verdict is Verdict.RETRY:
+                    waiting += range(place, len(attempt.send.notes))
                 break
-        partly = any(one.verdict is Verdict.ACCEPTED for one in outcomes)
+        taken = next((one for one in outcomes if one.verdict is Verdict.ACCEPTED), None)
         decides = (
             outcomes[0] if len(outcomes) == 1 else worst([one for one in outcomes if not of_a_sort(one)] or outcomes)
         )
+        rest = None
+        if taken is not None and decides.verdict is Verdict.RETRY:  # else what was taken would show twice
+            decides, rest = taken, decides
         return Result(
             decides,
-            partly=partly,
+            partly=taken is not None,
             losses=tuple(dict.fromkeys(losses)),
             impaired=tuple(impaired),
             spent=tuple(spent.items()),
             waiting=tuple(waiting),
+            rest=rest,
             uncalled=uncalled,
             host=host,
         )

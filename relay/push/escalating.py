@@ -15,6 +15,7 @@ from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.reports import Ledger
 from relay.model import Device, Entry, PushJob
 from relay.push.planner import TRIES_PER_ADDRESS
+from relay.store import attempts as attempt_rows
 from relay.store import entries as entry_rows
 from relay.store import escalations
 from relay.store import messages as message_rows
@@ -57,7 +58,7 @@ def _take(locked: Locked, entry: Entry, steps: Sequence[Step], ledger: Ledger) -
             locked.events += [_event(locked, entry, name, step, done) for name in names or [None]]
         else:
             for device in waiting:
-                if (job := _pushes_again(locked.jobs.get(device.device_id), entry, device, locked.now_ms)) is not None:
+                if (job := _pushes_again(locked, entry, device)) is not None:
                     locked.put_job(job)
     following = next_ms(steps, done, entry.accepted_ms)
     escalations.set_escalated(locked.conn, locked.key, entry.seq, done=done, next_ms=following)
@@ -72,15 +73,27 @@ def _waits(locked: Locked, entry: Entry, device: Device, ledger: Ledger) -> bool
     )
 
 
-def _pushes_again(job: PushJob | None, entry: Entry, device: Device, now_ms: int) -> PushJob | None:
+def _pushes_again(locked: Locked, entry: Entry, device: Device) -> PushJob | None:
     """The device's job after a step that pushes; None: its first push is still to come, and waits for no address."""
+    job = locked.jobs.get(device.device_id)
     if job is None or not entry.notifiable:
         return None
-    if entry.seq <= device.pushed_seq or (job.claim_until_ms or 0) > now_ms:
-        return replace(job, escalate_seq=max(job.escalate_seq, entry.seq), escalate_after=0)
+    if entry.seq <= max(device.pushed_seq, _under_way_upto(locked, device, job)):
+        after, upto = entry.seq - 1, entry.seq
+        if job.escalate_seq > device.acked_seq:  # others wait for theirs
+            after, upto = min(after, job.escalate_after), max(upto, job.escalate_seq)
+        return replace(job, escalate_seq=upto, escalate_after=after, escalate_on=0)
     if job.tries == 0:
         return None
     return replace(job, tries=(job.tries // TRIES_PER_ADDRESS + 1) * TRIES_PER_ADDRESS, retry_ms=None)
+
+
+def _under_way_upto(locked: Locked, device: Device, job: PushJob) -> int:
+    """Up to where a push tells that is under way to the device; 0: none is."""
+    if (job.claim_until_ms or 0) <= locked.now_ms:
+        return 0
+    one = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
+    return 0 if one is None else int(one.upto_seq)
 
 
 def _event(locked: Locked, entry: Entry, device_id: str | None, step: Step, number: int) -> NewEvent:

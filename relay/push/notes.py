@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from providers.contract import Capabilities, left_out
 from relay.model import Address, Notification
 from relay.push.situation import AccountView, Item, Privacy, Situation
+from relay.push.suspects import BARE_FROM
 
 IDS_MAX = 10  # ids named in one push; cut first when it is too large
 SUMMARY_PRIORITY_URGENT = frozenset({"high", "urgent"})
@@ -69,7 +70,8 @@ def write_notes(
     capabilities = account.capabilities
     if knock:
         known = all(item.entry.seq <= s.device.acked_high for item in items)
-        return Form.KNOCK, [summary(s, items, capabilities, shown=not known and not bare, urgent=False)]
+        shown = not known and not bare and s.job.lost < BARE_FROM
+        return Form.KNOCK, [summary(s, items, capabilities, shown=shown, urgent=False)]
     if bare or (s.job.bare_seq and any(item.entry.seq <= s.job.bare_seq for item in items)):
         return Form.WAKE, [summary(s, items, capabilities, shown=False, urgent=any(map(is_urgent, items)))]
     room = min(s.policy.separate_max, account.free)  # all of it goes now: what is left out here would count as told

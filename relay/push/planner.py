@@ -26,7 +26,9 @@ class Send(Struct, frozen=True, kw_only=True):
     upto_seq: int
     form: str
     shared: tuple[tuple[str, int], ...] = ()  # shared timelines of which it tells, and up to where
-    steps_upto: int = 0  # it is a step of messages; nothing up to here has another one due
+    steps_upto: int = 0  # it is a step of messages up to here
+    steps_after: int = 0  # ... and of those alone that lie above here
+    last_step_seq: int = 0  # the newest of these messages: what it does not tell of them is left to the next one
     unable: int = 0  # addresses of the device that can take nothing now: they have no turn
 
     def told(self, waiting: Collection[int]) -> tuple[int, tuple[tuple[str, int], ...]]:
@@ -143,7 +145,7 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
     anything = items or [item for news in s.shared for item in news.items]
     able = [one for one in awake if not _all_held(s, one, anything)] or awake
     unable = len(usable) - sum(not s.accounts[one.account].passes_on(s.now_ms) for one in able)
-    goes_on = step and s.job.escalate_after > 0  # where it began
+    goes_on = step and s.job.escalate_on == 1  # where it began
     beyond = _beyond(s, usable, able) if (step and not goes_on) or knock else []
     address = _choose(s, beyond or (_again(s, able) if step else able))
     account = s.accounts[address.account].towards(address, s.device.platform)
@@ -178,16 +180,25 @@ def _send(s: Situation, items: Sequence[Item], *, knock: bool = False, step: boo
         told = [note for note in notes if account.holds(address.token_hash, note.shows, s.now_ms) is None]
     if not free or not told:
         waiting += [account.holds(address.token_hash, note.shows, s.now_ms) for note in notes]
-        return replace(min((wait for wait in waiting if wait is not None), key=at_ms_of), account=address.account)
-    if len(free) < len(fresh) and fresh[-1] is not free[-1]:
+        first = replace(min((wait for wait in waiting if wait is not None), key=at_ms_of), account=address.account)
+        if knock or step or not s.shared:
+            return first
+        beside = _send_shared(replace(s, upto_seq=low - 1), address, account, beside=None, unable=unable)
+        if isinstance(beside, Send):
+            return beside
+        return min(first, beside, key=at_ms_of) if isinstance(beside, Wait) else first
+    gone = max(note.upto_seq for note in told)
+    if gone < fresh[-1].entry.seq:
         # What waits for its hour is told then; but if something newer goes now, that brings the app to all before it.
-        high = free[-1].entry.seq
+        high = gone
     send = Send(address=address, notes=tuple(told), from_seq=low, upto_seq=high, form=form, unable=unable)
     if step:
         if form in {Form.EACH, Form.UNSEEN}:
             later = bool(beyond) or (goes_on and address != usable[0])
             send = replace(send, form=Form.ESCALATE if later else Form.REPEAT)
-        return replace(send, steps_upto=s.job.escalate_seq)
+        return replace(
+            send, steps_upto=s.job.escalate_seq, steps_after=s.job.escalate_after, last_step_seq=fresh[-1].entry.seq
+        )
     return _send_shared(s, address, account, beside=send, items=free) if s.shared and not knock else send
 
 

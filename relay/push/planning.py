@@ -7,28 +7,27 @@ vendor is called outside any transaction.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
-from relay.inbox import escalation, notifying, push_due, visibility
+from relay.inbox import push_due
 from relay.inbox.locked import Locked, PolicyOf, flush, look_ahead, with_rows
 from relay.inbox.preferences import of_user, quiet_until
 from relay.inbox.reports import tell_device
-from relay.inbox.woken import news, wishes
-from relay.model import GATEWAY, Address, Device, DeviceKey, Entry, Notification, PushJob
+from relay.inbox.woken import wishes
+from relay.model import GATEWAY, Address, Device, DeviceKey, PushJob
 from relay.push.attempts import Attempt, left_out_of
 from relay.push.held import held_sorts
 from relay.push.notes import Form
+from relay.push.outstanding import items_of, shared_keys, shared_news, steps_taken, told_count, with_steps
 from relay.push.planner import Plan, Send, Stop, is_retry, is_silent, plan, spared
-from relay.push.situation import ITEMS_MAX, AccountsKnown, AccountView, Item, SharedNews, Situation, Wait
+from relay.push.situation import AccountsKnown, AccountView, Item, Situation, Wait, at_ms_of
 from relay.push.suspects import BARE_FROM, LOST_MAX, TOGETHER_MAX, may_join, was_lost
 from relay.store import addresses as address_rows
 from relay.store import attempts as attempt_rows
-from relay.store import dead, quota, shown
-from relay.store import entries as entry_rows
+from relay.store import dead, quota
 from relay.store import inbox as inbox_rows
-from relay.store import messages as message_rows
 from relay.store import queue as job_rows
 from relay.store.engine import Conn
 from relay.store.parked import mended_times, parked_accounts
@@ -37,8 +36,6 @@ from relay.store.sql import StoreError
 
 AccountViews = Callable[[str], Mapping[str, AccountView]]  # app -> its accounts, by name
 Turn = Callable[[str, str, Wait], int]  # (app, account, its wait) -> when what waits for the account is planned again
-
-_notification = msgspec.json.Decoder(Notification).decode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,9 +192,20 @@ def _quarantine(locked: Locked, device: Device, job: PushJob) -> Quarantined:
         tell_device(locked, device, "device.unreachable", reason=dead.QUARANTINED)
     if wanted := wishes(locked, device):
         locked.raise_reads(device.device_id, {one.key.conversation_id: Read.told(one.upto) for one in wanted})
+    job = _over(job, last, before=device.pushed_seq)
     told_ms = locked.now_ms if job.told_ms is None else job.told_ms
     locked.put_job(replace(job, told_ms=told_ms, tries=0, retry_ms=None, claim=None, claim_until_ms=None, lost=0))
     return Quarantined(device=device.key, account=None if last is None else last.account)
+
+
+def _over(job: PushJob, last: Any, *, before: int) -> PushJob:
+    """The job without the reminder, or the step, that was tried last. `before`: up to where the device had been told."""
+    if last is None or last.upto_seq > before:
+        return job
+    if last.form == Form.KNOCK:
+        return replace(job, knock=job.knock + 1)
+    is_step = last.from_seq <= last.upto_seq  # else it told of shared timelines alone
+    return replace(job, escalate_seq=0, escalate_after=0, escalate_on=0) if is_step else job
 
 
 def _claimable(job: PushJob, now_ms: int) -> bool:
@@ -213,41 +221,54 @@ def _plan_one(
     boot_ms: int,
 ) -> Plan:
     from_before = device.online_since_ms is not None and device.online_since_ms < boot_ms
-    untold, count = _items(locked, device, after=max(device.acked_seq, device.pushed_seq), upto=locked.head_seq)
+    untold, count = items_of(locked, device, after=max(device.acked_seq, device.pushed_seq), upto=locked.head_seq)
     told: list[Item] = []
     step = job.escalate_seq > device.acked_seq
-    if (step or not untold) and device.pushed_seq > device.acked_seq:
-        told, _ = _items(locked, device, after=device.acked_seq, upto=device.pushed_seq)
+    if not untold and device.pushed_seq > device.acked_seq:
+        told, _ = items_of(locked, device, after=device.acked_seq, upto=device.pushed_seq)
+    if step:
+        told = with_steps(locked, device, job, told)
     if job.lost >= BARE_FROM:
         last = attempt_rows.attempt(locked.conn, device.key, job.claim_token)
         job = replace(job, bare_seq=max(job.bare_seq, 0 if last is None else last.upto_seq))
-    shared = _shared(locked, device) if locked.inbox.woken else ()
+    shared = shared_news(locked, device) if locked.inbox.woken else ()
     preferences = locked.preferences
-    found = plan(
-        Situation(
-            now_ms=locked.now_ms,
-            device=device,
-            job=job,
-            untold=tuple(untold),
-            untold_count=count,
-            told=tuple(told),
-            told_last=attempt_rows.told_last(locked.conn, device.key) if told else None,
-            steps=_steps(locked, told) if step and told else {},
-            shared=shared,
-            upto_seq=locked.head_seq if untold else device.pushed_seq,
-            addresses=tuple(addresses),
-            accounts=views,
-            policy=of_user(locked.policy, preferences),
-            elsewhere=push_due.someone_looks(device, locked.devices.values()),
-            gateway=device.node_id == GATEWAY,
-            muted=locked.outstanding(device).muted if not untold and not told else False,
-            quiet_until_ms=quiet_until(preferences, device.tz, locked.now_ms),
-            urgent_breaks=preferences.urgent_breaks,
-            told_count=_told_count(locked, device, job, views) if untold else 0,
-            shared_keys=_shared_keys(locked, device, shared, views) if untold or shared else 0,
-            grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
-        )
+    situation = Situation(
+        now_ms=locked.now_ms,
+        device=device,
+        job=job,
+        untold=tuple(untold),
+        untold_count=count,
+        told=tuple(told),
+        told_last=attempt_rows.told_last(locked.conn, device.key) if told else None,
+        steps=steps_taken(locked, told) if step and told else {},
+        shared=shared,
+        upto_seq=locked.head_seq if untold else device.pushed_seq,
+        addresses=tuple(addresses),
+        accounts=views,
+        policy=of_user(locked.policy, preferences),
+        elsewhere=push_due.someone_looks(device, locked.devices.values()),
+        gateway=device.node_id == GATEWAY,
+        muted=locked.outstanding(device).muted if not untold and not told else False,
+        quiet_until_ms=quiet_until(preferences, device.tz, locked.now_ms),
+        urgent_breaks=preferences.urgent_breaks,
+        told_count=told_count(locked, device, job, views) if untold else 0,
+        shared_keys=shared_keys(locked, device, shared, views) if untold or shared else 0,
+        grace_until_ms=boot_ms + locked.policy.restart_grace_ms if from_before else 0,
     )
+    found = plan(situation)
+    allowed = _allowed(locked, device, views, found)
+    if allowed is found or not isinstance(found, Send) or not found.steps_upto:
+        return allowed
+    # Nothing else waits for a step.
+    other = _allowed(locked, device, views, plan(replace(situation, job=replace(job, escalate_seq=0))))
+    if isinstance(other, Send):
+        return other
+    return min((one for one in (allowed, other) if isinstance(one, Wait)), key=at_ms_of)
+
+
+def _allowed(locked: Locked, device: Device, views: Mapping[str, AccountView], found: Plan) -> Plan:
+    """The same plan; or how long it waits, if it is a silent push and its vendor had one just now."""
     if not isinstance(found, Send) or not is_silent(found):
         return found
     account = views[found.address.account].towards(found.address, device.platform)
@@ -255,97 +276,6 @@ def _plan_one(
         return found
     woken_ms = attempt_rows.last_wake_ms(locked.conn, device.key, found.address.account)
     return spared(found, account, now_ms=locked.now_ms, woken_ms=woken_ms) or found
-
-
-def _steps(locked: Locked, told: Sequence[Item]) -> dict[str, int]:
-    """Of messages that take steps, how many of these push again by now."""
-    done = {item.entry.message_id: item.entry.escalated for item in told if item.entry.escalated is not None}
-    steps = message_rows.escalations_of(locked.conn, locked.key.app_id, done)
-    return {id_: escalation.pushed(escalation.from_store(text), done[id_]) for id_, text in steps.items()}
-
-
-def _shared(locked: Locked, device: Device) -> tuple[SharedNews, ...]:
-    """What the device is to be told of shared timelines."""
-    found = []
-    for one in news(locked, device):
-        contents = message_rows.pushes_of(locked.conn, locked.key.app_id, {entry.message_id for entry in one.entries})
-        items = [
-            _item(entry, device, contents[entry.message_id]) for entry in one.entries if entry.message_id in contents
-        ]
-        if items:
-            found.append(
-                SharedNews(
-                    conversation_id=one.wish.key.conversation_id,
-                    items=tuple(items),
-                    count=one.number,
-                    since_ms=one.since_ms,
-                    upto_seq=one.wish.upto,
-                )
-            )
-    return tuple(found)
-
-
-def _told_count(locked: Locked, device: Device, job: PushJob, views: Mapping[str, AccountView]) -> int:
-    """How many told entries may still wait at the vendor: neither acked nor shown. 0 if no account has few collapse keys."""
-    low = max(device.acked_seq, job.shown_seq)
-    if device.pushed_seq <= low or not _few_keys(device, views):
-        return 0
-    return entry_rows.count_notifiable(locked.conn, locked.key, locked.now_ms, after=low, upto=device.pushed_seq)
-
-
-def _shared_keys(locked: Locked, device: Device, news: Sequence[SharedNews], views: Mapping[str, AccountView]) -> int:
-    """How many shared timelines have a notification that may still wait at the vendor, or are to have one.
-
-    A device that has been here since then was reached: the vendor has delivered what waited, though nobody opened it.
-    """
-    if not locked.inbox.woken or not _few_keys(device, views):
-        return 0
-    told = any(read.pushed_seq > read.acked_high for read in locked.reads(device.device_id).values())
-    waiting = shown.told_since(locked.conn, device.key, device.contact_ms) if told else set()
-    return len(waiting | {one.conversation_id for one in news})
-
-
-def _few_keys(device: Device, views: Mapping[str, AccountView]) -> bool:
-    """Whether some account keeps few of what collapses for it."""
-    return any(view.capabilities.on(device.platform).collapse_keys_max is not None for view in views.values())
-
-
-def _items(locked: Locked, device: Device, *, after: int, upto: int) -> tuple[list[Item], int]:
-    """What is worth telling in (after, upto]: the newest ones with their content, and the number of all."""
-    if after >= upto:
-        return [], 0
-    facts = locked.facts()
-    mine = facts.of(device.device_id)
-    worth: list[Entry] = []
-    while after < upto:
-        entries = locked.notifiable(after=after, upto=upto, limit=ITEMS_MAX)
-        worth += [
-            entry
-            for entry in entries
-            if not mine.has(entry.seq) and notifying.worth_telling(entry, device, facts, locked.policy, locked.now_ms)
-        ]
-        if len(entries) < ITEMS_MAX:
-            break
-        after = entries[-1].seq
-    kept = worth if len(worth) <= ITEMS_MAX else [worth[0], *worth[-(ITEMS_MAX - 1) :]]
-    contents = locked.pushes({entry.message_id for entry in kept})
-    items = [_item(entry, device, contents[entry.message_id]) for entry in kept if entry.message_id in contents]
-    return items, len(worth)
-
-
-def _item(entry: Entry, device: Device, content: message_rows.Push) -> Item:
-    return Item(
-        entry=entry,
-        push=_shown(entry, device, content),
-        priority=content.priority,
-        collapse_key=content.collapse_key,
-    )
-
-
-def _shown(entry: Entry, device: Device, content: message_rows.Push) -> Notification:
-    """What this device shows of it: of what it can't read yet, that there is something."""
-    held = entry.hold and visibility.view(entry, device) is visibility.View.HELD
-    return _notification((content.push_held if held else content.push) or "{}")
 
 
 def _attempt(locked: Locked, key: DeviceKey, job: PushJob, send: Send, *, mended: int) -> Attempt:

@@ -58,6 +58,9 @@ class Reloader:
     _touched: set[Path] = field(default_factory=set)  # seen to have changed, and not taken up yet
     _size: int = 0  # of the configuration file when it was last taken up
     _put_off: bool = False  # to the next look
+    _unmended: set[str] = field(
+        default_factory=set
+    )  # accounts of which the store could not be told that they are mended
     _wanted: Settings | None = None  # those last read, which a mistake may have kept from being in force
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _old: dict[asyncio.Task[None], Account] = field(default_factory=dict)
@@ -73,6 +76,9 @@ class Reloader:
 
     async def look(self) -> Reloaded | None:
         """Reloads what changed in a file, if any did."""
+        async with self._lock:
+            if self._unmended:
+                await self._release(())
         changed = self._notice()
         if not changed and not self._put_off:
             return None
@@ -151,14 +157,16 @@ class Reloader:
 
     async def _release(self, names: Sequence[str]) -> None:
         """What rested or waited for these accounts is due: with new credentials, or without the account, another answer may
-        come."""
-
+        come. If the store is away, each look tries it again."""
+        self._unmended |= set(names)
+        all_names = sorted(self._unmended)
         self.accounts.begin_lines(DEFAULT_APP)
         try:
-            await mend(self.engine, DEFAULT_APP, names)
+            await mend(self.engine, DEFAULT_APP, all_names)
+            self._unmended = set()
             await self.look_at_credentials()
         except Problem as problem:
-            log.warning("account.not_unparked", account=", ".join(names), code=problem.code)
+            log.warning("account.not_unparked", account=", ".join(all_names), code=problem.code)
 
     def _close_later(self, account: Account) -> None:
         async def close() -> None:

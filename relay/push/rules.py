@@ -50,7 +50,8 @@ class Result(Struct, frozen=True):
     were accepted before that. `losses`: what of them the adapter says that its vendor has not. `impaired`: the vendor's codes
     for what an operator must mend, of less than the account.
     `spent`: the sorts of push of which the vendor takes no more, and until when. `waiting`: the places of the notifications
-    that wait for their hour, or for the next claim. `uncalled`: for how many of the notifications no call was begun.
+    that wait for their hour, or for the next claim; `rest`: what the vendor said to the first of them, after others that it
+    took, if they are to be tried again. `uncalled`: for how many of the notifications no call was begun.
     `host`: where the device is reached, if it has brought that itself.
     """
 
@@ -62,6 +63,7 @@ class Result(Struct, frozen=True):
     impaired: tuple[str, ...] = ()
     spent: tuple[tuple[Sort, int], ...] = ()
     waiting: tuple[int, ...] = ()
+    rest: Outcome | None = None
     uncalled: int = 0
     host: str | None = None
 

@@ -107,11 +107,11 @@ def settle(
 def _stepped(job: PushJob, send: Send, upto_seq: int) -> PushJob:
     """The job once its device was told up to there: what of a step is left is told next, and no more of it. Where another step
     was taken meanwhile, all of both."""
-    if not send.steps_upto or job.escalate_seq > send.steps_upto:
+    if not send.steps_upto or (job.escalate_after, job.escalate_seq) != (send.steps_after, send.steps_upto):
         return job
-    if upto_seq < send.upto_seq:
-        return replace(job, escalate_after=upto_seq)
-    return replace(job, escalate_seq=0, escalate_after=0)
+    if upto_seq < send.last_step_seq:
+        return replace(job, escalate_after=upto_seq, escalate_on=1)
+    return replace(job, escalate_seq=0, escalate_after=0, escalate_on=0)
 
 
 def _place(one: Settlement) -> tuple[str, str]:
@@ -141,33 +141,34 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
     if device is None:
         return Then.MOOT
     current = address_used(addresses, one.attempt.send.address)
-    if current is None and then in {Then.TOLD, Then.GIVE_UP}:
-        then = Then.MOOT  # what a token before this one was told may never have arrived
+    if current is None and then not in {Then.NEXT_ADDRESS, Then.PARK, Then.FREE}:
+        then = (
+            Then.MOOT
+        )  # what a token before this one was told may never have arrived; nor is its wait that of this one
     if current is not None and _fails_on(locked, device, one, current):
         then = Then.NEXT_ADDRESS
+    several = sum(a.state == "active" for a in addresses) - one.attempt.send.unable
     if then is Then.TOLD:
         _told(locked, device, job, one)
+        if one.result.rest is not None:
+            locked.put_job(_again(locked.jobs[device_id], one, several))
         if current is not None and is_stale(device, current, policy=locked.policy, now_ms=locked.now_ms):
             address_rows.note_pushed(
                 locked.conn, locked.now_ms, device.key, account=current.account, token_hash=current.token_hash
             )
         return then
-    several = sum(a.state == "active" for a in addresses) - one.attempt.send.unable
     turn = job.tries // TRIES_PER_ADDRESS + 1  # of the next address
     match then:
         case Then.GIVE_UP:
             _told(locked, device, job, one)
             _bury(locked, device, one)
-        case Then.ELSEWHERE if turn < several:
+        case Then.ELSEWHERE if several > 1 and turn % several:
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=None))
         case Then.ELSEWHERE if several > 1:  # nobody will have it: the first is told that there is something
             bare_seq = max(1, one.attempt.send.upto_seq)
             locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, bare_seq=bare_seq, retry_ms=None))
-        case Then.AGAIN if one.passes_on and several > 1:
-            wait_ms = None if turn < several else one.retry_ms  # each has a turn at once, then all wait
-            locked.put_job(replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms))
         case Then.AGAIN:
-            locked.put_job(replace(job, tries=job.tries if one.held else job.tries + 1, retry_ms=one.retry_ms))
+            locked.put_job(_again(job, one, several))
         case Then.NEXT_ADDRESS:
             _dead(locked, device, job, one, current)
         case Then.BARE | Then.ELSEWHERE:
@@ -175,6 +176,15 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         case Then.PARK | Then.MOOT | Then.FREE:
             locked.rearm(device_id)  # parked, it is due at once: the planner finds the account parked, or the next one
     return then
+
+
+def _again(job: PushJob, one: Settlement, several: int) -> PushJob:
+    """The job once it is put off, or has its turn at the next address. `several`: addresses that may have it now."""
+    if one.passes_on and several > 1:
+        turn = job.tries // TRIES_PER_ADDRESS + 1
+        wait_ms = None if turn % several else one.retry_ms  # each has a turn at once, then all wait
+        return replace(job, tries=turn * TRIES_PER_ADDRESS, retry_ms=wait_ms)
+    return replace(job, tries=job.tries if one.held else job.tries + 1, retry_ms=one.retry_ms)
 
 
 def _fails_on(locked: Locked, device: Device, one: Settlement, current: Address) -> bool:

@@ -180,7 +180,7 @@ class PushWorker:
             result = await self._result(account, attempt, until_ms)
         if account is not None and not self._accounts.has(account):
             result = _not_to_blame(result)
-        outcome = result.outcome
+        outcome = result.outcome if result.rest is None else result.rest
         now_ms = self._clock.now_ms()
         spare = account is not None and account.brake.holds(self._clock.monotonic_ms(), result.host)
         wait_ms = self._retry_in_ms(account, attempt, outcome, spare=spare)
@@ -272,7 +272,8 @@ def _not_to_blame(result: Result) -> Result:
     outcome = result.outcome
     if outcome is None or outcome.verdict is not Verdict.MISCONFIGURED:
         return result
-    return Result(Outcome(verdict=Verdict.RETRY, retry_after_s=1.0, vendor_code=outcome.vendor_code))
+    again = Outcome(verdict=Verdict.RETRY, retry_after_s=1.0, vendor_code=outcome.vendor_code)
+    return replace(result, outcome=again, impaired=())
 
 
 def _is_long(account: Account | None, outcome: Outcome | None, wait_ms: int) -> bool:

@@ -32,7 +32,7 @@ def end_attempts(conn: Connection, ends: Sequence[End]) -> None:
     update_rows(conn, push_attempt, (*_KEY, *_ENDED), ends, key=_KEY, set_=_FIRST_END)
 
 
-_one_attempt = select(_a.account, _a.started_ms, _a.from_seq, _a.upto_seq, _a.verdict, _a.vendor_code).where(
+_one_attempt = select(_a.account, _a.started_ms, _a.from_seq, _a.upto_seq, _a.form, _a.verdict, _a.vendor_code).where(
     _a.app_id == bindparam("app"),
     _a.user_id == bindparam("user"),
     _a.device_id == bindparam("device"),
@@ -41,8 +41,8 @@ _one_attempt = select(_a.account, _a.started_ms, _a.from_seq, _a.upto_seq, _a.ve
 
 
 def attempt(conn: Connection, key: DeviceKey, token: int) -> Any | None:
-    """The attempt under this claim: account, started_ms, from_seq, upto_seq, verdict, vendor_code. None: it is no longer told
-    of."""
+    """The attempt under this claim: account, started_ms, from_seq, upto_seq, form, verdict, vendor_code. None: it is no longer
+    told of."""
     return conn.execute(_one_attempt, device_params(key) | {"token": token}).first()
 
 

@@ -3,8 +3,22 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Select, and_, bindparam, exists, func, literal, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
+from relay.store.schema.devices import address
 from relay.store.schema.inboxes import inbox
 from relay.store.schema.push import account_state, push_job
 from relay.store.sql import is_sqlite, per_dialect, upsert
@@ -12,7 +26,7 @@ from relay.store.sql import is_sqlite, per_dialect, upsert
 RELEASED_MAX = 1000  # jobs that one transaction looks at
 BEGIN = ""  # the place before all users
 
-a, j = account_state.c, push_job.c
+a, d, j = account_state.c, address.c, push_job.c
 
 
 def park_account(conn: Connection, now_ms: int, *, app_id: str, account: str, code: str | None) -> None:
@@ -110,8 +124,9 @@ _next = (
 _portion = select(func.max(_next.c.user_id), func.count())
 _here = (j.app_id == bindparam("app"), j.user_id > bindparam("after"), j.user_id <= bindparam("upto"))
 _resting = and_(j.due_ms.is_(None), j.reason == "account_parked")
+_put_off = j.retry_ms > bindparam("now")
 _waiting = and_(j.due_ms > bindparam("now"), j.reason.in_(("quota", "hours", "circuit", "rate", "backoff", "stale")))
-_waits = exists().where(j.app_id == inbox.c.app_id, j.user_id == inbox.c.user_id, or_(_resting, _waiting))
+_waits = exists().where(j.app_id == inbox.c.app_id, j.user_id == inbox.c.user_id, or_(_resting, _waiting, _put_off))
 _held = (
     select(inbox.c.user_id)
     .where(
@@ -127,6 +142,15 @@ _held = (
 _hold = select(func.count()).select_from(_held)  # of whom nothing need be known here
 _release = update(push_job).where(*_here, _resting).values(due_ms=bindparam("now"), reason=None)
 _hurry = update(push_job).where(*_here, _waiting).values(due_ms=bindparam("now"), reason=None)
+_may_have_it = exists().where(
+    d.app_id == j.app_id,
+    d.user_id == j.user_id,
+    d.device_id == j.device_id,
+    d.state == "active",
+    # The empty string keeps planners from the index of all tokens of the account.
+    (d.account + literal_column("''")).in_(bindparam("accounts", expanding=True)),
+)
+_retry = update(push_job).where(*_here, _put_off, _may_have_it).values(retry_ms=bindparam("now"))  # a retry it is still
 _released = (
     update(account_state)
     .where(a.app_id == bindparam("app"), a.account == bindparam("acc"), a.released < bindparam("times"))
@@ -160,8 +184,9 @@ def release_some(
     after: str = BEGIN,
     most: int = RELEASED_MAX,
 ) -> str | None:
-    """Makes due what rests or waits for an account of the app, of the next users after that one. Takes L(u) of those. Gives
-    the user with whom the next transaction goes on; None: there is no more to be done.
+    """Makes due what rests or waits for an account of the app, of the next users after that one. Takes L(u) of those. What was
+    put off by itself need not wait either, where the device has an address of one that is mended. Gives the user with whom
+    the next transaction goes on; None: there is no more to be done.
 
     `mended`: who was `unreleased` when this walk began; at its end that is said of them no more, unless they were mended
     again since: what rested between is for the next walk.
@@ -170,11 +195,11 @@ def release_some(
         return None
     upto, looked = conn.execute(_portion, {"app": app_id, "after": after, "most": most}).one()
     if upto is not None:
-        here = {"app": app_id, "after": after, "upto": upto, "now": now_ms}
+        here = {"app": app_id, "after": after, "upto": upto, "now": now_ms, "accounts": sorted(mended)}
         if not is_sqlite(conn):  # whose writer is alone
             conn.execute(_hold, here).all()
-        conn.execute(_release, here)
-        conn.execute(_hurry, here)
+        for statement in (_release, _hurry, _retry):
+            conn.execute(statement, here)
     if looked == most:
         return str(upto)
     for account, times in sorted(mended.items()):

@@ -65,6 +65,7 @@ def create_job(conn: Connection, key: DeviceKey) -> None:
                 "shown_seq": 0,
                 "escalate_seq": 0,
                 "escalate_after": 0,
+                "escalate_on": 0,
             }
         ],
     )
@@ -96,7 +97,7 @@ def lower_due(conn: Connection, dues: Mapping[DeviceKey, int]) -> None:
 
 _rearmed = (
     *("due_ms", "reason", "told_ms", "knock", "tries", "retry_ms", "bare_seq"),
-    *("escalate_seq", "escalate_after", "claim", "claim_until_ms", "lost"),
+    *("escalate_seq", "escalate_after", "escalate_on", "claim", "claim_until_ms", "lost"),
 )
 _REARMED = {name: f"v.{name}" for name in _rearmed}
 _rearmed_row = attrgetter(*_KEY, *_rearmed)

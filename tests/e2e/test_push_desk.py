@@ -24,6 +24,7 @@ from relay.cli import main
 from relay.clock import SystemClock
 from relay.config import Settings, load
 from relay.config.sources import found
+from relay.errors import Unavailable
 from relay.ids import system_rng
 from relay.inbox.push_due import Later
 from relay.push.situation import Wait
@@ -193,6 +194,29 @@ async def test_of_an_account_beside_one_with_new_credentials_nobody_has_a_turn_a
     assert done is not None
     assert done.changed == ("fcm",)
     assert accounts.turn("default", "home", wait) == wait.at_ms
+
+
+class Away:
+    """A store that cannot be written for a while."""
+
+    async def write(self, work: Any) -> Any:
+        raise Unavailable("The store is away.")
+
+
+async def test_what_new_credentials_mend_while_the_store_is_away_goes_on_when_it_is_back(scene: Scene) -> None:
+    await scene.phone("t1")
+    await scene.control("revoke")
+    await scene.face.send(push={"title": "hi"})
+    await scene.until("/v1/push/dead?why=account_parked", "user", "ann")
+    await scene.control("reset")
+    reloader = scene.face.relay.reloader
+    engine, reloader.engine = reloader.engine, Away()  # type: ignore[assignment]
+    assert await reloader.reload() is not None
+    assert await reloader.look() is None
+    assert (await scene.account())["state"] == "parked"
+    reloader.engine = engine
+    assert await reloader.look() is None, "no file has changed"
+    assert await scene.arrives("t1")
 
 
 HOME = '[accounts.home]\nprovider = "ntfy"\nbase_url = "https://ntfy.home"\nca_file = "home.pem"\n'

@@ -90,12 +90,12 @@ def who_lost_its_address_is_told_nothing_more(patch: pytest.MonkeyPatch) -> None
 
 
 def what_is_acked_is_told_again(patch: pytest.MonkeyPatch) -> None:
-    items = planning._items
+    items = planning.items_of
 
     def older_too(locked: Locked, device: Device, *, after: int, upto: int) -> Any:
         return items(locked, device, after=max(0, after - 5), upto=upto)
 
-    patch.setattr(planning, "_items", older_too)
+    patch.setattr(planning, "items_of", older_too)
     patch.setattr(worker, "still_needed", lambda conn, now_ms, attempts: [True] * len(attempts))
 
 

@@ -12,11 +12,13 @@ from providers.app_message import once_key
 from providers.contract import Verdict
 from relay.inbox.escalation import Step, to_store
 from relay.inbox.preferences import Preferences, Quiet
+from relay.inbox.push_due import Later
 from relay.inbox.registry import Registration
 from relay.inbox.trace import trace
 from relay.model import Policy
 from relay.push.escalating import escalate, is_due
 from relay.push.payload import push_of
+from relay.push.situation import ITEMS_MAX, Wait
 from relay.store.engine import Engine
 
 STEPS = to_store((Step(60, "next_address"), Step(300, "webhook")))
@@ -286,3 +288,135 @@ async def test_a_message_to_many_steps_for_each_of_them(house: House, clock: Any
     await step(house)
     events = sorted(data["user"] for kind, data in await house.events() if kind == EVENT)
     assert events == ["ann", "bob"]
+
+
+HELD = '{"title":"news","channel":"news"}'
+
+
+async def test_a_step_whose_channel_is_used_up_is_taken_when_there_is_a_new_quota(house: House, clock: Any) -> None:
+    """Beside it a step goes that the vendor takes now: the one that waits for its hour is not taken with it."""
+    await house.register("ann/phone", "t")
+    for push in ('{"title":"alarm"}', HELD):
+        await house.send(escalate=STEPS, push=push)
+    clock.forward(s=1)
+    await house.told()
+    clock.forward(s=60)
+    assert await step(house)
+    until_ms = clock.now_ms() + 100_000
+    house.views["v"] = shift(FREE, held={(None, "news"): Wait(at_ms=until_ms, reason=Later.QUOTA)})
+    (first,) = await house.told()
+    assert [note.upto_seq for note in first.send.notes] == [1]
+    assert await told(house) == []
+    assert (await house.job("ann/phone")).due_ms == until_ms
+    clock.forward(s=100)
+    (later,) = await house.told()
+    assert [note.upto_seq for note in later.send.notes] == [2]
+    assert await told(house) == []
+    assert (await house.job("ann/phone")).escalate_seq == 0
+
+
+async def test_a_silent_step_that_its_vendor_would_drop_holds_up_nothing_that_shows(house: House, clock: Any) -> None:
+    """A vendor lets through only so many silent pushes an hour; what is told for the first time is none."""
+    house.views["v"] = shift(FREE, capabilities=replace(FREE.capabilities, silent_gap_s=1200))
+    await house.register("ann/phone", "t")
+    await house.send(escalate=STEPS, push='{"data":{"a":"b"}}')
+    clock.forward(s=1)
+    assert await told(house) == [("v", "unseen")]
+    clock.forward(s=60)
+    await step(house)
+    assert await told(house) == []
+    await house.send()
+    clock.forward(s=1)
+    assert await told(house) == [("v", "each")]
+    assert await told(house) == []
+    assert (await house.job("ann/phone")).reason == "rate"
+    clock.forward(s=1200)
+    assert await told(house) == [("v", "repeat")]
+
+
+async def test_a_step_is_taken_however_much_was_told_since(house: House, clock: Any) -> None:
+    await house.send(push='{"title":"first"}')
+    message = (await house.send(escalate=STEPS)).message_id
+    await house.sends(ITEMS_MAX + 1)
+    clock.forward(s=1)
+    assert await told(house) == [("v", "summary")]
+    clock.forward(s=60)
+    await step(house)
+    (attempt,) = await house.told()
+    assert [note.ids for note in attempt.send.notes] == [(message,)]
+    assert (await house.job("ann/phone")).reason == "knock"
+
+
+async def test_a_push_of_something_else_that_is_under_way_is_not_the_first_one_of_a_message(
+    house: House, clock: Any
+) -> None:
+    """So the step that falls due meanwhile adds none to it."""
+    await house.send()
+    clock.forward(s=1)
+    (slow,) = await house.plan()
+    await house.send(escalate=to_store((Step(10, "next_address"),)))
+    clock.forward(s=10)
+    assert await step(house)
+    await house.settle(slow, Verdict.ACCEPTED)
+    assert await told(house) == [("v", "each")]
+    assert await told(house) == []
+
+
+async def test_a_first_push_that_is_under_way_as_a_step_falls_due_is_followed_by_it(house: House, clock: Any) -> None:
+    await house.send(escalate=to_store((Step(10, "next_address"),)))
+    clock.forward(s=1)
+    (slow,) = await house.plan()
+    clock.forward(s=9)
+    assert await step(house)
+    await house.settle(slow, Verdict.ACCEPTED)
+    assert await told(house) == [("w", "escalate")]
+    assert await told(house) == []
+
+
+async def test_the_step_of_one_message_pushes_no_other_again(house: House, clock: Any) -> None:
+    """The first has had its only one when that of the second falls due."""
+    await house.register("ann/phone", "t")
+    pushed = []
+    for _ in range(2):
+        message = (await house.send(escalate=to_store((Step(60, "next_address"),)))).message_id
+        for wait_s in (1, 59):
+            clock.forward(s=wait_s)
+            await step(house)
+            pushed += [(message, note.ids) for one in await house.told() for note in one.send.notes]
+    assert [ids for _, ids in pushed] == [(message,) for message, _ in pushed]
+    assert len(pushed) == 4
+
+
+async def test_steps_that_wait_together_are_taken_together(house: House, clock: Any) -> None:
+    sent = [(await house.send(escalate=STEPS)).message_id for _ in range(2)]
+    clock.forward(s=1)
+    await house.told()
+    house.views = {name: shift(FREE, shut_until_ms=clock.now_ms() + 100_000) for name in "vw"}
+    later = (await house.send(escalate=STEPS)).message_id
+    clock.forward(s=59)
+    assert await step(house)
+    clock.forward(s=41)
+    assert await step(house)
+    house.views = {"v": FREE, "w": FREE}
+    (steps,) = await house.told()
+    assert [note.ids for note in steps.send.notes] == [(one,) for one in sent]
+    (first,) = await house.told()
+    assert [note.ids for note in first.send.notes] == [(later,)]
+
+
+async def test_a_step_that_falls_due_while_another_is_pushed_is_taken_too(house: House, clock: Any) -> None:
+    await house.register("ann/phone", "t")
+    first = (await house.send(escalate=to_store((Step(60, "next_address"),)))).message_id
+    clock.forward(s=1)
+    await house.send(escalate=to_store((Step(40, "next_address"),)))
+    clock.forward(s=1)
+    await house.told()
+    clock.forward(s=39)
+    assert await step(house)
+    (slow,) = await house.plan()
+    clock.forward(s=19)
+    assert await step(house)
+    await house.settle(slow, Verdict.ACCEPTED)
+    (late,) = await house.told()
+    assert first in {id_ for note in late.send.notes for id_ in note.ids}
+    assert await told(house) == []

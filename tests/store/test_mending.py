@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from beside import held, until_blocked
-from house import FREE, House
+from house import FREE, House, address
 from msgspec.structs import replace
 
 from providers.contract import Scope, Verdict
@@ -206,6 +206,64 @@ async def test_who_waits_for_quota_is_due_with_those_who_rest(house: House) -> N
     )
     assert await mend(house.engine, "shop", ["v"]) == len(USERS) - 1
     assert (await house.job("bob/phone")).due_ms == house.clock.now_ms()
+
+
+async def test_what_was_itself_told_to_wait_is_tried_again_as_the_retry_that_it_is(house: House) -> None:
+    """The vendor's "too many" was a word about the account, or about a key of its that is right now."""
+    await mend(house.engine, "shop", ["v"])
+    first, *_ = await house.plan()
+    await house.settle(first, Verdict.RETRY)
+    assert (await house.job("ann/phone")).due_ms == house.clock.now_ms() + 5_000
+    await mend(house.engine, "shop", ["v"])
+    (again,) = await house.plan()
+    assert (again.device, again.tries, again.retry) == (first.device, 1, True), "the retry budget counts it"
+
+
+async def test_what_came_meanwhile_does_not_keep_a_push_waiting_that_was_told_to(house: House) -> None:
+    """It makes the job due, without a word of why it waits."""
+    await mend(house.engine, "shop", ["v"])
+    first, *_ = await house.plan()
+    await house.settle(first, Verdict.RETRY)
+    await house.send("ann")
+    await mend(house.engine, "shop", ["v"])
+    house.clock.forward(s=1)
+    assert [one.device for one in await house.plan()] == [first.device]
+
+
+async def test_a_reminder_that_was_told_to_wait_is_tried_again_too(house: House) -> None:
+    await mend(house.engine, "shop", ["v"])
+    for one in await house.plan():
+        await house.settle(one, Verdict.ACCEPTED)
+    house.clock.forward(s=3600)
+    first, *_ = await house.plan()
+    await house.settle(first, Verdict.RETRY)
+    await mend(house.engine, "shop", ["v"])
+    (again,) = await house.plan()
+    assert (again.device, again.knock) == (first.device, True)
+
+
+async def test_what_another_account_told_to_wait_keeps_its_time(house: House) -> None:
+    house.views |= {"w": FREE}
+    await mend(house.engine, "shop", ["v"])
+    await house.inbox.replace_addresses(house.key("ann/phone"), [address("token", account="w")])
+    house.clock.forward(s=1)
+    (first,) = [one for one in await house.plan() if one.device.user_id == "ann"]
+    await house.settle(first, Verdict.RETRY)
+    await mend(house.engine, "shop", ["v"])
+    assert await house.plan() == []
+    await mend(house.engine, "shop", ["w"])
+    assert [one.device for one in await house.plan()] == [first.device]
+
+
+async def test_what_is_not_told_at_all_is_not_due_because_an_account_is_mended(house: House) -> None:
+    """A push that is put off may have become moot."""
+    await mend(house.engine, "shop", ["v"])
+    first, *_ = await house.plan()
+    await house.settle(first, Verdict.RETRY)
+    await house.hello("ann/phone")
+    await house.catch_up("ann/phone")
+    await mend(house.engine, "shop", ["v"])
+    assert (await house.job("ann/phone")).due_ms is None
 
 
 def accounts(app_id: str = "shop") -> Accounts:

@@ -6,7 +6,9 @@ import pytest
 from house import House
 
 from providers.contract import Outcome, Verdict
+from relay.inbox.escalation import Step, to_store
 from relay.push.attempts import Attempt
+from relay.push.escalating import escalate
 from relay.push.rules import Result
 from relay.push.settling import Settlement, settle
 from relay.push.suspects import LOST_MAX
@@ -190,3 +192,43 @@ async def test_what_cannot_be_planned_rests_for_an_operator_and_holds_up_nobody(
     await house.start()
     assert [one.device.user_id for one in await house.claimed()] == ["user-1"]
     assert await house.dead() == [("user-0", "quarantined")]
+
+
+async def test_a_reminder_that_no_process_outlives_is_quarantined_and_not_tried_on_and_on(house: Processes) -> None:
+    """Each of the reminders may be one; between them the relay has its peace."""
+    (name,) = await phones(house, 1)
+    await house.send("user-0")
+    house.clock.forward(s=1)
+    await house.told()
+    house.clock.forward(s=3600)
+    for wait_s in (5 * 3600, 18 * 3600, 0):
+        assert await house.dies_with(name) == LOST_MAX
+        assert await house.dies_with(name) == 0
+        house.clock.forward(s=wait_s)
+    assert (await house.job(name)).reason == "told"
+
+
+async def test_a_reminder_goes_without_content_before_it_is_quarantined(house: Processes) -> None:
+    await phones(house, 1)
+    await house.send("user-0")
+    house.clock.forward(s=1)
+    await house.told()
+    house.clock.forward(s=3600)
+    shown = []
+    for _ in range(LOST_MAX):
+        await house.start()
+        (attempt,) = await house.claimed()
+        shown.append(attempt.send.notes[0].shows is not None)
+    assert shown == [True, True, True, False, False]
+
+
+async def test_a_step_that_no_process_outlives_is_quarantined_and_not_tried_on_and_on(house: Processes) -> None:
+    (name,) = await phones(house, 1)
+    await house.send("user-0", escalate=to_store((Step(60, "next_address"),)))
+    house.clock.forward(s=1)
+    await house.told()
+    house.clock.forward(s=60)
+    await house.engine.write(lambda conn, now_ms: escalate(conn, now_ms, lambda _: house.policy))
+    assert await house.dies_with(name) == LOST_MAX
+    assert await house.dies_with(name) == 0
+    assert (await house.job(name)).reason == "told"

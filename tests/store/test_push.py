@@ -23,6 +23,7 @@ from relay.push.attempts import Attempt, still_needed
 from relay.push.desk import requeue
 from relay.push.mending import mend
 from relay.push.payload import push_of
+from relay.push.planner import TRIES_PER_ADDRESS
 from relay.push.planning import plan_due
 from relay.push.rules import Result, Then
 from relay.push.settling import Settlement, settle
@@ -576,6 +577,39 @@ async def test_what_all_refuse_is_a_bare_wake_up_of_the_first_and_then_dead(desk
     assert then is Then.GIVE_UP
     (listed,) = await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10))
     assert (listed.account, listed.verdict) == ("v", "refused")
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+async def test_what_one_vendor_refuses_the_next_may_take_however_often_both_were_away(
+    desk: Desk, clock: Any, rounds: int
+) -> None:
+    await _two_addresses(desk)
+    await desk.send()
+    for _ in range(rounds * 2 * TRIES_PER_ADDRESS):
+        clock.forward(s=6)
+        (attempt,) = await desk.plan()
+        await desk.settle(attempt, Verdict.RETRY)
+    clock.forward(s=6)
+    forms = []
+    for _ in range(3):
+        (attempt,) = await desk.plan()
+        forms.append((attempt.send.address.account, attempt.send.form))
+        await desk.settle(attempt, Verdict.REFUSED)
+    assert forms == [("v", "each"), ("w", "each"), ("v", "wake")]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.MISCONFIGURED, Verdict.TOO_LARGE, Verdict.REFUSED])
+async def test_what_a_vendor_has_against_a_token_that_was_replaced_meanwhile_is_nothing_to_the_new_one(
+    desk: Desk, clock: Any, verdict: Verdict
+) -> None:
+    await desk.send()
+    clock.forward(s=1)
+    (attempt,) = await desk.plan()
+    new = NewAddress(account="v", kind="token", token_sealed=b"n", token_hash=b"new")
+    await desk.inbox.replace_addresses(PHONE, [new])
+    assert await desk.settle(attempt, verdict, wait_ms=3_600_000) is Then.MOOT
+    (again,) = await desk.plan()
+    assert (again.send.address.token_hash, again.send.form, again.tries) == (b"new", "each", 0)
 
 
 async def _two_addresses(desk: Desk) -> None:

@@ -109,7 +109,7 @@ def test_the_look_at_all_statements_sees_them(conn: Connection) -> None:
                 lambda _, one=one: one,
                 "push_job USING INDEX sqlite_autoindex_push_job_1 (app_id=? AND user_id>? AND user_id<?)",
             )
-            for one in (parked._release, parked._hurry)
+            for one in (parked._release, parked._hurry, parked._retry)
         ),
         (lambda _: parked._hold, "push_job USING INDEX sqlite_autoindex_push_job_1 (app_id=? AND user_id=?)"),
         (
@@ -166,9 +166,13 @@ MANY = 30_000
 _WAITING = (
     "INSERT INTO inbox (app_id, user_id, epoch, head_seq, floor_seq, pinned_until_ms, created_ms) "
     f"SELECT 'shop', 'u' || n, 'e', 0, 0, 0, 0 FROM generate_series(10000, {10_000 + MANY}) AS n",
-    "INSERT INTO push_job (app_id, user_id, device_id, reason, knock, tries, bare_seq, claim_token, lost, shown_seq, "
-    "escalate_seq, escalate_after) "
-    "SELECT 'shop', 'u' || n, 'phone', 'account_parked', 0, 0, 0, 0, 0, 0, 0, 0 "
+    "INSERT INTO push_job (app_id, user_id, device_id, reason, knock, tries, retry_ms, bare_seq, claim_token, lost, "
+    "shown_seq, escalate_seq, escalate_after, escalate_on) "
+    "SELECT 'shop', 'u' || n, 'phone', 'account_parked', 0, 1, 9e15, 0, 0, 0, 0, 0, 0, 0 "
+    f"FROM generate_series(10000, {10_000 + MANY}) AS n",
+    "INSERT INTO address (app_id, user_id, device_id, preference, account, kind, token_sealed, token_hash, registered_ms, "
+    "state, shared, failures) "
+    "SELECT 'shop', 'u' || n, 'phone', 0, 'v', 'token', '', cast('u' || n AS bytea), 0, 'active', 0, 0 "
     f"FROM generate_series(10000, {10_000 + MANY}) AS n",
 )
 
@@ -180,12 +184,12 @@ async def test_a_portion_of_those_who_wait_for_an_account_costs_the_same_however
     engine = PostgresEngine(postgres_url, clock, random.Random(1), workers=1)
 
     def look(conn: Connection, now_ms: int) -> list[tuple[str, int]]:
-        conn.exec_driver_sql("TRUNCATE inbox, push_job")
+        conn.exec_driver_sql("TRUNCATE inbox, push_job, address")
         for statement in _WAITING:
             conn.exec_driver_sql(statement)
-        here = {"app": "shop", "after": "u19999", "upto": "u20099", "most": 100, "now": now_ms}
+        here = {"app": "shop", "after": "u19999", "upto": "u20099", "most": 100, "now": now_ms, "accounts": ["v"]}
         seen = []
-        for one in (parked._portion, parked._hold, parked._release, parked._hurry):
+        for one in (parked._portion, parked._hold, parked._release, parked._hurry, parked._retry):
             made = one.compile(dialect=conn.dialect)
             values = made.params | here
             lists = re.compile(r"__\[POSTCOMPILE_(\w+)\]")  # of words that are part of the statement
@@ -199,7 +203,7 @@ async def test_a_portion_of_those_who_wait_for_an_account_costs_the_same_however
         seen = await engine.write(look)
     finally:
         await engine.close()
-    assert sum(rows for _, rows in seen) >= 100 * 4
+    assert sum(rows for _, rows in seen) >= 100 * 5
     assert [one for one in seen if one[1] > 100] == []
 
 

@@ -58,8 +58,10 @@ def job(**more: Any) -> PushJob:
         "tries": 0,
         "bare_seq": 0,
         "claim_token": 0,
+        "lost": 0,
         "shown_seq": 0,
         "escalate_seq": 0,
         "escalate_after": 0,
+        "escalate_on": 0,
     }
     return PushJob(**(values | more))

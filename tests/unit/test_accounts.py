@@ -12,7 +12,7 @@ from relay.inbox.push_due import Later
 from relay.push import accounts
 from relay.push.accounts import Account, Accounts
 from relay.push.limits import Bucket
-from relay.push.situation import Wait
+from relay.push.situation import AccountsKnown, Wait
 
 
 def too_many(retry_after_s: float) -> Outcome:
@@ -218,3 +218,17 @@ def test_what_is_urgent_stands_behind_what_is_urgent_alone() -> None:
     assert max(broadcast) > 100_000
     urgent = [some.turn("a", "v", call) for _ in range(900)]
     assert urgent == broadcast, "nor are many of them looked at all at once"
+
+
+def test_what_holds_an_account_back_outlives_a_refusal_that_nobody_has_stored() -> None:
+    """Of a call beside the queue, say: the next look at the store finds the account not parked, and not mended either."""
+    account = account_of("v")
+    wait = Wait(at_ms=90_000, reason=Later.QUOTA)
+    account.hold((None, "news"), wait, now_ms=0)
+    account.mended_times = 0
+    for outcome in (too_many(60), Outcome(verdict=Verdict.MISCONFIGURED, scope=Scope.ACCOUNT)):
+        account.started(0, calls=1, retry=False)
+        account.ended(0, outcome)
+    Accounts([account]).learn(AccountsKnown(parked={}, mended={}, held={}), 0)
+    view = account.view(1_000, 1_000)
+    assert (view.parked, view.closed_for_ms, dict(view.held)) == (False, 59_000, {(None, "news"): wait})

@@ -94,7 +94,7 @@ def test_with_one_address_it_is_a_plain_repeat() -> None:
 
 
 def test_what_there_was_no_time_for_goes_where_the_step_began() -> None:
-    going_on = job(escalate_seq=3, escalate_after=1)
+    going_on = job(escalate_seq=3, escalate_after=1, escalate_on=1)
     found = sent(step(stepping(1), stepping(2), stepping(3), job=going_on, told_last=W))
     assert ([note.push_id for note in found.notes], found.from_seq) == (["m2", "m3"], 2)
     assert (found.address.account, found.form) == ("w", Form.ESCALATE)

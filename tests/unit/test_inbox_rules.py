@@ -270,7 +270,7 @@ REARMS = [
     (device(), job(told_ms=NOW, knock=2), TOLD, NOW + 24 * HOUR, Later.KNOCK),
     (device(), job(told_ms=NOW, knock=3), TOLD, None, Rest.TOLD),
     (device(), job(), TOLD, NOW + HOUR, Later.KNOCK),  # counts from now, if nothing was said
-    (device(), job(told_ms=NOW - 2 * HOUR, retry_ms=NOW + 5), TOLD, NOW + 5, Later.KNOCK),
+    (device(), job(told_ms=NOW - 2 * HOUR, retry_ms=NOW + 5), TOLD, NOW + 5, Later.BACKOFF),
     (device(state=DeviceState.DORMANT), job(told_ms=NOW), TOLD, None, Rest.TOLD),
     (device(state=DeviceState.DORMANT), job(), UNTOLD, NOW + 500, Later.DEBOUNCE),
     (device(), job(knock=3, told_ms=NOW), replace(TOLD, untold_ms=NOW), NOW + 500, Later.DEBOUNCE),

@@ -725,3 +725,29 @@ def test_what_waits_for_its_hour_beside_what_went_is_not_told(
     assert len(found.notes) == 4
     seq, shared = found.told(waiting)
     assert (seq, [name for name, _ in shared]) == (upto, timelines)
+
+
+def test_what_a_note_without_content_waits_for_is_not_taken_for_told() -> None:
+    """The vendor is not to see the data, so a wake-up is all that is left of it; and of these none goes today."""
+    shown = replace(item(1), push=Notification(title="t", channel="chat"))
+    unseen = replace(item(2), push=Notification(data={"a": "b"}, channel="chat"))
+    account = view(
+        capabilities=dataclasses.replace(CAPABILITIES, sealed=True),
+        privacy=Privacy.SEALED,
+        held={(None, None): Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)},
+    )
+    chain = (replace(address("v"), keys_sealed=b"k"),)
+    found = sent(situation(shown, unseen, addresses=chain, accounts={"v": account}))
+    assert ([note.upto_seq for note in found.notes], found.upto_seq) == ([1], 1)
+
+
+def test_what_is_told_of_a_shared_timeline_does_not_wait_for_the_hour_of_the_inbox() -> None:
+    """Nor is what waits there taken for told with it."""
+    ad = replace(item(3), push=Notification(title="ad", channel="ads"))
+    wait = Wait(at_ms=NOW + HOUR, reason=Later.QUOTA)
+    held = {"v": view(held={(None, "ads"): wait})}
+    s = situation(ad, shared=(of_group("g", 1),), accounts=held, device=device(pushed_seq=2), upto_seq=3)
+    found = sent(s)
+    assert [note.timeline for note in found.notes] == ["g"]
+    assert (found.from_seq, found.upto_seq, [place for place, _ in found.shared]) == (3, 2, ["g"])
+    assert plan(replace(s, shared=())) == replace(wait, account="v")

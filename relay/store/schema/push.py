@@ -22,7 +22,8 @@ push_job = table(
     int_("lost", default=0),  # attempts in a row that a process did not outlive
     int_("shown_seq", default=0),  # the newest that the device says it has shown: nothing reminds of what lies before
     int_("escalate_seq", default=0),  # a step of messages up to here has the device told through its next address
-    int_("escalate_after", default=0),  # ... of those above here: there was no time for more under one claim
+    int_("escalate_after", default=0),  # ... of those above here
+    int_("escalate_on", default=0),  # 1: some of them have been pushed, and there was no time for more under one claim
     key=("app_id", "user_id", "device_id"),
 )
 Index(

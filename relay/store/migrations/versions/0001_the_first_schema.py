@@ -664,6 +664,12 @@ def upgrade() -> None:
             server_default=sa.text("0"),
             nullable=False,
         ),
+        sa.Column(
+            "escalate_on",
+            sa.BigInteger().with_variant(sa.INTEGER(), "sqlite"),
+            server_default=sa.text("0"),
+            nullable=False,
+        ),
         sa.PrimaryKeyConstraint("app_id", "user_id", "device_id"),
         sqlite_strict=True,
     )
