@@ -205,6 +205,32 @@ async def test_a_phone_that_had_everything_and_went_is_not_asked_for_what_came_l
     assert version.silent == 0
 
 
+async def test_what_the_report_says_of_a_handshake_is_what_the_device_was_told(house: House) -> None:
+    """F64: its cursor stood at the head, until what its version can show by now came after it."""
+    await house.hello(PHONE, app_version="1", schema=1)
+    await house.send(min_schema=2)
+    await house.catch_up(PHONE)
+    welcome = await house.hello(PHONE, app_version="2", schema=2)
+    assert (welcome.verdict, welcome.missing, (welcome.upgrade or {})["released"]) == ("delta", 1, 1)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
+    assert version.verdicts == {"delta": 1}
+    (told,) = [data for kind, data in await house.events() if kind == "device.upgraded"]
+    assert (told["verdict"], told["released"]) == ("delta", 1)
+
+
+async def test_a_version_that_goes_without_what_was_released_to_it_never_acked(house: House, clock: Any) -> None:
+    """F68: a crash over what it can show for the first time is no phone that had everything."""
+    await house.hello(PHONE, app_version="1", schema=1)
+    await house.send(min_schema=2)
+    await house.catch_up(PHONE)
+    clock.forward(s=1)
+    await house.hello(PHONE, app_version="2", schema=2)
+    await house.bye(PHONE)
+    clock.forward(ms=upgrades.SILENT_MS)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
+    assert version.silent == 1
+
+
 async def test_what_has_only_just_come_is_not_overdue(house: House, clock: Any) -> None:
     await house.hello(PHONE, app_version="2")
     clock.forward(ms=upgrades.SILENT_MS)
