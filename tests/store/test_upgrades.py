@@ -9,6 +9,7 @@ from relay.inbox import upgrades
 from relay.inbox.comparing import Range, fingerprint
 from relay.inbox.upgrades import DAY_MS
 from relay.model import Policy
+from relay.store import apps
 from relay.store.engine import Engine
 
 PHONE, TABLET = "ann/phone", "ann/tablet"
@@ -182,6 +183,33 @@ async def test_a_version_that_loses_its_users_store_is_told_once_a_day(
     assert [(one["app_version"], one["bad"]) for one in told] == [("2", 1)]
     clock.forward(ms=2 * DAY_MS)
     assert await house.inbox.upgrades.warn("shop") == []
+
+
+async def test_a_version_that_has_just_come_shows_however_many_came_to_the_one_before(
+    house: House, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F67: within the hour, although a day's upgrades are more than are looked at."""
+    monkeypatch.setattr(upgrades, "SUSPECT_MIN", 1)
+    monkeypatch.setattr(upgrades, "OUTCOMES_MAX", 2)
+    for name in (PHONE, TABLET):
+        await house.hello(name, app_version="2")
+    clock.forward(s=1)
+    house.store(PHONE).store_id, house.store(PHONE).cursor = "new", None
+    await house.hello(PHONE, app_version="3")
+    assert [one.version for one in await house.inbox.upgrades.warn("shop")] == ["3"]
+
+
+async def test_upgrades_of_long_ago_are_forgotten(house: House, clock: Any) -> None:
+    await house.engine.write(lambda conn, now_ms: apps.create_app(conn, now_ms, app_id="shop", id_secret=bytes(32)))
+    for name in (PHONE, TABLET):
+        await upgraded(house, name)
+    clock.forward(ms=90 * DAY_MS)
+    await house.hello(PHONE, app_version="3")
+    await house.chores().forget()
+    assert len(await house.rows("SELECT upgrade_id FROM upgrade")) == 3
+    clock.forward(ms=11 * DAY_MS)
+    await house.chores().forget()
+    assert [row["to_version"] for row in await house.rows("SELECT to_version FROM upgrade")] == ["3"]
 
 
 async def test_a_version_that_never_acks_shows(house: House, clock: Any) -> None:
