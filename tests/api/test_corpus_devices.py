@@ -247,6 +247,17 @@ async def test_an_ack_of_numbers_that_were_lost_acks_nothing(face: Face, changes
     assert [one["id"] for one in (await face.sync(cursor=go_on)).json["batches"][0]["entries"]] == [sent]
 
 
+async def test_a_heartbeat_with_a_cursor_of_numbers_that_were_lost_is_told_to_look(face: Face) -> None:
+    """Protocol 6.2: by the head alone its client would take itself for one that has everything."""
+    session = (await face.call("PUT", "/v1/device", {}, token=face.token)).json["session"]
+    await face.sent()
+    cursor = await cursor_of(face)
+    for said, do in ((cursor, None), (resealed(face, cursor, seq=99), "sync")):
+        beat = {"session": session, "cursor": said}
+        answer = await face.call("POST", "/v1/device/heartbeat", beat, token=face.token)
+        assert (answer.json["head"], answer.json.get("do")) == (1, do)
+
+
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 BAD_QUERIES = {
