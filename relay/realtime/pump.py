@@ -183,13 +183,13 @@ class Pump:
                     self._look = False
                     while await self._send_page():
                         pass
-                elif self._fresh:
+                elif self._withdrawn:
+                    ids, self._withdrawn = list(self._withdrawn), {}
+                    await self._writer.send({"type": "withdraw", "ids": ids})
+                else:
                     del self._fresh[name := next(iter(self._fresh))]
                     if await self._send_timeline(name):
                         self._fresh[name] = None  # after the others
-                else:
-                    ids, self._withdrawn = list(self._withdrawn), {}
-                    await self._writer.send({"type": "withdraw", "ids": ids})
             except Conflict:
                 await self._writer.close(Close.REPLACED)
             except Unauthenticated:
