@@ -137,6 +137,7 @@ def _create(locked: Locked, one: Registration) -> Device:
     else:
         device_rows.save_devices(locked.conn, [(gone, device)])
         held_entries.forget_reading(locked.conn, device.key)
+        locked.forget_reads(device.device_id)
         locked.acks.pop(device.device_id, None)
     job_rows.create_job(locked.conn, device.key)
     locked.forget_jobs()

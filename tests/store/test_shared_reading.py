@@ -303,6 +303,18 @@ async def test_timelines_that_are_not_open_are_listed_with_their_heads_and_menti
     assert (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead == ()
 
 
+async def test_a_device_that_comes_again_by_the_same_name_has_read_nothing(house: House) -> None:
+    """It may be a poller that never shakes hands."""
+    reader = Reader(house)
+    await post(house, 2)
+    await reader.sync()
+    await reader.ack()
+    await house.inbox.sign_out(house.key(PHONE))
+    await house.register(PHONE)
+    (listed,) = (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead
+    assert (listed["conversation"], listed["head"]) == ("g", 2)
+
+
 async def test_a_store_that_begins_anew_is_told_of_no_timeline_that_has_nothing_for_its_user(house: House) -> None:
     await house.register("cid/phone")
     await house.hello("cid/phone")
