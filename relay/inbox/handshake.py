@@ -290,6 +290,7 @@ def _replace_device(locked: Locked, device_id: str, predecessor_id: str, judgeme
             return  # it reads on from its cursor: what lies before that would never be offered
         device = replace(device, start_seq=start_seq, acked_seq=start_seq)
     # The predecessor's pushes may have gone to a dead token: what it had not acked is told again.
+    locked.follow_on(device_id, predecessor_id)
     locked.put(
         replace(
             device,
