@@ -26,6 +26,7 @@ from relay.store import audit, dead, held_entries, meta, quota, tokens
 from relay.store import devices as device_rows
 from relay.store import inbox as inbox_rows
 from relay.store import messages as message_rows
+from relay.store import upgrades as upgrade_rows
 from relay.store.audit import Imbalance
 from relay.store.engine import Conn, Engine
 from relay.store.events import NewEvent, derived_id, emit
@@ -193,13 +194,16 @@ class Chores:
                 log.error("app_version.suspect", app=app_id, version=one.version, count=one.upgrades, bad=one.bad)
 
     async def forget(self) -> None:
-        """What is over: keys, tickets, tokens, nodes, what messages said, messages nobody can ask for, old events."""
+        """What is over: keys, tickets, tokens, nodes, what messages said, messages and upgrades nobody can ask for, old
+        events."""
         await self.engine.write(message_rows.forget_keys)
         await self.engine.write(tokens.forget)
         await self.engine.write(address_rows.forget_moves)
         await self.engine.write(meta.forget_nodes)
         for app_id in await self.engine.read(lambda conn, _: list(app_rows.apps(conn))):
             while await self.engine.write(partial(_forget_messages, app_id, self.history_ms)):
+                pass
+            while await self.engine.write(lambda conn, now_ms, a=app_id: upgrade_rows.forget(conn, now_ms, a)):  # type: ignore[misc]
                 pass
         while await self.engine.write(message_rows.forget_content):
             pass

@@ -200,7 +200,7 @@ def _target(locked: Locked, device: Device, request: AckRequest, store_epoch: st
         if _past(device, cursor):
             return None
         if cursor.seq > locked.head_seq or cursor.session > device.session:
-            raise Malformed("This cursor is ahead of the inbox; shake hands again.", code="invalid_cursor")
+            raise CursorRefused("This cursor is ahead of the inbox; shake hands again.")
         if forked:
             raise CursorRefused("This cursor ends at another message; shake hands again.")
         return cursor.seq

@@ -11,7 +11,7 @@ from relay.ids import message_id, tag_of
 from relay.inbox.locked import Locked, PolicyOf, flush, lock
 from relay.inbox.recalling import recall_post
 from relay.inbox.registry import remove
-from relay.inbox.reports import DELIVERIES, Ledger, end, tell_undelivered
+from relay.inbox.reports import DELIVERIES, Ledger, end, tell_undelivered, was_online
 from relay.model import CARRIES_MESSAGE, Device, DeviceState, Entry, EntryState, Kind, UserKey
 from relay.store import attempts as attempt_rows
 from relay.store import entries as entry_rows
@@ -111,7 +111,7 @@ def expire(
 
 
 def cancel(conn: Conn, now_ms: int, policy_of: PolicyOf, *, app_id: str, message: str) -> tuple[str, list[UserKey]]:
-    """Takes a message back: `cancelled` where nobody acked it yet, else `recalled`, with an entry that tells the devices.
+    """Takes a message back: `cancelled` where nobody acked it yet, else `recalled`. An entry tells whoever may have it.
 
     Raises Missing for an unknown message, Conflict where every delivery has ended, Overtaken.
     """
@@ -152,14 +152,13 @@ def take_back(locked: Locked, message: str) -> str | None:
     if not entries:
         return None
     ledger = Ledger(locked)
-    acked = any(ledger.acked(e, d) for e in entries for d in locked.devices.values() if ledger.concerned(e, d))
-    # The device that sent it has kept it since the answer: it is told, although no cursor has passed the copy.
-    sent_here = any(e.kind is Kind.OWN and e.origin_device in locked.devices for e in entries)
-    if not acked and not sent_here:
-        end(locked, entries, EntryState.CANCELLED)
-        return "cancelled"
-    seq = append_control(locked, Kind.RECALL, data={"of": [message]})
-    end(locked, entries, EntryState.RECALLED, by=seq)
+    there = [(e, d) for e in entries for d in locked.devices.values() if ledger.concerned(e, d)]
+    acked = any(ledger.acked(e, d) for e, d in there)
+    # Not acked, a device may have it all the same: that sent it, or was handed it and has not been heard of since.
+    kept = any(e.kind is Kind.OWN and e.origin_device in locked.devices for e in entries)
+    kept = kept or any(was_online(d, since_ms=e.accepted_ms) for e, d in there)
+    by = append_control(locked, Kind.RECALL, data={"of": [message]}) if acked or kept else None
+    end(locked, entries, EntryState.RECALLED if acked else EntryState.CANCELLED, by=by)
     return "recalled" if acked else "cancelled"
 
 

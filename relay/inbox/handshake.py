@@ -156,6 +156,8 @@ def _hello_one(
     if one.addresses is not None:
         addresses = set_addresses(users, locked.devices[one.device.device_id], one.addresses)
     again = release(locked, old, locked.devices[one.device.device_id])
+    if again.released and judgement.verdict is Verdict.RESUME:  # what comes again stands ahead of its cursor
+        judgement = dataclasses.replace(judgement, verdict=Verdict.DELTA)
     upgrade = _note_upgrade(locked, old, judgement, again.released)
     if judgement.reason is not None and old.session > 0:
         tell_device(
@@ -288,6 +290,7 @@ def _replace_device(locked: Locked, device_id: str, predecessor_id: str, judgeme
             return  # it reads on from its cursor: what lies before that would never be offered
         device = replace(device, start_seq=start_seq, acked_seq=start_seq)
     # The predecessor's pushes may have gone to a dead token: what it had not acked is told again.
+    locked.follow_on(device_id, predecessor_id)
     locked.put(
         replace(
             device,
@@ -370,13 +373,9 @@ def _welcome(
 ) -> Welcome:
     device = locked.devices[one.device.device_id]
     snap = Snapshot(store_epoch=store_epoch, inbox=replace(locked.inbox, head_seq=locked.head_seq), device=device)
-    resync = judgement.verdict is Verdict.RESYNC
-    seq = snap.start_seq if resync else judgement.acked_seq
-    verdict = judgement.verdict
-    if not resync:
-        verdict = Verdict.RESUME if seq == locked.head_seq else Verdict.DELTA
+    seq = snap.start_seq if judgement.verdict is Verdict.RESYNC else judgement.acked_seq
     return Welcome(
-        verdict=verdict,
+        verdict=judgement.verdict,
         reason=judgement.reason,
         session=device.session,
         previous_session=previous_session,

@@ -77,10 +77,11 @@ def judge(evidence: Evidence, device: Device, inbox_head: int, inbox_floor: int)
         return resync(Reason.TOO_OLD)
     if evidence.seq < device.acked_seq:
         # A cursor of an earlier life of this device may lie before the start of this one.
-        acked_seq = max(evidence.seq, device.start_seq)
-        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=acked_seq, rebase=True)
-    verdict = Verdict.RESUME if evidence.seq == inbox_head else Verdict.DELTA
-    return Judgement(verdict=verdict, reason=None, acked_seq=evidence.seq, rebase=False)
+        acked_seq, rebase = max(evidence.seq, device.start_seq), True
+    else:
+        acked_seq, rebase = evidence.seq, False
+    verdict = Verdict.RESUME if acked_seq == inbox_head else Verdict.DELTA
+    return Judgement(verdict=verdict, reason=None, acked_seq=acked_seq, rebase=rebase)
 
 
 def below_floor(seq: int, device: Device, floor: int) -> bool:

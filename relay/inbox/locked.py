@@ -260,6 +260,16 @@ class Locked(msgspec.Struct, kw_only=True):
             readers.forget(self.conn, DeviceKey(*self.key, device_id), places)
             self.rows.forget_reads()
 
+    def follow_on(self, device_id: str, predecessor_id: str) -> None:
+        """What the device before this one was told of shared timelines, and had not acked, is told again."""
+        before = self.reads(predecessor_id)
+        told = {
+            place: max(read.acked_high, min(read.pushed_seq, before.get(place, readers.NEVER).acked_high))
+            for place, read in self.reads(device_id).items()
+        }
+        readers.set_told(self.conn, DeviceKey(*self.key, device_id), told)
+        self.rows.forget_reads()
+
     def untell(self, device_id: str, *, account: str, token_hash: bytes) -> None:
         """The address is dead: what it was told of shared timelines may never have arrived."""
         readers.untell(self.conn, DeviceKey(*self.key, device_id), account=account, token_hash=token_hash)

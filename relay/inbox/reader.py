@@ -14,7 +14,7 @@ from relay.inbox.locked import PolicyOf
 from relay.inbox.page import Snapshot, check, reset_data, snapshot
 from relay.inbox.preferences import Preferences, from_store
 from relay.inbox.reading import NOTHING_SHARED, Next, Reading, place_of, read, read_messages, read_next
-from relay.inbox.shared import Wanted
+from relay.inbox.shared import Wanted, begin_anew
 from relay.inbox.trace import Trace, trace
 from relay.inbox.voiding import proves_loss, void
 from relay.model import Address, Device, DeviceKey, DeviceState, UserKey
@@ -63,12 +63,12 @@ class InboxReader:
     ) -> Reading:
         """One page after `cursor` (or of `range_`, which moves no cursor); batch None if `etag` still holds.
 
-        With a page of each shared timeline that is asked for, and a list of the others that lie ahead.
+        With a page of each shared timeline that is asked for, and a list of the others that lie ahead. A cursor that proves that
+        numbers of one were lost voids all that were made of it, at once.
         """
-        return await self._judged(
-            device,
-            cursor,
-            lambda conn, now_ms: read(
+
+        def work(conn: Conn, now_ms: int) -> Reading:
+            return read(
                 conn,
                 now_ms,
                 device,
@@ -80,8 +80,14 @@ class InboxReader:
                 etag=etag,
                 range_=range_,
                 asked=asked,
-            ),
-        )
+            )
+
+        reading = await self._judged(device, cursor, work)
+        if reading.shared is None or not reading.shared.opened.forked:
+            return reading
+        forked = reading.shared.opened.forked
+        await self.engine.write(lambda conn, _: begin_anew(conn, device.app_id, forked, self.new_epoch))
+        return await self._judged(device, cursor, work)
 
     async def read_messages(self, device: DeviceKey, message_ids: Sequence[str]) -> tuple[Snapshot, list[Batch]]:
         """Those of these messages that are in the device's inbox, each as a page of its own that moves no cursor."""

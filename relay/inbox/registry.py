@@ -10,15 +10,16 @@ from relay.inbox.addresses import AddressState, NewAddress, drop_addresses, hold
 from relay.inbox.locked import Locked, PolicyOf, device_in, flush, lock
 from relay.inbox.preferences import Preferences, stored
 from relay.inbox.reports import FAILED, fail_device
-from relay.model import Device, DeviceKey, DeviceState, UserKey
+from relay.model import Device, DeviceKey, DeviceState, TimelineKey, UserKey
 from relay.store import addresses as address_rows
 from relay.store import devices as device_rows
 from relay.store import entries as entry_rows
-from relay.store import held_entries, tokens
+from relay.store import held_entries, timelines, tokens
 from relay.store import inbox as inbox_rows
 from relay.store import queue as job_rows
 from relay.store.comparing import releases
 from relay.store.engine import Conn, Overtaken
+from relay.store.readers import Read
 
 DAY_MS = 86_400_000
 
@@ -137,13 +138,25 @@ def _create(locked: Locked, one: Registration) -> Device:
     else:
         device_rows.save_devices(locked.conn, [(gone, device)])
         held_entries.forget_reading(locked.conn, device.key)
+        locked.forget_reads(device.device_id)
         locked.acks.pop(device.device_id, None)
     job_rows.create_job(locked.conn, device.key)
     locked.forget_jobs()
     locked.devices[device.device_id] = device
+    _pass_timelines_over(locked, device)
     if predecessor is not None:
+        locked.follow_on(device.device_id, predecessor.device_id)
         remove(locked, predecessor, detail="device_gone")  # what it lacked is in the view of this one
     return device
+
+
+def _pass_timelines_over(locked: Locked, device: Device) -> None:
+    """As in the inbox, what came to shared timelines before the device existed is read and not told."""
+    keys = [TimelineKey(locked.key.app_id, one.conversation_id) for one in locked.woken]
+    found = timelines.timelines(locked.conn, keys) if keys else {}
+    if found:
+        told = {key.conversation_id: Read.told(one.head_seq) for key, one in found.items()}
+        locked.raise_reads(device.device_id, told)
 
 
 def inherited_from(locked: Locked, predecessor: Device) -> int:

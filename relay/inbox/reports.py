@@ -304,11 +304,16 @@ def _detail(entry: Entry, device: Device, ledger: Ledger) -> str:
     """Why the delivery had not been acked when it ended."""
     if ledger.unshown(entry, device) is not None or visibility.view(entry, device) is View.HELD:
         return f"held: needs schema {entry.min_schema}" if entry.min_schema is not None else "held"
-    if device.online_since_ms is not None and (device.online or (device.offline_since_ms or 0) > entry.accepted_ms):
+    if was_online(device, since_ms=entry.accepted_ms):
         return "online_not_acked"
     if not device.has_address:
         return "no_address"
     return ledger.refusal(entry, device) or "never_online"
+
+
+def was_online(device: Device, *, since_ms: int) -> bool:
+    """Whether it was so at some time since then."""
+    return device.online_since_ms is not None and (device.online or (device.offline_since_ms or 0) > since_ms)
 
 
 def _somebody(locked: Locked, entry: Entry, but: Device, ledger: Ledger) -> bool:

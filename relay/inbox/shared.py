@@ -10,7 +10,7 @@ from relay.inbox.cursor import INBOX, KIND_SHARED, Cursor, CursorKeys, short, un
 from relay.inbox.locked import PolicyOf
 from relay.inbox.page import Snapshot, snapshot
 from relay.inbox.shared_floor import prune_timeline
-from relay.inbox.timeline import SharedSnapshot, refusal, shared_page, shared_reset, shared_snapshots
+from relay.inbox.timeline import FORKED, SharedSnapshot, refusal, shared_page, shared_reset, shared_snapshots
 from relay.model import DeviceKey, TimelineKey
 from relay.store import meta, readers, timelines
 from relay.store.engine import Conn, Engine
@@ -39,6 +39,9 @@ class Opened:
     after: dict[str, int] = field(default_factory=dict)
     resets: list[dict[str, Any]] = field(default_factory=list)  # where the device begins again
     refused: list[dict[str, Any]] = field(default_factory=list)  # what is none of its timelines
+    forked: dict[str, str] = field(
+        default_factory=dict
+    )  # those whose numbers were lost, as a cursor proves; their epochs
 
     @property
     def mark(self) -> str:
@@ -112,12 +115,22 @@ def opened(conn: Conn, base: Snapshot, asked: Wanted, keys: CursorKeys, *, sessi
         elif name in cursors:
             snap = found.snaps[name] = replace(snap, session=base.session_after(cursors[name]))
         reason = refusal(conn, snap, cursors[name]) if name in cursors else None
+        if reason == FORKED:
+            found.forked[name] = snap.timeline.epoch
         if reason is not None:
             found.resets.append(shared_reset(conn, snap, keys, reason=reason))
             del found.snaps[name]
             continue
         found.after[name] = cursors[name].seq if name in cursors else snap.start_seq
     return found
+
+
+def begin_anew(conn: Conn, app_id: str, forked: Mapping[str, str], new_epoch: Callable[[], str]) -> None:
+    """Voids every cursor of timelines whose numbers were lost, given their epochs (protocol 4.1): each epoch once, whoever
+    has proved it."""
+    for key, one in timelines.lock(conn, [TimelineKey(app_id, name) for name in forked]).items():
+        if one.epoch == forked[key.conversation_id]:
+            timelines.set_epoch(conn, key, new_epoch())
 
 
 def _place(cursor: Cursor) -> tuple[int, int]:
@@ -206,7 +219,10 @@ class SharedService:
     page_bytes: int = PAGE_BYTES_MAX
 
     async def follow(self, device: DeviceKey, asked: Wanted) -> tuple[list[Followed], Opened]:
-        """Where a connection goes on in the timelines it names. Raises Unauthenticated."""
+        """Where a connection goes on in the timelines it names. Raises Unauthenticated.
+
+        A cursor that proves that numbers of one were lost voids all that were made of it, at once.
+        """
 
         def work(conn: Conn, _: int) -> tuple[list[Followed], Opened]:
             base = snapshot(conn, device)
@@ -216,6 +232,10 @@ class SharedService:
                 for name, snap in found.snaps.items()
             ], found
 
+        follows, found = await self.engine.read(work)
+        if not found.forked:
+            return follows, found
+        await self._begin_anew(device.app_id, found.forked)
         return await self.engine.read(work)
 
     async def read_after(
@@ -317,9 +337,8 @@ class SharedService:
         A fork proves that the numbers of that timeline were lost: it gets a new epoch, and so does every cursor in it.
         """
         greeting, forked = await self._judge(device, given, void=void)
-        for name, epoch in forked.items():
-            await self.engine.write(lambda conn, _, n=name, e=epoch: self._begin_anew(conn, device.app_id, n, e))  # type: ignore[misc]
         if forked:
+            await self._begin_anew(device.app_id, forked)
             greeting, _ = await self._judge(device, given, void=void, forked=frozenset(forked))
         return greeting
 
@@ -338,8 +357,8 @@ class SharedService:
                     verdicts.append({"conversation": name, "verdict": "unknown"})
                     continue
                 snap, cursor = snaps[name], _unsealed(text, device, self.keys)
-                reason = "forked" if name in forked else self._fault(conn, snap, cursor, void=void)
-                if reason == "forked" and name not in forked:
+                reason = FORKED if name in forked else self._fault(conn, snap, cursor, void=void)
+                if reason == FORKED and name not in forked:
                     new[name] = snap.timeline.epoch
                 seq = snap.start_seq if reason is not None or cursor is None else cursor.seq
                 cursors[name] = snap.cursor(seq, timelines.id_at(conn, snap.timeline.key, seq), self.keys)
@@ -370,8 +389,5 @@ class SharedService:
             return "store_changed"
         return refusal(conn, snap, cursor)
 
-    def _begin_anew(self, conn: Conn, app_id: str, name: str, epoch: str) -> None:
-        key = TimelineKey(app_id, name)
-        found = timelines.lock(conn, [key]).get(key)
-        if found is not None and found.epoch == epoch:
-            timelines.set_epoch(conn, key, self.new_epoch())
+    async def _begin_anew(self, app_id: str, forked: Mapping[str, str]) -> None:
+        await self.engine.write(lambda conn, _: begin_anew(conn, app_id, forked, self.new_epoch))

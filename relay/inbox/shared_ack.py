@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from relay.inbox.cursor import KIND_SHARED, Cursor, epoch8, short
+from relay.inbox.timeline import tail_same
 from relay.model import Device, TimelineKey
 from relay.store import readers, timelines
 from relay.store.readers import NEVER, Read
@@ -45,7 +46,8 @@ def take_shared(
         if cursor.kind != KIND_SHARED or name not in by_name or name is None:
             continue
         current = cursor.epoch8 == epoch8(store_epoch, by_name[name].epoch)
-        if current and device.lineage_session <= cursor.session <= device.session:
+        ours = device.lineage_session <= cursor.session <= device.session
+        if current and ours and tail_same(locked.conn, by_name[name], cursor):
             note(name, cursor.seq)
     for name, seq in upto:
         if name in by_name:

@@ -24,6 +24,8 @@ from relay.store.entry_pages import Content
 from relay.store.readers import Span
 from relay.store.timelines import Timeline
 
+FORKED = "forked"  # a cursor that proves that numbers were lost (protocol 4.1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedSnapshot:
@@ -103,12 +105,16 @@ def refusal(conn: Conn, snap: SharedSnapshot, cursor: Cursor) -> str | None:
     if cursor.epoch8 != snap.epoch8:
         return "epoch"
     if cursor.seq > snap.timeline.head_seq or cursor.session > snap.device.session:
-        return "forked"
-    if cursor.tail8 != tail8(None) and cursor.seq > snap.timeline.floor_seq:
-        found = rows.id_at(conn, snap.timeline.key, cursor.seq)
-        if found is None or tail8(found) != cursor.tail8:
-            return "forked"
-    return None
+        return FORKED
+    return None if tail_same(conn, snap.timeline, cursor) else FORKED
+
+
+def tail_same(conn: Conn, timeline: Timeline, cursor: Cursor) -> bool:
+    """As of an inbox: whether the number the cursor ends at still stands for the same message, as far as that can be told."""
+    if cursor.tail8 == tail8(None) or cursor.seq <= timeline.floor_seq:
+        return True
+    found = rows.id_at(conn, timeline.key, cursor.seq)
+    return found is not None and tail8(found) == cursor.tail8
 
 
 def shared_reset(conn: Conn, snap: SharedSnapshot, keys: CursorKeys, *, reason: str) -> dict[str, Any]:

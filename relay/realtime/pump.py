@@ -5,7 +5,7 @@ look. So live messages and catch-up take one path, in order.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from relay.errors import Conflict, Problem, Unauthenticated
@@ -148,13 +148,20 @@ class Pump:
     async def follow(self, wanted: Wanted) -> tuple[list[str], dict[str, Any]]:
         """Begins to follow shared timelines; gives their names, and the answer. Raises Unauthenticated."""
         added, answer = await self._follows.add(wanted)
+        was_shut = self.shut
         for name in added:
             self._window.forget(name)  # what was sent of it before is sent again
+        if was_shut:
+            self._look_at_all(but=added)  # they are looked at once the client has been answered
         return added, answer
 
     def unfollow(self, timeline: str) -> None:
+        was_shut = self.shut
         self._follows.drop(timeline)
         self._window.forget(timeline)
+        if was_shut:
+            self._look_at_all()
+        self.go_on()
 
     # --- sending ---
 
@@ -162,9 +169,9 @@ class Pump:
     def _has_to_say(self) -> bool:
         return bool(self._unheard or self._look or self._fresh or self._withdrawn)
 
-    def _look_at_all(self) -> None:
+    def _look_at_all(self, *, but: Collection[str] = ()) -> None:
         self._look = True
-        self._fresh |= dict.fromkeys(self._follows.names)
+        self._fresh |= dict.fromkeys(name for name in self._follows.names if name not in but)
 
     async def _send_what_is_new(self) -> None:
         while self._has_to_say and not self._writer.closed:
@@ -176,11 +183,13 @@ class Pump:
                     self._look = False
                     while await self._send_page():
                         pass
-                elif self._fresh:
-                    await self._send_timeline(self._fresh.popitem()[0])
-                else:
+                elif self._withdrawn:
                     ids, self._withdrawn = list(self._withdrawn), {}
                     await self._writer.send({"type": "withdraw", "ids": ids})
+                else:
+                    del self._fresh[name := next(iter(self._fresh))]
+                    if await self._send_timeline(name):
+                        self._fresh[name] = None  # after the others
             except Conflict:
                 await self._writer.close(Close.REPLACED)
             except Unauthenticated:
@@ -225,19 +234,21 @@ class Pump:
             await self._writer.send({"type": "heads", "shared": heads})
         return moved and batch.more
 
-    async def _send_timeline(self, name: str) -> None:
-        """Sends what is new in a followed timeline, as far as the window allows."""
-        follow = self._follows.get(name)
-        while follow is not None and (room := self._window.room) is not None:
-            found = await self._follows.page(follow, self._session, limit=min(PAGE_MAX, room[0]), bytes_max=room[1])
-            if found is None:
-                return
-            if isinstance(found, Batch):
-                self._count(name, found)
-                await self._writer.batch(found, extra={"caught_up": found.caught_up})
-            else:
-                self._window.forget(name)
-                await self._writer.send({"type": "resync_required", "timeline": name, "resync": found})
+    async def _send_timeline(self, name: str) -> bool:
+        """Sends one page of a followed timeline if the window allows and there is one; gives whether there may be more."""
+        follow, room = self._follows.get(name), self._window.room
+        if follow is None or room is None:
+            return False
+        found = await self._follows.page(follow, self._session, limit=min(PAGE_MAX, room[0]), bytes_max=room[1])
+        if found is None or self._follows.get(name) is not follow:  # it is followed no more, or from somewhere else
+            return False
+        if isinstance(found, Batch):
+            self._count(name, found)
+            await self._writer.batch(found, extra={"caught_up": found.caught_up})
+            return found.more
+        self._window.forget(name)
+        await self._writer.send({"type": "resync_required", "timeline": name, "resync": found})
+        return True
 
     def _count(self, timeline: str, batch: Batch) -> None:
         self._window.sent(timeline, batch.to_seq, entries=batch.entries, size=len(batch.json))

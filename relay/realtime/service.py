@@ -141,7 +141,7 @@ class DeviceService:
             device, body.session, state=body.state, open_conversation=body.open_conversation, offer=body.heartbeat
         )
         heads = await self.inbox.reader.heads([device.user])
-        return self.beat_answer(heads.get(device.user, 0), beat, behind=self._behind(device, body.cursor, heads))
+        return self.beat_answer(heads.get(device.user, 0), beat, to_sync=self._to_sync(device, body.cursor, heads))
 
     async def renew(
         self,
@@ -158,19 +158,19 @@ class DeviceService:
         await self.presence.heartbeat(device, session, facts, beat)
         return beat
 
-    def _behind(self, device: DeviceKey, cursor: str | None, heads: dict[Any, int]) -> bool:
+    def _to_sync(self, device: DeviceKey, cursor: str | None, heads: dict[Any, int]) -> bool:
         if cursor is None:
             return False
-        return self.inbox.reader.unseal(cursor, device).seq < heads.get(device.user, 0)
+        return self.inbox.reader.unseal(cursor, device).seq != heads.get(device.user, 0)  # ahead: numbers were lost
 
-    def beat_answer(self, head: int, beat: Beat, *, behind: bool) -> dict[str, Any]:
+    def beat_answer(self, head: int, beat: Beat, *, to_sync: bool) -> dict[str, Any]:
         answer: dict[str, Any] = {
             "head": head,
             "interval_s": beat.interval_s,
             "lease_s": beat.lease_s,
             "now": rfc3339(self.clock.now_ms()),
         }
-        if behind:
+        if to_sync:
             answer["do"] = "sync"
         return answer
 

@@ -228,7 +228,7 @@ class Session:
                     open_conversation=body.open_conversation,
                     offer=body.heartbeat,
                 )
-                answer = self._service.beat_answer(self._pump.head_seq, beat, behind=False)
+                answer = self._service.beat_answer(self._pump.head_seq, beat, to_sync=False)
                 await self._writer.send({"type": "hb", "ref": ref, **answer})
                 self._pump.look_if_behind()
             case FillFrame():

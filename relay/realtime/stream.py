@@ -126,7 +126,7 @@ class Stream:
             await self._heard()
             beat = self._service.presence.beat(of=self.device)
             await self._writer.send(
-                {"type": "hb", **self._service.beat_answer(self._pump.head_seq, beat, behind=False)}
+                {"type": "hb", **self._service.beat_answer(self._pump.head_seq, beat, to_sync=False)}
             )
             self._pump.go_on()
 

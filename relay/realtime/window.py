@@ -14,6 +14,7 @@ class Window:
         self._sent: dict[str, deque[tuple[int, int, int]]] = {}  # (to_seq, entries, bytes)
         self._entries = 0
         self._bytes = 0
+        self._acked: dict[str, int] = {}
         self._full_ms: int | None = None
 
     @property
@@ -33,10 +34,12 @@ class Window:
 
     def acked(self, timeline: str, seq: int) -> None:
         """Everything up to `seq` of this timeline is stored."""
+        if seq > self._acked.get(timeline, 0):  # be it a part of a batch alone
+            self._acked[timeline] = seq
+            self._full_ms = None
         waiting = self._sent.get(timeline, deque())
         while waiting and waiting[0][0] <= seq:
             _, entries, size = waiting.popleft()
-            self._full_ms = None
             self._entries -= entries
             self._bytes -= size
 
@@ -51,6 +54,7 @@ class Window:
 
     def forget(self, timeline: str) -> None:
         """No ack is to come for what was sent of this timeline."""
+        self._acked.pop(timeline, None)
         for _, entries, size in self._sent.pop(timeline, ()):
             self._entries -= entries
             self._bytes -= size

@@ -192,6 +192,17 @@ def forget(conn: Connection, key: DeviceKey, places: Iterable[str]) -> None:
         conn.execute(_forget, rows)
 
 
+_set_told = (
+    update(device_shared).where(*_here, d.conversation_id == bindparam("place")).values(pushed_seq=bindparam("told"))
+)
+
+
+def set_told(conn: Connection, key: DeviceKey, told: Mapping[str, int]) -> None:
+    """How far the device counts as told, by conversation; there is a row of each."""
+    if told:
+        conn.execute(_set_told, [device_params(key) | {"place": one, "told": told[one]} for one in sorted(told)])
+
+
 _told_by = (
     update(device_shared).where(*_here, d.conversation_id == bindparam("place")).values(told_claim=bindparam("claim"))
 )

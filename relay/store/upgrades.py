@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, exists, func, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, exists, func, literal_column, or_, select, update
 
 from relay.model import DeviceKey, UserKey
 from relay.store.schema.devices import device, upgrade
@@ -151,12 +151,36 @@ _outcomes = (
         (device.c.app_id == u.app_id) & (device.c.user_id == u.user_id) & (device.c.device_id == u.device_id),
     )
     .where(u.app_id == bindparam("app"), u.at_ms > bindparam("since"), u.to_version.is_not(None))
-    .order_by(u.at_ms, u.upgrade_id)
+    .order_by(u.at_ms.desc(), u.upgrade_id)
     .limit(bindparam("count"))
 )
 
 
 def outcomes(conn: Connection, app_id: str, *, since_ms: int, owed_since_ms: int, limit: int) -> list[Outcome]:
-    """Upgrades since then, the oldest first, at most `limit`. `owed_since_ms`: from before that, what is owed counts."""
+    """Upgrades since then, the newest first, at most `limit`: a new version shows, however many came to the one before.
+
+    `owed_since_ms`: from before that, what is owed counts.
+    """
     params = {"app": app_id, "since": since_ms, "long": owed_since_ms, "count": limit}
     return [Outcome(*row) for row in conn.execute(_outcomes, params).all()]
+
+
+KEPT_MS = 100 * 86_400_000  # longer than any report looks back, and than anything may be pinned for one
+_FORGET = 500
+_old = (
+    select(u.user_id, u.device_id, u.upgrade_id)
+    .where(u.app_id == bindparam("app"), u.at_ms <= bindparam("before"))
+    .order_by(u.at_ms)
+    .limit(_FORGET)
+)
+_forget = delete(upgrade).where(*_of_device, u.upgrade_id == bindparam("id"))
+
+
+def forget(conn: Connection, now_ms: int, app_id: str) -> bool:
+    """Removes upgrades that nobody asks for any more; gives whether there may be more."""
+    rows = conn.execute(_old, {"app": app_id, "before": now_ms - KEPT_MS}).all()
+    if rows:
+        conn.execute(
+            _forget, [{"app": app_id, "user": user, "device": device, "id": id_} for user, device, id_ in rows]
+        )
+    return len(rows) == _FORGET

@@ -407,8 +407,8 @@ BUGS = (
         "2,883 of 10,000 model runs lose",
         one(
             "relay/inbox/judging.py",
-            "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=acked_seq, rebase=True)",
-            "        return Judgement(verdict=Verdict.DELTA, reason=None, acked_seq=device.acked_seq, rebase=False)",
+            "        acked_seq, rebase = max(evidence.seq, device.start_seq), True",
+            "        acked_seq, rebase = device.acked_seq, False",
         ),
         (f"{RULES}::test_a_cursor_below_what_was_acked_is_a_rewind_without_a_reason", INBOX),
     ),

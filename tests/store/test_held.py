@@ -2,6 +2,7 @@
 can be shown, and the user is told at the right time."""
 
 import itertools
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from relay.errors import Unavailable
 from relay.inbox import releasing
 from relay.inbox.ack import Nack
 from relay.inbox.preferences import Level, Preferences
+from relay.model import DeviceState
 from relay.store.engine import Engine
 
 PHONE = "ann/phone"
@@ -247,6 +249,49 @@ async def test_what_was_held_for_a_device_that_is_gone_keeps_nothing(house: Hous
     assert [await state(one.message_id) for one in (lesser, held)] == ["acked", "failed"]
     assert await house.deliveries("delivery.failed") == [("phone", held.message_id)]
     assert await house.inbox.prune([user]) == 2
+
+
+async def _follows_at_registration(house: House) -> None:
+    await house.register("ann/next", replaces="phone")
+
+
+async def _follows_at_its_handshake(house: House) -> None:
+    await house.register("ann/next")
+    await house.hello("ann/next", replaces="phone")
+
+
+async def _is_silent_for_long(house: House) -> None:
+    await house.bye(PHONE)
+    house.clock.forward(ms=house.policy.gone_ms + 1)
+    await house.inbox.silence(DeviceState.ACTIVE, before_ms=house.clock.now_ms(), limit=10)
+
+
+GOES: dict[str, Callable[[House], Awaitable[Any]]] = {
+    "it is signed out": lambda house: house.inbox.sign_out(house.key(PHONE)),
+    "another follows it at its registration": _follows_at_registration,
+    "another follows it at its handshake": _follows_at_its_handshake,
+    "it is silent for long": _is_silent_for_long,
+    "its user is erased": lambda house: house.inbox.erase(house.key(PHONE).user),
+}
+
+
+@pytest.mark.parametrize("how", GOES)
+async def test_however_a_device_goes_nothing_that_it_passed_keeps_the_floor(house: House, how: str) -> None:
+    """What stays tells of its end, and goes with the entry; of a user who is erased nothing stays."""
+    names = {"held": NEW, "fallback": NEW | FALLBACK, "unknown_type": {}, "poison": {}}
+    ids = {why: (await house.send(**more)).message_id for why, more in names.items()}
+    codes = {"unknown_type": "unknown_type", "poison": "undecodable"}
+    await house.ack(PHONE, nacks=tuple(Nack(ids[why], code) for why, code in codes.items()))
+    await read(house)
+    assert {row["why"] for row in await house.rows("SELECT why FROM device_held")} == set(names)
+    await GOES[how](house)
+    left = {row["why"] for row in await house.rows("SELECT why FROM device_held WHERE device_id = 'phone'")}
+    assert left == (set() if "erased" in how else {"failed"})
+    house.clock.forward(s=DAY_S * 40)
+    while await house.inbox.expire():
+        pass
+    await house.inbox.prune([house.key(PHONE).user])
+    assert await house.rows("SELECT seq FROM device_held") == []
 
 
 @pytest.mark.parametrize("ultra", [False, True])

@@ -312,6 +312,40 @@ async def test_a_mention_that_was_read_on_another_device_is_no_news(house: House
     assert [one for one in await later(house, s=60) if one.device == house.key(PHONE)] == []
 
 
+async def test_what_came_before_a_device_existed_is_no_news_to_it(house: House) -> None:
+    """Protocol 5: it is read, and not told, as in the inbox."""
+    await post(house, 2)
+    await later(house)
+    house.clock.forward(s=60)
+    await house.register("ann/tablet", "token-tablet")
+    assert await later(house) == []
+    (id_,) = await post(house)
+    assert {one.device: [note.ids for note in one.send.notes] for one in await later(house)}[
+        house.key("ann/tablet")
+    ] == [(id_,)]
+
+
+@pytest.mark.parametrize("how", ["at its registration", "at its handshake"])
+async def test_a_successor_is_told_of_what_the_device_before_it_had_not_read(house: House, how: str) -> None:
+    """Protocol 5: the pushes of that one may have gone to a dead token."""
+    await house.hello(PHONE)
+    ids = await post(house, 2)
+    reading = await house.inbox.reader.read(house.key(PHONE), None, limit=1, asked=Wanted(names=("g",)))
+    assert reading.shared is not None
+    cursor = house.inbox.reader.unseal(reading.shared.batches[0].cursor, house.key(PHONE))
+    await house.inbox.ack(AckRequest(device=house.key(PHONE), shared=(cursor,)))
+    await house.bye(PHONE)
+    assert len(await later(house)) == 1
+    if how == "at its registration":
+        await house.register("ann/next", "token-next", replaces="phone")
+    else:
+        await house.register("ann/next", "token-next")
+        await house.hello("ann/next", replaces="phone")
+        await house.bye("ann/next")
+    (attempt,) = await later(house)
+    assert (attempt.device, [note.ids for note in attempt.send.notes]) == (house.key("ann/next"), [(ids[1],)])
+
+
 async def test_what_only_a_dead_address_was_told_of_is_told_to_the_next(house: House) -> None:
     await house.register(PHONE, "token-1", "token-2")
     ids = await post(house, 2)

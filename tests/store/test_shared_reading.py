@@ -194,6 +194,54 @@ async def test_a_fork_that_a_handshake_proves_gives_the_timeline_a_new_epoch(hou
     assert reader.seq == 1
 
 
+async def set_back_and_refilled(house: House) -> None:
+    """The timeline's last number is lost, and another message gets it."""
+
+    def lose(conn: Any, _: int) -> None:
+        timelines.set_heads(conn, {TimelineKey("shop", "g"): 1})
+        conn.exec_driver_sql("DELETE FROM timeline_entry WHERE seq = 2")
+
+    await house.engine.write(lose)
+    await post(house, 2)
+
+
+async def test_an_ack_whose_cursor_ends_at_another_message_acks_nothing(house: House) -> None:
+    """I12: it would count as told of what its device has never seen."""
+    reader = Reader(house)
+    await post(house, 2)
+    await reader.sync(limit=1)
+    assert await reader.ack() == {"g": 1}
+    await reader.sync()
+    await set_back_and_refilled(house)
+    assert await reader.ack() == {}
+    (listed,) = (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead
+    assert (listed["conversation"], listed["head"]) == ("g", 3)
+    assert [row["acked_seq"] for row in await house.rows("SELECT acked_seq FROM device_shared")] == [1]
+
+
+@pytest.mark.parametrize("how", ["sync", "follow"])
+async def test_a_fork_that_a_reader_proves_voids_every_cursor_of_the_timeline(house: House, how: str) -> None:
+    """F75, protocol 4.1: of others the numbers are as doubtful, be it that nothing shows on their cursors."""
+    reader, other = Reader(house), Reader(house, "bob/phone")
+    await post(house)
+    await other.sync()
+    await post(house)
+    await reader.sync()
+    await set_back_and_refilled(house)
+    if how == "follow":
+        _, opened = await house.inbox.shared.follow(house.key(PHONE), Wanted(cursors=(reader.cursor or "",)))
+        reader.resets = opened.resets
+        reader.cursor, reader.seq = opened.resets[0]["cursor"], opened.resets[0]["floor"]
+    else:
+        await reader.sync()
+    assert len(reader.resets) == 1
+    await reader.sync()
+    assert (reader.resets, reader.got) == ([], [1, 2, 1, 2, 3])
+    await other.sync()
+    assert [reset["reason"] for reset in other.resets] == ["epoch"]
+    assert (await house.inbox.shared.follow(house.key(PHONE), Wanted(cursors=(reader.cursor or "",))))[1].resets == []
+
+
 async def test_a_handshake_takes_a_good_cursor_as_an_ack_and_one_of_another_store_as_none(house: House) -> None:
     reader = Reader(house)
     await post(house, 2)
@@ -253,6 +301,18 @@ async def test_timelines_that_are_not_open_are_listed_with_their_heads_and_menti
     await reader.sync()
     await reader.ack()
     assert (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead == ()
+
+
+async def test_a_device_that_comes_again_by_the_same_name_has_read_nothing(house: House) -> None:
+    """It may be a poller that never shakes hands."""
+    reader = Reader(house)
+    await post(house, 2)
+    await reader.sync()
+    await reader.ack()
+    await house.inbox.sign_out(house.key(PHONE))
+    await house.register(PHONE)
+    (listed,) = (await house.inbox.reader.read(house.key(PHONE), None, limit=200)).shared.ahead
+    assert (listed["conversation"], listed["head"]) == ("g", 2)
 
 
 async def test_a_store_that_begins_anew_is_told_of_no_timeline_that_has_nothing_for_its_user(house: House) -> None:

@@ -9,6 +9,7 @@ from relay.inbox import upgrades
 from relay.inbox.comparing import Range, fingerprint
 from relay.inbox.upgrades import DAY_MS
 from relay.model import Policy
+from relay.store import apps
 from relay.store.engine import Engine
 
 PHONE, TABLET = "ann/phone", "ann/tablet"
@@ -184,6 +185,33 @@ async def test_a_version_that_loses_its_users_store_is_told_once_a_day(
     assert await house.inbox.upgrades.warn("shop") == []
 
 
+async def test_a_version_that_has_just_come_shows_however_many_came_to_the_one_before(
+    house: House, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F67: within the hour, although a day's upgrades are more than are looked at."""
+    monkeypatch.setattr(upgrades, "SUSPECT_MIN", 1)
+    monkeypatch.setattr(upgrades, "OUTCOMES_MAX", 2)
+    for name in (PHONE, TABLET):
+        await house.hello(name, app_version="2")
+    clock.forward(s=1)
+    house.store(PHONE).store_id, house.store(PHONE).cursor = "new", None
+    await house.hello(PHONE, app_version="3")
+    assert [one.version for one in await house.inbox.upgrades.warn("shop")] == ["3"]
+
+
+async def test_upgrades_of_long_ago_are_forgotten(house: House, clock: Any) -> None:
+    await house.engine.write(lambda conn, now_ms: apps.create_app(conn, now_ms, app_id="shop", id_secret=bytes(32)))
+    for name in (PHONE, TABLET):
+        await upgraded(house, name)
+    clock.forward(ms=90 * DAY_MS)
+    await house.hello(PHONE, app_version="3")
+    await house.chores().forget()
+    assert len(await house.rows("SELECT upgrade_id FROM upgrade")) == 3
+    clock.forward(ms=11 * DAY_MS)
+    await house.chores().forget()
+    assert [row["to_version"] for row in await house.rows("SELECT to_version FROM upgrade")] == ["3"]
+
+
 async def test_a_version_that_never_acks_shows(house: House, clock: Any) -> None:
     """F68: it crashes at its start; what it is owed, and how it is told, is in tests/store/test_push_scenarios.py."""
     await house.hello(PHONE, app_version="2")
@@ -203,6 +231,32 @@ async def test_a_phone_that_had_everything_and_went_is_not_asked_for_what_came_l
     clock.forward(ms=upgrades.SILENT_MS)
     (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
     assert version.silent == 0
+
+
+async def test_what_the_report_says_of_a_handshake_is_what_the_device_was_told(house: House) -> None:
+    """F64: its cursor stood at the head, until what its version can show by now came after it."""
+    await house.hello(PHONE, app_version="1", schema=1)
+    await house.send(min_schema=2)
+    await house.catch_up(PHONE)
+    welcome = await house.hello(PHONE, app_version="2", schema=2)
+    assert (welcome.verdict, welcome.missing, (welcome.upgrade or {})["released"]) == ("delta", 1, 1)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
+    assert version.verdicts == {"delta": 1}
+    (told,) = [data for kind, data in await house.events() if kind == "device.upgraded"]
+    assert (told["verdict"], told["released"]) == ("delta", 1)
+
+
+async def test_a_version_that_goes_without_what_was_released_to_it_never_acked(house: House, clock: Any) -> None:
+    """F68: a crash over what it can show for the first time is no phone that had everything."""
+    await house.hello(PHONE, app_version="1", schema=1)
+    await house.send(min_schema=2)
+    await house.catch_up(PHONE)
+    clock.forward(s=1)
+    await house.hello(PHONE, app_version="2", schema=2)
+    await house.bye(PHONE)
+    clock.forward(ms=upgrades.SILENT_MS)
+    (version,) = await house.inbox.upgrades.versions("shop", since_ms=0)
+    assert version.silent == 1
 
 
 async def test_what_has_only_just_come_is_not_overdue(house: House, clock: Any) -> None:

@@ -49,3 +49,16 @@ def test_who_acks_nothing_for_a_minute_of_a_full_window_is_stalled() -> None:
     window.acked("inbox", 1)
     window.sent("inbox", 2, entries=1, size=1)
     assert not window.stalled(1000 + STALLED_MS), "an ack came meanwhile"
+
+
+def test_who_acks_in_small_steps_is_not_stalled() -> None:
+    """F22: one by one of what came at once; the same number again is no step."""
+    window = Window(entries=3, bytes_=10)
+    window.acked("inbox", 7)
+    window.sent("inbox", 10, entries=3, size=3)
+    assert not window.stalled(0)
+    window.acked("inbox", 8)
+    assert not window.stalled(STALLED_MS)
+    window.acked("inbox", 8)
+    assert window.room is None
+    assert window.stalled(2 * STALLED_MS)
