@@ -14,6 +14,8 @@ const NEAR = 20; // numbers between two gaps, that are rather fetched again than
 // What is known by the tag of its id: nothing before an epoch change (false), all until everything has come after it (true), and
 // from then on what a sender repeats. He hears of the change when devices may long be back.
 const REPEATS = "repeats";
+// What the relay takes for a conversation's name: of another it refuses the whole question, and with it the inbox's page of a poll.
+const NAME = /^[^\u0000-\u001f\u007f\u202a-\u202e\u2066-\u2069]{1,128}$/u;
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
 /** The token to use where the app brings `given`: its newest successor, if the store has one. */
@@ -109,8 +111,9 @@ export class Cache {
 
   // --- shared timelines: each stands at a place of its own, `store.follows`, beside the inbox's ---
 
-  /** Follows a timeline, if it is not followed yet; gives where it stands. Throws RangeError for one too many. */
-  follow(name) {
+  /** Follows a timeline, if it is not followed yet; gives where it stands. Throws RangeError for one too many, and for what is no name. */
+  async follow(name) {
+    if (typeof name !== "string" || !NAME.test(name)) throw new RangeError("a conversation's name has 1 to 128 characters, and none that controls how text is shown");
     return this.#change(async (store) => {
       const follows = (store.follows ??= {});
       if (!follows[name] && Object.keys(follows).length >= FOLLOWED_MAX) throw new RangeError(`at most ${FOLLOWED_MAX} timelines are followed`);

@@ -204,7 +204,10 @@ export class Client extends EventTarget {
   ): Promise<string>;
   unsent(): Promise<Unsent[]>;
   dropUnsent(...keys: string[]): Promise<void>;
-  /** Has the messages of an ultra group come into the cache, from now on and after each start. Throws RangeError for more than 50. */
+  /**
+   * Has the messages of an ultra group come into the cache, from now on and after each start. Throws RangeError for more than 50, and
+   * for what is no conversation's name: of 1 to 128 characters, none of which controls how text is shown.
+   */
   follow(conversation: string): Promise<void>;
   unfollow(conversation: string): Promise<void>;
   /** Numbers (low, high] that were skipped after a long absence. */
