@@ -42,7 +42,8 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
   let registered;
   const registering = new Promise((resolve) => (registered = resolve));
   // First of all: what was taken back while no page was open is told as soon as the client catches up.
-  client.addEventListener("withdraw", ({ detail }) => withdraw(registering, detail.ids), { signal: client.ending });
+  const takenBack = ({ detail }) => withdraw(registering, detail.ids).catch(() => {}); // what is shown stays, then
+  client.addEventListener("withdraw", takenBack, { signal: client.ending });
   const record = {
     device,
     hint: await hintOf(user),
