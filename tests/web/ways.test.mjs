@@ -172,6 +172,57 @@ test("an ack of what a push named, or a proof, that something before the relay h
   assert.deepEqual(await cache.lacking(["m4"]), []);
 });
 
+/** A socket that opens at once, and on which nothing comes by itself. */
+class Socket {
+  static made = [];
+  readyState = 1;
+  ended = false;
+
+  constructor() {
+    Socket.made.push(this);
+    setImmediate(() => this.onopen());
+  }
+
+  send() {}
+
+  close() {
+    this.ended = true;
+  }
+}
+
+for (const text of ["<html>", "null"]) test(`a socket that brings what is no frame is of something before the relay, and ends: ${text}`, async (t) => {
+  Socket.made = [];
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch, WebSocket: Socket, random: () => 1 });
+  t.after(() => client.stop());
+  const disconnected = new Promise((done) => client.addEventListener("disconnected", done));
+  client.start();
+  await until(() => Socket.made[0]?.onmessage);
+  Socket.made[0].onmessage({ data: text });
+  await disconnected;
+  assert.ok(Socket.made[0].ended);
+});
+
+test("a socket that has opened while the cache could not be read is not left open beside the next", async (t) => {
+  Socket.made = [];
+  const tables = new MemoryTables();
+  const transact = tables.transact.bind(tables);
+  tables.transact = async (what) => {
+    if (Socket.made.length === 1) throw new Error("not now");
+    return transact(what);
+  };
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(tables), fetch, WebSocket: Socket, random: () => 0 });
+  t.after(() => client.stop());
+  client.start();
+  await until(() => Socket.made.length > 0);
+  await until(() => Socket.made[0].ended);
+  assert.ok(Socket.made[0].ended);
+});
+
+/** Waits for what nobody tells, and not for ever. */
+async function until(holds) {
+  for (const within = Date.now() + 5000; !holds() && Date.now() < within; ) await new Promise(setImmediate);
+}
+
 test("what is no time to wait for is not waited for, nor does it have the client come back at once", () => {
   const asked = (retry_after_ms) => new Problem(503, { code: "overloaded", retry_after_ms, retryable: true }).frame().retryAfterMs;
   const waits = [1500, "soon", "1500", null, [], -1, 86_400_001, 1e300].map(asked);

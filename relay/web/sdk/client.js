@@ -160,7 +160,7 @@ export class Client extends EventTarget {
 
   /**
    * Has the messages of an ultra group come into the cache, from now on and after each start. After a long absence the last ones
-   * come, and a hole is left, which `fillHole` fills. Throws RangeError for more than 50.
+   * come, and a hole is left, which `fillHole` fills. Throws RangeError for more than 50, and for what is no conversation's name.
    */
   async follow(conversation) {
     await this.#cache.open(); // it may not have been started yet
@@ -474,6 +474,7 @@ export class Client extends EventTarget {
       const opened = { reading: way.reading, waitS, storeId: id, position: { epoch, seq, cursor }, words, follows, user };
       if (this.#way === way) this.#push({ type: "opened", ...opened });
     } catch (error) {
+      void this.#way?.close(); // it may be open, and only the cache not be read
       this.#ended(error instanceof Gone ? error : new Gone());
     }
   }

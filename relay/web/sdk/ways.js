@@ -185,6 +185,15 @@ export class Problem extends Error {
   }
 }
 
+function frameOf(data) {
+  try {
+    const frame = JSON.parse(data);
+    return typeof frame === "object" ? frame : null;
+  } catch {
+    return null;
+  }
+}
+
 /** The WebSocket. A page cannot give it a header, so it brings a ticket; elsewhere, as in Node, it brings the token. */
 export class SocketWay extends HttpWay {
   reading = "pushed";
@@ -203,7 +212,7 @@ export class SocketWay extends HttpWay {
       socket.onopen = resolve;
       socket.onerror = socket.onclose = () => reject(new Gone(null, { unfit: true }));
     }).finally(() => clearTimeout(late));
-    socket.onmessage = ({ data }) => this.#heard(JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#heard(data);
     socket.onerror = () => {};
     socket.onclose = ({ code }) => {
       this.#unanswered();
@@ -220,7 +229,9 @@ export class SocketWay extends HttpWay {
     }
   }
 
-  #heard(frame) {
+  #heard(data) {
+    const frame = frameOf(data);
+    if (frame === null) return this.came(new Gone(null, { unfit: true })); // something between us makes up frames
     const asked = this.#asked.get(frame.ref);
     if (!asked) return this.came(frame);
     return frame.type === "error" ? asked.reject(new Problem(frame.status ?? 503, frame)) : asked.resolve(frame);
