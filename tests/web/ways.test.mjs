@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { toldOf } from "../../relay/web/sdk/core.js";
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
 import { inOneTab, lockOf } from "../../relay/web/sdk/tabs.js";
 import { Gone, Problem } from "../../relay/web/sdk/ways.js";
@@ -486,6 +487,60 @@ test("what the leading tab stored and did not live to tell, all others find when
   } finally {
     dying.close();
     await Promise.all([heir.stop(), other.stop()]);
+  }
+});
+
+test("what the leading tab did not live to tell of changes, ends and reads, all others hear when one of them takes its place", async () => {
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  const message = (id, more) => ({ id, kind: "message", type: "text", body: id, form: "full", h: "", ...more });
+  const recall = (...of) => ({ id: `r-${of}`, kind: "recall", of });
+  let seq = 0;
+  const store = async (...entries) => {
+    const from = seq;
+    const numbered = entries.map((one) => ({ seq: (seq += 1), ...one }));
+    const news = await cache.keep({ epoch: "e", seq: from }, { epoch: "e", from, to: seq, entries: numbered, gaps: [], cursor: `c${seq}` });
+    return toldOf(news).filter(({ type }) => type !== "message");
+  };
+  const read = (read_seq) => ({ id: `m-${read_seq}`, kind: "read", conversation: "c", read_seq });
+  await store(message("old"), message("oops"), message("told"), message("late", { form: "fallback", body: "update" }));
+  await store(recall("old"), read(1)); // before any of these tabs
+  const leads = [];
+  const fetch = (url, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const made = () => new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["poll"] });
+  const locks = { request: (key, how, then) => new Promise((done) => leads.push(() => done(then()))) };
+  const both = tabs(locks, made, made);
+  const heard = both.map((tab) => {
+    const told = [];
+    for (const type of ["message", "changed", "ended", "read", "withdraw"]) {
+      tab.addEventListener(type, ({ detail }) => told.push([type, detail.id ?? detail.seq ?? detail.ids, detail.why ?? detail.body]));
+    }
+    return told;
+  });
+  const dying = new BroadcastChannel(lockOf("two"));
+  const hear = async (n) => {
+    await until(() => heard.every(({ length }) => length >= n));
+    for (let turn = 0; turn < 50; turn += 1) await new Promise(setImmediate); // and nothing twice
+  };
+  try {
+    await cache.open(); // the tabs know by now what was there before them
+    for (const { type, detail } of await store(recall("told"), read(3))) dying.postMessage({ told: type, detail });
+    const live = [["ended", "told", "recalled"], ["read", 3, undefined], ["withdraw", ["told"], undefined]];
+    await hear(3);
+    assert.deepEqual(heard, [live, live]);
+    await store(recall("oops"), message("late", { kind: "release", body: "at last" }), read(4));
+    leads.shift()();
+    const found = [["changed", "late", "at last"], ["ended", "oops", "recalled"], ["read", 4, undefined], ["withdraw", ["oops"], undefined]];
+    await hear(7);
+    assert.deepEqual(heard, [[...live, ...found], [...live, ...found]]);
+    await both[0].stop();
+    leads.shift()();
+    await hear(7);
+    assert.deepEqual(heard[1], [...live, ...found]);
+  } finally {
+    dying.close();
+    await Promise.all(both.map((tab) => tab.stop()));
   }
 });
 

@@ -100,9 +100,14 @@ export class Client extends EventTarget {
     return this.#cache.messages(options);
   }
 
-  /** The place of the last message that has come. */
+  /** The place of the last news that have come. */
   async place() {
     return (await this.#cache.open()).count;
+  }
+
+  /** The last news beside new messages, as `{type, detail}`, if they were stored after a `place`. */
+  async lastNews(after) {
+    return toldOf(await this.#cache.lastNews(after));
   }
 
   /**

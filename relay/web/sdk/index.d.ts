@@ -3,7 +3,7 @@
 export interface Message {
   id: string;
   seq: number;
-  /** The how-manieth message it is in this cache; unlike `seq`, it never begins anew. */
+  /** Where it stands in the order in which they came into this cache: it grows, and unlike `seq` never begins anew. */
   place: number;
   kind: "message" | "own" | "release" | "pointer";
   type: string | null;
