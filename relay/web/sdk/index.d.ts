@@ -155,6 +155,7 @@ export interface Tables {
 /** A step of the app's own schema, beside ours in the same database; each runs once. */
 export type Migration = (database: IDBDatabase, transaction: IDBTransaction) => void;
 
+/** Gone with the process: what waits to be sent, too. */
 export class MemoryTables implements Tables {
   transact<T>(what: (transaction: Transaction) => Promise<T>): Promise<T>;
   close(): Promise<void>;
