@@ -83,6 +83,16 @@ test("without an answer, or with one that decides nothing, it goes again under i
   assert.equal((await cache.messages()).length, 1);
 });
 
+test("that a token is another user's says nothing of the messages of this one", async () => {
+  const cache = await begun();
+  await cache.outbox.put("k1", message("one"), 0);
+  const { sender, told } = sending(cache, new Problem(409, { code: "another_user" }));
+  sender.reached();
+  await empty(cache);
+  await sender.stop();
+  assert.deepEqual(told.map(([type]) => type), ["message", "sent"]);
+});
+
 test("what will never be taken stays with its reason, and holds nothing up", async () => {
   const cache = await begun();
   await cache.outbox.put("k1", message("wrong"), 0);

@@ -5,11 +5,11 @@
 // looked at, and nothing is acked before it is stored.
 
 import { Moved } from "./cache.js";
-import { ANOTHER_USER, Core, toldOf } from "./core.js";
+import { Core, toldOf } from "./core.js";
 import { Ladder, WAYS } from "./ladder.js";
 import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
-import { pauseMs, UNAUTHENTICATED } from "./rules.js";
+import { ANOTHER_USER, pauseMs, UNAUTHENTICATED } from "./rules.js";
 import { Sender } from "./sending.js";
 import { TokenKeeper } from "./tokens.js";
 import { bodyOf, Gone, HttpWay, pagesOf, Problem, SocketWay, StreamWay } from "./ways.js";
