@@ -48,6 +48,7 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
     device,
     hint: await hintOf(user),
     database: client.tables.database?.name ?? null,
+    turns: client.tables.name,
     sync: sync ? await client.credentials().catch(() => null) : null,
   };
   await (await caches.open(STORE)).put(RECORD, new Response(JSON.stringify(record)));
