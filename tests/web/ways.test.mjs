@@ -191,6 +191,13 @@ class Socket {
   }
 }
 
+test("a client that has stopped keeps no process in Node", async () => {
+  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+  const before = timers();
+  await asked("/v1/device/stream");
+  assert.equal(timers(), before);
+});
+
 for (const text of ["<html>", "null"]) test(`a socket that brings what is no frame is of something before the relay, and ends: ${text}`, async (t) => {
   Socket.made = [];
   const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch, WebSocket: Socket, random: () => 1 });

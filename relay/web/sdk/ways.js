@@ -13,6 +13,7 @@ const [JSON_TYPE, PROBLEM_TYPE] = ["application/json", "application/problem+json
 const SUBPROTOCOL = "relay.v1.json";
 const BODILESS = new Set([204, 304]);
 const CALL_MS = 20_000; // for an answer, besides the time that the relay is asked to wait
+const LAST_SAID_MS = 2000; // for what is still being said when the way ends
 const SILENT_MS = 75_000; // the relay says something on a stream every 25 s
 const JUDGED = new Set([401, 403]); // of the token, or of the device
 const NOT_UNFIT = new Set([...JUDGED, 429, 502, 503, 504]);
@@ -155,7 +156,9 @@ export class HttpWay {
 
   async close() {
     this.#pull?.abort();
-    await Promise.race([this.#turn, new Promise((done) => setTimeout(done, 2000))]);
+    let late;
+    await Promise.race([this.#turn, new Promise((done) => (late = setTimeout(done, LAST_SAID_MS)))]);
+    clearTimeout(late); // in Node it would keep the process
     this.abort.abort();
   }
 }
