@@ -120,7 +120,7 @@ test("where a browser has no room to note what was taken back, nothing else come
   await attach(client, { user: "ann", device: "browser" });
   globalThis.caches.open = async () => { throw new Error("full"); };
   client.dispatchEvent(new CustomEvent("withdraw", { detail: { ids: ["a"] } }));
-  await new Promise((done) => setTimeout(done, 20));
+  for (let turn = 0; turn < 50; turn += 1) await new Promise(setImmediate);
   await client.stop();
   assert.deepEqual(unhandled, []);
 });

@@ -235,6 +235,19 @@ test("what is no time to wait for is not waited for, nor does it have the client
   const asked = (retry_after_ms) => new Problem(503, { code: "overloaded", retry_after_ms, retryable: true }).frame().retryAfterMs;
   const waits = [1500, "soon", "1500", null, [], -1, 86_400_001, 1e300].map(asked);
   assert.deepEqual(waits, [1500, 0, 0, 0, 0, 0, 0, 0]);
+  const said = ["120", "0", "Fri, 01 Jan 2027 00:00:00 GMT", "-1", "86401", "1e3", null];
+  const whose = (header) => new Problem(503, null, header).frame().retryAfterMs; // something before the relay, which has no word for it
+  assert.deepEqual(said.map(whose), [120_000, 0, 0, 0, 0, 0, 0]);
+  assert.equal(new Problem(503, { code: "overloaded", retry_after_ms: 1500, retryable: true }, "120").frame().retryAfterMs, 1500);
+});
+
+test("a pause that something before the relay asks for is kept before the next connection", async (t) => {
+  const closed = async () => new Response("down", { status: 503, headers: { "Retry-After": "3600", "Content-Type": "text/html" } });
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch: closed, ways: ["poll"], random: () => 0 });
+  t.after(() => client.stop());
+  const disconnected = new Promise((done) => client.addEventListener("disconnected", ({ detail }) => done(detail)));
+  client.start();
+  assert.equal((await disconnected).retryMs, 3_600_000);
 });
 
 test("what a push named is acked once it is in the cache: neither of an epoch not heard of yet, nor what can't be shown", async () => {

@@ -239,6 +239,8 @@ export class Problem extends Error {
   readonly status: number;
   readonly code: string | undefined;
   readonly body: Record<string, unknown>;
+  /** How long it asks to wait; 0 where it does not. */
+  readonly retryAfterMs: number;
 }
 
 /** This browser, its user or the relay has no Web Push for us. */

@@ -87,11 +87,11 @@ export class Sender {
         } catch (error) {
           if (error.code !== FULL) throw error;
           full.add(to);
-          askedMs = Math.max(askedMs, error.body.retry_after_ms ?? 0);
+          askedMs = Math.max(askedMs, error.retryAfterMs);
         }
       }
     } catch (error) {
-      return { again: true, askedMs: error.body?.retry_after_ms ?? 0 };
+      return { again: true, askedMs: error.retryAfterMs ?? 0 };
     }
     return { again: full.size > 0, askedMs };
   }

@@ -143,7 +143,10 @@ export class HttpWay {
     });
     if (BODILESS.has(answer.status)) return answer;
     const type = answer.headers.get("Content-Type") ?? "";
-    if (!answer.ok) throw new Problem(answer.status, type.startsWith(PROBLEM_TYPE) ? await answer.json().catch(() => null) : null);
+    if (!answer.ok) {
+      const said = type.startsWith(PROBLEM_TYPE) ? await answer.json().catch(() => null) : null;
+      throw new Problem(answer.status, said, answer.headers.get("Retry-After"));
+    }
     // Something between us answers in the relay's place, or has made another thing of its answer.
     if (!type.startsWith(headers.Accept ?? JSON_TYPE)) throw new Gone(null, { unfit: true });
     return answer;
@@ -165,24 +168,26 @@ export class HttpWay {
 
 /** A refusal of the relay. One without a `code` came from something before it, a proxy say, and decides nothing. */
 export class Problem extends Error {
-  constructor(status, said) {
+  /** `retryAfter`: the header of that name, for where the body does not say how long to wait. */
+  constructor(status, said, retryAfter = null) {
     const body = typeof said?.code === "string" ? said : {};
     super(`${status} ${body.code ?? UNREACHABLE}: ${body.detail ?? "The answer is not the relay's."}`);
-    Object.assign(this, { status, body, code: body.code });
+    const waits = [body.retry_after_ms, /^\d+$/.test(retryAfter) ? 1000 * Number(retryAfter) : null];
+    const retryAfterMs = waits.find((ms) => typeof ms === "number" && ms >= 0 && ms <= AFTER_MS_MAX) ?? 0;
+    Object.assign(this, { status, body, code: body.code, retryAfterMs });
   }
 
   /** The same as a frame, or the end of the way. */
   frame(ref) {
-    const { retry_after_ms: askedMs } = this.body;
-    const retryAfterMs = typeof askedMs === "number" && askedMs >= 0 && askedMs <= AFTER_MS_MAX ? askedMs : 0;
+    const { retryAfterMs } = this;
     if (this.body.resync) return { type: "resync_required", resync: this.body.resync };
     if (this.code === "state_conflict") return new Gone(4001);
     const judged = JUDGED.has(this.status);
     if (this.code === undefined) {
-      if (ref !== undefined) return { type: "error", ref, code: UNREACHABLE, detail: this.message };
-      return new Gone(judged ? null : this.status, { unfit: judged || !NOT_UNFIT.has(this.status) });
+      if (ref !== undefined) return { type: "error", ref, code: UNREACHABLE, detail: this.message, retry_after_ms: retryAfterMs };
+      return new Gone(judged ? null : this.status, { retryAfterMs, unfit: judged || !NOT_UNFIT.has(this.status) });
     }
-    if (judged) return new Gone(this.status);
+    if (judged) return new Gone(this.status, { retryAfterMs });
     if (ref === undefined && (this.body.retryable ?? this.status >= 500)) return new Gone(this.status, { retryAfterMs });
     return { type: "error", ref, code: this.code, detail: this.body.detail, retry_after_ms: retryAfterMs };
   }
