@@ -97,12 +97,16 @@ export class Cache {
     });
   }
 
-  /** Stores what came beside the cursor, by a range or an id; gives what is news. `kept` false: it is of another epoch. */
+  /**
+   * Stores what came beside the cursor, by a range or an id; gives what is news: no read marker, for a newer one may have been told.
+   * `kept` false: it is of another epoch.
+   */
   async fill(bare, how = {}) {
     const page = await summed(bare);
     return this.#change(async (store, t) => {
       const fits = page.epoch === store.epoch;
-      const news = await this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
+      const entries = fits ? page.entries.filter(({ kind }) => kind !== "read") : [];
+      const news = await this.#takeAll(t, store, { ...page, entries }, how);
       // What this version is not given stays one to ask for, before a later one compares.
       const held = (seq) => page.gaps.some(({ from: low, to: high, why }) => why === "held" && low < seq && seq <= high);
       const asked = fits ? await t.between("ledger", page.from, page.to) : [];

@@ -550,7 +550,7 @@ export class Client extends EventTarget {
 
   async #fill(page) {
     const news = await this.#cache.fill(page, this.#options);
-    this.#tellOf({ ...news, read: [] }); // a newer marker may have been told
+    this.#tellOf(news);
     if (Object.keys(news.words).length) this.#push({ type: "spoke", words: news.words });
     return news;
   }
