@@ -165,7 +165,8 @@ class Cache:
             outcome = Outcome(self.position)
             if page.epoch != outcome.position.epoch:
                 return outcome, 0
-            mended = self._take(page.received, outcome)
+            received = [one for one in page.received if one.entry.kind != "read"]  # a newer marker may have been told
+            mended = self._take(received, outcome)
             asked = (INBOX, page.from_seq, page.to_seq)
             inside = "FROM hole WHERE timeline = ? AND from_seq >= ? AND to_seq <= ?"
             own = db.execute(f"SELECT from_seq, to_seq {inside} AND why = ?", (*asked, OWN)).fetchall()

@@ -533,6 +533,13 @@ def test_a_text_that_cannot_be_read_any_more_hides_no_other_and_is_brought_again
     assert bodies(cache) == ["hi", "other"]
 
 
+def test_a_read_marker_that_comes_by_a_range_is_not_told_for_a_newer_one_may_have_been(opened: Open) -> None:
+    cache = begun(opened())
+    marker = entry(1, kind="read", conversation="c", read_seq=5)
+    assert cache.keep(START, a_page(0, marker)).told == [news.ReadElsewhere("c", 5)]
+    assert cache.fill(a_page(0, marker))[0].told == []
+
+
 def test_filling_moves_no_cursor(opened: Open) -> None:
     cache = begun(opened())
     outcome, mended = cache.fill(a_page(4, entry(5)))

@@ -71,6 +71,21 @@ for (const [kind, open] of Object.entries(kinds)) {
     await assert.rejects(cache.keep(at(0), page(0, [entry(1)])), Moved);
   });
 
+  test(`${kind}: the last news beside new messages stay to be told, but no read marker that came beside the cursor`, async () => {
+    const cache = await begun();
+    const read = (seq, read_seq) => ({ seq, id: `r${seq}`, kind: "read", conversation: "c", read_seq });
+    const before = (await cache.open()).count;
+    await cache.keep(at(0), page(0, [read(1, 9), entry(2)]));
+    const { read: [marker], ended } = await cache.lastNews(before);
+    assert.deepEqual([marker, ended], [{ conversation: "c", seq: 9 }, []]);
+    const { kept, read: none } = await cache.fill(page(0, [read(1, 5)]));
+    assert.deepEqual([kept, none, (await cache.lastNews(before)).read], [true, [], [marker]]);
+    await cache.keep(at(2), page(2, [{ seq: 3, id: "r3", kind: "recall", of: ["m2"] }]));
+    const last = await cache.lastNews(before);
+    assert.deepEqual([last.read, last.ended, last.withdrawn], [[], [{ id: "m2", why: "recalled" }], ["m2"]]);
+    assert.deepEqual(await cache.lastNews((await cache.open()).count), await cache.lastNews(Infinity));
+  });
+
   test(`${kind}: a message is kept once, in its fuller form`, async () => {
     const cache = await begun();
     await cache.keep(at(0), page(0, [entry(1, { form: "fallback", body: "upgrade" })]));

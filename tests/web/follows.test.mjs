@@ -133,6 +133,13 @@ test("more timelines than the relay takes are not followed: it would refuse the 
   assert.deepEqual(await one.follow("one too many"), NOWHERE);
 });
 
+test("what is no conversation's name is not followed: the relay would refuse the inbox with it", async () => {
+  const one = await cache();
+  for (const name of ["", "x".repeat(129), "a\nb", "a\u202eb", undefined]) await assert.rejects(one.follow(name), RangeError);
+  for (const name of ["x".repeat(128), "\u{1f600}".repeat(128)]) assert.deepEqual(await one.follow(name), NOWHERE);
+  assert.deepEqual(Object.keys((await one.open()).follows).length, 3);
+});
+
 test("a cache that follows more than the relay takes at once asks for them in portions, and acks them so", () => {
   const names = Array.from({ length: 120 }, (_, n) => `town-${n}`);
   const follows = Object.fromEntries(names.map((name, n) => [name, n % 2 ? NOWHERE : at(1, name)]));

@@ -83,6 +83,32 @@ test("without an answer, or with one that decides nothing, it goes again under i
   assert.equal((await cache.messages()).length, 1);
 });
 
+test("so long as the relay, or something before it, asks for, nothing is tried again", async (t) => {
+  const pauses = [];
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout = (what, ms) => (pauses.push(ms), setTimeout(what, 0));
+  t.after(() => (globalThis.setTimeout = setTimeout));
+  const cache = await begun();
+  await cache.outbox.put("k1", message("one"), 0);
+  const busy = (retry_after_ms) => new Problem(503, { code: "overloaded", retry_after_ms });
+  const { sender, calls } = sending(cache, busy(1500), busy("soon"), busy(1e300), new Problem(503, null, "120"), new TypeError("network"));
+  sender.reached();
+  while ((await cache.outbox.all()).length) await new Promise(setImmediate);
+  await sender.stop();
+  assert.deepEqual(pauses, [1500, 0, 0, 120_000, 0]);
+  assert.equal(calls.length, 6);
+});
+
+test("that a token is another user's says nothing of the messages of this one", async () => {
+  const cache = await begun();
+  await cache.outbox.put("k1", message("one"), 0);
+  const { sender, told } = sending(cache, new Problem(409, { code: "another_user" }));
+  sender.reached();
+  await empty(cache);
+  await sender.stop();
+  assert.deepEqual(told.map(([type]) => type), ["message", "sent"]);
+});
+
 test("what will never be taken stays with its reason, and holds nothing up", async () => {
   const cache = await begun();
   await cache.outbox.put("k1", message("wrong"), 0);

@@ -105,3 +105,22 @@ test("a client that is attached again, as by a subscription, hears its service w
   await client.stop();
   assert.deepEqual(opened, [["m1"]]);
 });
+
+test("where a browser has no room to note what was taken back, nothing else comes of it", async (t) => {
+  const worker = Object.assign(new EventTarget(), { state: "activated" });
+  const registration = { active: worker, getNotifications: async () => [] };
+  const serviceWorker = Object.assign(new EventTarget(), { register: async () => registration });
+  browser(t, { serviceWorker });
+  const unhandled = [];
+  const heard = (error) => unhandled.push(error.message);
+  process.on("unhandledRejection", heard);
+  t.after(() => process.off("unhandledRejection", heard));
+
+  const client = new Client({ url: "http://relay", token: "rd_x", cache: new Cache(new MemoryTables()), ways: ["poll"], fetch: relay });
+  await attach(client, { user: "ann", device: "browser" });
+  globalThis.caches.open = async () => { throw new Error("full"); };
+  client.dispatchEvent(new CustomEvent("withdraw", { detail: { ids: ["a"] } }));
+  for (let turn = 0; turn < 50; turn += 1) await new Promise(setImmediate);
+  await client.stop();
+  assert.deepEqual(unhandled, []);
+});

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
+import { toldOf } from "../../relay/web/sdk/core.js";
 import { Cache, Client, MemoryTables } from "../../relay/web/sdk/index.js";
 import { inOneTab, lockOf } from "../../relay/web/sdk/tabs.js";
 import { Gone, Problem } from "../../relay/web/sdk/ways.js";
@@ -172,10 +173,81 @@ test("an ack of what a push named, or a proof, that something before the relay h
   assert.deepEqual(await cache.lacking(["m4"]), []);
 });
 
+/** A socket that opens at once, and on which nothing comes by itself. */
+class Socket {
+  static made = [];
+  readyState = 1;
+  ended = false;
+
+  constructor() {
+    Socket.made.push(this);
+    setImmediate(() => this.onopen());
+  }
+
+  send() {}
+
+  close() {
+    this.ended = true;
+  }
+}
+
+test("a client that has stopped keeps no process in Node", async () => {
+  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+  const before = timers();
+  await asked("/v1/device/stream");
+  assert.equal(timers(), before);
+});
+
+for (const text of ["<html>", "null"]) test(`a socket that brings what is no frame is of something before the relay, and ends: ${text}`, async (t) => {
+  Socket.made = [];
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch, WebSocket: Socket, random: () => 1 });
+  t.after(() => client.stop());
+  const disconnected = new Promise((done) => client.addEventListener("disconnected", done));
+  client.start();
+  await until(() => Socket.made[0]?.onmessage);
+  Socket.made[0].onmessage({ data: text });
+  await disconnected;
+  assert.ok(Socket.made[0].ended);
+});
+
+test("a socket that has opened while the cache could not be read is not left open beside the next", async (t) => {
+  Socket.made = [];
+  const tables = new MemoryTables();
+  const transact = tables.transact.bind(tables);
+  tables.transact = async (what) => {
+    if (Socket.made.length === 1) throw new Error("not now");
+    return transact(what);
+  };
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(tables), fetch, WebSocket: Socket, random: () => 0 });
+  t.after(() => client.stop());
+  client.start();
+  await until(() => Socket.made.length > 0);
+  await until(() => Socket.made[0].ended);
+  assert.ok(Socket.made[0].ended);
+});
+
+/** Waits for what nobody tells, and not for ever. */
+async function until(holds) {
+  for (const within = Date.now() + 5000; !holds() && Date.now() < within; ) await new Promise(setImmediate);
+}
+
 test("what is no time to wait for is not waited for, nor does it have the client come back at once", () => {
   const asked = (retry_after_ms) => new Problem(503, { code: "overloaded", retry_after_ms, retryable: true }).frame().retryAfterMs;
   const waits = [1500, "soon", "1500", null, [], -1, 86_400_001, 1e300].map(asked);
   assert.deepEqual(waits, [1500, 0, 0, 0, 0, 0, 0, 0]);
+  const said = ["120", "0", "Fri, 01 Jan 2027 00:00:00 GMT", "-1", "86401", "1e3", null];
+  const whose = (header) => new Problem(503, null, header).frame().retryAfterMs; // something before the relay, which has no word for it
+  assert.deepEqual(said.map(whose), [120_000, 0, 0, 0, 0, 0, 0]);
+  assert.equal(new Problem(503, { code: "overloaded", retry_after_ms: 1500, retryable: true }, "120").frame().retryAfterMs, 1500);
+});
+
+test("a pause that something before the relay asks for is kept before the next connection", async (t) => {
+  const closed = async () => new Response("down", { status: 503, headers: { "Retry-After": "3600", "Content-Type": "text/html" } });
+  const client = new Client({ url: "http://relay", token: "t", cache: new Cache(new MemoryTables()), fetch: closed, ways: ["poll"], random: () => 0 });
+  t.after(() => client.stop());
+  const disconnected = new Promise((done) => client.addEventListener("disconnected", ({ detail }) => done(detail)));
+  client.start();
+  assert.equal((await disconnected).retryMs, 3_600_000);
 });
 
 test("what a push named is acked once it is in the cache: neither of an epoch not heard of yet, nor what can't be shown", async () => {
@@ -435,6 +507,60 @@ test("what the leading tab stored and did not live to tell, all others find when
   } finally {
     dying.close();
     await Promise.all([heir.stop(), other.stop()]);
+  }
+});
+
+test("what the leading tab did not live to tell of changes, ends and reads, all others hear when one of them takes its place", async () => {
+  const cache = new Cache(new MemoryTables());
+  await cache.open();
+  await cache.adopt({ epoch: "e", seq: 0, cursor: "c0" });
+  const message = (id, more) => ({ id, kind: "message", type: "text", body: id, form: "full", h: "", ...more });
+  const recall = (...of) => ({ id: `r-${of}`, kind: "recall", of });
+  let seq = 0;
+  const store = async (...entries) => {
+    const from = seq;
+    const numbered = entries.map((one) => ({ seq: (seq += 1), ...one }));
+    const news = await cache.keep({ epoch: "e", seq: from }, { epoch: "e", from, to: seq, entries: numbered, gaps: [], cursor: `c${seq}` });
+    return toldOf(news).filter(({ type }) => type !== "message");
+  };
+  const read = (read_seq) => ({ id: `m-${read_seq}`, kind: "read", conversation: "c", read_seq });
+  await store(message("old"), message("oops"), message("told"), message("late", { form: "fallback", body: "update" }));
+  await store(recall("old"), read(1)); // before any of these tabs
+  const leads = [];
+  const fetch = (url, { signal }) => new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const made = () => new Client({ url: "http://relay", token: "t", cache, fetch, ways: ["poll"] });
+  const locks = { request: (key, how, then) => new Promise((done) => leads.push(() => done(then()))) };
+  const both = tabs(locks, made, made);
+  const heard = both.map((tab) => {
+    const told = [];
+    for (const type of ["message", "changed", "ended", "read", "withdraw"]) {
+      tab.addEventListener(type, ({ detail }) => told.push([type, detail.id ?? detail.seq ?? detail.ids, detail.why ?? detail.body]));
+    }
+    return told;
+  });
+  const dying = new BroadcastChannel(lockOf("two"));
+  const hear = async (n) => {
+    await until(() => heard.every(({ length }) => length >= n));
+    for (let turn = 0; turn < 50; turn += 1) await new Promise(setImmediate); // and nothing twice
+  };
+  try {
+    await cache.open(); // the tabs know by now what was there before them
+    for (const { type, detail } of await store(recall("told"), read(3))) dying.postMessage({ told: type, detail });
+    const live = [["ended", "told", "recalled"], ["read", 3, undefined], ["withdraw", ["told"], undefined]];
+    await hear(3);
+    assert.deepEqual(heard, [live, live]);
+    await store(recall("oops"), message("late", { kind: "release", body: "at last" }), read(4));
+    leads.shift()();
+    const found = [["changed", "late", "at last"], ["ended", "oops", "recalled"], ["read", 4, undefined], ["withdraw", ["oops"], undefined]];
+    await hear(7);
+    assert.deepEqual(heard, [[...live, ...found], [...live, ...found]]);
+    await both[0].stop();
+    leads.shift()();
+    await hear(7);
+    assert.deepEqual(heard[1], [...live, ...found]);
+  } finally {
+    dying.close();
+    await Promise.all(both.map((tab) => tab.stop()));
   }
 });
 

@@ -8,12 +8,15 @@ import { acceptedMs, CARRIES_BODY, isRepeat, KNOWN_KINDS, RANK, renumbered, tagO
 
 const ONE = "one";
 const CHUNK = 500; // rows whose bodies are held at a time
-const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, version: null, given: null, token: null, user: null };
+const FRESH = { epoch: "", seq: 0, cursor: null, base: 0, floor: 0, byTag: false, count: 0, version: null, given: null, token: null, user: null, last: null };
 const INBOX = "inbox";
+const NO_NEWS = { arrived: [], changed: [], ended: [], read: [], sent: [], withdrawn: [] };
 const NEAR = 20; // numbers between two gaps, that are rather fetched again than asked around
 // What is known by the tag of its id: nothing before an epoch change (false), all until everything has come after it (true), and
 // from then on what a sender repeats. He hears of the change when devices may long be back.
 const REPEATS = "repeats";
+// What the relay takes for a conversation's name: of another it refuses the whole question, and with it the inbox's page of a poll.
+const NAME = /^[^\u0000-\u001f\u007f\u202a-\u202e\u2066-\u2069]{1,128}$/u;
 const HOLES = new Set(["held", "skipped", "pruned"]); // gaps that may be filled later
 
 /** The token to use where the app brings `given`: its newest successor, if the store has one. */
@@ -89,16 +92,21 @@ export class Cache {
       if (!row) return news; // its copy has come before the answer
       await this.#take(t, store, { ...ownEntry(row, answer, store.epoch), sum }, {}, news);
       news.sent.push({ key, id: answer.id });
+      noteLast(store, news);
       return news;
     });
   }
 
-  /** Stores what came beside the cursor, by a range or an id; gives what is news. `kept` false: it is of another epoch. */
+  /**
+   * Stores what came beside the cursor, by a range or an id; gives what is news: no read marker, for a newer one may have been told.
+   * `kept` false: it is of another epoch.
+   */
   async fill(bare, how = {}) {
     const page = await summed(bare);
     return this.#change(async (store, t) => {
       const fits = page.epoch === store.epoch;
-      const news = await this.#takeAll(t, store, fits ? page : { ...page, entries: [] }, how);
+      const entries = fits ? page.entries.filter(({ kind }) => kind !== "read") : [];
+      const news = await this.#takeAll(t, store, { ...page, entries }, how);
       // What this version is not given stays one to ask for, before a later one compares.
       const held = (seq) => page.gaps.some(({ from: low, to: high, why }) => why === "held" && low < seq && seq <= high);
       const asked = fits ? await t.between("ledger", page.from, page.to) : [];
@@ -109,8 +117,11 @@ export class Cache {
 
   // --- shared timelines: each stands at a place of its own, `store.follows`, beside the inbox's ---
 
-  /** Follows a timeline, if it is not followed yet; gives where it stands. Throws RangeError for one too many. */
-  follow(name) {
+  /** Follows a timeline, if it is not followed yet; gives where it stands. Throws RangeError for one too many, and for what is no name. */
+  async follow(name) {
+    if (typeof name !== "string" || !NAME.test(name)) {
+      throw new RangeError("a conversation's name has 1 to 128 characters, and none that controls how text is shown");
+    }
     return this.#change(async (store) => {
       const follows = (store.follows ??= {});
       if (!follows[name] && Object.keys(follows).length >= FOLLOWED_MAX) throw new RangeError(`at most ${FOLLOWED_MAX} timelines are followed`);
@@ -171,9 +182,10 @@ export class Cache {
   }
 
   async #takeAll(t, store, page, { types = null, check = null }, timeline = INBOX) {
-    const news = { arrived: [], changed: [], ended: [], read: [], sent: [], withdrawn: [], words: {} };
+    const news = { ...structuredClone(NO_NEWS), words: {} };
     for (const entry of page.entries) await this.#take(t, store, entry, { types, check }, news, timeline);
     for (const [key, word] of Object.entries(news.words)) await t.put("words", key, { key, word });
+    noteLast(store, news);
     return news;
   }
 
@@ -343,6 +355,16 @@ export class Cache {
     });
   }
 
+  /** The last news beside new messages, if they were stored after a `place`. */
+  lastNews(after) {
+    return this.#tables.transact(async (t) => {
+      const { last } = (await t.get("store", ONE)) ?? {};
+      if (!last || last.place <= after) return { ...NO_NEWS };
+      const changed = await Promise.all(last.changed.map((id) => t.get("messages", id)));
+      return { ...NO_NEWS, ...last.others, changed: changed.filter((one) => one && !one.ended) };
+    });
+  }
+
   /** Those of these messages that have not come yet. */
   lacking(ids) {
     return this.#tables.transact(async (t) => {
@@ -445,6 +467,13 @@ export class Cache {
       return first;
     });
   }
+}
+
+/** New messages are found by their places, should who stores them not live to tell; the rest of the news, here. */
+function noteLast(store, { changed, ended, read, sent, withdrawn }) {
+  const others = { ended, read, sent, withdrawn };
+  if (![changed, ...Object.values(others)].some(({ length }) => length)) return;
+  store.last = { place: (store.count += 1), changed: changed.map(({ id }) => id), others };
 }
 
 const of = ({ timeline = INBOX }) => timeline;

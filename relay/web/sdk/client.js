@@ -5,11 +5,11 @@
 // looked at, and nothing is acked before it is stored.
 
 import { Moved } from "./cache.js";
-import { ANOTHER_USER, Core, toldOf } from "./core.js";
+import { Core, toldOf } from "./core.js";
 import { Ladder, WAYS } from "./ladder.js";
 import { uuid7 } from "./outbox.js";
 import { repair } from "./repair.js";
-import { pauseMs, UNAUTHENTICATED } from "./rules.js";
+import { ANOTHER_USER, pauseMs, UNAUTHENTICATED } from "./rules.js";
 import { Sender } from "./sending.js";
 import { TokenKeeper } from "./tokens.js";
 import { bodyOf, Gone, HttpWay, pagesOf, Problem, SocketWay, StreamWay } from "./ways.js";
@@ -100,9 +100,14 @@ export class Client extends EventTarget {
     return this.#cache.messages(options);
   }
 
-  /** The place of the last message that has come. */
+  /** The place of the last news that have come. */
   async place() {
     return (await this.#cache.open()).count;
+  }
+
+  /** The last news beside new messages, as `{type, detail}`, if they were stored after a `place`. */
+  async lastNews(after) {
+    return toldOf(await this.#cache.lastNews(after));
   }
 
   /**
@@ -160,7 +165,7 @@ export class Client extends EventTarget {
 
   /**
    * Has the messages of an ultra group come into the cache, from now on and after each start. After a long absence the last ones
-   * come, and a hole is left, which `fillHole` fills. Throws RangeError for more than 50.
+   * come, and a hole is left, which `fillHole` fills. Throws RangeError for more than 50, and for what is no conversation's name.
    */
   async follow(conversation) {
     await this.#cache.open(); // it may not have been started yet
@@ -474,6 +479,7 @@ export class Client extends EventTarget {
       const opened = { reading: way.reading, waitS, storeId: id, position: { epoch, seq, cursor }, words, follows, user };
       if (this.#way === way) this.#push({ type: "opened", ...opened });
     } catch (error) {
+      void this.#way?.close(); // it may be open, and only the cache not be read
       this.#ended(error instanceof Gone ? error : new Gone());
     }
   }
@@ -544,7 +550,7 @@ export class Client extends EventTarget {
 
   async #fill(page) {
     const news = await this.#cache.fill(page, this.#options);
-    this.#tellOf({ ...news, read: [] }); // a newer marker may have been told
+    this.#tellOf(news);
     if (Object.keys(news.words).length) this.#push({ type: "spoke", words: news.words });
     return news;
   }

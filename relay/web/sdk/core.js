@@ -16,7 +16,7 @@
 import { Acks } from "./acks.js";
 import { Follows } from "./follows.js";
 import { Redial } from "./redial.js";
-import { afterClose, astray, judge, renumbered, UNREACHABLE } from "./rules.js";
+import { afterClose, ANOTHER_USER, astray, judge, renumbered, UNREACHABLE } from "./rules.js";
 
 const ACK_PAUSE_MS = 250;
 const ANSWER_MS = 20_000;
@@ -31,7 +31,6 @@ const TRANSIENT = new Set([
   ...["request_timeout", "rate_limited", "auth_throttled", "overloaded", "draining"],
   ...["storage_unavailable", "storage_full", "storage_failed", "commit_unknown"],
 ]);
-export const ANOTHER_USER = "another_user"; // the problem that a handshake with another user's database is
 const CURSOR_CODES = new Set(["invalid_cursor", "cursor_epoch_changed", "cursor_too_old"]);
 
 const set = (timer, ms) => ({ do: "set", timer, ms });

@@ -3,7 +3,7 @@
 export interface Message {
   id: string;
   seq: number;
-  /** The how-manieth message it is in this cache; unlike `seq`, it never begins anew. */
+  /** Where it stands in the order in which they came into this cache: it grows, and unlike `seq` never begins anew. */
   place: number;
   kind: "message" | "own" | "release" | "pointer";
   type: string | null;
@@ -155,6 +155,7 @@ export interface Tables {
 /** A step of the app's own schema, beside ours in the same database; each runs once. */
 export type Migration = (database: IDBDatabase, transaction: IDBTransaction) => void;
 
+/** Gone with the process: what waits to be sent, too. */
 export class MemoryTables implements Tables {
   transact<T>(what: (transaction: Transaction) => Promise<T>): Promise<T>;
   close(): Promise<void>;
@@ -204,7 +205,10 @@ export class Client extends EventTarget {
   ): Promise<string>;
   unsent(): Promise<Unsent[]>;
   dropUnsent(...keys: string[]): Promise<void>;
-  /** Has the messages of an ultra group come into the cache, from now on and after each start. Throws RangeError for more than 50. */
+  /**
+   * Has the messages of an ultra group come into the cache, from now on and after each start. Throws RangeError for more than 50, and
+   * for what is no conversation's name: of 1 to 128 characters, none of which controls how text is shown.
+   */
   follow(conversation: string): Promise<void>;
   unfollow(conversation: string): Promise<void>;
   /** Numbers (low, high] that were skipped after a long absence. */
@@ -235,6 +239,8 @@ export class Problem extends Error {
   readonly status: number;
   readonly code: string | undefined;
   readonly body: Record<string, unknown>;
+  /** How long it asks to wait; 0 where it does not. */
+  readonly retryAfterMs: number;
 }
 
 /** This browser, its user or the relay has no Web Push for us. */

@@ -42,11 +42,13 @@ export async function attach(client, { worker = "/sw.js", scope, user, device, s
   let registered;
   const registering = new Promise((resolve) => (registered = resolve));
   // First of all: what was taken back while no page was open is told as soon as the client catches up.
-  client.addEventListener("withdraw", ({ detail }) => withdraw(registering, detail.ids), { signal: client.ending });
+  const takenBack = ({ detail }) => withdraw(registering, detail.ids).catch(() => {}); // what is shown stays, then
+  client.addEventListener("withdraw", takenBack, { signal: client.ending });
   const record = {
     device,
     hint: await hintOf(user),
     database: client.tables.database?.name ?? null,
+    turns: client.tables.name,
     sync: sync ? await client.credentials().catch(() => null) : null,
   };
   await (await caches.open(STORE)).put(RECORD, new Response(JSON.stringify(record)));

@@ -6,6 +6,7 @@ export const RANK = { raw: 0, fallback: 1, full: 2 };
 export const BACKOFF_MAX_MS = 60_000;
 const FORBIDDEN = new Set([403, 4403]);
 export const UNAUTHENTICATED = new Set([401, 4401]);
+export const ANOTHER_USER = "another_user"; // the problem that a handshake with another user's database is
 export const UNREACHABLE = "unreachable"; // the code of an answer that is not the relay's, as a gateway's page: it decides nothing
 
 /** Whether a page names every number of its range exactly once: only then may a cursor follow it. */

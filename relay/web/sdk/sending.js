@@ -1,6 +1,6 @@
 // Sends what is in the outbox: in order, each until it is decided, and again as soon as the relay can be reached.
 
-import { pauseMs } from "./rules.js";
+import { ANOTHER_USER, pauseMs } from "./rules.js";
 
 const UNDECIDED = new Set([401, 408, 425, 429]); // of the 4xx: it may be taken later
 const FULL = "recipient_queue_full"; // says nothing of messages to others
@@ -87,11 +87,11 @@ export class Sender {
         } catch (error) {
           if (error.code !== FULL) throw error;
           full.add(to);
-          askedMs = Math.max(askedMs, error.body.retry_after_ms ?? 0);
+          askedMs = Math.max(askedMs, error.retryAfterMs);
         }
       }
     } catch (error) {
-      return { again: true, askedMs: error.body?.retry_after_ms ?? 0 };
+      return { again: true, askedMs: error.retryAfterMs ?? 0 };
     }
     return { again: full.size > 0, askedMs };
   }
@@ -104,6 +104,7 @@ export class Sender {
     } catch (error) {
       const { status = 503, code, body } = error;
       if (status >= 500 || UNDECIDED.has(status) || typeof code !== "string") throw error; // else it is not the relay's
+      if (code === ANOTHER_USER) throw error; // of the token that was tried
       const refused = { code, detail: body.detail ?? "", errors: body.errors ?? [] };
       await this.#cache.outbox.refuse(key, refused);
       this.#tell("unsent", { key, ...refused });

@@ -12,11 +12,11 @@ import { lockOf } from "./tabs.js";
 const WITHIN_MS = 20_000; // a browser ends a worker that takes longer
 const ENDS = ["caughtup", "refused", "disconnected", "outdated"];
 
-self.relayPushed = async ({ database, sync }) => {
+self.relayPushed = async ({ database, turns = database, sync }) => {
   if (!database || !sync) return;
   const pages = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
   if (pages.length) return; // they have been told, and one of them runs the client
-  const key = lockOf(database);
+  const key = lockOf(turns);
   await self.navigator.locks.request(key, { ifAvailable: true }, (lock) => (lock ? caughtUp(database, key, sync) : null));
 };
 

@@ -5,6 +5,7 @@
 (() => {
   const STORE = "relay-push";
   const RECORD = "/relay-push.json"; // whose device this is; push.js writes it
+  const GONE = "/relay-gone.json"; // what was taken back lately; so does it
 
   self.addEventListener("push", (event) => event.waitUntil(heard(event.data)));
   self.addEventListener("notificationclick", (event) => event.waitUntil(clicked(event.notification)));
@@ -23,15 +24,29 @@
     await say({ type: "relay-push", told });
     const words = told?.title ?? told?.body;
     const late = told?.expires_at && told.expires_at * 1000 <= Date.now();
-    if (!told || told.silent || !words || late || (await stored(me.database, about))) return;
+    const { ids = [] } = about;
+    if (!told || told.silent || !words || late || (await stored(me.database, about)) || (await takenBack(ids))) return;
     await self.registration.showNotification(words, {
       ...(told.title && told.body ? { body: told.body } : {}),
       ...(told.image ? { image: told.image } : {}),
       ...(told.tag ? { tag: told.tag, renotify: true } : {}),
-      data: { click: told.click ?? null, ids: about.ids ?? [], own: told.data ?? null },
+      data: { click: told.click ?? null, ids, own: told.data ?? null },
     });
+    if (await takenBack(ids)) return void (await close(ids)); // a page may have heard it before there was anything to close
     if (Number.isInteger(told.badge_count)) await self.navigator.setAppBadge?.(told.badge_count).catch(() => {});
-    await report(me.database, about.ids ?? [], "shown");
+    await report(me.database, ids, "shown");
+  }
+
+  /** Whether nothing is left of what a push is about, as far as a client has heard. */
+  async function takenBack(ids) {
+    const noted = await (await caches.open(STORE)).match(GONE);
+    const gone = new Set(noted ? await noted.json() : []);
+    return ids.length > 0 && ids.every((id) => gone.has(id));
+  }
+
+  async function close(ids) {
+    const about = ({ data }) => data?.ids?.join() === ids.join();
+    for (const one of (await self.registration.getNotifications()).filter(about)) one.close();
   }
 
   async function clicked(notification) {

@@ -49,6 +49,8 @@ export class MemoryTables {
 export class IndexedTables {
   /** The IDBDatabase, for object stores of the app's own; null while it is closed. */
   database = null;
+  /** The name that was asked for: tabs and workers that have the same one take turns. */
+  name;
   /** Called when another tab needs a newer version of the database: this page is of an older app, and should be loaded anew. */
   onoutdated = null;
   #open;
@@ -67,6 +69,7 @@ export class IndexedTables {
     if (!factory) throw new Error("There is no IndexedDB here: in Node, give a Client a Cache of MemoryTables, or a `factory`.");
     const version = STEPS.length * APP_STEPS_MAX + migrations.length;
     const tables = new IndexedTables((own = name) => opened(factory, own, version, migrations));
+    tables.name = name;
     try {
       await tables.#connect();
     } catch (error) {

@@ -2,6 +2,17 @@
 // its place when it closes. What any of them tells, all hear; what one has stored and did not live to tell, all find when the next
 // takes its place. Browsers without locks let every tab talk.
 
+// By what a tab knows news that it has heard. Of a message it is the place, too: ids come again, and places begin anew where the browser
+// has taken the database away.
+const NAMES = {
+  message: ({ place, id }) => [place, id],
+  changed: ({ id, form }) => [id, form],
+  ended: ({ id, why }) => [id, why],
+  read: ({ conversation, seq }) => [conversation, seq],
+  sent: ({ key }) => key,
+  withdraw: ({ ids }) => ids,
+};
+
 export const lockOf = (database) => `relay:${database}`;
 
 /** Starts the client as soon as no other tab runs one for the same database. */
@@ -21,10 +32,10 @@ export function inOneTab(client, name) {
   };
   const tell = (type, detail) => client.dispatchEvent(new CustomEvent(type, { detail }));
   const before = client.place().catch(() => Infinity); // what came before this tab is the page's to show
-  const heard = new Set(); // messages since then, by place and id: places begin anew where the browser has taken the database away
-  const isNews = (type, { place, id }) => {
-    const one = `${place} ${id}`;
-    return type !== "message" || (!heard.has(one) && Boolean(heard.add(one)));
+  const heard = new Set(); // since then
+  const isNews = (type, detail) => {
+    const one = JSON.stringify([type, NAMES[type]?.(detail)]);
+    return !heard.has(one) && Boolean(heard.add(one));
   };
   const findUntold = async () => {
     for (let after = await before; !leave.signal.aborted; ) {
@@ -34,8 +45,20 @@ export function inOneTab(client, name) {
       after = messages.at(-1).place;
     }
   };
+  /** What another tab tells: of messages some may have been found, all else is told once, and may be as before. */
+  const hear = (type, detail) => {
+    if (isNews(type, detail) || type !== "message") tell(type, detail);
+  };
+  /** The last of the rest; who leads tells the other tabs, for it may store the next soon. */
+  const findLast = async () => {
+    for (const { type, detail } of await client.lastNews(await before)) {
+      if (!isNews(type, detail)) continue;
+      tell(type, detail);
+      channel.postMessage({ told: type, detail });
+    }
+  };
   channel.onmessage = ({ data }) => {
-    if (data.told && isNews(data.told, data.detail)) tell(data.told, data.detail);
+    if (data.told) hear(data.told, data.detail);
     else if (data.leads) findUntold().catch(() => {});
     else if (data.poke && leads) client.poke();
     else if (data.tab) turn(data.tab, data.foreground);
@@ -63,7 +86,7 @@ export function inOneTab(client, name) {
     leads = true;
     client.turnHere([...foreground.values()].includes(true));
     channel.postMessage({ leads });
-    await findUntold().catch(() => {}); // before anything else is told here
+    await findUntold().then(findLast).catch(() => {}); // before anything else is told here
     if (!leave.signal.aborted) client.start();
     return left;
   };

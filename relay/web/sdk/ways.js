@@ -13,6 +13,7 @@ const [JSON_TYPE, PROBLEM_TYPE] = ["application/json", "application/problem+json
 const SUBPROTOCOL = "relay.v1.json";
 const BODILESS = new Set([204, 304]);
 const CALL_MS = 20_000; // for an answer, besides the time that the relay is asked to wait
+const LAST_SAID_MS = 2000; // for what is still being said when the way ends
 const SILENT_MS = 75_000; // the relay says something on a stream every 25 s
 const JUDGED = new Set([401, 403]); // of the token, or of the device
 const NOT_UNFIT = new Set([...JUDGED, 429, 502, 503, 504]);
@@ -142,7 +143,10 @@ export class HttpWay {
     });
     if (BODILESS.has(answer.status)) return answer;
     const type = answer.headers.get("Content-Type") ?? "";
-    if (!answer.ok) throw new Problem(answer.status, type.startsWith(PROBLEM_TYPE) ? await answer.json().catch(() => null) : null);
+    if (!answer.ok) {
+      const said = type.startsWith(PROBLEM_TYPE) ? await answer.json().catch(() => null) : null;
+      throw new Problem(answer.status, said, answer.headers.get("Retry-After"));
+    }
     // Something between us answers in the relay's place, or has made another thing of its answer.
     if (!type.startsWith(headers.Accept ?? JSON_TYPE)) throw new Gone(null, { unfit: true });
     return answer;
@@ -155,33 +159,46 @@ export class HttpWay {
 
   async close() {
     this.#pull?.abort();
-    await Promise.race([this.#turn, new Promise((done) => setTimeout(done, 2000))]);
+    let late;
+    await Promise.race([this.#turn, new Promise((done) => (late = setTimeout(done, LAST_SAID_MS)))]);
+    clearTimeout(late); // in Node it would keep the process
     this.abort.abort();
   }
 }
 
 /** A refusal of the relay. One without a `code` came from something before it, a proxy say, and decides nothing. */
 export class Problem extends Error {
-  constructor(status, said) {
+  /** `retryAfter`: the header of that name, for where the body does not say how long to wait. */
+  constructor(status, said, retryAfter = null) {
     const body = typeof said?.code === "string" ? said : {};
     super(`${status} ${body.code ?? UNREACHABLE}: ${body.detail ?? "The answer is not the relay's."}`);
-    Object.assign(this, { status, body, code: body.code });
+    const waits = [body.retry_after_ms, /^\d+$/.test(retryAfter) ? 1000 * Number(retryAfter) : null];
+    const retryAfterMs = waits.find((ms) => typeof ms === "number" && ms >= 0 && ms <= AFTER_MS_MAX) ?? 0;
+    Object.assign(this, { status, body, code: body.code, retryAfterMs });
   }
 
   /** The same as a frame, or the end of the way. */
   frame(ref) {
-    const { retry_after_ms: askedMs } = this.body;
-    const retryAfterMs = typeof askedMs === "number" && askedMs >= 0 && askedMs <= AFTER_MS_MAX ? askedMs : 0;
+    const { retryAfterMs } = this;
     if (this.body.resync) return { type: "resync_required", resync: this.body.resync };
     if (this.code === "state_conflict") return new Gone(4001);
     const judged = JUDGED.has(this.status);
     if (this.code === undefined) {
-      if (ref !== undefined) return { type: "error", ref, code: UNREACHABLE, detail: this.message };
-      return new Gone(judged ? null : this.status, { unfit: judged || !NOT_UNFIT.has(this.status) });
+      if (ref !== undefined) return { type: "error", ref, code: UNREACHABLE, detail: this.message, retry_after_ms: retryAfterMs };
+      return new Gone(judged ? null : this.status, { retryAfterMs, unfit: judged || !NOT_UNFIT.has(this.status) });
     }
-    if (judged) return new Gone(this.status);
+    if (judged) return new Gone(this.status, { retryAfterMs });
     if (ref === undefined && (this.body.retryable ?? this.status >= 500)) return new Gone(this.status, { retryAfterMs });
     return { type: "error", ref, code: this.code, detail: this.body.detail, retry_after_ms: retryAfterMs };
+  }
+}
+
+function frameOf(data) {
+  try {
+    const frame = JSON.parse(data);
+    return typeof frame === "object" ? frame : null;
+  } catch {
+    return null;
   }
 }
 
@@ -203,7 +220,7 @@ export class SocketWay extends HttpWay {
       socket.onopen = resolve;
       socket.onerror = socket.onclose = () => reject(new Gone(null, { unfit: true }));
     }).finally(() => clearTimeout(late));
-    socket.onmessage = ({ data }) => this.#heard(JSON.parse(data));
+    socket.onmessage = ({ data }) => this.#heard(data);
     socket.onerror = () => {};
     socket.onclose = ({ code }) => {
       this.#unanswered();
@@ -220,7 +237,9 @@ export class SocketWay extends HttpWay {
     }
   }
 
-  #heard(frame) {
+  #heard(data) {
+    const frame = frameOf(data);
+    if (frame === null) return this.came(new Gone(null, { unfit: true })); // something between us makes up frames
     const asked = this.#asked.get(frame.ref);
     if (!asked) return this.came(frame);
     return frame.type === "error" ? asked.reject(new Problem(frame.status ?? 503, frame)) : asked.resolve(frame);
