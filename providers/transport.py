@@ -50,9 +50,8 @@ class Progress:
         self.sent = False  # from here on the other side may have seen the request
 
 
-_UNDER_WAY: ContextVar[Progress] = ContextVar(
-    "under_way"
-)  # of this task: tracing, the other way to know, costs a tenth
+# Of this task. Tracing, the other way to know, costs a tenth.
+_UNDER_WAY: ContextVar[Progress] = ContextVar("under_way")
 
 
 class HttpTransport:

@@ -10,10 +10,11 @@ from providers.sandbox.coded import Fields, Wrong, among, boolean, chars, like, 
 TOKENS_MAX = 1000
 STRUCTURE, PARAMETER, TTL, COLLAPSE, TOKENS, HIGH = 80100003, 80100001, 80100004, 80100013, 80300010, 80300011
 INT_MAX = 2**31 - 1
+# Granted here; any other word, and none, is marketing without a word of warning.
 SERVICE = frozenset(
     {"IM", "VOIP", "MISS_CALL", "TRAVEL", "HEALTH", "WORK", "ACCOUNT", "EXPRESS", "FINANCE", "DEVICE_REMINDER", "MAIL"}
     | {"SUBSCRIPTION", "PLAY_VOICE", "SYSTEM_REMINDER"}
-)  # granted here; any other word, and none, is marketing without a word of warning
+)
 
 
 def listed(item: Callable[[object], bool], most: int) -> Callable[[object], bool]:

@@ -39,9 +39,7 @@ class Opened:
     after: dict[str, int] = field(default_factory=dict)
     resets: list[dict[str, Any]] = field(default_factory=list)  # where the device begins again
     refused: list[dict[str, Any]] = field(default_factory=list)  # what is none of its timelines
-    forked: dict[str, str] = field(
-        default_factory=dict
-    )  # those whose numbers were lost, as a cursor proves; their epochs
+    forked: dict[str, str] = field(default_factory=dict)  # whose numbers were lost, as a cursor proves; their epochs
 
     @property
     def mark(self) -> str:

@@ -258,9 +258,8 @@ def _with_all(
     """The same with one notification in place of its own, for these items of the inbox and all of these timelines."""
     all_items = [*items, *(item for news in shared for item in news.items)]
     shown, _ = as_private(sorted(all_items, key=lambda item: item.entry.accepted_ms), account.privacy)
-    told_of = s.told_count + (
-        max(s.untold_count, len(items)) if items else 0
-    )  # whose notifications it takes the place of
+    instead_of = max(s.untold_count, len(items)) if items else 0
+    told_of = s.told_count + instead_of
     note = summary(
         s,
         shown,

@@ -58,9 +58,7 @@ class Reloader:
     _touched: set[Path] = field(default_factory=set)  # seen to have changed, and not taken up yet
     _size: int = 0  # of the configuration file when it was last taken up
     _put_off: bool = False  # to the next look
-    _unmended: set[str] = field(
-        default_factory=set
-    )  # accounts of which the store could not be told that they are mended
+    _unmended: set[str] = field(default_factory=set)  # accounts that the store could not be told are mended
     _wanted: Settings | None = None  # those last read, which a mistake may have kept from being in force
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _old: dict[asyncio.Task[None], Account] = field(default_factory=dict)

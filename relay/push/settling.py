@@ -142,9 +142,8 @@ def _settle_one(locked: Locked, job: PushJob, one: Settlement, addresses: Sequen
         return Then.MOOT
     current = address_used(addresses, one.attempt.send.address)
     if current is None and then not in {Then.NEXT_ADDRESS, Then.PARK, Then.FREE}:
-        then = (
-            Then.MOOT
-        )  # what a token before this one was told may never have arrived; nor is its wait that of this one
+        # What a token before this one was told may never have arrived; nor is its wait that of this one.
+        then = Then.MOOT
     if current is not None and _fails_on(locked, device, one, current):
         then = Then.NEXT_ADDRESS
     several = sum(a.state == "active" for a in addresses) - one.attempt.send.unable
