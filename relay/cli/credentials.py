@@ -223,7 +223,10 @@ def revoke(config: Path | None, key_id: str) -> None:
         done = await store.engine.write(
             lambda conn, now_ms: apps.revoke_api_key(conn, now_ms, app_id=DEFAULT_APP, key_id=key_id)
         )
-        click.echo("Revoked." if done else "There is no such key, or it is revoked already.", err=not done)
+        click.echo(
+            "Revoked." if done else "There is no such key, or it is revoked already: see `relay keys list`.",
+            err=not done,
+        )
         return 0 if done else EX_NOT_DONE
 
     _with_store(config, work)
