@@ -11,10 +11,9 @@ from relay.realtime.protocol import Id
 class VersionOut(Out):
     """How upgrades to one app version went. `suspect`: it looks as if it loses its users' messages.
 
-    `verdicts`: on the cursors that devices came with, before what is released to the new version is added. `reasons`: of
-    those that had to begin anew. `verified`: how the comparisons ended, or `waiting`. `caught_up_s`: the median, from the
-    upgrade to the first comparison. `silent`: devices that are owed something and have acked nothing for ten minutes.
-    `bad`: those with a lost store, messages to repair, or silence.
+    `verdicts`: as the devices' welcomes said them. `reasons`: of those that had to begin anew. `verified`: how the comparisons
+    ended, or `waiting`. `caught_up_s`: the median, from the upgrade to the first comparison. `silent`: devices that are owed
+    something and have acked nothing for ten minutes. `bad`: those with a lost store, messages to repair, or silence.
     """
 
     version: str
