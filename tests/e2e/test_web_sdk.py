@@ -49,7 +49,9 @@ async def ran(*command: str, **environ: str) -> tuple[int, str]:
 
 async def test_its_rules_and_its_cache() -> None:
     modules = os.environ.get("RELAY_NODE_MODULES")
-    needs = {"NODE_PATH": modules, "RELAY_NEEDS_INDEXEDDB": "1"} if modules else {}
+    needs = {"NODE_PATH": modules} if modules else {}
+    if modules or "CI" in os.environ:  # there, none of its tests may be left out for want of an IndexedDB
+        needs["RELAY_NEEDS_INDEXEDDB"] = "1"
     code, out = await ran("node", "--test", "tests/web/", **needs)
     assert code == 0, out
     assert re.search(r"pass [1-9]", out)

@@ -514,12 +514,17 @@ async def test_what_the_only_vendor_that_can_take_it_refuses_is_bare_at_once(des
     await _parked(desk, "w")
     await desk.send()
     clock.forward(s=1)
-    forms = []
-    for _ in range(2):
+    assert (await _refused(desk, 2))[0] == [("v", "each"), ("v", "wake")]
+
+
+async def _refused(desk: Desk, times: int) -> tuple[list[tuple[str, str]], Any]:
+    """So many tries that are all refused: through which account each went and in which form, and what follows the last."""
+    forms, then = [], None
+    for _ in range(times):
         (attempt,) = await desk.plan()
         forms.append((attempt.send.address.account, attempt.send.form))
-        await desk.settle(attempt, Verdict.REFUSED)
-    assert forms == [("v", "each"), ("v", "wake")]
+        then = await desk.settle(attempt, Verdict.REFUSED)
+    return forms, then
 
 
 async def _parked(desk: Desk, account: str) -> None:
@@ -568,11 +573,7 @@ async def test_what_all_refuse_is_a_bare_wake_up_of_the_first_and_then_dead(desk
     await _two_addresses(desk)
     await desk.send()
     clock.forward(s=1)
-    forms = []
-    for _ in range(3):
-        (attempt,) = await desk.plan()
-        forms.append((attempt.send.address.account, attempt.send.form))
-        then = await desk.settle(attempt, Verdict.REFUSED)
+    forms, then = await _refused(desk, 3)
     assert forms == [("v", "each"), ("w", "each"), ("v", "wake")]
     assert then is Then.GIVE_UP
     (listed,) = await desk.engine.read(lambda conn, _: dead.listed(conn, "shop", limit=10))
@@ -590,12 +591,7 @@ async def test_what_one_vendor_refuses_the_next_may_take_however_often_both_were
         (attempt,) = await desk.plan()
         await desk.settle(attempt, Verdict.RETRY)
     clock.forward(s=6)
-    forms = []
-    for _ in range(3):
-        (attempt,) = await desk.plan()
-        forms.append((attempt.send.address.account, attempt.send.form))
-        await desk.settle(attempt, Verdict.REFUSED)
-    assert forms == [("v", "each"), ("w", "each"), ("v", "wake")]
+    assert (await _refused(desk, 3))[0] == [("v", "each"), ("w", "each"), ("v", "wake")]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.RETRY, Verdict.MISCONFIGURED, Verdict.TOO_LARGE, Verdict.REFUSED])

@@ -31,16 +31,9 @@ async def test_who_was_handed_it_and_whose_ack_is_still_on_its_way_is_told(house
         await house.bye(PHONE)
     assert await house.inbox.cancel(house.app, sent) == "cancelled", "nobody has acked it"
     assert await told(house, PHONE) == [[sent]]
-    ends = {name: one["detail"] for _, event in await cancelled(house) for name, one in event}
-    assert ends == {"phone": "online_not_acked", "tablet": "no_address"}
-
-
-async def cancelled(house: House) -> list[tuple[str, list[tuple[str, dict[str, str]]]]]:
-    return [
-        (type_, [(event["device"], one) for one in event["deliveries"]])
-        for type_, event in await house.events()
-        if type_ == "delivery.cancelled"
-    ]
+    cancelled = [event for type_, event in await house.events() if type_ == "delivery.cancelled"]
+    details = {event["device"]: [one["detail"] for one in event["deliveries"]] for event in cancelled}
+    assert details == {"phone": ["online_not_acked"], "tablet": ["no_address"]}
 
 
 async def test_it_is_cancelled_and_not_recalled_whoever_may_have_it(house: House) -> None:
